@@ -1,0 +1,45 @@
+# Needs Python 3.11 or newer and make, nothing else: the first target called creates .venv.
+
+BIN = .venv/bin
+
+# The first Python that is new enough and whole; python3 itself when it will do.
+PYTHON = $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done),$(error Python 3.11 or newer, with venv, is needed))
+
+# Without an NVIDIA GPU, PyTorch's own index offers builds that spare gigabytes of CUDA libraries.
+CPU_INDEX = https://download.pytorch.org/whl/cpu
+PIP_FLAGS ?= $(shell nvidia-smi >/dev/null 2>&1 || $(PYTHON) -c \
+	'from urllib.request import urlopen; urlopen("$(CPU_INDEX)/torch/", timeout=3); \
+	print("--extra-index-url $(CPU_INDEX)")' 2>/dev/null)
+
+PYTEST_FLAGS ?= -n 2 --dist worksteal
+
+.PHONY: demo test lint format clean
+
+demo: .venv/.installed
+	$(BIN)/ssd demo
+
+test: .venv/.installed
+	$(BIN)/pytest $(PYTEST_FLAGS)
+
+lint: .venv/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is touched last, so an interrupted installation is taken up again.
+.venv/.installed: pyproject.toml constraints.txt
+	@echo "Installing into .venv; the first time takes a few minutes."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
+		--constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""The `ssd` command: commands, completion, and all that reaches the terminal."""

@@ -1,0 +1,122 @@
+"""The command `ssd`: its subcommands, its global flags, and how every ending becomes one line and a code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+from typer.main import get_command
+
+from ssdcli import __version__
+from ssdcli.cli import console, generate, models, recipes
+from ssdcli.cli.help import PanelGroup, use_panels
+from ssdcli.errors import Interrupted, OutOfMemory, SsdError
+
+CLOSED_PIPE = 141  # what a shell reports for a command that SIGPIPE ended
+_GLOBAL_FLAGS = ("--debug", "--quiet", "-q")
+
+app = typer.Typer(
+    name="ssd",
+    cls=PanelGroup,
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+generate.register(app)
+models.register(app)
+recipes.register(app)
+use_panels(app)
+
+
+@app.callback()
+def ssd(
+    context: typer.Context,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Train small diffusion language models on your own text and let them write with a large one."""
+    console.configure(quiet=quiet, debug=debug)
+    if version:
+        console.write(f"ssd {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        sys.stderr.write(context.get_help() + "\n")
+        raise typer.Exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `ssd` with these arguments (the process's own by default) and return the exit code."""
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        console.abandon_streams()
+        return CLOSED_PIPE
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = get_command(app).main(args=_hoisted(arguments), prog_name="ssd", standalone_mode=False)
+    except SystemExit as ending:
+        # Typer answers a closed pipe with code 1, which would look like a failure.
+        if isinstance(ending.__context__, BrokenPipeError):
+            raise ending.__context__ from None
+        raise
+    except BrokenPipeError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        return _report(error)
+    if code == Interrupted.exit_code:  # Typer turns ^C into this code, without a word
+        console.fail("interrupted.")
+    return code if isinstance(code, int) else 0
+
+
+def _hoisted(arguments: list[str]) -> list[str]:
+    """Return the arguments with the global flags first, so that they may be given anywhere before `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = [word for word in arguments[:end] if word in _GLOBAL_FLAGS]
+    rest = [word for word in arguments[:end] if word not in _GLOBAL_FLAGS]
+    return [*flags, *rest, *arguments[end:]]
+
+
+def _report(error: BaseException) -> int:
+    """Say what ended the command, in one line on standard error, and return its exit code."""
+    if isinstance(error, SsdError):
+        console.fail(str(error), error)
+        return error.exit_code
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        console.fail("interrupted.")
+        return Interrupted.exit_code
+    if isinstance(error, TyperException):
+        console.fail(_usage(error), error)
+        return error.exit_code
+    if _is_out_of_memory(error):
+        console.fail("out of memory. Take a smaller model or batch; 'ssd doctor' says what fits.", error)
+        return OutOfMemory.exit_code
+    kind = type(error).__name__
+    console.fail(f"unexpected {kind}: {error}. Run again with --debug to see where.", error)
+    return SsdError.exit_code
+
+
+def _usage(error: TyperException) -> str:
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "ssd"
+    sentence = message if message.endswith((".", "?")) else f"{message}."
+    return f"{sentence[:1].lower()}{sentence[1:]} See '{command} --help'."
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # PyTorch has its own error on GPUs, known here by its name alone, and a RuntimeError on CPUs.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )

@@ -1,0 +1,105 @@
+"""The two streams: answers go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass
+class _Mode:
+    quiet: bool = False
+    debug: bool = False
+
+
+# One process has one terminal, so what the user asked of it is kept here, by `configure` alone.
+_MODE = _Mode()
+
+
+def configure(*, quiet: bool, debug: bool) -> None:
+    """Set what -q and --debug ask for."""
+    _MODE.quiet = quiet
+    _MODE.debug = debug
+    terminal.cache_clear()
+
+
+def write(text: str, end: str = "\n") -> None:
+    """Write a block of the answer to standard output, at once."""
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+def write_json(value: object) -> None:
+    """Write one JSON value on one line of standard output."""
+    write(json.dumps(value, ensure_ascii=False))
+
+
+def write_table(rows: Sequence[Sequence[str]]) -> None:
+    """Write rows of texts in aligned columns to standard output."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def is_lively() -> bool:
+    """Tell whether standard error may carry more than warnings and errors."""
+    return sys.stderr.isatty() and not _MODE.quiet
+
+
+def note(sentence: str) -> None:
+    """Say something to a user who is watching; a pipeline and -q never see it."""
+    if is_lively():
+        _say(sentence)
+
+
+def can_ask() -> bool:
+    """Tell whether there is somebody at a terminal who can answer a question."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def agrees(question: str) -> bool:
+    """Ask on standard error and return whether the answer was yes."""
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def warn(sentence: str) -> None:
+    """Say on standard error, always, what the user should know."""
+    _say(f"ssd: warning: {sentence}")
+
+
+def fail(message: str, error: BaseException | None = None) -> None:
+    """Say in one line what ended the command, after the traceback of the error when --debug asks for it."""
+    if _MODE.debug and error is not None:
+        traceback.print_exception(error)
+    _say(f"ssd: {' '.join(message.split())}")
+
+
+@cache
+def terminal() -> Console:
+    """Return rich's console on standard error, for bars and animation; it is silent when nobody watches."""
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=not is_lively())
+
+
+def abandon_streams() -> None:
+    """Let what is still to be written vanish, after the reader of a pipe has gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,1 @@
+"""The shared torch engine: noise processes, denoisers, ensembles and the sampler."""

@@ -1,0 +1,48 @@
+"""Attention masks of block-causal models: a block sees itself both ways and the clean blocks before it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def block_ids(length: int, block: int, offsets: Tensor) -> Tensor:
+    """Number the positions of a sequence by block: (B, length) int64.
+
+    offsets: (B,) int64 in [0, block), the number of positions that the first block of each row lacks.
+    """
+    positions = torch.arange(length, device=offsets.device)
+    return (positions[None, :] + offsets[:, None]) // block
+
+
+def training_mask(blocks: Tensor) -> Tensor:
+    """Who sees whom in [noised ; clean], both of length T: blocks (B, T) int64 to (B, 1, 2T, 2T) bool.
+
+    A noised block sees itself and the clean blocks before it; a clean block sees itself and those before it
+    (Arriola et al., "Block diffusion", 2025).
+    """
+    query, key = blocks[:, :, None], blocks[:, None, :]
+    same, before = query == key, key < query
+    noised = torch.cat([same, before], dim=2)
+    clean = torch.cat([torch.zeros_like(same), same | before], dim=2)
+    return torch.cat([noised, clean], dim=1)[:, None]
+
+
+def prefix_mask(length: int, block: int, lengths: Tensor) -> Tensor:
+    """Who sees whom in left-padded prefixes whose block grid ends with the prefix: (B, 1, length, length) bool.
+
+    lengths: (B,) int64, the true length of each row. Padding sees itself alone, so that no row of the softmax is empty.
+    """
+    from_end = torch.arange(length - 1, -1, -1, device=lengths.device)
+    blocks = -(from_end // block)
+    real = from_end[None, :] < lengths[:, None]
+    sees = (blocks[None, :] <= blocks[:, None])[None] & real[:, None, :]
+    itself = torch.eye(length, dtype=torch.bool, device=lengths.device)
+    return (sees | itself)[:, None]
+
+
+def canvas_mask(prefix: int, canvas: int, lengths: Tensor) -> Tensor:
+    """A canvas after left-padded prefixes sees all of both but the padding: (B, 1, canvas, prefix + canvas) bool."""
+    from_end = torch.arange(prefix - 1, -canvas - 1, -1, device=lengths.device)
+    real = from_end[None, :] < lengths[:, None]
+    return real[:, None, None, :].expand(-1, 1, canvas, -1)

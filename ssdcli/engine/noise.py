@@ -1,0 +1,102 @@
+"""Reproducible noise: every number is a function of a row's key, never of the batch it is drawn in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014), as signed 64-bit integers.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+_MASK = (1 << 64) - 1
+
+
+class Noise(Protocol):
+    """A source of independent draws, one stream a row."""
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Draws in the open interval (0, 1): (B, *shape) float32."""
+        ...
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal draws: (B, *shape) float32."""
+        ...
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64, which torch only has as an arithmetic one."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The splitmix64 finaliser: a bijection of int64 with avalanche."""
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def fold(key: int, *words: int) -> int:
+    """Derive a 64-bit key from a key and the words (block, step, ...) that name its use."""
+    for word in words:
+        x = (key ^ (word * 0x9E3779B97F4A7C15)) & _MASK
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+        key = (x ^ (x >> 31)) + 0x632BE59BD9B4E019 & _MASK
+    return key
+
+
+class CounterNoise:
+    """Noise of a batch of rows, each row keyed by its own integer (counter-based: no state but a draw count)."""
+
+    def __init__(self, keys: Sequence[int], device: torch.device | str = "cpu") -> None:
+        """Take one 64-bit key a row."""
+        signed = [((key & _MASK) ^ (1 << 63)) - (1 << 63) for key in keys]
+        self._keys = torch.tensor(signed, dtype=torch.int64, device=device)
+        self._drawn = 0
+
+    def _bits(self, count: int) -> Tensor:
+        """Hash the next `count` counters of every row: (B, count) int64."""
+        counters = torch.arange(self._drawn, self._drawn + count, device=self._keys.device)
+        self._drawn += count
+        return _mix(_mix(self._keys)[:, None] + (counters + 1) * _GOLDEN)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Draws in the open interval (0, 1): (B, *shape) float32, on a grid of 2**-23 offset by half a cell."""
+        bits = _shift_right(self._bits(math.prod(shape)), 41)
+        return ((bits.float() + 0.5) * 2**-23).reshape(-1, *shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal draws by Box and Muller, both of each pair used: (B, *shape) float32."""
+        count = math.prod(shape)
+        half = (count + 1) // 2
+        bits = self._bits(half)
+        radius = torch.sqrt(-2 * torch.log((_shift_right(bits, 32).double() + 0.5) * 2**-32).float())
+        angle = (bits & 0xFFFFFFFF).float() * (2 * math.pi * 2**-32)
+        pair = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
+        return pair[:, :count].reshape(-1, *shape)
+
+
+class GeneratorNoise:
+    """Noise of a batch of rows from one torch generator a row: faster for the large draws of a training step."""
+
+    def __init__(self, keys: Sequence[int], device: torch.device | str = "cpu") -> None:
+        """Take one 64-bit key a row."""
+        self._generators = [torch.Generator(device).manual_seed(key & (_MASK >> 1)) for key in keys]
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Draws in the open interval (0, 1): (B, *shape) float32."""
+        draws = torch.stack([torch.rand(shape, generator=g, device=g.device) for g in self._generators])
+        return draws.clamp_(2**-25, 1 - 2**-24)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal draws: (B, *shape) float32."""
+        first = self._generators[0]
+        draws = torch.empty((len(self._generators), *shape), device=first.device)
+        for row, generator in zip(draws, self._generators, strict=True):
+            row.normal_(generator=generator)
+        return draws

@@ -1,0 +1,44 @@
+"""Errors that a user meets: what is wrong, what to do about it, and the exit code that says so."""
+
+from __future__ import annotations
+
+
+class SsdError(Exception):
+    """A failure with a sentence that says what is wrong and one that says what to do (exit code 1)."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem} {remedy}".strip())
+        self.problem = problem
+        self.remedy = remedy
+
+
+class UsageError(SsdError):
+    """A flag, a name or a recipe that cannot be right."""
+
+    exit_code = 2
+
+
+class NoSuchModel(SsdError):
+    """A model that is not in the registry."""
+
+    exit_code = 3
+
+
+class DownloadFailed(SsdError):
+    """A download that failed, or was needed while offline."""
+
+    exit_code = 4
+
+
+class OutOfMemory(SsdError):
+    """The machine has not enough memory for what was asked."""
+
+    exit_code = 5
+
+
+class Interrupted(SsdError):
+    """The user stopped a job that can be resumed."""
+
+    exit_code = 130

@@ -1,0 +1,1 @@
+"""Native transformers backbones, and how they are kept in a folder."""

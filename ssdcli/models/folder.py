@@ -1,0 +1,34 @@
+"""A model's weights and configuration in a folder: model.safetensors and config.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ssdcli.errors import SsdError
+from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def save_backbone(model: BlockDiffusionLM, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write the weights (stored as `dtype`) and the configuration."""
+    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(model.config.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def load_backbone(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> BlockDiffusionLM:
+    """Read a model, ready for inference; SsdError if files are missing or do not fit each other."""
+    try:
+        config = BackboneConfig.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        model = BlockDiffusionLM(config)
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise SsdError(f"the model in {folder} cannot be read: {reason}.", "See 'ssd models verify'.") from error
+    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)

@@ -1,0 +1,34 @@
+"""The sizes that small models come in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A body's width and depth; `parameters` are those of the body, without embeddings."""
+
+    name: str
+    hidden: int
+    layers: int
+    context: int
+
+    @property
+    def parameters(self) -> int:
+        """12 H^2 a layer: four attention projections and a SwiGLU of 8/3 H."""
+        return 12 * self.hidden**2 * self.layers
+
+
+PRESETS = (
+    Preset("nano", hidden=96, layers=3, context=256),
+    Preset("micro", hidden=192, layers=5, context=256),
+    Preset("mini", hidden=384, layers=6, context=512),
+    Preset("small", hidden=768, layers=8, context=1024),
+    Preset("base", hidden=896, layers=13, context=1024),
+)
+
+
+def find_preset(name: str) -> Preset | None:
+    """The preset of this name, or None."""
+    return next((preset for preset in PRESETS if preset.name == name), None)

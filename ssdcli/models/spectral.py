@@ -1,0 +1,30 @@
+"""Token geometry handed down: a small model's embedding table from its core's, by truncated SVD."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssdcli.models.backbone import BlockDiffusionLM
+
+
+def inherit_embeddings(model: BlockDiffusionLM, core: BlockDiffusionLM) -> None:
+    """Start `model`'s table as the best approximation of the core's embeddings at its rank, in place.
+
+    The core's matrix E = U S W^T (V x H) becomes U_r S_r (V x r): inner products between tokens are kept as well as
+    r dimensions can (Eckart and Young, 1936). Directions are free, so that W is dropped where the widths differ.
+    """
+    with torch.no_grad():
+        everything = torch.arange(core.config.vocabulary, device=core.table.device)
+        table = truncated(core.embed(everything[None])[0].float(), model.config.rank)
+        model.table.copy_(table)
+
+
+def truncated(matrix: Tensor, rank: int) -> Tensor:
+    """Coordinates of the rows of `matrix` (V, H) in their r principal directions: (V, r), r <= H."""
+    if rank == matrix.shape[1]:
+        return matrix
+    # Eigenvectors of the H x H Gram matrix: no V x V factor, and H is small.
+    values, vectors = torch.linalg.eigh(matrix.T @ matrix)
+    order = values.argsort(descending=True)[:rank]
+    return matrix @ vectors[:, order]

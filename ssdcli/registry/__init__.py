@@ -1,0 +1,1 @@
+"""Models on disk: names, manifests, the local store and the recipes."""

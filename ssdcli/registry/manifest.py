@@ -1,0 +1,203 @@
+"""What a model says about itself: the manifest `ssd.json`, and the fingerprint of a tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ssdcli.errors import SsdError
+from ssdcli.registry.files import write_atomic
+
+SCHEMA = 1
+FILE = "ssd.json"
+KINDS = ("core", "small", "adapter")
+PROCESSES = ("simplex", "masked", "uniform")
+ATTENTIONS = ("block-causal", "full")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """One model's description; every field is checked when it is made (SsdError names the field).
+
+    block_size, context: tokens. parameters: count. constants: of the noise process. weight: in (0, 1].
+    tokenizer, data: fingerprints. files: sha256 by relative path. created: ISO 8601, UTC.
+    """
+
+    schema: int = SCHEMA
+    name: str
+    kind: str
+    architecture: str
+    process: str
+    constants: dict[str, float] = field(default_factory=dict)
+    block_size: int
+    context: int
+    attention: str
+    vocabulary: int
+    tokenizer: str
+    parameters: int
+    core: str | None = None
+    weight: float | None = None
+    data: str | None = None
+    created: str
+    files: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, (expected, holds) in _CHECKS.items():
+            value = getattr(self, name)
+            if not holds(value):
+                raise SsdError(f"the manifest field {name!r} must be {expected}, not {value!r}.")
+
+    def to_json(self) -> str:
+        """Return the text of `ssd.json`."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = FILE) -> Manifest:
+        """Read the text of `ssd.json`; an SsdError names the source (a path) and the field that is wrong."""
+        values = _parsed(text, source)
+        known = [f.name for f in fields(cls)]
+        missing = [name for name in known if name not in values]
+        if missing:
+            raise _malformed(f"{source} lacks the field {missing[0]!r}.")
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise _malformed(f"{source} has a field {unknown[0]!r} that no manifest has.")
+        try:
+            return cls(**values)
+        except SsdError as error:
+            raise _malformed(f"{source}: {error.problem}") from None
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest in a model's folder; SsdError when it is missing, malformed or too new."""
+    path = folder / FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise _malformed(f"{folder} holds no {FILE}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _malformed(f"{path} cannot be read ({error}).") from None
+    return Manifest.from_json(text, str(path))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest into a model's folder, whole or not at all."""
+    write_atomic(folder / FILE, manifest.to_json())
+
+
+def tokenizer_fingerprint(tokenizer_json: bytes) -> str:
+    """Return the sha256 of a tokenizer.json's vocabulary, merges and added tokens, whatever its format."""
+    try:
+        tokenizer = json.loads(tokenizer_json)
+        essence = [
+            tokenizer["model"]["vocab"],
+            [_merge(merge) for merge in tokenizer["model"].get("merges") or []],
+            sorted([t["id"], t["content"], t["special"]] for t in tokenizer.get("added_tokens") or []),
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise SsdError(
+            "the tokenizer.json is not one that the tokenizers library writes.", "Get the model again."
+        ) from None
+    canonical = json.dumps(essence, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _merge(merge: str | list[str]) -> list[str]:
+    # Older files write a merge as "a b", newer ones as ["a", "b"].
+    return merge.split(" ", 1) if isinstance(merge, str) else merge
+
+
+def _parsed(text: str, source: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise _malformed(f"{source} is not valid JSON ({error}).") from None
+    if not isinstance(values, dict):
+        raise _malformed(f"{source} does not hold a table.")
+    schema = values.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise SsdError(
+            f"{source} has schema {schema}, but this version of ssd knows {SCHEMA}.",
+            "Upgrade ssd to use this model.",
+        )
+    return values
+
+
+def _malformed(problem: str) -> SsdError:
+    return SsdError(problem, "Remove the model with 'ssd models rm', or make it again.")
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _optional_text(value: object) -> bool:
+    return value is None or _text(value)
+
+
+def _weight(value: Any) -> bool:
+    return value is None or (_number(value) and 0 < value <= 1)
+
+
+def _numbers(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_text, value)) and all(map(_number, value.values()))
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_text, value)) and all(map(_text, value.values()))
+
+
+def _inside(value: object) -> bool:
+    # A manifest that came from elsewhere must not point at files outside the model's folder.
+    return isinstance(value, dict) and _texts(value) and all(_is_relative(path) for path in value)
+
+
+def _is_relative(path: str) -> bool:
+    return not path.startswith("/") and "\\" not in path and ":" not in path and ".." not in path.split("/")
+
+
+def _one_of(choices: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
+    return f"one of {', '.join(choices)}", choices.__contains__
+
+
+_COUNT = ("a whole number of at least 0", _count)
+_TEXT = ("a text that is not empty", _text)
+_OPTIONAL_TEXT = ("a text or null", _optional_text)
+_NUMBERS = ("a table of finite numbers", _numbers)
+
+_CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "schema": (f"{SCHEMA}", lambda value: value == SCHEMA and _count(value)),
+    "name": _TEXT,
+    "kind": _one_of(KINDS),
+    "architecture": _TEXT,
+    "process": _one_of(PROCESSES),
+    "constants": _NUMBERS,
+    "block_size": _COUNT,
+    "context": _COUNT,
+    "attention": _one_of(ATTENTIONS),
+    "vocabulary": _COUNT,
+    "tokenizer": _TEXT,
+    "parameters": _COUNT,
+    "core": _OPTIONAL_TEXT,
+    "weight": ("a number above 0 and at most 1, or null", _weight),
+    "data": _OPTIONAL_TEXT,
+    "created": _TEXT,
+    "files": ("a table of sha256 digests by relative path", _inside),
+    "versions": ("a table of texts", _texts),
+    "metrics": _NUMBERS,
+}

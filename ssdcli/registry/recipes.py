@@ -1,0 +1,95 @@
+"""Recipes: flat TOML files of flags, the ones that come with ssd and the user's own.
+
+The first line of a recipe is a comment with the command that runs it, the second says what it is for.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+from ssdcli.errors import UsageError
+from ssdcli.registry.names import check_name, suggest
+from ssdcli.registry.store import home
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all recipes; a user's own hides the bundled one of the same name."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.toml")})
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """Return the file of a recipe given by name or, with `.toml` or a folder in it, by path."""
+    path = Path(name_or_path).expanduser()
+    if path.suffix == ".toml" or len(path.parts) > 1:
+        if path.is_file():
+            return path
+        raise UsageError(f"there is no recipe file {name_or_path!r}.", "See 'ssd recipes list'.")
+    check_name(name_or_path)
+    for folder in _folders():
+        if (folder / f"{name_or_path}.toml").is_file():
+            return folder / f"{name_or_path}.toml"
+    remedy = f"{suggest(name_or_path, recipe_names())} See 'ssd recipes list'."
+    raise UsageError(f"no recipe named {name_or_path!r}.", remedy.strip())
+
+
+def load_recipe(path: Path, known_keys: Iterable[str]) -> dict[str, object]:
+    """Return a recipe's values by setting name (`learning-rate` becomes `learning_rate`).
+
+    Raises UsageError for a file that is not TOML, a table, an unknown key and a key given twice.
+    """
+    known = [key.replace("_", "-") for key in known_keys]
+    values: dict[str, object] = {}
+    for written, value in _parsed(path).items():
+        key = written.replace("_", "-")
+        if key not in known:
+            raise UsageError(f"{path} has a key {written!r} that is not known here.", _nearest(key, known))
+        if isinstance(value, dict):
+            raise UsageError(
+                f"{path} has a table [{written}], but a recipe is flat.", "Write 'key = value' lines."
+            )
+        if key.replace("-", "_") in values:
+            raise UsageError(f"{path} gives {key!r} twice.", "Remove one of the two.")
+        values[key.replace("-", "_")] = value
+    return values
+
+
+def describe(path: Path) -> tuple[str, str]:
+    """Return the command that runs a recipe and what it is for, from its first two comment lines."""
+    lines = [*_read(path).splitlines()[:2], "", ""]
+    command, purpose = (line.removeprefix("#").strip() if line.startswith("#") else "" for line in lines[:2])
+    return command, purpose
+
+
+def own_recipes() -> Path:
+    """Return the folder of the user's own recipes, which need not exist."""
+    return home() / "recipes"
+
+
+def _folders() -> list[Path]:
+    # A wheel carries the recipes inside the package; a checkout has them beside it.
+    shipped = _PACKAGE / "recipes"
+    return [own_recipes(), shipped if shipped.is_dir() else _PACKAGE.parent / "recipes"]
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    return suggest(key, known) or f"The keys are {', '.join(sorted(known))}."
+
+
+def _parsed(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(_read(path))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.", "Mend that line.") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the recipe {path} cannot be read ({error}).", "Give a readable text file."
+        ) from None

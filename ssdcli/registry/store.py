@@ -1,0 +1,253 @@
+"""The registry: one private folder per model, changed under a lock, whole at every moment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssdcli.errors import NoSuchModel, SsdError, UsageError
+from ssdcli.registry import staging
+from ssdcli.registry.files import (
+    close_to_others,
+    digest,
+    disk_errors,
+    files_below,
+    make_private,
+    sync_tree,
+    write_atomic,
+)
+from ssdcli.registry.manifest import FILE, Manifest, read_manifest, write_manifest
+from ssdcli.registry.names import check_name, suggest
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+STARTER = "starter"
+BUNDLED = Path(__file__).parents[1] / "bundled" / "models"
+
+
+def home() -> Path:
+    """Return the folder of all that ssd keeps: SSD_HOME, or the platform's folder for user data."""
+    chosen = os.environ.get("SSD_HOME")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    from platformdirs import user_data_path
+
+    return user_data_path("ssd", appauthor=False)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the registry: its name is that of its folder."""
+
+    name: str
+    folder: Path
+    manifest: Manifest
+    bundled: bool
+
+
+class Registry:
+    """The models of one home folder, together with the read-only ones that come with ssd."""
+
+    def __init__(self, home_folder: Path | None = None, bundled: Path = BUNDLED) -> None:
+        self.home = home() if home_folder is None else home_folder.absolute()
+        self.models = self.home / "models"
+        self._bundled = bundled
+
+    def entries(self) -> list[Entry]:
+        """Return every model that can be read, by name; `broken` tells of the others."""
+        found = (self._entry_or_problem(name) for name in self._names())
+        return [entry for entry in found if isinstance(entry, Entry)]
+
+    def broken(self) -> dict[str, str]:
+        """Return what is wrong with each folder that holds no readable model, by the folder's name."""
+        found = {name: self._entry_or_problem(name) for name in self._names()}
+        return {name: problem for name, problem in found.items() if isinstance(problem, str)}
+
+    def find(self, name: str) -> Entry:
+        """Return the model of this name, or raise NoSuchModel (UsageError for what cannot be a name)."""
+        return self._entry(check_name(name))
+
+    @contextmanager
+    def stage(self, name: str, overwrite: bool = False) -> Iterator[Path]:
+        """Yield a private folder for a model and its manifest; a clean exit makes it the model `name`.
+
+        Raises UsageError when the name is taken and `overwrite` is off, SsdError when the disk refuses.
+        """
+        check_name(name)
+        with disk_errors(self.home):
+            with self._writing():
+                self._check_free(name, overwrite)
+                stage = staging.open_stage(self.models, name)
+            try:
+                yield stage.folder
+                _seal(stage.folder, name)
+                with self._writing():
+                    self._check_free(name, overwrite)
+                    staging.swap_in(stage.folder, self.models / name)
+            finally:
+                with staging.held(self._lock):
+                    stage.close()
+
+    def remove(self, name: str) -> None:
+        """Delete a model, readable or not; the default falls back to the starter when it was this one."""
+        with self._changing(name) as folder:
+            staging.take_out(folder)
+            if self._chosen_default() == name:
+                self._default_file.unlink()
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a model another name, also where the default and the models made for it mention it."""
+        check_name(new)
+        with self._changing(old) as folder:
+            self._check_free(new, overwrite=False)
+            manifest = read_manifest(folder)
+            folder.rename(self.models / new)
+            write_manifest(self.models / new, replace(manifest, name=new))
+            for entry in self.entries():
+                if entry.manifest.core == old and not entry.bundled:
+                    write_manifest(entry.folder, replace(entry.manifest, core=new))
+            if self._chosen_default() == old:
+                write_atomic(self._default_file, new + "\n")
+
+    def default(self) -> str:
+        """Return the name of the core that is used when none is named."""
+        chosen = self._chosen_default()
+        return chosen if chosen in self._names() else STARTER
+
+    def set_default(self, name: str) -> None:
+        """Make a core the one that is used when none is named."""
+        kind = self.find(name).manifest.kind
+        if kind != "core":
+            raise UsageError(
+                f"{name!r} is not a core but of kind {kind!r}, and only a core can be the default.",
+                "See 'ssd models list'.",
+            )
+        with self._writing():
+            write_atomic(self._default_file, name + "\n")
+
+    def set_weight(self, name: str, weight: float) -> None:
+        """Store the tuned weight, in (0, 1], of a small model."""
+        if not 0 < weight <= 1:
+            raise UsageError(f"a weight is above 0 and at most 1, not {weight}.", "Give such a weight.")
+        with self._changing(name) as folder:
+            write_manifest(folder, replace(read_manifest(folder), weight=weight))
+
+    def workspace(self, name: str) -> Path:
+        """Return the private folder of the unfinished training of a model, made when it is not there."""
+        check_name(name)
+        with disk_errors(self.home):
+            return make_private(self.home / "training" / name)
+
+    def verify(self, name: str) -> list[str]:
+        """Return the files of a model that are missing or differ from their digests in the manifest."""
+        entry = self.find(name)
+        expected = entry.manifest.files
+        return [file for file in expected if not _matches(entry.folder / file, expected[file])]
+
+    def recover(self) -> None:
+        """End what a crash interrupted: restore a model half replaced, delete what was half written."""
+        with self._writing():
+            pass
+
+    @property
+    def _default_file(self) -> Path:
+        return self.home / "default"
+
+    @cached_property
+    def _lock(self) -> BaseFileLock:
+        return staging.lock(self.home / "registry.lock")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the registry's lock, with whatever was interrupted ended first."""
+        with disk_errors(self.home):
+            make_private(self.models)
+            with staging.held(self._lock):
+                staging.settle(self.models)
+                yield
+
+    @contextmanager
+    def _changing(self, name: str) -> Iterator[Path]:
+        """Hold the lock and yield the folder of a model that may be changed."""
+        check_name(name)
+        with self._writing():
+            folder = self.models / name
+            if not folder.is_dir():
+                raise self._is_bundled(name) if self._has_bundled(name) else self._no_such(name)
+            yield folder
+
+    def _chosen_default(self) -> str | None:
+        try:
+            return self._default_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def _names(self) -> list[str]:
+        return sorted(staging.model_names(self.models) | staging.model_names(self._bundled))
+
+    def _entry(self, name: str) -> Entry:
+        try:
+            return self._read(name)
+        except SsdError:
+            if not os.access(self.models, os.W_OK):
+                raise
+        # A writer may be replacing it, or a crash stopped one: under the lock neither is possible.
+        with self._writing():
+            return self._read(name)
+
+    def _read(self, name: str) -> Entry:
+        own = self.models / name
+        if own.is_dir():
+            return Entry(name, own, replace(read_manifest(own), name=name), bundled=False)
+        if self._has_bundled(name):
+            folder = self._bundled / name
+            return Entry(name, folder, read_manifest(folder), bundled=True)
+        raise self._no_such(name)
+
+    def _entry_or_problem(self, name: str) -> Entry | str | None:
+        """Return the model, what is wrong with it, or None when it went away meanwhile."""
+        try:
+            return self._entry(check_name(name))
+        except NoSuchModel:
+            return None
+        except SsdError as error:
+            return error.problem
+
+    def _check_free(self, name: str, overwrite: bool) -> None:
+        if (self.models / name).exists():
+            if not overwrite:
+                raise UsageError(
+                    f"{name!r} exists already.", "Pass --overwrite to replace it, or choose another --name."
+                )
+        elif self._has_bundled(name):
+            raise self._is_bundled(name)
+
+    def _has_bundled(self, name: str) -> bool:
+        return (self._bundled / name).is_dir()
+
+    def _no_such(self, name: str) -> NoSuchModel:
+        remedy = f"{suggest(name, self._names())} See 'ssd models list'."
+        return NoSuchModel(f"no model named {name!r}.", remedy.strip())
+
+    def _is_bundled(self, name: str) -> UsageError:
+        return UsageError(f"{name!r} comes with ssd and cannot be changed.", "Choose another name.")
+
+
+def _seal(folder: Path, name: str) -> None:
+    """Complete the manifest with the name and the digests, and force everything to the disk."""
+    manifest = read_manifest(folder)
+    listed = [path for path in files_below(folder) if path != folder / FILE]
+    files = {path.relative_to(folder).as_posix(): digest(path) for path in listed}
+    write_manifest(folder, replace(manifest, name=name, files=files))
+    close_to_others(folder)
+    sync_tree(folder)
+
+
+def _matches(path: Path, expected: str) -> bool:
+    return path.is_file() and digest(path) == expected

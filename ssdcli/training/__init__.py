@@ -1,0 +1,1 @@
+"""Readers, packing, the objective and the Trainer of small models."""

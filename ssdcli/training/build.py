@@ -1,0 +1,71 @@
+"""The model that a training starts from: its size, its shape, its first weights."""
+
+from __future__ import annotations
+
+import torch
+
+from ssdcli.errors import UsageError
+from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.presets import PRESETS, Preset, find_preset
+from ssdcli.models.spectral import inherit_embeddings
+from ssdcli.training.settings import TrainSettings
+
+_RANK_OF_LARGE_VOCABULARIES = 128
+_LARGE_VOCABULARY = 1 << 16
+_CONTEXTS = 8  # a window holds at least this many blocks
+
+
+def choose_preset(settings: TrainSettings, tokens: int) -> Preset:
+    """The preset that was asked for, or one that the training tokens and the time given can feed."""
+    if settings.size is not None:
+        preset = find_preset(settings.size)
+        if preset is None:
+            known = ", ".join(p.name for p in PRESETS)
+            raise UsageError(f"there is no size '{settings.size}'.", f"The sizes are {known}.")
+        return preset
+    worth = min(tokens * _PARAMETERS_PER_TOKEN, _affordable(settings))
+    fitting = [preset for preset in PRESETS if preset.parameters <= worth]
+    return fitting[-1] if fitting else PRESETS[0]
+
+
+_PARAMETERS_PER_TOKEN = 12
+_PARAMETERS_PER_MINUTE = 500_000
+
+
+def _affordable(settings: TrainSettings) -> float:
+    """Body parameters that the granted time can train on a machine without a GPU."""
+    if settings.minutes is None or torch.cuda.is_available():
+        return float("inf")
+    return settings.minutes * _PARAMETERS_PER_MINUTE
+
+
+def shape(settings: TrainSettings, preset: Preset, core: BackboneConfig | None, never: tuple[int, ...]) -> BackboneConfig:
+    """The configuration of the new model: preset and settings give the body, the core all that must fit it.
+
+    never: ids that are never text, for a core made from scratch.
+    """
+    hidden = settings.hidden or preset.hidden
+    vocabulary = settings.vocabulary if core is None else core.vocabulary
+    rank = hidden if core is None else min(hidden, core.hidden)
+    block = settings.block_size if core is None else core.block_size
+    return BackboneConfig(
+        vocabulary=vocabulary,
+        hidden=hidden,
+        layers=settings.layers or preset.layers,
+        rank=min(rank, _RANK_OF_LARGE_VOCABULARIES) if vocabulary > _LARGE_VOCABULARY else rank,
+        block_size=block,
+        context=max(settings.context or preset.context, _CONTEXTS * block),
+        timed=settings.process == "simplex" if core is None else core.timed,
+        hears_itself=settings.process == "simplex" if core is None else core.hears_itself,
+        suppressed=never if core is None else core.suppressed,
+    )
+
+
+def build(config: BackboneConfig, core: BlockDiffusionLM | None, seed: int) -> BlockDiffusionLM:
+    """A model with first weights drawn from `seed`, its embeddings inherited from the core if there is one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BlockDiffusionLM(config)
+    if core is not None:
+        inherit_embeddings(model, core)
+    return model

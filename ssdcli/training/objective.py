@@ -1,0 +1,81 @@
+"""The training objective: all blocks of a sequence denoised in one pass, each at its own noise level."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ssdcli.engine.blocks import block_ids
+from ssdcli.engine.denoiser import denoise_sequence
+from ssdcli.engine.noise import GeneratorNoise, Noise, fold
+from ssdcli.engine.process import Process
+from ssdcli.models.backbone import BlockDiffusionLM
+from ssdcli.training.crossentropy import head_cross_entropy
+
+
+def block_levels(blocks: Tensor, noise: Noise) -> Tensor:
+    """One noise level a block, low-discrepancy within a sequence: blocks (B, T) int64 to t (B, T) in (0, 1).
+
+    The levels of a sequence's n blocks are (u + k) / n, k = 0..n-1, in random order: each is uniform, together they
+    cover the unit interval evenly.
+    """
+    count = int(blocks.max()) + 1
+    order = noise.uniform(count).argsort(dim=1)
+    levels = (order + noise.uniform(1)) / count
+    return levels.gather(1, blocks)
+
+
+class Objective(nn.Module):
+    """A backbone that returns its own training loss."""
+
+    def __init__(self, backbone: BlockDiffusionLM, process: Process, seed: int) -> None:
+        """All randomness is a function of `seed` and a sample's index, so that a resumed run repeats it."""
+        super().__init__()
+        self.backbone = backbone
+        self.process = process
+        self.seed = seed
+
+    def forward(self, tokens: Tensor, index: Tensor) -> Tensor:
+        """Mean loss per token in nats: tokens (B, T) int64, index (B,) int64 names the samples."""
+        indices = index.tolist()
+        noise = GeneratorNoise([fold(self.seed, i) for i in indices], tokens.device)
+        size = self.backbone.block_size
+        offsets = (noise.uniform(1)[:, 0] * size).long()
+        blocks = block_ids(tokens.shape[1], size, offsets)
+        t = block_levels(blocks, noise)
+        canvas = self.process.corrupt(tokens, t, noise)
+        hidden = self._hidden(tokens, canvas, t, blocks, self._listeners(indices, tokens.device))
+        weights = self.process.loss_weights(canvas, t).reshape(-1)
+        due = weights.nonzero().squeeze(1)  # only noised positions go through the head
+        total = head_cross_entropy(
+            self.backbone.to_rank(hidden).reshape(weights.shape[0], -1)[due],
+            self.backbone.table,
+            tokens.reshape(-1)[due],
+            weights[due],
+            self.backbone.suppressed,
+        )
+        return total / tokens.numel()
+
+    def _listeners(self, indices: list[int], device: torch.device) -> Tensor:
+        """The rows that hear their own first prediction: every second sample (Chen et al., 2022)."""
+        rows = [row for row, i in enumerate(indices) if i % 2] if self.process.hears_itself else []
+        return torch.tensor(rows, dtype=torch.int64, device=device)
+
+    def _hidden(self, tokens: Tensor, canvas: Tensor, t: Tensor, blocks: Tensor, rows: Tensor) -> Tensor:
+        """Hidden states of the noised half: (B, T, H)."""
+        embedded = self.process.embed(canvas, self.backbone)
+        clean = self.backbone.embed(tokens)
+        level = t if self.process.timed else None
+        heard = None
+        if rows.numel():
+            with torch.no_grad():
+                first_level = None if level is None else level[rows]
+                first = denoise_sequence(self.backbone, embedded[rows], clean[rows], blocks[rows], (first_level, None))
+                echo = self._echo(first)
+            heard = torch.zeros_like(embedded).index_copy(0, rows, echo.to(embedded.dtype))
+        return denoise_sequence(self.backbone, embedded, clean, blocks, (level, heard))
+
+    def _echo(self, hidden: Tensor) -> Tensor:
+        """Embedding of the first prediction, sequence by sequence to keep the logits small: (b, T, H)."""
+        rows = [self.backbone.embed_mixture(self.backbone.logits(row[None]).softmax(-1)) for row in hidden]
+        return torch.cat(rows)

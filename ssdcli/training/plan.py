@@ -1,0 +1,100 @@
+"""How long to train, and the learning rate on the way: warm up, hold, decay to zero at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+_MEASURED = 8  # steps before the first estimate; the first of them allocates and is left out
+_RECENT = 200
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the user granted: a number of steps, or seconds of training."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+
+class Plan:
+    """The number of steps and the schedule's shape; with a time budget, replanned until the decay begins."""
+
+    FILE = "plan.json"
+
+    def __init__(
+        self,
+        budget: Budget,
+        warmup: int = 50,
+        decay: float = 0.4,
+        overhead: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`decay` is the share of steps over which the rate falls to zero; `warmup` is in steps.
+
+        overhead: seconds of the budget that go to what comes before and after the training.
+        """
+        self.budget = budget
+        self.overhead = overhead
+        self.warmup = warmup
+        self.decay = decay
+        self.total = budget.steps
+        self.spent = 0.0  # seconds of training before this process
+        self._clock = clock
+        self._started: float | None = None
+        self._ends: deque[float] = deque(maxlen=_RECENT)
+
+    def start(self) -> None:
+        """Start the clock of this process."""
+        self._started = self._clock()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training so far, earlier processes counted in."""
+        return self.spent + (self._clock() - self._started if self._started is not None else 0.0)
+
+    def seconds_per_step(self) -> float | None:
+        """Mean duration of the recent steps of this process, or None before enough were seen."""
+        if len(self._ends) < _MEASURED:
+            return None
+        return (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+
+    def observe(self, step: int) -> None:
+        """Take note that `step` steps are done, and replan while the learning rate has not begun to fall."""
+        self._ends.append(self._clock())
+        pace = self.seconds_per_step()
+        if self.budget.seconds is None or pace is None or (self.total is not None and self._decays(step)):
+            return
+        left = max(0.0, self.budget.seconds - self.overhead - self.elapsed)
+        self.total = max(step + 1, step + round(left / pace))
+
+    def done(self, step: int) -> bool:
+        """Whether the planned steps are all taken."""
+        return self.total is not None and step >= self.total
+
+    def _decays(self, step: int) -> bool:
+        return self.total is not None and step >= self.total * (1 - self.decay)
+
+    def rate(self, step: int) -> float:
+        """Factor on the peak learning rate at `step` (counted from 0)."""
+        rising = min(1.0, (step + 1) / max(1, min(self.warmup, (self.total or self.warmup) // 5)))
+        if self.total is None:
+            return rising
+        falling = (self.total - step) / max(1.0, self.total * self.decay)
+        return max(0.0, min(rising, falling))
+
+    def save(self, folder: Path) -> None:
+        """Write the state that a resumed run needs."""
+        state = asdict(self.budget) | {"total": self.total, "spent": self.elapsed}
+        (folder / self.FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+
+    def restore(self, folder: Path) -> None:
+        """Read what `save` wrote; a budget of its own wins over the saved one's end."""
+        state = json.loads((folder / self.FILE).read_text(encoding="utf-8"))
+        self.spent = state["spent"]
+        if self.budget == Budget(state["steps"], state["seconds"]):
+            self.total = state["total"]

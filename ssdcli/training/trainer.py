@@ -1,0 +1,246 @@
+"""transformers' Trainer, with checkpoints that are whole at every moment and a plan that keeps to the clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.utils import logging as transformers_logging
+
+from ssdcli.errors import SsdError
+from ssdcli.training.objective import Objective
+from ssdcli.training.optimizer import make_optimizer
+from ssdcli.training.plan import Plan
+from ssdcli.training.windows import Windows
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_PARTIAL = ".partial"
+_HISTORY = "history.json"
+_SMOOTHED = 20  # steps whose mean loss is shown
+_POINTS = 20  # points of the loss curve
+ENDLESS = 10**7  # steps: the plan decides when to stop
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is: the loss is the mean of the last steps, in nats per token."""
+
+    step: int
+    total: int | None
+    loss: float
+    tokens_per_second: float
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the caller of a training wants to know and to say."""
+
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    wants_stop: Callable[[], bool] = lambda: False
+    measure: Callable[[], float] | None = None  # held-out loss, taken now and then
+    checkpoint_every: float = 60.0  # seconds
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Optimiser settings and the shape of a step."""
+
+    learning_rate: float
+    weight_decay: float
+    batch: int  # sequences a step
+    seed: int
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the most steps in a workspace; every folder of that name is complete."""
+    found = [path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
+    return max(found, key=_steps, default=None)
+
+
+def _steps(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+class _Watch(TrainerCallback):
+    """Follows the plan: stops in time, saves by the clock, reports every step."""
+
+    def __init__(self, trainer: SmallTrainer) -> None:
+        self._trainer = trainer
+        self._saved_at = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer, plan, hooks = self._trainer, self._trainer.plan, self._trainer.hooks
+        plan.observe(state.global_step)
+        trainer.report(state.global_step)
+        stop = plan.done(state.global_step) or hooks.wants_stop()
+        due = time.monotonic() - self._saved_at >= hooks.checkpoint_every
+        control.should_training_stop = stop
+        control.should_save = stop or due
+        if control.should_save:
+            self._saved_at = time.monotonic()
+
+
+class SmallTrainer(Trainer):
+    """Trains an Objective by a Plan; every checkpoint holds all that makes a resumed run the same run."""
+
+    def __init__(self, objective: Objective, windows: Windows, plan: Plan, rates: Rates, folder: Path) -> None:
+        """`folder` is the workspace: checkpoint-N folders appear in it by rename."""
+        transformers_logging.set_verbosity_error()
+        super().__init__(model=objective, args=_arguments(rates, folder), train_dataset=windows)
+        self.remove_callback(PrinterCallback)
+        self.plan = plan
+        self.rates = rates
+        self.hooks = Hooks()
+        self.history: list[dict[str, float]] = []
+        self._folder = folder
+        self._window = windows
+        self._losses: list[float] = []
+
+    def run(self, hooks: Hooks, checkpoint: Path | None = None) -> bool:
+        """Train to the end of the plan, from a checkpoint if one is given; False if the caller stopped it before."""
+        self.hooks = hooks
+        if checkpoint is not None:
+            self.plan.restore(checkpoint)
+            self._restore_history(checkpoint)
+        if self.plan.done(0 if checkpoint is None else _steps(checkpoint)):
+            self._load_from_checkpoint(str(checkpoint), self.model)
+            return True
+        self.add_callback(_Watch(self))
+        self.plan.start()
+        self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        return self.plan.done(self.state.global_step)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """The objective's own loss; SsdError as soon as it is not a number."""
+        loss: Tensor = model(**inputs)
+        value = float(loss.detach())
+        if not torch.isfinite(loss.detach()):
+            raise _diverged(self.state.global_step, self.rates.learning_rate)
+        self._losses = [*self._losses[1 - _SMOOTHED :], value]
+        return loss
+
+    def report(self, step: int) -> None:
+        """Note the loss, measure the held-out loss when it is due, and tell the caller."""
+        pace = self.plan.seconds_per_step()
+        tokens = self.rates.batch * self._window.length
+        speed = tokens / pace if pace else 0.0
+        left = (self.plan.total - step) * pace if pace and self.plan.total is not None else None
+        loss = sum(self._losses) / len(self._losses)
+        if self._due(step):
+            self.history.append({"step": step, "loss": loss, "seconds": self.plan.elapsed} | self._measured())
+        self.hooks.on_progress(Progress(step, self.plan.total, loss, speed, left))
+
+    def _due(self, step: int) -> bool:
+        """Whether `step` ends one of the parts that the training is divided into for its curve."""
+        total = self.plan.total or 0
+        return total > 0 and (step == total or step % max(1, total // _POINTS) == 0)
+
+    def _measured(self) -> dict[str, float]:
+        return {} if self.hooks.measure is None else {"heldout": self.hooks.measure()}
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The project's own choice of optimiser for each kind of parameter."""
+        if self.optimizer is None:
+            rates = self.rates
+            self.optimizer = make_optimizer(self.model, rates.learning_rate, rates.weight_decay)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """The plan's schedule."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.plan.rate)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Restore the states; a learning rate that the user changed for the resumed run wins over the saved one."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.lr_scheduler.base_lrs = [self.rates.learning_rate] * len(self.lr_scheduler.base_lrs)
+            for group in self.optimizer.param_groups:
+                group["initial_lr"] = self.rates.learning_rate
+                group["lr"] = self.rates.learning_rate * self.plan.rate(_steps(Path(checkpoint)))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        """In order: the windows shuffle themselves."""
+        return torch.utils.data.SequentialSampler(train_dataset or self._window)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where Trainer writes a checkpoint before it is whole."""
+        return str(self._folder / _PARTIAL)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint beside the others, and let it appear at once: a crash leaves the last one or this one."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+            raise _diverged(self.state.global_step, self.rates.learning_rate)
+        name = f"checkpoint-{self.state.global_step}"
+        partial, final = self._folder / _PARTIAL, self._folder / name
+        if final.exists():
+            return
+        if self.args.should_save:
+            shutil.rmtree(partial, ignore_errors=True)
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            self.plan.save(partial / name)
+            (partial / name / _HISTORY).write_text(json.dumps(self.history), encoding="utf-8")
+            _publish(partial / name, final)
+
+    def _restore_history(self, checkpoint: Path) -> None:
+        self.history = json.loads((checkpoint / _HISTORY).read_text(encoding="utf-8"))
+
+
+def _diverged(step: int, rate: float) -> SsdError:
+    return SsdError(
+        f"the loss is not a number at step {step}; the last good checkpoint is kept.",
+        f"Resume with a lower learning rate: --resume --learning-rate {rate / 3:.1g}.",
+    )
+
+
+def _publish(partial: Path, final: Path) -> None:
+    """Make a complete checkpoint visible, then drop the older ones."""
+    for path in [*partial.rglob("*"), partial]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    partial.rename(final)
+    for older in final.parent.glob("checkpoint-*"):
+        if older != final:
+            shutil.rmtree(older, ignore_errors=True)
+
+
+def _arguments(rates: Rates, folder: Path) -> TrainingArguments:
+    """Trainer's own settings: silent, nothing reported anywhere, saving and stopping left to the plan."""
+    on_gpu = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(folder / _PARTIAL),
+        per_device_train_batch_size=rates.batch,
+        max_steps=ENDLESS,
+        use_cpu=not on_gpu,
+        bf16=on_gpu or has_fast_bf16(),
+        max_grad_norm=1.0,
+        seed=rates.seed,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=on_gpu,
+    )
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices natively (AVX-512 BF16 or AMX)."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

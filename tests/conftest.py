@@ -1,0 +1,56 @@
+"""What every test shares: one thread per worker, no network, a registry of its own."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+_STEERS_OUTPUT = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
+
+
+@pytest.fixture(autouse=True)
+def _isolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the user's settings and models from the test, and the test from them."""
+    for name in [*_STEERS_OUTPUT, *(name for name in os.environ if name.startswith("SSD_"))]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSD_HOME", str(tmp_path / "ssd-home"))
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+class RunSsd(Protocol):
+    """Runs `python -m ssdcli` with these arguments and returns its streams as text."""
+
+    def __call__(
+        self, *args: str, stdin: str | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture
+def run_ssd() -> RunSsd:
+    """The command line in a process of its own; `stdin=None` gives it an empty standard input."""
+
+    def run(
+        *args: str, stdin: str | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "ssdcli", *args],
+            input=stdin or "",
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=240,
+            check=False,
+        )
+
+    return run

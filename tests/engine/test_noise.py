@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ssdcli.engine.noise import CounterNoise, GeneratorNoise, fold
+
+SOURCES = pytest.mark.parametrize("source", [CounterNoise, GeneratorNoise])
+DRAWS = pytest.mark.parametrize("draw", ["uniform", "normal"])
+CRITICAL = 1.95  # of sqrt(n) times the Kolmogorov-Smirnov distance, at p = 0.001
+
+
+def distance(sample: torch.Tensor, cdf) -> float:
+    """The Kolmogorov-Smirnov distance times sqrt(n)."""
+    x = cdf(sample.flatten().double().sort().values)
+    n = x.numel()
+    above = torch.arange(1, n + 1) / n - x
+    below = x - torch.arange(n) / n
+    return float(torch.maximum(above.max(), below.max())) * math.sqrt(n)
+
+
+def keys(count: int) -> list[int]:
+    return [fold(7, i) for i in range(count)]
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Pearson's, in standard errors."""
+    return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) * math.sqrt(a.numel())
+
+
+@SOURCES
+@DRAWS
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 5), (16, 33)])
+def test_a_row_depends_on_its_key_alone(source, draw, shape):
+    rows = keys(5)
+    together = getattr(source(rows), draw)(*shape)
+    assert together.shape == (5, *shape)
+    assert together.dtype == torch.float32
+    backwards = getattr(source(rows[::-1]), draw)(*shape).flip(0)
+    assert torch.equal(together, backwards)
+    for i, key in enumerate(rows):
+        assert torch.equal(getattr(source([key]), draw)(*shape)[0], together[i])
+        neighbours = getattr(source([key, *keys(40)[20:]]), draw)(*shape)
+        assert torch.equal(neighbours[0], together[i])
+    assert len(together.flatten(1).unique(dim=0)) == 5
+
+
+@SOURCES
+@DRAWS
+def test_successive_draws_go_on_and_a_new_source_begins_again(source, draw):
+    noise = source(keys(2))
+    first, second = getattr(noise, draw)(50), getattr(noise, draw)(50)
+    assert not torch.isin(first, second).any()
+    again = source(keys(2))
+    assert torch.equal(getattr(again, draw)(50), first)
+    assert torch.equal(getattr(again, draw)(50), second)
+
+
+@SOURCES
+def test_uniform_draws_are_uniform_in_the_open_interval(source):
+    sample = source(keys(20)).uniform(10_001)
+    assert sample.min() > 0
+    assert sample.max() < 1
+    n = sample.numel()
+    assert abs(float(sample.double().mean()) - 1 / 2) < 4 * math.sqrt(1 / 12 / n)
+    assert abs(float(sample.double().var()) - 1 / 12) < 4 * math.sqrt(1 / 180 / n)
+    assert distance(sample, lambda x: x) < CRITICAL
+
+
+@SOURCES
+def test_normal_draws_are_standard_normal(source):
+    sample = source(keys(20)).normal(10_001)
+    assert sample.isfinite().all()
+    n = sample.numel()
+    assert abs(float(sample.double().mean())) < 4 / math.sqrt(n)
+    assert abs(float(sample.double().var()) - 1) < 4 * math.sqrt(2 / n)
+    assert distance(sample, torch.special.ndtr) < CRITICAL
+    assert float(sample.abs().max()) > 4  # the tails are there
+
+
+@SOURCES
+def test_the_two_normals_of_a_pair_are_independent(source):
+    sample = source(keys(20)).normal(10_000).double()
+    first, second = sample[:, :5000], sample[:, 5000:]
+    assert abs(correlation(first, second)) < 4
+    assert abs(correlation(first**2, second**2)) < 4
+
+
+@SOURCES
+@DRAWS
+@pytest.mark.parametrize("other", [(0, 1), (1, 0), (0, 1 << 32), (7, 31)])
+def test_other_blocks_and_steps_draw_independently(source, draw, other):
+    rows = [3, 4, 1 << 63, -5]
+    here = getattr(source([fold(seed, 0, 0) for seed in rows]), draw)(20_000)
+    there = getattr(source([fold(seed, *other) for seed in rows]), draw)(20_000)
+    assert abs(correlation(here, there)) < 4
+    assert abs(correlation(here[:, 1:], there[:, :-1])) < 4
+
+
+@SOURCES
+@DRAWS
+def test_neighbouring_seeds_draw_independently(source, draw):
+    sample = getattr(source([fold(seed, 0, 0) for seed in range(4)]), draw)(20_000)
+    for i in range(4):
+        for j in range(i):
+            assert abs(correlation(sample[i], sample[j])) < 4
+
+
+@DRAWS
+def test_plain_neighbouring_keys_draw_independently(draw):
+    sample = getattr(CounterNoise(range(200)), draw)(100)
+    assert abs(correlation(sample[1:], sample[:-1])) < 4
+    assert abs(correlation(sample[:, 1:], sample[:, :-1])) < 4
+
+
+def test_folded_keys_are_distinct_and_depend_on_the_order_of_words():
+    found = {fold(seed, block, step) for seed in range(30) for block in range(30) for step in range(30)}
+    assert len(found) == 30**3
+    assert all(0 <= key < 1 << 64 for key in found)
+    assert fold(1, 2, 3) == fold(1, 2, 3) != fold(1, 3, 2)
+    assert fold(fold(1, 2), 3) == fold(1, 2, 3)

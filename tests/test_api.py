@@ -1,0 +1,442 @@
+"""Ensembles chosen from the registry, and what they write."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+import ssdcli
+from ssdcli.api import Options, Request, Writer, choose, load
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.process import Masked
+from ssdcli.errors import NoSuchModel, SsdError, UsageError
+from ssdcli.exchange import OptionChanges
+from ssdcli.registry.store import Registry
+from ssdcli.training.tokenizer import train_tokenizer
+from ssdcli.writing import Voice
+from tests.tiny import BLOCK, ROOM, VOCABULARY, add_family, add_tiny, tiny_backbone, tiny_tokenizer
+
+FAST = Options(max_tokens=12, steps=2, seed=5)
+
+
+@pytest.fixture
+def family():
+    add_family()
+
+
+def shares(lineup):
+    return {part.entry.name: part.weight for part in lineup.parts}
+
+
+class Script:
+    """A member that surely writes the ids that a prompt's last id stands for, then end of text."""
+
+    room = 1000
+
+    def __init__(self, scripts):
+        self.process = Masked(VOCABULARY, mask_id=1)
+        self.backbone = tiny_backbone()
+        self.scripts = scripts
+        self.blocks = 0
+
+    def start(self, rows, device="cpu"):
+        return [self.scripts[row[-1]] for row in rows]
+
+    def denoise(self, canvas, t, heard, prefix):
+        self.blocks += bool((canvas == self.process.mask_id).all())
+        wanted = torch.tensor([(row + [0] * BLOCK)[:BLOCK] for row in prefix])
+        return torch.nn.functional.one_hot(wanted, VOCABULARY).float().log()
+
+    def commit(self, tokens, prefix):
+        return [row[BLOCK:] for row in prefix]
+
+
+def scripted(*texts):
+    """A writer of the k-th text after a prompt that ends with the k-th letter, and its member."""
+    tokenizer = tiny_tokenizer()
+    letters = "abcdefgh"
+    scripts = {tokenizer.encode(letters[k]).ids[0]: tokenizer.encode(t).ids for k, t in enumerate(texts)}
+    script = Script(scripts)
+    return Writer([Voice("script", 1.0, False, script)], tokenizer, 0, "script"), script
+
+
+# Choosing
+
+
+def test_the_core_keeps_what_the_small_models_leave(family):
+    assert shares(choose("big", {"notes": 0.1, "mail": 0.2})) == {"big": 0.7, "notes": 0.1, "mail": 0.2}
+
+
+def test_a_weight_that_is_not_given_is_the_tuned_one_else_a_half(family):
+    assert shares(choose("big", ["notes"])) == {"big": 0.7, "notes": 0.3}
+    assert shares(choose("big", {"mail": None})) == {"big": 0.5, "mail": 0.5}
+    assert shares(choose("big", "notes")) == {"big": 0.7, "notes": 0.3}
+
+
+def test_without_a_core_the_weights_are_scaled_to_one(family):
+    lineup = choose("none", {"notes": 0.2, "mail": 0.6})
+    assert lineup.core is None
+    assert shares(lineup) == {"notes": pytest.approx(0.25), "mail": pytest.approx(0.75)}
+    assert shares(choose("none", {"notes": 1, "mail": 1})) == {"notes": 0.5, "mail": 0.5}
+
+
+def test_the_core_is_that_of_the_first_small_model_else_the_default(family):
+    add_tiny("other")
+    Registry().set_default("other")
+    assert choose(None, ["notes"]).core == "big"
+    assert choose().core == "other"
+    assert choose("big").core == "big"
+
+
+def test_a_small_model_may_be_the_core_when_it_is_named(family):
+    lineup = choose("notes")
+    assert shares(lineup) == {"notes": 1.0}
+    assert not lineup.parts[0].private
+
+
+def test_a_core_that_is_gone_is_missed_by_name(family):
+    Registry().remove("big")
+    with pytest.raises(NoSuchModel, match="'notes' was made for 'big', and there is no model of this name"):
+        choose(None, ["notes"])
+    assert shares(choose("none", ["notes"])) == {"notes": 1.0}
+
+
+@pytest.mark.parametrize("weight", [0, -0.1, 1.1, float("nan")])
+def test_a_weight_outside_its_range_is_refused(family, weight):
+    with pytest.raises(UsageError, match="the weight of 'notes' must be above 0 and at most 1"):
+        choose("big", {"notes": weight})
+
+
+def test_weights_above_one_are_refused_with_their_sum(family):
+    with pytest.raises(UsageError, match=r"sum to 1\.3, .*: 0\.6 \(notes\) \+ 0\.7 \(mail\)"):
+        choose("big", {"notes": 0.6, "mail": 0.7})
+
+
+def test_weights_that_sum_to_one_leave_nothing_to_the_core(family):
+    add_tiny("more", kind="small", core="big")
+    lineup = choose("big", {"notes": 0.1, "mail": 0.2, "more": 0.7})
+    assert shares(lineup) == {"notes": 0.1, "mail": 0.2, "more": 0.7}
+    assert lineup.core == "big"
+
+
+def test_a_core_cannot_join_another(family):
+    add_tiny("other")
+    with pytest.raises(UsageError, match="'other' is of kind 'core', and only small models can join"):
+        choose("big", ["other"])
+
+
+@pytest.mark.parametrize(
+    ("core", "members", "problem"),
+    [
+        ("none", None, "nothing can be generated"),
+        ("notes", ["notes"], "'notes' cannot be the core and a member"),
+        ("big", ["notes", "notes"], "'notes' is named twice"),
+    ],
+)
+def test_ensembles_that_make_no_sense_are_refused(family, core, members, problem):
+    with pytest.raises(UsageError, match=problem):
+        choose(core, members)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_those_that_do(family):
+    add_tiny("wide", kind="small", backbone=tiny_backbone(block_size=16))
+    add_tiny("wavy", kind="small", process="simplex")
+    add_tiny("other", kind="small", tokenizer=train_tokenizer(["other words " * 9], 280))
+    for name, problem in {
+        "wide": "its block size is 16, not 8",
+        "wavy": "its noise process is simplex",
+        "other": "their tokenizers differ",
+    }.items():
+        with pytest.raises(UsageError, match=problem) as caught:
+            choose("big", [name])
+        assert caught.value.remedy == "These fit 'big': mail, notes."
+    with pytest.raises(UsageError) as caught:
+        choose("none", ["wide", "notes"])
+    assert caught.value.remedy == (
+        "No small model fits 'wide' yet: train one with 'ssd train-small --for wide'."
+    )
+
+
+def test_a_mistyped_name_is_no_model(family):
+    with pytest.raises(NoSuchModel, match="Did you mean 'notes'"):
+        load("big", {"note": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"constants": {}}, "its manifest lacks the constant 'mask_id'"),
+        ({"process": "uniform", "constants": {}}, "unknown noise process 'uniform'"),
+    ],
+)
+def test_a_model_of_an_unknown_process_is_refused(changes, problem):
+    add_tiny("odd", **{"process": "masked", "backbone": tiny_backbone(), **changes})
+    with pytest.raises(SsdError, match=problem):
+        load("odd")
+
+
+def test_a_tokenizer_that_cannot_be_read_or_has_no_end_is_refused(family):
+    path = Registry().find("big").folder / "tokenizer.json"
+    path.write_text(path.read_text().replace("<|endoftext|>", "<|fin|>"))
+    with pytest.raises(SsdError, match=r"the tokenizer of 'big' has no <\|endoftext\|>"):
+        load("big")
+    path.write_text("{")
+    with pytest.raises(SsdError, match=r"'big' cannot be used: its tokenizer\.json cannot be read"):
+        load("big")
+
+
+def test_the_package_offers_the_interface_lazily():
+    probe = (
+        "import sys, ssdcli; assert 'torch' not in sys.modules; ssdcli.load; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+    assert (ssdcli.load, ssdcli.Options, ssdcli.Request) == (load, Options, Request)
+    with pytest.raises(AttributeError):
+        _ = ssdcli.nothing
+
+
+# Writing
+
+
+@pytest.mark.parametrize("process", ["masked", "simplex"])
+def test_a_seed_gives_the_same_text_alone_in_a_batch_and_as_one_of_n(process):
+    add_family(process)
+    writer = load("big", {"notes": 0.4})
+    options = Options(max_tokens=20, steps=3, seed=7, n=3)
+    # Of one length and of several, more rows than are denoised together, with contexts and seeds of their own.
+    requests = [Request(p) for p in ("Dear", "the", "stairs are dark", "Dear", "")]
+    requests += [Request("boiler", context="cold " * 5), Request("Dear", seed=99)]
+    results = writer.generate_batch(requests, options)
+    assert [(r.id, r.prompt) for r in results] == [
+        (i, q.prompt) for i, q in enumerate(requests) for _ in range(3)
+    ]
+    assert [r.seed for r in results[:6]] == [7, 8, 9, 10, 11, 12]
+    assert [r.seed for r in results[-3:]] == [99, 100, 101]
+    for result in results:
+        context = requests[result.id].context
+        alone = writer.generate(result.prompt, options, context=context, n=1, seed=result.seed)
+        assert alone.text == result.text
+        assert alone.members == result.members
+    assert len({result.text for result in results[:3]}) == 3
+
+
+def test_a_text_longer_than_the_window_is_the_same_in_a_batch(family):
+    writer = load("big", ["notes"])
+    options = Options(max_tokens=2 * ROOM, steps=1, seed=3)
+    long, short = writer.generate_batch([Request("Dear landlord, " * 3), Request("the")], options)
+    assert long.text == writer.generate(long.prompt, options, seed=3).text
+    assert short.text == writer.generate(short.prompt, options, seed=4).text
+
+
+def test_a_seed_is_drawn_and_reproduces_the_text(family):
+    writer = load("big")
+    drawn = writer.generate("Dear", max_tokens=8, steps=2)
+    assert writer.generate("Dear", max_tokens=8, steps=2, seed=drawn.seed).text == drawn.text
+    assert writer.generate("Dear", max_tokens=0).seed != drawn.seed
+
+
+def test_a_member_of_weight_one_writes_as_it_does_alone(family):
+    together = load("big", {"notes": 1}).generate("Dear", FAST)
+    assert together.text == load("none", ["notes"]).generate("Dear", FAST).text
+    assert together.text == load("notes").generate("Dear", FAST).text
+    assert together.text != load("big").generate("Dear", FAST).text
+
+
+def test_a_core_with_nothing_left_is_neither_read_nor_run(family):
+    (Registry().find("big").folder / "model.safetensors").unlink()
+    result = load("big", {"notes": 1}).generate("Dear", FAST)
+    assert [(m.name, m.weight, m.forward_passes) for m in result.members] == [("big", 0, 0), ("notes", 1, 4)]
+
+
+def test_equal_members_commute(family):
+    one = load("none", {"notes": 0.5, "mail": 0.5}).generate("Dear", FAST)
+    assert one.text == load("none", {"mail": 0.5, "notes": 0.5}).generate("Dear", FAST).text
+
+
+def test_temperature_zero_takes_the_likeliest_whatever_the_seed(family):
+    writer = load("big")
+    texts = {writer.generate("Dear", FAST, temperature=0, seed=seed).text for seed in range(3)}
+    assert texts == {writer.generate("Dear", FAST, top_p=1e-6).text}
+    assert writer.generate("Dear", FAST).text not in texts
+
+
+def test_the_core_never_sees_the_private_context(family, monkeypatch):
+    seen = {}
+    start = Denoiser.start
+
+    def spy(self, rows, device="cpu"):
+        seen[id(self)] = rows
+        return start(self, rows, device)
+
+    monkeypatch.setattr(Denoiser, "start", spy)
+    writer = load("big", {"notes": 0.3, "mail": 0.3})
+    writer.generate("Dear", FAST, context="the boiler")
+    encode = tiny_tokenizer().encode
+    core, notes, mail = (seen[id(voice.denoiser)] for voice in writer.voices)
+    assert core == [[0, *encode("Dear").ids]]
+    assert notes == mail == [[0, *encode("the boiler\n\nDear").ids]]
+
+
+def test_a_private_context_changes_what_small_models_write(family):
+    writer = load("none", ["notes"])
+    options = replace(FAST, temperature=0, max_tokens=40)
+    told = writer.generate("Dear", options, context="the boiler")
+    assert told.text == writer.generate("the boiler\n\nDear", options).text
+    assert told.text != writer.generate("Dear", options).text
+    assert told.prompt == "Dear"
+
+
+def test_a_private_context_that_nobody_sees_is_refused(family):
+    with pytest.raises(UsageError, match="only small models see a private context"):
+        load("big").generate("Dear", FAST, context="the boiler")
+
+
+def test_a_prompt_that_was_cut_is_told_of(family):
+    writer = load("big", ["notes"])
+    word = len(tiny_tokenizer().encode(" dark").ids)
+    fits = writer.generate("", FAST)
+    assert fits.warnings == ()
+    small = writer.generate("Dear", FAST, context=" dark" * 100).warnings
+    assert [w.split(" has room")[0] for w in small] == ["'notes'"]
+    assert "of the context." in small[0]
+    both = writer.generate(" dark" * 100, FAST, context="boiler").warnings
+    lost = 100 * word - ROOM
+    says = (
+        f"'big' has room for {ROOM} tokens before its answer and leaves out the first {lost} of the prompt."
+    )
+    assert both[0] == says
+    assert "leaves out the context and the first" in both[1]
+
+
+def test_a_cut_prompt_keeps_its_end(family):
+    writer = load("big")
+    long = writer.generate("boiler" * 90 + " dark" * 90, FAST)
+    assert long.text == writer.generate("stairs" * 9 + " dark" * 90, FAST).text
+
+
+def test_a_special_token_that_a_prompt_spells_is_text(family, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Denoiser, "start", lambda self, rows, device="cpu": seen.append(rows))
+    with pytest.raises(TypeError):  # nobody started
+        load("big").generate("<|mask|><|endoftext|>", FAST)
+    assert 1 not in seen[0][0]
+    assert seen[0][0].count(0) == 1
+
+
+def test_half_a_surrogate_pair_does_no_harm(family):
+    assert load("big").generate("a\ud800", FAST).text == load("big").generate("a?", FAST).text
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9])
+def test_exactly_so_many_tokens_are_written(family, count):
+    result = load("big").generate("Dear", FAST, max_tokens=count, steps=1)
+    assert result.finish_reason == "length"
+    assert result.tokens == count
+    assert result.steps == -(-count // BLOCK)
+    assert (result.text == "") == (count == 0)
+
+
+def test_a_shorter_text_is_the_beginning_of_a_longer_one(family):
+    writer = load("big")
+    long = writer.generate("Dear", FAST, max_tokens=30).text
+    assert long.startswith(writer.generate("Dear", FAST, max_tokens=11).text)
+
+
+def test_a_row_that_ends_disturbs_no_other_and_is_counted_no_further():
+    texts = ["the", "the stairs are dark and cold and dark", "landlord"]
+    writer, script = scripted(*texts)
+    results = writer.generate_batch([Request(c) for c in "abc"], Options(steps=2))
+    assert [r.text for r in results] == texts
+    assert [r.finish_reason for r in results] == ["end"] * 3
+    blocks = [-(-(len(tiny_tokenizer().encode(t).ids) + 1) // BLOCK) for t in texts]
+    assert blocks[1] > blocks[0]
+    assert [r.steps for r in results] == [2 * n for n in blocks]
+    assert [r.members[0].forward_passes for r in results] == [2 * n for n in blocks]
+    assert script.blocks == max(blocks)  # the three were denoised together, until the last ended
+
+
+def test_characters_and_stop_strings_may_lie_across_blocks():
+    text = "日本語のテキスト🙂🙂🙂 STOP and more"
+    writer, script = scripted(text)
+    pieces = list(writer.stream("a", stop=("STOP",)))
+    assert "".join(piece.text for piece in pieces) == "日本語のテキスト🙂🙂🙂 "
+    assert len(pieces) > 2
+    assert [piece.result is None for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+    assert pieces[-1].result.finish_reason == "stop"
+    assert script.blocks == len(pieces)
+    assert writer.generate("a", stop=("nowhere",)).text == text
+
+
+def test_text_is_heard_of_as_it_is_committed():
+    writer, _ = scripted("the stairs are dark and cold and dark")
+    heard = []
+    result = writer.generate("a", on_text=heard.append)
+    assert "".join(heard) == result.text
+    assert len(heard) > 1
+
+
+def test_results_come_in_order_and_as_soon_as_they_can():
+    writer, script = scripted("the", "the stairs are dark and cold and dark")
+    # Prompts of two lengths, so that the second cannot be written with the first.
+    results = writer.results([Request("a"), Request("aab", id="x"), Request("b")], Options(steps=1))
+    assert next(results).text == "the"
+    before = script.blocks
+    assert next(results).id == "x"
+    assert script.blocks > before
+    assert next(results).prompt == "b"
+
+
+def test_the_shape_of_a_result_as_json(family):
+    result = load("big", ["notes"]).generate("Dear", FAST)
+    told = result.to_json()
+    assert list(told) == [
+        "id",
+        "prompt",
+        "text",
+        "finish_reason",
+        "seed",
+        "core",
+        "members",
+        "tokens",
+        "steps",
+        "seconds",
+        "tokens_per_second",
+    ]
+    assert told["members"] == [
+        {"name": "big", "weight": 0.7, "forward_passes": 4},
+        {"name": "notes", "weight": 0.3, "forward_passes": 4},
+    ]
+    assert (told["id"], told["core"], told["seed"], told["steps"], told["tokens"]) == (0, "big", 5, 4, 12)
+    assert told["tokens_per_second"] == pytest.approx(12 / told["seconds"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"top_p": 0}, "top-p must be above 0 and at most 1, not 0"),
+        ({"top_p": 2}, "top-p must be above 0 and at most 1, not 2"),
+        ({"temperature": -1}, "temperature must be at least 0, not -1"),
+        ({"temperature": float("nan")}, "temperature must be at least 0, not nan"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"n": 0}, "n must be at least 1, not 0"),
+        ({"max_tokens": -1}, "max-tokens must be at least 0, not -1"),
+        ({"stop": ("",)}, "a stop string must not be empty"),
+    ],
+)
+def test_options_are_checked_when_they_are_made(changes, problem):
+    with pytest.raises(UsageError, match=problem):
+        Options(**changes)
+
+
+def test_options_can_be_given_as_keywords():
+    assert list(OptionChanges.__annotations__) == [field.name for field in fields(Options)]
+    writer, _ = scripted("the stairs")
+    assert writer.generate("a", Options(max_tokens=50, seed=1), max_tokens=1).seed == 1
+    with pytest.raises(TypeError):
+        writer.generate("a", max_token=1)
+    with pytest.raises(UsageError, match="one text is written here, not 2"):
+        writer.generate("a", n=2)

@@ -1,0 +1,91 @@
+"""Models small enough to be made and run in every test, with random weights."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.folder import save_backbone
+from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
+from ssdcli.registry.store import Registry
+from ssdcli.training.tokenizer import train_tokenizer
+
+VOCABULARY = 300
+BLOCK = 8
+CONTEXT = 64
+ROOM = CONTEXT - BLOCK  # tokens of a prompt
+TEXT = "Dear landlord, the boiler is cold again and the stairs are dark. "
+CONSTANTS = {"simplex": {"K": 5.0, "s": 1e-4}, "masked": {"mask_id": 1.0}}
+
+
+@cache
+def tiny_tokenizer() -> Tokenizer:
+    """A byte-level BPE: <|endoftext|> 0, <|mask|> 1, <|pad|> 2, and 297 tokens of text."""
+    tokenizer = train_tokenizer([TEXT * 20], VOCABULARY)
+    assert tokenizer.get_vocab_size() <= VOCABULARY
+    return tokenizer
+
+
+def tiny_backbone(seed: int = 0, *, process: str = "masked", **changes: Any) -> BlockDiffusionLM:
+    """A model of one layer, its weights drawn from the seed and its predictions far from flat."""
+    timed = process == "simplex"
+    fields: dict[str, Any] = {
+        "vocabulary": VOCABULARY,
+        "hidden": 32,
+        "layers": 1,
+        "rank": 32,
+        "block_size": BLOCK,
+        "context": CONTEXT,
+        "timed": timed,
+        "hears_itself": timed,
+        "suppressed": (1, 2, *range(tiny_tokenizer().get_vocab_size(), VOCABULARY)),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BlockDiffusionLM(BackboneConfig(**{**fields, **changes}))
+        with torch.no_grad():
+            model.table.mul_(4)
+    return model.eval().requires_grad_(False)
+
+
+def add_tiny(
+    name: str,
+    seed: int = 0,
+    *,
+    process: str = "masked",
+    backbone: BlockDiffusionLM | None = None,
+    tokenizer: Tokenizer | None = None,
+    **changes: Any,
+) -> None:
+    """Register a model in SSD_HOME, a core unless `changes` to its manifest say otherwise."""
+    model = tiny_backbone(seed, process=process) if backbone is None else backbone
+    text = (tokenizer or tiny_tokenizer()).to_str()
+    fields: dict[str, Any] = {
+        "name": name,
+        "kind": "core",
+        "architecture": "qwen3",
+        "process": process,
+        "constants": CONSTANTS[process],
+        "block_size": model.block_size,
+        "context": model.context,
+        "attention": "block-causal",
+        "vocabulary": model.config.vocabulary,
+        "tokenizer": tokenizer_fingerprint(text.encode()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "created": "2026-01-02T03:04:05+00:00",
+    }
+    with Registry().stage(name, overwrite=True) as folder:
+        save_backbone(model, folder, torch.float32)
+        (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+        write_manifest(folder, Manifest(**{**fields, **changes}))
+
+
+def add_family(process: str = "masked") -> None:
+    """Register the core `big`, and `notes` (tuned weight 0.3) and `mail` (not tuned), made for it."""
+    add_tiny("big", 1, process=process)
+    add_tiny("notes", 2, process=process, kind="small", core="big", weight=0.3)
+    add_tiny("mail", 3, process=process, kind="small", core="big")

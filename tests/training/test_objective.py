@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from ssdcli.engine.blocks import block_ids
+from ssdcli.engine.denoiser import denoise_sequence
+from ssdcli.engine.noise import CounterNoise, GeneratorNoise
+from ssdcli.engine.process import Masked, Simplex
+from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.training.objective import Objective, block_levels
+
+V, MASK, BLOCK, T = 30, 29, 4, 22
+PROCESSES = pytest.mark.parametrize("process", ["masked", "simplex"])
+
+
+def make(process: str, seed: int = 0, **changes: Any) -> Objective:
+    masked = process == "masked"
+    fields: dict[str, Any] = {
+        "vocabulary": V,
+        "hidden": 32,
+        "layers": 2,
+        "rank": 16,
+        "block_size": BLOCK,
+        "context": 64,
+        "timed": not masked,
+        "hears_itself": not masked,
+        "suppressed": (MASK,) if masked else (),
+    }
+    torch.manual_seed(0)
+    backbone = BlockDiffusionLM(BackboneConfig(**{**fields, **changes}))
+    if backbone.listen is not None:
+        torch.nn.init.normal_(backbone.listen.weight, std=0.2)
+    return Objective(backbone, Masked(V, MASK) if masked else Simplex(V), seed)
+
+
+def samples(*indices: int) -> dict[str, torch.Tensor]:
+    """Sample i is the same tokens in any batch."""
+    rows = [torch.randint(V - 1, (T,), generator=torch.Generator().manual_seed(i)) for i in indices]
+    return {"tokens": torch.stack(rows), "index": torch.tensor(indices)}
+
+
+def loss_of(objective: Objective, *indices: int) -> float:
+    with torch.no_grad():
+        return float(objective(**samples(*indices)))
+
+
+@PROCESSES
+def test_the_loss_is_a_function_of_seed_and_samples(process):
+    objective = make(process)
+    loss = loss_of(objective, 4, 5, 6)
+    torch.manual_seed(123)
+    assert loss_of(objective, 4, 5, 6) == loss
+    assert loss_of(make(process), 4, 5, 6) == loss
+    assert loss_of(make(process, seed=1), 4, 5, 6) != loss
+    assert loss_of(objective, 7, 8, 9) != loss
+    same_tokens = samples(4, 5, 6) | {"index": torch.tensor([10, 11, 12])}
+    with torch.no_grad():
+        assert float(objective(**same_tokens)) != loss
+
+
+@PROCESSES
+def test_the_order_of_a_batch_does_not_matter(process):
+    objective = make(process)
+    assert loss_of(objective, 1, 2, 3, 8) == pytest.approx(loss_of(objective, 8, 3, 1, 2), rel=1e-5)
+
+
+@PROCESSES
+def test_a_batch_loses_the_mean_of_what_its_samples_lose_alone(process):
+    objective = make(process)
+    indices = range(12)
+    alone = [loss_of(objective, i) for i in indices]
+    assert loss_of(objective, *indices) == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+
+
+@PROCESSES
+def test_a_model_that_knows_nothing_loses_the_log_of_its_vocabulary(process):
+    objective = make(process)
+    objective.backbone.table.data.zero_()
+    known = V - len(objective.backbone.config.suppressed)
+    losses = torch.tensor([loss_of(objective, i) for i in range(100)])
+    # The masked objective is right in the mean over noise levels; each position of the simplex counts once.
+    slack = 4 * float(losses.std()) / 10 + 1e-4
+    assert abs(float(losses.mean()) - math.log(known)) < slack
+    assert (float(losses.std()) < 1e-4) == (process == "simplex")
+
+
+@PROCESSES
+def test_gradients_reach_every_parameter(process):
+    objective = make(process)
+    objective(**samples(0, 1, 2, 3)).backward()
+    for name, parameter in objective.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def listen_gradient(*indices: int) -> torch.Tensor:
+    objective = make("simplex")
+    objective(**samples(*indices)).backward()
+    assert objective.backbone.listen is not None
+    gradient = objective.backbone.listen.weight.grad
+    return torch.zeros(1) if gradient is None else gradient
+
+
+def test_every_second_sample_hears_its_first_prediction_and_the_others_nothing():
+    assert (listen_gradient(0, 2, 4) == 0).all()
+    assert (listen_gradient(1) != 0).any()
+    # Silent samples add nothing: only the mean over more tokens makes the gradient smaller.
+    torch.testing.assert_close(listen_gradient(3, 0, 2), listen_gradient(3) / 3)
+
+
+def test_silence_is_no_input_at_all_and_hearing_changes_the_loss():
+    objective = make("simplex")
+    losses = [loss_of(objective, 2), loss_of(objective, 3)]
+    assert objective.backbone.listen is not None
+    objective.backbone.listen.weight.data.mul_(3)
+    assert loss_of(objective, 2) == losses[0]
+    assert loss_of(objective, 3) != losses[1]
+
+
+def test_a_process_that_does_not_hear_itself_runs_the_model_once(monkeypatch):
+    calls = {"masked": 0, "simplex": 0}
+    for process in calls:
+        objective = make(process)
+        encode = objective.backbone.encode
+
+        def counting(*args: Any, process: str = process, encode: Any = encode) -> torch.Tensor:
+            calls[process] += 1
+            return encode(*args)
+
+        monkeypatch.setattr(objective.backbone, "encode", counting)
+        loss_of(objective, 0, 1)
+    assert calls == {"masked": 1, "simplex": 2}
+
+
+def test_what_is_heard_is_the_models_first_prediction_without_gradient(monkeypatch):
+    objective = make("simplex")
+    backbone = objective.backbone
+    seen: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]] = []
+    condition, encode = backbone.condition, backbone.encode
+
+    def noting(embedded: torch.Tensor, t: torch.Tensor | None, heard: torch.Tensor | None) -> torch.Tensor:
+        assert t is not None
+        seen.append((embedded, heard, t))
+        return condition(embedded, t, heard)
+
+    states: list[torch.Tensor] = []
+
+    def keeping(*args: Any) -> torch.Tensor:
+        states.append(encode(*args))
+        return states[-1]
+
+    monkeypatch.setattr(backbone, "condition", noting)
+    monkeypatch.setattr(backbone, "encode", keeping)
+    objective(**samples(0, 3, 2, 7))
+    (first, unheard, first_level), (embedded, heard, level) = seen
+    assert unheard is None
+    assert heard is not None
+    assert not heard.requires_grad
+    assert not states[0].requires_grad
+    assert torch.equal(first, embedded[[1, 3]])
+    assert torch.equal(first_level, level[[1, 3]])
+    expected = backbone.embed_mixture(backbone.logits(states[0][:, :T]).softmax(-1))
+    torch.testing.assert_close(heard[[1, 3]], expected)
+    assert (heard[[0, 2]] == 0).all()
+
+
+@PROCESSES
+def test_the_loss_is_the_weighted_cross_entropy_of_all_blocks_in_one_pass(process, monkeypatch):
+    objective = make(process)
+    backbone = objective.backbone
+    kept: dict[str, Any] = {}
+    process_class = type(objective.process)
+    corrupt = process_class.corrupt
+
+    def noting(self: Any, tokens: torch.Tensor, t: torch.Tensor, noise: Any) -> torch.Tensor:
+        kept.update(t=t, canvas=corrupt(self, tokens, t, noise))
+        return kept["canvas"]
+
+    monkeypatch.setattr(process_class, "corrupt", noting)
+    batch = samples(0, 2, 4)
+    loss = loss_of(objective, 0, 2, 4)
+    t, tokens = kept["t"], batch["tokens"]
+    # A block is where the level is one: neighbouring blocks are never at the same.
+    changes = torch.nn.functional.pad((t.diff(dim=1) != 0).long(), (1, 0)).cumsum(1)
+    embedded = objective.process.embed(kept["canvas"], backbone)
+    level = t if objective.process.timed else None
+    with torch.no_grad():
+        hidden = denoise_sequence(backbone, embedded, backbone.embed(tokens), changes, (level, None))
+        log_p = torch.log_softmax(backbone.logits(hidden), dim=-1)
+    losses = -log_p.gather(-1, tokens[..., None]).squeeze(-1)
+    weights = objective.process.loss_weights(kept["canvas"], t)
+    assert loss == pytest.approx(float((weights * losses).sum() / tokens.numel()), rel=1e-5)
+    sizes = [row.bincount().tolist() for row in changes]
+    assert all(size == BLOCK for row in sizes for size in row[1:-1])
+
+
+def test_block_grids_begin_at_every_phase(monkeypatch):
+    found = set()
+    original = Masked.corrupt
+
+    def noting(self: Masked, tokens: torch.Tensor, t: torch.Tensor, noise: Any) -> torch.Tensor:
+        found.update((t[:, :BLOCK] == t[:, :1]).sum(1).tolist())
+        return original(self, tokens, t, noise)
+
+    monkeypatch.setattr(Masked, "corrupt", noting)
+    loss_of(make("masked"), *range(60))
+    assert found == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("source", [CounterNoise, GeneratorNoise])
+def test_the_levels_of_a_sequence_cover_the_interval_evenly(source):
+    blocks = block_ids(24, BLOCK, torch.zeros(300, dtype=torch.int64))
+    t = block_levels(blocks, source(range(300)))
+    assert t.shape == blocks.shape
+    assert t.min() > 0
+    assert t.max() <= 1
+    levels = t[:, ::BLOCK]
+    assert torch.equal(levels.repeat_interleave(BLOCK, dim=1), t)
+    ordered = levels.sort(dim=1).values
+    torch.testing.assert_close(ordered.diff(dim=1), torch.full((300, 5), 1 / 6))
+    assert len((levels * 6).long().unique(dim=0)) > 200  # in random order
+
+
+def test_the_level_of_every_block_is_uniform():
+    count = 4000
+    t = block_levels(block_ids(24, BLOCK, torch.zeros(count, dtype=torch.int64)), CounterNoise(range(count)))
+    for block in range(6):
+        level = t[:, block * BLOCK].double().sort().values
+        distance = (level - (torch.arange(count) + 0.5) / count).abs().max() * math.sqrt(count)
+        assert distance < 1.95
