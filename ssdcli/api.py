@@ -56,9 +56,7 @@ class Lineup:
         tokenizer = _tokenizer(first)
         end = tokenizer.token_to_id(END_OF_TEXT)
         if end is None:
-            raise SsdError(
-                f"the tokenizer of {first.name!r} has no {END_OF_TEXT}.", "Make or pull the model again."
-            )
+            raise SsdError(f"the tokenizer of {first.name!r} has no {END_OF_TEXT}.", "Make or pull the model again.")
         process = _process(first)
         voices = [
             Voice(p.entry.name, p.weight, p.private, Denoiser(load_backbone(p.entry.folder), process))
@@ -123,15 +121,11 @@ def _core(name: str | None, small: Sequence[Entry], registry: Registry) -> Entry
     """The core that is named, the first small model's own, or the default; None for `none`."""
     if name == NO_CORE:
         if not small:
-            raise UsageError(
-                "without a core and without a small model nothing can be generated.", "Name one."
-            )
+            raise UsageError("without a core and without a small model nothing can be generated.", "Name one.")
         return None
     if name is not None:
         if name in [entry.name for entry in small]:
-            raise UsageError(
-                f"{name!r} cannot be the core and a member.", "Use it alone, or name another core."
-            )
+            raise UsageError(f"{name!r} cannot be the core and a member.", "Use it alone, or name another core.")
         return registry.find(name)
     made_for = small[0].manifest.core if small else None
     if made_for is None:
@@ -175,9 +169,7 @@ def _check_fit(entries: Sequence[Entry], registry: Registry) -> None:
     for entry in others:
         problem = _misfit(entry.manifest, first.manifest)
         if problem is not None:
-            raise UsageError(
-                f"{entry.name!r} does not fit {first.name!r}: {problem}.", _fitting(first, registry)
-            )
+            raise UsageError(f"{entry.name!r} does not fit {first.name!r}: {problem}.", _fitting(first, registry))
 
 
 def _misfit(one: Manifest, other: Manifest) -> str | None:
@@ -225,6 +217,4 @@ def _process(entry: Entry) -> Process:
 
 
 def _unreadable(entry: Entry, reason: str) -> SsdError:
-    return SsdError(
-        f"the model {entry.name!r} cannot be used: {reason}.", "Check it with 'ssd models verify'."
-    )
+    return SsdError(f"the model {entry.name!r} cannot be used: {reason}.", "Check it with 'ssd models verify'.")

@@ -29,31 +29,32 @@ class _Misfit(Exception):
 def resolve(cls: type[Settings], flags: Mapping[str, object], recipe: Path | None) -> Settings:
     """Make the frozen dataclass `cls` of settings from flags, `SSD_*` variables, a recipe and its defaults.
 
-    A flag of None or of no elements was not given. UsageError names the source of a value that is not right.
+    A field whose flag has another name carries it as the metadata "flag". A flag of None or of no elements was not
+    given. UsageError names the source of a value that is not right.
     """
     members = [member for member in fields(cls) if member.init]
     names = [member.name for member in members]
     strangers = [name for name in flags if name not in names]
     if strangers:
         raise TypeError(f"{cls.__name__} has no setting {strangers[0]!r}")
-    written = {} if recipe is None else load_recipe(recipe, names)
+    flag_of = {member.name: str(member.metadata.get("flag", member.name)) for member in members}
+    written = {} if recipe is None else load_recipe(recipe, flag_of.values())
     kinds = get_type_hints(cls)
     values: dict[str, Any] = {}
     for member in members:
-        found = _given(member.name, flags, written, recipe)
+        found = _given(flag_of[member.name], flags.get(member.name), written, recipe)
         if found is not None:
             values[member.name] = _converted(found, kinds[member.name])
         elif _is_required(member):
-            raise UsageError(f"{_flag(member.name)} is needed.", f"Pass {_flag(member.name)}.")
+            flag = _flag(flag_of[member.name])
+            raise UsageError(f"{flag} is needed.", f"Pass {flag}.")
     return cls(**values)
 
 
-def _given(
-    name: str, flags: Mapping[str, object], written: Mapping[str, object], recipe: Path | None
-) -> tuple[str, object] | None:
+def _given(name: str, given: object, written: Mapping[str, object], recipe: Path | None) -> tuple[str, object] | None:
     """Return the source, as errors name it, and the value of the first place that gives this setting."""
-    if flags.get(name) not in (None, [], ()):
-        return f"{_flag(name)} {_shown(flags[name])}", flags[name]
+    if given not in (None, [], ()):
+        return f"{_flag(name)} {_shown(given)}", given
     variable = f"SSD_{name.upper()}"
     if os.environ.get(variable):
         return f"{variable}={os.environ[variable]!r}", os.environ[variable]

@@ -78,9 +78,7 @@ class Writer:
         self._ensemble = Ensemble(tuple(Member(v.name, v.denoiser, Constant(v.weight)) for v in voices))
         self._process = voices[0].denoiser.process
         self._tokenizer = tokenizer
-        self._tokenizer.encode_special_tokens = (
-            True  # a prompt that spells a special token does not become it
-        )
+        self._tokenizer.encode_special_tokens = True  # a prompt that spells a special token does not become it
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._end = end
@@ -153,8 +151,8 @@ class Writer:
         private = any(voice.private for voice in self.voices)
         require(
             private or not request.context,
-            "only small members see a private context, and there is none here.",
-            "Add a small member, or put the text into the prompt.",
+            "only small models see a private context, and there is none here.",
+            "Add one, or put the text into the prompt.",
         )
         shared = self._encode(request.prompt)
         own = self._encode(request.context + BETWEEN + request.prompt) if request.context else shared

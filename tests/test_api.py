@@ -28,6 +28,20 @@ def family():
     add_family()
 
 
+@pytest.fixture
+def starts(monkeypatch):
+    """The prompts that each denoiser was given."""
+    seen = {}
+    start = Denoiser.start
+
+    def spy(self, rows):
+        seen[self] = rows
+        return start(self, rows)
+
+    monkeypatch.setattr(Denoiser, "start", spy)
+    return seen
+
+
 def shares(lineup):
     return {part.entry.name: part.weight for part in lineup.parts}
 
@@ -43,7 +57,7 @@ class Script:
         self.scripts = scripts
         self.blocks = 0
 
-    def start(self, rows, device="cpu"):
+    def start(self, rows):
         return [self.scripts[row[-1]] for row in rows]
 
     def denoise(self, canvas, t, heard, prefix):
@@ -156,9 +170,7 @@ def test_a_model_that_does_not_fit_is_refused_with_those_that_do(family):
         assert caught.value.remedy == "These fit 'big': mail, notes."
     with pytest.raises(UsageError) as caught:
         choose("none", ["wide", "notes"])
-    assert caught.value.remedy == (
-        "No small model fits 'wide' yet: train one with 'ssd train-small --for wide'."
-    )
+    assert caught.value.remedy == ("No small model fits 'wide' yet: train one with 'ssd train-small --for wide'.")
 
 
 def test_a_mistyped_name_is_no_model(family):
@@ -190,9 +202,7 @@ def test_a_tokenizer_that_cannot_be_read_or_has_no_end_is_refused(family):
 
 
 def test_the_package_offers_the_interface_lazily():
-    probe = (
-        "import sys, ssdcli; assert 'torch' not in sys.modules; ssdcli.load; sys.exit('torch' in sys.modules)"
-    )
+    probe = "import sys, ssdcli; assert 'torch' not in sys.modules; ssdcli.load; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
     assert (ssdcli.load, ssdcli.Options, ssdcli.Request) == (load, Options, Request)
     with pytest.raises(AttributeError):
@@ -211,9 +221,8 @@ def test_a_seed_gives_the_same_text_alone_in_a_batch_and_as_one_of_n(process):
     requests = [Request(p) for p in ("Dear", "the", "stairs are dark", "Dear", "")]
     requests += [Request("boiler", context="cold " * 5), Request("Dear", seed=99)]
     results = writer.generate_batch(requests, options)
-    assert [(r.id, r.prompt) for r in results] == [
-        (i, q.prompt) for i, q in enumerate(requests) for _ in range(3)
-    ]
+    wanted = [(place, request.prompt) for place, request in enumerate(requests) for _ in range(3)]
+    assert [(r.id, r.prompt) for r in results] == wanted
     assert [r.seed for r in results[:6]] == [7, 8, 9, 10, 11, 12]
     assert [r.seed for r in results[-3:]] == [99, 100, 101]
     for result in results:
@@ -264,26 +273,18 @@ def test_temperature_zero_takes_the_likeliest_whatever_the_seed(family):
     assert writer.generate("Dear", FAST).text not in texts
 
 
-def test_the_core_never_sees_the_private_context(family, monkeypatch):
-    seen = {}
-    start = Denoiser.start
-
-    def spy(self, rows, device="cpu"):
-        seen[id(self)] = rows
-        return start(self, rows, device)
-
-    monkeypatch.setattr(Denoiser, "start", spy)
+def test_the_core_never_sees_the_private_context(family, starts):
     writer = load("big", {"notes": 0.3, "mail": 0.3})
     writer.generate("Dear", FAST, context="the boiler")
     encode = tiny_tokenizer().encode
-    core, notes, mail = (seen[id(voice.denoiser)] for voice in writer.voices)
+    core, notes, mail = (starts[voice.denoiser] for voice in writer.voices)
     assert core == [[0, *encode("Dear").ids]]
     assert notes == mail == [[0, *encode("the boiler\n\nDear").ids]]
 
 
 def test_a_private_context_changes_what_small_models_write(family):
     writer = load("none", ["notes"])
-    options = replace(FAST, temperature=0, max_tokens=40)
+    options = replace(FAST, max_tokens=40)
     told = writer.generate("Dear", options, context="the boiler")
     assert told.text == writer.generate("the boiler\n\nDear", options).text
     assert told.text != writer.generate("Dear", options).text
@@ -305,9 +306,7 @@ def test_a_prompt_that_was_cut_is_told_of(family):
     assert "of the context." in small[0]
     both = writer.generate(" dark" * 100, FAST, context="boiler").warnings
     lost = 100 * word - ROOM
-    says = (
-        f"'big' has room for {ROOM} tokens before its answer and leaves out the first {lost} of the prompt."
-    )
+    says = f"'big' has room for {ROOM} tokens before its answer and leaves out the first {lost} of the prompt."
     assert both[0] == says
     assert "leaves out the context and the first" in both[1]
 
@@ -318,13 +317,11 @@ def test_a_cut_prompt_keeps_its_end(family):
     assert long.text == writer.generate("stairs" * 9 + " dark" * 90, FAST).text
 
 
-def test_a_special_token_that_a_prompt_spells_is_text(family, monkeypatch):
-    seen = []
-    monkeypatch.setattr(Denoiser, "start", lambda self, rows, device="cpu": seen.append(rows))
-    with pytest.raises(TypeError):  # nobody started
-        load("big").generate("<|mask|><|endoftext|>", FAST)
-    assert 1 not in seen[0][0]
-    assert seen[0][0].count(0) == 1
+def test_a_special_token_that_a_prompt_spells_is_text(family, starts):
+    load("big").generate("<|mask|><|endoftext|>", FAST)
+    ((prompt,),) = starts.values()
+    assert prompt[0] == 0
+    assert not {0, 1, 2} & set(prompt[1:])
 
 
 def test_half_a_surrogate_pair_does_no_harm(family):

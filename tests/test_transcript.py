@@ -12,7 +12,7 @@ def decode(ids):
 
 
 def write(text, size, *, end=False, **limits):
-    """Feed a text in blocks of `size` bytes, a byte a token, and return the transcript and what each block showed."""
+    """Feed a text in blocks of `size` tokens, a byte each; return the transcript and what was shown."""
     ids = [*text.encode(), *([END] if end else [])]
     transcript = Transcript(decode, Limits(END, **{"max_tokens": len(ids), **limits}))
     shown = []

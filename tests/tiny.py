@@ -69,7 +69,7 @@ def add_tiny(
         "kind": "core",
         "architecture": "qwen3",
         "process": process,
-        "constants": CONSTANTS[process],
+        "constants": CONSTANTS.get(process, {}),
         "block_size": model.block_size,
         "context": model.context,
         "attention": "block-causal",

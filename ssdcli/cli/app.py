@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from ssdcli import __version__
-from ssdcli.cli import console, generate, models, recipes
+from ssdcli.cli import console, generate, models, recipes, train
 from ssdcli.cli.help import PanelGroup, use_panels
 from ssdcli.errors import Interrupted, OutOfMemory, SsdError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 generate.register(app)
+train.register(app)
 models.register(app)
 recipes.register(app)
 use_panels(app)
@@ -34,9 +35,7 @@ use_panels(app)
 @app.callback()
 def ssd(
     context: typer.Context,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
-    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:

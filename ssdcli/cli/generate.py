@@ -53,9 +53,7 @@ Temperature = Annotated[
     float | None,
     typer.Option(metavar="T", help=f"0 takes the likeliest tokens. [default: {Options.temperature:g}]"),
 ]
-Seed = Annotated[
-    int | None, typer.Option(metavar="N", help="The same seed gives the same text. [default: drawn]")
-]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="The same seed gives the same text. [default: drawn]")]
 Batch = Annotated[
     str | None,
     typer.Option(
@@ -63,9 +61,7 @@ Batch = Annotated[
     ),
 ]
 AsJson = Annotated[bool | None, typer.Option("--json", help="Write one JSON object a text, on a line.")]
-Stats = Annotated[
-    bool | None, typer.Option("--stats", help="Say seeds, forward passes and speed on standard error.")
-]
+Stats = Annotated[bool | None, typer.Option("--stats", help="Say seeds, forward passes and speed on standard error.")]
 Texts = Annotated[
     int | None,
     typer.Option(
@@ -97,15 +93,11 @@ TopP = Annotated[
 ]
 Rule = Annotated[
     str | None,
-    typer.Option(
-        metavar="RULE", rich_help_panel=MORE, help="How predictions are combined: mix. [default: mix]"
-    ),
+    typer.Option(metavar="RULE", rich_help_panel=MORE, help="How predictions are combined: mix. [default: mix]"),
 ]
 Schedule = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME", rich_help_panel=MORE, help="When the members run: constant. [default: constant]"
-    ),
+    typer.Option(metavar="NAME", rich_help_panel=MORE, help="When the members run: constant. [default: constant]"),
 ]
 Recipe = Annotated[
     str | None,
@@ -205,9 +197,7 @@ def _generate(prompt: str | None, settings: GenerateSettings) -> None:
     options = settings.options
     members = _members(settings.members)
     if settings.context and not members:
-        raise UsageError(
-            "--context is for small models alone, and none is named.", "Name one, as in --with notes."
-        )
+        raise UsageError("--context is for small models alone, and none is named.", "Name one, as in --with notes.")
     if settings.batch is not None and prompt is not None:
         raise UsageError("with --batch the prompts come from its lines.", "Leave the PROMPT away.")
     lineup = choose(settings.core, members)

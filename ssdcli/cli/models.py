@@ -72,9 +72,7 @@ def rm(
     console.note(f"Removed {name!r}.")
     for entry in registry.entries():
         if entry.manifest.core == name:
-            console.warn(
-                f"{entry.name!r} was made for {name!r}, which is gone; name another core with --core."
-            )
+            console.warn(f"{entry.name!r} was made for {name!r}, which is gone; name another core with --core.")
 
 
 @models.command()

@@ -58,9 +58,7 @@ def _request(line: str, place: str, context: str) -> Request:
     for key, value in values.items():
         if key not in _KINDS:
             known = ", ".join(field.name for field in fields(Request))
-            raise UsageError(
-                f"{place} has a key {key!r}.", f"{suggest(key, _KINDS)} Known are {known}.".strip()
-            )
+            raise UsageError(f"{place} has a key {key!r}.", f"{suggest(key, _KINDS)} Known are {known}.".strip())
         kinds, expected = _KINDS[key]
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise UsageError(f"{place} has a {key} that is not {expected}.", "Mend that line.")
@@ -76,24 +74,18 @@ def _parsed(line: str, place: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{place} is not valid JSON ({error}).", "Mend that line.") from None
     if not isinstance(values, dict):
-        raise UsageError(
-            f"{place} is not a JSON object.", 'Write lines such as {"prompt": "Dear landlord,"}.'
-        )
+        raise UsageError(f"{place} is not a JSON object.", 'Write lines such as {"prompt": "Dear landlord,"}.')
     return values
 
 
 def _read_standard_input() -> str:
-    waiting = threading.Timer(
-        PATIENCE, console.warn, ["waiting for standard input; ^D or '< /dev/null' ends it."]
-    )
+    waiting = threading.Timer(PATIENCE, console.warn, ["waiting for standard input; ^D or '< /dev/null' ends it."])
     waiting.daemon = True
     waiting.start()
     try:
         return _as_text(sys.stdin.buffer.read(), "standard input")
     except OSError as error:
-        raise UsageError(
-            f"standard input cannot be read ({error.strerror}).", "Pass '< /dev/null'."
-        ) from None
+        raise UsageError(f"standard input cannot be read ({error.strerror}).", "Pass '< /dev/null'.") from None
     finally:
         waiting.cancel()
 
@@ -102,9 +94,7 @@ def _read_file(path: Path, what: str) -> str:
     try:
         return _as_text(path.read_bytes(), str(path))
     except OSError as error:
-        raise UsageError(
-            f"the {what} {str(path)!r} cannot be read ({error.strerror}).", "Name a text file."
-        ) from None
+        raise UsageError(f"the {what} {str(path)!r} cannot be read ({error.strerror}).", "Name a text file.") from None
 
 
 def _as_text(data: bytes, source: str) -> str:

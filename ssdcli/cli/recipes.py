@@ -54,7 +54,5 @@ def copy(
     try:
         target.write_bytes(source.read_bytes())
     except OSError as error:
-        raise SsdError(
-            f"the recipe cannot be copied to {target} ({error.strerror}).", "Name another place."
-        ) from None
+        raise SsdError(f"the recipe cannot be copied to {target} ({error.strerror}).", "Name another place.") from None
     console.write(str(target))

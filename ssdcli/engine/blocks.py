@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssdcli.engine.noise import Noise
+
 
 def block_ids(length: int, block: int, offsets: Tensor) -> Tensor:
     """Number the positions of a sequence by block: (B, length) int64.
@@ -13,6 +15,18 @@ def block_ids(length: int, block: int, offsets: Tensor) -> Tensor:
     """
     positions = torch.arange(length, device=offsets.device)
     return (positions[None, :] + offsets[:, None]) // block
+
+
+def block_levels(blocks: Tensor, noise: Noise) -> Tensor:
+    """One noise level a block, low-discrepancy within a sequence: blocks (B, T) int64 to t (B, T) in (0, 1).
+
+    The levels of a sequence's n blocks are (u + k) / n, k = 0..n-1, in random order: each is uniform, together they
+    cover the unit interval evenly.
+    """
+    count = int(blocks.max()) + 1
+    order = noise.uniform(count).argsort(dim=1)
+    levels = (order + noise.uniform(1)) / count
+    return levels.gather(1, blocks)
 
 
 def training_mask(blocks: Tensor) -> Tensor:

@@ -19,6 +19,11 @@ class Backbone(EmbeddingSpace, Protocol):
     block_size: int
     context: int
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
     def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
         """Add the noise level t (B, L) and the previous prediction's embedding (B, L, H), where given."""
         ...
@@ -41,7 +46,11 @@ class Backbone(EmbeddingSpace, Protocol):
 
 
 def denoise_sequence(
-    backbone: Backbone, embedded: Tensor, clean: Tensor, blocks: Tensor, t_and_heard: tuple[Tensor | None, Tensor | None]
+    backbone: Backbone,
+    embedded: Tensor,
+    clean: Tensor,
+    blocks: Tensor,
+    t_and_heard: tuple[Tensor | None, Tensor | None],
 ) -> Tensor:
     """Denoise all blocks of clean sequences in one pass over [noised ; clean]: hidden states (B, T, H).
 
@@ -68,7 +77,7 @@ class Denoiser:
     """A backbone and its noise process."""
 
     def __init__(self, backbone: Backbone, process: Process) -> None:
-        """Wrap a backbone; its device is where the prefixes are put."""
+        """Wrap a backbone; prefixes live on its device."""
         self.backbone = backbone
         self.process = process
 
@@ -77,9 +86,9 @@ class Denoiser:
         """The longest prefix, in tokens, that leaves space for a canvas."""
         return self.backbone.context - self.backbone.block_size
 
-    def start(self, rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Prefix:
+    def start(self, rows: Sequence[Sequence[int]]) -> Prefix:
         """Read the prompts (none empty), each cut from the left to the room there is."""
-        kept = [list(row)[-self.room :] for row in rows]
+        kept, device = [list(row)[-self.room :] for row in rows], self.backbone.device
         longest = max(len(row) for row in kept)
         tokens = torch.tensor([[0] * (longest - len(row)) + row for row in kept], device=device)
         return self._prefill(tokens, torch.tensor([len(row) for row in kept], device=device))
@@ -99,7 +108,7 @@ class Denoiser:
         return (columns[None, :] - (prefix - lengths)[:, None]).clamp(min=0)
 
     def denoise(self, canvas: Canvas, t: float, heard: Tensor | None, prefix: Prefix) -> Tensor:
-        """log p of the clean tokens: (B, L, V) float32.
+        """Log p of the clean tokens: (B, L, V) float32.
 
         heard: log p (B, L, V) of the previous step, or None when there is none (self-conditioning).
         """

@@ -16,12 +16,12 @@ from ssdcli.engine.process import Canvas
 class CanvasDenoiser(Protocol):
     """What an ensemble asks of a member; `Denoiser` is one."""
 
-    def start(self, rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Any:
+    def start(self, rows: Sequence[Sequence[int]]) -> Any:
         """Read the prompts of a batch, none of them empty."""
         ...
 
     def denoise(self, canvas: Canvas, t: float, heard: Tensor | None, prefix: Any) -> Tensor:
-        """log p of the clean tokens: (B, L, V) float32, normalised."""
+        """Log p of the clean tokens: (B, L, V) float32, normalised."""
         ...
 
     def commit(self, tokens: Tensor, prefix: Any) -> Any:
@@ -67,12 +67,12 @@ class Ensemble:
         """Each member's weight at t, as scheduled."""
         return tuple(member.schedule(t) for member in self.members)
 
-    def start(self, prompts: Sequence[Sequence[Sequence[int]]], device: torch.device | str = "cpu") -> tuple[Any, ...]:
+    def start(self, prompts: Sequence[Sequence[Sequence[int]]]) -> tuple[Any, ...]:
         """Read each member's own prompts: prompts[i] are the rows of member i."""
-        return tuple(m.denoiser.start(rows, device) for m, rows in zip(self.members, prompts, strict=True))
+        return tuple(m.denoiser.start(rows) for m, rows in zip(self.members, prompts, strict=True))
 
     def denoise(self, canvas: Canvas, t: float, heard: Tensor | None, prefixes: tuple[Any, ...]) -> Tensor:
-        """log p of the clean tokens by the members that run at t: (B, L, V) float32."""
+        """Log p of the clean tokens by the members that run at t: (B, L, V) float32."""
         running = [(w, m, p) for w, m, p in zip(self.weights(t), self.members, prefixes, strict=True) if w > 0]
         return mix([m.denoiser.denoise(canvas, t, heard, p) for _, m, p in running], [w for w, _, _ in running])
 
@@ -82,7 +82,7 @@ class Ensemble:
 
 
 def mix(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """log p = sum_i w_i log p_i, renormalised, weights scaled to sum to one: (..., V) float32.
+    """Log p = sum_i w_i log p_i, renormalised, weights scaled to sum to one: (..., V) float32.
 
     A token that one member excludes (-inf) is excluded by all. A single member is returned as it is. The sum is
     taken in float32.

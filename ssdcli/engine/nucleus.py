@@ -18,9 +18,7 @@ class Picker:
     def probabilities(self, log_p: Tensor) -> Tensor:
         """The distribution that tokens are drawn from: (..., V) float32, zero outside the nucleus, unnormalised."""
         if self.temperature == 0:
-            return torch.zeros_like(log_p, dtype=torch.float32).scatter_(
-                -1, log_p.argmax(-1, keepdim=True), 1.0
-            )
+            return torch.zeros_like(log_p, dtype=torch.float32).scatter_(-1, log_p.argmax(-1, keepdim=True), 1.0)
         p = torch.softmax(log_p.float() / self.temperature, dim=-1)
         return p if self.top_p >= 1 else keep_nucleus(p, self.top_p)
 
@@ -36,9 +34,7 @@ def keep_nucleus(p: Tensor, top_p: float) -> Tensor:
     kept probability is found exactly by 31 halvings, each one pass over V, where a sort would need many.
     """
     bits = p.contiguous().view(torch.int32)
-    low = torch.full_like(
-        bits[..., :1], -1
-    )  # fails: the mass above it is too much (or it is below every value)
+    low = torch.full_like(bits[..., :1], -1)  # fails: the mass above it is too much (or it is below every value)
     high = torch.full_like(low, 0x7F800000)  # holds: nothing is above infinity
     for _ in range(31):
         middle = low + (high - low) // 2

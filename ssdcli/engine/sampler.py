@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ class SamplerConfig:
     max_tokens: int
     steps: int
     end: int  # the id of end of text
-    picker: Picker = Picker()
+    picker: Picker
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def sample(
     ended = torch.zeros(len(seeds), dtype=torch.bool)
     blocks = -(-config.max_tokens // config.block_size)
     for block in range(blocks):
-        for step in _denoise_block(ensemble, process, prefixes, BlockSeeds(block, tuple(seeds)), config):
+        for step in _denoise_block(
+            ensemble, process, prefixes, _BlockSeeds(block, tuple(seeds), config.device), config
+        ):
             yield step
         tokens = process.tokens(step.canvas)
         ended = ended | (tokens == config.end).any(-1).cpu()
@@ -77,25 +81,26 @@ def sample(
 
 
 @dataclass(frozen=True)
-class BlockSeeds:
+class _BlockSeeds:
     """The rows' seeds, and the number of the block that they are used for."""
 
     block: int
     seeds: tuple[int, ...]
+    device: str
 
     def noise(self, use: int) -> CounterNoise:
         """Noise for one use (a step's number, or `_PRIOR`) within the block."""
-        return CounterNoise([fold(seed, self.block, use) for seed in self.seeds])
+        return CounterNoise([fold(seed, self.block, use) for seed in self.seeds], self.device)
 
 
 def _denoise_block(
-    ensemble: Ensemble, process: Process, prefixes: tuple[Any, ...], seeds: BlockSeeds, config: SamplerConfig
+    ensemble: Ensemble, process: Process, prefixes: tuple[Any, ...], seeds: _BlockSeeds, config: SamplerConfig
 ) -> Iterator[Step]:
     """Take one canvas from pure noise to clean tokens."""
     canvas = process.prior(config.block_size, seeds.noise(_PRIOR))
     heard = None
     grid = time_grid(config.steps)
-    for index, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+    for index, (t, s) in enumerate(pairwise(grid)):
         log_p = ensemble.denoise(canvas, t, heard, prefixes)
         canvas = process.step(canvas, log_p, (t, s), config.picker, seeds.noise(index))
         heard = log_p

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssdcli.engine.blocks import block_ids
+from ssdcli.engine.blocks import block_ids, block_levels
 from ssdcli.engine.denoiser import Backbone, denoise_sequence
 from ssdcli.engine.ensemble import mix
 from ssdcli.engine.noise import GeneratorNoise, fold
@@ -52,11 +52,11 @@ class Losses:
 
     def nats_per_token(self) -> np.ndarray:
         """Mean loss at each weight: (W,)."""
-        return self.sums.sum(0) / self.tokens.sum()
+        return np.asarray(self.sums.sum(0) / self.tokens.sum())
 
     def bits_per_byte(self) -> np.ndarray:
         """The same in bits per UTF-8 byte; an upper bound of the code length for the masked process: (W,)."""
-        return self.sums.sum(0) / self.bytes.sum() / math.log(2)
+        return np.asarray(self.sums.sum(0) / self.bytes.sum() / math.log(2))
 
     def standard_error(self) -> np.ndarray:
         """Of `nats_per_token`, documents being the independent draws (ratio estimator): (W,)."""
@@ -131,15 +131,17 @@ def _batch_losses(
     members: Sequence[Backbone], process: Process, batch: list[_Window], weights: Sequence[float]
 ) -> Tensor:
     """Summed loss of each window at each weight: (B, W)."""
-    tokens = torch.stack([window.tokens for window in batch])
-    noise = GeneratorNoise([window.key for window in batch])
-    blocks = block_ids(tokens.shape[1], members[0].block_size, torch.zeros(len(batch), dtype=torch.int64))
-    count = int(blocks.max()) + 1
-    t = ((noise.uniform(count).argsort(1) + noise.uniform(1)) / count).gather(1, blocks)
+    device = members[0].device
+    tokens = torch.stack([window.tokens for window in batch]).to(device)
+    noise = GeneratorNoise([window.key for window in batch], device)
+    blocks = block_ids(
+        tokens.shape[1], members[0].block_size, torch.zeros(len(batch), dtype=torch.int64, device=device)
+    )
+    t = block_levels(blocks, noise)
     canvas = process.corrupt(tokens, t, noise)
-    due = process.loss_weights(canvas, t) * torch.stack([window.scored for window in batch])
+    due = process.loss_weights(canvas, t) * torch.stack([window.scored for window in batch]).to(device)
     hidden = [_hidden(member, process, canvas, tokens, (blocks, t)) for member in members]
-    losses = torch.zeros(*tokens.shape, len(weights))
+    losses = torch.zeros(*tokens.shape, len(weights), device=device)
     places = due.reshape(-1).nonzero().squeeze(1)
     for rows in places.split(_ROWS):
         log_ps = [
@@ -147,7 +149,7 @@ def _batch_losses(
             for member, h in zip(members, hidden, strict=True)
         ]
         losses.view(-1, len(weights))[rows] = _cross_entropies(log_ps, tokens.reshape(-1)[rows], weights)
-    return (losses * due[..., None]).sum(1)
+    return (losses * due[..., None]).sum(1).cpu()
 
 
 def _hidden(

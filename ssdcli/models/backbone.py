@@ -85,6 +85,11 @@ class BlockDiffusionLM(nn.Module):
             nn.init.orthogonal_(self.lift.weight)
         self.register_buffer("_suppressed", torch.tensor(config.suppressed, dtype=torch.int64), persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.table.device
+
     def _lifted(self, x: Tensor) -> Tensor:
         return x if self.lift is None else self.lift(x)
 
@@ -106,7 +111,7 @@ class BlockDiffusionLM(nn.Module):
 
     def new_cache(self) -> PrefixCache:
         """An empty KV cache."""
-        return PrefixCache(self.config.layers)
+        return PrefixCache.empty(self.config.layers)
 
     def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
         """Run the body after the cache, which is left as it was: (B, L, H) to (B, L, H)."""

@@ -27,4 +27,5 @@ def truncated(matrix: Tensor, rank: int) -> Tensor:
     # Eigenvectors of the H x H Gram matrix: no V x V factor, and H is small.
     values, vectors = torch.linalg.eigh(matrix.T @ matrix)
     order = values.argsort(descending=True)[:rank]
-    return matrix @ vectors[:, order]
+    kept: Tensor = vectors[:, order]
+    return matrix @ kept

@@ -22,9 +22,7 @@ def check_name(name: str) -> str:
         return name
     lowered = name.lower()
     if lowered != name and len(lowered) <= LONGEST and _GRAMMAR.fullmatch(lowered):
-        raise UsageError(
-            f"{name!r} is not a model name: it has upper-case letters.", f"Did you mean {lowered!r}?"
-        )
+        raise UsageError(f"{name!r} is not a model name: it has upper-case letters.", f"Did you mean {lowered!r}?")
     raise UsageError(f"{_shown(name)} is not a model name: {_fault(name)}.", _ADVICE)
 
 

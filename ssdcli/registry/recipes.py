@@ -48,9 +48,7 @@ def load_recipe(path: Path, known_keys: Iterable[str]) -> dict[str, object]:
         if key not in known:
             raise UsageError(f"{path} has a key {written!r} that is not known here.", _nearest(key, known))
         if isinstance(value, dict):
-            raise UsageError(
-                f"{path} has a table [{written}], but a recipe is flat.", "Write 'key = value' lines."
-            )
+            raise UsageError(f"{path} has a table [{written}], but a recipe is flat.", "Write 'key = value' lines.")
         if key.replace("-", "_") in values:
             raise UsageError(f"{path} gives {key!r} twice.", "Remove one of the two.")
         values[key.replace("-", "_")] = value
@@ -90,6 +88,4 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"the recipe {path} cannot be read ({error}).", "Give a readable text file."
-        ) from None
+        raise UsageError(f"the recipe {path} cannot be read ({error}).", "Give a readable text file.") from None

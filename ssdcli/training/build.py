@@ -39,7 +39,9 @@ def _affordable(settings: TrainSettings) -> float:
     return settings.minutes * _PARAMETERS_PER_MINUTE
 
 
-def shape(settings: TrainSettings, preset: Preset, core: BackboneConfig | None, never: tuple[int, ...]) -> BackboneConfig:
+def shape(
+    settings: TrainSettings, preset: Preset, core: BackboneConfig | None, never: tuple[int, ...]
+) -> BackboneConfig:
     """The configuration of the new model: preset and settings give the body, the core all that must fit it.
 
     never: ids that are never text, for a core made from scratch.

@@ -95,9 +95,7 @@ def _key(text: str, seed: int) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _split_many(
-    first: list[_Passage], others: Iterator[_Passage], fraction: float
-) -> Iterator[tuple[Document, bool]]:
+def _split_many(first: list[_Passage], others: Iterator[_Passage], fraction: float) -> Iterator[tuple[Document, bool]]:
     """Hold out each passage whose key lies below the fraction, and the one of lowest key in any case.
 
     That one is known only at the end, so the lowest so far is kept back.

@@ -37,7 +37,13 @@ class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_table = ctx.saved_tensors
-        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_table * grads[0].to(grad_table.dtype), None, None, None
+        return (
+            grad_hidden * grads[0].to(grad_hidden.dtype),
+            grad_table * grads[0].to(grad_table.dtype),
+            None,
+            None,
+            None,
+        )
 
 
 def head_cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, weights: Tensor, never: Tensor) -> Tensor:
@@ -45,5 +51,5 @@ def head_cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, weights: 
 
     hidden: (N, r); table: (V, r); targets: (N,) int64; weights: (N,) float32; never: ids of logit -inf, not targets.
     """
-    total: Tensor = _HeadCrossEntropy.apply(hidden, table, targets, weights, never)
+    total: Tensor = _HeadCrossEntropy.apply(hidden, table, targets, weights, never)  # type: ignore[no-untyped-call]
     return total

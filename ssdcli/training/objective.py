@@ -5,24 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssdcli.engine.blocks import block_ids
+from ssdcli.engine.blocks import block_ids, block_levels
 from ssdcli.engine.denoiser import denoise_sequence
-from ssdcli.engine.noise import GeneratorNoise, Noise, fold
+from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Process
 from ssdcli.models.backbone import BlockDiffusionLM
 from ssdcli.training.crossentropy import head_cross_entropy
-
-
-def block_levels(blocks: Tensor, noise: Noise) -> Tensor:
-    """One noise level a block, low-discrepancy within a sequence: blocks (B, T) int64 to t (B, T) in (0, 1).
-
-    The levels of a sequence's n blocks are (u + k) / n, k = 0..n-1, in random order: each is uniform, together they
-    cover the unit interval evenly.
-    """
-    count = int(blocks.max()) + 1
-    order = noise.uniform(count).argsort(dim=1)
-    levels = (order + noise.uniform(1)) / count
-    return levels.gather(1, blocks)
 
 
 class Objective(nn.Module):

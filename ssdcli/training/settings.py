@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ssdcli.errors import UsageError
+
+NO_CORE = "none"
+_PROCESSES = ("simplex", "masked")
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -29,3 +34,29 @@ class TrainSettings:
     process: str = "simplex"
     block_size: int = 16
     vocabulary: int = 8192
+
+    def check(self) -> None:
+        """Raise UsageError for what cannot be right whatever the data is."""
+        if not self.name:
+            raise UsageError("the new model has no name.", "Pass --name.")
+        for name, holds, expected in (
+            ("minutes", self.minutes is None or self.minutes > 0, "above 0"),
+            ("steps", self.steps is None or self.steps > 0, "at least 1"),
+            ("heldout", 0 < self.heldout < 1, "between 0 and 1"),
+            ("batch_tokens", self.batch_tokens > 0, "at least 1"),
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("weight_decay", self.weight_decay >= 0, "0 or above"),
+            ("warmup", self.warmup >= 0, "0 or above"),
+            ("decay", 0 <= self.decay <= 1, "between 0 and 1"),
+            ("hidden", self.hidden is None or (self.hidden > 0 and self.hidden % 32 == 0), "a multiple of 32"),
+            ("layers", self.layers is None or self.layers > 0, "at least 1"),
+            ("context", self.context is None or self.context > 0, "at least 1"),
+            ("block_size", self.block_size > 0, "at least 1"),
+            ("vocabulary", self.vocabulary >= 300, "at least 300"),
+            ("process", self.process in _PROCESSES, f"one of {', '.join(_PROCESSES)}"),
+        ):
+            if not holds:
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} must be {expected}, not {getattr(self, name)}.", f"Change --{flag}.")
+        if self.minutes is not None and self.steps is not None:
+            raise UsageError("both --minutes and --steps are given.", "Leave one of them out.")

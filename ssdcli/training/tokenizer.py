@@ -6,9 +6,19 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from ssdcli.errors import SsdError
+
 END_OF_TEXT = "<|endoftext|>"
 MASK = "<|mask|>"
 PAD = "<|pad|>"
+
+
+def special_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a special token; SsdError when the tokenizer has none of that name."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise SsdError(f"the tokenizer has no token {token}.", "Get the core again, or name another one.")
+    return found
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:

@@ -48,7 +48,7 @@ class Progress:
 class Hooks:
     """What the caller of a training wants to know and to say."""
 
-    on_progress: Callable[[Progress], None] = lambda progress: None
+    on_progress: Callable[[Progress], None] = lambda _: None
     wants_stop: Callable[[], bool] = lambda: False
     measure: Callable[[], float] | None = None  # held-out loss, taken now and then
     checkpoint_every: float = 60.0  # seconds
@@ -101,10 +101,12 @@ class SmallTrainer(Trainer):
         transformers_logging.set_verbosity_error()
         super().__init__(model=objective, args=_arguments(rates, folder), train_dataset=windows)
         self.remove_callback(PrinterCallback)
+        self.objective: Objective = objective
         self.plan = plan
         self.rates = rates
         self.hooks = Hooks()
         self.history: list[dict[str, float]] = []
+        self.tokens_per_step = rates.batch * windows.length
         self._folder = folder
         self._window = windows
         self._losses: list[float] = []
@@ -115,9 +117,10 @@ class SmallTrainer(Trainer):
         if checkpoint is not None:
             self.plan.restore(checkpoint)
             self._restore_history(checkpoint)
-        if self.plan.done(0 if checkpoint is None else _steps(checkpoint)):
-            self._load_from_checkpoint(str(checkpoint), self.model)
-            return True
+            if self.plan.done(_steps(checkpoint)):  # only what comes after the training is missing
+                self._load_from_checkpoint(str(checkpoint), self.model)
+                self.state.global_step = _steps(checkpoint)
+                return True
         self.add_callback(_Watch(self))
         self.plan.start()
         self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -135,8 +138,7 @@ class SmallTrainer(Trainer):
     def report(self, step: int) -> None:
         """Note the loss, measure the held-out loss when it is due, and tell the caller."""
         pace = self.plan.seconds_per_step()
-        tokens = self.rates.batch * self._window.length
-        speed = tokens / pace if pace else 0.0
+        speed = self.tokens_per_step / pace if pace else 0.0
         left = (self.plan.total - step) * pace if pace and self.plan.total is not None else None
         loss = sum(self._losses) / len(self._losses)
         if self._due(step):
@@ -155,20 +157,20 @@ class SmallTrainer(Trainer):
         """The project's own choice of optimiser for each kind of parameter."""
         if self.optimizer is None:
             rates = self.rates
-            self.optimizer = make_optimizer(self.model, rates.learning_rate, rates.weight_decay)
+            self.optimizer = make_optimizer(self.objective, rates.learning_rate, rates.weight_decay)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """The plan's schedule."""
         if self.lr_scheduler is None:
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.plan.rate)
+            self.lr_scheduler = LambdaLR(optimizer or self.create_optimizer(), self.plan.rate)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Restore the states; a learning rate that the user changed for the resumed run wins over the saved one."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
+        if checkpoint is not None and self.lr_scheduler is not None and self.optimizer is not None:
             self.lr_scheduler.base_lrs = [self.rates.learning_rate] * len(self.lr_scheduler.base_lrs)
             for group in self.optimizer.param_groups:
                 group["initial_lr"] = self.rates.learning_rate
@@ -184,7 +186,7 @@ class SmallTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint beside the others, and let it appear at once: a crash leaves the last one or this one."""
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.objective.parameters()):
             raise _diverged(self.state.global_step, self.rates.learning_rate)
         name = f"checkpoint-{self.state.global_step}"
         partial, final = self._folder / _PARTIAL, self._folder / name

@@ -34,7 +34,10 @@ class Windows(Dataset[dict[str, Tensor]]):
             self._shuffle(epoch)
         start = self._phase + int(self._order[place]) * self.length
         window = np.arange(start, start + self.length) % len(self._stream)
-        return {"tokens": torch.from_numpy(self._stream[window].astype(np.int64)), "index": torch.tensor(index)}
+        return {
+            "tokens": torch.from_numpy(self._stream[window].astype(np.int64)),
+            "index": torch.tensor(index),
+        }
 
     def _shuffle(self, epoch: int) -> None:
         random = np.random.default_rng((self._seed, epoch))

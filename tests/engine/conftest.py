@@ -53,7 +53,7 @@ class KnownDenoiser:
         self.started = self.denoised = self.committed = 0
         self.levels: list[float] = []
 
-    def start(self, rows: Any, device: Any = "cpu") -> int:
+    def start(self, rows: Any) -> int:
         self.started += 1
         return 0
 

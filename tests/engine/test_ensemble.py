@@ -18,9 +18,7 @@ P = [[0.5, 0.25, 0.25], [0.1, 0.6, 0.3], [0.2, 0.2, 0.6]]
 def ensemble(*members) -> Ensemble:
     """Members from pairs of a denoiser and a weight or a schedule."""
     schedules = [w if callable(w) else Constant(w) for _, w in members]
-    return Ensemble(
-        tuple(Member(f"m{i}", d, s) for i, ((d, _), s) in enumerate(zip(members, schedules, strict=True)))
-    )
+    return Ensemble(tuple(Member(f"m{i}", d, s) for i, ((d, _), s) in enumerate(zip(members, schedules, strict=True))))
 
 
 def real_case(make_denoiser, process: str, count: int = 3):
@@ -146,6 +144,4 @@ def test_each_member_reads_its_own_prompts_and_every_committed_block(make_denois
     for member, rows, prefix in zip(members, prompts, prefixes, strict=True):
         own = member.commit(block, member.start(rows))
         assert torch.equal(prefix.tokens, own.tokens)
-        assert torch.equal(
-            member.denoise(canvas, 0.6, heard, prefix), member.denoise(canvas, 0.6, heard, own)
-        )
+        assert torch.equal(member.denoise(canvas, 0.6, heard, prefix), member.denoise(canvas, 0.6, heard, own))

@@ -89,9 +89,7 @@ def test_excluded_tokens_have_no_probability_at_any_temperature():
         assert picker.probabilities(log_p)[1] == 0
 
 
-@pytest.mark.parametrize(
-    "picker", [Picker(), Picker(temperature=0.7), Picker(1.3, top_p=0.8), Picker(top_p=0.5)]
-)
+@pytest.mark.parametrize("picker", [Picker(), Picker(temperature=0.7), Picker(1.3, top_p=0.8), Picker(top_p=0.5)])
 def test_drawn_frequencies_are_the_probabilities(picker):
     log_p = torch.log_softmax(torch.tensor([2.0, -1.0, 0.0, 1.5, -math.inf, 0.5, 0.5]), dim=-1)
     expected = picker.probabilities(log_p).double()

@@ -14,9 +14,7 @@ from ssdcli.engine.sampler import SamplerConfig, sample, time_grid
 
 NEVER = -1  # an end of text that never comes
 V, L = 6, 4
-PROCESSES = pytest.mark.parametrize(
-    "process", [Masked(V, mask_id=V - 1), Simplex(V)], ids=["masked", "simplex"]
-)
+PROCESSES = pytest.mark.parametrize("process", [Masked(V, mask_id=V - 1), Simplex(V)], ids=["masked", "simplex"])
 P = [0.3, 0.25, 0.2, 0.15, 0.1, 0.0]
 
 
@@ -25,7 +23,7 @@ def alone(denoiser: Any) -> Ensemble:
 
 
 def settings(**changes: Any) -> SamplerConfig:
-    fields: dict[str, Any] = {"block_size": L, "max_tokens": 3 * L, "steps": 5, "end": NEVER}
+    fields: dict[str, Any] = {"block_size": L, "max_tokens": 3 * L, "steps": 5, "end": NEVER, "picker": Picker()}
     return SamplerConfig(**{**fields, **changes})
 
 
@@ -144,7 +142,7 @@ class Ender:
 
     END = 2
 
-    def start(self, rows: Any, device: Any = "cpu") -> tuple[Tensor, int]:
+    def start(self, rows: Any) -> tuple[Tensor, int]:
         return torch.tensor([row[0] for row in rows]), 0
 
     def denoise(self, canvas: Tensor, t: float, heard: Tensor | None, prefix: tuple[Tensor, int]) -> Tensor:
@@ -166,9 +164,7 @@ def test_writing_stops_after_the_block_in_which_the_last_row_ended(process, ends
     assert {step.block for step in steps} == set(range(blocks))
     tokens = generated(steps, process).view(len(ends), blocks, L)
     for row, end in enumerate(ends):
-        assert [bool((block == Ender.END).all()) for block in tokens[row]] == [
-            b == end for b in range(blocks)
-        ]
+        assert [bool((block == Ender.END).all()) for block in tokens[row]] == [b == end for b in range(blocks)]
 
 
 class Listener:
@@ -178,7 +174,7 @@ class Listener:
         self.heard: list[Tensor | None] = []
         self.said: list[Tensor] = []
 
-    def start(self, rows: Any, device: Any = "cpu") -> None:
+    def start(self, rows: Any) -> None:
         return None
 
     def denoise(self, canvas: Tensor, t: float, heard: Tensor | None, prefix: None) -> Tensor:

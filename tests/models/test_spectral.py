@@ -9,11 +9,7 @@ from ssdcli.models.spectral import inherit_embeddings, truncated
 
 def matrix(rows: int = 60, columns: int = 12) -> torch.Tensor:
     torch.manual_seed(0)
-    return (
-        torch.randn(rows, columns)
-        @ torch.diag(torch.linspace(2, 0.1, columns))
-        @ torch.randn(columns, columns)
-    )
+    return torch.randn(rows, columns) @ torch.diag(torch.linspace(2, 0.1, columns)) @ torch.randn(columns, columns)
 
 
 def backbone(rank: int, hidden: int, vocabulary: int = 60) -> BlockDiffusionLM:

@@ -41,9 +41,7 @@ def manifest() -> Callable[..., Manifest]:
 def add(manifest: Callable[..., Manifest]) -> Callable[..., None]:
     """Puts a model with some content into a registry."""
 
-    def put(
-        registry: Registry, name: str, content: str = "weights", overwrite: bool = False, **changes: Any
-    ) -> None:
+    def put(registry: Registry, name: str, content: str = "weights", overwrite: bool = False, **changes: Any) -> None:
         with registry.stage(name, overwrite) as folder:
             fill(folder, manifest(name=name, **changes), content)
 

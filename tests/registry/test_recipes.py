@@ -71,9 +71,7 @@ def test_keys_become_names_of_settings(tmp_path):
 
 def test_an_unknown_key_is_refused_with_the_nearest(tmp_path):
     path = write(tmp_path, "letters", "learnin-rate = 1\n")
-    with pytest.raises(
-        UsageError, match=r"letters\.toml has a key 'learnin-rate'.*Did you mean 'learning-rate'\?"
-    ):
+    with pytest.raises(UsageError, match=r"letters\.toml has a key 'learnin-rate'.*Did you mean 'learning-rate'\?"):
         load_recipe(path, ["learning_rate", "steps"])
 
 

@@ -124,9 +124,7 @@ def test_a_reader_finds_a_model_at_every_moment_of_its_replacement(registry, man
 @pytest.mark.parametrize(
     ("death", "survivor"), [("staging", "o"), ("rename 1", "o"), ("rename 2", "o"), ("rmtree", "n")]
 )
-def test_a_writer_killed_at_any_point_leaves_the_old_model_or_the_new(
-    registry, manifest, add, death, survivor
-):
+def test_a_writer_killed_at_any_point_leaves_the_old_model_or_the_new(registry, manifest, add, death, survivor):
     add(registry, "notes", "o")
     writer = Writer(registry.home, manifest(), "notes", "n", overwrite=True, death=death)
     writer.go()

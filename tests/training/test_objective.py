@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.denoiser import denoise_sequence
-from ssdcli.engine.noise import CounterNoise, GeneratorNoise
 from ssdcli.engine.process import Masked, Simplex
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
-from ssdcli.training.objective import Objective, block_levels
+from ssdcli.training.objective import Objective
 
 V, MASK, BLOCK, T = 30, 29, 4, 22
 PROCESSES = pytest.mark.parametrize("process", ["masked", "simplex"])
@@ -210,26 +208,3 @@ def test_block_grids_begin_at_every_phase(monkeypatch):
     monkeypatch.setattr(Masked, "corrupt", noting)
     loss_of(make("masked"), *range(60))
     assert found == {1, 2, 3, 4}
-
-
-@pytest.mark.parametrize("source", [CounterNoise, GeneratorNoise])
-def test_the_levels_of_a_sequence_cover_the_interval_evenly(source):
-    blocks = block_ids(24, BLOCK, torch.zeros(300, dtype=torch.int64))
-    t = block_levels(blocks, source(range(300)))
-    assert t.shape == blocks.shape
-    assert t.min() > 0
-    assert t.max() <= 1
-    levels = t[:, ::BLOCK]
-    assert torch.equal(levels.repeat_interleave(BLOCK, dim=1), t)
-    ordered = levels.sort(dim=1).values
-    torch.testing.assert_close(ordered.diff(dim=1), torch.full((300, 5), 1 / 6))
-    assert len((levels * 6).long().unique(dim=0)) > 200  # in random order
-
-
-def test_the_level_of_every_block_is_uniform():
-    count = 4000
-    t = block_levels(block_ids(24, BLOCK, torch.zeros(count, dtype=torch.int64)), CounterNoise(range(count)))
-    for block in range(6):
-        level = t[:, block * BLOCK].double().sort().values
-        distance = (level - (torch.arange(count) + 0.5) / count).abs().max() * math.sqrt(count)
-        assert distance < 1.95

@@ -20,7 +20,7 @@ class Clock:
         return self.now
 
 
-Pace = Callable[[int, float], float]
+Pace = Callable[[int, float], float]  # seconds of a step, by its number and the seconds so far
 
 
 def train(plan: Plan, clock: Clock, pace: Pace, step: int = 0, until: int = 10**6) -> tuple[int, list[float]]:
@@ -40,20 +40,26 @@ def timed(seconds: float, **changes: Any) -> tuple[Plan, Clock]:
     return Plan(Budget(seconds=seconds), clock=clock, **changes), clock
 
 
-def wavering(step: int, now: float) -> float:
-    return 1 + 0.5 * ((step * 7919) % 13 - 6) / 6
+def constant(seconds: float) -> Pace:
+    return lambda *_: seconds
 
 
+def changing(at: float, pace: float) -> Pace:
+    """One second a step, and another pace after so many seconds."""
+    return lambda _, now: 1 if now < at else pace
+
+
+STEADY = constant(1)
 PACES: dict[str, Pace] = {
-    "steady": lambda step, now: 1,
-    "a slow first step": lambda step, now: 50 if step == 0 else 1,
-    "wavering": wavering,
-    "slower after a fifth": lambda step, now: 1 if now < 200 else 2,
-    "faster after two fifths": lambda step, now: 1 if now < 400 else 0.5,
-    "slower after two fifths": lambda step, now: 1 if now < 400 else 2,
-    "slower after half": lambda step, now: 1 if now < 500 else 2,
-    "slower while the rate falls": lambda step, now: 1 if now < 700 else 1.5,
-    "getting slower": lambda step, now: 1 + now / 1000,
+    "steady": STEADY,
+    "a slow first step": lambda step, _: 50 if step == 0 else 1,
+    "wavering": lambda step, _: 1 + 0.5 * ((step * 7919) % 13 - 6) / 6,
+    "slower after a fifth": changing(200, 2),
+    "faster after two fifths": changing(400, 0.5),
+    "slower after two fifths": changing(400, 2),
+    "slower after half": changing(500, 2),
+    "slower while the rate falls": changing(700, 1.5),
+    "getting slower": lambda _, now: 1 + now / 1000,
 }
 
 
@@ -71,7 +77,7 @@ def test_a_time_budget_is_kept_within_a_tenth_under_any_pace(pace, scale):
 def test_a_time_budget_leaves_room_for_the_overhead():
     plan, clock = timed(1000, overhead=300)
     begun = clock.now
-    train(plan, clock, PACES["steady"])
+    train(plan, clock, STEADY)
     assert clock.now - begun == pytest.approx(700, rel=0.02)
 
 
@@ -79,7 +85,7 @@ def test_a_time_budget_leaves_room_for_the_overhead():
 def test_a_budget_of_few_slow_steps_is_not_much_overdrawn(seconds):
     plan, clock = timed(seconds)
     begun = clock.now
-    train(plan, clock, lambda step, now: 5)
+    train(plan, clock, constant(5))
     assert clock.now - begun <= seconds + 2 * 5
 
 
@@ -87,7 +93,7 @@ def test_a_budget_of_few_slow_steps_is_not_much_overdrawn(seconds):
 def test_a_budget_of_steps_is_exact_at_any_pace(steps):
     clock = Clock()
     plan = Plan(Budget(steps=steps), clock=clock)
-    assert train(plan, clock, wavering)[0] == steps
+    assert train(plan, clock, PACES["wavering"])[0] == steps
     assert plan.done(steps)
     assert not plan.done(steps - 1)
 
@@ -117,7 +123,7 @@ def test_neither_warm_up_nor_decay_is_needed():
 @pytest.mark.parametrize("seconds", [30, 100, 1000])
 def test_the_rate_of_a_timed_training_rises_once_and_falls_once(seconds):
     plan, clock = timed(seconds)
-    _, rates = train(plan, clock, PACES["steady"])
+    _, rates = train(plan, clock, STEADY)
     top = rates.index(max(rates))
     assert rates[top] == 1
     assert all(a <= b for a, b in pairwise(rates[: top + 1]))
@@ -150,13 +156,13 @@ def test_time_is_counted_from_the_start_of_training():
 @pytest.mark.parametrize("stopped_at", [5, 300, 800])
 def test_a_resumed_training_takes_the_rest_of_its_time(tmp_path: Path, stopped_at):
     plan, clock = timed(1000)
-    step, _ = train(plan, clock, PACES["steady"], until=stopped_at)
+    step, _ = train(plan, clock, STEADY, until=stopped_at)
     plan.save(tmp_path)
     resumed, later = timed(1000)
     resumed.restore(tmp_path)
     assert resumed.elapsed == plan.elapsed == stopped_at
     assert resumed.total == plan.total
-    last, rates = train(resumed, later, PACES["steady"], step=step)
+    last, rates = train(resumed, later, STEADY, step=step)
     assert last == pytest.approx(1000, rel=0.02)
     assert resumed.elapsed == pytest.approx(1000, rel=0.02)
     assert rates[-1] < 0.02
@@ -164,7 +170,7 @@ def test_a_resumed_training_takes_the_rest_of_its_time(tmp_path: Path, stopped_a
 
 def test_a_resumed_training_by_steps_goes_on_as_if_never_stopped(tmp_path: Path):
     plan = Plan(Budget(steps=100), clock=Clock())
-    train(plan, Clock(), PACES["steady"], until=40)
+    train(plan, Clock(), STEADY, until=40)
     plan.save(tmp_path)
     resumed = Plan(Budget(steps=100), clock=Clock())
     resumed.restore(tmp_path)
@@ -173,7 +179,7 @@ def test_a_resumed_training_by_steps_goes_on_as_if_never_stopped(tmp_path: Path)
 
 def test_a_new_budget_wins_over_the_saved_one(tmp_path: Path):
     plan, clock = timed(100)
-    train(plan, clock, PACES["steady"])
+    train(plan, clock, STEADY)
     plan.save(tmp_path)
     longer, _ = timed(300)
     longer.restore(tmp_path)

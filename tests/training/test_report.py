@@ -38,9 +38,7 @@ FACTS = CardFacts(
 
 
 def history(points: int, heldout_every: int = 5) -> list[dict[str, float]]:
-    curve = [
-        {"step": 17 * i, "loss": 4 + 5 * math.exp(-i / 12), "seconds": 2.0 * i} for i in range(1, points + 1)
-    ]
+    curve = [{"step": 17 * i, "loss": 4 + 5 * math.exp(-i / 12), "seconds": 2.0 * i} for i in range(1, points + 1)]
     for point in curve[heldout_every - 1 :: heldout_every]:
         point["heldout"] = point["loss"] + 0.2
     return curve
@@ -59,9 +57,7 @@ def ticks(svg: str, anchor: str) -> list[float]:
 
 def polylines(svg: str) -> list[list[tuple[float, float]]]:
     lines = ET.fromstring(svg).iter(f"{SVG}polyline")
-    return [
-        [tuple(map(float, place.split(","))) for place in line.get("points", "").split()] for line in lines
-    ]
+    return [[tuple(map(float, place.split(","))) for place in line.get("points", "").split()] for line in lines]
 
 
 def row(card: str, name: str) -> str:
@@ -93,9 +89,7 @@ class TestPictures:
     )
 
     @pytest.mark.parametrize("picture", PICTURES)
-    @pytest.mark.parametrize(
-        "title", ["", "a < b & \"c\" 'd' ]]> -->", "日記 🙂", "x\x00\x1b\ud800\ufffey", "t" * 500]
-    )
+    @pytest.mark.parametrize("title", ["", "a < b & \"c\" 'd' ]]> -->", "日記 🙂", "x\x00\x1b\ud800\ufffey", "t" * 500])
     def test_any_title_gives_valid_xml_of_one_size(self, picture, title):
         svg = picture(title)
         root = ET.fromstring(svg.encode("utf-8"))
@@ -142,9 +136,7 @@ class TestLossCurve:
         points = history(40)
         svg = loss_curve_svg(points, "notes")
         assert [len(line) for line in polylines(svg)] == [40, 8]
-        assert {f"training {points[-1]['loss']:.3f}", f"held-out {points[-1]['heldout']:.3f}"} <= set(
-            texts(svg)
-        )
+        assert {f"training {points[-1]['loss']:.3f}", f"held-out {points[-1]['heldout']:.3f}"} <= set(texts(svg))
         assert {"step", "nats per token"} <= set(texts(svg))
 
     def test_without_held_out_text_there_is_one_line(self):

@@ -30,9 +30,7 @@ def tokenizer() -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(
-        ["the quick brown fox jumps over the lazy dog and some more words"], trainer
-    )
+    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog and some more words"], trainer)
     return tokenizer
 
 
@@ -129,9 +127,7 @@ def test_only_the_owner_can_read_a_store(tokenizer, tmp_path):
     build(notes(100), tokenizer, folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == {
-        f"{side}{rest}": 0o600
-        for side in ("train", "heldout")
-        for rest in (".bin", "_starts.npy", "_bytes.npy")
+        f"{side}{rest}": 0o600 for side in ("train", "heldout") for rest in (".bin", "_starts.npy", "_bytes.npy")
     } | {"store.json": 0o600}
 
 

@@ -55,11 +55,11 @@ def test_a_sample_is_the_same_whichever_was_asked_before():
 
 
 def test_epochs_are_shuffled_and_cut_anew():
-    windows = Windows(stream(1000), 10, seed=5, samples=500)
+    windows = Windows(stream(1000), 10, seed=5, samples=10_000)
     first, second = epoch(windows, 0), epoch(windows, 1)
     assert first != sorted(first)
     assert sorted(first) != sorted(second)
-    phases = {epoch(windows, number)[0][0] % 10 for number in range(40)}
+    phases = {epoch(windows, number)[0][0] % 10 for number in range(100)}
     assert len(phases) == 10
 
 

@@ -54,9 +54,7 @@ class Process(Protocol):
         """The weight of each position's cross-entropy in the objective: (B, L) float32, zero where none is due."""
         ...
 
-    def step(
-        self, canvas: Canvas, log_p: Tensor, times: tuple[float, float], picker: Picker, noise: Noise
-    ) -> Canvas:
+    def step(self, canvas: Canvas, log_p: Tensor, times: tuple[float, float], picker: Picker, noise: Noise) -> Canvas:
         """Denoise from times[0] to the lower times[1], given log p of the clean tokens (B, L, V)."""
         ...
 

@@ -53,9 +53,7 @@ class Masked:
         """1/t at masked positions (the NELBO of the linear schedule, Sahoo et al., 2024), zero elsewhere: (B, L)."""
         return torch.where(canvas == self.mask_id, 1 / t.clamp(min=self.t_min), 0.0)
 
-    def step(
-        self, canvas: Tensor, log_p: Tensor, times: tuple[float, float], picker: Picker, noise: Noise
-    ) -> Tensor:
+    def step(self, canvas: Tensor, log_p: Tensor, times: tuple[float, float], picker: Picker, noise: Noise) -> Tensor:
         """Unmask the surest positions until no more than a share times[1] of the canvas is hidden.
 
         Sureness is the entropy of the whole prediction and not the drawn token's own probability, so that with one
@@ -64,9 +62,7 @@ class Masked:
         hidden = canvas == self.mask_id
         drawn = picker.draw(log_p, noise.uniform(canvas.shape[1]))
         doubt = entropy(log_p.float()).masked_fill(~hidden, -math.inf)
-        rank = doubt.argsort(dim=-1, stable=True).argsort(
-            dim=-1
-        )  # known positions come first, then the surest
+        rank = doubt.argsort(dim=-1, stable=True).argsort(dim=-1)  # known positions come first, then the surest
         known = canvas.shape[1] - math.floor(canvas.shape[1] * times[1] + 1e-6)
         return torch.where(hidden & (rank < known), drawn, canvas)
 

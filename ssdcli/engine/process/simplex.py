@@ -62,9 +62,7 @@ class Simplex:
         """Every position counts the same: (B, L)."""
         return torch.ones_like(t, dtype=torch.float32)
 
-    def step(
-        self, canvas: Tensor, log_p: Tensor, times: tuple[float, float], picker: Picker, noise: Noise
-    ) -> Tensor:
+    def step(self, canvas: Tensor, log_p: Tensor, times: tuple[float, float], picker: Picker, noise: Noise) -> Tensor:
         """Project the prediction onto one token a position, and noise that token to the lower level afresh."""
         tokens = picker.draw(log_p, noise.uniform(log_p.shape[1]))
         level = torch.full(tokens.shape, times[1], device=tokens.device)

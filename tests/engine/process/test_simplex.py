@@ -59,9 +59,7 @@ def test_the_signal_is_the_cosine_of_the_paper(t):
     def squared_cosine(time: float) -> float:
         return math.cos((time + 1e-4) / (1 + 1e-4) * math.pi / 2) ** 2
 
-    assert float(PROCESS.abar(torch.tensor(t))) == pytest.approx(
-        squared_cosine(t) / squared_cosine(0), rel=1e-5
-    )
+    assert float(PROCESS.abar(torch.tensor(t))) == pytest.approx(squared_cosine(t) / squared_cosine(0), rel=1e-5)
 
 
 @pytest.mark.parametrize("source", [CounterNoise, GeneratorNoise])
@@ -90,9 +88,7 @@ def test_the_prior_is_what_the_last_level_leaves():
     assert x.shape == (100, 30, V)
     assert abs(float(x.mean())) < 4 * 5 / math.sqrt(x.numel())
     assert abs(float(x.std()) - 5) < 4 * 5 / math.sqrt(2 * x.numel())
-    corrupted = PROCESS.corrupt(
-        torch.ones(100, 30, dtype=torch.int64), torch.ones(100, 30), CounterNoise(rows)
-    )
+    corrupted = PROCESS.corrupt(torch.ones(100, 30, dtype=torch.int64), torch.ones(100, 30), CounterNoise(rows))
     torch.testing.assert_close(corrupted, x, rtol=0, atol=1e-4)
 
 

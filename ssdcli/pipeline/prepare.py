@@ -1,39 +1,28 @@
-"""From a person's text to a registered small model: read, train, measure, register."""
+"""What a training needs before its first step: tokens on disk, what the core dictates, a model to train."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer
 
 from ssdcli.engine.process import Process, make_process
-from ssdcli.errors import Interrupted, SsdError, UsageError
-from ssdcli.evaluation.losses import LossSettings, Passage, measure
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.errors import UsageError
+from ssdcli.evaluation.losses import Passage
+from ssdcli.models.backbone import BlockDiffusionLM
 from ssdcli.models.folder import load_backbone
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.training.build import build, choose_preset, shape
 from ssdcli.training.corpus import SplitSettings
 from ssdcli.training.documents import ReadReport
-from ssdcli.training.objective import Objective
-from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.readers import read_documents
-from ssdcli.training.settings import TrainSettings
-from ssdcli.training.tokenizer import END_OF_TEXT, MASK, PAD, train_tokenizer
+from ssdcli.training.settings import NO_CORE, TrainSettings
+from ssdcli.training.tokenizer import END_OF_TEXT, MASK, PAD, special_id, train_tokenizer
 from ssdcli.training.tokens import StoreSettings, TokenStore, build_store
-from ssdcli.training.trainer import ENDLESS, Hooks, Rates, SmallTrainer, has_fast_bf16, latest_checkpoint
-from ssdcli.training.windows import Windows
 
-_JOB = "job.json"
 _TOKENS = "tokens"
-_TOKENIZER = "tokenizer.json"
-NO_CORE = "none"
+TOKENIZER = "tokenizer.json"
 _PASSAGE = 1024  # tokens of a held-out document that are measured
 
 
@@ -66,7 +55,7 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     tokenizer = _tokenizer(settings, workspace, parent)
     store = _store(settings, workspace, tokenizer)
     process = _process(settings, tokenizer, parent)
-    never = tuple(tokenizer.token_to_id(token) for token in (MASK, PAD)) if parent is None else ()
+    never = (special_id(tokenizer, MASK), special_id(tokenizer, PAD)) if parent is None else ()
     preset = choose_preset(settings, store.info.train.tokens)
     config = shape(settings, preset, None if parent is None else parent.backbone.config, never)
     model = build(config, None if parent is None else parent.backbone, settings.seed)
@@ -79,15 +68,17 @@ def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
         return None
     entry = registry.find(settings.core)
     if entry.manifest.kind != "core":
-        raise UsageError(f"'{settings.core}' is not a core but of kind '{entry.manifest.kind}'.", "Name a core with --for.")
+        raise UsageError(
+            f"'{settings.core}' is not a core but of kind '{entry.manifest.kind}'.", "Name a core with --for."
+        )
     return Parent(entry, load_backbone(entry.folder))
 
 
 def _tokenizer(settings: TrainSettings, workspace: Path, parent: Parent | None) -> Tokenizer:
     """The core's tokenizer, or one learned from the data when there is no core."""
     if parent is not None:
-        return Tokenizer.from_file(str(parent.entry.folder / _TOKENIZER))
-    path = workspace / _TOKENIZER
+        return Tokenizer.from_file(str(parent.entry.folder / TOKENIZER))
+    path = workspace / TOKENIZER
     if not path.exists():
         if "-" in settings.data:
             raise UsageError("a core's data is read twice, which standard input cannot be.", "Give it as a file.")
@@ -106,16 +97,14 @@ def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer) -> To
     split = SplitSettings(settings.seed, settings.heldout)
     report = ReadReport()
     documents = read_documents(settings.data, report)
-    return build_store(documents, tokenizer, folder, StoreSettings(tokenizer.token_to_id(END_OF_TEXT), split), report)
+    return build_store(documents, tokenizer, folder, StoreSettings(special_id(tokenizer, END_OF_TEXT), split), report)
 
 
 def _process(settings: TrainSettings, tokenizer: Tokenizer, parent: Parent | None) -> Process:
     if parent is not None:
         manifest = parent.entry.manifest
         return make_process(manifest.process, manifest.vocabulary, manifest.constants)
-    constants = {"simplex": {"K": 5.0, "s": 1e-4}, "masked": {"mask_id": float(tokenizer.token_to_id(MASK))}}
-    if settings.process not in constants:
-        raise UsageError(f"there is no process '{settings.process}'.", f"The processes are {', '.join(constants)}.")
+    constants = {"simplex": {"K": 5.0, "s": 1e-4}, "masked": {"mask_id": float(special_id(tokenizer, MASK))}}
     return make_process(settings.process, settings.vocabulary, constants[settings.process])
 
 
@@ -131,22 +120,3 @@ def passages(store: TokenStore, tokenizer: Tokenizer, limit: int) -> list[Passag
         chosen.append(Passage(tokens, size if end == stop else len(tokenizer.decode(tokens[1:]).encode())))
         left -= len(tokens)
     return chosen
-
-
-def train(prepared: Prepared, hooks: Hooks, overhead: float) -> SmallTrainer:
-    """Run the training, from its last checkpoint if there is one; Interrupted if the caller stopped it."""
-    settings, config = prepared.settings, prepared.model.config
-    batch = max(1, settings.batch_tokens // config.context)
-    steps = settings.steps if settings.minutes is None else None
-    seconds = settings.minutes * 60 if settings.minutes is not None else None
-    plan = Plan(Budget(steps, seconds), settings.warmup, settings.decay, overhead)
-    windows = Windows(prepared.store.train, config.context, settings.seed, batch * ENDLESS)
-    rates = Rates(settings.learning_rate, settings.weight_decay, batch, settings.seed)
-    objective = Objective(prepared.model, prepared.process, settings.seed)
-    trainer = SmallTrainer(objective, windows, plan, rates, prepared.workspace)
-    if not trainer.run(hooks, latest_checkpoint(prepared.workspace)):
-        raise Interrupted(
-            f"the training of '{settings.name}' was stopped, and nothing is lost.",
-            f"Go on with: ssd train-small --resume --name {settings.name}",
-        )
-    return trainer

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
 
 import pytest
 
-from ssdcli.training import memory
+from ssdcli.machine import keep_memory, prepare_machine
 
 _FAULTS = """
 import resource
-from ssdcli.training.memory import keep_memory
+from ssdcli.machine import keep_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -40,7 +41,7 @@ def test_other_systems_are_left_alone(monkeypatch):
 
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", refuse)
-    assert memory.keep_memory() is False
+    assert keep_memory() is False
 
 
 @pytest.mark.parametrize("error", [OSError("no such library"), AttributeError("mallopt")])
@@ -50,15 +51,33 @@ def test_a_linux_of_another_c_library_is_left_alone(monkeypatch, error):
 
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", refuse)
-    assert memory.keep_memory() is False
+    assert keep_memory() is False
 
 
 @pytest.mark.parametrize(("answer", "expected"), [(1, True), (0, False)])
 def test_the_answer_is_that_of_the_c_library(monkeypatch, answer, expected):
     class Library:
         def __init__(self, name: str) -> None:
-            self.mallopt = lambda parameter, value: answer
+            self.name = name
+
+        def mallopt(self, parameter: int, value: int) -> int:
+            return answer
 
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", Library)
-    assert memory.keep_memory() is expected
+    assert keep_memory() is expected
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch, before, after):
+    monkeypatch.setattr(sys, "platform", "darwin")  # this process keeps its memory settings
+    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
+    if before is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    prepare_machine()
+    assert os.environ["OMP_WAIT_POLICY"] == after
+
+
+def test_the_machine_is_prepared_without_torch():
+    script = "import sys; import ssdcli.machine; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

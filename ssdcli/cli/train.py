@@ -1,0 +1,189 @@
+"""`ssd train-small`: a small model from the user's own text."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ssdcli.cli import completion, console
+from ssdcli.cli.help import MORE
+from ssdcli.errors import UsageError
+from ssdcli.pipeline.saved import discard, has_checkpoint, resumed
+from ssdcli.registry.recipes import find_recipe
+from ssdcli.registry.store import Registry
+from ssdcli.settings import resolve
+from ssdcli.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from ssdcli.pipeline.finish import Trained
+    from ssdcli.pipeline.job import Watcher
+    from ssdcli.pipeline.prepare import Prepared
+    from ssdcli.training.trainer import Progress
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train-small")(train_small)
+
+
+def train_small(
+    data: Annotated[list[str] | None, typer.Argument(help="Files and folders of text; - is standard input.")] = None,
+    core: Annotated[
+        str | None,
+        typer.Option("--for", help="The core that it will write with.", autocompletion=completion.core_names),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The new model's name.")] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="nano, micro, mini, small or base; else data and time decide.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Time for everything, 10 by default.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Training steps, instead of minutes.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights, order and noise.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="A recipe's name or file.", autocompletion=completion.recipe_names),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+    heldout: Annotated[
+        float | None, typer.Option(help="Share of the text kept for measuring.", rich_help_panel=MORE)
+    ] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens of a training step.", rich_help_panel=MORE)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=MORE)] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Decay of the matrices.", rich_help_panel=MORE)] = None,
+    warmup: Annotated[int | None, typer.Option(help="Steps of rising rate.", rich_help_panel=MORE)] = None,
+    decay: Annotated[float | None, typer.Option(help="Share of steps of falling rate.", rich_help_panel=MORE)] = None,
+    hidden: Annotated[int | None, typer.Option(help="Width, instead of a size's.", rich_help_panel=MORE)] = None,
+    layers: Annotated[int | None, typer.Option(help="Depth, instead of a size's.", rich_help_panel=MORE)] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens of a training window.", rich_help_panel=MORE)] = None,
+    process: Annotated[
+        str | None, typer.Option(help="simplex or masked; with --for none only.", rich_help_panel=MORE)
+    ] = None,
+    block_size: Annotated[
+        int | None, typer.Option(help="Tokens of a block; with --for none only.", rich_help_panel=MORE)
+    ] = None,
+    vocabulary: Annotated[
+        int | None, typer.Option(help="Tokens to learn; with --for none only.", rich_help_panel=MORE)
+    ] = None,
+) -> None:
+    """Train a small model on your own text, on this machine, and register it."""
+    flags = dict(locals())
+    given = {field.name: flags[field.name] for field in fields(TrainSettings) if flags[field.name] not in (None, [])}
+    settings = _settings(given, recipe, resume=resume, overwrite=overwrite)
+    from ssdcli.machine import prepare_machine
+
+    prepare_machine()
+    from ssdcli.pipeline.job import train_small as run
+
+    with _stoppable() as stop, _Screen(settings.name) as screen:
+        trained = run(settings, screen.watcher(stop), overwrite=overwrite)
+    _tell(trained, as_json=json)
+
+
+def _settings(given: dict[str, object], recipe: str | None, *, resume: bool, overwrite: bool) -> TrainSettings:
+    """What to train: the flags resolved, or a saved training with what may be changed."""
+    if resume:
+        if "name" not in given:
+            raise UsageError("--resume does not say what to resume.", "Pass --name.")
+        return resumed(Registry(), str(given["name"]), {k: v for k, v in given.items() if k != "name"})
+    settings = resolve(TrainSettings, given, None if recipe is None else find_recipe(recipe))
+    settings.check()
+    if has_checkpoint(Registry(), settings.name) and not overwrite:
+        raise UsageError(
+            f"a training of '{settings.name}' was interrupted and can go on.",
+            "Pass --resume to go on, or --overwrite to start anew.",
+        )
+    discard(Registry(), settings.name)
+    return settings
+
+
+@contextmanager
+def _stoppable() -> Iterator[list[bool]]:
+    """The first ^C (or SIGTERM) asks for a stop after the step, the second one stops at once."""
+    asked: list[bool] = []
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(True)
+        console.note("Stopping after this step; press ^C again to stop at once.")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Screen:
+    """The progress bar on standard error, and what was read, above it."""
+
+    def __init__(self, name: str) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[facts]}"),
+            console=console.terminal(),
+            transient=True,
+        )
+        self._task = self._bar.add_task(f"reading for {name}", total=None, facts="")
+
+    def __enter__(self) -> _Screen:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def watcher(self, stop: list[bool]) -> Watcher:
+        """Callbacks that draw on this screen."""
+        from ssdcli.pipeline.job import Watcher
+
+        return Watcher(self._prepared, self._progress, self._measuring, lambda: bool(stop))
+
+    def _prepared(self, prepared: Prepared) -> None:
+        for line in prepared.store.info.report:
+            (console.warn if line.startswith("skipped") else console.note)(line)
+        parameters = sum(p.numel() for p in prepared.model.parameters())
+        size = prepared.size or "custom"
+        console.note(f"{size}: {parameters / 1e6:.1f}M parameters, {prepared.process.name} process")
+        self._bar.update(self._task, description="training")
+
+    def _progress(self, progress: Progress) -> None:
+        facts = f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s"
+        if progress.seconds_left is not None:
+            minutes, seconds = divmod(round(progress.seconds_left), 60)
+            facts += f"  {minutes}:{seconds:02d} left"
+        self._bar.update(self._task, completed=progress.step, total=progress.total, facts=facts)
+
+    def _measuring(self) -> None:
+        self._bar.update(self._task, description="measuring", facts="")
+
+
+def _tell(trained: Trained, *, as_json: bool) -> None:
+    """What came out, on standard output: sentences, or one JSON object."""
+    bits = trained.bits_per_byte()
+    if as_json:
+        facts = {"name": trained.name, "core": trained.core, "size": trained.size, "parameters": trained.parameters}
+        losses = {"weight": trained.weight, "bits_per_byte": bits}
+        console.write_json(facts | losses | {"steps": trained.steps, "seconds": round(trained.seconds, 1)})
+        return
+    figures = ", ".join(f"{who} {value:.3f}" for who, value in bits.items())
+    console.write(f"{trained.name}: {trained.steps:,} steps in {trained.seconds / 60:.1f} minutes, {trained.folder}")
+    console.write(f"denoising loss on held-out text, bits per byte: {figures}")
+    if trained.weight is None:
+        console.write(f"Now try: ssd generate --core {trained.name} {shlex.quote('Once upon a time')}")
+    else:
+        console.write(f"best weight beside {trained.core}: {trained.weight:g}")
+        console.write(f"Now try: ssd generate {shlex.quote('Dear ')} --with {trained.name}")

@@ -1,0 +1,31 @@
+"""What has to be set before torch is imported, so that it runs well on small and shared machines."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def prepare_machine() -> None:
+    """Keep freed memory in the process, and let idle threads sleep. Call it before the first import of torch."""
+    # OpenMP's threads spin at every barrier by default: when another process holds one of the cores, each matrix
+    # product waits for a whole time slice of the scheduler.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_memory()
+
+
+def keep_memory() -> bool:
+    """Tell glibc's malloc to keep large blocks instead of returning each to the kernel; False where there is none.
+
+    By default every tensor over 128 KiB is mapped afresh, and the kernel clears each of its pages again at every step.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        return bool(libc.mallopt(_M_MMAP_THRESHOLD, 2**30) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    except (OSError, AttributeError):
+        return False

@@ -1,0 +1,195 @@
+"""After the last step: measure on held-out text, choose the weight, write the folder, register it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from ssdcli.evaluation.losses import Losses, LossSettings, measure
+from ssdcli.evaluation.sweep import sweep
+from ssdcli.models.folder import save_backbone
+from ssdcli.pipeline.prepare import TOKENIZER, Prepared, passages
+from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
+from ssdcli.registry.store import Registry
+from ssdcli.training.report import CardFacts, loss_curve_svg, metrics_lines, model_card, sweep_svg
+from ssdcli.training.settings import TrainSettings
+from ssdcli.training.trainer import SmallTrainer
+
+_MEASURED_TOKENS = 16_384
+_VERSIONS = ("torch", "transformers", "tokenizers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: what was registered, and how well it predicts its held-out text.
+
+    losses: with a core, the columns are the small model's weights 0 (the core alone) to 1 (itself alone); without
+    one, the single column is the model itself. weight: the best of them, None without a core.
+    """
+
+    name: str
+    core: str | None
+    folder: Path
+    size: str | None
+    parameters: int
+    losses: Losses
+    weight: float | None
+    report: tuple[str, ...]
+    steps: int
+    seconds: float
+
+    def bits_per_byte(self) -> dict[str, float]:
+        """Held-out denoising loss of the small model, its core and their ensemble, as far as there are any."""
+        return _by_member(self.losses, self.losses.bits_per_byte(), self.weight)
+
+
+def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwrite: bool) -> Trained:
+    """Measure the weights as they will be stored, and register them."""
+    model = prepared.model.to("cpu", torch.bfloat16).float().eval().requires_grad_(False)
+    chosen = passages(prepared.store, prepared.tokenizer, _MEASURED_TOKENS)
+    if prepared.parent is None:
+        settings = LossSettings(model.config.context)
+        losses, weight = measure([model], prepared.process, chosen, [1.0], settings), None
+    else:
+        core = prepared.parent.backbone
+        settings = LossSettings(min(model.config.context, core.config.context))
+        swept = sweep(core, model, prepared.process, chosen, settings)
+        losses, weight = swept.losses, swept.best
+    name, parent = prepared.settings.name, prepared.parent
+    trained = Trained(
+        name=name,
+        core=None if parent is None else parent.entry.name,
+        folder=registry.models / name,
+        size=prepared.size,
+        parameters=sum(p.numel() for p in model.parameters()),
+        losses=losses,
+        weight=weight,
+        report=tuple(prepared.store.info.report),
+        steps=trainer.state.global_step,
+        seconds=trainer.plan.elapsed,
+    )
+    with registry.stage(name, overwrite) as folder:
+        _write(prepared, trainer, trained, folder)
+    return trained
+
+
+def _write(prepared: Prepared, trainer: SmallTrainer, trained: Trained, folder: Path) -> None:
+    """Fill the model's folder: weights, tokenizer, card, metrics, pictures, recipe, manifest."""
+    save_backbone(prepared.model, folder)
+    if prepared.parent is None:
+        shutil.copyfile(prepared.workspace / TOKENIZER, folder / TOKENIZER)
+    else:
+        shutil.copyfile(prepared.parent.entry.folder / TOKENIZER, folder / TOKENIZER)
+    texts = {
+        "metrics.jsonl": metrics_lines(trainer.history),
+        "loss.svg": loss_curve_svg(trainer.history, f"{trained.name}: training"),
+        "recipe.toml": recipe(prepared.settings),
+        "README.md": model_card(_facts(prepared, trainer, trained)),
+    }
+    if trained.weight is not None:
+        losses = trained.losses
+        title = f"{trained.name} with {trained.core}"
+        texts["weight.svg"] = sweep_svg(losses.weights.tolist(), losses.bits_per_byte().tolist(), title)
+    for file, text in texts.items():
+        (folder / file).write_text(text, encoding="utf-8")
+    write_manifest(folder, _manifest(prepared, trained, (folder / TOKENIZER).read_bytes()))
+
+
+def _manifest(prepared: Prepared, trained: Trained, tokenizer: bytes) -> Manifest:
+    config = prepared.model.config
+    measured = {f"{who} bits per byte": value for who, value in trained.bits_per_byte().items()}
+    return Manifest(
+        name=trained.name,
+        kind="core" if trained.core is None else "small",
+        architecture=config.architecture,
+        process=prepared.process.name,
+        constants=dict(prepared.process.constants()),
+        block_size=config.block_size,
+        context=config.context,
+        attention="block-causal",
+        vocabulary=config.vocabulary,
+        tokenizer=tokenizer_fingerprint(tokenizer),
+        parameters=trained.parameters,
+        core=trained.core,
+        weight=trained.weight,
+        data=prepared.store.info.fingerprint,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={name: version(name) for name in _VERSIONS},
+        metrics=measured,
+    )
+
+
+def _facts(prepared: Prepared, trainer: SmallTrainer, trained: Trained) -> CardFacts:
+    config, info = prepared.model.config, prepared.store.info
+    rows = {f"{who}, nats per token": value for who, value in _nats(trained).items()}
+    rows |= {f"{who}, bits per byte": value for who, value in trained.bits_per_byte().items()}
+    return CardFacts(
+        name=trained.name,
+        kind="core" if trained.core is None else "small",
+        size=trained.size,
+        parameters=trained.parameters,
+        body_parameters=sum(p.numel() for p in prepared.model.body.parameters()),
+        process=prepared.process.name,
+        constants=prepared.process.constants(),
+        block_size=config.block_size,
+        context=config.context,
+        vocabulary=config.vocabulary,
+        core=trained.core,
+        weight=trained.weight,
+        data_lines=info.report,
+        data_fingerprint=info.fingerprint,
+        train_tokens=info.train.tokens,
+        trained_tokens=trained.steps * trainer.tokens_per_step,
+        steps=trained.steps,
+        seconds=trained.seconds,
+        device=_device(),
+        heldout=rows,
+        command=_command(prepared.settings),
+    )
+
+
+def _nats(trained: Trained) -> dict[str, float]:
+    return _by_member(trained.losses, trained.losses.nats_per_token(), trained.weight)
+
+
+def _by_member(losses: Losses, values: object, weight: float | None) -> dict[str, float]:
+    column = [float(value) for value in values]  # type: ignore[attr-defined]
+    if weight is None:
+        return {"core": column[-1]}
+    return {"core": column[0], "small": column[-1], "ensemble": column[losses.place(weight)]}
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
+def _given(settings: TrainSettings) -> Mapping[str, object]:
+    """The settings that differ from their defaults, under their flags' names."""
+    flags = {field.name: field.metadata.get("flag", field.name).replace("_", "-") for field in fields(settings)}
+    defaults = asdict(TrainSettings())
+    return {flags[key]: value for key, value in asdict(settings).items() if value != defaults[key] and key != "data"}
+
+
+def _command(settings: TrainSettings) -> str:
+    """The command that does the same again; the data is not named, its paths are nobody's business."""
+    flags = {"for": settings.core} | dict(_given(settings))
+    return " ".join(["ssd train-small DATA", *(f"--{flag} {value}" for flag, value in flags.items())])
+
+
+def recipe(settings: TrainSettings) -> str:
+    """The resolved recipe: every setting but the data, under its flag's name, in TOML."""
+    flags = {field.name: field.metadata.get("flag", field.name).replace("_", "-") for field in fields(settings)}
+    lines = [
+        "# ssd train-small DATA --recipe recipe.toml",
+        "# The settings that this model was trained with.",
+    ]
+    for key, value in asdict(settings).items():
+        if value is not None and key not in ("data", "name"):
+            lines.append(f"{flags[key]} = " + (f'"{value}"' if isinstance(value, str) else str(value)))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,358 @@
+"""`ssd generate`: its streams, its input, its flags and its codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ssdcli.api import load
+from ssdcli.cli import app, prompts
+from ssdcli.registry.store import Registry
+from tests.tiny import ROOM, add_family
+
+FAST = ["--max-tokens", "10", "--steps", "2", "--seed", "5"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def family():
+    add_family()
+
+
+@pytest.fixture
+def ssd(monkeypatch, capsys):
+    """Runs `ssd generate` in this process; `stdin=None` is a terminal that nobody types at."""
+
+    def run(*arguments, stdin=None):
+        given = Terminal() if stdin is None else io.TextIOWrapper(io.BytesIO(stdin))
+        monkeypatch.setattr(sys, "stdin", given)
+        code = app.main(["generate", *arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def answer(family, ssd):
+    """The JSON objects that `ssd generate` writes."""
+
+    def run(*arguments, stdin=None):
+        code, out, err = ssd(*arguments, "--json", stdin=stdin)
+        assert (code, err) == (0, "")
+        return [json.loads(line) for line in out.splitlines()]
+
+    return run
+
+
+@pytest.fixture
+def refused(ssd):
+    """What `ssd generate` says when it ends with code 2 before it has written anything."""
+
+    def run(*arguments, stdin=None):
+        code, out, err = ssd(*arguments, stdin=stdin)
+        assert (code, out) == (2, "")
+        assert err.startswith("ssd: ")
+        assert err.count("\n") == 1
+        return err.removeprefix("ssd: ").rstrip()
+
+    return run
+
+
+def text_of(prompt, core="big", members=None, **changes):
+    return load(core, members).generate(prompt, max_tokens=10, steps=2, **{"seed": 5, **changes}).text
+
+
+# The answer
+
+
+def test_standard_output_is_the_text_and_a_line_end(family, run_ssd):
+    done = run_ssd("generate", "Dear", "--with", "notes", *FAST)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == text_of("Dear", None, ["notes"]) + "\n"
+
+
+def test_text_is_written_as_it_is_committed(family, ssd, monkeypatch):
+    written = []
+    monkeypatch.setattr("ssdcli.cli.console.write", lambda text, end="\n": written.append(text + end))
+    assert ssd("Dear", "--core", "big", *FAST) == (0, "", "")
+    assert len(written) > 2
+    assert "".join(written) == text_of("Dear") + "\n"
+
+
+def test_json_has_the_shape_that_is_promised(answer):
+    (told,) = answer("Dear", "--with", "notes=0.4", *FAST)
+    seconds, speed = told.pop("seconds"), told.pop("tokens_per_second")
+    assert seconds > 0
+    assert speed == pytest.approx(10 / seconds)
+    assert told == {
+        "id": 0,
+        "prompt": "Dear",
+        "text": text_of("Dear", "big", {"notes": 0.4}),
+        "finish_reason": "length",
+        "seed": 5,
+        "core": "big",
+        "members": [
+            {"name": "big", "weight": 0.6, "forward_passes": 4},
+            {"name": "notes", "weight": 0.4, "forward_passes": 4},
+        ],
+        "tokens": 10,
+        "steps": 4,
+    }
+
+
+def test_several_texts_are_parted_by_dashes_or_are_lines_of_json(family, ssd, answer):
+    texts = [text_of("Dear", seed=seed) for seed in (5, 6)]
+    assert ssd("Dear", "--core", "big", "--n", "2", *FAST)[1] == f"{texts[0]}\n---\n{texts[1]}\n"
+    told = answer("Dear", "--core", "big", "--n", "2", *FAST)
+    assert [(one["text"], one["seed"]) for one in told] == [(texts[0], 5), (texts[1], 6)]
+
+
+def test_a_drawn_seed_is_told_and_reproduces_the_text(answer, ssd):
+    (told,) = answer("Dear", "--core", "big", "--max-tokens=10", "--steps=2")
+    again = ssd("Dear", "--core=big", "--max-tokens=10", "--steps=2", f"--seed={told['seed']}")
+    assert again == (0, told["text"] + "\n", "")
+
+
+def test_no_tokens_are_an_empty_answer(answer, ssd):
+    assert ssd("Dear", "--core", "big", "--max-tokens", "0") == (0, "\n", "")
+    (told,) = answer("Dear", "--core", "big", "--max-tokens", "0")
+    assert (told["text"], told["finish_reason"], told["tokens"]) == ("", "length", 0)
+
+
+def test_stop_strings_end_the_text(answer):
+    (whole,) = answer("Dear", "--core", "big", *FAST)
+    character = whole["text"][1]
+    (told,) = answer("Dear", "--core", "big", "--stop", character, "--stop", "never", *FAST)
+    assert told["finish_reason"] == "stop"
+    assert told["text"] == whole["text"].partition(character)[0]
+
+
+def test_stats_tell_seed_passes_and_speed_on_standard_error(family, ssd):
+    code, out, err = ssd("Dear", "--with", "notes", "--stats", *FAST)
+    assert (code, out) == (0, text_of("Dear", None, ["notes"]) + "\n")
+    pattern = r"seed 5; 10 tokens in \S+ s \(\S+ a second\); forward passes: big \(0\.7\) 4, notes \(0\.3\) 4\n"
+    assert re.fullmatch(pattern, err)
+
+
+def test_a_cut_prompt_is_warned_of(family, ssd):
+    code, _, err = ssd(" dark" * 100, "--core", "big", *FAST)
+    assert code == 0
+    assert err.startswith(f"ssd: warning: 'big' has room for {ROOM} tokens before its answer and leaves out")
+
+
+def test_a_closed_pipe_ends_quietly(family):
+    command = [sys.executable, "-m", "ssdcli", "generate", "Dear", "--core", "big", "--max-tokens", "4000"]
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*command, "--steps", "1"], **streams)
+    assert process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=120) in (0, 141)
+
+
+# The input
+
+
+@pytest.mark.parametrize(
+    ("argument", "stdin", "prompt"),
+    [
+        (["Dear"], None, "Dear"),
+        (["Dear"], b"", "Dear"),
+        ([], b"Dear\n", "Dear"),
+        ([], b"Dear\n\n", "Dear\n"),
+        ([], b"Dear\r\n", "Dear"),
+        (["Dear"], b"the boiler\n", "the boiler\n\nDear"),
+        ([], "\ufeffé\n".encode(), "é"),
+        ([], None, ""),
+        ([], b"", ""),
+    ],
+)
+def test_the_prompt_is_standard_input_and_then_the_argument(answer, argument, stdin, prompt):
+    (told,) = answer(*argument, "--core", "big", *FAST, stdin=stdin)
+    assert told["prompt"] == prompt
+    assert told["text"] == text_of(prompt)
+
+
+def test_a_closed_standard_input_is_none(answer, monkeypatch):
+    monkeypatch.setattr(prompts.sys, "stdin", None)
+    assert prompts.read_prompt("Dear") == "Dear"
+    assert prompts.read_batch("-", "") == []
+
+
+def test_a_silent_standard_input_is_waited_for_with_a_word(monkeypatch, capsys):
+    ours, theirs = os.pipe()
+    monkeypatch.setattr(prompts, "PATIENCE", 0.01)
+    monkeypatch.setattr(sys, "stdin", os.fdopen(ours))
+    said = []
+
+    def say(sentence):
+        said.append(sentence)
+        os.write(theirs, b"Dear\n")
+        os.close(theirs)
+
+    monkeypatch.setattr("ssdcli.cli.console.warn", say)
+    assert prompts.read_prompt(None) == "Dear"
+    assert said == ["waiting for standard input; ^D or '< /dev/null' ends it."]
+    sys.stdin.close()
+
+
+def test_a_quick_standard_input_is_read_without_a_word(monkeypatch):
+    monkeypatch.setattr(prompts, "PATIENCE", 0.2)
+    said = []
+    monkeypatch.setattr("ssdcli.cli.console.warn", said.append)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Dear")))
+    prompts.read_prompt(None)
+    time.sleep(0.3)
+    assert said == []
+
+
+def test_input_that_is_no_utf8_is_replaced_with_a_warning(family, ssd):
+    code, out, err = ssd("--core", "big", "--json", *FAST, stdin=b"caf\xe9\n")
+    assert (code, json.loads(out)["prompt"]) == (0, "caf\ufffd")
+    assert err.startswith("ssd: warning: standard input is not all UTF-8")
+
+
+def test_context_files_are_put_before_the_prompt_for_small_models(answer, tmp_path):
+    (tmp_path / "one").write_text("the boiler\n")
+    (tmp_path / "two").write_text("is cold\n")
+    files = ["--context", str(tmp_path / "one"), "--context", str(tmp_path / "two")]
+    (told,) = answer("Dear", "--core", "none", "--with", "notes", *files, *FAST)
+    assert told["prompt"] == "Dear"
+    assert told["text"] == text_of("the boiler\n\nis cold\n\nDear", "none", ["notes"])
+
+
+def test_a_batch_is_answered_line_by_line_in_order(answer, tmp_path):
+    (tmp_path / "context").write_text("cold\n")
+    lines = [
+        {"prompt": "Dear"},
+        {"prompt": "the stairs are dark", "id": "stairs", "seed": 9},
+        {"prompt": "Dear", "id": 7, "context": "the boiler"},
+    ]
+    batch = "\n".join(map(json.dumps, lines)) + "\n\n"
+    (tmp_path / "prompts.jsonl").write_text(batch)
+    flags = ["--core", "none", "--with", "notes", "--context", str(tmp_path / "context"), *FAST]
+    told = answer("--batch", str(tmp_path / "prompts.jsonl"), *flags)
+    assert [(one["id"], one["seed"]) for one in told] == [(0, 5), ("stairs", 9), (7, 7)]
+    writer = load("none", ["notes"])
+    texts = [
+        writer.generate(one["prompt"], context=context, seed=one["seed"], max_tokens=10, steps=2).text
+        for one, context in zip(told, ["cold", "cold", "cold\n\nthe boiler"], strict=True)
+    ]
+    assert [one["text"] for one in told] == texts
+    again = answer("--batch", "-", *flags, stdin=batch.encode())
+    assert [one["text"] for one in again] == texts
+
+
+def test_an_empty_batch_has_no_answers(family, ssd):
+    assert ssd("--batch", "-", "--core", "big", stdin=b"\n") == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "line 2 of standard input is not valid JSON"),
+        ("[]", "line 2 of standard input is not a JSON object."),
+        ('{"id": 1}', "line 2 of standard input has no prompt."),
+        ('{"prompt": 1}', "line 2 of standard input has a prompt that is not text."),
+        ('{"prompt": "a", "seed": "x"}', "line 2 of standard input has a seed that is not a whole number."),
+        ('{"prompt": "a", "seed": true}', "line 2 of standard input has a seed that is not a whole number."),
+        ('{"prompt": "a", "contxt": ""}', "line 2 of standard input has a key 'contxt'. Did you mean 'context'?"),
+    ],
+)
+def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, problem):
+    assert refused("--batch", "-", "--core", "big", stdin=f'{{"prompt": "a"}}\n{line}\n'.encode()).startswith(problem)
+
+
+# The flags
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--top-p", "0"], "top-p must be above 0 and at most 1, not 0.0. Give such a value."),
+        (["--top-p", "2"], "top-p must be above 0 and at most 1, not 2.0. Give such a value."),
+        (["--temperature=-1"], "temperature must be at least 0, not -1.0. Give such a value."),
+        (["--temperature", "nan"], "--temperature nan is not a number. Give a number."),
+        (["--steps", "0"], "steps must be at least 1, not 0. Give such a value."),
+        (["--n", "0"], "n must be at least 1, not 0. Give such a value."),
+        (["--max-tokens=-1"], "max-tokens must be at least 0, not -1. Give such a value."),
+        (["--stop", ""], "a stop string must not be empty. Give such a value."),
+        (["--rule", "blend"], "--rule 'blend' is not one of mix. Give one of mix."),
+        (["--schedule", "never"], "--schedule 'never' is not one of constant. Give one of constant."),
+        (["--with", "notes=x"], "--with notes=x: 'x' is not a weight. Give a number, as in --with notes=0.3."),
+        (["--with", "notes="], "--with notes=: '' is not a weight. Give a number, as in --with notes=0.3."),
+        (["--with", "notes", "--with", "notes=1"], "--with names 'notes' twice. Name each small model once."),
+        (
+            ["--with", "notes=0"],
+            "the weight of 'notes' must be above 0 and at most 1, not 0. Give such a weight.",
+        ),
+        (
+            ["--with", "notes=0.6", "--with", "mail"],
+            "the weights of the small models sum to 1.1, which is more than 1: 0.6 (notes) + 0.5 (mail). "
+            "Give smaller ones, as in --with NAME=0.3.",
+        ),
+        (["--context", "x"], "--context is for small models alone, and none is named. Name one, as in --with notes."),
+        (
+            ["--with", "notes", "--context", "gone"],
+            "the context file 'gone' cannot be read (No such file or directory). Name a text file.",
+        ),
+        (["--batch", "gone"], "the batch file 'gone' cannot be read (No such file or directory). Name a text file."),
+        (["Dear", "--batch", "-"], "with --batch the prompts come from its lines. Leave the PROMPT away."),
+    ],
+)
+def test_what_cannot_be_right_is_one_line_and_code_2(family, refused, arguments, problem):
+    Registry().set_default("big")
+    assert refused(*arguments) == problem
+
+
+def test_a_mistyped_model_ends_with_code_3_before_anything_is_read(family, ssd, monkeypatch):
+    monkeypatch.setattr(prompts, "read_prompt", None)
+    said = "ssd: no model named 'note'. Did you mean 'notes'? See 'ssd models list'.\n"
+    assert ssd("Dear", "--with", "note") == (3, "", said)
+
+
+def test_flags_win_over_variables_and_those_over_a_recipe(answer, tmp_path, monkeypatch):
+    (tmp_path / "mine.toml").write_text('core = "big"\nmax-tokens = 3\nseed = 1\nsteps = 2\nstats = false\n')
+    monkeypatch.setenv("SSD_SEED", "2")
+    monkeypatch.setenv("SSD_MAX_TOKENS", "4")
+    (told,) = answer("Dear", "--recipe", str(tmp_path / "mine.toml"), "--max-tokens", "5")
+    assert (told["core"], told["seed"], told["tokens"], told["steps"]) == ("big", 2, 5, 2)
+
+
+def test_the_first_help_panel_has_ten_flags_at_most(ssd):
+    code, out, _ = ssd("--help")
+    panel = out.partition("Options:")[2].partition("More:")[0]
+    assert code == 0
+    assert 5 < len(re.findall(r"^ +(?:-h, )?--", panel, re.MULTILINE)) <= 10
+    assert out.index("More:") < out.index("--top-p")
+
+
+def test_help_and_errors_import_no_torch(family):
+    probe = (
+        "import sys; from ssdcli.cli.app import main; "
+        "codes = [main(['generate', '--help']), main(['generate', 'a', '--with', 'nots'])]; "
+        "sys.exit('torch' in sys.modules or codes != [0, 3])"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(("flag", "offered"), [("--core", ["big"]), ("--with", ["mail", "notes"])])
+def test_names_are_completed(family, run_ssd, flag, offered):
+    words = {"COMP_WORDS": f"ssd generate {flag} ", "COMP_CWORD": "3", "_SSD_COMPLETE": "complete_bash"}
+    completed = run_ssd(env=words).stdout.split()
+    bundled = [entry.name for entry in Registry().entries() if entry.bundled]
+    assert [name for name in completed if name not in bundled] == offered

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ssdcli.engine.process import Masked, Simplex
+from ssdcli.evaluation.losses import Losses, LossSettings, Passage, measure
+from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+
+V, MASK = 5, 4
+SIMPLEX, MASKED = Simplex(V), Masked(V, MASK)
+PROCESSES = pytest.mark.parametrize("process", [SIMPLEX, MASKED], ids=["simplex", "masked"])
+P = [0.1, 0.2, 0.3, 0.4, 0.0]
+Q = [0.4, 0.1, 0.4, 0.1, 0.0]
+
+
+def real_model(process: Any, seed: int) -> BlockDiffusionLM:
+    timed = process.name == "simplex"
+    config = BackboneConfig(V, 32, 1, 16, block_size=4, timed=timed, hears_itself=timed, suppressed=(MASK,))
+    torch.manual_seed(seed)
+    model = BlockDiffusionLM(config).requires_grad_(False)
+    model.table.mul_(10)
+    return model
+
+
+def code_length(passage: Passage, p: list[float]) -> float:
+    """The nats of a document's tokens but the given first, under these probabilities."""
+    return -sum(math.log(p[token]) for token in passage.tokens[1:])
+
+
+@pytest.mark.parametrize("window", [4, 8, 12, 40])
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_windows_score_every_token_of_a_document_once(unconditional, documents, window, batch):
+    """The simplex objective weighs each token by one: what an unconditional model loses is known exactly."""
+    passages = documents(1, 7, 8, 9, 31, 100)
+    losses = measure([unconditional(P)], SIMPLEX, passages, [0.0], LossSettings(window, batch=batch))
+    assert losses.sums.shape == (6, 1)
+    expected = [code_length(passage, P) for passage in passages]
+    np.testing.assert_allclose(losses.sums[:, 0], expected, rtol=1e-5)
+    assert losses.tokens.tolist() == [1, 7, 8, 9, 31, 100]
+    assert losses.bytes.tolist() == [3, 15, 17, 19, 63, 201]
+
+
+def test_the_masked_loss_is_the_code_length_in_the_mean(unconditional, documents):
+    passages = documents(*[11] * 40)
+    settings = LossSettings(window=12, repeats=40, batch=64)
+    losses = measure([unconditional(P)], MASKED, passages, [0.0], settings)
+    errors = losses.sums[:, 0] - [code_length(passage, P) for passage in passages]
+    assert abs(errors.mean()) < 4 * errors.std() / math.sqrt(40)
+    assert errors.std() < 0.25 * losses.sums.mean()  # such that the mean says something
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_a_mixture_is_the_renormalised_product_of_powers(unconditional, documents, share):
+    passages = documents(9, 30)
+    members = [unconditional(P), unconditional(Q)]
+    losses = measure(members, SIMPLEX, passages, [share], LossSettings(8))
+    product = [p ** (1 - share) * q**share for p, q in zip(P, Q, strict=True)]
+    product[MASK] = 0.0
+    mixture = [x / sum(product) for x in product]
+    expected = [code_length(passage, mixture) for passage in passages]
+    np.testing.assert_allclose(losses.sums[:, 0], expected, rtol=1e-5)
+
+
+@PROCESSES
+def test_a_mixture_at_weight_zero_and_one_is_a_single_member(process, documents):
+    passages = documents(9, 30, 3)
+    core, small = real_model(process, 1), real_model(process, 2)
+    settings = LossSettings(8)
+    both = measure([core, small], process, passages, [0.0, 0.5, 1.0], settings)
+    alone = [measure([member], process, passages, [0.0], settings).sums[:, 0] for member in (core, small)]
+    np.testing.assert_allclose(both.sums[:, 0], alone[0], rtol=1e-6)
+    np.testing.assert_allclose(both.sums[:, 2], alone[1], rtol=1e-6)
+    assert (both.sums[:, 1] != both.sums[:, 0]).all()
+    assert (alone[0] != alone[1]).all()
+
+
+@PROCESSES
+def test_a_member_mixed_with_itself_is_itself(process, documents):
+    model = real_model(process, 1)
+    sums = measure([model, model], process, documents(9, 30), [0.0, 0.3, 1.0], LossSettings(8)).sums
+    np.testing.assert_allclose(sums[:, 1], sums[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(sums[:, 2], sums[:, 0], rtol=1e-6)
+
+
+@PROCESSES
+def test_a_measurement_repeats_itself_whatever_is_measured_together(process, documents):
+    passages = documents(9, 30, 14, 3)
+    model = real_model(process, 1)
+    first = measure([model], process, passages, [0.0], LossSettings(8)).sums
+    np.testing.assert_array_equal(measure([model], process, passages, [0.0], LossSettings(8)).sums, first)
+    for other in (LossSettings(8, batch=1), LossSettings(8, batch=3)):
+        np.testing.assert_allclose(measure([model], process, passages, [0.0], other).sums, first, rtol=1e-4)
+    fewer = measure([model], process, passages[:2], [0.0], LossSettings(8)).sums
+    np.testing.assert_allclose(fewer, first[:2], rtol=1e-4)
+    seeded = measure([model], process, passages, [0.0], LossSettings(8, seed=1)).sums
+    assert (seeded != first).all()
+
+
+def test_repeats_are_averaged_and_differ(documents):
+    passages, model = documents(*[15] * 30), real_model(MASKED, 1)
+    spread = []
+    for repeats in (1, 16):
+        runs = [
+            measure([model], MASKED, passages, [0.0], LossSettings(16, repeats, seed, batch=64)).sums[:, 0]
+            for seed in range(3)
+        ]
+        spread.append(np.std(runs, axis=0).mean())
+    assert spread[1] < 0.5 * spread[0]
+
+
+def test_a_prediction_sees_the_text_before_its_block_and_not_the_text_after():
+    """A changed token changes the losses of its own block and the later ones in its window, and no others."""
+    model = real_model(MASKED, 1)
+    base = [0, 1, 2, 3, 1, 2, 3, 0, 1, 2, 3, 2]
+
+    def losses(tokens: list[int]) -> list[float]:
+        # A prefix of the text loses the same as the whole text's first part: the differences are blocks' losses.
+        return [
+            float(measure([model], MASKED, [Passage(tokens[:end], 1)], [0.0], LossSettings(12, 8)).sums[0, 0])
+            for end in (4, 8, 12)
+        ]
+
+    before, after = np.diff(losses(base), prepend=0), np.diff(losses([*base[:5], 3, *base[6:]]), prepend=0)
+    assert before[0] == pytest.approx(after[0], rel=1e-6)
+    assert before[1] != pytest.approx(after[1], rel=1e-5)
+    assert before[2] != pytest.approx(after[2], rel=1e-5)
+
+
+def made_up(documents: int = 300, seed: int = 0) -> Losses:
+    """Losses of documents of very different lengths, at three weights that go up and down together."""
+    random = np.random.default_rng(seed)
+    tokens = random.integers(5, 400, documents)
+    shared = random.normal(3, 0.5, documents)[:, None]
+    own = random.normal(0, 0.05, (documents, 3))
+    sums = (shared + own + [0, -0.1, 0.2]) * tokens[:, None]
+    return Losses(np.array([0.0, 0.5, 1.0]), sums, tokens, tokens * 4)
+
+
+def bootstrap(losses: Losses, statistic: Any, count: int = 3000) -> np.ndarray:
+    """The standard deviation of a statistic over documents drawn with replacement."""
+    random = np.random.default_rng(1)
+    found = []
+    for _ in range(count):
+        drawn = random.integers(len(losses.tokens), size=len(losses.tokens))
+        found.append(statistic(Losses(losses.weights, losses.sums[drawn], losses.tokens[drawn], losses.bytes[drawn])))
+    return np.std(found, axis=0)
+
+
+def test_the_standard_error_is_that_of_a_bootstrap():
+    losses = made_up()
+    expected = bootstrap(losses, lambda drawn: drawn.nats_per_token())
+    np.testing.assert_allclose(losses.standard_error(), expected, rtol=0.06)
+
+
+def test_the_error_of_a_difference_is_paired_by_document():
+    losses = made_up()
+    mean, error = losses.difference(0.5, 0.0)
+    nats = losses.nats_per_token()
+    assert mean == pytest.approx(nats[0] - nats[1])
+    assert mean == pytest.approx(0.1, abs=4 * error)
+    expected = bootstrap(losses, lambda drawn: drawn.difference(0.5, 0.0)[0])
+    assert error == pytest.approx(float(expected), rel=0.06)
+    assert error < 0.3 * losses.standard_error()[0]
+
+
+def test_a_weight_does_not_differ_from_itself_and_differences_change_sign():
+    losses = made_up()
+    assert losses.difference(0.5, 0.5) == (0, 0)
+    here, there = losses.difference(0.5, 1.0), losses.difference(1.0, 0.5)
+    assert here[0] == -there[0]
+    assert here[1] == there[1]
+
+
+def test_nats_per_token_and_bits_per_byte_are_of_all_documents_together():
+    losses = Losses(np.array([0.0, 1.0]), np.array([[8.0, 4.0], [2.0, 6.0]]), np.array([4, 1]), np.array([10, 10]))
+    assert losses.nats_per_token().tolist() == [2, 2]
+    np.testing.assert_allclose(losses.bits_per_byte(), [0.5 / math.log(2)] * 2)
+
+
+def test_the_column_of_a_weight_is_the_nearest():
+    losses = Losses(np.linspace(0, 1, 11), np.zeros((1, 11)), np.ones(1, dtype=int), np.ones(1, dtype=int))
+    assert [losses.place(i / 10) for i in range(11)] == list(range(11))
+    assert losses.place(0.1 + 0.2) == 3
