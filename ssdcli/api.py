@@ -49,7 +49,7 @@ class Lineup:
     def open(self) -> Writer:
         """Load the models (SsdError if one cannot be read)."""
         from ssdcli.engine.denoiser import Denoiser
-        from ssdcli.models.folder import load_backbone
+        from ssdcli.models.folder import best_device, load_backbone
         from ssdcli.training.tokenizer import END_OF_TEXT
 
         first = self.parts[0].entry
@@ -57,16 +57,16 @@ class Lineup:
         end = tokenizer.token_to_id(END_OF_TEXT)
         if end is None:
             raise SsdError(f"the tokenizer of {first.name!r} has no {END_OF_TEXT}.", "Make or pull the model again.")
-        process = _process(first)
+        process, device = _process(first), best_device()
         voices = [
-            Voice(p.entry.name, p.weight, p.private, Denoiser(load_backbone(p.entry.folder), process))
+            Voice(p.entry.name, p.weight, p.private, Denoiser(load_backbone(p.entry.folder, device=device), process))
             for p in self.parts
         ]
         return Writer(voices, tokenizer, end, self.core)
 
 
 def load(core: str | None = None, members: Members = None, registry: Registry | None = None) -> Writer:
-    """Load an ensemble from the registry; models run on the CPU in float32.
+    """Load an ensemble from the registry; models run in float32, on a GPU if there is one.
 
     core: a model's name; "none" for none, the small models' weights then scaled to sum to one; by default the
     core that the first small model was made for, else the registry's default.

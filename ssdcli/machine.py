@@ -26,6 +26,9 @@ def keep_memory() -> bool:
         return False
     try:
         libc = ctypes.CDLL("libc.so.6")
-        return bool(libc.mallopt(_M_MMAP_THRESHOLD, 2**30) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+        trims = libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        # glibc before 2.35 allows no threshold above 32 MiB.
+        maps = libc.mallopt(_M_MMAP_THRESHOLD, 2**30) or libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
+        return bool(trims and maps)
     except (OSError, AttributeError):
         return False

@@ -207,9 +207,10 @@ class Writer:
         from ssdcli.engine.sampler import SamplerConfig
 
         steps = self._process.default_steps if options.steps is None else options.steps
-        block = self.voices[0].denoiser.backbone.block_size
+        backbone = self.voices[0].denoiser.backbone
         picker = Picker(options.temperature, options.top_p)
-        return SamplerConfig(block, options.max_tokens, steps, self._end, picker)
+        device = str(backbone.device)
+        return SamplerConfig(backbone.block_size, options.max_tokens, steps, self._end, picker, device)
 
     def _result(self, row: _Row, started: float) -> Result:
         uses = [MemberUse(v.name, v.weight, n) for v, n in zip(self.voices, row.passes, strict=True)]

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import shlex
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import fields
-from types import FrameType
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssdcli.cli import completion, console
 from ssdcli.cli.help import MORE
+from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.errors import UsageError
-from ssdcli.pipeline.saved import discard, has_checkpoint, resumed
+from ssdcli.pipeline.saved import begin, resumed
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
 from ssdcli.settings import resolve
@@ -23,9 +20,6 @@ from ssdcli.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from ssdcli.pipeline.finish import Trained
-    from ssdcli.pipeline.job import Watcher
-    from ssdcli.pipeline.prepare import Prepared
-    from ssdcli.training.trainer import Progress
 
 
 def register(app: typer.Typer) -> None:
@@ -64,6 +58,9 @@ def train_small(
     hidden: Annotated[int | None, typer.Option(help="Width, instead of a size's.", rich_help_panel=MORE)] = None,
     layers: Annotated[int | None, typer.Option(help="Depth, instead of a size's.", rich_help_panel=MORE)] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of a training window.", rich_help_panel=MORE)] = None,
+    checkpoint_seconds: Annotated[
+        float | None, typer.Option(help="Seconds between checkpoints.", rich_help_panel=MORE)
+    ] = None,
     process: Annotated[
         str | None, typer.Option(help="simplex or masked; with --for none only.", rich_help_panel=MORE)
     ] = None,
@@ -83,7 +80,7 @@ def train_small(
     prepare_machine()
     from ssdcli.pipeline.job import train_small as run
 
-    with _stoppable() as stop, _Screen(settings.name) as screen:
+    with stoppable() as stop, Screen(settings.name) as screen:
         trained = run(settings, screen.watcher(stop), overwrite=overwrite)
     _tell(trained, as_json=json)
 
@@ -95,80 +92,11 @@ def _settings(given: dict[str, object], recipe: str | None, *, resume: bool, ove
             raise UsageError("--resume does not say what to resume.", "Pass --name.")
         return resumed(Registry(), str(given["name"]), {k: v for k, v in given.items() if k != "name"})
     settings = resolve(TrainSettings, given, None if recipe is None else find_recipe(recipe))
-    settings.check()
-    if has_checkpoint(Registry(), settings.name) and not overwrite:
-        raise UsageError(
-            f"a training of '{settings.name}' was interrupted and can go on.",
-            "Pass --resume to go on, or --overwrite to start anew.",
-        )
-    discard(Registry(), settings.name)
+    for budget, other in (("minutes", "steps"), ("steps", "minutes")):
+        if budget in given and other not in given:  # a flag wins over the other kind of budget from elsewhere
+            settings = replace(settings, **{other: None})
+    begin(Registry(), settings, overwrite=overwrite)
     return settings
-
-
-@contextmanager
-def _stoppable() -> Iterator[list[bool]]:
-    """The first ^C (or SIGTERM) asks for a stop after the step, the second one stops at once."""
-    asked: list[bool] = []
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(True)
-        console.note("Stopping after this step; press ^C again to stop at once.")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Screen:
-    """The progress bar on standard error, and what was read, above it."""
-
-    def __init__(self, name: str) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[facts]}"),
-            console=console.terminal(),
-            transient=True,
-        )
-        self._task = self._bar.add_task(f"reading for {name}", total=None, facts="")
-
-    def __enter__(self) -> _Screen:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def watcher(self, stop: list[bool]) -> Watcher:
-        """Callbacks that draw on this screen."""
-        from ssdcli.pipeline.job import Watcher
-
-        return Watcher(self._prepared, self._progress, self._measuring, lambda: bool(stop))
-
-    def _prepared(self, prepared: Prepared) -> None:
-        for line in prepared.store.info.report:
-            (console.warn if line.startswith("skipped") else console.note)(line)
-        parameters = sum(p.numel() for p in prepared.model.parameters())
-        size = prepared.size or "custom"
-        console.note(f"{size}: {parameters / 1e6:.1f}M parameters, {prepared.process.name} process")
-        self._bar.update(self._task, description="training")
-
-    def _progress(self, progress: Progress) -> None:
-        facts = f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s"
-        if progress.seconds_left is not None:
-            minutes, seconds = divmod(round(progress.seconds_left), 60)
-            facts += f"  {minutes}:{seconds:02d} left"
-        self._bar.update(self._task, completed=progress.step, total=progress.total, facts=facts)
-
-    def _measuring(self) -> None:
-        self._bar.update(self._task, description="measuring", facts="")
 
 
 def _tell(trained: Trained, *, as_json: bool) -> None:

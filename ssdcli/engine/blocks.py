@@ -23,9 +23,11 @@ def block_levels(blocks: Tensor, noise: Noise) -> Tensor:
     The levels of a sequence's n blocks are (u + k) / n, k = 0..n-1, in random order: each is uniform, together they
     cover the unit interval evenly.
     """
-    count = int(blocks.max()) + 1
-    order = noise.uniform(count).argsort(dim=1)
-    levels = (order + noise.uniform(1)) / count
+    count = blocks.amax(1, keepdim=True) + 1
+    places = torch.arange(blocks.shape[1], device=blocks.device)
+    # As many draws whatever the number of blocks: a sample's noise does not depend on its neighbours'.
+    draws = noise.uniform(len(places)).masked_fill(places >= count, 2)
+    levels = (draws.argsort(dim=1).argsort(dim=1) + noise.uniform(1)) / count
     return levels.gather(1, blocks)
 
 

@@ -128,8 +128,8 @@ class Denoiser:
         grown = torch.cat([prefix.tokens, tokens], dim=1)
         lengths = prefix.lengths + tokens.shape[1]
         if grown.shape[1] > self.room:
-            keep = max(self.room // 2, 1)
-            return self._prefill(grown[:, -keep:], lengths.clamp(max=keep))
+            lengths = torch.where(lengths > self.room, max(self.room // 2, 1), lengths)
+            return self._prefill(grown[:, -int(lengths.max()) :], lengths)
         mask = canvas_mask(width, tokens.shape[1], prefix.lengths)
         positions = self._positions(tokens.shape[1], width, prefix.lengths, width)
         cache = self.backbone.extend(self.backbone.embed(tokens), positions, mask, prefix.cache)

@@ -56,6 +56,11 @@ class Member:
     denoiser: CanvasDenoiser
     schedule: Schedule
 
+    @property
+    def idle(self) -> bool:
+        """Whether it is never run: it then reads nothing either."""
+        return self.schedule == Constant(0.0)
+
 
 @dataclass(frozen=True)
 class Ensemble:
@@ -69,7 +74,7 @@ class Ensemble:
 
     def start(self, prompts: Sequence[Sequence[Sequence[int]]]) -> tuple[Any, ...]:
         """Read each member's own prompts: prompts[i] are the rows of member i."""
-        return tuple(m.denoiser.start(rows) for m, rows in zip(self.members, prompts, strict=True))
+        return tuple(None if m.idle else m.denoiser.start(rows) for m, rows in zip(self.members, prompts, strict=True))
 
     def denoise(self, canvas: Canvas, t: float, heard: Tensor | None, prefixes: tuple[Any, ...]) -> Tensor:
         """Log p of the clean tokens by the members that run at t: (B, L, V) float32."""
@@ -78,7 +83,9 @@ class Ensemble:
 
     def commit(self, tokens: Tensor, prefixes: tuple[Any, ...]) -> tuple[Any, ...]:
         """Append a clean block (B, L) to every member's prefix."""
-        return tuple(m.denoiser.commit(tokens, p) for m, p in zip(self.members, prefixes, strict=True))
+        return tuple(
+            None if m.idle else m.denoiser.commit(tokens, p) for m, p in zip(self.members, prefixes, strict=True)
+        )
 
 
 def mix(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -87,6 +94,8 @@ def mix(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     A token that one member excludes (-inf) is excluded by all. A single member is returned as it is. The sum is
     taken in float32.
     """
+    if not log_ps:
+        raise ValueError("no member runs at this noise level: at least one weight must be above zero")
     if len(log_ps) == 1:
         return log_ps[0]
     total = math.fsum(weights)

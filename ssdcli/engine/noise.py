@@ -33,6 +33,11 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def _signed(word: int) -> int:
+    """The same 64 bits as a signed integer."""
+    return ((word & _MASK) ^ (1 << 63)) - (1 << 63)
+
+
 def _mix(x: Tensor) -> Tensor:
     """The splitmix64 finaliser: a bijection of int64 with avalanche."""
     x = (x ^ _shift_right(x, 30)) * _MIX_1
@@ -53,11 +58,19 @@ def fold(key: int, *words: int) -> int:
 class CounterNoise:
     """Noise of a batch of rows, each row keyed by its own integer (counter-based: no state but a draw count)."""
 
-    def __init__(self, keys: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(self, keys: Sequence[int] | Tensor, device: torch.device | str = "cpu") -> None:
         """Take one 64-bit key a row."""
-        signed = [((key & _MASK) ^ (1 << 63)) - (1 << 63) for key in keys]
-        self._keys = torch.tensor(signed, dtype=torch.int64, device=device)
+        if not isinstance(keys, Tensor):
+            keys = torch.tensor([_signed(key) for key in keys], dtype=torch.int64, device=device)
+        self._keys = keys
         self._drawn = 0
+
+    def derive(self, *words: int) -> CounterNoise:
+        """The rows' noise for one use, named by words (block, step, ...); nothing is read back from the device."""
+        keys = self._keys
+        for word in words:
+            keys = _mix(keys ^ _signed((word + 1) * 0x9E3779B97F4A7C15)) + 1
+        return CounterNoise(keys)
 
     def _bits(self, count: int) -> Tensor:
         """Hash the next `count` counters of every row: (B, count) int64."""

@@ -20,7 +20,7 @@ class Picker:
         if self.temperature == 0:
             return torch.zeros_like(log_p, dtype=torch.float32).scatter_(-1, log_p.argmax(-1, keepdim=True), 1.0)
         p = torch.softmax(log_p.float() / self.temperature, dim=-1)
-        return p if self.top_p >= 1 else keep_nucleus(p, self.top_p)
+        return p if self.top_p >= 1 else keep_nucleus(p, max(self.top_p, 1e-30))
 
     def draw(self, log_p: Tensor, uniform: Tensor) -> Tensor:
         """Draw one token a position: log_p (..., V), uniform (...) in (0, 1); returns (...) int64."""

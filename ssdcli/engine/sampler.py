@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.ensemble import Ensemble
-from ssdcli.engine.noise import CounterNoise, fold
+from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Canvas, Process
 
@@ -66,42 +66,27 @@ def sample(
     if config.max_tokens < 1:
         return
     prefixes = ensemble.start(prompts)
-    ended = torch.zeros(len(seeds), dtype=torch.bool)
+    noise = CounterNoise(seeds, config.device)
+    ended = torch.zeros(len(seeds), dtype=torch.bool, device=config.device)
     blocks = -(-config.max_tokens // config.block_size)
     for block in range(blocks):
-        for step in _denoise_block(
-            ensemble, process, prefixes, _BlockSeeds(block, tuple(seeds), config.device), config
-        ):
-            yield step
+        for step in _denoise_block(ensemble, process, prefixes, noise.derive(block), config):
+            yield replace(step, block=block)
         tokens = process.tokens(step.canvas)
-        ended = ended | (tokens == config.end).any(-1).cpu()
-        if block + 1 == blocks or bool(ended.all()):
+        ended = ended | (tokens == config.end).any(-1)
+        if block + 1 == blocks or bool(ended.all()):  # the one place where the host waits for the device
             return
         prefixes = ensemble.commit(tokens, prefixes)
 
 
-@dataclass(frozen=True)
-class _BlockSeeds:
-    """The rows' seeds, and the number of the block that they are used for."""
-
-    block: int
-    seeds: tuple[int, ...]
-    device: str
-
-    def noise(self, use: int) -> CounterNoise:
-        """Noise for one use (a step's number, or `_PRIOR`) within the block."""
-        return CounterNoise([fold(seed, self.block, use) for seed in self.seeds], self.device)
-
-
 def _denoise_block(
-    ensemble: Ensemble, process: Process, prefixes: tuple[Any, ...], seeds: _BlockSeeds, config: SamplerConfig
+    ensemble: Ensemble, process: Process, prefixes: tuple[Any, ...], noise: CounterNoise, config: SamplerConfig
 ) -> Iterator[Step]:
-    """Take one canvas from pure noise to clean tokens."""
-    canvas = process.prior(config.block_size, seeds.noise(_PRIOR))
+    """Take one canvas from pure noise to clean tokens; the steps do not know their block's number."""
+    canvas = process.prior(config.block_size, noise.derive(_PRIOR))
     heard = None
-    grid = time_grid(config.steps)
-    for index, (t, s) in enumerate(pairwise(grid)):
+    for index, (t, s) in enumerate(pairwise(time_grid(config.steps))):
         log_p = ensemble.denoise(canvas, t, heard, prefixes)
-        canvas = process.step(canvas, log_p, (t, s), config.picker, seeds.noise(index))
+        canvas = process.step(canvas, log_p, (t, s), config.picker, noise.derive(index))
         heard = log_p
-        yield Step(seeds.block, index, t, log_p, canvas, ensemble.weights(t))
+        yield Step(0, index, t, log_p, canvas, ensemble.weights(t))

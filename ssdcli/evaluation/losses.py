@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from ssdcli.engine.blocks import block_ids, block_levels
@@ -25,6 +26,12 @@ class Passage:
 
     tokens: Sequence[int]
     bytes: int
+
+
+def passage_of(text: str, tokenizer: Tokenizer, end: int) -> Passage:
+    """A whole text as a passage; `end` is the id of end of text."""
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    return Passage([end, *ids], len(text.encode()))
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ class BackboneConfig:
 
     @property
     def heads(self) -> int:
-        """Attention heads of 64 dimensions, of 32 in narrow models."""
-        return max(1, self.hidden // (64 if self.hidden >= 256 else 32))
+        """Attention heads of 64 dimensions, of 32 where the width is no multiple or narrow."""
+        return max(1, self.hidden // (64 if self.hidden >= 256 and self.hidden % 64 == 0 else 32))
 
 
 def _body_config(config: BackboneConfig) -> Any:
@@ -115,11 +115,11 @@ class BlockDiffusionLM(nn.Module):
 
     def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
         """Run the body after the cache, which is left as it was: (B, L, H) to (B, L, H)."""
-        return self._run(embedded, positions, mask, None if cache is None else cache.view(keeps=False))
+        return self._run(embedded, positions, mask, None if cache is None else cache.view())
 
     def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
         """The cache with (B, L, H) appended."""
-        grown = cache.view(keeps=True)
+        grown = cache.view()
         self._run(embedded, positions, mask, grown)
         return grown
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ssdcli.errors import SsdError
@@ -22,13 +24,18 @@ def save_backbone(model: BlockDiffusionLM, folder: Path, dtype: torch.dtype = to
     (folder / CONFIG).write_text(json.dumps(model.config.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
+def best_device() -> str:
+    """Where models run: a GPU if PyTorch can use one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_backbone(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> BlockDiffusionLM:
     """Read a model, ready for inference; SsdError if files are missing or do not fit each other."""
     try:
         config = BackboneConfig.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
         model = BlockDiffusionLM(config)
         model.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         reason = str(error).splitlines()[0]
         raise SsdError(f"the model in {folder} cannot be read: {reason}.", "See 'ssd models verify'.") from error
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)

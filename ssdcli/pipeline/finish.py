@@ -18,8 +18,8 @@ from ssdcli.pipeline.prepare import TOKENIZER, Prepared, passages
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.store import Registry
 from ssdcli.training.report import CardFacts, loss_curve_svg, metrics_lines, model_card, sweep_svg
-from ssdcli.training.settings import TrainSettings
-from ssdcli.training.trainer import SmallTrainer
+from ssdcli.training.settings import FROM_SCRATCH, NO_CORE, TrainSettings
+from ssdcli.training.trainer import SmallTrainer, writes_weights
 
 _MEASURED_TOKENS = 16_384
 _VERSIONS = ("torch", "transformers", "tokenizers", "safetensors")
@@ -81,7 +81,8 @@ def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwr
 
 def _write(prepared: Prepared, trainer: SmallTrainer, trained: Trained, folder: Path) -> None:
     """Fill the model's folder: weights, tokenizer, card, metrics, pictures, recipe, manifest."""
-    save_backbone(prepared.model, folder)
+    with writes_weights(folder):
+        save_backbone(prepared.model, folder)
     if prepared.parent is None:
         shutil.copyfile(prepared.workspace / TOKENIZER, folder / TOKENIZER)
     else:
@@ -185,11 +186,12 @@ def _command(settings: TrainSettings) -> str:
 def recipe(settings: TrainSettings) -> str:
     """The resolved recipe: every setting but the data, under its flag's name, in TOML."""
     flags = {field.name: field.metadata.get("flag", field.name).replace("_", "-") for field in fields(settings)}
+    left_out = ("data", "name") if settings.core == NO_CORE else ("data", "name", *FROM_SCRATCH)
     lines = [
-        "# ssd train-small DATA --recipe recipe.toml",
+        "# ssd train-small DATA --name NAME --recipe recipe.toml",
         "# The settings that this model was trained with.",
     ]
     for key, value in asdict(settings).items():
-        if value is not None and key not in ("data", "name"):
+        if value is not None and key not in left_out:
             lines.append(f"{flags[key]} = " + (f'"{value}"' if isinstance(value, str) else str(value)))
     return "\n".join(lines) + "\n"

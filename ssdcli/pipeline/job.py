@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
-from ssdcli.errors import Interrupted, UsageError
+from ssdcli.errors import Interrupted, SsdError
 from ssdcli.evaluation.losses import LossSettings, measure
 from ssdcli.pipeline.finish import Trained, finish
 from ssdcli.pipeline.prepare import Prepared, passages, prepare
-from ssdcli.pipeline.saved import JOB, claimed
-from ssdcli.registry.files import write_atomic
-from ssdcli.registry.names import check_name
+from ssdcli.pipeline.saved import check_free, claimed, save
+from ssdcli.registry.files import disk_errors
 from ssdcli.registry.store import Registry
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
-from ssdcli.training.settings import TrainSettings
+from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 from ssdcli.training.trainer import (
     ENDLESS,
     Hooks,
@@ -31,8 +29,6 @@ from ssdcli.training.trainer import (
     latest_checkpoint,
 )
 from ssdcli.training.windows import Windows
-
-DEFAULT_MINUTES = 10.0
 
 
 @dataclass(frozen=True)
@@ -61,19 +57,30 @@ def train_small(
     began = time.monotonic()
     watcher = watcher or Watcher()
     registry = registry or Registry()
-    check_name(settings.name)
-    if not overwrite and any(entry.name == settings.name for entry in registry.entries()):
-        problem = f"a model named '{settings.name}' exists already."
-        raise UsageError(problem, "Pass --overwrite to replace it, or choose another --name.")
-    with claimed(registry.workspace(settings.name), settings.name) as workspace:
-        write_atomic(workspace / JOB, json.dumps(asdict(settings), indent=2) + "\n")
-        prepared = prepare(settings, registry)
+    settings.check()
+    check_free(registry, settings.name, overwrite=overwrite)
+    with claimed(registry, settings.name) as workspace, disk_errors(registry.home):
+        prepared = _prepare(settings, registry)
         watcher.on_prepared(prepared)
         trainer = _train(prepared, watcher, began)
         watcher.on_measuring()
         trained = finish(prepared, trainer, registry, overwrite)
         shutil.rmtree(workspace)
     return trained
+
+
+def _prepare(settings: TrainSettings, registry: Registry) -> Prepared:
+    """Prepare a training, and keep its settings with the size that was chosen; a bad start leaves nothing behind."""
+    workspace = registry.workspace(settings.name)
+    save(workspace, settings)
+    try:
+        prepared = prepare(settings, registry)
+    except SsdError:
+        if latest_checkpoint(workspace) is None:
+            shutil.rmtree(workspace)
+        raise
+    save(workspace, prepared.settings)
+    return prepared
 
 
 def _train(prepared: Prepared, watcher: Watcher, began: float) -> SmallTrainer:
@@ -83,7 +90,7 @@ def _train(prepared: Prepared, watcher: Watcher, began: float) -> SmallTrainer:
     rates = Rates(settings.learning_rate, settings.weight_decay, batch, settings.seed)
     objective = Objective(prepared.model, prepared.process, settings.seed)
     trainer = SmallTrainer(objective, windows, _plan(settings, began), rates, prepared.workspace)
-    hooks = Hooks(watcher.on_progress, watcher.wants_stop, _heldout_measure(prepared))
+    hooks = Hooks(watcher.on_progress, watcher.wants_stop, _heldout_measure(prepared), settings.checkpoint_seconds)
     if not trainer.run(hooks, latest_checkpoint(prepared.workspace)):
         raise Interrupted(
             f"the training of '{settings.name}' was stopped; its checkpoint is kept.",

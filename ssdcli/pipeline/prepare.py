@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -12,6 +12,7 @@ from ssdcli.errors import UsageError
 from ssdcli.evaluation.losses import Passage
 from ssdcli.models.backbone import BlockDiffusionLM
 from ssdcli.models.folder import load_backbone
+from ssdcli.registry.files import write_atomic
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.training.build import build, choose_preset, shape
 from ssdcli.training.corpus import SplitSettings
@@ -36,7 +37,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that a training needs, read and built."""
+    """Everything that a training needs, read and built; `size` is None when the settings shape the model."""
 
     settings: TrainSettings
     workspace: Path
@@ -55,8 +56,9 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     tokenizer = _tokenizer(settings, workspace, parent)
     store = _store(settings, workspace, tokenizer)
     process = _process(settings, tokenizer, parent)
-    never = (special_id(tokenizer, MASK), special_id(tokenizer, PAD)) if parent is None else ()
     preset = choose_preset(settings, store.info.train.tokens)
+    settings = replace(settings, size=preset.name)  # more minutes for the rest of a training must not change it
+    never = _never_text(tokenizer, settings.vocabulary) if parent is None else ()
     config = shape(settings, preset, None if parent is None else parent.backbone.config, never)
     model = build(config, None if parent is None else parent.backbone, settings.seed)
     custom = settings.hidden is not None or settings.layers is not None
@@ -83,8 +85,14 @@ def _tokenizer(settings: TrainSettings, workspace: Path, parent: Parent | None) 
         if "-" in settings.data:
             raise UsageError("a core's data is read twice, which standard input cannot be.", "Give it as a file.")
         texts = (document.text for document in read_documents(settings.data, ReadReport()))
-        train_tokenizer(texts, settings.vocabulary).save(str(path))
+        write_atomic(path, train_tokenizer(texts, settings.vocabulary).to_str(pretty=True))
     return Tokenizer.from_file(str(path))
+
+
+def _never_text(tokenizer: Tokenizer, vocabulary: int) -> tuple[int, ...]:
+    """The ids that stand for no text: mask, padding, and those that too little text has left without a token."""
+    unused = range(tokenizer.get_vocab_size(), vocabulary)
+    return (special_id(tokenizer, MASK), special_id(tokenizer, PAD), *unused)
 
 
 def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer) -> TokenStore:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ssdcli.errors import UsageError
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.presets import PRESETS, Preset, find_preset
 from ssdcli.models.spectral import inherit_embeddings
-from ssdcli.training.settings import TrainSettings
+from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 
 _RANK_OF_LARGE_VOCABULARIES = 128
 _LARGE_VOCABULARY = 1 << 16
@@ -16,13 +15,10 @@ _CONTEXTS = 8  # a window holds at least this many blocks
 
 
 def choose_preset(settings: TrainSettings, tokens: int) -> Preset:
-    """The preset that was asked for, or one that the training tokens and the time given can feed."""
-    if settings.size is not None:
-        preset = find_preset(settings.size)
-        if preset is None:
-            known = ", ".join(p.name for p in PRESETS)
-            raise UsageError(f"there is no size '{settings.size}'.", f"The sizes are {known}.")
-        return preset
+    """The preset that checked settings ask for, or one that the training tokens and the time given can feed."""
+    asked = None if settings.size is None else find_preset(settings.size)
+    if asked is not None:
+        return asked
     worth = min(tokens * _PARAMETERS_PER_TOKEN, _affordable(settings))
     fitting = [preset for preset in PRESETS if preset.parameters <= worth]
     return fitting[-1] if fitting else PRESETS[0]
@@ -34,9 +30,10 @@ _PARAMETERS_PER_MINUTE = 500_000
 
 def _affordable(settings: TrainSettings) -> float:
     """Body parameters that the granted time can train on a machine without a GPU."""
-    if settings.minutes is None or torch.cuda.is_available():
+    by_steps = settings.minutes is None and settings.steps is not None
+    if by_steps or torch.cuda.is_available():
         return float("inf")
-    return settings.minutes * _PARAMETERS_PER_MINUTE
+    return (settings.minutes or DEFAULT_MINUTES) * _PARAMETERS_PER_MINUTE
 
 
 def shape(

@@ -67,10 +67,15 @@ class Plan:
         """Take note that `step` steps are done, and replan while the learning rate has not begun to fall."""
         self._ends.append(self._clock())
         pace = self.seconds_per_step()
-        if self.budget.seconds is None or pace is None or (self.total is not None and self._decays(step)):
+        if self.budget.seconds is None:
             return
         left = max(0.0, self.budget.seconds - self.overhead - self.elapsed)
-        self.total = max(step + 1, step + round(left / pace))
+        if pace is None and left > 0:
+            return
+        planned = step + (max(1, round(left / pace)) if pace else 0)
+        if self.total is not None and self._decays(step):
+            planned = min(planned, self.total)  # a training that became slower ends in time all the same
+        self.total = planned
 
     def done(self, step: int) -> bool:
         """Whether the planned steps are all taken."""
@@ -81,7 +86,7 @@ class Plan:
 
     def rate(self, step: int) -> float:
         """Factor on the peak learning rate at `step` (counted from 0)."""
-        rising = min(1.0, (step + 1) / max(1, min(self.warmup, (self.total or self.warmup) // 5)))
+        rising = min(1.0, (step + 1) / max(1, min(self.warmup, (self.total or 5 * self.warmup) // 5)))
         if self.total is None:
             return rising
         falling = (self.total - step) / max(1.0, self.total * self.decay)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from ssdcli.errors import UsageError
+from ssdcli.models.presets import PRESETS, find_preset
 
 NO_CORE = "none"
+FROM_SCRATCH = ("process", "block_size", "vocabulary")  # a small model takes these from its core
+DEFAULT_MINUTES = 10.0
 _PROCESSES = ("simplex", "masked")
+_SIZES = ", ".join(preset.name for preset in PRESETS)
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class TrainSettings:
     hidden: int | None = None
     layers: int | None = None
     context: int | None = None  # tokens of a training window
-    # Only for a core made from scratch (--for none): a small model takes these from its core.
+    checkpoint_seconds: float = 60.0  # between checkpoints
+    # FROM_SCRATCH: only for a core (--for none).
     process: str = "simplex"
     block_size: int = 16
     vocabulary: int = 8192
@@ -40,16 +46,18 @@ class TrainSettings:
         if not self.name:
             raise UsageError("the new model has no name.", "Pass --name.")
         for name, holds, expected in (
-            ("minutes", self.minutes is None or self.minutes > 0, "above 0"),
+            ("size", self.size is None or find_preset(self.size) is not None, f"one of {_SIZES}"),
+            ("minutes", self.minutes is None or 0 < self.minutes < math.inf, "above 0"),
             ("steps", self.steps is None or self.steps > 0, "at least 1"),
             ("heldout", 0 < self.heldout < 1, "between 0 and 1"),
             ("batch_tokens", self.batch_tokens > 0, "at least 1"),
-            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
             ("weight_decay", self.weight_decay >= 0, "0 or above"),
             ("warmup", self.warmup >= 0, "0 or above"),
             ("decay", 0 <= self.decay <= 1, "between 0 and 1"),
             ("hidden", self.hidden is None or (self.hidden > 0 and self.hidden % 32 == 0), "a multiple of 32"),
             ("layers", self.layers is None or self.layers > 0, "at least 1"),
+            ("checkpoint_seconds", self.checkpoint_seconds >= 0, "0 or above"),
             ("context", self.context is None or self.context > 0, "at least 1"),
             ("block_size", self.block_size > 0, "at least 1"),
             ("vocabulary", self.vocabulary >= 300, "at least 300"),
@@ -58,5 +66,14 @@ class TrainSettings:
             if not holds:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} must be {expected}, not {getattr(self, name)}.", f"Change --{flag}.")
+        if self.core != NO_CORE:
+            self._check_left_to_core()
         if self.minutes is not None and self.steps is not None:
             raise UsageError("both --minutes and --steps are given.", "Leave one of them out.")
+
+    def _check_left_to_core(self) -> None:
+        for name in FROM_SCRATCH:
+            if getattr(self, name) != getattr(TrainSettings, name):
+                flag = name.replace("_", "-")
+                problem = f"--{flag} was given, but the core '{self.core}' decides about it."
+                raise UsageError(problem, f"Leave --{flag} out, or make a core with --for none.")

@@ -7,12 +7,14 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -131,7 +133,7 @@ class SmallTrainer(Trainer):
         loss: Tensor = model(**inputs)
         value = float(loss.detach())
         if not torch.isfinite(loss.detach()):
-            raise _diverged(self.state.global_step, self.rates.learning_rate)
+            raise _diverged(self.state.global_step + 1, self.rates.learning_rate)
         self._losses = [*self._losses[1 - _SMOOTHED :], value]
         return loss
 
@@ -194,11 +196,12 @@ class SmallTrainer(Trainer):
             return
         if self.args.should_save:
             shutil.rmtree(partial, ignore_errors=True)
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            self.plan.save(partial / name)
-            (partial / name / _HISTORY).write_text(json.dumps(self.history), encoding="utf-8")
-            _publish(partial / name, final)
+        with writes_weights(partial):
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                self.plan.save(partial / name)
+                (partial / name / _HISTORY).write_text(json.dumps(self.history), encoding="utf-8")
+                _publish(partial / name, final)
 
     def _restore_history(self, checkpoint: Path) -> None:
         self.history = json.loads((checkpoint / _HISTORY).read_text(encoding="utf-8"))
@@ -206,9 +209,24 @@ class SmallTrainer(Trainer):
 
 def _diverged(step: int, rate: float) -> SsdError:
     return SsdError(
-        f"the loss is not a number at step {step}; the last good checkpoint is kept.",
-        f"Resume with a lower learning rate: --resume --learning-rate {rate / 3:.1g}.",
+        f"the training diverged: at step {step} its loss or its weights are not numbers.",
+        f"Go on from its last good checkpoint at a lower rate: --resume --learning-rate {rate / 3:.1g}.",
     )
+
+
+@contextmanager
+def writes_weights(folder: Path) -> Iterator[None]:
+    """Turn a full or forbidden disk into an SsdError, and clear away what was half written to `folder`.
+
+    Next to OSError, safetensors has an error of its own, and PyTorch reports a full disk as RuntimeError.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        problem = f"the weights cannot be written to {folder.parent}: {reason}."
+        raise SsdError(problem, "Make room or mend the rights there, then go on with --resume.") from error
 
 
 def _publish(partial: Path, final: Path) -> None:

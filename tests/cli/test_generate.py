@@ -332,6 +332,15 @@ def test_flags_win_over_variables_and_those_over_a_recipe(answer, tmp_path, monk
     assert (told["core"], told["seed"], told["tokens"], told["steps"]) == ("big", 2, 5, 2)
 
 
+def test_small_models_may_be_named_by_a_recipe_or_a_variable(answer, tmp_path, monkeypatch):
+    (tmp_path / "mine.toml").write_text('with = ["notes=0.2", "mail"]\nmax-tokens = 1\nsteps = 1\n')
+    (told,) = answer("Dear", "--recipe", str(tmp_path / "mine.toml"))
+    assert {use["name"]: use["weight"] for use in told["members"]} == {"big": 0.3, "notes": 0.2, "mail": 0.5}
+    monkeypatch.setenv("SSD_WITH", "mail=0.4,notes")
+    (told,) = answer("Dear", "--recipe", str(tmp_path / "mine.toml"))
+    assert {use["name"]: use["weight"] for use in told["members"]} == {"big": 0.3, "mail": 0.4, "notes": 0.3}
+
+
 def test_the_first_help_panel_has_ten_flags_at_most(ssd):
     code, out, _ = ssd("--help")
     panel = out.partition("Options:")[2].partition("More:")[0]

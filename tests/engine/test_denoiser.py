@@ -170,7 +170,7 @@ def test_predictions_are_normalised_and_exclude_what_is_never_text(make_denoiser
 
 def test_only_a_process_that_asks_tells_the_model_its_level_and_its_last_prediction(make_denoiser):
     for process in ("masked", "simplex"):
-        denoiser = make_denoiser(process)
+        denoiser = make_denoiser(process, timed=True, hears_itself=True)
         canvas, prefix = canvas_of(denoiser), denoiser.start([text(5)])
         log_p = denoiser.denoise(canvas, 0.5, None, prefix)
         torch.manual_seed(3)

@@ -69,6 +69,12 @@ def test_uniform_draws_are_uniform_in_the_open_interval(source):
     assert distance(sample, lambda x: x) < CRITICAL
 
 
+def test_a_uniform_draw_is_the_middle_of_one_of_a_power_of_two_cells():
+    """So that neither zero nor one can be drawn, however long one waits."""
+    sample = CounterNoise(keys(20)).uniform(10_000).double()
+    assert (sample * 2**24 % 2 == 1).all()
+
+
 @SOURCES
 def test_normal_draws_are_standard_normal(source):
     sample = source(keys(20)).normal(10_001)

@@ -87,6 +87,13 @@ def test_other_seeds_and_other_blocks_give_other_text(known_denoiser, process):
     assert all(len(row.unique(dim=0)) > 4 for row in blocks)
 
 
+def test_every_step_draws_afresh(known_denoiser):
+    """The simplex process draws all tokens at every step: the model's distribution is the same at each."""
+    steps = run(known_denoiser(P), Simplex(V), list(range(20)), max_tokens=L, steps=200)[100:]
+    drawn = torch.stack([step.canvas.argmax(-1) for step in steps])
+    assert (drawn[1:] != drawn[:-1]).flatten(1).any(-1).all()
+
+
 @PROCESSES
 def test_drawn_text_has_the_distribution_of_the_model(known_denoiser, process):
     tokens = generated(run(known_denoiser(P), process, list(range(2000)), max_tokens=L, steps=3), process)

@@ -1,0 +1,148 @@
+"""`ssd demo`: the whole story in a few minutes, on a notebook that comes with ssd."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ssdcli import demo as story
+from ssdcli.cli import console
+from ssdcli.cli.progress import Screen, stoppable
+from ssdcli.demo import CORE, ENSEMBLE, SMALL, VOICES
+
+if TYPE_CHECKING:
+    from ssdcli.pipeline.finish import Trained
+    from ssdcli.training.settings import TrainSettings
+
+_WIDE = 96  # columns of a terminal that has room for three texts side by side
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(demo)
+
+
+def demo(
+    minutes: Annotated[float, typer.Option("--minutes", help="Time for the training.")] = story.MINUTES,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+) -> None:
+    """Train on a bundled notebook, then compare the core, the small model and both together."""
+    notebook = story.read_notebook()
+    settings = story.settings_for(notebook, minutes)
+    from ssdcli.machine import prepare_machine
+
+    prepare_machine()
+    run_demo(notebook, settings, as_json=json)
+
+
+def run_demo(notebook: story.Notebook, settings: TrainSettings, *, as_json: bool) -> None:
+    """Tell the story of this notebook and this training on standard output, part by part, or as one JSON object."""
+    began = time.monotonic()
+    tell: Callable[[str], None] = _say_nothing if as_json else console.write
+    tell(f"{notebook.title}. {notebook.description}")
+    with stoppable() as stop, Screen(settings.name) as screen:
+        trained = story.train(settings, screen.watcher(stop))
+    tell(_training(trained))
+    with console.terminal().status("writing"):
+        cast = story.open_cast(settings.core, settings.name)
+        samples = story.write_samples(cast, notebook.prompts)
+    tell(_samples(cast, samples))
+    with console.terminal().status("measuring"):
+        prediction = story.predict(cast, notebook.heldout)
+        recalls = story.recall(cast, notebook.facts)
+    tell(_measured(cast, prediction, recalls))
+    tell(_next(cast, notebook))
+    if as_json:
+        parts = {"training": _training_json(trained), "samples": [_sample_json(sample) for sample in samples]}
+        measured = {"heldout": asdict(prediction), "facts": _facts_json(recalls)}
+        names = {"title": notebook.title, "core": cast.core, "small": cast.small, "weight": cast.weight}
+        console.write_json(names | parts | measured | {"seconds": round(time.monotonic() - began, 1)})
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
+
+def _labels(cast: story.Cast) -> dict[str, str]:
+    both = f"both ({cast.weight:g} {cast.small})"
+    return {CORE: f"{cast.core} alone", SMALL: f"{cast.small} alone", ENSEMBLE: both}
+
+
+def _training(trained: Trained) -> str:
+    size = f"{trained.parameters / 1e6:.1f}M parameters"
+    return f"Trained {trained.name} ({size}) for {trained.core}: {trained.steps:,} steps in {trained.seconds:.0f} s.\n"
+
+
+def _samples(cast: story.Cast, samples: Sequence[story.Sample]) -> str:
+    """The texts side by side where there is room, else one below the other."""
+    if sys.stdout.isatty() and shutil.get_terminal_size().columns >= _WIDE:
+        return _side_by_side(cast, samples)
+    labels = _labels(cast)
+    parts = []
+    for sample in samples:
+        texts = [f"[{labels[voice]}]\n{sample.prompt}{sample.texts[voice].rstrip()}\n" for voice in VOICES]
+        parts.append(f"Prompt: {sample.prompt}\n\n" + "\n".join(texts))
+    return "\n".join(parts)
+
+
+def _side_by_side(cast: story.Cast, samples: Sequence[story.Sample]) -> str:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    labels = _labels(cast)
+    table = Table(*(Text(labels[voice]) for voice in VOICES), show_lines=True, expand=True)
+    for sample in samples:
+        # Text, not str: what a model writes is no markup.
+        cells = [Text.assemble((sample.prompt, "bold"), sample.texts[voice].rstrip()) for voice in VOICES]
+        table.add_row(*cells)
+    screen = Console()
+    with screen.capture() as captured:
+        screen.print(table)
+    return captured.get()
+
+
+def _measured(cast: story.Cast, prediction: story.Prediction, recalls: Sequence[story.Recall]) -> str:
+    labels, known = _labels(cast), story.hits(recalls)
+    width = max(map(len, labels.values()))
+    rows = [f"{'':{width}}  bits per byte     facts"]
+    for voice in VOICES:
+        facts = f"{known[voice]} of {len(recalls)}"
+        rows.append(f"{labels[voice]:{width}}  {prediction.bits_per_byte[voice]:13.3f}  {facts:>8}")
+    change = f"{'save' if prediction.gain >= 0 else 'lose'} {abs(prediction.gain):.3f}"
+    better = {CORE: cast.core, SMALL: cast.small}[prediction.better]
+    sentences = [
+        f"Bits per byte: denoising loss on {prediction.documents} notes that no training saw; less is better.",
+        f"Both together {change} over {better} alone, the better one (standard error {prediction.standard_error:.3f}).",
+        "Facts: sentences of the notes, continued greedily, that were given their invented ending.",
+    ]
+    return "\n".join([*rows, "", *sentences, ""])
+
+
+def _next(cast: story.Cast, notebook: story.Notebook) -> str:
+    prompt = shlex.quote(notebook.prompts[0])
+    return (
+        f"Go on with it:  ssd generate {prompt} --with {cast.small}\n"
+        f"With your text: ssd train-small YOUR-FOLDER --for {cast.core} --name mine"
+    )
+
+
+def _training_json(trained: Trained) -> dict[str, object]:
+    facts = {"size": trained.size, "parameters": trained.parameters, "steps": trained.steps}
+    return facts | {"seconds": round(trained.seconds, 1)}
+
+
+def _sample_json(sample: story.Sample) -> dict[str, object]:
+    return {"prompt": sample.prompt, "seed": sample.seed, **sample.texts}
+
+
+def _facts_json(recalls: Sequence[story.Recall]) -> dict[str, object]:
+    answers = [asdict(recall.fact) | {"texts": recall.texts, "hits": recall.hits} for recall in recalls]
+    return {"asked": len(recalls), "known": story.hits(recalls), "answers": answers}

@@ -1,0 +1,82 @@
+"""How a training is watched and stopped at a terminal: a progress bar, and ^C."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from ssdcli.cli import console
+
+if TYPE_CHECKING:
+    from ssdcli.pipeline.job import Watcher
+    from ssdcli.pipeline.prepare import Prepared
+    from ssdcli.training.trainer import Progress
+
+
+@contextmanager
+def stoppable() -> Iterator[list[bool]]:
+    """The first ^C (or SIGTERM) asks for a stop after the step, the second one stops at once."""
+    asked: list[bool] = []
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(True)
+        console.note("Stopping after this step; press ^C again to stop at once.")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Screen:
+    """The progress bar on standard error, and what was read, above it."""
+
+    def __init__(self, name: str) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[facts]}"),
+            console=console.terminal(),
+            transient=True,
+        )
+        self._task = self._bar.add_task(f"reading for {name}", total=None, facts="")
+
+    def __enter__(self) -> Screen:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def watcher(self, stop: list[bool]) -> Watcher:
+        """Callbacks that draw on this screen."""
+        from ssdcli.pipeline.job import Watcher
+
+        return Watcher(self._prepared, self._progress, self._measuring, lambda: bool(stop))
+
+    def _prepared(self, prepared: Prepared) -> None:
+        for line in prepared.store.info.report:
+            (console.warn if line.startswith("skipped") else console.note)(line)
+        parameters = sum(p.numel() for p in prepared.model.parameters())
+        size = prepared.size or "custom"
+        console.note(f"{size}: {parameters / 1e6:.1f}M parameters, {prepared.process.name} process")
+        self._bar.update(self._task, description="training")
+
+    def _progress(self, progress: Progress) -> None:
+        facts = f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s"
+        if progress.seconds_left is not None:
+            minutes, seconds = divmod(round(progress.seconds_left), 60)
+            facts += f"  {minutes}:{seconds:02d} left"
+        self._bar.update(self._task, completed=progress.step, total=progress.total, facts=facts)
+
+    def _measuring(self) -> None:
+        self._bar.update(self._task, description="measuring", facts="")

@@ -1,0 +1,297 @@
+"""What ensembles write."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from ssdcli.api import Options, Request, Writer, load
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.process import Masked
+from ssdcli.errors import UsageError
+from ssdcli.exchange import OptionChanges
+from ssdcli.registry.store import Registry
+from ssdcli.writing import Voice
+from tests.tiny import BLOCK, ROOM, VOCABULARY, add_family, tiny_backbone, tiny_tokenizer
+
+FAST = Options(max_tokens=12, steps=2, seed=5)
+
+
+@pytest.fixture
+def family():
+    add_family()
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """The prompts that each denoiser was given."""
+    seen = {}
+    start = Denoiser.start
+
+    def spy(self, rows):
+        seen[self] = rows
+        return start(self, rows)
+
+    monkeypatch.setattr(Denoiser, "start", spy)
+    return seen
+
+
+class Script:
+    """A member that surely writes the ids that a prompt's last id stands for, then end of text."""
+
+    room = 1000
+
+    def __init__(self, scripts):
+        self.process = Masked(VOCABULARY, mask_id=1)
+        self.backbone = tiny_backbone()
+        self.scripts = scripts
+        self.blocks = 0
+
+    def start(self, rows):
+        return [self.scripts[row[-1]] for row in rows]
+
+    def denoise(self, canvas, t, heard, prefix):
+        self.blocks += bool((canvas == self.process.mask_id).all())
+        wanted = torch.tensor([(row + [0] * BLOCK)[:BLOCK] for row in prefix])
+        return torch.nn.functional.one_hot(wanted, VOCABULARY).float().log()
+
+    def commit(self, tokens, prefix):
+        return [row[BLOCK:] for row in prefix]
+
+
+def scripted(*texts):
+    """A writer of the k-th text after a prompt that ends with the k-th letter, and its member."""
+    tokenizer = tiny_tokenizer()
+    letters = "abcdefgh"
+    scripts = {tokenizer.encode(letters[k]).ids[0]: tokenizer.encode(t).ids for k, t in enumerate(texts)}
+    script = Script(scripts)
+    return Writer([Voice("script", 1.0, False, script)], tokenizer, 0, "script"), script
+
+
+@pytest.mark.parametrize("process", ["masked", "simplex"])
+def test_a_seed_gives_the_same_text_alone_in_a_batch_and_as_one_of_n(process):
+    add_family(process)
+    writer = load("big", {"notes": 0.4})
+    options = Options(max_tokens=20, steps=3, seed=7, n=3)
+    # Of one length and of several, more rows than are denoised together, with contexts and seeds of their own.
+    requests = [Request(p) for p in ("Dear", "the", "stairs are dark", "Dear", "")]
+    requests += [Request("boiler", context="cold " * 5), Request("Dear", seed=99)]
+    results = writer.generate_batch(requests, options)
+    wanted = [(place, request.prompt) for place, request in enumerate(requests) for _ in range(3)]
+    assert [(r.id, r.prompt) for r in results] == wanted
+    assert [r.seed for r in results[:6]] == [7, 8, 9, 10, 11, 12]
+    assert [r.seed for r in results[-3:]] == [99, 100, 101]
+    for result in results:
+        context = requests[result.id].context
+        alone = writer.generate(result.prompt, options, context=context, n=1, seed=result.seed)
+        assert alone.text == result.text
+        assert alone.members == result.members
+    assert len({result.text for result in results[:3]}) == 3
+
+
+def test_a_text_longer_than_the_window_is_the_same_in_a_batch(family):
+    writer = load("big", ["notes"])
+    options = Options(max_tokens=2 * ROOM, steps=1, seed=3)
+    long, short = writer.generate_batch([Request("Dear landlord, " * 3), Request("the")], options)
+    assert long.text == writer.generate(long.prompt, options, seed=3).text
+    assert short.text == writer.generate(short.prompt, options, seed=4).text
+
+
+def test_a_seed_is_drawn_and_reproduces_the_text(family):
+    writer = load("big")
+    drawn = writer.generate("Dear", max_tokens=8, steps=2)
+    assert writer.generate("Dear", max_tokens=8, steps=2, seed=drawn.seed).text == drawn.text
+    assert writer.generate("Dear", max_tokens=0).seed != drawn.seed
+
+
+def test_a_member_of_weight_one_writes_as_it_does_alone(family):
+    together = load("big", {"notes": 1}).generate("Dear", FAST)
+    assert together.text == load("none", ["notes"]).generate("Dear", FAST).text
+    assert together.text == load("notes").generate("Dear", FAST).text
+    assert together.text != load("big").generate("Dear", FAST).text
+
+
+def test_a_core_with_nothing_left_is_neither_read_nor_run(family):
+    (Registry().find("big").folder / "model.safetensors").unlink()
+    result = load("big", {"notes": 1}).generate("Dear", FAST)
+    assert [(m.name, m.weight, m.forward_passes) for m in result.members] == [("big", 0, 0), ("notes", 1, 4)]
+
+
+def test_equal_members_commute(family):
+    one = load("none", {"notes": 0.5, "mail": 0.5}).generate("Dear", FAST)
+    assert one.text == load("none", {"mail": 0.5, "notes": 0.5}).generate("Dear", FAST).text
+
+
+def test_temperature_zero_takes_the_likeliest_whatever_the_seed(family):
+    writer = load("big")
+    texts = {writer.generate("Dear", FAST, temperature=0, seed=seed).text for seed in range(3)}
+    assert texts == {writer.generate("Dear", FAST, top_p=1e-6).text}
+    assert writer.generate("Dear", FAST).text not in texts
+
+
+def test_the_core_never_sees_the_private_context(family, starts):
+    writer = load("big", {"notes": 0.3, "mail": 0.3})
+    writer.generate("Dear", FAST, context="the boiler")
+    encode = tiny_tokenizer().encode
+    core, notes, mail = (starts[voice.denoiser] for voice in writer.voices)
+    assert core == [[0, *encode("Dear").ids]]
+    assert notes == mail == [[0, *encode("the boiler\n\nDear").ids]]
+
+
+def test_a_private_context_changes_what_small_models_write(family):
+    writer = load("none", ["notes"])
+    options = replace(FAST, max_tokens=40)
+    told = writer.generate("Dear", options, context="the boiler")
+    assert told.text == writer.generate("the boiler\n\nDear", options).text
+    assert told.text != writer.generate("Dear", options).text
+    assert told.prompt == "Dear"
+
+
+def test_a_private_context_that_nobody_sees_is_refused(family):
+    with pytest.raises(UsageError, match="only small models see a private context"):
+        load("big").generate("Dear", FAST, context="the boiler")
+
+
+def test_a_prompt_that_was_cut_is_told_of(family):
+    writer = load("big", ["notes"])
+    word = len(tiny_tokenizer().encode(" dark").ids)
+    fits = writer.generate("", FAST)
+    assert fits.warnings == ()
+    small = writer.generate("Dear", FAST, context=" dark" * 100).warnings
+    assert [w.split(" has room")[0] for w in small] == ["'notes'"]
+    assert "of the context." in small[0]
+    both = writer.generate(" dark" * 100, FAST, context="boiler").warnings
+    lost = 100 * word - ROOM
+    says = f"'big' has room for {ROOM} tokens before its answer and leaves out the first {lost} of the prompt."
+    assert both[0] == says
+    assert "leaves out the context and the first" in both[1]
+
+
+def test_a_cut_prompt_keeps_its_end(family):
+    writer = load("big")
+    long = writer.generate("boiler" * 90 + " dark" * 90, FAST)
+    assert long.text == writer.generate("stairs" * 9 + " dark" * 90, FAST).text
+
+
+def test_a_special_token_that_a_prompt_spells_is_text(family, starts):
+    load("big").generate("<|mask|><|endoftext|>", FAST)
+    ((prompt,),) = starts.values()
+    assert prompt[0] == 0
+    assert not {0, 1, 2} & set(prompt[1:])
+
+
+def test_half_a_surrogate_pair_does_no_harm(family):
+    assert load("big").generate("a\ud800", FAST).text == load("big").generate("a?", FAST).text
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9])
+def test_exactly_so_many_tokens_are_written(family, count):
+    result = load("big").generate("Dear", FAST, max_tokens=count, steps=1)
+    assert result.finish_reason == "length"
+    assert result.tokens == count
+    assert result.steps == -(-count // BLOCK)
+    assert (result.text == "") == (count == 0)
+
+
+def test_a_shorter_text_is_the_beginning_of_a_longer_one(family):
+    writer = load("big")
+    long = writer.generate("Dear", FAST, max_tokens=30).text
+    assert long.startswith(writer.generate("Dear", FAST, max_tokens=11).text)
+
+
+def test_a_row_that_ends_disturbs_no_other_and_is_counted_no_further():
+    texts = ["the", "the stairs are dark and cold and dark", "landlord"]
+    writer, script = scripted(*texts)
+    results = writer.generate_batch([Request(c) for c in "abc"], Options(steps=2))
+    assert [r.text for r in results] == texts
+    assert [r.finish_reason for r in results] == ["end"] * 3
+    blocks = [-(-(len(tiny_tokenizer().encode(t).ids) + 1) // BLOCK) for t in texts]
+    assert blocks[1] > blocks[0]
+    assert [r.steps for r in results] == [2 * n for n in blocks]
+    assert [r.members[0].forward_passes for r in results] == [2 * n for n in blocks]
+    assert script.blocks == max(blocks)  # the three were denoised together, until the last ended
+
+
+def test_characters_and_stop_strings_may_lie_across_blocks():
+    text = "日本語のテキスト🙂🙂🙂 STOP and more"
+    writer, script = scripted(text)
+    pieces = list(writer.stream("a", stop=("STOP",)))
+    assert "".join(piece.text for piece in pieces) == "日本語のテキスト🙂🙂🙂 "
+    assert len(pieces) > 2
+    assert [piece.result is None for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+    assert pieces[-1].result.finish_reason == "stop"
+    assert script.blocks == len(pieces)
+    assert writer.generate("a", stop=("nowhere",)).text == text
+
+
+def test_text_is_heard_of_as_it_is_committed():
+    writer, _ = scripted("the stairs are dark and cold and dark")
+    heard = []
+    result = writer.generate("a", on_text=heard.append)
+    assert "".join(heard) == result.text
+    assert len(heard) > 1
+
+
+def test_results_come_in_order_and_as_soon_as_they_can():
+    writer, script = scripted("the", "the stairs are dark and cold and dark")
+    # Prompts of two lengths, so that the second cannot be written with the first.
+    results = writer.results([Request("a"), Request("aab", id="x"), Request("b")], Options(steps=1))
+    assert next(results).text == "the"
+    before = script.blocks
+    assert next(results).id == "x"
+    assert script.blocks > before
+    assert next(results).prompt == "b"
+
+
+def test_the_shape_of_a_result_as_json(family):
+    result = load("big", ["notes"]).generate("Dear", FAST)
+    told = result.to_json()
+    assert list(told) == [
+        "id",
+        "prompt",
+        "text",
+        "finish_reason",
+        "seed",
+        "core",
+        "members",
+        "tokens",
+        "steps",
+        "seconds",
+        "tokens_per_second",
+    ]
+    assert told["members"] == [
+        {"name": "big", "weight": 0.7, "forward_passes": 4},
+        {"name": "notes", "weight": 0.3, "forward_passes": 4},
+    ]
+    assert (told["id"], told["core"], told["seed"], told["steps"], told["tokens"]) == (0, "big", 5, 4, 12)
+    assert told["tokens_per_second"] == pytest.approx(12 / told["seconds"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"top_p": 0}, "top-p must be above 0 and at most 1, not 0"),
+        ({"top_p": 2}, "top-p must be above 0 and at most 1, not 2"),
+        ({"temperature": -1}, "temperature must be at least 0, not -1"),
+        ({"temperature": float("nan")}, "temperature must be at least 0, not nan"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"n": 0}, "n must be at least 1, not 0"),
+        ({"max_tokens": -1}, "max-tokens must be at least 0, not -1"),
+        ({"stop": ("",)}, "a stop string must not be empty"),
+    ],
+)
+def test_options_are_checked_when_they_are_made(changes, problem):
+    with pytest.raises(UsageError, match=problem):
+        Options(**changes)
+
+
+def test_options_can_be_given_as_keywords():
+    assert list(OptionChanges.__annotations__) == [field.name for field in fields(Options)]
+    writer, _ = scripted("the stairs")
+    assert writer.generate("a", Options(max_tokens=50, seed=1), max_tokens=1).seed == 1
+    with pytest.raises(TypeError):
+        writer.generate("a", max_token=1)
+    with pytest.raises(UsageError, match="one text is written here, not 2"):
+        writer.generate("a", n=2)
