@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssdcli.api import NO_CORE, Options, Request, choose
-from ssdcli.pipeline.saved import discard
+from ssdcli.pipeline.saved import begin
 from ssdcli.registry.store import STARTER, Registry
 from ssdcli.training.settings import TrainSettings
 from ssdcli.writing import Writer
@@ -131,8 +131,7 @@ def train(settings: TrainSettings, watcher: Watcher) -> Trained:
     from ssdcli.pipeline.job import train_small
 
     registry = Registry()
-    registry.find(settings.core)
-    discard(registry, settings.name)
+    begin(registry, settings, overwrite=True)
     return train_small(settings, watcher, overwrite=True, registry=registry)
 
 

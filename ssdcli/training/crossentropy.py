@@ -16,6 +16,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, weights: Tensor, never: Tensor) -> Tensor:
+        """The sum, with its gradients kept for the backward pass."""
         table_low = table.to(hidden.dtype)
         total = torch.zeros((), device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
@@ -36,6 +37,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """The kept gradients, scaled."""
         grad_hidden, grad_table = ctx.saved_tensors
         return (
             grad_hidden * grads[0].to(grad_hidden.dtype),

@@ -165,7 +165,7 @@ def _identity(facts: CardFacts) -> str:
 def _use(facts: CardFacts) -> str:
     if facts.kind == "core":
         return _fenced(f'ssd generate --core {facts.name} "Dear reader,"')
-    advice = f"No weight was tuned for it: `ssd eval DATA --with {facts.name} --save` finds one and keeps it."
+    advice = f"No weight was tuned for it; `--with {facts.name}=W` sets one."
     if facts.weight is not None:
         advice = f"Its tuned weight is {facts.weight:g}; `--with {facts.name}=W` sets another one."
     return _fenced(f'ssd generate "Dear reader," --with {facts.name}') + "\n\n" + advice
@@ -291,6 +291,7 @@ class _Chart:
     minimum: Point | None = None
 
     def svg(self) -> str:
+        """The picture as the text of an SVG file."""
         root = _picture(self.title)
         self._draw_axes(root)
         labels = self._label_heights()

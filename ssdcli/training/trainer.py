@@ -84,6 +84,7 @@ class _Watch(TrainerCallback):
         self._saved_at = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Replan, report, and decide whether to stop or save."""
         trainer, plan, hooks = self._trainer, self._trainer.plan, self._trainer.hooks
         plan.observe(state.global_step)
         trainer.report(state.global_step)
