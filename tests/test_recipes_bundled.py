@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -19,8 +20,8 @@ def words(name):
     return shlex.split(describe(find_recipe(name))[0])
 
 
-def resolved(name, **flags):
-    return resolve(SETTINGS[words(name)[1]], flags, find_recipe(name))
+def resolved(recipe, **flags):
+    return resolve(SETTINGS[words(recipe)[1]], flags, find_recipe(recipe))
 
 
 def test_the_recipes_are_there():
@@ -51,8 +52,6 @@ def test_the_options_of_letters_can_be_right():
 
 
 def test_the_twins_differ_in_process_and_time_alone():
-    from dataclasses import replace
-
     starter, masked = resolved("starter"), resolved("starter-masked")
     assert (starter.process, masked.process) == ("simplex", "masked")
     assert replace(masked, process=starter.process, minutes=starter.minutes) == starter

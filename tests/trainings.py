@@ -16,7 +16,7 @@ STEPS = 6
 SECRET = "xylophone-4711"  # a word of the text that must not be found elsewhere
 SHAPE: Mapping[str, Any] = {"hidden": 32, "layers": 1, "context": 64, "batch_tokens": 128}
 FROM_SCRATCH: Mapping[str, Any] = {"core": "none", "block_size": 8, "vocabulary": 300}
-_WORDS = "the boiler is cold and a letter to my dear landlord says that stairs are dark again".split()
+_WORDS = ("the", "boiler", "is", "cold", "and", "a", "letter", "to", "my", "dear", "landlord", "says", "it", "stairs")
 _STATE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 

@@ -98,7 +98,9 @@ def _side_by_side(cast: story.Cast, samples: Sequence[story.Sample]) -> str:
     from rich.text import Text
 
     labels = _labels(cast)
-    table = Table(*(Text(labels[voice]) for voice in VOICES), show_lines=True, expand=True)
+    table = Table(show_lines=True, expand=True)
+    for voice in VOICES:
+        table.add_column(labels[voice], ratio=1)
     for sample in samples:
         # Text, not str: what a model writes is no markup.
         cells = [Text.assemble((sample.prompt, "bold"), sample.texts[voice].rstrip()) for voice in VOICES]

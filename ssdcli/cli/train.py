@@ -94,7 +94,7 @@ def _settings(given: dict[str, object], recipe: str | None, *, resume: bool, ove
     settings = resolve(TrainSettings, given, None if recipe is None else find_recipe(recipe))
     for budget, other in (("minutes", "steps"), ("steps", "minutes")):
         if budget in given and other not in given:  # a flag wins over the other kind of budget from elsewhere
-            settings = replace(settings, **{other: None})
+            settings = replace(settings, **{other: None})  # type: ignore[arg-type]
     begin(Registry(), settings, overwrite=overwrite)
     return settings
 

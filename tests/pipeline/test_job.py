@@ -7,10 +7,9 @@ import json
 import os
 import resource
 import signal
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -27,7 +26,7 @@ from ssdcli.registry.store import Registry
 from ssdcli.settings import resolve
 from ssdcli.training.objective import Objective
 from ssdcli.training.settings import TrainSettings
-from tests.tiny import BLOCK, VOCABULARY, add_tiny, tiny_tokenizer
+from tests.tiny import BLOCK, VOCABULARY, add_tiny
 from tests.trainings import SECRET, SHAPE, run, tiny_settings, write_text
 
 PROMISED = {"ssd.json", "model.safetensors", "tokenizer.json", "README.md", "metrics.jsonl", "recipe.toml"}
@@ -77,8 +76,9 @@ def test_a_small_model_fits_its_core(process, text, registry):
     add_tiny("big", process=process)
     trained = train_small(small_settings(text))
     core, small = registry.find("big").manifest, registry.find("notes").manifest
-    for same in ("tokenizer", "process", "constants", "block_size", "vocabulary", "attention"):
+    for same in ("tokenizer", "process", "block_size", "vocabulary", "attention"):
         assert getattr(small, same) == getattr(core, same)
+    assert core.constants.items() <= small.constants.items()
     assert (small.kind, small.core, small.block_size) == ("small", "big", BLOCK)
     assert small.tokenizer == tokenizer_fingerprint((trained.folder / "tokenizer.json").read_bytes())
     assert small.weight == trained.weight
@@ -137,10 +137,10 @@ def test_ids_without_a_token_are_never_written(text, tmp_path):
 
 def test_a_training_by_time_plans_its_steps_and_ends(text, registry):
     progress = []
-    train_small(tiny_settings(text, steps=None, minutes=0.08), Watcher(on_progress=progress.append))
-    assert progress[-1].step == progress[-1].total > 8
-    assert progress[-1].seconds_left == 0
-    assert read_manifest(registry.models / "tiny").parameters > 0
+    train_small(tiny_settings(text, steps=None, minutes=0.1), Watcher(on_progress=progress.append))
+    assert progress[0].total is None or len(progress) == 1  # nothing is known before the first steps
+    assert progress[-1].step == progress[-1].total
+    assert registry.verify("tiny") == []
 
 
 def diverge(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
@@ -215,7 +215,7 @@ def files_up_to(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, ignored)
 
 
-@pytest.mark.parametrize("size", [1_000, 30_000, 90_000, 150_000])
+@pytest.mark.parametrize("size", [30_000, 150_000])
 def test_a_disk_without_room_for_a_checkpoint_is_one_sentence(size, text, registry):
     with files_up_to(size), pytest.raises(SsdError) as caught:
         run(tiny_settings(text), registry.home)

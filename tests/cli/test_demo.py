@@ -1,0 +1,108 @@
+"""`ssd demo`: what it says, in which form, and how it is stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+
+import pytest
+
+from ssdcli import demo as story
+from ssdcli.cli import app
+from ssdcli.cli import demo as command
+from ssdcli.demo import VOICES
+from ssdcli.registry.store import Registry
+from tests.notebooks import tiny_notebook, tiny_training
+from tests.tiny import add_family
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    return tiny_notebook(tmp_path / "notebook")
+
+
+@pytest.fixture
+def ssd_demo(monkeypatch, capsys, notebook):
+    """Runs `ssd demo` in this process on the tiny notebook, for the core `big`."""
+    add_family(process="simplex")
+    monkeypatch.setattr(story, "read_notebook", lambda: notebook)
+    monkeypatch.setattr(story, "settings_for", lambda notebook, minutes: tiny_training(notebook))
+
+    def run(*arguments):
+        code = app.main(["demo", *arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_the_story_is_told_on_standard_output_alone(ssd_demo, notebook):
+    code, out, err = ssd_demo()
+    assert (code, err) == (0, "")
+    assert out.startswith("Tiny. Of little.\n")
+    for prompt in notebook.prompts:
+        assert out.count(f"Prompt: {prompt}\n") == 1
+    for label in ("big alone", "demo-notebook alone", "both ("):
+        assert out.count(f"[{label}") == len(notebook.prompts)
+        assert [line for line in out.splitlines() if line.startswith(label) and line.endswith(" of 1")]
+    assert "3 notes that no training saw" in out
+    assert Registry().find("demo-notebook").manifest.core == "big"
+
+
+def test_it_ends_with_what_to_type_next(ssd_demo):
+    *_, generate, train = ssd_demo()[1].splitlines()
+    assert generate.endswith("ssd generate 'Dear landlord,' --with demo-notebook")
+    assert train.endswith("ssd train-small YOUR-FOLDER --for big --name mine")
+
+
+def test_json_is_one_object_with_all_of_it(ssd_demo, notebook):
+    code, out, err = ssd_demo("--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert out.count("\n") == 1
+    assert list(told) == ["title", "core", "small", "weight", "training", "samples", "heldout", "facts", "seconds"]
+    assert (told["core"], told["small"]) == ("big", "demo-notebook")
+    assert told["training"]["steps"] == 2
+    assert [sample["prompt"] for sample in told["samples"]] == list(notebook.prompts)
+    assert all(set(VOICES) < set(sample) for sample in told["samples"])
+    assert set(told["heldout"]) == {"documents", "bits_per_byte", "better", "gain", "standard_error"}
+    assert set(told["heldout"]["bits_per_byte"]) == set(VOICES)
+    assert told["facts"]["asked"] == len(told["facts"]["answers"]) == 1
+    assert set(told["facts"]["known"]) == set(VOICES)
+
+
+def test_a_loss_is_called_a_loss():
+    bits = {"core": 1.0, "small": 3.0, "ensemble": 1.25}
+    cast = story.Cast("big", "notes", 0.3, {})
+    told = command._measured(cast, story.Prediction(3, bits, "core", -0.25, 0.125), [])
+    assert "lose 0.250 over big alone" in told
+    assert "standard error 0.125" in told
+
+
+@pytest.mark.parametrize(("columns", "side_by_side"), [(120, True), (80, False)])
+def test_texts_stand_side_by_side_where_there_is_room(monkeypatch, columns, side_by_side):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    texts = {"core": " [b]one[/b]", "small": " two", "ensemble": " three"}
+    cast = story.Cast("big", "notes", 0.3, {})
+    told = re.sub(r"\x1b\[[0-9;]*m", "", command._samples(cast, [story.Sample("Dear", 0, texts)]))
+    together = [line for line in told.splitlines() if "two" in line and "three" in line]
+    assert bool(together) is side_by_side
+    assert "[b]one[/b]" in told  # a text is no markup
+    assert max(map(len, told.splitlines())) <= columns
+
+
+def test_a_stop_ends_with_130_and_keeps_the_checkpoint(ssd_demo, monkeypatch):
+    @contextmanager
+    def asked():
+        yield [True]
+
+    monkeypatch.setattr(command, "stoppable", asked)
+    code, _, err = ssd_demo()
+    assert code == 130
+    assert err.startswith("ssd: the training of 'demo-notebook' was stopped; its checkpoint is kept.")
+
+
+def test_minutes_must_be_above_zero(capsys):
+    assert app.main(["demo", "--minutes", "0"]) == 2
+    assert capsys.readouterr().err.startswith("ssd: --minutes must be above 0")

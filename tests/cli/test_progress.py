@@ -1,0 +1,27 @@
+"""How a training is stopped at a terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from ssdcli.cli.progress import stoppable
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_stops_at_once(number):
+    with stoppable() as asked:
+        assert not asked
+        os.kill(os.getpid(), number)
+        assert asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+
+
+def test_the_signals_are_handled_as_before_afterwards():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(ValueError), stoppable():  # noqa: PT011 - any error will do
+        raise ValueError
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

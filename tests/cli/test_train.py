@@ -1,0 +1,123 @@
+"""`ssd train-small` as it is typed: answers, signals, replacing and going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ssdcli.cli import app, console
+from ssdcli.errors import Interrupted
+from ssdcli.pipeline.saved import begin, unfinished
+from ssdcli.registry.store import Registry
+from tests.tiny import add_tiny
+from tests.trainings import run, tiny_settings, write_text
+
+SHAPE = ["--hidden", "32", "--layers", "1", "--context", "64", "--batch-tokens", "128"]
+CORE = [*SHAPE, "--for", "none", "--block-size", "8", "--vocabulary", "300", "--name", "tiny"]
+
+
+@pytest.fixture(autouse=True)
+def _console():
+    yield
+    console.configure(quiet=False, debug=False)
+
+
+@pytest.fixture
+def text(tmp_path) -> str:
+    return write_text(tmp_path / "notes.txt")
+
+
+@pytest.fixture
+def home():
+    return Registry().home
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(text, home, capsys):
+    command = [sys.executable, "-m", "ssdcli", "train-small", text, *CORE, "--steps", "100000"]
+    environment = os.environ | {"SSD_CHECKPOINT_SECONDS": "0"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    with process:
+        wait_for(lambda: list((home / "training").glob("tiny/checkpoint-*")) or process.poll() is not None)
+        assert app.main(["train-small", text, *CORE]) == 1
+        assert "being trained by another process" in capsys.readouterr().err
+        process.send_signal(signal.SIGINT)
+        answer, said = process.communicate()
+    assert (process.returncode, answer) == (130, "")
+    assert said.startswith("ssd: the training of 'tiny' was stopped")
+    assert said.count("\n") == 1
+    command = said.partition("'ssd ")[2].partition("'.")[0].split()
+    (checkpoint,) = (home / "training" / "tiny").glob("checkpoint-*")
+    steps = int(checkpoint.name.partition("-")[2])
+    assert app.main(["train-small", text, *CORE]) == 2
+    assert "Pass --resume to go on" in capsys.readouterr().err
+    assert app.main([*command, "--steps", str(steps + 2), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == steps + 2
+    assert unfinished(Registry(), "tiny") is None
+
+
+def test_the_answer_as_sentences(text, capsys):
+    add_tiny("big")
+    arguments = ["train-small", text, *SHAPE, "--for", "big", "--name", "notes", "--steps", "2"]
+    assert app.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert err == ""  # no terminal, no progress
+    assert out.startswith("notes: 2 steps in ")
+    assert "bits per byte: core " in out
+    assert out.endswith("Now try: ssd generate 'Dear ' --with notes\n")
+
+
+def test_the_answer_as_json_and_data_from_standard_input(text, run_ssd):
+    add_tiny("big")
+    arguments = ["train-small", "-", *SHAPE, "--for", "big", "--name", "notes", "--steps", "2", "--json"]
+    done = run_ssd(*arguments, stdin=Path(text).read_text(encoding="utf-8"))
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert list(answer) == ["name", "core", "size", "parameters", "weight", "bits_per_byte", "steps", "seconds"]
+    assert (answer["name"], answer["core"], answer["size"], answer["steps"]) == ("notes", "big", None, 2)
+    assert set(answer["bits_per_byte"]) == {"core", "small", "ensemble"}
+    assert answer["weight"] == Registry().find("notes").manifest.weight
+
+
+def test_overwrite_replaces_a_model(text):
+    add_tiny("tiny")
+    assert app.main(["train-small", text, *CORE, "--steps", "1"]) == 2
+    assert app.main(["train-small", text, *CORE, "--steps", "1", "--overwrite"]) == 0
+    assert Registry().find("tiny").manifest.data is not None
+
+
+def test_a_new_start_with_overwrite_forgets_the_interrupted_training(text, home, capsys):
+    with pytest.raises(Interrupted):
+        run(tiny_settings(text), home, stop_after=2)
+    assert app.main(["train-small", text, *CORE, "--steps", "1", "--overwrite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 1
+
+
+def test_a_budget_given_as_a_flag_wins_over_a_recipe_s(text, tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text("minutes = 60\nseed = 5\n")
+    arguments = ["train-small", text, *CORE, "--steps", "1", "--recipe", str(tmp_path / "mine.toml"), "--json"]
+    assert app.main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 1
+    assert "seed = 5" in (Registry().models / "tiny" / "recipe.toml").read_text()
+
+
+def test_a_start_that_was_never_saved_is_no_obstacle(text, home):
+    begin(Registry(), tiny_settings(text), overwrite=False)
+    folder = home / "training" / "tiny"
+    folder.mkdir()
+    (folder / "job.json").write_text("{}")
+    begin(Registry(), tiny_settings(text), overwrite=False)
+    assert not folder.exists()

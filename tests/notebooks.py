@@ -1,0 +1,39 @@
+"""A notebook and a training small enough for a test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ssdcli.demo import NAME, Notebook, read_notebook
+from ssdcli.training.settings import TrainSettings
+from tests.tiny import CONTEXT, TEXT
+
+_FACT = {"id": "boiler", "prompt": "the boiler is", "answer": "cold", "source": "notes/0.md"}
+
+
+def tiny_notebook(folder: Path) -> Notebook:
+    """Write and read eight notes, three held-out ones, two prompts and a fact."""
+    for part, count in (("notes", 8), ("heldout", 3)):
+        (folder / part).mkdir(parents=True)
+        for number in range(count):
+            (folder / part / f"{number}.md").write_text(f"{part} {number}. {TEXT * (number + 1)}", encoding="utf-8")
+    about = {"title": "Tiny", "description": "Of little.", "prompts": ["Dear landlord,", "the stairs"]}
+    (folder / "demo.json").write_text(json.dumps(about), encoding="utf-8")
+    (folder / "cloze.jsonl").write_text(json.dumps(_FACT) + "\n", encoding="utf-8")
+    return read_notebook(folder)
+
+
+def tiny_training(notebook: Notebook) -> TrainSettings:
+    """Two steps on a notebook, for the core `big` of `add_family`."""
+    return TrainSettings(
+        data=(str(notebook.notes),),
+        core="big",
+        name=NAME,
+        steps=2,
+        heldout=0.3,
+        batch_tokens=2 * CONTEXT,
+        hidden=32,
+        layers=1,
+        context=CONTEXT,
+    )
