@@ -100,8 +100,6 @@ def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer) -> To
     folder = workspace / _TOKENS
     if TokenStore.is_finished(folder):
         return TokenStore.open(folder)
-    if not settings.data:
-        raise UsageError("no data was named.", "Give files or folders of text, or - for standard input.")
     split = SplitSettings(settings.seed, settings.heldout)
     report = ReadReport()
     documents = read_documents(settings.data, report)

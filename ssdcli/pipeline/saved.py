@@ -64,6 +64,8 @@ def begin(registry: Registry, settings: TrainSettings, *, overwrite: bool) -> No
 
     Raises UsageError or NoSuchModel, with an unfinished training of the same name left as it is.
     """
+    from ssdcli.training.readers import ReadReport, read_documents
+
     settings.check()
     with claimed(registry, settings.name) as workspace:
         if has_checkpoint(registry, settings.name) and not overwrite:
@@ -74,7 +76,7 @@ def begin(registry: Registry, settings: TrainSettings, *, overwrite: bool) -> No
         check_free(registry, settings.name, overwrite=overwrite)
         if settings.core != NO_CORE:
             registry.find(settings.core)
-        _check_data(settings)
+        read_documents(settings.data, ReadReport())  # refuses what does not exist, and reads nothing yet
         if workspace.exists():
             shutil.rmtree(workspace)
 
@@ -122,12 +124,3 @@ def claimed(registry: Registry, name: str) -> Iterator[Path]:
 
 def _workspace(registry: Registry, name: str) -> Path:
     return registry.home / "training" / check_name(name)
-
-
-def _check_data(settings: TrainSettings) -> None:
-    """Refuse, before anything is read, to train on nothing or on what does not exist."""
-    from ssdcli.training.readers import ReadReport, read_documents
-
-    if not settings.data:
-        raise UsageError("no data was named.", "Give files or folders of text, or - for standard input.")
-    read_documents(settings.data, ReadReport())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.models.folder import load_backbone
-from ssdcli.pipeline import finish
+from ssdcli.pipeline import finish, job
 from ssdcli.pipeline.job import Watcher, train_small
 from ssdcli.pipeline.saved import claimed, has_checkpoint, resumed
 from ssdcli.registry import staging
@@ -199,12 +198,13 @@ def test_weights_that_are_not_numbers_are_never_saved(text, registry, monkeypatc
         run(tiny_settings(text), registry.home)
     names = [path.name for path in (registry.home / "training" / "tiny").glob("*checkpoint*")]
     assert names == ["checkpoint-2"]
-    assert registry.entries() == []
+    assert snapshot(registry) == {}
 
 
 @contextmanager
 def files_up_to(size: int) -> Iterator[None]:
     """Let the system refuse to write files of more than so many bytes, as a full disk does."""
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -222,7 +222,7 @@ def test_a_disk_without_room_for_a_checkpoint_is_one_sentence(size, text, regist
     assert caught.value.exit_code == 1
     assert "written" in caught.value.problem
     assert not list(registry.home.rglob("checkpoint-*"))
-    assert registry.entries() == []
+    assert snapshot(registry) == {}
     assert run(tiny_settings(text), registry.home).trained.steps == 6
 
 
@@ -239,11 +239,18 @@ def test_a_model_that_cannot_be_registered_can_be_later(owner, name, text, regis
         with pytest.raises(SsdError, match=r"disk .* is full|No space left"):
             run(tiny_settings(text), registry.home)
     if name != "sync":  # by then the model has its name
-        assert registry.entries() == []
+        assert snapshot(registry) == {}
     assert has_checkpoint(registry, "tiny")
     again = train_small(tiny_settings(text), registry=registry, overwrite=name == "sync")
     assert again.steps == 6
     assert registry.verify("tiny") == []
+
+
+def test_a_full_disk_before_the_first_step_leaves_nothing(text, registry, monkeypatch):
+    monkeypatch.setattr(job, "save", full)
+    with pytest.raises(SsdError, match=r"disk .* is full"):
+        run(tiny_settings(text), registry.home)
+    assert not has_checkpoint(registry, "tiny")
 
 
 def test_a_home_that_cannot_be_written_is_one_sentence(text, tmp_path):
