@@ -98,7 +98,7 @@ def _report(error: BaseException) -> int:
         console.fail(_usage(error), error)
         return error.exit_code
     if _is_out_of_memory(error):
-        console.fail("out of memory. Take a smaller model or batch; 'ssd doctor' says what fits.", error)
+        console.fail("out of memory. Take a smaller model, or a smaller --batch-tokens.", error)
         return OutOfMemory.exit_code
     kind = type(error).__name__
     console.fail(f"unexpected {kind}: {error}. Run again with --debug to see where.", error)
@@ -110,7 +110,7 @@ def _usage(error: TyperException) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "ssd"
     sentence = message if message.endswith((".", "?")) else f"{message}."
-    return f"{sentence[:1].lower()}{sentence[1:]} See '{command} --help'."
+    return f"{sentence} See '{command} --help'."
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

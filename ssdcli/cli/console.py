@@ -82,7 +82,12 @@ def fail(message: str, error: BaseException | None = None) -> None:
     """Say in one line what ended the command, after the traceback of the error when --debug asks for it."""
     if _MODE.debug and error is not None:
         traceback.print_exception(error)
-    _say(f"ssd: {' '.join(message.split())}")
+    _say(f"ssd: {_continued(' '.join(message.split()))}")
+
+
+def _continued(sentence: str) -> str:
+    """The sentence as it goes on after the program's name: without its capital, unless that begins an abbreviation."""
+    return sentence[:1].lower() + sentence[1:] if sentence[1:2].islower() else sentence
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -16,20 +17,28 @@ if TYPE_CHECKING:
     from ssdcli.training.trainer import Progress
 
 
+@dataclass
+class Stop:
+    """Whether the user asked for a stop, and whether there is a training step to be finished first."""
+
+    asked: bool = False
+    in_step: bool = False
+
+
 @contextmanager
-def stoppable() -> Iterator[list[bool]]:
-    """The first ^C (or SIGTERM) asks for a stop after the step, the second one stops at once."""
-    asked: list[bool] = []
+def stoppable() -> Iterator[Stop]:
+    """While steps are taken, the first ^C (or SIGTERM) asks for a stop after the step; any other one stops at once."""
+    stop = Stop()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
-        if asked:
+        if stop.asked or not stop.in_step:
             raise KeyboardInterrupt
-        asked.append(True)
+        stop.asked = True
         console.note("Stopping after this step; press ^C again to stop at once.")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -57,11 +66,19 @@ class Screen:
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
 
-    def watcher(self, stop: list[bool]) -> Watcher:
-        """Callbacks that draw on this screen."""
+    def watcher(self, stop: Stop) -> Watcher:
+        """Callbacks that draw on this screen, and tell `stop` when there are steps to be finished."""
         from ssdcli.pipeline.job import Watcher
 
-        return Watcher(self._prepared, self._progress, self._measuring, lambda: bool(stop))
+        def prepared(what: Prepared) -> None:
+            self._prepared(what)
+            stop.in_step = True
+
+        def measuring() -> None:
+            stop.in_step = False
+            self._measuring()
+
+        return Watcher(prepared, self._progress, measuring, lambda: stop.asked)
 
     def _prepared(self, prepared: Prepared) -> None:
         for line in prepared.store.info.report:

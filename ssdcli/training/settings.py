@@ -27,7 +27,7 @@ class TrainSettings:
     steps: int | None = None
     seed: int = 0
     heldout: float = 0.05  # share of the documents kept for measuring
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     learning_rate: float = 3e-3
     weight_decay: float = 0.1
     warmup: int = 50  # steps

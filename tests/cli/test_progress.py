@@ -12,12 +12,18 @@ from ssdcli.cli.progress import stoppable
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_stops_at_once(number):
-    with stoppable() as asked:
-        assert not asked
+    with stoppable() as stop:
+        stop.in_step = True
         os.kill(os.getpid(), number)
-        assert asked
+        assert stop.asked
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
+
+
+def test_a_signal_stops_at_once_where_no_step_is_taken():
+    with stoppable() as stop, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert not stop.asked
 
 
 def test_the_signals_are_handled_as_before_afterwards():
