@@ -16,6 +16,7 @@ from ssdcli import demo as story
 from ssdcli.cli import console
 from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.demo import CORE, ENSEMBLE, SMALL, VOICES
+from ssdcli.machine import prepare_machine
 
 if TYPE_CHECKING:
     from ssdcli.pipeline.finish import Trained
@@ -36,8 +37,6 @@ def demo(
     """Train on a bundled notebook, then compare the core, the small model and both together."""
     notebook = story.read_notebook()
     settings = story.settings_for(notebook, minutes)
-    from ssdcli.machine import prepare_machine
-
     prepare_machine()
     run_demo(notebook, settings, as_json=json)
 

@@ -15,6 +15,7 @@ from ssdcli.cli.completion import core_names, member_names, recipe_names
 from ssdcli.cli.help import MORE
 from ssdcli.cli.prompts import read_batch, read_context, read_prompt
 from ssdcli.errors import UsageError
+from ssdcli.machine import prepare_machine
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.settings import resolve
 
@@ -202,6 +203,7 @@ def _generate(prompt: str | None, settings: GenerateSettings) -> None:
         raise UsageError("with --batch the prompts come from its lines.", "Leave the PROMPT away.")
     lineup = choose(settings.core, members)
     requests = _requests(prompt, settings)
+    prepare_machine()
     writer = lineup.open()
     if settings.batch is None and options.n == 1 and not settings.json:
         _stream(writer, requests[0], settings)

@@ -12,6 +12,7 @@ from ssdcli.cli import completion, console
 from ssdcli.cli.help import MORE
 from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.errors import UsageError
+from ssdcli.machine import prepare_machine
 from ssdcli.pipeline.saved import begin, resumed
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
@@ -75,8 +76,6 @@ def train_small(
     flags = dict(locals())
     given = {field.name: flags[field.name] for field in fields(TrainSettings) if flags[field.name] not in (None, [])}
     settings = _settings(given, recipe, resume=resume, overwrite=overwrite)
-    from ssdcli.machine import prepare_machine
-
     prepare_machine()
     from ssdcli.pipeline.job import train_small as run
 
