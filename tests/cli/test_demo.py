@@ -11,6 +11,7 @@ import pytest
 from ssdcli import demo as story
 from ssdcli.cli import app
 from ssdcli.cli import demo as command
+from ssdcli.cli.progress import Stop
 from ssdcli.demo import VOICES
 from ssdcli.registry.store import Registry
 from tests.notebooks import tiny_notebook, tiny_training
@@ -95,7 +96,7 @@ def test_texts_stand_side_by_side_where_there_is_room(monkeypatch, columns, side
 def test_a_stop_ends_with_130_and_keeps_the_checkpoint(ssd_demo, monkeypatch):
     @contextmanager
     def asked():
-        yield [True]
+        yield Stop(asked=True)
 
     monkeypatch.setattr(command, "stoppable", asked)
     code, _, err = ssd_demo()
