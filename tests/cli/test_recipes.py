@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import pytest
 
 from ssdcli.registry.store import home
@@ -18,7 +19,7 @@ def letters():
 def test_list_says_what_each_recipe_is_for(letters, run_ssd):
     done = run_ssd("recipes", "list")
     assert done.returncode == 0
-    assert ["letters", "Short letters, on a laptop."] in [line.split("  ") for line in done.stdout.splitlines()]
+    assert ["letters", "Short letters, on a laptop."] in [re.split(" {2,}", line) for line in done.stdout.splitlines()]
 
 
 def test_show_writes_the_recipe_as_it_is(letters, run_ssd):
