@@ -134,6 +134,21 @@ class Writer:
                         done[together[number]] = piece.result
             yield done.pop(place)
 
+    def score(self, prompt: str, endings: Sequence[str], draws: int = 4) -> list[float]:
+        """How likely each ending is right after the prompt: log-probability in nats per token.
+
+        Taken from the first denoising step, where the canvas is pure noise, and averaged over `draws` noises. Of an
+        ending that is longer than a block, the first block counts.
+        """
+        from ssdcli.engine.noise import CounterNoise
+
+        config = self._config(DEFAULTS)
+        prompts = [[list(ids)] * draws for ids in self._read(Request(prompt)).prompts]
+        canvas = self._process.prior(config.block_size, CounterNoise(range(draws), config.device))
+        log_p = self._ensemble.denoise(canvas, 1.0, None, self._ensemble.start(prompts)).mean(0)
+        tokens = [self._encode(ending)[: config.block_size] for ending in endings]
+        return [float(log_p[range(len(ids)), ids].mean()) for ids in tokens]
+
     def _rows(self, requests: Sequence[Request], options: Options) -> list[_Row]:
         """Read every request, and give each of its n texts a seed."""
         first = secrets.randbelow(_SEEDS) if options.seed is None else options.seed

@@ -11,6 +11,7 @@ from ssdcli.demo import (
     NAME,
     VOICES,
     Fact,
+    _told_apart,
     hits,
     open_cast,
     predict,
@@ -77,6 +78,21 @@ def test_a_fact_is_known_when_its_answer_is_said_in_whatever_case(cast):
     assert all(one.hits[one.fact.id] for one in found[:3])
     assert not any(found[3].hits.values())
     assert all(0 < count < len(facts) for count in hits(found).values())
+
+
+class Ranker:
+    """A writer that finds one answer likely after every sentence, and more so each one after its own."""
+
+    def score(self, prompt, endings):
+        return [(5.0 if "often" in ending else 0.0) + (1.0 if prompt in ending else 0.0) for ending in endings]
+
+
+def test_a_fact_is_told_apart_by_what_its_sentence_adds_to_its_answer():
+    facts = [Fact(name, name, f"{name} {rest}") for name, rest in (("a1", ""), ("b2", "often"), ("c3", ""))]
+    assert _told_apart(Ranker(), facts) == [True, True, True]
+    strangers = [Fact("d4", "none of these", "d4"), *facts]
+    assert _told_apart(Ranker(), strangers)[1:] == [True, True, True]
+    assert _told_apart(Ranker(), [Fact("x", "b2", "a1"), Fact("y", "a1", "b2")]) == [False, False]
 
 
 def test_training_replaces_an_earlier_model_and_an_unfinished_training(core, notebook):

@@ -9,6 +9,7 @@ import torch
 
 from ssdcli.api import Options, Request, Writer, load
 from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Masked
 from ssdcli.errors import UsageError
 from ssdcli.exchange import OptionChanges
@@ -295,3 +296,15 @@ def test_options_can_be_given_as_keywords():
         writer.generate("a", max_token=1)
     with pytest.raises(UsageError, match="one text is written here, not 2"):
         writer.generate("a", n=2)
+
+
+def test_a_score_is_the_mean_log_probability_of_the_endings_first_tokens(family):
+    writer = load("big")
+    ids = tiny_tokenizer().encode(" the stairs are", add_special_tokens=False).ids
+    voice = writer.voices[0].denoiser
+    prompt = [0, *tiny_tokenizer().encode("Dear", add_special_tokens=False).ids]
+    canvas = voice.process.prior(BLOCK, CounterNoise([0, 1]))
+    log_p = voice.denoise(canvas, 1.0, None, voice.start([prompt, prompt])).mean(0)
+    expected = sum(float(log_p[i, token]) for i, token in enumerate(ids[:BLOCK])) / len(ids[:BLOCK])
+    assert writer.score("Dear", [" the stairs are"], draws=2) == [pytest.approx(expected, abs=1e-5)]
+    assert writer.score("Dear", [" the stairs are", "x"], draws=2)[0] == pytest.approx(expected, abs=1e-5)

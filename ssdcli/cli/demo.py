@@ -111,18 +111,19 @@ def _side_by_side(cast: story.Cast, samples: Sequence[story.Sample]) -> str:
 
 
 def _measured(cast: story.Cast, prediction: story.Prediction, recalls: Sequence[story.Recall]) -> str:
-    labels, known = _labels(cast), story.hits(recalls)
+    labels, known, apart = _labels(cast), story.hits(recalls), story.told_apart(recalls)
     width = max(map(len, labels.values()))
-    rows = [f"{'':{width}}  bits per byte     facts"]
+    rows = [f"{'':{width}}  bits per byte  facts said  facts told apart"]
     for voice in VOICES:
-        facts = f"{known[voice]} of {len(recalls)}"
-        rows.append(f"{labels[voice]:{width}}  {prediction.bits_per_byte[voice]:13.3f}  {facts:>8}")
+        said, told = (f"{count[voice]} of {len(recalls)}" for count in (known, apart))
+        rows.append(f"{labels[voice]:{width}}  {prediction.bits_per_byte[voice]:13.3f}  {said:>10}  {told:>16}")
     change = f"{'save' if prediction.gain >= 0 else 'lose'} {abs(prediction.gain):.3f}"
     better = {CORE: cast.core, SMALL: cast.small}[prediction.better]
     sentences = [
         f"Bits per byte: denoising loss on {prediction.documents} notes that no training saw; less is better.",
         f"Both together {change} over {better} alone, the better one (standard error {prediction.standard_error:.3f}).",
-        "Facts: sentences of the notes, continued greedily, that were given their invented ending.",
+        "Facts said: sentences of the notes, continued greedily, that were given their invented ending.",
+        f"Facts told apart: the ending was found among those of all {len(recalls)}; guessing finds one.",
     ]
     return "\n".join([*rows, "", *sentences, ""])
 
@@ -145,5 +146,8 @@ def _sample_json(sample: story.Sample) -> dict[str, object]:
 
 
 def _facts_json(recalls: Sequence[story.Recall]) -> dict[str, object]:
-    answers = [asdict(recall.fact) | {"texts": recall.texts, "hits": recall.hits} for recall in recalls]
-    return {"asked": len(recalls), "known": story.hits(recalls), "answers": answers}
+    answers = [
+        asdict(one.fact) | {"texts": one.texts, "hits": one.hits, "told_apart": one.told_apart} for one in recalls
+    ]
+    known = {"known": story.hits(recalls), "told_apart": story.told_apart(recalls)}
+    return {"asked": len(recalls), **known, "answers": answers}
