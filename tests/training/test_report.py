@@ -216,7 +216,7 @@ class TestModelCard:
 
     def test_the_tuned_weight_is_told_or_how_to_find_one(self):
         assert "tuned weight is 0.3" in model_card(FACTS)
-        assert "ssd eval DATA --with notes --save" in model_card(replace(FACTS, weight=None))
+        assert "`--with notes=W` sets one" in model_card(replace(FACTS, weight=None))
 
     def test_the_makings_are_all_there(self):
         card = model_card(FACTS)
