@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssdcli.api import NO_CORE, Options, Request, choose
+from ssdcli.api import Options, Request, choose
+from ssdcli.lineup import NO_CORE
 from ssdcli.pipeline.saved import begin
 from ssdcli.registry.store import STARTER, Registry
 from ssdcli.training.settings import TrainSettings

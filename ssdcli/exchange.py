@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from ssdcli.errors import UsageError
 from ssdcli.transcript import FinishReason
+
+Grid = Literal["linear", "cosine", "sine"]
 
 
 def require(holds: bool, problem: str, remedy: str = "Give such a value.") -> None:
@@ -25,6 +27,13 @@ class Options:
     stop: strings that end the text and are not part of it.
     seed: drawn when None; the k-th text of a call has the seed plus k, from 0.
     n: texts a prompt.
+    sampler: how a denoising step chooses, NAME or NAME=X, by default the noise process's own.
+    remask: the probability with which a step takes a known token back (masked models).
+    grid: how the noise levels are spaced: linear, cosine (small steps first) or sine (small steps last).
+    early_stop: a text stops denoising once it is stable and its mean entropy is below so many nats a token; 0 for
+    never, by default as the noise process does.
+    infill: fill the gaps, `____`, of the prompt with at most `gap` tokens each; the text is the whole, filled.
+    explain: tell for each token which member it owes most to.
     """
 
     max_tokens: int = 128
@@ -34,6 +43,13 @@ class Options:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     n: int = 1
+    sampler: str | None = None
+    remask: float = 0.0
+    grid: Grid = "linear"
+    early_stop: float | None = None
+    infill: bool = False
+    gap: int = 16
+    explain: bool = False
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 0, f"max-tokens must be at least 0, not {self.max_tokens}.")
@@ -43,9 +59,15 @@ class Options:
         require(0 < self.top_p <= 1, f"top-p must be above 0 and at most 1, not {self.top_p}.")
         require(all(self.stop), "a stop string must not be empty.")
         require(self.n >= 1, f"n must be at least 1, not {self.n}.")
+        require(0 <= self.remask < 1, f"remask must be at least 0 and below 1, not {self.remask}.")
+        require(self.grid in get_args(Grid), f"grid must be one of {', '.join(get_args(Grid))}, not {self.grid!r}.")
+        bound = self.early_stop is None or 0 <= self.early_stop < math.inf
+        require(bound, f"early-stop must be at least 0, not {self.early_stop}.")
+        require(self.gap >= 1, f"gap must be at least 1, not {self.gap}.")
 
 
 DEFAULTS = Options()
+RULES = ("mix", "average", "contrast")
 
 
 class OptionChanges(TypedDict, total=False):
@@ -58,6 +80,31 @@ class OptionChanges(TypedDict, total=False):
     stop: tuple[str, ...]
     seed: int | None
     n: int
+    sampler: str | None
+    remask: float
+    grid: Grid
+    early_stop: float | None
+    infill: bool
+    gap: int
+    explain: bool
+
+
+@dataclass(frozen=True)
+class Blend:
+    """How members combine: a rule, a schedule ("constant", "sandwich", "sandwich:F" or a file), and guides.
+
+    guides: classifiers to steer by, each MODEL:LABEL or MODEL:LABEL=SCALE.
+    """
+
+    rule: str = "mix"
+    schedule: str = "constant"
+    guides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self.rule in RULES, f"rule must be one of {', '.join(RULES)}, not {self.rule!r}.")
+
+
+PLAIN = Blend()
 
 
 @dataclass(frozen=True)
@@ -72,11 +119,25 @@ class Request:
 
 @dataclass(frozen=True)
 class MemberUse:
-    """A member's share and its denoising forward passes; those that read text are not counted."""
+    """A member's share, its denoising forward passes, and what it computed.
+
+    forward_passes: those that read text are not counted. flops: estimated floating point operations of all.
+    """
 
     name: str
     weight: float
     forward_passes: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class TokenShares:
+    """A written token, its probability when it was chosen, and each member's share in that, which sum to one."""
+
+    token: int
+    text: str
+    p: float
+    by: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -85,6 +146,8 @@ class Result:
 
     core: None when there was none. members: the core first. tokens: of the text. steps: denoising steps.
     seconds: from the start of the row's batch to the row's end.
+    flops_saved: the share of the denoising that the schedule spared, 0 where every member ran at every step.
+    explain: the text's tokens, if the options asked for it.
     warnings: sentences, such as that a prompt was cut.
     """
 
@@ -98,7 +161,9 @@ class Result:
     tokens: int
     steps: int
     seconds: float
+    flops_saved: float
     warnings: tuple[str, ...] = ()
+    explain: tuple[TokenShares, ...] | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -109,7 +174,8 @@ class Result:
         """The object that `ssd generate --json` writes."""
         fields = asdict(self)
         del fields["warnings"]
-        fields["members"] = list(fields["members"])
+        if self.explain is None:
+            del fields["explain"]
         return fields | {"tokens_per_second": self.tokens_per_second}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 FinishReason = Literal["end", "stop", "length"]
@@ -35,6 +36,12 @@ class Transcript:
     def tokens(self) -> int:
         """How many tokens were written, the one that completed a stop string being the last."""
         return len(self._ids)
+
+    def pieces(self, start: int) -> list[tuple[int, str]]:
+        """The ids written from `start` on, each with the text that it completed."""
+        text = self._written(self._ids) if self.finish_reason is None else self.text
+        ends = [len(self._written(self._ids[:n])) for n in range(start, len(self._ids) + 1)]
+        return [(id, text[a:b]) for id, (a, b) in zip(self._ids[start:], pairwise(ends), strict=True)]
 
     def add(self, block: Sequence[int]) -> str:
         """Take the ids of a committed block and return the text that is certain now and was not before."""

@@ -5,62 +5,25 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
+from ssdcli.errors import UsageError
 from ssdcli.exchange import DEFAULTS, MemberUse, OptionChanges, Options, Piece, Request, Result, require
+from ssdcli.frame import Frame
+from ssdcli.reading import Language, Reader, Voice
+from ssdcli.row import Row
 from ssdcli.transcript import Limits, Transcript
+from ssdcli.usage import Usage
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-    from ssdcli.engine.denoiser import Denoiser
+    from ssdcli.engine.guidance import Guide
+    from ssdcli.engine.process import Process
+    from ssdcli.engine.rules import Rule
     from ssdcli.engine.sampler import SamplerConfig
 
-BETWEEN = "\n\n"  # what parts a private context from the prompt
 _TOGETHER = 8  # rows denoised at once
 _SEEDS = 2**31
-
-
-@dataclass(frozen=True)
-class Voice:
-    """A loaded member: `weight` is its share, and only a private one sees the private context."""
-
-    name: str
-    weight: float
-    private: bool
-    denoiser: Denoiser
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A request as the voices read it: prompts[i] are the ids for voice i."""
-
-    request: Request
-    prompts: tuple[list[int], ...]
-    kept: tuple[int, ...]  # how many of each the voice has room for
-    warnings: tuple[str, ...]
-
-
-class _Row:
-    """A text being written."""
-
-    def __init__(self, read: _Read, id: str | int, seed: int, transcript: Transcript) -> None:
-        self.read = read
-        self.id = id
-        self.seed = seed
-        self.transcript = transcript
-        self.passes = [0] * len(read.prompts)
-        self.steps = 0
-
-    @property
-    def finished(self) -> bool:
-        return self.transcript.finish_reason is not None
-
-    def count(self, weights: Sequence[float]) -> None:
-        """Take note of a denoising step with these weights."""
-        self.steps += 1
-        self.passes = [n + (weight > 0) for n, weight in zip(self.passes, weights, strict=True)]
 
 
 class Writer:
@@ -69,19 +32,25 @@ class Writer:
     A seed gives the same bytes alone, in a batch, or as one of n.
     """
 
-    def __init__(self, voices: Sequence[Voice], tokenizer: Tokenizer, end: int, core: str | None) -> None:
-        """`end` is the id of end of text; a `core` that is no voice is reported with a weight of zero."""
-        from ssdcli.engine.ensemble import Constant, Ensemble, Member
+    def __init__(
+        self,
+        voices: Sequence[Voice],
+        language: Language,
+        core: str | None,
+        rule: Rule | None = None,
+        guides: Sequence[Guide] = (),
+    ) -> None:
+        """`rule` is `mix` unless given; a `core` that is no voice is reported with a weight of zero."""
+        from ssdcli.engine.ensemble import Ensemble, Member
+        from ssdcli.engine.rules import mix
 
         self.voices = tuple(voices)
         self.core = core
-        self._ensemble = Ensemble(tuple(Member(v.name, v.denoiser, Constant(v.weight)) for v in voices))
+        members = tuple(Member(voice.name, voice.denoiser, voice.schedule) for voice in voices)
+        self._ensemble = Ensemble(members, rule or mix)
         self._process = voices[0].denoiser.process
-        self._tokenizer = tokenizer
-        self._tokenizer.encode_special_tokens = True  # a prompt that spells a special token does not become it
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._end = end
+        self._language = language
+        self._guides = tuple(guides)
 
     def generate(
         self,
@@ -125,14 +94,15 @@ class Writer:
     def results(self, requests: Sequence[Request], options: Options = DEFAULTS) -> Iterator[Result]:
         """Like `generate_batch`, each result as soon as it and those before it are finished."""
         rows = self._rows(requests, options)
-        done: dict[int, Result] = {}
-        for place in range(len(rows)):
-            if place not in done:
-                together = _alike(rows, place, done)
-                for number, piece in self._write([rows[i] for i in together], options):
-                    if piece.result is not None:
-                        done[together[number]] = piece.result
-            yield done.pop(place)
+        for first in range(0, len(rows), _TOGETHER):
+            done: dict[int, Result] = {}
+            next_one = 0
+            for place, piece in self._write(rows[first : first + _TOGETHER], options):
+                if piece.result is not None:
+                    done[place] = piece.result
+                while next_one in done:
+                    yield done.pop(next_one)
+                    next_one += 1
 
     def score(self, prompt: str, endings: Sequence[str], draws: int = 4) -> list[float]:
         """How likely each ending is right after the prompt: log-probability in nats per token.
@@ -143,128 +113,146 @@ class Writer:
         from ssdcli.engine.noise import CounterNoise
 
         config = self._config(DEFAULTS)
-        prompts = [[list(ids)] * draws for ids in self._read(Request(prompt)).prompts]
+        reader = Reader(self.voices, self._language, gap=0)
+        prompts = [[own] * draws for own in reader.prompts(Request(prompt), Frame(prompt), ())]
         canvas = self._process.prior(config.block_size, CounterNoise(range(draws), config.device))
-        log_p = self._ensemble.denoise(canvas, 1.0, None, self._ensemble.start(prompts)).mean(0)
-        tokens = [self._encode(ending)[: config.block_size] for ending in endings]
+        said = self._ensemble.denoise(canvas, 1.0, None, self._ensemble.start(prompts, [1.0]))
+        log_p = said.log_p.mean(0)
+        tokens = [self._language.encode(ending)[: config.block_size] for ending in endings]
         return [float(log_p[range(len(ids)), ids].mean()) for ids in tokens]
 
-    def _rows(self, requests: Sequence[Request], options: Options) -> list[_Row]:
+    def _rows(self, requests: Sequence[Request], options: Options) -> list[Row]:
         """Read every request, and give each of its n texts a seed."""
         first = secrets.randbelow(_SEEDS) if options.seed is None else options.seed
-        limits = Limits(self._end, options.max_tokens, options.stop)
+        limits = Limits(self._language.end, _longest(options), options.stop)
         rows = []
         for place, request in enumerate(requests):
-            read = self._read(request)
+            frame = self._frame(request, options)
+            named = replace(request, id=place if request.id is None else request.id)
             seed = first + place * options.n if request.seed is None else request.seed
-            id = place if request.id is None else request.id
-            rows += [_Row(read, id, seed + k, Transcript(self._decode, limits)) for k in range(options.n)]
+            for k in range(options.n):
+                usage = Usage([voice.denoiser for voice in self.voices])
+                rows.append(Row(named, seed + k, frame, lambda: Transcript(self._language.decode, limits), usage))
         return rows
 
-    def _read(self, request: Request) -> _Read:
-        """Turn a request into each voice's ids: end of text, the context where it may be seen, the prompt."""
+    def _frame(self, request: Request, options: Options) -> Frame:
+        """What stands around the text; refuses a request that cannot be read."""
         private = any(voice.private for voice in self.voices)
         require(
             private or not request.context,
             "only small models see a private context, and there is none here.",
             "Add one, or put the text into the prompt.",
         )
-        shared = self._encode(request.prompt)
-        own = self._encode(request.context + BETWEEN + request.prompt) if request.context else shared
-        prompts = tuple([self._end, *(own if voice.private else shared)] for voice in self.voices)
-        kept = tuple(min(len(p), v.denoiser.room) for p, v in zip(prompts, self.voices, strict=True))
-        warnings = tuple(
-            _cut(voice.name, room, len(ids) - 1, len(shared))
-            for voice, ids, room in zip(self.voices, prompts, kept, strict=True)
-            if len(ids) - 1 > room
+        require(
+            bool(request.context) or not any(self._is_its_own_base(voice) for voice in self.voices),
+            "a contrast needs private context, or a small model that was trained with --base.",
+            "Give --context FILE, or use --rule mix.",
         )
-        return _Read(request, prompts, kept, warnings)
+        frame = Frame.with_gaps(request.prompt) if options.infill else Frame(request.prompt)
+        require(frame.passages > 0, "the prompt has no gap to fill.", "Write ____ where text is missing.")
+        self._reader(options).check_gap()
+        return frame
 
-    def _encode(self, text: str) -> list[int]:
-        # Half of a surrogate pair, as a JSON escape can make one, is no character.
-        clean = text.encode("utf-8", "replace").decode("utf-8")
-        ids: list[int] = self._tokenizer.encode(clean, add_special_tokens=False).ids
-        return ids
+    def _is_its_own_base(self, voice: Voice) -> bool:
+        """Whether a voice is held against the very model that it is, which then needs something more to go by."""
+        return voice.weight < 0 and any(v.denoiser is voice.denoiser and v.weight > 0 for v in self.voices)
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
+    def _reader(self, options: Options) -> Reader:
+        return Reader(self.voices, self._language, options.gap if options.infill else 0)
 
-    def _write(self, rows: Sequence[_Row], options: Options) -> Iterator[tuple[int, Piece]]:
-        """Denoise these rows together; yields a row's place among them and the text that it committed."""
-        from ssdcli.engine.sampler import sample
-
+    def _write(self, rows: Sequence[Row], options: Options) -> Iterator[tuple[int, Piece]]:
+        """Write these rows together, gap by gap; yields a row's place among them and the text that it committed."""
         started = time.perf_counter()
         for place, row in enumerate(rows):
             if row.finished:  # there is nothing to write
-                yield place, Piece("", self._result(row, started))
-        config = self._config(options)
-        prompts = [[row.read.prompts[i] for row in rows] for i in range(len(self.voices))]
-        for step in sample(self._ensemble, self._process, prompts, [row.seed for row in rows], config):
-            writing = {place: row for place, row in enumerate(rows) if not row.finished}
-            for row in writing.values():
-                row.count(step.weights)
-            if step.index + 1 == config.steps:
-                yield from self._commit(writing, self._process.tokens(step.canvas).tolist(), started)
-                if all(row.finished for row in rows):
+                yield place, Piece(row.text, self._result(row, started, options))
+        while writing := {place: row for place, row in enumerate(rows) if not row.finished}:
+            for place, text in self._write_stretch(writing, options):
+                row = rows[place]
+                yield place, Piece(text, self._result(row, started, options) if row.finished else None)
+
+    def _write_stretch(self, writing: Mapping[int, Row], options: Options) -> Iterator[tuple[int, str]]:
+        """Write one stretch of every row: to its end, or to its next gap."""
+        from ssdcli.engine.noise import fold
+        from ssdcli.engine.sampler import sample
+        from ssdcli.notes import BlockNotes
+
+        rows, reader, process = list(writing.values()), self._reader(options), self._process_for(options)
+        read = [reader.prompts(row.request, row.frame, row.fills) for row in rows]
+        for row, prompts in zip(rows, read, strict=True):
+            row.usage.start(prompts)
+        gaps = [len(row.fills) for row in rows]
+        keys = [fold(row.seed, gap) if gap else row.seed for row, gap in zip(rows, gaps, strict=True)]
+        notes = BlockNotes(self._ensemble, process, options.explain)
+        prompts_by_voice = list(zip(*read, strict=True))
+        for step in sample(self._ensemble, process, prompts_by_voice, keys, self._config(options)):
+            notes.take(step)
+            if step.last:
+                blocks = notes.read()
+                for (place, row), gap, block in zip(writing.items(), gaps, blocks, strict=True):
+                    if len(row.fills) == gap:
+                        yield place, row.add(block, [voice.name for voice in self.voices])
+                if all(len(row.fills) > gap for row, gap in zip(rows, gaps, strict=True)):
                     return
 
-    def _commit(
-        self, writing: Mapping[int, _Row], tokens: list[list[int]], started: float
-    ) -> Iterator[tuple[int, Piece]]:
-        """Give the rows that are still writing their new block."""
-        for place, row in writing.items():
-            text = row.transcript.add(tokens[place])
-            yield place, Piece(text, self._result(row, started) if row.finished else None)
+    def _process_for(self, options: Options) -> Process:
+        """The noise process with the reverse step that the options name (UsageError when it has none such)."""
+        from ssdcli.engine.process import Sampling
+
+        name, equals, number = (options.sampler or "").partition("=")
+        try:
+            value = float(number) if equals else None
+            return self._process.sampled_by(Sampling(name or None, value, options.remask))
+        except ValueError as error:
+            known = ", ".join(self._process.samplings)
+            raise UsageError(
+                f"the sampler cannot be {options.sampler!r} with remask {options.remask:g} ({error}).",
+                f"The {self._process.name} process knows {known}; give a number as in --sampler NAME=0.5.",
+            ) from None
 
     def _config(self, options: Options) -> SamplerConfig:
         from ssdcli.engine.nucleus import Picker
         from ssdcli.engine.sampler import SamplerConfig
+        from ssdcli.engine.stopping import EarlyStop
 
-        steps = self._process.default_steps if options.steps is None else options.steps
         backbone = self.voices[0].denoiser.backbone
-        picker = Picker(options.temperature, options.top_p)
-        device = str(backbone.device)
-        return SamplerConfig(backbone.block_size, options.max_tokens, steps, self._end, picker, device)
+        bound = options.early_stop
+        stop = EarlyStop() if bound is None and self._process.stops_early else EarlyStop(bound) if bound else None
+        return SamplerConfig(
+            block_size=backbone.block_size,
+            max_tokens=_longest(options),
+            steps=self._process.default_steps if options.steps is None else options.steps,
+            end=self._language.end,
+            picker=Picker(options.temperature, options.top_p),
+            device=str(backbone.device),
+            grid=options.grid,
+            stop=stop,
+            guides=self._guides,
+        )
 
-    def _result(self, row: _Row, started: float) -> Result:
-        uses = [MemberUse(v.name, v.weight, n) for v, n in zip(self.voices, row.passes, strict=True)]
-        if self.core is not None and self.core not in [voice.name for voice in self.voices]:
-            uses.insert(0, MemberUse(self.core, 0.0, 0))
-        assert row.transcript.finish_reason is not None
+    def _result(self, row: Row, started: float, options: Options) -> Result:
+        names = [voice.name for voice in self.voices]
+        idle = [] if self.core is None or self.core in names else [MemberUse(self.core, 0.0, 0, 0)]
+        uses = [MemberUse(v.name, v.weight, *row.usage.of(i)) for i, v in enumerate(self.voices)]
+        assert row.finish_reason is not None
+        assert row.request.id is not None
         return Result(
-            id=row.id,
-            prompt=row.read.request.prompt,
-            text=row.transcript.text,
-            finish_reason=row.transcript.finish_reason,
+            id=row.request.id,
+            prompt=row.request.prompt,
+            text=row.text,
+            finish_reason=row.finish_reason,
             seed=row.seed,
             core=self.core,
-            members=tuple(uses),
-            tokens=row.transcript.tokens,
-            steps=row.steps,
+            members=(*idle, *uses),
+            tokens=row.tokens,
+            steps=row.usage.steps,
             seconds=time.perf_counter() - started,
-            warnings=row.read.warnings,
+            flops_saved=row.usage.saved,
+            warnings=self._reader(options).cuts(row.request, row.frame),
+            explain=tuple(row.explained) if options.explain else None,
         )
 
 
-def _alike(rows: Sequence[_Row], first: int, done: Mapping[int, Result]) -> list[int]:
-    """The places of the rows to write with the first one: later ones, not done, of the same prompt lengths.
-
-    Rows of other lengths would be padded, which changes the last bits of sums, and a window that is full for
-    one row would be read again for all: either could change a text.
-    """
-    kept = rows[first].read.kept
-    alike = [i for i in range(first, len(rows)) if i not in done and rows[i].read.kept == kept]
-    return alike[:_TOGETHER]
-
-
-def _cut(name: str, room: int, length: int, prompt: int) -> str:
-    """Say what a member has no room for, of a text of `length` tokens that ends with the prompt's."""
-    lost, context = length - room, length - prompt
-    if lost <= context:
-        what = f"the first {lost} of the context"
-    elif context == 0:
-        what = f"the first {lost} of the prompt"
-    else:
-        what = f"the context and the first {lost - context} of the prompt"
-    return f"{name!r} has room for {room} tokens before its answer and leaves out {what}."
+def _longest(options: Options) -> int:
+    """The tokens of a stretch of text, at most."""
+    return options.gap if options.infill else options.max_tokens

@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("ssd", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("ssd")
 
 _STEERS_OUTPUT = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
 

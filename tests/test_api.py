@@ -125,7 +125,10 @@ def test_a_mistyped_name_is_no_model(family):
     ("changes", "problem"),
     [
         ({"constants": {}}, "its manifest lacks the constant 'mask_id'"),
-        ({"process": "uniform", "constants": {}}, "unknown noise process 'uniform'"),
+        (
+            {"constants": {"mask_id": 1.0, "t_min": 0.0}, "attention": "block-causal", "process": "simplex"},
+            "lacks the constant 'K'",
+        ),
     ],
 )
 def test_a_model_of_an_unknown_process_is_refused(changes, problem):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from itertools import repeat
 
 import pytest
 import torch
 
-from ssdcli.api import Options, Request, Writer, load
+from ssdcli.api import Blend, Options, Request, Writer, load
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Masked
+from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.schedules import Constant
 from ssdcli.errors import UsageError
 from ssdcli.exchange import OptionChanges
+from ssdcli.reading import Language, Voice
 from ssdcli.registry.store import Registry
-from ssdcli.writing import Voice
-from tests.tiny import BLOCK, ROOM, VOCABULARY, add_family, tiny_backbone, tiny_tokenizer
+from tests.tiny import BLOCK, ROOM, VOCABULARY, add_family, add_tiny, tiny_backbone, tiny_tokenizer
 
 FAST = Options(max_tokens=12, steps=2, seed=5)
 
@@ -31,9 +34,9 @@ def starts(monkeypatch):
     seen = {}
     start = Denoiser.start
 
-    def spy(self, rows):
-        seen[self] = rows
-        return start(self, rows)
+    def spy(self, prompts):
+        seen[self] = prompts
+        return start(self, prompts)
 
     monkeypatch.setattr(Denoiser, "start", spy)
     return seen
@@ -50,8 +53,8 @@ class Script:
         self.scripts = scripts
         self.blocks = 0
 
-    def start(self, rows):
-        return [self.scripts[row[-1]] for row in rows]
+    def start(self, prompts):
+        return [self.scripts[prompt.before[-1]] for prompt in prompts]
 
     def denoise(self, canvas, t, heard, prefix):
         self.blocks += bool((canvas == self.process.mask_id).all())
@@ -61,6 +64,9 @@ class Script:
     def commit(self, tokens, prefix):
         return [row[BLOCK:] for row in prefix]
 
+    def costs(self, prompt):
+        return repeat((0, 1))
+
 
 def scripted(*texts):
     """A writer of the k-th text after a prompt that ends with the k-th letter, and its member."""
@@ -68,7 +74,8 @@ def scripted(*texts):
     letters = "abcdefgh"
     scripts = {tokenizer.encode(letters[k]).ids[0]: tokenizer.encode(t).ids for k, t in enumerate(texts)}
     script = Script(scripts)
-    return Writer([Voice("script", 1.0, False, script)], tokenizer, 0, "script"), script
+    voice = Voice("script", 1.0, False, script, Constant(1.0))
+    return Writer([voice], Language(tokenizer, 0), "script"), script
 
 
 @pytest.mark.parametrize("process", ["masked", "simplex"])
@@ -137,8 +144,8 @@ def test_the_core_never_sees_the_private_context(family, starts):
     writer.generate("Dear", FAST, context="the boiler")
     encode = tiny_tokenizer().encode
     core, notes, mail = (starts[voice.denoiser] for voice in writer.voices)
-    assert core == [[0, *encode("Dear").ids]]
-    assert notes == mail == [[0, *encode("the boiler\n\nDear").ids]]
+    assert core == (Prompt([0, *encode("Dear").ids]),)
+    assert notes == mail == (Prompt([0, *encode("the boiler\n\nDear").ids]),)
 
 
 def test_a_private_context_changes_what_small_models_write(family):
@@ -179,8 +186,8 @@ def test_a_cut_prompt_keeps_its_end(family):
 def test_a_special_token_that_a_prompt_spells_is_text(family, starts):
     load("big").generate("<|mask|><|endoftext|>", FAST)
     ((prompt,),) = starts.values()
-    assert prompt[0] == 0
-    assert not {0, 1, 2} & set(prompt[1:])
+    assert prompt.before[0] == 0
+    assert not {0, 1, 2} & set(prompt.before[1:])
 
 
 def test_half_a_surrogate_pair_does_no_harm(family):
@@ -237,13 +244,18 @@ def test_text_is_heard_of_as_it_is_committed():
 
 def test_results_come_in_order_and_as_soon_as_they_can():
     writer, script = scripted("the", "the stairs are dark and cold and dark")
-    # Prompts of two lengths, so that the second cannot be written with the first.
-    results = writer.results([Request("a"), Request("aab", id="x"), Request("b")], Options(steps=1))
+    results = writer.results(
+        [Request("a"), Request("aab", id="x"), Request("a"), *[Request("b")] * 8], Options(steps=1)
+    )
     assert next(results).text == "the"
     before = script.blocks
     assert next(results).id == "x"
     assert script.blocks > before
-    assert next(results).prompt == "b"
+    done = script.blocks
+    assert next(results).text == "the"
+    assert script.blocks == done  # it was finished before the second
+    assert [result.prompt for result in results] == ["b"] * 8
+    assert script.blocks > done
 
 
 def test_the_shape_of_a_result_as_json(family):
@@ -260,12 +272,15 @@ def test_the_shape_of_a_result_as_json(family):
         "tokens",
         "steps",
         "seconds",
+        "flops_saved",
         "tokens_per_second",
     ]
-    assert told["members"] == [
-        {"name": "big", "weight": 0.7, "forward_passes": 4},
-        {"name": "notes", "weight": 0.3, "forward_passes": 4},
+    assert [{**member, "flops": 0} for member in told["members"]] == [
+        {"name": "big", "weight": 0.7, "forward_passes": 4, "flops": 0},
+        {"name": "notes", "weight": 0.3, "forward_passes": 4, "flops": 0},
     ]
+    assert all(member["flops"] > 0 for member in told["members"])
+    assert told["flops_saved"] == 0
     assert (told["id"], told["core"], told["seed"], told["steps"], told["tokens"]) == (0, "big", 5, 4, 12)
     assert told["tokens_per_second"] == pytest.approx(12 / told["seconds"])
 
@@ -304,7 +319,156 @@ def test_a_score_is_the_mean_log_probability_of_the_endings_first_tokens(family)
     voice = writer.voices[0].denoiser
     prompt = [0, *tiny_tokenizer().encode("Dear", add_special_tokens=False).ids]
     canvas = voice.process.prior(BLOCK, CounterNoise([0, 1]))
-    log_p = voice.denoise(canvas, 1.0, None, voice.start([prompt, prompt])).mean(0)
+    log_p = voice.denoise(canvas, 1.0, None, voice.start([Prompt(prompt), Prompt(prompt)])).mean(0)
     expected = sum(float(log_p[i, token]) for i, token in enumerate(ids[:BLOCK])) / len(ids[:BLOCK])
     assert writer.score("Dear", [" the stairs are"], draws=2) == [pytest.approx(expected, abs=1e-5)]
     assert writer.score("Dear", [" the stairs are", "x"], draws=2)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_gaps_of_a_prompt_are_filled_one_after_the_other():
+    tokenizer = tiny_tokenizer()
+    fills = {" is": " boiler", " dark": " stairs"}
+    script = Script({tokenizer.encode(k).ids[-1]: tokenizer.encode(v).ids for k, v in fills.items()})
+    writer = Writer([Voice("script", 1.0, False, script, Constant(1.0))], Language(tokenizer, 0), "script")
+    pieces = list(writer.stream("The is ____ and dark ____.", infill=True, steps=1))
+    result = pieces[-1].result
+    assert result.text == "The is boiler and dark stairs."
+    assert [piece.text for piece in pieces] == ["The is boiler and dark", " stairs."]
+    assert (result.finish_reason, result.prompt) == ("end", "The is ____ and dark ____.")
+    assert result.tokens == sum(len(tokenizer.encode(fill).ids) for fill in fills.values())
+
+
+def test_a_gap_has_both_sides_around_it(family, monkeypatch):
+    seen = []
+    start = Denoiser.start
+    monkeypatch.setattr(Denoiser, "start", lambda self, prompts: seen.append(prompts[0]) or start(self, prompts))
+    encode = tiny_tokenizer().encode
+    writer = load("big", {"notes": 0.5})
+    result = writer.generate("Dear ____ is dark ____.", FAST, infill=True, gap=BLOCK - 1, context="cold")
+    core, small, core_again, small_again = seen
+    assert core == Prompt([0, *encode("Dear").ids], (*encode(" is dark").ids, *[None] * BLOCK, *encode(".").ids), BLOCK)
+    assert small == replace(core, before=[0, *encode("cold\n\nDear").ids])
+    filled = result.text.rpartition(" is dark")[0] + " is dark"
+    assert core_again == Prompt([0, *encode(filled).ids], tuple(encode(".").ids), BLOCK)
+    assert small_again == replace(core_again, before=[0, *encode("cold\n\n" + filled).ids])
+    assert result.text.startswith("Dear")
+    assert result.text.endswith(".")
+    assert result.tokens <= 2 * (BLOCK - 1)
+
+
+def test_what_follows_a_gap_changes_what_fills_it(family):
+    writer = load("big")
+    ends = (" cold", " stairs")
+    texts = {writer.generate(f"Dear ____{end}", FAST, infill=True).text.removesuffix(end) for end in ends}
+    assert len(texts) == 2
+
+
+def test_gaps_are_the_same_in_a_batch(family):
+    writer = load("big", ["notes"])
+    prompts = ["Dear ____.", "____ is ____ and ____", "the boiler ____ and the stairs are dark " * 2]
+    options = replace(FAST, infill=True, gap=9)
+    for place, result in enumerate(writer.generate_batch([Request(prompt) for prompt in prompts], options)):
+        assert result.text == writer.generate(prompts[place], options, seed=5 + place).text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "gap", "problem"),
+    [("Dear", 4, "the prompt has no gap"), ("Dear ____", 33, "a gap of 33 tokens is more than half")],
+)
+def test_gaps_that_cannot_be_filled_are_refused(family, prompt, gap, problem):
+    with pytest.raises(UsageError, match=problem):
+        load("big").generate(prompt, infill=True, gap=gap)
+
+
+@pytest.mark.parametrize("process", ["masked", "simplex", "uniform"])
+def test_the_shares_of_every_token_sum_to_one(process):
+    add_family(process)
+    result = load("big", {"notes": 0.4}).generate("Dear", FAST, explain=True)
+    assert len(result.explain) == result.tokens
+    assert "".join(token.text for token in result.explain) == result.text
+    for token in result.explain:
+        assert sum(token.by.values()) == pytest.approx(1, abs=1e-5)
+        assert set(token.by) == {"big", "notes"}
+        assert 0 < token.p <= 1
+    assert list(result.to_json()["explain"][0]) == ["token", "text", "p", "by"]
+    assert "explain" not in load("big").generate("Dear", FAST).to_json()
+
+
+def test_a_rule_changes_what_is_written(family):
+    options = replace(FAST, max_tokens=30)
+    texts = {
+        rule: load("big", {"notes": 0.5}, blend=Blend(rule=rule)).generate("Dear", options, context="cold").text
+        for rule in ("mix", "average", "contrast")
+    }
+    assert len(set(texts.values())) == 3
+
+
+def test_a_contrast_without_anything_private_is_refused(family):
+    writer = load("big", {"notes": 0.5}, blend=Blend(rule="contrast"))
+    with pytest.raises(UsageError, match="a contrast needs private context"):
+        writer.generate("Dear", FAST)
+
+
+def test_a_contrast_holds_the_same_model_without_context_against_it(family, starts):
+    writer = load("big", {"notes": 0.5}, blend=Blend(rule="contrast"))
+    result = writer.generate("Dear", FAST, context="cold")
+    assert [(m.name, m.weight) for m in result.members] == [
+        ("big", 1.0),
+        ("notes", 0.5),
+        ("notes without context", -0.5),
+    ]
+    core, with_context, without = writer.voices
+    assert with_context.denoiser is without.denoiser
+    assert starts[without.denoiser] == starts[core.denoiser]  # it was read last
+
+
+def test_a_contrast_with_the_model_before_specialisation_needs_no_context(family):
+    add_tiny("late", 4, kind="small", core="big", base="notes")
+    writer = load("big", {"late": 0.5}, blend=Blend(rule="contrast"))
+    assert [(m.name, m.weight) for m in writer.generate("Dear", FAST).members] == [
+        ("big", 1.0),
+        ("late", 0.5),
+        ("notes", -0.5),
+    ]
+
+
+def test_a_sandwich_spares_the_core_a_share_of_its_steps(family):
+    writer = load("big", {"notes": 0.5}, blend=Blend(schedule="sandwich:0.5"))
+    result = writer.generate("Dear", FAST, steps=8)
+    assert [m.forward_passes for m in result.members] == [8, 16]
+    assert 0.1 < result.flops_saved < 0.3
+
+
+def test_a_core_that_the_schedule_never_runs_reads_nothing(family, tmp_path, starts):
+    plan = tmp_path / "plan.toml"
+    plan.write_text("big = [[1, 0]]\n", encoding="utf-8")
+    writer = load("big", {"notes": 0.5}, blend=Blend(schedule=str(plan)))
+    result = writer.generate("Dear", FAST)
+    assert writer.voices[0].denoiser not in starts
+    assert result.text == load("none", ["notes"]).generate("Dear", FAST).text
+    assert [m.forward_passes for m in result.members] == [0, 4]
+    assert result.members[0].flops == 0
+
+
+def test_a_sampler_of_the_process_is_chosen_by_name(family):
+    writer = load("big")
+    known = {name: writer.generate("Dear", FAST, sampler=name).text for name in ("top-k", "ancestral")}
+    assert known["top-k"] == writer.generate("Dear", FAST).text != known["ancestral"]
+    with pytest.raises(UsageError, match="the sampler cannot be 'nucleus'"):
+        writer.generate("Dear", FAST, sampler="nucleus")
+    with pytest.raises(UsageError, match="the sampler cannot be 'top-k=many'"):
+        writer.generate("Dear", FAST, sampler="top-k=many")
+
+
+def test_fewer_steps_are_counted_where_a_text_is_clean_early(family):
+    result = load("big").generate("Dear", FAST, sampler="top-k=4", steps=8, max_tokens=BLOCK)
+    assert (result.steps, result.members[0].forward_passes) == (2, 2)
+
+
+def test_a_grid_and_an_early_stop_change_the_text():
+    add_family("simplex")
+    writer = load("big")
+    options = replace(FAST, steps=6, temperature=0.5)
+    assert len({writer.generate("Dear", options, grid=grid).text for grid in ("linear", "cosine", "sine")}) > 1
+    settled = writer.generate("Dear", options, steps=60, early_stop=100.0)
+    assert settled.steps < writer.generate("Dear", options, steps=60, early_stop=0.0).steps

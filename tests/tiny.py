@@ -19,7 +19,7 @@ BLOCK = 8
 CONTEXT = 64
 ROOM = CONTEXT - BLOCK  # tokens of a prompt
 TEXT = "Dear landlord, the boiler is cold again and the stairs are dark. "
-CONSTANTS = {"simplex": {"K": 5.0, "s": 1e-4}, "masked": {"mask_id": 1.0}}
+CONSTANTS = {"simplex": {"K": 5.0, "s": 1e-4}, "masked": {"mask_id": 1.0}, "uniform": {}}
 
 
 @cache
@@ -32,7 +32,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 def tiny_backbone(seed: int = 0, *, process: str = "masked", **changes: Any) -> BlockDiffusionLM:
     """A model of one layer, its weights drawn from the seed and its predictions far from flat."""
-    timed = process == "simplex"
+    timed = process != "masked"
     fields: dict[str, Any] = {
         "vocabulary": VOCABULARY,
         "hidden": 32,

@@ -3,112 +3,22 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
 
 import typer
 
-from ssdcli.api import Options, Request, Result, Writer, choose
+from ssdcli import exchange
+from ssdcli.api import Blend, Options, Request, Result, Writer, choose
 from ssdcli.cli import console
-from ssdcli.cli.completion import core_names, member_names, recipe_names
-from ssdcli.cli.help import MORE
+from ssdcli.cli import generate_options as option
+from ssdcli.cli.explanation import shown, tell_colours
 from ssdcli.cli.prompts import read_batch, read_context, read_prompt
 from ssdcli.errors import UsageError
+from ssdcli.exchange import PLAIN
 from ssdcli.machine import prepare_machine
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.settings import resolve
-
-SEPARATOR = "---"  # a line of its own between two texts
-
-Prompt = Annotated[
-    str | None,
-    typer.Argument(metavar="PROMPT", help="What the text goes on from; standard input comes before it."),
-]
-Core = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        autocompletion=core_names,
-        help="The large model, or 'none'; by default the one that the first small model was made for.",
-    ),
-]
-With = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--with",
-        metavar="NAME[=W]",
-        autocompletion=member_names,
-        help="A small model, and its weight in (0, 1] if not the tuned one; the core keeps the rest.",
-    ),
-]
-Context = Annotated[
-    list[Path] | None,
-    typer.Option(metavar="FILE", help="Private context, seen by the small models alone. Repeatable."),
-]
-MaxTokens = Annotated[
-    int | None,
-    typer.Option(metavar="N", help=f"Write no more tokens than this. [default: {Options.max_tokens}]"),
-]
-Temperature = Annotated[
-    float | None,
-    typer.Option(metavar="T", help=f"0 takes the likeliest tokens. [default: {Options.temperature:g}]"),
-]
-Seed = Annotated[int | None, typer.Option(metavar="N", help="The same seed gives the same text. [default: drawn]")]
-Batch = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE", help="JSON lines with 'prompt' and, if wanted, 'id', 'context', 'seed'; '-' is stdin."
-    ),
-]
-AsJson = Annotated[bool | None, typer.Option("--json", help="Write one JSON object a text, on a line.")]
-Stats = Annotated[bool | None, typer.Option("--stats", help="Say seeds, forward passes and speed on standard error.")]
-Texts = Annotated[
-    int | None,
-    typer.Option(
-        "--n",
-        metavar="N",
-        rich_help_panel=MORE,
-        help=f"Texts for each prompt, with '{SEPARATOR}' lines between them. [default: {Options.n}]",
-    ),
-]
-Stop = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TEXT", rich_help_panel=MORE, help="End before this text. Repeatable."),
-]
-Steps = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        rich_help_panel=MORE,
-        help="Denoising steps a block. [default: as the models' noise process needs]",
-    ),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option(
-        metavar="P",
-        rich_help_panel=MORE,
-        help=f"Draw from the likeliest tokens of this mass. [default: {Options.top_p:g}]",
-    ),
-]
-Rule = Annotated[
-    str | None,
-    typer.Option(metavar="RULE", rich_help_panel=MORE, help="How predictions are combined: mix. [default: mix]"),
-]
-Schedule = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", rich_help_panel=MORE, help="When the members run: constant. [default: constant]"),
-]
-Recipe = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        rich_help_panel=MORE,
-        autocompletion=recipe_names,
-        help="A recipe, or a TOML file, with settings.",
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -125,8 +35,16 @@ class GenerateSettings:
     stop: tuple[str, ...] = Options.stop
     seed: int | None = Options.seed
     n: int = Options.n
-    rule: Literal["mix"] = "mix"
-    schedule: Literal["constant"] = "constant"
+    sampler: str | None = Options.sampler
+    remask: float = Options.remask
+    grid: exchange.Grid = Options.grid
+    early_stop: float | None = Options.early_stop
+    infill: bool = Options.infill
+    gap: int = Options.gap
+    explain: bool = Options.explain
+    rule: str = PLAIN.rule
+    schedule: str = PLAIN.schedule
+    guide: tuple[str, ...] = PLAIN.guides
     batch: str | None = None
     json: bool = False
     stats: bool = False
@@ -134,15 +52,12 @@ class GenerateSettings:
     @property
     def options(self) -> Options:
         """The options of writing, checked."""
-        return Options(
-            max_tokens=self.max_tokens,
-            steps=self.steps,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            stop=self.stop,
-            seed=self.seed,
-            n=self.n,
-        )
+        return Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
+
+    @property
+    def blend(self) -> Blend:
+        """How the members combine, checked."""
+        return Blend(self.rule, self.schedule, self.guide)
 
 
 def register(app: typer.Typer) -> None:
@@ -151,46 +66,39 @@ def register(app: typer.Typer) -> None:
 
 
 def generate(
-    prompt: Prompt = None,
-    core: Core = None,
-    with_: With = None,
-    context: Context = None,
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    batch: Batch = None,
-    json: AsJson = None,
-    stats: Stats = None,
-    n: Texts = None,
-    stop: Stop = None,
-    steps: Steps = None,
-    top_p: TopP = None,
-    rule: Rule = None,
-    schedule: Schedule = None,
-    recipe: Recipe = None,
+    prompt: option.Prompt = None,
+    core: option.Core = None,
+    members: option.With = None,
+    context: option.Context = None,
+    max_tokens: option.MaxTokens = None,
+    temperature: option.Temperature = None,
+    seed: option.Seed = None,
+    batch: option.Batch = None,
+    json: option.AsJson = None,
+    stats: option.Stats = None,
+    n: option.Texts = None,
+    stop: option.Stop = None,
+    steps: option.Steps = None,
+    top_p: option.TopP = None,
+    rule: option.Rule = None,
+    schedule: option.Schedule = None,
+    guide: option.Guide = None,
+    infill: option.Infill = None,
+    gap: option.Gap = None,
+    explain: option.Explain = None,
+    sampler: option.Sampler = None,
+    remask: option.Remask = None,
+    grid: option.Grid = None,
+    early_stop: option.EarlyStop = None,
+    recipe: option.Recipe = None,
 ) -> None:
     """Write text with a core, with small models, or with both together.
 
     Standard output carries the text alone. Several texts are parted by lines of three dashes, or use --json.
     """
-    flags = {
-        "core": core,
-        "members": with_,
-        "context": context,
-        "max_tokens": max_tokens,
-        "steps": steps,
-        "temperature": temperature,
-        "top_p": top_p,
-        "stop": stop,
-        "seed": seed,
-        "n": n,
-        "rule": rule,
-        "schedule": schedule,
-        "batch": batch,
-        "json": json,
-        "stats": stats,
-    }
-    _generate(prompt, resolve(GenerateSettings, flags, None if recipe is None else find_recipe(recipe)))
+    flags = dict(locals())
+    settings = {field.name: flags[field.name] for field in fields(GenerateSettings)}
+    _generate(prompt, resolve(GenerateSettings, settings, None if recipe is None else find_recipe(recipe)))
 
 
 def _generate(prompt: str | None, settings: GenerateSettings) -> None:
@@ -201,11 +109,11 @@ def _generate(prompt: str | None, settings: GenerateSettings) -> None:
         raise UsageError("--context is for small models alone, and none is named.", "Name one, as in --with notes.")
     if settings.batch is not None and prompt is not None:
         raise UsageError("with --batch the prompts come from its lines.", "Leave the PROMPT away.")
-    lineup = choose(settings.core, members)
+    lineup = choose(settings.core, members, blend=settings.blend)
     requests = _requests(prompt, settings)
     prepare_machine()
     writer = lineup.open()
-    if settings.batch is None and options.n == 1 and not settings.json:
+    if settings.batch is None and options.n == 1 and not settings.json and not settings.explain:
         _stream(writer, requests[0], settings)
         return
     for place, result in enumerate(writer.results(requests, options)):
@@ -213,7 +121,7 @@ def _generate(prompt: str | None, settings: GenerateSettings) -> None:
         if settings.json:
             console.write_json(result.to_json())
         else:
-            console.write(f"{SEPARATOR}\n{result.text}" if place else result.text, end=_line_end(result.text))
+            console.write(f"{option.SEPARATOR}\n" * bool(place) + shown(result), end=_line_end(result.text))
 
 
 def _members(given: tuple[str, ...]) -> dict[str, float | None]:
@@ -259,7 +167,18 @@ def _tell(result: Result, settings: GenerateSettings) -> None:
     prefix = "" if settings.batch is None else f"{result.id}: "
     for warning in result.warnings:
         console.warn(prefix + warning)
+    tell_colours(result)
     if settings.stats:
         passes = ", ".join(f"{use.name} ({use.weight:g}) {use.forward_passes}" for use in result.members)
+        work = ", ".join(f"{use.name} {_count(use.flops)}FLOP" for use in result.members)
         speed = f"{result.tokens} tokens in {result.seconds:.1f} s ({result.tokens_per_second:.1f} a second)"
-        sys.stderr.write(f"{prefix}seed {result.seed}; {speed}; forward passes: {passes}\n")
+        saved = f", {result.flops_saved:.1%} saved by the schedule" if result.flops_saved else ""
+        sys.stderr.write(f"{prefix}seed {result.seed}; {speed}; forward passes: {passes}; about {work}{saved}\n")
+
+
+def _count(number: int) -> str:
+    """A large number with the prefix of its unit: 3.2 G."""
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if number >= size:
+            return f"{number / size:.1f} {prefix}"
+    return f"{number} "

@@ -13,8 +13,8 @@ from typing import Any
 from ssdcli.api import Request
 from ssdcli.cli import console
 from ssdcli.errors import UsageError
+from ssdcli.reading import BETWEEN
 from ssdcli.registry.names import suggest
-from ssdcli.writing import BETWEEN
 
 PATIENCE = 1.0  # seconds of silence before a reader of standard input says that it waits
 STDIN = "-"

@@ -48,8 +48,19 @@ def train_small(
         typer.Option("--recipe", help="A recipe's name or file.", autocompletion=completion.recipe_names),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The small model before specialisation, for --rule contrast.",
+            rich_help_panel=MORE,
+            autocompletion=completion.member_names,
+        ),
+    ] = None,
     heldout: Annotated[
         float | None, typer.Option(help="Share of the text kept for measuring.", rich_help_panel=MORE)
+    ] = None,
+    infill: Annotated[
+        float | None, typer.Option(help="Share of the training that fills gaps.", rich_help_panel=MORE)
     ] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens of a training step.", rich_help_panel=MORE)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=MORE)] = None,
@@ -63,7 +74,7 @@ def train_small(
         float | None, typer.Option(help="Seconds between checkpoints.", rich_help_panel=MORE)
     ] = None,
     process: Annotated[
-        str | None, typer.Option(help="simplex or masked; with --for none only.", rich_help_panel=MORE)
+        str | None, typer.Option(help="simplex, masked or uniform; with --for none only.", rich_help_panel=MORE)
     ] = None,
     block_size: Annotated[
         int | None, typer.Option(help="Tokens of a block; with --for none only.", rich_help_panel=MORE)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import Noise
+from ssdcli.engine.prompt import PADDING
 
 
 def block_ids(length: int, block: int, offsets: Tensor) -> Tensor:
@@ -44,21 +45,17 @@ def training_mask(blocks: Tensor) -> Tensor:
     return torch.cat([noised, clean], dim=1)[:, None]
 
 
-def prefix_mask(length: int, block: int, lengths: Tensor) -> Tensor:
-    """Who sees whom in left-padded prefixes whose block grid ends with the prefix: (B, 1, length, length) bool.
+def prefix_mask(ranks: Tensor) -> Tensor:
+    """Who sees whom in prefixes: ranks (B, P) int64, when a token's block is read, to (B, 1, P, P) bool.
 
-    lengths: (B,) int64, the true length of each row. Padding sees itself alone, so that no row of the softmax is empty.
+    A token sees its own block both ways and those of lower rank. Padding has rank PADDING and sees itself alone, so
+    that no row of the softmax is empty.
     """
-    from_end = torch.arange(length - 1, -1, -1, device=lengths.device)
-    blocks = -(from_end // block)
-    real = from_end[None, :] < lengths[:, None]
-    sees = (blocks[None, :] <= blocks[:, None])[None] & real[:, None, :]
-    itself = torch.eye(length, dtype=torch.bool, device=lengths.device)
+    sees = (ranks[:, None, :] <= ranks[:, :, None]) & (ranks != PADDING)[:, None, :]
+    itself = torch.eye(ranks.shape[1], dtype=torch.bool, device=ranks.device)
     return (sees | itself)[:, None]
 
 
-def canvas_mask(prefix: int, canvas: int, lengths: Tensor) -> Tensor:
-    """A canvas after left-padded prefixes sees all of both but the padding: (B, 1, canvas, prefix + canvas) bool."""
-    from_end = torch.arange(prefix - 1, -canvas - 1, -1, device=lengths.device)
-    real = from_end[None, :] < lengths[:, None]
-    return real[:, None, None, :].expand(-1, 1, canvas, -1)
+def padding_mask(real: Tensor, queries: int) -> Tensor:
+    """Queries that see all but the padding: real (B, K) bool, false for padding, to (B, 1, queries, K) bool."""
+    return real[:, None, None, :].expand(-1, 1, queries, -1)

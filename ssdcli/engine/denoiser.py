@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ssdcli.engine.blocks import canvas_mask, prefix_mask, training_mask
+from ssdcli.engine.blocks import padding_mask, prefix_mask, training_mask
+from ssdcli.engine.flops import Sizes
 from ssdcli.engine.process import Canvas, EmbeddingSpace, Process
+from ssdcli.engine.prompt import PADDING, Layout, Prompt, fit, lay_out
+
+_STEP = 32  # columns, at least, between the widths that prefixes are padded to
 
 
 class Backbone(EmbeddingSpace, Protocol):
@@ -22,6 +26,11 @@ class Backbone(EmbeddingSpace, Protocol):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
+        ...
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its parts take to compute."""
         ...
 
     def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
@@ -45,36 +54,100 @@ class Backbone(EmbeddingSpace, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Arrangement:
+    """How sequences are read in one pass: each token's block, numbered in reading order, and its position, (B, T)."""
+
+    blocks: Tensor
+    positions: Tensor
+
+    @classmethod
+    def plain(cls, blocks: Tensor) -> Arrangement:
+        """Tokens at their own places."""
+        positions = torch.arange(blocks.shape[1], device=blocks.device)
+        return cls(blocks, positions[None].expand(blocks.shape[0], -1))
+
+    def __getitem__(self, rows: Tensor) -> Arrangement:
+        """Some of the sequences."""
+        return Arrangement(self.blocks[rows], self.positions[rows])
+
+
 def denoise_sequence(
     backbone: Backbone,
     embedded: Tensor,
     clean: Tensor,
-    blocks: Tensor,
+    arrangement: Arrangement,
     t_and_heard: tuple[Tensor | None, Tensor | None],
 ) -> Tensor:
     """Denoise all blocks of clean sequences in one pass over [noised ; clean]: hidden states (B, T, H).
 
-    embedded, clean: (B, T, H) embeddings of the noised and the clean tokens; blocks: (B, T) int64 block numbers;
-    t_and_heard: the noise levels (B, T) and the previous prediction's embedding (B, T, H), where there are any.
+    embedded, clean: (B, T, H) embeddings of the noised and the clean tokens; t_and_heard: the noise levels (B, T) and
+    the previous prediction's embedding (B, T, H), where there are any.
     """
     length = clean.shape[1]
     noised = backbone.condition(embedded, *t_and_heard)
     both = torch.cat([noised, clean.to(noised.dtype)], dim=1)
-    positions = torch.arange(length, device=clean.device).repeat(2)[None].expand(clean.shape[0], -1)
-    return backbone.encode(both, positions, training_mask(blocks), None)[:, :length]
+    positions = arrangement.positions.repeat(1, 2)
+    return backbone.encode(both, positions, training_mask(arrangement.blocks), None)[:, :length]
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Committed text of a batch: tokens (B, P) int64 padded on the left, lengths (B,) int64, and their KV cache."""
+    """Known text of some rows of a batch, which are read at one width: P columns, padded on the left.
 
+    rows: (b,) int64, which rows of the batch. tokens, positions, ranks: (b, P) int64, in the order of reading, see
+    `prefix_mask`. canvas_at: (b,) int64, the position of the next canvas. slides: whether the window moves on when it
+    is full; a gap ends before that. cache: the KV cache of the columns, where there is one.
+    """
+
+    rows: Tensor
     tokens: Tensor
-    lengths: Tensor
-    cache: Any
+    positions: Tensor
+    ranks: Tensor
+    canvas_at: Tensor
+    slides: bool
+    cache: Any = None
+
+    def canvas_positions(self, length: int) -> Tensor:
+        """Position ids of a canvas of this length: (b, length) int64."""
+        return self.canvas_at[:, None] + torch.arange(length, device=self.canvas_at.device)
+
+    def real(self, length: int) -> Tensor:
+        """Which columns of the prefix and a canvas of this length hold tokens: (b, P + length) bool."""
+        return torch.nn.functional.pad(self.ranks != PADDING, (0, length), value=True)
+
+    def followed_by(self, tokens: Tensor) -> Prefix:
+        """The columns with those of a clean block (b, L) behind them."""
+        positions = self.canvas_positions(tokens.shape[1])
+        ranks = (self.ranks.amax(1, keepdim=True) + 1).expand_as(tokens)
+        return replace(
+            self,
+            tokens=torch.cat([self.tokens, tokens], dim=1),
+            positions=torch.cat([self.positions, positions], dim=1),
+            ranks=torch.cat([self.ranks, ranks], dim=1),
+            canvas_at=self.canvas_at + tokens.shape[1],
+        )
+
+    def last(self, count: int) -> Prefix:
+        """The last `count` columns, as if they were the whole text."""
+        start = self.positions[:, -count]  # 0 where the text begins later
+        return replace(
+            self,
+            tokens=self.tokens[:, -count:],
+            positions=self.positions[:, -count:] - start[:, None],
+            ranks=self.ranks[:, -count:],
+            canvas_at=self.canvas_at - start,
+        )
 
 
 class Denoiser:
-    """A backbone and its noise process."""
+    """A block-causal backbone and its noise process.
+
+    A row's arithmetic does not depend on its neighbours: rows share a forward pass only where each would be padded to
+    the same width if it were alone. On a CPU, in float32, that is so bit for bit if canvases are whole multiples of 4
+    tokens long; a matrix product rounds the last rows of others differently. The prefixes of a batch are a tuple that
+    holds every row once.
+    """
 
     def __init__(self, backbone: Backbone, process: Process) -> None:
         """Wrap a backbone; prefixes live on its device."""
@@ -86,51 +159,124 @@ class Denoiser:
         """The longest prefix, in tokens, that leaves space for a canvas."""
         return self.backbone.context - self.backbone.block_size
 
-    def start(self, rows: Sequence[Sequence[int]]) -> Prefix:
-        """Read the prompts (none empty), each cut from the left to the room there is."""
-        kept, device = [list(row)[-self.room :] for row in rows], self.backbone.device
-        longest = max(len(row) for row in kept)
-        tokens = torch.tensor([[0] * (longest - len(row)) + row for row in kept], device=device)
-        return self._prefill(tokens, torch.tensor([len(row) for row in kept], device=device))
+    def start(self, prompts: Sequence[Prompt]) -> tuple[Prefix, ...]:
+        """Read the prompts, none without a token before the canvas, each cut to the room there is (see `fit`)."""
+        size = self.backbone.block_size
+        groups: dict[tuple[int, bool], dict[int, Layout]] = {}
+        for row, prompt in enumerate(prompts):
+            layout = lay_out(fit(prompt, self.backbone.context, size), size)
+            groups.setdefault((self._width(len(layout.tokens)), prompt.gap == 0), {})[row] = layout
+        return tuple(self._read(self._columns(layouts, *how)) for how, layouts in groups.items())
 
-    def _prefill(self, tokens: Tensor, lengths: Tensor) -> Prefix:
-        """Run the prefix once, block-causally, with the block grid anchored at its end."""
-        length = tokens.shape[1]
-        mask = prefix_mask(length, self.backbone.block_size, lengths)
-        positions = self._positions(length, 0, lengths, length)
-        cache = self.backbone.extend(self.backbone.embed(tokens), positions, mask, self.backbone.new_cache())
-        return Prefix(tokens, lengths, cache)
+    def _width(self, columns: int) -> int:
+        """The columns that so many tokens are padded to."""
+        # Widths lie a quarter to an eighth apart: rows of like length go together, and little is computed for nothing.
+        step = max(_STEP, 1 << columns.bit_length() >> 3)
+        return min(-(-columns // step) * step, self.room)
 
-    @staticmethod
-    def _positions(count: int, start: int, lengths: Tensor, prefix: int) -> Tensor:
-        """Position ids (B, count) from column `start` on, counted from each row's first real token."""
-        columns = torch.arange(start, start + count, device=lengths.device)
-        return (columns[None, :] - (prefix - lengths)[:, None]).clamp(min=0)
+    def _columns(self, layouts: Mapping[int, Layout], width: int, slides: bool) -> Prefix:
+        """Rows with these layouts at one width, not read yet."""
+        device = self.backbone.device
+        rows = torch.tensor(list(layouts), device=device)
+        columns = torch.tensor([layout.columns(width) for layout in layouts.values()], device=device)
+        tokens, positions, ranks = columns.unbind(1)
+        canvas_at = torch.tensor([layout.canvas_at for layout in layouts.values()], device=device)
+        return Prefix(rows, tokens, positions, ranks, canvas_at, slides)
 
-    def denoise(self, canvas: Canvas, t: float, heard: Tensor | None, prefix: Prefix) -> Tensor:
+    def _read(self, prefix: Prefix) -> Prefix:
+        """Read all columns from scratch."""
+        mask = prefix_mask(prefix.ranks)
+        cache = self._remember(prefix.tokens, prefix.positions, mask, self.backbone.new_cache())
+        return replace(prefix, cache=cache)
+
+    def _remember(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Any:
+        """The cache with clean tokens (b, n) at their positions appended."""
+        return self.backbone.extend(self.backbone.embed(tokens), positions, mask, cache)
+
+    def denoise(self, canvas: Canvas, t: float, heard: Tensor | None, prefixes: tuple[Prefix, ...]) -> Tensor:
         """Log p of the clean tokens: (B, L, V) float32.
 
         heard: log p (B, L, V) of the previous step, or None when there is none (self-conditioning).
         """
+        if len(prefixes) == 1:
+            return self._predict(canvas, t, heard, prefixes[0])
+        parts = [self._predict(canvas[p.rows], t, None if heard is None else heard[p.rows], p) for p in prefixes]
+        return torch.cat(parts)[torch.cat([p.rows for p in prefixes]).argsort()]
+
+    def _predict(self, canvas: Canvas, t: float, heard: Tensor | None, prefix: Prefix) -> Tensor:
+        """Log p of the canvases (b, ...) of a prefix's rows: (b, L, V)."""
         process, backbone = self.process, self.backbone
         embedded = process.embed(canvas, backbone)
-        length, width = embedded.shape[1], prefix.tokens.shape[1]
         level = torch.full(embedded.shape[:2], t, device=embedded.device) if process.timed else None
         echo = backbone.embed_mixture(heard.exp()) if process.hears_itself and heard is not None else None
-        embedded = backbone.condition(embedded, level, echo)
-        mask = canvas_mask(width, length, prefix.lengths)
-        positions = self._positions(length, width, prefix.lengths, width)
-        return torch.log_softmax(backbone.logits(backbone.encode(embedded, positions, mask, prefix.cache)), dim=-1)
+        hidden = self._hidden(backbone.condition(embedded, level, echo), prefix)
+        return torch.log_softmax(backbone.logits(hidden), dim=-1)
 
-    def commit(self, tokens: Tensor, prefix: Prefix) -> Prefix:
-        """Append a clean block (B, L) to the prefix; a full window is re-read from the later half of its text."""
-        width = prefix.tokens.shape[1]
-        grown = torch.cat([prefix.tokens, tokens], dim=1)
-        lengths = prefix.lengths + tokens.shape[1]
-        if grown.shape[1] > self.room:
-            lengths = torch.where(lengths > self.room, max(self.room // 2, 1), lengths)
-            return self._prefill(grown[:, -int(lengths.max()) :], lengths)
-        mask = canvas_mask(width, tokens.shape[1], prefix.lengths)
-        positions = self._positions(tokens.shape[1], width, prefix.lengths, width)
-        cache = self.backbone.extend(self.backbone.embed(tokens), positions, mask, prefix.cache)
-        return Prefix(grown, lengths, cache)
+    def _hidden(self, embedded: Tensor, prefix: Prefix) -> Tensor:
+        """Hidden states of a canvas (b, L, H) after the cached prefix: (b, L, H)."""
+        length = embedded.shape[1]
+        mask = padding_mask(prefix.real(length), length)
+        return self.backbone.encode(embedded, prefix.canvas_positions(length), mask, prefix.cache)
+
+    def commit(self, tokens: Tensor, prefixes: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
+        """Append a clean block (B, L); where the window is full, the later half of the text is read again."""
+        return tuple(self._commit(tokens[prefix.rows], prefix) for prefix in prefixes)
+
+    def _commit(self, tokens: Tensor, prefix: Prefix) -> Prefix:
+        length = tokens.shape[1]
+        grown = prefix.followed_by(tokens)
+        if prefix.slides and grown.tokens.shape[1] > self.room:
+            return self._read(grown.last(self._half))
+        mask = padding_mask(prefix.real(length), length)
+        return replace(grown, cache=self._remember(tokens, prefix.canvas_positions(length), mask, prefix.cache))
+
+    @property
+    def _half(self) -> int:
+        """The columns that are read again when the window is full."""
+        return self._width(-(-self.room // 2))
+
+    def flops(self, length: int, seen: int) -> int:
+        """Estimate the FLOPs of denoising one canvas once, when the prefix has `seen` columns.
+
+        The first step of a block, which hears nothing, is taken to be like the others.
+        """
+        sizes = self.backbone.sizes
+        return sizes.reading(length, seen) + sizes.denoising(length, self.process)
+
+    def flops_of_reading(self, columns: int, seen: int) -> int:
+        """Estimate the FLOPs of reading so many columns of one row's prefix after `seen` others."""
+        return self.backbone.sizes.reading(columns, seen)
+
+    def costs(self, prompt: Prompt) -> Iterator[tuple[int, int]]:
+        """FLOPs of writing after a prompt, block by block: of what `start` or `commit` reads, and of each step."""
+        size = self.backbone.block_size
+        seen, columns = 0, self._width(len(lay_out(fit(prompt, self.backbone.context, size), size).tokens))
+        while True:
+            yield self.flops_of_reading(columns, seen), self.flops(size, seen + columns)
+            seen, columns = seen + columns, size
+            if prompt.gap == 0 and seen + columns > self.room:
+                seen, columns = 0, self._half
+
+
+class FullDenoiser(Denoiser):
+    """A backbone with full attention, whose prefix sees the canvas: all is computed anew at every step."""
+
+    def _remember(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> None:
+        return None
+
+    def _hidden(self, embedded: Tensor, prefix: Prefix) -> Tensor:
+        length = embedded.shape[1]
+        clean = self.backbone.embed(prefix.tokens).to(embedded.dtype)
+        columns = torch.cat([clean, embedded], dim=1)
+        positions = torch.cat([prefix.positions, prefix.canvas_positions(length)], dim=1)
+        mask = padding_mask(prefix.real(length), columns.shape[1])
+        return self.backbone.encode(columns, positions, mask, None)[:, -length:]
+
+    def flops(self, length: int, seen: int) -> int:
+        """Estimate the FLOPs of denoising one canvas once, together with its prefix of `seen` columns."""
+        sizes = self.backbone.sizes
+        return sizes.reading(seen + length, 0) + sizes.denoising(length, self.process)
+
+    def flops_of_reading(self, columns: int, seen: int) -> int:
+        """None: a prefix is read with its canvas."""
+        return 0

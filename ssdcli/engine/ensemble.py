@@ -1,22 +1,23 @@
-"""Several denoisers of one canvas, each with its own prefix: an ensemble is itself a denoiser."""
+"""Several denoisers of one canvas, each with its own prefix, that predict together."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from ssdcli.engine.process import Canvas
+from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.rules import Rule, mix
+from ssdcli.engine.schedules import Schedule
 
 
 class CanvasDenoiser(Protocol):
     """What an ensemble asks of a member; `Denoiser` is one."""
 
-    def start(self, rows: Sequence[Sequence[int]]) -> Any:
+    def start(self, prompts: Sequence[Prompt]) -> Any:
         """Read the prompts of a batch, none of them empty."""
         ...
 
@@ -29,25 +30,6 @@ class CanvasDenoiser(Protocol):
         ...
 
 
-class Schedule(Protocol):
-    """A member's weight as a function of the noise level."""
-
-    def __call__(self, t: float) -> float:
-        """The weight at t in [0, 1]; zero means that the member is not run."""
-        ...
-
-
-@dataclass(frozen=True)
-class Constant:
-    """The same weight at every noise level."""
-
-    weight: float
-
-    def __call__(self, t: float) -> float:
-        """The weight."""
-        return self.weight
-
-
 @dataclass(frozen=True)
 class Member:
     """One model of an ensemble."""
@@ -56,48 +38,58 @@ class Member:
     denoiser: CanvasDenoiser
     schedule: Schedule
 
-    @property
-    def idle(self) -> bool:
-        """Whether it is never run: it then reads nothing either."""
-        return self.schedule == Constant(0.0)
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an ensemble says of a canvas: log p (B, L, V) float32, and each member's own (None: it was not run)."""
+
+    log_p: Tensor
+    by_member: tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Members that denoise together by the `mix` rule of SSD-2 (Han et al., NAACL 2024)."""
+    """Members that denoise together by a rule, which is `mix` (SSD-2, Han et al., NAACL 2024) unless told otherwise."""
 
     members: tuple[Member, ...]
+    rule: Rule = mix
 
     def weights(self, t: float) -> tuple[float, ...]:
-        """Each member's weight at t, as scheduled."""
+        """Each member's weight at t, as scheduled; below zero for what a `contrast` holds against the others."""
         return tuple(member.schedule(t) for member in self.members)
 
-    def start(self, prompts: Sequence[Sequence[Sequence[int]]]) -> tuple[Any, ...]:
-        """Read each member's own prompts: prompts[i] are the rows of member i."""
-        return tuple(None if m.idle else m.denoiser.start(rows) for m, rows in zip(self.members, prompts, strict=True))
+    def start(self, prompts: Sequence[Sequence[Prompt]], levels: Sequence[float]) -> tuple[Any, ...]:
+        """Read each member's own prompts: prompts[i] are those of member i.
 
-    def denoise(self, canvas: Canvas, t: float, heard: Tensor | None, prefixes: tuple[Any, ...]) -> Tensor:
-        """Log p of the clean tokens by the members that run at t: (B, L, V) float32."""
-        running = [(w, m, p) for w, m, p in zip(self.weights(t), self.members, prefixes, strict=True) if w > 0]
-        return mix([m.denoiser.denoise(canvas, t, heard, p) for _, m, p in running], [w for w, _, _ in running])
-
-    def commit(self, tokens: Tensor, prefixes: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Append a clean block (B, L) to every member's prefix."""
+        levels: where the ensemble will be asked to denoise; a member that none of them needs reads nothing.
+        """
         return tuple(
-            None if m.idle else m.denoiser.commit(tokens, p) for m, p in zip(self.members, prefixes, strict=True)
+            m.denoiser.start(rows) if any(m.schedule(t) != 0 for t in levels) else None
+            for m, rows in zip(self.members, prompts, strict=True)
         )
 
+    def denoise(self, canvas: Canvas, t: float, heard: Tensor | None, prefixes: tuple[Any, ...]) -> Prediction:
+        """Log p of the clean tokens by the members that run at t; ValueError if there is none.
 
-def mix(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Log p = sum_i w_i log p_i, renormalised, weights scaled to sum to one: (..., V) float32.
+        heard: log p (B, L, V) of the ensemble at the step before, or None. All hear it, also those that were idle then.
+        """
+        weights = self.weights(t)
+        said = tuple(
+            member.denoiser.denoise(canvas, t, heard, prefix) if weight != 0 else None
+            for weight, member, prefix in zip(weights, self.members, prefixes, strict=True)
+        )
+        return Prediction(self.combine(said, weights), said)
 
-    A token that one member excludes (-inf) is excluded by all. A single member is returned as it is. The sum is
-    taken in float32.
-    """
-    if not log_ps:
-        raise ValueError("no member runs at this noise level: at least one weight must be above zero")
-    if len(log_ps) == 1:
-        return log_ps[0]
-    total = math.fsum(weights)
-    combined = sum(log_p.float() * (w / total) for log_p, w in zip(log_ps, weights, strict=True))
-    return torch.log_softmax(torch.as_tensor(combined), dim=-1)
+    def combine(self, said: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
+        """Apply the rule to what the members that ran said: (..., V) float32."""
+        running = [(log_p, w) for log_p, w in zip(said, weights, strict=True) if log_p is not None]
+        if not running:
+            raise ValueError("no member runs at this noise level: at least one weight must differ from zero")
+        return self.rule([log_p for log_p, _ in running], [w for _, w in running])
+
+    def commit(self, tokens: Tensor, prefixes: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Append a clean block (B, L) to the prefix of every member that reads."""
+        return tuple(
+            None if prefix is None else member.denoiser.commit(tokens, prefix)
+            for member, prefix in zip(self.members, prefixes, strict=True)
+        )

@@ -30,7 +30,7 @@ class Noise(Protocol):
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Logical right shift of int64, which torch only has as an arithmetic one."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _signed(word: int) -> int:
@@ -38,11 +38,11 @@ def _signed(word: int) -> int:
     return ((word & _MASK) ^ (1 << 63)) - (1 << 63)
 
 
-def _mix(x: Tensor) -> Tensor:
-    """The splitmix64 finaliser: a bijection of int64 with avalanche."""
-    x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
-    return x ^ _shift_right(x, 31)
+def _mix_(x: Tensor) -> Tensor:
+    """The splitmix64 finaliser, a bijection of int64 with avalanche, in place."""
+    for bits, factor in ((30, _MIX_1), (27, _MIX_2)):
+        x.bitwise_xor_(_shift_right(x, bits)).mul_(factor)
+    return x.bitwise_xor_(_shift_right(x, 31))
 
 
 def fold(key: int, *words: int) -> int:
@@ -69,28 +69,29 @@ class CounterNoise:
         """The rows' noise for one use, named by words (block, step, ...); nothing is read back from the device."""
         keys = self._keys
         for word in words:
-            keys = _mix(keys ^ _signed((word + 1) * 0x9E3779B97F4A7C15)) + 1
+            keys = _mix_(keys ^ _signed((word + 1) * 0x9E3779B97F4A7C15)) + 1
         return CounterNoise(keys)
 
-    def _bits(self, count: int) -> Tensor:
-        """Hash the next `count` counters of every row: (B, count) int64."""
-        counters = torch.arange(self._drawn, self._drawn + count, device=self._keys.device)
-        self._drawn += count
-        return _mix(_mix(self._keys)[:, None] + (counters + 1) * _GOLDEN)
+    def _words(self, count: int) -> Tensor:
+        """Hash the next counters of every row, two words from each: (B, count) int32, uniform over all values."""
+        pairs = (count + 1) // 2
+        counters = torch.arange(self._drawn + 1, self._drawn + 1 + pairs, device=self._keys.device).mul_(_GOLDEN)
+        self._drawn += pairs
+        return _mix_(_mix_(self._keys.clone())[:, None] + counters).view(torch.int32)[:, :count]
 
     def uniform(self, *shape: int) -> Tensor:
         """Draws in the open interval (0, 1): (B, *shape) float32, on a grid of 2**-23 offset by half a cell."""
-        bits = _shift_right(self._bits(math.prod(shape)), 41)
-        return ((bits.float() + 0.5) * 2**-23).reshape(-1, *shape)
+        cells = self._words(math.prod(shape)) >> 9  # 23 bits, from -2**22 on
+        return cells.float().mul_(2**-23).add_(0.5 + 2**-24).reshape(-1, *shape)
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal draws by Box and Muller, both of each pair used: (B, *shape) float32."""
+        """Standard normal draws, up to 6.6 in size: (B, *shape) float32 (Box and Muller, 1958, both of each pair)."""
         count = math.prod(shape)
         half = (count + 1) // 2
-        bits = self._bits(half)
-        radius = torch.sqrt(-2 * torch.log((_shift_right(bits, 32).double() + 0.5) * 2**-32).float())
-        angle = (bits & 0xFFFFFFFF).float() * (2 * math.pi * 2**-32)
-        pair = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
+        words = self._words(2 * half)
+        radius = words[:, :half].bitwise_and_(0x7FFFFFFF).float().add_(0.5).mul_(2**-31).log_().mul_(-2).sqrt_()
+        angle = words[:, half:].float().mul_(math.pi * 2**-31)
+        pair = torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=1)
         return pair[:, :count].reshape(-1, *shape)
 
 

@@ -2,57 +2,157 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ssdcli.engine.noise import Noise
+
+_BLOCK = 128  # a draw looks at the sums of V / 128 blocks of tokens, then at the tokens of one block
+_SLIP = 2.0**-24  # the probability, a position, that a draw from the nucleus ends with the likeliest token instead
+
 
 @dataclass(frozen=True)
 class Picker:
-    """How a token is drawn from log p: temperature, then the nucleus of mass top-p (Holtzman et al., 2020)."""
+    """How a token is drawn from log p: temperature, then the nucleus of mass top-p (Holtzman et al., 2020).
+
+    A token is in the nucleus if the strictly likelier ones hold a mass below top-p: equally likely ones stay or go
+    together, and the likeliest always stays.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
+
+    def tempered(self, log_p: Tensor) -> Tensor:
+        """Log p at this temperature, renormalised: (..., V); as given at 0."""
+        return log_p if self.temperature in {0, 1} else torch.log_softmax(log_p.float() / self.temperature, dim=-1)
 
     def probabilities(self, log_p: Tensor) -> Tensor:
         """The distribution that tokens are drawn from: (..., V) float32, zero outside the nucleus, unnormalised."""
         if self.temperature == 0:
             return torch.zeros_like(log_p, dtype=torch.float32).scatter_(-1, log_p.argmax(-1, keepdim=True), 1.0)
-        p = torch.softmax(log_p.float() / self.temperature, dim=-1)
-        return p if self.top_p >= 1 else keep_nucleus(p, max(self.top_p, 1e-30))
+        p = self._softmax(log_p)
+        return p if self.top_p >= 1 else keep_nucleus(p, self.top_p)
 
-    def draw(self, log_p: Tensor, uniform: Tensor) -> Tensor:
-        """Draw one token a position: log_p (..., V), uniform (...) in (0, 1); returns (...) int64."""
-        return draw(self.probabilities(log_p), uniform)
+    def draw(self, log_p: Tensor, noise: Noise) -> Tensor:
+        """Draw one token a position: log_p (B, L, V), one noise stream a row; returns (B, L) int64.
+
+        As many numbers are taken from the noise whatever log p is.
+        """
+        if self.temperature == 0:
+            return log_p.argmax(-1)
+        rows, length, vocabulary = log_p.shape
+        uniforms = noise.uniform(_rounds(self.top_p, vocabulary), 2, length).permute(1, 2, 0, 3).flatten(2)
+        blocks = _blocks(self._softmax(log_p).flatten(0, 1))
+        drawn = _draw(blocks, uniforms[0]) if self.top_p >= 1 else _draw_from_nucleus(blocks, self.top_p, uniforms)
+        return drawn.view(rows, length)
+
+    def _softmax(self, log_p: Tensor) -> Tensor:
+        """The distribution at this temperature: (..., V) float32."""
+        return torch.softmax(log_p.float() if self.temperature == 1 else log_p.float() / self.temperature, dim=-1)
 
 
 def keep_nucleus(p: Tensor, top_p: float) -> Tensor:
-    """Zero every token whose strictly likelier tokens already hold a mass of at least `top_p`.
+    """Zero every token but the likeliest whose strictly likelier ones hold a mass of `top_p` or more.
 
     p: (..., V) float32, summing to one. Positive floats are ordered as their bit patterns are, so that the smallest
-    kept probability is found exactly by 31 halvings, each one pass over V, where a sort would need many.
+    kept probability is found exactly by 31 halvings, each three cheap passes over V.
     """
-    bits = p.contiguous().view(torch.int32)
+    p = p.contiguous()
+    bits = p.view(torch.int32)
     low = torch.full_like(bits[..., :1], -1)  # fails: the mass above it is too much (or it is below every value)
-    high = torch.full_like(low, 0x7F800000)  # holds: nothing is above infinity
+    high = bits.amax(-1, keepdim=True)  # holds: nothing is above the likeliest
+    kept = torch.empty_like(p)  # comparisons are written as float32: torch is several times slower with bool on CPUs
     for _ in range(31):
         middle = low + (high - low) // 2
-        holds = torch.where(bits > middle, p, 0).sum(-1, keepdim=True) < top_p
+        mass = _total(torch.gt(bits, middle, out=kept).mul_(p))
+        holds = (mass < top_p)[..., None]
         high, low = torch.where(holds, middle, high), torch.where(holds, low, middle)
-    return torch.where(bits >= high, p, 0)
-
-
-def draw(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Draw an index by inverting the cumulative sum: weights (..., V) non-negative, uniform (...) in (0, 1)."""
-    cumulative = weights.cumsum(-1)
-    # A weight of zero has an empty interval: searchsorted on the right side steps over it.
-    target = uniform.unsqueeze(-1) * cumulative[..., -1:]
-    index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    last = weights.shape[-1] - 1 - (weights > 0).flip(-1).int().argmax(-1)
-    return torch.minimum(index, last)
+    return torch.ge(bits, high, out=kept).mul_(p)
 
 
 def entropy(log_p: Tensor) -> Tensor:
-    """Entropy in nats: log_p (..., V) normalised; returns (...)."""
-    return -torch.where(log_p.isneginf(), 0, log_p.exp() * log_p).sum(-1)
+    """Entropy in nats: log_p (..., V) normalised, -inf for what cannot be; returns (...)."""
+    p = torch.softmax(log_p, dim=-1)  # what exp would give, in less time on CPUs
+    return -_total(p.mul_(log_p.clamp(min=-1e4)))  # where p is zero, log p only has to be finite
+
+
+def _total(x: Tensor) -> Tensor:
+    """Sum over the last dimension, (..., V) to (...), to the same bits for a row alone as for one among others.
+
+    torch shares the plain sum of a single row out among threads, those of several rows it does not.
+    """
+    whole = x.shape[-1] // _BLOCK
+    body, rest = x[..., : whole * _BLOCK], x[..., whole * _BLOCK :]
+    return body.view(*x.shape[:-1], whole, _BLOCK).sum(-1).sum(-1) + rest.sum(-1)
+
+
+def _blocks(weights: Tensor) -> Tensor:
+    """A copy cut into blocks of tokens, the last one filled up with zeros: (N, V) to (N, n, 128)."""
+    return torch.nn.functional.pad(weights, (0, -weights.shape[-1] % _BLOCK)).view(len(weights), -1, _BLOCK)
+
+
+def _draw(blocks: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw a token by weight, first its block and then itself: blocks (N, n, 128), uniforms (2, N); returns (N,).
+
+    With a uniform for each, tokens far less likely than the steps of a float32 uniform keep their share.
+    """
+    block = _invert(blocks.sum(-1), uniforms[0])
+    rows = torch.arange(len(blocks), device=blocks.device)
+    return block * _BLOCK + _invert(blocks[rows, block], uniforms[1])
+
+
+def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Draw an index by inverting the cumulative sum: weights (N, n) non-negative, uniform (N,); returns (N,) int64."""
+    cumulative = weights.cumsum(-1)
+    total = cumulative[:, -1:]
+    target = torch.minimum(uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    return ((cumulative > target) & (weights > 0)).int().argmax(-1)
+
+
+def _rounds(top_p: float, vocabulary: int) -> int:
+    """How many draws leave a position without a token of the nucleus with a probability of at most 2**-24.
+
+    The mass above a rejected token is at most a uniform share of the mass drawn from, so that the logarithm of what is
+    left falls by an exponential variate or more a round, and is never below that of the nucleus's own mass N. Hence
+    P(R rejections) <= P(Poisson(-log N) >= R), where N is at least top_p, and at least 1 / V.
+    """
+    rate = -math.log(max(top_p, 1 / vocabulary))
+    rounds, share, left = 0, math.exp(-rate), 1.0
+    while left > _SLIP:
+        left -= share
+        rounds += 1
+        share *= rate / rounds
+    return rounds
+
+
+def _draw_from_nucleus(blocks: Tensor, top_p: float, uniforms: Tensor) -> Tensor:
+    """Draw a token of each nucleus by rejection: p in blocks (N, n, 128), uniforms (R, 2, N); returns (N,) int64.
+
+    A token drawn from all is in the nucleus if the strictly likelier ones hold less than `top_p`; then it is drawn as
+    the nucleus would have it. If it is not, neither is any that is no likelier: all these lose their weight, in place,
+    and the next round draws among the others. What the last round leaves open takes the likeliest token.
+    """
+    tokens = torch.zeros_like(uniforms[0, 0], dtype=torch.int64)
+    rows = torch.arange(len(tokens), device=tokens.device)
+    bound = torch.full_like(uniforms[0, 0], max(top_p, 1e-30))  # above zero: the likeliest token is always inside
+    for uniform in uniforms:
+        drawn = _draw(blocks, uniform[:, rows])
+        pivot = blocks.flatten(1).gather(1, drawn[:, None])[..., None]
+        blocks.mul_(torch.gt(blocks, pivot, out=torch.empty_like(blocks)))  # float32: see keep_nucleus
+        inside = blocks.sum(-1).sum(-1) < bound
+        tokens[rows] = torch.where(inside, drawn, tokens[rows])
+        bound = bound.masked_fill(inside, 0)  # a row takes one token only
+        if _readable(blocks):
+            rows, blocks, bound = rows[~inside], blocks[~inside], bound[~inside]
+            if not len(rows):
+                break
+    tokens[rows] = torch.where(bound > 0, blocks.flatten(1).argmax(-1), tokens[rows])
+    return tokens
+
+
+def _readable(x: Tensor) -> bool:
+    """Whether the host can look into a tensor without having to wait for a device."""
+    return x.is_cpu

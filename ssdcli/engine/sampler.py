@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -11,11 +12,20 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.ensemble import Ensemble
+from ssdcli.engine.guidance import Guide, guided
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Canvas, Process
+from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.stopping import EarlyStop, Quorum, Settling
 
 _PRIOR = 1 << 32  # the word that names the draw of a block's first canvas; steps are numbered from 0
+
+GRIDS: dict[str, Callable[[float], float]] = {
+    "linear": lambda share: 1 - share,
+    "cosine": lambda share: math.cos(share * math.pi / 2),  # small steps first: MaskGIT (Chang et al., 2022)
+    "sine": lambda share: 1 - math.sin(share * math.pi / 2),  # small steps last
+}
 
 
 @dataclass(frozen=True)
@@ -28,65 +38,114 @@ class SamplerConfig:
     end: int  # the id of end of text
     picker: Picker
     device: str = "cpu"
+    grid: str = "linear"  # a key of GRIDS
+    stop: EarlyStop | None = None
+    guides: tuple[Guide, ...] = ()
 
 
 @dataclass(frozen=True)
 class Step:
     """One denoising step of a block.
 
-    log_p: (B, L, V) what the ensemble predicted at level t; canvas: what became of it; weights: each member's weight
-    at t (zero: not run).
+    weights: each member's weight at t (zero: not run). by_member: what each predicted at t, (B, L, V) or None.
+    log_p: what they predicted together, guides included: (B, L, V). canvas: what became of it. decided: the positions
+    whose token this step chose: (B, L) bool. active: the rows that were not done before it: (B,) bool. last: whether
+    this step ends the block.
+
+    A row that is not active keeps its canvas, and its predictions count for nothing. A canvas is clean when its row is
+    done; one whose text ended in an earlier block is never denoised, and stays noise.
     """
 
     block: int
     index: int
     t: float
+    weights: tuple[float, ...]
+    by_member: tuple[Tensor | None, ...]
     log_p: Tensor
     canvas: Canvas
-    weights: tuple[float, ...]
+    decided: Tensor
+    active: Tensor
+    last: bool
 
 
-def time_grid(steps: int) -> list[float]:
-    """Noise levels from 1 to 0 in equal parts: steps + 1 numbers."""
-    return [1 - i / steps for i in range(steps)] + [0.0]
+def time_grid(steps: int, grid: str = "linear") -> list[float]:
+    """Noise levels from 1 down to 0: steps + 1 numbers; ValueError for less than one step."""
+    if steps < 1:
+        raise ValueError(f"a block takes at least one step, not {steps}")
+    return [GRIDS[grid](i / steps) for i in range(steps)] + [0.0]
 
 
 def sample(
     ensemble: Ensemble,
     process: Process,
-    prompts: Sequence[Sequence[Sequence[int]]],
+    prompts: Sequence[Sequence[Prompt]],
     seeds: Sequence[int],
     config: SamplerConfig,
 ) -> Iterator[Step]:
     """Generate rows of text after prompts[member][row], one seed a row; yields every denoising step.
 
     A block's noise is a function of (the row's seed, block, step) alone. The generation ends after the block in which
-    the last row reached its end of text, or at `max_tokens` (a whole number of blocks is made; the caller cuts).
+    the last row reached its end of text, or at `max_tokens` (a whole number of blocks is made; the caller cuts). A row
+    that ended before the others is filled up with ends of text.
     """
     if config.max_tokens < 1:
         return
-    prefixes = ensemble.start(prompts)
+    prefixes = ensemble.start(prompts, time_grid(config.steps, config.grid)[:-1])
     noise = CounterNoise(seeds, config.device)
+    written = torch.empty((len(seeds), 0), dtype=torch.int64, device=config.device)
     ended = torch.zeros(len(seeds), dtype=torch.bool, device=config.device)
     blocks = -(-config.max_tokens // config.block_size)
-    for block in range(blocks):
-        for step in _denoise_block(ensemble, process, prefixes, noise.derive(block), config):
-            yield replace(step, block=block)
-        tokens = process.tokens(step.canvas)
-        ended = ended | (tokens == config.end).any(-1)
-        if block + 1 == blocks or bool(ended.all()):  # the one place where the host waits for the device
+    for number in range(blocks):
+        block = _Block(number, prefixes, written, ended)
+        canvas = yield from _denoise(ensemble, process, block, noise.derive(number), config)
+        tokens = torch.where(ended[:, None], config.end, process.tokens(canvas))
+        ended = (tokens == config.end).any(-1)
+        if number + 1 == blocks or bool(ended.all()):  # between blocks, the host waits for the device
             return
         prefixes = ensemble.commit(tokens, prefixes)
+        written = torch.cat([written, tokens], dim=1)
 
 
-def _denoise_block(
-    ensemble: Ensemble, process: Process, prefixes: tuple[Any, ...], noise: CounterNoise, config: SamplerConfig
-) -> Iterator[Step]:
-    """Take one canvas from pure noise to clean tokens; the steps do not know their block's number."""
+@dataclass(frozen=True)
+class _Block:
+    """What there is before a block: each member's prefix, the tokens written (B, n), the rows that ended (B,)."""
+
+    number: int
+    prefixes: tuple[Any, ...]
+    written: Tensor
+    ended: Tensor
+
+
+def _denoise(
+    ensemble: Ensemble, process: Process, block: _Block, noise: CounterNoise, config: SamplerConfig
+) -> Generator[Step, None, Canvas]:
+    """Take a canvas from pure noise to clean tokens, but for the rows that ended before; returns it."""
     canvas = process.prior(config.block_size, noise.derive(_PRIOR))
-    heard = None
-    for index, (t, s) in enumerate(pairwise(time_grid(config.steps))):
-        log_p = ensemble.denoise(canvas, t, heard, prefixes)
-        canvas = process.step(canvas, log_p, (t, s), config.picker, noise.derive(index))
+    done, heard, settling, quorum = block.ended, None, None, Quorum()
+    for index, (t, s) in enumerate(pairwise(time_grid(config.steps, config.grid))):
+        said = ensemble.denoise(canvas, t, heard, block.prefixes)
+        log_p = guided(said.log_p, config.guides, block.written)
+        settling, stops = _settle(settling, log_p, config)
+        lower = s * (~stops).double()  # a row that stops is denoised to the end at once
+        denoised = process.step(canvas, log_p, (t, lower), config.picker, noise.derive(index))
+        decided = process.decided(canvas, denoised) & ~done[:, None]
+        canvas = _where(done, canvas, denoised)
+        active, done = ~done, done | stops | process.finished(canvas)
+        last = s == 0 or quorum.reached(done)
+        yield Step(block.number, index, t, ensemble.weights(t), said.by_member, log_p, canvas, decided, active, last)
+        if last:
+            break
         heard = log_p
-        yield Step(0, index, t, log_p, canvas, ensemble.weights(t))
+    return canvas
+
+
+def _settle(before: Settling | None, log_p: Tensor, config: SamplerConfig) -> tuple[Settling | None, Tensor]:
+    """What an early stop remembers of the block's steps, and the rows that stop now: (B,) bool."""
+    if config.stop is None:
+        return None, torch.zeros(log_p.shape[0], dtype=torch.bool, device=log_p.device)
+    return config.stop.settle(before, config.picker.tempered(log_p))
+
+
+def _where(rows: Tensor, kept: Tensor, new: Tensor) -> Tensor:
+    """The kept rows (B,) bool of one tensor and the others of another, both (B, ...)."""
+    return torch.where(rows.view(-1, *[1] * (new.ndim - 1)), kept, new)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
+from ssdcli.engine.flops import Sizes
 from ssdcli.models.cache import PrefixCache
 
 _TIME_FEATURES = 64
@@ -90,6 +91,19 @@ class BlockDiffusionLM(nn.Module):
         """Where the weights are."""
         return self.table.device
 
+    @property
+    def sizes(self) -> Sizes:
+        """What its parts take to compute."""
+        heads = self.config.layers * self.config.heads
+        return Sizes(
+            body=_multiply_adds(self.body),
+            attention=heads * (self.config.hidden // self.config.heads),
+            table=self.table.numel(),
+            lift=_multiply_adds(self.lift),
+            time=_multiply_adds(self.time),
+            listen=_multiply_adds(self.listen),
+        )
+
     def _lifted(self, x: Tensor) -> Tensor:
         return x if self.lift is None else self.lift(x)
 
@@ -100,6 +114,15 @@ class BlockDiffusionLM(nn.Module):
     def embed_mixture(self, p: Tensor) -> Tensor:
         """Expected embeddings: p (B, L, V) to (B, L, H)."""
         return self._lifted(p.to(self.table.dtype) @ self.table)
+
+    def embed_sparse(self, ids: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sums of embeddings, what is left of 1 being spread evenly over all: (B, L, S) to (B, L, H)."""
+        bags, shares = ids.flatten(0, 1), weights.flatten(0, 1).to(self.table.dtype)
+        named = nn.functional.embedding_bag(bags, self.table, mode="sum", per_sample_weights=shares)
+        left = (1 - weights.sum(-1, keepdim=True)).to(self.table.dtype)
+        # A product: on a CPU, the mean of columns of bfloat16 takes ten times as long.
+        mean = self.table.new_ones(1, len(self.table)) @ self.table / len(self.table)
+        return self._lifted(named.unflatten(0, ids.shape[:2]) + left * mean)
 
     def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
         """Add the noise level t (B, L) and the previous prediction's embedding (B, L, H), where given."""
@@ -148,6 +171,11 @@ class BlockDiffusionLM(nn.Module):
         """Scores of the clean tokens: (B, L, V) float32, -inf for ids that are never text."""
         scores = (self.to_rank(hidden) @ self.table.T).float()
         return scores.index_fill(-1, self.suppressed, -math.inf)
+
+
+def _multiply_adds(part: nn.Module | None) -> int:
+    """How many a token takes in all matrices of a part."""
+    return 0 if part is None else sum(weight.numel() for weight in part.parameters() if weight.ndim == 2)
 
 
 def _time_features(t: Tensor) -> Tensor:

@@ -118,6 +118,7 @@ def _manifest(prepared: Prepared, trained: Trained, tokenizer: bytes) -> Manifes
         tokenizer=tokenizer_fingerprint(tokenizer),
         parameters=trained.parameters,
         core=trained.core,
+        base=prepared.settings.base,
         weight=trained.weight,
         data=prepared.store.info.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -16,9 +16,11 @@ from ssdcli.pipeline.prepare import Prepared, passages, prepare
 from ssdcli.pipeline.saved import check_free, claimed, save
 from ssdcli.registry.files import disk_errors
 from ssdcli.registry.store import Registry
+from ssdcli.training.infill import Infilling
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
+from ssdcli.training.tokenizer import END_OF_TEXT, special_id
 from ssdcli.training.trainer import (
     ENDLESS,
     Hooks,
@@ -88,7 +90,7 @@ def _train(prepared: Prepared, watcher: Watcher, began: float) -> SmallTrainer:
     batch = max(1, settings.batch_tokens // config.context)
     windows = Windows(prepared.store.train, config.context, settings.seed, batch * ENDLESS)
     rates = Rates(settings.learning_rate, settings.weight_decay, batch, settings.seed)
-    objective = Objective(prepared.model, prepared.process, settings.seed)
+    objective = Objective(prepared.model, prepared.process, settings.seed, _infilling(prepared))
     trainer = SmallTrainer(objective, windows, _plan(settings, began), rates, prepared.workspace)
     hooks = Hooks(watcher.on_progress, watcher.wants_stop, _heldout_measure(prepared), settings.checkpoint_seconds)
     if not trainer.run(hooks, latest_checkpoint(prepared.workspace)):
@@ -97,6 +99,12 @@ def _train(prepared: Prepared, watcher: Watcher, began: float) -> SmallTrainer:
             f"Go on with 'ssd train-small --resume --name {settings.name}'.",
         )
     return trainer
+
+
+def _infilling(prepared: Prepared) -> Infilling | None:
+    """The gaps of the training, if it has any."""
+    share = prepared.settings.infill
+    return Infilling(share, special_id(prepared.tokenizer, END_OF_TEXT)) if share > 0 else None
 
 
 def _plan(settings: TrainSettings, began: float) -> Plan:

@@ -53,13 +53,14 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     """Read the data, take from the core what must fit it, and build the model."""
     workspace = registry.workspace(settings.name)
     parent = _parent(settings, registry)
+    _check_base(settings, registry, parent)
     tokenizer = _tokenizer(settings, workspace, parent)
     store = _store(settings, workspace, tokenizer)
     process = _process(settings, tokenizer, parent)
     preset = choose_preset(settings, store.info.train.tokens)
     settings = replace(settings, size=preset.name)  # more minutes for the rest of a training must not change it
     never = _never_text(tokenizer, settings.vocabulary) if parent is None else ()
-    config = shape(settings, preset, None if parent is None else parent.backbone.config, never)
+    config = shape(settings, preset, process, None if parent is None else parent.backbone.config, never)
     model = build(config, None if parent is None else parent.backbone, settings.seed)
     custom = settings.hidden is not None or settings.layers is not None
     return Prepared(settings, workspace, tokenizer, store, process, model, None if custom else preset.name, parent)
@@ -74,6 +75,22 @@ def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
             f"'{settings.core}' is not a core but of kind '{entry.manifest.kind}'.", "Name a core with --for."
         )
     return Parent(entry, load_backbone(entry.folder))
+
+
+def _check_base(settings: TrainSettings, registry: Registry, parent: Parent | None) -> None:
+    """Raise UsageError for a base that could not denoise a canvas of the core's."""
+    if settings.base is None:
+        return
+    base = registry.find(settings.base).manifest
+    core = None if parent is None else parent.entry.manifest
+    if (
+        core is None
+        or base.kind != "small"
+        or base.block_size != core.block_size
+        or ((base.tokenizer, base.process, base.constants) != (core.tokenizer, core.process, core.constants))
+    ):
+        problem = f"'{settings.base}' is no small model that fits the core '{settings.core}'."
+        raise UsageError(problem, f"Name one that was made with --for {settings.core}.")
 
 
 def _tokenizer(settings: TrainSettings, workspace: Path, parent: Parent | None) -> Tokenizer:
@@ -110,8 +127,8 @@ def _process(settings: TrainSettings, tokenizer: Tokenizer, parent: Parent | Non
     if parent is not None:
         manifest = parent.entry.manifest
         return make_process(manifest.process, manifest.vocabulary, manifest.constants)
-    constants = {"simplex": {"K": 5.0, "s": 1e-4}, "masked": {"mask_id": float(special_id(tokenizer, MASK))}}
-    return make_process(settings.process, settings.vocabulary, constants[settings.process])
+    constants = {"K": 5.0, "s": 1e-4, "mask_id": special_id(tokenizer, MASK)}  # a process takes those that are its own
+    return make_process(settings.process, settings.vocabulary, constants)
 
 
 def passages(store: TokenStore, tokenizer: Tokenizer, limit: int) -> list[Passage]:

@@ -15,6 +15,7 @@ from ssdcli.registry.files import write_atomic
 
 SCHEMA = 1
 FILE = "ssd.json"
+LATER = ("base",)  # fields that manifests written by earlier versions lack
 KINDS = ("core", "small", "adapter")
 PROCESSES = ("simplex", "masked", "uniform")
 ATTENTIONS = ("block-causal", "full")
@@ -24,6 +25,7 @@ ATTENTIONS = ("block-causal", "full")
 class Manifest:
     """One model's description; every field is checked when it is made (SsdError names the field).
 
+    core: that a small model was made for. base: the small model that it was specialised from.
     block_size, context: tokens. parameters: count. constants: of the noise process. weight: in (0, 1].
     tokenizer, data: fingerprints. files: sha256 by relative path. created: ISO 8601, UTC.
     """
@@ -41,6 +43,7 @@ class Manifest:
     tokenizer: str
     parameters: int
     core: str | None = None
+    base: str | None = None
     weight: float | None = None
     data: str | None = None
     created: str
@@ -63,7 +66,7 @@ class Manifest:
         """Read the text of `ssd.json`; an SsdError names the source (a path) and the field that is wrong."""
         values = _parsed(text, source)
         known = [f.name for f in fields(cls)]
-        missing = [name for name in known if name not in values]
+        missing = [name for name in known if name not in values and name not in LATER]
         if missing:
             raise _malformed(f"{source} lacks the field {missing[0]!r}.")
         unknown = [name for name in values if name not in known]
@@ -194,6 +197,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "tokenizer": _TEXT,
     "parameters": _COUNT,
     "core": _OPTIONAL_TEXT,
+    "base": _OPTIONAL_TEXT,
     "weight": ("a number above 0 and at most 1, or null", _weight),
     "data": _OPTIONAL_TEXT,
     "created": _TEXT,

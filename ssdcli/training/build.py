@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ssdcli.engine.process import Process
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.presets import PRESETS, Preset, find_preset
 from ssdcli.models.spectral import inherit_embeddings
@@ -37,9 +38,9 @@ def _affordable(settings: TrainSettings) -> float:
 
 
 def shape(
-    settings: TrainSettings, preset: Preset, core: BackboneConfig | None, never: tuple[int, ...]
+    settings: TrainSettings, preset: Preset, process: Process, core: BackboneConfig | None, never: tuple[int, ...]
 ) -> BackboneConfig:
-    """The configuration of the new model: preset and settings give the body, the core all that must fit it.
+    """The configuration of the new model: preset and settings give the body, process and core all that must fit them.
 
     never: ids that are never text, for a core made from scratch.
     """
@@ -54,8 +55,8 @@ def shape(
         rank=min(rank, _RANK_OF_LARGE_VOCABULARIES) if vocabulary > _LARGE_VOCABULARY else rank,
         block_size=block,
         context=max(settings.context or preset.context, _CONTEXTS * block),
-        timed=settings.process == "simplex" if core is None else core.timed,
-        hears_itself=settings.process == "simplex" if core is None else core.hears_itself,
+        timed=process.timed,
+        hears_itself=process.hears_itself,
         suppressed=never if core is None else core.suppressed,
     )
 

@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from ssdcli.api import load
-from ssdcli.cli import app, prompts
+from ssdcli.api import Blend, Options, load
+from ssdcli.cli import app, console, explanation, prompts
 from ssdcli.registry.store import Registry
 from tests.tiny import ROOM, add_family
 
@@ -96,6 +96,7 @@ def test_json_has_the_shape_that_is_promised(answer):
     seconds, speed = told.pop("seconds"), told.pop("tokens_per_second")
     assert seconds > 0
     assert speed == pytest.approx(10 / seconds)
+    assert all(member.pop("flops") > 0 for member in told["members"])
     assert told == {
         "id": 0,
         "prompt": "Dear",
@@ -109,6 +110,7 @@ def test_json_has_the_shape_that_is_promised(answer):
         ],
         "tokens": 10,
         "steps": 4,
+        "flops_saved": 0.0,
     }
 
 
@@ -142,8 +144,47 @@ def test_stop_strings_end_the_text(answer):
 def test_stats_tell_seed_passes_and_speed_on_standard_error(family, ssd):
     code, out, err = ssd("Dear", "--with", "notes", "--stats", *FAST)
     assert (code, out) == (0, text_of("Dear", None, ["notes"]) + "\n")
-    pattern = r"seed 5; 10 tokens in \S+ s \(\S+ a second\); forward passes: big \(0\.7\) 4, notes \(0\.3\) 4\n"
-    assert re.fullmatch(pattern, err)
+    said = r"seed 5; 10 tokens in \S+ s \(\S+ a second\); forward passes: big \(0\.7\) 4, notes \(0\.3\) 4; about big "
+    pattern = said + r"\d+\.\d MFLOP, notes \d+\.\d MFLOP"
+    assert re.fullmatch(pattern + r"\n", err)
+    _, _, err = ssd("Dear", "--with", "notes", "--stats", "--schedule", "sandwich:0.5", *FAST, "--steps", "4")
+    assert re.search(r"big \(0\.7\) 4, notes \(0\.3\) 8; .* [1-4]\d\.\d% saved by the schedule\n", err)
+
+
+def test_a_text_is_coloured_where_a_terminal_shows_it(family, ssd, monkeypatch):
+    text = text_of("Dear", None, ["notes"])
+    assert ssd("Dear", "--with", "notes", "--explain", *FAST) == (0, text + "\n", "")
+    monkeypatch.setattr(explanation, "_colourful", lambda: True)
+    monkeypatch.setattr(console, "is_lively", lambda: True)
+    _, out, err = ssd("Dear", "--with", "notes", "--explain", *FAST)
+    assert re.sub(r"\x1b\[\d+m", "", out) == text + "\n"
+    assert {"\x1b[36m", "\x1b[33m"} >= set(re.findall(r"\x1b\[3\dm", out)) != set()
+    assert re.fullmatch(r"owed to big \d+%, notes \d+%\n", re.sub(r"\x1b\[\d+m", "", err))
+
+
+def test_no_colour_is_obeyed(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert explanation._colourful()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not explanation._colourful()
+
+
+def test_the_gaps_of_a_prompt_are_filled(answer, ssd):
+    (told,) = answer("Dear ____ is dark.", "--core", "big", "--infill", "--gap", "3", *FAST)
+    assert re.fullmatch(r"(?s)Dear.* is dark\.", told["text"])
+    assert told["tokens"] <= 3
+    assert ssd("Dear ____ is dark.", "--core", "big", "--infill", "--gap=3", *FAST) == (0, told["text"] + "\n", "")
+
+
+def test_rules_schedules_and_samplers_are_the_writers_own(answer, tmp_path):
+    plan = tmp_path / "plan.toml"
+    plan.write_text("big = [[1, 0.2], [0, 0.9]]\n")
+    flags = ["--rule", "average", "--schedule", str(plan), "--sampler", "threshold=0.3", "--remask", "0.1"]
+    (told,) = answer("Dear", "--with", "notes", *flags, "--grid", "cosine", *FAST)
+    writer = load(None, ["notes"], blend=Blend("average", str(plan)))
+    options = Options(max_tokens=10, steps=2, seed=5, sampler="threshold=0.3", remask=0.1, grid="cosine")
+    assert told["text"] == writer.generate("Dear", options).text
 
 
 def test_a_cut_prompt_is_warned_of(family, ssd):
@@ -290,8 +331,35 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
         (["--n", "0"], "n must be at least 1, not 0. Give such a value."),
         (["--max-tokens=-1"], "max-tokens must be at least 0, not -1. Give such a value."),
         (["--stop", ""], "a stop string must not be empty. Give such a value."),
-        (["--rule", "blend"], "--rule 'blend' is not one of mix. Give one of mix."),
-        (["--schedule", "never"], "--schedule 'never' is not one of constant. Give one of constant."),
+        (["--rule", "blend"], "rule must be one of mix, average, contrast, not 'blend'. Give such a value."),
+        (
+            ["--schedule", "never"],
+            "the schedule 'never' cannot be read (No such file or directory). "
+            "Say constant, sandwich[:F], or name a file.",
+        ),
+        (
+            ["--schedule", "sandwich"],
+            "a sandwich needs a core and a small model that both run. Name both, or leave it out.",
+        ),
+        (
+            ["--rule", "contrast"],
+            "a contrast needs a core and a small model. Name both, as in --core starter --with notes.",
+        ),
+        (
+            ["--with", "notes", "--rule", "contrast"],
+            "a contrast needs private context, or a small model that was trained with --base. "
+            "Give --context FILE, or use --rule mix.",
+        ),
+        (["--grid", "log"], "--grid 'log' is not one of linear, cosine, sine. Give one of linear, cosine, sine."),
+        (["--remask", "1"], "remask must be at least 0 and below 1, not 1.0. Give such a value."),
+        (["--early-stop=-1"], "early-stop must be at least 0, not -1.0. Give such a value."),
+        (["--gap", "0"], "gap must be at least 1, not 0. Give such a value."),
+        (["Dear", "--infill"], "the prompt has no gap to fill. Write ____ where text is missing."),
+        (
+            ["--guide", "tone"],
+            "the guide 'tone' does not name a model and a label. "
+            "Write MODEL:LABEL or MODEL:LABEL=SCALE, as in ./tone:friendly=50.",
+        ),
         (["--with", "notes=x"], "--with notes=x: 'x' is not a weight. Give a number, as in --with notes=0.3."),
         (["--with", "notes="], "--with notes=: '' is not a weight. Give a number, as in --with notes=0.3."),
         (["--with", "notes", "--with", "notes=1"], "--with names 'notes' twice. Name each small model once."),

@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.process import Masked, Simplex
+from ssdcli.engine.process import Masked, Simplex, Uniform
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
 
 VOCABULARY = 50
 MASK = VOCABULARY - 1
+PROCESSES = {
+    "masked": Masked(VOCABULARY, MASK),
+    "simplex": Simplex(VOCABULARY),
+    "uniform": Uniform(VOCABULARY),
+}
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def make_denoiser() -> Callable[..., Denoiser]:
             if parameter.ndim == 2:
                 parameter.copy_(torch.randn_like(parameter) * parameter.shape[1] ** -0.5)
         backbone.table.mul_(2)
-        return Denoiser(backbone, Masked(VOCABULARY, MASK) if masked else Simplex(VOCABULARY))
+        return Denoiser(backbone, PROCESSES[process])
 
     return make
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
+from ssdcli.engine import noise as module
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, fold
 
 SOURCES = pytest.mark.parametrize("source", [CounterNoise, GeneratorNoise])
 DRAWS = pytest.mark.parametrize("draw", ["uniform", "normal"])
+DERIVED = [(0,), (1,), (1 << 32,), (0, 0), (0, 1), (1, 0)]
 CRITICAL = 1.95  # of sqrt(n) times the Kolmogorov-Smirnov distance, at p = 0.001
 
 
@@ -83,7 +86,16 @@ def test_normal_draws_are_standard_normal(source):
     assert abs(float(sample.double().mean())) < 4 / math.sqrt(n)
     assert abs(float(sample.double().var()) - 1) < 4 * math.sqrt(2 / n)
     assert distance(sample, torch.special.ndtr) < CRITICAL
-    assert float(sample.abs().max()) > 4  # the tails are there
+
+
+def test_normal_draws_have_the_moments_and_the_tails_of_a_normal_up_to_five_deviations():
+    sample = CounterNoise(keys(4)).normal(1_000_000).double()
+    n = sample.numel()
+    for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs(float((sample**power).mean()) - mean) < 4 * math.sqrt(variance / n)
+    for size, sign in itertools.product((2, 3, 4, 4.5, 5), (-1, 1)):
+        expected = n * math.erfc(size / math.sqrt(2)) / 2
+        assert abs(int((sign * sample > size).sum()) - expected) < 4 * math.sqrt(expected) + 1
 
 
 @SOURCES
@@ -119,6 +131,50 @@ def test_plain_neighbouring_keys_draw_independently(draw):
     sample = getattr(CounterNoise(range(200)), draw)(100)
     assert abs(correlation(sample[1:], sample[:-1])) < 4
     assert abs(correlation(sample[:, 1:], sample[:, :-1])) < 4
+
+
+def test_derived_noise_is_independent_of_what_it_is_derived_from_and_of_its_siblings():
+    parent = CounterNoise([11])
+    streams = torch.cat([n.normal(20_000) for n in (parent, *(parent.derive(*w) for w in DERIVED))])
+    for a, b in itertools.combinations(streams, 2):
+        assert abs(correlation(a, b)) < 4.5
+        assert abs(correlation(a**2, b**2)) < 4.5
+        assert abs(correlation(a[1:], b[:-1])) < 4.5
+
+
+def test_derived_noise_tells_64_bits_of_key_and_word_apart():
+    rows = [0, 1, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1]
+    words = [0, 1, 1 << 31, 1 << 32, (1 << 32) + 1]
+    drawn = torch.cat([CounterNoise(rows).derive(word).uniform(2) for word in words])
+    assert len(drawn.unique(dim=0)) == len(rows) * len(words)
+
+
+def test_draws_further_apart_are_independent():
+    sample = CounterNoise(keys(20)).normal(20_000)
+    for lag in (2, 3, 16, 128, 1024, 8192):
+        assert abs(correlation(sample[:, lag:], sample[:, :-lag])) < 4
+        assert abs(correlation(sample[:, lag:] ** 2, sample[:, :-lag] ** 2)) < 4
+
+
+def splitmix(x: int) -> int:
+    """The finaliser of splitmix64 in integers of any size."""
+    mask = (1 << 64) - 1
+    x = ((x & mask) ^ (x & mask) >> 30) * 0xBF58476D1CE4E5B9 & mask
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & mask
+    return x ^ x >> 31
+
+
+def test_the_words_are_those_of_splitmix64_so_that_every_device_draws_the_same():
+    seeds = torch.tensor([module._signed(1234567 + i * 0x9E3779B97F4A7C15) for i in (1, 2, 3)])
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert [x % (1 << 64) for x in module._mix_(seeds).tolist()] == published
+    key = fold(9, 9)
+    hashed = [splitmix(splitmix(key) + i * 0x9E3779B97F4A7C15) for i in range(1, 51)]
+    words = [word - (word >> 31 << 32) for x in hashed for word in (x & 0xFFFFFFFF, x >> 32)]
+    assert CounterNoise([key]).uniform(100)[0].tolist() == [((w >> 9) + 2**22 + 0.5) * 2**-23 for w in words]
+    u = [((w & 0x7FFFFFFF) + 0.5) * 2**-31 for w in words[:50]]
+    z = [math.sqrt(-2 * math.log(a)) * math.cos(math.pi * b * 2**-31) for a, b in zip(u, words[50:], strict=True)]
+    torch.testing.assert_close(CounterNoise([key]).normal(100)[0, :50], torch.tensor(z), rtol=1e-5, atol=1e-6)
 
 
 def test_folded_keys_are_distinct_and_depend_on_the_order_of_words():

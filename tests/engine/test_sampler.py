@@ -1,59 +1,56 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from ssdcli.engine.ensemble import Constant, Ensemble, Member
+from ssdcli.engine.ensemble import Ensemble, Member
 from ssdcli.engine.nucleus import Picker
-from ssdcli.engine.process import Masked, Process, Simplex
-from ssdcli.engine.sampler import SamplerConfig, sample, time_grid
-
-NEVER = -1  # an end of text that never comes
-V, L = 6, 4
-PROCESSES = pytest.mark.parametrize("process", [Masked(V, mask_id=V - 1), Simplex(V)], ids=["masked", "simplex"])
-P = [0.3, 0.25, 0.2, 0.15, 0.1, 0.0]
-
-
-def alone(denoiser: Any) -> Ensemble:
-    return Ensemble((Member("one", denoiser, Constant(1.0)),))
+from ssdcli.engine.process import Simplex
+from ssdcli.engine.rules import contrast
+from ssdcli.engine.sampler import GRIDS, time_grid
+from ssdcli.engine.schedules import Constant, Sandwich
+from ssdcli.engine.stopping import EarlyStop, Quorum
+from tests.engine.sampling import PROCESSES, REAL_PROCESSES, L, P, Towards, V, generated, run
 
 
-def settings(**changes: Any) -> SamplerConfig:
-    fields: dict[str, Any] = {"block_size": L, "max_tokens": 3 * L, "steps": 5, "end": NEVER, "picker": Picker()}
-    return SamplerConfig(**{**fields, **changes})
+@pytest.mark.parametrize("grid", GRIDS)
+@given(steps=st.integers(1, 5000))
+def test_time_falls_from_one_to_zero(grid, steps):
+    levels = time_grid(steps, grid)
+    assert len(levels) == steps + 1
+    assert (levels[0], levels[-1]) == (1.0, 0.0)
+    assert all(here > there for here, there in itertools.pairwise(levels))
 
 
-def generated(steps: list[Any], process: Process) -> Tensor:
-    """The tokens of all blocks: (B, blocks * L)."""
-    last = {step.block: step for step in steps}
-    return torch.cat([process.tokens(last[block].canvas) for block in sorted(last)], dim=1)
+def test_a_linear_grid_has_equal_steps_a_cosine_small_ones_first_and_a_sine_small_ones_last():
+    steps = {grid: [here - there for here, there in itertools.pairwise(time_grid(50, grid))] for grid in GRIDS}
+    assert steps["linear"] == pytest.approx([1 / 50] * 50)
+    assert steps["cosine"] == sorted(steps["cosine"])
+    assert steps["sine"] == sorted(steps["sine"], reverse=True)
+    assert steps["cosine"] == pytest.approx(steps["sine"][::-1])
 
 
-def run(denoiser: Any, process: Process, seeds: list[int], **changes: Any) -> list[Any]:
-    prompts = [[[1]] * len(seeds)]
-    return list(sample(alone(denoiser), process, prompts, seeds, settings(**changes)))
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 1000])
-def test_time_runs_from_one_to_zero_in_equal_parts(steps):
-    grid = time_grid(steps)
-    assert len(grid) == steps + 1
-    assert (grid[0], grid[-1]) == (1.0, 0.0)
-    for here, there in itertools.pairwise(grid):
-        assert here - there == pytest.approx(1 / steps)
+@pytest.mark.parametrize("steps", [0, -1])
+def test_a_block_of_no_steps_is_refused(known_denoiser, steps):
+    with pytest.raises(ValueError, match="at least one step"):
+        run(known_denoiser(P), Simplex(V), [0], steps=steps)
 
 
 @PROCESSES
-def test_every_block_takes_its_steps_down_the_time_grid(known_denoiser, process):
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_block_takes_its_steps_down_the_time_grid(known_denoiser, process, grid):
     denoiser = known_denoiser(P)
-    steps = run(denoiser, process, [0, 1], max_tokens=2 * L + 1, steps=5)
-    assert [(step.block, step.index) for step in steps] == [(b, i) for b in range(3) for i in range(5)]
-    assert [step.t for step in steps] == time_grid(5)[:-1] * 3
-    assert denoiser.levels == time_grid(5)[:-1] * 3
+    steps = run(denoiser, process, [0, 1], max_tokens=2 * L + 1, grid=grid, steps=2)
+    assert [(step.block, step.index) for step in steps] == [(b, i) for b in range(3) for i in range(2)]
+    assert [step.t for step in steps] == denoiser.levels == time_grid(2, grid)[:-1] * 3
+    assert [step.last for step in steps] == [False, True] * 3
     assert (denoiser.started, denoiser.committed) == (1, 2)
     assert all(step.weights == (1.0,) for step in steps)
     assert all(step.log_p.shape == (2, L, V) for step in steps)
@@ -104,74 +101,89 @@ def test_drawn_text_has_the_distribution_of_the_model(known_denoiser, process):
     assert statistic < 4 + 4 * 8**0.5 + 4
 
 
-@pytest.mark.parametrize("process", ["masked", "simplex"])
+@PROCESSES
+def test_the_members_predictions_and_weights_are_those_of_the_step(known_denoiser, process):
+    small, core = known_denoiser(P), known_denoiser(P[::-1])
+    group = Ensemble((Member("small", small, Constant(0.4)), Member("core", core, Sandwich(0.6, light=0.5))))
+    steps = run(group, process, [0, 1], steps=4, max_tokens=2 * L)
+    for step, middle in zip(steps, [False, True, True, False] * 2, strict=True):
+        assert step.weights == (0.4, 0.6 * middle)
+        assert torch.equal(step.by_member[0], small.log_p.expand(2, L, V))
+        assert torch.equal(step.by_member[1], core.log_p.expand(2, L, V)) if middle else step.by_member[1] is None
+        assert torch.equal(step.log_p, group.combine(step.by_member, step.weights))
+
+
+@PROCESSES
+def test_decided_are_the_positions_of_active_rows_whose_token_the_step_chose(known_denoiser, process):
+    steps = run(known_denoiser(P), process, [0, 1, 2], steps=4, stop=EarlyStop(entropy=10.0, steps=2))
+    for before, after in itertools.pairwise(steps):
+        if before.block == after.block:
+            chosen = process.decided(before.canvas, after.canvas) & after.active[:, None]
+            assert torch.equal(after.decided, chosen)
+    assert all(torch.stack([s.decided for s in steps if s.block == b]).any(0).all() for b in range(3))
+
+
+@REAL_PROCESSES
 def test_a_real_model_writes_the_same_text_in_any_batch(make_denoiser, process):
     denoiser = make_denoiser(process)
     prompts = [[5, 6, 7, 8, 9], [1, 2], [11, 12, 13, 14, 15, 16, 17, 18], [21]]
     seeds = [4, 5, 6, 7]
-    config = settings(max_tokens=24, steps=4, picker=Picker(0.8, 0.9))
-    together = list(sample(alone(denoiser), denoiser.process, [prompts], seeds, config))
+    changes: dict[str, Any] = {"max_tokens": 24, "steps": 4, "picker": Picker(0.8, 0.9)}
+    together = run(denoiser, denoiser.process, seeds, prompts, **changes)
     tokens = generated(together, denoiser.process)
     for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
-        single = list(sample(alone(denoiser), denoiser.process, [[prompt]], [seed], config))
+        single = run(denoiser, denoiser.process, [seed], [prompt], **changes)
         assert torch.equal(generated(single, denoiser.process)[0], tokens[row])
-    again = list(sample(alone(denoiser), denoiser.process, [prompts], seeds, config))
+    again = run(denoiser, denoiser.process, seeds, prompts, **changes)
     for step, other in zip(together, again, strict=True):
         assert torch.equal(step.canvas, other.canvas)
         assert torch.equal(step.log_p, other.log_p)
-    others = list(sample(alone(denoiser), denoiser.process, [prompts], [8, 9, 10, 11], config))
+    others = run(denoiser, denoiser.process, [8, 9, 10, 11], prompts, **changes)
     assert not torch.equal(generated(others, denoiser.process), tokens)
 
 
-@pytest.mark.parametrize("process", ["masked", "simplex"])
+@REAL_PROCESSES
 def test_the_smallest_nucleus_writes_what_temperature_zero_writes(make_denoiser, process):
     denoiser = make_denoiser(process)
-    texts = []
-    for picker in (Picker(temperature=0.0), Picker(top_p=1e-9), Picker(temperature=1e-7)):
-        config = settings(max_tokens=24, picker=picker)
-        steps = list(sample(alone(denoiser), denoiser.process, [[[5, 6], [7]]], [1, 2], config))
-        texts.append(generated(steps, denoiser.process))
-    assert torch.equal(texts[0], texts[1])
-    assert torch.equal(texts[0], texts[2])
+    pickers = (Picker(temperature=0.0), Picker(top_p=1e-9))
+    runs = [run(denoiser, denoiser.process, [1, 2], [[5, 6], [7]], max_tokens=24, picker=p) for p in pickers]
+    assert torch.equal(generated(runs[0], denoiser.process), generated(runs[1], denoiser.process))
 
 
-@pytest.mark.parametrize("process", ["masked", "simplex"])
+@pytest.mark.parametrize("process", ["masked", "simplex"])  # what the uniform one accepts depends on the temperature
+def test_the_lowest_temperature_writes_what_temperature_zero_writes(make_denoiser, process):
+    denoiser = make_denoiser(process)
+    pickers = (Picker(temperature=0.0), Picker(temperature=1e-7))
+    runs = [run(denoiser, denoiser.process, [1, 2], [[5, 6], [7]], max_tokens=24, picker=p) for p in pickers]
+    assert torch.equal(generated(runs[0], denoiser.process), generated(runs[1], denoiser.process))
+
+
+@REAL_PROCESSES
 def test_writing_goes_on_past_a_full_window(make_denoiser, process):
     denoiser = make_denoiser(process)
-    config = settings(max_tokens=120, steps=2)
-    steps = list(sample(alone(denoiser), denoiser.process, [[[3] * 59, [4]]], [1, 2], config))
+    steps = run(denoiser, denoiser.process, [1, 2], [[3] * 59, [4]], max_tokens=120, steps=2)
     assert len(steps) == 60
     assert all(step.log_p.exp().sum(-1).allclose(torch.ones(())) for step in steps)
 
 
-class Ender:
-    """Writes token 1 everywhere, and END throughout the block that a row's prompt names."""
-
-    END = 2
-
-    def start(self, rows: Any) -> tuple[Tensor, int]:
-        return torch.tensor([row[0] for row in rows]), 0
-
-    def denoise(self, canvas: Tensor, t: float, heard: Tensor | None, prefix: tuple[Tensor, int]) -> Tensor:
-        ends_in, block = prefix
-        token = torch.where(ends_in == block, self.END, 1)
-        p = torch.nn.functional.one_hot(token, V).float()
-        return p.log()[:, None].expand(*canvas.shape[:2], -1)
-
-    def commit(self, tokens: Tensor, prefix: tuple[Tensor, int]) -> tuple[Tensor, int]:
-        return prefix[0], prefix[1] + 1
-
-
-@PROCESSES
-@pytest.mark.parametrize(("ends", "blocks"), [([0], 1), ([3], 4), ([2, 0, 4], 5), ([9], 6), ([1, 9], 6)])
-def test_writing_stops_after_the_block_in_which_the_last_row_ended(process, ends, blocks):
-    config = settings(max_tokens=6 * L, steps=2, end=Ender.END)
-    prompts = [[[end] for end in ends]]
-    steps = list(sample(alone(Ender()), process, prompts, list(range(len(ends))), config))
-    assert {step.block for step in steps} == set(range(blocks))
-    tokens = generated(steps, process).view(len(ends), blocks, L)
-    for row, end in enumerate(ends):
-        assert [bool((block == Ender.END).all()) for block in tokens[row]] == [b == end for b in range(blocks)]
+@REAL_PROCESSES
+def test_no_step_of_a_block_reads_from_the_device(make_denoiser, process, monkeypatch):
+    """On the meta device tensors have no values, so that nothing can be read; a GPU's quorum reads nothing in time."""
+    monkeypatch.setattr(Quorum, "reached", lambda self, done: False)
+    small, base = make_denoiser(process), make_denoiser(process, seed=1)
+    for denoiser in (small, base):
+        denoiser.backbone.to("meta")
+    members = (Member("core", small, Constant(1.0)), Member("base", base, Constant(-0.5)))
+    changes: dict[str, Any] = {
+        "stop": EarlyStop(),
+        "guides": (Towards(2, 1.0),),
+        "picker": Picker(0.8, 0.9),
+        "device": "meta",
+        "steps": 2,
+    }
+    steps = run(Ensemble(members, contrast), small.process, [1, 2], [[5, 6], [7] * 40], max_tokens=L, **changes)
+    assert len(steps) == 2
+    assert all(step.log_p.is_meta and step.canvas.is_meta and step.active.is_meta for step in steps)
 
 
 class Listener:
@@ -181,13 +193,13 @@ class Listener:
         self.heard: list[Tensor | None] = []
         self.said: list[Tensor] = []
 
-    def start(self, rows: Any) -> None:
+    def start(self, prompts: Any) -> None:
         return None
 
     def denoise(self, canvas: Tensor, t: float, heard: Tensor | None, prefix: None) -> Tensor:
-        torch.manual_seed(len(self.said))
+        generator = torch.Generator().manual_seed(len(self.said))
         self.heard.append(heard)
-        self.said.append(torch.log_softmax(torch.randn(*canvas.shape[:2], V), dim=-1))
+        self.said.append(torch.log_softmax(torch.randn(*canvas.shape[:2], V, generator=generator), dim=-1))
         return self.said[-1]
 
     def commit(self, tokens: Tensor, prefix: None) -> None:
@@ -199,3 +211,43 @@ def test_a_step_hears_the_last_prediction_and_a_block_begins_unheard():
     run(listener, Simplex(V), [0], max_tokens=2 * L, steps=3)
     expected = [None, *listener.said[:2], None, *listener.said[3:5]]
     assert [heard is said for heard, said in zip(listener.heard, expected, strict=True)] == [True] * 6
+
+
+def test_all_members_hear_what_they_said_together_also_those_that_were_idle():
+    light, heavy = Listener(), Listener()
+    group = Ensemble((Member("light", light, Constant(0.5)), Member("heavy", heavy, Sandwich(0.5, light=0.5))))
+    steps = run(group, Simplex(V), [0], max_tokens=L, steps=4)
+    together = [None, *(step.log_p for step in steps[:3])]
+    assert [heard is said for heard, said in zip(light.heard, together, strict=True)] == [True] * 4
+    assert [heard is said for heard, said in zip(heavy.heard, together[1:3], strict=True)] == [True] * 2
+
+
+@PROCESSES
+def test_guides_are_added_renormalised_and_heard(process):
+    listener, guides = Listener(), (Towards(2, 1.5), Towards(3, 0.5))
+    steps = run(listener, process, [0, 1], max_tokens=2 * L, steps=3, guides=guides)
+    push = torch.tensor([0, 0, 1.5, 0.5, 0, 0])
+    for step, said, (shown, _) in zip(steps, listener.said, guides[0].shown, strict=True):
+        assert shown is said
+        torch.testing.assert_close(step.log_p, torch.log_softmax(said + push, dim=-1))
+        assert torch.equal(step.by_member[0], said)
+    heard = [None, *(step.log_p for step in steps[:2]), None, *(step.log_p for step in steps[3:5])]
+    assert [there is here for there, here in zip(listener.heard, heard, strict=True)] == [True] * 6
+
+
+@PROCESSES
+def test_guides_see_the_blocks_that_are_written(known_denoiser, process):
+    guide = Towards(2, 1.0)
+    steps = run(known_denoiser(P), process, [0, 1], steps=2, guides=(guide,))
+    text = generated(steps, process)
+    for step, (_, written) in zip(steps, guide.shown, strict=True):
+        assert torch.equal(written, text[:, : step.block * L])
+
+
+@PROCESSES
+def test_text_follows_its_guides(known_denoiser, process):
+    seeds = list(range(500))
+    steps = run(known_denoiser(P), process, seeds, max_tokens=L, guides=(Towards(4, math.log(9)), Towards(5, 50.0)))
+    share = (generated(steps, process) == 4).float().mean()
+    assert share == pytest.approx(0.5, abs=5 * (0.25 / (500 * L)) ** 0.5)
+    assert (generated(steps, process) != 5).all()

@@ -70,6 +70,38 @@ def test_a_mixture_of_one_token_is_that_token_and_mixing_is_linear(model):
     torch.testing.assert_close(mixed, 0.3 * model.embed(tokens) + 0.7 * model.embed_mixture(p))
 
 
+def sparse_and_dense(model: BlockDiffusionLM) -> tuple[torch.Tensor, torch.Tensor]:
+    """The embedding of some signed weights whose rest is spread evenly, and of the same weights of all tokens."""
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.stack([torch.randperm(50, generator=generator)[:7] for _ in range(6)]).view(2, 3, 7)
+    weights = torch.randn(2, 3, 7, generator=generator) / 7
+    even = ((1 - weights.sum(-1, keepdim=True)) / 50).expand(2, 3, 50)
+    return model.embed_sparse(ids, weights), model.embed_mixture(even.scatter_add(-1, ids, weights))
+
+
+def test_a_sparse_mixture_is_the_dense_one_of_the_same_weights(model):
+    sparse, dense = sparse_and_dense(model)
+    assert sparse.shape == (2, 3, 32)
+    torch.testing.assert_close(sparse, dense)
+    low_sparse, low_dense = sparse_and_dense(model.bfloat16())
+    assert low_sparse.dtype == torch.bfloat16
+    torch.testing.assert_close(low_sparse, low_dense, rtol=0.02, atol=0.005)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_sparse_mixture_teaches_the_table_as_the_dense_one_does(model, autocast):
+    gradients = []
+    for kind in (0, 1):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            embedded = sparse_and_dense(model)[kind]
+            embedded.float().sin().sum().backward()
+        gradients.append((model.table.grad, model.lift.weight.grad))
+    for sparse, dense in zip(*gradients, strict=True):
+        torch.testing.assert_close(sparse, dense, rtol=0.02 if autocast else 1e-5, atol=0.01 if autocast else 1e-6)
+    assert (gradients[0][0].abs().amax(-1) > 0).all()  # every token has a share
+
+
 def test_a_new_model_does_not_listen_yet_but_knows_the_level(model):
     embedded, heard = torch.randn(1, 3, 32), torch.randn(1, 3, 32)
     assert torch.equal(model.condition(embedded, None, None), embedded)

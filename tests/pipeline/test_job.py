@@ -70,7 +70,7 @@ def test_a_small_model_is_registered_whole_and_private(text, registry):
     assert_no_workspace(registry)
 
 
-@pytest.mark.parametrize("process", ["simplex", "masked"])
+@pytest.mark.parametrize("process", ["simplex", "masked", "uniform"])
 def test_a_small_model_fits_its_core(process, text, registry):
     add_tiny("big", process=process)
     trained = train_small(small_settings(text))
@@ -89,6 +89,18 @@ def test_a_small_model_fits_its_core(process, text, registry):
     model, host = load_backbone(trained.folder), load_backbone(registry.find("big").folder)
     assert model.config.suppressed == host.config.suppressed
     assert model.config.vocabulary == VOCABULARY
+
+
+@pytest.mark.parametrize(
+    ("process", "constants", "conditioned"),
+    [("simplex", {"K": 5.0, "s": 1e-4}, True), ("masked", {"mask_id": 1, "t_min": 1e-3}, False), ("uniform", {}, True)],
+)
+def test_a_core_from_scratch_is_as_its_process_needs_it(process, constants, conditioned, text, registry):
+    folder = train_small(tiny_settings(text, process=process, steps=1)).folder
+    manifest, config = read_manifest(folder), load_backbone(folder).config
+    assert (manifest.process, manifest.constants) == (process, constants)
+    assert (config.timed, config.hears_itself) == (conditioned, conditioned)
+    assert registry.verify("tiny") == []
 
 
 def test_no_text_and_no_path_of_the_data_gets_into_what_is_told_of_a_model(tmp_path, text, registry):

@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from ssdcli.engine.denoiser import denoise_sequence
-from ssdcli.engine.process import Masked, Simplex
+from ssdcli.engine.denoiser import Arrangement, denoise_sequence
+from ssdcli.engine.process import Masked, Process, Simplex, Uniform
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
 from ssdcli.training.objective import Objective
 
 V, MASK, BLOCK, T = 30, 29, 4, 22
-PROCESSES = pytest.mark.parametrize("process", ["masked", "simplex"])
+PROCESSES = pytest.mark.parametrize("process", ["masked", "simplex", "uniform"])
+OF: dict[str, Process] = {"masked": Masked(V, MASK), "simplex": Simplex(V), "uniform": Uniform(V)}
 
 
 def make(process: str, seed: int = 0, **changes: Any) -> Objective:
-    masked = process == "masked"
     fields: dict[str, Any] = {
         "vocabulary": V,
         "hidden": 32,
@@ -24,15 +24,15 @@ def make(process: str, seed: int = 0, **changes: Any) -> Objective:
         "rank": 16,
         "block_size": BLOCK,
         "context": 64,
-        "timed": not masked,
-        "hears_itself": not masked,
-        "suppressed": (MASK,) if masked else (),
+        "timed": OF[process].timed,
+        "hears_itself": OF[process].hears_itself,
+        "suppressed": (MASK,) if process == "masked" else (),
     }
     torch.manual_seed(0)
     backbone = BlockDiffusionLM(BackboneConfig(**{**fields, **changes}))
     if backbone.listen is not None:
         torch.nn.init.normal_(backbone.listen.weight, std=0.2)
-    return Objective(backbone, Masked(V, MASK) if masked else Simplex(V), seed)
+    return Objective(backbone, OF[process], seed)
 
 
 def samples(*indices: int) -> dict[str, torch.Tensor]:
@@ -80,10 +80,28 @@ def test_a_model_that_knows_nothing_loses_the_log_of_its_vocabulary(process):
     objective.backbone.table.data.zero_()
     known = V - len(objective.backbone.config.suppressed)
     losses = torch.tensor([loss_of(objective, i) for i in range(100)])
-    # The masked objective is right in the mean over noise levels; each position of the simplex counts once.
+    # The masked objective is right in the mean over noise levels; each position of the others counts once.
     slack = 4 * float(losses.std()) / 10 + 1e-4
     assert abs(float(losses.mean()) - math.log(known)) < slack
-    assert (float(losses.std()) < 1e-4) == (process == "simplex")
+    assert (float(losses.std()) < 1e-4) == (process != "masked")
+
+
+@PROCESSES
+def test_a_model_learns_what_follows_what(process):
+    """Sequences that count up: all tokens are equally frequent, and each is given away by any other."""
+    objective = make(process)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-2)
+    losses = []
+    for step in range(60):
+        starts = torch.randint(V - 1, (16, 1), generator=torch.Generator().manual_seed(step))
+        loss = objective((starts + torch.arange(T)) % (V - 1), torch.arange(16) + 16 * step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    unigram = math.log(V - 1)
+    assert losses[0] > 0.8 * unigram
+    assert sum(losses[-10:]) / 10 < 0.6 * unigram
 
 
 @PROCESSES
@@ -121,7 +139,7 @@ def test_silence_is_no_input_at_all_and_hearing_changes_the_loss():
 
 
 def test_a_process_that_does_not_hear_itself_runs_the_model_once(monkeypatch):
-    calls = {"masked": 0, "simplex": 0}
+    calls = {"masked": 0, "simplex": 0, "uniform": 0}
     for process in calls:
         objective = make(process)
         encode = objective.backbone.encode
@@ -132,7 +150,7 @@ def test_a_process_that_does_not_hear_itself_runs_the_model_once(monkeypatch):
 
         monkeypatch.setattr(objective.backbone, "encode", counting)
         loss_of(objective, 0, 1)
-    assert calls == {"masked": 1, "simplex": 2}
+    assert calls == {"masked": 1, "simplex": 2, "uniform": 2}
 
 
 def test_what_is_heard_is_the_models_first_prediction_without_gradient(monkeypatch):
@@ -185,10 +203,11 @@ def test_the_loss_is_the_weighted_cross_entropy_of_all_blocks_in_one_pass(proces
     t, tokens = kept["t"], batch["tokens"]
     # A block is where the level is one: neighbouring blocks are never at the same.
     changes = torch.nn.functional.pad((t.diff(dim=1) != 0).long(), (1, 0)).cumsum(1)
+    places = Arrangement.plain(changes)
     embedded = objective.process.embed(kept["canvas"], backbone)
     level = t if objective.process.timed else None
     with torch.no_grad():
-        hidden = denoise_sequence(backbone, embedded, backbone.embed(tokens), changes, (level, None))
+        hidden = denoise_sequence(backbone, embedded, backbone.embed(tokens), places, (level, None))
         log_p = torch.log_softmax(backbone.logits(hidden), dim=-1)
     losses = -log_p.gather(-1, tokens[..., None]).squeeze(-1)
     weights = objective.process.loss_weights(kept["canvas"], t)

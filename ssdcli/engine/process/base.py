@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -10,8 +11,11 @@ from torch import Tensor
 from ssdcli.engine.noise import Noise
 from ssdcli.engine.nucleus import Picker
 
-# What a canvas is depends on its process: (B, L, V) float32 for simplex, (B, L) int64 token ids for masked.
+# What a canvas is depends on its process: (B, L, V) float32 or (B, L, 2, S) float32 for simplex, dense or sparse;
+# (B, L) int64 for masked (token ids) and uniform (see there). The first two dimensions are rows and positions for all.
 Canvas = Tensor
+
+Times = tuple[float, Tensor]  # the level t of a canvas, and each row's lower level s: (B,) float64
 
 
 class EmbeddingSpace(Protocol):
@@ -25,14 +29,55 @@ class EmbeddingSpace(Protocol):
         """Expected embeddings under a distribution: p (B, L, V) to (B, L, H)."""
         ...
 
+    def embed_sparse(self, ids: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sums of embeddings, what is left of 1 being spread evenly over all: (B, L, S) to (B, L, H).
+
+        ids: int64. weights: float32, of any sign.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the reverse step chooses: a name that the process knows (None: its first), that name's number, remasking.
+
+    remask: the probability with which a step takes a known token back, where the process can.
+    """
+
+    name: str | None = None
+    value: float | None = None
+    remask: float = 0.0
+
+    def name_among(self, known: Sequence[str]) -> str:
+        """The name, or the first one known when there is none; ValueError names those known."""
+        if self.name is not None and self.name not in known:
+            raise ValueError(f"unknown sampling {self.name!r}: known are {', '.join(known)}")
+        return known[0] if self.name is None else self.name
+
+    def forbid_remasking(self) -> None:
+        """Raise ValueError where remasking is asked for."""
+        if self.remask != 0:
+            raise ValueError("only the masked process takes known tokens back")
+
 
 class Process(Protocol):
     """A way to destroy a canvas (t from 0 to 1) and to denoise it (t from 1 to 0)."""
 
     name: str
     timed: bool  # whether the model is told the noise level
+    mixes: bool  # whether the model reads a mixture of all embeddings at each position of a canvas
     hears_itself: bool  # whether the previous prediction is an input (self-conditioning)
     default_steps: int
+    stops_early: bool  # whether a row stops once it is stable and confident, unless told otherwise
+
+    @property
+    def samplings(self) -> tuple[str, ...]:
+        """The names that `sampled_by` knows, the default first."""
+        ...
+
+    def sampled_by(self, sampling: Sampling) -> Process:
+        """Return this process with another reverse step; ValueError says what is wrong with the name or the number."""
+        ...
 
     def constants(self) -> Mapping[str, float]:
         """The numbers that a manifest keeps, such that `make_process` builds this process again."""
@@ -54,8 +99,16 @@ class Process(Protocol):
         """The weight of each position's cross-entropy in the objective: (B, L) float32, zero where none is due."""
         ...
 
-    def step(self, canvas: Canvas, log_p: Tensor, times: tuple[float, float], picker: Picker, noise: Noise) -> Canvas:
-        """Denoise from times[0] to the lower times[1], given log p of the clean tokens (B, L, V)."""
+    def step(self, canvas: Canvas, log_p: Tensor, times: Times, picker: Picker, noise: Noise) -> Canvas:
+        """Denoise from t to each row's s, given log p of the clean tokens (B, L, V); at s = 0 the canvas is clean."""
+        ...
+
+    def decided(self, before: Canvas, after: Canvas) -> Tensor:
+        """The positions whose token this step chose, be it for good or until the next one: (B, L) bool."""
+        ...
+
+    def finished(self, canvas: Canvas) -> Tensor:
+        """The rows that no further step would change: (B,) bool."""
         ...
 
     def tokens(self, canvas: Canvas) -> Tensor:

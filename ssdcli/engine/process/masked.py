@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import Noise
-from ssdcli.engine.nucleus import Picker, entropy
-from ssdcli.engine.process.base import EmbeddingSpace
+from ssdcli.engine.nucleus import Picker
+from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
+from ssdcli.engine.process.unmasking import UNMASKINGS, TopK, Unmasking, lowest, make_unmasking
 
 
 @dataclass(frozen=True)
 class Masked:
-    """Linear schedule: at level t a token is the mask with probability t, independently of the others."""
+    """Linear schedule: at level t a token is the mask with probability t, independently of the others.
+
+    unmasking: which positions a step reveals. remask: the probability with which it hides each known token again.
+    """
 
     vocabulary: int
     mask_id: int
     t_min: float = 1e-3
+    unmasking: Unmasking = field(default_factory=TopK)
+    remask: float = 0.0
 
     name = "masked"
     timed = False
+    mixes = False
     hears_itself = False
     default_steps = 16
+    stops_early = False
+    samplings = tuple(UNMASKINGS)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.remask < 1:
+            raise ValueError(f"the probability of remasking must be at least 0 and below 1, not {self.remask}")
 
     @classmethod
     def from_constants(cls, vocabulary: int, constants: Mapping[str, float]) -> Masked:
@@ -53,18 +65,34 @@ class Masked:
         """1/t at masked positions (the NELBO of the linear schedule, Sahoo et al., 2024), zero elsewhere: (B, L)."""
         return torch.where(canvas == self.mask_id, 1 / t.clamp(min=self.t_min), 0.0)
 
-    def step(self, canvas: Tensor, log_p: Tensor, times: tuple[float, float], picker: Picker, noise: Noise) -> Tensor:
-        """Unmask the surest positions until no more than a share times[1] of the canvas is hidden.
+    def sampled_by(self, sampling: Sampling) -> Masked:
+        """Return this process with another way to unmask, and with or without remasking."""
+        unmasking = make_unmasking(sampling.name_among(self.samplings), sampling.value)
+        return replace(self, unmasking=unmasking, remask=sampling.remask)
 
-        Sureness is the entropy of the whole prediction and not the drawn token's own probability, so that with one
-        position a step the joint distribution is sampled without bias, whatever the order.
+    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: Noise) -> Tensor:
+        """Reveal positions until no more than a share s of the canvas is hidden, and what more may be revealed.
+
+        With remasking, known tokens are hidden again, as many as the share s has room for; for each of them another
+        position is revealed, so that the time keeps its pace (ReMDM-cap, Wang et al., 2025).
         """
         hidden = canvas == self.mask_id
-        drawn = picker.draw(log_p, noise.uniform(canvas.shape[1]))
-        doubt = entropy(log_p.float()).masked_fill(~hidden, -math.inf)
-        rank = doubt.argsort(dim=-1, stable=True).argsort(dim=-1)  # known positions come first, then the surest
-        known = canvas.shape[1] - math.floor(canvas.shape[1] * times[1] + 1e-6)
-        return torch.where(hidden & (rank < known), drawn, canvas)
+        drawn = picker.draw(log_p, noise)
+        doubt, ready = self.unmasking(log_p.float(), hidden, noise)
+        chance = noise.uniform(canvas.shape[1])
+        room = (canvas.shape[1] * times[1] + 1e-6).floor()
+        again = lowest(chance, ~hidden & (chance < self.remask), room)
+        due = hidden.sum(-1) + again.sum(-1) - room
+        revealed = lowest(doubt, hidden, torch.maximum(due, ready))
+        return torch.where(revealed, drawn, canvas.masked_fill(again, self.mask_id))
+
+    def decided(self, before: Tensor, after: Tensor) -> Tensor:
+        """The positions that were unmasked."""
+        return (before == self.mask_id) & (after != self.mask_id)
+
+    def finished(self, canvas: Tensor) -> Tensor:
+        """The rows without a mask; none with remasking, which changes known tokens until the last step."""
+        return (canvas != self.mask_id).all(-1) & (self.remask == 0)
 
     def tokens(self, canvas: Tensor) -> Tensor:
         """The canvas itself."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import Noise
 from ssdcli.engine.nucleus import Picker
-from ssdcli.engine.process.base import EmbeddingSpace
+from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,11 @@ class Simplex:
 
     name = "simplex"
     timed = True
+    mixes = True
     hears_itself = True
     default_steps = 32
+    stops_early = False
+    samplings = ("nucleus", "multi-hot")
 
     @classmethod
     def from_constants(cls, vocabulary: int, constants: Mapping[str, float]) -> Simplex:
@@ -48,11 +51,15 @@ class Simplex:
 
     def corrupt(self, tokens: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """x_t = sqrt(abar) * (+-K one-hot) + sqrt(1 - abar) * K * eps: (B, L, V) float32."""
+        x, signal = self._ground(t, noise)
+        return x.scatter_add_(-1, tokens[..., None], 2 * signal)
+
+    def _ground(self, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Every token at -K and noised, (B, L, V), and K as it is at t, (B, L, 1)."""
         abar = self.abar(t.float())[..., None]
         signal = abar.sqrt() * self.K
-        x = noise.normal(tokens.shape[1], self.vocabulary)
-        x.mul_((1 - abar).sqrt() * self.K).sub_(signal)
-        return x.scatter_add_(-1, tokens[..., None], 2 * signal)
+        x = noise.normal(t.shape[1], self.vocabulary)
+        return x.mul_((1 - abar).sqrt() * self.K).sub_(signal), signal
 
     def embed(self, canvas: Tensor, space: EmbeddingSpace) -> Tensor:
         """softmax(x_t) @ W_in."""
@@ -62,12 +69,45 @@ class Simplex:
         """Every position counts the same: (B, L)."""
         return torch.ones_like(t, dtype=torch.float32)
 
-    def step(self, canvas: Tensor, log_p: Tensor, times: tuple[float, float], picker: Picker, noise: Noise) -> Tensor:
+    def sampled_by(self, sampling: Sampling) -> Simplex:
+        """Return this process with the projection of that name."""
+        kind = MultiHot if self._projection(sampling) == "multi-hot" else Simplex
+        return kind(*astuple(self))
+
+    def _projection(self, sampling: Sampling) -> str:
+        """The projection asked for; ValueError where it is unknown, or has a number, or should remask."""
+        name = sampling.name_among(self.samplings)
+        sampling.forbid_remasking()
+        if sampling.value is not None:
+            raise ValueError(f"{name} sampling takes no number, and {sampling.value} is given")
+        return name
+
+    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: Noise) -> Tensor:
         """Project the prediction onto one token a position, and noise that token to the lower level afresh."""
-        tokens = picker.draw(log_p, noise.uniform(log_p.shape[1]))
-        level = torch.full(tokens.shape, times[1], device=tokens.device)
-        return self.corrupt(tokens, level, noise)
+        tokens = picker.draw(log_p, noise)
+        return self.corrupt(tokens, times[1][:, None].expand_as(tokens), noise)
+
+    def decided(self, before: Tensor, after: Tensor) -> Tensor:
+        """Every token is drawn afresh at every step."""
+        return torch.ones(after.shape[:2], dtype=torch.bool, device=after.device)
+
+    def finished(self, canvas: Tensor) -> Tensor:
+        """None: a canvas does not show whether it is clean."""
+        return torch.zeros(canvas.shape[0], dtype=torch.bool, device=canvas.device)
 
     def tokens(self, canvas: Tensor) -> Tensor:
         """The largest logit of each position."""
         return canvas.argmax(-1)
+
+
+class MultiHot(Simplex):
+    """The multi-hot projection of SSD-LM: every token of the nucleus is +K, so that none is chosen before the end."""
+
+    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: Noise) -> Tensor:
+        """Raise the nucleus of each position and noise it to the lower level; at s = 0, one token drawn from it."""
+        drawn = picker.draw(log_p, noise)
+        lower = times[1][:, None].expand_as(drawn)
+        nucleus = picker.probabilities(log_p) > 0
+        raised = (nucleus & (lower[..., None] > 0)).scatter_(-1, drawn[..., None], True)
+        x, signal = self._ground(lower, noise)
+        return x.addcmul_(raised.to(x.dtype), 2 * signal)

@@ -2,55 +2,70 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from ssdcli.engine.noise import CounterNoise, GeneratorNoise, fold
+from ssdcli.engine.noise import CounterNoise, GeneratorNoise
 from ssdcli.engine.nucleus import Picker
-from ssdcli.engine.process import Masked
+from ssdcli.engine.process import Masked, Sampling
 from ssdcli.engine.sampler import time_grid
+from tests.engine.process.toys import (
+    GREEDY,
+    LENGTH,
+    OUTCOMES,
+    TEXT,
+    chi_square,
+    correlated_joint,
+    counted,
+    drawn_from,
+    independent_joint,
+    marginals,
+    noise_of,
+    times,
+)
 
-TEXT, MASK = 3, 3  # token ids 0, 1, 2 and the mask
+MASK = 3
 PROCESS = Masked(TEXT + 1, mask_id=MASK)
-LENGTH = 3
-OUTCOMES = torch.tensor(list(itertools.product(range(TEXT), repeat=LENGTH)))
-GREEDY = Picker(temperature=0.0)
-
-
-def correlated_joint() -> Tensor:
-    """p of each of the 27 outcomes: the tokens depend on each other, and some outcomes are impossible."""
-    torch.manual_seed(0)
-    p = torch.rand(len(OUTCOMES), dtype=torch.float64) ** 3
-    p[OUTCOMES.sum(1) == 3] = 0
-    return p / p.sum()
+SAMPLINGS = [Sampling(name) for name in PROCESS.samplings]
+SOONER = [Sampling("top-k", 2), Sampling("threshold", 0.4), Sampling("entropy-bound", 1.0)]
+CANVASES = torch.tensor(list(itertools.product(range(TEXT + 1), repeat=LENGTH)))
+BY_TIME = [Sampling(), Sampling("ancestral")]
 
 
 def exact_log_p(canvas: Tensor, joint: Tensor) -> Tensor:
     """log p(x0 at each position | the known tokens of the canvas), by enumeration: (B, L, V)."""
-    fits = ((canvas[:, None] == MASK) | (canvas[:, None] == OUTCOMES)).all(-1)
-    posterior = fits * joint
-    posterior = posterior / posterior.sum(-1, keepdim=True)
-    onehot = torch.nn.functional.one_hot(OUTCOMES, TEXT + 1).double()
-    return torch.einsum("bo,olv->blv", posterior, onehot).log().float()
+    fits = ((CANVASES[:, None] == MASK) | (CANVASES[:, None] == OUTCOMES)).all(-1)
+    return marginals(fits * joint, TEXT + 1)[canvas_code(canvas)]
 
 
-def generate(joint: Tensor, steps: int, count: int) -> Tensor:
-    """How often each outcome is made: (27,)."""
-    canvas = PROCESS.prior(LENGTH, CounterNoise(range(count)))
-    grid = time_grid(steps)
-    for index, times in enumerate(itertools.pairwise(grid)):
-        noise = CounterNoise([fold(row, index) for row in range(count)])
-        canvas = PROCESS.step(canvas, exact_log_p(canvas, joint), times, Picker(), noise)
-    code = (PROCESS.tokens(canvas) * torch.tensor([9, 3, 1])).sum(-1)
-    return torch.bincount(code, minlength=len(OUTCOMES)).double()
+def canvas_code(canvas: Tensor) -> Tensor:
+    """The place of each canvas among CANVASES: (B,)."""
+    return (canvas * torch.tensor([16, 4, 1])).sum(-1)
 
 
-def chi_square(observed: Tensor, p: Tensor) -> float:
-    expected = observed.sum() * p
-    possible = p > 0
-    return float(((observed - expected)[possible] ** 2 / expected[possible]).sum())
+def denoised(process: Masked, joint: Tensor, levels: Sequence[float], count: int) -> Tensor:
+    """Canvases after steps down to each of the levels: (count, L)."""
+    canvas = process.prior(LENGTH, CounterNoise(range(count)))
+    for index, s in enumerate(levels):
+        canvas = process.step(canvas, exact_log_p(canvas, joint), times(s, count), Picker(), noise_of(index, count))
+    return canvas
+
+
+def random_log_p(rows: int, length: int, seed: int = 0) -> Tensor:
+    """Predictions of any sort, of text alone: (B, L, V)."""
+    log_p = 2 * torch.randn(rows, length, TEXT + 1, generator=torch.Generator().manual_seed(seed))
+    log_p[..., MASK] = -math.inf
+    return log_p.log_softmax(-1)
+
+
+def of_probabilities(*p: list[float]) -> Tensor:
+    """Predictions for one row: (1, L, V)."""
+    return torch.tensor([[*row, 0.0] for row in p]).log()[None]
 
 
 def test_the_prior_is_all_masks():
@@ -79,58 +94,229 @@ def test_positions_are_hidden_independently():
     assert abs(both - 0.16) < 4 * math.sqrt(0.16 * 0.84 / 20_000)
 
 
-def test_a_clean_canvas_is_a_fixed_point():
+@pytest.mark.parametrize("sampling", [*SAMPLINGS, *SOONER], ids=str)
+@pytest.mark.parametrize("s", [0.9, 0.5, 0.0])
+def test_a_clean_canvas_is_a_fixed_point(sampling, s):
     tokens = torch.tensor([[0, 1, 2, 2, 1, 0]])
-    canvas = PROCESS.corrupt(tokens, torch.zeros(1, 6), CounterNoise([0]))
-    assert torch.equal(PROCESS.tokens(canvas), tokens)
-    torch.manual_seed(0)
-    log_p = torch.log_softmax(torch.randn(1, 6, TEXT + 1), dim=-1)
-    for times in ((1.0, 0.5), (0.5, 0.0), (1.0, 0.0)):
-        assert torch.equal(PROCESS.step(canvas, log_p, times, Picker(), CounterNoise([1])), tokens)
+    process = PROCESS.sampled_by(sampling)
+    assert torch.equal(process.tokens(tokens), tokens)
+    assert torch.equal(process.step(tokens, random_log_p(1, 6), times(s, 1), Picker(), CounterNoise([1])), tokens)
+    remasking = PROCESS.sampled_by(Sampling(sampling.name, sampling.value, remask=0.9))
+    again = remasking.step(tokens, random_log_p(1, 6), times(0.0, 1), Picker(), CounterNoise([1]))
+    assert torch.equal(again, tokens)
 
 
+@pytest.mark.parametrize("sampling", BY_TIME, ids=str)
+@pytest.mark.parametrize("remask", [0.0, 0.5])
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 8, 16, 40])
 @pytest.mark.parametrize("length", [1, 7, 16])
-def test_no_step_leaves_more_hidden_than_its_level_and_the_last_leaves_nothing(steps, length):
-    torch.manual_seed(steps)
-    canvas = PROCESS.prior(length, CounterNoise([0, 1]))
-    grid = time_grid(steps)
-    for t, s in itertools.pairwise(grid):
-        log_p = torch.randn(2, length, TEXT + 1)
-        log_p[..., MASK] = -math.inf
+def test_each_level_leaves_its_share_hidden_and_the_last_nothing(sampling, remask, steps, length):
+    process = PROCESS.sampled_by(Sampling(sampling.name, remask=remask))
+    canvas = process.prior(length, CounterNoise([0, 1]))
+    for index, s in enumerate(time_grid(steps)[1:]):
         before = canvas
-        canvas = PROCESS.step(canvas, log_p.log_softmax(-1), (t, s), Picker(), CounterNoise([2, 3]))
+        log_p = random_log_p(2, length, seed=index)
+        canvas = process.step(canvas, log_p, times(s, 2), Picker(), noise_of(index, 2))
         assert ((canvas == MASK).sum(-1) == math.floor(length * s + 1e-6)).all()
-        assert torch.equal(canvas[before != MASK], before[before != MASK])
+        kept = (before != MASK) & (canvas != MASK)
+        assert torch.equal(canvas[kept], before[kept])
+
+
+ANY_SAMPLING = st.sampled_from([*SAMPLINGS, *SOONER])
+LEVELS = st.lists(st.sampled_from([0.0, 0.2, 0.25, 0.5, 0.8, 1.0]), min_size=3, max_size=3)
+
+
+@given(sampling=ANY_SAMPLING, remask=st.sampled_from([0.0, 0.3, 0.9]), s=LEVELS, seed=st.integers(0, 1000))
+def test_every_row_reveals_drawn_tokens_and_leaves_no_more_than_its_own_share_hidden(sampling, remask, s, seed):
+    process = PROCESS.sampled_by(Sampling(sampling.name, sampling.value, remask))
+    generator = torch.Generator().manual_seed(seed)
+    before = torch.randint(TEXT + 1, (3, 10), generator=generator)
+    log_p = random_log_p(3, 10, seed)
+    after = process.step(before, log_p, times(s, 3), GREEDY, noise_of(seed, 3))
+    assert ((after == MASK).sum(-1) <= (10 * torch.tensor(s)).floor()).all()
+    decided = process.decided(before, after)
+    assert torch.equal(decided, (before == MASK) & (after != MASK))
+    assert torch.equal(after[decided], log_p.argmax(-1)[decided])
+    taken_back = (before != MASK) & (after == MASK)
+    assert remask > 0 or not taken_back.any()
+    rest = ~decided & ~taken_back
+    assert torch.equal(after[rest], before[rest])
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS[1:3], ids=str)
+def test_one_position_at_least_is_revealed_though_the_time_does_not_ask_for_it(sampling):
+    log_p = torch.full((4, 6, TEXT + 1), 1 / TEXT).log()
+    log_p[..., MASK] = -math.inf
+    canvas = torch.full((4, 6), MASK)
+    after = PROCESS.sampled_by(sampling).step(canvas, log_p, times(1.0, 4), Picker(), CounterNoise(range(4)))
+    assert (PROCESS.decided(canvas, after).sum(-1) == 1).all()
 
 
 def test_the_surest_positions_are_unmasked_first():
-    p = torch.tensor([[0.4, 0.3, 0.3, 0], [0.9, 0.05, 0.05, 0], [0.5, 0.5, 0, 0], [0, 1, 0, 0]])
+    p = of_probabilities([0.4, 0.3, 0.3], [0.9, 0.05, 0.05], [0.5, 0.5, 0], [0, 1, 0])
     canvas = torch.tensor([[MASK, MASK, MASK, 2]])
     for level, expected in ((0.5, [MASK, 0, MASK, 2]), (0.25, [MASK, 0, 0, 2]), (0.0, [0, 0, 0, 2])):
-        made = PROCESS.step(canvas, p.log()[None], (1.0, level), GREEDY, CounterNoise([0]))
+        made = PROCESS.step(canvas, p, times(level, 1), GREEDY, CounterNoise([0]))
         assert made.tolist() == [expected]
 
 
-def test_one_position_a_step_samples_the_joint_distribution():
-    joint = correlated_joint()
-    observed = generate(joint, steps=LENGTH, count=30_000)
-    assert observed[joint == 0].sum() == 0
-    freedom = int((joint > 0).sum()) - 1
-    assert chi_square(observed, joint) < freedom + 4 * math.sqrt(2 * freedom)
+@pytest.mark.parametrize(
+    ("sampling", "revealed"),
+    [
+        (Sampling("top-k"), {0, 1}),
+        (Sampling("top-k", 1), {0, 1}),
+        (Sampling("top-k", 3), {0, 1, 2}),
+        (Sampling("top-k", 9), {0, 1, 2, 3, 4}),
+        (Sampling("threshold"), {0, 1}),
+        (Sampling("threshold", 0.97), {0, 1}),
+        (Sampling("threshold", 0.69), {0, 1, 3}),
+        (Sampling("threshold", 0.6), {0, 1, 2, 3}),
+        (Sampling("entropy-bound", 0.1), {0, 1}),
+        (Sampling("entropy-bound", 0.48), {0, 1}),
+        (Sampling("entropy-bound", 0.49), {0, 1, 2}),
+        (Sampling("entropy-bound", 1.13), {0, 1, 2}),
+        (Sampling("entropy-bound", 1.14), {0, 1, 2, 3}),
+        (Sampling("entropy-bound", 1.96), {0, 1, 2, 3, 4}),
+    ],
+    ids=str,
+)
+def test_a_step_reveals_what_its_rule_says_and_what_the_time_asks_for(sampling, revealed):
+    """Of six positions the last is known, and the time leaves three hidden; entropies: 0.11, 0.38, 0.65, 0.82, 0.93."""
+    p = of_probabilities([0.98, 0.01, 0.01], [0.9, 0.08, 0.02], [0.65, 0.35, 0], [0.7, 0.15, 0.15], [0.55, 0.35, 0.1])
+    p = torch.cat([p, of_probabilities([0, 1, 0])], dim=1)
+    canvas = torch.tensor([[MASK] * 5 + [2]])
+    after = PROCESS.sampled_by(sampling).step(canvas, p, times(0.5, 1), GREEDY, CounterNoise([0]))
+    assert set((after != MASK).nonzero()[:, 1].tolist()) == revealed | {5}
 
 
-def test_all_positions_in_one_step_sample_the_marginals_only():
+@pytest.mark.parametrize(
+    ("sampling", "levels"),
+    [
+        (Sampling(), (2 / 3, 1 / 3, 0)),
+        (Sampling("ancestral"), (2 / 3, 1 / 3, 0)),
+        (Sampling("top-k", 1), (1, 1, 0)),
+        (Sampling("threshold", 1.0), (1, 1, 0)),
+        (Sampling("entropy-bound", 0.0), (1, 1, 0)),
+    ],
+    ids=str,
+)
+def test_one_position_a_step_samples_the_joint_distribution(sampling, levels):
+    """Positions that could be no other token may go together: nothing is drawn there."""
     joint = correlated_joint()
-    observed = generate(joint, steps=1, count=30_000)
-    cube, marginal = observed.view(TEXT, TEXT, TEXT), joint.view(TEXT, TEXT, TEXT)
-    for axes in ((1, 2), (0, 2), (0, 1)):
-        assert chi_square(cube.sum(axes), marginal.sum(axes)) < 2 + 4 * 2
-    product = torch.einsum(
-        "a,b,c->abc", *(marginal.sum(axes) / marginal.sum() for axes in ((1, 2), (0, 2), (0, 1)))
-    ).reshape(-1)
-    assert chi_square(observed, product) < 26 + 4 * math.sqrt(52)
+    process = PROCESS.sampled_by(sampling)
+    assert drawn_from(counted(process, denoised(process, joint, levels, count=30_000)), joint)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling("top-k", 3), Sampling("entropy-bound", 9.0)], ids=str)
+def test_all_positions_in_one_step_sample_the_marginals_only(sampling):
+    joint = correlated_joint()
+    process = PROCESS.sampled_by(sampling)
+    observed = counted(process, denoised(process, joint, [0.0], count=30_000))
+    cube = joint.view(TEXT, TEXT, TEXT)
+    product = torch.einsum("a,b,c->abc", *(cube.sum(axes) for axes in ((1, 2), (0, 2), (0, 1)))).reshape(-1)
+    assert drawn_from(observed, product)
     assert chi_square(observed, joint) > 1000
+
+
+def test_ancestral_sampling_reveals_in_every_order_equally_often():
+    rows, length = 24_000, 4
+    process = PROCESS.sampled_by(Sampling("ancestral"))
+    uneven = of_probabilities([0.9, 0.1, 0], [0.4, 0.3, 0.3], [1, 0, 0], [0.5, 0.5, 0]).expand(rows, -1, -1)
+    canvas = process.prior(length, CounterNoise(range(rows)))
+    when = torch.zeros(rows, length, dtype=torch.int64)
+    for index, s in enumerate(time_grid(length)[1:]):
+        after = process.step(canvas, uneven, times(s, rows), Picker(), noise_of(index, rows))
+        when += index * process.decided(canvas, after)
+        canvas = after
+    orders = list(itertools.permutations(range(length)))
+    counts = torch.stack([(when == torch.tensor(order)).all(-1).sum() for order in orders]).double()
+    assert drawn_from(counts, torch.full((len(orders),), 1 / len(orders), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("remask", [0.1, 0.5, 0.9])
+def test_each_known_token_is_taken_back_with_the_probability_of_remasking(remask):
+    tokens = torch.zeros(2000, 10, dtype=torch.int64)
+    process = PROCESS.sampled_by(Sampling(remask=remask))
+    again = process.step(tokens, random_log_p(2000, 10), times(1.0, 2000), Picker(), noise_of(0, 2000)) == MASK
+    slack = 4 * math.sqrt(remask * (1 - remask) / 2000)
+    assert ((again.double().mean(0) - remask).abs() < slack).all()
+    both = again[:, 0] & again[:, 1]
+    assert abs(float(both.double().mean()) - remask**2) < 4 * math.sqrt(remask**2 * (1 - remask**2) / 2000)
+
+
+def test_where_the_time_has_no_room_for_all_of_them_any_may_be_taken_back():
+    tokens = torch.zeros(6000, 4, dtype=torch.int64)
+    process = PROCESS.sampled_by(Sampling(remask=0.999))
+    again = process.step(tokens, random_log_p(6000, 4), times(0.3, 6000), Picker(), noise_of(0, 6000)) == MASK
+    counts = torch.bincount(again.int().argmax(-1)[again.any(-1)], minlength=4).double()
+    assert again.sum(-1).max() == 1
+    assert drawn_from(counts, torch.full((4,), 0.25, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("remask", [0.0, 0.3, 0.9])
+def test_remasking_leaves_the_distribution_at_every_level_as_it_was(remask):
+    """Independent tokens: at each level any positions are hidden, equally likely, and the others are right."""
+    joint, count = independent_joint(), 20_000
+    process = PROCESS.sampled_by(Sampling("ancestral", remask=remask))
+    cube = joint.view(TEXT, TEXT, TEXT)
+    canvas = process.prior(LENGTH, CounterNoise(range(count)))
+    for index, level in enumerate((2 / 3, 2 / 3, 1 / 3, 1 / 3, 1 / 3, 0)):
+        log_p = exact_log_p(canvas, joint)
+        canvas = process.step(canvas, log_p, times(level, count), Picker(), noise_of(index, count))
+        expected = torch.zeros(TEXT + 1, TEXT + 1, TEXT + 1, dtype=torch.float64)
+        for places in itertools.combinations(range(LENGTH), round(level * LENGTH)):
+            visible = tuple(MASK if place in places else slice(TEXT) for place in range(LENGTH))
+            expected[visible] += cube.sum(places) if places else cube
+        observed = torch.bincount(canvas_code(canvas), minlength=len(CANVASES)).double()
+        assert drawn_from(observed, expected.reshape(-1) / expected.sum())
+
+
+def test_remasking_corrects_what_was_drawn_at_once():
+    """Held at one level, it is a Gibbs sampler: it forgets that two tokens were drawn without heed of each other."""
+    joint = correlated_joint()
+    levels = [1 / 3] * 20 + [0]
+    made = {
+        remask: counted(
+            PROCESS, denoised(PROCESS.sampled_by(Sampling("ancestral", remask=remask)), joint, levels, 8000)
+        )
+        for remask in (0.0, 0.8)
+    }
+    assert chi_square(made[0.0], joint) > 1000
+    assert drawn_from(made[0.8], joint)
+
+
+def test_a_row_without_masks_is_finished_unless_it_remasks():
+    canvas = torch.tensor([[0, 1, 2], [0, MASK, 2]])
+    assert PROCESS.finished(canvas).tolist() == [True, False]
+    assert PROCESS.sampled_by(Sampling(remask=0.1)).finished(canvas).tolist() == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "complaint"),
+    [
+        (Sampling("gibbs"), "unknown sampling 'gibbs': known are top-k, threshold, entropy-bound, ancestral"),
+        (Sampling("top-k", 1.5), "a whole number, not 1.5"),
+        (Sampling("top-k", -1), "a whole number, not -1"),
+        (Sampling("top-k", math.nan), "a whole number, not nan"),
+        (Sampling("threshold", 0.0), "above 0 and at most 1, not 0.0"),
+        (Sampling("threshold", 1.1), "above 0 and at most 1, not 1.1"),
+        (Sampling("entropy-bound", -0.1), "at least 0, not -0.1"),
+        (Sampling("entropy-bound", math.inf), "at least 0, not inf"),
+        (Sampling("ancestral", 2), "takes no number, and 2 is given"),
+        (Sampling(remask=1.0), "at least 0 and below 1, not 1.0"),
+        (Sampling(remask=-0.1), "at least 0 and below 1, not -0.1"),
+    ],
+    ids=str,
+)
+def test_what_no_sampling_can_be_is_refused(sampling, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        PROCESS.sampled_by(sampling)
+
+
+def test_the_default_is_the_first_of_the_samplings():
+    assert PROCESS.sampled_by(Sampling()) == PROCESS
+    assert PROCESS.sampled_by(Sampling(PROCESS.samplings[0])) == PROCESS
+    assert PROCESS.sampled_by(Sampling("threshold")) != PROCESS
 
 
 @pytest.mark.parametrize("source", [CounterNoise, GeneratorNoise])

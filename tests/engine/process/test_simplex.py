@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, fold
 from ssdcli.engine.nucleus import Picker
-from ssdcli.engine.process import Simplex
+from ssdcli.engine.process import Sampling, Simplex, SparseSimplex
 from ssdcli.engine.sampler import time_grid
 
 V = 3
@@ -29,13 +29,17 @@ def exact_log_p(canvas: Tensor, t: float, joint: Tensor) -> Tensor:
     return torch.einsum("bo,olv->blv", posterior, onehot).log().float()
 
 
+def levels(s: float, rows: int) -> Tensor:
+    return torch.full((rows,), s, dtype=torch.float64)
+
+
 def generate(joint: Tensor, steps: int, count: int) -> Tensor:
     """How often each pair of tokens is made: (V, V)."""
     canvas = PROCESS.prior(2, CounterNoise([fold(row, 1 << 32) for row in range(count)]))
     grid = time_grid(steps)
-    for index, times in enumerate(itertools.pairwise(grid)):
+    for index, (t, lower) in enumerate(itertools.pairwise(grid)):
         noise = CounterNoise([fold(row, index) for row in range(count)])
-        canvas = PROCESS.step(canvas, exact_log_p(canvas, times[0], joint), times, Picker(), noise)
+        canvas = PROCESS.step(canvas, exact_log_p(canvas, t, joint), (t, levels(lower, count)), Picker(), noise)
     tokens = PROCESS.tokens(canvas)
     return torch.bincount(tokens[:, 0] * V + tokens[:, 1], minlength=V * V).double().view(V, V)
 
@@ -111,7 +115,7 @@ def test_the_last_step_leaves_the_drawn_tokens():
     torch.manual_seed(0)
     log_p = torch.log_softmax(torch.randn(4, 6, V), dim=-1)
     canvas = PROCESS.prior(6, CounterNoise(range(4)))
-    made = PROCESS.step(canvas, log_p, (0.1, 0.0), Picker(temperature=0.0), CounterNoise(range(4)))
+    made = PROCESS.step(canvas, log_p, (0.1, levels(0, 4)), Picker(temperature=0.0), CounterNoise(range(4)))
     assert torch.equal(PROCESS.tokens(made), log_p.argmax(-1))
 
 
@@ -143,3 +147,61 @@ def test_dependent_tokens_approach_their_joint_distribution_with_the_number_of_s
     for p in made.values():
         for axis in (0, 1):
             assert float((p.sum(axis) - joint.sum(axis)).abs().max()) < 0.035
+
+
+MANY = 60
+NUCLEUS = torch.tensor([0.4, 0.3, 0.2] + [0.1 / (MANY - 3)] * (MANY - 3))
+
+
+def multi_hot_steps(process: Simplex, lower: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """A step from the same prediction everywhere by both projections, with the same noise: two canvases."""
+    log_p = NUCLEUS.log().expand(rows, 25, MANY)
+    canvas = process.prior(25, CounterNoise(range(rows)))
+    both = [process.sampled_by(Sampling(name)) for name in process.samplings]
+    made = [p.step(canvas, log_p, (0.6, lower), Picker(top_p=0.85), CounterNoise(range(rows))) for p in both]
+    return made[0], made[1]
+
+
+def test_multi_hot_raises_the_whole_nucleus_and_noises_it_as_one_token_is():
+    process, rows = Simplex(MANY), 200
+    nucleus, multi_hot = multi_hot_steps(process, levels(0.5, rows), rows)
+    signal = 5 * float(process.abar(torch.tensor(0.5)).sqrt())
+    hot = torch.full((MANY,), -signal).index_fill(0, torch.arange(3), signal)
+    bound = 4.5 * 5 / math.sqrt(rows * 25)
+    torch.testing.assert_close(multi_hot.mean((0, 1)), hot, rtol=0, atol=bound)
+    # The noise is the same; nothing but the raised tokens differs.
+    clean = multi_hot - nucleus
+    assert ((clean.abs() < 1e-4) | ((clean - 2 * signal).abs() < 1e-4)).all()
+    assert (clean[..., 3:].abs() < 1e-4).all()
+    assert ((clean[..., :3] > 1).sum(-1) == 2).all()
+
+
+def test_multi_hot_ends_with_one_token_drawn_from_the_nucleus_row_by_row():
+    rows = 400
+    lower = torch.where(torch.arange(rows) % 2 == 0, levels(0, rows), levels(0.5, rows))
+    nucleus, multi_hot = multi_hot_steps(Simplex(MANY), lower, rows)
+    assert torch.equal(multi_hot[::2], nucleus[::2])
+    assert not torch.isclose(multi_hot[1::2], nucleus[1::2]).all(-1).any()
+    observed = torch.bincount(Simplex(MANY).tokens(multi_hot[::2]).flatten(), minlength=MANY).double()
+    assert observed[3:].sum() == 0
+    assert chi_square(observed[:3], NUCLEUS[:3].double() / 0.9) < 2 + 4 * 2
+
+
+@pytest.mark.parametrize("process", [Simplex(MANY), SparseSimplex(MANY)], ids=["dense", "sparse"])
+def test_a_projection_is_chosen_by_name_and_what_is_unknown_is_refused(process):
+    assert process.samplings == ("nucleus", "multi-hot")
+    multi_hot = process.sampled_by(Sampling("multi-hot"))
+    assert multi_hot != process
+    assert multi_hot.constants() == process.constants()
+    assert multi_hot.vocabulary == MANY
+    for chosen in (process, multi_hot):
+        assert chosen.sampled_by(Sampling()) == chosen.sampled_by(Sampling("nucleus")) == process
+        assert chosen.sampled_by(Sampling("multi-hot")) == multi_hot
+    with pytest.raises(ValueError, match=r"'top-k'.*nucleus, multi-hot"):
+        process.sampled_by(Sampling("top-k"))
+    with pytest.raises(ValueError, match=r"multi-hot sampling takes no number, and 0.5 is given"):
+        process.sampled_by(Sampling("multi-hot", 0.5))
+    with pytest.raises(ValueError, match=r"nucleus sampling takes no number, and 2 is given"):
+        process.sampled_by(Sampling(value=2))
+    with pytest.raises(ValueError, match="takes known tokens back"):
+        process.sampled_by(Sampling("nucleus", remask=0.1))

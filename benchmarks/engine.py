@@ -1,0 +1,155 @@
+"""What a denoising step costs: against a naive loop, by prefix, by member, by batch.
+
+    python benchmarks/engine.py [--quick]
+
+Prints Markdown tables. Alternatives take turns, and the least of their times counts: ratios within one run mean
+something even on a busy machine, milliseconds less so. Weights are random, and none of the figures depends on them.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+
+import torch
+from timing import Run, least, machine, table
+from torch import Tensor
+
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.ensemble import Ensemble, Member
+from ssdcli.engine.noise import CounterNoise
+from ssdcli.engine.nucleus import Picker
+from ssdcli.engine.process import make_process
+from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.schedules import Constant
+from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+
+CONSTANTS = {"K": 5.0, "s": 1e-4}
+TOP_P = 0.95
+T, S = 0.6, 0.55
+ROUNDS = 5 if "--quick" in sys.argv else 15
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def denoiser(hidden: int, layers: int, vocabulary: int, **shape: int) -> Denoiser:
+    """A block-causal simplex model with random weights in float32."""
+    torch.manual_seed(0)
+    fields = {"rank": hidden, "block_size": 16, "context": 512} | shape
+    backbone = BlockDiffusionLM(BackboneConfig(vocabulary, hidden, layers, **fields)).to(DEVICE)
+    return Denoiser(backbone.eval().requires_grad_(False), make_process("simplex", vocabulary, CONSTANTS))
+
+
+class Loop:
+    """One step of the engine's block loop, for one member or an ensemble, ready to be repeated."""
+
+    def __init__(self, members: list[Denoiser], prefix: int, rows: int = 1) -> None:
+        """Read a prefix of so many tokens, and take a canvas at level T whose last prediction is heard."""
+        share = Constant(1 / len(members))
+        self.ensemble = Ensemble(tuple(Member(str(i), member, share) for i, member in enumerate(members)))
+        self.process, block = members[0].process, members[0].backbone.block_size
+        self.noise = CounterNoise(range(rows), DEVICE)
+        prompts = [Prompt([1 + i % 1000 for i in range(prefix)])] * rows
+        self.prefixes = self.ensemble.start([prompts] * len(members), [T])
+        tokens = torch.randint(members[0].backbone.config.vocabulary, (rows, block), device=DEVICE)
+        self.canvas = self.process.corrupt(tokens, torch.full(tokens.shape, T, device=DEVICE), self.noise)
+        self.heard = self.ensemble.denoise(self.canvas, T, None, self.prefixes).log_p
+        self.lower = torch.full((rows,), S, dtype=torch.float64, device=DEVICE)
+
+    def __call__(self) -> object:
+        """Predict, draw, and noise to the lower level."""
+        said = self.ensemble.denoise(self.canvas, T, self.heard, self.prefixes)
+        return self.process.step(self.canvas, said.log_p, (T, self.lower), Picker(top_p=TOP_P), self.noise.derive(1))
+
+
+class Naive:
+    """The same step as one would first write it: no cache, dense noise, a sort of the vocabulary, float32."""
+
+    def __init__(self, model: Denoiser, prefix: int) -> None:
+        """A prefix of so many tokens and a canvas, dense."""
+        self.backbone, self.process = model.backbone, model.process
+        self.prefix = torch.tensor([[1 + i % 1000 for i in range(prefix)]], device=DEVICE)
+        self.length = prefix + model.backbone.block_size
+        self.vocabulary = model.backbone.config.vocabulary
+        tokens = torch.randint(self.vocabulary, (1, model.backbone.block_size), device=DEVICE)
+        self.canvas = self.noised(tokens, T)
+        self.heard = torch.full_like(self.canvas, 1 / self.vocabulary)
+
+    def noised(self, tokens: Tensor, t: float) -> Tensor:
+        """x_t of every token of the vocabulary: (1, L, V)."""
+        abar = self.process.abar(torch.tensor(t, device=DEVICE))
+        clean = 5 * (2 * torch.nn.functional.one_hot(tokens, self.vocabulary).float() - 1)
+        return abar.sqrt() * clean + (1 - abar).sqrt() * 5 * torch.randn(clean.shape, device=DEVICE)
+
+    def __call__(self) -> object:
+        """Predict from the whole sequence, sort, keep the nucleus, draw, and noise to the lower level."""
+        backbone, block = self.backbone, self.canvas.shape[1]
+        embedded = backbone.embed_mixture(self.canvas.softmax(-1))
+        level = torch.full((1, block), T, device=DEVICE)
+        canvas = backbone.condition(embedded, level, backbone.embed_mixture(self.heard))
+        both = torch.cat([backbone.embed(self.prefix), canvas], dim=1)
+        positions = torch.arange(self.length, device=DEVICE)[None]
+        mask = torch.ones(1, 1, self.length, self.length, dtype=torch.bool, device=DEVICE)
+        hidden = backbone.encode(both, positions, mask, None)
+        p = backbone.logits(hidden[:, -block:]).softmax(-1)
+        ordered, places = p.sort(-1, descending=True)
+        kept = ordered.where(ordered.cumsum(-1) - ordered < TOP_P, 0)
+        drawn = torch.multinomial(kept[0], 1)
+        return self.noised(places[0].gather(-1, drawn)[None, :, 0], S)
+
+
+def against_naive() -> str:
+    """A RoBERTa-base shape: hidden 768, 12 layers, V = 50,265, prefix 100, block 25."""
+    model = denoiser(768, 12, 50_265, block_size=25)
+    runs: dict[str, Run] = {"naive, float32": Naive(model, 100), "engine, float32": Loop([model], 100)}
+    times = least(runs, ROUNDS)
+    model.backbone.bfloat16()
+    low = Loop([model], 100)
+    times |= least({"engine, bfloat16": low}, ROUNDS)
+    naive = times["naive, float32"]
+    return table(["one step", "ms", "times faster"], [[name, ms, naive / ms] for name, ms in times.items()])
+
+
+def by_prefix() -> str:
+    """The time of a step after longer and longer prefixes."""
+    rows: list[list[object]] = []
+    for hidden, layers in ((256, 4), (768, 8)):
+        model = denoiser(hidden, layers, 8192, context=1024 + 64)
+        times = least({str(prefix): Loop([model], prefix) for prefix in (1, 128, 256, 512, 1024)}, ROUNDS)
+        rows.append([f"{hidden} x {layers}", *times.values(), times["1024"] / times["1"]])
+    return table(["body", "1 token, ms", "128", "256", "512", "1,024", "1,024 over 1"], rows)
+
+
+def by_member() -> str:
+    """The time of an ensemble's step over the sum of its members' own steps."""
+    rows: list[list[object]] = []
+    for shapes in (((256, 4), (256, 4)), ((768, 8), (256, 4)), ((768, 8), (256, 4), (192, 5))):
+        members = [denoiser(hidden, layers, 8192) for hidden, layers in shapes]
+        runs: dict[str, Run] = {str(i): Loop([member], 128) for i, member in enumerate(members)}
+        times = least(runs | {"all": Loop(members, 128)}, ROUNDS)
+        alone = sum(ms for name, ms in times.items() if name != "all")
+        rows.append([", ".join(f"{h} x {n}" for h, n in shapes), alone, times["all"], times["all"] / alone])
+    return table(["members", "sum of their own steps, ms", "ensemble, ms", "ratio"], rows)
+
+
+def by_batch() -> str:
+    """Rows per second in batches of 1 to 32."""
+    member = denoiser(256, 4, 8192)
+    sizes = (1, 2, 4, 8, 16, 32)
+    times = least({str(rows): Loop([member], 128, rows) for rows in sizes}, ROUNDS)
+    speed = {rows: rows / times[str(rows)] * 1000 for rows in sizes}
+    return table(
+        ["rows", "step, ms", "rows per second", "over one row"],
+        [[rows, times[str(rows)], speed[rows], speed[rows] / speed[1]] for rows in sizes],
+    )
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print the tables."""
+    print(f"{machine()}, {datetime.now(UTC):%Y-%m-%d}\n")
+    for part in (against_naive, by_prefix, by_member, by_batch):
+        print(f"{part.__doc__}\n\n{part()}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What each part of a simplex denoising step, and drawing a token from the nucleus, cost by size of the vocabulary.
+
+    python benchmarks/vocabulary.py [--rounds 15]
+
+Prints two Markdown tables. The models differ in their vocabulary alone: hidden size 256, 4 layers, embeddings of rank
+128, one row, a block of 16 tokens after a prefix of 128. Weights are random. Alternatives take turns, and the least of
+their times counts: ratios within one run mean something even on a busy machine, milliseconds less so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from ssdcli.machine import prepare_machine
+
+prepare_machine()
+
+import torch  # noqa: E402
+from timing import Run, least, machine, table  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from ssdcli.engine.blocks import padding_mask  # noqa: E402
+from ssdcli.engine.denoiser import Denoiser  # noqa: E402
+from ssdcli.engine.noise import CounterNoise  # noqa: E402
+from ssdcli.engine.nucleus import Picker, keep_nucleus  # noqa: E402
+from ssdcli.engine.process import make_process  # noqa: E402
+from ssdcli.engine.prompt import Prompt  # noqa: E402
+from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM  # noqa: E402
+
+VOCABULARIES = (8192, 32_768, 65_536, 131_072, 262_144)
+BLOCK, PREFIX = 16, 128
+T, S = 0.6, 0.55
+PICKER = Picker(top_p=0.95)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def parts(vocabulary: int) -> Mapping[str, Run]:
+    """The parts of one denoising step, and the whole step as the sampler takes it, each ready to be repeated."""
+    torch.manual_seed(0)
+    config = BackboneConfig(vocabulary, hidden=256, layers=4, rank=128, block_size=BLOCK)
+    backbone = BlockDiffusionLM(config).to(DEVICE).eval().requires_grad_(False)
+    process = make_process("simplex", vocabulary, {"K": 5.0, "s": 1e-4})
+    denoiser = Denoiser(backbone, process)
+    prefixes = denoiser.start([Prompt(range(1, 1 + PREFIX))])
+    noise, level = CounterNoise([0], DEVICE), torch.full((1, BLOCK), T, device=DEVICE)
+    canvas = process.prior(BLOCK, noise)
+    log_p = denoiser.denoise(canvas, T, None, prefixes)
+    tokens, embedded = PICKER.draw(log_p, noise), process.embed(canvas, backbone)
+    view = prefixes[0].canvas_positions(BLOCK), padding_mask(prefixes[0].real(BLOCK), BLOCK), prefixes[0].cache
+    hidden = backbone.encode(embedded, *view)
+    logits, lower = backbone.logits(hidden), torch.full((1,), S, dtype=torch.float64, device=DEVICE)
+
+    def step() -> Tensor:
+        predicted = denoiser.denoise(canvas, T, log_p, prefixes)
+        return process.step(canvas, predicted, (T, lower), PICKER, noise)
+
+    return {
+        "noise and its embedding": lambda: process.embed(process.corrupt(tokens, level, noise), backbone),
+        "self-conditioning": lambda: backbone.embed_mixture(log_p.exp()),
+        "body": lambda: backbone.encode(backbone.condition(embedded, level, embedded), *view),
+        "head": lambda: backbone.logits(hidden),
+        "log-softmax": lambda: torch.log_softmax(logits, dim=-1),
+        "drawing, top-p 0.95": lambda: PICKER.draw(log_p, noise),
+        "the step": step,
+    }
+
+
+def growth(rounds: int) -> str:
+    """A step by vocabulary: milliseconds (times those of the smallest)."""
+    times = {vocabulary: least(parts(vocabulary), rounds) for vocabulary in VOCABULARIES}
+    first = times[VOCABULARIES[0]]
+    rows: list[list[object]] = [
+        [part, *[f"{times[v][part]:.3g} (x{times[v][part] / first[part]:.1f})" for v in VOCABULARIES]] for part in first
+    ]
+    return table(["part", *[f"V = {v:,}" for v in VOCABULARIES]], rows)
+
+
+def predictions(vocabulary: int) -> Mapping[str, Tensor]:
+    """Log p (1, L, V) of three kinds: all tokens alike, as language models see them, and one token of 99%."""
+    torch.manual_seed(0)
+    bell = torch.randn(1, BLOCK, vocabulary)
+    ranks = torch.stack([torch.randperm(vocabulary) + 1.0 for _ in range(BLOCK)])[None]
+    logits = {
+        "flat": bell / 10,
+        "typical": bell / 2 - 1.1 * ranks.log(),
+        "peaked": torch.where(ranks == 1, math.log(99 * vocabulary * math.e**0.5), bell),
+    }
+    return {kind: torch.log_softmax(x, dim=-1).to(DEVICE) for kind, x in logits.items()}
+
+
+def draw_by_sorting(log_p: Tensor) -> Tensor:
+    """The nucleus as it is usually drawn from: log p (1, L, V) to (1, L)."""
+    p, places = log_p.softmax(-1).sort(-1, descending=True)
+    kept = p.where(p.cumsum(-1) - p < PICKER.top_p, 0)
+    return places.gather(-1, torch.multinomial(kept[0], 1)[None]).squeeze(-1)
+
+
+def methods(rounds: int) -> str:
+    """Drawing 16 tokens from the nucleus of mass 0.95, in milliseconds; `mask` keeps it whole, for a multi-hot."""
+    noise, rows = CounterNoise([0], DEVICE), []
+    for vocabulary in VOCABULARIES:
+        for kind, log_p in predictions(vocabulary).items():
+            p = log_p.exp()
+            kept = keep_nucleus(p, PICKER.top_p)
+            runs = {
+                "by sorting": lambda log_p=log_p: draw_by_sorting(log_p),
+                "drawn": lambda log_p=log_p: PICKER.draw(log_p, noise),
+                "mask": lambda p=p: keep_nucleus(p, PICKER.top_p),
+            }
+            times = least(runs, rounds)
+            size = int(kept.count_nonzero()) // BLOCK
+            rows.append([vocabulary, kind, size, *times.values(), f"x{times['by sorting'] / times['drawn']:.0f}"])
+    return table(["V", "prediction", "tokens kept", "by sorting", "drawn", "mask", "faster than sorting"], rows)
+
+
+def main() -> None:
+    """Measure, and print what was measured where and how."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15, help="how often each alternative has its turn")
+    rounds = parser.parse_args().rounds
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: `python {' '.join(sys.argv)}`\n")
+    for measured in (growth, methods):
+        print(f"{measured.__doc__}\n\n{measured(rounds)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""A text in colours: each token in that of the member it owes most to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from ssdcli.cli import console
+from ssdcli.exchange import Result, TokenShares
+
+_COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI foregrounds; members beyond them begin anew
+
+
+def shown(result: Result) -> str:
+    """The text as it is written: in colours if it was explained and a terminal will show them."""
+    if result.explain is None or not _colourful():
+        return result.text
+    names = [use.name for use in result.members]
+    rest = result.text[len("".join(token.text for token in result.explain)) :]
+    return "".join(_painted(token.text, names.index(_owed(token))) for token in result.explain) + rest
+
+
+def tell_colours(result: Result) -> None:
+    """Say on standard error, where somebody watches, whose colour is which and how much each member gave."""
+    if not result.explain:
+        return
+    given = {use.name: _mean([token.by[use.name] for token in result.explain]) for use in result.members}
+    legend = [
+        f"{_painted(name, place) if _colourful() else name} {share:.0%}"
+        for place, (name, share) in enumerate(given.items())
+    ]
+    console.note(f"owed to {', '.join(legend)}")
+
+
+def _owed(token: TokenShares) -> str:
+    return max(token.by, key=lambda name: token.by[name])
+
+
+def _mean(shares: Sequence[float]) -> float:
+    return sum(shares) / len(shares)
+
+
+def _painted(text: str, place: int) -> str:
+    return f"\x1b[{_COLOURS[place % len(_COLOURS)]}m{text}\x1b[0m" if text else ""
+
+
+def _colourful() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

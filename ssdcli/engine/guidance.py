@@ -1,0 +1,103 @@
+"""Guides: off-the-shelf classifiers that steer an ensemble (the modular control of SSD-LM, Han et al., ACL 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Guide(Protocol):
+    """Something that would have the text be otherwise."""
+
+    @property
+    def scale(self) -> float:
+        """How strongly it steers: zero is not at all, below zero is away from what it wants."""
+        ...
+
+    def push(self, log_p: Tensor, written: Tensor) -> Tensor:
+        """Where to move the logits log_p (B, L, V), given the tokens written before (B, n): (B, L, V) float32."""
+        ...
+
+
+def guided(log_p: Tensor, guides: Sequence[Guide], written: Tensor) -> Tensor:
+    """Add every guide's push, times its scale, to the ensemble's prediction, and renormalise: (B, L, V).
+
+    A guide whose scale is zero is not asked.
+    """
+    steering = [guide for guide in guides if guide.scale != 0]
+    if not steering:
+        return log_p
+    pushed = log_p.float()
+    for guide in steering:
+        pushed = torch.add(pushed, guide.push(log_p, written), alpha=guide.scale)
+    return torch.log_softmax(pushed, dim=-1)
+
+
+class Classifier(Protocol):
+    """A classifier of texts that reads embeddings, so that a token can be a mixture of tokens.
+
+    table: (V, H) float32, the embedding of each token, of the ensemble's and perhaps of more. window: the longest
+    text, special tokens included. opening, closing: int64, the ids of the special tokens around a text.
+    """
+
+    table: Tensor
+    window: int
+    opening: Tensor
+    closing: Tensor
+
+    def log_p(self, embedded: Tensor) -> Tensor:
+        """Log p of each label: embedded (B, T, H) to (B, labels)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassifierGuide:
+    """Steers towards texts that a classifier gives the label, a column of its log p."""
+
+    classifier: Classifier
+    label: int
+    scale: float
+
+    def push(self, log_p: Tensor, written: Tensor) -> Tensor:
+        """The gradient of log p(label | softmax(log_p) @ table) by log_p: (B, L, V) float32.
+
+        The classifier reads the end of what is written, as much as its window holds, and then the canvas; ValueError
+        if not even that fits.
+        """
+        if log_p.device.type != "cpu":
+            return self._push(log_p, written)
+        # There, how a product is summed depends on its number of rows, and a classifier's head has one row a text.
+        return torch.cat([self._push(*row) for row in zip(log_p.split(1), written.split(1), strict=True)])
+
+    def _push(self, log_p: Tensor, written: Tensor) -> Tensor:
+        """Through the softmax by hand, p * (E d - <p, E d>), so that no graph holds a (B, L, V) tensor."""
+        p = torch.softmax(log_p.float(), dim=-1)
+        table = self.classifier.table[: p.shape[-1]]
+        canvas = p @ table
+        d = self._gradient(canvas, written)
+        return p * (d @ table.T - (canvas * d).sum(-1, keepdim=True))  # <p, E d> = <p E, d>
+
+    def _gradient(self, canvas: Tensor, written: Tensor) -> Tensor:
+        """The gradient of log p(label) by an embedded canvas (B, L, H): (B, L, H)."""
+        with torch.enable_grad():
+            canvas = canvas.detach().requires_grad_()
+            log_p = self.classifier.log_p(self._framed(canvas, written))[:, self.label]
+            (gradient,) = torch.autograd.grad(log_p.sum(), canvas)
+        return gradient
+
+    def _framed(self, canvas: Tensor, written: Tensor) -> Tensor:
+        """What the classifier reads around and with an embedded canvas (B, L, H): (B, T, H)."""
+        reader, rows = self.classifier, len(canvas)
+        room = reader.window - len(reader.opening) - canvas.shape[1] - len(reader.closing)
+        if room < 0:
+            raise ValueError(
+                f"a canvas of {canvas.shape[1]} tokens does not fit a classifier's window of {reader.window}"
+            )
+        kept = written[:, max(written.shape[1] - room, 0) :]
+        before = torch.cat([reader.opening.expand(rows, -1), kept], dim=1)
+        after = reader.closing.expand(rows, -1)
+        return torch.cat([reader.table[before], canvas, reader.table[after]], dim=1)

@@ -1,0 +1,89 @@
+"""The uniform process of DiffusionGemma: each token is replaced by a random one with probability t."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ssdcli.engine.noise import Noise
+from ssdcli.engine.nucleus import Picker, entropy
+from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
+from ssdcli.engine.process.unmasking import EntropyBound
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Linear schedule: at level t a token is any of the vocabulary with probability t, independently of the others.
+
+    A canvas (B, L) int64 holds w where a token w is the text's or was drawn from a prediction, and ~w, below zero,
+    where w is noise. Models see no difference.
+    """
+
+    vocabulary: int
+    acceptance: EntropyBound = field(default_factory=EntropyBound)
+
+    name = "uniform"
+    timed = True
+    mixes = False
+    hears_itself = True
+    default_steps = 48
+    stops_early = True
+    samplings = ("entropy-bound",)
+
+    @classmethod
+    def from_constants(cls, vocabulary: int, constants: Mapping[str, float]) -> Uniform:
+        """Rebuild the process that a manifest describes."""
+        return cls(vocabulary)
+
+    def constants(self) -> Mapping[str, float]:
+        """None."""
+        return {}
+
+    def prior(self, length: int, noise: Noise) -> Tensor:
+        """Random tokens: (B, L) int64, all of them noise."""
+        # In float64, whose products with a whole number below 2^29 are exact: the result is below the vocabulary.
+        return ~(noise.uniform(length).double() * self.vocabulary).long()
+
+    def corrupt(self, tokens: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        """Replace each token with probability t: (B, L) int64."""
+        replaced = noise.uniform(tokens.shape[1]) < t
+        return torch.where(replaced, self.prior(tokens.shape[1], noise), tokens)
+
+    def embed(self, canvas: Tensor, space: EmbeddingSpace) -> Tensor:
+        """The embeddings of the tokens, be they noise or not."""
+        return space.embed(self.tokens(canvas))
+
+    def loss_weights(self, canvas: Tensor, t: Tensor) -> Tensor:
+        """Every position counts the same, replaced or not: (B, L)."""
+        return torch.ones_like(t, dtype=torch.float32)
+
+    def sampled_by(self, sampling: Sampling) -> Uniform:
+        """Return this process with another entropy bound; the default is DiffusionGemma's."""
+        sampling.name_among(self.samplings)
+        sampling.forbid_remasking()
+        return replace(self, acceptance=EntropyBound() if sampling.value is None else EntropyBound(sampling.value))
+
+    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: Noise) -> Tensor:
+        """Draw tokens, accept the surest ones as far as the entropy bound goes, and renew the noise everywhere else.
+
+        Nothing is accepted for good: the next step draws again at every position. At s = 0 all is accepted.
+        """
+        drawn = picker.draw(log_p, noise)
+        fresh = self.prior(canvas.shape[1], noise)
+        accepted = self.acceptance.within(entropy(picker.tempered(log_p).float()))
+        return torch.where(accepted | (times[1] == 0)[:, None], drawn, fresh)
+
+    def decided(self, before: Tensor, after: Tensor) -> Tensor:
+        """The positions that were accepted."""
+        return after >= 0
+
+    def finished(self, canvas: Tensor) -> Tensor:
+        """None: every step draws anew."""
+        return torch.zeros(canvas.shape[0], dtype=torch.bool, device=canvas.device)
+
+    def tokens(self, canvas: Tensor) -> Tensor:
+        """The tokens, be they noise or not."""
+        return torch.where(canvas < 0, ~canvas, canvas)

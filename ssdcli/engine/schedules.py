@@ -1,0 +1,70 @@
+"""Member schedules: a member's weight as a function of the noise level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+_ROUNDING = 1e-9  # levels are quotients and differences: one that is meant to lie on a bound may miss it by so much
+
+
+class Schedule(Protocol):
+    """A member's weight as a function of the noise level."""
+
+    def __call__(self, t: float) -> float:
+        """The weight at t in [0, 1]; zero means that the member is not run."""
+        ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same weight at every noise level."""
+
+    weight: float
+
+    def __call__(self, t: float) -> float:
+        """The weight."""
+        return self.weight
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """A heavy member's weight: zero in the first and the last part of the way, `weight` between them.
+
+    light: the share of the way without it, in [0, 1] (else ValueError), half of it at each end. "Not All Denoising
+    Steps Are Equal" (Sedykh, Sorokin and Malykh, 2026) takes 1/4.
+    """
+
+    weight: float
+    light: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.light <= 1:
+            raise ValueError(f"the light share must be between 0 and 1, not {self.light}")
+
+    def __call__(self, t: float) -> float:
+        """The weight where light / 2 < t <= 1 - light / 2, else zero: t is where a step begins."""
+        return self.weight if self.light / 2 < t - _ROUNDING <= 1 - self.light / 2 else 0.0
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """Straight lines between points (t, weight), in falling order of t (else ValueError); constant outside them."""
+
+    points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        levels = [t for t, _ in self.points]
+        if not levels or any(t <= s for t, s in pairwise(levels)):
+            raise ValueError("the points of a schedule must have falling noise levels, and there must be one")
+
+    def __call__(self, t: float) -> float:
+        """The weight on the line through the two points around t."""
+        (first_t, first), (last_t, last) = self.points[0], self.points[-1]
+        if t >= first_t:
+            return first
+        if t <= last_t:
+            return last
+        (t0, w0), (t1, w1) = next(pair for pair in pairwise(self.points) if pair[1][0] <= t)
+        return w1 + (w0 - w1) * (t - t1) / (t0 - t1)

@@ -1,0 +1,270 @@
+"""Which models write together: chosen from manifests alone, so that a misfit is said before much is imported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ssdcli.engine.schedules import Constant, Schedule
+from ssdcli.errors import NoSuchModel, SsdError, UsageError
+from ssdcli.exchange import PLAIN, Blend
+from ssdcli.guides import GuideSpec, open_guide
+from ssdcli.reading import Language, Voice
+from ssdcli.registry.manifest import Manifest
+from ssdcli.registry.store import Entry, Registry
+from ssdcli.timetable import schedules
+from ssdcli.writing import Writer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from ssdcli.engine.denoiser import Denoiser
+    from ssdcli.engine.process import Process
+    from ssdcli.engine.rules import Rule
+
+NO_CORE = "none"
+CONTRAST = "contrast"
+UNTUNED = 0.5  # the weight of a small model for which none was measured
+_DIGITS = 12  # weights are rounded to this many decimals, so that 0.9 and 0.1 leave nothing
+
+Members = Mapping[str, float | None] | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registered model, its share and when it runs; a private one sees the private context.
+
+    The weight of what a `contrast` holds against the others is below zero.
+    """
+
+    entry: Entry
+    name: str
+    weight: float
+    private: bool
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """The models that run, the core first; a core that the small ones leave nothing to is only named."""
+
+    core: str | None
+    parts: tuple[Part, ...]
+    blend: Blend
+    guides: tuple[GuideSpec, ...]
+
+    def open(self) -> Writer:
+        """Load the models (SsdError if one cannot be read)."""
+        from ssdcli.models.folder import best_device
+        from ssdcli.training.tokenizer import END_OF_TEXT
+
+        first = self.parts[0].entry
+        tokenizer = _tokenizer(first)
+        end = tokenizer.token_to_id(END_OF_TEXT)
+        if end is None:
+            raise SsdError(f"the tokenizer of {first.name!r} has no {END_OF_TEXT}.", "Make or pull the model again.")
+        process, device = _process(first), best_device()
+        loaded = {
+            entry.name: _denoiser(entry, process, device)
+            for entry in {p.entry.name: p.entry for p in self.parts}.values()
+        }
+        voices = [Voice(p.name, p.weight, p.private, loaded[p.entry.name], p.schedule) for p in self.parts]
+        manifest = first.manifest
+        guides = tuple(open_guide(spec, manifest.tokenizer, manifest.vocabulary, device) for spec in self.guides)
+        return Writer(voices, Language(tokenizer, end), self.core, _rule(self.blend.rule), guides)
+
+
+def choose(
+    core: str | None = None, members: Members = None, registry: Registry | None = None, blend: Blend = PLAIN
+) -> Lineup:
+    """Find the models of an ensemble, as `load` does, from their manifests and without loading them."""
+    registry = Registry() if registry is None else registry
+    guides = tuple(GuideSpec.parse(text) for text in blend.guides)
+    small = [(_small(registry.find(name)), weight) for name, weight in _pairs(members)]
+    chosen = _core(core, [entry for entry, _ in small], registry)
+    shares = [(entry, _weight(entry, weight)) for entry, weight in small]
+    parts = _contrasted(chosen, shares, registry) if blend.rule == CONTRAST else _shared(chosen, shares)
+    _check_fit([part.entry for part in parts], registry)
+    scheduled = schedules(blend, [(part.name, part.weight, part.private) for part in parts])
+    parts = [replace(part, schedule=schedule) for part, schedule in zip(parts, scheduled, strict=True)]
+    return Lineup(None if chosen is None else chosen.name, tuple(parts), blend, guides)
+
+
+def _part(entry: Entry, weight: float, private: bool, name: str = "") -> Part:
+    return Part(entry, name or entry.name, weight, private, Constant(weight))
+
+
+def _shared(core: Entry | None, small: Sequence[tuple[Entry, float]]) -> list[Part]:
+    """Weights that sum to one: what the small models leave is the core's."""
+    if core is None:
+        total = math.fsum(weight for _, weight in small)
+        return [_part(entry, weight / total, True) for entry, weight in small]
+    rest = _rest([entry.name for entry, _ in small], [weight for _, weight in small])
+    parts = [_part(entry, weight, True) for entry, weight in small]
+    return [_part(core, rest, False), *parts] if rest > 0 else parts
+
+
+def _contrasted(core: Entry | None, small: Sequence[tuple[Entry, float]], registry: Registry) -> list[Part]:
+    """The core whole, and for each small model the same weight for it and against its base.
+
+    The base is the model that the manifest links, or else the small model itself; it never sees the private context.
+    """
+    if core is None or not small:
+        raise UsageError("a contrast needs a core and a small model.", "Name both, as in --core starter --with notes.")
+    parts = [_part(core, 1.0, False)]
+    for entry, weight in small:
+        base = entry.manifest.base
+        against = entry if base is None else _base(entry, base, registry)
+        name = f"{entry.name} without context" if base is None else base
+        parts += [_part(entry, weight, True), _part(against, -weight, False, name)]
+    return parts
+
+
+def _base(entry: Entry, base: str, registry: Registry) -> Entry:
+    try:
+        return registry.find(base)
+    except NoSuchModel:
+        raise NoSuchModel(
+            f"{entry.name!r} was specialised from {base!r}, and there is no model of this name to contrast it with.",
+            "Train or import it again, or use --rule mix.",
+        ) from None
+
+
+def _pairs(members: Members) -> list[tuple[str, float | None]]:
+    if members is None:
+        return []
+    if isinstance(members, Mapping):
+        return list(members.items())
+    names = [members] if isinstance(members, str) else list(members)
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{name!r} is named twice.", "Name each small model once.")
+    return [(name, None) for name in names]
+
+
+def _small(entry: Entry) -> Entry:
+    if entry.manifest.kind != "small":
+        raise UsageError(
+            f"{entry.name!r} is of kind {entry.manifest.kind!r}, and only small models can join a core.",
+            "Name a core with --core, and small models with --with.",
+        )
+    return entry
+
+
+def _core(name: str | None, small: Sequence[Entry], registry: Registry) -> Entry | None:
+    """The core that is named, the first small model's own, or the default; None for `none`."""
+    if name == NO_CORE:
+        if not small:
+            raise UsageError("without a core and without a small model nothing can be generated.", "Name one.")
+        return None
+    if name is not None:
+        if name in [entry.name for entry in small]:
+            raise UsageError(f"{name!r} cannot be the core and a member.", "Use it alone, or name another core.")
+        return registry.find(name)
+    made_for = small[0].manifest.core if small else None
+    if made_for is None:
+        return registry.find(registry.default())
+    try:
+        return registry.find(made_for)
+    except NoSuchModel:
+        raise NoSuchModel(
+            f"{small[0].name!r} was made for {made_for!r}, and there is no model of this name.",
+            f"Name another core with --core, or --core {NO_CORE}.",
+        ) from None
+
+
+def _weight(entry: Entry, given: float | None) -> float:
+    weight = given if given is not None else entry.manifest.weight
+    if weight is None:
+        return UNTUNED
+    if not 0 < weight <= 1:
+        raise UsageError(
+            f"the weight of {entry.name!r} must be above 0 and at most 1, not {weight:g}.",
+            "Give such a weight.",
+        )
+    return weight
+
+
+def _rest(names: Sequence[str], weights: Sequence[float]) -> float:
+    """What the small models leave to the core."""
+    total = round(math.fsum(weights), _DIGITS)
+    if total > 1:
+        each = " + ".join(f"{weight:g} ({name})" for name, weight in zip(names, weights, strict=True))
+        raise UsageError(
+            f"the weights of the small models sum to {total:g}, which is more than 1: {each}.",
+            "Give smaller ones, as in --with NAME=0.3.",
+        )
+    return round(1 - total, _DIGITS)
+
+
+def _check_fit(entries: Sequence[Entry], registry: Registry) -> None:
+    """Raise UsageError for a model that cannot share a canvas with the first one."""
+    first, *others = entries
+    for entry in others:
+        problem = _misfit(entry.manifest, first.manifest)
+        if problem is not None:
+            raise UsageError(f"{entry.name!r} does not fit {first.name!r}: {problem}.", _fitting(first, registry))
+
+
+def _misfit(one: Manifest, other: Manifest) -> str | None:
+    """What keeps two models from denoising one canvas, if anything does."""
+    if one.tokenizer != other.tokenizer:
+        return "their tokenizers differ"
+    if (one.process, one.constants) != (other.process, other.constants):
+        mine, theirs = (f"{m.process} {dict(sorted(m.constants.items()))}" for m in (one, other))
+        return f"its noise process is {mine}, not {theirs}"
+    if one.block_size != other.block_size:
+        return f"its block size is {one.block_size}, not {other.block_size}"
+    return None
+
+
+def _fitting(first: Entry, registry: Registry) -> str:
+    """The registered small models that fit the first one."""
+    small = [e for e in registry.entries() if e.manifest.kind == "small" and e.name != first.name]
+    names = [entry.name for entry in small if _misfit(entry.manifest, first.manifest) is None]
+    if names:
+        return f"These fit {first.name!r}: {', '.join(names)}."
+    return f"No small model fits {first.name!r} yet: train one with 'ssd train-small --for {first.name}'."
+
+
+def _tokenizer(entry: Entry) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(entry.folder / "tokenizer.json"))
+    except Exception as error:  # the library raises nothing more precise
+        raise _unreadable(entry, f"its tokenizer.json cannot be read ({error})") from error
+
+
+def _process(entry: Entry) -> Process:
+    from ssdcli.engine.process import make_process
+
+    manifest = entry.manifest
+    try:
+        return make_process(manifest.process, manifest.vocabulary, manifest.constants)
+    except ValueError as error:
+        raise _unreadable(entry, str(error)) from error
+    except KeyError as error:
+        raise _unreadable(
+            entry, f"its manifest lacks the constant {error} of the {manifest.process} process"
+        ) from error
+
+
+def _unreadable(entry: Entry, reason: str) -> SsdError:
+    return SsdError(f"the model {entry.name!r} cannot be used: {reason}.", "Check it with 'ssd models verify'.")
+
+
+def _denoiser(entry: Entry, process: Process, device: str) -> Denoiser:
+    from ssdcli.engine.denoiser import Denoiser, FullDenoiser
+    from ssdcli.models.folder import load_backbone
+
+    kinds = {"block-causal": Denoiser, "full": FullDenoiser}
+    return kinds[entry.manifest.attention](load_backbone(entry.folder, device=device), process)
+
+
+def _rule(name: str) -> Rule:
+    from ssdcli.engine.rules import average, contrast, mix
+
+    return {"mix": mix, "average": average, "contrast": contrast}[name]

@@ -1,0 +1,160 @@
+"""Off-the-shelf classifiers of texts: any native transformers sequence classifier that reads embeddings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging
+
+from ssdcli.errors import SsdError
+
+TOKENIZER = "tokenizer.json"
+_PROBE = 4  # tokens
+
+
+class TextClassifier:
+    """A sequence classifier, its labels, and how a text is put before it; implements the engine's Classifier."""
+
+    def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
+        """Wrap a loaded `...ForSequenceClassification`, which stays on its device."""
+        config, device = model.config, model.device
+        self._model = model
+        self._independent = config.num_labels == 1 or config.problem_type == "multi_label_classification"
+        self.labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+        embeddings = model.get_input_embeddings()
+        # Asked for and not read: some architectures scale what they look up.
+        self.table: Tensor = embeddings(torch.arange(embeddings.num_embeddings, device=device))
+        self.window = _window(model)
+        opening, closing = _template(tokenizer)
+        self.opening = torch.tensor(opening, dtype=torch.int64, device=device)
+        self.closing = torch.tensor(closing, dtype=torch.int64, device=device)
+
+    def log_p(self, embedded: Tensor) -> Tensor:
+        """Log p of each label: (B, T, H) to (B, labels) float32; labels that do not exclude each other stand alone."""
+        # Rows are of one length and never padded: without a mask, no model has to look for padding.
+        scores: Tensor = self._model(inputs_embeds=embedded).logits.float()
+        return nn.functional.logsigmoid(scores) if self._independent else torch.log_softmax(scores, dim=-1)
+
+
+def load_classifier(folder: Path, device: str = "cpu") -> TextClassifier:
+    """Read a classifier and its tokenizer, ready for inference in float32, from local files alone.
+
+    SsdError if files are missing or unreadable, if the model has no head for labels, or cannot read embeddings.
+    """
+    with _quiet():
+        model, report = _read(folder)
+        untrained = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+        if untrained:
+            raise _useless(folder, f"it holds no trained {untrained[0]}")
+        if model.config.problem_type == "regression":
+            raise _useless(folder, "it was trained to give a number, not labels")
+        _prepare(model.to(device))
+        if not _reads_embeddings(model):
+            raise _useless(folder, f"a {type(model).__name__} does not read embeddings as it reads tokens")
+        return TextClassifier(model, _tokenizer(folder))
+
+
+def _read(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The model, and what its files lacked."""
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ImportError,
+        RuntimeError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise SsdError(
+            f"the classifier in {folder} cannot be read: {reason}.",
+            "It needs a config.json and a model.safetensors that transformers knows without code of its own.",
+        ) from error
+    return model, report
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    except Exception as error:  # the library raises nothing more precise
+        raise SsdError(f"the classifier's {folder / TOKENIZER} cannot be read ({error}).", "Get it again.") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _useless(folder: Path, reason: str) -> SsdError:
+    return SsdError(f"the classifier in {folder} cannot guide: {reason}.", "Name a model that was trained to classify.")
+
+
+def _prepare(model: Any) -> None:
+    """Make the model one that is only asked."""
+    model.eval().requires_grad_(False)
+    config = model.config.get_text_config()
+    config.use_cache = False
+    if config.pad_token_id is None:
+        config.pad_token_id = 0  # causal heads refuse several rows without one, although embeddings hold no padding
+
+
+def _reads_embeddings(model: Any) -> bool:
+    """Whether a few tokens get the scores that their embeddings get."""
+    padding = model.config.get_text_config().pad_token_id
+    ids = torch.tensor([i for i in range(_PROBE + 1) if i != padding][:_PROBE], device=model.device)[None]
+    try:
+        with torch.no_grad():
+            embedded = model.get_input_embeddings()(ids)
+            pair = model(input_ids=ids).logits, model(inputs_embeds=embedded).logits
+    except Exception:  # each architecture refuses in its own way
+        return False
+    return torch.allclose(*pair, rtol=1e-3, atol=1e-4)
+
+
+def _window(model: Any) -> int:
+    """The most positions that a model reads; the family of RoBERTa begins to count behind its padding index."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if longest is None or longest < 0:
+        return sys.maxsize
+    tables = [getattr(module, "position_embeddings", None) for module in model.modules()]
+    padding = [getattr(table, "padding_idx", None) for table in tables]
+    return int(longest) - max((index + 1 for index in padding if index is not None), default=0)
+
+
+def _template(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids of the special tokens that a tokenizer puts before and after a text."""
+    encoding = tokenizer.encode("a")
+    text = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
+    return encoding.ids[: text[0]], encoding.ids[text[-1] + 1 :]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from writing reports and progress bars to standard error."""
+    level = logging.get_verbosity()
+    hook = logging.set_tqdm_hook(lambda _, args, kwargs: logging.EmptyTqdm(*args, **kwargs))
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.set_tqdm_hook(hook)

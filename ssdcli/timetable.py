@@ -1,0 +1,96 @@
+"""When members run: what a user writes as a schedule, read into the engine's."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ssdcli.engine.schedules import Constant, Piecewise, Sandwich, Schedule
+from ssdcli.errors import UsageError
+from ssdcli.exchange import Blend
+from ssdcli.registry.names import suggest
+
+CONSTANT = "constant"
+SANDWICH = "sandwich"
+_FORM = "Write a line such as notes = [[1.0, 0.0], [0.5, 0.3]] for each member: pairs of noise level and weight."
+
+Share = tuple[str, float, bool]  # a member's name, its weight, and whether it is a small one
+
+
+def schedules(blend: Blend, members: Sequence[Share]) -> list[Schedule]:
+    """Each member's schedule: constant, `sandwich[:F]`, or what a TOML file says; UsageError for what cannot be."""
+    name, colon, share = blend.schedule.partition(":")
+    if blend.schedule == CONSTANT:
+        return [Constant(weight) for _, weight, _ in members]
+    if name == SANDWICH:
+        return _sandwiched(blend, members, share if colon else None)
+    return _from_file(Path(blend.schedule).expanduser(), members)
+
+
+def _sandwiched(blend: Blend, members: Sequence[Share], share: str | None) -> list[Schedule]:
+    """The core in the middle of the way alone."""
+    if blend.rule == "contrast":
+        raise UsageError("a contrast needs the core at every step.", "Use the sandwich with --rule mix or average.")
+    small = [is_small for _, _, is_small in members]
+    if all(small) or not any(small):
+        raise UsageError("a sandwich needs a core and a small model that both run.", "Name both, or leave it out.")
+    light = Sandwich.light if share is None else _share(share)
+    return [Constant(weight) if is_small else Sandwich(weight, light) for _, weight, is_small in members]
+
+
+def _share(text: str) -> float:
+    try:
+        light = float(text)
+    except ValueError:
+        light = -1.0
+    if not 0 <= light <= 1:
+        raise UsageError(
+            f"the sandwich's share of light steps must be between 0 and 1, not {text!r}.", "Say sandwich:0.25."
+        )
+    return light
+
+
+def _from_file(path: Path, members: Sequence[Share]) -> list[Schedule]:
+    """Piecewise linear weights by member; a member that the file does not name keeps its weight."""
+    known = [name for name, _, _ in members]
+    tables = _read(path)
+    for name in tables:
+        if name not in known:
+            hint = f"{suggest(name, known)} The members are {', '.join(known)}.".strip()
+            raise UsageError(f"the schedule {str(path)!r} names {name!r}, which is no member.", hint)
+    chosen: list[Schedule] = [
+        _piecewise(path, name, tables[name], weight) if name in tables else Constant(weight)
+        for name, weight, _ in members
+    ]
+    idle = next((t / 1000 for t in range(1000, 0, -1) if all(schedule(t / 1000) == 0 for schedule in chosen)), None)
+    if idle is not None:
+        problem = f"the schedule {str(path)!r} lets no member run at noise level {idle:g}."
+        raise UsageError(problem, "Give one a weight above zero at every level.")
+    return chosen
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"the schedule {str(path)!r} cannot be read ({error.strerror}).",
+            f"Say {CONSTANT}, {SANDWICH}[:F], or name a file.",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the schedule {str(path)!r} is not valid TOML ({error}).", _FORM) from None
+
+
+def _piecewise(path: Path, name: str, table: Any, weight: float) -> Piecewise:
+    """A member's points; the weights of what a contrast holds against the others are below zero."""
+    problem = f"the schedule {str(path)!r} has no list of pairs for {name!r} with levels that fall from 1 to 0."
+    try:
+        points = tuple((float(t), float(w)) for t, w in table)
+        piecewise = Piecewise(points)
+    except (TypeError, ValueError):
+        raise UsageError(problem, _FORM) from None
+    if not all(0 <= t <= 1 and 0 <= w <= 1 for t, w in points):
+        raise UsageError(f"the schedule {str(path)!r} has a level or weight outside [0, 1] for {name!r}.", _FORM)
+    return piecewise if weight > 0 else Piecewise(tuple((t, -w) for t, w in points))

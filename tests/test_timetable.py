@@ -1,0 +1,86 @@
+"""What a user writes as a schedule."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssdcli.engine.schedules import Constant, Piecewise, Sandwich
+from ssdcli.errors import UsageError
+from ssdcli.exchange import Blend
+from ssdcli.timetable import schedules
+
+PAIR = [("big", 0.7, False), ("notes", 0.3, True)]
+
+
+def test_constant_weights_are_the_members_own():
+    assert schedules(Blend(), PAIR) == [Constant(0.7), Constant(0.3)]
+
+
+@pytest.mark.parametrize(("text", "light"), [("sandwich", 0.25), ("sandwich:0.5", 0.5), ("sandwich:0", 0.0)])
+def test_a_sandwich_leaves_the_core_out_at_both_ends(text, light):
+    assert schedules(Blend(schedule=text), PAIR) == [Sandwich(0.7, light), Constant(0.3)]
+
+
+@pytest.mark.parametrize("text", ["sandwich:", "sandwich:x", "sandwich:-1", "sandwich:1.5", "sandwich:nan"])
+def test_a_share_that_is_none_is_refused(text):
+    with pytest.raises(UsageError, match="share of light steps must be between 0 and 1"):
+        schedules(Blend(schedule=text), PAIR)
+
+
+@pytest.mark.parametrize("members", [PAIR[:1], PAIR[1:]])
+def test_a_sandwich_needs_two_kinds_of_members(members):
+    with pytest.raises(UsageError, match="needs a core and a small model"):
+        schedules(Blend(schedule="sandwich"), members)
+
+
+def test_a_contrast_is_no_sandwich():
+    with pytest.raises(UsageError, match="a contrast needs the core at every step"):
+        schedules(Blend(rule="contrast", schedule="sandwich"), PAIR)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes a schedule and gives the blend that names it."""
+
+    def write(text: str) -> Blend:
+        path = tmp_path / "plan.toml"
+        path.write_text(text, encoding="utf-8")
+        return Blend(schedule=str(path))
+
+    return write
+
+
+def test_a_file_gives_members_weights_on_straight_lines_and_leaves_the_others(file):
+    big, notes = schedules(file("big = [[1.0, 0.0], [0.5, 1], [0, 0.5]]"), PAIR)
+    assert big == Piecewise(((1.0, 0.0), (0.5, 1.0), (0.0, 0.5)))
+    assert [big(t) for t in (1.0, 0.75, 0.5, 0.25)] == [0.0, 0.5, 1.0, 0.75]
+    assert notes == Constant(0.3)
+
+
+def test_what_a_contrast_holds_against_the_others_stays_below_zero(file):
+    (base,) = schedules(file("base = [[1, 0.2], [0, 0.4]]"), [("base", -0.3, False)])
+    assert [base(t) for t in (1.0, 0.0)] == [-0.2, -0.4]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("big = 3", "no list of pairs for 'big'"),
+        ("big = [[1, 2, 3]]", "no list of pairs for 'big'"),
+        ("big = []", "no list of pairs for 'big'"),
+        ("big = [[0, 1], [1, 1]]", "levels that fall from 1 to 0"),
+        ("big = [[1, -0.1]]", "outside \\[0, 1\\] for 'big'"),
+        ("big = [[2, 0.1]]", "outside \\[0, 1\\] for 'big'"),
+        ("bog = [[1, 1]]", "names 'bog', which is no member"),
+        ("big = [[", "is not valid TOML"),
+        ("big = [[1, 0]]\nnotes = [[1, 1], [0.5, 0], [0, 0]]", "lets no member run at noise level 0.5"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused(file, text, problem):
+    with pytest.raises(UsageError, match=problem):
+        schedules(file(text), PAIR)
+
+
+def test_a_file_that_is_missing_is_refused():
+    with pytest.raises(UsageError, match="the schedule 'sandwhich' cannot be read"):
+        schedules(Blend(schedule="sandwhich"), PAIR)
