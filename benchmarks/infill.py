@@ -78,7 +78,7 @@ def main() -> None:
         print(f"\n## Gaps of {bench.block} with {text} tokens of text\n")
         for name, model in models.items():
             _print_gaps(name, model, bench, text)
-    _print_plain(models, bench, f"infill-{arguments.shares[0]:g}")
+    _print_plain(models, bench, f"gap-share-{arguments.shares[0]:g}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -86,7 +86,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("data", nargs="+", help="text to train on")
     parser.add_argument("--heldout", nargs="+", required=True, help="text that no model was trained on")
     parser.add_argument("--for", dest="core", default="starter", help="the core of the models")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.25, 0.5], help="values of --infill")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.25, 0.5], help="values of --gap-share")
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--minutes", type=float, help="for each training")
     budget.add_argument("--steps", type=int, help="for each training, instead of minutes")
@@ -102,11 +102,11 @@ def _trained(arguments: argparse.Namespace) -> Iterator[tuple[str, BlockDiffusio
         settings = TrainSettings(
             data=tuple(arguments.data),
             core=arguments.core,
-            name=f"infill-{share:g}",
+            name=f"gap-share-{share:g}",
             size=arguments.size,
             minutes=arguments.minutes,
             steps=arguments.steps,
-            infill=share,
+            gap_share=share,
         )
         trained = train_small(settings, overwrite=True)
         print(f"- {trained.name}: {trained.size}, {trained.steps} steps, {trained.seconds:.0f} s", flush=True)

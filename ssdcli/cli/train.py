@@ -59,8 +59,8 @@ def train_small(
     heldout: Annotated[
         float | None, typer.Option(help="Share of the text kept for measuring.", rich_help_panel=MORE)
     ] = None,
-    infill: Annotated[
-        float | None, typer.Option(help="Share of the training that fills gaps.", rich_help_panel=MORE)
+    gap_share: Annotated[
+        float | None, typer.Option(help="Share of the text to train on with a gap to fill.", rich_help_panel=MORE)
     ] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens of a training step.", rich_help_panel=MORE)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=MORE)] = None,

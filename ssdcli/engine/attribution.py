@@ -72,7 +72,7 @@ def _sum(terms: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Whom the tokens of a block are owed to, as of the last step that decided each; NaN where none has yet.
+    """Whom the tokens of a block are owed to, as of the last step that decided each; NaN before the first step.
 
     shares: (B, L, members) float32, see `shares`. p: the probability that the ensemble, guides included, gave the
     token: (B, L) float32.
@@ -91,13 +91,14 @@ class Explanation:
     def after(self, step: Step, tokens: Tensor) -> Explanation:
         """Take in the block's next step; tokens: (B, L) int64, those that its canvas shows.
 
-        Where a process noises the chosen tokens again, the canvas shows others, and what is said of them means
-        nothing; but a row's last step leaves them clean, and it decides the whole row anew.
+        A step decides the positions where it chose another token than the canvas showed, and those that no step has
+        decided yet.
         """
+        decided = step.active[:, None] & (step.decided | self.p.isnan())
         owed = shares(self.ensemble, step.by_member, step.weights, tokens)
         p = step.log_p.gather(-1, tokens[..., None])[..., 0].exp()
         return replace(
             self,
-            shares=torch.where(step.decided[..., None], owed, self.shares),
-            p=torch.where(step.decided, p, self.p),
+            shares=torch.where(decided[..., None], owed, self.shares),
+            p=torch.where(decided, p, self.p),
         )

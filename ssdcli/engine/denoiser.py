@@ -161,12 +161,16 @@ class Denoiser:
 
     def start(self, prompts: Sequence[Prompt]) -> tuple[Prefix, ...]:
         """Read the prompts, none without a token before the canvas, each cut to the room there is (see `fit`)."""
-        size = self.backbone.block_size
         groups: dict[tuple[int, bool], dict[int, Layout]] = {}
         for row, prompt in enumerate(prompts):
-            layout = lay_out(fit(prompt, self.backbone.context, size), size)
+            layout = self._lay_out(prompt)
             groups.setdefault((self._width(len(layout.tokens)), prompt.gap == 0), {})[row] = layout
         return tuple(self._read(self._columns(layouts, *how)) for how, layouts in groups.items())
+
+    def _lay_out(self, prompt: Prompt) -> Layout:
+        """Cut a prompt to the window and place it."""
+        size = self.backbone.block_size
+        return lay_out(fit(prompt, self.backbone.context, size), size)
 
     def _width(self, columns: int) -> int:
         """The columns that so many tokens are padded to."""
@@ -250,7 +254,7 @@ class Denoiser:
     def costs(self, prompt: Prompt) -> Iterator[tuple[int, int]]:
         """FLOPs of writing after a prompt, block by block: of what `start` or `commit` reads, and of each step."""
         size = self.backbone.block_size
-        seen, columns = 0, self._width(len(lay_out(fit(prompt, self.backbone.context, size), size).tokens))
+        seen, columns = 0, self._width(len(self._lay_out(prompt).tokens))
         while True:
             yield self.flops_of_reading(columns, seen), self.flops(size, seen + columns)
             seen, columns = seen + columns, size

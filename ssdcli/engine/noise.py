@@ -85,7 +85,7 @@ class CounterNoise:
         return cells.float().mul_(2**-23).add_(0.5 + 2**-24).reshape(-1, *shape)
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal draws, up to 6.6 in size: (B, *shape) float32 (Box and Muller, 1958, both of each pair)."""
+        """Standard normal draws, up to 6.7 in size: (B, *shape) float32 (Box and Muller, 1958, both of each pair)."""
         count = math.prod(shape)
         half = (count + 1) // 2
         words = self._words(2 * half)

@@ -60,17 +60,15 @@ def keep_nucleus(p: Tensor, top_p: float) -> Tensor:
     p: (..., V) float32, summing to one. Positive floats are ordered as their bit patterns are, so that the smallest
     kept probability is found exactly by 31 halvings, each three cheap passes over V.
     """
-    p = p.contiguous()
-    bits = p.view(torch.int32)
-    low = torch.full_like(bits[..., :1], -1)  # fails: the mass above it is too much (or it is below every value)
-    high = bits.amax(-1, keepdim=True)  # holds: nothing is above the likeliest
+    high = p.amax(-1, keepdim=True).view(torch.int32)  # holds: nothing is above the likeliest
+    low = torch.zeros_like(high)  # fails: the mass above it is too much (or it is zero)
     kept = torch.empty_like(p)  # comparisons are written as float32: torch is several times slower with bool on CPUs
     for _ in range(31):
         middle = low + (high - low) // 2
-        mass = _total(torch.gt(bits, middle, out=kept).mul_(p))
+        mass = _total(torch.gt(p, middle.view(torch.float32), out=kept).mul_(p))
         holds = (mass < top_p)[..., None]
         high, low = torch.where(holds, middle, high), torch.where(holds, low, middle)
-    return torch.ge(bits, high, out=kept).mul_(p)
+    return torch.ge(p, high.view(torch.float32), out=kept).mul_(p)
 
 
 def entropy(log_p: Tensor) -> Tensor:
@@ -106,10 +104,9 @@ def _draw(blocks: Tensor, uniforms: Tensor) -> Tensor:
 
 def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
     """Draw an index by inverting the cumulative sum: weights (N, n) non-negative, uniform (N,); returns (N,) int64."""
-    cumulative = weights.cumsum(-1)
-    total = cumulative[:, -1:]
-    target = torch.minimum(uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))
-    return ((cumulative > target) & (weights > 0)).int().argmax(-1)
+    # A sum taken in parallel, as on a GPU, may by rounding rise where there is no weight.
+    cumulative = torch.where(weights > 0, weights.cumsum(-1), 0)
+    return (cumulative > uniform[:, None] * cumulative.amax(-1, keepdim=True)).int().argmax(-1)
 
 
 def _rounds(top_p: float, vocabulary: int) -> int:

@@ -36,9 +36,8 @@ def distinct(uniform: Tensor, count: int) -> Tensor:
     goes slowly with the number, such as a token's frequency, is as good as independent.
     """
     k = uniform.shape[-1] - 1
-    # In float64, whose products with a whole number below 2^29 are exact: the results are below that number.
-    quotients = (uniform[..., :k].double() * (count // k)).long()
-    start = (uniform[..., k:].double() * count).long()
+    quotients = (uniform[..., :k] * (count // k)).long()
+    start = (uniform[..., k:] * count).long()
     return (torch.arange(k, device=uniform.device) + k * quotients + start) % count
 
 

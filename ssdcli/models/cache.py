@@ -13,7 +13,7 @@ class PrefixCache(Cache):
     @classmethod
     def empty(cls, layers: int) -> PrefixCache:
         """The cache of an empty prefix, for a model of so many layers."""
-        return cls([DynamicLayer() for _ in range(layers)])  # type: ignore[no-untyped-call]
+        return cls([DynamicLayer() for _ in range(layers)])
 
     def view(self) -> PrefixCache:
         """The same prefix, sharing the tensors: a layer grows by making new ones."""

@@ -53,9 +53,8 @@ def load_classifier(folder: Path, device: str = "cpu") -> TextClassifier:
     """
     with _quiet():
         model, report = _read(folder)
-        untrained = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-        if untrained:
-            raise _useless(folder, f"it holds no trained {untrained[0]}")
+        if report["missing_keys"]:
+            raise _useless(folder, f"it holds no trained {min(report['missing_keys'])}")
         if model.config.problem_type == "regression":
             raise _useless(folder, "it was trained to give a number, not labels")
         _prepare(model.to(device))

@@ -103,7 +103,7 @@ def _train(prepared: Prepared, watcher: Watcher, began: float) -> SmallTrainer:
 
 def _infilling(prepared: Prepared) -> Infilling | None:
     """The gaps of the training, if it has any."""
-    share = prepared.settings.infill
+    share = prepared.settings.gap_share
     return Infilling(share, special_id(prepared.tokenizer, END_OF_TEXT)) if share > 0 else None
 
 

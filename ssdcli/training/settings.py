@@ -28,7 +28,7 @@ class TrainSettings:
     seed: int = 0
     base: str | None = None  # the small model that this one is contrasted with
     heldout: float = 0.05  # share of the documents kept for measuring
-    infill: float = 0.0  # share of the training windows with a gap to fill
+    gap_share: float = 0.0  # share of the training windows with a gap to fill
     batch_tokens: int = 2048
     learning_rate: float = 3e-3
     weight_decay: float = 0.1
@@ -52,7 +52,7 @@ class TrainSettings:
             ("minutes", self.minutes is None or 0 < self.minutes < math.inf, "above 0"),
             ("steps", self.steps is None or self.steps > 0, "at least 1"),
             ("heldout", 0 < self.heldout < 1, "between 0 and 1"),
-            ("infill", 0 <= self.infill <= 1, "between 0 and 1"),
+            ("gap_share", 0 <= self.gap_share <= 1, "between 0 and 1"),
             ("batch_tokens", self.batch_tokens > 0, "at least 1"),
             ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
             ("weight_decay", self.weight_decay >= 0, "0 or above"),

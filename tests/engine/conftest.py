@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.process import Masked, Simplex, Uniform
+from ssdcli.engine.prompt import Prompt
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
 
 VOCABULARY = 50
@@ -26,7 +27,7 @@ PROCESSES = {
 def make_denoiser() -> Callable[..., Denoiser]:
     """Makes a real model of two narrow layers with lively random weights, wrapped for a process."""
 
-    def make(process: str = "masked", seed: int = 0, **changes: Any) -> Denoiser:
+    def make(process: str = "masked", seed: int = 0, kind: type[Denoiser] = Denoiser, **changes: Any) -> Denoiser:
         masked = process == "masked"
         fields: dict[str, Any] = {
             "vocabulary": VOCABULARY,
@@ -45,7 +46,7 @@ def make_denoiser() -> Callable[..., Denoiser]:
             if parameter.ndim == 2:
                 parameter.copy_(torch.randn_like(parameter) * parameter.shape[1] ** -0.5)
         backbone.table.mul_(2)
-        return Denoiser(backbone, PROCESSES[process])
+        return kind(backbone, PROCESSES[process])
 
     return make
 
@@ -58,7 +59,7 @@ class KnownDenoiser:
         self.started = self.denoised = self.committed = 0
         self.levels: list[float] = []
 
-    def start(self, rows: Any) -> int:
+    def start(self, prompts: Sequence[Prompt]) -> int:
         self.started += 1
         return 0
 

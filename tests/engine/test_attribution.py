@@ -247,19 +247,13 @@ def test_a_token_is_owed_to_those_who_ran_when_it_was_decided(known_denoiser):
 
 
 @pytest.mark.parametrize("process", [Simplex(V), Uniform(V)], ids=["simplex", "uniform"])
-def test_what_is_decided_again_is_owed_to_the_last_who_ran(known_denoiser, process):
-    group = ensemble(
-        mix, (known_denoiser(P), Sandwich(1.0, light=0.5)), (known_denoiser(P), lambda t: float(t <= 0.25 or t > 0.75))
-    )
-    for explanation, steps in explained(group, process, steps=8):
+def test_what_is_decided_again_is_owed_to_those_who_ran_when_it_last_changed(known_denoiser, process):
+    early, late = (lambda t: float(t > 0.07)), (lambda t: float(t <= 0.07))  # of 16 steps, the last alone is late
+    group = ensemble(mix, (known_denoiser(P), early), (known_denoiser(P), late))
+    for explanation, steps in explained(group, process, steps=16):
         assert {step.weights for step in steps} == {(1.0, 0.0), (0.0, 1.0)}
-        assert torch.equal(explanation.shares, torch.tensor([0.0, 1.0]).expand(3, L, 2))
-
-
-def test_what_no_step_decided_is_not_explained(known_denoiser):
-    group = ensemble(mix, (known_denoiser(P), 1.0))
-    process = Masked(V, mask_id=V - 1)
-    _, steps = explained(group, process, steps=L)[0]
-    explanation = Explanation.empty(group, 3, L).after(steps[0], process.tokens(steps[0].canvas))
-    assert torch.equal(explanation.p.isnan(), ~steps[0].decided)
-    assert torch.equal(explanation.shares.isnan()[..., 0], ~steps[0].decided)
+        second = torch.zeros(3, L)
+        for step in steps:
+            second = torch.where(step.decided, step.weights[1], second)
+        assert torch.equal(explanation.shares, torch.stack([1 - second, second], dim=-1))
+    assert second.any()

@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ssdcli.engine.blocks import block_ids, block_levels, canvas_mask, prefix_mask, training_mask
+from ssdcli.engine.blocks import block_ids, block_levels, padding_mask, prefix_mask, training_mask
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise
+from ssdcli.engine.prompt import PADDING, Prompt, lay_out
 
 
 def test_blocks_are_numbered_from_a_first_one_that_may_be_short():
@@ -27,36 +30,29 @@ def test_in_training_noise_sees_its_block_and_the_clean_blocks_before_and_no_mor
                 assert mask[row, 0, query, key] == (noised_sees if query < 11 else clean_sees)
 
 
-def test_a_prefix_is_causal_by_blocks_that_end_with_it_and_never_sees_padding():
-    lengths = [7, 3, 1]
-    mask = prefix_mask(7, 3, torch.tensor(lengths))
-    for row, length in enumerate(lengths):
-        for query in range(7):
-            for key in range(7):
-                block = [-((6 - i) // 3) for i in (query, key)]
-                allowed = key >= 7 - length and block[1] <= block[0]
-                assert mask[row, 0, query, key] == (allowed or query == key)
+@given(st.lists(st.integers(-3, 3) | st.just(PADDING), min_size=1, max_size=12))
+def test_a_prefix_sees_its_block_and_those_read_before_it_and_never_padding(ranks):
+    mask = prefix_mask(torch.tensor([ranks]))
+    assert mask.shape == (1, 1, len(ranks), len(ranks))
+    for i, query in enumerate(ranks):
+        for j, key in enumerate(ranks):
+            assert mask[0, 0, i, j] == ((key != PADDING and key <= query) or i == j)
 
 
 def test_a_prefix_and_the_training_blocks_that_end_with_it_see_alike():
     for length in range(1, 14):
         offset = torch.tensor([-length % 4])
         clean = training_mask(block_ids(length, 4, offset))[:, :, length:, length:]
-        assert torch.equal(prefix_mask(length, 4, torch.tensor([length])), clean)
+        ranks = lay_out(Prompt([1] * length), 4).ranks
+        assert torch.equal(prefix_mask(torch.tensor([ranks])), clean)
 
 
-def test_a_canvas_sees_itself_and_all_of_its_prefix_but_the_padding():
-    mask = canvas_mask(5, 2, torch.tensor([5, 2]))
-    assert mask.shape == (2, 1, 2, 7)
+def test_a_canvas_sees_everything_but_the_padding():
+    real = torch.tensor([[True] * 5, [False, False, True, True, True]])
+    mask = padding_mask(real, 2)
+    assert mask.shape == (2, 1, 2, 5)
     assert mask[0].all()
-    assert mask[1, 0].tolist() == [[False] * 3 + [True] * 4] * 2
-
-
-def test_every_position_sees_something():
-    lengths = torch.arange(1, 10)
-    assert prefix_mask(9, 4, lengths).any(-1).all()
-    assert canvas_mask(9, 4, lengths).any(-1).all()
-    assert training_mask(block_ids(9, 4, lengths % 4)).any(-1).all()
+    assert mask[1, 0].tolist() == [[False] * 2 + [True] * 3] * 2
 
 
 @pytest.mark.parametrize("source", [CounterNoise, GeneratorNoise])

@@ -1,49 +1,80 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
 import pytest
 import torch
+from torch import Tensor
 
 from ssdcli.engine.blocks import block_ids
-from ssdcli.engine.denoiser import Denoiser, denoise_sequence
+from ssdcli.engine.denoiser import Arrangement, Denoiser, FullDenoiser, Prefix, denoise_sequence
 from ssdcli.engine.noise import CounterNoise
+from ssdcli.engine.process import Simplex
+from ssdcli.engine.prompt import Prompt
+from ssdcli.models.folder import load_backbone
 
 PROCESSES = pytest.mark.parametrize("process", ["masked", "simplex"])
+KINDS = pytest.mark.parametrize("kind", [Denoiser, FullDenoiser], ids=["block-causal", "full"])
 VOCABULARY, MASK, BLOCK = 50, 49, 4  # of make_denoiser
-ROOM = 60
+CONTEXT, ROOM = 64, 60
 
 
-def text(count: int, seed: int = 0) -> list[int]:
+def text(count: int, seed: int = 0, vocabulary: int = VOCABULARY) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(1, VOCABULARY - 1, (count,), generator=generator).tolist()
+    return torch.randint(1, vocabulary - 1, (count,), generator=generator).tolist()
 
 
-def noised(denoiser: Denoiser, tokens: torch.Tensor, t: float, key: int = 5) -> torch.Tensor:
+def noised(denoiser: Denoiser, tokens: Tensor, t: float, key: int = 5) -> Tensor:
     noise = CounterNoise([key + row for row in range(tokens.shape[0])])
     return denoiser.process.corrupt(tokens, torch.full(tokens.shape, t), noise)
 
 
-def canvas_of(denoiser: Denoiser, rows: int = 1, t: float = 0.6) -> torch.Tensor:
+def canvas_of(denoiser: Denoiser, rows: int = 1, t: float = 0.6) -> Tensor:
     tokens = torch.tensor([text(BLOCK, seed=90 + row) for row in range(rows)])
     return noised(denoiser, tokens, t)
 
 
-def heard_by(denoiser: Denoiser, rows: int = 1) -> torch.Tensor | None:
+def heard_by(denoiser: Denoiser, *shape: int) -> Tensor | None:
     torch.manual_seed(3)
-    heard = torch.log_softmax(3 * torch.randn(rows, BLOCK, VOCABULARY), dim=-1)
+    heard = torch.log_softmax(3 * torch.randn(*(shape or (1, BLOCK)), denoiser.process.vocabulary), dim=-1)
     return heard if denoiser.process.hears_itself else None
 
 
-def close(a: torch.Tensor, b: torch.Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
 
 
-def predict_all(denoiser: Denoiser, canvas, clean, blocks, t: float, heard=None) -> torch.Tensor:
-    """log p of every block of clean sequences (B, T) in the one pass of training."""
+def differ(a: Tensor, b: Tensor) -> bool:
+    """Whether every position's log p is another."""
+    return bool(((a - b).nan_to_num().abs().amax(-1) > 1e-6).all())
+
+
+def starting(denoiser: Denoiser, *texts: list[int]) -> tuple[Prefix, ...]:
+    return denoiser.start([Prompt(tokens) for tokens in texts])
+
+
+def changed(tokens: Sequence[int], place: int) -> list[int]:
+    """The same text but for one token."""
+    return [*tokens[:place], tokens[place] % (VOCABULARY - 2) + 1, *tokens[place + 1 :]]
+
+
+def known(prefix: Prefix, row: int = 0) -> list[int]:
+    """What a row of a prefix has read, without the padding."""
+    width = prefix.tokens.shape[1]
+    return prefix.tokens[row][prefix.real(0)[row][:width]].tolist()
+
+
+def predict_all(
+    denoiser: Denoiser, canvas: Tensor, clean: Tensor, arrangement: Arrangement, heard: Tensor | None
+) -> Tensor:
+    """log p of every block of clean sequences (B, T), noised to 0.6, in the one pass of training."""
     backbone, process = denoiser.backbone, denoiser.process
-    level = torch.full(clean.shape, t) if process.timed else None
+    level = torch.full(clean.shape, 0.6) if process.timed else None
     echo = None if heard is None else backbone.embed_mixture(heard.exp())
     embedded = process.embed(canvas, backbone)
-    hidden = denoise_sequence(backbone, embedded, backbone.embed(clean), blocks, (level, echo))
+    hidden = denoise_sequence(backbone, embedded, backbone.embed(clean), arrangement, (level, echo))
     return torch.log_softmax(backbone.logits(hidden), dim=-1)
 
 
@@ -52,19 +83,45 @@ def predict_all(denoiser: Denoiser, canvas, clean, blocks, t: float, heard=None)
 def test_training_in_one_pass_predicts_what_denoising_block_by_block_does(make_denoiser, process, offset):
     denoiser = make_denoiser(process)
     rows = torch.tensor([text(24 - offset, seed=1), text(24 - offset, seed=2)])
-    canvas = noised(denoiser, rows, 0.6)
-    torch.manual_seed(4)
-    heard = torch.log_softmax(3 * torch.randn(*rows.shape, VOCABULARY), dim=-1)
-    heard = heard if denoiser.process.hears_itself else None
+    canvas, heard = noised(denoiser, rows, 0.6), heard_by(denoiser, *rows.shape)
     blocks = block_ids(rows.shape[1], BLOCK, torch.full((2,), offset))
-    trained = predict_all(denoiser, canvas, rows, blocks, 0.6, heard)
+    trained = predict_all(denoiser, canvas, rows, Arrangement.plain(blocks), heard)
     first = BLOCK - offset
-    prefix = denoiser.start(rows[:, :first].tolist())
+    prefixes = starting(denoiser, *rows[:, :first].tolist())
     for start in range(first, rows.shape[1], BLOCK):
         here = slice(start, start + BLOCK)
         said = None if heard is None else heard[:, here]
-        close(denoiser.denoise(canvas[:, here], 0.6, said, prefix), trained[:, here])
-        prefix = denoiser.commit(rows[:, here], prefix)
+        close(denoiser.denoise(canvas[:, here], 0.6, said, prefixes), trained[:, here])
+        prefixes = denoiser.commit(rows[:, here], prefixes)
+
+
+@PROCESSES
+@pytest.mark.parametrize("left", [5, 7, 12])
+def test_training_that_reads_a_gap_last_predicts_what_filling_it_does(make_denoiser, process, left):
+    """The text: a left side, a gap of two blocks, and a right side in which some tokens are not known yet."""
+    denoiser, gap = make_denoiser(process), 2 * BLOCK
+    right = [*text(6, seed=2), *[None] * 4, *text(3, seed=3)]
+    known_right = [i for i, token in enumerate(right) if token is not None]
+    tokens = torch.tensor([[*text(left), *(right[i] for i in known_right), *text(gap, seed=4)]])
+    of_left = block_ids(left, BLOCK, torch.tensor([-left % BLOCK]))[0].tolist()
+    blocks = [*of_left, *(of_left[-1] + 1 + i // BLOCK for i in known_right)]
+    blocks += [blocks[-1] + 1 + i // BLOCK for i in range(gap)]
+    positions = [*range(left), *(left + gap + i for i in known_right), *range(left, left + gap)]
+    canvas, heard = noised(denoiser, tokens, 0.6), heard_by(denoiser, *tokens.shape)
+    arrangement = Arrangement(torch.tensor([blocks]), torch.tensor([positions]))
+    trained = predict_all(denoiser, canvas, tokens, arrangement, heard)
+
+    def check(first: int, end: int, prompt: Prompt) -> None:
+        prefixes = denoiser.start([prompt])
+        for start in range(first, end, BLOCK):
+            here = slice(start, start + BLOCK)
+            said = None if heard is None else heard[:, here]
+            close(denoiser.denoise(canvas[:, here], 0.6, said, prefixes), trained[:, here])
+            prefixes = denoiser.commit(tokens[:, here], prefixes)
+
+    first = (left - 1) % BLOCK + 1
+    check(first, left, Prompt(tokens[0, :first].tolist()))
+    check(len(blocks) - gap, len(blocks), Prompt(tokens[0, :left].tolist(), right, gap))
 
 
 @PROCESSES
@@ -74,92 +131,209 @@ def test_in_training_a_block_depends_on_its_noise_and_earlier_clean_text_alone(m
     clean = torch.tensor([text(18)])
     canvas = noised(denoiser, clean, 0.6)
     embedded = denoiser.process.embed(canvas, backbone).requires_grad_(True)
-    known = backbone.embed(clean).requires_grad_(True)
+    context = backbone.embed(clean).requires_grad_(True)
     blocks = block_ids(18, BLOCK, torch.tensor([2]))
     level = torch.full(clean.shape, 0.6) if denoiser.process.timed else None
-    hidden = denoise_sequence(backbone, embedded, known, blocks, (level, None))
+    hidden = denoise_sequence(backbone, embedded, context, Arrangement.plain(blocks), (level, None))
     torch.manual_seed(5)
     for query in range(18):
         loss = (hidden[0, query] * torch.randn(hidden.shape[-1])).sum()
-        by_noise, by_text = torch.autograd.grad(loss, (embedded, known), retain_graph=True)
+        by_noise, by_text = torch.autograd.grad(loss, (embedded, context), retain_graph=True)
         assert torch.equal(by_noise[0].abs().sum(-1) > 0, blocks[0] == blocks[0, query])
         assert torch.equal(by_text[0].abs().sum(-1) > 0, blocks[0] < blocks[0, query])
 
 
+def straight(denoiser: Denoiser, canvas: Tensor, heard: Tensor | None, prompt: Prompt, written: list[int]) -> Tensor:
+    """log p of a canvas at 0.6 behind the written blocks of a gap: the text in its order, one pass, no cache."""
+    backbone, process, left = denoiser.backbone, denoiser.process, len(prompt.before)
+    at, behind = left + len(written), left + prompt.gap
+    right = [i for i, token in enumerate(prompt.after) if token is not None]
+    level = torch.full((1, BLOCK), 0.6) if process.timed else None
+    echo = None if heard is None else backbone.embed_mixture(heard.exp())
+    noisy = backbone.condition(process.embed(canvas, backbone), level, echo)
+    first = backbone.embed(torch.tensor([[*prompt.before, *written]]))
+    last = backbone.embed(torch.tensor([[prompt.after[i] for i in right]], dtype=torch.int64))
+    read = torch.tensor(
+        [-((left - 1 - i) // BLOCK) for i in range(left)] + [100 + i // BLOCK for i in range(at - left)]
+    )
+    read = torch.cat([read, torch.full((BLOCK,), 999), torch.tensor([1 + i // BLOCK for i in right])])
+    full = isinstance(denoiser, FullDenoiser)
+    hidden = backbone.body(
+        inputs_embeds=torch.cat([first, noisy, last], dim=1),
+        position_ids=torch.tensor([[*range(at + BLOCK), *(behind + i for i in right)]]),
+        attention_mask=None if full else (read[None, :] <= read[:, None])[None, None],
+    ).last_hidden_state[:, at : at + BLOCK]
+    return torch.log_softmax(backbone.logits(hidden), dim=-1)
+
+
+GAPS = pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt(text(11)),
+        Prompt(text(7), [*text(6, seed=1), *[None] * 7, *text(5, seed=2)], 12),
+        Prompt(text(1), text(40, seed=1), 12),
+        Prompt(text(33), [None, 8, None], 8),
+    ],
+    ids=["plain", "ragged", "short", "sparse"],
+)
+
+
+@KINDS
 @PROCESSES
-def test_a_canvas_depends_on_all_of_its_prefix_and_on_itself_both_ways(make_denoiser, process):
-    denoiser = make_denoiser(process)
-    prompt = text(11)
+@GAPS
+def test_a_canvas_sees_the_known_tokens_around_it_at_their_places(make_denoiser, kind, process, prompt):
+    denoiser = make_denoiser(process, kind=kind)
+    canvas, heard = canvas_of(denoiser), heard_by(denoiser)
+    prefixes, written = denoiser.start([prompt]), []
+    for block in range(3 if prompt.gap != 8 else 2):
+        close(denoiser.denoise(canvas, 0.6, heard, prefixes), straight(denoiser, canvas, heard, prompt, written))
+        written += text(BLOCK, seed=10 + block)
+        prefixes = denoiser.commit(torch.tensor([written[-BLOCK:]]), prefixes)
+
+
+@KINDS
+@PROCESSES
+def test_a_canvas_depends_on_every_token_that_is_known_and_on_itself_both_ways(make_denoiser, kind, process):
+    denoiser = make_denoiser(process, kind=kind)
+    before, after, block = text(11), [3, None, None, 4, 5, None, 6], torch.tensor([text(BLOCK)])
     canvas = canvas_of(denoiser)
-    log_p = denoiser.denoise(canvas, 0.6, None, denoiser.start([prompt]))
-    for place in range(len(prompt)):
-        changed = [*prompt[:place], prompt[place] % (VOCABULARY - 2) + 1, *prompt[place + 1 :]]
-        other = denoiser.denoise(canvas, 0.6, None, denoiser.start([changed]))
-        assert ((other - log_p).nan_to_num().abs().amax(-1) > 1e-6).all()
+
+    def predict(before: list[int], after: list[int | None], canvas: Tensor) -> Tensor:
+        prefixes = denoiser.start([Prompt(before, after, 2 * BLOCK)])
+        said = [denoiser.denoise(canvas, 0.6, None, each) for each in (prefixes, denoiser.commit(block, prefixes))]
+        return torch.cat(said)
+
+    log_p = predict(before, after, canvas)
+    for place in range(len(before)):
+        assert differ(predict(changed(before, place), after, canvas), log_p)
+    for place in (i for i, token in enumerate(after) if token is not None):
+        assert differ(predict(before, changed(after, place), canvas), log_p)
     for place in range(BLOCK):
-        changed_canvas = canvas.clone()
-        changed_canvas[:, place] = canvas[:, place].roll(1, -1) if canvas.ndim == 3 else 7
-        other = denoiser.denoise(changed_canvas, 0.6, None, denoiser.start([prompt]))
-        assert ((other - log_p).nan_to_num().abs().amax(-1) > 1e-6).all()
+        other = canvas.clone()
+        other[:, place] = canvas[:, place].roll(1, -1) if canvas.ndim == 3 else 7
+        assert differ(predict(before, after, other), log_p)
 
 
+@KINDS
 @PROCESSES
-@pytest.mark.parametrize("length", [1, 3, 4, 9])
-def test_the_cache_gives_what_reading_from_scratch_gives(make_denoiser, process, length):
-    denoiser = make_denoiser(process)
+def test_a_gap_with_nothing_known_behind_it_is_like_the_end_of_the_text(make_denoiser, kind, process):
+    denoiser = make_denoiser(process, kind=kind)
+    before, canvas, heard = text(11), canvas_of(denoiser), heard_by(denoiser)
+    plain = denoiser.denoise(canvas, 0.6, heard, starting(denoiser, before))
+    for after in ((), (None, None)):
+        prefixes = denoiser.start([Prompt(before, after, 2 * BLOCK)])
+        assert torch.equal(denoiser.denoise(canvas, 0.6, heard, prefixes), plain)
+
+
+@KINDS
+def test_around_a_gap_what_is_near_it_is_kept_and_the_window_holds_it_all(make_denoiser, kind):
+    denoiser, gap = make_denoiser(kind=kind), 16
+    before, after, canvas = text(100), text(100, seed=1), canvas_of(denoiser)
+    prefixes = denoiser.start([Prompt(before, after, gap)])
+    half = (CONTEXT - gap) // 2
+    cut = denoiser.start([Prompt(before[-half:], after[:half], gap)])
+    for _ in range(gap // BLOCK):
+        (prefix,) = prefixes
+        assert known(prefix)[: 2 * half] == before[-half:] + after[:half]
+        assert max(prefix.positions.max(), prefix.canvas_positions(BLOCK).max()) < CONTEXT
+        assert torch.equal(denoiser.denoise(canvas, 0.6, None, prefixes), denoiser.denoise(canvas, 0.6, None, cut))
+        prefixes, cut = (denoiser.commit(torch.tensor([text(BLOCK)]), each) for each in (prefixes, cut))
+
+
+@KINDS
+@PROCESSES
+@pytest.mark.parametrize("length", [1, 3, 4, 9, 30])
+def test_committing_gives_what_starting_from_the_longer_text_gives(make_denoiser, kind, process, length):
+    denoiser = make_denoiser(process, kind=kind)
     everything = text(length + 4 * BLOCK)
     canvas, heard = canvas_of(denoiser), heard_by(denoiser)
-    prefix = denoiser.start([everything[:length]])
+    prefixes = starting(denoiser, everything[:length])
     for end in range(length, len(everything) + 1, BLOCK):
-        fresh = denoiser.start([everything[:end]])
-        assert torch.equal(prefix.tokens, fresh.tokens)
-        assert torch.equal(prefix.lengths, fresh.lengths)
-        close(
-            denoiser.denoise(canvas, 0.3, heard, prefix),
-            denoiser.denoise(canvas, 0.3, heard, fresh),
-        )
-        if end + BLOCK <= len(everything):
-            prefix = denoiser.commit(torch.tensor([everything[end : end + BLOCK]]), prefix)
+        fresh = starting(denoiser, everything[:end])
+        assert known(prefixes[0]) == known(fresh[0]) == everything[:end]
+        close(denoiser.denoise(canvas, 0.3, heard, prefixes), denoiser.denoise(canvas, 0.3, heard, fresh))
+        if end < len(everything):
+            prefixes = denoiser.commit(torch.tensor([everything[end : end + BLOCK]]), prefixes)
 
 
 @PROCESSES
-def test_neither_denoising_nor_committing_changes_a_prefix(make_denoiser, process):
-    denoiser = make_denoiser(process)
-    prefix = denoiser.start([text(9), text(5, seed=1)])
-    before = [prefix.tokens.clone(), prefix.lengths.clone()]
-    kept = [(layer.keys.clone(), layer.values.clone()) for layer in prefix.cache.layers]
-    canvas, heard = canvas_of(denoiser, rows=2), heard_by(denoiser, rows=2)
-    log_p = denoiser.denoise(canvas, 0.9, heard, prefix)
-    denoiser.commit(torch.tensor([text(BLOCK), text(BLOCK)]), prefix)
-    assert torch.equal(denoiser.denoise(canvas, 0.9, heard, prefix), log_p)
-    assert torch.equal(prefix.tokens, before[0])
-    assert torch.equal(prefix.lengths, before[1])
-    for layer, (keys, values) in zip(prefix.cache.layers, kept, strict=True):
-        assert torch.equal(layer.keys, keys)
-        assert torch.equal(layer.values, values)
+def test_with_full_attention_a_gap_that_is_filled_in_part_is_a_smaller_gap(make_denoiser, process):
+    denoiser = make_denoiser(process, kind=FullDenoiser)
+    before, after, block = text(9), [*text(5), None, 7], text(BLOCK, seed=1)
+    canvas, heard = canvas_of(denoiser), heard_by(denoiser)
+    grown = denoiser.commit(torch.tensor([block]), denoiser.start([Prompt(before, after, 12)]))
+    fresh = denoiser.start([Prompt(before + block, after, 8)])
+    close(denoiser.denoise(canvas, 0.3, heard, grown), denoiser.denoise(canvas, 0.3, heard, fresh))
 
 
+def tensors_of(prefixes: tuple[Prefix, ...]) -> list[Tensor]:
+    own = [tensor for p in prefixes for tensor in (p.rows, p.tokens, p.positions, p.ranks, p.canvas_at)]
+    layers = [layer for p in prefixes if p.cache is not None for layer in p.cache.layers]
+    return own + [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+
+
+@KINDS
 @PROCESSES
-def test_a_row_among_others_is_as_it_is_alone(make_denoiser, process):
-    denoiser = make_denoiser(process)
-    rows = [text(length, seed=length) for length in (13, 1, 6, 20)]
-    canvas, heard = canvas_of(denoiser, rows=4), heard_by(denoiser, rows=4)
-    committed = torch.tensor([text(BLOCK, seed=50 + row) for row in range(4)])
-    together = denoiser.start(rows)
-    grown = denoiser.commit(committed, together)
-    for row in range(4):
-        one = slice(row, row + 1)
-        said = None if heard is None else heard[one]
-        alone = denoiser.start([rows[row]])
-        for many, single in ((together, alone), (grown, denoiser.commit(committed[one], alone))):
-            batched = denoiser.denoise(canvas, 0.5, heard, many)[one]
-            close(batched, denoiser.denoise(canvas[one], 0.5, said, single))
+def test_neither_denoising_nor_committing_changes_a_prefix(make_denoiser, kind, process):
+    denoiser = make_denoiser(process, kind=kind)
+    prefixes = denoiser.start([Prompt(text(9)), Prompt(text(5), [3], 8), Prompt(text(40))])
+    before = [tensor.clone() for tensor in tensors_of(prefixes)]
+    canvas, heard = canvas_of(denoiser, rows=3), heard_by(denoiser, 3, BLOCK)
+    log_p = denoiser.denoise(canvas, 0.9, heard, prefixes)
+    denoiser.commit(torch.tensor([text(BLOCK)] * 3), prefixes)
+    assert torch.equal(denoiser.denoise(canvas, 0.9, heard, prefixes), log_p)
+    after = tensors_of(prefixes)
+    assert len(before) == len(after)
+    assert all(map(torch.equal, before, after))
 
 
+def stand_alone(denoiser: Denoiser, prompts: list[Prompt], blocks: int) -> None:
+    """Check that rows of a batch, beside others' canvases and predictions, are bit for bit what they are alone."""
+    rows, size = len(prompts), denoiser.backbone.block_size
+    together, alone = denoiser.start(prompts), [denoiser.start([prompt]) for prompt in prompts]
+    assert 1 < len(together) < rows
+    for block in range(blocks):
+        seeds = range(block * rows, block * rows + rows)
+        tokens = torch.tensor([text(size, seed, denoiser.process.vocabulary) for seed in seeds])
+        canvas = noised(denoiser, tokens, 0.6, key=block * rows)
+        heard = heard_by(denoiser, rows, size) if block % 2 else None
+        log_p = denoiser.denoise(canvas, 0.6, heard, together)
+        for row, prefixes in enumerate(alone):
+            said = None if heard is None else heard[row : row + 1]
+            assert torch.equal(denoiser.denoise(canvas[row : row + 1], 0.6, said, prefixes)[0], log_p[row])
+        together = denoiser.commit(tokens, together)
+        alone = [denoiser.commit(tokens[row : row + 1], prefixes) for row, prefixes in enumerate(alone)]
+
+
+@KINDS
 @PROCESSES
-def test_predictions_are_normalised_and_exclude_what_is_never_text(make_denoiser, process):
-    denoiser = make_denoiser(process)
-    log_p = denoiser.denoise(canvas_of(denoiser), 0.5, heard_by(denoiser), denoiser.start([text(5)]))
+def test_a_row_is_bit_for_bit_what_it_is_alone_however_long_the_texts_grow(make_denoiser, kind, process):
+    lengths = (33, 1, 45, 13, ROOM, 31, 90, 32)
+    stand_alone(make_denoiser(process, kind=kind), [Prompt(text(n, seed=n)) for n in lengths], blocks=10)
+
+
+@KINDS
+@PROCESSES
+def test_a_row_with_a_gap_is_bit_for_bit_what_it_is_alone(make_denoiser, kind, process):
+    sides = ((1, 0), (5, 9), (9, 5), (40, 40), (3, 1), (1, 90), (20, 20))
+    gaps = [Prompt(text(n, seed=n), [None, *text(m, seed=m)], 12) for n, m in sides]
+    stand_alone(make_denoiser(process, kind=kind), [*gaps, Prompt(text(14)), Prompt(text(58))], blocks=3)
+
+
+@KINDS
+def test_a_row_of_the_bundled_model_is_bit_for_bit_what_it_is_alone(kind):
+    folder = Path(str(files("ssdcli") / "bundled" / "models" / "starter"))
+    words = text(300, vocabulary=8192)
+    prompts = [Prompt(words[:n]) for n in (1, 20, 230, 300)]  # the third soon fills the window
+    gaps = [Prompt(words[:n], [*words[100:160], None, 5], 32) for n in (50, 40)]
+    stand_alone(kind(load_backbone(folder), Simplex(8192)), [*prompts, *gaps], blocks=2)
+
+
+@KINDS
+@PROCESSES
+def test_predictions_are_normalised_and_exclude_what_is_never_text(make_denoiser, kind, process):
+    denoiser = make_denoiser(process, kind=kind)
+    log_p = denoiser.denoise(canvas_of(denoiser), 0.5, heard_by(denoiser), starting(denoiser, text(5)))
     assert log_p.shape == (1, BLOCK, VOCABULARY)
     assert log_p.dtype == torch.float32
     close(log_p.exp().sum(-1), torch.ones(1, BLOCK))
@@ -171,58 +345,47 @@ def test_predictions_are_normalised_and_exclude_what_is_never_text(make_denoiser
 def test_only_a_process_that_asks_tells_the_model_its_level_and_its_last_prediction(make_denoiser):
     for process in ("masked", "simplex"):
         denoiser = make_denoiser(process, timed=True, hears_itself=True)
-        canvas, prefix = canvas_of(denoiser), denoiser.start([text(5)])
-        log_p = denoiser.denoise(canvas, 0.5, None, prefix)
-        torch.manual_seed(3)
-        heard = torch.log_softmax(3 * torch.randn(1, BLOCK, VOCABULARY), dim=-1)
-        assert torch.equal(log_p, denoiser.denoise(canvas, 0.2, None, prefix)) == (process == "masked")
-        assert torch.equal(log_p, denoiser.denoise(canvas, 0.5, heard, prefix)) == (process == "masked")
+        canvas, prefixes = canvas_of(denoiser), starting(denoiser, text(5))
+        log_p = denoiser.denoise(canvas, 0.5, None, prefixes)
+        heard = torch.log_softmax(torch.arange(float(VOCABULARY)).expand(1, BLOCK, -1), dim=-1)
+        assert torch.equal(log_p, denoiser.denoise(canvas, 0.2, None, prefixes)) == (process == "masked")
+        assert torch.equal(log_p, denoiser.denoise(canvas, 0.5, heard, prefixes)) == (process == "masked")
 
 
 def test_a_long_prompt_is_cut_from_the_left_to_the_room_there_is(make_denoiser):
     denoiser = make_denoiser()
     assert denoiser.room == ROOM
-    prompt = text(100)
-    prefix = denoiser.start([prompt])
-    assert prefix.tokens.tolist() == [prompt[-ROOM:]]
-    canvas = canvas_of(denoiser)
-    assert torch.equal(
-        denoiser.denoise(canvas, 0.5, None, prefix),
-        denoiser.denoise(canvas, 0.5, None, denoiser.start([prompt[-ROOM:]])),
-    )
+    prompt, canvas = text(100), canvas_of(denoiser)
+    cut, whole = starting(denoiser, prompt[-ROOM:]), starting(denoiser, prompt)
+    assert known(whole[0]) == prompt[-ROOM:]
+    assert torch.equal(denoiser.denoise(canvas, 0.5, None, whole), denoiser.denoise(canvas, 0.5, None, cut))
 
 
+@KINDS
 @PROCESSES
-def test_a_full_window_goes_on_from_the_later_half_of_its_text(make_denoiser, process):
-    denoiser = make_denoiser(process)
-    written = text(ROOM - 2)
+@pytest.mark.parametrize("context", [CONTEXT, 24, BLOCK + 1])
+def test_a_full_window_goes_on_from_the_later_part_of_its_text(make_denoiser, kind, process, context):
+    denoiser = make_denoiser(process, kind=kind, context=context)
+    written = text(denoiser.room - denoiser.room // 10)
     canvas, heard = canvas_of(denoiser), heard_by(denoiser)
-    prefix = denoiser.start([written])
-    for _ in range(20):
-        block = text(BLOCK, seed=len(written))
-        written += block
-        prefix = denoiser.commit(torch.tensor([block]), prefix)
-        length = prefix.tokens.shape[1]
-        assert ROOM // 2 <= length <= ROOM
-        assert prefix.tokens.tolist() == [written[-length:]]
-        log_p = denoiser.denoise(canvas, 0.4, heard, prefix)
-        assert log_p.isfinite().sum() == BLOCK * (VOCABULARY - 1)
-        close(log_p, denoiser.denoise(canvas, 0.4, heard, denoiser.start([written[-length:]])))
+    prefixes = starting(denoiser, written)
+    for block in range(20):
+        written += text(BLOCK, seed=block)
+        prefixes = denoiser.commit(torch.tensor([written[-BLOCK:]]), prefixes)
+        kept = known(prefixes[0])
+        assert denoiser.room / 2 <= len(kept) <= denoiser.room
+        assert kept == written[-len(kept) :]
+        assert prefixes[0].canvas_positions(BLOCK).max() == len(kept) + BLOCK - 1 < context
+        log_p = denoiser.denoise(canvas, 0.4, heard, prefixes)
+        close(log_p, denoiser.denoise(canvas, 0.4, heard, starting(denoiser, kept)))
 
 
-@pytest.mark.parametrize("lengths", [(60, 50), (60, 3), (57, 59), (60, 28), (58, 40)])
-def test_a_row_whose_neighbour_fills_the_window_is_as_it_is_alone(make_denoiser, lengths):
-    denoiser = make_denoiser()
-    rows = [text(length, seed=length) for length in lengths]
-    canvas = canvas_of(denoiser, rows=2)
-    together = denoiser.start(rows)
-    alone = [denoiser.start([row]) for row in rows]
-    for step in range(12):
-        blocks = torch.tensor([text(BLOCK, seed=step), text(BLOCK, seed=step + 100)])
-        together = denoiser.commit(blocks, together)
-        log_p = denoiser.denoise(canvas, 0.5, None, together)
-        for row in range(2):
-            one = slice(row, row + 1)
-            alone[row] = denoiser.commit(blocks[one], alone[row])
-            assert together.lengths[row] == alone[row].lengths[0]
-            close(log_p[one], denoiser.denoise(canvas[one], 0.5, None, alone[row]))
+def test_texts_of_like_length_are_read_together_and_little_is_read_for_nothing(make_denoiser):
+    denoiser = make_denoiser(context=1024)
+    lengths = range(1, denoiser.room + 1, 23)
+    groups = starting(denoiser, *(text(n) for n in lengths))
+    assert sorted(row for prefix in groups for row in prefix.rows.tolist()) == list(range(len(lengths)))
+    assert len(groups) <= 16
+    for prefix in groups:
+        for row in prefix.rows.tolist():
+            assert prefix.tokens.shape[1] - lengths[row] < max(32, lengths[row] / 4)

@@ -27,7 +27,7 @@ KINDS = pytest.mark.parametrize("kind", [Denoiser, FullDenoiser], ids=["cached",
 V = 50  # of small models
 PROCESSES = pytest.mark.parametrize(
     "process",
-    [Masked(V, V - 1), Simplex(V), SparseSimplex(V), Uniform(V)],
+    [Masked(V, V - 1), Simplex(V), SparseSimplex(V, top=8, scattered=16), Uniform(V)],
     ids=["masked", "dense", "sparse", "uniform"],
 )
 
@@ -110,7 +110,7 @@ def test_by_hand():
     assert sizes.reading(3, 5) == 2 * 3 * (50 + 1000 + 2 * 10 * 8)
     assert sizes.denoising(3, Masked(9, mask_id=8)) == 2 * 3 * (500 + 50)
     assert sizes.denoising(3, Simplex(9)) == 2 * 3 * (500 + 7 + (500 + 50 + 30) + 50 + 500)
-    assert sizes.denoising(3, SparseSimplex(V)) == 2 * 3 * (7 + (500 + 50 + 30) + 50 + 500)
+    assert sizes.denoising(3, SparseSimplex(V, top=8, scattered=16)) == 2 * 3 * (7 + (500 + 50 + 30) + 50 + 500)
     assert sizes.denoising(3, Uniform(9)) == 2 * 3 * (7 + (500 + 50 + 30) + 50 + 500)
 
 

@@ -72,6 +72,15 @@ def test_uniform_draws_are_uniform_in_the_open_interval(source):
     assert distance(sample, lambda x: x) < CRITICAL
 
 
+def test_the_most_extreme_words_give_draws_within_bounds(monkeypatch):
+    words = torch.tensor([[0, -(1 << 31), (1 << 31) - 1, -1]], dtype=torch.int32)
+    monkeypatch.setattr(CounterNoise, "_words", lambda self, count: words.repeat(1, count // 4))
+    assert CounterNoise([0]).uniform(4).tolist() == [[0.5 + 2**-24, 2**-24, 1 - 2**-24, 0.5 - 2**-24]]
+    normal = CounterNoise([0]).normal(8)
+    assert normal.isfinite().all()
+    assert 6.6 < normal.abs().max() < 6.7
+
+
 def test_a_uniform_draw_is_the_middle_of_one_of_a_power_of_two_cells():
     """So that neither zero nor one can be drawn, however long one waits."""
     sample = CounterNoise(keys(20)).uniform(10_000).double()

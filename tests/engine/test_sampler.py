@@ -120,7 +120,6 @@ def test_decided_are_the_positions_of_active_rows_whose_token_the_step_chose(kno
         if before.block == after.block:
             chosen = process.decided(before.canvas, after.canvas) & after.active[:, None]
             assert torch.equal(after.decided, chosen)
-    assert all(torch.stack([s.decided for s in steps if s.block == b]).any(0).all() for b in range(3))
 
 
 @REAL_PROCESSES
@@ -143,19 +142,25 @@ def test_a_real_model_writes_the_same_text_in_any_batch(make_denoiser, process):
 
 
 @REAL_PROCESSES
-def test_the_smallest_nucleus_writes_what_temperature_zero_writes(make_denoiser, process):
+@pytest.mark.parametrize("picker", [Picker(temperature=0.0), Picker(top_p=1e-9), Picker(temperature=1e-7)], ids=str)
+def test_at_temperature_zero_or_with_the_smallest_nucleus_every_token_is_the_likeliest(make_denoiser, process, picker):
     denoiser = make_denoiser(process)
-    pickers = (Picker(temperature=0.0), Picker(top_p=1e-9))
-    runs = [run(denoiser, denoiser.process, [1, 2], [[5, 6], [7]], max_tokens=24, picker=p) for p in pickers]
-    assert torch.equal(generated(runs[0], denoiser.process), generated(runs[1], denoiser.process))
+    steps = run(denoiser, denoiser.process, [1, 2], [[5, 6], [7]], max_tokens=24, picker=picker)
+    for step in steps:
+        if step.last:
+            likeliest = step.log_p.argmax(-1)
+            assert torch.equal(denoiser.process.tokens(step.canvas)[step.decided], likeliest[step.decided])
+    assert sum(int(step.decided.sum()) for step in steps) >= 48
 
 
-@pytest.mark.parametrize("process", ["masked", "simplex"])  # what the uniform one accepts depends on the temperature
-def test_the_lowest_temperature_writes_what_temperature_zero_writes(make_denoiser, process):
-    denoiser = make_denoiser(process)
-    pickers = (Picker(temperature=0.0), Picker(temperature=1e-7))
-    runs = [run(denoiser, denoiser.process, [1, 2], [[5, 6], [7]], max_tokens=24, picker=p) for p in pickers]
-    assert torch.equal(generated(runs[0], denoiser.process), generated(runs[1], denoiser.process))
+@pytest.mark.parametrize("picker", [Picker(top_p=1e-9), Picker(temperature=1e-7)], ids=str)
+def test_where_only_tokens_are_random_the_smallest_nucleus_writes_what_temperature_zero_writes(make_denoiser, picker):
+    denoiser = make_denoiser("masked")
+    texts = [
+        generated(run(denoiser, denoiser.process, [1, 2], [[5, 6], [7]], max_tokens=24, picker=p), denoiser.process)
+        for p in (Picker(temperature=0.0), picker)
+    ]
+    assert torch.equal(*texts)
 
 
 @REAL_PROCESSES

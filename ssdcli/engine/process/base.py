@@ -104,7 +104,7 @@ class Process(Protocol):
         ...
 
     def decided(self, before: Canvas, after: Canvas) -> Tensor:
-        """The positions whose token this step chose, be it for good or until the next one: (B, L) bool."""
+        """The positions for which this step chose a token that the canvas did not show before: (B, L) bool."""
         ...
 
     def finished(self, canvas: Canvas) -> Tensor:

@@ -88,8 +88,8 @@ class Simplex:
         return self.corrupt(tokens, times[1][:, None].expand_as(tokens), noise)
 
     def decided(self, before: Tensor, after: Tensor) -> Tensor:
-        """Every token is drawn afresh at every step."""
-        return torch.ones(after.shape[:2], dtype=torch.bool, device=after.device)
+        """The positions that show another token: every step draws all of them, and most as the step before."""
+        return self.tokens(before) != self.tokens(after)
 
     def finished(self, canvas: Tensor) -> Tensor:
         """None: a canvas does not show whether it is clean."""

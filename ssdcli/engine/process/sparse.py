@@ -36,8 +36,8 @@ class SparseSimplex(Simplex):
     whatever the table, and models with different tables see the same canvas.
     """
 
-    top: int = 8
-    scattered: int = 16
+    top: int = 32
+    scattered: int = 128
 
     mixes = False
 

@@ -77,8 +77,8 @@ class Uniform:
         return torch.where(accepted | (times[1] == 0)[:, None], drawn, fresh)
 
     def decided(self, before: Tensor, after: Tensor) -> Tensor:
-        """The positions that were accepted."""
-        return after >= 0
+        """The positions where a token was accepted that the canvas did not hold before."""
+        return (after >= 0) & (after != before)
 
     def finished(self, canvas: Tensor) -> Tensor:
         """None: every step draws anew."""

@@ -149,7 +149,7 @@ def test_dependent_tokens_approach_their_joint_distribution_with_the_number_of_s
             assert float((p.sum(axis) - joint.sum(axis)).abs().max()) < 0.035
 
 
-MANY = 60
+MANY = 200
 NUCLEUS = torch.tensor([0.4, 0.3, 0.2] + [0.1 / (MANY - 3)] * (MANY - 3))
 
 
