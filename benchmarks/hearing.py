@@ -1,4 +1,4 @@
-"""What should a member hear back at the next step: its own last prediction, or the ensemble's?
+"""Tells what a member should hear back at the next step: its own last prediction, or the ensemble's.
 
     python benchmarks/hearing.py CORE SMALL HELDOUT [DOCUMENTS]
 
@@ -41,7 +41,7 @@ def predict(
     noised: tuple[Tensor, Tensor, Tensor],
     heard: Tensor | None,
 ) -> Tensor:
-    """log p of every token of a window (1, T) noised to (canvas, levels, blocks): (1, T, V)."""
+    """Log p of every token of a window (1, T) noised to (canvas, levels, blocks): (1, T, V)."""
     canvas, t, blocks = noised
     echo = None if heard is None else model.embed_mixture(heard.exp())
     embedded = process.embed(canvas, model)

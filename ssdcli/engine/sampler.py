@@ -48,9 +48,9 @@ class Step:
     """One denoising step of a block.
 
     weights: each member's weight at t (zero: not run). by_member: what each predicted at t, (B, L, V) or None.
-    log_p: what they predicted together, guides included: (B, L, V). canvas: what became of it. decided: the positions
-    whose token this step chose: (B, L) bool. active: the rows that were not done before it: (B,) bool. last: whether
-    this step ends the block.
+    log_p: what they predicted together, known tokens certain, guides included: (B, L, V). canvas: what became of it.
+    decided: the positions whose token this step chose: (B, L) bool. active: the rows that were not done before it:
+    (B,) bool. last: whether this step ends the block.
 
     A row that is not active keeps its canvas, and its predictions count for nothing. A canvas is clean when its row is
     done; one whose text ended in an earlier block is never denoised, and stays noise.
@@ -124,7 +124,7 @@ def _denoise(
     done, heard, settling, quorum = block.ended, None, None, Quorum()
     for index, (t, s) in enumerate(pairwise(time_grid(config.steps, config.grid))):
         said = ensemble.denoise(canvas, t, heard, block.prefixes)
-        log_p = guided(said.log_p, config.guides, block.written)
+        log_p = guided(process.carry_over(canvas, said.log_p), config.guides, block.written)
         settling, stops = _settle(settling, log_p, config)
         lower = s * (~stops).double()  # a row that stops is denoised to the end at once
         denoised = process.step(canvas, log_p, (t, lower), config.picker, noise.derive(index))

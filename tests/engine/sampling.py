@@ -17,15 +17,9 @@ from ssdcli.engine.schedules import Constant
 
 NEVER = -1  # an end of text that never comes
 V, L = 6, 4
-PROCESSES = pytest.mark.parametrize(
-    "process",
-    [
-        Masked(V, mask_id=V - 1),
-        Simplex(V),
-        Uniform(V),
-    ],
-    ids=lambda process: process.name,
-)
+_ALL = [Masked(V, mask_id=V - 1), Simplex(V), Uniform(V)]
+PROCESSES = pytest.mark.parametrize("process", _ALL, ids=lambda process: process.name)
+REDRAWN = pytest.mark.parametrize("process", _ALL[1:], ids=lambda process: process.name)  # where no token is certain
 REAL_PROCESSES = pytest.mark.parametrize("process", ["masked", "simplex", "uniform"])
 P = [0.3, 0.25, 0.2, 0.15, 0.1, 0.0]
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssdcli.engine.ensemble import Ensemble, Member
+from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.nucleus import Picker
-from ssdcli.engine.process import Simplex
+from ssdcli.engine.process import Process, Simplex
 from ssdcli.engine.rules import contrast
 from ssdcli.engine.sampler import GRIDS, time_grid
 from ssdcli.engine.schedules import Constant, Sandwich
@@ -101,16 +102,23 @@ def test_drawn_text_has_the_distribution_of_the_model(known_denoiser, process):
     assert statistic < 4 + 4 * 8**0.5 + 4
 
 
+def canvases_before(steps: list[Any], process: Process) -> list[Tensor]:
+    """What each step denoised; of a block's first one, any noise."""
+    noise = process.prior(L, CounterNoise(range(len(steps[0].active))))
+    return [noise if step.index == 0 else steps[i - 1].canvas for i, step in enumerate(steps)]
+
+
 @PROCESSES
 def test_the_members_predictions_and_weights_are_those_of_the_step(known_denoiser, process):
     small, core = known_denoiser(P), known_denoiser(P[::-1])
     group = Ensemble((Member("small", small, Constant(0.4)), Member("core", core, Sandwich(0.6, light=0.5))))
     steps = run(group, process, [0, 1], steps=4, max_tokens=2 * L)
-    for step, middle in zip(steps, [False, True, True, False] * 2, strict=True):
+    befores = canvases_before(steps, process)
+    for step, middle, before in zip(steps, [False, True, True, False] * 2, befores, strict=True):
         assert step.weights == (0.4, 0.6 * middle)
         assert torch.equal(step.by_member[0], small.log_p.expand(2, L, V))
         assert torch.equal(step.by_member[1], core.log_p.expand(2, L, V)) if middle else step.by_member[1] is None
-        assert torch.equal(step.log_p, group.combine(step.by_member, step.weights))
+        assert torch.equal(step.log_p, process.carry_over(before, group.combine(step.by_member, step.weights)))
 
 
 @PROCESSES
@@ -232,9 +240,10 @@ def test_guides_are_added_renormalised_and_heard(process):
     listener, guides = Listener(), (Towards(2, 1.5), Towards(3, 0.5))
     steps = run(listener, process, [0, 1], max_tokens=2 * L, steps=3, guides=guides)
     push = torch.tensor([0, 0, 1.5, 0.5, 0, 0])
-    for step, said, (shown, _) in zip(steps, listener.said, guides[0].shown, strict=True):
-        assert shown is said
-        torch.testing.assert_close(step.log_p, torch.log_softmax(said + push, dim=-1))
+    befores = canvases_before(steps, process)
+    for step, said, (shown, _), before in zip(steps, listener.said, guides[0].shown, befores, strict=True):
+        assert torch.equal(shown, process.carry_over(before, said))
+        torch.testing.assert_close(step.log_p, torch.log_softmax(process.carry_over(before, said) + push, dim=-1))
         assert torch.equal(step.by_member[0], said)
     heard = [None, *(step.log_p for step in steps[:2]), None, *(step.log_p for step in steps[3:5])]
     assert [there is here for there, here in zip(listener.heard, heard, strict=True)] == [True] * 6

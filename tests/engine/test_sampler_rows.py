@@ -11,7 +11,7 @@ from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Masked, Process
 from ssdcli.engine.sampler import Step
 from ssdcli.engine.stopping import EarlyStop
-from tests.engine.sampling import PROCESSES, REAL_PROCESSES, L, P, V, generated, run
+from tests.engine.sampling import PROCESSES, REAL_PROCESSES, REDRAWN, L, P, V, generated, run
 
 
 class Ender:
@@ -88,7 +88,7 @@ def settle(process: Process, levels: list[int], **changes: Any) -> list[Step]:
     return run(Settler(), process, seeds, prompts, **{**fields, **changes})
 
 
-@PROCESSES
+@REDRAWN
 def test_a_row_takes_no_step_after_the_one_in_which_it_was_stable_and_sure(process):
     levels = [8, 5, 1, 9]
     steps = settle(process, levels)
@@ -96,7 +96,7 @@ def test_a_row_takes_no_step_after_the_one_in_which_it_was_stable_and_sure(proce
     assert not any(step.decided[~step.active].any() for step in steps)
 
 
-@PROCESSES
+@REDRAWN
 @pytest.mark.parametrize("levels", [[8], [8, 5], [9, 6, 7], [10, 10]])
 def test_a_block_ends_with_the_step_in_which_its_last_row_stops_and_not_before(process, levels):
     steps = settle(process, levels)
@@ -122,7 +122,7 @@ def test_how_sure_a_row_is_depends_on_the_temperature(known_denoiser, process):
     assert lengths == [2, 4]
 
 
-@PROCESSES
+@REDRAWN
 def test_a_row_that_stopped_is_clean_and_stays_as_it_is(process):
     levels = [8, 5, 1]
     steps = settle(process, levels)

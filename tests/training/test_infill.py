@@ -97,7 +97,7 @@ def test_a_sample_without_a_gap_is_read_from_left_to_right():
 
 
 @cache
-def many(count: int = 40_000, share: float = 1.0, size: int = 16) -> tuple[torch.Tensor, Gaps]:
+def many(count: int = 20_000, share: float = 1.0, size: int = 16) -> tuple[torch.Tensor, Gaps]:
     blocks = block_ids(16 * size, size, torch.arange(count) % size)
     return blocks, draw_gaps(blocks, size, share, CounterNoise(range(count)))
 
@@ -109,13 +109,13 @@ def near(found: float, expected: float, count: int) -> bool:
 def test_gaps_of_k_blocks_are_as_frequent_as_one_in_k():
     _, gaps = many()
     for k in (1, 2, 3):
-        assert near(float((gaps.count == k).float().mean()), 6 / 11 / k, 40_000)
+        assert near(float((gaps.count == k).float().mean()), 6 / 11 / k, 20_000)
 
 
 def test_a_share_of_the_samples_has_a_gap():
     for share in (0.0, 0.3, 1.0):
         _, gaps = many(share=share)
-        assert near(float((gaps.count > 0).float().mean()), share, 40_000)
+        assert near(float((gaps.count > 0).float().mean()), share, 20_000)
         assert ((gaps.count > 0) == (gaps.text > 0)).all()
 
 
@@ -280,15 +280,14 @@ def test_the_loss_is_the_weighted_cross_entropy_of_what_counts(process, monkeypa
     assert loss == pytest.approx(float((weights * missed)[found.counted].sum()) / found.tokens.numel(), rel=1e-5)
 
 
-@pytest.mark.parametrize("process", ["masked", "simplex"])
-def test_a_training_with_gaps_can_be_taken_up_again(process, tmp_path):
+def test_a_training_with_gaps_can_be_taken_up_again(tmp_path):
     data = write_text(tmp_path / "text.txt")
-    with_gaps = tiny_settings(data, process=process, gap_share=0.5, checkpoint_seconds=1000.0)
+    with_gaps = tiny_settings(data, gap_share=0.5, checkpoint_seconds=1000.0)
     whole = run(with_gaps, tmp_path / "whole")
     with pytest.raises(Interrupted):
         run(with_gaps, tmp_path / "parts", stop_after=2)
     assert run(with_gaps, tmp_path / "parts").state == whole.state
-    plain = run(tiny_settings(data, process=process), tmp_path / "plain").state
+    plain = run(tiny_settings(data), tmp_path / "plain").state
     assert plain["model.safetensors"] != whole.state["model.safetensors"]
 
 

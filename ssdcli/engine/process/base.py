@@ -99,6 +99,10 @@ class Process(Protocol):
         """The weight of each position's cross-entropy in the objective: (B, L) float32, zero where none is due."""
         ...
 
+    def carry_over(self, canvas: Canvas, log_p: Tensor) -> Tensor:
+        """Log p (B, L, V) with certainty where the canvas leaves no doubt about the clean token."""
+        ...
+
     def step(self, canvas: Canvas, log_p: Tensor, times: Times, picker: Picker, noise: Noise) -> Canvas:
         """Denoise from t to each row's s, given log p of the clean tokens (B, L, V); at s = 0 the canvas is clean."""
         ...

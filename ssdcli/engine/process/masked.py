@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from ssdcli.engine.noise import Noise
 from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
-from ssdcli.engine.process.unmasking import UNMASKINGS, TopK, Unmasking, lowest, make_unmasking
+from ssdcli.engine.process.unmasking import UNMASKINGS, TopK, Unmasking, lowest, make_unmasking, room
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ class Masked:
         """1/t at masked positions (the NELBO of the linear schedule, Sahoo et al., 2024), zero elsewhere: (B, L)."""
         return torch.where(canvas == self.mask_id, 1 / t.clamp(min=self.t_min), 0.0)
 
+    def carry_over(self, canvas: Tensor, log_p: Tensor) -> Tensor:
+        """Known tokens are certain (SUBS of MDLM, Sahoo et al., 2024): models are not trained to repeat them."""
+        known, own = (canvas != self.mask_id)[..., None], canvas[..., None]
+        certain = torch.where(known, 0.0, log_p.gather(-1, own))
+        return log_p.masked_fill(known, -math.inf).scatter(-1, own, certain)
+
     def sampled_by(self, sampling: Sampling) -> Masked:
         """Return this process with another way to unmask, and with or without remasking."""
         unmasking = make_unmasking(sampling.name_among(self.samplings), sampling.value)
@@ -80,9 +87,9 @@ class Masked:
         drawn = picker.draw(log_p, noise)
         doubt, ready = self.unmasking(log_p.float(), hidden, noise)
         chance = noise.uniform(canvas.shape[1])
-        room = (canvas.shape[1] * times[1] + 1e-6).floor()
-        again = lowest(chance, ~hidden & (chance < self.remask), room)
-        due = hidden.sum(-1) + again.sum(-1) - room
+        left = room(canvas.shape[1], times[1])
+        again = lowest(chance, ~hidden & (chance < self.remask), left)
+        due = hidden.sum(-1) + again.sum(-1) - left
         revealed = lowest(doubt, hidden, torch.maximum(due, ready))
         return torch.where(revealed, drawn, canvas.masked_fill(again, self.mask_id))
 

@@ -69,6 +69,10 @@ class Simplex:
         """Every position counts the same: (B, L)."""
         return torch.ones_like(t, dtype=torch.float32)
 
+    def carry_over(self, canvas: Tensor, log_p: Tensor) -> Tensor:
+        """As given: any token of a canvas may be noise."""
+        return log_p
+
     def sampled_by(self, sampling: Sampling) -> Simplex:
         """Return this process with the projection of that name."""
         kind = MultiHot if self._projection(sampling) == "multi-hot" else Simplex

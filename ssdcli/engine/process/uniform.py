@@ -11,7 +11,7 @@ from torch import Tensor
 from ssdcli.engine.noise import Noise
 from ssdcli.engine.nucleus import Picker, entropy
 from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
-from ssdcli.engine.process.unmasking import EntropyBound
+from ssdcli.engine.process.unmasking import EntropyBound, lowest, room
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,10 @@ class Uniform:
         """Every position counts the same, replaced or not: (B, L)."""
         return torch.ones_like(t, dtype=torch.float32)
 
+    def carry_over(self, canvas: Tensor, log_p: Tensor) -> Tensor:
+        """As given: any token of a canvas may be noise."""
+        return log_p
+
     def sampled_by(self, sampling: Sampling) -> Uniform:
         """Return this process with another entropy bound; the default is DiffusionGemma's."""
         sampling.name_among(self.samplings)
@@ -67,14 +71,16 @@ class Uniform:
         return replace(self, acceptance=EntropyBound() if sampling.value is None else EntropyBound(sampling.value))
 
     def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: Noise) -> Tensor:
-        """Draw tokens, accept the surest ones as far as the entropy bound goes, and renew the noise everywhere else.
+        """Draw tokens, accept the surest as far as the entropy bound goes, and renew the noise everywhere else.
 
-        Nothing is accepted for good: the next step draws again at every position. At s = 0 all is accepted.
+        Nothing is accepted for good: the next step draws again at every position. No more than a share s stays noise,
+        as the model is told; by the bound alone, as in DiffusionGemma, most of a canvas may wait for the last step.
         """
-        drawn = picker.draw(log_p, noise)
-        fresh = self.prior(canvas.shape[1], noise)
-        accepted = self.acceptance.within(entropy(picker.tempered(log_p).float()))
-        return torch.where(accepted | (times[1] == 0)[:, None], drawn, fresh)
+        length = canvas.shape[1]
+        drawn, fresh = picker.draw(log_p, noise), self.prior(length, noise)
+        doubt = entropy(picker.tempered(log_p).float())
+        due = lowest(doubt, torch.ones_like(canvas, dtype=torch.bool), length - room(length, times[1]))
+        return torch.where(self.acceptance.within(doubt) | due, drawn, fresh)
 
     def decided(self, before: Tensor, after: Tensor) -> Tensor:
         """The positions where a token was accepted that the canvas did not hold before."""

@@ -117,6 +117,11 @@ def make_unmasking(name: str, value: float | None) -> Unmasking:
     return UNMASKINGS[name](value)
 
 
+def room(length: int, s: Tensor) -> Tensor:
+    """How many of `length` positions a share s of them is, rounded down: (B,) float64."""
+    return (length * s + 1e-6).floor()  # 10 * (1 - 9 / 10) is a little less than 1
+
+
 def lowest(scores: Tensor, among: Tensor, count: Tensor) -> Tensor:
     """Pick `count` (B,) positions, those of the lowest scores (B, L) among some (B, L) bool: (B, L) bool."""
     order = scores.masked_fill(~among, math.inf).argsort(dim=-1, stable=True)

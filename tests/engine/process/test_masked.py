@@ -122,6 +122,15 @@ def test_each_level_leaves_its_share_hidden_and_the_last_nothing(sampling, remas
         assert torch.equal(canvas[kept], before[kept])
 
 
+@pytest.mark.parametrize("length", [3, 10, 49])
+def test_as_many_steps_as_positions_reveal_one_each(length):
+    canvas = PROCESS.prior(length, CounterNoise([0]))
+    for index, s in enumerate(time_grid(length)[1:]):
+        before = canvas
+        canvas = PROCESS.step(canvas, random_log_p(1, length, seed=index), times(s, 1), Picker(), noise_of(index, 1))
+        assert int(PROCESS.decided(before, canvas).sum()) == 1
+
+
 ANY_SAMPLING = st.sampled_from([*SAMPLINGS, *SOONER])
 LEVELS = st.lists(st.sampled_from([0.0, 0.2, 0.25, 0.5, 0.8, 1.0]), min_size=3, max_size=3)
 
@@ -340,3 +349,12 @@ def test_only_hidden_positions_count_and_low_levels_are_bounded():
     canvas = torch.tensor([[0, MASK, MASK, MASK]])
     t = torch.tensor([[0.5, 0.5, 0.25, 1e-9]])
     torch.testing.assert_close(PROCESS.loss_weights(canvas, t), torch.tensor([[0.0, 2.0, 4.0, 1000.0]]))
+
+
+def test_known_tokens_are_certain_and_hidden_ones_are_as_predicted():
+    canvas = torch.tensor([[0, MASK, 2]])
+    log_p = torch.log_softmax(torch.arange(12.0).view(1, 3, 4) % 5, dim=-1)
+    log_p[..., 2] = -math.inf
+    carried = PROCESS.carry_over(canvas, log_p)
+    assert torch.equal(carried[0, 1], log_p[0, 1])
+    assert carried[0, [0, 2]].exp().tolist() == [[1, 0, 0, 0], [0, 0, 1, 0]]

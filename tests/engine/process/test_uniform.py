@@ -34,7 +34,7 @@ def of_entropies(*entropies: float) -> Tensor:
     return log_p
 
 
-def accepted(process: Uniform, log_p: Tensor, picker: Picker = GREEDY, s: float = 0.5) -> list[list[bool]]:
+def accepted(process: Uniform, log_p: Tensor, picker: Picker = GREEDY, s: float = 1.0) -> list[list[bool]]:
     canvas = process.prior(log_p.shape[1], CounterNoise(range(len(log_p))))
     after = process.step(canvas, log_p, times(s, len(log_p)), picker, noise_of(1, len(log_p)))
     return (after >= 0).tolist()
@@ -110,6 +110,21 @@ def test_one_position_is_accepted_however_unsure_all_are():
     assert accepted(PROCESS, torch.full((2, 5, V), 1 / V).log()) == [[True, False, False, False, False]] * 2
 
 
+@pytest.mark.parametrize(
+    ("s", "expected"),
+    [
+        (0.76, [False, True, False, False]),
+        (0.5, [True, True, False, False]),
+        (0.26, [True, True, False, True]),
+        (0.25, [True, True, False, True]),
+        (0.0, [True, True, True, True]),
+    ],
+)
+def test_no_more_than_the_share_of_the_level_stays_noise(s, expected):
+    process = PROCESS.sampled_by(Sampling(value=0.0))
+    assert accepted(process, of_entropies(0.3, 0.1, 0.6, 0.5), s=s) == [expected]
+
+
 def test_positions_that_are_certain_are_all_accepted():
     log_p = torch.cat([of_entropies(*[0.0] * 6), of_entropies(0.5, 0.6)], dim=1)
     assert accepted(PROCESS.sampled_by(Sampling(value=0.0)), log_p) == [[True] * 7 + [False]]
@@ -126,7 +141,7 @@ def test_accepted_positions_take_the_drawn_token_and_the_others_fresh_noise():
     rows = 20_000
     canvas = PROCESS.corrupt(torch.full((rows, 3), 7), torch.full((rows, 3), 0.5), noise_of(0, rows))
     log_p = of_entropies(0.4, 0.6, 0.69).expand(rows, -1, -1)
-    after = PROCESS.step(canvas, log_p, times(0.5, rows), Picker(), noise_of(1, rows))
+    after = PROCESS.step(canvas, log_p, times(1.0, rows), Picker(), noise_of(1, rows))
     assert (after >= 0).all(0).tolist() == [True, False, False]
     expected = log_p[0, 0].exp().double()
     assert drawn_from(torch.bincount(after[:, 0], minlength=V).double(), expected / expected.sum())
@@ -141,7 +156,7 @@ def test_rows_that_reach_zero_take_the_drawn_tokens_everywhere_and_the_others_go
     log_p = torch.full((3, 4, V), 1 / V).log()
     log_p[..., 9] += 1e-3
     canvas = PROCESS.prior(4, CounterNoise([1, 2, 3]))
-    after = PROCESS.step(canvas, log_p.log_softmax(-1), times([0.0, 0.5, 0.0], 3), GREEDY, noise_of(1, 3))
+    after = PROCESS.step(canvas, log_p.log_softmax(-1), times([0.0, 0.99, 0.0], 3), GREEDY, noise_of(1, 3))
     assert (after[[0, 2]] == 9).all()
     assert (after >= 0).sum(-1).tolist() == [4, 1, 4]
 
@@ -164,7 +179,7 @@ def test_at_one_level_a_lone_token_comes_to_rest_at_p_times_its_noised_p(t):
     canvas = process.prior(1, noise_of(0, rows))
     for step in range(1, 20):
         log_p = posteriors[process.tokens(canvas)[:, 0]]
-        canvas = process.step(canvas, log_p, times(0.5, rows), Picker(), noise_of(step, rows))
+        canvas = process.step(canvas, log_p, times(1.0, rows), Picker(), noise_of(step, rows))
     rest = p * ((1 - t) * p + t / 4)
     assert drawn_from(torch.bincount(canvas[:, 0], minlength=4).double(), rest / rest.sum())
 
@@ -217,7 +232,7 @@ def test_the_accepted_positions_are_those_of_diffusion_gemma():
         tokens = PROCESS.tokens(canvas)
         theirs.accept_canvas(tokens, tokens, logits / 0.7, 10)
         process = PROCESS.sampled_by(Sampling("entropy-bound", bound))
-        after = process.step(canvas, logits.log_softmax(-1), times(0.5, rows), Picker(0.7), noise_of(1, rows))
+        after = process.step(canvas, logits.log_softmax(-1), times(1.0, rows), Picker(0.7), noise_of(1, rows))
         assert torch.equal((after >= 0), theirs.accepted_token_mask)
         counts.update((after >= 0).sum(-1).tolist())
     assert len(counts) > 8
