@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from ssdcli.engine.blocks import block_ids, block_levels
-from ssdcli.engine.denoiser import Arrangement, denoise_sequence
+from ssdcli.engine.denoiser import denoise_sequence
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Process, make_process
 from ssdcli.engine.rules import mix
@@ -45,7 +45,7 @@ def predict(
     canvas, t, blocks = noised
     echo = None if heard is None else model.embed_mixture(heard.exp())
     embedded = process.embed(canvas, model)
-    hidden = denoise_sequence(model, embedded, model.embed(tokens), Arrangement.plain(blocks), (t, echo))
+    hidden = denoise_sequence(model, embedded, model.embed(tokens), blocks, (t, echo))
     return model.logits(hidden).log_softmax(-1)
 
 

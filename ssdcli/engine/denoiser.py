@@ -54,41 +54,24 @@ class Backbone(EmbeddingSpace, Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Arrangement:
-    """How sequences are read in one pass: each token's block, numbered in reading order, and its position, (B, T)."""
-
-    blocks: Tensor
-    positions: Tensor
-
-    @classmethod
-    def plain(cls, blocks: Tensor) -> Arrangement:
-        """Tokens at their own places."""
-        positions = torch.arange(blocks.shape[1], device=blocks.device)
-        return cls(blocks, positions[None].expand(blocks.shape[0], -1))
-
-    def __getitem__(self, rows: Tensor) -> Arrangement:
-        """Some of the sequences."""
-        return Arrangement(self.blocks[rows], self.positions[rows])
-
-
 def denoise_sequence(
     backbone: Backbone,
     embedded: Tensor,
     clean: Tensor,
-    arrangement: Arrangement,
+    blocks: Tensor,
     t_and_heard: tuple[Tensor | None, Tensor | None],
 ) -> Tensor:
     """Denoise all blocks of clean sequences in one pass over [noised ; clean]: hidden states (B, T, H).
 
-    embedded, clean: (B, T, H) embeddings of the noised and the clean tokens; t_and_heard: the noise levels (B, T) and
-    the previous prediction's embedding (B, T, H), where there are any.
+    embedded, clean: (B, T, H) embeddings of the noised and the clean tokens; blocks: (B, T) int64, each token's block,
+    numbered in the order of reading; t_and_heard: the noise levels (B, T) and the previous prediction's embedding
+    (B, T, H), where there are any.
     """
     length = clean.shape[1]
     noised = backbone.condition(embedded, *t_and_heard)
     both = torch.cat([noised, clean.to(noised.dtype)], dim=1)
-    positions = arrangement.positions.repeat(1, 2)
-    return backbone.encode(both, positions, training_mask(arrangement.blocks), None)[:, :length]
+    positions = torch.arange(length, device=clean.device).repeat(2)[None].expand(clean.shape[0], -1)
+    return backbone.encode(both, positions, training_mask(blocks), None)[:, :length]
 
 
 @dataclass(frozen=True)

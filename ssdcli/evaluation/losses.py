@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from ssdcli.engine.blocks import block_ids, block_levels
-from ssdcli.engine.denoiser import Arrangement, Backbone, denoise_sequence
+from ssdcli.engine.denoiser import Backbone, denoise_sequence
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Process
 from ssdcli.engine.rules import mix
@@ -164,9 +164,7 @@ def _hidden(
 ) -> Tensor:
     blocks, t = blocks_and_t
     level = t if process.timed else None
-    return denoise_sequence(
-        member, process.embed(canvas, member), member.embed(tokens), Arrangement.plain(blocks), (level, None)
-    )
+    return denoise_sequence(member, process.embed(canvas, member), member.embed(tokens), blocks, (level, None))
 
 
 def _cross_entropies(log_ps: list[Tensor], targets: Tensor, weights: Sequence[float]) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ssdcli.engine.blocks import block_ids, block_levels
-from ssdcli.engine.denoiser import Arrangement, denoise_sequence
+from ssdcli.engine.denoiser import denoise_sequence
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, fold
 from ssdcli.engine.process import Process
 from ssdcli.models.backbone import BlockDiffusionLM
@@ -68,16 +68,16 @@ class Objective(nn.Module):
         """Hidden states of the noised half: (B, T, H)."""
         embedded = self.process.embed(canvas, self.backbone)
         clean = self.backbone.embed(reading.tokens)
-        places = Arrangement.plain(reading.blocks)
+        blocks = reading.blocks
         level = t if self.process.timed else None
         heard = None
         if rows.numel():
             with torch.no_grad():
                 first_level = None if level is None else level[rows]
-                first = denoise_sequence(self.backbone, embedded[rows], clean[rows], places[rows], (first_level, None))
+                first = denoise_sequence(self.backbone, embedded[rows], clean[rows], blocks[rows], (first_level, None))
                 echo = self._echo(first)
             heard = torch.zeros_like(embedded).index_copy(0, rows, echo.to(embedded.dtype))
-        return denoise_sequence(self.backbone, embedded, clean, places, (level, heard))
+        return denoise_sequence(self.backbone, embedded, clean, blocks, (level, heard))
 
     def _echo(self, hidden: Tensor) -> Tensor:
         """Embedding of the first prediction, sequence by sequence to keep the logits small: (b, T, H)."""

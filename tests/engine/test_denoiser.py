@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.blocks import block_ids
-from ssdcli.engine.denoiser import Arrangement, Denoiser, FullDenoiser, Prefix, denoise_sequence
+from ssdcli.engine.denoiser import Denoiser, FullDenoiser, Prefix, denoise_sequence
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Simplex
 from ssdcli.engine.prompt import Prompt
@@ -66,15 +66,13 @@ def known(prefix: Prefix, row: int = 0) -> list[int]:
     return prefix.tokens[row][prefix.real(0)[row][:width]].tolist()
 
 
-def predict_all(
-    denoiser: Denoiser, canvas: Tensor, clean: Tensor, arrangement: Arrangement, heard: Tensor | None
-) -> Tensor:
+def predict_all(denoiser: Denoiser, canvas: Tensor, clean: Tensor, blocks: Tensor, heard: Tensor | None) -> Tensor:
     """log p of every block of clean sequences (B, T), noised to 0.6, in the one pass of training."""
     backbone, process = denoiser.backbone, denoiser.process
     level = torch.full(clean.shape, 0.6) if process.timed else None
     echo = None if heard is None else backbone.embed_mixture(heard.exp())
     embedded = process.embed(canvas, backbone)
-    hidden = denoise_sequence(backbone, embedded, backbone.embed(clean), arrangement, (level, echo))
+    hidden = denoise_sequence(backbone, embedded, backbone.embed(clean), blocks, (level, echo))
     return torch.log_softmax(backbone.logits(hidden), dim=-1)
 
 
@@ -85,7 +83,7 @@ def test_training_in_one_pass_predicts_what_denoising_block_by_block_does(make_d
     rows = torch.tensor([text(24 - offset, seed=1), text(24 - offset, seed=2)])
     canvas, heard = noised(denoiser, rows, 0.6), heard_by(denoiser, *rows.shape)
     blocks = block_ids(rows.shape[1], BLOCK, torch.full((2,), offset))
-    trained = predict_all(denoiser, canvas, rows, Arrangement.plain(blocks), heard)
+    trained = predict_all(denoiser, canvas, rows, blocks, heard)
     first = BLOCK - offset
     prefixes = starting(denoiser, *rows[:, :first].tolist())
     for start in range(first, rows.shape[1], BLOCK):
@@ -98,18 +96,15 @@ def test_training_in_one_pass_predicts_what_denoising_block_by_block_does(make_d
 @PROCESSES
 @pytest.mark.parametrize("left", [5, 7, 12])
 def test_training_that_reads_a_gap_last_predicts_what_filling_it_does(make_denoiser, process, left):
-    """The text: a left side, a gap of two blocks, and a right side in which some tokens are not known yet."""
+    """The text: a left side, a gap of two blocks, and a right side."""
     denoiser, gap = make_denoiser(process), 2 * BLOCK
-    right = [*text(6, seed=2), *[None] * 4, *text(3, seed=3)]
-    known_right = [i for i, token in enumerate(right) if token is not None]
-    tokens = torch.tensor([[*text(left), *(right[i] for i in known_right), *text(gap, seed=4)]])
+    right = text(9, seed=2)
+    tokens = torch.tensor([[*text(left), *text(gap, seed=4), *right]])
     of_left = block_ids(left, BLOCK, torch.tensor([-left % BLOCK]))[0].tolist()
-    blocks = [*of_left, *(of_left[-1] + 1 + i // BLOCK for i in known_right)]
-    blocks += [blocks[-1] + 1 + i // BLOCK for i in range(gap)]
-    positions = [*range(left), *(left + gap + i for i in known_right), *range(left, left + gap)]
+    of_right = [of_left[-1] + 1 + i // BLOCK for i in range(len(right))]
+    blocks = [*of_left, *(of_right[-1] + 1 + i // BLOCK for i in range(gap)), *of_right]
     canvas, heard = noised(denoiser, tokens, 0.6), heard_by(denoiser, *tokens.shape)
-    arrangement = Arrangement(torch.tensor([blocks]), torch.tensor([positions]))
-    trained = predict_all(denoiser, canvas, tokens, arrangement, heard)
+    trained = predict_all(denoiser, canvas, tokens, torch.tensor([blocks]), heard)
 
     def check(first: int, end: int, prompt: Prompt) -> None:
         prefixes = denoiser.start([prompt])
@@ -121,7 +116,7 @@ def test_training_that_reads_a_gap_last_predicts_what_filling_it_does(make_denoi
 
     first = (left - 1) % BLOCK + 1
     check(first, left, Prompt(tokens[0, :first].tolist()))
-    check(len(blocks) - gap, len(blocks), Prompt(tokens[0, :left].tolist(), right, gap))
+    check(left, left + gap, Prompt(tokens[0, :left].tolist(), right, gap))
 
 
 @PROCESSES
@@ -134,7 +129,7 @@ def test_in_training_a_block_depends_on_its_noise_and_earlier_clean_text_alone(m
     context = backbone.embed(clean).requires_grad_(True)
     blocks = block_ids(18, BLOCK, torch.tensor([2]))
     level = torch.full(clean.shape, 0.6) if denoiser.process.timed else None
-    hidden = denoise_sequence(backbone, embedded, context, Arrangement.plain(blocks), (level, None))
+    hidden = denoise_sequence(backbone, embedded, context, blocks, (level, None))
     torch.manual_seed(5)
     for query in range(18):
         loss = (hidden[0, query] * torch.randn(hidden.shape[-1])).sum()

@@ -315,3 +315,21 @@ def test_two_trainings_of_one_name_cannot_run_at_once(text, registry):
     with claimed(registry, "tiny"), pytest.raises(SsdError, match="'tiny' is being trained by another process"):
         run(tiny_settings(text), registry.home)
     assert run(tiny_settings(text, steps=1), registry.home).trained.steps == 1
+
+
+def test_a_base_is_linked(text, registry):
+    add_tiny("big", process="simplex")
+    add_tiny("general", 5, process="simplex", kind="small", core="big")
+    train_small(small_settings(text, base="general", steps=1))
+    assert registry.find("notes").manifest.base == "general"
+
+
+@pytest.mark.parametrize("base", ["big", "masked-one"])
+def test_a_base_that_does_not_fit_is_refused(base, text, registry):
+    add_tiny("big", process="simplex")
+    add_tiny("masked-one", 5, kind="small", core="big")
+    with pytest.raises(UsageError, match=f"'{base}' is no small model that fits the core 'big'"):
+        train_small(small_settings(text, base=base))
+    with pytest.raises(NoSuchModel):
+        train_small(small_settings(text, base="nobody"))
+    assert_no_workspace(registry)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssdcli.engine.blocks import block_ids
-from ssdcli.engine.denoiser import Arrangement, Denoiser, denoise_sequence, lay_out
+from ssdcli.engine.denoiser import Denoiser, denoise_sequence, lay_out
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Masked, Process, Simplex
 from ssdcli.engine.prompt import Prompt
@@ -174,7 +174,7 @@ def log_p_of(model: BlockDiffusionLM, process: Process, reading: Reading, canvas
     """What the one pass of training predicts at t = 0.6."""
     level = torch.full(reading.tokens.shape, 0.6) if process.timed else None
     embedded, clean = process.embed(canvas, model), model.embed(reading.tokens)
-    hidden = denoise_sequence(model, embedded, clean, Arrangement.plain(reading.blocks), (level, None))
+    hidden = denoise_sequence(model, embedded, clean, reading.blocks, (level, None))
     return torch.log_softmax(model.logits(hidden), dim=-1)
 
 
@@ -203,7 +203,7 @@ def test_the_gap_sees_both_sides_and_is_not_seen_by_them(process):
     canvas = process.corrupt(reading.tokens, torch.full((1, T), 0.6), CounterNoise([3]))
     embedded = process.embed(canvas, model).detach().requires_grad_(True)
     clean = model.embed(reading.tokens).detach().requires_grad_(True)
-    hidden = denoise_sequence(model, embedded, clean, Arrangement.plain(reading.blocks), (None, None))
+    hidden = denoise_sequence(model, embedded, clean, reading.blocks, (None, None))
     place = torch.arange(T)
     for query in (1, start - 1, start, start + SIZE, stop - 1, stop, T - 1):
         loss = (hidden[0, query] * torch.linspace(-1, 2, hidden.shape[-1])).sum()

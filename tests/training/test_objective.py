@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from ssdcli.engine.denoiser import Arrangement, denoise_sequence
+from ssdcli.engine.denoiser import denoise_sequence
 from ssdcli.engine.process import Masked, Process, Simplex, Uniform
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
 from ssdcli.training.objective import Objective
@@ -203,11 +203,10 @@ def test_the_loss_is_the_weighted_cross_entropy_of_all_blocks_in_one_pass(proces
     t, tokens = kept["t"], batch["tokens"]
     # A block is where the level is one: neighbouring blocks are never at the same.
     changes = torch.nn.functional.pad((t.diff(dim=1) != 0).long(), (1, 0)).cumsum(1)
-    places = Arrangement.plain(changes)
     embedded = objective.process.embed(kept["canvas"], backbone)
     level = t if objective.process.timed else None
     with torch.no_grad():
-        hidden = denoise_sequence(backbone, embedded, backbone.embed(tokens), places, (level, None))
+        hidden = denoise_sequence(backbone, embedded, backbone.embed(tokens), changes, (level, None))
         log_p = torch.log_softmax(backbone.logits(hidden), dim=-1)
     losses = -log_p.gather(-1, tokens[..., None]).squeeze(-1)
     weights = objective.process.loss_weights(kept["canvas"], t)
