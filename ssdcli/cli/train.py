@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from ssdcli.cli import completion, console
-from ssdcli.cli.help import MORE
+from ssdcli.cli import console
+from ssdcli.cli import train_options as option
 from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.errors import UsageError
 from ssdcli.machine import prepare_machine
@@ -29,59 +29,32 @@ def register(app: typer.Typer) -> None:
 
 
 def train_small(
-    data: Annotated[list[str] | None, typer.Argument(help="Files and folders of text; - is standard input.")] = None,
-    core: Annotated[
-        str | None,
-        typer.Option("--for", help="The core that it will write with.", autocompletion=completion.core_names),
-    ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="The new model's name.")] = None,
-    size: Annotated[
-        str | None, typer.Option("--size", help="nano, micro, mini, small or base; else data and time decide.")
-    ] = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Time for everything, 10 by default.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Training steps, instead of minutes.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights, order and noise.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")] = False,
-    recipe: Annotated[
-        str | None,
-        typer.Option("--recipe", help="A recipe's name or file.", autocompletion=completion.recipe_names),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="The small model before specialisation, for --rule contrast.",
-            rich_help_panel=MORE,
-            autocompletion=completion.member_names,
-        ),
-    ] = None,
-    heldout: Annotated[
-        float | None, typer.Option(help="Share of the text kept for measuring.", rich_help_panel=MORE)
-    ] = None,
-    gap_share: Annotated[
-        float | None, typer.Option(help="Share of the text to train on with a gap to fill.", rich_help_panel=MORE)
-    ] = None,
-    batch_tokens: Annotated[int | None, typer.Option(help="Tokens of a training step.", rich_help_panel=MORE)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=MORE)] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Decay of the matrices.", rich_help_panel=MORE)] = None,
-    warmup: Annotated[int | None, typer.Option(help="Steps of rising rate.", rich_help_panel=MORE)] = None,
-    decay: Annotated[float | None, typer.Option(help="Share of steps of falling rate.", rich_help_panel=MORE)] = None,
-    hidden: Annotated[int | None, typer.Option(help="Width, instead of a size's.", rich_help_panel=MORE)] = None,
-    layers: Annotated[int | None, typer.Option(help="Depth, instead of a size's.", rich_help_panel=MORE)] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens of a training window.", rich_help_panel=MORE)] = None,
-    checkpoint_seconds: Annotated[
-        float | None, typer.Option(help="Seconds between checkpoints.", rich_help_panel=MORE)
-    ] = None,
-    process: Annotated[
-        str | None, typer.Option(help="simplex, masked or uniform; with --for none only.", rich_help_panel=MORE)
-    ] = None,
-    block_size: Annotated[
-        int | None, typer.Option(help="Tokens of a block; with --for none only.", rich_help_panel=MORE)
-    ] = None,
-    vocabulary: Annotated[
-        int | None, typer.Option(help="Tokens to learn; with --for none only.", rich_help_panel=MORE)
-    ] = None,
+    data: option.Data = None,
+    core: option.Core = None,
+    name: option.Name = None,
+    size: option.Size = None,
+    minutes: option.Minutes = None,
+    steps: option.Steps = None,
+    seed: option.Seed = None,
+    resume: option.Resume = False,
+    overwrite: option.Overwrite = False,
+    recipe: option.Recipe = None,
+    json: option.Json = False,
+    base: option.Base = None,
+    heldout: option.Heldout = None,
+    gap_share: option.GapShare = None,
+    batch_tokens: option.BatchTokens = None,
+    learning_rate: option.LearningRate = None,
+    weight_decay: option.WeightDecay = None,
+    warmup: option.Warmup = None,
+    decay: option.Decay = None,
+    hidden: option.Hidden = None,
+    layers: option.Layers = None,
+    context: option.Context = None,
+    checkpoint_seconds: option.CheckpointSeconds = None,
+    process: option.Process = None,
+    block_size: option.BlockSize = None,
+    vocabulary: option.Vocabulary = None,
 ) -> None:
     """Train a small model on your own text, on this machine, and register it."""
     flags = dict(locals())
