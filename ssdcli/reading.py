@@ -73,8 +73,14 @@ class Reader:
         if request.context:
             own = self.language.encode(request.context + BETWEEN + frame.before(fills))
         after = self._after(frame, len(fills))
-        end = self.language.end
-        return tuple(Prompt([end, *(own if v.private else shared)], after, self._positions(v)) for v in self.voices)
+        return tuple(
+            Prompt(
+                before=[self.language.end, *(own if voice.private else shared)],
+                after=after[: voice.denoiser.sight],
+                gap=self._positions(voice),
+            )
+            for voice in self.voices
+        )
 
     def _positions(self, voice: Voice) -> int:
         """The positions that a voice leaves free for a gap: whole blocks."""

@@ -46,6 +46,7 @@ class Script:
     """A member that surely writes the ids that a prompt's last id stands for, then end of text."""
 
     room = 1000
+    sight = BLOCK
 
     def __init__(self, scripts):
         self.process = Masked(VOCABULARY, mask_id=1)
@@ -346,7 +347,8 @@ def test_a_gap_has_both_sides_around_it(family, monkeypatch):
     writer = load("big", {"notes": 0.5})
     result = writer.generate("Dear ____ is dark ____.", FAST, infill=True, gap=BLOCK - 1, context="cold")
     core, small, core_again, small_again = seen
-    assert core == Prompt([0, *encode("Dear").ids], (*encode(" is dark").ids, *[None] * BLOCK, *encode(".").ids), BLOCK)
+    right = (*encode(" is dark").ids, *[None] * BLOCK, *encode(".").ids)
+    assert core == Prompt([0, *encode("Dear").ids], right[:BLOCK], BLOCK)  # the nearest block
     assert small == replace(core, before=[0, *encode("cold\n\nDear").ids])
     filled = result.text.rpartition(" is dark")[0] + " is dark"
     assert core_again == Prompt([0, *encode(filled).ids], tuple(encode(".").ids), BLOCK)

@@ -142,6 +142,11 @@ class Denoiser:
         """The longest prefix, in tokens, that leaves space for a canvas."""
         return self.backbone.context - self.backbone.block_size
 
+    @property
+    def sight(self) -> int:
+        """The tokens after a gap that it is best shown: the nearest block (see BENCHMARKS.md, Infilling)."""
+        return self.backbone.block_size
+
     def start(self, prompts: Sequence[Prompt]) -> tuple[Prefix, ...]:
         """Read the prompts, none without a token before the canvas, each cut to the room there is (see `fit`)."""
         groups: dict[tuple[int, bool], dict[int, Layout]] = {}
@@ -247,6 +252,11 @@ class Denoiser:
 
 class FullDenoiser(Denoiser):
     """A backbone with full attention, whose prefix sees the canvas: all is computed anew at every step."""
+
+    @property
+    def sight(self) -> int:
+        """The tokens after a gap that it is best shown: all."""
+        return self.backbone.context
 
     def _remember(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> None:
         return None

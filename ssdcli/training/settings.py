@@ -28,7 +28,7 @@ class TrainSettings:
     seed: int = 0
     base: str | None = None  # the small model that this one is contrasted with
     heldout: float = 0.05  # share of the documents kept for measuring
-    gap_share: float = 0.0  # share of the training windows with a gap to fill
+    gap_share: float = 0.25  # share of the training windows with a gap to fill
     batch_tokens: int = 2048
     learning_rate: float = 3e-3
     weight_decay: float = 0.1
@@ -62,7 +62,7 @@ class TrainSettings:
             ("layers", self.layers is None or self.layers > 0, "at least 1"),
             ("checkpoint_seconds", self.checkpoint_seconds >= 0, "0 or above"),
             ("context", self.context is None or self.context > 0, "at least 1"),
-            ("block_size", self.block_size > 0, "at least 1"),
+            ("block_size", self.block_size > 0 and self.block_size % 4 == 0, "a multiple of 4"),  # see Denoiser
             ("vocabulary", self.vocabulary >= 300, "at least 300"),
             ("process", self.process in _PROCESSES, f"one of {', '.join(_PROCESSES)}"),
         ):
