@@ -11,18 +11,22 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 
-import torch
-from timing import Run, least, machine, table
-from torch import Tensor
+from ssdcli.machine import prepare_machine
 
-from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.ensemble import Ensemble, Member
-from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.nucleus import Picker
-from ssdcli.engine.process import make_process
-from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.schedules import Constant
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+prepare_machine()
+
+import torch  # noqa: E402
+from timing import Run, least, machine, table  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from ssdcli.engine.denoiser import Denoiser  # noqa: E402
+from ssdcli.engine.ensemble import Ensemble, Member  # noqa: E402
+from ssdcli.engine.noise import CounterNoise  # noqa: E402
+from ssdcli.engine.nucleus import Picker  # noqa: E402
+from ssdcli.engine.process import make_process  # noqa: E402
+from ssdcli.engine.prompt import Prompt  # noqa: E402
+from ssdcli.engine.schedules import Constant  # noqa: E402
+from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM  # noqa: E402
 
 CONSTANTS = {"K": 5.0, "s": 1e-4}
 TOP_P = 0.95

@@ -13,7 +13,7 @@ from torch import Tensor
 from ssdcli.engine.ensemble import Ensemble, Member
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.nucleus import Picker
-from ssdcli.engine.process import Process, Simplex
+from ssdcli.engine.process import Process, Simplex, Uniform
 from ssdcli.engine.rules import contrast
 from ssdcli.engine.sampler import GRIDS, time_grid
 from ssdcli.engine.schedules import Constant, Sandwich
@@ -83,6 +83,26 @@ def test_other_seeds_and_other_blocks_give_other_text(known_denoiser, process):
     assert len(tokens.unique(dim=0)) == 40
     blocks = tokens.view(40, 8, L)
     assert all(len(row.unique(dim=0)) > 4 for row in blocks)
+
+
+@PROCESSES
+def test_the_noise_of_a_step_is_that_of_its_seed_block_and_number_alone(known_denoiser, process):
+    seeds = [4, 7]
+    steps = run(known_denoiser(P), process, seeds, steps=4, max_tokens=2 * L)
+    for before, step in itertools.pairwise(steps):
+        if step.index > 0:
+            lower = torch.full((2,), time_grid(4)[step.index + 1], dtype=torch.float64)
+            noise = CounterNoise(seeds).derive(step.block, step.index)
+            again = process.step(before.canvas, step.log_p, (step.t, lower), Picker(), noise)
+            assert torch.equal(again, step.canvas)
+
+
+@pytest.mark.parametrize("process", [Simplex(V), Uniform(V)], ids=lambda process: process.name)
+def test_a_block_begins_with_noise_that_no_step_uses(process):
+    listener = Listener()
+    run(listener, process, [4], steps=3, max_tokens=L)
+    for index in range(3):
+        assert not torch.equal(listener.canvases[0], process.prior(L, CounterNoise([4]).derive(0, index)))
 
 
 def test_every_step_draws_afresh(known_denoiser):
@@ -200,11 +220,12 @@ def test_no_step_of_a_block_reads_from_the_device(make_denoiser, process, monkey
 
 
 class Listener:
-    """Notes what it hears, and says something else at every step."""
+    """Notes what it reads and hears, and says something else at every step."""
 
     def __init__(self) -> None:
         self.heard: list[Tensor | None] = []
         self.said: list[Tensor] = []
+        self.canvases: list[Tensor] = []
 
     def start(self, prompts: Any) -> None:
         return None
@@ -212,6 +233,7 @@ class Listener:
     def denoise(self, canvas: Tensor, t: float, heard: Tensor | None, prefix: None) -> Tensor:
         generator = torch.Generator().manual_seed(len(self.said))
         self.heard.append(heard)
+        self.canvases.append(canvas)
         self.said.append(torch.log_softmax(torch.randn(*canvas.shape[:2], V, generator=generator), dim=-1))
         return self.said[-1]
 

@@ -161,6 +161,15 @@ def test_rows_that_reach_zero_take_the_drawn_tokens_everywhere_and_the_others_go
     assert (after >= 0).sum(-1).tolist() == [4, 1, 4]
 
 
+def test_noise_is_never_decided_and_an_accepted_token_only_where_it_is_new():
+    before, after = torch.tensor([[~4, ~4, ~4, 4, 4, 4]]), torch.tensor([[4, 5, ~5, 4, 5, ~5]])
+    assert PROCESS.decided(before, after).tolist() == [[True, True, False, False, True, False]]
+
+
+def test_no_canvas_shows_that_it_is_finished():
+    assert PROCESS.finished(torch.tensor([[1, 2], [~1, 2]])).tolist() == [False, False]
+
+
 def exact_log_p(tokens: Tensor, t: float, texts: Tensor, p: Tensor, vocabulary: int = V) -> Tensor:
     """log p(x0 at each position | canvas at level t), by enumeration of the texts (N, L): (B, L, V)."""
     same = (tokens[:, None] == texts).sum(-1).double()
