@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssdcli.engine.noise import Noise
+from ssdcli.engine.noise import CounterNoise
 
+_DRAW = 1 << 33  # the word that names the stream of a draw
 _BLOCK = 128  # a draw looks at the sums of V / 128 blocks of tokens, then at the tokens of one block
 _SLIP = 2.0**-24  # the probability, a position, that a draw from the nucleus ends with the likeliest token instead
 
@@ -36,15 +37,17 @@ class Picker:
         p = self._softmax(log_p)
         return p if self.top_p >= 1 else keep_nucleus(p, self.top_p)
 
-    def draw(self, log_p: Tensor, noise: Noise) -> Tensor:
+    def draw(self, log_p: Tensor, noise: CounterNoise) -> Tensor:
         """Draw one token a position: log_p (B, L, V), one noise stream a row; returns (B, L) int64.
 
-        As many numbers are taken from the noise whatever log p is.
+        What else is drawn from the noise is the same at every temperature and top-p: a draw has a stream of its own.
         """
         if self.temperature == 0:
             return log_p.argmax(-1)
         rows, length, vocabulary = log_p.shape
-        uniforms = noise.uniform(_rounds(self.top_p, vocabulary), 2, length).permute(1, 2, 0, 3).flatten(2)
+        uniforms = (
+            noise.derive(_DRAW).uniform(_rounds(self.top_p, vocabulary), 2, length).permute(1, 2, 0, 3).flatten(2)
+        )
         blocks = _blocks(self._softmax(log_p).flatten(0, 1))
         drawn = _draw(blocks, uniforms[0]) if self.top_p >= 1 else _draw_from_nucleus(blocks, self.top_p, uniforms)
         return drawn.view(rows, length)

@@ -21,6 +21,9 @@ class Fixed:
     def __init__(self, block: float, token: float | torch.Tensor) -> None:
         self.pair = block, token
 
+    def derive(self, *words: int) -> Fixed:
+        return self
+
     def uniform(self, *shape: int) -> torch.Tensor:
         drawn = torch.empty(1, *shape)
         drawn[:, :, 0], drawn[:, :, 1] = self.pair

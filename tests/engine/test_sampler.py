@@ -181,9 +181,16 @@ def test_at_temperature_zero_or_with_the_smallest_nucleus_every_token_is_the_lik
     assert sum(int(step.decided.sum()) for step in steps) >= 48
 
 
-@pytest.mark.parametrize("picker", [Picker(top_p=1e-9), Picker(temperature=1e-7)], ids=str)
-def test_where_only_tokens_are_random_the_smallest_nucleus_writes_what_temperature_zero_writes(make_denoiser, picker):
-    denoiser = make_denoiser("masked")
+@pytest.mark.parametrize(
+    ("process", "picker"),
+    [
+        *((process, Picker(top_p=1e-9)) for process in ("masked", "simplex", "uniform")),
+        *((process, Picker(temperature=1e-7)) for process in ("masked", "simplex")),  # uniform: it feels sure of all
+    ],
+    ids=str,
+)
+def test_the_smallest_nucleus_and_the_least_heat_write_what_temperature_zero_writes(make_denoiser, process, picker):
+    denoiser = make_denoiser(process)
     texts = [
         generated(run(denoiser, denoiser.process, [1, 2], [[5, 6], [7]], max_tokens=24, picker=p), denoiser.process)
         for p in (Picker(temperature=0.0), picker)

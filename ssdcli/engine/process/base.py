@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ssdcli.engine.noise import Noise
+from ssdcli.engine.noise import CounterNoise, Noise
 from ssdcli.engine.nucleus import Picker
 
 # What a canvas is depends on its process: (B, L, V) float32 or (B, L, 2, S) float32 for simplex, dense or sparse;
@@ -103,7 +103,7 @@ class Process(Protocol):
         """Log p (B, L, V) with certainty where the canvas leaves no doubt about the clean token."""
         ...
 
-    def step(self, canvas: Canvas, log_p: Tensor, times: Times, picker: Picker, noise: Noise) -> Canvas:
+    def step(self, canvas: Canvas, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Canvas:
         """Denoise from t to each row's s, given log p of the clean tokens (B, L, V); at s = 0 the canvas is clean."""
         ...
 

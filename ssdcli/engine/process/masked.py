@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ssdcli.engine.noise import Noise
+from ssdcli.engine.noise import CounterNoise, Noise
 from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
 from ssdcli.engine.process.unmasking import UNMASKINGS, TopK, Unmasking, lowest, make_unmasking, room
@@ -77,7 +77,7 @@ class Masked:
         unmasking = make_unmasking(sampling.name_among(self.samplings), sampling.value)
         return replace(self, unmasking=unmasking, remask=sampling.remask)
 
-    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: Noise) -> Tensor:
+    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
         """Reveal positions until no more than a share s of the canvas is hidden, and what more may be revealed.
 
         With remasking, known tokens are hidden again, as many as the share s has room for; for each of them another

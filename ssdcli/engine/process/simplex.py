@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 import torch
 from torch import Tensor
 
-from ssdcli.engine.noise import Noise
+from ssdcli.engine.noise import CounterNoise, Noise
 from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
 
@@ -86,7 +86,7 @@ class Simplex:
             raise ValueError(f"{name} sampling takes no number, and {sampling.value} is given")
         return name
 
-    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: Noise) -> Tensor:
+    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
         """Project the prediction onto one token a position, and noise that token to the lower level afresh."""
         tokens = picker.draw(log_p, noise)
         return self.corrupt(tokens, times[1][:, None].expand_as(tokens), noise)
@@ -107,7 +107,7 @@ class Simplex:
 class MultiHot(Simplex):
     """The multi-hot projection of SSD-LM: every token of the nucleus is +K, so that none is chosen before the end."""
 
-    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: Noise) -> Tensor:
+    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
         """Raise the nucleus of each position and noise it to the lower level; at s = 0, one token drawn from it."""
         drawn = picker.draw(log_p, noise)
         lower = times[1][:, None].expand_as(drawn)

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 import torch
 from torch import Tensor
 
-from ssdcli.engine.noise import Noise
+from ssdcli.engine.noise import CounterNoise, Noise
 from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.order import distinct, largest_normals, lognormal_below, skipping
 from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
@@ -95,7 +95,7 @@ class SparseSimplex(Simplex):
 class MultiHotSparse(SparseSimplex):
     """The multi-hot projection of SSD-LM, of no more than the drawn token and the 15 likeliest others."""
 
-    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: Noise) -> Tensor:
+    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
         """Raise the likeliest of the nucleus and noise them to the lower level; at s = 0, the drawn token alone."""
         drawn = picker.draw(log_p, noise)
         lower = times[1][:, None].expand_as(drawn)

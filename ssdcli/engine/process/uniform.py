@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ssdcli.engine.noise import Noise
+from ssdcli.engine.noise import CounterNoise, Noise
 from ssdcli.engine.nucleus import Picker, entropy
 from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
 from ssdcli.engine.process.unmasking import EntropyBound, lowest, room
@@ -70,7 +70,7 @@ class Uniform:
         sampling.forbid_remasking()
         return replace(self, acceptance=EntropyBound() if sampling.value is None else EntropyBound(sampling.value))
 
-    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: Noise) -> Tensor:
+    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
         """Draw tokens, accept the surest as far as the entropy bound goes, and renew the noise everywhere else.
 
         Nothing is accepted for good: the next step draws again at every position. No more than a share s stays noise,

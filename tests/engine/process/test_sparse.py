@@ -255,7 +255,7 @@ def test_multi_hot_noise_has_the_law_that_dense_noise_gives_it():
     samples = []
     for process in (DENSE.sampled_by(Sampling("multi-hot")), MULTI_HOT):
         canvas = process.prior(25, CounterNoise(range(60)))
-        noise = GeneratorNoise(range(60))
+        noise = CounterNoise(range(100, 160))
         made = process.step(canvas, p.log().expand(60, 25, V), (0.5, lower), Picker(top_p=0.85), noise)
         samples.append(process.embed(made, Table(table)).flatten(0, 1))
     assert energy_p(*samples) > 0.01
