@@ -474,3 +474,38 @@ def test_a_grid_and_an_early_stop_change_the_text():
     assert len({writer.generate("Dear", options, grid=grid).text for grid in ("linear", "cosine", "sine")}) > 1
     settled = writer.generate("Dear", options, steps=60, early_stop=100.0)
     assert settled.steps < writer.generate("Dear", options, steps=60, early_stop=0.0).steps
+
+
+@pytest.fixture
+def tone(tmp_path):
+    """The folder of a classifier with random weights over the tiny tokenizer."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            id2label={0: "dark", 1: "sunny"},
+        )
+        BertForSequenceClassification(config).save_pretrained(tmp_path / "tone")
+    (tmp_path / "tone" / "tokenizer.json").write_text(tiny_tokenizer().to_str(), encoding="utf-8")
+    return tmp_path / "tone"
+
+
+def test_guides_steer_what_is_written(family, tone):
+    free = load("big").generate("Dear", FAST).text
+    texts = {
+        scale: load("big", blend=Blend(guides=(f"{tone}:sunny={scale}",))).generate("Dear", FAST).text
+        for scale in (0, 1e7)
+    }
+    assert texts[0] == free != texts[1e7]  # random weights push little
+
+
+def test_a_guide_without_such_a_label_is_refused(family, tone):
+    with pytest.raises(UsageError, match="has no label 'rainy'"):
+        load("big", blend=Blend(guides=(f"{tone}:rainy",)))
