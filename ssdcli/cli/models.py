@@ -73,6 +73,8 @@ def rm(
     for entry in registry.entries():
         if entry.manifest.core == name:
             console.warn(f"{entry.name!r} was made for {name!r}, which is gone; name another core with --core.")
+        if entry.manifest.base == name:
+            console.warn(f"{entry.name!r} has lost its base {name!r}; --rule contrast needs one of this name.")
 
 
 @models.command()

@@ -151,6 +151,12 @@ def test_rm_warns_of_the_models_made_for_a_core(models, run_ssd):
     assert done.stderr.startswith("ssd: warning: 'notes' was made for 'big'")
 
 
+def test_rm_warns_of_the_models_specialised_from_a_base(models, run_ssd):
+    add("late", base="notes")
+    done = run_ssd("models", "rm", "notes", "--yes")
+    assert done.stderr.startswith("ssd: warning: 'late' has lost its base 'notes'")
+
+
 def test_rm_removes_a_broken_model(models, run_ssd):
     (Registry().models / "notes" / "ssd.json").write_text("{")
     assert run_ssd("models", "rm", "notes", "--yes").returncode == 0
