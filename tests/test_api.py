@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import ssdcli
-from ssdcli.api import Options, Request, choose, load
+from ssdcli.api import Blend, Options, Request, choose, load
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.registry.store import Registry
 from ssdcli.training.tokenizer import train_tokenizer
@@ -150,6 +150,6 @@ def test_a_tokenizer_that_cannot_be_read_or_has_no_end_is_refused(family):
 def test_the_package_offers_the_interface_lazily():
     probe = "import sys, ssdcli; assert 'torch' not in sys.modules; ssdcli.load; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
-    assert (ssdcli.load, ssdcli.Options, ssdcli.Request) == (load, Options, Request)
+    assert (ssdcli.load, ssdcli.Blend, ssdcli.Options, ssdcli.Request) == (load, Blend, Options, Request)
     with pytest.raises(AttributeError):
         _ = ssdcli.nothing
