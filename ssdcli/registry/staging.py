@@ -83,7 +83,8 @@ def take_out(target: Path) -> None:
 def model_names(models: Path) -> set[str]:
     """Return the names of the models' folders, also of a model that is set aside at this moment."""
     paths = _paths(models)
-    visible = {path.name for path in paths if not path.name.startswith(".") and path.is_dir()}
+    # What is nothing any more was set aside since it was listed.
+    visible = {path.name for path in paths if not path.name.startswith(".") and not path.is_file()}
     hidden = (_LEFTOVER.fullmatch(path.name) for path in paths)
     return visible | {found["name"] for found in hidden if found and found["mark"] == "old-"}
 

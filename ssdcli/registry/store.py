@@ -102,7 +102,7 @@ class Registry:
                 self._default_file.unlink()
 
     def rename(self, old: str, new: str) -> None:
-        """Give a model another name, also where the default and the models made for it mention it."""
+        """Give a model another name, also where the default and the models made of it or for it mention it."""
         check_name(new)
         with self._changing(old) as folder:
             self._check_free(new, overwrite=False)
@@ -110,8 +110,9 @@ class Registry:
             folder.rename(self.models / new)
             write_manifest(self.models / new, replace(manifest, name=new))
             for entry in self.entries():
-                if entry.manifest.core == old and not entry.bundled:
-                    write_manifest(entry.folder, replace(entry.manifest, core=new))
+                core, base = (new if link == old else link for link in (entry.manifest.core, entry.manifest.base))
+                if (core, base) != (entry.manifest.core, entry.manifest.base) and not entry.bundled:
+                    write_manifest(entry.folder, replace(entry.manifest, core=core, base=base))
             if self._chosen_default() == old:
                 write_atomic(self._default_file, new + "\n")
 

@@ -202,6 +202,22 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
+def test_models_follow_their_base_when_it_is_renamed(registry, add):
+    add(registry, "general")
+    add(registry, "notes", base="general")
+    registry.rename("general", "plain")
+    assert registry.find("notes").manifest.base == "plain"
+    assert registry.find("notes").manifest.core == registry.find("plain").manifest.core
+
+
+def test_a_model_that_is_set_aside_while_the_folder_is_listed_is_found(registry, add, monkeypatch):
+    add(registry, "notes")
+    listed = staging._paths(registry.models)
+    monkeypatch.setattr(staging, "_paths", lambda models: listed if models == registry.models else [])
+    (registry.models / "notes").rename(registry.models / ".notes.old-01234567")
+    assert staging.model_names(registry.models) == {"notes"}
+
+
 def test_the_default_follows_set_rename_and_remove(registry, add):
     assert registry.default() == "starter"
     add(registry, "big", kind="core", core=None)
