@@ -117,7 +117,7 @@ def _contrasted(core: Entry | None, small: Sequence[tuple[Entry, float]], regist
     for entry, weight in small:
         base = entry.manifest.base
         against = entry if base is None else _base(entry, base, registry)
-        name = f"{entry.name} without context" if base is None else base
+        name = f"{entry.name} without context" if base is None else f"{base}, base of {entry.name}"
         parts += [_part(entry, weight, True), _part(against, -weight, False, name)]
     return parts
 

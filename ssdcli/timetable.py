@@ -26,7 +26,7 @@ def schedules(blend: Blend, members: Sequence[Share]) -> list[Schedule]:
         return [Constant(weight) for _, weight, _ in members]
     if name == SANDWICH:
         return _sandwiched(blend, members, share if colon else None)
-    return _from_file(Path(blend.schedule).expanduser(), members)
+    return _from_file(Path(blend.schedule).expanduser(), members, blend.rule)
 
 
 def _sandwiched(blend: Blend, members: Sequence[Share], share: str | None) -> list[Schedule]:
@@ -52,23 +52,37 @@ def _share(text: str) -> float:
     return light
 
 
-def _from_file(path: Path, members: Sequence[Share]) -> list[Schedule]:
-    """Piecewise linear weights by member; a member that the file does not name keeps its weight."""
-    known = [name for name, _, _ in members]
+def _from_file(path: Path, members: Sequence[Share], rule: str) -> list[Schedule]:
+    """Piecewise linear weights by member; a member that the file does not name keeps its weight.
+
+    What a contrast holds against a member stands behind it, with a weight below zero, and follows its schedule.
+    """
+    known = [name for name, weight, _ in members if weight > 0]
     tables = _read(path)
+    if not tables:
+        raise UsageError(f"the schedule {str(path)!r} is empty.", _FORM)
     for name in tables:
         if name not in known:
             hint = f"{suggest(name, known)} The members are {', '.join(known)}.".strip()
             raise UsageError(f"the schedule {str(path)!r} names {name!r}, which is no member.", hint)
-    chosen: list[Schedule] = [
-        _piecewise(path, name, tables[name], weight) if name in tables else Constant(weight)
-        for name, weight, _ in members
-    ]
+    chosen: list[Schedule] = []
+    leader = ""
+    for name, weight, is_small in members:
+        leader = name if weight > 0 else leader
+        chosen.append(_piecewise(path, leader, tables[leader], weight) if leader in tables else Constant(weight))
+        if rule == "contrast" and not is_small and weight > 0:
+            _check_always_on(path, name, chosen[-1])
     idle = next((t / 1000 for t in range(1000, 0, -1) if all(schedule(t / 1000) == 0 for schedule in chosen)), None)
     if idle is not None:
         problem = f"the schedule {str(path)!r} lets no member run at noise level {idle:g}."
         raise UsageError(problem, "Give one a weight above zero at every level.")
     return chosen
+
+
+def _check_always_on(path: Path, core: str, schedule: Schedule) -> None:
+    if any(schedule(t / 1000) == 0 for t in range(1, 1001)):
+        problem = f"the schedule {str(path)!r} leaves out {core!r}, and a contrast needs the core at every step."
+        raise UsageError(problem, "Give it a weight above zero at every level.")
 
 
 def _read(path: Path) -> dict[str, Any]:

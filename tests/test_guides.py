@@ -135,7 +135,7 @@ def test_the_stronger_the_guide_the_more_texts_have_its_label(process, tone):
     shares = [share(SUNNY, unguided), *(share(SUNNY, write(process, opened(tone, "sunny", s))) for s in (1, 2, 3))]
     assert 0.35 < shares[0] < 0.65
     assert shares[0] < shares[1] < shares[2] < shares[3]
-    assert shares[3] > 0.8
+    assert shares[3] > 0.85
 
 
 def test_a_scale_below_zero_steers_away(tone):

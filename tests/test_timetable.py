@@ -57,14 +57,27 @@ def test_a_file_gives_members_weights_on_straight_lines_and_leaves_the_others(fi
     assert notes == Constant(0.3)
 
 
-def test_what_a_contrast_holds_against_the_others_stays_below_zero(file):
-    (base,) = schedules(file("base = [[1, 0.2], [0, 0.4]]"), [("base", -0.3, False)])
-    assert [base(t) for t in (1.0, 0.0)] == [-0.2, -0.4]
+CONTRASTED = [("big", 1.0, False), ("notes", 0.3, True), ("base", -0.3, False)]
+
+
+def test_what_a_contrast_holds_against_a_member_follows_it(file):
+    _, notes, base = schedules(file("notes = [[1, 0.2], [0, 0.4]]"), CONTRASTED)
+    for t in (1.0, 0.7, 0.0):
+        assert base(t) == -notes(t) != 0
+    with pytest.raises(UsageError, match="names 'base', which is no member"):
+        schedules(file("base = [[1, 0.2]]"), CONTRASTED)
+
+
+def test_a_contrast_keeps_its_core(file):
+    blend = file("big = [[1, 1], [0.5, 0], [0, 0]]")
+    with pytest.raises(UsageError, match="leaves out 'big', and a contrast needs the core"):
+        schedules(Blend(rule="contrast", schedule=blend.schedule), CONTRASTED)
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("", "is empty"),
         ("big = 3", "no list of pairs for 'big'"),
         ("big = [[1, 2, 3]]", "no list of pairs for 'big'"),
         ("big = []", "no list of pairs for 'big'"),

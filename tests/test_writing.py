@@ -430,7 +430,7 @@ def test_a_contrast_with_the_model_before_specialisation_needs_no_context(family
     assert [(m.name, m.weight) for m in writer.generate("Dear", FAST).members] == [
         ("big", 1.0),
         ("late", 0.5),
-        ("notes", -0.5),
+        ("notes, base of late", -0.5),
     ]
 
 

@@ -17,7 +17,10 @@ def shown(result: Result) -> str:
     if result.explain is None or not _colourful():
         return result.text
     names = [use.name for use in result.members]
-    rest = result.text[len("".join(token.text for token in result.explain)) :]
+    written = "".join(token.text for token in result.explain)
+    if not result.text.startswith(written):  # gaps were filled: what stands around them is nobody's
+        return result.text
+    rest = result.text[len(written) :]
     return "".join(_painted(token.text, names.index(_owed(token))) for token in result.explain) + rest
 
 
@@ -25,7 +28,7 @@ def tell_colours(result: Result) -> None:
     """Say on standard error, where somebody watches, whose colour is which and how much each member gave."""
     if not result.explain:
         return
-    given = {use.name: _mean([token.by[use.name] for token in result.explain]) for use in result.members}
+    given = {use.name: _mean([token.by.get(use.name, 0.0) for token in result.explain]) for use in result.members}
     legend = [
         f"{_painted(name, place) if _colourful() else name} {share:.0%}"
         for place, (name, share) in enumerate(given.items())

@@ -162,6 +162,19 @@ def test_a_text_is_coloured_where_a_terminal_shows_it(family, ssd, monkeypatch):
     assert re.fullmatch(r"owed to big \d+%, notes \d+%\n", re.sub(r"\x1b\[\d+m", "", err))
 
 
+def test_what_stands_around_a_gap_has_no_colour(family, ssd, monkeypatch):
+    flags = ["Dear ____ is dark.", "--core", "big", "--infill", "--gap", "3", *FAST]
+    plain = ssd(*flags)
+    monkeypatch.setattr(explanation, "_colourful", lambda: True)
+    assert ssd(*flags, "--explain") == plain
+
+
+def test_a_core_that_is_not_run_is_owed_nothing(family, ssd, monkeypatch):
+    monkeypatch.setattr(console, "is_lively", lambda: True)
+    _, _, err = ssd("Dear", "--with", "notes=1", "--explain", *FAST)
+    assert err == "owed to big 0%, notes 100%\n"
+
+
 def test_no_colour_is_obeyed(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Terminal())
     monkeypatch.delenv("NO_COLOR", raising=False)

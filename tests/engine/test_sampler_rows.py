@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -132,6 +133,18 @@ def test_a_row_that_stopped_is_clean_and_stays_as_it_is(process):
         tokens = process.tokens(steps[-1].canvas)[row : row + 1]
         clean = process.corrupt(tokens, torch.zeros(tokens.shape), CounterNoise([0]))
         assert torch.equal(canvases[0], clean[0])
+
+
+@PROCESSES
+def test_a_row_that_is_done_is_clean_and_stays_as_it_is(process):
+    steps = settle(process, [8, 5, 1])
+    tokens = process.tokens(steps[-1].canvas)
+    clean = process.corrupt(tokens, torch.zeros(tokens.shape), CounterNoise([0, 1, 2]))
+    assert not all(step.active.all() for step in steps)
+    for step, following in pairwise(steps):
+        for row in (~following.active).nonzero().flatten().tolist():
+            assert torch.equal(step.canvas[row], clean[row])
+            assert torch.equal(following.canvas[row], clean[row])
 
 
 @PROCESSES
