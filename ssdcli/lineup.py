@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ssdcli.engine.schedules import Constant, Schedule
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ssdcli.engine.denoiser import Denoiser
     from ssdcli.engine.process import Process
     from ssdcli.engine.rules import Rule
+    from ssdcli.models.placement import Placement
 
 NO_CORE = "none"
 CONTRAST = "contrast"
@@ -55,25 +57,41 @@ class Lineup:
     blend: Blend
     guides: tuple[GuideSpec, ...]
 
-    def open(self) -> Writer:
-        """Load the models (SsdError if one cannot be read)."""
-        from ssdcli.models.folder import best_device
+    @property
+    def block_size(self) -> int:
+        """The tokens of a canvas: those of the first model that fixes it, or what a core with full attention proposes."""
+        manifests = [part.entry.manifest for part in self.parts]
+        fixed = [manifest.block_size for manifest in manifests if manifest.attention != "full"]
+        return fixed[0] if fixed else manifests[0].block_size
+
+    def open(self, placement: Placement | None = None) -> Writer:
+        """Load the models where `placement` says, by default as they fit (SsdError if one cannot be read)."""
+        from ssdcli.models.placement import Placement
         from ssdcli.training.tokenizer import END_OF_TEXT
 
+        placement = placement or Placement()
         first = self.parts[0].entry
         tokenizer = _tokenizer(first)
         end = tokenizer.token_to_id(END_OF_TEXT)
         if end is None:
             raise SsdError(f"the tokenizer of {first.name!r} has no {END_OF_TEXT}.", "Make or pull the model again.")
-        process, device = _process(first), best_device()
+        process = _process(first)
         loaded = {
-            entry.name: _denoiser(entry, process, device)
+            entry.name: self._denoiser(entry, process, placement)
             for entry in {p.entry.name: p.entry for p in self.parts}.values()
         }
         voices = [Voice(p.name, p.weight, p.private, loaded[p.entry.name], p.schedule) for p in self.parts]
         manifest = first.manifest
-        guides = tuple(open_guide(spec, manifest.tokenizer, manifest.vocabulary, device) for spec in self.guides)
+        guides = tuple(
+            open_guide(spec, manifest.tokenizer, manifest.vocabulary, placement.where) for spec in self.guides
+        )
         return Writer(voices, Language(tokenizer, end), self.core, _rule(self.blend.rule), guides)
+
+    def _denoiser(self, entry: Entry, process: Process, placement: Placement) -> Denoiser:
+        from ssdcli.models.loading import load_model, make_denoiser
+
+        backbone = load_model(entry.folder, placement, self.block_size)
+        return make_denoiser(backbone, entry.manifest.attention, process)
 
 
 def choose(
@@ -200,12 +218,11 @@ def _rest(names: Sequence[str], weights: Sequence[float]) -> float:
 
 
 def _check_fit(entries: Sequence[Entry], registry: Registry) -> None:
-    """Raise UsageError for a model that cannot share a canvas with the first one."""
-    first, *others = entries
-    for entry in others:
-        problem = _misfit(entry.manifest, first.manifest)
+    """Raise UsageError for a model that cannot share a canvas with one before it."""
+    for other, entry in combinations(entries, 2):
+        problem = _misfit(entry.manifest, other.manifest)
         if problem is not None:
-            raise UsageError(f"{entry.name!r} does not fit {first.name!r}: {problem}.", _fitting(first, registry))
+            raise UsageError(f"{entry.name!r} does not fit {other.name!r}: {problem}.", _fitting(other, registry))
 
 
 def _misfit(one: Manifest, other: Manifest) -> str | None:
@@ -215,7 +232,7 @@ def _misfit(one: Manifest, other: Manifest) -> str | None:
     if (one.process, one.constants) != (other.process, other.constants):
         mine, theirs = (f"{m.process} {dict(sorted(m.constants.items()))}" for m in (one, other))
         return f"its noise process is {mine}, not {theirs}"
-    if one.block_size != other.block_size:
+    if one.block_size != other.block_size and "full" not in (one.attention, other.attention):
         return f"its block size is {one.block_size}, not {other.block_size}"
     return None
 
@@ -254,14 +271,6 @@ def _process(entry: Entry) -> Process:
 
 def _unreadable(entry: Entry, reason: str) -> SsdError:
     return SsdError(f"the model {entry.name!r} cannot be used: {reason}.", "Check it with 'ssd models verify'.")
-
-
-def _denoiser(entry: Entry, process: Process, device: str) -> Denoiser:
-    from ssdcli.engine.denoiser import Denoiser, FullDenoiser
-    from ssdcli.models.folder import load_backbone
-
-    kinds = {"block-causal": Denoiser, "full": FullDenoiser}
-    return kinds[entry.manifest.attention](load_backbone(entry.folder, device=device), process)
 
 
 def _rule(name: str) -> Rule:

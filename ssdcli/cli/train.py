@@ -93,8 +93,9 @@ def _tell(trained: Trained, *, as_json: bool) -> None:
     figures = ", ".join(f"{who} {value:.3f}" for who, value in bits.items())
     console.write(f"{trained.name}: {trained.steps:,} steps in {trained.seconds / 60:.1f} minutes, {trained.folder}")
     console.write(f"denoising loss on held-out text, bits per byte: {figures}")
-    if trained.weight is None:
+    if trained.core is None:
         console.write(f"Now try: ssd generate --core {trained.name} {shlex.quote('Once upon a time')}")
     else:
-        console.write(f"best weight beside {trained.core}: {trained.weight:g}")
+        best = "not measured, the core being too large for it here" if trained.weight is None else f"{trained.weight:g}"
+        console.write(f"best weight beside {trained.core}: {best}")
         console.write(f"Now try: ssd generate {shlex.quote('Dear ')} --with {trained.name}")

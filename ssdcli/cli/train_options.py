@@ -50,5 +50,7 @@ CheckpointSeconds = Annotated[float | None, typer.Option(help="Seconds between c
 Process = Annotated[
     str | None, typer.Option(help="simplex, masked or uniform; with --for none only.", rich_help_panel=MORE)
 ]
-BlockSize = Annotated[int | None, typer.Option(help="Tokens of a block; with --for none only.", rich_help_panel=MORE)]
+BlockSize = Annotated[
+    int | None, typer.Option(help="Tokens of a block, where the core leaves it open.", rich_help_panel=MORE)
+]
 Vocabulary = Annotated[int | None, typer.Option(help="Tokens to learn; with --for none only.", rich_help_panel=MORE)]

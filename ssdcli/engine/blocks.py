@@ -45,14 +45,16 @@ def training_mask(blocks: Tensor) -> Tensor:
     return torch.cat([noised, clean], dim=1)[:, None]
 
 
-def prefix_mask(ranks: Tensor) -> Tensor:
+def prefix_mask(ranks: Tensor, queries: int | None = None) -> Tensor:
     """Who sees whom in prefixes: ranks (B, P) int64, when a token's block is read, to (B, 1, P, P) bool.
 
     A token sees its own block both ways and those of lower rank. Padding has rank PADDING and sees itself alone, so
-    that no row of the softmax is empty.
+    that no row of the softmax is empty. queries: only the rows of the last so many tokens: (B, 1, queries, P).
     """
-    sees = (ranks[:, None, :] <= ranks[:, :, None]) & (ranks != PADDING)[:, None, :]
-    itself = torch.eye(ranks.shape[1], dtype=torch.bool, device=ranks.device)
+    width = ranks.shape[1]
+    first = 0 if queries is None else width - queries
+    sees = (ranks[:, None, :] <= ranks[:, first:, None]) & (ranks != PADDING)[:, None, :]
+    itself = torch.eye(width, dtype=torch.bool, device=ranks.device)[first:]
     return (sees | itself)[:, None]
 
 

@@ -18,19 +18,28 @@ _STEP = 32  # columns, at least, between the widths that prefixes are padded to
 
 
 class Backbone(EmbeddingSpace, Protocol):
-    """A block-causal language model seen from the engine: any native architecture behind five calls."""
+    """A language model seen from the engine: any native architecture behind a few calls.
+
+    reading_block: how many tokens of a prefix see each other; a block's, or 1 for a model that reads causally.
+    """
 
     block_size: int
+    reading_block: int
     context: int
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where canvases and prefixes are."""
         ...
 
     @property
     def sizes(self) -> Sizes:
         """What its parts take to compute."""
+        ...
+
+    @property
+    def hears_itself(self) -> bool:
+        """Whether the previous prediction is an input (self-conditioning)."""
         ...
 
     def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
@@ -99,10 +108,10 @@ class Prefix:
         """Which columns of the prefix and a canvas of this length hold tokens: (b, P + length) bool."""
         return torch.nn.functional.pad(self.ranks != PADDING, (0, length), value=True)
 
-    def followed_by(self, tokens: Tensor) -> Prefix:
-        """The columns with those of a clean block (b, L) behind them."""
+    def followed_by(self, tokens: Tensor, block: int) -> Prefix:
+        """The columns with those of clean tokens (b, L) behind them, which are read in blocks of this size."""
         positions = self.canvas_positions(tokens.shape[1])
-        ranks = (self.ranks.amax(1, keepdim=True) + 1).expand_as(tokens)
+        ranks = self.ranks.amax(1, keepdim=True) + 1 + torch.arange(tokens.shape[1], device=tokens.device) // block
         return replace(
             self,
             tokens=torch.cat([self.tokens, tokens], dim=1),
@@ -124,7 +133,7 @@ class Prefix:
 
 
 class Denoiser:
-    """A block-causal backbone and its noise process.
+    """A backbone that reads a prefix once, block by block or token by token, and its noise process.
 
     A row's arithmetic does not depend on its neighbours: rows share a forward pass only where each would be padded to
     the same width if it were alone. On a CPU, in float32, that is so bit for bit if canvases are whole multiples of 4
@@ -157,8 +166,7 @@ class Denoiser:
 
     def _lay_out(self, prompt: Prompt) -> Layout:
         """Cut a prompt to the window and place it."""
-        size = self.backbone.block_size
-        return lay_out(fit(prompt, self.backbone.context, size), size)
+        return lay_out(fit(prompt, self.backbone.context, self.backbone.block_size), self.backbone.reading_block)
 
     def _width(self, columns: int) -> int:
         """The columns that so many tokens are padded to."""
@@ -200,7 +208,8 @@ class Denoiser:
         process, backbone = self.process, self.backbone
         embedded = process.embed(canvas, backbone)
         level = torch.full(embedded.shape[:2], t, device=embedded.device) if process.timed else None
-        echo = backbone.embed_mixture(heard.exp()) if process.hears_itself and heard is not None else None
+        hears = process.hears_itself and backbone.hears_itself
+        echo = backbone.embed_mixture(heard.exp()) if hears and heard is not None else None
         hidden = self._hidden(backbone.condition(embedded, level, echo), prefix)
         return torch.log_softmax(backbone.logits(hidden), dim=-1)
 
@@ -216,10 +225,10 @@ class Denoiser:
 
     def _commit(self, tokens: Tensor, prefix: Prefix) -> Prefix:
         length = tokens.shape[1]
-        grown = prefix.followed_by(tokens)
+        grown = prefix.followed_by(tokens, self.backbone.reading_block)
         if prefix.slides and grown.tokens.shape[1] > self.room:
             return self._read(grown.last(self._half))
-        mask = padding_mask(prefix.real(length), length)
+        mask = prefix_mask(grown.ranks, length)
         return replace(grown, cache=self._remember(tokens, prefix.canvas_positions(length), mask, prefix.cache))
 
     @property

@@ -13,7 +13,8 @@ class Sizes:
 
     body: the matrices of all layers. attention: the width of all heads of all layers, which is what it takes to score
     a key, and again to add up its value. table: V x r, once for the head and for a mixture of embeddings. lift: r x H,
-    between the table and the body. time, listen: the ways in of the noise level and of the previous prediction.
+    between the table and the body. time: the way in of the noise level. listen: that of the previous prediction, beside
+    its mixture of embeddings; None for a model that hears none.
     """
 
     body: int
@@ -21,7 +22,7 @@ class Sizes:
     table: int
     lift: int = 0
     time: int = 0
-    listen: int = 0
+    listen: int | None = None
 
     def reading(self, tokens: int, seen: int) -> int:
         """FLOPs of embedding tokens and running the body over them, when each sees all of them and `seen` others."""
@@ -31,5 +32,6 @@ class Sizes:
         """FLOPs that a canvas takes beyond its reading: a mixture of embeddings, conditioning and the head."""
         mixture = self.table if process.mixes else 0
         level = self.time if process.timed else 0
-        heard = self.table + self.lift + self.listen if process.hears_itself else 0
+        listens = process.hears_itself and self.listen is not None
+        heard = self.table + self.lift + (self.listen or 0) if listens else 0
         return 2 * tokens * (mixture + level + heard + self.lift + self.table)

@@ -155,7 +155,7 @@ def _batch_losses(
             torch.log_softmax(member.logits(h.reshape(-1, h.shape[-1])[rows]), dim=-1)
             for member, h in zip(members, hidden, strict=True)
         ]
-        losses.view(-1, len(weights))[rows] = _cross_entropies(log_ps, tokens.reshape(-1)[rows], weights)
+        losses.view(-1, len(weights))[rows] = cross_entropies(log_ps, tokens.reshape(-1)[rows], weights)
     return (losses * due[..., None]).sum(1).cpu()
 
 
@@ -167,8 +167,8 @@ def _hidden(
     return denoise_sequence(member, process.embed(canvas, member), member.embed(tokens), blocks, (level, None))
 
 
-def _cross_entropies(log_ps: list[Tensor], targets: Tensor, weights: Sequence[float]) -> Tensor:
-    """Cross-entropy of each mixture: log_ps of (N, V) each, targets (N,) to (N, W)."""
+def cross_entropies(log_ps: list[Tensor], targets: Tensor, weights: Sequence[float]) -> Tensor:
+    """Cross-entropy of one member, or of each mixture of two: log_ps of (N, V) each, targets (N,) to (N, W)."""
     columns = []
     for share in weights:
         parts = [(w, log_p) for w, log_p in zip((1 - share, share), log_ps, strict=False) if w > 0]

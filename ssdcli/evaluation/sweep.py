@@ -25,5 +25,9 @@ def sweep(
 ) -> Sweep:
     """Measure core, small and their mixtures on the same noise."""
     losses = measure((core, small), process, passages, GRID, settings)
-    means = losses.nats_per_token()[1:]
-    return Sweep(losses, GRID[1 + int(means.argmin())])
+    return Sweep(losses, best_weight(losses))
+
+
+def best_weight(losses: Losses) -> float:
+    """The weight in (0, 1] with the least of the losses over the grid."""
+    return GRID[1 + int(losses.nats_per_token()[1:].argmin())]

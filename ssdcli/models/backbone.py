@@ -71,7 +71,7 @@ class BlockDiffusionLM(nn.Module):
         """Build with random weights."""
         super().__init__()
         self.config = config
-        self.block_size = config.block_size
+        self.block_size = self.reading_block = config.block_size
         self.context = config.context
         body = AutoModel.from_config(_body_config(config), attn_implementation="sdpa")
         body.embed_tokens = None  # embeddings are ours: tied and of low rank
@@ -101,8 +101,13 @@ class BlockDiffusionLM(nn.Module):
             table=self.table.numel(),
             lift=_multiply_adds(self.lift),
             time=_multiply_adds(self.time),
-            listen=_multiply_adds(self.listen),
+            listen=_multiply_adds(self.listen) if self.hears_itself else None,
         )
+
+    @property
+    def hears_itself(self) -> bool:
+        """Whether the previous prediction is an input."""
+        return self.config.hears_itself
 
     def _lifted(self, x: Tensor) -> Tensor:
         return x if self.lift is None else self.lift(x)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from copy import copy
 
+from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 
 class PrefixCache(Cache):
-    """Keys and values of a prefix; a forward pass goes through a view, which grows while the cache stays as it was."""
+    """Keys and values of a prefix; a forward pass goes through a view, which grows while the cache stays as it was.
+
+    last: the hidden state (B, 1, H) of the prefix's last column, where a model predicts the token after it there.
+    """
+
+    last: Tensor | None = None
 
     @classmethod
     def empty(cls, layers: int) -> PrefixCache:

@@ -8,16 +8,15 @@ from torch import Tensor
 from ssdcli.models.backbone import BlockDiffusionLM
 
 
-def inherit_embeddings(model: BlockDiffusionLM, core: BlockDiffusionLM) -> None:
-    """Start `model`'s table as the best approximation of the core's embeddings at its rank, in place.
+def inherit_embeddings(model: BlockDiffusionLM, embeddings: Tensor) -> None:
+    """Start `model`'s table as the best approximation of the core's embeddings (V, H) at its rank, in place.
 
     The core's matrix E = U S W^T (V x H) becomes U_r S_r (V x r): inner products between tokens are kept as well as
     r dimensions can (Eckart and Young, 1936). Directions are free, so that W is dropped where the widths differ. The
     scale is that of the fresh table: a trained core's rows are longer, and such a head starts certain and wrong.
     """
     with torch.no_grad():
-        everything = torch.arange(core.config.vocabulary, device=core.table.device)
-        table = truncated(core.embed(everything[None])[0].float(), model.config.rank)
+        table = truncated(embeddings, model.config.rank)
         model.table.copy_(table * (model.table.norm() / table.norm()))
 
 

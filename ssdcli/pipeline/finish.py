@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from ssdcli.evaluation.losses import Losses, LossSettings, measure
-from ssdcli.evaluation.sweep import sweep
+from ssdcli.evaluation.losses import Losses
 from ssdcli.models.folder import save_backbone
+from ssdcli.pipeline.measured import measure_trained
 from ssdcli.pipeline.prepare import TOKENIZER, Prepared, passages
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.store import Registry
 from ssdcli.training.report import CardFacts, loss_curve_svg, metrics_lines, model_card, sweep_svg
-from ssdcli.training.settings import FROM_SCRATCH, NO_CORE, TrainSettings
+from ssdcli.training.settings import FROM_SCRATCH, TrainSettings
 from ssdcli.training.trainer import SmallTrainer, writes_weights
 
 _MEASURED_TOKENS = 16_384
@@ -29,8 +29,9 @@ _VERSIONS = ("torch", "transformers", "tokenizers", "safetensors")
 class Trained:
     """A finished training: what was registered, and how well it predicts its held-out text.
 
-    losses: with a core, the columns are the small model's weights 0 (the core alone) to 1 (itself alone); without
-    one, the single column is the model itself. weight: the best of them, None without a core.
+    losses: where a weight was chosen, the columns are the small model's weights 0 (the core alone) to 1 (itself alone);
+    else the single column is the model itself. weight: the best of them; None without a core, or with one that could
+    not be run here in the time there was.
     """
 
     name: str
@@ -46,21 +47,23 @@ class Trained:
 
     def bits_per_byte(self) -> dict[str, float]:
         """Held-out denoising loss of the small model, its core and their ensemble, as far as there are any."""
-        return _by_member(self.losses, self.losses.bits_per_byte(), self.weight)
+        return self._by_member(self.losses.bits_per_byte().tolist())
+
+    def nats_per_token(self) -> dict[str, float]:
+        """The same in nats per token."""
+        return self._by_member(self.losses.nats_per_token().tolist())
+
+    def _by_member(self, columns: list[float]) -> dict[str, float]:
+        if self.weight is None:
+            return {"core" if self.core is None else "small": columns[-1]}
+        return {"core": columns[0], "small": columns[-1], "ensemble": columns[self.losses.place(self.weight)]}
 
 
 def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwrite: bool) -> Trained:
     """Measure the weights as they will be stored, and register them."""
     model = prepared.model.to("cpu", torch.bfloat16).float().eval().requires_grad_(False)
     chosen = passages(prepared.store, prepared.tokenizer, _MEASURED_TOKENS)
-    if prepared.parent is None:
-        settings = LossSettings(model.config.context)
-        losses, weight = measure([model], prepared.process, chosen, [1.0], settings), None
-    else:
-        core = prepared.parent.backbone
-        settings = LossSettings(min(model.config.context, core.config.context))
-        swept = sweep(core, model, prepared.process, chosen, settings)
-        losses, weight = swept.losses, swept.best
+    measured = measure_trained(prepared, model, chosen)
     name, parent = prepared.settings.name, prepared.parent
     trained = Trained(
         name=name,
@@ -68,8 +71,8 @@ def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwr
         folder=registry.models / name,
         size=prepared.size,
         parameters=sum(p.numel() for p in model.parameters()),
-        losses=losses,
-        weight=weight,
+        losses=measured.losses,
+        weight=measured.weight,
         report=tuple(prepared.store.info.report),
         steps=trainer.state.global_step,
         seconds=trainer.plan.elapsed,
@@ -90,7 +93,7 @@ def _write(prepared: Prepared, trainer: SmallTrainer, trained: Trained, folder: 
     texts = {
         "metrics.jsonl": metrics_lines(trainer.history),
         "loss.svg": loss_curve_svg(trainer.history, f"{trained.name}: training"),
-        "recipe.toml": recipe(prepared.settings),
+        "recipe.toml": recipe(prepared),
         "README.md": model_card(_facts(prepared, trainer, trained)),
     }
     if trained.weight is not None:
@@ -119,6 +122,7 @@ def _manifest(prepared: Prepared, trained: Trained, tokenizer: bytes) -> Manifes
         parameters=trained.parameters,
         core=trained.core,
         base=prepared.settings.base,
+        ends=[] if prepared.parent is None else prepared.parent.entry.manifest.ends,
         weight=trained.weight,
         data=prepared.store.info.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -129,7 +133,7 @@ def _manifest(prepared: Prepared, trained: Trained, tokenizer: bytes) -> Manifes
 
 def _facts(prepared: Prepared, trainer: SmallTrainer, trained: Trained) -> CardFacts:
     config, info = prepared.model.config, prepared.store.info
-    rows = {f"{who}, nats per token": value for who, value in _nats(trained).items()}
+    rows = {f"{who}, nats per token": value for who, value in trained.nats_per_token().items()}
     rows |= {f"{who}, bits per byte": value for who, value in trained.bits_per_byte().items()}
     return CardFacts(
         name=trained.name,
@@ -156,17 +160,6 @@ def _facts(prepared: Prepared, trainer: SmallTrainer, trained: Trained) -> CardF
     )
 
 
-def _nats(trained: Trained) -> dict[str, float]:
-    return _by_member(trained.losses, trained.losses.nats_per_token(), trained.weight)
-
-
-def _by_member(losses: Losses, values: object, weight: float | None) -> dict[str, float]:
-    column = [float(value) for value in values]  # type: ignore[attr-defined]
-    if weight is None:
-        return {"core": column[-1]}
-    return {"core": column[0], "small": column[-1], "ensemble": column[losses.place(weight)]}
-
-
 def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
 
@@ -184,10 +177,14 @@ def _command(settings: TrainSettings) -> str:
     return " ".join(["ssd train-small DATA", *(f"--{flag} {value}" for flag, value in flags.items())])
 
 
-def recipe(settings: TrainSettings) -> str:
-    """The resolved recipe: every setting but the data, under its flag's name, in TOML."""
+def recipe(prepared: Prepared) -> str:
+    """The resolved recipe: every setting but the data and what the core decides, under its flag's name, in TOML."""
+    settings = prepared.settings
     flags = {field.name: field.metadata.get("flag", field.name).replace("_", "-") for field in fields(settings)}
-    left_out = ("data", "name") if settings.core == NO_CORE else ("data", "name", *FROM_SCRATCH)
+    left_out = ["data", "name"]
+    if prepared.parent is not None:
+        left_out += FROM_SCRATCH
+        left_out += [] if prepared.parent.entry.manifest.attention == "full" else ["block_size"]
     lines = [
         "# ssd train-small DATA --name NAME --recipe recipe.toml",
         "# The settings that this model was trained with.",

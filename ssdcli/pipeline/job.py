@@ -12,6 +12,7 @@ import torch
 from ssdcli.errors import Interrupted, SsdError
 from ssdcli.evaluation.losses import LossSettings, measure
 from ssdcli.pipeline.finish import Trained, finish
+from ssdcli.pipeline.measured import measuring_seconds
 from ssdcli.pipeline.prepare import Prepared, passages, prepare
 from ssdcli.pipeline.saved import check_free, claimed, save
 from ssdcli.registry.files import disk_errors
@@ -20,7 +21,6 @@ from ssdcli.training.infill import Infilling
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
-from ssdcli.training.tokenizer import END_OF_TEXT, special_id
 from ssdcli.training.trainer import (
     ENDLESS,
     Hooks,
@@ -104,7 +104,7 @@ def _train(prepared: Prepared, watcher: Watcher, began: float) -> SmallTrainer:
 def _infilling(prepared: Prepared) -> Infilling | None:
     """The gaps of the training, if it has any."""
     share = prepared.settings.gap_share
-    return Infilling(share, special_id(prepared.tokenizer, END_OF_TEXT)) if share > 0 else None
+    return Infilling(share, prepared.end) if share > 0 else None
 
 
 def _plan(settings: TrainSettings, began: float) -> Plan:
@@ -112,13 +112,8 @@ def _plan(settings: TrainSettings, began: float) -> Plan:
     if settings.minutes is None and settings.steps is not None:
         return Plan(Budget(steps=settings.steps), settings.warmup, settings.decay)
     seconds = 60 * (settings.minutes or DEFAULT_MINUTES)
-    overhead = time.monotonic() - began + measuring_seconds(seconds)
+    overhead = time.monotonic() - began + measuring_seconds(settings)
     return Plan(Budget(seconds=seconds), settings.warmup, settings.decay, overhead)
-
-
-def measuring_seconds(budget: float) -> float:
-    """The part of a time budget, in seconds, that is kept for measuring and registering at the end."""
-    return min(30.0, max(3.0, 0.05 * budget))
 
 
 def _heldout_measure(prepared: Prepared) -> Callable[[], float]:

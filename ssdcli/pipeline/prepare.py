@@ -11,14 +11,14 @@ from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
 from ssdcli.evaluation.losses import Passage
 from ssdcli.models.backbone import BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.mould import Mould, read_mould
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.training.build import build, choose_preset, shape
 from ssdcli.training.corpus import SplitSettings
 from ssdcli.training.documents import ReadReport
 from ssdcli.training.readers import read_documents
-from ssdcli.training.settings import NO_CORE, TrainSettings
+from ssdcli.training.settings import DEFAULT_BLOCK, NO_CORE, TrainSettings
 from ssdcli.training.tokenizer import END_OF_TEXT, MASK, PAD, special_id, train_tokenizer
 from ssdcli.training.tokens import StoreSettings, TokenStore, build_store
 
@@ -29,19 +29,23 @@ _PASSAGE = 1024  # tokens of a held-out document that are measured
 
 @dataclass(frozen=True)
 class Parent:
-    """The core that a small model is made for."""
+    """The core that a small model is made for, and what it dictates."""
 
     entry: Entry
-    backbone: BlockDiffusionLM
+    mould: Mould
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that a training needs, read and built; `size` is None when the settings shape the model."""
+    """Everything that a training needs, read and built; `size` is None when the settings shape the model.
+
+    end: the id of end of text, which parts documents.
+    """
 
     settings: TrainSettings
     workspace: Path
     tokenizer: Tokenizer
+    end: int
     store: TokenStore
     process: Process
     model: BlockDiffusionLM
@@ -53,17 +57,21 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     """Read the data, take from the core what must fit it, and build the model."""
     workspace = registry.workspace(settings.name)
     parent = _parent(settings, registry)
+    settings = replace(settings, block_size=_block_size(settings, parent))
     _check_base(settings, registry, parent)
     tokenizer = _tokenizer(settings, workspace, parent)
-    store = _store(settings, workspace, tokenizer)
+    end = _end(tokenizer, parent)
+    store = _store(settings, workspace, tokenizer, end)
     process = _process(settings, tokenizer, parent)
     preset = choose_preset(settings, store.info.train.tokens)
     settings = replace(settings, size=preset.name)  # more minutes for the rest of a training must not change it
     never = _never_text(tokenizer, settings.vocabulary) if parent is None else ()
-    config = shape(settings, preset, process, None if parent is None else parent.backbone.config, never)
-    model = build(config, None if parent is None else parent.backbone, settings.seed)
+    mould = None if parent is None else parent.mould
+    config = shape(settings, preset, process, mould, never)
+    model = build(config, mould, settings.seed)
     custom = settings.hidden is not None or settings.layers is not None
-    return Prepared(settings, workspace, tokenizer, store, process, model, None if custom else preset.name, parent)
+    size = None if custom else preset.name
+    return Prepared(settings, workspace, tokenizer, end, store, process, model, size, parent)
 
 
 def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
@@ -74,7 +82,26 @@ def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
         raise UsageError(
             f"'{settings.core}' is not a core but of kind '{entry.manifest.kind}'.", "Name a core with --for."
         )
-    return Parent(entry, load_backbone(entry.folder))
+    return Parent(entry, read_mould(entry.folder))
+
+
+def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
+    """The block that is asked for, or the core's; UsageError where the core fixes another."""
+    if parent is None:
+        return settings.block_size or DEFAULT_BLOCK
+    core, asked = parent.entry.manifest, settings.block_size
+    if core.attention == "full":
+        return core.block_size if asked is None else asked
+    if asked not in (None, core.block_size):
+        problem = f"--block-size {asked} was given, but the core '{settings.core}' has blocks of {core.block_size}."
+        raise UsageError(problem, "Leave --block-size out, or make a core with --for none.")
+    return core.block_size
+
+
+def _end(tokenizer: Tokenizer, parent: Parent | None) -> int:
+    """The id of end of text: the core's first, or the tokenizer's own."""
+    ends = [] if parent is None else parent.entry.manifest.ends
+    return ends[0] if ends else special_id(tokenizer, END_OF_TEXT)
 
 
 def _check_base(settings: TrainSettings, registry: Registry, parent: Parent | None) -> None:
@@ -86,7 +113,7 @@ def _check_base(settings: TrainSettings, registry: Registry, parent: Parent | No
     if (
         core is None
         or base.kind != "small"
-        or base.block_size != core.block_size
+        or base.block_size != settings.block_size
         or ((base.tokenizer, base.process, base.constants) != (core.tokenizer, core.process, core.constants))
     ):
         problem = f"'{settings.base}' is no small model that fits the core '{settings.core}'."
@@ -112,7 +139,7 @@ def _never_text(tokenizer: Tokenizer, vocabulary: int) -> tuple[int, ...]:
     return (special_id(tokenizer, MASK), special_id(tokenizer, PAD), *unused)
 
 
-def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer) -> TokenStore:
+def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, end: int) -> TokenStore:
     """The tokens on disk, from an earlier start of the same training if there was one."""
     folder = workspace / _TOKENS
     if TokenStore.is_finished(folder):
@@ -120,7 +147,7 @@ def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer) -> To
     split = SplitSettings(settings.seed, settings.heldout)
     report = ReadReport()
     documents = read_documents(settings.data, report)
-    return build_store(documents, tokenizer, folder, StoreSettings(special_id(tokenizer, END_OF_TEXT), split), report)
+    return build_store(documents, tokenizer, folder, StoreSettings(end, split), report)
 
 
 def _process(settings: TrainSettings, tokenizer: Tokenizer, parent: Parent | None) -> Process:

@@ -15,17 +15,20 @@ from ssdcli.registry.files import write_atomic
 
 SCHEMA = 1
 FILE = "ssd.json"
-LATER = ("base",)  # fields that manifests written by earlier versions lack
+LATER = ("base", "begin", "ends", "format", "source")  # fields that manifests written by earlier versions lack
 KINDS = ("core", "small", "adapter")
 PROCESSES = ("simplex", "masked", "uniform")
-ATTENTIONS = ("block-causal", "full")
+ATTENTIONS = ("block-causal", "causal", "full")  # causal: a prefix is read token by token, a canvas sees itself whole
+FORMATS = ("plain", "chat")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """One model's description; every field is checked when it is made (SsdError names the field).
 
-    core: that a small model was made for. base: the small model that it was specialised from.
+    core: that a small model was made for. base: the small model that it was specialised from. source: REPO@COMMIT of
+    what was pulled. begin: the id that stands before every text (None: the first of the ends). ends: ids that end a
+    text (none: the tokenizer's own end of text). format: how prompts are put, as they are or by the chat template.
     block_size, context: tokens. parameters: count. constants: of the noise process. weight: in (0, 1].
     tokenizer, data: fingerprints. files: sha256 by relative path. created: ISO 8601, UTC.
     """
@@ -44,6 +47,10 @@ class Manifest:
     parameters: int
     core: str | None = None
     base: str | None = None
+    source: str | None = None
+    begin: int | None = None
+    ends: list[int] = field(default_factory=list)
+    format: str = "plain"
     weight: float | None = None
     data: str | None = None
     created: str
@@ -141,6 +148,10 @@ def _count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _counts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_count, value))
+
+
 def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -198,6 +209,10 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "parameters": _COUNT,
     "core": _OPTIONAL_TEXT,
     "base": _OPTIONAL_TEXT,
+    "source": _OPTIONAL_TEXT,
+    "begin": ("a whole number of at least 0, or null", lambda value: value is None or _count(value)),
+    "ends": ("a list of whole numbers of at least 0", _counts),
+    "format": _one_of(FORMATS),
     "weight": ("a number above 0 and at most 1, or null", _weight),
     "data": _OPTIONAL_TEXT,
     "created": _TEXT,

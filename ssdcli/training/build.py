@@ -6,6 +6,7 @@ import torch
 
 from ssdcli.engine.process import Process
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.mould import Mould
 from ssdcli.models.presets import PRESETS, Preset, find_preset
 from ssdcli.models.spectral import inherit_embeddings
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
@@ -38,16 +39,16 @@ def _affordable(settings: TrainSettings) -> float:
 
 
 def shape(
-    settings: TrainSettings, preset: Preset, process: Process, core: BackboneConfig | None, never: tuple[int, ...]
+    settings: TrainSettings, preset: Preset, process: Process, mould: Mould | None, never: tuple[int, ...]
 ) -> BackboneConfig:
     """The configuration of the new model: preset and settings give the body, process and core all that must fit them.
 
-    never: ids that are never text, for a core made from scratch.
+    mould: the core's. never: ids that are never text, for a core made from scratch.
     """
     hidden = settings.hidden or preset.hidden
-    vocabulary = settings.vocabulary if core is None else core.vocabulary
-    rank = hidden if core is None else min(hidden, core.hidden)
-    block = settings.block_size if core is None else core.block_size
+    vocabulary, width = (settings.vocabulary, hidden) if mould is None else mould.embeddings.shape
+    rank, block = min(hidden, width), settings.block_size
+    assert block is not None  # what was left open is settled before
     return BackboneConfig(
         vocabulary=vocabulary,
         hidden=hidden,
@@ -57,15 +58,15 @@ def shape(
         context=max(settings.context or preset.context, _CONTEXTS * block),
         timed=process.timed,
         hears_itself=process.hears_itself,
-        suppressed=never if core is None else core.suppressed,
+        suppressed=never if mould is None else mould.suppressed,
     )
 
 
-def build(config: BackboneConfig, core: BlockDiffusionLM | None, seed: int) -> BlockDiffusionLM:
+def build(config: BackboneConfig, mould: Mould | None, seed: int) -> BlockDiffusionLM:
     """A model with first weights drawn from `seed`, its embeddings inherited from the core if there is one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BlockDiffusionLM(config)
-    if core is not None:
-        inherit_embeddings(model, core)
+    if mould is not None:
+        inherit_embeddings(model, mould.embeddings)
     return model

@@ -9,7 +9,8 @@ from ssdcli.errors import UsageError
 from ssdcli.models.presets import PRESETS, find_preset
 
 NO_CORE = "none"
-FROM_SCRATCH = ("process", "block_size", "vocabulary")  # a small model takes these from its core
+FROM_SCRATCH = ("process", "vocabulary")  # a small model takes these from its core
+DEFAULT_BLOCK = 16
 DEFAULT_MINUTES = 10.0
 _PROCESSES = ("simplex", "masked", "uniform")
 _SIZES = ", ".join(preset.name for preset in PRESETS)
@@ -38,9 +39,9 @@ class TrainSettings:
     layers: int | None = None
     context: int | None = None  # tokens of a training window
     checkpoint_seconds: float = 60.0  # between checkpoints
+    block_size: int | None = None  # a core decides about it, unless it has full attention
     # FROM_SCRATCH: only for a core (--for none).
     process: str = "simplex"
-    block_size: int = 16
     vocabulary: int = 8192
 
     def check(self) -> None:
@@ -62,7 +63,7 @@ class TrainSettings:
             ("layers", self.layers is None or self.layers > 0, "at least 1"),
             ("checkpoint_seconds", self.checkpoint_seconds >= 0, "0 or above"),
             ("context", self.context is None or self.context > 0, "at least 1"),
-            ("block_size", self.block_size > 0 and self.block_size % 4 == 0, "a multiple of 4"),  # see Denoiser
+            ("block_size", _is_block(self.block_size), "a multiple of 4"),  # see Denoiser
             ("vocabulary", self.vocabulary >= 300, "at least 300"),
             ("process", self.process in _PROCESSES, f"one of {', '.join(_PROCESSES)}"),
         ):
@@ -80,3 +81,7 @@ class TrainSettings:
                 flag = name.replace("_", "-")
                 problem = f"--{flag} was given, but the core '{self.core}' decides about it."
                 raise UsageError(problem, f"Leave --{flag} out, or make a core with --for none.")
+
+
+def _is_block(size: int | None) -> bool:
+    return size is None or (size > 0 and size % 4 == 0)

@@ -150,7 +150,7 @@ def test_rows_without_text_alone_are_no_text(train, tmp_path):
         (["--learning-rate", "nan"], 2, "--learning-rate"),
         (["--heldout", "1"], 2, "--heldout must be between 0 and 1"),
         (["--hidden", "33"], 2, "--hidden must be a multiple of 32"),
-        (["--process", "simplex", "--block-size", "4"], 2, "--block-size was given, but the core 'big' decides"),
+        (["--block-size", "4"], 2, "--block-size 4 was given, but the core 'big' has blocks of 8"),
         (["--for", "none", "--process", "gaussian"], 2, "--process must be one of simplex, masked, uniform"),
         (["--name", "../notes"], 2, "'../notes' is not a model name"),
         (["--name", "a/b"], 2, "it looks like a path"),

@@ -46,7 +46,7 @@ def test_a_newer_schema_asks_to_upgrade_even_with_unknown_fields(manifest):
         ("block_size", 2.5),
         ("block_size", -1),
         ("context", True),
-        ("attention", "causal"),
+        ("attention", "sideways"),
         ("vocabulary", "8192"),
         ("core", 3),
         ("weight", 0),

@@ -1,0 +1,101 @@
+"""A pulled core in a folder: a native checkpoint whose config.json tells how it is run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoConfig
+from transformers.utils.logging import disable_progress_bar
+
+from ssdcli.errors import SsdError
+from ssdcli.models.folder import CONFIG, WEIGHTS
+from ssdcli.models.native import NativeBackbone
+from ssdcli.models.placement import Placement
+from ssdcli.models.spec import KEY, CoreSpec
+from ssdcli.models.wiring import wiring
+
+INDEX = "model.safetensors.index.json"
+
+_PROBLEMS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model's config.json; SsdError if it cannot be read."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise unreadable(folder, error) from error
+    if not isinstance(config, dict):
+        raise unreadable(folder, ValueError("its config.json holds no table"))
+    return config
+
+
+def load_core(folder: Path, config: Mapping[str, Any], placement: Placement, block_size: int | None) -> NativeBackbone:
+    """Read a core, ready for inference; SsdError if its files are missing or do not fit each other.
+
+    block_size: in place of the one that a core with full attention proposes.
+    """
+    disable_progress_bar()
+    wires = wiring(config)
+    try:
+        spec = CoreSpec.from_json(config[KEY])
+        native = AutoConfig.for_model(**{key: value for key, value in config.items() if key != KEY})
+        loaded: Any = wires.model.from_pretrained(
+            folder,
+            config=native,
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            **placement.arguments(native),
+        )
+        model, report = loaded
+        _check(report)
+    except _PROBLEMS as error:
+        raise unreadable(folder, error) from error
+    return wires.backbone(model.eval().requires_grad_(False), spec, block_size)
+
+
+def _check(report: Mapping[str, Any]) -> None:
+    """Raise ValueError for weights that are not those of the class."""
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[problem]:
+            raise ValueError(f"{problem.replace('_', ' ')}: {', '.join(map(str, sorted(report[problem])))}")
+
+
+def input_embeddings(folder: Path, config: Mapping[str, Any]) -> Tensor:
+    """The input embeddings of a core (V, H), read alone, in float32; SsdError if they are not there."""
+    try:
+        with torch.device("meta"):
+            native = AutoConfig.for_model(**{key: value for key, value in config.items() if key != KEY})
+            twin = wiring(config).model(native)
+        weight = twin.get_input_embeddings().weight
+        names = [name for name, value in twin.named_parameters(remove_duplicate=False) if value is weight]
+        return _tensor(folder, names).float()
+    except _PROBLEMS as error:
+        raise unreadable(folder, error) from error
+
+
+def _tensor(folder: Path, names: list[str]) -> Tensor:
+    """The first tensor of these names that a folder's safetensors hold."""
+    index = folder / INDEX
+    places = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.exists() else {}
+    for name in names:
+        with safe_open(folder / places.get(name, WEIGHTS if not places else ""), "pt") as file:
+            if name in file.keys():  # noqa: SIM118 - the file is no mapping
+                tensor: Tensor = file.get_tensor(name)
+                return tensor
+    raise KeyError(f"no tensor {' or '.join(names)}")
+
+
+def unreadable(folder: Path, error: Exception) -> SsdError:
+    """What to say of a model that cannot be read."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return SsdError(f"the model in {folder} cannot be read: {reason}.", "See 'ssd models verify'.")

@@ -1,0 +1,25 @@
+"""The families of public diffusion language models that are known, one file each."""
+
+from __future__ import annotations
+
+from ssdcli.errors import UsageError
+from ssdcli.models.families.adapted import ADAPTED
+from ssdcli.models.families.dream import DREAM
+from ssdcli.models.families.llada import LLADA
+from ssdcli.models.family import Config, Family, Vocabulary
+
+FAMILIES = (ADAPTED, LLADA, DREAM)
+
+
+def recognise(config: Config, vocabulary: Vocabulary) -> Family:
+    """The family of a checkpoint, by its config.json; UsageError names those that are known."""
+    for family in FAMILIES:
+        if family.recognises(config, vocabulary):
+            return family
+    kind = config.get("model_type", "that is not named")
+    names = ", ".join(str(name) for name in config.get("architectures") or ()) or "none named"
+    raise UsageError(
+        f"this is a checkpoint of model type {kind!r} (architectures: {names}), which is no diffusion language model "
+        "that ssd knows.",
+        f"Known are {', '.join(family.title for family in FAMILIES)}.",
+    )

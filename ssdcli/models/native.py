@@ -1,0 +1,143 @@
+"""A native transformers language model behind the engine's Backbone: what every pulled core runs on."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ssdcli.engine.flops import Sizes
+from ssdcli.models.cache import PrefixCache
+from ssdcli.models.spec import CoreSpec
+
+
+class NativeBackbone:
+    """log p of clean tokens from noised ones, by a class with a body, input embeddings and a head.
+
+    The logit shift ends here: `encode` returns at each position the hidden state that predicts its clean token.
+    """
+
+    hears_itself = False
+
+    def __init__(self, model: PreTrainedModel, spec: CoreSpec, block_size: int | None = None) -> None:
+        """Wrap a loaded model; `block_size` replaces the proposed one of a core with full attention."""
+        self.model = model
+        self.spec = spec
+        self.block_size = spec.block_size if block_size is None else block_size
+        self.context = spec.context
+        self.reading_block = 1 if spec.attention == "causal" else self.block_size
+        self.sizes = sizes(model)
+        self._suppressed = torch.tensor(spec.suppressed, dtype=torch.int64, device=self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where canvases and prefixes are: with the input embeddings."""
+        return self._table.device
+
+    @property
+    def _table(self) -> Tensor:
+        """The input embeddings of clean tokens: (V, H)."""
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def _mixed(self) -> Tensor:
+        """The embeddings whose mixtures are a canvas: (V, H)."""
+        return self._table
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Clean token embeddings: (B, L) int64 to (B, L, H)."""
+        table: Any = self.model.get_input_embeddings()
+        embedded: Tensor = table(tokens)
+        return embedded
+
+    def embed_mixture(self, p: Tensor) -> Tensor:
+        """Expected embeddings: p (B, L, V) to (B, L, H)."""
+        return p.to(self._mixed.dtype) @ self._mixed
+
+    def embed_sparse(self, ids: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sums of embeddings, what is left of 1 being spread evenly over all: (B, L, S) to (B, L, H)."""
+        return weighted_sums(self._mixed, ids, weights)
+
+    def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
+        """As given: a masked model is told no level and hears nothing."""
+        return embedded
+
+    def new_cache(self) -> PrefixCache:
+        """An empty KV cache."""
+        return PrefixCache.empty(self.model.config.get_text_config().num_hidden_layers)
+
+    def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+        """Run the body after the cache, which is left as it was: (B, L, H) to (B, L, H)."""
+        hidden = self._run(embedded, positions, mask, None if cache is None else cache.view())
+        if not self.spec.shift:
+            return hidden
+        # The first position of a text has none before it, and is read where it stands itself.
+        before = hidden[:, :1] if cache is None or cache.last is None else cache.last
+        return torch.cat([before, hidden[:, :-1]], dim=1)
+
+    def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
+        """The cache with (B, L, H) appended."""
+        grown = cache.view()
+        grown.last = self._run(embedded, positions, mask, grown)[:, -1:]
+        return grown
+
+    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+        body: Any = self.model.base_model
+        result = body(
+            inputs_embeds=embedded,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        hidden: Tensor = result.last_hidden_state
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the clean tokens: (B, L, V) float32, -inf for ids that are never text."""
+        return self._scores(hidden).float().index_fill(-1, self._suppressed, -math.inf)
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        head: Any = self.model.get_output_embeddings()
+        scores: Tensor = head(hidden)
+        return scores
+
+
+def weighted_sums(table: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of a table's rows, what is left of 1 going to their mean: (B, L, S) to (B, L, H)."""
+    bags, shares = ids.flatten(0, 1), weights.flatten(0, 1).to(table.dtype)
+    named = nn.functional.embedding_bag(bags, table, mode="sum", per_sample_weights=shares)
+    left = (1 - weights.sum(-1, keepdim=True)).to(table.dtype)
+    # A product: on a CPU, the mean of columns of bfloat16 takes ten times as long.
+    mean = table.new_ones(1, len(table)) @ table / len(table)
+    sums: Tensor = named.unflatten(0, ids.shape[:2]) + left * mean
+    return sums
+
+
+def sizes(model: PreTrainedModel) -> Sizes:
+    """What the parts of a model take to compute, whatever its weights are stored as; of experts, those that run."""
+    config: Any = model.config.get_text_config()
+    with torch.device("meta"):
+        twin: Any = type(model)(deepcopy(model.config))
+    table = twin.get_input_embeddings().weight
+    own = {id(table), id(twin.get_output_embeddings().weight)}
+    weights = [weight for weight in twin.base_model.parameters() if id(weight) not in own]
+    experts = [weight for weight in weights if weight.ndim == 3]
+    running = sum(weight[0].numel() for weight in experts) * _experts_per_token(config)
+    heads = config.num_hidden_layers * config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Sizes(
+        body=sum(weight.numel() for weight in weights if weight.ndim == 2) + running,
+        attention=heads * width,
+        table=table.numel(),
+    )
+
+
+def _experts_per_token(config: Any) -> int:
+    return int(getattr(config, "num_experts_per_tok", None) or getattr(config, "top_k_experts", None) or 0)
