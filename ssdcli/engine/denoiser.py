@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssdcli.engine.blocks import padding_mask, prefix_mask, training_mask
 from ssdcli.engine.flops import Sizes
+from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Canvas, EmbeddingSpace, Process
 from ssdcli.engine.prompt import PADDING, Layout, Prompt, fit, lay_out
 
@@ -47,7 +48,7 @@ class Backbone(EmbeddingSpace, Protocol):
         ...
 
     def new_cache(self) -> Any:
-        """An empty KV cache."""
+        """An empty KV cache; of one that was read at once, `first(n)` is that of its first n columns."""
         ...
 
     def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: Any | None) -> Tensor:
@@ -286,3 +287,40 @@ class FullDenoiser(Denoiser):
     def flops_of_reading(self, columns: int, seen: int) -> int:
         """None: a prefix is read with its canvas."""
         return 0
+
+
+class BlockCachedDenoiser(Denoiser):
+    """A backbone with full attention whose prefix is read once a block, not at every step: an approximation.
+
+    What the prefix's tokens make of the canvas is taken from the block's beginning, when the canvas is pure noise
+    (prefix cache of Fast-dLLM, Wu et al., 2025). A step then costs the canvas alone.
+    """
+
+    @property
+    def sight(self) -> int:
+        """The tokens after a gap that it is best shown: all."""
+        return self.backbone.context
+
+    def _read(self, prefix: Prefix) -> Prefix:
+        columns, length = prefix.tokens.shape[1], self.backbone.block_size
+        known = self.backbone.embed(prefix.tokens)
+        both = torch.cat([known, self._noise(len(known), length).to(known.dtype)], dim=1)
+        positions = torch.cat([prefix.positions, prefix.canvas_positions(length)], dim=1)
+        mask = padding_mask(prefix.real(length), columns + length)
+        cache = self.backbone.extend(both, positions, mask, self.backbone.new_cache())
+        return replace(prefix, cache=cache.first(columns))
+
+    def _noise(self, rows: int, length: int) -> Tensor:
+        """Canvases of pure noise, the same for every row: (rows, length, H)."""
+        canvas = self.process.prior(length, CounterNoise([0] * rows, str(self.backbone.device)))
+        level = torch.ones(rows, length, device=self.backbone.device) if self.process.timed else None
+        return self.backbone.condition(self.process.embed(canvas, self.backbone), level, None)
+
+    def _commit(self, tokens: Tensor, prefix: Prefix) -> Prefix:
+        grown = prefix.followed_by(tokens, self.backbone.reading_block)
+        full = prefix.slides and grown.tokens.shape[1] > self.room
+        return self._read(grown.last(self._half) if full else grown)
+
+    def flops_of_reading(self, columns: int, seen: int) -> int:
+        """Estimate the FLOPs of reading a prefix anew, with a canvas, when so many columns came to the others."""
+        return self.backbone.sizes.reading(seen + columns + self.backbone.block_size, 0)

@@ -11,15 +11,26 @@ from transformers.cache_utils import Cache, DynamicLayer
 class PrefixCache(Cache):
     """Keys and values of a prefix; a forward pass goes through a view, which grows while the cache stays as it was.
 
-    last: the hidden state (B, 1, H) of the prefix's last column, where a model predicts the token after it there.
+    tail: the hidden states (B, n, H) of the columns that were read last, where a model predicts a token before its own.
     """
 
-    last: Tensor | None = None
+    tail: Tensor | None = None
 
     @classmethod
     def empty(cls, layers: int) -> PrefixCache:
         """The cache of an empty prefix, for a model of so many layers."""
         return cls([DynamicLayer() for _ in range(layers)])
+
+    def first(self, count: int) -> PrefixCache:
+        """The first columns of a prefix that was read at once."""
+        kept = self.view()
+        for layer in kept.layers:
+            assert isinstance(layer, DynamicLayer)
+            assert layer.keys is not None
+            assert layer.values is not None
+            layer.keys, layer.values = layer.keys[:, :, :count], layer.values[:, :, :count]
+        kept.tail = None if self.tail is None else self.tail[:, :count]
+        return kept
 
     def view(self) -> PrefixCache:
         """The same prefix, sharing the tensors: a layer grows by making new ones."""

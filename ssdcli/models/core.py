@@ -16,8 +16,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from ssdcli.errors import SsdError
 from ssdcli.models.folder import CONFIG, WEIGHTS
+from ssdcli.models.hardware import look
 from ssdcli.models.native import NativeBackbone
-from ssdcli.models.placement import Placement
+from ssdcli.models.placement import Placement, arguments, need_of
 from ssdcli.models.spec import KEY, CoreSpec
 from ssdcli.models.wiring import wiring
 
@@ -46,6 +47,7 @@ def load_core(folder: Path, config: Mapping[str, Any], placement: Placement, blo
     wires = wiring(config)
     try:
         spec = CoreSpec.from_json(config[KEY])
+        need = need_of(folder, config["vocab_size"], spec.block_size)
         native = AutoConfig.for_model(**{key: value for key, value in config.items() if key != KEY})
         loaded: Any = wires.model.from_pretrained(
             folder,
@@ -54,7 +56,7 @@ def load_core(folder: Path, config: Mapping[str, Any], placement: Placement, blo
             use_safetensors=True,
             attn_implementation="sdpa",
             output_loading_info=True,
-            **placement.arguments(native),
+            **arguments(placement.plan(need, look()), need),
         )
         model, report = loaded
         _check(report)

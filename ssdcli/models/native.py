@@ -78,13 +78,14 @@ class NativeBackbone:
         if not self.spec.shift:
             return hidden
         # The first position of a text has none before it, and is read where it stands itself.
-        before = hidden[:, :1] if cache is None or cache.last is None else cache.last
+        before = hidden[:, :1] if cache is None or cache.tail is None else cache.tail[:, -1:]
         return torch.cat([before, hidden[:, :-1]], dim=1)
 
     def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
         """The cache with (B, L, H) appended."""
         grown = cache.view()
-        grown.last = self._run(embedded, positions, mask, grown)[:, -1:]
+        hidden = self._run(embedded, positions, mask, grown)
+        grown.tail = hidden if self.spec.shift else None
         return grown
 
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:

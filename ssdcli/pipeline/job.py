@@ -11,6 +11,7 @@ import torch
 
 from ssdcli.errors import Interrupted, SsdError
 from ssdcli.evaluation.losses import LossSettings, measure
+from ssdcli.models.hardware import has_fast_bf16
 from ssdcli.pipeline.finish import Trained, finish
 from ssdcli.pipeline.measured import measuring_seconds
 from ssdcli.pipeline.prepare import Prepared, passages, prepare
@@ -27,7 +28,6 @@ from ssdcli.training.trainer import (
     Progress,
     Rates,
     SmallTrainer,
-    has_fast_bf16,
     latest_checkpoint,
 )
 from ssdcli.training.windows import Windows

@@ -22,6 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from ssdcli.errors import SsdError
+from ssdcli.models.hardware import has_fast_bf16
 from ssdcli.training.objective import Objective
 from ssdcli.training.optimizer import make_optimizer
 from ssdcli.training.plan import Plan
@@ -260,8 +261,3 @@ def _arguments(rates: Rates, folder: Path) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,
     )
-
-
-def has_fast_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices natively (AVX-512 BF16 or AMX)."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,71 @@
+"""What this machine has to run models on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import psutil
+import torch
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A GPU: torch's name of it ("cuda:0", "mps"), its maker's, its memory in bytes, whether it multiplies bfloat16."""
+
+    device: str
+    name: str
+    memory: int
+    free: int
+    bfloat16: bool
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A machine: memory in bytes, cores, GPUs, and whether weights can be held in 8 and 4 bits (bitsandbytes).
+
+    processes: how many processes share one model (torchrun), each with a part of it.
+    """
+
+    cores: int
+    memory: int
+    free: int
+    bfloat16: bool
+    accelerators: tuple[Accelerator, ...] = ()
+    quantizes: bool = False
+    processes: int = 1
+
+
+def look() -> Hardware:
+    """Describe the machine as it is now."""
+    memory = psutil.virtual_memory()
+    return Hardware(
+        cores=os.cpu_count() or 1,
+        memory=memory.total,
+        free=memory.available,
+        bfloat16=has_fast_bf16(),
+        accelerators=_accelerators(),
+        quantizes=find_spec("bitsandbytes") is not None,
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices natively (AVX-512 BF16 or AMX)."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _accelerators() -> tuple[Accelerator, ...]:
+    if torch.cuda.is_available():
+        return tuple(_cuda(number) for number in range(torch.cuda.device_count()))
+    if torch.backends.mps.is_available():
+        memory = psutil.virtual_memory()  # shared with the CPU
+        return (Accelerator("mps", "Apple GPU", memory.total, memory.available, bfloat16=True),)
+    return ()
+
+
+def _cuda(number: int) -> Accelerator:
+    free, total = torch.cuda.mem_get_info(number)
+    modern = torch.cuda.get_device_capability(number) >= (8, 0)
+    return Accelerator(f"cuda:{number}", torch.cuda.get_device_name(number), total, free, modern)
