@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -13,9 +17,12 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.registry.store import Entry, Registry
 
 Model = Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocompletion=model_names)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what has the name already.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
-models = typer.Typer(help="List, show, remove, rename and check the models of the registry.")
+STREAM = "-"  # standard input or output, in place of a file
+
+models = typer.Typer(help="List, show, remove, rename, check and pass on the models of the registry.")
 
 
 def register(app: typer.Typer) -> None:
@@ -52,9 +59,9 @@ def show(name: Model, as_json: AsJson = False) -> None:
     if as_json:
         console.write_json({**facts, "card": card})
         return
-    console.write_table([(key.replace("_", " "), _shown(value)) for key, value in facts.items()])
+    console.write_table([(key.replace("_", " "), _printable(_shown(value))) for key, value in facts.items()])
     if card:
-        console.write(f"\n{card.rstrip()}")
+        console.write(f"\n{_printable(card.rstrip())}")
 
 
 @models.command()
@@ -109,10 +116,78 @@ def verify(name: Model) -> None:
     wrong = registry.verify(name)
     if wrong:
         raise SsdError(
-            f"{len(wrong)} of the files of {name!r} differ from their digests: {', '.join(wrong)}.",
+            f"{len(wrong)} of the files of {name!r} are not what its manifest lists: {', '.join(wrong)}.",
             "Remove the model and make or pull it again.",
         )
     console.write(f"{name}: {len(registry.find(name).manifest.files)} files match their digests")
+
+
+@models.command()
+def export(
+    name: Model,
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="The archive, by default NAME.tar; '-' is standard output.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a model into one file, which 'ssd models import' reads."""
+    from ssdcli.registry import archive
+
+    entry = Registry().find(name)
+    target = f"{name}.tar" if file is None else file
+    if target != STREAM:
+        archive.export_to_file(entry, Path(target).expanduser(), overwrite)
+    elif sys.stdout.isatty():
+        raise UsageError("an archive is nothing for a terminal to show.", "Name a file, or pipe it somewhere.")
+    else:
+        archive.export_model(entry, sys.stdout.buffer)
+    if entry.manifest.source is None and not entry.bundled:  # neither pulled nor bundled: made from somebody's text
+        console.warn(f"the weights of {name!r} carry private text; give them only to whom you would give that text.")
+    console.note(f"Exported {name!r}.")
+
+
+@models.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What 'ssd models export' wrote; '-' is standard input.")],
+    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Give it another name.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Register the model of an archive, after checking all of it."""
+    from ssdcli.registry import archive
+
+    registry = Registry()
+    with _archive(file) as stream:
+        source = "standard input" if file == STREAM else repr(file)
+        entry = archive.import_model(registry, stream, source, name, overwrite)
+    console.note(f"Imported {entry.name!r}.")
+    _warn_of_links(entry, {other.name: other.manifest.tokenizer for other in registry.entries()})
+
+
+@contextmanager
+def _archive(file: str) -> Iterator[BinaryIO]:
+    if file == STREAM:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError("standard input holds no archive.", "Name a file, or pipe one in.")
+        yield sys.stdin.buffer
+        return
+    try:
+        stream = Path(file).expanduser().open("rb")
+    except OSError as error:
+        problem = f"the archive {file!r} cannot be read ({error.strerror})."
+        raise UsageError(problem, "Name a file that 'ssd models export' wrote.") from error
+    with stream:
+        yield stream
+
+
+def _warn_of_links(entry: Entry, tokenizers: dict[str, str]) -> None:
+    """Warn of what an imported model was made for or from, and is not here or does not fit."""
+    name, core, base = entry.name, entry.manifest.core, entry.manifest.base
+    if core is not None and core not in tokenizers:
+        console.warn(f"{name!r} was made for {core!r}, and there is no model of this name; pull, train or import it.")
+    elif core is not None and tokenizers[core] != entry.manifest.tokenizer:
+        console.warn(f"{name!r} was made for another {core!r} than the one here: their tokenizers differ.")
+    if base is not None and base not in tokenizers:
+        console.warn(f"{name!r} was specialised from {base!r}; --rule contrast needs a model of this name.")
 
 
 def _summary(entry: Entry, default: str) -> dict[str, object]:
@@ -151,6 +226,11 @@ def _shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_shown(item)}" for key, item in value.items()) or "-"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _printable(text: str) -> str:
+    # A model from elsewhere says what it likes about itself, but it must not steer the terminal.
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _card(entry: Entry) -> str:

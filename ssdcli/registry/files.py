@@ -8,7 +8,9 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import filterfalse
 from pathlib import Path
+from typing import BinaryIO
 
 from ssdcli.errors import SsdError
 
@@ -36,15 +38,20 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def close_to_others(folder: Path) -> None:
-    """Take the rights of group and others from a folder and all that is in it."""
+    """Take the rights of group and others from a folder and all in it that is its own."""
     folder.chmod(PRIVATE_FOLDER)
-    for path in folder.rglob("*"):
+    for path in filterfalse(is_linked, folder.rglob("*")):
         path.chmod(PRIVATE_FOLDER if path.is_dir() else PRIVATE_FILE)
 
 
+def is_linked(path: Path) -> bool:
+    """Whether the content of a file is also elsewhere, such as in the hub's cache, and not this folder's alone."""
+    return path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)
+
+
 def sync_tree(folder: Path) -> None:
-    """Force every file and folder below this one, and itself, to the disk."""
-    for path in folder.rglob("*"):
+    """Force every folder below this one, every file of its own, and itself, to the disk."""
+    for path in filterfalse(is_linked, folder.rglob("*")):
         sync(path)
     sync(folder)
 
@@ -62,11 +69,18 @@ def sync(path: Path) -> None:
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a private text file so that a crash leaves the old content or the new one."""
+    with replacing(path) as stream:
+        stream.write(text.encode("utf-8"))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a private file that takes the place of `path` at a clean exit and vanishes at any other."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)

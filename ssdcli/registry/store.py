@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -146,10 +146,11 @@ class Registry:
             return make_private(self.home / "training" / name)
 
     def verify(self, name: str) -> list[str]:
-        """Return the files of a model that are missing or differ from their digests in the manifest."""
+        """Return the files of a model that are missing, differ from their digests, or are not in the manifest."""
         entry = self.find(name)
         expected = entry.manifest.files
-        return [file for file in expected if not _matches(entry.folder / file, expected[file])]
+        found = _digests(entry.folder, known={})
+        return sorted(file for file in expected.keys() | found.keys() if expected.get(file) != found.get(file))
 
     def recover(self) -> None:
         """End what a crash interrupted: restore a model half replaced, delete what was half written."""
@@ -223,9 +224,7 @@ class Registry:
     def _check_free(self, name: str, overwrite: bool) -> None:
         if (self.models / name).exists():
             if not overwrite:
-                raise UsageError(
-                    f"{name!r} exists already.", "Pass --overwrite to replace it, or choose another --name."
-                )
+                raise UsageError(f"{name!r} exists already.", "Pass --overwrite to replace it, or choose another name.")
         elif self._has_bundled(name):
             raise self._is_bundled(name)
 
@@ -243,12 +242,12 @@ class Registry:
 def _seal(folder: Path, name: str) -> None:
     """Complete the manifest with the name and the digests, and force everything to the disk."""
     manifest = read_manifest(folder)
-    listed = [path for path in files_below(folder) if path != folder / FILE]
-    files = {path.relative_to(folder).as_posix(): digest(path) for path in listed}
-    write_manifest(folder, replace(manifest, name=name, files=files))
+    write_manifest(folder, replace(manifest, name=name, files=_digests(folder, manifest.files)))
     close_to_others(folder)
     sync_tree(folder)
 
 
-def _matches(path: Path, expected: str) -> bool:
-    return path.is_file() and digest(path) == expected
+def _digests(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
+    """The table of files that belongs into the manifest of a folder; known: of files that its writer has checked."""
+    listed = {path.relative_to(folder).as_posix(): path for path in files_below(folder) if path != folder / FILE}
+    return {file: known.get(file) or digest(path) for file, path in listed.items()}

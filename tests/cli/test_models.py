@@ -187,6 +187,21 @@ def test_verify_ends_with_code_1_when_a_file_was_changed(models, run_ssd):
     assert "model.safetensors" in done.stderr
 
 
+def test_verify_ends_with_code_1_when_a_file_came_in(models, run_ssd):
+    (Registry().models / "notes" / "more.py").write_text("who put it here?")
+    done = run_ssd("models", "verify", "notes")
+    assert done.returncode == 1
+    assert "1 of the files of 'notes' are not what its manifest lists: more.py." in done.stderr
+
+
+def test_show_does_not_let_a_model_steer_the_terminal(models, run_ssd):
+    add("odd", architecture="\x1b[31mred")
+    (Registry().models / "odd" / "README.md").write_text("# odd\n\n\x1b[2J\x9b1mgone\tand back\n")
+    told = run_ssd("models", "show", "odd").stdout
+    assert told.replace("\n", "").replace("\t", "").isprintable()
+    assert told.endswith("# odd\n\n\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}1mgone\tand back\n")
+
+
 def test_model_names_are_completed(models, run_ssd):
     words = {"COMP_WORDS": "ssd models show no", "COMP_CWORD": "3", "_SSD_COMPLETE": "complete_bash"}
     assert run_ssd(env=words).stdout.split() == ["notes"]

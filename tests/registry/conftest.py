@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 
 from ssdcli.registry.manifest import Manifest, write_manifest
-from ssdcli.registry.store import Registry
+from ssdcli.registry.store import Entry, Registry
+from tests.registry.archives import FILES, FINGERPRINT
 
 
 @pytest.fixture
@@ -46,6 +49,42 @@ def add(manifest: Callable[..., Manifest]) -> Callable[..., None]:
             fill(folder, manifest(name=name, **changes), content)
 
     return put
+
+
+@pytest.fixture
+def registry(tmp_path: Path, manifest: Callable[..., Manifest]) -> Registry:
+    """An empty registry, with a starter that comes with it."""
+    bundled = tmp_path / "bundled"
+    (bundled / "starter").mkdir(parents=True)
+    write_manifest(bundled / "starter", manifest(name="starter", kind="core", core=None))
+    return Registry(tmp_path / "home", bundled)
+
+
+@pytest.fixture
+def put(registry: Registry, manifest: Callable[..., Manifest]) -> Callable[..., Entry]:
+    """Registers a model with these files, whose tokenizer is the one that its manifest names."""
+
+    def write(name: str = "notes", files: dict[str, bytes] = FILES, **changes: Any) -> Entry:
+        with registry.stage(name) as folder:
+            for file, content in files.items():
+                (folder / file).parent.mkdir(exist_ok=True)
+                (folder / file).write_bytes(content)
+            write_manifest(folder, manifest(tokenizer=FINGERPRINT, **changes))
+        return registry.find(name)
+
+    return write
+
+
+@pytest.fixture
+def described(manifest: Callable[..., Manifest]) -> Callable[..., bytes]:
+    """The text of a manifest that lists these files, with changes that no manifest need allow."""
+
+    def describe(files: dict[str, bytes] = FILES, **changes: Any) -> bytes:
+        made = manifest(tokenizer=FINGERPRINT)
+        digests = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+        return json.dumps({**json.loads(made.to_json()), "files": digests, **changes}).encode()
+
+    return describe
 
 
 def fill(folder: Path, manifest: Manifest, content: str) -> None:

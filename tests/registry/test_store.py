@@ -12,14 +12,6 @@ from ssdcli.registry.manifest import write_manifest
 from ssdcli.registry.store import Registry, home
 
 
-@pytest.fixture
-def registry(tmp_path, manifest):
-    bundled = tmp_path / "bundled"
-    (bundled / "starter").mkdir(parents=True)
-    write_manifest(bundled / "starter", manifest(name="starter", kind="core", core=None))
-    return Registry(tmp_path / "home", bundled)
-
-
 def names(registry):
     return [entry.name for entry in registry.entries()]
 
@@ -282,6 +274,12 @@ def test_verify_names_what_was_changed_or_lost(registry, add):
     (registry.models / "notes" / "model.safetensors").write_text("tampered")
     (registry.models / "notes" / "extra" / "README.md").unlink()
     assert sorted(registry.verify("notes")) == ["extra/README.md", "model.safetensors"]
+
+
+def test_verify_names_a_file_that_is_not_listed(registry, add):
+    add(registry, "notes")
+    (registry.models / "notes" / "extra" / "more.txt").write_text("who put it here?")
+    assert registry.verify("notes") == ["extra/more.txt"]
 
 
 @pytest.mark.parametrize(
