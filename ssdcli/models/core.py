@@ -47,8 +47,8 @@ def load_core(folder: Path, config: Mapping[str, Any], placement: Placement, blo
     wires = wiring(config)
     try:
         spec = CoreSpec.from_json(config[KEY])
-        need = need_of(folder, config["vocab_size"], spec.block_size)
         native = AutoConfig.for_model(**{key: value for key, value in config.items() if key != KEY})
+        need = need_of(folder, native.get_text_config().vocab_size, spec.block_size)
         loaded: Any = wires.model.from_pretrained(
             folder,
             config=native,
@@ -89,8 +89,9 @@ def _tensor(folder: Path, names: list[str]) -> Tensor:
     """The first tensor of these names that a folder's safetensors hold."""
     index = folder / INDEX
     places = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.exists() else {}
-    for name in names:
-        with safe_open(folder / places.get(name, WEIGHTS if not places else ""), "pt") as file:
+    files = {name: places.get(name, WEIGHTS) for name in names if name in places or not places}
+    for name, place in files.items():
+        with safe_open(folder / place, "pt") as file:
             if name in file.keys():  # noqa: SIM118 - the file is no mapping
                 tensor: Tensor = file.get_tensor(name)
                 return tensor

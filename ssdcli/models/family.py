@@ -10,6 +10,8 @@ from ssdcli.models.spec import CoreSpec
 
 Config = Mapping[str, Any]
 
+GENERATION = "generation_config"
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -71,8 +73,9 @@ class Family:
     """One family's adapter.
 
     title: as people know it. recognises: whether config.json, and what the tokenizer says, are of this family. native:
-    the native class's configuration, which `AutoConfig` reads. spec: how it is run; both raise SsdError, a clear
-    sentence, for a checkpoint that contradicts itself or what the family is known for. keys: rules for the tensors'
+    the native class's configuration, which `AutoConfig` reads. spec: how it is run; its configuration also has what
+    generation_config.json says, under GENERATION. Both raise SsdError, a clear sentence, for a checkpoint that
+    contradicts itself or what the family is known for. keys: rules for the tensors'
     names, tried in order; a tensor that matches none keeps its name. pickles: the files of a repository without
     safetensors, and what their tensors' names begin with in the converted checkpoint.
     """

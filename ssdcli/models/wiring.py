@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import transformers
-from transformers import PreTrainedModel
+from transformers import DiffusionGemmaForBlockDiffusion, PreTrainedModel, RobertaForMaskedLM
 
 from ssdcli.errors import SsdError
+from ssdcli.models.diffusion_gemma import DiffusionGemmaBackbone
 from ssdcli.models.native import NativeBackbone
+from ssdcli.models.roberta import RobertaBackbone
+from ssdcli.models.ssdlm import SsdLmBackbone, SsdLmForDiffusion
+from ssdcli.models.tess2 import Tess2Backbone, Tess2ForDiffusion
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,12 @@ class Wiring:
     backbone: type[NativeBackbone]
 
 
-_OWN: dict[str, Wiring] = {}
+_OWN = {
+    "DiffusionGemmaForBlockDiffusion": Wiring(DiffusionGemmaForBlockDiffusion, DiffusionGemmaBackbone),
+    "RobertaForMaskedLM": Wiring(RobertaForMaskedLM, RobertaBackbone),
+    "SsdLmForDiffusion": Wiring(SsdLmForDiffusion, SsdLmBackbone),
+    "Tess2ForDiffusion": Wiring(Tess2ForDiffusion, Tess2Backbone),
+}
 
 
 def wiring(config: Mapping[str, Any]) -> Wiring:
