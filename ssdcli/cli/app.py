@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from ssdcli import __version__
-from ssdcli.cli import console, demo, generate, models, recipes, train
+from ssdcli.cli import console, demo, generate, models, pull, recipes, train
 from ssdcli.cli.help import PanelGroup, use_panels
 from ssdcli.errors import Interrupted, OutOfMemory, SsdError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 generate.register(app)
 train.register(app)
+pull.register(app)
 models.register(app)
 recipes.register(app)
 demo.register(app)

@@ -1,0 +1,143 @@
+"""`ssd pull`: a public checkpoint from the hub as a core."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ssdcli.cli import console
+from ssdcli.errors import OutOfMemory
+from ssdcli.registry.names import check_name
+from ssdcli.registry.store import Entry, Registry
+
+if TYPE_CHECKING:
+    from ssdcli.pipeline.pull import PullPlan, Watch
+
+Repo = Annotated[str, typer.Argument(metavar="REPO", help="ORG/NAME on the hub, or ORG/NAME@REVISION.")]
+As = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Its name here [the repository's].")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be fetched and whether it fits; fetch nothing.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(pull)
+
+
+def pull(
+    repo: Repo, name: As = None, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Download a public checkpoint from the Hugging Face hub and register it as a core."""
+    # Read when huggingface_hub is imported: its warnings would stand between ours, and nothing is sent anywhere.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from ssdcli.pipeline import pull as pipeline
+    from ssdcli.registry.hub import RepoId
+
+    wanted = RepoId.parse(repo)
+    name = check_name(name or pipeline.default_name(wanted))
+    plan = pipeline.plan(wanted)
+    if dry_run:
+        _foretell(_facts(plan, name), as_json=as_json)
+        return
+    registry = Registry()
+    entry = None if overwrite else pipeline.registered(plan, name, registry)
+    if entry is not None:
+        console.note(f"{name!r} is {plan.listing.source} already; nothing was fetched.")
+    else:
+        with _bar(plan) as watch:
+            entry = pipeline.pull(plan, name, registry, watch, overwrite)
+        console.note(f"Registered {name!r}: {plan.family.title}, {entry.manifest.parameters / 1e6:,.0f}M parameters.")
+        console.note(f"Now try: ssd generate --core {name} 'Once upon a time'")
+    if as_json:
+        console.write_json(_registered(entry))
+
+
+@contextmanager
+def _bar(plan: PullPlan) -> Iterator[Watch]:
+    """A bar on standard error over the bytes of the weights."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from ssdcli.pipeline.pull import Watch
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console.terminal(), transient=True) as bar:
+        task = bar.add_task("fetching", total=plan.weight_bytes)
+        yield Watch(
+            fetched=lambda count: bar.advance(task, count),
+            converting=lambda: bar.update(task, description="converting", total=None),
+        )
+
+
+def _facts(plan: PullPlan, name: str) -> dict[str, Any]:
+    """What is known before the weights are fetched."""
+    from ssdcli.models.contract import blueprint, parameters
+    from ssdcli.pipeline.pull import suited
+    from ssdcli.training.build import choose_preset
+    from ssdcli.training.settings import TrainSettings
+
+    count = parameters(blueprint(plan.native))
+    return {
+        "name": name,
+        "source": plan.listing.source,
+        "gated": plan.listing.gated,
+        "licence": plan.listing.licence,
+        "family": plan.family.title,
+        "process": plan.spec.process,
+        "attention": plan.spec.attention,
+        "parameters": count,
+        "files": {file.name: file.size for file in plan.weights},
+        "bytes": plan.weight_bytes,
+        "bytes_to_fetch": plan.bytes_to_fetch,
+        "bytes_converted": 0 if plan.links else plan.weight_bytes,
+        "this_machine": _outlook(plan, count),
+        "small_sizes": list(dict.fromkeys([choose_preset(TrainSettings(), tokens=count).name, suited(count).name])),
+    }
+
+
+def _outlook(plan: PullPlan, parameters: int) -> str:
+    """How the core would be held here, or why it cannot be."""
+    from ssdcli.models.hardware import look
+    from ssdcli.models.placement import Need, Placement
+
+    stored = "float32" if plan.weight_bytes > 3 * parameters else "bfloat16"
+    try:
+        held = Placement().plan(Need(parameters, stored, plan.vocabulary, plan.spec.block_size), look())
+    except OutOfMemory as error:
+        return str(error)
+    return f"{_gigabytes(held.bytes)} in {held.dtype} on {held.device}, of {_gigabytes(held.free)} that are free"
+
+
+def _foretell(facts: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        console.write_json(facts)
+        return
+    rows = [(key.replace("_", " "), _shown(key, value)) for key, value in facts.items() if key != "files"]
+    console.write_table([*rows, *(("file", f"{file}, {_gigabytes(size)}") for file, size in facts["files"].items())])
+
+
+def _shown(key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(value)
+    if key.startswith("bytes") and isinstance(value, int):
+        return _gigabytes(value)
+    return f"{value:,}" if isinstance(value, int) else str(value or "-")
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB"
+
+
+def _registered(entry: Entry) -> dict[str, Any]:
+    manifest = entry.manifest
+    facts = {key: getattr(manifest, key) for key in ("source", "architecture", "process", "attention", "parameters")}
+    return {"name": entry.name, **facts, "path": str(entry.folder)}

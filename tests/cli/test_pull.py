@@ -1,0 +1,161 @@
+"""The command `ssd pull`, against a hub of our own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ssdcli.cli import app
+from ssdcli.models.hardware import Hardware
+from ssdcli.registry.store import Registry
+from tests.hub_server import HubServer, point_at
+from tests.models.families.llada import write_llada
+
+NAME = "org/LLaDA-Tiny"
+TOKEN = "hf_verySecretToken"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return write_llada(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture
+def hub(tmp_path, source, monkeypatch) -> Iterator[HubServer]:
+    with HubServer() as server:
+        server.add(NAME, source)
+        server.serve_here(monkeypatch, tmp_path / "cache")
+        yield server
+
+
+@pytest.fixture
+def ssd(capsys, monkeypatch):
+    """Runs the command here and returns its code, standard output and standard error."""
+    monkeypatch.setenv("HF_HUB_VERBOSITY", "error")
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = app.main(["pull", *arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_checkpoint_is_pulled_in_a_process_of_its_own_without_a_word(source, tmp_path, run_ssd):
+    with HubServer() as server:
+        server.add(NAME, source, token=TOKEN)
+        done = run_ssd("pull", NAME, env=server.env(tmp_path / "cache", HF_TOKEN=TOKEN))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert Registry().find("llada-tiny").manifest.source.startswith(f"{NAME}@")
+    listed = run_ssd("models", "list").stdout
+    assert "llada-tiny" in listed
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+
+
+def test_json_tells_what_was_registered(hub, ssd):
+    code, out, err = ssd(NAME, "--as", "tiny", "--json")
+    facts = json.loads(out)
+    assert (code, err) == (0, "")
+    assert facts["name"] == "tiny"
+    assert facts["source"] == f"{NAME}@{hub.repositories[NAME].refs['main']}"
+    assert (facts["architecture"], facts["process"], facts["attention"]) == ("llada", "masked", "full")
+    assert Path(facts["path"], "model.safetensors").is_file()
+
+
+def test_somebody_who_watches_is_told_what_to_try_and_that_nothing_was_done_again(hub, ssd, monkeypatch):
+    monkeypatch.setattr("ssdcli.cli.console.is_lively", lambda: True)
+    _, out, err = ssd(NAME, "--as", "tiny")
+    assert (out, err.splitlines()[-1]) == ("", "Now try: ssd generate --core tiny 'Once upon a time'")
+    before = len(hub.requests)
+    code, out, err = ssd(NAME, "--as", "tiny")
+    assert (code, out) == (0, "")
+    assert "already; nothing was fetched" in err
+    assert len(hub.requests) == before + 1  # the listing
+
+
+def test_a_dry_run_tells_what_would_be_done_and_fetches_no_weights(hub, ssd):
+    code, out, err = ssd(NAME, "--dry-run", "--json")
+    facts = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (facts["name"], facts["family"], facts["process"], facts["attention"]) == (
+        "llada-tiny", "LLaDA", "masked", "full",
+    )  # fmt: skip
+    assert facts["bytes"] == facts["bytes_to_fetch"] == facts["bytes_converted"] == sum(facts["files"].values())
+    assert len(facts["files"]) == 3
+    assert facts["small_sizes"]
+    assert not [request for request in hub.requests if request.path.endswith(".safetensors")]
+    assert not Registry().models.exists()
+    assert ssd(NAME, "--json")[0] == 0
+    again = json.loads(ssd(NAME, "--dry-run", "--json")[1])
+    assert (again["bytes_to_fetch"], again["parameters"]) == (0, Registry().find("llada-tiny").manifest.parameters)
+
+
+def test_a_dry_run_is_readable(hub, ssd):
+    _, out, _ = ssd(NAME, "--dry-run")
+    lines = dict(line.split("  ", 1) for line in out.splitlines())
+    assert lines["family"].strip() == "LLaDA"
+    assert lines["gated"].strip() == "no"
+    assert "model-00003-of-00003.safetensors, 0.00 GB" in out
+
+
+def test_a_dry_run_tells_whether_the_core_fits_this_machine(hub, ssd, monkeypatch):
+    assert " GB in float32 on " in json.loads(ssd(NAME, "--dry-run", "--json")[1])["this_machine"]
+    small = Hardware(cores=1, memory=1000, free=1000, bfloat16=False)
+    monkeypatch.setattr("ssdcli.models.hardware.look", lambda: small)
+    code, out, _ = ssd(NAME, "--dry-run", "--json")
+    assert code == 0
+    assert "are free" in json.loads(out)["this_machine"]
+    assert "smaller core" in json.loads(out)["this_machine"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        (["org/nothing"], 4, "the hub has no repository org/nothing."),
+        ([f"{NAME}@v9"], 4, f"{NAME} has no revision 'v9'."),
+        (["nothing"], 2, "'nothing' is not a repository of the hub."),
+        ([NAME, "--as", "Not A Name"], 2, "'Not A Name' is not a model name"),
+        ([NAME, "--as", "starter"], 2, "'starter' comes with ssd"),
+    ],
+)
+def test_what_is_asked_for_wrongly_is_one_line_and_a_code(hub, ssd, arguments, code, problem):
+    found, out, err = ssd(*arguments)
+    assert (found, out) == (code, "")
+    assert err.startswith(f"ssd: {problem}")
+    assert err.count("\n") == 1
+    assert not [entry for entry in Registry().entries() if not entry.bundled]
+
+
+def test_a_name_that_is_taken_says_how_to_replace_it(hub, ssd, source):
+    ssd(NAME, "--as", "tiny")
+    hub.add("org/other", source)
+    code, _, err = ssd("org/other", "--as", "tiny")
+    assert code == 2
+    assert "'tiny' exists already. Pass --overwrite" in err
+    assert ssd("org/other", "--as", "tiny", "--overwrite")[0] == 0
+    assert Registry().find("tiny").manifest.source.startswith("org/other@")
+
+
+def test_a_gated_repository_says_how_to_get_in_and_never_tells_the_token(hub, ssd, source, monkeypatch):
+    hub.add(NAME, source, token="hf_another")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    code, out, err = ssd(NAME, "--debug")
+    assert (code, out) == (4, "")
+    assert f"{NAME} is gated" in err
+    assert "'hf auth login'" in err
+    assert TOKEN not in err
+
+
+def test_no_network_and_no_cache_are_download_failures(tmp_path, ssd, monkeypatch):
+    point_at(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
+    code, _, err = ssd(NAME)
+    assert (code, "http://127.0.0.1:9 cannot be reached" in err) == (4, True)
+    monkeypatch.setenv("SSD_OFFLINE", "1")
+    code, _, err = ssd(NAME)
+    assert (code, "not in the hub's cache, and ssd is offline" in err) == (4, True)
+    assert not Registry().models.exists()
