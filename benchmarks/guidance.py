@@ -175,7 +175,7 @@ def _write(arguments: argparse.Namespace, spec: GuideSpec, tokenizer: Tokenizer)
     guide = open_guide(spec, manifest.tokenizer, manifest.vocabulary)
     # No text ends here: the judges compare texts of one length.
     config = SamplerConfig(
-        manifest.block_size, arguments.tokens, process.default_steps, -1, Picker(1.0, 0.95), guides=(guide,)
+        manifest.block_size, arguments.tokens, process.default_steps, (-1,), Picker(1.0, 0.95), guides=(guide,)
     )
     prompts = [[Prompt([end])] * arguments.rows]
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssdcli.exchange import PLAIN, Blend, MemberUse, Options, Piece, Request, Result, TokenShares
+from ssdcli.exchange import PLAIN, Blend, MemberUse, Message, Options, Piece, Request, Result, TokenShares
 from ssdcli.lineup import Lineup, Members, choose
 from ssdcli.registry.store import Registry
 from ssdcli.writing import Writer
@@ -11,6 +11,7 @@ __all__ = [
     "Blend",
     "Lineup",
     "MemberUse",
+    "Message",
     "Options",
     "Piece",
     "Request",

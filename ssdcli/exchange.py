@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
 from ssdcli.errors import UsageError
 from ssdcli.transcript import FinishReason
 
 Grid = Literal["linear", "cosine", "sine"]
+Role = Literal["system", "user", "assistant"]
 
 
 def require(holds: bool, problem: str, remedy: str = "Give such a value.") -> None:
@@ -34,6 +35,7 @@ class Options:
     never, by default as the noise process does.
     infill: fill the gaps, `____`, of the prompt with at most `gap` tokens each; the text is the whole, filled.
     explain: tell for each token which member it owes most to.
+    system: what comes before a conversation: by the chat template, or as a first paragraph where there is none.
     """
 
     max_tokens: int = 128
@@ -50,6 +52,7 @@ class Options:
     infill: bool = False
     gap: int = 16
     explain: bool = False
+    system: str = ""
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 0, f"max-tokens must be at least 0, not {self.max_tokens}.")
@@ -87,6 +90,7 @@ class OptionChanges(TypedDict, total=False):
     infill: bool
     gap: int
     explain: bool
+    system: str
 
 
 @dataclass(frozen=True)
@@ -108,13 +112,56 @@ PLAIN = Blend()
 
 
 @dataclass(frozen=True)
-class Request:
-    """One prompt of a batch; only the small members see its context, and its seed wins over the options'."""
+class Message:
+    """One turn of a conversation."""
 
-    prompt: str
+    role: Role
+    content: str
+
+    def __post_init__(self) -> None:
+        roles = ", ".join(get_args(Role))
+        require(self.role in get_args(Role), f"the role of a message must be one of {roles}, not {self.role!r}.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt, or one conversation, of a batch; only the small members see its context.
+
+    seed, system: win over the options'. messages: instead of a prompt; the first may be the system's, and if the last
+    is the assistant's, its text is gone on from.
+    """
+
+    prompt: str = ""
     context: str = ""
     id: str | int | None = None
     seed: int | None = None
+    messages: tuple[Message, ...] = ()
+    system: str = ""
+
+    def __post_init__(self) -> None:
+        if self.messages:
+            first, *others = [message.role for message in self.messages]
+            require(not self.prompt, "a prompt and messages exclude each other.", "Leave one of them away.")
+            require("user" in others or first == "user", "no message is the user's.", "Add what the user says.")
+            require("system" not in others, "only the first message can be the system's.", "Move it there.")
+            twice = first == "system" and self.system
+            require(not twice, "the system text is given apart and in a message.", "Leave one of them away.")
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The whole conversation; a prompt is a message of the user's."""
+        before = (Message("system", self.system),) if self.system else ()
+        said = self.messages if self.messages else (Message("user", self.prompt),)
+        return before + said
+
+    @property
+    def asked(self) -> str:
+        """What the user said last."""
+        return next(turn.content for turn in reversed(self.turns) if turn.role == "user")
+
+    def under(self, system: str) -> Request:
+        """The same request with this system text, unless it has its own."""
+        return self if self.turns[0].role == "system" else replace(self, system=system)
 
 
 @dataclass(frozen=True)

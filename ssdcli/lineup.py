@@ -12,6 +12,7 @@ from ssdcli.engine.schedules import Constant, Schedule
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.exchange import PLAIN, Blend
 from ssdcli.guides import GuideSpec, open_guide
+from ssdcli.phrasing import read_chat
 from ssdcli.reading import Language, Voice
 from ssdcli.registry.manifest import Manifest
 from ssdcli.registry.store import Entry, Registry
@@ -67,25 +68,30 @@ class Lineup:
     def open(self, placement: Placement | None = None) -> Writer:
         """Load the models where `placement` says, by default as they fit (SsdError if one cannot be read)."""
         from ssdcli.models.placement import Placement
-        from ssdcli.training.tokenizer import END_OF_TEXT
 
         placement = placement or Placement()
         first = self.parts[0].entry
         tokenizer = _tokenizer(first)
-        end = tokenizer.token_to_id(END_OF_TEXT)
-        if end is None:
-            raise SsdError(f"the tokenizer of {first.name!r} has no {END_OF_TEXT}.", "Make or pull the model again.")
-        process = _process(first)
+        ends = tuple(dict.fromkeys(end for part in self.parts for end in _ends(part.entry, tokenizer)))
+        process = self._process(ends)
         loaded = {
             entry.name: self._denoiser(entry, process, placement)
             for entry in {p.entry.name: p.entry for p in self.parts}.values()
         }
-        voices = [Voice(p.name, p.weight, p.private, loaded[p.entry.name], p.schedule) for p in self.parts]
+        voices = [_voice(part, loaded[part.entry.name], tokenizer) for part in self.parts]
         manifest = first.manifest
         guides = tuple(
             open_guide(spec, manifest.tokenizer, manifest.vocabulary, placement.where) for spec in self.guides
         )
-        return Writer(voices, Language(tokenizer, end), self.core, _rule(self.blend.rule), guides)
+        return Writer(voices, Language(tokenizer, ends), self.core, _rule(self.blend.rule), guides)
+
+    def _process(self, ends: tuple[int, ...]) -> Process:
+        """The noise process of all; the ends wait where a core floods texts with them."""
+        from ssdcli.engine.process import Masked
+
+        process = _process(self.parts[0].entry)
+        floods = any(_has_late_ends(part.entry) for part in self.parts)
+        return replace(process, late=ends) if floods and isinstance(process, Masked) else process
 
     def _denoiser(self, entry: Entry, process: Process, placement: Placement) -> Denoiser:
         from ssdcli.models.loading import load_model, make_denoiser
@@ -253,6 +259,32 @@ def _tokenizer(entry: Entry) -> Tokenizer:
         return Tokenizer.from_file(str(entry.folder / "tokenizer.json"))
     except Exception as error:  # the library raises nothing more precise
         raise _unreadable(entry, f"its tokenizer.json cannot be read ({error})") from error
+
+
+def _ends(entry: Entry, tokenizer: Tokenizer) -> list[int]:
+    """The ids that end a model's texts."""
+    from ssdcli.training.tokenizer import END_OF_TEXT
+
+    if entry.manifest.ends:
+        return entry.manifest.ends
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    if end is None:
+        raise SsdError(f"the tokenizer of {entry.name!r} has no {END_OF_TEXT}.", "Make or pull the model again.")
+    return [end]
+
+
+def _has_late_ends(entry: Entry) -> bool:
+    from ssdcli.models.core import read_config
+    from ssdcli.models.spec import KEY
+
+    return bool(read_config(entry.folder).get(KEY, {}).get("late_ends"))
+
+
+def _voice(part: Part, denoiser: Denoiser, tokenizer: Tokenizer) -> Voice:
+    entry, manifest = part.entry, part.entry.manifest
+    opening = _ends(entry, tokenizer)[0] if manifest.begin is None else manifest.begin
+    chat = read_chat(entry.folder, entry.name) if manifest.format == "chat" else None
+    return Voice(part.name, part.weight, part.private, denoiser, part.schedule, opening, chat)
 
 
 def _process(entry: Entry) -> Process:

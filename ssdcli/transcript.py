@@ -14,9 +14,9 @@ _UNFINISHED = "\ufffd"  # what a decoder shows in place of a character whose las
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a text ends: at the id `end`, before a string of `stop`, or after `max_tokens` tokens."""
+    """Where a text ends: at an id of `ends`, before a string of `stop`, or after `max_tokens` tokens."""
 
-    end: int
+    ends: frozenset[int]
     max_tokens: int
     stop: tuple[str, ...] = ()
 
@@ -60,11 +60,12 @@ class Transcript:
         return new
 
     def _take(self, block: Sequence[int]) -> None:
-        """Append the ids up to the end of text or the last one allowed."""
+        """Append the ids up to the first end of text or the last one allowed."""
         fresh = list(block[: self._limits.max_tokens - len(self._ids)])
-        if self._limits.end in fresh:
+        end = next((place for place, id in enumerate(fresh) if id in self._limits.ends), None)
+        if end is not None:
             self.finish_reason = "end"
-            fresh = fresh[: fresh.index(self._limits.end)]
+            fresh = fresh[:end]
         elif len(self._ids) + len(fresh) == self._limits.max_tokens:
             self.finish_reason = "length"
         self._ids += fresh

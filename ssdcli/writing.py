@@ -124,11 +124,11 @@ class Writer:
     def _rows(self, requests: Sequence[Request], options: Options) -> list[Row]:
         """Read every request, and give each of its n texts a seed."""
         first = secrets.randbelow(_SEEDS) if options.seed is None else options.seed
-        limits = Limits(self._language.end, _longest(options), options.stop)
+        limits = Limits(frozenset(self._language.ends), _longest(options), options.stop)
         rows = []
         for place, request in enumerate(requests):
             frame = self._frame(request, options)
-            named = replace(request, id=place if request.id is None else request.id)
+            named = replace(request.under(options.system), id=place if request.id is None else request.id)
             seed = first + place * options.n if request.seed is None else request.seed
             for k in range(options.n):
                 usage = Usage([voice.denoiser for voice in self.voices])
@@ -148,7 +148,8 @@ class Writer:
             "a contrast needs private context, or a small model that was trained with --base.",
             "Give --context FILE, or use --rule mix.",
         )
-        frame = Frame.with_gaps(request.prompt) if options.infill else Frame(request.prompt)
+        last = request.turns[-1].content
+        frame = Frame.with_gaps(last) if options.infill else Frame(last)
         require(frame.passages > 0, "the prompt has no gap to fill.", "Write ____ where text is missing.")
         self._reader(options).check_gap()
         return frame
@@ -217,12 +218,12 @@ class Writer:
 
         backbone = self.voices[0].denoiser.backbone
         bound = options.early_stop
-        stop = EarlyStop() if bound is None and self._process.stops_early else EarlyStop(bound) if bound else None
+        stop = self._process.early_stop if bound is None else EarlyStop(bound) if bound else None
         return SamplerConfig(
             block_size=backbone.block_size,
             max_tokens=_longest(options),
             steps=self._process.default_steps if options.steps is None else options.steps,
-            end=self._language.end,
+            ends=self._language.ends,
             picker=Picker(options.temperature, options.top_p),
             device=str(backbone.device),
             grid=options.grid,
@@ -238,7 +239,7 @@ class Writer:
         assert row.request.id is not None
         return Result(
             id=row.request.id,
-            prompt=row.request.prompt,
+            prompt=row.request.asked,
             text=row.text,
             finish_reason=row.finish_reason,
             seed=row.seed,

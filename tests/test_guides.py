@@ -114,7 +114,7 @@ class Even:
 def write(process: Process, *guides: Guide) -> Tensor:
     """Texts of the same seeds under these guides: (ROWS, LENGTH)."""
     ensemble = Ensemble((Member("even", Even(), Constant(1.0)),))
-    config = SamplerConfig(BLOCK, LENGTH, steps=2, end=-1, picker=Picker(), guides=guides)
+    config = SamplerConfig(BLOCK, LENGTH, steps=2, ends=(-1,), picker=Picker(), guides=guides)
     prompts = [[Prompt([0])] * ROWS]
     last = {step.block: step for step in sample(ensemble, process, prompts, list(range(ROWS)), config)}
     return torch.cat([process.tokens(step.canvas) for step in last.values()], dim=1)

@@ -14,7 +14,7 @@ def decode(ids):
 def write(text, size, *, end=False, **limits):
     """Feed a text in blocks of `size` tokens, a byte each; return the transcript and what was shown."""
     ids = [*text.encode(), *([END] if end else [])]
-    transcript = Transcript(decode, Limits(END, **{"max_tokens": len(ids), **limits}))
+    transcript = Transcript(decode, Limits(frozenset({END}), **{"max_tokens": len(ids), **limits}))
     shown = []
     while transcript.finish_reason is None:
         shown.append(transcript.add([*ids[:size], *[33] * (size - len(ids))]))
@@ -40,7 +40,7 @@ def test_a_character_that_is_never_completed_is_left_out():
 
 
 def test_bytes_that_are_no_text_are_replaced_once_something_follows():
-    transcript = Transcript(decode, Limits(END, max_tokens=4))
+    transcript = Transcript(decode, Limits(frozenset({END}), max_tokens=4))
     assert transcript.add([0x61, 0xFF]) == "a"
     assert transcript.add([0x62, 0xFF]) == "\ufffdb"
 
@@ -73,6 +73,20 @@ def test_end_of_text_ends_it_and_is_no_token_of_it(size):
     assert (transcript.text, transcript.tokens, transcript.finish_reason) == ("done", 4, "end")
 
 
+@pytest.mark.parametrize("size", [1, 2, 64])
+def test_the_first_of_several_ends_counts(size):
+    transcript = Transcript(decode, Limits(frozenset({END, 1, 2}), max_tokens=100))
+    ids = [97, 98, 2, 99, END, 1]
+    while transcript.finish_reason is None:
+        transcript.add(ids[:size])
+        del ids[:size]
+    assert (transcript.text, transcript.tokens, transcript.finish_reason) == ("ab", 2, "end")
+
+
+def test_a_text_without_an_end_goes_on_to_its_last_token():
+    assert write("a" * 50, 8, max_tokens=50)[0].finish_reason == "length"
+
+
 @pytest.mark.parametrize("size", [1, 3, 64])
 def test_the_last_token_is_cut_exactly(size):
     transcript, _ = write("abcdefgh", size, max_tokens=5)
@@ -85,5 +99,5 @@ def test_an_end_of_text_after_the_last_token_allowed_does_not_count():
 
 
 def test_no_tokens_are_a_finished_text():
-    transcript = Transcript(decode, Limits(END, max_tokens=0))
+    transcript = Transcript(decode, Limits(frozenset({END}), max_tokens=0))
     assert (transcript.text, transcript.finish_reason) == ("", "length")

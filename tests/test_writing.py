@@ -75,8 +75,8 @@ def scripted(*texts):
     letters = "abcdefgh"
     scripts = {tokenizer.encode(letters[k]).ids[0]: tokenizer.encode(t).ids for k, t in enumerate(texts)}
     script = Script(scripts)
-    voice = Voice("script", 1.0, False, script, Constant(1.0))
-    return Writer([voice], Language(tokenizer, 0), "script"), script
+    voice = Voice("script", 1.0, False, script, Constant(1.0), opening=0)
+    return Writer([voice], Language(tokenizer, [0]), "script"), script
 
 
 @pytest.mark.parametrize("process", ["masked", "simplex"])
@@ -330,7 +330,8 @@ def test_the_gaps_of_a_prompt_are_filled_one_after_the_other():
     tokenizer = tiny_tokenizer()
     fills = {" is": " boiler", " dark": " stairs"}
     script = Script({tokenizer.encode(k).ids[-1]: tokenizer.encode(v).ids for k, v in fills.items()})
-    writer = Writer([Voice("script", 1.0, False, script, Constant(1.0))], Language(tokenizer, 0), "script")
+    voice = Voice("script", 1.0, False, script, Constant(1.0), opening=0)
+    writer = Writer([voice], Language(tokenizer, [0]), "script")
     pieces = list(writer.stream("The is ____ and dark ____.", infill=True, steps=1))
     result = pieces[-1].result
     assert result.text == "The is boiler and dark stairs."

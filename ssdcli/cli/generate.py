@@ -42,6 +42,7 @@ class GenerateSettings:
     infill: bool = Options.infill
     gap: int = Options.gap
     explain: bool = Options.explain
+    system: str = Options.system
     rule: str = PLAIN.rule
     schedule: str = PLAIN.schedule
     guide: tuple[str, ...] = PLAIN.guides
@@ -86,6 +87,7 @@ def generate(
     infill: option.Infill = None,
     gap: option.Gap = None,
     explain: option.Explain = None,
+    system: option.System = None,
     sampler: option.Sampler = None,
     remask: option.Remask = None,
     grid: option.Grid = None,

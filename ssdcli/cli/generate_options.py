@@ -51,11 +51,20 @@ Seed = Annotated[int | None, typer.Option(metavar="N", help="The same seed gives
 Batch = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="JSON lines with 'prompt' and, if wanted, 'id', 'context', 'seed'; '-' is stdin."
+        metavar="FILE",
+        help="JSON lines with 'prompt' or 'messages' and, if wanted, 'id', 'context', 'seed', 'system'; '-' is stdin.",
     ),
 ]
 AsJson = Annotated[bool | None, typer.Option("--json", help="Write one JSON object a text, on a line.")]
 Stats = Annotated[bool | None, typer.Option("--stats", help="Say seeds, forward passes and speed on standard error.")]
+System = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        rich_help_panel=MORE,
+        help="What a chat model is told before the conversation; for other models, a first paragraph.",
+    ),
+]
 Texts = Annotated[
     int | None,
     typer.Option(

@@ -5,26 +5,33 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ssdcli.api import Request
 from ssdcli.cli import console
 from ssdcli.errors import UsageError
-from ssdcli.reading import BETWEEN
+from ssdcli.exchange import Message
+from ssdcli.phrasing import BETWEEN
 from ssdcli.registry.names import suggest
 
 PATIENCE = 1.0  # seconds of silence before a reader of standard input says that it waits
 STDIN = "-"
 
-_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+Kinds = Mapping[str, tuple[tuple[type, ...], str]]
+
+_LINE: Kinds = {
     "prompt": ((str,), "text"),
     "context": ((str,), "text"),
     "id": ((str, int), "text or a whole number"),
     "seed": ((int,), "a whole number"),
+    "messages": ((object,), "a list"),
+    "system": ((str,), "text"),
 }
+_MESSAGE: Kinds = {"role": ((str,), "text"), "content": ((str,), "text")}
+_EXAMPLES = 'Write lines such as {"prompt": "Dear landlord,"} or {"messages": [{"role": "user", "content": "Hello!"}]}.'
 
 
 def read_prompt(argument: str | None) -> str:
@@ -54,18 +61,56 @@ def read_batch(source: str, context: str) -> list[Request]:
 
 
 def _request(line: str, place: str, context: str) -> Request:
-    values = _parsed(line, place)
-    for key, value in values.items():
-        if key not in _KINDS:
-            known = ", ".join(field.name for field in fields(Request))
-            raise UsageError(f"{place} has a key {key!r}.", f"{suggest(key, _KINDS)} Known are {known}.".strip())
-        kinds, expected = _KINDS[key]
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise UsageError(f"{place} has a {key} that is not {expected}.", "Mend that line.")
-    if "prompt" not in values:
-        raise UsageError(f"{place} has no prompt.", 'Write lines such as {"prompt": "Dear landlord,"}.')
+    values = _checked(_parsed(line, place), _LINE, place)
+    if "prompt" not in values and "messages" not in values:
+        raise UsageError(f"{place} has no prompt.", _EXAMPLES)
+    if "prompt" in values and "messages" in values:
+        raise UsageError(f"{place} has both a prompt and messages.", "Leave one of them away.")
     own = [part for part in (context, values.get("context", "")) if part]
-    return Request(values["prompt"], BETWEEN.join(own), values.get("id"), values.get("seed"))
+    values["context"] = BETWEEN.join(own)
+    if "messages" in values:
+        values["messages"] = _messages(values["messages"], place)
+    with _placed(place):
+        return Request(**values)
+
+
+def _messages(items: object, place: str) -> tuple[Message, ...]:
+    if not isinstance(items, list) or not items:
+        raise UsageError(f"{place} has no list of messages under 'messages'.", _EXAMPLES)
+    return tuple(_message(item, f"message {number} of {place}") for number, item in enumerate(items, start=1))
+
+
+def _message(item: object, place: str) -> Message:
+    if not isinstance(item, dict):
+        raise UsageError(f"{place} is not a JSON object.", _EXAMPLES)
+    values = _checked(item, _MESSAGE, place)
+    for key in _MESSAGE:
+        if key not in values:
+            raise UsageError(f"{place} has no {key}.", _EXAMPLES)
+    with _placed(place):
+        return Message(**values)
+
+
+@contextmanager
+def _placed(place: str) -> Iterator[None]:
+    """Say of what is wrong where it is."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{place}: {error.problem}", error.remedy) from None
+
+
+def _checked(values: dict[str, Any], kinds: Kinds, place: str) -> dict[str, Any]:
+    """The same values; UsageError names a key that is not known, or not of its kind."""
+    for key, value in values.items():
+        if key not in kinds:
+            raise UsageError(
+                f"{place} has a key {key!r}.", f"{suggest(key, kinds)} Known are {', '.join(kinds)}.".strip()
+            )
+        types, expected = kinds[key]
+        if not isinstance(value, types) or isinstance(value, bool):
+            raise UsageError(f"{place} has a {key} that is not {expected}.", "Mend that line.")
+    return values
 
 
 def _parsed(line: str, place: str) -> dict[str, Any]:
@@ -74,7 +119,7 @@ def _parsed(line: str, place: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{place} is not valid JSON ({error}).", "Mend that line.") from None
     if not isinstance(values, dict):
-        raise UsageError(f"{place} is not a JSON object.", 'Write lines such as {"prompt": "Dear landlord,"}.')
+        raise UsageError(f"{place} is not a JSON object.", _EXAMPLES)
     return values
 
 

@@ -30,12 +30,15 @@ GRIDS: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How to sample: blocks of `block_size` tokens, each denoised in `steps` steps, until `end` or enough tokens."""
+    """How to sample: blocks of `block_size` tokens, each denoised in `steps` steps, until an end or enough tokens.
+
+    ends: the ids that end a text, one at least.
+    """
 
     block_size: int
     max_tokens: int
     steps: int
-    end: int  # the id of end of text
+    ends: tuple[int, ...]
     picker: Picker
     device: str = "cpu"
     grid: str = "linear"  # a key of GRIDS
@@ -48,7 +51,8 @@ class Step:
     """One denoising step of a block.
 
     weights: each member's weight at t (zero: not run). by_member: what each predicted at t, (B, L, V) or None.
-    log_p: what they predicted together, known tokens certain, guides included: (B, L, V). canvas: what became of it.
+    log_p: what they predicted together, known tokens certain, guides included, at the process's own temperature:
+    (B, L, V); the next step hears it. canvas: what became of it.
     decided: the positions whose token this step chose: (B, L) bool. active: the rows that were not done before it:
     (B,) bool. last: whether this step ends the block.
 
@@ -86,7 +90,7 @@ def sample(
 
     A block's noise is a function of (the row's seed, block, step) alone. The generation ends after the block in which
     the last row reached its end of text, or at `max_tokens` (a whole number of blocks is made; the caller cuts). A row
-    that ended before the others is filled up with ends of text.
+    that ended before the others is filled up with the first of the ends.
     """
     if config.max_tokens < 1:
         return
@@ -94,12 +98,13 @@ def sample(
     noise = CounterNoise(seeds, config.device)
     written = torch.empty((len(seeds), 0), dtype=torch.int64, device=config.device)
     ended = torch.zeros(len(seeds), dtype=torch.bool, device=config.device)
+    ends = torch.tensor(config.ends, dtype=torch.int64, device=config.device)
     blocks = -(-config.max_tokens // config.block_size)
     for number in range(blocks):
         block = _Block(number, prefixes, written, ended)
         canvas = yield from _denoise(ensemble, process, block, noise.derive(number), config)
-        tokens = torch.where(ended[:, None], config.end, process.tokens(canvas))
-        ended = (tokens == config.end).any(-1)
+        tokens = torch.where(ended[:, None], config.ends[0], process.tokens(canvas))
+        ended = torch.isin(tokens, ends).any(-1)
         if number + 1 == blocks or bool(ended.all()):  # between blocks, the host waits for the device
             return
         prefixes = ensemble.commit(tokens, prefixes)
@@ -124,7 +129,7 @@ def _denoise(
     done, heard, settling, quorum = block.ended, None, None, Quorum()
     for index, (t, s) in enumerate(pairwise(time_grid(config.steps, config.grid))):
         said = ensemble.denoise(canvas, t, heard, block.prefixes)
-        log_p = guided(process.carry_over(canvas, said.log_p), config.guides, block.written)
+        log_p = _tempered(process, guided(process.carry_over(canvas, said.log_p), config.guides, block.written), t)
         settling, stops = _settle(settling, log_p, config)
         lower = s * (~stops).double()  # a row that stops is denoised to the end at once
         denoised = process.step(canvas, log_p, (t, lower), config.picker, noise.derive(index))
@@ -137,6 +142,12 @@ def _denoise(
             break
         heard = log_p
     return canvas
+
+
+def _tempered(process: Process, log_p: Tensor, t: float) -> Tensor:
+    """Log p (B, L, V) at the temperature that the process itself has at t."""
+    hot, cold = process.temperatures
+    return Picker(cold + (hot - cold) * t).tempered(log_p)
 
 
 def _settle(before: Settling | None, log_p: Tensor, config: SamplerConfig) -> tuple[Settling | None, Tensor]:

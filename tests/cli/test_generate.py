@@ -310,6 +310,34 @@ def test_a_batch_is_answered_line_by_line_in_order(answer, tmp_path):
     assert [one["text"] for one in again] == texts
 
 
+def test_a_conversation_of_a_batch_is_gone_on_from(answer):
+    said = [("system", "Be brief."), ("user", "Dear"), ("assistant", "the boiler"), ("user", "is dark")]
+    lines = [
+        {"messages": [{"role": role, "content": content} for role, content in said]},
+        {"messages": [{"role": role, "content": content} for role, content in said[1:3]], "system": "Be brief."},
+        {"prompt": "Dear", "system": "the stairs"},
+        {"prompt": "Dear"},
+    ]
+    batch = "\n".join(json.dumps(line | {"seed": 5}) for line in lines).encode()
+    told = answer("--batch", "-", "--core", "big", "--system", "cold", *FAST, stdin=batch)
+    assert [one["prompt"] for one in told] == ["is dark", "Dear", "Dear", "Dear"]
+    plain = ["Be brief.\n\nDear\n\nthe boiler\n\nis dark", "Be brief.\n\nDear\n\nthe boiler"]
+    plain += ["the stairs\n\nDear", "cold\n\nDear"]
+    assert [one["text"] for one in told] == [text_of(prompt) for prompt in plain]
+    assert set(told[0]) == set(told[3])
+
+
+def test_a_system_text_is_a_flag_a_variable_and_a_key_of_recipes(answer, tmp_path, monkeypatch):
+    (tmp_path / "mine.toml").write_text('system = "cold"\n')
+    flags = ["Dear", "--core", "big", *FAST]
+    texts = [answer(*flags, "--system", "cold"), answer(*flags, "--recipe", str(tmp_path / "mine.toml"))]
+    monkeypatch.setenv("SSD_SYSTEM", "cold")
+    texts.append(answer(*flags))
+    assert [told["text"] for (told,) in texts] == [text_of("cold\n\nDear")] * 3
+    (told,) = answer(*flags, "--system", "Be brief.")
+    assert (told["prompt"], told["text"]) == ("Dear", text_of("Be brief.\n\nDear"))
+
+
 def test_an_empty_batch_has_no_answers(family, ssd):
     assert ssd("--batch", "-", "--core", "big", stdin=b"\n") == (0, "", "")
 
@@ -323,6 +351,30 @@ def test_an_empty_batch_has_no_answers(family, ssd):
         ('{"prompt": 1}', "line 2 of standard input has a prompt that is not text."),
         ('{"prompt": "a", "seed": "x"}', "line 2 of standard input has a seed that is not a whole number."),
         ('{"prompt": "a", "seed": true}', "line 2 of standard input has a seed that is not a whole number."),
+        ('{"prompt": "a", "messages": []}', "line 2 of standard input has both a prompt and messages."),
+        ('{"prompt": "a", "system": 1}', "line 2 of standard input has a system that is not text."),
+        ('{"messages": "a"}', "line 2 of standard input has no list of messages under 'messages'."),
+        ('{"messages": []}', "line 2 of standard input has no list of messages under 'messages'."),
+        ('{"messages": ["a"]}', "message 1 of line 2 of standard input is not a JSON object."),
+        ('{"messages": [{"content": "a"}]}', "message 1 of line 2 of standard input has no role."),
+        ('{"messages": [{"role": "user"}]}', "message 1 of line 2 of standard input has no content."),
+        (
+            '{"messages": [{"role": "user", "content": null}]}',
+            "message 1 of line 2 of standard input has a content that is not text.",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}]}',
+            "message 2 of line 2 of standard input: the role of a message must be one of system, user, assistant, "
+            "not 'bot'.",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a", "name": "b"}]}',
+            "message 1 of line 2 of standard input has a key 'name'. Known are role, content.",
+        ),
+        (
+            '{"messages": [{"role": "assistant", "content": "a"}]}',
+            "line 2 of standard input: no message is the user's.",
+        ),
         ('{"prompt": "a", "contxt": ""}', "line 2 of standard input has a key 'contxt'. Did you mean 'context'?"),
     ],
 )

@@ -29,7 +29,7 @@ def alone(denoiser: Any) -> Ensemble:
 
 
 def settings(**changes: Any) -> SamplerConfig:
-    fields: dict[str, Any] = {"block_size": L, "max_tokens": 3 * L, "steps": 5, "end": NEVER, "picker": Picker()}
+    fields: dict[str, Any] = {"block_size": L, "max_tokens": 3 * L, "steps": 5, "ends": (NEVER,), "picker": Picker()}
     return SamplerConfig(**{**fields, **changes})
 
 

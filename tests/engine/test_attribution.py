@@ -183,7 +183,7 @@ def test_a_row_owes_the_same_in_any_batch_bit_for_bit(rule):
 
 def explained(group: Ensemble, process: Process, **changes: Any) -> list[tuple[Explanation, list[Any]]]:
     """Every block's explanation at its end, with its steps."""
-    fields = {"block_size": L, "max_tokens": 3 * L, "steps": 5, "end": -1, "picker": Picker()}
+    fields = {"block_size": L, "max_tokens": 3 * L, "steps": 5, "ends": (-1,), "picker": Picker()}
     prompts = [[Prompt([1])] * 3] * len(group.members)
     steps = list(sample(group, process, prompts, [1, 2, 3], SamplerConfig(**{**fields, **changes})))
     blocks = []

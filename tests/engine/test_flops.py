@@ -85,7 +85,7 @@ def test_a_whole_text_takes_what_is_counted_though_the_window_fills_up(tiny, kin
     """Nine blocks, of which the eighth is one too many for the window; or as many as fill a gap."""
     denoiser, steps = tiny(kind, Simplex(V)), 2
     blocks = prompt.gap // 4 if prompt.gap else 9
-    config = SamplerConfig(4, 4 * blocks, steps, end=-1, picker=Picker())
+    config = SamplerConfig(4, 4 * blocks, steps, ends=(-1,), picker=Picker())
     group = Ensemble((Member("one", denoiser, Constant(1.0)),))
     with counted() as counter:
         taken = len(list(sample(group, denoiser.process, [[prompt]], [1], config)))

@@ -41,7 +41,7 @@ class Ender:
 @pytest.mark.parametrize(("ends", "blocks"), [([0], 1), ([3], 4), ([2, 0, 4], 5), ([9], 6), ([1, 9], 6)])
 def test_writing_stops_after_the_block_in_which_the_last_row_ended(process, ends, blocks):
     prompts = [[end] for end in ends]
-    changes: dict[str, Any] = {"max_tokens": 6 * L, "steps": 2, "end": Ender.END}
+    changes: dict[str, Any] = {"max_tokens": 6 * L, "steps": 2, "ends": (Ender.END,)}
     steps = run(Ender(), process, list(range(len(ends))), prompts, **changes)
     assert {step.block for step in steps} == set(range(blocks))
     tokens = generated(steps, process).view(len(ends), blocks, L)
@@ -53,13 +53,23 @@ def test_writing_stops_after_the_block_in_which_the_last_row_ended(process, ends
 @PROCESSES
 def test_a_row_that_ended_takes_no_more_steps_and_is_filled_up_with_ends(process):
     ender, ends = Ender(), [1, 3]
-    steps = run(ender, process, [0, 1], [[end] for end in ends], max_tokens=6 * L, steps=2, end=Ender.END)
+    steps = run(ender, process, [0, 1], [[end] for end in ends], max_tokens=6 * L, steps=2, ends=(Ender.END,))
     assert [step.active.tolist() for step in steps] == [[step.block <= end for end in ends] for step in steps]
     assert all(not step.decided[~step.active].any() for step in steps)
     committed = torch.stack(ender.committed)
     assert (committed[1:, 0] == Ender.END).all()
     assert (committed[:, 1] == 1).all()
     assert (committed[0, 0] == 1).all()
+
+
+@PROCESSES
+def test_any_of_several_ends_ends_a_row_and_the_first_fills_it_up(process):
+    ender = Ender()
+    steps = run(ender, process, [0, 1], [[1], [3]], max_tokens=6 * L, steps=2, ends=(3, Ender.END))
+    assert {step.block for step in steps} == {0, 1, 2, 3}
+    committed = torch.stack(ender.committed)
+    assert (committed[1, 0] == Ender.END).all()
+    assert (committed[2:, 0] == 3).all()
 
 
 class Settler:
@@ -160,7 +170,7 @@ def test_a_row_that_stops_early_writes_what_it_writes_alone(process):
 
 @PROCESSES
 def test_rows_that_stop_early_in_some_blocks_and_end_in_others_write_what_they_write_alone(process):
-    changes: dict[str, Any] = {"max_tokens": 8 * L, "end": 3, "stop": EarlyStop(0.1), "steps": 4}
+    changes: dict[str, Any] = {"max_tokens": 8 * L, "ends": (3,), "stop": EarlyStop(0.1), "steps": 4}
     prompts, seeds = [[8], [6], [0], [3]], [7, 8, 9, 10]
     together = generated(run(Settler(), process, seeds, prompts, **changes), process)
     lengths = set()

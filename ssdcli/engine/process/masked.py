@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -12,7 +13,15 @@ from torch import Tensor
 from ssdcli.engine.noise import CounterNoise, Noise
 from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
-from ssdcli.engine.process.unmasking import UNMASKINGS, TopK, Unmasking, lowest, make_unmasking, room
+from ssdcli.engine.process.unmasking import (
+    UNMASKINGS,
+    TopK,
+    Unmasking,
+    ends_in_turn,
+    lowest,
+    make_unmasking,
+    room,
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,9 @@ class Masked:
     """Linear schedule: at level t a token is the mask with probability t, independently of the others.
 
     unmasking: which positions a step reveals. remask: the probability with which it hides each known token again.
+    late: ids that end a text; a position where one of them is the likeliest token waits until all others are revealed.
+    A model that learned from answers padded with ends is surest of these, and would end every text at once (the remedy
+    of LLaDA, Nie et al., 2025). It is no constant of the process: it changes nothing but the order.
     """
 
     vocabulary: int
@@ -27,13 +39,15 @@ class Masked:
     t_min: float = 1e-3
     unmasking: Unmasking = field(default_factory=TopK)
     remask: float = 0.0
+    late: tuple[int, ...] = ()
 
     name = "masked"
     timed = False
     mixes = False
     hears_itself = False
     default_steps = 16
-    stops_early = False
+    early_stop = None
+    temperatures = (1.0, 1.0)
     samplings = tuple(UNMASKINGS)
 
     def __post_init__(self) -> None:
@@ -84,14 +98,35 @@ class Masked:
         position is revealed, so that the time keeps its pace (ReMDM-cap, Wang et al., 2025).
         """
         hidden = canvas == self.mask_id
+        ends = hidden & self._expects_end(log_p)
+        text = hidden & ~ends
         drawn = picker.draw(log_p, noise)
-        doubt, ready = self.unmasking(log_p.float(), hidden, noise)
+        doubt, ready = self.unmasking(log_p.float(), text, noise)
         chance = noise.uniform(canvas.shape[1])
         left = room(canvas.shape[1], times[1])
         again = lowest(chance, ~hidden & (chance < self.remask), left)
         due = hidden.sum(-1) + again.sum(-1) - left
-        revealed = lowest(doubt, hidden, torch.maximum(due, ready))
-        return torch.where(revealed, drawn, canvas.masked_fill(again, self.mask_id))
+        revealed = lowest(doubt, text, torch.maximum(due, ready))
+        revealed = revealed | ends_in_turn(ends, text, due - revealed.sum(-1))
+        return self._closed(torch.where(revealed, drawn, canvas.masked_fill(again, self.mask_id)))
+
+    def _expects_end(self, log_p: Tensor) -> Tensor:
+        """The positions where a late token is the likeliest: (B, L) bool."""
+        if not self.late:
+            return torch.zeros(log_p.shape[:2], dtype=torch.bool, device=log_p.device)
+        return self._is_late(log_p.argmax(-1))
+
+    def _is_late(self, tokens: Tensor) -> Tensor:
+        """Which tokens (B, L) are late ones: bool."""
+        return reduce(torch.logical_or, [tokens == end for end in self.late])
+
+    def _closed(self, canvas: Tensor) -> Tensor:
+        """Fill what is hidden behind an end of text before which nothing is: the text cannot change any more."""
+        if not self.late or self.remask:
+            return canvas
+        hidden = canvas == self.mask_id
+        over = (self._is_late(canvas) & (hidden.cumsum(-1) == 0)).cumsum(-1) > 0
+        return torch.where(hidden & over, self.late[0], canvas)
 
     def decided(self, before: Tensor, after: Tensor) -> Tensor:
         """The positions that were unmasked."""

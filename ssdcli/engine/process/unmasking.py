@@ -122,6 +122,17 @@ def room(length: int, s: Tensor) -> Tensor:
     return (length * s + 1e-6).floor()  # 10 * (1 - 9 / 10) is a little less than 1
 
 
+def ends_in_turn(ends: Tensor, text: Tensor, due: Tensor) -> Tensor:
+    """Pick `due` (B,) of the hidden positions where an end is expected, given those where text is, both (B, L) bool.
+
+    While text is hidden the last of them come first, since an end takes away all that stands behind it; then the first
+    ones, and one at least, since the text is over with the first end: (B, L) bool.
+    """
+    bare = ~text.any(-1)
+    places = torch.arange(ends.shape[1], dtype=torch.float32, device=ends.device)
+    return lowest(torch.where(bare[:, None], places, -places), ends, torch.maximum(due, bare.long()))
+
+
 def lowest(scores: Tensor, among: Tensor, count: Tensor) -> Tensor:
     """Pick `count` (B,) positions, those of the lowest scores (B, L) among some (B, L) bool: (B, L) bool."""
     order = scores.masked_fill(~among, math.inf).argsort(dim=-1, stable=True)
