@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ssdcli.engine.rules import Rule
     from ssdcli.engine.sampler import SamplerConfig
 
-_TOGETHER = 8  # rows denoised at once
+_TOGETHER = 8  # rows denoised at once, at most
+_SCORES = 1 << 27  # of one prediction: 512 MiB, of which several are held
 _SEEDS = 2**31
 
 
@@ -94,10 +95,11 @@ class Writer:
     def results(self, requests: Sequence[Request], options: Options = DEFAULTS) -> Iterator[Result]:
         """Like `generate_batch`, each result as soon as it and those before it are finished."""
         rows = self._rows(requests, options)
-        for first in range(0, len(rows), _TOGETHER):
+        together = self._together()
+        for first in range(0, len(rows), together):
             done: dict[int, Result] = {}
             next_one = 0
-            for place, piece in self._write(rows[first : first + _TOGETHER], options):
+            for place, piece in self._write(rows[first : first + together], options):
                 if piece.result is not None:
                     done[place] = piece.result
                 while next_one in done:
@@ -120,6 +122,11 @@ class Writer:
         log_p = said.log_p.mean(0)
         tokens = [self._language.encode(ending)[: config.block_size] for ending in endings]
         return [float(log_p[range(len(ids)), ids].mean()) for ids in tokens]
+
+    def _together(self) -> int:
+        """How many rows are denoised at once: fewer where a canvas is long and the vocabulary large."""
+        scores = self.voices[0].denoiser.backbone.block_size * self._process.vocabulary
+        return max(1, min(_TOGETHER, _SCORES // scores))
 
     def _rows(self, requests: Sequence[Request], options: Options) -> list[Row]:
         """Read every request, and give each of its n texts a seed."""

@@ -11,10 +11,11 @@ from transformers.cache_utils import Cache, DynamicLayer
 class PrefixCache(Cache):
     """Keys and values of a prefix; a forward pass goes through a view, which grows while the cache stays as it was.
 
-    tail: the hidden states (B, n, H) of the columns that were read last, where a model predicts a token before its own.
+    tail: the hidden states (B, n, H) and the positions (B, n) of the columns that were read last, for models that
+    predict a token where the one before it stands.
     """
 
-    tail: Tensor | None = None
+    tail: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def empty(cls, layers: int) -> PrefixCache:
@@ -29,7 +30,9 @@ class PrefixCache(Cache):
             assert layer.keys is not None
             assert layer.values is not None
             layer.keys, layer.values = layer.keys[:, :, :count], layer.values[:, :, :count]
-        kept.tail = None if self.tail is None else self.tail[:, :count]
+        if self.tail is not None:
+            hidden, positions = self.tail
+            kept.tail = hidden[:, :count], positions[:, :count]
         return kept
 
     def view(self) -> PrefixCache:

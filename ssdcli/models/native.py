@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ssdcli.engine.flops import Sizes
@@ -30,8 +32,11 @@ class NativeBackbone:
         self.block_size = spec.block_size if block_size is None else block_size
         self.context = spec.context
         self.reading_block = 1 if spec.attention == "causal" else self.block_size
-        self.sizes = sizes(model)
+        self.sizes = self._sized()
         self._suppressed = torch.tensor(spec.suppressed, dtype=torch.int64, device=self.device)
+
+    def _sized(self) -> Sizes:
+        return sizes(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -45,10 +50,11 @@ class NativeBackbone:
         assert isinstance(weight, Tensor)
         return weight
 
-    @property
+    @cached_property
     def _mixed(self) -> Tensor:
-        """The embeddings whose mixtures are a canvas: (V, H)."""
-        return self._table
+        """The embeddings whose mixtures are a canvas, whole also where processes hold a part each: (V, H)."""
+        table = self._table
+        return table.full_tensor() if isinstance(table, DTensor) else table
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Clean token embeddings: (B, L) int64 to (B, L, H)."""
@@ -77,15 +83,15 @@ class NativeBackbone:
         hidden = self._run(embedded, positions, mask, None if cache is None else cache.view())
         if not self.spec.shift:
             return hidden
-        # The first position of a text has none before it, and is read where it stands itself.
-        before = hidden[:, :1] if cache is None or cache.tail is None else cache.tail[:, -1:]
-        return torch.cat([before, hidden[:, :-1]], dim=1)
+        if cache is None or cache.tail is None:
+            return _preceding(hidden, positions)
+        return torch.cat([_at(cache.tail, positions[:, :1] - 1), hidden[:, :-1]], dim=1)
 
     def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
         """The cache with (B, L, H) appended."""
         grown = cache.view()
         hidden = self._run(embedded, positions, mask, grown)
-        grown.tail = hidden if self.spec.shift else None
+        grown.tail = (hidden, positions) if self.spec.shift else None
         return grown
 
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
@@ -102,12 +108,29 @@ class NativeBackbone:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the clean tokens: (B, L, V) float32, -inf for ids that are never text."""
-        return self._scores(hidden).float().index_fill(-1, self._suppressed, -math.inf)
+        return self._scores(hidden).to(self.device, torch.float32).index_fill(-1, self._suppressed, -math.inf)
 
     def _scores(self, hidden: Tensor) -> Tensor:
         head: Any = self.model.get_output_embeddings()
         scores: Tensor = head(hidden)
         return scores
+
+
+def _preceding(hidden: Tensor, positions: Tensor) -> Tensor:
+    """The hidden states (B, L, H) of the columns before each in the text, whatever their order; of the first, its own.
+
+    Around a gap, the columns to its right are read before those of the canvas.
+    """
+    order = positions.argsort(dim=1, stable=True)
+    before = order.gather(1, (order.argsort(dim=1) - 1).clamp(min=0))
+    return hidden.gather(1, before[..., None].expand_as(hidden))
+
+
+def _at(read: tuple[Tensor, Tensor], position: Tensor) -> Tensor:
+    """The hidden states (B, 1, H) of the columns at a position (B, 1); padding, at 0, stands before what is there."""
+    hidden, positions = read
+    last = ((positions == position) * torch.arange(1, positions.shape[1] + 1, device=positions.device)).argmax(1)
+    return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2]))
 
 
 def weighted_sums(table: Tensor, ids: Tensor, weights: Tensor) -> Tensor:

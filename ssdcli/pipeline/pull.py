@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ssdcli.engine.process import make_process
 from ssdcli.errors import SsdError
 from ssdcli.models.families import recognise
 from ssdcli.models.family import GENERATION, Family, Vocabulary
@@ -249,7 +250,7 @@ def _manifest(plan: PullPlan, name: str, parameters: int, digests: dict[str, str
         kind="core",
         architecture=plan.family.name,
         process=spec.process,
-        constants=dict(spec.constants),
+        constants=dict(make_process(spec.process, plan.vocabulary, spec.constants).constants()),
         block_size=spec.block_size,
         context=spec.context,
         attention=spec.attention,

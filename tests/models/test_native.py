@@ -89,6 +89,24 @@ def test_rows_of_different_lengths_are_what_they_are_alone(kind, shift):
         assert torch.equal(together[row], alone[0])
 
 
+@pytest.mark.parametrize("kind", [Denoiser, FullDenoiser, BlockCachedDenoiser])
+def test_in_a_gap_a_shifted_model_reads_the_token_before_the_gap(kind):
+    """Whatever stands behind the gap, the first position's state is that of the column before it."""
+    one = denoiser(kind, shift=True)
+    canvas = one.process.prior(L, CounterNoise([0]))
+    prompt = Prompt(TEXT[0], after=[13, 14, 15], gap=L)
+    log_p = one.denoise(canvas, 1.0, None, one.start([prompt]))
+    states: list[torch.Tensor] = []
+    norm = one.backbone.model.model.norm
+    norm.register_forward_hook(lambda module, inputs, output: states.append(output))
+    one.denoise(canvas, 1.0, None, one.start([prompt]))
+    columns = torch.cat(states, dim=1)[0] if kind is not FullDenoiser else states[-1][0]
+    scores = torch.log_softmax(one.backbone.logits(columns[None])[0], -1)
+    width = one.start([prompt])[0].tokens.shape[1]
+    expected = width - 3 - 1  # padding on the left, then the text, then the three tokens behind the gap
+    torch.testing.assert_close(log_p[0, 0], scores[expected], atol=1e-5, rtol=1e-5)
+
+
 def test_what_a_cached_prefix_makes_of_a_canvas_is_that_of_the_blocks_beginning():
     full, cached = denoiser(FullDenoiser), denoiser(BlockCachedDenoiser)
     canvas = noised(full.process, 1, 0.3)

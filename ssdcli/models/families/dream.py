@@ -1,35 +1,38 @@
-"""Dream (Ye et al., 2025): a Qwen2 with full attention, whose position i is predicted at i - 1."""
+"""Dream (Ye et al., 2025): a Qwen2 with full attention, whose position i is predicted at i - 1.
+
+Dream-Coder and DiffuCoder (Gong et al., 2025) are checkpoints of the same class.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ssdcli.models.families.facts import ends, never_text, number, prompt_format
+from ssdcli.models.families.facts import count, ends, is_a, mask, native, never_text, off, prompt_format
 from ssdcli.models.family import Config, Family, Vocabulary
 from ssdcli.models.spec import CoreSpec
 
 _BLOCK = 32
-_FOREIGN = ("auto_map", "architectures", "model_type", "transformers_version", "mask_token_id")
+_CONTEXT = 2048  # what it was trained on; its config.json repeats the 131072 of the Qwen2 that it was made from
 
 
 def _native(config: Config) -> dict[str, Any]:
-    own = {key: value for key, value in config.items() if key not in _FOREIGN}
-    return own | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "is_causal": False}
+    off(config, "use_mrope")
+    return native(config, "qwen2", "Qwen2ForCausalLM")
 
 
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
-    mask = number(config, "mask_token_id")
+    hidden = mask(config, vocabulary, "<|mask|>")
     return CoreSpec(
         family="dream",
         process="masked",
-        constants={"mask_id": mask},
+        constants={"mask_id": hidden},
         attention="full",
         block_size=_BLOCK,
-        context=number(config, "max_position_embeddings"),
+        context=min(count(config, "max_position_embeddings"), _CONTEXT),
         shift=True,
         begin=vocabulary.begin,
         ends=ends(config, vocabulary, "<|im_end|>"),
-        suppressed=never_text(vocabulary, number(config, "vocab_size"), mask),
+        suppressed=never_text(vocabulary, count(config, "vocab_size"), hidden),
         late_ends=vocabulary.chat,
         format=prompt_format(vocabulary),
     )
@@ -38,7 +41,7 @@ def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
 DREAM = Family(
     name="dream",
     title="Dream",
-    recognises=lambda config, _: config.get("model_type") == "Dream",
+    recognises=lambda config, _: is_a(config, "DreamModel"),
     native=_native,
     spec=_spec,
 )

@@ -1,0 +1,39 @@
+"""DiffuLLaMA (Gong et al., 2024): a Llama with full attention, whose position i is predicted at i - 1.
+
+Its config.json is a causal Llama's. The tokenizer tells them apart: it names a mask, one of Llama's own tokens.
+"""
+
+from __future__ import annotations
+
+from ssdcli.models.families.facts import count, ends, is_a, mask, native, never_text, prompt_format
+from ssdcli.models.family import Config, Family, Vocabulary
+from ssdcli.models.spec import CoreSpec
+
+_BLOCK = 32
+_CONTEXT = 2048  # what it was trained on; its config.json repeats the 4096 of the Llama 2 that it was made from
+
+
+def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
+    hidden = mask(config, vocabulary)
+    return CoreSpec(
+        family="diffullama",
+        process="masked",
+        constants={"mask_id": hidden},
+        attention="full",
+        block_size=_BLOCK,
+        context=min(count(config, "max_position_embeddings"), _CONTEXT),
+        shift=True,
+        begin=vocabulary.begin,
+        ends=ends(config, vocabulary),
+        suppressed=never_text(vocabulary, count(config, "vocab_size"), hidden),
+        format=prompt_format(vocabulary),
+    )
+
+
+DIFFULLAMA = Family(
+    name="diffullama",
+    title="DiffuLLaMA",
+    recognises=lambda config, vocabulary: is_a(config, "LlamaForCausalLM") and vocabulary.mask is not None,
+    native=lambda config: native(config, "llama", "LlamaForCausalLM"),
+    spec=_spec,
+)

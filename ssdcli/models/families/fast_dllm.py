@@ -1,0 +1,37 @@
+"""Fast-dLLM v2 (Wu et al., 2025): a Qwen2 that sees the blocks before a block and all of the block.
+
+Position i is predicted at i - 1; the first of a block by the last token before it, as that was read. As in SDAR, the
+grid of blocks ends at the canvas, so that a prompt's short block is its first instead of its last.
+"""
+
+from __future__ import annotations
+
+from ssdcli.models.families.facts import count, ends, is_a, mask, native, never_text, prompt_format
+from ssdcli.models.family import Config, Family, Vocabulary
+from ssdcli.models.spec import CoreSpec
+
+
+def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
+    hidden = mask(config, vocabulary, "|<MASK>|")
+    return CoreSpec(
+        family="fast-dllm",
+        process="masked",
+        constants={"mask_id": hidden},
+        attention="block-causal",
+        block_size=count(config, "bd_size"),
+        context=count(config, "max_position_embeddings"),
+        shift=True,
+        begin=vocabulary.begin,
+        ends=ends(config, vocabulary, "<|im_end|>", "<|endoftext|>"),
+        suppressed=never_text(vocabulary, count(config, "vocab_size"), hidden),
+        format=prompt_format(vocabulary),
+    )
+
+
+FAST_DLLM = Family(
+    name="fast-dllm",
+    title="Fast-dLLM v2",
+    recognises=lambda config, _: is_a(config, "Fast_dLLM_QwenForCausalLM"),
+    native=lambda config: native(config, "qwen2", "Qwen2ForCausalLM"),
+    spec=_spec,
+)

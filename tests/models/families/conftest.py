@@ -1,0 +1,66 @@
+"""Tiny checkpoints in the families' published formats, and what `ssd pull` makes of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from ssdcli.registry.store import Registry
+from tests.hub_server import HubServer
+
+Folders = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """The folder with the checkpoint of a family, by the name of the module that writes it, written once."""
+
+    @cache
+    def write(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("published") / name
+        folder.mkdir()
+        module = import_module(f"tests.models.families.{name}")
+        getattr(module, f"write_{name}")(folder)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def pulled(tmp_path_factory: pytest.TempPathFactory, written: Folders) -> Folders:
+    """The registry's folder with the same checkpoint, pulled once, by the command, from a hub of our own."""
+    # With several workers, the parent is what they share.
+    shared = tmp_path_factory.getbasetemp()
+    root = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+
+    @cache
+    def pull(name: str) -> Path:
+        home = root / f"pulled-{name}"
+        with FileLock(f"{home}.lock"):
+            if not home.exists():
+                _pull(name, written(name), home, tmp_path_factory.mktemp("cache"))
+        return Registry(home).find(name).folder
+
+    return pull
+
+
+def _pull(name: str, checkpoint: Path, home: Path, cache: Path) -> None:
+    with HubServer() as hub:
+        hub.add(f"them/{name}", checkpoint)
+        done = subprocess.run(
+            [sys.executable, "-m", "ssdcli", "pull", f"them/{name}", "--as", name],
+            env={**os.environ, **hub.env(cache), "SSD_HOME": str(home)},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr

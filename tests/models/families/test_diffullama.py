@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from torch import Tensor
+
+from ssdcli.errors import SsdError
+from ssdcli.models.families import recognise
+from ssdcli.models.families.diffullama import DIFFULLAMA
+from ssdcli.models.family import Vocabulary
+from tests.models.families import plain
+from tests.models.families.checkpoints import read_weights
+from tests.models.families.diffullama import BEGIN, CONFIG, END, ROWS, SPECIALS, mask_id
+from tests.models.families.parity import TOLERANCE, Published, gaps, open_core, spec_of
+
+WORDS = Vocabulary(ROWS, {text: BEGIN - 1 + n for n, text in enumerate(SPECIALS)}, begin=BEGIN, end=END, mask=mask_id())
+
+
+@pytest.fixture(scope="module")
+def published(written) -> Published:
+    weights = read_weights(written("diffullama"))
+    shape = plain.Shape(heads=4, keys=4, head=8, theta=300.0, eps=1e-3, rotated=8)
+    layers = plain.llama_layers(weights, 2)
+
+    def log_p(tokens: Tensor, start: int) -> Tensor:
+        x = weights["model.embed_tokens.weight"][tokens]
+        hidden = plain.body(x, layers, shape, plain.everything(len(tokens)))
+        normed = plain.rms_norm(plain.shifted(hidden), weights["model.norm.weight"], shape.eps)
+        return plain.log_p(normed, weights["lm_head.weight"], [mask_id()])
+
+    return log_p
+
+
+@pytest.mark.parametrize("prompts", [[7], [40, 12, 25, 64]], ids=["alone", "in a batch"])
+def test_log_p_is_that_of_the_published_forward_pass(pulled, published, prompts):
+    assert max(gaps(open_core(pulled("diffullama")), published, prompts, block=16).values()) <= TOLERANCE
+
+
+def test_the_core_is_a_base_model_with_full_attention_whose_position_is_predicted_one_before(pulled):
+    spec = spec_of(pulled("diffullama"))
+    assert (spec.process, spec.attention, spec.shift) == ("masked", "full", True)
+    assert (spec.constants, spec.block_size, spec.context) == ({"mask_id": mask_id()}, 32, 2048)
+    assert (spec.begin, spec.ends, spec.suppressed) == (BEGIN, (END,), (mask_id(),))
+    assert (spec.format, spec.late_ends) == ("plain", False)
+
+
+def test_a_causal_llama_without_a_mask_is_refused_as_no_diffusion_model():
+    assert recognise(CONFIG, WORDS) is DIFFULLAMA
+    with pytest.raises(SsdError, match=r"LlamaForCausalLM.*no diffusion language model that ssd knows") as refusal:
+        recognise(CONFIG, replace(WORDS, mask=None))
+    assert "DiffuLLaMA" in str(refusal.value.remedy)
+
+
+def test_a_config_without_sizes_is_refused_by_the_missing_key():
+    with pytest.raises(SsdError, match="'intermediate_size'"):
+        DIFFULLAMA.native({**CONFIG, "intermediate_size": None})

@@ -1,0 +1,76 @@
+"""Every family as a core: a small model trained for it, and the two writing together, by the commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from ssdcli.cli import app
+from ssdcli.registry.store import Registry
+from tests.trainings import write_text
+
+NAMES = ("llada", "dream", "diffullama", "sdar", "fast_dllm", "llada2", "ssdlm", "tess2", "diffusion_gemma")
+FREE = ("llada", "dream", "diffullama", "ssdlm", "tess2")  # full attention: any block size
+SMALL = ["--hidden", "32", "--layers", "1", "--context", "64", "--batch-tokens", "128", "--steps", "3"]
+
+Ssd = Callable[..., list[dict]]
+
+
+@pytest.fixture
+def ssd(monkeypatch, capsys) -> Ssd:
+    """Runs a command that is to succeed, and returns the JSON objects that it prints."""
+
+    def run(*arguments: str) -> list[dict]:
+        capsys.readouterr()
+        code = app.main([*arguments, "--json"])
+        shown = capsys.readouterr()
+        assert code == 0, shown.err
+        return [json.loads(line) for line in shown.out.splitlines()]
+
+    return run
+
+
+@pytest.fixture(params=NAMES)
+def core(request, pulled, monkeypatch) -> str:
+    """The name of a pulled core, whose registry is the one in use."""
+    monkeypatch.setattr("sys.stdin", None)
+    monkeypatch.setenv("SSD_HOME", str(pulled(request.param).parents[1]))
+    return request.param
+
+
+def check_what_was_taken(core: str) -> None:
+    """A small model has from its core all that lets them share a canvas."""
+    registry = Registry()
+    small, large = registry.find("notes").manifest, registry.find(core).manifest
+    for same in ("process", "constants", "tokenizer", "vocabulary", "ends"):
+        assert getattr(small, same) == getattr(large, same)
+    assert small.block_size == (8 if core in FREE else large.block_size)
+    assert (small.attention, small.format) == ("block-causal", "plain")
+
+
+def test_a_small_model_trained_for_a_core_writes_with_it(core, ssd, tmp_path):
+    text, context = write_text(tmp_path / "notes.txt"), tmp_path / "context.txt"
+    context.write_text("The landlord is called Ms Peel.\n", encoding="utf-8")
+    blocks = ["--block-size", "8"] if core in FREE else []
+    (trained,) = ssd("train-small", text, "--for", core, "--name", "notes", *SMALL, *blocks)
+    assert trained["core"] == core
+    check_what_was_taken(core)
+
+    def write(*arguments: str) -> dict:
+        plan = ["--with", "notes=0.5", "--max-tokens", "12", "--steps", "4", "--seed", "7", "--temperature", "1"]
+        (result,) = ssd("generate", "Dear landlord,", *plan, *arguments)
+        return result
+
+    private = ["--context", str(context)]
+    mixed, again = write(*private), write(*private)
+    assert [member["name"] for member in mixed["members"]] == [core, "notes"]
+    assert all(member["forward_passes"] > 0 for member in mixed["members"])
+    assert mixed["text"] == again["text"]
+    contrasted = write(*private, "--rule", "contrast")
+    assert [member["name"] for member in contrasted["members"]] == [core, "notes", "notes without context"]
+    sandwiched = write(*private, "--schedule", "sandwich:0.5")
+    passes = {member["name"]: member["forward_passes"] for member in sandwiched["members"]}
+    assert 0 < passes[core] < passes["notes"]
+    assert sandwiched["flops_saved"] > 0
