@@ -1,7 +1,7 @@
 """What does reading the prefix once a block cost a core with full attention, and what does it save? Prints tables.
 
-A masked model with full attention is trained on TRAIN, since none can be had that is small; speeds are those of a wider
-one with random weights.
+The body of the starter is trained on as a masked model with full attention, since none can be had that is small;
+speeds are those of a wider one with random weights.
 
 Example: python benchmarks/prefix_cache.py TRAIN.jsonl.gz --heldout HELDOUT.jsonl.gz --steps 1500
 """
@@ -9,6 +9,7 @@ Example: python benchmarks/prefix_cache.py TRAIN.jsonl.gz --heldout HELDOUT.json
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,13 @@ import torch  # noqa: E402
 from timing import least, machine, table  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 from torch import Tensor  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
 from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser  # noqa: E402
 from ssdcli.engine.noise import CounterNoise  # noqa: E402
 from ssdcli.engine.process import Masked  # noqa: E402
 from ssdcli.engine.prompt import Prompt  # noqa: E402
+from ssdcli.models.folder import load_backbone  # noqa: E402
 from ssdcli.models.native import NativeBackbone  # noqa: E402
 from ssdcli.models.spec import CoreSpec  # noqa: E402
 from ssdcli.registry.store import Registry  # noqa: E402
@@ -39,6 +41,7 @@ from ssdcli.training.tokenizer import END_OF_TEXT, MASK, special_id  # noqa: E40
 
 _BLOCK = 16
 _WINDOW = 256
+_RATE = 6e-4
 _LEVELS = (1.0, 0.8, 0.6, 0.4, 0.2)
 _PREFIXES = (64, 256, 1024)
 
@@ -59,7 +62,7 @@ def main() -> None:
     torch.manual_seed(0)
     text = read(arguments.train, arguments.heldout)
     print(f"{datetime.now(UTC).date()}, {machine()}; {' '.join(sys.argv[1:])}\n")
-    model = core(text, hidden=256, layers=6, context=512)
+    model = adapted_starter(text)
     train(model, text, arguments.steps)
     model.eval().requires_grad_(False)
     pair = denoisers(model, text, 512)
@@ -96,25 +99,38 @@ def read(train: Path, heldout: Path) -> Text:
     return Text(sides[0], sides[1], mask, starter.manifest.vocabulary)
 
 
-def core(text: Text, hidden: int, layers: int, context: int) -> LlamaForCausalLM:
-    """A Llama with full attention and random weights."""
-    config = LlamaConfig(
+def adapted_starter(text: Text) -> Qwen3ForCausalLM:
+    """The starter's body and embeddings in a native class with full attention."""
+    starter = load_backbone(Registry().find("starter").folder)
+    model = core(text, starter.config.hidden, starter.config.layers, starter.config.context)
+    missing = model.model.load_state_dict(starter.body.state_dict(), strict=False).missing_keys
+    assert missing == ["embed_tokens.weight"], missing
+    with torch.no_grad():
+        model.model.embed_tokens.weight.copy_(starter.embed(torch.arange(text.vocabulary)[None])[0])
+    return model
+
+
+def core(text: Text, hidden: int, layers: int, context: int) -> Qwen3ForCausalLM:
+    """A model of the starter's kind, with full attention and random weights."""
+    config = Qwen3Config(
         vocab_size=text.vocabulary,
         hidden_size=hidden,
-        intermediate_size=hidden * 8 // 3 // 32 * 32,
+        intermediate_size=math.ceil(hidden * 8 / 3 / 32) * 32,
         num_hidden_layers=layers,
         num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 64,
+        head_dim=64,
         max_position_embeddings=context,
         tie_word_embeddings=True,
         is_causal=False,
     )
-    return LlamaForCausalLM(config)
+    return Qwen3ForCausalLM(config)
 
 
-def train(model: LlamaForCausalLM, text: Text, steps: int) -> None:
+def train(model: Qwen3ForCausalLM, text: Text, steps: int) -> None:
     """Train as LLaDA is used here: what is before a cut is clean, what is behind it is hidden with probability t."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.1, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.05)
     for step, tokens in enumerate(windows(text.train, steps, rows=8)):
         t = (torch.rand(1) + torch.arange(8) / 8).fmod(1).clamp(min=1e-2)[:, None]
         behind = torch.arange(_WINDOW) >= torch.randint(0, _WINDOW - _BLOCK, (8, 1))
@@ -140,7 +156,7 @@ def windows(tokens: Tensor, count: int, rows: int) -> Iterator[Tensor]:
         yield tokens[starts + torch.arange(_WINDOW)]
 
 
-def denoisers(model: LlamaForCausalLM, text: Text, context: int) -> dict[str, Denoiser]:
+def denoisers(model: Qwen3ForCausalLM, text: Text, context: int) -> dict[str, Denoiser]:
     """The exact way and the cached one around the same model."""
     spec = CoreSpec(
         family="adapted",

@@ -24,7 +24,8 @@ class Options:
     """How to write; every value is checked when it is made (UsageError).
 
     max_tokens: the longest answer. steps: denoising steps a block, by default the noise process's own.
-    temperature: 0 takes the likeliest token. top_p: the mass that tokens are drawn from.
+    temperature: 0 takes the likeliest token; any other is a factor where a core brings temperatures of its own.
+    top_p: the mass that tokens are drawn from.
     stop: strings that end the text and are not part of it.
     seed: drawn when None; the k-th text of a call has the seed plus k, from 0.
     n: texts a prompt.

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.cache import PrefixCache
+from ssdcli.models.experts import IN_FOURS
 from ssdcli.models.spec import CoreSpec
 
 
@@ -33,6 +34,8 @@ class NativeBackbone:
         self.context = spec.context
         self.reading_block = 1 if spec.attention == "causal" else self.block_size
         self.sizes = self._sized()
+        if experts_per_token(model.config) and self.device.type == "cpu":
+            model.set_experts_implementation(IN_FOURS)
         self._suppressed = torch.tensor(spec.suppressed, dtype=torch.int64, device=self.device)
 
     def _sized(self) -> Sizes:
@@ -153,7 +156,7 @@ def sizes(model: PreTrainedModel) -> Sizes:
     own = {id(table), id(twin.get_output_embeddings().weight)}
     weights = [weight for weight in twin.base_model.parameters() if id(weight) not in own]
     experts = [weight for weight in weights if weight.ndim == 3]
-    running = sum(weight[0].numel() for weight in experts) * _experts_per_token(config)
+    running = sum(weight[0].numel() for weight in experts) * experts_per_token(config)
     heads = config.num_hidden_layers * config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Sizes(
@@ -163,5 +166,7 @@ def sizes(model: PreTrainedModel) -> Sizes:
     )
 
 
-def _experts_per_token(config: Any) -> int:
-    return int(getattr(config, "num_experts_per_tok", None) or getattr(config, "top_k_experts", None) or 0)
+def experts_per_token(config: PreTrainedConfig) -> int:
+    """How many experts of each layer work on a token; 0 where there are none."""
+    text: Any = config.get_text_config()
+    return int(getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None) or 0)

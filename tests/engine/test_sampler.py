@@ -14,6 +14,7 @@ from ssdcli.engine.ensemble import Ensemble, Member
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Process, Simplex, Uniform
+from ssdcli.engine.process.unmasking import EntropyBound
 from ssdcli.engine.rules import contrast
 from ssdcli.engine.sampler import GRIDS, time_grid
 from ssdcli.engine.schedules import Constant, Sandwich
@@ -262,6 +263,28 @@ def test_all_members_hear_what_they_said_together_also_those_that_were_idle():
     together = [None, *(step.log_p for step in steps[:3])]
     assert [heard is said for heard, said in zip(light.heard, together, strict=True)] == [True] * 4
     assert [heard is said for heard, said in zip(heavy.heard, together[1:3], strict=True)] == [True] * 2
+
+
+def test_predictions_are_brought_to_the_temperature_of_their_time_before_all_else():
+    """It falls from the first step's to the last but one's; what was tempered is heard, and stops a row."""
+    listener, process = Listener(), Uniform(V, timed=False, temperatures=(0.8, 0.4))
+    steps = run(listener, process, [0, 1], max_tokens=L, steps=4)
+    for step, said, temperature in zip(steps, listener.said, (0.8, 0.7, 0.6, 0.5), strict=True):
+        torch.testing.assert_close(step.log_p, torch.log_softmax(said / temperature, dim=-1))
+        assert torch.equal(step.by_member[0], said)
+    assert [heard is step.log_p for heard, step in zip(listener.heard[1:], steps[:-1], strict=True)] == [True] * 3
+    assert torch.equal(process.tokens(steps[-1].canvas), listener.said[-1].argmax(-1))
+
+
+def test_a_temperature_that_is_asked_for_comes_on_top_of_the_processes_own(known_denoiser):
+    seeds = list(range(500))
+    process, even = (
+        Uniform(V, EntropyBound(100.0), timed=False, temperatures=(0.5, 0.5)),
+        Uniform(V, EntropyBound(100.0)),
+    )
+    asked = run(known_denoiser(P), process, seeds, max_tokens=L, steps=2, picker=Picker(0.6))[0]
+    whole = run(known_denoiser(P), even, seeds, max_tokens=L, steps=2, picker=Picker(0.3))[0]
+    assert torch.equal(asked.canvas, whole.canvas)
 
 
 @PROCESSES

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise, Noise
 from ssdcli.engine.nucleus import Picker
+from ssdcli.engine.stopping import EarlyStop
 
 # What a canvas is depends on its process: (B, L, V) float32 or (B, L, 2, S) float32 for simplex, dense or sparse;
 # (B, L) int64 for masked (token ids) and uniform (see there). The first two dimensions are rows and positions for all.
@@ -64,11 +65,33 @@ class Process(Protocol):
     """A way to destroy a canvas (t from 0 to 1) and to denoise it (t from 1 to 0)."""
 
     name: str
-    timed: bool  # whether the model is told the noise level
     mixes: bool  # whether the model reads a mixture of all embeddings at each position of a canvas
     hears_itself: bool  # whether the previous prediction is an input (self-conditioning)
-    default_steps: int
-    stops_early: bool  # whether a row stops once it is stable and confident, unless told otherwise
+
+    @property
+    def vocabulary(self) -> int:
+        """V: how many ids there are."""
+        ...
+
+    @property
+    def timed(self) -> bool:
+        """Whether the model is told the noise level."""
+        ...
+
+    @property
+    def default_steps(self) -> int:
+        """How many steps a block takes, unless told otherwise."""
+        ...
+
+    @property
+    def early_stop(self) -> EarlyStop | None:
+        """When a row stops before its time, unless told otherwise."""
+        ...
+
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        """Of predictions at t = 1 and at t = 0, before any that is asked for; between them it falls with t."""
+        ...
 
     @property
     def samplings(self) -> tuple[str, ...]:

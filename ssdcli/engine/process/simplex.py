@@ -27,7 +27,8 @@ class Simplex:
     mixes = True
     hears_itself = True
     default_steps = 32
-    stops_early = False
+    early_stop = None
+    temperatures = (1.0, 1.0)
     samplings = ("nucleus", "multi-hot")
 
     @classmethod

@@ -1,7 +1,6 @@
 """LLaDA2.x (Bie et al., 2025): a mixture of experts that sees the blocks before a block and all of the block.
 
-Layers are those of GLM-4.5. As in SDAR, the grid of blocks ends at the canvas. An expert gathers its tokens from all
-rows of a batch, so that a row's predictions differ in their last digits with its neighbours.
+Layers are those of GLM-4.5. As in SDAR, the grid of blocks ends at the canvas.
 """
 
 from __future__ import annotations

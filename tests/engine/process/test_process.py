@@ -10,6 +10,8 @@ import torch
 from ssdcli.engine.noise import CounterNoise, fold
 from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Masked, Sampling, Simplex, SparseSimplex, Uniform, make_process
+from ssdcli.engine.process.unmasking import EntropyBound
+from ssdcli.engine.stopping import EarlyStop
 from tests.engine.process.toys import noise_of, times
 
 V = 60
@@ -19,6 +21,7 @@ MADE = [
     Simplex(V),
     Simplex(V, K=3.5, s=0.008),
     Uniform(V),
+    Uniform(V, EntropyBound(0.3), timed=False, temperatures=(0.8, 0.4), early_stop=EarlyStop(0.01, 2), default_steps=9),
 ]
 ALL = [*MADE, SparseSimplex(V, top=8, scattered=16)]
 SAMPLED = [process.sampled_by(Sampling(name)) for process in ALL for name in process.samplings]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Sampling, Uniform
+from ssdcli.engine.process.unmasking import EntropyBound
 from ssdcli.engine.sampler import time_grid
 from tests.engine.process.toys import GREEDY, counted, drawn_from, independent_joint, marginals, noise_of, times
 
 V = 50
 PROCESS = Uniform(V)
+UNTOLD = Uniform(V, acceptance=EntropyBound(0.09), timed=False)
 
 
 def even(count: int) -> Tensor:
@@ -123,6 +126,22 @@ def test_one_position_is_accepted_however_unsure_all_are():
 def test_no_more_than_the_share_of_the_level_stays_noise(s, expected):
     process = PROCESS.sampled_by(Sampling(value=0.0))
     assert accepted(process, of_entropies(0.3, 0.1, 0.6, 0.5), s=s) == [expected]
+
+
+@pytest.mark.parametrize("s", [0.99, 0.5, 1 / 48])
+def test_where_no_level_is_told_the_bound_alone_decides_until_the_last_step(s):
+    log_p = of_entropies(0.3, 0.1, 0.6, 0.5)
+    assert accepted(UNTOLD, log_p, s=s) == [[False, True, False, False]]
+    assert accepted(UNTOLD, log_p, s=0.0) == [[True] * 4]
+
+
+def test_where_no_level_is_told_rows_at_the_end_take_the_likeliest_tokens_and_the_others_drawn_ones():
+    rows = 400
+    log_p = torch.tensor([0.6, 0.4]).log().expand(rows, 1, 2)
+    s = [0.0, 0.9] * (rows // 2)
+    after = replace(UNTOLD, vocabulary=2).step(torch.zeros(rows, 1), log_p, times(s, rows), Picker(), noise_of(1, rows))
+    assert (after[::2] == 0).all()
+    assert abs(float((after[1::2] == 1).double().mean()) - 0.4) < 5 * math.sqrt(0.24 / (rows // 2))
 
 
 def test_positions_that_are_certain_are_all_accepted():
@@ -262,5 +281,12 @@ def test_what_no_sampling_can_be_is_refused(sampling, complaint):
         PROCESS.sampled_by(sampling)
 
 
-def test_the_default_bound_is_a_tenth_of_a_nat():
+def test_the_bound_is_the_processes_own_unless_one_is_asked_for():
     assert PROCESS.sampled_by(Sampling()) == PROCESS.sampled_by(Sampling("entropy-bound", 0.1)) == PROCESS
+    assert UNTOLD.sampled_by(Sampling()) == UNTOLD
+    assert UNTOLD.sampled_by(Sampling(value=0.5)) == replace(UNTOLD, acceptance=EntropyBound(0.5))
+
+
+def test_a_process_of_models_that_are_told_the_level_has_no_constants():
+    assert PROCESS.constants() == {}
+    assert UNTOLD.constants()["timed"] == 0
