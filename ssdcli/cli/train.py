@@ -10,6 +10,7 @@ import typer
 
 from ssdcli.cli import console
 from ssdcli.cli import train_options as option
+from ssdcli.cli.memory import remedied
 from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.errors import UsageError
 from ssdcli.machine import prepare_machine
@@ -63,7 +64,8 @@ def train_small(
     prepare_machine()
     from ssdcli.pipeline.job import train_small as run
 
-    with stoppable() as stop, Screen(settings.name) as screen:
+    remedy = "Take a smaller --size, or a smaller --batch-tokens."
+    with remedied(remedy), stoppable() as stop, Screen(settings.name) as screen:
         trained = run(settings, screen.watcher(stop), overwrite=overwrite)
     _tell(trained, as_json=json)
 
@@ -96,6 +98,6 @@ def _tell(trained: Trained, *, as_json: bool) -> None:
     if trained.core is None:
         console.write(f"Now try: ssd generate --core {trained.name} {shlex.quote('Once upon a time')}")
     else:
-        best = "not measured, the core being too large for it here" if trained.weight is None else f"{trained.weight:g}"
+        best = "not measured, for lack of time or of held-out texts" if trained.weight is None else f"{trained.weight:g}"
         console.write(f"best weight beside {trained.core}: {best}")
         console.write(f"Now try: ssd generate {shlex.quote('Dear ')} --with {trained.name}")

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ssdcli.engine.denoiser import Denoiser, FullDenoiser
+from ssdcli.engine.process import Masked, Simplex
+from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, Reader, measure_canvases
+from ssdcli.evaluation.losses import LossSettings, Passage, measure
+from ssdcli.evaluation.sweep import GRID
+from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+
+V, MASK, L = 6, 5, 4
+PROCESSES = {"masked": Masked(V, MASK), "simplex": Simplex(V)}
+UNHURRIED = 600.0
+
+
+def reader(process, seed=0, kind=Denoiser) -> Reader:
+    timed = process.name == "simplex"
+    config = BackboneConfig(V, 32, 1, 16, block_size=L, timed=timed, hears_itself=timed, suppressed=(MASK,))
+    torch.manual_seed(seed)
+    model = BlockDiffusionLM(config).requires_grad_(False)
+    model.table.mul_(6)
+    return Reader(kind(model, process), opening=0)
+
+
+def texts(count: int, length: int = 32) -> list[Passage]:
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.randint(5, (count, length), generator=generator)
+    return [Passage([0, *row], 2 * length) for row in drawn.tolist()]
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_it_estimates_what_is_measured_in_one_pass_over_whole_texts(name):
+    """Blocks begin anywhere here, and there on a grid: a model that looks at nothing shows no difference."""
+    process, passages = PROCESSES[name], texts(400)
+    one = reader(process)
+    body = one.denoiser.backbone.body
+    for weight in body.layers.parameters():
+        weight.zero_()
+    settings = CanvasSettings(UNHURRIED)
+    found = measure_canvases([one, one], passages, [0.0], settings)
+    exact = measure([one.denoiser.backbone], process, passages, [0.0], LossSettings(33, repeats=8))
+    error = math.hypot(float(found.standard_error()[0]), float(exact.standard_error()[0]))
+    assert abs(found.nats_per_token()[0] - exact.nats_per_token()[0]) < 4.5 * error
+    assert found.tokens.tolist() == exact.tokens.tolist() == [32] * 400
+
+
+@pytest.mark.parametrize("kind", [Denoiser, FullDenoiser])
+def test_at_the_ends_of_the_grid_are_the_members_alone(kind):
+    process, passages = PROCESSES["masked"], texts(ENOUGH)
+    core, small = reader(process, 0, kind), reader(process, 1)
+    both = measure_canvases([core, small], passages, GRID, CanvasSettings(UNHURRIED)).sums
+    for column, alone in ((0, core), (-1, small)):
+        only = measure_canvases([alone, alone], passages, [0.5], CanvasSettings(UNHURRIED)).sums
+        np.testing.assert_allclose(both[:, column], only[:, 0], rtol=1e-4)
+
+
+def test_a_seed_repeats_the_canvases():
+    process, passages = PROCESSES["simplex"], texts(ENOUGH)
+    one = reader(process)
+    sums = [measure_canvases([one, one], passages, [0.5], CanvasSettings(UNHURRIED, seed)).sums for seed in (3, 3, 4)]
+    np.testing.assert_array_equal(sums[0], sums[1])
+    assert not np.allclose(sums[0], sums[2])
+
+
+@pytest.mark.parametrize(
+    ("passages", "seconds"),
+    [
+        pytest.param(texts(ENOUGH - 1), UNHURRIED, id="too few texts"),
+        pytest.param(texts(50, length=L - 1), UNHURRIED, id="texts shorter than a canvas"),
+        pytest.param(texts(50), 0.0, id="no time"),
+    ],
+)
+def test_where_it_cannot_tell_it_says_nothing(passages, seconds):
+    one = reader(PROCESSES["masked"])
+    assert measure_canvases([one, one], passages, GRID, CanvasSettings(seconds)) is None
