@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ssdcli.engine.schedules import Constant, Schedule
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.exchange import PLAIN, Blend
 from ssdcli.guides import GuideSpec, open_guide
+from ssdcli.models.placement import FREE, QUANTIZED, Placement
 from ssdcli.phrasing import read_chat
 from ssdcli.reading import Language, Voice
 from ssdcli.registry.manifest import Manifest
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from ssdcli.engine.denoiser import Denoiser
     from ssdcli.engine.process import Process
     from ssdcli.engine.rules import Rule
-    from ssdcli.models.placement import Placement
 
 NO_CORE = "none"
 CONTRAST = "contrast"
@@ -60,44 +60,45 @@ class Lineup:
 
     @property
     def block_size(self) -> int:
-        """The tokens of a canvas: those of the first model that fixes it, or what a core with full attention proposes."""
+        """The tokens of a canvas: those of the first model that fixes it, else what the core proposes."""
         manifests = [part.entry.manifest for part in self.parts]
         fixed = [manifest.block_size for manifest in manifests if manifest.attention != "full"]
         return fixed[0] if fixed else manifests[0].block_size
 
-    def open(self, placement: Placement | None = None) -> Writer:
+    def open(self, placement: Placement = FREE) -> Writer:
         """Load the models where `placement` says, by default as they fit (SsdError if one cannot be read)."""
-        from ssdcli.models.placement import Placement
-
-        placement = placement or Placement()
+        self._check(placement)
         first = self.parts[0].entry
         tokenizer = _tokenizer(first)
         ends = tuple(dict.fromkeys(end for part in self.parts for end in _ends(part.entry, tokenizer)))
         process = self._process(ends)
-        loaded = {
-            entry.name: self._denoiser(entry, process, placement)
-            for entry in {p.entry.name: p.entry for p in self.parts}.values()
-        }
+        loaded: dict[str, Denoiser] = {}
+        for entry in {part.entry.name: part.entry for part in self.parts}.values():
+            loaded[entry.name] = self._denoiser(entry, process, placement)
+            device = str(loaded[entry.name].backbone.device)
+            placement = replace(placement, device=device)  # that of all canvases
         voices = [_voice(part, loaded[part.entry.name], tokenizer) for part in self.parts]
         manifest = first.manifest
-        guides = tuple(
-            open_guide(spec, manifest.tokenizer, manifest.vocabulary, placement.where) for spec in self.guides
-        )
+        guides = tuple(open_guide(spec, manifest.tokenizer, manifest.vocabulary, device) for spec in self.guides)
         return Writer(voices, Language(tokenizer, ends), self.core, _rule(self.blend.rule), guides)
+
+    def _check(self, placement: Placement) -> None:
+        if placement.dtype in QUANTIZED and not any(_core_table(part.entry) for part in self.parts):
+            raise UsageError(f"--dtype {placement.dtype} is for pulled cores, and none is here.", "Leave it away.")
 
     def _process(self, ends: tuple[int, ...]) -> Process:
         """The noise process of all; the ends wait where a core floods texts with them."""
         from ssdcli.engine.process import Masked
 
         process = _process(self.parts[0].entry)
-        floods = any(_has_late_ends(part.entry) for part in self.parts)
+        floods = any(_core_table(part.entry).get("late_ends") for part in self.parts)
         return replace(process, late=ends) if floods and isinstance(process, Masked) else process
 
     def _denoiser(self, entry: Entry, process: Process, placement: Placement) -> Denoiser:
         from ssdcli.models.loading import load_model, make_denoiser
 
         backbone = load_model(entry.folder, placement, self.block_size)
-        return make_denoiser(backbone, entry.manifest.attention, process)
+        return make_denoiser(backbone, entry.manifest.attention, process, cache=placement.cache)
 
 
 def choose(
@@ -273,11 +274,13 @@ def _ends(entry: Entry, tokenizer: Tokenizer) -> list[int]:
     return [end]
 
 
-def _has_late_ends(entry: Entry) -> bool:
+def _core_table(entry: Entry) -> Mapping[str, Any]:
+    """What a pulled core says of itself beyond its native class; of other models nothing."""
     from ssdcli.models.core import read_config
     from ssdcli.models.spec import KEY
 
-    return bool(read_config(entry.folder).get(KEY, {}).get("late_ends"))
+    table: Mapping[str, Any] = read_config(entry.folder).get(KEY, {})
+    return table
 
 
 def _voice(part: Part, denoiser: Denoiser, tokenizer: Tokenizer) -> Voice:

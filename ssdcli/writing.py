@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 from ssdcli.errors import UsageError
 from ssdcli.exchange import DEFAULTS, MemberUse, OptionChanges, Options, Piece, Request, Result, require
 from ssdcli.frame import Frame
+from ssdcli.processes import agreed
 from ssdcli.reading import Language, Reader, Voice
 from ssdcli.row import Row
 from ssdcli.transcript import Limits, Transcript
@@ -130,7 +131,7 @@ class Writer:
 
     def _rows(self, requests: Sequence[Request], options: Options) -> list[Row]:
         """Read every request, and give each of its n texts a seed."""
-        first = secrets.randbelow(_SEEDS) if options.seed is None else options.seed
+        first = agreed(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
         limits = Limits(frozenset(self._language.ends), _longest(options), options.stop)
         rows = []
         for place, request in enumerate(requests):

@@ -11,9 +11,11 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from ssdcli import __version__
-from ssdcli.cli import console, demo, generate, models, pull, recipes, train
+from ssdcli.cli import console, demo, doctor, generate, models, pull, recipes, train
 from ssdcli.cli.help import PanelGroup, use_panels
+from ssdcli.cli.memory import is_out_of_memory
 from ssdcli.errors import Interrupted, OutOfMemory, SsdError
+from ssdcli.processes import is_first
 
 CLOSED_PIPE = 141  # what a shell reports for a command that SIGPIPE ended
 _GLOBAL_FLAGS = ("--debug", "--quiet", "-q")
@@ -30,6 +32,7 @@ train.register(app)
 pull.register(app)
 models.register(app)
 recipes.register(app)
+doctor.register(app)
 demo.register(app)
 use_panels(app)
 
@@ -53,6 +56,8 @@ def ssd(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `ssd` with these arguments (the process's own by default) and return the exit code."""
+    if not is_first():
+        console.abandon_streams()
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -98,8 +103,8 @@ def _report(error: BaseException) -> int:
     if isinstance(error, TyperException):
         console.fail(_usage(error), error)
         return error.exit_code
-    if _is_out_of_memory(error):
-        console.fail("out of memory. Take a smaller model, or a smaller --batch-tokens.", error)
+    if is_out_of_memory(error):
+        console.fail("out of memory. Take a smaller model, or close other programs.", error)
         return OutOfMemory.exit_code
     kind = type(error).__name__
     console.fail(f"unexpected {kind}: {error}. Run again with --debug to see where.", error)
@@ -112,12 +117,3 @@ def _usage(error: TyperException) -> str:
     command = context.command_path if context is not None else "ssd"
     sentence = message if message.endswith((".", "?")) else f"{message}."
     return f"{sentence} See '{command} --help'."
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # PyTorch has its own error on GPUs, known here by its name alone, and a RuntimeError on CPUs.
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
-    )

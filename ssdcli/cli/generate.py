@@ -9,14 +9,17 @@ from pathlib import Path
 import typer
 
 from ssdcli import exchange
-from ssdcli.api import Blend, Options, Request, Result, Writer, choose
+from ssdcli.api import Blend, Lineup, Options, Placement, Request, Result, Writer, choose
 from ssdcli.cli import console
 from ssdcli.cli import generate_options as option
 from ssdcli.cli.explanation import shown, tell_colours
+from ssdcli.cli.memory import remedied
 from ssdcli.cli.prompts import read_batch, read_context, read_prompt
 from ssdcli.errors import UsageError
 from ssdcli.exchange import PLAIN
 from ssdcli.machine import prepare_machine
+from ssdcli.models.placement import FREE
+from ssdcli.processes import agreed
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.settings import resolve
 
@@ -46,6 +49,10 @@ class GenerateSettings:
     rule: str = PLAIN.rule
     schedule: str = PLAIN.schedule
     guide: tuple[str, ...] = PLAIN.guides
+    dtype: str = FREE.dtype
+    device: str = FREE.device
+    offload: bool = FREE.offload
+    cache: bool = FREE.cache
     batch: str | None = None
     json: bool = False
     stats: bool = False
@@ -59,6 +66,11 @@ class GenerateSettings:
     def blend(self) -> Blend:
         """How the members combine, checked."""
         return Blend(self.rule, self.schedule, self.guide)
+
+    @property
+    def placement(self) -> Placement:
+        """Where models run, checked as far as it can be without looking at the machine."""
+        return Placement(self.dtype, self.device, self.offload, self.cache)
 
 
 def register(app: typer.Typer) -> None:
@@ -92,6 +104,10 @@ def generate(
     remask: option.Remask = None,
     grid: option.Grid = None,
     early_stop: option.EarlyStop = None,
+    dtype: option.Dtype = None,
+    device: option.Device = None,
+    offload: option.Offload = None,
+    cache: option.Cache = None,
     recipe: option.Recipe = None,
 ) -> None:
     """Write text with a core, with small models, or with both together.
@@ -105,16 +121,27 @@ def generate(
 
 def _generate(prompt: str | None, settings: GenerateSettings) -> None:
     """Check all that can be checked at once, read the input, load the models and write."""
-    options = settings.options
-    members = _members(settings.members)
+    options, placement, members = settings.options, settings.placement, _members(settings.members)
     if settings.context and not members:
         raise UsageError("--context is for small models alone, and none is named.", "Name one, as in --with notes.")
     if settings.batch is not None and prompt is not None:
         raise UsageError("with --batch the prompts come from its lines.", "Leave the PROMPT away.")
     lineup = choose(settings.core, members, blend=settings.blend)
-    requests = _requests(prompt, settings)
     prepare_machine()
-    writer = lineup.open()
+    requests = agreed(lambda: _requests(prompt, settings))
+    with remedied(_remedy(lineup)):
+        _write(lineup.open(placement), requests, options, settings)
+
+
+def _remedy(lineup: Lineup) -> str:
+    """What to do when memory ends: only a pulled core can be held in other ways."""
+    if any(part.entry.manifest.source for part in lineup.parts):
+        return "Take a --dtype of fewer bits, or --offload, or fewer texts at once (--n, --batch)."
+    return "Write fewer texts at once (--n, --batch), or take smaller models."
+
+
+def _write(writer: Writer, requests: list[Request], options: Options, settings: GenerateSettings) -> None:
+    """Write the texts as they are asked for: one as it grows, or each as a whole."""
     if settings.batch is None and options.n == 1 and not settings.json and not settings.explain:
         _stream(writer, requests[0], settings)
         return

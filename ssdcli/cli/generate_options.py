@@ -11,6 +11,7 @@ from ssdcli import exchange
 from ssdcli.cli.completion import core_names, member_names, recipe_names
 from ssdcli.cli.help import MORE
 from ssdcli.exchange import PLAIN, RULES, Options
+from ssdcli.models.placement import DTYPES, FREE
 
 SEPARATOR = "---"  # a line of its own between two texts
 
@@ -167,6 +168,38 @@ Explain = Annotated[
         "--explain",
         rich_help_panel=MORE,
         help="Show by colour which member each token owes most to; the numbers with --json.",
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE",
+        rich_help_panel=MORE,
+        help=f"What a pulled core's weights are held in: {', '.join(DTYPES)}. [default: {FREE.dtype}, as fits]",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=MORE,
+        help=f"Where models run: cpu, cuda, cuda:N or mps. [default: {FREE.device}, GPUs if there are any]",
+    ),
+]
+Offload = Annotated[
+    bool | None,
+    typer.Option(
+        "--offload",
+        rich_help_panel=MORE,
+        help="Let a core that does not fit wait in memory and on disk, which is slow; see 'ssd doctor --for CORE'.",
+    ),
+]
+Cache = Annotated[
+    bool | None,
+    typer.Option(
+        "--cache",
+        rich_help_panel=MORE,
+        help="Let a core with full attention read the text before a block once, not at every step: fast, not exact.",
     ),
 ]
 Recipe = Annotated[

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssdcli.cli import console
-from ssdcli.errors import OutOfMemory
 from ssdcli.registry.names import check_name
 from ssdcli.registry.store import Entry, Registry
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ssdcli.pipeline.pull import PullPlan, Watch
 
 Repo = Annotated[str, typer.Argument(metavar="REPO", help="ORG/NAME on the hub, or ORG/NAME@REVISION.")]
@@ -83,7 +84,8 @@ def _facts(plan: PullPlan, name: str) -> dict[str, Any]:
     from ssdcli.training.build import choose_preset
     from ssdcli.training.settings import TrainSettings
 
-    count = parameters(blueprint(plan.native))
+    twin = blueprint(plan.native)
+    count = parameters(twin)
     return {
         "name": name,
         "source": plan.listing.source,
@@ -97,22 +99,20 @@ def _facts(plan: PullPlan, name: str) -> dict[str, Any]:
         "bytes": plan.weight_bytes,
         "bytes_to_fetch": plan.bytes_to_fetch,
         "bytes_converted": 0 if plan.links else plan.weight_bytes,
-        "this_machine": _outlook(plan, count),
+        "this_machine": _outlook(plan, twin),
         "small_sizes": list(dict.fromkeys([choose_preset(TrainSettings(), tokens=count).name, suited(count).name])),
     }
 
 
-def _outlook(plan: PullPlan, parameters: int) -> str:
+def _outlook(plan: PullPlan, twin: PreTrainedModel) -> str:
     """How the core would be held here, or why it cannot be."""
+    from ssdcli.models.contract import parameters
     from ssdcli.models.hardware import look
-    from ssdcli.models.placement import Need, Placement
+    from ssdcli.models.pretrained import need_of
+    from ssdcli.outlook import summary
 
-    stored = "float32" if plan.weight_bytes > 3 * parameters else "bfloat16"
-    try:
-        held = Placement().plan(Need(parameters, stored, plan.vocabulary, plan.spec.block_size), look())
-    except OutOfMemory as error:
-        return str(error)
-    return f"{_gigabytes(held.bytes)} in {held.dtype} on {held.device}, of {_gigabytes(held.free)} that are free"
+    stored = "float32" if plan.weight_bytes > 3 * parameters(twin) else "bfloat16"
+    return summary(need_of(twin, stored, plan.spec.block_size), look())
 
 
 def _foretell(facts: dict[str, Any], *, as_json: bool) -> None:

@@ -98,6 +98,8 @@ def _tell(trained: Trained, *, as_json: bool) -> None:
     if trained.core is None:
         console.write(f"Now try: ssd generate --core {trained.name} {shlex.quote('Once upon a time')}")
     else:
-        best = "not measured, for lack of time or of held-out texts" if trained.weight is None else f"{trained.weight:g}"
+        best = (
+            "not measured, for lack of time or of held-out texts" if trained.weight is None else f"{trained.weight:g}"
+        )
         console.write(f"best weight beside {trained.core}: {best}")
         console.write(f"Now try: ssd generate {shlex.quote('Dear ')} --with {trained.name}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,13 @@ from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 from ssdcli.errors import SsdError
+from ssdcli.models.contract import blueprint
 from ssdcli.models.folder import CONFIG, WEIGHTS
 from ssdcli.models.hardware import look
+from ssdcli.models.int8 import keep_activations
 from ssdcli.models.native import NativeBackbone
-from ssdcli.models.placement import Placement, arguments, need_of
+from ssdcli.models.placement import Placement
+from ssdcli.models.pretrained import arguments, need_of, stored_dtype
 from ssdcli.models.spec import KEY, CoreSpec
 from ssdcli.models.wiring import wiring
 
@@ -43,26 +48,37 @@ def load_core(folder: Path, config: Mapping[str, Any], placement: Placement, blo
 
     block_size: in place of the one that a core with full attention proposes.
     """
-    disable_progress_bar()
+    _silence()
     wires = wiring(config)
     try:
-        spec = CoreSpec.from_json(config[KEY])
-        native = AutoConfig.for_model(**{key: value for key, value in config.items() if key != KEY})
-        need = need_of(folder, native.get_text_config().vocab_size, spec.block_size)
+        spec, own = CoreSpec.from_json(config[KEY]), {key: value for key, value in config.items() if key != KEY}
+        twin, hardware = blueprint(own), look()
+        need = need_of(twin, stored_dtype(folder), block_size or spec.block_size)
+        plan = placement.plan(need, hardware)
         loaded: Any = wires.model.from_pretrained(
             folder,
-            config=native,
+            config=AutoConfig.for_model(**own),
             local_files_only=True,
             use_safetensors=True,
             attn_implementation="sdpa",
             output_loading_info=True,
-            **arguments(placement.plan(need, look()), need),
+            **arguments(plan, need, twin, hardware),
         )
         model, report = loaded
         _check(report)
     except _PROBLEMS as error:
         raise unreadable(folder, error) from error
+    if plan.dtype == "int8":
+        keep_activations(model)
     return wires.backbone(model.eval().requires_grad_(False), spec, block_size)
+
+
+def _silence() -> None:
+    """Keep the libraries' bars, and what they say of how a plan is followed, from standard error."""
+    disable_progress_bar()
+    for library in ("accelerate", "bitsandbytes"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "The following device_map keys", module="accelerate")
 
 
 def _check(report: Mapping[str, Any]) -> None:

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 import psutil
 import torch
 
+from ssdcli.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Accelerator:
@@ -23,9 +25,10 @@ class Accelerator:
 
 @dataclass(frozen=True)
 class Hardware:
-    """A machine: memory in bytes, cores, GPUs, and whether weights can be held in 8 and 4 bits (bitsandbytes).
+    """What one process may use: memory in bytes, cores, GPUs, and whether weights can be held in 8 and 4 bits.
 
-    processes: how many processes share one model (torchrun), each with a part of it.
+    bfloat16: whether the CPU multiplies it natively. quantizes: whether bitsandbytes is installed. processes: how many
+    run one model together (torchrun); each has a GPU of its own, and its part of the memory.
     """
 
     cores: int
@@ -38,12 +41,12 @@ class Hardware:
 
 
 def look() -> Hardware:
-    """Describe the machine as it is now."""
+    """Describe the machine as it is now; UsageError for a process without a GPU beside others that have one."""
     memory = psutil.virtual_memory()
     return Hardware(
         cores=os.cpu_count() or 1,
         memory=memory.total,
-        free=memory.available,
+        free=memory.available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         bfloat16=has_fast_bf16(),
         accelerators=_accelerators(),
         quantizes=find_spec("bitsandbytes") is not None,
@@ -58,7 +61,10 @@ def has_fast_bf16() -> bool:
 
 def _accelerators() -> tuple[Accelerator, ...]:
     if torch.cuda.is_available():
-        return tuple(_cuda(number) for number in range(torch.cuda.device_count()))
+        own, count = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
+        if own is not None and int(own) >= count:
+            raise UsageError("there are more processes than GPUs.", f"Pass torchrun --nproc-per-node {count}.")
+        return tuple(_cuda(number) for number in (range(count) if own is None else [int(own)]))
     if torch.backends.mps.is_available():
         memory = psutil.virtual_memory()  # shared with the CPU
         return (Accelerator("mps", "Apple GPU", memory.total, memory.available, bfloat16=True),)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ssdcli.engine.denoiser import Backbone, Denoiser, FullDenoiser
+import torch
+
+from ssdcli.engine.denoiser import Backbone, BlockCachedDenoiser, Denoiser, FullDenoiser
 from ssdcli.engine.process import Process
 from ssdcli.models.core import load_core, read_config
 from ssdcli.models.folder import load_backbone
+from ssdcli.models.hardware import look
 from ssdcli.models.placement import Placement
 from ssdcli.models.spec import KEY
 
@@ -20,9 +23,11 @@ def load_model(folder: Path, placement: Placement, block_size: int) -> Backbone:
     config = read_config(folder)
     if KEY in config:
         return load_core(folder, config, placement, block_size)
-    return load_backbone(folder, device=placement.where)
+    return load_backbone(folder, getattr(torch, placement.small), placement.main_device(look()))
 
 
-def make_denoiser(backbone: Backbone, attention: str, process: Process) -> Denoiser:
-    """The denoiser for a manifest's attention."""
-    return FullDenoiser(backbone, process) if attention == "full" else Denoiser(backbone, process)
+def make_denoiser(backbone: Backbone, attention: str, process: Process, *, cache: bool = False) -> Denoiser:
+    """The denoiser for a manifest's attention; `cache` as in `Placement`: it makes a difference for "full" alone."""
+    if attention != "full":
+        return Denoiser(backbone, process)
+    return BlockCachedDenoiser(backbone, process) if cache else FullDenoiser(backbone, process)

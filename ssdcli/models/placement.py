@@ -2,66 +2,88 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import safe_open
-from transformers import BitsAndBytesConfig
-from transformers.distributed.configuration_utils import DistributedConfig
+from typing import TYPE_CHECKING
 
 from ssdcli.errors import OutOfMemory, UsageError
-from ssdcli.models.hardware import Accelerator, Hardware, look
+
+if TYPE_CHECKING:
+    from ssdcli.models.hardware import Accelerator, Hardware
 
 GIB = 1 << 30
 AUTO = "auto"
-BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "int8": 8, "int4": 4}
+CPU = "cpu"
+BITS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0, "int8": 8.0, "int4": 4.5}  # with the scales of 64 numbers
 DTYPES = (AUTO, *BITS)
-_QUANTIZED = ("int8", "int4")
+QUANTIZED = ("int8", "int4")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _SLACK = 1.05  # of the weights, for what is rounded up and for activations
-_OFFLOADED = 0.9  # of the free memory, for weights that wait there
 _COPIES = 3  # of a canvas's predictions, at the moment when most of them are held
-_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a model takes: its parameters, what they are stored as, and the V and L of its predictions."""
+    """What a core takes; all but the last two count parameters.
+
+    linear: those that can be held in 8 or 4 bits. pinned: those outside the layers, which stay on the main device.
+    layer: those of the largest layer. stored: the dtype of its files. predictions: V times L, for one text.
+    divisible: whether processes can have a part of every matrix each.
+    """
 
     parameters: int
+    linear: int
+    pinned: int
+    layer: int
     stored: str
-    vocabulary: int
-    block_size: int
+    predictions: int
+    divisible: bool = True
 
     @property
     def working(self) -> int:
         """Bytes beside the weights, for one text at a time."""
-        return _COPIES * 4 * self.vocabulary * self.block_size
+        return _COPIES * 4 * self.predictions
 
-    def bytes(self, dtype: str) -> int:
-        """All that is held when the weights are of a dtype."""
-        return int(self.parameters * BITS[dtype] / 8 * _SLACK) + self.working
+    def weights(self, dtype: str) -> int:
+        """Bytes of all weights when they are of a dtype."""
+        return weight_bytes(self.linear, self.parameters - self.linear, dtype)
+
+    def resident(self, dtype: str) -> int:
+        """Bytes on the main device when the layers wait elsewhere for their turn."""
+        return weight_bytes(0, self.pinned + self.layer, dtype) + self.working
+
+
+def in_bytes(size: int) -> str:
+    """A size in bytes as people read it: 15.7 GiB."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / (GIB >> 10):.0f} MiB"
+
+
+def weight_bytes(linear: int, other: int, dtype: str) -> int:
+    """What so many parameters of linear layers, and others, take; of 8 or 4 bits, the others have 16."""
+    return int((linear * BITS[dtype] + other * max(BITS[dtype], 16)) / 8 * _SLACK)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where a model goes: a key of BITS, torch's name of the main device, and the bytes it takes of those free.
+    """Where a core goes: a key of BITS, torch's names of the devices, and the bytes that it takes of those free.
 
-    devices: how many GPUs share the layers; 0 for none. offloads: whether a part waits in memory, or on disk, for its
-    turn. processes: how many hold a part of every matrix.
+    devices: the main one first. computes: the dtype of activations, and of weights that are not quantised. offloads:
+    whether layers wait in memory, or on disk, for their turn. processes: how many hold a part of every matrix.
     """
 
     dtype: str
-    device: str
+    computes: str
+    devices: tuple[str, ...]
     bytes: int
     free: int
-    devices: int = 0
     offloads: bool = False
     processes: int = 1
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is enough memory."""
+        return self.bytes <= self.free
 
 
 @dataclass(frozen=True)
@@ -69,145 +91,132 @@ class Placement:
     """What a user asks for (UsageError for what cannot be).
 
     dtype: one of DTYPES. device: "auto" or one of torch's ("cpu", "cuda", "cuda:1", "mps"). offload: let what does not
-    fit wait in memory and on disk.
+    fit wait in memory and on disk. cache: let a core with full attention read its prefix once a block, which is an
+    approximation.
     """
 
     dtype: str = AUTO
     device: str = AUTO
     offload: bool = False
+    cache: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise UsageError(f"there is no dtype {self.dtype!r}.", f"Choose one of {', '.join(DTYPES)}.")
-        if self.device != AUTO:
-            _check_device(self.device)
+        if not _DEVICE.fullmatch(self.device):
+            raise UsageError(f"there is no device {self.device!r}.", "Choose auto, cpu, cuda, cuda:N or mps.")
 
     @property
-    def where(self) -> str:
-        """The device that canvases are on."""
-        if self.device != AUTO:
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    def small(self) -> str:
+        """The dtype that small models run in."""
+        return "float32" if self.dtype in (AUTO, *QUANTIZED) else self.dtype
 
-    @property
-    def small(self) -> torch.dtype:
-        """What small models run in."""
-        return torch.float32 if self.dtype in (AUTO, *_QUANTIZED) else getattr(torch, self.dtype)
+    def main_device(self, hardware: Hardware) -> str:
+        """Where canvases are, unless a core has been planned elsewhere; UsageError for a device that is not there."""
+        gpus = self._gpus(hardware)
+        return gpus[0].device if gpus else CPU
 
     def plan(self, need: Need, hardware: Hardware) -> Plan:
         """Choose what fits, the most exact first; OutOfMemory says what is needed and what there is."""
-        self._check_quantization(hardware)
-        plans = [self._plan(need, dtype, hardware) for dtype in self._dtypes(need, hardware)]
-        fitting = [plan for plan in plans if plan.bytes <= plan.free]
-        if fitting:
-            return fitting[0]
-        if self.offload:
-            return replace(plans[0], offloads=True)
-        raise _too_large(plans[-1], self)
+        gpus = self._gpus(hardware)
+        processes = hardware.processes if need.divisible else 1
+        plans = [_plan(need, dtype, gpus, hardware) for dtype in self._dtypes(need, gpus, hardware)]
+        if processes > 1:
+            plans = [_shared(plan, need, processes) for plan in plans if plan.dtype not in QUANTIZED]
+        elif self.offload:
+            plans += [_offloaded(plan, need, gpus, hardware) for plan in plans if plan.dtype not in QUANTIZED]
+        for plan in plans:
+            if plan.fits:
+                return plan
+        raise self._too_large(need, plans, hardware)
 
-    def _dtypes(self, need: Need, hardware: Hardware) -> list[str]:
-        """The dtypes that may be taken, the best first."""
-        if self.dtype != AUTO:
-            return [self.dtype]
-        fast = _fast(need.stored, self._gpus(hardware), hardware)
-        quantized = _QUANTIZED if hardware.quantizes else ()
-        return list(dict.fromkeys([fast, need.stored, *quantized]))
-
-    def _gpus(self, hardware: Hardware) -> list[Accelerator]:
-        """The GPUs that may be used."""
-        if self.device in (AUTO, "cuda"):
-            return list(hardware.accelerators)
-        return [gpu for gpu in hardware.accelerators if gpu.device == self.device]
-
-    def _plan(self, need: Need, dtype: str, hardware: Hardware) -> Plan:
-        """How the model would lie with weights of this dtype, whether it fits or not."""
-        total, gpus = need.bytes(dtype), self._gpus(hardware)
-        if hardware.processes > 1:
-            share = total // hardware.processes
-            return Plan(dtype, self.where, share, _free(gpus[:1], hardware), processes=hardware.processes)
-        if self.device == "cpu" or not gpus:
-            return Plan(dtype, "cpu", total, hardware.free)
-        roomy = [gpu for gpu in gpus if gpu.free >= total]
-        chosen = roomy[:1] or gpus
-        return Plan(dtype, chosen[0].device, total, _free(chosen, hardware), len(chosen))
-
-    def _check_quantization(self, hardware: Hardware) -> None:
-        if self.dtype in _QUANTIZED and not hardware.quantizes:
+    def _dtypes(self, need: Need, gpus: Sequence[Accelerator], hardware: Hardware) -> list[str]:
+        """The dtypes that may be taken, the most exact first."""
+        quantizes = hardware.quantizes and not any(gpu.device == "mps" for gpu in gpus)
+        if self.dtype == AUTO:
+            return [*_floating(need.stored, gpus, hardware), *(QUANTIZED if quantizes else ())]
+        if self.dtype in QUANTIZED and not hardware.quantizes:
             raise UsageError(
                 f"--dtype {self.dtype} needs the package bitsandbytes, which is not installed.",
                 "Install it with: pip install 'ssdcli[quantize]'.",
             )
+        if self.dtype in QUANTIZED and not quantizes:
+            raise UsageError(f"--dtype {self.dtype} is not for Apple GPUs.", "Add --device cpu, or take another.")
+        if self.dtype in QUANTIZED and hardware.processes > 1:
+            raise UsageError(f"--dtype {self.dtype} is not for several processes.", "Take another, or no torchrun.")
+        return [self.dtype]
+
+    def _gpus(self, hardware: Hardware) -> list[Accelerator]:
+        """The GPUs that may be used; UsageError for one that is not there."""
+        if self.device == CPU and not (hardware.accelerators and hardware.processes > 1):
+            return []
+        found = [gpu for gpu in hardware.accelerators if self.device in (AUTO, gpu.device, gpu.device.split(":")[0])]
+        if found or self.device == AUTO:
+            return found
+        if hardware.processes > 1:
+            raise UsageError("every process of torchrun has a device of its own.", "Leave --device away.")
+        raise UsageError(f"this machine has no device {self.device!r}.", "See 'ssd doctor'.")
+
+    def _too_large(self, need: Need, plans: Sequence[Plan], hardware: Hardware) -> OutOfMemory:
+        """What to say when nothing fits."""
+        least = min(plans, key=lambda plan: plan.bytes - plan.free)
+        alone, ways = hardware.processes == 1, ["Take a smaller core"]
+        if self.dtype == AUTO and alone and not hardware.quantizes:
+            ways.append("take --dtype int8 or int4 (after pip install 'ssdcli[quantize]')")
+        if self.dtype not in (AUTO, *QUANTIZED):
+            ways.append("take a --dtype of fewer bits")
+        if least.devices != (CPU,) and need.weights(least.dtype) < hardware.free:
+            ways.append("pass --device cpu")
+        if alone and not self.offload:
+            ways.append("pass --offload, which is slow" + (", with --dtype auto" if self.dtype in QUANTIZED else ""))
+        return OutOfMemory(
+            f"the core takes {in_bytes(least.bytes)} in {least.dtype}, and {in_bytes(least.free)} are free.",
+            f"{'; or '.join(ways)}.",
+        )
 
 
-def _check_device(name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"there is no device {name!r}.", "Choose auto, cpu, cuda, cuda:N or mps.") from None
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= there.get(device.type, 0):
-        raise UsageError(f"this machine has no device {name!r}.", "See 'ssd doctor'.")
+FREE = Placement()
 
 
-def _fast(stored: str, gpus: list[Accelerator], hardware: Hardware) -> str:
-    """As stored, unless the processor is slow at that."""
-    fast = all(gpu.bfloat16 for gpu in gpus) if gpus else hardware.bfloat16
-    if stored == "float32" or fast:
-        return stored
-    return "float16" if gpus else "float32"
+def _floating(stored: str, gpus: Sequence[Accelerator], hardware: Hardware) -> list[str]:
+    """The floating dtypes for weights stored as this, the most exact first; none that the processor is slow at, unless
+    it is shorter than the others.
+    """
+    if gpus:
+        best = stored if stored != "bfloat16" else _sixteen(gpus)
+    else:
+        best = stored if stored == "bfloat16" and hardware.bfloat16 else "float32"
+    short = best if BITS[best] == 16 else stored if BITS[stored] == 16 else _sixteen(gpus)
+    return list(dict.fromkeys([best, short]))
 
 
-def _free(gpus: list[Accelerator], hardware: Hardware) -> int:
-    return sum(gpu.free for gpu in gpus) if gpus else hardware.free
+def _sixteen(gpus: Sequence[Accelerator]) -> str:
+    """The dtype of 16 bits in place of longer ones: bfloat16, which has their range, but for GPUs that lack it."""
+    return "bfloat16" if all(gpu.bfloat16 for gpu in gpus) else "float16"
 
 
-def _too_large(plan: Plan, placement: Placement) -> OutOfMemory:
-    """What to say when nothing fits."""
-    what = f"the model takes {plan.bytes / GIB:.1f} GiB in {plan.dtype}, and {plan.free / GIB:.1f} GiB are free"
-    ways = [] if placement.dtype in _QUANTIZED else ["a --dtype of fewer bits"]
-    return OutOfMemory(f"{what}.", f"Pass --offload, which is slow, or take {' or '.join([*ways, 'a smaller core'])}.")
+def _plan(need: Need, dtype: str, gpus: Sequence[Accelerator], hardware: Hardware) -> Plan:
+    """How the core would lie with weights of this dtype, whether it fits or not: on one GPU, on all, or on none."""
+    computes = _sixteen(gpus) if dtype in QUANTIZED else dtype
+    total = need.weights(dtype) + need.working
+    if not gpus:
+        return Plan(dtype, computes, (CPU,), total, hardware.free)
+    one = next((gpu for gpu in gpus if gpu.free >= total), gpus[0] if len(gpus) == 1 else None)
+    if one is not None:
+        return Plan(dtype, computes, (one.device,), total, one.free)
+    # Every GPU works by itself, and may have to leave the room of a layer that no longer fits.
+    spare = need.working + weight_bytes(0, need.layer, dtype)
+    free = sum(max(0, gpu.free - spare) for gpu in gpus)
+    return Plan(dtype, computes, tuple(gpu.device for gpu in gpus), need.weights(dtype), free)
 
 
-def arguments(plan: Plan, need: Need) -> dict[str, Any]:
-    """What transformers' `from_pretrained` is told to follow a plan."""
-    dtype = torch.bfloat16 if plan.dtype in _QUANTIZED else getattr(torch, plan.dtype)
-    told = {"dtype": dtype} | _quantization(plan.dtype)
-    if plan.processes > 1:
-        return told | {"distributed_config": DistributedConfig(tp_plan="auto")}
-    if plan.offloads or plan.devices > 1:
-        return told | {"device_map": "auto", "max_memory": _limits(plan, need), "offload_folder": _scratch()}
-    return told | {"device_map": {"": plan.device}}
+def _shared(plan: Plan, need: Need, processes: int) -> Plan:
+    """The same for one of several processes that share the core."""
+    total = need.weights(plan.dtype) // processes + need.working
+    return replace(plan, bytes=total, processes=processes)
 
 
-def _quantization(dtype: str) -> dict[str, Any]:
-    if dtype == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    if dtype == "int4":
-        four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-        return {"quantization_config": four}
-    return {}
-
-
-def _limits(plan: Plan, need: Need) -> dict[int | str, int]:
-    """The bytes that weights may take of each device and of the memory, room for predictions being kept."""
-    hardware = look()
-    gpus: dict[int | str, int] = {
-        number: gpu.free - need.working for number, gpu in enumerate(hardware.accelerators) if plan.device != "cpu"
-    }
-    return gpus | {"cpu": int(hardware.free * _OFFLOADED) - need.working}
-
-
-def _scratch() -> str:
-    """A private folder for what is offloaded to disk, gone when the process ends."""
-    folder = tempfile.mkdtemp(prefix="ssd-offload-")  # 0700
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-def need_of(folder: Path, vocabulary: int, block_size: int) -> Need:
-    """What the model in a folder takes, by its safetensors."""
-    files = [path for path in folder.iterdir() if path.suffix == ".safetensors"]
-    with safe_open(files[0], "pt") as first:
-        stored = _STORED[first.get_slice(next(iter(first.keys()))).get_dtype()]
-    parameters = sum(path.stat().st_size for path in files) * 8 // BITS[stored]
-    return Need(parameters, stored, vocabulary, block_size)
+def _offloaded(plan: Plan, need: Need, gpus: Sequence[Accelerator], hardware: Hardware) -> Plan:
+    """The same with layers that wait for their turn: only what stays on the main device has to fit."""
+    free = gpus[0].free if gpus else hardware.free
+    return replace(plan, bytes=need.resident(plan.dtype), free=free, offloads=True)

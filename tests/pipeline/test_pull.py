@@ -88,7 +88,11 @@ def test_a_pulled_core_is_registered_with_all_that_running_it_takes(hub, registr
     manifest = entry.manifest
     assert (manifest.kind, manifest.architecture, manifest.process) == ("core", "llada", "masked")
     assert manifest.source == f"{NAME}@{hub.repositories[NAME].refs['main']}"
-    assert (manifest.constants, manifest.attention, manifest.context) == ({"mask_id": MASK, "t_min": 0.001}, "full", 256)
+    assert (manifest.constants, manifest.attention, manifest.context) == (
+        {"mask_id": MASK, "t_min": 0.001},
+        "full",
+        256,
+    )
     assert (manifest.vocabulary, manifest.begin, manifest.ends, manifest.format) == (ROWS, BEGIN, [END, TURN], "chat")
     assert set(manifest.files) == {
         "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",

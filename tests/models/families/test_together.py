@@ -68,6 +68,9 @@ def test_a_small_model_trained_for_a_core_writes_with_it(core, ssd, tmp_path):
     assert [member["name"] for member in mixed["members"]] == [core, "notes"]
     assert all(member["forward_passes"] > 0 for member in mixed["members"])
     assert mixed["text"] == again["text"]
+    if core in FREE:
+        spent, spared = (result["members"][0]["flops"] for result in (mixed, write(*private, "--cache")))
+        assert spared < spent
     contrasted = write(*private, "--rule", "contrast")
     assert [member["name"] for member in contrasted["members"]] == [core, "notes", "notes without context"]
     sandwiched = write(*private, "--schedule", "sandwich:0.5")

@@ -1,0 +1,181 @@
+"""What a small model adds to the time and memory of a large core: 8B in LLaDA's shape, 13B in OPT's.
+
+    python benchmarks/cores_gpu.py [--tiny]
+
+Prints a Markdown table. Needs no network and no checkpoint: weights are random, and no figure depends on them.
+The cores are in bfloat16, the members, of about a hundredth of their parameters, in float32, as in `ssd generate`; they
+take turns, and the least of their times counts. --tiny makes all of it small, to try the script on a CPU.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ssdcli.machine import prepare_machine
+
+prepare_machine()
+
+import torch  # noqa: E402
+from timing import Run, least, machine, table  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel  # noqa: E402
+
+from ssdcli.engine.denoiser import Denoiser, FullDenoiser  # noqa: E402
+from ssdcli.engine.ensemble import Ensemble, Member  # noqa: E402
+from ssdcli.engine.nucleus import Picker  # noqa: E402
+from ssdcli.engine.process import Process, make_process  # noqa: E402
+from ssdcli.engine.prompt import Prompt  # noqa: E402
+from ssdcli.engine.sampler import SamplerConfig, sample  # noqa: E402
+from ssdcli.engine.schedules import Constant  # noqa: E402
+from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM  # noqa: E402
+from ssdcli.models.native import NativeBackbone  # noqa: E402
+from ssdcli.models.spec import CoreSpec  # noqa: E402
+
+TINY = "--tiny" in sys.argv
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BLOCK, CONTEXT, PROMPT, TOKENS = 32, 512, 128, 64
+STEPS = 2 if TINY else 32
+ROWS = (1, 8)
+ROUNDS = 1 if TINY else 3
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A core, its noise process, and the width and depth of a member a hundred times smaller."""
+
+    name: str
+    core: PreTrainedModel
+    process: str
+    constants: dict[str, float]
+    hidden: int
+    layers: int
+
+    @property
+    def noise(self) -> Process:
+        """The noise process."""
+        return make_process(self.process, self.core.config.vocab_size, self.constants)
+
+
+def llada() -> Shape:
+    """LLaDA-8B: a Llama with full attention, masked."""
+    sizes = {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32, "vocab_size": 126464}
+    if TINY:
+        sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "vocab_size": 1264}
+    config = LlamaConfig(num_attention_heads=32, rope_theta=5e5, is_causal=False, **sizes)
+    core = random_core(LlamaForCausalLM, config)
+    return Shape("LLaDA's shape", core, "masked", {"mask_id": 3.0}, 64 if TINY else 512, 2 if TINY else 14)
+
+
+def opt() -> Shape:
+    """OPT-13B with full attention, simplex, as in SSD-2 (Han et al., NAACL 2024)."""
+    sizes = {"hidden_size": 5120, "ffn_dim": 20480, "num_hidden_layers": 40, "vocab_size": 50272}
+    if TINY:
+        sizes = {"hidden_size": 160, "ffn_dim": 320, "num_hidden_layers": 4, "vocab_size": 1024}
+    width = sizes["hidden_size"]
+    config = OPTConfig(num_attention_heads=40, word_embed_proj_dim=width, is_causal=False, **sizes)
+    core = random_core(OPTForCausalLM, config)
+    return Shape("OPT's shape", core, "simplex", {"K": 5.0, "s": 1e-4}, 64 if TINY else 768, 2 if TINY else 15)
+
+
+def random_core(kind: Any, config: Any) -> PreTrainedModel:
+    """A model of random weights in bfloat16, made where it runs."""
+    config.dtype = torch.bfloat16
+    with torch.device(DEVICE):
+        model: PreTrainedModel = kind._from_config(config, dtype=torch.bfloat16)
+    return model.eval().requires_grad_(False)
+
+
+def large(shape: Shape) -> Denoiser:
+    """The core behind the engine's denoiser."""
+    spec = CoreSpec(
+        family="random",
+        process=shape.process,
+        constants=shape.constants,
+        attention="full",
+        block_size=BLOCK,
+        context=CONTEXT,
+        ends=(0,),
+    )
+    return FullDenoiser(NativeBackbone(shape.core, spec), shape.noise)
+
+
+def small(shape: Shape) -> Denoiser:
+    """The member behind the engine's denoiser."""
+    config = BackboneConfig(
+        vocabulary=shape.core.config.vocab_size,
+        hidden=shape.hidden,
+        layers=shape.layers,
+        rank=shape.hidden // 2,
+        block_size=BLOCK,
+        context=CONTEXT,
+        timed=shape.process != "masked",
+        hears_itself=shape.process != "masked",
+    )
+    return Denoiser(BlockDiffusionLM(config).to(DEVICE).eval().requires_grad_(False), shape.noise)
+
+
+def generation(parts: dict[str, tuple[Denoiser, float]], rows: int) -> Run:
+    """A function that writes TOKENS tokens after PROMPT others, in so many rows; no text ends before."""
+    ensemble = Ensemble(tuple(Member(name, part, Constant(weight)) for name, (part, weight) in parts.items()))
+    process = next(iter(parts.values()))[0].process
+    config = SamplerConfig(BLOCK, TOKENS, STEPS, (-1,), Picker(1.0, 0.95), device=DEVICE)
+    prompts = [[Prompt(list(range(5, 5 + PROMPT)))] * rows] * len(parts)
+
+    def run() -> None:
+        for _ in sample(ensemble, process, prompts, list(range(rows)), config):
+            pass
+
+    return run
+
+
+def memory(run: Run) -> float:
+    """The most GiB that tensors have on the GPU during a run; 0 on a CPU."""
+    if DEVICE == "cpu":
+        return 0.0
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
+def measured(shape: Shape, rows: int) -> list[list[object]]:
+    """A row of the table for the core alone, and one for both."""
+    core = large(shape)
+    alone = generation({"core": (core, 1.0)}, rows)
+    taken = [memory(alone)]
+    member = small(shape)
+    both = generation({"core": (core, 0.7), "small": (member, 0.3)}, rows)
+    taken.append(memory(both))
+    times = least({"alone": alone, "both": both}, ROUNDS)
+    pace = {name: rows * TOKENS / (time / 1000) for name, time in times.items()}
+    sizes = [sum(weight.numel() for weight in part.parameters()) / 1e6 for part in (shape.core, member.backbone)]
+    return [
+        [f"{shape.name}, {sizes[0]:,.4g}M", rows, pace["alone"], taken[0], ""],
+        [
+            f"and a member of {sizes[1]:.3g}M",
+            rows,
+            pace["both"],
+            taken[1],
+            f"{times['both'] / times['alone'] - 1:+.1%}",
+        ],
+    ]
+
+
+def main() -> None:
+    """Print the table."""
+    torch.manual_seed(0)
+    rows: list[list[object]] = []
+    with torch.inference_mode():
+        for make in (llada, opt):
+            shape = make()
+            for count in ROWS:
+                rows += measured(shape, count)
+            del shape
+            torch.cuda.empty_cache()
+    print(f"{machine()}, {datetime.now(UTC):%Y-%m-%d}, {PROMPT} tokens read, {TOKENS} written, {STEPS} steps a block\n")
+    print(table(["", "rows", "tokens/s", "peak GiB", "time added"], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""`ssd doctor`: the machine, what fits, and the registry's health."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ssdcli.cli import console
+from ssdcli.cli.completion import core_names
+from ssdcli.errors import SsdError, UsageError
+from ssdcli.machine import prepare_machine
+from ssdcli.models.placement import in_bytes
+from ssdcli.registry.store import Registry
+
+if TYPE_CHECKING:
+    from ssdcli.doctor import Checkup
+
+For = Annotated[
+    str | None,
+    typer.Option(
+        "--for", metavar="CORE", autocompletion=core_names, help="Say what 'generate' will do with this core."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(doctor)
+
+
+def doctor(core: For = None, as_json: AsJson = False) -> None:
+    """Show what this machine has, which cores fit, and whether the registry is whole."""
+    registry = Registry()
+    if core is not None:
+        _foretell(registry, core, as_json=as_json)
+        return
+    prepare_machine()
+    from ssdcli.doctor import examine
+
+    checkup = examine(registry)
+    if as_json:
+        console.write_json(checkup.to_json())
+    else:
+        console.write_table(_rows(checkup))
+    if checkup.problems:
+        raise SsdError(
+            f"{len(checkup.problems)} of the models cannot be used: {', '.join(checkup.problems)}.",
+            "'ssd models rm' removes what is broken.",
+        )
+
+
+def _foretell(registry: Registry, name: str, *, as_json: bool) -> None:
+    entry = registry.find(name)
+    if entry.manifest.kind != "core":
+        raise UsageError(f"{name!r} is of kind {entry.manifest.kind!r}, not a core.", "See 'ssd models list'.")
+    prepare_machine()
+    from ssdcli.models.hardware import look
+    from ssdcli.outlook import outlook
+
+    sentences = outlook(entry, look())
+    if as_json:
+        console.write_json({"core": name, "outlook": sentences})
+    else:
+        console.write("\n".join(sentences))
+
+
+def _rows(checkup: Checkup) -> list[tuple[str, str]]:
+    """The table: what was looked at, and what was found."""
+    hardware = checkup.hardware
+    fast = "" if hardware.bfloat16 else ", slow at bfloat16"
+    memory = f"{in_bytes(hardware.memory)}, {in_bytes(hardware.free)} free"
+    return [
+        ("cpu", f"{hardware.cores} cores{fast}"),
+        ("memory", memory),
+        *(
+            (gpu.device, f"{gpu.name}, {in_bytes(gpu.memory)}, {in_bytes(gpu.free)} free")
+            for gpu in hardware.accelerators
+        ),
+        *(("disk", f"{in_bytes(free)} free for {folder}") for folder, free in checkup.disks.items()),
+        *((package, found or "not installed") for package, found in checkup.versions.items()),
+        ("8 and 4 bits", "yes" if hardware.quantizes else "no; pip install 'ssdcli[quantize]'"),
+        ("network", "offline" if checkup.offline else "used by 'ssd pull' alone"),
+        ("models", f"{checkup.models}, {len(checkup.problems) or 'none'} broken"),
+        *checkup.cores.items(),
+        *((name, f"broken: {problem}") for name, problem in checkup.problems.items()),
+    ]
