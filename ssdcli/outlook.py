@@ -83,7 +83,7 @@ def _slow(entry: Entry, need: Need, plan: Plan, hardware: Hardware) -> list[str]
     if len(plan.devices) > 1:
         found.append("The devices work one after the other.")
     if entry.manifest.attention == "full":
-        found.append("It has full attention: every denoising step reads all of the text.")
+        found.append("It has full attention: every denoising step reads all of the text, unless --cache is given.")
     return found
 
 

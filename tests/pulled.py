@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig
+from transformers.utils.logging import disable_progress_bar
 
 from ssdcli.models.spec import KEY, CoreSpec
 from ssdcli.models.wiring import wiring
@@ -37,6 +38,7 @@ def write_core(
         torch.manual_seed(0)
         model: Any = wiring(own).model(AutoConfig.for_model(**own))
     model.get_output_embeddings().weight.data.mul_(20)  # predictions far from flat
+    disable_progress_bar()  # it would stand on a command's standard error
     model.to(dtype).save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(own | {KEY: spec.to_json()}), encoding="utf-8")
     return folder

@@ -17,7 +17,7 @@ from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Process
 from ssdcli.engine.rules import mix
 
-_ROWS = 512  # positions whose V-sized predictions are held at once
+_SCORES = 1 << 22  # of the predictions that are held at once: 512 positions of 8,192 tokens
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _batch_losses(
     hidden = [_hidden(member, process, canvas, tokens, (blocks, t)) for member in members]
     losses = torch.zeros(*tokens.shape, len(weights), device=device)
     places = due.reshape(-1).nonzero().squeeze(1)
-    for rows in places.split(_ROWS):
+    for rows in places.split(max(1, _SCORES // process.vocabulary)):
         log_ps = [
             torch.log_softmax(member.logits(h.reshape(-1, h.shape[-1])[rows]), dim=-1)
             for member, h in zip(members, hidden, strict=True)

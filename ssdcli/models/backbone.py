@@ -11,14 +11,19 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from ssdcli.engine.flops import Sizes
+from ssdcli.models.active import ActiveVocabulary, WholeVocabulary
 from ssdcli.models.cache import PrefixCache
+from ssdcli.models.mixture import weighted_sums
 
 _TIME_FEATURES = 64
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Everything needed to build the module again; written to a model's config.json."""
+    """Everything needed to build the module again; written to a model's config.json.
+
+    active: the rows of an active vocabulary; None for a row a token.
+    """
 
     vocabulary: int
     hidden: int
@@ -30,15 +35,22 @@ class BackboneConfig:
     hears_itself: bool = True
     suppressed: tuple[int, ...] = field(default=())
     architecture: str = "qwen3"
+    active: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
-        return asdict(self) | {"suppressed": list(self.suppressed)}
+        written = asdict(self) | {"suppressed": list(self.suppressed)}
+        return {key: value for key, value in written.items() if value is not None}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BackboneConfig:
         """Read what `to_json` wrote; unknown keys raise TypeError."""
         return cls(**(data | {"suppressed": tuple(data["suppressed"])}))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table."""
+        return self.vocabulary if self.active is None else self.active
 
     @property
     def heads(self) -> int:
@@ -76,7 +88,8 @@ class BlockDiffusionLM(nn.Module):
         body = AutoModel.from_config(_body_config(config), attn_implementation="sdpa")
         body.embed_tokens = None  # embeddings are ours: tied and of low rank
         self.body = body
-        self.table = nn.Parameter(torch.randn(config.vocabulary, config.rank) * config.hidden**-0.5)
+        self.vocabulary = _vocabulary(config)
+        self.table = nn.Parameter(torch.randn(config.rows, config.rank) * config.hidden**-0.5)
         self.lift = None if config.rank == config.hidden else nn.Linear(config.rank, config.hidden, bias=False)
         self.time = _time_embedding(config.hidden) if config.timed else None
         self.listen = nn.Linear(config.hidden, config.hidden, bias=False) if config.hears_itself else None
@@ -84,7 +97,6 @@ class BlockDiffusionLM(nn.Module):
             nn.init.zeros_(self.listen.weight)
         if self.lift is not None:
             nn.init.orthogonal_(self.lift.weight)
-        self.register_buffer("_suppressed", torch.tensor(config.suppressed, dtype=torch.int64), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -114,20 +126,20 @@ class BlockDiffusionLM(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Clean token embeddings: (B, L) int64 to (B, L, H)."""
-        return self._lifted(nn.functional.embedding(tokens, self.table))
+        return self._lifted(nn.functional.embedding(self.vocabulary.rows(tokens), self.table))
 
     def embed_mixture(self, p: Tensor) -> Tensor:
         """Expected embeddings: p (B, L, V) to (B, L, H)."""
+        return self.embed_rows(self.vocabulary.pooled(p))
+
+    def embed_rows(self, p: Tensor) -> Tensor:
+        """Expected embeddings under a distribution over the table's rows: p (B, L, n) to (B, L, H)."""
         return self._lifted(p.to(self.table.dtype) @ self.table)
 
     def embed_sparse(self, ids: Tensor, weights: Tensor) -> Tensor:
         """Weighted sums of embeddings, what is left of 1 being spread evenly over all: (B, L, S) to (B, L, H)."""
-        bags, shares = ids.flatten(0, 1), weights.flatten(0, 1).to(self.table.dtype)
-        named = nn.functional.embedding_bag(bags, self.table, mode="sum", per_sample_weights=shares)
-        left = (1 - weights.sum(-1, keepdim=True)).to(self.table.dtype)
-        # A product: on a CPU, the mean of columns of bfloat16 takes ten times as long.
-        mean = self.table.new_ones(1, len(self.table)) @ self.table / len(self.table)
-        return self._lifted(named.unflatten(0, ids.shape[:2]) + left * mean)
+        rows, sizes = self.vocabulary.rows(ids), self.vocabulary.sizes(self.table)
+        return self._lifted(weighted_sums(self.table, rows, weights, sizes))
 
     def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
         """Add the noise level t (B, L) and the previous prediction's embedding (B, L, H), where given."""
@@ -166,16 +178,19 @@ class BlockDiffusionLM(nn.Module):
         """Bring hidden states (..., H) down to the table's rank (..., r): what the tied head multiplies."""
         return hidden if self.lift is None else hidden @ self.lift.weight
 
-    @property
-    def suppressed(self) -> Tensor:
-        """Ids that are never text: (n,) int64."""
-        buffer: Tensor = self._suppressed  # type: ignore[assignment]
-        return buffer
+    def row_scores(self, hidden: Tensor) -> Tensor:
+        """Scores of the table's rows: (B, L, n) float32, -inf for those that are never text."""
+        return (self.to_rank(hidden) @ self.table.T).float().index_fill(-1, self.vocabulary.muted, -math.inf)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the clean tokens: (B, L, V) float32, -inf for ids that are never text."""
-        scores = (self.to_rank(hidden) @ self.table.T).float()
-        return scores.index_fill(-1, self.suppressed, -math.inf)
+        return self.vocabulary.spread(self.row_scores(hidden))
+
+
+def _vocabulary(config: BackboneConfig) -> WholeVocabulary | ActiveVocabulary:
+    if config.active is None:
+        return WholeVocabulary(config.suppressed)
+    return ActiveVocabulary(config.vocabulary, config.active, config.suppressed)
 
 
 def _multiply_adds(part: nn.Module | None) -> int:

@@ -19,7 +19,8 @@ CONFIG = "config.json"
 
 def save_backbone(model: BlockDiffusionLM, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
     """Write the weights (stored as `dtype`) and the configuration."""
-    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    weights = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(model.config.to_json(), indent=2) + "\n", encoding="utf-8")
 

@@ -8,13 +8,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.cache import PrefixCache
 from ssdcli.models.experts import IN_FOURS
+from ssdcli.models.mixture import weighted_sums
 from ssdcli.models.spec import CoreSpec
 
 
@@ -71,7 +72,8 @@ class NativeBackbone:
 
     def embed_sparse(self, ids: Tensor, weights: Tensor) -> Tensor:
         """Weighted sums of embeddings, what is left of 1 being spread evenly over all: (B, L, S) to (B, L, H)."""
-        return weighted_sums(self._mixed, ids, weights)
+        table = self._mixed
+        return weighted_sums(table, ids, weights, table.new_ones(len(table)))
 
     def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
         """As given: a masked model is told no level and hears nothing."""
@@ -134,17 +136,6 @@ def _at(read: tuple[Tensor, Tensor], position: Tensor) -> Tensor:
     hidden, positions = read
     last = ((positions == position) * torch.arange(1, positions.shape[1] + 1, device=positions.device)).argmax(1)
     return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2]))
-
-
-def weighted_sums(table: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of a table's rows, what is left of 1 going to their mean: (B, L, S) to (B, L, H)."""
-    bags, shares = ids.flatten(0, 1), weights.flatten(0, 1).to(table.dtype)
-    named = nn.functional.embedding_bag(bags, table, mode="sum", per_sample_weights=shares)
-    left = (1 - weights.sum(-1, keepdim=True)).to(table.dtype)
-    # A product: on a CPU, the mean of columns of bfloat16 takes ten times as long.
-    mean = table.new_ones(1, len(table)) @ table / len(table)
-    sums: Tensor = named.unflatten(0, ids.shape[:2]) + left * mean
-    return sums
 
 
 def sizes(model: PreTrainedModel) -> Sizes:

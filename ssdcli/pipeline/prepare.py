@@ -14,6 +14,7 @@ from ssdcli.models.backbone import BlockDiffusionLM
 from ssdcli.models.mould import Mould, read_mould
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.store import Entry, Registry
+from ssdcli.training.active import divide
 from ssdcli.training.build import build, choose_preset, shape
 from ssdcli.training.corpus import SplitSettings
 from ssdcli.training.documents import ReadReport
@@ -67,8 +68,9 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     settings = replace(settings, size=preset.name)  # more minutes for the rest of a training must not change it
     never = _never_text(tokenizer, settings.vocabulary) if parent is None else ()
     mould = None if parent is None else parent.mould
-    config = shape(settings, preset, process, mould, never)
-    model = build(config, mould, settings.seed)
+    division = None if mould is None else divide(mould, store.train)
+    config = shape(settings, preset, process, mould, never, division)
+    model = build(config, mould, division, settings.seed)
     custom = settings.hidden is not None or settings.layers is not None
     size = None if custom else preset.name
     return Prepared(settings, workspace, tokenizer, end, store, process, model, size, parent)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ssdcli.engine.process import Process
@@ -9,10 +11,11 @@ from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.mould import Mould
 from ssdcli.models.presets import PRESETS, Preset, find_preset
 from ssdcli.models.spectral import inherit_embeddings
+from ssdcli.training.active import Division
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 
-_RANK_OF_LARGE_VOCABULARIES = 128
-_LARGE_VOCABULARY = 1 << 16
+_RANK_OF_LARGE_TABLES = 128
+_LARGE_TABLE = 1 << 16  # rows
 _CONTEXTS = 8  # a window holds at least this many blocks
 
 
@@ -39,34 +42,46 @@ def _affordable(settings: TrainSettings) -> float:
 
 
 def shape(
-    settings: TrainSettings, preset: Preset, process: Process, mould: Mould | None, never: tuple[int, ...]
+    settings: TrainSettings,
+    preset: Preset,
+    process: Process,
+    mould: Mould | None,
+    never: tuple[int, ...],
+    division: Division | None,
 ) -> BackboneConfig:
     """The configuration of the new model: preset and settings give the body, process and core all that must fit them.
 
-    mould: the core's. never: ids that are never text, for a core made from scratch.
+    mould: the core's. never: ids that are never text, for a core made from scratch. division: of a large vocabulary.
     """
     hidden = settings.hidden or preset.hidden
     vocabulary, width = (settings.vocabulary, hidden) if mould is None else mould.embeddings.shape
     rank, block = min(hidden, width), settings.block_size
     assert block is not None  # what was left open is settled before
-    return BackboneConfig(
+    config = BackboneConfig(
         vocabulary=vocabulary,
         hidden=hidden,
         layers=settings.layers or preset.layers,
-        rank=min(rank, _RANK_OF_LARGE_VOCABULARIES) if vocabulary > _LARGE_VOCABULARY else rank,
+        rank=rank,
         block_size=block,
         context=max(settings.context or preset.context, _CONTEXTS * block),
         timed=process.timed,
         hears_itself=process.hears_itself,
         suppressed=never if mould is None else mould.suppressed,
+        active=None if division is None else len(division.ids),
     )
+    return replace(config, rank=min(rank, _RANK_OF_LARGE_TABLES)) if config.rows > _LARGE_TABLE else config
 
 
-def build(config: BackboneConfig, mould: Mould | None, seed: int) -> BlockDiffusionLM:
+def build(config: BackboneConfig, mould: Mould | None, division: Division | None, seed: int) -> BlockDiffusionLM:
     """A model with first weights drawn from `seed`, its embeddings inherited from the core if there is one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BlockDiffusionLM(config)
-    if mould is not None:
+    if mould is None:
+        return model
+    if division is None:
         inherit_embeddings(model, mould.embeddings)
+    else:
+        model.vocabulary.load_state_dict(division.state())
+        inherit_embeddings(model, mould.embeddings[division.ids])
     return model

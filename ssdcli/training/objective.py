@@ -40,14 +40,15 @@ class Objective(nn.Module):
         hidden = self._hidden(reading, canvas, t, listeners)
         weights = (self.process.loss_weights(canvas, t) * reading.counted).reshape(-1)
         due = weights.nonzero().squeeze(1)  # only noised positions go through the head
+        targets, vocabulary = reading.tokens.reshape(-1)[due], self.backbone.vocabulary
         total = head_cross_entropy(
             self.backbone.to_rank(hidden).reshape(weights.shape[0], -1)[due],
             self.backbone.table,
-            reading.tokens.reshape(-1)[due],
+            vocabulary.rows(targets),
             weights[due],
-            self.backbone.suppressed,
+            vocabulary.muted,
         )
-        return total / tokens.numel()
+        return (total - (weights[due] * vocabulary.log_share(targets)).sum()) / tokens.numel()
 
     def _read(self, tokens: Tensor, indices: list[int], noise: GeneratorNoise) -> Reading:
         """The samples in blocks, the first of which may be short, and with gaps if the model is to fill any."""
@@ -81,5 +82,5 @@ class Objective(nn.Module):
 
     def _echo(self, hidden: Tensor) -> Tensor:
         """Embedding of the first prediction, sequence by sequence to keep the logits small: (b, T, H)."""
-        rows = [self.backbone.embed_mixture(self.backbone.logits(row[None]).softmax(-1)) for row in hidden]
+        rows = [self.backbone.embed_rows(self.backbone.row_scores(row[None]).softmax(-1)) for row in hidden]
         return torch.cat(rows)

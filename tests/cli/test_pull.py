@@ -104,7 +104,7 @@ def test_a_dry_run_is_readable(hub, ssd):
 
 
 def test_a_dry_run_tells_whether_the_core_fits_this_machine(hub, ssd, monkeypatch):
-    assert " GB in float32 on " in json.loads(ssd(NAME, "--dry-run", "--json")[1])["this_machine"]
+    assert "float32 on cpu: takes " in json.loads(ssd(NAME, "--dry-run", "--json")[1])["this_machine"]
     small = Hardware(cores=1, memory=1000, free=1000, bfloat16=False)
     monkeypatch.setattr("ssdcli.models.hardware.look", lambda: small)
     code, out, _ = ssd(NAME, "--dry-run", "--json")

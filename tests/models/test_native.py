@@ -8,7 +8,8 @@ from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt
-from ssdcli.models.native import NativeBackbone, sizes, weighted_sums
+from ssdcli.models.mixture import weighted_sums
+from ssdcli.models.native import NativeBackbone, sizes
 from ssdcli.models.spec import CoreSpec
 
 V, MASK, L = 40, 38, 4
@@ -158,7 +159,7 @@ def test_sparse_sums_are_mixtures():
     p[..., 3] += 0.5
     p[..., 7] += 0.2
     ids, weights = torch.tensor([[[3, 7]] * 2]), torch.tensor([[[0.5, 0.2]] * 2])
-    torch.testing.assert_close(weighted_sums(table, ids, weights), p @ table)
+    torch.testing.assert_close(weighted_sums(table, ids, weights, torch.ones(V)), p @ table)
 
 
 def test_sizes_count_the_experts_that_run():
