@@ -1,15 +1,15 @@
 """What a small model adds to the time and memory of a large core: 8B in LLaDA's shape, 13B in OPT's.
 
-    python benchmarks/cores_gpu.py [--tiny]
+    python benchmarks/cores.py [--core llada] [--steps 32] [--rows 1 8] [--rounds 3] [--tiny]
 
 Prints a Markdown table. Needs no network and no checkpoint: weights are random, and no figure depends on them.
 The cores are in bfloat16, the members, of about a hundredth of their parameters, in float32, as in `ssd generate`; they
-take turns, and the least of their times counts. --tiny makes all of it small, to try the script on a CPU.
+take turns, and the least of their times counts. Meant for a GPU; --tiny makes all of it small, to try the script.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -33,12 +33,16 @@ from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM  # noqa: E40
 from ssdcli.models.native import NativeBackbone  # noqa: E402
 from ssdcli.models.spec import CoreSpec  # noqa: E402
 
-TINY = "--tiny" in sys.argv
+ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+ARGUMENTS.add_argument("--core", choices=("llada", "opt"), nargs="+", default=("llada", "opt"))
+ARGUMENTS.add_argument("--steps", type=int, default=32, help="of a block")
+ARGUMENTS.add_argument("--rows", type=int, nargs="+", default=(1, 8))
+ARGUMENTS.add_argument("--rounds", type=int, default=3)
+ARGUMENTS.add_argument("--tiny", action="store_true")
+GIVEN = ARGUMENTS.parse_args()
+TINY = GIVEN.tiny
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BLOCK, CONTEXT, PROMPT, TOKENS = 32, 512, 128, 64
-STEPS = 2 if TINY else 32
-ROWS = (1, 8)
-ROUNDS = 1 if TINY else 3
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def generation(parts: dict[str, tuple[Denoiser, float]], rows: int) -> Run:
     """A function that writes TOKENS tokens after PROMPT others, in so many rows; no text ends before."""
     ensemble = Ensemble(tuple(Member(name, part, Constant(weight)) for name, (part, weight) in parts.items()))
     process = next(iter(parts.values()))[0].process
-    config = SamplerConfig(BLOCK, TOKENS, STEPS, (-1,), Picker(1.0, 0.95), device=DEVICE)
+    config = SamplerConfig(BLOCK, TOKENS, GIVEN.steps, (-1,), Picker(1.0, 0.95), device=DEVICE)
     prompts = [[Prompt(list(range(5, 5 + PROMPT)))] * rows] * len(parts)
 
     def run() -> None:
@@ -147,7 +151,7 @@ def measured(shape: Shape, rows: int) -> list[list[object]]:
     member = small(shape)
     both = generation({"core": (core, 0.7), "small": (member, 0.3)}, rows)
     taken.append(memory(both))
-    times = least({"alone": alone, "both": both}, ROUNDS)
+    times = least({"alone": alone, "both": both}, GIVEN.rounds)
     pace = {name: rows * TOKENS / (time / 1000) for name, time in times.items()}
     sizes = [sum(weight.numel() for weight in part.parameters()) / 1e6 for part in (shape.core, member.backbone)]
     return [
@@ -167,13 +171,14 @@ def main() -> None:
     torch.manual_seed(0)
     rows: list[list[object]] = []
     with torch.inference_mode():
-        for make in (llada, opt):
-            shape = make()
-            for count in ROWS:
+        for name in GIVEN.core:
+            shape = {"llada": llada, "opt": opt}[name]()
+            for count in GIVEN.rows:
                 rows += measured(shape, count)
             del shape
             torch.cuda.empty_cache()
-    print(f"{machine()}, {datetime.now(UTC):%Y-%m-%d}, {PROMPT} tokens read, {TOKENS} written, {STEPS} steps a block\n")
+    print(f"{machine()}, {datetime.now(UTC):%Y-%m-%d}, {PROMPT} tokens read, {TOKENS} written,")
+    print(f"{GIVEN.steps} steps a block\n")
     print(table(["", "rows", "tokens/s", "peak GiB", "time added"], rows))
 
 
