@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ssdcli.errors import DownloadFailed, SsdError, UsageError
+from ssdcli.registry.resume import fetch_blob
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -38,7 +39,7 @@ _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[\w.][\w./-]*", re.ASCII)
 _SAFE = ".safetensors"
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_AGAIN = "Run the same command again: files that have arrived are kept."
+_AGAIN = "Run the same command again: it goes on where this one stopped."
 
 Report = Callable[[int], None]
 
@@ -75,13 +76,18 @@ class RemoteFile:
     size: int
     digest: str | None
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it is in large file storage, and its digest a sha256."""
+        return len(self.digest or "") == 64
+
     def check(self, path: Path) -> bool:
         """Whether a file on the disk is this one."""
         if path.stat().st_size != self.size:
             return False
         if self.digest is None:
             return True
-        sha = hashlib.sha256() if len(self.digest) == 64 else hashlib.sha1(b"blob %d\0" % self.size)
+        sha = hashlib.sha256() if self.is_large else hashlib.sha1(b"blob %d\0" % self.size)
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, lambda: sha).hexdigest() == self.digest
 
@@ -258,9 +264,12 @@ def cache_folder() -> Path:
 
 
 def _download(listing: Listing, file: RemoteFile, report: Report) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, hf_hub_url
 
     with _failures(listing.repo, file.name):
+        if file.is_large and not is_offline() and not _is_cached(listing, file):
+            url = hf_hub_url(listing.repo.name, file.name, revision=listing.commit)
+            fetch_blob(url, _blob(listing, file), file.size, _bar(report))
         path = hf_hub_download(
             listing.repo.name,
             file.name,
@@ -296,9 +305,13 @@ def _storage(repo: RepoId) -> Path:
 
 
 def _is_cached(listing: Listing, file: RemoteFile) -> bool:
-    storage = _storage(listing.repo)
-    blob = storage / "blobs" / (file.digest or "")
-    return (storage / "snapshots" / listing.commit / file.name).exists() or blob.is_file()
+    snapshot = _storage(listing.repo) / "snapshots" / listing.commit
+    return (snapshot / file.name).exists() or _blob(listing, file).is_file()
+
+
+def _blob(listing: Listing, file: RemoteFile) -> Path:
+    """Where the cache has a file's content."""
+    return _storage(listing.repo) / "blobs" / (file.digest or "")
 
 
 def _remember(listing: Listing) -> None:

@@ -211,6 +211,22 @@ def test_a_connection_that_keeps_breaking_says_that_the_same_command_resumes(hub
     assert len(hub.downloads("config.json")) == before  # what had arrived was kept
 
 
+def test_what_had_arrived_of_a_file_is_not_fetched_again_by_another_process(hub, cache, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    hub.drop(NAME, SHARD, after=30_000, times=1)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", _stopped)
+    with pytest.raises(KeyboardInterrupt):  # while the library waits for another try
+        fetched(look(REPO), SHARD)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    assert fetched(look(REPO), SHARD) == {SHARD: WEIGHTS}
+    assert [request.range for request in hub.downloads(SHARD)] == [None, "bytes=30000-"]
+    assert blobs(cache) == [WEIGHTS]
+
+
+def _stopped(seconds: float) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("data", [WEIGHTS[:-1], WEIGHTS + b"x", b""], ids=["short", "long", "empty"])
 def test_a_file_of_the_wrong_size_is_refused_by_name_and_forgotten(hub, cache, data):
     hub.serve_instead(NAME, SHARD, data)
