@@ -77,3 +77,18 @@ def test_a_small_model_trained_for_a_core_writes_with_it(core, ssd, tmp_path):
     passes = {member["name"]: member["forward_passes"] for member in sandwiched["members"]}
     assert 0 < passes[core] < passes["notes"]
     assert sandwiched["flops_saved"] > 0
+
+
+def test_the_weight_beside_a_core_is_chosen_on_texts_that_were_held_out(pulled, ssd, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSD_HOME", str(pulled("llada").parents[1]))
+    notes = tmp_path / "notes.jsonl"
+    lines = (
+        json.dumps({"text": f"Note {n}: the boiler of flat {n * 7} is cold, says the landlord."}) for n in range(80)
+    )
+    notes.write_text("\n".join(lines), encoding="utf-8")
+    flags = ["--heldout", "0.3", "--block-size", "8", "--overwrite"]
+    (trained,) = ssd("train-small", str(notes), "--for", "llada", "--name", "weighed", *SMALL, *flags)
+    assert trained["weight"] in [tenth / 10 for tenth in range(1, 11)]
+    bits = trained["bits_per_byte"]
+    assert bits["ensemble"] <= bits["small"]  # one of the weights is the small model alone
+    assert Registry().find("weighed").manifest.weight == trained["weight"]
