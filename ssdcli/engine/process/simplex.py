@@ -13,6 +13,8 @@ from ssdcli.engine.noise import CounterNoise, Noise
 from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
 
+_STEPS = 32  # of the models made here
+
 
 @dataclass(frozen=True)
 class Simplex:
@@ -21,12 +23,12 @@ class Simplex:
     vocabulary: int
     K: float = 5.0
     s: float = 1e-4
+    default_steps: int = _STEPS
 
     name = "simplex"
     timed = True
     mixes = True
     hears_itself = True
-    default_steps = 32
     early_stop = None
     temperatures = (1.0, 1.0)
     samplings = ("nucleus", "multi-hot")
@@ -34,11 +36,12 @@ class Simplex:
     @classmethod
     def from_constants(cls, vocabulary: int, constants: Mapping[str, float]) -> Simplex:
         """Rebuild the process that a manifest describes."""
-        return cls(vocabulary, K=constants["K"], s=constants["s"])
+        return cls(vocabulary, constants["K"], constants["s"], int(constants.get("steps", _STEPS)))
 
     def constants(self) -> Mapping[str, float]:
-        """K (the logits' magnitude) and s (the schedule's offset)."""
-        return {"K": self.K, "s": self.s}
+        """K (the logits' magnitude), s (the schedule's offset), and steps if a block takes another number of them."""
+        steps = {} if self.default_steps == _STEPS else {"steps": self.default_steps}
+        return {"K": self.K, "s": self.s} | steps
 
     def abar(self, t: Tensor) -> Tensor:
         """Share of signal left at level t, cosine schedule normalised to abar(0) = 1 (Nichol and Dhariwal, 2021)."""

@@ -12,6 +12,7 @@ SIMPLEX = {"K": 5.0, "s": 1e-4}  # the logits' magnitude and the cosine schedule
 
 _BLOCK = 24  # it learned on 25; canvases of multiples of 4 give a row the same bits in any batch
 _CONTEXT = 200  # what it learned on, of RoBERTa's 512
+_STEPS = 1000  # of its published decoding
 _KEPT = (
     "vocab_size",
     "hidden_size",
@@ -41,7 +42,7 @@ def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     return CoreSpec(
         family="ssdlm",
         process="simplex",
-        constants=SIMPLEX,
+        constants=SIMPLEX | {"steps": _STEPS},
         attention="full",
         block_size=_BLOCK,
         context=min(_CONTEXT, number(config, "max_position_embeddings") - padding - 1),

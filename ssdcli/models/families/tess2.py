@@ -11,6 +11,7 @@ from ssdcli.models.spec import CoreSpec
 
 _BLOCK = 128  # it learned to write whole answers at once
 _CONTEXT = 2048  # what it learned on, of Mistral's 32,768
+_STEPS = 100  # of its published decoding
 _KEPT = (
     "vocab_size",
     "hidden_size",
@@ -50,7 +51,7 @@ def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     return CoreSpec(
         family="tess2",
         process="simplex",
-        constants=SIMPLEX,
+        constants=SIMPLEX | {"steps": _STEPS},
         attention="full",
         block_size=_BLOCK,
         context=min(_CONTEXT, number(config, "max_position_embeddings")),

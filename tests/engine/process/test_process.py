@@ -19,7 +19,7 @@ MADE = [
     Masked(V, mask_id=3),
     Masked(V, mask_id=V - 1, t_min=0.01),
     Simplex(V),
-    Simplex(V, K=3.5, s=0.008),
+    Simplex(V, K=3.5, s=0.008, default_steps=100),
     Uniform(V),
     Uniform(V, EntropyBound(0.3), timed=False, temperatures=(0.8, 0.4), early_stop=EarlyStop(0.01, 2), default_steps=9),
 ]

@@ -151,7 +151,7 @@ def test_the_input_at_a_sparsely_noised_position_has_the_mean_and_covariance_of_
 def test_the_core_is_a_timed_simplex_model_with_full_attention_of_plain_text():
     spec = SSDLM.spec(CONFIG, VOCABULARY)
     assert (spec.process, spec.attention, spec.shift) == ("simplex", "full", False)
-    assert (spec.constants, spec.block_size) == ({"K": 5.0, "s": 1e-4}, 24)
+    assert (spec.constants, spec.block_size) == ({"K": 5.0, "s": 1e-4, "steps": 1000}, 24)
     assert (spec.begin, spec.ends, spec.suppressed) == (BEGIN, (END,), (PAD, MASK))
     assert (spec.format, spec.late_ends) == ("plain", False)
 

@@ -104,7 +104,7 @@ def test_a_sparse_canvas_is_embedded_as_what_it_stands_for(core):
 def test_the_core_is_a_simplex_model_with_full_attention_whose_answers_end_or_are_padded():
     spec = TESS2.spec(CONFIG, VOCABULARY)
     assert (spec.process, spec.attention, spec.shift) == ("simplex", "full", True)
-    assert (spec.constants, spec.block_size) == ({"K": 5.0, "s": 1e-4}, 128)
+    assert (spec.constants, spec.block_size) == ({"K": 5.0, "s": 1e-4, "steps": 100}, 128)
     assert (spec.begin, spec.ends, spec.suppressed) == (BEGIN, (END, PAD), ())
     assert (spec.format, spec.late_ends) == ("chat", False)
 
