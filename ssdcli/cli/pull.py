@@ -22,7 +22,7 @@ Repo = Annotated[str, typer.Argument(metavar="REPO", help="ORG/NAME on the hub, 
 As = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Its name here [the repository's].")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be fetched and whether it fits; fetch nothing.")
+    bool, typer.Option("--dry-run", help="Say what would be fetched and whether it fits; fetch no weights.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 

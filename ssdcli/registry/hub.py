@@ -285,8 +285,9 @@ def _bar(report: Report) -> type[Any]:
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bar(tqdm):
-        def __init__(self, **_: object) -> None:
+        def __init__(self, initial: int = 0, **_: object) -> None:
             super().__init__(disable=True)  # type: ignore[no-untyped-call]
+            report(initial)  # what an earlier process left
 
         def update(self, n: float | None = 1) -> None:
             report(int(n or 0))

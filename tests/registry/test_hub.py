@@ -218,8 +218,10 @@ def test_what_had_arrived_of_a_file_is_not_fetched_again_by_another_process(hub,
     with pytest.raises(KeyboardInterrupt):  # while the library waits for another try
         fetched(look(REPO), SHARD)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
-    assert fetched(look(REPO), SHARD) == {SHARD: WEIGHTS}
+    listing, told = look(REPO), []
+    fetch(listing, weight_files(listing, [], []), told.append)
     assert [request.range for request in hub.downloads(SHARD)] == [None, "bytes=30000-"]
+    assert (told[0], sum(told)) == (30_000, len(WEIGHTS))
     assert blobs(cache) == [WEIGHTS]
 
 
