@@ -22,6 +22,7 @@ from torch import Tensor
 from ssdcli.engine.blocks import block_ids, block_levels
 from ssdcli.engine.denoiser import denoise_sequence
 from ssdcli.engine.noise import GeneratorNoise, fold
+from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Process, make_process
 from ssdcli.engine.rules import mix
 from ssdcli.models.backbone import BlockDiffusionLM
@@ -45,7 +46,7 @@ def predict(
     canvas, t, blocks = noised
     echo = None if heard is None else model.embed_mixture(heard.exp())
     embedded = process.embed(canvas, model)
-    hidden = denoise_sequence(model, embedded, model.embed(tokens), blocks, (t, echo))
+    hidden = denoise_sequence(model, embedded, Packed.plain(tokens, blocks), (t, echo))
     return model.logits(hidden).log_softmax(-1)
 
 

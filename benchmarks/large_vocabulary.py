@@ -26,13 +26,16 @@ prepare_machine()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from corpora import encode, packable, read_texts  # noqa: E402
 from timing import Run, least, machine, table  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch.utils.data import default_collate  # noqa: E402
 
 from ssdcli.engine.blocks import block_ids, block_levels  # noqa: E402
 from ssdcli.engine.denoiser import denoise_sequence  # noqa: E402
 from ssdcli.engine.noise import GeneratorNoise  # noqa: E402
+from ssdcli.engine.packed import Packed  # noqa: E402
 from ssdcli.engine.process import Process, make_process  # noqa: E402
 from ssdcli.engine.rules import mix  # noqa: E402
 from ssdcli.models.backbone import BlockDiffusionLM  # noqa: E402
@@ -42,13 +45,11 @@ from ssdcli.models.presets import find_preset  # noqa: E402
 from ssdcli.registry.store import Registry  # noqa: E402
 from ssdcli.training.active import Division, count_tokens, divide  # noqa: E402
 from ssdcli.training.build import build, shape  # noqa: E402
-from ssdcli.training.documents import ReadReport  # noqa: E402
 from ssdcli.training.objective import Objective  # noqa: E402
 from ssdcli.training.optimizer import make_optimizer  # noqa: E402
-from ssdcli.training.readers import read_documents  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402
 from ssdcli.training.tokenizer import END_OF_TEXT, special_id  # noqa: E402
-from ssdcli.training.windows import Windows  # noqa: E402
+from ssdcli.training.windows import Texts, Windows, WindowShape  # noqa: E402
 
 SMALLEST, LARGER = 8192, (32_768, 131_072, 262_144)
 BATCH_TOKENS, BLOCK, MASK = 2048, 16, 1
@@ -73,10 +74,11 @@ def step_of(model: BlockDiffusionLM, process: Process, vocabulary: int) -> Run:
     length = model.config.context
     tokens = torch.randint(MASK + 1, min(vocabulary, SMALLEST), (BATCH_TOKENS // length, length))
     index = torch.arange(len(tokens))
+    columns = vars(Packed.plain(tokens, block_ids(length, BLOCK, torch.zeros_like(index))))
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            loss = objective(tokens, index)
+            loss = objective(columns, index)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -133,12 +135,12 @@ def speed(process_name: str, size: str, rounds: int) -> str:
 
 @dataclass(frozen=True)
 class Bench:
-    """A core, a training text in its tokens, and held-out documents."""
+    """A core, training texts, and held-out documents."""
 
     core: BlockDiffusionLM
     process: Process
     mould: Mould
-    text: np.ndarray
+    text: Texts
     heldout: Sequence[Tensor]
 
 
@@ -147,16 +149,9 @@ def read_bench(train: Path, heldout: Path, notes: int | None, documents: int) ->
     entry = Registry().find("starter")
     tokenizer = Tokenizer.from_file(str(entry.folder / "tokenizer.json"))
     end = special_id(tokenizer, END_OF_TEXT)
-    sides = [
-        [[end, *tokenizer.encode(document.text, add_special_tokens=False).ids] for document in chosen]
-        for chosen in (
-            list(read_documents((str(train),), ReadReport()))[:notes],
-            list(read_documents((str(heldout),), ReadReport()))[:documents],
-        )
-    ]
-    text = np.array([token for document in sides[0] for token in document] + [end])
+    text = packable(encode(read_texts(train, notes), tokenizer), end)
     process = make_process(entry.manifest.process, entry.manifest.vocabulary, entry.manifest.constants)
-    held = [torch.tensor(document) for document in sides[1]]
+    held = [torch.tensor([end, *document]) for document in encode(read_texts(heldout, documents), tokenizer)]
     return Bench(load_backbone(entry.folder), process, read_mould(entry.folder), text, held)
 
 
@@ -165,14 +160,13 @@ def train(bench: Bench, division: Division | None, size: str, steps: int) -> Blo
     settings = TrainSettings(data=("-",), block_size=BLOCK, context=256)
     model = make(size, bench.process, bench.mould, division, settings)
     objective, optimizer = Objective(model, bench.process, 0), make_optimizer(model, RATE, 0.01)
-    windows, batch = Windows(bench.text, 256, 0, sys.maxsize), BATCH_TOKENS // 256
+    windows, batch = Windows(bench.text, WindowShape(256, BLOCK), 0, sys.maxsize), BATCH_TOKENS // 256
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / 20, (steps - step) / (0.3 * steps))
-        samples = [windows[step * batch + i] for i in range(batch)]
-        tokens, index = (torch.stack([sample[key] for sample in samples]) for key in ("tokens", "index"))
+        samples = default_collate([windows[step * batch + i] for i in range(batch)])
         with torch.autocast("cpu", torch.bfloat16):
-            loss = objective(tokens, index)
+            loss = objective(**samples)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -193,7 +187,7 @@ def losses_of(small: BlockDiffusionLM, bench: Bench) -> Tensor:
         log_ps = []
         for model in (bench.core, small):
             embedded = bench.process.embed(canvas, model)
-            hidden = denoise_sequence(model, embedded, model.embed(tokens), blocks, (t, None))
+            hidden = denoise_sequence(model, embedded, Packed.plain(tokens, blocks), (t, None))
             log_ps.append(model.logits(hidden).log_softmax(-1)[0])
         both = torch.stack([log_ps[0], mix(log_ps, [0.5, 0.5]), log_ps[1]], dim=-1)
         found.append(-both[torch.arange(1, tokens.shape[1]), tokens[0, 1:]])
@@ -202,9 +196,9 @@ def losses_of(small: BlockDiffusionLM, bench: Bench) -> Tensor:
 
 def loss(bench: Bench, rows: int, size: str, steps: int) -> str:
     """Nats a token on held-out text."""
-    division = divide(bench.mould, bench.text, rows)
+    division = divide(bench.mould, bench.text.tokens, rows)
     assert division is not None
-    counts = count_tokens(bench.text, len(bench.mould.embeddings))
+    counts = count_tokens(bench.text.tokens, len(bench.mould.embeddings))
     targets = torch.cat([document[1:256] for document in bench.heldout])
     active = torch.isin(targets, division.ids)
     groups = {"all": active | True, "active": active, "seen": ~active & (counts[targets] > 0)}
@@ -224,7 +218,7 @@ def loss(bench: Bench, rows: int, size: str, steps: int) -> str:
     lines.insert(0, ["the core", "alone", *[f"{measured[mask, 0].mean():.3f}" for mask in groups.values()]])
     header = ["model", "", *[f"{name} ({int(mask.sum()):,})" for name, mask in groups.items()]]
     facts = (
-        f"{len(bench.text):,} tokens, {int((counts > 0).sum()):,} different; {len(division.ids):,} rows; {steps} steps"
+        f"{len(bench.text.tokens):,} tokens, {int((counts > 0).sum()):,} different; {len(division.ids):,} rows; {steps} steps"
     )
     return f"{facts}\n\n{table(header, lines)}"
 

@@ -12,10 +12,12 @@ from ssdcli.engine.schedules import Constant, Schedule
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.exchange import PLAIN, Blend
 from ssdcli.guides import GuideSpec, open_guide
+from ssdcli.language import Language
 from ssdcli.models.placement import FREE, QUANTIZED, Placement
 from ssdcli.phrasing import read_chat
-from ssdcli.reading import Language, Voice
-from ssdcli.registry.manifest import Manifest
+from ssdcli.reading import Voice
+from ssdcli.registry.adapters import base_of
+from ssdcli.registry.manifest import MEMBERS, Manifest
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.timetable import schedules
 from ssdcli.writing import Writer
@@ -39,7 +41,7 @@ Members = Mapping[str, float | None] | Sequence[str] | None
 class Part:
     """A registered model, its share and when it runs; a private one sees the private context.
 
-    The weight of what a `contrast` holds against the others is below zero.
+    The weight of what a `contrast` holds against the others is below zero. base: what an adapter is loaded on.
     """
 
     entry: Entry
@@ -47,6 +49,12 @@ class Part:
     weight: float
     private: bool
     schedule: Schedule
+    base: Entry | None = None
+
+    @property
+    def weights(self) -> Entry:
+        """The model whose files its weights are in, but for an adapter's own."""
+        return self.entry if self.base is None else self.base
 
 
 @dataclass(frozen=True)
@@ -73,9 +81,9 @@ class Lineup:
         ends = tuple(dict.fromkeys(end for part in self.parts for end in _ends(part.entry, tokenizer)))
         process = self._process(ends)
         loaded: dict[str, Denoiser] = {}
-        for entry in {part.entry.name: part.entry for part in self.parts}.values():
-            loaded[entry.name] = self._denoiser(entry, process, placement)
-            device = str(loaded[entry.name].backbone.device)
+        for part in {part.entry.name: part for part in self.parts}.values():
+            denoiser = loaded[part.entry.name] = self._denoiser(part, process, placement)
+            device = str(denoiser.backbone.device)
             placement = replace(placement, device=device)  # that of all canvases
         voices = [_voice(part, loaded[part.entry.name], tokenizer) for part in self.parts]
         manifest = first.manifest
@@ -83,7 +91,7 @@ class Lineup:
         return Writer(voices, Language(tokenizer, ends), self.core, _rule(self.blend.rule), guides)
 
     def _check(self, placement: Placement) -> None:
-        if placement.dtype in QUANTIZED and not any(_core_table(part.entry) for part in self.parts):
+        if placement.dtype in QUANTIZED and not any(_core_table(part.weights) for part in self.parts):
             raise UsageError(f"--dtype {placement.dtype} is for pulled cores, and none is here.", "Leave it away.")
 
     def _process(self, ends: tuple[int, ...]) -> Process:
@@ -91,14 +99,15 @@ class Lineup:
         from ssdcli.engine.process import Masked
 
         process = _process(self.parts[0].entry)
-        floods = any(_core_table(part.entry).get("late_ends") for part in self.parts)
+        floods = any(_core_table(part.weights).get("late_ends") for part in self.parts)
         return replace(process, late=ends) if floods and isinstance(process, Masked) else process
 
-    def _denoiser(self, entry: Entry, process: Process, placement: Placement) -> Denoiser:
+    def _denoiser(self, part: Part, process: Process, placement: Placement) -> Denoiser:
         from ssdcli.models.loading import load_model, make_denoiser
 
-        backbone = load_model(entry.folder, placement, self.block_size)
-        return make_denoiser(backbone, entry.manifest.attention, process, cache=placement.cache)
+        adapter = None if part.base is None else part.entry.folder
+        backbone = load_model(part.weights.folder, placement, self.block_size, adapter)
+        return make_denoiser(backbone, part.entry.manifest.attention, process, cache=placement.cache)
 
 
 def choose(
@@ -112,6 +121,7 @@ def choose(
     shares = [(entry, _weight(entry, weight)) for entry, weight in small]
     parts = _contrasted(chosen, shares, registry) if blend.rule == CONTRAST else _shared(chosen, shares)
     _check_fit([part.entry for part in parts], registry)
+    parts = [replace(part, base=base_of(part.entry, registry)) for part in parts]
     scheduled = schedules(blend, [(part.name, part.weight, part.private) for part in parts])
     parts = [replace(part, schedule=schedule) for part, schedule in zip(parts, scheduled, strict=True)]
     return Lineup(None if chosen is None else chosen.name, tuple(parts), blend, guides)
@@ -170,9 +180,9 @@ def _pairs(members: Members) -> list[tuple[str, float | None]]:
 
 
 def _small(entry: Entry) -> Entry:
-    if entry.manifest.kind != "small":
+    if entry.manifest.kind not in MEMBERS:
         raise UsageError(
-            f"{entry.name!r} is of kind {entry.manifest.kind!r}, and only small models can join a core.",
+            f"{entry.name!r} is of kind {entry.manifest.kind!r}, and only small models and adapters can join a core.",
             "Name a core with --core, and small models with --with.",
         )
     return entry
@@ -246,7 +256,7 @@ def _misfit(one: Manifest, other: Manifest) -> str | None:
 
 def _fitting(first: Entry, registry: Registry) -> str:
     """The registered small models that fit the first one."""
-    small = [e for e in registry.entries() if e.manifest.kind == "small" and e.name != first.name]
+    small = [e for e in registry.entries() if e.manifest.kind in MEMBERS and e.name != first.name]
     names = [entry.name for entry in small if _misfit(entry.manifest, first.manifest) is None]
     if names:
         return f"These fit {first.name!r}: {', '.join(names)}."
@@ -287,7 +297,8 @@ def _voice(part: Part, denoiser: Denoiser, tokenizer: Tokenizer) -> Voice:
     entry, manifest = part.entry, part.entry.manifest
     opening = _ends(entry, tokenizer)[0] if manifest.begin is None else manifest.begin
     chat = read_chat(entry.folder, entry.name) if manifest.format == "chat" else None
-    return Voice(part.name, part.weight, part.private, denoiser, part.schedule, opening, chat)
+    taught = manifest.format == "turns" or (chat is not None and manifest.kind in MEMBERS)
+    return Voice(part.name, part.weight, part.private, denoiser, part.schedule, opening, chat, taught)
 
 
 def _process(entry: Entry) -> Process:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,28 @@ def document(turns: Sequence[Message], context: str = "") -> str:
     """A conversation as models read it that learned from plain text: its turns are paragraphs, after the context."""
     *earlier, last = [turn.content for turn in turns]
     return BETWEEN.join([*(part for part in (context, *earlier) if part), last])
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a conversation: what the assistant wrote, or what it was given before that."""
+
+    text: str
+    written: bool
+
+
+def stretches(turns: Sequence[Message], context: str = "") -> list[Stretch]:
+    """A conversation as models read it that learned from conversations in paragraphs.
+
+    The texts make up its document, and what a model is to answer ends with a break. Where they are read one by one,
+    the ids of a conversation begin with those of its beginning.
+    """
+    said = [(context, False), *((turn.content, turn.role == "assistant") for turn in turns)]
+    found: list[Stretch] = []
+    for written, paragraphs in groupby((part for part in said if part[0]), key=itemgetter(1)):
+        text = BETWEEN.join(text for text, _ in paragraphs)
+        found.append(Stretch(text if written else BETWEEN * bool(found) + text + BETWEEN, written))
+    return found
 
 
 def told(turns: Sequence[Message], context: str) -> tuple[Message, ...]:
@@ -97,6 +122,13 @@ def read_chat(folder: Path, name: str) -> Chat:
     named = {key: value for key, value in known.items() if key.endswith("_token")}
     texts = {key: value.get("content") if isinstance(value, dict) else value for key, value in named.items()}
     return Chat(name, template, {key: text for key, text in texts.items() if isinstance(text, str)})
+
+
+def copy_chat(source: Path, target: Path) -> None:
+    """Copy the files of a model's chat template, as many as there are, into another model's folder."""
+    for name in (TEMPLATE, _SETTINGS):
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
 
 
 def _preceded(turns: Sequence[Message], place: int, text: str) -> tuple[Message, ...]:

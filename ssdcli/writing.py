@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Unpack
 from ssdcli.errors import UsageError
 from ssdcli.exchange import DEFAULTS, MemberUse, OptionChanges, Options, Piece, Request, Result, require
 from ssdcli.frame import Frame
+from ssdcli.language import Language
 from ssdcli.processes import agreed
-from ssdcli.reading import Language, Reader, Voice
+from ssdcli.reading import Reader, Voice
 from ssdcli.row import Row
 from ssdcli.transcript import Limits, Transcript
 from ssdcli.usage import Usage

@@ -6,7 +6,7 @@ import pytest
 
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.exchange import Message
-from ssdcli.phrasing import Chat, document, read_chat, told
+from ssdcli.phrasing import BETWEEN, Chat, copy_chat, document, read_chat, stretches, told
 from tests.templates import DEAF, INSTRUCT, STRICT, chat
 
 SYSTEM = Message("system", "Be brief.")
@@ -27,6 +27,27 @@ HELLO, ANSWER, MORE = Message("user", "Hello"), Message("assistant", "Hi!"), Mes
 )
 def test_a_document_has_the_context_and_the_turns_as_paragraphs(turns, context, text):
     assert document(turns, context) == text
+
+
+@pytest.mark.parametrize(
+    ("turns", "context", "parts"),
+    [
+        ([HELLO], "", ["Hello\n\n"]),
+        ([SYSTEM, HELLO], "cold", ["cold\n\nBe brief.\n\nHello\n\n"]),
+        ([HELLO, ANSWER, MORE], "", ["Hello\n\n", "Hi!", "\n\nWhy?\n\n"]),
+        ([HELLO, Message("assistant", "Well,")], "", ["Hello\n\n", "Well,"]),
+        ([ANSWER, MORE], "", ["Hi!", "\n\nWhy?\n\n"]),
+        ([Message("user", "")], "", []),
+        ([HELLO, Message("assistant", "")], "", ["Hello\n\n"]),
+    ],
+)
+def test_stretches_are_the_answers_of_a_document_and_what_is_given_before_them(turns, context, parts):
+    found = stretches(turns, context)
+    assert [stretch.text for stretch in found] == parts
+    assert [stretch.text for stretch in found if stretch.written] == [
+        turn.content for turn in turns if turn.role == "assistant" and turn.content
+    ]
+    assert "".join(parts).removesuffix(BETWEEN) == document(turns, context).removesuffix(BETWEEN)
 
 
 def test_a_context_is_read_right_before_what_the_user_said_last():
@@ -106,3 +127,15 @@ def test_a_model_without_a_template_that_can_be_read_is_named(tmp_path, settings
         (tmp_path / "tokenizer_config.json").write_text(settings)
     with pytest.raises(SsdError, match="the chat template of 'big' cannot be read"):
         read_chat(tmp_path, "big")
+
+
+def test_a_copied_template_reads_the_same(tmp_path):
+    source, target = tmp_path / "core", tmp_path / "small"
+    source.mkdir()
+    target.mkdir()
+    (source / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "chat_template": "{{ bos_token }}"}))
+    copy_chat(source, target)
+    assert read_chat(target, "big") == read_chat(source, "big")
+    (source / "chat_template.jinja").write_text("{{ bos_token }}!")
+    copy_chat(source, target)
+    assert read_chat(target, "big") == read_chat(source, "big")

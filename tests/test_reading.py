@@ -26,8 +26,8 @@ class Still:
     backbone = tiny_backbone()
 
 
-def voice(name: str, model: Chat | None, *, private: bool = False, opening: int = 0) -> Voice:
-    return Voice(name, 1.0, private, Still(), Constant(1.0), opening, model)  # type: ignore[arg-type]
+def voice(name: str, model: Chat | None, *, private: bool = False, opening: int = 0, taught: bool = False) -> Voice:
+    return Voice(name, 1.0, private, Still(), Constant(1.0), opening, model, taught)  # type: ignore[arg-type]
 
 
 def reader(*voices: Voice, gap: int = 0) -> Reader:
@@ -132,12 +132,27 @@ def test_a_chat_voice_that_may_see_it_reads_the_context_before_what_the_user_sai
     assert closed == as_transformers(INSTRUCT, turns("Dear", "Hi", "Why?"))
 
 
+def test_a_voice_that_learned_to_answer_reads_a_break_after_the_question_and_none_after_an_answer():
+    taught = voice("mine", None, private=True, opening=7, taught=True)
+    asked, answered = turns("Dear", "Hi", "Why?"), turns("Dear", "Hi", "Why?", "Sin")
+    stretched = [7, *LANGUAGE.encode("cold\n\nDear\n\n"), *LANGUAGE.encode("Hi"), *LANGUAGE.encode("\n\nWhy?\n\n")]
+    assert read(Request(messages=tuple(asked), context="cold"), taught) == [stretched]
+    assert read(Request(messages=tuple(answered), context="cold"), taught) == [[*stretched, *LANGUAGE.encode("Sin")]]
+
+
+def test_a_voice_that_learned_a_template_here_reads_it_behind_the_opening_as_in_training():
+    core, small = voice("core", chat(INSTRUCT), opening=7), voice("mine", chat(INSTRUCT), opening=7, taught=True)
+    given, learned = read(Request("Dear"), core, small)
+    assert learned == [7, *given]
+
+
 def test_around_a_gap_every_voice_reads_a_document():
     frame = Frame.with_gaps("Dear ____.")
     request = Request("Dear ____.", system="Be brief.")
-    (prompt,) = reader(voice("core", chat(INSTRUCT), opening=BEGIN), gap=4).prompts(request, frame, ())
-    assert list(prompt.before) == [BEGIN, *LANGUAGE.encode("Be brief.\n\nDear")]
-    assert list(prompt.after) == LANGUAGE.encode(".")
+    voices = voice("core", chat(INSTRUCT), opening=BEGIN), voice("mine", None, opening=BEGIN, taught=True)
+    for prompt in reader(*voices, gap=4).prompts(request, frame, ()):
+        assert list(prompt.before) == [BEGIN, *LANGUAGE.encode("Be brief.\n\nDear")]
+        assert list(prompt.after) == LANGUAGE.encode(".")
 
 
 def test_a_conversation_that_was_cut_is_told_of():

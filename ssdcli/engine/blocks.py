@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import Noise
+from ssdcli.engine.packed import Packed
 from ssdcli.engine.prompt import PADDING
 
 
@@ -32,16 +33,30 @@ def block_levels(blocks: Tensor, noise: Noise) -> Tensor:
     return levels.gather(1, blocks)
 
 
-def training_mask(blocks: Tensor) -> Tensor:
-    """Who sees whom in [noised ; clean], both of length T: blocks (B, T) int64 to (B, 1, 2T, 2T) bool.
+def ahead(packed: Packed, openness: float, noise: Noise) -> Tensor:
+    """Which columns may see which in their block: all before them, and later ones by chance: (B, T, T) bool.
 
-    A noised block sees itself and the clean blocks before it; a clean block sees itself and those before it
-    (Arriola et al., "Block diffusion", 2025).
+    openness: that chance, in [0, 1] (attention mask annealing of DiffuLLaMA, Gong et al., 2025).
     """
-    query, key = blocks[:, :, None], blocks[:, None, :]
-    same, before = query == key, key < query
+    before = packed.positions[:, None, :] <= packed.positions[:, :, None]
+    return before | (noise.uniform(packed.length, packed.length) < openness)
+
+
+def training_mask(packed: Packed, ahead: Tensor | None = None) -> Tensor:
+    """Who sees whom in [noised ; clean], both (B, T): (B, 1, 2T, 2T) bool.
+
+    A noised block sees itself and the clean blocks before it in its text; a clean block sees itself and those before it
+    (Arriola et al., "Block diffusion", 2025). What is not known is not seen as clean text, but by itself, so that no
+    row of the softmax is empty. ahead: (B, T, T) bool, which pairs of a block's columns see each other; None for all.
+    """
+    own_text = packed.texts[:, :, None] == packed.texts[:, None, :]
+    query, key = packed.blocks[:, :, None], packed.blocks[:, None, :]
+    same, before = own_text & (query == key), own_text & (key < query) & packed.known[:, None, :]
+    if ahead is not None:
+        same = same & ahead
+    itself = torch.eye(packed.length, dtype=torch.bool, device=same.device)
     noised = torch.cat([same, before], dim=2)
-    clean = torch.cat([torch.zeros_like(same), same | before], dim=2)
+    clean = torch.cat([torch.zeros_like(same), before | (same & packed.known[:, None, :]) | itself], dim=2)
     return torch.cat([noised, clean], dim=1)[:, None]
 
 

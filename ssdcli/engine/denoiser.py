@@ -12,8 +12,10 @@ from torch import Tensor
 from ssdcli.engine.blocks import padding_mask, prefix_mask, training_mask
 from ssdcli.engine.flops import Sizes
 from ssdcli.engine.noise import CounterNoise
+from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Canvas, EmbeddingSpace, Process
 from ssdcli.engine.prompt import PADDING, Layout, Prompt, fit, lay_out
+from ssdcli.engine.shift import following, preceding, predicting
 
 _STEP = 32  # columns, at least, between the widths that prefixes are padded to
 
@@ -21,12 +23,14 @@ _STEP = 32  # columns, at least, between the widths that prefixes are padded to
 class Backbone(EmbeddingSpace, Protocol):
     """A language model seen from the engine: any native architecture behind a few calls.
 
-    reading_block: how many tokens of a prefix see each other; a block's, or 1 for a model that reads causally.
+    reading_block: how many tokens of a prefix see each other; a block's, or 1 for a model that reads causally. shift:
+    whether a token is predicted by the hidden state of the one before it; its caches have a `tail` (see `following`).
     """
 
     block_size: int
     reading_block: int
     context: int
+    shift: bool
 
     @property
     def device(self) -> torch.device:
@@ -67,21 +71,19 @@ class Backbone(EmbeddingSpace, Protocol):
 def denoise_sequence(
     backbone: Backbone,
     embedded: Tensor,
-    clean: Tensor,
-    blocks: Tensor,
+    packed: Packed,
     t_and_heard: tuple[Tensor | None, Tensor | None],
+    ahead: Tensor | None = None,
 ) -> Tensor:
-    """Denoise all blocks of clean sequences in one pass over [noised ; clean]: hidden states (B, T, H).
+    """Denoise all blocks of packed texts in one pass over [noised ; clean]: hidden states (B, T, H).
 
-    embedded, clean: (B, T, H) embeddings of the noised and the clean tokens; blocks: (B, T) int64, each token's block,
-    numbered in the order of reading; t_and_heard: the noise levels (B, T) and the previous prediction's embedding
-    (B, T, H), where there are any.
+    embedded: (B, T, H) embeddings of the noised tokens; t_and_heard: the noise levels (B, T) and the previous
+    prediction's embedding (B, T, H), where there are any. ahead: see `training_mask`.
     """
-    length = clean.shape[1]
     noised = backbone.condition(embedded, *t_and_heard)
-    both = torch.cat([noised, clean.to(noised.dtype)], dim=1)
-    positions = torch.arange(length, device=clean.device).repeat(2)[None].expand(clean.shape[0], -1)
-    return backbone.encode(both, positions, training_mask(blocks), None)[:, :length]
+    both = torch.cat([noised, backbone.embed(packed.tokens).to(noised.dtype)], dim=1)
+    hidden = backbone.encode(both, packed.positions.repeat(1, 2), training_mask(packed, ahead), None)
+    return predicting(hidden, packed) if backbone.shift else hidden[:, : packed.length]
 
 
 @dataclass(frozen=True)
@@ -217,8 +219,9 @@ class Denoiser:
     def _hidden(self, embedded: Tensor, prefix: Prefix) -> Tensor:
         """Hidden states of a canvas (b, L, H) after the cached prefix: (b, L, H)."""
         length = embedded.shape[1]
-        mask = padding_mask(prefix.real(length), length)
-        return self.backbone.encode(embedded, prefix.canvas_positions(length), mask, prefix.cache)
+        positions, mask = prefix.canvas_positions(length), padding_mask(prefix.real(length), length)
+        hidden = self.backbone.encode(embedded, positions, mask, prefix.cache)
+        return following(hidden, positions, prefix.cache.tail) if self.backbone.shift else hidden
 
     def commit(self, tokens: Tensor, prefixes: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
         """Append a clean block (B, L); where the window is full, the later half of the text is read again."""
@@ -277,7 +280,8 @@ class FullDenoiser(Denoiser):
         columns = torch.cat([clean, embedded], dim=1)
         positions = torch.cat([prefix.positions, prefix.canvas_positions(length)], dim=1)
         mask = padding_mask(prefix.real(length), columns.shape[1])
-        return self.backbone.encode(columns, positions, mask, None)[:, -length:]
+        hidden = self.backbone.encode(columns, positions, mask, None)
+        return (preceding(hidden, positions) if self.backbone.shift else hidden)[:, -length:]
 
     def flops(self, length: int, seen: int) -> int:
         """Estimate the FLOPs of denoising one canvas once, together with its prefix of `seen` columns."""

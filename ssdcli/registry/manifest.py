@@ -15,20 +15,22 @@ from ssdcli.registry.files import write_atomic
 
 SCHEMA = 1
 FILE = "ssd.json"
-LATER = ("base", "begin", "ends", "format", "source")  # fields that manifests written by earlier versions lack
+LATER = ("base", "base_weights", "begin", "ends", "format", "source")  # fields that earlier versions did not write
 KINDS = ("core", "small", "adapter")
+MEMBERS = ("small", "adapter")  # the kinds that join a core
 PROCESSES = ("simplex", "masked", "uniform")
 ATTENTIONS = ("block-causal", "causal", "full")  # causal: a prefix is read token by token, a canvas sees itself whole
-FORMATS = ("plain", "chat")
+FORMATS = ("plain", "turns", "chat")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """One model's description; every field is checked when it is made (SsdError names the field).
 
-    core: that a small model was made for. base: the small model that it was specialised from. source: REPO@COMMIT of
-    what was pulled. begin: the id that stands before every text (None: the first of the ends). ends: ids that end a
-    text (none: the tokenizer's own end of text). format: how prompts are put, as they are or by the chat template.
+    core: that a small model was made for. base: the model that it was specialised from, which an adapter is loaded on;
+    base_weights: the digest of that one's weights, for an adapter. source: REPO@COMMIT of what was pulled. begin: the
+    id that stands before every text (None: the first of the ends). ends: ids that end a text (none: the tokenizer's own
+    end of text). format: how prompts are put, as they are, as turns to be answered, or by the chat template.
     block_size, context: tokens. parameters: count. constants: of the noise process. weight: in (0, 1].
     tokenizer, data: fingerprints. files: sha256 by relative path. created: ISO 8601, UTC.
     """
@@ -47,6 +49,7 @@ class Manifest:
     parameters: int
     core: str | None = None
     base: str | None = None
+    base_weights: str | None = None
     source: str | None = None
     begin: int | None = None
     ends: list[int] = field(default_factory=list)
@@ -209,6 +212,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "parameters": _COUNT,
     "core": _OPTIONAL_TEXT,
     "base": _OPTIONAL_TEXT,
+    "base_weights": _OPTIONAL_TEXT,
     "source": _OPTIONAL_TEXT,
     "begin": ("a whole number of at least 0, or null", lambda value: value is None or _count(value)),
     "ends": ("a list of whole numbers of at least 0", _counts),

@@ -45,9 +45,9 @@ def split_documents(
 ) -> Iterator[tuple[Document, bool]]:
     """Distinct documents, each with whether it is held out.
 
-    Duplicates are counted in `report`, which also collects words and digests. Documents longer than
+    Duplicates are counted in `report`, which also collects words and digests. Texts longer than
     PASSAGE_CHARACTERS come out in parts, so that no single one can outweigh its side of the split.
-    Below FEW_PASSAGES of them, the end of the text is held out instead of whole passages.
+    Below FEW_PASSAGES of them, the end of the text is held out instead of whole passages. Conversations stay whole.
     """
     passages = _passages(_distinct(documents, report), settings.seed)
     first = list(islice(passages, FEW_PASSAGES))
@@ -84,7 +84,8 @@ def _digest(words: list[str]) -> bytes:
 
 def _passages(documents: Iterable[Document], seed: int) -> Iterator[_Passage]:
     for document in documents:
-        for text in cut_text([document.text], PASSAGE_CHARACTERS):
+        whole = bool(document.turns)
+        for text in [document.text] if whole else cut_text([document.text], PASSAGE_CHARACTERS):
             if not text.isspace():
                 yield _Passage(_key(text, seed), replace(document, text=text))
 
@@ -112,10 +113,12 @@ def _split_few(passages: list[_Passage], fraction: float) -> Iterator[tuple[Docu
     """Hold out the end of a small corpus, in the order of the keys: whole passages and the end of one more.
 
     At least _SMALL_HELDOUT_CHARACTERS are wanted, since a measure over a few words says nothing, but no
-    more of the whole than _SMALL_HELDOUT_FRACTION.
+    more of the whole than _SMALL_HELDOUT_FRACTION. A conversation is held out whole or not at all.
     """
     total = sum(len(passage.document.text) for passage in passages)
     wanted = max(fraction * total, min(_SMALL_HELDOUT_FRACTION * total, _SMALL_HELDOUT_CHARACTERS))
+    if all(passage.document.turns for passage in passages):
+        wanted = max(wanted, min((len(passage.document.text) for passage in passages), default=0))
     missing = wanted
     for passage in sorted(passages, key=lambda passage: passage.key):
         document = passage.document
@@ -124,6 +127,8 @@ def _split_few(passages: list[_Passage], fraction: float) -> Iterator[tuple[Docu
         elif len(document.text) <= missing:
             missing -= len(document.text)
             yield document, True
+        elif document.turns:
+            yield document, False
         else:
             cut = _place_to_cut(document.text, round(missing))
             missing = 0

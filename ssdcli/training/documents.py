@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
+
+from ssdcli import phrasing
+from ssdcli.exchange import Message
 
 Digest: TypeAlias = bytes
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text and the place it came from, such as `notes.md` or `mail.jsonl:17`."""
+    """One text and the place it came from, such as `notes.md` or `mail.jsonl:17`.
+
+    turns: those of a conversation, which the text is made of; a plain text has none.
+    """
 
     text: str
     source: str
+    turns: tuple[Message, ...] = ()
+
+    @classmethod
+    def conversation(cls, turns: tuple[Message, ...], source: str) -> Self:
+        """A conversation, whose text has its turns as paragraphs."""
+        return cls(phrasing.document(turns), source, turns)
 
 
 @dataclass
@@ -29,6 +41,7 @@ class Skips:
 class ReadReport:
     """What was read and what was skipped, filled while the documents are being consumed.
 
+    conversations: how many of the documents are such.
     bytes: UTF-8 bytes of the documents.
     words: words of the distinct documents, counted when they are split.
     digests: 16-byte digests of the distinct documents.
@@ -36,6 +49,7 @@ class ReadReport:
 
     files: int = 0
     documents: int = 0
+    conversations: int = 0
     characters: int = 0
     bytes: int = 0
     words: int = 0
@@ -57,6 +71,7 @@ class ReadReport:
     def add(self, document: Document) -> None:
         """Count one document that was read."""
         self.documents += 1
+        self.conversations += bool(document.turns)
         self.characters += len(document.text)
         self.bytes += len(document.text.encode("utf-8"))
 
@@ -68,8 +83,10 @@ class ReadReport:
 
     def lines(self) -> list[str]:
         """Sentences for people, the first about what was read."""
-        texts = f"{counted(self.documents, 'document')} ({short_number(self.characters)} characters)"
-        sentences = [f"read {texts} from {counted(self.files, 'file')}"]
+        kinds = [(self.documents - self.conversations, "document"), (self.conversations, "conversation")]
+        found = " and ".join(counted(count, noun) for count, noun in kinds if count)
+        size = f"({short_number(self.characters)} characters)"
+        sentences = [f"read {found if found else '0 documents'} {size} from {counted(self.files, 'file')}"]
         for reason, skips in self.skips.items():
             sentences.append(f"skipped {counted(skips.count, skips.unit)}: {reason} (first: {skips.first})")
         if self.replaced_characters:
@@ -83,6 +100,7 @@ class ReadReport:
         return {
             "files": self.files,
             "documents": self.documents,
+            "conversations": self.conversations,
             "characters": self.characters,
             "bytes": self.bytes,
             "words": self.words,

@@ -6,16 +6,18 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ssdcli.training import conversations
 from ssdcli.training.documents import Document, ReadReport
-from ssdcli.training.streams import MAX_LINE_BYTES, NumberedLines, cut_text
+from ssdcli.training.streams import MAX_DOCUMENT_CHARACTERS, MAX_LINE_BYTES, NumberedLines, cut_text
 
-NO_TEXT_FIELDS = "no 'text', nor 'prompt' and 'response'"
+NO_TEXT_FIELDS = "no 'text', no 'prompt' and 'response', no 'messages'"
 
-_TEXT_FIELDS = ("text", "prompt", "response")
+_TEXT_FIELDS = ("text", *conversations.FIELDS)
 _FIELDS_SHOWN = 8
 _PARQUET_ROWS = 128
 _PARQUET_BUFFER_BYTES = 1 << 20
@@ -40,29 +42,43 @@ def text_documents(chunks: Iterable[str], name: str, report: ReadReport) -> Iter
 
 
 def row_documents(rows: Iterable[NumberedRow], name: str, report: ReadReport) -> Iterator[Document]:
-    """The text of each row; rows without one are counted."""
+    """The text or the conversation of each row; rows without one are counted."""
     for number, row in rows:
         place = f"{name}:{number}"
-        text = _row_text(row)
-        if text is None:
+        text = row.get("text")
+        if isinstance(text, str):
+            yield from _texts(text, place, report)
+        elif conversations.has_conversation(row):
+            yield from _conversations(row, place, report)
+        else:
             found = ", ".join(printable(str(key)) for key in list(row)[:_FIELDS_SHOWN])
             report.skip(NO_TEXT_FIELDS, f"{place}, fields: {found}" if found else place, "row")
-        elif not text.strip():
-            report.skip("empty text", place, "row")
-        else:
-            yield from text_documents([_clean(text, place, report)], place, report)
 
 
-def _row_text(row: Row) -> str | None:
-    text, prompt, response = (row.get(field) for field in _TEXT_FIELDS)
-    if isinstance(text, str):
-        return text
-    if isinstance(prompt, str) and isinstance(response, str):
-        return f"{prompt}\n\n{response}"
-    return None
+def _texts(text: str, place: str, report: ReadReport) -> Iterator[Document]:
+    if not text.strip():
+        report.skip("empty text", place, "row")
+    else:
+        yield from text_documents([clean(text, place, report)], place, report)
 
 
-def _clean(text: str, place: str, report: ReadReport) -> str:
+def _conversations(row: Row, place: str, report: ReadReport) -> Iterator[Document]:
+    """The conversation of a row, whole, if it is fit to learn from."""
+    try:
+        turns = conversations.row_turns(row)
+    except conversations.Unfit as unfit:
+        report.skip(str(unfit), place, "row")
+        return
+    cleaned = tuple(replace(turn, content=clean(turn.content, place, report)) for turn in turns)
+    document = Document.conversation(cleaned, place)
+    if len(document.text) > MAX_DOCUMENT_CHARACTERS:
+        report.skip(f"a conversation of more than {MAX_DOCUMENT_CHARACTERS:,} characters", place, "row")
+        return
+    report.add(document)
+    yield document
+
+
+def clean(text: str, place: str, report: ReadReport) -> str:
     """Line ends as LF; lone surrogates, which JSON can spell and UTF-8 cannot, replaced and counted."""
     text, surrogates = _SURROGATES.subn("\ufffd", text)
     if surrogates:
@@ -129,7 +145,7 @@ def csv_rows(chunks: Iterable[str], delimiter: str, name: str, report: ReadRepor
 
 
 def parquet_rows(path: Path) -> Iterator[NumberedRow]:
-    """The rows of a Parquet file, only the columns that hold text where there are any.
+    """The rows of a Parquet file, only the columns that hold text or conversations where there are any.
 
     Read by pyarrow itself: `datasets` holds a whole row group and leaves a lock file named after the path.
     Raises OSError when the file is broken.
@@ -148,5 +164,5 @@ def parquet_rows(path: Path) -> Iterator[NumberedRow]:
                 for number, row in enumerate(rows, read + 1):
                     yield number, {**absent, **row}
                 read += batch.num_rows
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:  # what a column may raise on its way to Python
         raise OSError(str(error)) from error

@@ -1,33 +1,17 @@
-"""Gaps in training samples: a few blocks are read last, when both sides of them are known."""
+"""Gaps in training texts: a few blocks are read last, when both sides of them are known."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import Noise
+from ssdcli.engine.packed import Packed
 
 _LIMITS = (6 / 11, 9 / 11)  # a gap has 1, 2 or 3 blocks with probabilities in the ratio of 1 to 1/2 to 1/3
 _SHORT = 0.5  # the share of gaps whose text ends before they do
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Samples as they are denoised, (B, T) each.
-
-    tokens: int64. blocks: int64, each token's block, numbered in reading order. counted: bool, whose loss counts.
-    """
-
-    tokens: Tensor
-    blocks: Tensor
-    counted: Tensor
-
-    @classmethod
-    def plain(cls, tokens: Tensor, blocks: Tensor) -> Reading:
-        """All tokens count, in blocks (B, T) int64."""
-        return cls(tokens, blocks, torch.ones_like(tokens, dtype=torch.bool))
 
 
 @dataclass(frozen=True)
@@ -44,20 +28,19 @@ class Gaps:
 
 @dataclass(frozen=True)
 class Infilling:
-    """Teaches a model to fill gaps: a share of the samples gets one; `end` is the id of end of text."""
+    """Teaches a model to fill gaps: a share of the texts gets one; `end` is the id of end of text."""
 
     share: float
     end: int
 
-    def read(self, tokens: Tensor, blocks: Tensor, size: int, noise: Noise) -> Reading:
-        """Open gaps in samples whose blocks of `size` tokens are numbered from left to right, (B, T) int64 each.
+    def open(self, text: Packed, size: int, noise: Noise) -> Packed:
+        """Open a gap in a row (1, T) of one text in blocks of `size` tokens, or leave it as it is.
 
-        ValueError if the samples are too short for the longest gap between two sides.
+        One that is too short for the longest gap between two sides has none.
         """
-        shortest = (len(_LIMITS) + 3) * size
-        if tokens.shape[1] < shortest:
-            raise ValueError(f"samples of {tokens.shape[1]} tokens have no room for gaps: {shortest} are needed")
-        return open_gaps(Reading.plain(tokens, blocks), draw_gaps(blocks, size, self.share, noise), size, self.end)
+        if int(text.blocks.max()) < len(_LIMITS) + 2:
+            return text
+        return open_gaps(text, draw_gaps(text.blocks, size, self.share, noise), size, self.end)
 
 
 def draw_gaps(blocks: Tensor, size: int, share: float, noise: Noise) -> Gaps:
@@ -75,23 +58,25 @@ def draw_gaps(blocks: Tensor, size: int, share: float, noise: Noise) -> Gaps:
     return Gaps(first, count * opened, text * opened)
 
 
-def open_gaps(plain: Reading, gaps: Gaps, size: int, end: int) -> Reading:
+def open_gaps(plain: Packed, gaps: Gaps, size: int, end: int) -> Packed:
     """Give every gap its blocks, close its text with `end` where it does not fill them, and read them last.
 
-    What stands behind the text moves to the right by the positions that are left over, and what falls out of the
-    sample fills these: an end of text is followed by another text, as everywhere in training. That one does not
-    count, since it will never be read. (If ends of text filled them and counted, a gap's last positions would be ends
-    before anything is known, and samplers would leave gaps empty; if they did not count, a model would not know that
-    text which it guesses there means nothing, and would not end.)
+    What stands behind the text moves to the right by the positions that are left over, and what falls out of the row
+    fills these. That does not count, as nothing behind an end of text does (see `lay_out`).
     """
-    places = torch.arange(plain.tokens.shape[1], device=plain.tokens.device)
+    places = torch.arange(plain.length, device=plain.tokens.device)
     stop = (plain.blocks < gaps.first).sum(1, keepdim=True) + gaps.text
     left_over = gaps.count * size - gaps.text
-    rolled = stop + (places - stop - left_over) % (len(places) - stop)
-    tokens = plain.tokens.gather(1, torch.where(places < stop, places, rolled))
-    closed = tokens.masked_fill((places == stop) & (left_over > 0), end)
-    counted = (places <= stop) | (places >= stop + left_over)
-    return Reading(closed, read_last(plain.blocks, gaps), counted)
+    rolled = stop + (places - stop - left_over) % (plain.length - stop)
+    source = torch.where(places < stop, places, rolled)
+    closes, fills = (places == stop) & (left_over > 0), (places > stop) & (places < stop + left_over)
+    return replace(
+        plain,
+        tokens=plain.tokens.gather(1, source).masked_fill(closes, end),
+        blocks=read_last(plain.blocks, gaps),
+        known=plain.known.gather(1, source) & ~fills,
+        scored=(plain.scored.gather(1, source) & ~fills) | closes,
+    )
 
 
 def read_last(blocks: Tensor, gaps: Gaps) -> Tensor:

@@ -23,6 +23,8 @@ from ssdcli.training.formats import (
     row_documents,
     text_documents,
 )
+from ssdcli.training.mails import mail_documents
+from ssdcli.training.pages import page_documents
 from ssdcli.training.streams import ByteStream, byte_chunks, decode, looks_binary, read_head
 
 __all__ = ["Document", "ReadReport", "read_documents"]
@@ -37,6 +39,10 @@ _FORMATS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".mbox": "mbox",
 }
 
 
@@ -152,6 +158,9 @@ def _read_stream(stream: ByteStream, form: str, name: str, report: ReadReport) -
     if looks_binary(head):
         report.skip("binary", name)
         return
+    if form == "mbox":
+        yield from mail_documents(chain([head], chunks), name, report)
+        return
     text = decode(chain([head], chunks), name, report)
     if form in ("json", "unknown"):
         is_json_lines, text = peek_json_lines(text)
@@ -164,5 +173,7 @@ def _read_stream(stream: ByteStream, form: str, name: str, report: ReadReport) -
     elif form in ("csv", "tsv"):
         rows = csv_rows(text, "," if form == "csv" else "\t", name, report)
         yield from row_documents(rows, name, report)
+    elif form == "html":
+        yield from page_documents(text, name, report)
     else:
         yield from text_documents(text, name, report)

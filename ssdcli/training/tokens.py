@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ssdcli.errors import SsdError
+from ssdcli.phrasing import Chat
+from ssdcli.training.canaries import scatter
 from ssdcli.training.corpus import SplitSettings, fingerprint, split_documents
 from ssdcli.training.documents import Document, ReadReport, counted
+from ssdcli.training.marking import CLOSING, Marked, Marker
 
 MIN_TRAINING_TOKENS = 64
 
-_VERSION = 1
+_VERSION = 2
 _INFO = "store.json"
 _BATCH_CHARACTERS = 1_000_000
 _BATCH_DOCUMENTS = 512
@@ -32,18 +35,26 @@ Tokens = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """The id that separates documents (end of text), and how the documents are split."""
+    """The id that separates documents (end of text), how they are split, and how conversations are put.
+
+    chat: a template; without one the turns are paragraphs. ends: the ids that a template may close an answer with.
+    planted: texts to train on that are none of the documents.
+    """
 
     eot_id: int
     split: SplitSettings = field(default_factory=SplitSettings)
+    chat: Chat | None = None
+    ends: tuple[int, ...] = ()
+    planted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class SideInfo:
-    """The size of one side: tokens with separators, documents, UTF-8 bytes and characters."""
+    """The size of one side: tokens with separators, documents, conversations among them, UTF-8 bytes, characters."""
 
     tokens: int
     documents: int
+    conversations: int
     bytes: int
     characters: int
 
@@ -67,7 +78,10 @@ class StoreInfo:
 
 @dataclass(frozen=True)
 class TokenStore:
-    """A finished store: `train` and `heldout` are `EOT document EOT document ... EOT`, (tokens,) integers."""
+    """A finished store: `train` and `heldout` are `EOT document EOT document ... EOT`, (tokens,) integers.
+
+    The marks of their tokens are GIVEN, WRITTEN or CLOSING, as the separators are; plain documents are all WRITTEN.
+    """
 
     folder: Path
     info: StoreInfo
@@ -89,21 +103,29 @@ class TokenStore:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise _not_a_store(folder, f"its '{_INFO}' is missing or unreadable") from error
         for name, side in (("train", info.train), ("heldout", info.heldout)):
-            path, expected = folder / f"{name}.bin", side.tokens * np.dtype(info.dtype).itemsize
-            found = path.stat().st_size if path.is_file() else 0
-            if found != expected:
-                raise _not_a_store(folder, f"'{path.name}' has {found} bytes instead of {expected}")
+            _check_size(folder / f"{name}.bin", side.tokens * np.dtype(info.dtype).itemsize)
+            _check_size(folder / f"{name}_marks.bin", side.tokens)
         return cls(folder, info)
 
     @cached_property
     def train(self) -> Tokens:
         """The training tokens, mapped from disk."""
-        return self._map("train")
+        return self._map("train", self.info.dtype)
 
     @cached_property
     def heldout(self) -> Tokens:
         """The held-out tokens, mapped from disk."""
-        return self._map("heldout")
+        return self._map("heldout", self.info.dtype)
+
+    @cached_property
+    def train_marks(self) -> Tokens:
+        """The marks of the training tokens, uint8, mapped from disk."""
+        return self._map("train_marks", "uint8")
+
+    @cached_property
+    def heldout_marks(self) -> Tokens:
+        """The marks of the held-out tokens, uint8, mapped from disk."""
+        return self._map("heldout_marks", "uint8")
 
     @cached_property
     def train_documents(self) -> list[tuple[int, int, int]]:
@@ -115,8 +137,8 @@ class TokenStore:
         """Start, stop (separators left out) and UTF-8 bytes of each held-out document."""
         return self._documents("heldout", self.info.heldout)
 
-    def _map(self, name: str) -> Tokens:
-        return np.memmap(self.folder / f"{name}.bin", dtype=np.dtype(self.info.dtype), mode="r")
+    def _map(self, name: str, dtype: str) -> Tokens:
+        return np.memmap(self.folder / f"{name}.bin", dtype=np.dtype(dtype), mode="r")
 
     def _documents(self, name: str, side: SideInfo) -> list[tuple[int, int, int]]:
         starts = np.load(self.folder / f"{name}_starts.npy", allow_pickle=False).tolist()
@@ -138,6 +160,7 @@ def build_store(
     digest and two numbers per document. Raises SsdError when there is no text, or too little to train on.
     """
     encoder = _plain_encoder(tokenizer, settings.eot_id)
+    marker = Marker(encoder, settings.eot_id, settings.chat, settings.ends)
     vocabulary = max(encoder.get_vocab().values()) + 1
     dtype = np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.uint32)
     try:
@@ -148,7 +171,9 @@ def build_store(
             _SideWriter(folder, "train", dtype, settings.eot_id) as train,
             _SideWriter(folder, "heldout", dtype, settings.eot_id) as heldout,
         ):
-            _write_tokens(split_documents(documents, settings.split, report), encoder, train, heldout)
+            split = scatter(split_documents(documents, settings.split, report), settings.planted)
+            for document, is_heldout, marked in _marked(split, marker, report):
+                (heldout if is_heldout else train).append(document, marked)
             _require_enough(train.info, heldout.info, report)
             train.finish()
             heldout.finish()
@@ -173,15 +198,11 @@ def build_store(
 
 
 def _plain_encoder(tokenizer: Tokenizer, eot_id: int) -> Tokenizer:
-    """A copy that encodes whole texts, and spells special tokens out where a text happens to name them."""
+    """A copy, since whoever reads text with it changes its settings."""
     if tokenizer.id_to_token(eot_id) is None:
         problem = f"The tokenizer has no token of id {eot_id} to separate documents."
         raise SsdError(problem, "Use the end-of-text id of the tokenizer's own model.")
-    encoder = Tokenizer.from_str(tokenizer.to_str())
-    encoder.no_truncation()
-    encoder.no_padding()
-    encoder.encode_special_tokens = True
-    return encoder
+    return Tokenizer.from_str(tokenizer.to_str())
 
 
 def _batches(split: Iterable[tuple[Document, bool]]) -> Iterator[list[tuple[Document, bool]]]:
@@ -198,13 +219,16 @@ def _batches(split: Iterable[tuple[Document, bool]]) -> Iterator[list[tuple[Docu
         yield batch
 
 
-def _write_tokens(
-    split: Iterable[tuple[Document, bool]], encoder: Tokenizer, train: _SideWriter, heldout: _SideWriter
-) -> None:
+def _marked(
+    split: Iterable[tuple[Document, bool]], marker: Marker, report: ReadReport
+) -> Iterator[tuple[Document, bool, Marked]]:
+    """The documents, each with whether it is held out and its tokens."""
     for batch in _batches(split):
-        encodings = encoder.encode_batch([document.text for document, _ in batch], add_special_tokens=False)
-        for (document, is_heldout), encoding in zip(batch, encodings, strict=True):
-            (heldout if is_heldout else train).append(document, encoding.ids)
+        tokens = marker.mark([document for document, _ in batch])
+        for (document, is_heldout), marked in zip(batch, tokens, strict=True):
+            if document.turns and not marked.ids:
+                report.skip("not a conversation for the core's chat template", document.source, "conversation")
+            yield document, is_heldout, marked
 
 
 def _require_enough(train: SideInfo, heldout: SideInfo, report: ReadReport) -> None:
@@ -231,33 +255,36 @@ class _SideWriter:
         self._starts = array("q")
         self._bytes = array("q")
         self._tokens = 0
+        self._conversations = 0
         self._characters = 0
-        self._path = folder / f"{name}.bin"
+        self._paths = (folder / f"{name}.bin", folder / f"{name}_marks.bin")
 
     def __enter__(self) -> Self:
-        self._file = _open_private(_partial(self._path))
-        self._put([self._eot_id])
+        self._files = [_open_private(_partial(path)) for path in self._paths]
+        self._put([self._eot_id], [CLOSING])
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        _partial(self._path).unlink(missing_ok=True)
+        for file, path in zip(self._files, self._paths, strict=True):
+            file.close()
+            _partial(path).unlink(missing_ok=True)
 
     @property
     def info(self) -> SideInfo:
         """What has been written so far."""
-        return SideInfo(self._tokens, len(self._starts), sum(self._bytes), self._characters)
+        return SideInfo(self._tokens, len(self._starts), self._conversations, sum(self._bytes), self._characters)
 
-    def append(self, document: Document, ids: list[int]) -> None:
+    def append(self, document: Document, marked: Marked) -> None:
         """Add one document and the separator after it; one without any token is left out."""
-        if not ids:
+        if not marked.ids:
             return
         self._starts.append(self._tokens)
         self._bytes.append(len(document.text.encode("utf-8")))
         self._characters += len(document.text)
-        self._put([*ids, self._eot_id])
+        self._conversations += bool(document.turns)
+        self._put([*marked.ids, self._eot_id], [*marked.marks, CLOSING])
 
     def finish(self) -> None:
         """Give the files their names."""
@@ -266,10 +293,13 @@ class _SideWriter:
             with _open_private(_partial(path)) as file:
                 np.save(file, np.frombuffer(numbers, dtype=np.int64), allow_pickle=False)
                 _commit(file, path)
-        _commit(self._file, self._path)
+        for file, path in zip(self._files, self._paths, strict=True):
+            _commit(file, path)
 
-    def _put(self, ids: list[int]) -> None:
-        self._file.write(np.asarray(ids, dtype=self._dtype).tobytes())
+    def _put(self, ids: list[int], marks: list[int]) -> None:
+        columns = np.asarray(ids, dtype=self._dtype), np.asarray(marks, dtype=np.uint8)
+        for file, column in zip(self._files, columns, strict=True):
+            file.write(column.tobytes())
         self._tokens += len(ids)
 
 
@@ -303,6 +333,12 @@ def _read_info(folder: Path) -> StoreInfo:
         raise ValueError(f"version {values['version']} instead of {_VERSION}")
     train, heldout = SideInfo(**values.pop("train")), SideInfo(**values.pop("heldout"))
     return StoreInfo(train=train, heldout=heldout, **values)
+
+
+def _check_size(path: Path, expected: int) -> None:
+    found = path.stat().st_size if path.is_file() else 0
+    if found != expected:
+        raise _not_a_store(path.parent, f"'{path.name}' has {found} bytes instead of {expected}")
 
 
 def _not_a_store(folder: Path, reason: str) -> SsdError:

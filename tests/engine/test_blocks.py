@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ssdcli.engine.blocks import block_ids, block_levels, padding_mask, prefix_mask, training_mask
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise
+from ssdcli.engine.packed import Packed
 from ssdcli.engine.prompt import PADDING, Prompt, lay_out
 
 
@@ -19,7 +20,7 @@ def test_blocks_are_numbered_from_a_first_one_that_may_be_short():
 
 def test_in_training_noise_sees_its_block_and_the_clean_blocks_before_and_no_more():
     blocks = block_ids(11, 4, torch.tensor([0, 1, 3]))
-    mask = training_mask(blocks)
+    mask = training_mask(Packed.plain(blocks, blocks))
     assert mask.shape == (3, 1, 22, 22)
     for row, of in enumerate(blocks.tolist()):
         for query in range(22):
@@ -42,7 +43,8 @@ def test_a_prefix_sees_its_block_and_those_read_before_it_and_never_padding(rank
 def test_a_prefix_and_the_training_blocks_that_end_with_it_see_alike():
     for length in range(1, 14):
         offset = torch.tensor([-length % 4])
-        clean = training_mask(block_ids(length, 4, offset))[:, :, length:, length:]
+        blocks = block_ids(length, 4, offset)
+        clean = training_mask(Packed.plain(blocks, blocks))[:, :, length:, length:]
         ranks = lay_out(Prompt([1] * length), 4).ranks
         assert torch.equal(prefix_mask(torch.tensor([ranks])), clean)
 

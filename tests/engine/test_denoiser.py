@@ -11,6 +11,7 @@ from torch import Tensor
 from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser, Prefix, denoise_sequence
 from ssdcli.engine.noise import CounterNoise
+from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.folder import load_backbone
@@ -72,7 +73,7 @@ def predict_all(denoiser: Denoiser, canvas: Tensor, clean: Tensor, blocks: Tenso
     level = torch.full(clean.shape, 0.6) if process.timed else None
     echo = None if heard is None else backbone.embed_mixture(heard.exp())
     embedded = process.embed(canvas, backbone)
-    hidden = denoise_sequence(backbone, embedded, backbone.embed(clean), blocks, (level, echo))
+    hidden = denoise_sequence(backbone, embedded, Packed.plain(clean, blocks), (level, echo))
     return torch.log_softmax(backbone.logits(hidden), dim=-1)
 
 
@@ -129,7 +130,8 @@ def test_in_training_a_block_depends_on_its_noise_and_earlier_clean_text_alone(m
     context = backbone.embed(clean).requires_grad_(True)
     blocks = block_ids(18, BLOCK, torch.tensor([2]))
     level = torch.full(clean.shape, 0.6) if denoiser.process.timed else None
-    hidden = denoise_sequence(backbone, embedded, context, blocks, (level, None))
+    backbone.embed = lambda _: context
+    hidden = denoise_sequence(backbone, embedded, Packed.plain(clean, blocks), (level, None))
     torch.manual_seed(5)
     for query in range(18):
         loss = (hidden[0, query] * torch.randn(hidden.shape[-1])).sum()

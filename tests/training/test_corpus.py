@@ -5,6 +5,7 @@ import random
 import pytest
 
 from ssdcli.errors import UsageError
+from ssdcli.exchange import Message
 from ssdcli.training.corpus import (
     FEW_PASSAGES,
     PASSAGE_CHARACTERS,
@@ -126,6 +127,34 @@ def test_few_short_documents_are_held_out_whole_or_by_their_end():
     assert sum(map(len, train)) + held == whole
     assert 0.05 * whole < held < 0.4 * whole
     assert not train & heldout
+
+
+def talks(count: int, length: int = 1) -> list[Document]:
+    return [
+        Document.conversation((Message("user", f"What is {i}?"), Message("assistant", f"It is {i}. " * length)), str(i))
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("count", "length"), [(2, 10_000), (3, 1), (12, 40), (FEW_PASSAGES, 20_000), (60, 3)])
+def test_a_conversation_lies_whole_on_one_side_and_some_are_held_out_whatever_the_seed(count, length):
+    documents = talks(count, length)
+    for seed in range(20):
+        found = list(split_documents(documents, SplitSettings(seed), ReadReport()))
+        assert sorted(document.source for document, _ in found) == sorted(document.source for document in documents)
+        assert all(document in documents for document, _ in found)
+        held = sum(is_heldout for _, is_heldout in found)
+        assert 0 < held <= max(1, count // 2)
+
+
+def test_texts_are_cut_beside_conversations():
+    documents = [*talks(3, 400), Document("a line of the text\n" * 500, "a.txt")]
+    for seed in range(10):
+        found = list(split_documents(documents, SplitSettings(seed), ReadReport()))
+        assert [document for document, _ in found if document.turns] == sorted(
+            documents[:3], key=[document for document, _ in found].index
+        )
+        assert {is_heldout for _, is_heldout in found} == {False, True}
 
 
 def test_nothing_comes_out_of_nothing():

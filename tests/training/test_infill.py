@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, denoise_sequence, lay_out
 from ssdcli.engine.noise import CounterNoise
+from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Masked, Process, Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import Interrupted, UsageError
 from ssdcli.evaluation.gaps import GapSettings, both_sides, choose_gaps, left_side, measure_gaps
 from ssdcli.evaluation.losses import Passage
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
-from ssdcli.training.infill import Gaps, Infilling, Reading, draw_gaps, open_gaps
+from ssdcli.training.infill import Gaps, Infilling, draw_gaps, open_gaps
 from ssdcli.training.objective import Objective
+from tests.packed import batch, plain
 from tests.trainings import run, tiny_settings, write_text
 
 V, MASK, END, SIZE, T = 40, 39, 0, 4, 40
@@ -35,11 +37,11 @@ def column(*values: int) -> torch.Tensor:
     return torch.tensor(values)[:, None]
 
 
-def opened(offset: int, first: int, count: int, length: int) -> Reading:
+def opened(offset: int, first: int, count: int, length: int) -> Packed:
     """One sample of T tokens with a gap of `length` tokens in the `count` blocks from `first`."""
     blocks = block_ids(T, SIZE, torch.tensor([offset]))
     gaps = Gaps(column(first), column(count), column(length))
-    return open_gaps(Reading.plain(torch.tensor([text(T)]), blocks), gaps, SIZE, END)
+    return open_gaps(Packed.plain(torch.tensor([text(T)]), blocks), gaps, SIZE, END)
 
 
 @st.composite
@@ -86,14 +88,14 @@ def test_blocks_are_read_as_when_the_gap_is_filled_and_the_gap_is_read_last(plac
 def test_all_but_what_follows_the_end_of_the_gaps_text_counts(place):
     start, stop = sides(*place[:3])
     end = start + place[3]
-    assert opened(*place).counted.tolist() == [[not end < place < stop for place in range(T)]]
+    assert opened(*place).scored.tolist() == [[not end < place < stop for place in range(T)]]
 
 
 def test_a_sample_without_a_gap_is_read_from_left_to_right():
-    plain = opened(2, 5, 0, 0)
-    assert plain.tokens.tolist() == [text(T)]
-    assert torch.equal(plain.blocks, block_ids(T, SIZE, torch.tensor([2])))
-    assert plain.counted.all()
+    left = opened(2, 5, 0, 0)
+    assert left.tokens.tolist() == [text(T)]
+    assert torch.equal(left.blocks, block_ids(T, SIZE, torch.tensor([2])))
+    assert left.scored.all()
 
 
 @cache
@@ -143,9 +145,12 @@ def test_half_of_the_gaps_are_full_and_the_lengths_of_the_others_are_log_uniform
             assert near(float(found[n]), 0.5 * math.log((n + 1) / n, width), len(lengths))
 
 
-def test_a_sample_that_is_too_short_for_a_gap_is_refused():
-    with pytest.raises(ValueError, match=r"19 tokens .* 20"):
-        Infilling(0.5, END).read(torch.zeros(1, 19, dtype=torch.int64), torch.zeros(1, 19), SIZE, CounterNoise([0]))
+@given(st.integers(0, SIZE - 1), st.integers(0, 30))
+def test_a_text_that_is_too_short_for_a_gap_has_none(offset, key):
+    short = plain(torch.ones(1, 4 * SIZE - offset, dtype=torch.int64), SIZE, offset)
+    assert Infilling(1.0, END).open(short, SIZE, CounterNoise([key])) is short
+    enough = plain(torch.ones(1, 4 * SIZE - offset + 1, dtype=torch.int64), SIZE, offset)
+    assert (Infilling(1.0, END).open(enough, SIZE, CounterNoise([key])).blocks.diff() < 0).any()
 
 
 def make(process: Process, **changes: Any) -> BlockDiffusionLM:
@@ -170,11 +175,10 @@ def make(process: Process, **changes: Any) -> BlockDiffusionLM:
     return model
 
 
-def log_p_of(model: BlockDiffusionLM, process: Process, reading: Reading, canvas: torch.Tensor) -> torch.Tensor:
+def log_p_of(model: BlockDiffusionLM, process: Process, reading: Packed, canvas: torch.Tensor) -> torch.Tensor:
     """What the one pass of training predicts at t = 0.6."""
     level = torch.full(reading.tokens.shape, 0.6) if process.timed else None
-    embedded, clean = process.embed(canvas, model), model.embed(reading.tokens)
-    hidden = denoise_sequence(model, embedded, clean, reading.blocks, (level, None))
+    hidden = denoise_sequence(model, process.embed(canvas, model), reading, (level, None))
     return torch.log_softmax(model.logits(hidden), dim=-1)
 
 
@@ -203,7 +207,8 @@ def test_the_gap_sees_both_sides_and_is_not_seen_by_them(process):
     canvas = process.corrupt(reading.tokens, torch.full((1, T), 0.6), CounterNoise([3]))
     embedded = process.embed(canvas, model).detach().requires_grad_(True)
     clean = model.embed(reading.tokens).detach().requires_grad_(True)
-    hidden = denoise_sequence(model, embedded, clean, reading.blocks, (None, None))
+    model.embed = lambda _: clean  # type: ignore[method-assign]
+    hidden = denoise_sequence(model, embedded, reading, (None, None))
     place = torch.arange(T)
     for query in (1, start - 1, start, start + SIZE, stop - 1, stop, T - 1):
         loss = (hidden[0, query] * torch.linspace(-1, 2, hidden.shape[-1])).sum()
@@ -218,68 +223,6 @@ def test_the_gap_sees_both_sides_and_is_not_seen_by_them(process):
         assert torch.equal(by_text[0].abs().sum(-1) > 0, seen)
 
 
-def samples(*indices: int) -> dict[str, torch.Tensor]:
-    return {"tokens": torch.tensor([text(T, i) for i in indices]), "index": torch.tensor(indices)}
-
-
-def loss_of(objective: Objective, *indices: int) -> float:
-    with torch.no_grad():
-        return float(objective(**samples(*indices)))
-
-
-@PROCESSES
-def test_a_share_of_none_loses_bit_for_bit_what_no_infilling_does(process):
-    model = make(process)
-    assert loss_of(Objective(model, process, 3, Infilling(0.0, END)), *range(8)) == loss_of(
-        Objective(model, process, 3), *range(8)
-    )
-
-
-@PROCESSES
-def test_the_gap_is_a_function_of_seed_and_index_alone(process):
-    model = make(process)
-
-    def alone(share: float, seed: int) -> list[float]:
-        objective = Objective(model, process, seed, Infilling(share, END))
-        return [loss_of(objective, i) for i in range(16)]
-
-    plain, half, most, other = alone(0.0, 3), alone(0.5, 3), alone(0.8, 3), alone(0.5, 4)
-    gaps = [a != b for a, b in zip(half, plain, strict=True)]
-    assert 2 < sum(gaps) < 14
-    # A larger share gives gaps to more samples, and leaves those of the others as they were.
-    assert all(a == b for a, b, gap in zip(half, most, gaps, strict=True) if gap)
-    assert gaps != [a != b for a, b in zip(other, alone(0.0, 4), strict=True)]
-    together = loss_of(Objective(model, process, 3, Infilling(0.5, END)), *range(16))
-    assert together == pytest.approx(sum(half) / 16, rel=1e-5)
-
-
-@PROCESSES
-def test_the_loss_is_the_weighted_cross_entropy_of_what_counts(process, monkeypatch):
-    kept: dict[str, Any] = {}
-    read, corrupt = Infilling.read, type(process).corrupt
-
-    def reading(*args: Any) -> Reading:
-        kept["reading"] = read(*args)
-        return kept["reading"]
-
-    def corrupted(self: Any, tokens: torch.Tensor, t: torch.Tensor, noise: Any) -> torch.Tensor:
-        kept.update(t=t, canvas=corrupt(self, tokens, torch.full_like(t, 0.6), noise))
-        t.fill_(0.6)
-        return kept["canvas"]
-
-    monkeypatch.setattr(Infilling, "read", reading)
-    monkeypatch.setattr(type(process), "corrupt", corrupted)
-    model = make(process)
-    loss = loss_of(Objective(model, process, 0, Infilling(1.0, END)), 0, 2, 4)
-    found = kept["reading"]
-    assert not found.counted.all()
-    with torch.no_grad():
-        log_p = log_p_of(model, process, found, kept["canvas"])
-    missed = -log_p.gather(-1, found.tokens[..., None]).squeeze(-1)
-    weights = process.loss_weights(kept["canvas"], kept["t"])
-    assert loss == pytest.approx(float((weights * missed)[found.counted].sum()) / found.tokens.numel(), rel=1e-5)
-
-
 def test_a_training_with_gaps_can_be_taken_up_again(tmp_path):
     data = write_text(tmp_path / "text.txt")
     with_gaps = tiny_settings(data, gap_share=0.5, checkpoint_seconds=1000.0)
@@ -287,8 +230,8 @@ def test_a_training_with_gaps_can_be_taken_up_again(tmp_path):
     with pytest.raises(Interrupted):
         run(with_gaps, tmp_path / "parts", stop_after=2)
     assert run(with_gaps, tmp_path / "parts").state == whole.state
-    plain = run(tiny_settings(data), tmp_path / "plain").state
-    assert plain["model.safetensors"] != whole.state["model.safetensors"]
+    without = run(tiny_settings(data), tmp_path / "without").state
+    assert without["model.safetensors"] != whole.state["model.safetensors"]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
@@ -307,12 +250,14 @@ def test_a_model_learns_to_fill_a_gap_from_its_right_side():
     process, generator = Masked(16, 15), torch.Generator().manual_seed(1)
     torch.manual_seed(0)
     model = make(process, vocabulary=16, hidden=64, rank=64, context=24, suppressed=(15,))
-    objective, steps = Objective(model, process, 0, Infilling(1.0, END)), 260
+    objective, infilling, steps = Objective(model, process, 0), Infilling(1.0, END), 260
     optimizer = torch.optim.AdamW(objective.parameters(), 1e-2)
     plan = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 20, 2.5 * (1 - step / steps), 1))
     for step in range(steps):
         optimizer.zero_grad()
-        objective(cyclic(24, generator), torch.arange(24) + 24 * step).backward()
+        rows = plain(cyclic(24, generator), SIZE, step % SIZE)
+        indices = range(24 * step, 24 * step + 24)
+        objective(**batch(infilling.open(rows, SIZE, CounterNoise(indices)), *indices)).backward()
         optimizer.step()
         plan.step()
     settings = GapSettings(SIZE, SIZE, left=2, right=12)

@@ -11,8 +11,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from ssdcli.errors import SsdError
+from ssdcli.exchange import Message
+from ssdcli.phrasing import Chat
 from ssdcli.training.corpus import SplitSettings, split_documents
 from ssdcli.training.documents import Document, ReadReport
+from ssdcli.training.marking import CLOSING, GIVEN, WRITTEN, Marker
 from ssdcli.training.readers import read_documents
 from ssdcli.training.tokens import StoreSettings, TokenStore, build_store
 
@@ -89,6 +92,42 @@ def test_same_texts_same_bytes_and_same_sides_in_any_order(tokenizer, tmp_path):
     assert sorted(turned.heldout) == sorted(first.heldout)
 
 
+def test_plain_texts_are_all_written_and_separators_close_them(tokenizer, tmp_path):
+    store = build(notes(100), tokenizer, tmp_path)
+    for tokens, marks in ((store.train, store.train_marks), (store.heldout, store.heldout_marks)):
+        assert marks.dtype == np.uint8
+        assert marks.tolist() == np.where(tokens == tokenizer.token_to_id(EOT), CLOSING, WRITTEN).tolist()
+    assert store.info.train.conversations == store.info.heldout.conversations == 0
+
+
+def test_conversations_lie_in_the_store_as_they_are_marked(tokenizer, tmp_path):
+    talks = [
+        Document.conversation((Message("user", f"What is {i}?"), Message("assistant", f"It is {i}.")), str(i))
+        for i in range(100)
+    ]
+    store = build([*talks, *notes(50)], tokenizer, tmp_path)
+    marker = Marker(Tokenizer.from_str(tokenizer.to_str()), store.info.eot_id, None, ())
+    expected = {tuple(zip(found.ids, found.marks, strict=True)) for found in marker.mark(talks)}
+    columns = list(zip(store.train.tolist(), store.train_marks.tolist(), strict=True))
+    found = [tuple(columns[start:stop]) for start, stop, _ in store.train_documents]
+    inside = [document for document in found if any(mark == GIVEN for _, mark in document)]
+    assert set(inside) <= expected
+    assert len(inside) == store.info.train.conversations > 80
+    assert store.info.heldout.conversations == 100 - len(inside)
+    assert len(found) - len(inside) == store.info.train.documents - store.info.train.conversations
+
+
+def test_a_conversation_that_a_template_does_not_take_is_counted(tokenizer, tmp_path):
+    refusing = Chat("big", "{{ raise_exception('no') }}", {})
+    report = ReadReport()
+    talk = Document.conversation((Message("user", "What?"), Message("assistant", "It.")), "a.jsonl:1")
+    settings = StoreSettings(tokenizer.token_to_id(EOT), chat=refusing)
+    store = build_store([*notes(100), talk], tokenizer, tmp_path, settings, report)
+    assert report.skipped == {"not a conversation for the core's chat template": 1}
+    assert store.info.train.conversations == 0
+    assert store.info.report[-1].endswith("(first: a.jsonl:1)")
+
+
 def test_text_that_names_the_separator_does_not_become_one(tokenizer, tmp_path):
     documents = [Document(f"{i} before {EOT} after, and so on", "") for i in range(100)]
     store = build(documents, tokenizer, tmp_path)
@@ -127,7 +166,9 @@ def test_only_the_owner_can_read_a_store(tokenizer, tmp_path):
     build(notes(100), tokenizer, folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == {
-        f"{side}{rest}": 0o600 for side in ("train", "heldout") for rest in (".bin", "_starts.npy", "_bytes.npy")
+        f"{side}{rest}": 0o600
+        for side in ("train", "heldout")
+        for rest in (".bin", "_marks.bin", "_starts.npy", "_bytes.npy")
     } | {"store.json": 0o600}
 
 
@@ -161,12 +202,14 @@ def test_leftovers_of_a_killed_build_are_replaced(tokenizer, tmp_path):
     assert (tmp_path / "train.bin").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "no info", "broken info", "other version", "list"])
+@pytest.mark.parametrize("damage", ["cut", "marks", "gone", "no info", "broken info", "other version", "list"])
 def test_a_damaged_store_is_refused(tokenizer, tmp_path, damage):
     build(notes(100), tokenizer, tmp_path)
     info = tmp_path / "store.json"
     if damage == "cut":
         (tmp_path / "train.bin").write_bytes((tmp_path / "train.bin").read_bytes()[:-2])
+    elif damage == "marks":
+        (tmp_path / "heldout_marks.bin").unlink()
     elif damage == "gone":
         (tmp_path / "heldout.bin").unlink()
     elif damage == "no info":
