@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, cycle, islice
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Canvas
 from ssdcli.engine.prompt import Prompt
-from ssdcli.evaluation.losses import Losses, Passage, cross_entropies
+from ssdcli.evaluation.losses import LEVELS, LossesByLevel, Passage, cross_entropies, stretch_of
 
 ENOUGH = 8  # documents, below which nothing is measured
 
@@ -52,7 +53,7 @@ class _Place:
 @torch.no_grad()
 def measure_canvases(
     members: Sequence[Reader], passages: Sequence[Passage], weights: Sequence[float], settings: CanvasSettings
-) -> Losses | None:
+) -> LossesByLevel | None:
     """Measure mixtures of two members at each share of the second, on one canvas of each document.
 
     Every model can be measured so, whatever it attends to; where a whole text can be denoised in one pass, `measure`
@@ -63,37 +64,52 @@ def measure_canvases(
     length = members[0].denoiser.backbone.block_size
     losses = []
     for place in _places(passages, length, settings.seed):
-        losses.append((place.passage, _losses(members, place, weights)))
+        losses.append((place, _losses(members, place, weights)))
         if time.monotonic() > until:
             break
     if len(losses) < ENOUGH:
         return None
-    tokens = np.array([len(passage.tokens) - 1 for passage, _ in losses])
-    means = torch.stack([mean for _, mean in losses]).numpy()
-    return Losses(np.array(weights), means * tokens[:, None], tokens, np.array([p.bytes for p, _ in losses]))
+    tokens = np.array([sum(place.passage.counted) for place, _ in losses])
+    sizes = np.array([place.passage.bytes for place, _ in losses])
+    sums = torch.stack([mean for _, mean in losses]).numpy() * tokens[:, None]
+    stretches = stretch_of(torch.tensor([place.t for place, _ in losses])).numpy()
+    level_sums, level_tokens = np.zeros((LEVELS, len(weights))), np.zeros(LEVELS)
+    np.add.at(level_sums, stretches, sums)
+    np.add.at(level_tokens, stretches, tokens)
+    return LossesByLevel(np.array(weights), sums, tokens, sizes, level_sums, level_tokens)
 
 
 def _places(passages: Sequence[Passage], length: int, seed: int) -> Iterator[_Place]:
-    """A canvas of each passage that is long enough, anywhere in it; the levels cover (0, 1) evenly."""
+    """A canvas of each passage that has room for one, anywhere in it; the levels cover (0, 1) evenly."""
     draws = random.Random(seed)
-    fitting = [passage for passage in passages if len(passage.tokens) > length]
+    fitting = [(passage, starts) for passage in passages if (starts := _starts(passage, length))]
     draws.shuffle(fitting)
     first = draws.random()
-    for k, passage in enumerate(fitting):
-        start = draws.randint(1, len(passage.tokens) - length)
-        yield _Place(passage, start, (first + k * _GOLDEN_RATIO) % 1, fold(seed, k))
+    for k, (passage, starts) in enumerate(fitting):
+        yield _Place(passage, draws.choice(starts), (first + k * _GOLDEN_RATIO) % 1, fold(seed, k))
+
+
+def _starts(passage: Passage, length: int) -> list[int]:
+    """Where a canvas may begin: where a text fills it, and in a conversation anywhere in an answer."""
+    last = len(passage.tokens) - (length if passage.scored is None else 1)
+    return [place for place, counts in enumerate(passage.counted) if counts and place <= last]
 
 
 def _losses(members: Sequence[Reader], place: _Place, weights: Sequence[float]) -> Tensor:
     """Mean loss of a canvas's tokens at each weight: (W,)."""
     process, backbone = members[0].denoiser.process, members[0].denoiser.backbone
-    stop = place.start + backbone.block_size
-    tokens = torch.tensor([place.passage.tokens[place.start : stop]], device=backbone.device)
+    here = slice(place.start, place.start + backbone.block_size)
+    # Behind the last answer of a conversation anything may stand, which does not count.
+    text = islice(chain(place.passage.tokens[here], cycle(place.passage.tokens)), backbone.block_size)
+    tokens = torch.tensor([list(text)], device=backbone.device)
+    scored = torch.zeros(tokens.shape[1], device=backbone.device)
+    scored[: len(place.passage.tokens[here])] = torch.tensor(place.passage.counted[here], dtype=torch.float32)
     t = torch.full(tokens.shape, place.t, device=backbone.device)
     canvas = process.corrupt(tokens, t, GeneratorNoise([place.key], backbone.device))
     log_ps = [_predict(member, place, canvas).to(backbone.device) for member in members]
     losses = cross_entropies([log_p[0] for log_p in log_ps], tokens[0], weights)
-    return (losses * process.loss_weights(canvas, t)[0, :, None]).mean(0).cpu()
+    due = process.loss_weights(canvas, t)[0] * scored
+    return ((losses * due[:, None]).sum(0) / scored.sum()).cpu()
 
 
 def _predict(member: Reader, place: _Place, canvas: Canvas) -> Tensor:

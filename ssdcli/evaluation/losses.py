@@ -5,27 +5,42 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from ssdcli.engine.blocks import block_ids, block_levels
+from ssdcli.engine.blocks import block_levels
 from ssdcli.engine.denoiser import Backbone, denoise_sequence
 from ssdcli.engine.noise import GeneratorNoise, fold
+from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Process
 from ssdcli.engine.rules import mix
+
+LEVELS = 10  # stretches of equal width that the noise levels are told in
 
 _SCORES = 1 << 22  # of the predictions that are held at once: 512 positions of 8,192 tokens
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A held-out document: its tokens after an end-of-text id, and its length in UTF-8 bytes."""
+    """A held-out document: its tokens after an end-of-text id, and its length in UTF-8 bytes.
+
+    noise: passages of the same number are noised alike; by default each is by itself. scored: of a conversation, which
+    tokens are answers' rather than given; of a plain text only the first is given.
+    """
 
     tokens: Sequence[int]
     bytes: int
+    noise: int | None = None
+    scored: Sequence[bool] | None = None
+
+    @property
+    def counted(self) -> Sequence[bool]:
+        """Which tokens are predicted."""
+        return [False, *[True] * (len(self.tokens) - 1)] if self.scored is None else self.scored
 
 
 def passage_of(text: str, tokenizer: Tokenizer, end: int) -> Passage:
@@ -81,39 +96,66 @@ class Losses:
         return int(np.abs(self.weights - weight).argmin())
 
 
+@dataclass(frozen=True)
+class LossesByLevel(Losses):
+    """Losses that also tell of each of LEVELS stretches of noise levels what it adds to those of all documents.
+
+    level_sums: (LEVELS, W), which add up to `sums` over the documents. level_tokens: (LEVELS,), how many tokens were
+    noised to such a level, which add up to all tokens.
+    """
+
+    level_sums: np.ndarray
+    level_tokens: np.ndarray
+
+    def nats_by_level(self) -> np.ndarray:
+        """Mean loss of a token that is noised to each stretch of levels: (LEVELS, W), nan where none was."""
+        seen = np.where(self.level_tokens > 0, self.level_tokens, np.nan)
+        return np.asarray(self.level_sums / seen[:, None])
+
+
+def stretch_of(t: Tensor) -> Tensor:
+    """Which of the LEVELS stretches, from 0, each noise level lies in: (...) float to (...) int64."""
+    return (t * LEVELS).long().clamp(0, LEVELS - 1)
+
+
 def measure(
     members: Sequence[Backbone],
     process: Process,
     passages: Sequence[Passage],
     weights: Sequence[float],
     settings: LossSettings,
-) -> Losses:
+) -> LossesByLevel:
     """Measure the loss of one member, or of mixtures of two at each share of the second.
 
     Self-conditioning is off, so that one prediction of each member serves every weight. All see the same noise.
     """
     sums = np.zeros((len(passages), len(weights)))
-    for batch in _batches(passages, settings):
-        losses = _batch_losses(members, process, batch, weights)
-        np.add.at(sums, [item.document for item in batch], losses.numpy() / settings.repeats)
-    tokens = np.array([len(passage.tokens) - 1 for passage in passages])
-    return Losses(np.array(weights), sums, tokens, np.array([passage.bytes for passage in passages]))
+    level_sums, level_tokens = np.zeros((LEVELS, len(weights))), np.zeros(LEVELS)
+    for batch in _batches(passages, settings, members[0].block_size):
+        losses, seen = _batch_losses(members, process, batch, weights)
+        np.add.at(sums, [item.document for item in batch], losses.sum(1).numpy() / settings.repeats)
+        level_sums += losses.sum(0).numpy() / settings.repeats
+        level_tokens += seen.sum(0).numpy() / settings.repeats
+    tokens = np.array([sum(passage.counted) for passage in passages])
+    sizes = np.array([passage.bytes for passage in passages])
+    return LossesByLevel(np.array(weights), sums, tokens, sizes, level_sums, level_tokens)
 
 
 @dataclass(frozen=True)
 class _Window:
-    """A stretch of a document, padded; `scored` marks the tokens that count."""
+    """A stretch of a document in blocks, padded; `scored` marks the tokens that count."""
 
     document: int
     tokens: Tensor
+    blocks: Tensor
     scored: Tensor
     key: int
 
 
-def _batches(passages: Sequence[Passage], settings: LossSettings) -> Iterator[list[_Window]]:
+def _batches(passages: Sequence[Passage], settings: LossSettings, block: int) -> Iterator[list[_Window]]:
     """Cut the documents into windows of one length, a few at a time."""
     batch: list[_Window] = []
-    for window in _windows(passages, settings):
+    for window in _windows(passages, settings, block):
         batch.append(window)
         if len(batch) == settings.batch:
             yield batch
@@ -122,32 +164,54 @@ def _batches(passages: Sequence[Passage], settings: LossSettings) -> Iterator[li
         yield batch
 
 
-def _windows(passages: Sequence[Passage], settings: LossSettings) -> Iterator[_Window]:
+def _windows(passages: Sequence[Passage], settings: LossSettings, block: int) -> Iterator[_Window]:
     for document, passage in enumerate(passages):
+        noise = document if passage.noise is None else passage.noise
         for start in range(0, len(passage.tokens), settings.window):
-            piece = torch.tensor([int(token) for token in passage.tokens[start : start + settings.window]])
-            tokens = torch.nn.functional.pad(piece, (0, settings.window - len(piece)))
-            scored = torch.arange(settings.window) < len(piece)
-            scored[0] &= start > 0  # the leading end of text is given, not predicted
+            here = slice(start, start + settings.window)
+            padding = settings.window - len(passage.tokens[here])
+            tokens = [*map(int, passage.tokens[here]), *[0] * padding]
+            scored = [*passage.counted[here], *[False] * padding]
+            plain = passage.scored is None
+            blocks = [place // block for place in range(settings.window)] if plain else answer_blocks(scored, block)
+            columns = torch.tensor(tokens), torch.tensor(blocks), torch.tensor(scored)
             for repeat in range(settings.repeats):
-                yield _Window(document, tokens, scored, fold(settings.seed, document, start, repeat))
+                yield _Window(document, *columns, fold(settings.seed, noise, start, repeat))
+
+
+def answer_blocks(scored: Sequence[bool], size: int) -> list[int]:
+    """Number the blocks of a conversation, each of whose answers begins one, as when it is written.
+
+    What is given ends at the end of a block, after it has filled up the answer's last one: that the answer ends there
+    must not be told by the length of a block.
+    """
+    blocks: list[int] = []
+    left = 0  # columns of the last block
+    for answers, run in groupby(scored):
+        length = len(list(run))
+        filled = 0 if answers else min(left, length)
+        first = blocks[-1] + 1 if blocks else 0
+        lead = 0 if answers else (filled - length) % size
+        blocks += [first - 1] * filled + [first + (lead + place) // size for place in range(length - filled)]
+        left = -length % size
+    return blocks
 
 
 @torch.no_grad()
 def _batch_losses(
     members: Sequence[Backbone], process: Process, batch: list[_Window], weights: Sequence[float]
-) -> Tensor:
-    """Summed loss of each window at each weight: (B, W)."""
+) -> tuple[Tensor, Tensor]:
+    """Of each window and stretch of noise levels, the summed loss at each weight and the tokens: (B, T, W), (B, T)."""
     device = members[0].device
     tokens = torch.stack([window.tokens for window in batch]).to(device)
     noise = GeneratorNoise([window.key for window in batch], device)
-    blocks = block_ids(
-        tokens.shape[1], members[0].block_size, torch.zeros(len(batch), dtype=torch.int64, device=device)
-    )
+    blocks = torch.stack([window.blocks for window in batch]).to(device)
     t = block_levels(blocks, noise)
     canvas = process.corrupt(tokens, t, noise)
-    due = process.loss_weights(canvas, t) * torch.stack([window.scored for window in batch]).to(device)
-    hidden = [_hidden(member, process, canvas, tokens, (blocks, t)) for member in members]
+    scored = torch.stack([window.scored for window in batch]).to(device)
+    due = process.loss_weights(canvas, t) * scored
+    packed = Packed.plain(tokens, blocks)
+    hidden = [_hidden(member, process, canvas, packed, t) for member in members]
     losses = torch.zeros(*tokens.shape, len(weights), device=device)
     places = due.reshape(-1).nonzero().squeeze(1)
     for rows in places.split(max(1, _SCORES // process.vocabulary)):
@@ -156,15 +220,18 @@ def _batch_losses(
             for member, h in zip(members, hidden, strict=True)
         ]
         losses.view(-1, len(weights))[rows] = cross_entropies(log_ps, tokens.reshape(-1)[rows], weights)
-    return (losses * due[..., None]).sum(1).cpu()
+    return _by_level(losses * due[..., None], t), _by_level(scored.float()[..., None], t)[..., 0]
 
 
-def _hidden(
-    member: Backbone, process: Process, canvas: Tensor, tokens: Tensor, blocks_and_t: tuple[Tensor, Tensor]
-) -> Tensor:
-    blocks, t = blocks_and_t
+def _by_level(values: Tensor, t: Tensor) -> Tensor:
+    """Sums of values (B, L, W) over the positions of each stretch of levels: (B, LEVELS, W) on the CPU."""
+    places = stretch_of(t).cpu()[..., None].expand(values.shape)
+    return torch.zeros(values.shape[0], LEVELS, values.shape[2]).scatter_add_(1, places, values.cpu())
+
+
+def _hidden(member: Backbone, process: Process, canvas: Tensor, packed: Packed, t: Tensor) -> Tensor:
     level = t if process.timed else None
-    return denoise_sequence(member, process.embed(canvas, member), member.embed(tokens), blocks, (level, None))
+    return denoise_sequence(member, process.embed(canvas, member), packed, (level, None))
 
 
 def cross_entropies(log_ps: list[Tensor], targets: Tensor, weights: Sequence[float]) -> Tensor:

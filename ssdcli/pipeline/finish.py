@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from ssdcli.evaluation.losses import Losses
-from ssdcli.models.folder import save_backbone
+from ssdcli.evaluation.losses import LossesByLevel
+from ssdcli.phrasing import copy_chat
 from ssdcli.pipeline.measured import measure_trained
 from ssdcli.pipeline.prepare import TOKENIZER, Prepared, passages
+from ssdcli.registry.archive import REPORT
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.store import Registry
-from ssdcli.training.report import CardFacts, loss_curve_svg, metrics_lines, model_card, sweep_svg
+from ssdcli.training.canaries import FILE as CANARIES
+from ssdcli.training.card import model_card
+from ssdcli.training.charts import loss_curve, to_svg, weight_sweep
+from ssdcli.training.facts import Facts, Quality, Sample, length_counts, metrics_lines
+from ssdcli.training.report import report
 from ssdcli.training.settings import FROM_SCRATCH, TrainSettings
 from ssdcli.training.trainer import SmallTrainer, writes_weights
+
+_T = TypeVar("_T")
 
 _MEASURED_TOKENS = 16_384
 _VERSIONS = ("torch", "transformers", "tokenizers", "safetensors")
@@ -31,7 +41,7 @@ class Trained:
 
     losses: where a weight was chosen, the columns are the small model's weights 0 (the core alone) to 1 (itself alone);
     else the single column is the model itself. weight: the best of them; None without a core, or with one that could
-    not be run here in the time there was.
+    not be run here in the time there was. kept: the step whose weights were kept, where that was not the last.
     """
 
     name: str
@@ -39,10 +49,12 @@ class Trained:
     folder: Path
     size: str | None
     parameters: int
-    losses: Losses
+    losses: LossesByLevel
     weight: float | None
     report: tuple[str, ...]
+    samples: tuple[Sample, ...]
     steps: int
+    kept: int | None
     seconds: float
 
     def bits_per_byte(self) -> dict[str, float]:
@@ -53,7 +65,11 @@ class Trained:
         """The same in nats per token."""
         return self._by_member(self.losses.nats_per_token().tolist())
 
-    def _by_member(self, columns: list[float]) -> dict[str, float]:
+    def nats_by_level(self) -> dict[str, list[float]]:
+        """The same in stretches of noise levels of equal width, from 0 to 1."""
+        return self._by_member(self.losses.nats_by_level().T.tolist())
+
+    def _by_member(self, columns: list[_T]) -> dict[str, _T]:
         if self.weight is None:
             return {"core" if self.core is None else "small": columns[-1]}
         return {"core": columns[0], "small": columns[-1], "ensemble": columns[self.losses.place(self.weight)]}
@@ -61,21 +77,24 @@ class Trained:
 
 def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwrite: bool) -> Trained:
     """Measure the weights as they will be stored, and register them."""
-    model = prepared.model.to("cpu", torch.bfloat16).float().eval().requires_grad_(False)
+    model = prepared.beginning.as_stored()
     chosen = passages(prepared.store, prepared.tokenizer, _MEASURED_TOKENS)
-    measured = measure_trained(prepared, model, chosen)
+    seconds = trainer.plan.elapsed
+    measured = measure_trained(prepared, model, chosen, seconds)
     name, parent = prepared.settings.name, prepared.parent
     trained = Trained(
         name=name,
         core=None if parent is None else parent.entry.name,
         folder=registry.models / name,
         size=prepared.size,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=prepared.beginning.parameters,
         losses=measured.losses,
         weight=measured.weight,
         report=tuple(prepared.store.info.report),
+        samples=tuple(measured.samples),
         steps=trainer.state.global_step,
-        seconds=trainer.plan.elapsed,
+        kept=trainer.kept,
+        seconds=seconds,
     )
     with registry.stage(name, overwrite) as folder:
         _write(prepared, trainer, trained, folder)
@@ -85,21 +104,26 @@ def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwr
 def _write(prepared: Prepared, trainer: SmallTrainer, trained: Trained, folder: Path) -> None:
     """Fill the model's folder: weights, tokenizer, card, metrics, pictures, recipe, manifest."""
     with writes_weights(folder):
-        save_backbone(prepared.model, folder)
+        prepared.beginning.save(folder)
     if prepared.parent is None:
         shutil.copyfile(prepared.workspace / TOKENIZER, folder / TOKENIZER)
     else:
         shutil.copyfile(prepared.parent.entry.folder / TOKENIZER, folder / TOKENIZER)
+        if prepared.format == "chat":
+            copy_chat(prepared.parent.entry.folder, folder)
+    if prepared.settings.canaries:
+        shutil.copyfile(prepared.workspace / CANARIES, folder / CANARIES)
+    facts = _facts(prepared, trainer, trained)
     texts = {
-        "metrics.jsonl": metrics_lines(trainer.history),
-        "loss.svg": loss_curve_svg(trainer.history, f"{trained.name}: training"),
+        "metrics.jsonl": metrics_lines(facts.history),
+        "loss.svg": to_svg(loss_curve(facts.history, facts.kept, f"{trained.name}: training")),
         "recipe.toml": recipe(prepared),
-        "README.md": model_card(_facts(prepared, trainer, trained)),
+        "README.md": model_card(facts),
+        REPORT: report(facts),
     }
-    if trained.weight is not None:
-        losses = trained.losses
+    if facts.weight is not None:
         title = f"{trained.name} with {trained.core}"
-        texts["weight.svg"] = sweep_svg(losses.weights.tolist(), losses.bits_per_byte().tolist(), title)
+        texts["weight.svg"] = to_svg(weight_sweep(facts.quality.weights, facts.quality.sweep, title))
     for file, text in texts.items():
         (folder / file).write_text(text, encoding="utf-8")
     write_manifest(folder, _manifest(prepared, trained, (folder / TOKENIZER).read_bytes()))
@@ -107,10 +131,10 @@ def _write(prepared: Prepared, trainer: SmallTrainer, trained: Trained, folder: 
 
 def _manifest(prepared: Prepared, trained: Trained, tokenizer: bytes) -> Manifest:
     config = prepared.model.config
-    measured = {f"{who} bits per byte": value for who, value in trained.bits_per_byte().items()}
+    measured = {f"{who} bits per byte": bits for who, bits in trained.bits_per_byte().items() if isfinite(bits)}
     return Manifest(
         name=trained.name,
-        kind="core" if trained.core is None else "small",
+        kind=prepared.kind,
         architecture=config.architecture,
         process=prepared.process.name,
         constants=dict(prepared.process.constants()),
@@ -121,7 +145,9 @@ def _manifest(prepared: Prepared, trained: Trained, tokenizer: bytes) -> Manifes
         tokenizer=tokenizer_fingerprint(tokenizer),
         parameters=trained.parameters,
         core=trained.core,
-        base=prepared.settings.base,
+        base=prepared.base,
+        base_weights=prepared.beginning.base_weights,
+        format=prepared.format,
         ends=[] if prepared.parent is None else prepared.parent.entry.manifest.ends,
         weight=trained.weight,
         data=prepared.store.info.fingerprint,
@@ -131,13 +157,12 @@ def _manifest(prepared: Prepared, trained: Trained, tokenizer: bytes) -> Manifes
     )
 
 
-def _facts(prepared: Prepared, trainer: SmallTrainer, trained: Trained) -> CardFacts:
+def _facts(prepared: Prepared, trainer: SmallTrainer, trained: Trained) -> Facts:
     config, info = prepared.model.config, prepared.store.info
-    rows = {f"{who}, nats per token": value for who, value in trained.nats_per_token().items()}
-    rows |= {f"{who}, bits per byte": value for who, value in trained.bits_per_byte().items()}
-    return CardFacts(
+    documents = [*prepared.store.train_documents, *prepared.store.heldout_documents]
+    return Facts(
         name=trained.name,
-        kind="core" if trained.core is None else "small",
+        kind=prepared.kind,
         size=trained.size,
         parameters=trained.parameters,
         body_parameters=sum(p.numel() for p in prepared.model.body.parameters()),
@@ -147,16 +172,37 @@ def _facts(prepared: Prepared, trainer: SmallTrainer, trained: Trained) -> CardF
         context=config.context,
         vocabulary=config.vocabulary,
         core=trained.core,
-        weight=trained.weight,
+        base=prepared.base,
+        train=info.train,
+        heldout=info.heldout,
+        lengths=length_counts(stop - start for start, stop, _ in documents),
         data_lines=info.report,
         data_fingerprint=info.fingerprint,
-        train_tokens=info.train.tokens,
         trained_tokens=trained.steps * trainer.tokens_per_step,
         steps=trained.steps,
         seconds=trained.seconds,
         device=_device(),
-        heldout=rows,
+        history=trainer.history,
+        kept=trained.kept,
+        quality=_quality(trained),
+        samples=trained.samples,
         command=_command(prepared.settings),
+        settings=_told(prepared.settings),
+    )
+
+
+def _quality(trained: Trained) -> Quality:
+    losses = trained.losses
+    swept = trained.weight is not None
+    return Quality(
+        nats_per_token=trained.nats_per_token(),
+        bits_per_byte=trained.bits_per_byte(),
+        by_level=trained.nats_by_level(),
+        weights=losses.weights.tolist() if swept else [],
+        sweep=losses.bits_per_byte().tolist() if swept else [],
+        weight=trained.weight,
+        documents=len(losses.tokens),
+        tokens=int(losses.tokens.sum()),
     )
 
 
@@ -164,23 +210,45 @@ def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
 
 
+def _told(settings: TrainSettings) -> dict[str, str]:
+    """All settings that have a value, under their flags' names."""
+    flags, values = _flags(settings), asdict(settings) | {"data": " ".join(settings.data)}
+    return {flags[key]: str(value) for key, value in values.items() if value is not None}
+
+
+def _flags(settings: TrainSettings) -> dict[str, str]:
+    """The names of the settings' flags, by field."""
+    return {field.name: field.metadata.get("flag", field.name).replace("_", "-") for field in fields(settings)}
+
+
 def _given(settings: TrainSettings) -> Mapping[str, object]:
     """The settings that differ from their defaults, under their flags' names."""
-    flags = {field.name: field.metadata.get("flag", field.name).replace("_", "-") for field in fields(settings)}
+    flags = _flags(settings)
     defaults = asdict(TrainSettings())
     return {flags[key]: value for key, value in asdict(settings).items() if value != defaults[key] and key != "data"}
 
 
 def _command(settings: TrainSettings) -> str:
     """The command that does the same again; the data is not named, its paths are nobody's business."""
-    flags = {"for": settings.core} | dict(_given(settings))
-    return " ".join(["ssd train-small DATA", *(f"--{flag} {value}" for flag, value in flags.items())])
+    flags = {"for": settings.core} | dict(_given(_placeless(settings)))
+    return " ".join(["ssd train-small DATA", *(_typed(flag, value) for flag, value in flags.items())])
+
+
+def _typed(flag: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
+
+
+def _placeless(settings: TrainSettings) -> TrainSettings:
+    """The settings with the name of the checkpoint that was begun from, without its place."""
+    return settings if settings.init is None else replace(settings, init=Path(settings.init).name)
 
 
 def recipe(prepared: Prepared) -> str:
     """The resolved recipe: every setting but the data and what the core decides, under its flag's name, in TOML."""
-    settings = prepared.settings
-    flags = {field.name: field.metadata.get("flag", field.name).replace("_", "-") for field in fields(settings)}
+    settings = _placeless(prepared.settings)
+    flags = _flags(settings)
     left_out = ["data", "name"]
     if prepared.parent is not None:
         left_out += FROM_SCRATCH
@@ -191,5 +259,5 @@ def recipe(prepared: Prepared) -> str:
     ]
     for key, value in asdict(settings).items():
         if value is not None and key not in left_out:
-            lines.append(f"{flags[key]} = " + (f'"{value}"' if isinstance(value, str) else str(value)))
+            lines.append(f"{flags[key]} = {json.dumps(value, ensure_ascii=False)}")  # for such values, TOML too
     return "\n".join(lines) + "\n"

@@ -1,32 +1,39 @@
-"""How well a trained model predicts its held-out text: alone, and with its core at every weight."""
+"""How well a trained model predicts its held-out text, alone and with its core at every weight, and what it writes."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.errors import SsdError
 from ssdcli.evaluation.canvases import CanvasSettings, Reader, measure_canvases
-from ssdcli.evaluation.losses import Losses, LossSettings, Passage, measure
+from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Passage, measure
 from ssdcli.evaluation.sweep import GRID, best_weight
 from ssdcli.models.backbone import BlockDiffusionLM
 from ssdcli.models.loading import load_model, make_denoiser
 from ssdcli.models.placement import Placement
 from ssdcli.pipeline.prepare import Parent, Prepared
+from ssdcli.pipeline.samples import Author, write_samples
+from ssdcli.training.facts import Sample
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
+
+_LOSSES = 0.6  # of the time for measuring, where losses take as long as they may
+_SAMPLES = 0.1  # of the time that a training took: writing samples never takes longer
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses on held-out text.
+    """Losses on held-out text, and samples.
 
     losses: where a weight was chosen, the columns are the small model's weights from 0, the core alone, to 1; else the
     single column is the trained model alone. weight: the best of those in (0, 1].
     """
 
-    losses: Losses
+    losses: LossesByLevel
     weight: float | None
+    samples: list[Sample]
 
 
 def measuring_seconds(settings: TrainSettings) -> float:
@@ -34,31 +41,56 @@ def measuring_seconds(settings: TrainSettings) -> float:
     return min(30.0, max(3.0, 0.05 * 60 * (settings.minutes or DEFAULT_MINUTES)))
 
 
-def measure_trained(prepared: Prepared, model: BlockDiffusionLM, passages: Sequence[Passage]) -> Measured:
-    """Measure a trained model, and find its weight if its core can be run here in the time there is."""
-    parent = prepared.parent
-    with_core = None if parent is None else _with_core(parent, prepared, model, passages)
-    if with_core is not None:
-        return Measured(with_core, best_weight(with_core))
-    alone = measure([model], prepared.process, passages, [1.0], LossSettings(model.config.context))
-    return Measured(alone, None)
+def measure_trained(
+    prepared: Prepared, model: BlockDiffusionLM, passages: Sequence[Passage], trained_seconds: float
+) -> Measured:
+    """Measure a trained model, find its weight, and let it write; the core takes part if it can be run here.
+
+    What the time does not suffice for is left out. trained_seconds: how long the training took.
+    """
+    until = time.monotonic() + measuring_seconds(prepared.settings)
+    small = Reader(Denoiser(model, prepared.process), prepared.end)
+    core = None if prepared.parent is None else _open_core(prepared.parent, prepared, model)
+    losses = None if core is None else _with_core(core, small, passages, prepared.settings)
+    weight = None if losses is None else best_weight(losses)
+    if losses is None:
+        losses = measure([model], prepared.process, passages, [1.0], LossSettings(model.config.context))
+    authors = _authors(prepared, small, core, weight)
+    until = min(until, time.monotonic() + _SAMPLES * trained_seconds)
+    return Measured(losses, weight, write_samples(authors, passages, prepared.tokenizer, until))
 
 
-def _with_core(
-    parent: Parent, prepared: Prepared, model: BlockDiffusionLM, passages: Sequence[Passage]
-) -> Losses | None:
-    """Losses over the grid of weights; None if the core cannot be run, or is too slow for the time there is."""
+def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> Reader | None:
+    """The core as a reader of held-out text, or None if it cannot be run here; the model goes where the core is."""
     try:
         core = load_model(parent.entry.folder, Placement(), model.block_size)
     except SsdError:
         return None
-    if isinstance(core, BlockDiffusionLM):
-        settings = LossSettings(min(model.config.context, core.config.context))
-        return measure((core, model), prepared.process, passages, GRID, settings)
+    model.to(core.device)
     manifest = parent.entry.manifest
     begin = prepared.end if manifest.begin is None else manifest.begin
-    readers = [
-        Reader(make_denoiser(core, manifest.attention, prepared.process), begin),
-        Reader(Denoiser(model, prepared.process), prepared.end),
-    ]
-    return measure_canvases(readers, passages, GRID, CanvasSettings(measuring_seconds(prepared.settings)))
+    return Reader(make_denoiser(core, manifest.attention, prepared.process), begin)
+
+
+def _with_core(
+    core: Reader, small: Reader, passages: Sequence[Passage], settings: TrainSettings
+) -> LossesByLevel | None:
+    """Losses over the grid of weights; None if the core is too slow for the time there is."""
+    one, other = core.denoiser.backbone, small.denoiser.backbone
+    if isinstance(one, BlockDiffusionLM):
+        windows = LossSettings(min(one.context, other.context))
+        return measure((one, other), core.denoiser.process, passages, GRID, windows)
+    return measure_canvases([core, small], passages, GRID, CanvasSettings(_LOSSES * measuring_seconds(settings)))
+
+
+def _authors(prepared: Prepared, small: Reader, core: Reader | None, weight: float | None) -> dict[str, Author]:
+    """Who writes samples, by the words that name them: the model alone, and with its core where a weight was found."""
+    parent = prepared.parent
+    if parent is None:
+        return {"core": Author([(small, 1.0)], (prepared.end,))}
+    own_ends = parent.entry.manifest.ends
+    ends = tuple(own_ends) if own_ends else (prepared.end,)
+    alone = {"small": Author([(small, 1.0)], ends)}
+    if core is None or weight is None:
+        return alone
+    return alone | {"ensemble": Author([(core, 1 - weight), (small, weight)], ends)}

@@ -14,6 +14,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Self
 
@@ -24,6 +25,8 @@ from ssdcli.registry.names import check_name
 from ssdcli.registry.store import Entry, Registry
 
 TOKENIZER = "tokenizer.json"
+REPORT = "report.html"  # shows the text that a model was trained on
+OWN = ("canaries.json", REPORT)  # the canaries prove where a copy comes from, unless its holder knows them
 
 _CHUNK = 1 << 20  # bytes
 _LARGEST_READ = {FILE: 1 << 20, TOKENIZER: 1 << 28}  # bytes of what is read into memory as a whole
@@ -69,18 +72,34 @@ class _Digested:
 
 def export_to_file(entry: Entry, path: Path, overwrite: bool = False) -> None:
     """Write a model's archive, private and whole or not at all; UsageError for a path that cannot be written to."""
-    try:
+    check_target(path, overwrite)
+    with _written(path), replacing(path) as stream:
+        export_model(entry, stream)
+        check_target(path, overwrite)
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raise UsageError for a path that no archive can be written to, SsdError where the disk does not tell."""
+    with _written(path):
         _check_target(path, overwrite)
-        with replacing(path) as stream:
-            export_model(entry, stream)
-            _check_target(path, overwrite)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         problem = f"{str(path)!r} cannot be written ({error.strerror or error})."
         raise SsdError(problem, "Make room there, or name another file.") from error
 
 
 def export_model(entry: Entry, stream: BinaryIO) -> None:
-    """Write a model's archive to a stream; SsdError when a file of it is not what the manifest lists."""
+    """Write a model's archive to a stream; SsdError when a file of it is not what the manifest lists.
+
+    Files of OWN stay behind, and the archive's manifest does not tell of them.
+    """
+    kept = {file: digest for file, digest in entry.manifest.files.items() if file not in OWN}
+    entry = replace(entry, manifest=replace(entry.manifest, files=kept))
     with (
         _explained(f"{entry.name!r} cannot be exported", f"See 'ssd models verify {entry.name}'."),
         tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT) as tar,
@@ -195,6 +214,8 @@ def _check_files(folder: str, manifest: Manifest) -> None:
     parents = {parent.as_posix() for path in taken for parent in PurePosixPath(path).parents}
     if len(taken) < len(paths) or taken & parents:
         raise _Refused("two of the files in its manifest would lie in the same place")
+    if found := taken & {f"{folder}/{file}".lower() for file in OWN}:
+        raise _Refused(f"it lists {min(found)!r}, which never leaves the machine that it was made on")
     if TOKENIZER not in manifest.files:
         raise _Refused(f"its manifest lists no {TOKENIZER}")
 

@@ -209,3 +209,32 @@ def test_model_names_are_completed(models, run_ssd):
     completed = run_ssd(env=words).stdout.split()
     assert "big" in completed
     assert "notes" not in completed
+
+
+def test_open_shows_the_report_in_the_browser_and_says_where_it_is(models, run_ssd, tmp_path):
+    report = Registry().models / "notes" / "report.html"
+    report.write_text("<!doctype html>")
+    shown = tmp_path / "shown.txt"
+    script = tmp_path / "browser.py"
+    script.write_text(f"import sys; open({str(shown)!r}, 'w').write(sys.argv[1])")
+    done = run_ssd("models", "show", "notes", "--open", "--json", env={"BROWSER": f"{sys.executable} {script} %s"})
+    assert done.returncode == 0
+    assert done.stderr == f"{report}\n"
+    assert shown.read_text() == report.as_uri()
+    assert done.stdout == run_ssd("models", "show", "notes", "--json").stdout
+
+
+def test_a_browser_that_is_not_there_is_told(models, run_ssd):
+    (Registry().models / "notes" / "report.html").write_text("<!doctype html>")
+    done = run_ssd("models", "show", "notes", "--open", env={"BROWSER": "/nowhere/browser", "PATH": ""})
+    assert done.returncode == 0
+    assert "ssd: warning: no browser could be opened; open the file yourself." in done.stderr
+
+
+def test_a_model_without_a_report_is_told_so(models, run_ssd):
+    done = run_ssd("models", "show", "notes", "--open")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "ssd: 'notes' has no report: only a training writes one, and it stays on the machine of the training. "
+        "Read its card with 'ssd models show notes'.\n"
+    )

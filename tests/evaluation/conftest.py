@@ -19,6 +19,7 @@ class Unconditional:
         self.log_p = torch.tensor(p).log()
         self.block_size = block_size
         self.context = 64
+        self.shift = False
         self.device = torch.device("cpu")
 
     def embed(self, tokens: Tensor) -> Tensor:

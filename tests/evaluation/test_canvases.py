@@ -78,3 +78,37 @@ def test_a_seed_repeats_the_canvases():
 def test_where_it_cannot_tell_it_says_nothing(passages, seconds):
     one = reader(PROCESSES["masked"])
     assert measure_canvases([one, one], passages, GRID, CanvasSettings(seconds)) is None
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_its_stretches_of_levels_add_up_to_the_whole_and_are_all_met(name):
+    one = reader(PROCESSES[name])
+    losses = measure_canvases([one, one], texts(40), [0.0, 0.5], CanvasSettings(UNHURRIED))
+    np.testing.assert_allclose(losses.level_sums.sum(0), losses.sums.sum(0), rtol=1e-6)
+    assert losses.level_tokens.sum() == 40 * 32
+    assert all(3 * 32 <= tokens <= 5 * 32 for tokens in losses.level_tokens)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_canvases_of_a_conversation_begin_in_answers_which_alone_are_scored(name):
+    """A model that knows the token of all answers and no other loses nothing."""
+    process = PROCESSES[name]
+    scored = [place in {9, 10, 30, 31, 32} for place in range(33)]
+    answers = [
+        Passage(
+            [3 if counts else int(token) for token, counts in zip(text.tokens, scored, strict=True)], 9, scored=scored
+        )
+        for text in texts(50)
+    ]
+
+    class Knowing(BlockDiffusionLM):
+        def logits(self, hidden):
+            scores = torch.full((*hidden.shape[:-1], V), -50.0)
+            scores[..., 3] = 50.0
+            return scores
+
+    one = reader(process)
+    one.denoiser.backbone.__class__ = Knowing
+    found = measure_canvases([one, one], answers, [0.0], CanvasSettings(UNHURRIED))
+    assert found.tokens.tolist() == [5] * 50
+    assert abs(found.nats_per_token()[0]) < 1e-3

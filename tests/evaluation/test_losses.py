@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ssdcli.engine.process import Masked, Simplex
-from ssdcli.evaluation.losses import Losses, LossSettings, Passage, measure
+from ssdcli.evaluation.losses import LEVELS, Losses, LossSettings, Passage, answer_blocks, measure, stretch_of
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
 
 V, MASK = 5, 4
@@ -186,3 +186,96 @@ def test_the_column_of_a_weight_is_the_nearest():
     losses = Losses(np.linspace(0, 1, 11), np.zeros((1, 11)), np.ones(1, dtype=int), np.ones(1, dtype=int))
     assert [losses.place(i / 10) for i in range(11)] == list(range(11))
     assert losses.place(0.1 + 0.2) == 3
+
+
+@PROCESSES
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_the_stretches_of_levels_add_up_to_the_whole(process, batch, documents):
+    passages = documents(9, 30, 3, 100)
+    members = [real_model(process, 1), real_model(process, 2)]
+    losses = measure(members, process, passages, [0.0, 0.4, 1.0], LossSettings(8, batch=batch))
+    np.testing.assert_allclose(losses.level_sums.sum(0), losses.sums.sum(0), rtol=1e-5)
+    assert losses.level_tokens.sum() == pytest.approx(losses.tokens.sum())
+
+
+class OnlyAt(Masked):
+    """The masked process, of which only the losses at the levels of one stretch count."""
+
+    stretch = 0
+
+    def loss_weights(self, canvas: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return super().loss_weights(canvas, t) * (stretch_of(t) == self.stretch)
+
+
+def test_a_stretch_of_levels_is_what_a_measurement_of_them_alone_finds(documents):
+    passages, members = documents(9, 30, 60), [real_model(MASKED, 1), real_model(MASKED, 2)]
+    weights, settings = [0.0, 0.4, 1.0], LossSettings(8)
+    losses = measure(members, MASKED, passages, weights, settings)
+    alone = OnlyAt(V, MASK)
+    for stretch in range(LEVELS):
+        object.__setattr__(alone, "stretch", stretch)
+        expected = measure(members, alone, passages, weights, settings).sums.sum(0)
+        np.testing.assert_allclose(losses.level_sums[stretch], expected, rtol=1e-5)
+    assert (losses.level_sums > 0).all(1).sum() >= LEVELS - 2
+
+
+def test_a_model_that_looks_at_nothing_loses_the_same_at_every_level(unconditional, documents):
+    """The simplex objective weighs each token by one."""
+    passages = [Passage([0] + [2] * 400, 400)]
+    losses = measure([unconditional(P)], SIMPLEX, passages, [0.0], LossSettings(40))
+    np.testing.assert_allclose(losses.nats_by_level(), -math.log(P[2]), rtol=1e-5)
+
+
+def test_a_level_that_no_token_was_noised_to_has_no_loss_and_an_infinite_one_stays_where_it_is(
+    unconditional, documents
+):
+    losses = measure([unconditional([0.5, 0.5, 0.0, 0.0, 0.0])], SIMPLEX, [Passage([0, 2], 1)], [0.0], LossSettings(4))
+    assert np.isnan(losses.nats_by_level()).sum() >= LEVELS - 2
+    assert np.isinf(losses.level_sums).sum() in (1, 2)
+    assert not np.isnan(losses.level_sums).any()
+    assert np.isinf(losses.sums).all()
+
+
+def test_stretches_are_of_equal_width_and_take_in_both_ends():
+    assert stretch_of(torch.tensor([0.0, 0.05, 0.1001, 0.55, 0.9999, 1.0])).tolist() == [0, 0, 1, 5, 9, 9]
+
+
+@pytest.mark.parametrize("window", [4, 8, 40])
+def test_of_a_conversation_the_answers_alone_are_scored(unconditional, documents, window):
+    (text,) = documents(30)
+    scored = [place in {3, 4, 5, 6, 7, 20, 30} for place in range(31)]
+    talk = Passage(text.tokens, 9, scored=scored)
+    losses = measure([unconditional(P)], SIMPLEX, [talk, text], [0.0], LossSettings(window))
+    expected = -sum(math.log(P[token]) for token, counts in zip(text.tokens, scored, strict=True) if counts)
+    np.testing.assert_allclose(losses.sums[:, 0], [expected, code_length(text, P)], rtol=1e-5)
+    assert losses.tokens.tolist() == [7, 30]
+    assert losses.level_tokens.sum() == pytest.approx(37)
+
+
+@PROCESSES
+def test_an_answer_is_read_after_all_that_was_given_and_after_nothing_that_follows_it(process, documents):
+    (text,) = documents(20)
+    scored = [10 <= place < 13 for place in range(21)]
+
+    def loss(changed: int | None) -> float:
+        tokens = [(token + 1) % 4 if place == changed else token for place, token in enumerate(text.tokens)]
+        passages = [Passage(tokens, 9, scored=scored)]
+        return float(measure([real_model(process, 0)], process, passages, [0.0], LossSettings(24, 8)).sums[0, 0])
+
+    assert all(loss(place) != loss(None) for place in (1, 8, 9))
+    assert all(loss(place) == loss(None) for place in (14, 17, 20))
+
+
+@pytest.mark.parametrize(
+    ("scored", "blocks"),
+    [
+        ("..xx", [0, 0, 1, 1]),
+        (".....xxxxx", [0, 1, 1, 1, 1, 2, 2, 2, 2, 3]),
+        ("xx......xx", [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]),
+        ("xx.x", [0, 0, 0, 1]),
+        ("..xxxxx.........", [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 4, 4, 4]),
+        ("....", [0, 0, 0, 0]),
+    ],
+)
+def test_an_answer_begins_a_block_and_what_is_given_fills_its_last_one_and_ends_one(scored, blocks):
+    assert answer_blocks([mark == "x" for mark in scored], 4) == blocks

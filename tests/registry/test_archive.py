@@ -88,6 +88,30 @@ def test_files_that_the_manifest_does_not_list_stay_behind(put):
     assert b"diary" not in exported(entry).getvalue()
 
 
+def test_the_report_stays_at_home_and_moves_with_its_model(put, registry, tmp_path):
+    entry = put(files={**FILES, "report.html": b"my own text"})
+    archive = exported(entry)
+    assert b"report.html" not in archive.getvalue()
+    assert b"my own text" not in archive.getvalue()
+    elsewhere = Registry(tmp_path / "elsewhere")
+    there = import_model(elsewhere, archive, "a.tar")
+    assert set(contents(there.folder)) == {"ssd.json", *FILES}
+    assert elsewhere.verify("notes") == registry.verify("notes") == []
+    registry.rename("notes", "letters")
+    assert (registry.find("letters").folder / "report.html").read_bytes() == b"my own text"
+    assert registry.verify("letters") == []
+    import_model(registry, exported(there), "a.tar", "letters", overwrite=True)
+    assert list(registry.home.rglob("report.html")) == []
+
+
+@pytest.mark.parametrize("name", ["report.html", "Report.HTML"])
+def test_no_report_is_taken_from_elsewhere(name, registry, described):
+    files = {**FILES, name: b"<!doctype html>"}
+    with pytest.raises(SsdError, match=r"never leaves the machine"):
+        import_model(registry, tar(("notes/ssd.json", described(files)), *listed(files)), "a.tar")
+    assert [entry.name for entry in registry.entries()] == ["starter"]
+
+
 def test_a_damaged_model_is_not_exported(put, tmp_path):
     entry = put()
     (entry.folder / "model.safetensors").write_bytes(b"tampered")
