@@ -13,7 +13,8 @@ import typer
 
 from ssdcli.cli import console
 from ssdcli.cli.completion import core_names, model_names
-from ssdcli.errors import SsdError, UsageError
+from ssdcli.errors import NoSuchModel, SsdError, UsageError
+from ssdcli.registry.adapters import ADAPTER, base_of
 from ssdcli.registry.store import Entry, Registry
 
 Model = Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocompletion=model_names)]
@@ -46,10 +47,18 @@ def list_models(as_json: AsJson = False) -> None:
 
 
 @models.command()
-def show(name: Model, as_json: AsJson = False) -> None:
+def show(
+    name: Model,
+    as_json: AsJson = False,
+    open_report: Annotated[
+        bool, typer.Option("--open", help="Open the report of its training in the browser, too.")
+    ] = False,
+) -> None:
     """Show a model's manifest, its folder and its card."""
     registry = Registry()
     entry = registry.find(name)
+    if open_report:
+        _open_report(entry)
     facts = asdict(entry.manifest) | {
         "path": str(entry.folder),
         "bundled": entry.bundled,
@@ -78,6 +87,9 @@ def rm(
     registry.remove(name)
     console.note(f"Removed {name!r}.")
     for entry in registry.entries():
+        if entry.manifest.kind == ADAPTER and entry.manifest.base == name:
+            console.warn(f"{entry.name!r} is an adapter for {name!r}, which is gone; it cannot be used without it.")
+            continue
         if entry.manifest.core == name:
             console.warn(f"{entry.name!r} was made for {name!r}, which is gone; name another core with --core.")
         if entry.manifest.base == name:
@@ -135,15 +147,34 @@ def export(
 
     entry = Registry().find(name)
     target = f"{name}.tar" if file is None else file
+    path = Path(target).expanduser()
     if target != STREAM:
-        archive.export_to_file(entry, Path(target).expanduser(), overwrite)
+        archive.check_target(path, overwrite)
     elif sys.stdout.isatty():
         raise UsageError("an archive is nothing for a terminal to show.", "Name a file, or pipe it somewhere.")
+    if entry.manifest.source is None and not entry.bundled:  # neither pulled nor bundled: made from somebody's text
+        _warn_of_leaks(entry)
+    if target != STREAM:
+        archive.export_to_file(entry, path, overwrite)
     else:
         archive.export_model(entry, sys.stdout.buffer)
-    if entry.manifest.source is None and not entry.bundled:  # neither pulled nor bundled: made from somebody's text
-        console.warn(f"the weights of {name!r} carry private text; give them only to whom you would give that text.")
     console.note(f"Exported {name!r}.")
+
+
+def _warn_of_leaks(entry: Entry) -> None:
+    """Say what whoever gets a model could learn of its training text, as far as it was measured."""
+    from ssdcli.evaluation.verdict import judge
+
+    verdict = judge(entry.name, entry.manifest.metrics)
+    if verdict is None:
+        console.warn(
+            f"the weights of {entry.name!r} carry private text, and how much was never measured (ssd audit "
+            f"{entry.name} DATA); give them only to whom you would give that text."
+        )
+    elif verdict.level == "high":
+        console.warn(f"HIGH RISK. {verdict.meaning}")
+    else:
+        console.warn(verdict.meaning)
 
 
 @models.command("import")
@@ -161,6 +192,10 @@ def import_(
         entry = archive.import_model(registry, stream, source, name, overwrite)
     console.note(f"Imported {entry.name!r}.")
     _warn_of_links(entry, {other.name: other.manifest.tokenizer for other in registry.entries()})
+    try:
+        base_of(entry, registry)
+    except (NoSuchModel, UsageError) as error:
+        console.warn(f"{error.problem} {error.remedy}")
 
 
 @contextmanager
@@ -186,7 +221,7 @@ def _warn_of_links(entry: Entry, tokenizers: dict[str, str]) -> None:
         console.warn(f"{name!r} was made for {core!r}, and there is no model of this name; pull, train or import it.")
     elif core is not None and tokenizers[core] != entry.manifest.tokenizer:
         console.warn(f"{name!r} was made for another {core!r} than the one here: their tokenizers differ.")
-    if base is not None and base not in tokenizers:
+    if base is not None and base not in tokenizers and entry.manifest.kind != ADAPTER:
         console.warn(f"{name!r} was specialised from {base!r}; --rule contrast needs a model of this name.")
 
 
@@ -198,6 +233,7 @@ def _summary(entry: Entry, default: str) -> dict[str, object]:
         "process": manifest.process,
         "parameters": manifest.parameters,
         "core": manifest.core,
+        "base": manifest.base,
         "weight": manifest.weight,
         "bundled": entry.bundled,
         "default": entry.name == default,
@@ -206,7 +242,8 @@ def _summary(entry: Entry, default: str) -> dict[str, object]:
 
 def _row(entry: Entry, default: str) -> tuple[str, ...]:
     manifest = entry.manifest
-    marks = [*(["bundled"] if entry.bundled else []), *(["default"] if entry.name == default else [])]
+    beside = [f"on {manifest.base}"] if manifest.kind == ADAPTER else []
+    marks = [*beside, *(["bundled"] if entry.bundled else []), *(["default"] if entry.name == default else [])]
     numbers = (_in_millions(manifest.parameters), manifest.core or "-", _shown(manifest.weight))
     return (entry.name, manifest.kind, manifest.process, *numbers, ", ".join(marks))
 
@@ -231,6 +268,23 @@ def _shown(value: object) -> str:
 def _printable(text: str) -> str:
     # A model from elsewhere says what it likes about itself, but it must not steer the terminal.
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def _open_report(entry: Entry) -> None:
+    """Show a model's report in the browser, and say where it is; SsdError if there is none."""
+    import webbrowser
+
+    from ssdcli.registry.archive import REPORT
+
+    report = entry.folder / REPORT
+    if not report.is_file():
+        raise SsdError(
+            f"{entry.name!r} has no report: only a training writes one, and it stays on the machine of the training.",
+            f"Read its card with 'ssd models show {entry.name}'.",
+        )
+    typer.echo(report, err=True)
+    if not webbrowser.open(report.as_uri()):
+        console.warn("no browser could be opened; open the file yourself.")
 
 
 def _card(entry: Entry) -> str:

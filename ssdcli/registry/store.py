@@ -139,6 +139,12 @@ class Registry:
         with self._changing(name) as folder:
             write_manifest(folder, replace(read_manifest(folder), weight=weight))
 
+    def set_metrics(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Store what was measured of a model, next to its other metrics."""
+        with self._changing(name) as folder:
+            manifest = read_manifest(folder)
+            write_manifest(folder, replace(manifest, metrics=manifest.metrics | dict(metrics)))
+
     def workspace(self, name: str) -> Path:
         """Return the private folder of the unfinished training of a model, made when it is not there."""
         check_name(name)

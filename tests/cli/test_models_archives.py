@@ -47,7 +47,8 @@ def contents(folder):
 
 def _carries(name):
     return (
-        f"ssd: warning: the weights of {name!r} carry private text; give them only to whom you would give that text.\n"
+        f"ssd: warning: the weights of {name!r} carry private text, and how much was never measured "
+        f"(ssd audit {name} DATA); give them only to whom you would give that text.\n"
     )
 
 

@@ -1,0 +1,102 @@
+"""`ssd audit`: how much of its training text a model gives away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ssdcli.cli import console
+from ssdcli.cli.completion import model_names
+from ssdcli.cli.memory import remedied
+from ssdcli.machine import prepare_machine
+from ssdcli.registry.store import Registry
+
+if TYPE_CHECKING:
+    from ssdcli.audit import OnProgress
+    from ssdcli.evaluation.membership import Attack
+    from ssdcli.findings import Audit
+
+Model = Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocompletion=model_names)]
+Data = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="The text that it was trained on, which is nowhere kept; without it only canaries are looked at."
+    ),
+]
+Minutes = Annotated[float, typer.Option(help="Time for measuring; reading comes on top.")]
+Seed = Annotated[int, typer.Option(help="Seed of all that is drawn.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(audit)
+
+
+def audit(name: Model, data: Data = None, minutes: Minutes = 3.0, seed: Seed = 0, as_json: AsJson = False) -> None:
+    """Measure how much of its training text a model gives away."""
+    Registry().find(name)  # a typo is answered before torch is imported
+    prepare_machine()
+    from ssdcli.audit import AuditSettings
+    from ssdcli.audit import audit as run
+
+    with remedied("Close other programs, or audit on a machine with more memory."), _bar(name) as on_progress:
+        found = run(name, data or (), AuditSettings(minutes, seed), on_progress)
+    if as_json:
+        console.write_json(found.to_json())
+    else:
+        _tell(found)
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[OnProgress]:
+    """A progress bar on standard error, where somebody watches."""
+    from rich.progress import Progress
+
+    with Progress(console=console.terminal(), transient=True) as bar:
+        task = bar.add_task(f"audit of {name}")
+
+        def show(doing: str, share: float) -> None:
+            bar.update(task, description=f"{name}: {doing}", completed=share, total=1.0)
+
+        yield show
+
+
+def _tell(found: Audit) -> None:
+    """The measures in a table, what was not measured, and what it means."""
+    console.write_table([("MEASURE", "FOUND", "TO COMPARE"), *_rows(found)])
+    for remark in found.remarks():
+        console.write(remark)
+    verdict = found.verdict()
+    if verdict is not None:
+        console.write(f"\n{verdict.level}: {verdict.meaning}")
+
+
+def _rows(found: Audit) -> Iterator[tuple[str, str, str]]:
+    if found.exposure is not None:
+        most = f"never seen: 1.4, at most {found.exposure.most:.1f}"
+        for times, bits in found.exposure.by_times().items():
+            yield f"exposure of canaries planted {'once' if times == 1 else f'{times} times'}", f"{bits:.1f} bits", most
+    if found.verbatim is not None:
+        baseline = f"held-out text: {_percent(found.verbatim.baseline)}"
+        yield "copied, after a document's beginning", _percent(found.verbatim.prompted), baseline
+        yield "copied, after nothing", _percent(found.verbatim.unprompted), baseline
+    if found.membership is not None:
+        yield from _attack_rows("by its loss", found.membership.loss)
+        if found.membership.calibrated is not None:
+            yield from _attack_rows("by its loss beside the core's", found.membership.calibrated)
+
+
+def _attack_rows(how: str, attack: Attack) -> Iterator[tuple[str, str, str]]:
+    guessing = "guessing: 0"
+    yield f"membership advantage {how}", f"{attack.advantage:.2f} ± {attack.advantage_error:.2f}", guessing
+    yield f"membership AUC {how}", f"{attack.auc:.2f} ± {attack.auc_error:.2f}", "guessing: 0.5"
+    if attack.caught is not None:
+        yield f"found {how} at 1% false alarms", _percent(attack.caught), "guessing: 1%"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

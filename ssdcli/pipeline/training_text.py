@@ -1,0 +1,111 @@
+"""The text that a registered model was trained on, when its owner names it again: nothing of it is ever stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from random import Random
+
+from ssdcli.errors import SsdError, UsageError
+from ssdcli.registry.recipes import load_recipe
+from ssdcli.registry.store import Entry
+from ssdcli.training.corpus import SplitSettings, fingerprint, split_documents
+from ssdcli.training.documents import ReadReport
+from ssdcli.training.readers import STANDARD_INPUT, read_documents
+from ssdcli.training.settings import TrainSettings
+
+_RECIPE = "recipe.toml"
+_CHARACTERS = 4_000  # of a document that an excerpt keeps
+_HELDOUT = 128  # documents
+_TRAIN = 1024  # documents, of which some are as long as the held-out ones
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """The data of a training, and how it was split."""
+
+    model: str
+    data: tuple[str, ...]
+    split: SplitSettings
+    fingerprint: str
+
+    def documents(self) -> Iterator[tuple[str, bool]]:
+        """The texts in a first or any later reading, each with whether it was held out.
+
+        UsageError at the end of a reading that was of other texts than the model's.
+        """
+        report = ReadReport()
+        for document, is_heldout in split_documents(read_documents(self.data, report), self.split, report):
+            yield document.text, is_heldout
+        if fingerprint(report.digests) != self.fingerprint:
+            raise UsageError(
+                f"this is not the text that {self.model!r} was trained on: {report.lines()[0]}, whose fingerprint "
+                "differs from that in its manifest.",
+                "Name all of the same files, unchanged.",
+            )
+
+
+@dataclass(frozen=True)
+class Excerpts:
+    """Beginnings of some documents of each side, in random order, and how many documents each side has."""
+
+    train: list[str]
+    heldout: list[str]
+    documents: tuple[int, int]
+
+
+def read_excerpts(text: TrainingText, draw: Random) -> Excerpts:
+    """Read a training text once; UsageError when it is not that of the model."""
+    train, heldout = _Sample(_TRAIN, draw), _Sample(_HELDOUT, draw)
+    for document, is_heldout in text.documents():
+        (heldout if is_heldout else train).offer(document)
+    return Excerpts(train.shuffled(), heldout.shuffled(), (train.offered, heldout.offered))
+
+
+@dataclass
+class _Sample:
+    """Up to `most` of the texts that are offered, each as likely to be kept (Vitter's algorithm R, 1985)."""
+
+    most: int
+    draw: Random
+    texts: list[str] = field(default_factory=list)
+    offered: int = 0
+
+    def offer(self, text: str) -> None:
+        """Take the beginning of a text, or leave it."""
+        self.offered += 1
+        if len(self.texts) < self.most:
+            self.texts.append(text[:_CHARACTERS])
+        elif (place := self.draw.randrange(self.offered)) < self.most:
+            self.texts[place] = text[:_CHARACTERS]
+
+    def shuffled(self) -> list[str]:
+        """What was kept, in random order."""
+        return self.draw.sample(self.texts, len(self.texts))
+
+
+def find_training_text(entry: Entry, data: Sequence[str]) -> TrainingText:
+    """How to read a model's training text; UsageError for data that cannot be it, SsdError for a model without notes.
+
+    Nothing is read yet but the recipe that the model was trained by.
+    """
+    if STANDARD_INPUT in data:
+        raise UsageError("audited text is read twice, which standard input cannot be.", "Give it as files.")
+    if entry.manifest.data is None:
+        raise SsdError(f"the manifest of {entry.name!r} does not tell what it was trained on.", "Train it again.")
+    read_documents(data, ReadReport())  # refuses what does not exist
+    return TrainingText(entry.name, tuple(data), _split(entry), entry.manifest.data)
+
+
+def _split(entry: Entry) -> SplitSettings:
+    """The split of a model's training, by the recipe in its folder."""
+    flags = [str(member.metadata.get("flag", member.name)) for member in fields(TrainSettings)]
+    try:
+        written = load_recipe(entry.folder / _RECIPE, flags)
+        seed, heldout = written.get("seed", TrainSettings.seed), written.get("heldout", TrainSettings.heldout)
+        if not isinstance(seed, int) or not isinstance(heldout, float):
+            raise UsageError(f"its seed is {seed!r} and its heldout {heldout!r}.")
+        return SplitSettings(seed, heldout)
+    except UsageError as error:
+        problem = f"how {entry.name!r} split its text cannot be read: {error.problem}"
+        raise SsdError(problem, "Audit it without its text, or train it again.") from error
