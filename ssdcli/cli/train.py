@@ -15,6 +15,7 @@ from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.errors import UsageError
 from ssdcli.machine import prepare_machine
 from ssdcli.pipeline.saved import begin, resumed
+from ssdcli.processes import agreed
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
 from ssdcli.settings import resolve
@@ -37,6 +38,8 @@ def train_small(
     minutes: option.Minutes = None,
     steps: option.Steps = None,
     seed: option.Seed = None,
+    init: option.Init = None,
+    lora: option.Lora = None,
     resume: option.Resume = False,
     overwrite: option.Overwrite = False,
     recipe: option.Recipe = None,
@@ -44,11 +47,20 @@ def train_small(
     base: option.Base = None,
     heldout: option.Heldout = None,
     gap_share: option.GapShare = None,
+    canaries: option.Canaries = None,
+    distill: option.Distill = None,
+    distill_weight: option.DistillWeight = None,
+    distill_context: option.DistillContext = None,
+    distill_samples: option.DistillSamples = None,
+    shift: option.Shift = None,
+    anneal: option.Anneal = None,
     batch_tokens: option.BatchTokens = None,
+    optimizer: option.Optimizer = None,
     learning_rate: option.LearningRate = None,
     weight_decay: option.WeightDecay = None,
     warmup: option.Warmup = None,
     decay: option.Decay = None,
+    patience: option.Patience = None,
     hidden: option.Hidden = None,
     layers: option.Layers = None,
     context: option.Context = None,
@@ -60,8 +72,8 @@ def train_small(
     """Train a small model on your own text, on this machine, and register it."""
     flags = dict(locals())
     given = {field.name: flags[field.name] for field in fields(TrainSettings) if flags[field.name] not in (None, [])}
-    settings = _settings(given, recipe, resume=resume, overwrite=overwrite)
     prepare_machine()
+    settings = agreed(lambda: _settings(given, recipe, resume=resume, overwrite=overwrite))
     from ssdcli.pipeline.job import train_small as run
 
     remedy = "Take a smaller --size, or a smaller --batch-tokens."
@@ -90,10 +102,14 @@ def _tell(trained: Trained, *, as_json: bool) -> None:
     if as_json:
         facts = {"name": trained.name, "core": trained.core, "size": trained.size, "parameters": trained.parameters}
         losses = {"weight": trained.weight, "bits_per_byte": bits}
-        console.write_json(facts | losses | {"steps": trained.steps, "seconds": round(trained.seconds, 1)})
+        console.write_json(
+            facts | losses | {"steps": trained.steps, "kept": trained.kept, "seconds": round(trained.seconds, 1)}
+        )
         return
     figures = ", ".join(f"{who} {value:.3f}" for who, value in bits.items())
     console.write(f"{trained.name}: {trained.steps:,} steps in {trained.seconds / 60:.1f} minutes, {trained.folder}")
+    if trained.kept is not None:
+        console.write(f"kept the weights of step {trained.kept:,}: the held-out text was predicted worse after it")
     console.write(f"denoising loss on held-out text, bits per byte: {figures}")
     if trained.core is None:
         console.write(f"Now try: ssd generate --core {trained.name} {shlex.quote('Once upon a time')}")

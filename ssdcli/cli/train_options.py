@@ -20,6 +20,18 @@ Size = Annotated[
 Minutes = Annotated[float | None, typer.Option("--minutes", help="Time for everything, 10 by default.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Training steps, instead of minutes.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, order and noise.")]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        metavar="NAME|FOLDER",
+        help="The registered model, or checkpoint folder, to begin from; else from scratch.",
+        autocompletion=completion.beginning_names,
+    ),
+]
+Lora = Annotated[
+    int | None, typer.Option("--lora", metavar="RANK", help="Train only an adapter of this rank on --init, as 8.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")]
 Recipe = Annotated[
@@ -38,7 +50,47 @@ Heldout = Annotated[float | None, typer.Option(help="Share of the text kept for 
 GapShare = Annotated[
     float | None, typer.Option(help="Share of the text to train on with a gap to fill.", rich_help_panel=MORE)
 ]
+Canaries = Annotated[
+    int | None,
+    typer.Option(help="Made-up secrets to plant in the text, for 'ssd audit'; 8 do.", rich_help_panel=MORE),
+]
+Distill = Annotated[
+    str | None,
+    typer.Option(
+        help="A model, such as the core, whose predictions to learn beside the text.",
+        rich_help_panel=MORE,
+        autocompletion=completion.core_names,
+    ),
+]
+DistillWeight = Annotated[float | None, typer.Option(help="Its share of the loss.", rich_help_panel=MORE)]
+DistillContext = Annotated[
+    bool | None,
+    typer.Option("--distill-context", help="Let it read each document before it predicts it.", rich_help_panel=MORE),
+]
+DistillSamples = Annotated[
+    int | None,
+    typer.Option(help="Noised samples to ask it about once and learn again and again.", rich_help_panel=MORE),
+]
+Shift = Annotated[
+    bool | None,
+    typer.Option(
+        "--shift/--no-shift",
+        help="Predict a token where the one before it stands; else as --init does.",
+        rich_help_panel=MORE,
+    ),
+]
+Anneal = Annotated[
+    float | None,
+    typer.Option(help="Share of steps in which a causal --init learns to look ahead.", rich_help_panel=MORE),
+]
 BatchTokens = Annotated[int | None, typer.Option(help="Tokens of a training step.", rich_help_panel=MORE)]
+Optimizer = Annotated[
+    str | None, typer.Option(help="muon (for matrices, beside AdamW) or adamw.", rich_help_panel=MORE)
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(help="Measurements, of 20, without progress before it ends early; 0: never.", rich_help_panel=MORE),
+]
 LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=MORE)]
 WeightDecay = Annotated[float | None, typer.Option(help="Decay of the matrices.", rich_help_panel=MORE)]
 Warmup = Annotated[int | None, typer.Option(help="Steps of rising rate.", rich_help_panel=MORE)]

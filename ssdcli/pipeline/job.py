@@ -5,22 +5,26 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import torch
 
-from ssdcli.errors import Interrupted, SsdError
+from ssdcli.errors import Interrupted, SsdError, UsageError
 from ssdcli.evaluation.losses import LossSettings, measure
-from ssdcli.models.hardware import has_fast_bf16
+from ssdcli.models.hardware import has_fast_bf16, look
 from ssdcli.pipeline.finish import Trained, finish
 from ssdcli.pipeline.measured import measuring_seconds
 from ssdcli.pipeline.prepare import Prepared, passages, prepare
-from ssdcli.pipeline.saved import check_free, claimed, save
+from ssdcli.pipeline.saved import check_free, claimed, save, unfinished
+from ssdcli.pipeline.teaching import open_teacher
+from ssdcli.processes import agreed, alike, first_ahead, how_many, is_first
 from ssdcli.registry.files import disk_errors
 from ssdcli.registry.store import Registry
 from ssdcli.training.infill import Infilling
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
+from ssdcli.training.rehearsal import Rehearsal
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 from ssdcli.training.trainer import (
     ENDLESS,
@@ -30,7 +34,11 @@ from ssdcli.training.trainer import (
     SmallTrainer,
     latest_checkpoint,
 )
-from ssdcli.training.windows import Windows
+from ssdcli.training.windows import Texts, Windows, WindowShape
+
+Clock = Callable[[], float]
+
+_ONE_HOME = "Give all processes one SSD_HOME, on a file system that they share."
 
 
 @dataclass(frozen=True)
@@ -49,25 +57,36 @@ def train_small(
     *,
     overwrite: bool = False,
     registry: Registry | None = None,
+    clock: Clock = time.monotonic,
 ) -> Trained:
     """Train a small model (or, for the core `none`, a core) from the user's text and register it.
 
     An unfinished training of the same name and settings is taken up where its last checkpoint left it. Raises
     UsageError for what cannot be right, SsdError for text or a disk that will not do, Interrupted when the watcher
     wants to stop; in all cases what was there before is still there.
+
+    Under torchrun or accelerate every process makes this call. The first reads the text, writes and registers; the
+    others find its workspace in the same folder, and return what it returns.
+
+    clock: in seconds, by which `minutes` are counted.
     """
-    began = time.monotonic()
+    began = clock()
     watcher = watcher or Watcher()
     registry = registry or Registry()
     settings.check()
-    check_free(registry, settings.name, overwrite=overwrite)
-    with claimed(registry, settings.name) as workspace, disk_errors(registry.home):
-        prepared = _prepare(settings, registry)
+    with ExitStack() as stack, disk_errors(registry.home):
+        with first_ahead():
+            look()
+            check_free(registry, settings.name, overwrite=overwrite)
+            workspace = stack.enter_context(claimed(registry, settings.name))
+            prepared = _prepare(settings, registry) if is_first() else _join(settings.name, registry)
+        _check_joined(prepared)
         watcher.on_prepared(prepared)
-        trainer = _train(prepared, watcher, began)
+        trainer = _train(prepared, watcher, _plan(settings, clock, began))
         watcher.on_measuring()
-        trained = finish(prepared, trainer, registry, overwrite)
-        shutil.rmtree(workspace)
+        prepared = replace(prepared, beginning=replace(prepared.beginning, model=trainer.whole()))
+        trained = agreed(lambda: finish(prepared, trainer, registry, overwrite))
+        agreed(lambda: shutil.rmtree(workspace))
     return trained
 
 
@@ -77,6 +96,7 @@ def _prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     save(workspace, settings)
     try:
         prepared = prepare(settings, registry)
+        check_shares(batch_of(prepared), how_many())
     except SsdError:
         if latest_checkpoint(workspace) is None:
             shutil.rmtree(workspace)
@@ -85,20 +105,67 @@ def _prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     return prepared
 
 
-def _train(prepared: Prepared, watcher: Watcher, began: float) -> SmallTrainer:
-    settings, config = prepared.settings, prepared.model.config
-    batch = max(1, settings.batch_tokens // config.context)
-    windows = Windows(prepared.store.train, config.context, settings.seed, batch * ENDLESS)
-    rates = Rates(settings.learning_rate, settings.weight_decay, batch, settings.seed)
-    objective = Objective(prepared.model, prepared.process, settings.seed, _infilling(prepared))
-    trainer = SmallTrainer(objective, windows, _plan(settings, began), rates, prepared.workspace)
-    hooks = Hooks(watcher.on_progress, watcher.wants_stop, _heldout_measure(prepared), settings.checkpoint_seconds)
-    if not trainer.run(hooks, latest_checkpoint(prepared.workspace)):
+def _join(name: str, registry: Registry) -> Prepared:
+    """Prepare a training with what the first process has left in its workspace."""
+    settings = unfinished(registry, name)
+    if settings is None:
+        problem = f"a process does not find the text that the first one read, in {registry.home}."
+        raise SsdError(problem, _ONE_HOME)
+    return prepare(settings, registry)
+
+
+def _check_joined(prepared: Prepared) -> None:
+    """Raise SsdError if another training than the first process's lies in this one's workspace."""
+    own = (prepared.settings, prepared.store.info.fingerprint)
+    with alike():
+        if agreed(lambda: own) != own:
+            raise SsdError(f"the processes find different texts in {prepared.workspace}.", _ONE_HOME)
+
+
+def batch_of(prepared: Prepared) -> int:
+    """Sequences a step, of all processes together."""
+    return max(1, prepared.settings.batch_tokens // prepared.model.config.context)
+
+
+def check_shares(batch: int, processes: int) -> None:
+    """Raise UsageError if a step's sequences cannot be dealt out evenly to the processes."""
+    if batch % processes:
+        problem = f"a step of {batch} sequences cannot be dealt out evenly to {processes} processes."
+        raise UsageError(problem, "Pass a --batch-tokens of which they can have equal shares, or start fewer.")
+
+
+def _train(prepared: Prepared, watcher: Watcher, plan: Plan) -> SmallTrainer:
+    settings, config, batch = prepared.settings, prepared.model.config, batch_of(prepared)
+    shape = WindowShape(config.context, config.block_size, _infilling(prepared))
+    windows = _windows(prepared, shape, batch * ENDLESS)
+    rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
+    objective = Objective(prepared.model, prepared.process, settings.seed, open_teacher(prepared), _anneal(prepared))
+    trainer = SmallTrainer(objective, windows, plan, rates, prepared.workspace)
+    hooks = Hooks(
+        watcher.on_progress,
+        watcher.wants_stop,
+        _heldout_measure(prepared),
+        settings.checkpoint_seconds,
+        settings.patience,
+    )
+    if not trainer.run(hooks, agreed(lambda: latest_checkpoint(prepared.workspace))):
         raise Interrupted(
             f"the training of '{settings.name}' was stopped; its checkpoint is kept.",
             f"Go on with 'ssd train-small --resume --name {settings.name}'.",
         )
+    objective.teacher = None  # gives its memory back before the core is measured
     return trainer
+
+
+def _anneal(prepared: Prepared) -> float:
+    """The share of the training in which attention opens: where it was causal."""
+    return prepared.settings.anneal if prepared.beginning.origin.causal else 0.0
+
+
+def _windows(prepared: Prepared, shape: WindowShape, samples: int) -> Windows:
+    """The samples of the training, ever new or a cycle of them."""
+    texts, seed, period = Texts.of(prepared.store), prepared.settings.seed, prepared.settings.distill_samples
+    return Rehearsal(texts, shape, seed, samples, period) if period else Windows(texts, shape, seed, samples)
 
 
 def _infilling(prepared: Prepared) -> Infilling | None:
@@ -107,13 +174,13 @@ def _infilling(prepared: Prepared) -> Infilling | None:
     return Infilling(share, prepared.end) if share > 0 else None
 
 
-def _plan(settings: TrainSettings, began: float) -> Plan:
+def _plan(settings: TrainSettings, clock: Clock, began: float) -> Plan:
     """Steps if they were given, else minutes: what came before the training and the measuring after it count."""
     if settings.minutes is None and settings.steps is not None:
-        return Plan(Budget(steps=settings.steps), settings.warmup, settings.decay)
+        return Plan(Budget(steps=settings.steps), settings.warmup, settings.decay, clock=clock)
     seconds = 60 * (settings.minutes or DEFAULT_MINUTES)
-    overhead = time.monotonic() - began + measuring_seconds(settings)
-    return Plan(Budget(seconds=seconds), settings.warmup, settings.decay, overhead)
+    overhead = clock() - began + measuring_seconds(settings)
+    return Plan(Budget(seconds=seconds), settings.warmup, settings.decay, overhead, clock)
 
 
 def _heldout_measure(prepared: Prepared) -> Callable[[], float]:

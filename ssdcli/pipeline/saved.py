@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ssdcli.errors import SsdError, UsageError
+from ssdcli.processes import is_first
 from ssdcli.registry import staging
 from ssdcli.registry.files import disk_errors, make_private, write_atomic
 from ssdcli.registry.names import check_name
@@ -105,10 +106,16 @@ def has_checkpoint(registry: Registry, name: str) -> bool:
 
 @contextmanager
 def claimed(registry: Registry, name: str) -> Iterator[Path]:
-    """Keep other processes out of a training's workspace, which need not exist; SsdError when one is in it."""
+    """Keep other processes out of a training's workspace, which need not exist; SsdError when one is in it.
+
+    Under torchrun the first process does so for all of them.
+    """
     from filelock import Timeout
 
     workspace = _workspace(registry, name)
+    if not is_first():
+        yield workspace
+        return
     with disk_errors(registry.home):
         lock = staging.lock(make_private(workspace.parent) / f".{name}.lock")
         try:

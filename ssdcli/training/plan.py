@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -83,6 +84,11 @@ class Plan:
 
     def _decays(self, step: int) -> bool:
         return self.total is not None and step >= self.total * (1 - self.decay)
+
+    def wind_down(self, step: int) -> None:
+        """Let the learning rate fall from `step` on, as if the training had been planned to; it never ends later."""
+        if self.total is not None and not self._decays(step):
+            self.total = min(self.total, math.ceil(step / (1 - self.decay)))
 
     def rate(self, step: int) -> float:
         """Factor on the peak learning rate at `step` (counted from 0)."""

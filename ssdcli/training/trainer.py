@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,29 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import default_collate
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from ssdcli.errors import SsdError
+from ssdcli.models.backbone import BlockDiffusionLM
 from ssdcli.models.hardware import has_fast_bf16
+from ssdcli.processes import agreed, alike, how_many, is_first, summed
+from ssdcli.training.best import Best
 from ssdcli.training.objective import Objective
 from ssdcli.training.optimizer import make_optimizer
 from ssdcli.training.plan import Plan
+from ssdcli.training.sharding import (
+    autocast,
+    check_resumable,
+    gathered,
+    is_sharded,
+    learned_weights,
+    local,
+    set_up,
+    whole_backbone,
+)
 from ssdcli.training.windows import Windows
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -55,15 +70,17 @@ class Hooks:
     wants_stop: Callable[[], bool] = lambda: False
     measure: Callable[[], float] | None = None  # held-out loss, taken now and then
     checkpoint_every: float = 60.0  # seconds
+    patience: int = 0  # measurements without progress, after which the training ends early; 0: it never does
 
 
 @dataclass(frozen=True)
 class Rates:
     """Optimiser settings and the shape of a step."""
 
+    optimizer: str
     learning_rate: float
     weight_decay: float
-    batch: int  # sequences a step
+    batch: int  # sequences a step, of all processes together
     seed: int
 
 
@@ -84,15 +101,23 @@ class _Watch(TrainerCallback):
         self._trainer = trainer
         self._saved_at = time.monotonic()
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the objective how far the training is."""
+        total = self._trainer.plan.total
+        self._trainer.objective.progress = state.global_step / total if total else 0.0
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Replan, report, and decide whether to stop or save."""
         trainer, plan, hooks = self._trainer, self._trainer.plan, self._trainer.hooks
         plan.observe(state.global_step)
-        trainer.report(state.global_step)
-        stop = plan.done(state.global_step) or hooks.wants_stop()
         due = time.monotonic() - self._saved_at >= hooks.checkpoint_every
+        total, saves = summed([plan.total or 0, due] if is_first() else [0, 0])  # one clock decides
+        plan.total = int(total) or None
+        trainer.report(state.global_step)
+        (wishes,) = summed([hooks.wants_stop()])
+        stop = plan.done(state.global_step) or wishes > 0
         control.should_training_stop = stop
-        control.should_save = stop or due
+        control.should_save = stop or saves > 0
         if control.should_save:
             self._saved_at = time.monotonic()
 
@@ -101,28 +126,37 @@ class SmallTrainer(Trainer):
     """Trains an Objective by a Plan; every checkpoint holds all that makes a resumed run the same run."""
 
     def __init__(self, objective: Objective, windows: Windows, plan: Plan, rates: Rates, folder: Path) -> None:
-        """`folder` is the workspace: checkpoint-N folders appear in it by rename."""
+        """`folder` is the workspace: checkpoint-N folders appear in it by rename.
+
+        UsageError for an FSDP that cannot be.
+        """
         transformers_logging.set_verbosity_error()
-        super().__init__(model=objective, args=_arguments(rates, folder), train_dataset=windows)
+        super().__init__(
+            model=objective, args=_arguments(rates, folder), train_dataset=windows, data_collator=default_collate
+        )
         self.remove_callback(PrinterCallback)
         self.objective: Objective = objective
         self.plan = plan
         self.rates = rates
         self.hooks = Hooks()
         self.history: list[dict[str, float]] = []
+        self.best = Best()
         self.tokens_per_step = rates.batch * windows.length
         self._folder = folder
         self._window = windows
         self._losses: list[float] = []
+        set_up(self.accelerator, objective, self.args.per_device_train_batch_size)
 
     def run(self, hooks: Hooks, checkpoint: Path | None = None) -> bool:
         """Train to the end of the plan, from a checkpoint if one is given; False if the caller stopped it before."""
         self.hooks = hooks
         if checkpoint is not None:
+            check_resumable(checkpoint, self.accelerator)
             self.plan.restore(checkpoint)
             self._restore_history(checkpoint)
+            self.best.restore(checkpoint)
             if self.plan.done(_steps(checkpoint)):  # only what comes after the training is missing
-                self._load_from_checkpoint(str(checkpoint), self.model)
+                self._load_weights(str(checkpoint))
                 self.state.global_step = _steps(checkpoint)
                 return True
         self.add_callback(_Watch(self))
@@ -130,14 +164,40 @@ class SmallTrainer(Trainer):
         self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         return self.plan.done(self.state.global_step)
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """The objective's own loss; SsdError as soon as it is not a number."""
+    def _load_weights(self, checkpoint: str) -> None:
+        if is_sharded(self.accelerator):  # they are dealt out first
+            self._prepare_for_training(ENDLESS, None, checkpoint)  # type: ignore[no-untyped-call]
+        else:
+            self._load_from_checkpoint(checkpoint, self.model)
+
+    def whole(self) -> BlockDiffusionLM:
+        """The backbone with the weights that are kept, in the first process at least; all have to ask for it."""
+        backbone = whole_backbone(self.objective, self.accelerator)
+        self.best.give(backbone)
+        return backbone
+
+    @property
+    def kept(self) -> int | None:
+        """The step whose weights are kept, where that is not the last."""
+        return None if self.best.step in (0, self.state.global_step) else self.best.step
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """The part of this process in the mean loss per scored token; SsdError in all when that is not a number.
+
+        The processes' gradients are averaged, so each part is weighed by its share of the tokens.
+        """
         loss: Tensor = model(**inputs)
-        value = float(loss.detach())
-        if not torch.isfinite(loss.detach()):
+        scored = float(inputs["columns"]["scored"].sum())
+        nats, tokens = summed([float(loss.detach()) * scored, scored])
+        mean = nats / max(1.0, tokens)
+        if not math.isfinite(mean):
             raise _diverged(self.state.global_step + 1, self.rates.learning_rate)
-        self._losses = [*self._losses[1 - _SMOOTHED :], value]
-        return loss
+        self._losses = [*self._losses[1 - _SMOOTHED :], mean]
+        return loss * (how_many() * scored / max(1.0, tokens))
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[None]:
+        """What accelerate leaves to be done for a model that is dealt out."""
+        return autocast(self.accelerator)
 
     def report(self, step: int) -> None:
         """Note the loss, measure the held-out loss when it is due, and tell the caller."""
@@ -146,7 +206,7 @@ class SmallTrainer(Trainer):
         left = (self.plan.total - step) * pace if pace and self.plan.total is not None else None
         loss = sum(self._losses) / len(self._losses)
         if self._due(step):
-            self.history.append({"step": step, "loss": loss, "seconds": self.plan.elapsed} | self._measured())
+            self.history.append({"step": step, "loss": loss, "seconds": self.plan.elapsed} | self._measured(step))
         self.hooks.on_progress(Progress(step, self.plan.total, loss, speed, left))
 
     def _due(self, step: int) -> bool:
@@ -154,14 +214,24 @@ class SmallTrainer(Trainer):
         total = self.plan.total or 0
         return total > 0 and (step == total or step % max(1, total // _POINTS) == 0)
 
-    def _measured(self) -> dict[str, float]:
-        return {} if self.hooks.measure is None else {"heldout": self.hooks.measure()}
+    def _measured(self, step: int) -> dict[str, float]:
+        """The held-out loss, if it is measured; a training that gets no better by it winds down."""
+        if self.hooks.measure is None:
+            return {}
+        with gathered(self.objective):
+            measured = self.hooks.measure()
+        heldout = agreed(lambda: measured)
+        if self.hooks.patience:
+            self.best.offer(step, heldout, lambda: learned_weights(self.objective, self.accelerator))
+            if self.best.worse >= self.hooks.patience:
+                self.plan.wind_down(step)
+        return {"heldout": heldout}
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The project's own choice of optimiser for each kind of parameter."""
         if self.optimizer is None:
             rates = self.rates
-            self.optimizer = make_optimizer(self.objective, rates.learning_rate, rates.weight_decay)
+            self.optimizer = make_optimizer(self.objective, rates.learning_rate, rates.weight_decay, rates.optimizer)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
@@ -190,20 +260,24 @@ class SmallTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint beside the others, and let it appear at once: a crash leaves the last one or this one."""
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.objective.parameters()):
+        finite = all(bool(torch.isfinite(local(parameter)).all()) for parameter in self.objective.parameters())
+        if summed([not finite]) != [0]:
             raise _diverged(self.state.global_step, self.rates.learning_rate)
         name = f"checkpoint-{self.state.global_step}"
         partial, final = self._folder / _PARTIAL, self._folder / name
-        if final.exists():
+        if agreed(final.exists):
             return
-        if self.args.should_save:
-            shutil.rmtree(partial, ignore_errors=True)
+        agreed(lambda: shutil.rmtree(partial, ignore_errors=True))
         with writes_weights(partial):
-            super()._save_checkpoint(model, trial)
-            if self.args.should_save:
-                self.plan.save(partial / name)
-                (partial / name / _HISTORY).write_text(json.dumps(self.history), encoding="utf-8")
-                _publish(partial / name, final)
+            with alike():
+                super()._save_checkpoint(model, trial)
+            agreed(lambda: self._complete(partial / name, final))
+
+    def _complete(self, partial: Path, final: Path) -> None:
+        self.plan.save(partial)
+        self.best.save(partial)
+        (partial / _HISTORY).write_text(json.dumps(self.history), encoding="utf-8")
+        _publish(partial, final)
 
     def _restore_history(self, checkpoint: Path) -> None:
         self.history = json.loads((checkpoint / _HISTORY).read_text(encoding="utf-8"))
@@ -246,9 +320,9 @@ def _publish(partial: Path, final: Path) -> None:
 def _arguments(rates: Rates, folder: Path) -> TrainingArguments:
     """Trainer's own settings: silent, nothing reported anywhere, saving and stopping left to the plan."""
     on_gpu = torch.cuda.is_available()
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder / _PARTIAL),
-        per_device_train_batch_size=rates.batch,
+        per_device_train_batch_size=rates.batch // how_many(),
         max_steps=ENDLESS,
         use_cpu=not on_gpu,
         bf16=on_gpu or has_fast_bf16(),
@@ -260,4 +334,7 @@ def _arguments(rates: Rates, folder: Path) -> TrainingArguments:
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,
+        ddp_find_unused_parameters=rates.batch == how_many(),  # a single sequence may not hear itself
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # nn.DataParallel knows no samples; torchrun gives each GPU a process
+    return arguments

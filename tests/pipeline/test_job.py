@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from xml.etree import ElementTree
 
 import pytest
@@ -16,10 +17,11 @@ from safetensors.torch import load_file
 
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.models.folder import load_backbone
-from ssdcli.pipeline import finish, job
+from ssdcli.pipeline import beginnings, finish, job, measured, samples
 from ssdcli.pipeline.job import Watcher, train_small
 from ssdcli.pipeline.saved import claimed, has_checkpoint, resumed
 from ssdcli.registry import staging
+from ssdcli.registry.archive import OWN
 from ssdcli.registry.manifest import read_manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Registry
 from ssdcli.settings import resolve
@@ -60,7 +62,7 @@ def test_a_small_model_is_registered_whole_and_private(text, registry):
     trained = train_small(small_settings(text))
     assert trained.folder == registry.models / "notes"
     names = {path.name for path in trained.folder.iterdir()}
-    assert names >= PROMISED | {"config.json", "loss.svg", "weight.svg"}
+    assert names >= PROMISED | {"config.json", "loss.svg", "weight.svg", "report.html"}
     assert registry.verify("notes") == []
     assert set(read_manifest(trained.folder).files) == names - {"ssd.json"}
     assert trained.folder.stat().st_mode & 0o777 == 0o700
@@ -109,12 +111,41 @@ def test_no_text_and_no_path_of_the_data_gets_into_what_is_told_of_a_model(tmp_p
     (tmp_path / "mail.jsonl").write_text(json.dumps({SECRET: 1}) + "\n")
     data = (text, str(tmp_path / "picture.png"), str(tmp_path / "mail.jsonl"))
     folder = train_small(small_settings("", data=data)).folder
-    told = [path for path in folder.iterdir() if path.name not in ("model.safetensors", "tokenizer.json")]
+    told = [path for path in folder.iterdir() if path.name not in ("model.safetensors", "tokenizer.json", *OWN)]
     for path in told:
         content = path.read_text(encoding="utf-8")
         assert SECRET not in content, path.name
         assert str(tmp_path) not in content, path.name
     assert "binary" in (folder / "README.md").read_text()
+    assert "mail.jsonl" in (folder / "report.html").read_text()  # it shows what stays at home
+
+
+@pytest.mark.parametrize("core", ["big", "none"])
+def test_the_report_shows_what_was_measured_and_written(core, text, registry, monkeypatch):
+    monkeypatch.setattr(measured, "_SAMPLES", 1000.0)
+    monkeypatch.setattr(samples, "_LENGTH", BLOCK)
+    add_tiny("big", process="masked")
+    settings = small_settings(text) if core == "big" else tiny_settings(text, name="notes", process="masked")
+    trained = train_small(settings)
+    report = (trained.folder / "report.html").read_text(encoding="utf-8")
+    card = (trained.folder / "README.md").read_text(encoding="utf-8")
+    for bits in trained.bits_per_byte().values():
+        assert f"<dd>{bits:.3f}</dd>" in report
+        assert f"| {bits:.3f} |" in card
+    for losses in trained.nats_by_level().values():
+        assert f"<td>{losses[4]:.3f}</td>" in report
+    assert {tuple(sample.written) for sample in trained.samples} == {
+        ("small", "ensemble") if core == "big" else ("core",)
+    }
+    assert escape(trained.samples[0].real.strip(), quote=False) in report
+    assert ("weight.svg" in {path.name for path in trained.folder.iterdir()}) == (core == "big")
+    assert registry.verify("notes") == []
+
+
+def test_a_short_training_takes_no_time_for_samples(text, registry):
+    trained = train_small(tiny_settings(text, steps=1))
+    assert trained.samples == ()
+    assert "no time left for it" in (trained.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_recipe_in_the_folder_repeats_the_training(text, tmp_path):
@@ -158,9 +189,9 @@ def diverge(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Let the loss of the step `at` not be a number."""
     steps, forward = [], Objective.forward
 
-    def broken(self, tokens, index):
+    def broken(self, columns, index):
         steps.append(index)
-        loss = forward(self, tokens, index)
+        loss = forward(self, columns, index)
         return loss * float("nan") if len(steps) == at else loss
 
     monkeypatch.setattr(Objective, "forward", broken)
@@ -198,8 +229,8 @@ def test_a_resumed_training_takes_the_new_learning_rate(text, tmp_path):
 def test_weights_that_are_not_numbers_are_never_saved(text, registry, monkeypatch):
     forward = Objective.forward
 
-    def poisoned(self, tokens, index):
-        loss = forward(self, tokens, index)
+    def poisoned(self, columns, index):
+        loss = forward(self, columns, index)
         if 4 in index:  # the batch is 2: the third step
             with torch.no_grad():
                 self.backbone.table[5, 0] = float("inf")
@@ -243,7 +274,7 @@ def full(*_, **__):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(finish, "save_backbone"), (finish, "write_manifest"), (staging, "swap_in"), (staging, "sync")]
+    ("owner", "name"), [(beginnings, "save_backbone"), (finish, "write_manifest"), (staging, "swap_in"), (staging, "sync")]
 )
 def test_a_model_that_cannot_be_registered_can_be_later(owner, name, text, registry, monkeypatch):
     with monkeypatch.context() as patch:

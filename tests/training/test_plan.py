@@ -188,3 +188,25 @@ def test_a_new_budget_wins_over_the_saved_one(tmp_path: Path):
     by_steps = Plan(Budget(steps=250), clock=Clock())
     by_steps.restore(tmp_path)
     assert by_steps.total == 250
+
+
+@pytest.mark.parametrize("by", ["time", "steps"])
+def test_a_training_that_winds_down_ends_as_if_it_had_been_planned_to(by):
+    plan, clock = timed(1000) if by == "time" else (Plan(Budget(steps=1000), clock=Clock()), Clock())
+    step, before = train(plan, clock, STEADY, until=300)
+    plan.wind_down(step)
+    last, after = train(plan, clock, STEADY, step=step)
+    assert last == 500
+    assert before[-1] == pytest.approx(after[0]) == 1
+    assert after == sorted(after, reverse=True)
+    assert after[-1] < 0.01
+
+
+def test_a_training_that_ends_anyway_does_not_end_later():
+    for at in (650, 999):
+        plan = Plan(Budget(steps=1000), clock=Clock())
+        plan.wind_down(at)
+        assert plan.total == 1000
+    unplanned, _ = timed(1000)
+    unplanned.wind_down(3)
+    assert unplanned.total is None
