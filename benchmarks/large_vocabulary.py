@@ -217,9 +217,8 @@ def loss(bench: Bench, rows: int, size: str, steps: int) -> str:
             lines.append([name, who, *[f"{measured[mask, column].mean():.3f}" for mask in groups.values()]])
     lines.insert(0, ["the core", "alone", *[f"{measured[mask, 0].mean():.3f}" for mask in groups.values()]])
     header = ["model", "", *[f"{name} ({int(mask.sum()):,})" for name, mask in groups.items()]]
-    facts = (
-        f"{len(bench.text.tokens):,} tokens, {int((counts > 0).sum()):,} different; {len(division.ids):,} rows; {steps} steps"
-    )
+    sizes = f"{len(bench.text.tokens):,} tokens, {int((counts > 0).sum()):,} different"
+    facts = f"{sizes}; {len(division.ids):,} rows; {steps} steps"
     return f"{facts}\n\n{table(header, lines)}"
 
 

@@ -22,6 +22,11 @@ def member_names(incomplete: str) -> list[tuple[str, str]]:
     return _of_kinds(("small", "adapter"), incomplete)
 
 
+def beginning_names(incomplete: str) -> list[tuple[str, str]]:
+    """Return the models that a training can begin from and whose names begin like this."""
+    return _of_kinds(("core", "small"), incomplete)
+
+
 def recipe_names(incomplete: str) -> list[str]:
     """Return the recipes whose names begin like this."""
     return [name for name in recipes.recipe_names() if name.startswith(incomplete)]

@@ -83,9 +83,10 @@ class Screen:
     def _prepared(self, prepared: Prepared) -> None:
         for line in prepared.store.info.report:
             (console.warn if line.startswith("skipped") else console.note)(line)
-        parameters = sum(p.numel() for p in prepared.model.parameters())
-        size = prepared.size or "custom"
-        console.note(f"{size}: {parameters / 1e6:.1f}M parameters, {prepared.process.name} process")
+        millions, init = prepared.beginning.parameters / 1e6, prepared.settings.init
+        kind = "adapter" if prepared.kind == "adapter" else prepared.size or "custom"
+        begun = "" if init is None else f", begun from {init}"
+        console.note(f"{kind}: {millions:.1f}M parameters, {prepared.process.name} process{begun}")
         self._bar.update(self._task, description="training")
 
     def _progress(self, progress: Progress) -> None:

@@ -1,28 +1,62 @@
-"""The small models made here: a native transformers body, block-causal, with tied low-rank embeddings."""
+"""The small models made here: a native transformers body, block-causal, most with tied low-rank embeddings."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.active import ActiveVocabulary, WholeVocabulary
+from ssdcli.models.attention import VISIBLE, chunks_of
 from ssdcli.models.cache import PrefixCache
 from ssdcli.models.mixture import weighted_sums
+from ssdcli.models.norm import use_low_norms
 
 _TIME_FEATURES = 64
+_NO_DROPOUT = ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob")
+
+
+@dataclass(frozen=True)
+class AdaptedBody:
+    """A body that another language model lends, with its ways in and out.
+
+    native: its configuration in transformers. own_head: whether its head is another table than its embeddings. shift:
+    whether it predicts a token where the one before it stands.
+    """
+
+    native: Mapping[str, Any]
+    own_head: bool
+    shift: bool
+
+    @property
+    def is_masked_lm(self) -> bool:
+        """Whether it is a RoBERTa: with a table of positions, and a layer and biases in its head."""
+        return bool(self.native["model_type"] == "roberta")
+
+    @property
+    def first_position(self) -> int:
+        """The number of the first position; in RoBERTa's table, that of the padding's id and those below are none."""
+        return int(self.native["pad_token_id"]) + 1 if self.is_masked_lm else 0
+
+    @property
+    def attention(self) -> int:
+        """The width of all heads of a layer."""
+        heads = int(self.native["num_attention_heads"])
+        width = self.native.get("head_dim") or self.native["hidden_size"] // heads
+        return heads * int(width)
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
     """Everything needed to build the module again; written to a model's config.json.
 
-    active: the rows of an active vocabulary; None for a row a token.
+    active: the rows of an active vocabulary; None for a row a token. adapted: the body that another model lends.
     """
 
     vocabulary: int
@@ -36,6 +70,7 @@ class BackboneConfig:
     suppressed: tuple[int, ...] = field(default=())
     architecture: str = "qwen3"
     active: int | None = None
+    adapted: AdaptedBody | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
@@ -45,7 +80,8 @@ class BackboneConfig:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BackboneConfig:
         """Read what `to_json` wrote; unknown keys raise TypeError."""
-        return cls(**(data | {"suppressed": tuple(data["suppressed"])}))
+        adapted = {"adapted": AdaptedBody(**data["adapted"])} if "adapted" in data else {}
+        return cls(**(data | adapted | {"suppressed": tuple(data["suppressed"])}))
 
     @property
     def rows(self) -> int:
@@ -56,6 +92,17 @@ class BackboneConfig:
     def heads(self) -> int:
         """Attention heads of 64 dimensions, of 32 where the width is no multiple or narrow."""
         return max(1, self.hidden // (64 if self.hidden >= 256 and self.hidden % 64 == 0 else 32))
+
+    @property
+    def attention(self) -> int:
+        """The width of all heads of all layers."""
+        return self.layers * (self.hidden if self.adapted is None else self.adapted.attention)
+
+
+def _adapted_config(adapted: AdaptedBody) -> Any:
+    """The native configuration of a lent body, without a vocabulary of its own; noise is the process's business."""
+    changes = {"vocab_size": 1, "pad_token_id": None, "use_cache": False, "tie_word_embeddings": False}
+    return AutoConfig.for_model(**{**adapted.native, **changes, **dict.fromkeys(_NO_DROPOUT, 0.0)})
 
 
 def _body_config(config: BackboneConfig) -> Any:
@@ -85,9 +132,14 @@ class BlockDiffusionLM(nn.Module):
         self.config = config
         self.block_size = self.reading_block = config.block_size
         self.context = config.context
-        body = AutoModel.from_config(_body_config(config), attn_implementation="sdpa")
-        body.embed_tokens = None  # embeddings are ours: tied and of low rank
+        adapted = config.adapted
+        native = _body_config(config) if adapted is None else _adapted_config(adapted)
+        body = AutoModel.from_config(native, attn_implementation=VISIBLE)
+        use_low_norms(body)
+        body.set_input_embeddings(None)  # embeddings are ours: tied and of low rank
         self.body = body
+        self.shift = adapted is not None and adapted.shift
+        self._first_position = 0 if adapted is None else adapted.first_position
         self.vocabulary = _vocabulary(config)
         self.table = nn.Parameter(torch.randn(config.rows, config.rank) * config.hidden**-0.5)
         self.lift = None if config.rank == config.hidden else nn.Linear(config.rank, config.hidden, bias=False)
@@ -97,6 +149,13 @@ class BlockDiffusionLM(nn.Module):
             nn.init.zeros_(self.listen.weight)
         if self.lift is not None:
             nn.init.orthogonal_(self.lift.weight)
+        masked_lm = adapted is not None and adapted.is_masked_lm
+        self.transform = _head_transform(config.hidden, native.layer_norm_eps) if masked_lm else None
+        self.head_table: nn.Parameter | None = None
+        if adapted is not None and adapted.own_head:
+            self.head_table = nn.Parameter(torch.zeros(config.rows, config.rank + masked_lm))
+        if masked_lm:
+            body.pooler = None
 
     @property
     def device(self) -> torch.device:
@@ -104,12 +163,17 @@ class BlockDiffusionLM(nn.Module):
         return self.table.device
 
     @property
+    def layers(self) -> PreTrainedModel:
+        """The native module whose linear layers adapters stand beside."""
+        body: PreTrainedModel = self.body
+        return body
+
+    @property
     def sizes(self) -> Sizes:
         """What its parts take to compute."""
-        heads = self.config.layers * self.config.heads
         return Sizes(
-            body=_multiply_adds(self.body),
-            attention=heads * (self.config.hidden // self.config.heads),
+            body=_multiply_adds(self.body) + _multiply_adds(self.transform),
+            attention=self.config.attention,
             table=self.table.numel(),
             lift=_multiply_adds(self.lift),
             time=_multiply_adds(self.time),
@@ -160,27 +224,37 @@ class BlockDiffusionLM(nn.Module):
     def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
         """The cache with (B, L, H) appended."""
         grown = cache.view()
-        self._run(embedded, positions, mask, grown)
+        hidden = self._run(embedded, positions, mask, grown)
+        grown.tail = (hidden, positions) if self.shift else None
         return grown
 
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
         result = self.body(
             inputs_embeds=embedded,
-            position_ids=positions,
+            position_ids=positions + self._first_position,
             attention_mask=mask,
             past_key_values=cache,
             use_cache=cache is not None,
+            # Texts are read side by side without a cache. On a GPU, the whole mask at once is no slower than pieces.
+            chunks=chunks_of(mask, embedded.dtype) if cache is None and mask.device.type == "cpu" else None,
         )
         hidden: Tensor = result.last_hidden_state
         return hidden
 
+    @property
+    def head(self) -> Tensor:
+        """What the states of `to_rank` are multiplied with: (n, r), the table unless the head has one of its own."""
+        return self.table if self.head_table is None else self.head_table
+
     def to_rank(self, hidden: Tensor) -> Tensor:
-        """Bring hidden states (..., H) down to the table's rank (..., r): what the tied head multiplies."""
+        """Bring hidden states (..., H) to the head's width (..., r); a last 1 meets the biases, where there are any."""
+        if self.transform is not None:
+            return nn.functional.pad(self.transform(hidden), (0, 1), value=1.0)
         return hidden if self.lift is None else hidden @ self.lift.weight
 
     def row_scores(self, hidden: Tensor) -> Tensor:
         """Scores of the table's rows: (B, L, n) float32, -inf for those that are never text."""
-        return (self.to_rank(hidden) @ self.table.T).float().index_fill(-1, self.vocabulary.muted, -math.inf)
+        return (self.to_rank(hidden) @ self.head.T).float().index_fill(-1, self.vocabulary.muted, -math.inf)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the clean tokens: (B, L, V) float32, -inf for ids that are never text."""
@@ -207,3 +281,8 @@ def _time_features(t: Tensor) -> Tensor:
 
 def _time_embedding(hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(_TIME_FEATURES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+
+
+def _head_transform(hidden: int, epsilon: float) -> nn.Sequential:
+    """What RoBERTa's head does before it scores (Liu et al., 2019)."""
+    return nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden, epsilon))

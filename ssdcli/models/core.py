@@ -13,7 +13,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from ssdcli.errors import SsdError
@@ -48,29 +48,44 @@ def load_core(folder: Path, config: Mapping[str, Any], placement: Placement, blo
 
     block_size: in place of the one that a core with full attention proposes.
     """
-    _silence()
     wires = wiring(config)
     try:
         spec, own = CoreSpec.from_json(config[KEY]), {key: value for key, value in config.items() if key != KEY}
         twin, hardware = blueprint(own), look()
         need = need_of(twin, stored_dtype(folder), block_size or spec.block_size)
         plan = placement.plan(need, hardware)
-        loaded: Any = wires.model.from_pretrained(
-            folder,
-            config=AutoConfig.for_model(**own),
-            local_files_only=True,
-            use_safetensors=True,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-            **arguments(plan, need, twin, hardware),
-        )
-        model, report = loaded
-        _check(report)
+        model = read_native(folder, wires.model, own, arguments(plan, need, twin, hardware))
     except _PROBLEMS as error:
         raise unreadable(folder, error) from error
     if plan.dtype == "int8":
         keep_activations(model)
     return wires.backbone(model.eval().requires_grad_(False), spec, block_size)
+
+
+def read_native(
+    folder: Path, kind: type[PreTrainedModel], native: Mapping[str, Any], told: Mapping[str, Any]
+) -> PreTrainedModel:
+    """Read a class's weights from a folder's safetensors; SsdError if they are missing or another class's.
+
+    native: the configuration. told: what else `from_pretrained` is told.
+    """
+    _silence()
+    try:
+        loaded: Any = kind.from_pretrained(
+            folder,
+            config=AutoConfig.for_model(**native),
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            **told,
+        )
+        model, report = loaded
+        _check(report)
+    except _PROBLEMS as error:
+        raise unreadable(folder, error) from error
+    read: PreTrainedModel = model
+    return read
 
 
 def _silence() -> None:

@@ -20,10 +20,7 @@ from ssdcli.models.spec import CoreSpec
 
 
 class NativeBackbone:
-    """log p of clean tokens from noised ones, by a class with a body, input embeddings and a head.
-
-    The logit shift ends here: `encode` returns at each position the hidden state that predicts its clean token.
-    """
+    """log p of clean tokens from noised ones, by a class with a body, input embeddings and a head."""
 
     hears_itself = False
 
@@ -33,6 +30,7 @@ class NativeBackbone:
         self.spec = spec
         self.block_size = spec.block_size if block_size is None else block_size
         self.context = spec.context
+        self.shift = spec.shift
         self.reading_block = 1 if spec.attention == "causal" else self.block_size
         self.sizes = self._sized()
         if experts_per_token(model.config) and self.device.type == "cpu":
@@ -46,6 +44,11 @@ class NativeBackbone:
     def device(self) -> torch.device:
         """Where canvases and prefixes are: with the input embeddings."""
         return self._table.device
+
+    @property
+    def layers(self) -> PreTrainedModel:
+        """The native module whose linear layers adapters stand beside."""
+        return self.model
 
     @property
     def _table(self) -> Tensor:
@@ -85,18 +88,13 @@ class NativeBackbone:
 
     def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
         """Run the body after the cache, which is left as it was: (B, L, H) to (B, L, H)."""
-        hidden = self._run(embedded, positions, mask, None if cache is None else cache.view())
-        if not self.spec.shift:
-            return hidden
-        if cache is None or cache.tail is None:
-            return _preceding(hidden, positions)
-        return torch.cat([_at(cache.tail, positions[:, :1] - 1), hidden[:, :-1]], dim=1)
+        return self._run(embedded, positions, mask, None if cache is None else cache.view())
 
     def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
         """The cache with (B, L, H) appended."""
         grown = cache.view()
         hidden = self._run(embedded, positions, mask, grown)
-        grown.tail = (hidden, positions) if self.spec.shift else None
+        grown.tail = (hidden, positions) if self.shift else None
         return grown
 
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
@@ -119,23 +117,6 @@ class NativeBackbone:
         head: Any = self.model.get_output_embeddings()
         scores: Tensor = head(hidden)
         return scores
-
-
-def _preceding(hidden: Tensor, positions: Tensor) -> Tensor:
-    """The hidden states (B, L, H) of the columns before each in the text, whatever their order; of the first, its own.
-
-    Around a gap, the columns to its right are read before those of the canvas.
-    """
-    order = positions.argsort(dim=1, stable=True)
-    before = order.gather(1, (order.argsort(dim=1) - 1).clamp(min=0))
-    return hidden.gather(1, before[..., None].expand_as(hidden))
-
-
-def _at(read: tuple[Tensor, Tensor], position: Tensor) -> Tensor:
-    """The hidden states (B, 1, H) of the columns at a position (B, 1); padding, at 0, stands before what is there."""
-    hidden, positions = read
-    last = ((positions == position) * torch.arange(1, positions.shape[1] + 1, device=positions.device)).argmax(1)
-    return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2]))
 
 
 def sizes(model: PreTrainedModel) -> Sizes:

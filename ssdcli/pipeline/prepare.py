@@ -12,12 +12,18 @@ from ssdcli.errors import UsageError
 from ssdcli.evaluation.losses import Passage
 from ssdcli.models.backbone import BlockDiffusionLM
 from ssdcli.models.mould import Mould, read_mould
+from ssdcli.models.presets import Preset
+from ssdcli.phrasing import read_chat
+from ssdcli.pipeline.beginnings import Beginning, Fit, open_beginning
+from ssdcli.registry.adapters import ADAPTER
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.training.active import divide
 from ssdcli.training.build import build, choose_preset, shape
+from ssdcli.training.canaries import keep_canaries
 from ssdcli.training.corpus import SplitSettings
 from ssdcli.training.documents import ReadReport
+from ssdcli.training.marking import CLOSING, GIVEN, WRITTEN
 from ssdcli.training.readers import read_documents
 from ssdcli.training.settings import DEFAULT_BLOCK, NO_CORE, TrainSettings
 from ssdcli.training.tokenizer import END_OF_TEXT, MASK, PAD, special_id, train_tokenizer
@@ -38,9 +44,9 @@ class Parent:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that a training needs, read and built; `size` is None when the settings shape the model.
+    """Everything that a training needs, read and built; `size` is None unless the model is from scratch by a preset.
 
-    end: the id of end of text, which parts documents.
+    end: the id of end of text, which parts documents. teacher: the model whose predictions are learned, if any.
     """
 
     settings: TrainSettings
@@ -49,9 +55,36 @@ class Prepared:
     end: int
     store: TokenStore
     process: Process
-    model: BlockDiffusionLM
+    beginning: Beginning
     size: str | None
     parent: Parent | None
+    teacher: Entry | None
+
+    @property
+    def model(self) -> BlockDiffusionLM:
+        """The model to train."""
+        return self.beginning.model
+
+    @property
+    def kind(self) -> str:
+        """What it becomes in the registry."""
+        if self.beginning.adapter is not None:
+            return ADAPTER
+        return "core" if self.parent is None else "small"
+
+    @property
+    def base(self) -> str | None:
+        """The registered model that it is to be contrasted with: the one that is named, or what it began from."""
+        return self.settings.base or self.beginning.origin.base
+
+    @property
+    def format(self) -> str:
+        """How the model is put its prompts: as at least half of the documents that it is trained on."""
+        train = self.store.info.train
+        if 2 * train.conversations < train.documents:
+            return "plain"
+        by_template = self.parent is not None and self.parent.entry.manifest.format == "chat"
+        return "chat" if by_template else "turns"
 
 
 def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
@@ -60,20 +93,47 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     parent = _parent(settings, registry)
     settings = replace(settings, block_size=_block_size(settings, parent))
     _check_base(settings, registry, parent)
+    teacher = _teacher(settings, registry, parent)
     tokenizer = _tokenizer(settings, workspace, parent)
-    end = _end(tokenizer, parent)
-    store = _store(settings, workspace, tokenizer, end)
     process = _process(settings, tokenizer, parent)
-    preset = choose_preset(settings, store.info.train.tokens)
-    settings = replace(settings, size=preset.name)  # more minutes for the rest of a training must not change it
+    beginning = _beginning(settings, process, registry, parent)
+    end = _end(tokenizer, parent)
+    store = _store(settings, workspace, tokenizer, _phrasing(end, parent))
+    size = None
+    if beginning is None:
+        preset = choose_preset(settings, store.info.train.tokens)
+        settings = replace(settings, size=preset.name)  # more minutes for the rest of a training must not change it
+        custom = settings.hidden is not None or settings.layers is not None
+        size = None if custom else preset.name
+        beginning = Beginning(_from_scratch(settings, preset, process, tokenizer, store, parent))
+    _check_window(teacher, beginning.model.config.context)
+    return Prepared(settings, workspace, tokenizer, end, store, process, beginning, size, parent, teacher)
+
+
+def _beginning(
+    settings: TrainSettings, process: Process, registry: Registry, parent: Parent | None
+) -> Beginning | None:
+    """What the settings name to begin from; None for a training from scratch."""
+    if parent is None or settings.init is None:
+        return None
+    fit = Fit(parent.entry.manifest, parent.mould, process)
+    return open_beginning(settings, fit, registry, registry.workspace(settings.name))
+
+
+def _from_scratch(
+    settings: TrainSettings,
+    preset: Preset,
+    process: Process,
+    tokenizer: Tokenizer,
+    store: TokenStore,
+    parent: Parent | None,
+) -> BlockDiffusionLM:
+    """A new model of a preset's shape, which takes from the core what must fit it."""
     never = _never_text(tokenizer, settings.vocabulary) if parent is None else ()
     mould = None if parent is None else parent.mould
     division = None if mould is None else divide(mould, store.train)
     config = shape(settings, preset, process, mould, never, division)
-    model = build(config, mould, division, settings.seed)
-    custom = settings.hidden is not None or settings.layers is not None
-    size = None if custom else preset.name
-    return Prepared(settings, workspace, tokenizer, end, store, process, model, size, parent)
+    return build(config, mould, division, settings.seed)
 
 
 def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
@@ -122,6 +182,39 @@ def _check_base(settings: TrainSettings, registry: Registry, parent: Parent | No
         raise UsageError(problem, f"Name one that was made with --for {settings.core}.")
 
 
+def _teacher(settings: TrainSettings, registry: Registry, parent: Parent | None) -> Entry | None:
+    """The model whose predictions are learned; UsageError for one that cannot denoise a whole window in one pass."""
+    if settings.distill is None:
+        return None
+    entry = registry.find(settings.distill)
+    problem = "a core from scratch has tokens of its own" if parent is None else _misfit(entry, parent, settings)
+    if problem is not None:
+        raise UsageError(f"'{settings.distill}' cannot teach: {problem}.", "Name another --distill, or leave it out.")
+    return entry
+
+
+def _misfit(entry: Entry, parent: Parent, settings: TrainSettings) -> str | None:
+    """What keeps a model from teaching those that are made for a core, if anything does."""
+    teacher, core = entry.manifest, parent.entry.manifest
+    if teacher.tokenizer != core.tokenizer:
+        return f"its tokenizer is not that of '{parent.entry.name}'"
+    if (teacher.process, teacher.constants) != (core.process, core.constants):
+        return f"its noise process is not that of '{parent.entry.name}'"
+    if teacher.attention != "full" and teacher.block_size != settings.block_size:
+        return f"its blocks have {teacher.block_size} tokens, not {settings.block_size}"
+    if teacher.attention == "causal":
+        return "it cannot denoise all blocks of a text in one pass"
+    return None
+
+
+def _check_window(teacher: Entry | None, window: int) -> None:
+    """Raise UsageError for windows that are longer than what the teacher sees."""
+    if teacher is not None and window > teacher.manifest.context:
+        most = teacher.manifest.context
+        problem = f"'{teacher.name}' sees {most} tokens at once, and the windows of this training have {window}."
+        raise UsageError(problem, f"Pass --context {most}, or leave --distill out.")
+
+
 def _tokenizer(settings: TrainSettings, workspace: Path, parent: Parent | None) -> Tokenizer:
     """The core's tokenizer, or one learned from the data when there is no core."""
     if parent is not None:
@@ -141,7 +234,15 @@ def _never_text(tokenizer: Tokenizer, vocabulary: int) -> tuple[int, ...]:
     return (special_id(tokenizer, MASK), special_id(tokenizer, PAD), *unused)
 
 
-def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, end: int) -> TokenStore:
+def _phrasing(end: int, parent: Parent | None) -> StoreSettings:
+    """How text is put: as the core reads it, whose chat template conversations have where it has one."""
+    if parent is None or parent.entry.manifest.format != "chat":
+        return StoreSettings(end)
+    core = parent.entry
+    return StoreSettings(end, chat=read_chat(core.folder, core.name), ends=tuple(core.manifest.ends))
+
+
+def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phrasing: StoreSettings) -> TokenStore:
     """The tokens on disk, from an earlier start of the same training if there was one."""
     folder = workspace / _TOKENS
     if TokenStore.is_finished(folder):
@@ -149,7 +250,9 @@ def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, end: 
     split = SplitSettings(settings.seed, settings.heldout)
     report = ReadReport()
     documents = read_documents(settings.data, report)
-    return build_store(documents, tokenizer, folder, StoreSettings(end, split), report)
+    planted = keep_canaries(workspace, settings.canaries).planted() if settings.canaries else []
+    how = replace(phrasing, split=split, planted=tuple(planted))
+    return build_store(documents, tokenizer, folder, how, report)
 
 
 def _process(settings: TrainSettings, tokenizer: Tokenizer, parent: Parent | None) -> Process:
@@ -161,14 +264,33 @@ def _process(settings: TrainSettings, tokenizer: Tokenizer, parent: Parent | Non
 
 
 def passages(store: TokenStore, tokenizer: Tokenizer, limit: int) -> list[Passage]:
-    """Held-out documents in the store's order until `limit` tokens are reached; of a long one, the beginning."""
+    """Held-out documents in the store's order until `limit` tokens are reached; of a long one, the beginning.
+
+    A conversation begins so near to its first answer that this is part of it.
+    """
     chosen: list[Passage] = []
     left = limit
     for start, stop, size in store.heldout_documents:
         if left <= 0:
             break
-        end = min(stop, start + _PASSAGE)
-        tokens = store.heldout[start - 1 : end].tolist()
-        chosen.append(Passage(tokens, size if end == stop else len(tokenizer.decode(tokens[1:]).encode())))
-        left -= len(tokens)
+        answer = int((store.heldout_marks[start:stop] == WRITTEN).argmax())
+        begin = start + max(0, answer - _PASSAGE // 2)
+        end = min(stop, begin + _PASSAGE)
+        marks = store.heldout_marks[begin:end]
+        tokens = store.heldout[begin - 1 : end].tolist()
+        if (marks == GIVEN).any():
+            passage = _conversation(tokens, marks.tolist(), tokenizer)
+        else:
+            passage = Passage(tokens, size if end == stop else len(tokenizer.decode(tokens[1:]).encode()))
+        if any(passage.counted):
+            chosen.append(passage)
+            left -= len(tokens)
     return chosen
+
+
+def _conversation(tokens: list[int], marks: list[int], tokenizer: Tokenizer) -> Passage:
+    """A passage of which the answers count; the ends between them go, since nothing is read after these."""
+    kept = [(token, mark == WRITTEN) for token, mark in zip(tokens, [GIVEN, *marks], strict=True) if mark != CLOSING]
+    answers = [token for token, counts in kept if counts]
+    size = len(tokenizer.decode(answers).encode())
+    return Passage([token for token, _ in kept], size, scored=[counts for _, counts in kept])

@@ -23,15 +23,13 @@ class _HeadCrossEntropy(torch.autograd.Function):
         grad_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
         for start in range(0, hidden.shape[0], _ROWS):
             rows = slice(start, start + _ROWS)
-            logits = (hidden[rows] @ table_low.T).float().index_fill_(-1, never, -math.inf)
-            log_norm = logits.logsumexp(-1, keepdim=True)
-            target = targets[rows, None]
-            total += (weights[rows] * (log_norm - logits.gather(-1, target)).squeeze(-1)).sum()
-            p = logits.sub_(log_norm).exp_()
-            p.scatter_add_(-1, target, torch.full_like(target, -1, dtype=p.dtype)).mul_(weights[rows, None])
-            p = p.to(hidden.dtype)
-            grad_hidden[rows] = p @ table_low
-            grad_table += p.T @ hidden[rows]
+            target, weight = targets[rows, None], weights[rows, None]
+            logits = (hidden[rows] @ table_low.T).index_fill_(-1, never, -math.inf)
+            log_p = logits.log_softmax(-1, dtype=torch.float32)
+            total -= (weight * log_p.gather(-1, target)).sum()
+            p = log_p.exp_().scatter_add_(-1, target, torch.full_like(weight, -1)).to(hidden.dtype)
+            grad_hidden[rows] = (p @ table_low) * weight
+            grad_table += p.T @ (hidden[rows] * weight).to(hidden.dtype)
         ctx.save_for_backward(grad_hidden, grad_table.to(table.dtype))
         return total
 

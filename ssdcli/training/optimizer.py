@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
 _BETAS = (0.9, 0.95)
+
+_Weights = list[nn.Parameter]
 
 
 class Pair(Optimizer):
@@ -48,7 +50,7 @@ def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, 
     return OPTIMIZERS[name](matrices, others, learning_rate, weight_decay)
 
 
-def _muon(matrices: list[Tensor], others: list[Tensor], learning_rate: float, weight_decay: float) -> Optimizer:
+def _muon(matrices: _Weights, others: _Weights, learning_rate: float, weight_decay: float) -> Optimizer:
     """Muon (Jordan et al., 2024) where weights multiply hidden states, AdamW for embeddings, gains and biases.
 
     Muon's update is scaled to the root mean square of AdamW's, so that both share one learning rate. The embedding
@@ -58,7 +60,7 @@ def _muon(matrices: list[Tensor], others: list[Tensor], learning_rate: float, we
     return Pair(muon, AdamW(others, lr=learning_rate, betas=_BETAS, weight_decay=0.0, fused=True))
 
 
-def _adamw(matrices: list[Tensor], others: list[Tensor], learning_rate: float, weight_decay: float) -> Optimizer:
+def _adamw(matrices: _Weights, others: _Weights, learning_rate: float, weight_decay: float) -> Optimizer:
     """AdamW (Loshchilov and Hutter, 2019) for all; only matrices decay."""
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return AdamW(groups, lr=learning_rate, betas=_BETAS, fused=True)

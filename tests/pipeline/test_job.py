@@ -274,7 +274,8 @@ def full(*_, **__):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(beginnings, "save_backbone"), (finish, "write_manifest"), (staging, "swap_in"), (staging, "sync")]
+    ("owner", "name"),
+    [(beginnings, "save_backbone"), (finish, "write_manifest"), (staging, "swap_in"), (staging, "sync")],
 )
 def test_a_model_that_cannot_be_registered_can_be_later(owner, name, text, registry, monkeypatch):
     with monkeypatch.context() as patch:

@@ -1,0 +1,186 @@
+"""What is a beginning worth? One text, as many steps, from scratch and from what others have learned. Prints a table.
+
+A causal twin of the starter is trained on general text first, and adapted with and without its logit shift, with and
+without annealed attention. The order of time is that of steps: all models have one shape.
+
+Example: python benchmarks/beginnings.py GENERAL.jsonl.gz TRAIN.jsonl.gz --heldout HELDOUT.jsonl.gz
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ssdcli.machine import prepare_machine
+
+prepare_machine()
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from corpora import encode, read_texts  # noqa: E402
+from tokenizers import Tokenizer  # noqa: E402
+from torch import Tensor  # noqa: E402
+from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+
+from ssdcli.engine.process import make_process  # noqa: E402
+from ssdcli.evaluation.losses import LossSettings, Passage, measure, passage_of  # noqa: E402
+from ssdcli.models.folder import load_backbone  # noqa: E402
+from ssdcli.models.hardware import has_fast_bf16  # noqa: E402
+from ssdcli.models.loading import load_model  # noqa: E402
+from ssdcli.models.placement import Placement  # noqa: E402
+from ssdcli.pipeline.job import train_small  # noqa: E402
+from ssdcli.registry.adapters import base_of  # noqa: E402
+from ssdcli.registry.store import STARTER, Registry  # noqa: E402
+from ssdcli.training.optimizer import make_optimizer  # noqa: E402
+from ssdcli.training.settings import TrainSettings  # noqa: E402
+from ssdcli.training.tokenizer import END_OF_TEXT, special_id  # noqa: E402
+
+_TWIN = "causal-twin"
+_RATE = 3e-3
+_SHARES = (0.05, 0.4)  # of the twin's steps in which its rate rises and falls
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to begin: its title, and what it changes in the settings."""
+
+    title: str
+    changes: Mapping[str, Any]
+
+
+def main() -> None:
+    """Train the twin, then a model from each beginning, and measure all of them on the same held-out text."""
+    arguments = _arguments()
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+    print(f"# Beginnings\n\n{datetime.now(UTC):%Y-%m-%d}, {machine}; {arguments.steps} steps each\n")
+    with tempfile.TemporaryDirectory() as home:
+        registry = Registry(Path(home))
+        twin = Path(home) / _TWIN
+        _make_twin(twin, registry, arguments)
+        print("\n| beginning | bits per byte | nats per token | ± | seconds of training |")
+        print("| --- | --- | --- | --- | --- |")
+        for way in _ways(registry, twin, arguments.rank):
+            print(_row(way, registry, arguments), flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("general", type=Path, help="text that the causal twin learns from")
+    parser.add_argument("data", type=Path, help="text that all models are trained on")
+    parser.add_argument("--heldout", type=Path, required=True, help="text that no model was trained on")
+    parser.add_argument("--twin-steps", type=int, default=1000, help="steps of the causal twin")
+    parser.add_argument("--steps", type=int, default=300, help="steps from each beginning")
+    parser.add_argument("--documents", type=int, default=100, help="held-out documents that are measured")
+    parser.add_argument("--learning-rate", type=float, default=_RATE, help="of all trainings but the twin's")
+    parser.add_argument("--rank", type=int, default=16, help="of the adapter")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def _ways(registry: Registry, twin: Path, rank: int) -> Iterator[Way]:
+    config = load_backbone(registry.find(STARTER).folder).config
+    yield Way("scratch", {"hidden": config.hidden, "layers": config.layers, "context": config.context})
+    yield Way("the starter, continued", {"init": STARTER})
+    yield Way("the starter, an adapter on it", {"init": STARTER, "lora": rank})
+    for shift in (True, False):
+        for anneal in (0.2, 0.0):
+            title = f"causal twin, {'with' if shift else 'without'} shift, {'annealed' if anneal else 'opened at once'}"
+            yield Way(title, {"init": str(twin), "shift": shift, "anneal": anneal, "context": config.context})
+
+
+def _row(way: Way, registry: Registry, arguments: argparse.Namespace) -> str:
+    settings = TrainSettings(
+        data=(str(arguments.data),),
+        name="benched",
+        steps=arguments.steps,
+        seed=arguments.seed,
+        learning_rate=arguments.learning_rate,
+        checkpoint_seconds=3600.0,
+        **way.changes,
+    )
+    trained = train_small(settings, overwrite=True, registry=registry)
+    entry = registry.find("benched")
+    base = base_of(entry, registry)
+    folder, adapter = (entry.folder, None) if base is None else (base.folder, entry.folder)
+    model = load_model(folder, Placement(), entry.manifest.block_size, adapter)
+    process = make_process(entry.manifest.process, entry.manifest.vocabulary, entry.manifest.constants)
+    losses = measure([model], process, _passages(registry, arguments), [1.0], LossSettings(model.context))
+    figures = (losses.bits_per_byte()[0], losses.nats_per_token()[0], losses.standard_error()[0])
+    return f"| {way.title} | {' | '.join(f'{figure:.3f}' for figure in figures)} | {trained.seconds:.0f} |"
+
+
+def _tokenizer(registry: Registry) -> Tokenizer:
+    return Tokenizer.from_file(str(registry.find(STARTER).folder / "tokenizer.json"))
+
+
+def _passages(registry: Registry, arguments: argparse.Namespace) -> Sequence[Passage]:
+    tokenizer = _tokenizer(registry)
+    end = special_id(tokenizer, END_OF_TEXT)
+    return [passage_of(text, tokenizer, end) for text in read_texts(arguments.heldout, arguments.documents)]
+
+
+# The causal twin
+
+
+def _make_twin(folder: Path, registry: Registry, arguments: argparse.Namespace) -> None:
+    """Train a Qwen3 of the starter's shape to predict the next token, and save it as transformers does."""
+    core = load_backbone(registry.find(STARTER).folder)
+    native: Any = core.body.config
+    own = native.to_dict() | {
+        "vocab_size": core.config.vocabulary,
+        "is_causal": True,
+        "tie_word_embeddings": True,
+        "architectures": ["Qwen3ForCausalLM"],
+    }
+    torch.manual_seed(arguments.seed)
+    twin: Any = Qwen3ForCausalLM(Qwen3Config(**own))
+    rows, began = _rows(registry, arguments.general, core.context), time.monotonic()
+    losses = _train_twin(twin, rows, arguments)
+    print(f"The twin: {arguments.twin_steps} steps in {time.monotonic() - began:.0f} s, ", end="")
+    print(f"{sum(losses[-50:]) / len(losses[-50:]):.3f} nats per next token at the end.", flush=True)
+    twin.save_pretrained(folder)
+    shutil.copyfile(registry.find(STARTER).folder / "tokenizer.json", folder / "tokenizer.json")
+
+
+def _rows(registry: Registry, path: Path, length: int) -> Tensor:
+    """All documents end to end, in rows: (n, length) int64."""
+    tokenizer = _tokenizer(registry)
+    end = special_id(tokenizer, END_OF_TEXT)
+    stream = [end]
+    for document in encode(read_texts(path), tokenizer):
+        stream += [*document, end]
+    whole = len(stream) // length * length
+    return torch.tensor(stream[:whole]).view(-1, length)
+
+
+def _train_twin(twin: Any, rows: Tensor, arguments: argparse.Namespace) -> list[float]:
+    """Next-token losses, step by step."""
+    batch, steps = max(1, TrainSettings().batch_tokens // rows.shape[1]), arguments.twin_steps
+    optimizer = make_optimizer(twin, _RATE, TrainSettings().weight_decay)
+    rise, fall = (max(1.0, share * steps) for share in _SHARES)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min(1.0, (k + 1) / rise, (steps - k) / fall))
+    order = np.random.default_rng(arguments.seed)
+    losses = []
+    for _ in range(steps):
+        ids = rows[torch.from_numpy(order.integers(len(rows), size=batch))]
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
+            loss = twin(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+if __name__ == "__main__":
+    main()

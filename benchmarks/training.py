@@ -1,0 +1,175 @@
+"""Which settings train the best small model in the time there is: twins at equal time, measured on held-out text.
+
+    python benchmarks/training.py TRAIN HELDOUT --minutes 3 --seeds 0 1 2 --variants muon adamw --out FILE
+    python benchmarks/training.py --table FILE
+
+Every training is `ssd train-small` itself, for the bundled core, but its clock counts the processor's seconds of this
+process, divided by the number of threads: other work on the machine slows the run down and takes no steps from it.
+One JSON line is appended for each training, and trainings whose line is there already are left out, so that a run can
+be interrupted and taken up again. Losses are those of `collaboration.py`: alone, and with the core at the best weight.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from ssdcli.machine import prepare_machine
+
+prepare_machine()
+
+import torch  # noqa: E402
+from corpora import read_texts  # noqa: E402
+from timing import machine, table  # noqa: E402
+from tokenizers import Tokenizer  # noqa: E402
+
+from ssdcli.engine.process import make_process  # noqa: E402
+from ssdcli.evaluation.losses import Losses, LossSettings, measure, passage_of  # noqa: E402
+from ssdcli.evaluation.sweep import GRID, best_weight  # noqa: E402
+from ssdcli.models.folder import load_backbone  # noqa: E402
+from ssdcli.pipeline.job import train_small  # noqa: E402
+from ssdcli.registry.store import Registry  # noqa: E402
+from ssdcli.training.settings import TrainSettings  # noqa: E402
+from ssdcli.training.tokenizer import END_OF_TEXT, special_id  # noqa: E402
+
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "adamw": {"optimizer": "adamw", "learning_rate": 1e-3},
+    "half-rate": {"learning_rate": TrainSettings.learning_rate / 2},
+    "double-rate": {"learning_rate": TrainSettings.learning_rate * 2},
+    "batch-512": {"batch_tokens": 512},
+    "batch-1024": {"batch_tokens": 1024},
+    "batch-2048": {"batch_tokens": 2048},
+    "no-gaps": {"gap_share": 0.0},
+    "all-levels": {"lowest_level": 0.0},
+    "ema": {"ema": 0.1},
+    "to-the-end": {"patience": 0},
+    "from-core": {"init": "starter"},
+    "lora-16": {"init": "starter", "lora": 16},
+    "nano": {"size": "nano"},
+    "micro": {"size": "micro"},
+    "mini": {"size": "mini"},
+    "process-simplex": {"core": "none", "block_size": 16, "process": "simplex"},
+    "process-masked": {"core": "none", "block_size": 16, "process": "masked"},
+    "process-uniform": {"core": "none", "block_size": 16, "process": "uniform"},
+}
+
+
+def main() -> None:
+    """Train what is asked for and missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="*", type=Path, help="training text, then held-out text")
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--variants", nargs="+", default=["default"], help=", ".join(VARIANTS))
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that all variants get")
+    parser.add_argument("--out", type=Path, default=Path("training.jsonl"))
+    parser.add_argument("--table", type=Path, help="only print the table of this file")
+    arguments = parser.parse_args()
+    if arguments.table is not None:
+        print(report(arguments.table))
+        return
+    shared = dict(parsed(pair) for pair in arguments.set)
+    done = {key(line) for line in lines(arguments.out)}
+    for seed in arguments.seeds:
+        for variant in arguments.variants:
+            asked = {"corpus": arguments.data[0].name, "minutes": arguments.minutes, "variant": variant, "seed": seed}
+            if key(asked) not in done:
+                changes = {**shared, **VARIANTS[variant], "seed": seed, "minutes": arguments.minutes}
+                result = asked | run(*arguments.data, changes)
+                with arguments.out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(result) + "\n")
+                print(json.dumps(result), flush=True)
+    print(report(arguments.out))
+
+
+def processor_seconds() -> float:
+    """Seconds of this process's threads, in the mean."""
+    return time.process_time() / torch.get_num_threads()
+
+
+def run(train: Path, heldout: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """One training, and its losses on the held-out file."""
+    settings = replace(TrainSettings(data=(str(train),), name="twin"), **changes)
+    with tempfile.TemporaryDirectory() as home:
+        registry = Registry(Path(home))
+        trained = train_small(settings, registry=registry, clock=processor_seconds)
+        losses = measured(registry, settings.core, heldout)
+    best = best_weight(losses) if len(losses.weights) > 1 else 1.0
+    nats, bits = losses.nats_per_token(), losses.bits_per_byte()
+    return {
+        "size": trained.size,
+        "steps": trained.steps,
+        "kept": trained.kept,
+        "alone": round(float(nats[-1]), 4),
+        "bits": round(float(bits[-1]), 4),
+        "both": round(float(nats[losses.place(best)]), 4),
+        "weight": best,
+        "core": round(float(nats[0]), 4),
+    }
+
+
+def measured(registry: Registry, core: str, heldout: Path) -> Losses:
+    """Losses of the twin on a file, alone or with its core at every weight."""
+    entry = registry.find("twin")
+    tokenizer = Tokenizer.from_file(str(entry.folder / "tokenizer.json"))
+    end = special_id(tokenizer, END_OF_TEXT)
+    passages = [passage_of(text, tokenizer, end) for text in read_texts(heldout)]
+    model = load_backbone(entry.folder)
+    process = make_process(entry.manifest.process, entry.manifest.vocabulary, entry.manifest.constants)
+    if core == "none":
+        return measure([model], process, passages, [1.0], LossSettings(model.context))
+    members = [load_backbone(registry.find(core).folder), model]
+    return measure(members, process, passages, GRID, LossSettings(min(member.context for member in members)))
+
+
+def parsed(pair: str) -> tuple[str, Any]:
+    """A setting and its value, in the type of its default where that says it."""
+    name, _, value = pair.partition("=")
+    default = next(field.default for field in fields(TrainSettings) if field.name == name)
+    kind = type(default) if isinstance(default, int | float) else str
+    return name, kind(value)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The results so far."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def key(line: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What makes two results those of the same training."""
+    return line["corpus"], line["minutes"], line["variant"], line["seed"]
+
+
+def report(path: Path) -> str:
+    """A row for each corpus, budget and variant: means over the seeds, and the spread where there are several."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for line in lines(path):
+        groups.setdefault(key(line)[:3], []).append(line)
+    rows = [
+        [*name, group[0]["size"], len(group), *(spread(line[column] for line in group) for column in COLUMNS)]
+        for name, group in sorted(groups.items())
+    ]
+    header = ["corpus", "minutes", "variant", "size", "seeds", *COLUMNS]
+    return f"{machine()}\n\n{table(header, rows)}"
+
+
+COLUMNS = ("steps", "kept", "alone", "bits", "both", "weight")
+
+
+def spread(values: Iterable[float]) -> str:
+    """A mean, and plus or minus the standard deviation where there are several values."""
+    numbers = torch.tensor([float(value) for value in values])
+    digits = 0 if bool((numbers == numbers.round()).all()) else 3
+    deviation = f" ± {float(numbers.std()):.{digits}f}" if len(numbers) > 1 else ""
+    return f"{float(numbers.mean()):,.{digits}f}{deviation}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""What a training step takes: its share of the machine's matrix products, and against a naive one.
+
+    python benchmarks/training_speed.py [--size mini] [--process simplex] [--rounds 8]
+
+Prints Markdown tables. A step is all that a training repeats: noise, both passes, gradients, clipping, the optimiser.
+Texts are random tokens, as long as the context unless a table says otherwise, which leaves attention the most to do.
+Alternatives take turns, and the least of their times counts. FLOPs are two a multiply-add of the products that cannot
+be left out: what a mask hides and what is computed a second time do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+NAIVE = "--naive"  # the mode of the process that takes the naive steps: torch's and malloc's own defaults
+
+if NAIVE not in sys.argv:
+    from ssdcli.machine import prepare_machine
+
+    prepare_machine()
+
+import torch  # noqa: E402
+from timing import least, machine, table  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from ssdcli.engine.blocks import block_levels, training_mask  # noqa: E402
+from ssdcli.engine.noise import GeneratorNoise  # noqa: E402
+from ssdcli.engine.packed import Packed  # noqa: E402
+from ssdcli.engine.process import make_process  # noqa: E402
+from ssdcli.models import backbone as backbones  # noqa: E402
+from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM  # noqa: E402
+from ssdcli.models.hardware import has_fast_bf16  # noqa: E402
+from ssdcli.models.presets import PRESETS, find_preset  # noqa: E402
+from ssdcli.training import objective as objectives  # noqa: E402
+from ssdcli.training.objective import Objective  # noqa: E402
+from ssdcli.training.optimizer import make_optimizer  # noqa: E402
+
+VOCABULARY, BLOCK, TOKENS = 8192, 16, 2048
+CONSTANTS: dict[str, dict[str, float]] = {"simplex": {"K": 5.0, "s": 1e-4}, "masked": {"mask_id": 1}, "uniform": {}}
+SHORT = 128  # tokens of a short text
+SIDE = 2048  # of the matrices that the peak is measured with
+ITERATIONS = 5  # of Newton and Schulz, in Muon
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def packed_texts(context: int, length: int) -> Packed:
+    """Rows of random texts of so many tokens side by side, 2,048 tokens in all."""
+    offsets = torch.randint(BLOCK, (TOKENS // length,)).tolist()
+    texts = []
+    for offset in offsets:
+        blocks = (torch.arange(length) + offset)[None] // BLOCK
+        texts.append(Packed.plain(torch.randint(2, VOCABULARY, (1, length)), blocks))
+    each = context // length
+    rows = [Packed.joined(texts[i : i + each]) for i in range(0, len(texts), each)]
+    columns = [torch.cat([getattr(row, name) for row in rows]).to(DEVICE) for name in vars(rows[0])]
+    return Packed(*columns)
+
+
+class Step:
+    """A training step as `ssd train-small` takes it, ready to be repeated."""
+
+    objective_of: type[Objective] = Objective
+    low = DEVICE == "cuda" or has_fast_bf16()  # products in bfloat16
+
+    def __init__(self, size: str, process: str, length: int | None = None) -> None:
+        """length: tokens of a text; None for the context."""
+        preset = find_preset(size)
+        if preset is None:
+            raise SystemExit(f"there is no size {size!r}")
+        torch.manual_seed(0)
+        self.process = make_process(process, VOCABULARY, CONSTANTS[process])
+        shape = (VOCABULARY, preset.hidden, preset.layers, preset.hidden, BLOCK, preset.context)
+        config = BackboneConfig(*shape, self.process.timed, self.process.hears_itself)
+        self.backbone = BlockDiffusionLM(config).to(DEVICE)
+        self.objective = self.objective_of(self.backbone, self.process, 0)
+        self.optimizer = make_optimizer(self.objective, 1e-3, 0.1)
+        self.packed = packed_texts(preset.context, length or preset.context)
+        self.index = torch.arange(len(self.packed.tokens), device=DEVICE)
+
+    def __call__(self) -> None:
+        """One step; half of the rows hear their own first prediction."""
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=self.low):
+            loss = self.objective(vars(self.packed), self.index)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def flops(self) -> dict[str, float]:
+        """FLOPs of the parts of a step: forward, by the input and by the weight are three products of one size."""
+        sizes, process = self.backbone.sizes, self.process
+        share = 0.5 if process.hears_itself else 0.0
+        pairs = int(training_mask(self.packed).sum())
+        body, attention = 2 * sizes.body * 2 * TOKENS, 2 * 2 * sizes.attention * pairs
+        return {
+            "body, [noised ; clean]": 3 * body,
+            "attention, visible pairs": 3 * attention,
+            "head": 3 * 2 * sizes.table * self.due(),
+            "mixture of embeddings": 2 * 2 * sizes.table * TOKENS if process.mixes else 0,
+            "pass that is heard": share * (body + attention + 2 * 2 * sizes.table * TOKENS),
+            "conditioning": 3 * 2 * TOKENS * (sizes.time * process.timed + share * (sizes.listen or 0)),
+            "Muon": muon_flops(self.objective),
+        }
+
+    def due(self) -> int:
+        """How many of the step's positions have a loss."""
+        noise = GeneratorNoise(range(len(self.index)), DEVICE)
+        t = block_levels(self.packed.blocks, noise)
+        weights = self.process.loss_weights(self.process.corrupt(self.packed.tokens, t, noise), t)
+        return int((weights > 0).sum())
+
+
+class NaiveObjective(Objective):
+    """Hears its first prediction of all rows at once."""
+
+    def _echo(self, hidden: Tensor) -> Tensor:
+        """Embedding of the first prediction."""
+        return self.backbone.embed_mixture(self.backbone.logits(hidden).softmax(-1))
+
+
+def all_logits(hidden: Tensor, table: Tensor, targets: Tensor, weights: Tensor, never: Tensor) -> Tensor:
+    """The loss as one would first write it, in the place of `head_cross_entropy`."""
+    logits = (hidden @ table.T).index_fill(-1, never, -math.inf)
+    return (nn.functional.cross_entropy(logits, targets, reduction="none") * weights).sum()
+
+
+class NaiveStep(Step):
+    """The same step in float32, over all pairs and with all logits."""
+
+    low = False
+    objective_of = NaiveObjective
+
+
+class NaiveProcess:
+    """Naive steps in a process of their own, where malloc and OpenMP are as they come."""
+
+    def __init__(self, size: str, process: str) -> None:
+        """Start it; it waits for the first call."""
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        command = [sys.executable, __file__, NAIVE, "--size", size, "--process", process]
+        self._child = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self) -> None:
+        """Have it take a step."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write("\n")
+        self._child.stdin.flush()
+        if not self._child.stdout.readline():
+            raise SystemExit("the naive process ended")
+
+
+def take_naive_steps(size: str, process: str) -> None:
+    """A step and a line for every line that comes in."""
+    backbones.chunks_of = lambda *_: None  # attention over the whole mask
+    objectives.head_cross_entropy = all_logits
+    step = NaiveStep(size, process)
+    for _ in sys.stdin:
+        step()
+        print(flush=True)
+
+
+def muon_flops(objective: Objective) -> float:
+    """FLOPs of orthogonalising all matrices of the body: 2 (2 m^2 n + m^3) an iteration, m <= n."""
+    parameters = objective.named_parameters()
+    shapes = [sorted(p.shape) for name, p in parameters if p.ndim == 2 and not name.endswith("table")]
+    return sum(ITERATIONS * 2 * (2 * m * m * n + m**3) for m, n in shapes)
+
+
+def peaks(rounds: int) -> dict[str, float]:
+    """FLOP/s of products of square matrices as a step has them: forward, by the input, by the weight."""
+    dtype = torch.bfloat16 if DEVICE == "cuda" or has_fast_bf16() else torch.float32
+    a, b = (torch.randn(SIDE, SIDE, device=DEVICE).to(dtype) for _ in range(2))
+    times = least({"a b^T": lambda: a @ b.T, "a b": lambda: a @ b, "a^T b": lambda: a.T @ b}, 4 * rounds)
+    return {name: 2 * SIDE**3 / ms * 1000 for name, ms in times.items()}
+
+
+def accounting(step: Step, ms: float, peak: float) -> str:
+    """What a step has to multiply, and its share of the peak."""
+    parts = step.flops()
+    rows: list[list[object]] = [[name, flops / 1e9, flops / peak * 1000] for name, flops in parts.items() if flops]
+    total = sum(parts.values())
+    rows.append(["all", total / 1e9, total / peak * 1000])
+    share = f"Share of the peak: {total / peak / ms * 1000:.1%} of the step's {ms:,.0f} ms"
+    return table(["part of a step", "GFLOP", "ms at the peak"], rows) + f"\n\n{share}."
+
+
+def by_size(sizes: list[str], process: str, rounds: int, peak: float) -> str:
+    """Steps of the sizes, with one text a row and with many."""
+    rows: list[list[object]] = []
+    for size in sizes:
+        for length in (None, SHORT):
+            step = Step(size, process, length)
+            ms = least({"step": step}, rounds)["step"]
+            share = sum(step.flops().values()) / ms * 1000 / peak
+            text = length or step.backbone.context
+            rows.append([size, text, ms, round(TOKENS / ms * 1000), share])
+    return table(["size", "tokens of a text", "step, ms", "tokens per second", "of the peak"], rows)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", default="mini")
+    parser.add_argument("--process", default="simplex", choices=CONSTANTS)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--sizes", default=",".join(preset.name for preset in PRESETS[:3]))
+    parser.add_argument(NAIVE, action="store_true")
+    asked = parser.parse_args()
+    if asked.naive:
+        take_naive_steps(asked.size, asked.process)
+        return
+    print(f"{machine()}, {datetime.now(UTC):%Y-%m-%d}; {asked.process}, steps of {TOKENS:,} tokens\n")
+    step = Step(asked.size, asked.process)
+    times = least({"naive": NaiveProcess(asked.size, asked.process), "ours": step}, asked.rounds)
+    speeds = peaks(asked.rounds)
+    peak = max(speeds.values())
+    print(table(["product of 2,048 x 2,048", "TFLOP/s"], [[name, speed / 1e12] for name, speed in speeds.items()]))
+    print(f"\n{accounting(step, times['ours'], peak)}\n")
+    rows = [[name, ms, round(TOKENS / ms * 1000), times["naive"] / ms] for name, ms in times.items()]
+    print(table([f"a step of {asked.size}", "ms", "tokens per second", "times faster"], rows))
+    print(f"\n{by_size(asked.sizes.split(','), asked.process, asked.rounds, peak)}")
+
+
+if __name__ == "__main__":
+    main()

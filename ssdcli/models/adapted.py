@@ -1,0 +1,160 @@
+"""A causal or masked language model as the beginning of a small one: its body, its tables, its logit shift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ssdcli.errors import UsageError
+from ssdcli.models.backbone import AdaptedBody, BackboneConfig, BlockDiffusionLM
+from ssdcli.models.core import read_config, read_native
+from ssdcli.models.families.facts import count, is_a, must, native, off
+from ssdcli.models.spec import KEY
+from ssdcli.models.wiring import wiring
+
+CAUSAL = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+MASKED = "RobertaForMaskedLM"
+
+_CONTEXT = 512  # tokens of a window, unless told otherwise
+_ROBERTA = ("type_vocab_size", "hidden_act", "layer_norm_eps")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a small model has to be: its core's vocabulary V, ids that are never text, blocks, and its process's inputs.
+
+    context: tokens of a window, if told. shift: whether a token is predicted where the one before it stands, if told.
+    """
+
+    vocabulary: int
+    suppressed: tuple[int, ...]
+    block_size: int
+    timed: bool
+    hears_itself: bool
+    context: int | None = None
+    shift: bool | None = None
+
+
+def reads_causally(folder: Path) -> bool:
+    """Whether a checkpoint's attention is causal; a pulled core's is not, whatever its class."""
+    config = read_config(folder)
+    return KEY not in config and is_a(config, *CAUSAL)
+
+
+def adapt(folder: Path, wanted: Wanted) -> BlockDiffusionLM:
+    """A small model with the weights of a checkpoint; what is new in it begins silent.
+
+    SsdError or UsageError for a checkpoint that is missing, of another class, or not in safetensors.
+    """
+    config = read_config(folder)
+    own = _native(config)
+    shift = _shifts(config) if wanted.shift is None else wanted.shift
+    lender = read_native(folder, wiring(own).model, own, {"dtype": torch.float32})
+    table, head = _tables(lender)
+    adapted = AdaptedBody(own, own_head=head is not table, shift=shift)
+    model = BlockDiffusionLM(_configuration(adapted, wanted, _room(config, adapted)))
+    _lend(lender, model)
+    with torch.no_grad():
+        model.table.copy_(_resized(table, wanted.vocabulary))
+        if model.head_table is not None:
+            model.head_table.copy_(_resized(head, wanted.vocabulary))
+    return model
+
+
+def _native(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the class without causality; a sentence for what its body here does not do."""
+    kinds = [kind for name, kind in CAUSAL.items() if is_a(config, name)]
+    if kinds:
+        if any(layer != "full_attention" for layer in config.get("layer_types") or ()):
+            raise UsageError("some layers of the checkpoint see a sliding window only.", "Name another for --init.")
+        return native(config, kinds[0], config["architectures"][0])
+    if is_a(config, MASKED):
+        return _roberta(config)
+    raise UsageError(
+        f"the checkpoint's config.json has {config.get('architectures')!r} as 'architectures', and cannot be adapted.",
+        f"It may be one of {', '.join((*CAUSAL, MASKED))}.",
+    )
+
+
+def _roberta(config: Mapping[str, Any]) -> dict[str, Any]:
+    off(config, "is_decoder", "add_cross_attention")
+    must(config, "position_embedding_type", "absolute")
+    must(config, "tie_word_embeddings", expected=True)
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    own = {key: count(config, key) for key in (*sizes, "max_position_embeddings")}
+    own |= {key: config[key] for key in _ROBERTA if key in config}
+    own["pad_token_id"] = config.get("pad_token_id", 1)
+    return own | {"model_type": "roberta", "architectures": [MASKED]}
+
+
+def _shifts(config: Mapping[str, Any]) -> bool:
+    return bool(config[KEY]["shift"]) if KEY in config else is_a(config, *CAUSAL)
+
+
+def _tables(lender: Any) -> tuple[Tensor, Tensor]:
+    """The embeddings (V, H) and what the head multiplies: the same, another (V, H), or (V, H + 1) with biases."""
+    table, head = lender.get_input_embeddings().weight, lender.get_output_embeddings()
+    if head.bias is None:
+        return table, head.weight
+    return table, torch.cat([head.weight, head.bias[:, None]], dim=1)
+
+
+def _room(config: Mapping[str, Any], adapted: AdaptedBody) -> int:
+    """The tokens that the body can read, and reads as it did when it was made."""
+    positions = int(adapted.native["max_position_embeddings"]) - adapted.first_position
+    return min(positions, config.get("sliding_window") or positions)
+
+
+def _configuration(adapted: AdaptedBody, wanted: Wanted, room: int) -> BackboneConfig:
+    hidden, least = int(adapted.native["hidden_size"]), 2 * wanted.block_size
+    context = min(wanted.context or _CONTEXT, room)
+    if context < least:
+        raise UsageError(
+            f"a window of {context} tokens is too short for blocks of {wanted.block_size}.",
+            f"The checkpoint must read at least {least}, and --context too.",
+        )
+    return BackboneConfig(
+        vocabulary=wanted.vocabulary,
+        hidden=hidden,
+        layers=int(adapted.native["num_hidden_layers"]),
+        rank=hidden,
+        block_size=wanted.block_size,
+        context=context,
+        timed=wanted.timed,
+        hears_itself=wanted.hears_itself,
+        suppressed=wanted.suppressed,
+        architecture=str(adapted.native["model_type"]),
+        adapted=adapted,
+    )
+
+
+def _lend(lender: PreTrainedModel, model: BlockDiffusionLM) -> None:
+    """Move a model's body, and the layer of its head, into another; what that one has besides begins silent."""
+    body: Any = lender.base_model
+    body.set_input_embeddings(None)
+    model.body.load_state_dict(body.state_dict())
+    if model.transform is not None:
+        head: Any = lender.lm_head
+        model.transform[0].load_state_dict(head.dense.state_dict())
+        model.transform[2].load_state_dict(head.layer_norm.state_dict())
+    if model.time is not None:
+        last = model.time[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+
+def _resized(table: Tensor, rows: int) -> Tensor:
+    """The first rows of a table, and the mean of all where it has fewer (Hewitt, 2021)."""
+    return torch.cat([table[:rows], table.mean(0).expand(max(0, rows - len(table)), -1)])

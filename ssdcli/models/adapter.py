@@ -1,0 +1,80 @@
+"""LoRA adapters (Hu et al., 2021), by peft: two narrow matrices beside each linear layer of a frozen model."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from ssdcli.errors import SsdError
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+class Tunable(Protocol):
+    """A model that adapters fit."""
+
+    @property
+    def layers(self) -> PreTrainedModel:
+        """The native module whose linear layers they stand beside."""
+        ...
+
+
+def add_adapter(model: Tunable, rank: int, seed: int) -> PeftModel:
+    """Put a trainable adapter into a model, which predicts as before until it is trained; all else is frozen.
+
+    ValueError for a rank that no layer has.
+    """
+    module = model.layers
+    widest = max(min(part.weight.shape) for part in module.modules() if isinstance(part, nn.Linear))
+    if rank > widest:
+        raise ValueError(f"no layer has more than {widest} dimensions")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _inject(module, rank)
+
+
+def _inject(module: PreTrainedModel, rank: int) -> PeftModel:
+    """The updates are scaled by 2, whatever the rank."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tied embeddings, which no adapter is beside
+        adapted: Any = get_peft_model(module, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    tuned: PeftModel = adapted
+    return tuned
+
+
+def adapter_parameters(adapter: PeftModel) -> int:
+    """How many numbers an adapter has."""
+    return sum(value.numel() for value in get_peft_model_state_dict(adapter).values())
+
+
+def save_adapter(adapter: PeftModel, folder: Path) -> None:
+    """Write its weights, as bfloat16, and what peft knows it by."""
+    state = get_peft_model_state_dict(adapter)
+    weights = {name: value.detach().to("cpu", torch.bfloat16).contiguous() for name, value in state.items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    adapter.peft_config["default"].save_pretrained(str(folder))
+
+
+def merge_adapter(model: Tunable, folder: Path) -> None:
+    """Add the adapter in a folder to a model's own weights; SsdError if it cannot be read or is another model's."""
+    try:
+        adapter = _inject(model.layers, int(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["r"]))
+        state = load_file(folder / WEIGHTS)
+        if state.keys() != get_peft_model_state_dict(adapter).keys():
+            raise ValueError("it stands beside other layers than its base has")
+        set_peft_model_state_dict(adapter, state)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SsdError(f"the adapter in {folder} cannot be read: {reason}.", "See 'ssd models verify'.") from error
+    merged: Any = adapter.base_model
+    merged.merge_and_unload()
