@@ -51,9 +51,10 @@ class Facts:
 
     kind: "core", "small" or "adapter". base: the model that it was begun from. parameters: count; body_parameters:
     those beyond the embeddings. block_size, context, trained_tokens (seen in training): tokens. lengths: lengths[k]
-    documents have from 2^k to 2^(k+1) - 1 tokens. data_lines: sentences of a ReadReport. history: points {"step", "loss", "seconds", and perhaps "heldout"}, losses in
-    nats per token. kept: the step whose weights were kept, where that was not the last. command: what was typed.
-    settings: what the training was told, the data included. license: an identifier such as "apache-2.0", if known.
+    documents have from 2^k to 2^(k+1) - 1 tokens. data_lines: sentences of a ReadReport. history: points {"step",
+    "loss", "seconds", and perhaps "heldout"}, losses in nats per token. kept: the step whose weights were kept, where
+    that was not the last. command: what was typed. settings: what the training was told, the data included. license:
+    an identifier such as "apache-2.0", if known.
     """
 
     name: str
