@@ -32,8 +32,10 @@ from tokenizers import Tokenizer  # noqa: E402
 from ssdcli.engine.process import make_process  # noqa: E402
 from ssdcli.evaluation.losses import Losses, LossSettings, measure, passage_of  # noqa: E402
 from ssdcli.evaluation.sweep import GRID, best_weight  # noqa: E402
-from ssdcli.models.folder import load_backbone  # noqa: E402
+from ssdcli.models.loading import load_model  # noqa: E402
+from ssdcli.models.placement import Placement  # noqa: E402
 from ssdcli.pipeline.job import train_small  # noqa: E402
+from ssdcli.registry.adapters import base_of  # noqa: E402
 from ssdcli.registry.store import Registry  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402
 from ssdcli.training.tokenizer import END_OF_TEXT, special_id  # noqa: E402
@@ -47,11 +49,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "batch-1024": {"batch_tokens": 1024},
     "batch-2048": {"batch_tokens": 2048},
     "no-gaps": {"gap_share": 0.0},
-    "all-levels": {"lowest_level": 0.0},
-    "ema": {"ema": 0.1},
     "to-the-end": {"patience": 0},
-    "from-core": {"init": "starter"},
-    "lora-16": {"init": "starter", "lora": 16},
+    "from-core": {"init": "starter", "learning_rate": 1e-3},
+    "lora-16": {"init": "starter", "lora": 16, "learning_rate": 1e-3},
     "nano": {"size": "nano"},
     "micro": {"size": "micro"},
     "mini": {"size": "mini"},
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--variants", nargs="+", default=["default"], help=", ".join(VARIANTS))
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that all variants get")
+    parser.add_argument("--documents", type=int, help="measure on the first so many held-out documents alone")
     parser.add_argument("--out", type=Path, default=Path("training.jsonl"))
     parser.add_argument("--table", type=Path, help="only print the table of this file")
     arguments = parser.parse_args()
@@ -79,10 +80,11 @@ def main() -> None:
     done = {key(line) for line in lines(arguments.out)}
     for seed in arguments.seeds:
         for variant in arguments.variants:
-            asked = {"corpus": arguments.data[0].name, "minutes": arguments.minutes, "variant": variant, "seed": seed}
+            name = " ".join([variant, *arguments.set])
+            asked = {"corpus": arguments.data[0].name, "minutes": arguments.minutes, "variant": name, "seed": seed}
             if key(asked) not in done:
                 changes = {**shared, **VARIANTS[variant], "seed": seed, "minutes": arguments.minutes}
-                result = asked | run(*arguments.data, changes)
+                result = asked | run(*arguments.data, arguments.documents, changes)
                 with arguments.out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(result) + "\n")
                 print(json.dumps(result), flush=True)
@@ -94,13 +96,13 @@ def processor_seconds() -> float:
     return time.process_time() / torch.get_num_threads()
 
 
-def run(train: Path, heldout: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """One training, and its losses on the held-out file."""
+def run(train: Path, heldout: Path, documents: int | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """One training, and its losses on so many documents of the held-out file, all by default."""
     settings = replace(TrainSettings(data=(str(train),), name="twin"), **changes)
     with tempfile.TemporaryDirectory() as home:
         registry = Registry(Path(home))
         trained = train_small(settings, registry=registry, clock=processor_seconds)
-        losses = measured(registry, settings.core, heldout)
+        losses = measured(registry, settings.core, read_texts(heldout, documents))
     best = best_weight(losses) if len(losses.weights) > 1 else 1.0
     nats, bits = losses.nats_per_token(), losses.bits_per_byte()
     return {
@@ -115,17 +117,19 @@ def run(train: Path, heldout: Path, changes: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def measured(registry: Registry, core: str, heldout: Path) -> Losses:
-    """Losses of the twin on a file, alone or with its core at every weight."""
+def measured(registry: Registry, core: str, texts: list[str]) -> Losses:
+    """Losses of the twin on texts, alone or with its core at every weight."""
     entry = registry.find("twin")
     tokenizer = Tokenizer.from_file(str(entry.folder / "tokenizer.json"))
     end = special_id(tokenizer, END_OF_TEXT)
-    passages = [passage_of(text, tokenizer, end) for text in read_texts(heldout)]
-    model = load_backbone(entry.folder)
+    passages = [passage_of(text, tokenizer, end) for text in texts]
+    base = base_of(entry, registry)
+    weights = entry if base is None else base
+    model = load_model(weights.folder, Placement(), entry.manifest.block_size, None if base is None else entry.folder)
     process = make_process(entry.manifest.process, entry.manifest.vocabulary, entry.manifest.constants)
     if core == "none":
         return measure([model], process, passages, [1.0], LossSettings(model.context))
-    members = [load_backbone(registry.find(core).folder), model]
+    members = [load_model(registry.find(core).folder, Placement(), model.block_size), model]
     return measure(members, process, passages, GRID, LossSettings(min(member.context for member in members)))
 
 

@@ -52,7 +52,7 @@ def memorised(tmp_path_factory) -> tuple[Registry, str]:
     """A model that has seen a few documents and four canaries very often."""
     folder = tmp_path_factory.mktemp("memorised")
     data = write_documents(folder / "notes.jsonl", 50)
-    shape = {"hidden": 96, "batch_tokens": 768, "learning_rate": 1e-2, "gap_share": 0.0}
+    shape = {"hidden": 96, "batch_tokens": 768, "learning_rate": 1e-2, "gap_share": 0.0, "patience": 0}
     return train(folder, data, steps=60, heldout=0.5, canaries=4, process="masked", **shape), data
 
 

@@ -13,7 +13,7 @@ from ssdcli.settings import resolve
 from ssdcli.training.settings import TrainSettings
 
 SETTINGS = {"train-small": TrainSettings, "generate": GenerateSettings}
-EXPECTED = {"starter", "starter-masked", "notes", "code", "overnight", "letters"}
+EXPECTED = {"adapter", "answers", "starter", "starter-masked", "notes", "code", "overnight", "letters"}
 
 
 def words(name):

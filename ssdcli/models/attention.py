@@ -39,6 +39,11 @@ class Chunk:
             total[self.row, :, run] += piece
 
 
+def is_worth_cutting(mask: Tensor) -> bool:
+    """Whether a mask (B, 1, L, L) has several chunks; on a GPU, all at once is no slower than pieces."""
+    return mask.device.type == "cpu" and mask.shape[2] > _QUERIES
+
+
 def chunks_of(mask: Tensor, dtype: torch.dtype) -> tuple[Chunk, ...]:
     """Cut a mask (B, 1, L, L) bool, in which every query sees something, for states of this dtype.
 

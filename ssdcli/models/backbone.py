@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.active import ActiveVocabulary, WholeVocabulary
-from ssdcli.models.attention import VISIBLE, chunks_of
+from ssdcli.models.attention import VISIBLE, chunks_of, is_worth_cutting
 from ssdcli.models.cache import PrefixCache
 from ssdcli.models.mixture import weighted_sums
 from ssdcli.models.norm import use_low_norms
@@ -235,8 +235,7 @@ class BlockDiffusionLM(nn.Module):
             attention_mask=mask,
             past_key_values=cache,
             use_cache=cache is not None,
-            # Texts are read side by side without a cache. On a GPU, the whole mask at once is no slower than pieces.
-            chunks=chunks_of(mask, embedded.dtype) if cache is None and mask.device.type == "cpu" else None,
+            chunks=chunks_of(mask, embedded.dtype) if cache is None and is_worth_cutting(mask) else None,
         )
         hidden: Tensor = result.last_hidden_state
         return hidden

@@ -86,7 +86,8 @@ def test_the_answer_as_json_and_data_from_standard_input(text, run_ssd):
     done = run_ssd(*arguments, stdin=Path(text).read_text(encoding="utf-8"))
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
-    assert list(answer) == ["name", "core", "size", "parameters", "weight", "bits_per_byte", "steps", "seconds"]
+    losses, training = ["weight", "bits_per_byte"], ["steps", "kept", "seconds"]
+    assert list(answer) == ["name", "core", "size", "parameters", *losses, *training]
     assert (answer["name"], answer["core"], answer["size"], answer["steps"]) == ("notes", "big", None, 2)
     assert set(answer["bits_per_byte"]) == {"core", "small", "ensemble"}
     assert answer["weight"] == Registry().find("notes").manifest.weight

@@ -18,6 +18,7 @@ from ssdcli.training.active import Division, active_ids, count_tokens, divide, n
 from ssdcli.training.build import build, shape
 from ssdcli.training.objective import Objective
 from ssdcli.training.settings import TrainSettings
+from tests.packed import batch, plain
 from tests.tiny import add_tiny
 from tests.trainings import run, tiny_settings, write_text
 
@@ -148,9 +149,9 @@ def test_a_whole_vocabulary_is_built_from_the_whole_core():
     torch.testing.assert_close(torch.nn.functional.normalize(model.table.detach(), dim=-1), expected)
 
 
-def batch(*indices: int) -> dict[str, Tensor]:
+def samples(*indices: int) -> dict[str, Any]:
     rows = [torch.from_numpy(text()[i * 24 : i * 24 + 24].astype(np.int64)) for i in indices]
-    return {"tokens": torch.stack(rows), "index": torch.tensor(indices)}
+    return batch(plain(torch.stack(rows), 4), *indices)
 
 
 @PROCESSES
@@ -158,7 +159,7 @@ def test_gradients_reach_every_row_and_every_other_weight(process):
     objective = Objective(model_of(process), OF[process], 0)
     if objective.backbone.listen is not None:
         torch.nn.init.normal_(objective.backbone.listen.weight, std=0.2)
-    objective(**batch(*range(8))).backward()
+    objective(**samples(*range(8))).backward()
     for name, parameter in objective.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
@@ -182,9 +183,9 @@ def test_the_loss_is_that_of_the_tokens_themselves(process, monkeypatch):
 
     monkeypatch.setattr(backbone, "encode", keeping)
     monkeypatch.setattr(type(OF[process]), "loss_weights", lambda self, canvas, t: torch.ones(t.shape))
-    tokens = batch(0, 2, 4)["tokens"]
+    tokens = samples(0, 2, 4)["columns"]["tokens"]
     with torch.no_grad():
-        loss = Objective(backbone, OF[process], 0)(**batch(0, 2, 4))
+        loss = Objective(backbone, OF[process], 0)(**samples(0, 2, 4))
         log_p = torch.log_softmax(backbone.logits(kept["hidden"][:, : tokens.shape[1]]), dim=-1)
     assert float(loss) == pytest.approx(float(-log_p.gather(-1, tokens[..., None]).mean()), rel=1e-5)
 
