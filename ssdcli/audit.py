@@ -143,10 +143,9 @@ def _core(entry: Entry, registry: Registry) -> Backbone | None:
     try:
         core = registry.find(made_for)
         theirs = core.manifest
-        alike = (theirs.tokenizer, theirs.process, theirs.constants, theirs.attention, theirs.block_size) == (
+        alike = (theirs.tokenizer, theirs.noise, theirs.attention, theirs.block_size) == (
             own.tokenizer,
-            own.process,
-            own.constants,
+            own.noise,
             own.attention,
             own.block_size,
         )

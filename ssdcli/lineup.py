@@ -246,7 +246,7 @@ def _misfit(one: Manifest, other: Manifest) -> str | None:
     """What keeps two models from denoising one canvas, if anything does."""
     if one.tokenizer != other.tokenizer:
         return "their tokenizers differ"
-    if (one.process, one.constants) != (other.process, other.constants):
+    if one.noise != other.noise:
         mine, theirs = (f"{m.process} {dict(sorted(m.constants.items()))}" for m in (one, other))
         return f"its noise process is {mine}, not {theirs}"
     if one.block_size != other.block_size and "full" not in (one.attention, other.attention):

@@ -20,19 +20,27 @@ from tests.tiny import BLOCK, CONSTANTS, CONTEXT, VOCABULARY, tiny_tokenizer
 
 
 def write_core(
-    folder: Path, native: Mapping[str, Any], process: str = "masked", dtype: torch.dtype = torch.bfloat16
+    folder: Path,
+    native: Mapping[str, Any],
+    process: str = "masked",
+    dtype: torch.dtype = torch.bfloat16,
+    **changes: Any,
 ) -> Path:
-    """Write the weights and config.json of a core with full attention, whose tokens are those of tests.tiny."""
-    spec = CoreSpec(
-        family="toy",
-        process=process,
-        constants=CONSTANTS[process],
-        attention="full",
-        block_size=BLOCK,
-        context=CONTEXT,
-        ends=(0,),
-        suppressed=(1, 2, *range(tiny_tokenizer().get_vocab_size(), VOCABULARY)),
-    )
+    """Write the weights and config.json of a core with full attention, whose tokens are those of tests.tiny.
+
+    changes: to what it says of itself beyond its native class.
+    """
+    fields: dict[str, Any] = {
+        "family": "toy",
+        "process": process,
+        "constants": CONSTANTS[process],
+        "attention": "full",
+        "block_size": BLOCK,
+        "context": CONTEXT,
+        "ends": (0,),
+        "suppressed": (1, 2, *range(tiny_tokenizer().get_vocab_size(), VOCABULARY)),
+    }
+    spec = CoreSpec(**{**fields, **changes})
     own = {**native, "vocab_size": VOCABULARY, "is_causal": False}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -44,11 +52,17 @@ def write_core(
     return folder
 
 
-def add_core(name: str, process: str = "masked", native: Mapping[str, Any] = LLAMA) -> None:
-    """Register such a core in SSD_HOME."""
+def add_core(
+    name: str,
+    process: str = "masked",
+    native: Mapping[str, Any] = LLAMA,
+    dtype: torch.dtype = torch.bfloat16,
+    **changes: Any,
+) -> None:
+    """Register such a core in SSD_HOME, in the place of another one of this name."""
     text = tiny_tokenizer().to_str()
-    with Registry().stage(name) as folder:
-        write_core(folder, native, process)
+    with Registry().stage(name, overwrite=True) as folder:
+        write_core(folder, native, process, dtype, **changes)
         (folder / "tokenizer.json").write_text(text, encoding="utf-8")
         manifest = Manifest(
             name=name,

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ssdcli.errors import UsageError
+from ssdcli.errors import SsdError, UsageError
 from ssdcli.models.backbone import AdaptedBody, BackboneConfig, BlockDiffusionLM
 from ssdcli.models.core import read_config, read_native
 from ssdcli.models.families.facts import count, is_a, must, native, off
@@ -52,24 +53,32 @@ def reads_causally(folder: Path) -> bool:
     return KEY not in config and is_a(config, *CAUSAL)
 
 
-def adapt(folder: Path, wanted: Wanted) -> BlockDiffusionLM:
-    """A small model with the weights of a checkpoint; what is new in it begins silent.
+def adapt(folder: Path, wanted: Wanted, dtype: torch.dtype = torch.float32) -> BlockDiffusionLM:
+    """A small model with the weights of a checkpoint, held in a dtype; what is new in it begins silent.
 
     SsdError or UsageError for a checkpoint that is missing, of another class, or not in safetensors.
     """
     config = read_config(folder)
     own = _native(config)
     shift = _shifts(config) if wanted.shift is None else wanted.shift
-    lender = read_native(folder, wiring(own).model, own, {"dtype": torch.float32})
+    lender = _lender(folder, own, dtype)
     table, head = _tables(lender)
     adapted = AdaptedBody(own, own_head=head is not table, shift=shift)
-    model = BlockDiffusionLM(_configuration(adapted, wanted, _room(config, adapted)))
-    _lend(lender, model)
-    with torch.no_grad():
-        model.table.copy_(_resized(table, wanted.vocabulary))
-        if model.head_table is not None:
-            model.head_table.copy_(_resized(head, wanted.vocabulary))
-    return model
+    return _lent(lender, _configuration(adapted, wanted, _room(config, adapted)))
+
+
+def adapt_again(folder: Path, config: BackboneConfig, dtype: torch.dtype) -> BlockDiffusionLM:
+    """What `adapt` has made of a checkpoint before, by the configuration that it had then.
+
+    SsdError for a checkpoint that cannot be read, or a configuration without a lent body.
+    """
+    if config.adapted is None:
+        raise SsdError(f"the configuration for {folder} tells of no body that it lends.", "See 'ssd models verify'.")
+    return _lent(_lender(folder, config.adapted.native, dtype), config)
+
+
+def _lender(folder: Path, own: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+    return read_native(folder, wiring(own).model, own, {"dtype": dtype})
 
 
 def _native(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,20 +148,33 @@ def _configuration(adapted: AdaptedBody, wanted: Wanted, room: int) -> BackboneC
     )
 
 
-def _lend(lender: PreTrainedModel, model: BlockDiffusionLM) -> None:
-    """Move a model's body, and the layer of its head, into another; what that one has besides begins silent."""
-    body: Any = lender.base_model
+def _lent(lender: Any, config: BackboneConfig) -> BlockDiffusionLM:
+    """A model that takes another's weights over, its body's without a copy; what it has besides begins silent."""
+    with init_empty_weights():
+        model = BlockDiffusionLM(config)
+    table, head = (nn.Parameter(_resized(table.detach(), config.vocabulary)) for table in _tables(lender))
+    model.table = table
+    if model.head_table is not None:
+        model.head_table = head
+    body = lender.base_model
     body.set_input_embeddings(None)
-    model.body.load_state_dict(body.state_dict())
+    model.body.load_state_dict(body.state_dict(), assign=True)
     if model.transform is not None:
-        head: Any = lender.lm_head
-        model.transform[0].load_state_dict(head.dense.state_dict())
-        model.transform[2].load_state_dict(head.layer_norm.state_dict())
-    if model.time is not None:
-        last = model.time[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        model.transform[0].load_state_dict(lender.lm_head.dense.state_dict(), assign=True)
+        model.transform[2].load_state_dict(lender.lm_head.layer_norm.state_dict(), assign=True)
+    for part in (model.time, model.listen):
+        if part is not None:
+            _begin_silent(part.to(table.dtype))
+    return model
+
+
+def _begin_silent(part: nn.Module) -> None:
+    """Draw the weights of linear layers one behind the other, but for the last one's, which are zero."""
+    layers = [layer for layer in part.modules() if isinstance(layer, nn.Linear)]
+    for layer in layers:
+        layer.to_empty(device="cpu").reset_parameters()
+    for weight in layers[-1].parameters():
+        nn.init.zeros_(weight)
 
 
 def _resized(table: Tensor, rows: int) -> Tensor:

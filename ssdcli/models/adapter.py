@@ -65,8 +65,11 @@ def save_adapter(adapter: PeftModel, folder: Path) -> None:
     adapter.peft_config["default"].save_pretrained(str(folder))
 
 
-def merge_adapter(model: Tunable, folder: Path) -> None:
-    """Add the adapter in a folder to a model's own weights; SsdError if it cannot be read or is another model's."""
+def join_adapter(model: Tunable, folder: Path) -> None:
+    """Let a model predict with the adapter in a folder; SsdError if that cannot be read or is another model's.
+
+    It is added to weights in float32. It stays beside shorter ones, whose rounding would take most of it away.
+    """
     try:
         adapter = _inject(model.layers, int(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["r"]))
         state = load_file(folder / WEIGHTS)
@@ -76,5 +79,7 @@ def merge_adapter(model: Tunable, folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SsdError(f"the adapter in {folder} cannot be read: {reason}.", "See 'ssd models verify'.") from error
-    merged: Any = adapter.base_model
-    merged.merge_and_unload()
+    adapter.requires_grad_(False)
+    if all(weight.dtype == torch.float32 for weight in adapter.parameters()):
+        merged: Any = adapter.base_model
+        merged.merge_and_unload()

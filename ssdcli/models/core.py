@@ -29,7 +29,7 @@ from ssdcli.models.wiring import wiring
 
 INDEX = "model.safetensors.index.json"
 
-_PROBLEMS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
+_PROBLEMS = (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -86,6 +86,17 @@ def read_native(
         raise unreadable(folder, error) from error
     read: PreTrainedModel = model
     return read
+
+
+def frozen_dtype(folder: Path) -> torch.dtype:
+    """What weights that are never trained are held in: bfloat16 where they are stored so, else float32.
+
+    SsdError for files that cannot be read.
+    """
+    try:
+        return torch.bfloat16 if stored_dtype(folder) == "bfloat16" else torch.float32
+    except _PROBLEMS as error:
+        raise unreadable(folder, error) from error
 
 
 def _silence() -> None:

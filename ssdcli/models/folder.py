@@ -17,12 +17,28 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 
+_PROBLEMS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
+
+
 def save_backbone(model: BlockDiffusionLM, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
     """Write the weights (stored as `dtype`) and the configuration."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     weights = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(model.config.to_json(), indent=2) + "\n", encoding="utf-8")
+    save_configuration(model.config, folder)
+
+
+def save_configuration(config: BackboneConfig, folder: Path) -> None:
+    """Write what `read_configuration` reads."""
+    (folder / CONFIG).write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def read_configuration(folder: Path) -> BackboneConfig:
+    """Read the configuration of a model that was made here; SsdError if there is none."""
+    try:
+        return BackboneConfig.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except _PROBLEMS as error:
+        raise _unreadable(folder, error) from error
 
 
 def best_device() -> str:
@@ -32,11 +48,15 @@ def best_device() -> str:
 
 def load_backbone(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> BlockDiffusionLM:
     """Read a model, ready for inference; SsdError if files are missing or do not fit each other."""
+    config = read_configuration(folder)
     try:
-        config = BackboneConfig.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
         model = BlockDiffusionLM(config)
         model.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        reason = str(error).splitlines()[0]
-        raise SsdError(f"the model in {folder} cannot be read: {reason}.", "See 'ssd models verify'.") from error
+    except _PROBLEMS as error:
+        raise _unreadable(folder, error) from error
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def _unreadable(folder: Path, error: Exception) -> SsdError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return SsdError(f"the model in {folder} cannot be read: {reason}.", "See 'ssd models verify'.")

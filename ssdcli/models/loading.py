@@ -8,13 +8,14 @@ import torch
 
 from ssdcli.engine.denoiser import Backbone, BlockCachedDenoiser, Denoiser, FullDenoiser
 from ssdcli.engine.process import Process
-from ssdcli.models.adapter import merge_adapter
+from ssdcli.models.adapted import adapt_again
+from ssdcli.models.adapter import join_adapter
 from ssdcli.models.backbone import BlockDiffusionLM
-from ssdcli.models.core import load_core, read_config
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.core import frozen_dtype, load_core, read_config
+from ssdcli.models.folder import load_backbone, read_configuration
 from ssdcli.models.hardware import look
 from ssdcli.models.native import NativeBackbone
-from ssdcli.models.placement import Placement
+from ssdcli.models.placement import AUTO, QUANTIZED, Placement
 from ssdcli.models.spec import KEY
 
 
@@ -22,11 +23,12 @@ def load_model(folder: Path, placement: Placement, block_size: int, adapter: Pat
     """Read a model, ready for inference; SsdError if it cannot be read.
 
     block_size: of the canvases; models that are not free in it have their own, and it must be this one. adapter: the
-    folder of one that is added to the weights.
+    folder of one that the model is the base of.
     """
-    model = _load(folder, placement, block_size)
-    if adapter is not None:
-        merge_adapter(model, adapter)
+    if adapter is None:
+        return _load(folder, placement, block_size)
+    model = _base(folder, placement, adapter)
+    join_adapter(model, adapter)
     return model
 
 
@@ -34,7 +36,21 @@ def _load(folder: Path, placement: Placement, block_size: int) -> NativeBackbone
     config = read_config(folder)
     if KEY in config:
         return load_core(folder, config, placement, block_size)
+    return _small(folder, placement)
+
+
+def _small(folder: Path, placement: Placement) -> BlockDiffusionLM:
     return load_backbone(folder, getattr(torch, placement.small), placement.main_device(look()))
+
+
+def _base(folder: Path, placement: Placement, adapter: Path) -> BlockDiffusionLM:
+    """What an adapter was trained on: a model made here, or a pulled one, read as it was in that training."""
+    if KEY not in read_config(folder):
+        return _small(folder, placement)
+    told = placement.dtype not in (AUTO, *QUANTIZED)
+    dtype = getattr(torch, placement.dtype) if told else frozen_dtype(folder)
+    model = adapt_again(folder, read_configuration(adapter), dtype)
+    return model.to(placement.main_device(look())).eval().requires_grad_(False)
 
 
 def make_denoiser(backbone: Backbone, attention: str, process: Process, *, cache: bool = False) -> Denoiser:

@@ -9,23 +9,26 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 
 from ssdcli.engine.process import Process
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.models.adapted import Wanted, adapt, reads_causally
 from ssdcli.models.adapter import adapter_parameters, add_adapter, save_adapter
 from ssdcli.models.backbone import BlockDiffusionLM
-from ssdcli.models.core import read_config
-from ssdcli.models.folder import load_backbone, save_backbone
+from ssdcli.models.core import frozen_dtype, read_config
+from ssdcli.models.folder import load_backbone, save_backbone, save_configuration
 from ssdcli.models.mould import Mould
 from ssdcli.models.spec import KEY
 from ssdcli.registry.adapters import ADAPTER, weights_digest
+from ssdcli.registry.files import write_atomic
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.training.settings import TrainSettings
 
 _KEPT = "beginning"  # the copy in a workspace, so that a training goes on without what it began from
 _ORIGIN = "origin.json"
+_DIGEST = "base.sha256"  # of the model that an adapter is trained on
 _TOKENIZER = "tokenizer.json"
 
 
@@ -55,17 +58,20 @@ class Beginning:
 
     def as_stored(self) -> BlockDiffusionLM:
         """The model on the CPU, its own numbers rounded as `save` writes them, ready for inference."""
-        if self.adapter is None:
-            self.model.to(torch.bfloat16)
-        for weight in self.model.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.bfloat16()
-        return self.model.to("cpu", torch.float32).eval().requires_grad_(False)
+        own = self.model.state_dict().values() if self.adapter is None else self._learned()
+        for value in own:
+            if value.is_floating_point():
+                value.copy_(value.bfloat16())
+        return self.model.to("cpu").eval().requires_grad_(False)
+
+    def _learned(self) -> list[Tensor]:
+        return [weight.detach() for weight in self.model.parameters() if weight.requires_grad]
 
     def save(self, folder: Path) -> None:
-        """Write what is its own: the adapter, or all weights."""
+        """Write what is its own: the adapter and how its base is read, or all weights."""
         if self.adapter is not None:
             save_adapter(self.adapter, folder)
+            save_configuration(self.model.config, folder)
         else:
             save_backbone(self.model, folder)
 
@@ -85,7 +91,7 @@ def open_beginning(settings: TrainSettings, fit: Fit, registry: Registry, worksp
     Raises UsageError for what does not fit the core, SsdError for files that cannot be read.
     """
     if settings.lora is not None:
-        return _with_adapter(settings, fit, registry)
+        return _with_adapter(settings, fit, registry, workspace)
     kept = workspace / _KEPT
     if not kept.exists():
         _keep(*_read(settings, fit, registry), kept)
@@ -135,9 +141,7 @@ def _entry(init: str, registry: Registry) -> Entry | None:
 
 def _continued(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusionLM:
     """A model that was made here, which keeps all that it is."""
-    misfit = _misfit(entry.manifest, fit, settings)
-    if misfit is not None:
-        raise _no_fit(entry.name, misfit, fit)
+    _check_fit(entry, fit, settings)
     for flag, given in (("context", settings.context), ("shift", settings.shift)):
         if given is not None:
             problem = f"--{flag} was given, but '{entry.name}' has decided about it already."
@@ -149,18 +153,21 @@ def _misfit(found: Manifest, fit: Fit, settings: TrainSettings) -> str | None:
     """What keeps a model from denoising a canvas of the core's, if anything does."""
     if found.tokenizer != fit.core.tokenizer:
         return "its tokenizer differs"
-    if (found.process, found.constants) != (fit.core.process, fit.core.constants):
+    if found.noise != fit.core.noise:
         return f"its noise process is {found.process} {dict(sorted(found.constants.items()))}"
     if found.attention != "full" and found.block_size != settings.block_size:
         return f"its blocks have {found.block_size} tokens, not {settings.block_size}"
     return None
 
 
-def _no_fit(init: str, misfit: str, fit: Fit) -> UsageError:
+def _check_fit(entry: Entry, fit: Fit, settings: TrainSettings) -> None:
+    misfit = _misfit(entry.manifest, fit, settings)
+    if misfit is None:
+        return
     core = fit.core
     wanted = f"process {core.process} {dict(sorted(core.constants.items()))}, blocks of {core.block_size} tokens"
-    return UsageError(
-        f"'{init}' does not fit the core '{core.name}': {misfit}.",
+    raise UsageError(
+        f"'{entry.name}' does not fit the core '{core.name}': {misfit}.",
         f"What fits it has its tokenizer, {wanted}: the core itself, or what was made with --for {core.name}.",
     )
 
@@ -194,21 +201,39 @@ def _wanted(settings: TrainSettings, fit: Fit) -> Wanted:
     )
 
 
-def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry) -> Beginning:
+def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry, workspace: Path) -> Beginning:
     """A registered model with a new adapter; its own weights stay where they are."""
     assert settings.init is not None
     assert settings.lora is not None
     entry = _entry(settings.init, registry)
     if entry is None:
         problem = f"an adapter is kept beside its base, and '{settings.init}' is no registered model."
-        raise UsageError(problem, "Make one of it first: the same command without --lora.")
-    if KEY in read_config(entry.folder):
-        problem = f"'{settings.init}' was pulled, and adapters are trained on models that were made here."
-        raise UsageError(problem, "Leave --lora out, or begin from a model of 'ssd train-small'.")
-    model = _continued(entry, fit, settings)
+        remedy = f"Make it a model first, with --init {settings.init}; then pass that one's name, and --lora."
+        raise UsageError(problem, remedy)
+    digest = _digest(entry, workspace)
+    model = _base(entry, fit, settings)
     try:
         adapter = add_adapter(model, settings.lora, settings.seed)
     except ValueError as error:
         problem = f"--lora {settings.lora} is too large for '{settings.init}': {error}."
         raise UsageError(problem, "Take a smaller rank, as 8.") from error
-    return Beginning(model.train(), Origin(base=entry.name), adapter, weights_digest(entry.manifest))
+    return Beginning(model.train(), Origin(base=entry.name), adapter, digest)
+
+
+def _digest(entry: Entry, workspace: Path) -> str:
+    """The digest of a base's weights; UsageError if it was another one when the training began."""
+    digest, kept = weights_digest(entry.manifest), workspace / _DIGEST
+    if not kept.exists():
+        write_atomic(kept, digest)
+    if kept.read_text(encoding="utf-8") != digest:
+        problem = f"the weights of '{entry.name}' have changed since the training of its adapter began."
+        raise UsageError(problem, "Bring the old ones back, or start anew with --overwrite.")
+    return digest
+
+
+def _base(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusionLM:
+    """What an adapter is trained on; a pulled model is read as a small one, and held as it is stored."""
+    if KEY not in read_config(entry.folder):
+        return _continued(entry, fit, settings)
+    _check_fit(entry, fit, settings)
+    return adapt(entry.folder, _wanted(settings, fit), frozen_dtype(entry.folder))

@@ -16,7 +16,7 @@ import torch
 
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.phrasing import copy_chat
-from ssdcli.pipeline.measured import measure_trained
+from ssdcli.pipeline.measured import measure_trained, measured_tokens
 from ssdcli.pipeline.prepare import TOKENIZER, Prepared, passages
 from ssdcli.registry.archive import REPORT
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
@@ -31,7 +31,6 @@ from ssdcli.training.trainer import SmallTrainer, writes_weights
 
 _T = TypeVar("_T")
 
-_MEASURED_TOKENS = 16_384
 _VERSIONS = ("torch", "transformers", "tokenizers", "safetensors")
 
 
@@ -78,7 +77,7 @@ class Trained:
 def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwrite: bool) -> Trained:
     """Measure the weights as they will be stored, and register them."""
     model = prepared.beginning.as_stored()
-    chosen = passages(prepared.store, prepared.tokenizer, _MEASURED_TOKENS)
+    chosen = passages(prepared.store, prepared.tokenizer, measured_tokens(prepared.settings))
     seconds = trainer.plan.elapsed
     measured = measure_trained(prepared, model, chosen, seconds)
     name, parent = prepared.settings.name, prepared.parent

@@ -19,6 +19,7 @@ from ssdcli.pipeline.samples import Author, write_samples
 from ssdcli.training.facts import Sample
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 
+_TOKENS_PER_SECOND = 400  # of held-out text that two cores measure at all weights, with time left for samples
 _LOSSES = 0.6  # of the time for measuring, where losses take as long as they may
 _SAMPLES = 0.1  # of the time that a training took: writing samples never takes longer
 
@@ -39,6 +40,11 @@ class Measured:
 def measuring_seconds(settings: TrainSettings) -> float:
     """The part of the time of a training, in seconds, that is kept for measuring and registering at the end."""
     return min(30.0, max(3.0, 0.05 * 60 * (settings.minutes or DEFAULT_MINUTES)))
+
+
+def measured_tokens(settings: TrainSettings) -> int:
+    """How much of the held-out text is measured at the end."""
+    return round(_TOKENS_PER_SECOND * measuring_seconds(settings))
 
 
 def measure_trained(

@@ -176,7 +176,7 @@ def _check_base(settings: TrainSettings, registry: Registry, parent: Parent | No
         core is None
         or base.kind != "small"
         or base.block_size != settings.block_size
-        or ((base.tokenizer, base.process, base.constants) != (core.tokenizer, core.process, core.constants))
+        or ((base.tokenizer, base.noise) != (core.tokenizer, core.noise))
     ):
         problem = f"'{settings.base}' is no small model that fits the core '{settings.core}'."
         raise UsageError(problem, f"Name one that was made with --for {settings.core}.")
@@ -198,7 +198,7 @@ def _misfit(entry: Entry, parent: Parent, settings: TrainSettings) -> str | None
     teacher, core = entry.manifest, parent.entry.manifest
     if teacher.tokenizer != core.tokenizer:
         return f"its tokenizer is not that of '{parent.entry.name}'"
-    if (teacher.process, teacher.constants) != (core.process, core.constants):
+    if teacher.noise != core.noise:
         return f"its noise process is not that of '{parent.entry.name}'"
     if teacher.attention != "full" and teacher.block_size != settings.block_size:
         return f"its blocks have {teacher.block_size} tokens, not {settings.block_size}"

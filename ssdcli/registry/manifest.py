@@ -22,6 +22,8 @@ PROCESSES = ("simplex", "masked", "uniform")
 ATTENTIONS = ("block-causal", "causal", "full")  # causal: a prefix is read token by token, a canvas sees itself whole
 FORMATS = ("plain", "turns", "chat")
 
+_USUAL: dict[str, dict[str, float]] = {"masked": {"t_min": 1e-3}}  # as the processes have them
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
@@ -66,6 +68,11 @@ class Manifest:
             value = getattr(self, name)
             if not holds(value):
                 raise SsdError(f"the manifest field {name!r} must be {expected}, not {value!r}.")
+
+    @property
+    def noise(self) -> tuple[str, dict[str, float]]:
+        """The noise process and all of its constants, those included that a manifest may leave out."""
+        return self.process, _USUAL.get(self.process, {}) | self.constants
 
     def to_json(self) -> str:
         """Return the text of `ssd.json`."""

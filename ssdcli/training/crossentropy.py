@@ -20,7 +20,8 @@ class _HeadCrossEntropy(torch.autograd.Function):
         table_low = table.to(hidden.dtype)
         total = torch.zeros((), device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
-        grad_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
+        learned = table if ctx.needs_input_grad[1] else table[:0]  # a frozen one may be of gigabytes
+        grad_table = torch.zeros(learned.shape, dtype=torch.float32, device=table.device)
         for start in range(0, hidden.shape[0], _ROWS):
             rows = slice(start, start + _ROWS)
             target, weight = targets[rows, None], weights[rows, None]
@@ -29,7 +30,8 @@ class _HeadCrossEntropy(torch.autograd.Function):
             total -= (weight * log_p.gather(-1, target)).sum()
             p = log_p.exp_().scatter_add_(-1, target, torch.full_like(weight, -1)).to(hidden.dtype)
             grad_hidden[rows] = (p @ table_low) * weight
-            grad_table += p.T @ (hidden[rows] * weight).to(hidden.dtype)
+            if ctx.needs_input_grad[1]:
+                grad_table += p.T @ (hidden[rows] * weight).to(hidden.dtype)
         ctx.save_for_backward(grad_hidden, grad_table.to(table.dtype))
         return total
 

@@ -38,7 +38,8 @@ class _DistilledCrossEntropy(torch.autograd.Function):
         table_low = table.to(hidden.dtype)
         mixed, plain = torch.zeros((), device=hidden.device), torch.zeros((), device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
-        grad_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
+        learned = table if ctx.needs_input_grad[1] else table[:0]  # a frozen one may be of gigabytes
+        grad_table = torch.zeros(learned.shape, dtype=torch.float32, device=table.device)
         for start in range(0, hidden.shape[0], _ROWS):
             rows = slice(start, start + _ROWS)
             target, weight = lesson.tokens[rows, None], weights[rows, None]
@@ -51,7 +52,8 @@ class _DistilledCrossEntropy(torch.autograd.Function):
             mixed, plain = mixed + sums[0], plain + sums[1]
             error = logits.sub_(log_norm).exp_().sub_(goal).mul_(weight).to(hidden.dtype)
             grad_hidden[rows] = error @ table_low
-            grad_table += error.T @ hidden[rows]
+            if ctx.needs_input_grad[1]:
+                grad_table += error.T @ hidden[rows]
         ctx.save_for_backward(grad_hidden, grad_table.to(table.dtype))
         ctx.mark_non_differentiable(plain)
         return mixed, plain

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -74,7 +73,7 @@ class Plan:
         if pace is None and left > 0:
             return
         planned = step + (max(1, round(left / pace)) if pace else 0)
-        if self.total is not None and self._decays(step):
+        if self.total is not None and self.winds_down(step):
             planned = min(planned, self.total)  # a training that became slower ends in time all the same
         self.total = planned
 
@@ -82,13 +81,15 @@ class Plan:
         """Whether the planned steps are all taken."""
         return self.total is not None and step >= self.total
 
-    def _decays(self, step: int) -> bool:
-        return self.total is not None and step >= self.total * (1 - self.decay)
+    def wind_down(self, step: int, steps: int) -> None:
+        """Let the learning rate fall to zero over the next `steps`, and end then; never later than planned."""
+        if self.total is not None and steps and not self.winds_down(step):
+            self.total = min(self.total, step + steps)
+            self.decay = (self.total - step) / self.total
 
-    def wind_down(self, step: int) -> None:
-        """Let the learning rate fall from `step` on, as if the training had been planned to; it never ends later."""
-        if self.total is not None and not self._decays(step):
-            self.total = min(self.total, math.ceil(step / (1 - self.decay)))
+    def winds_down(self, step: int) -> bool:
+        """Whether the learning rate falls."""
+        return self.total is not None and step >= self.total * (1 - self.decay)
 
     def rate(self, step: int) -> float:
         """Factor on the peak learning rate at `step` (counted from 0)."""
@@ -100,7 +101,7 @@ class Plan:
 
     def save(self, folder: Path) -> None:
         """Write the state that a resumed run needs."""
-        state = asdict(self.budget) | {"total": self.total, "spent": self.elapsed}
+        state = asdict(self.budget) | {"total": self.total, "decay": self.decay, "spent": self.elapsed}
         (folder / self.FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
 
     def restore(self, folder: Path) -> None:
@@ -108,4 +109,4 @@ class Plan:
         state = json.loads((folder / self.FILE).read_text(encoding="utf-8"))
         self.spent = state["spent"]
         if self.budget == Budget(state["steps"], state["seconds"]):
-            self.total = state["total"]
+            self.total, self.decay = state["total"], state["decay"]

@@ -43,10 +43,16 @@ def _names(facts: Facts) -> dict[str, str]:
     return {"core": f"{facts.core} alone", "small": f"{facts.name} alone", "ensemble": "both together"}
 
 
+def _identity(facts: Facts) -> str:
+    if facts.kind == "core":
+        return "a core"
+    what = f"an adapter to {facts.base}" if facts.kind == "adapter" else "a small model"
+    return what if facts.base == facts.core else f"{what} for the core {facts.core}"
+
+
 def _summary(facts: Facts) -> str:
-    article = "a core" if facts.kind == "core" else f"a small model for the core {facts.core}"
     made = (
-        f"{facts.name} is {article}: {short_number(facts.parameters)} parameters, trained for "
+        f"{facts.name} is {_identity(facts)}: {short_number(facts.parameters)} parameters, trained for "
         f"{duration(facts.seconds)} on {counted(facts.train.tokens, 'token')} of text."
     )
     names, bits = _names(facts), facts.quality.bits_per_byte

@@ -223,9 +223,15 @@ class SmallTrainer(Trainer):
         heldout = agreed(lambda: measured)
         if self.hooks.patience:
             self.best.offer(step, heldout, lambda: learned_weights(self.objective, self.accelerator))
-            if self.best.worse >= self.hooks.patience:
-                self.plan.wind_down(step)
+            if self.best.worse >= self.hooks.patience and not self.plan.winds_down(step):
+                self._wind_down(step)
         return {"heldout": heldout}
+
+    def _wind_down(self, step: int) -> None:
+        """Go back to the best weights, and let the learning rate fall as if they had been the last before it does."""
+        if not is_sharded(self.accelerator):
+            self.best.give(self.objective.backbone)
+        self.plan.wind_down(step, round(self.best.step * self.plan.decay / (1 - self.plan.decay)))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The project's own choice of optimiser for each kind of parameter."""
@@ -257,6 +263,12 @@ class SmallTrainer(Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         """Where Trainer writes a checkpoint before it is whole."""
         return str(self._folder / _PARTIAL)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write the weights but for frozen ones, which are read again from where they came from."""
+        frozen = {name for name, weight in self.objective.named_parameters() if not weight.requires_grad}
+        state = self.objective.state_dict() if state_dict is None else state_dict
+        super()._save(output_dir, {name: value for name, value in state.items() if name not in frozen})
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint beside the others, and let it appear at once: a crash leaves the last one or this one."""

@@ -52,10 +52,16 @@ def table(home: Path) -> torch.Tensor:
 def test_overfitting_ends_a_training_early_and_the_best_weights_are_kept(text, tmp_path, monkeypatch):
     done, heldout = trained(text, tmp_path, [5.0, 4.0, 3.0, 3.1, 3.2, 3.3], monkeypatch, patience=2)
     assert done.kept == 6
-    # It winds down from the tenth step, the second without progress: 40% of the steps are left to be taken.
-    assert done.steps == 17
+    # It winds down from the tenth step, the second without progress, as a training of 6 / 0.6 steps would have.
+    assert done.steps == 14
     torch.testing.assert_close(table(tmp_path), heldout.tables[2].bfloat16().float(), rtol=0, atol=0)
     assert "kept" in (done.folder / "README.md").read_text()
+
+
+def test_it_winds_down_from_the_best_weights(text, tmp_path, monkeypatch):
+    _, heldout = trained(text, tmp_path, [5.0, 4.0, 3.0, 3.1, 3.2, 3.3], monkeypatch, patience=2)
+    best, last, after = heldout.tables[2], heldout.tables[4], heldout.tables[5]
+    assert (after - best).norm() < 0.7 * (after - last).norm()
 
 
 def test_progress_while_it_winds_down_is_kept(text, tmp_path, monkeypatch):
@@ -95,5 +101,5 @@ def test_an_interrupted_training_remembers_what_was_best(text, tmp_path, monkeyp
             train_small(settings, watcher, registry=Registry(tmp_path / "parts"))
         patch.setattr(job, "_heldout_measure", Heldout(losses[3:]))
         parts = train_small(settings, registry=Registry(tmp_path / "parts"))
-    assert (parts.steps, parts.kept) == (whole.steps, whole.kept) == (14, 4)
+    assert (parts.steps, parts.kept) == (whole.steps, whole.kept) == (11, 4)
     assert torch.equal(table(tmp_path / "parts"), table(tmp_path / "whole"))

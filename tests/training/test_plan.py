@@ -191,22 +191,26 @@ def test_a_new_budget_wins_over_the_saved_one(tmp_path: Path):
 
 
 @pytest.mark.parametrize("by", ["time", "steps"])
-def test_a_training_that_winds_down_ends_as_if_it_had_been_planned_to(by):
+def test_a_training_that_winds_down_ends_after_the_steps_it_is_given(tmp_path: Path, by):
     plan, clock = timed(1000) if by == "time" else (Plan(Budget(steps=1000), clock=Clock()), Clock())
     step, before = train(plan, clock, STEADY, until=300)
-    plan.wind_down(step)
+    plan.wind_down(step, 100)
+    plan.save(tmp_path)
     last, after = train(plan, clock, STEADY, step=step)
-    assert last == 500
+    assert last == 400
     assert before[-1] == pytest.approx(after[0]) == 1
     assert after == sorted(after, reverse=True)
-    assert after[-1] < 0.01
+    assert after[-1] < 0.02
+    resumed = Plan(plan.budget, clock=Clock())
+    resumed.restore(tmp_path)
+    assert [resumed.rate(i) for i in range(300, 401)] == [plan.rate(i) for i in range(300, 401)]
 
 
 def test_a_training_that_ends_anyway_does_not_end_later():
-    for at in (650, 999):
+    for at, steps in ((650, 10), (999, 500), (550, 500), (300, 0)):
         plan = Plan(Budget(steps=1000), clock=Clock())
-        plan.wind_down(at)
+        plan.wind_down(at, steps)
         assert plan.total == 1000
     unplanned, _ = timed(1000)
-    unplanned.wind_down(3)
+    unplanned.wind_down(3, 10)
     assert unplanned.total is None
