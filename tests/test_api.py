@@ -116,6 +116,14 @@ def test_a_model_that_does_not_fit_is_refused_with_those_that_do(family):
     assert caught.value.remedy == ("No small model fits 'wide' yet: train one with 'ssd train-small --for wide'.")
 
 
+def test_a_constant_that_is_left_out_is_the_usual_one(family):
+    for name, t_min in (("old", {}), ("new", {"t_min": 1e-3}), ("odd", {"t_min": 0.1})):
+        add_tiny(name, 4, process="masked", constants={"mask_id": 1.0, **t_min}, kind="small", core="big")
+    assert [part.entry.name for part in choose("old", ["new"]).parts] == ["old", "new"]
+    with pytest.raises(UsageError, match="its noise process is masked"):
+        choose("new", ["odd"])
+
+
 def test_a_mistyped_name_is_no_model(family):
     with pytest.raises(NoSuchModel, match="Did you mean 'notes'"):
         load("big", {"note": 0.3})

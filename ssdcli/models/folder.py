@@ -47,14 +47,20 @@ def best_device() -> str:
 
 
 def load_backbone(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> BlockDiffusionLM:
-    """Read a model, ready for inference; SsdError if files are missing or do not fit each other."""
+    """Read a model, ready for inference; SsdError if files are missing or do not fit each other.
+
+    dtype: of the weights alone; rounded rotary frequencies would turn far positions by visible angles.
+    """
     config = read_configuration(folder)
     try:
         model = BlockDiffusionLM(config)
         model.load_state_dict(load_file(folder / WEIGHTS))
     except _PROBLEMS as error:
         raise _unreadable(folder, error) from error
-    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    model.requires_grad_(False)
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+    return model.to(device).eval()
 
 
 def _unreadable(folder: Path, error: Exception) -> SsdError:

@@ -236,4 +236,4 @@ def _base(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusionLM:
     if KEY not in read_config(entry.folder):
         return _continued(entry, fit, settings)
     _check_fit(entry, fit, settings)
-    return adapt(entry.folder, _wanted(settings, fit), frozen_dtype(entry.folder))
+    return adapt(entry.folder, _wanted(settings, fit), frozen_dtype(entry.folder)).requires_grad_(False)

@@ -46,8 +46,10 @@ def _names(facts: Facts) -> dict[str, str]:
 def _identity(facts: Facts) -> str:
     if facts.kind == "core":
         return "a core"
+    if facts.kind == "adapter" and facts.base == facts.core:
+        return f"an adapter to the core {facts.core}"
     what = f"an adapter to {facts.base}" if facts.kind == "adapter" else "a small model"
-    return what if facts.base == facts.core else f"{what} for the core {facts.core}"
+    return f"{what} for the core {facts.core}"
 
 
 def _summary(facts: Facts) -> str:

@@ -266,9 +266,20 @@ class SmallTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write the weights but for frozen ones, which are read again from where they came from."""
-        frozen = {name for name, weight in self.objective.named_parameters() if not weight.requires_grad}
+        frozen = self._frozen()
         state = self.objective.state_dict() if state_dict is None else state_dict
         super()._save(output_dir, {name: value for name, value in state.items() if name not in frozen})
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raise SsdError for a checkpoint of another model; of this one, frozen weights may be missing."""
+        strange = {*load_result.missing_keys, *load_result.unexpected_keys} - self._frozen()
+        if strange:
+            problem = f"the checkpoint in {self._folder} is another model's: they differ in {min(strange)}."
+            raise SsdError(problem, "Start the training anew with --overwrite.")
+
+    def _frozen(self) -> set[str]:
+        """The names of the weights that stay as they are."""
+        return {name for name, weight in self.objective.named_parameters() if not weight.requires_grad}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint beside the others, and let it appear at once: a crash leaves the last one or this one."""

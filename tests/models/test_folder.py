@@ -43,6 +43,15 @@ def test_a_model_is_kept_in_bfloat16_unless_told_and_read_in_the_precision_asked
     assert same(load_backbone(tmp_path), model.bfloat16().float())
 
 
+def test_rotary_angles_are_exact_in_any_precision(model, tmp_path):
+    save_backbone(model, tmp_path)
+    exact, low = load_backbone(tmp_path), load_backbone(tmp_path, torch.bfloat16)
+    frequencies = dict(exact.body.named_buffers())
+    assert frequencies
+    for name, value in low.body.named_buffers():
+        assert torch.equal(value, frequencies[name])
+
+
 def test_what_is_kept_and_read_again_stays_as_it_is(model, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

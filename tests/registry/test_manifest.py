@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from ssdcli.engine.process import make_process
 from ssdcli.errors import SsdError
 from ssdcli.registry.manifest import Manifest, read_manifest, tokenizer_fingerprint, write_manifest
 
@@ -18,6 +19,14 @@ def test_json_gives_back_the_same_manifest(manifest):
         metrics={"bits_per_byte": 1.9},
     )
     assert Manifest.from_json(full.to_json()) == full
+
+
+@pytest.mark.parametrize(("process", "constants"), [("masked", {"mask_id": 1.0}), ("uniform", {})])
+def test_constants_that_a_manifest_leaves_out_are_those_of_the_process_made_of_it(manifest, process, constants):
+    made = make_process(process, 300, constants)
+    assert manifest(process=process, constants=constants).noise == (process, made.constants())
+    given = {**made.constants(), "t_min": 0.5}
+    assert manifest(process="masked", constants=given).noise == ("masked", given)
 
 
 def test_a_manifest_written_is_read_back_and_private(manifest, tmp_path):

@@ -187,6 +187,15 @@ def test_a_core_has_no_weight_and_a_small_model_without_one_is_told_why():
     assert "None" not in page.text
 
 
+def test_what_was_trained_is_named():
+    for facts, said in (
+        (FACTS, "notes is a small model for the core starter: "),
+        (replace(FACTS, kind="adapter", base="mail"), "notes is an adapter to mail for the core starter: "),
+        (replace(FACTS, kind="adapter", base="starter"), "notes is an adapter to the core starter: "),
+    ):
+        assert said in report(facts)
+
+
 def test_the_step_whose_weights_were_kept_is_told():
     step = int(FACTS.history[24]["step"])
     page = Page(report(replace(FACTS, kept=step)))
