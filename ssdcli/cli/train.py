@@ -45,6 +45,7 @@ def train_small(
     recipe: option.Recipe = None,
     json: option.Json = False,
     base: option.Base = None,
+    passes: option.Passes = None,
     heldout: option.Heldout = None,
     gap_share: option.GapShare = None,
     canaries: option.Canaries = None,

@@ -46,6 +46,9 @@ Base = Annotated[
         autocompletion=completion.member_names,
     ),
 ]
+Passes = Annotated[
+    float | None, typer.Option(help="Over the text at most, however long the time is.", rich_help_panel=MORE)
+]
 Heldout = Annotated[float | None, typer.Option(help="Share of the text kept for measuring.", rich_help_panel=MORE)]
 GapShare = Annotated[
     float | None, typer.Option(help="Share of the text to train on with a gap to fill.", rich_help_panel=MORE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -82,7 +83,7 @@ def train_small(
             prepared = _prepare(settings, registry) if is_first() else _join(settings.name, registry)
         _check_joined(prepared)
         watcher.on_prepared(prepared)
-        trainer = _train(prepared, watcher, _plan(settings, clock, began))
+        trainer = _train(prepared, watcher, _plan(prepared, clock, began))
         watcher.on_measuring()
         prepared = replace(prepared, beginning=replace(prepared.beginning, model=trainer.whole()))
         trained = agreed(lambda: finish(prepared, trainer, registry, overwrite))
@@ -174,13 +175,19 @@ def _infilling(prepared: Prepared) -> Infilling | None:
     return Infilling(share, prepared.end) if share > 0 else None
 
 
-def _plan(settings: TrainSettings, clock: Clock, began: float) -> Plan:
-    """Steps if they were given, else minutes: what came before the training and the measuring after it count."""
+def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
+    """Steps if they were given, else minutes: what came before the training and the measuring after it count.
+
+    In the time that a small text has too much of, no more steps are taken than pass over it often enough.
+    """
+    settings = prepared.settings
     if settings.minutes is None and settings.steps is not None:
         return Plan(Budget(steps=settings.steps), settings.warmup, settings.decay, clock=clock)
     seconds = 60 * (settings.minutes or DEFAULT_MINUTES)
     overhead = clock() - began + measuring_seconds(settings)
-    return Plan(Budget(seconds=seconds), settings.warmup, settings.decay, overhead, clock)
+    tokens_a_step = batch_of(prepared) * prepared.model.config.context
+    most = math.ceil(settings.passes * prepared.store.info.train.tokens / tokens_a_step)
+    return Plan(Budget(seconds=seconds, most=most), settings.warmup, settings.decay, overhead, clock)
 
 
 def _heldout_measure(prepared: Prepared) -> Callable[[], float]:

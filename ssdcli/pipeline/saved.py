@@ -18,7 +18,7 @@ from ssdcli.registry.store import Registry
 from ssdcli.training.settings import NO_CORE, TrainSettings
 
 _JOB = "job.json"
-_CHANGEABLE = ("minutes", "steps", "learning_rate", "checkpoint_seconds")
+_CHANGEABLE = ("minutes", "steps", "passes", "learning_rate", "checkpoint_seconds")
 
 
 def save(workspace: Path, settings: TrainSettings) -> None:

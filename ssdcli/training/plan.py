@@ -15,10 +15,11 @@ _RECENT = 200
 
 @dataclass(frozen=True)
 class Budget:
-    """What the user granted: a number of steps, or seconds of training."""
+    """What the user granted: a number of steps, or seconds of training; of those, `most` steps are worth taking."""
 
     steps: int | None = None
     seconds: float | None = None
+    most: int | None = None
 
 
 class Plan:
@@ -73,6 +74,8 @@ class Plan:
         if pace is None and left > 0:
             return
         planned = step + (max(1, round(left / pace)) if pace else 0)
+        if self.budget.most is not None:
+            planned = max(step, min(planned, self.budget.most))
         if self.total is not None and self.winds_down(step):
             planned = min(planned, self.total)  # a training that became slower ends in time all the same
         self.total = planned
@@ -108,5 +111,5 @@ class Plan:
         """Read what `save` wrote; a budget of its own wins over the saved one's end."""
         state = json.loads((folder / self.FILE).read_text(encoding="utf-8"))
         self.spent = state["spent"]
-        if self.budget == Budget(state["steps"], state["seconds"]):
+        if self.budget == Budget(state["steps"], state["seconds"], state["most"]):
             self.total, self.decay = state["total"], state["decay"]

@@ -30,6 +30,7 @@ class TrainSettings:
     size: str | None = None
     minutes: float | None = None
     steps: int | None = None
+    passes: float = 10.0  # over the training text, at most; more are memorised (a number of steps is taken whole)
     seed: int = 0
     init: str | None = None  # a registered model, or the folder of a checkpoint, that the training begins from
     lora: int | None = None  # the rank of an adapter, which alone is trained
@@ -67,6 +68,7 @@ class TrainSettings:
             ("size", self.size is None or find_preset(self.size) is not None, f"one of {_SIZES}"),
             ("minutes", self.minutes is None or 0 < self.minutes < math.inf, "above 0"),
             ("steps", self.steps is None or self.steps > 0, "at least 1"),
+            ("passes", 0 < self.passes < math.inf, "above 0"),
             ("heldout", 0 < self.heldout < 1, "between 0 and 1"),
             ("gap_share", 0 <= self.gap_share <= 1, "between 0 and 1"),
             ("canaries", 0 <= self.canaries <= _MOST_CANARIES, f"from 0 to {_MOST_CANARIES}"),

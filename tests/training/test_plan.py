@@ -214,3 +214,14 @@ def test_a_training_that_ends_anyway_does_not_end_later():
     unplanned, _ = timed(1000)
     unplanned.wind_down(3, 10)
     assert unplanned.total is None
+
+
+def test_no_more_steps_are_taken_than_are_worth_it():
+    clock = Clock()
+    plan = Plan(Budget(seconds=1000, most=120), clock=clock)
+    last, rates = train(plan, clock, STEADY)
+    assert last == 120
+    assert rates[71] == pytest.approx(1)
+    assert rates[-1] < 0.03
+    enough = Plan(Budget(seconds=100, most=500), clock=(later := Clock()))
+    assert train(enough, later, STEADY)[0] == pytest.approx(100, rel=0.02)
