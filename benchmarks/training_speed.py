@@ -17,6 +17,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 
+_OURS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # what prepare_machine sets
 NAIVE = "--naive"  # the mode of the process that takes the naive steps: torch's and malloc's own defaults
 
 if NAIVE not in sys.argv:
@@ -141,7 +142,7 @@ class NaiveProcess:
 
     def __init__(self, size: str, process: str) -> None:
         """Start it; it waits for the first call."""
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        environment = {name: value for name, value in os.environ.items() if name not in _OURS}
         command = [sys.executable, __file__, NAIVE, "--size", size, "--process", process]
         self._child = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

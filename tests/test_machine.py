@@ -78,6 +78,15 @@ def test_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch, before, 
     assert os.environ["OMP_WAIT_POLICY"] == after
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, "30000"), ("7", "7")])
+def test_threads_spin_for_a_while_before_they_sleep(monkeypatch, before, after):
+    monkeypatch.setenv("GOMP_SPINCOUNT", before or "")
+    if before is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    prepare_machine()
+    assert os.environ["GOMP_SPINCOUNT"] == after
+
+
 def test_the_machine_is_prepared_without_torch():
     script = "import sys; import ssdcli.machine; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
