@@ -117,7 +117,7 @@ def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockD
         return adapt(folder, _wanted(settings, fit)), Origin(causal=reads_causally(folder))
     if KEY in read_config(entry.folder):
         _check_tokenizer(entry.manifest.tokenizer, settings.init, fit)
-        origin = Origin(base=None if _misfit(entry.manifest, fit, settings) else entry.name)
+        origin = Origin(base=None if misfit(entry.manifest, fit.core, settings.block_size) else entry.name)
         return adapt(entry.folder, _wanted(settings, fit)), origin
     return _continued(entry, fit, settings), Origin(base=entry.name)
 
@@ -149,25 +149,25 @@ def _continued(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusio
     return load_backbone(entry.folder)
 
 
-def _misfit(found: Manifest, fit: Fit, settings: TrainSettings) -> str | None:
-    """What keeps a model from denoising a canvas of the core's, if anything does."""
-    if found.tokenizer != fit.core.tokenizer:
+def misfit(found: Manifest, core: Manifest, block_size: int | None) -> str | None:
+    """What keeps a model from denoising canvases of `block_size` tokens of a core's, if anything does."""
+    if found.tokenizer != core.tokenizer:
         return "its tokenizer differs"
-    if found.noise != fit.core.noise:
+    if found.noise != core.noise:
         return f"its noise process is {found.process} {dict(sorted(found.constants.items()))}"
-    if found.attention != "full" and found.block_size != settings.block_size:
-        return f"its blocks have {found.block_size} tokens, not {settings.block_size}"
+    if found.attention != "full" and found.block_size != block_size:
+        return f"its blocks have {found.block_size} tokens, not {block_size}"
     return None
 
 
 def _check_fit(entry: Entry, fit: Fit, settings: TrainSettings) -> None:
-    misfit = _misfit(entry.manifest, fit, settings)
-    if misfit is None:
+    found = misfit(entry.manifest, fit.core, settings.block_size)
+    if found is None:
         return
     core = fit.core
     wanted = f"process {core.process} {dict(sorted(core.constants.items()))}, blocks of {core.block_size} tokens"
     raise UsageError(
-        f"'{entry.name}' does not fit the core '{core.name}': {misfit}.",
+        f"'{entry.name}' does not fit the core '{core.name}': {found}.",
         f"What fits it has its tokenizer, {wanted}: the core itself, or what was made with --for {core.name}.",
     )
 

@@ -14,7 +14,7 @@ from ssdcli.models.backbone import BlockDiffusionLM
 from ssdcli.models.mould import Mould, read_mould
 from ssdcli.models.presets import Preset
 from ssdcli.phrasing import read_chat
-from ssdcli.pipeline.beginnings import Beginning, Fit, open_beginning
+from ssdcli.pipeline.beginnings import Beginning, Fit, misfit, open_beginning
 from ssdcli.registry.adapters import ADAPTER
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.store import Entry, Registry
@@ -187,24 +187,17 @@ def _teacher(settings: TrainSettings, registry: Registry, parent: Parent | None)
     if settings.distill is None:
         return None
     entry = registry.find(settings.distill)
-    problem = "a core from scratch has tokens of its own" if parent is None else _misfit(entry, parent, settings)
+    problem = "a core from scratch has tokens of its own" if parent is None else _untaught(entry, parent, settings)
     if problem is not None:
         raise UsageError(f"'{settings.distill}' cannot teach: {problem}.", "Name another --distill, or leave it out.")
     return entry
 
 
-def _misfit(entry: Entry, parent: Parent, settings: TrainSettings) -> str | None:
+def _untaught(entry: Entry, parent: Parent, settings: TrainSettings) -> str | None:
     """What keeps a model from teaching those that are made for a core, if anything does."""
-    teacher, core = entry.manifest, parent.entry.manifest
-    if teacher.tokenizer != core.tokenizer:
-        return f"its tokenizer is not that of '{parent.entry.name}'"
-    if teacher.noise != core.noise:
-        return f"its noise process is not that of '{parent.entry.name}'"
-    if teacher.attention != "full" and teacher.block_size != settings.block_size:
-        return f"its blocks have {teacher.block_size} tokens, not {settings.block_size}"
-    if teacher.attention == "causal":
+    if entry.manifest.attention == "causal":
         return "it cannot denoise all blocks of a text in one pass"
-    return None
+    return misfit(entry.manifest, parent.entry.manifest, settings.block_size)
 
 
 def _check_window(teacher: Entry | None, window: int) -> None:

@@ -141,7 +141,7 @@ def test_the_recipe_in_the_folder_repeats_the_training(text):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"process": "uniform"}, "its noise process is not that of 'big'"),
+        ({"process": "uniform"}, "its noise process is uniform"),
         ({"tokenizer": train_tokenizer(["other words and more of them " * 9], VOCABULARY)}, "its tokenizer is not"),
         ({"block_size": 16}, "its blocks have 16 tokens, not 8"),
         ({"attention": "causal"}, "cannot denoise all blocks of a text in one pass"),
