@@ -6,7 +6,9 @@
 Every training is `ssd train-small` itself, for the bundled core, but its clock counts the processor's seconds of this
 process, divided by the number of threads: other work on the machine slows the run down and takes no steps from it.
 One JSON line is appended for each training, and trainings whose line is there already are left out, so that a run can
-be interrupted and taken up again. Losses are those of `collaboration.py`: alone, and with the core at the best weight.
+be interrupted and taken up again. Losses are those of `collaboration.py`: alone, and with the core at the best weight;
+and alone at the noisiest tenth of levels, where little but the text before a block is known: processes that destroy
+text in different ways can be compared there.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from timing import machine, table  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
 from ssdcli.engine.process import make_process  # noqa: E402
-from ssdcli.evaluation.losses import Losses, LossSettings, measure, passage_of  # noqa: E402
+from ssdcli.evaluation.losses import LossesByLevel, LossSettings, measure, passage_of  # noqa: E402
 from ssdcli.evaluation.sweep import GRID, best_weight  # noqa: E402
 from ssdcli.models.loading import load_model  # noqa: E402
 from ssdcli.models.placement import Placement  # noqa: E402
@@ -50,8 +52,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "batch-2048": {"batch_tokens": 2048},
     "no-gaps": {"gap_share": 0.0},
     "to-the-end": {"patience": 0},
-    "from-core": {"init": "starter", "learning_rate": 1e-3},
-    "lora-16": {"init": "starter", "lora": 16, "learning_rate": 1e-3},
+    "from-core": {"init": "starter"},
+    "lora-16": {"init": "starter", "lora": 16},
     "nano": {"size": "nano"},
     "micro": {"size": "micro"},
     "mini": {"size": "mini"},
@@ -113,11 +115,12 @@ def run(train: Path, heldout: Path, documents: int | None, changes: Mapping[str,
         "bits": round(float(bits[-1]), 4),
         "both": round(float(nats[losses.place(best)]), 4),
         "weight": best,
+        "noisiest": round(float(losses.nats_by_level()[-1, -1]), 4),
         "core": round(float(nats[0]), 4),
     }
 
 
-def measured(registry: Registry, core: str, texts: list[str]) -> Losses:
+def measured(registry: Registry, core: str, texts: list[str]) -> LossesByLevel:
     """Losses of the twin on texts, alone or with its core at every weight."""
     entry = registry.find("twin")
     tokenizer = Tokenizer.from_file(str(entry.folder / "tokenizer.json"))
@@ -157,19 +160,25 @@ def report(path: Path) -> str:
     for line in lines(path):
         groups.setdefault(key(line)[:3], []).append(line)
     rows = [
-        [*name, group[0]["size"], len(group), *(spread(line[column] for line in group) for column in COLUMNS)]
+        [*name, group[0]["size"], len(group), *(spread(value(line, column) for line in group) for column in COLUMNS)]
         for name, group in sorted(groups.items())
     ]
     header = ["corpus", "minutes", "variant", "size", "seeds", *COLUMNS]
     return f"{machine()}\n\n{table(header, rows)}"
 
 
-COLUMNS = ("steps", "kept", "alone", "bits", "both", "weight")
+COLUMNS = ("steps", "kept", "alone", "noisiest", "bits", "both", "weight")
+
+
+def value(line: Mapping[str, Any], column: str) -> float:
+    """A number of a result; where no weights but the last were kept, those are of the last step."""
+    number = line["steps"] if column == "kept" and line["kept"] is None else line[column]
+    return float(number)
 
 
 def spread(values: Iterable[float]) -> str:
     """A mean, and plus or minus the standard deviation where there are several values."""
-    numbers = torch.tensor([float(value) for value in values])
+    numbers = torch.tensor(list(values))
     digits = 0 if bool((numbers == numbers.round()).all()) else 3
     deviation = f" ± {float(numbers.std()):.{digits}f}" if len(numbers) > 1 else ""
     return f"{float(numbers.mean()):,.{digits}f}{deviation}"

@@ -25,6 +25,7 @@ from ssdcli.training.formats import (
 )
 from ssdcli.training.mails import mail_documents
 from ssdcli.training.pages import page_documents
+from ssdcli.training.papers import READERS, paper_documents
 from ssdcli.training.streams import ByteStream, byte_chunks, decode, looks_binary, read_head
 
 __all__ = ["Document", "ReadReport", "read_documents"]
@@ -43,6 +44,8 @@ _FORMATS = {
     ".htm": "html",
     ".xhtml": "html",
     ".mbox": "mbox",
+    ".pdf": "pdf",
+    ".docx": "docx",
 }
 
 
@@ -154,6 +157,9 @@ def _buffered(stream: BinaryIO) -> ByteStream:
 
 def _read_stream(stream: ByteStream, form: str, name: str, report: ReadReport) -> Iterator[Document]:
     chunks = byte_chunks(stream, name, report)
+    if form in READERS:
+        yield from paper_documents(chunks, form, name, report)
+        return
     head = read_head(chunks)
     if looks_binary(head):
         report.skip("binary", name)
