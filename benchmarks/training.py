@@ -45,8 +45,8 @@ from ssdcli.training.tokenizer import END_OF_TEXT, special_id  # noqa: E402
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "adamw": {"optimizer": "adamw", "learning_rate": 1e-3},
-    "half-rate": {"learning_rate": TrainSettings.learning_rate / 2},
-    "double-rate": {"learning_rate": TrainSettings.learning_rate * 2},
+    "half-rate": {"learning_rate": 1.5e-3},
+    "double-rate": {"learning_rate": 6e-3},
     "batch-512": {"batch_tokens": 512},
     "batch-1024": {"batch_tokens": 1024},
     "batch-2048": {"batch_tokens": 2048},

@@ -125,7 +125,9 @@ def _check_joined(prepared: Prepared) -> None:
 
 def batch_of(prepared: Prepared) -> int:
     """Sequences a step, of all processes together."""
-    return max(1, prepared.settings.batch_tokens // prepared.model.config.context)
+    tokens = prepared.settings.batch_tokens
+    assert tokens is not None  # what was left open is settled before
+    return max(1, tokens // prepared.model.config.context)
 
 
 def check_shares(batch: int, processes: int) -> None:
@@ -139,6 +141,7 @@ def _train(prepared: Prepared, watcher: Watcher, plan: Plan) -> SmallTrainer:
     settings, config, batch = prepared.settings, prepared.model.config, batch_of(prepared)
     shape = WindowShape(config.context, config.block_size, _infilling(prepared))
     windows = _windows(prepared, shape, batch * ENDLESS)
+    assert settings.learning_rate is not None  # what was left open is settled before
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
     objective = Objective(prepared.model, prepared.process, settings.seed, open_teacher(prepared), _anneal(prepared))
     trainer = SmallTrainer(objective, windows, plan, rates, prepared.workspace)

@@ -12,14 +12,13 @@ from ssdcli.errors import UsageError
 from ssdcli.evaluation.losses import Passage
 from ssdcli.models.backbone import BlockDiffusionLM
 from ssdcli.models.mould import Mould, read_mould
-from ssdcli.models.presets import Preset
 from ssdcli.phrasing import read_chat
 from ssdcli.pipeline.beginnings import Beginning, Fit, misfit, open_beginning
 from ssdcli.registry.adapters import ADAPTER
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.training.active import divide
-from ssdcli.training.build import build, choose_preset, shape
+from ssdcli.training.build import build, choose_preset, settled, shape
 from ssdcli.training.canaries import keep_canaries
 from ssdcli.training.corpus import SplitSettings
 from ssdcli.training.documents import ReadReport
@@ -99,13 +98,11 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     beginning = _beginning(settings, process, registry, parent)
     end = _end(tokenizer, parent)
     store = _store(settings, workspace, tokenizer, _phrasing(end, parent))
-    size = None
+    settings, size = settled(settings, store.info.train.tokens), None
     if beginning is None:
-        preset = choose_preset(settings, store.info.train.tokens)
-        settings = replace(settings, size=preset.name)  # more minutes for the rest of a training must not change it
         custom = settings.hidden is not None or settings.layers is not None
-        size = None if custom else preset.name
-        beginning = Beginning(_from_scratch(settings, preset, process, tokenizer, store, parent))
+        size = None if custom else settings.size
+        beginning = Beginning(_from_scratch(settings, process, tokenizer, store, parent))
     _check_window(teacher, beginning.model.config.context)
     return Prepared(settings, workspace, tokenizer, end, store, process, beginning, size, parent, teacher)
 
@@ -121,14 +118,10 @@ def _beginning(
 
 
 def _from_scratch(
-    settings: TrainSettings,
-    preset: Preset,
-    process: Process,
-    tokenizer: Tokenizer,
-    store: TokenStore,
-    parent: Parent | None,
+    settings: TrainSettings, process: Process, tokenizer: Tokenizer, store: TokenStore, parent: Parent | None
 ) -> BlockDiffusionLM:
-    """A new model of a preset's shape, which takes from the core what must fit it."""
+    """A new model of the shape that was chosen, which takes from the core what must fit it."""
+    preset = choose_preset(settings, store.info.train.tokens)
     never = _never_text(tokenizer, settings.vocabulary) if parent is None else ()
     mould = None if parent is None else parent.mould
     division = None if mould is None else divide(mould, store.train)

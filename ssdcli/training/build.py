@@ -19,6 +19,16 @@ _LARGE_TABLE = 1 << 16  # rows
 _CONTEXTS = 8  # a window holds at least this many blocks
 
 
+def settled(settings: TrainSettings, tokens: int) -> TrainSettings:
+    """Checked settings with what they leave open decided, once: a resumed training may get more minutes or passes.
+
+    tokens: of the training text.
+    """
+    size = None if settings.init is not None else choose_preset(settings, tokens).name
+    batch = choose_batch_tokens(settings, tokens)
+    return replace(settings, size=size, batch_tokens=batch, learning_rate=choose_rate(settings))
+
+
 def choose_preset(settings: TrainSettings, tokens: int) -> Preset:
     """The preset that checked settings ask for, or one that the training tokens and the time given can feed."""
     asked = None if settings.size is None else find_preset(settings.size)
@@ -27,6 +37,38 @@ def choose_preset(settings: TrainSettings, tokens: int) -> Preset:
     worth = min(tokens * _PARAMETERS_PER_TOKEN, _affordable(settings))
     fitting = [preset for preset in PRESETS if preset.parameters <= worth]
     return fitting[-1] if fitting else PRESETS[0]
+
+
+_BATCH_TOKENS = 2048
+_FEWEST_BATCH_TOKENS = 512
+_STEPS = 500  # that a model from scratch should get; see BENCHMARKS.md, Training at equal time
+
+
+def choose_batch_tokens(settings: TrainSettings, tokens: int) -> int:
+    """The tokens of a step that checked settings ask for; else fewer where the text allows a new model few steps.
+
+    tokens: of the training text, which is passed over so often at most.
+    """
+    if settings.batch_tokens is not None:
+        return settings.batch_tokens
+    if settings.init is not None or settings.steps is not None:
+        return _BATCH_TOKENS
+    return min(_BATCH_TOKENS, max(_FEWEST_BATCH_TOKENS, int(settings.passes * tokens / _STEPS)))
+
+
+_RATE = 3e-3
+_CONTINUED_RATE = 1e-3
+
+
+def choose_rate(settings: TrainSettings) -> float:
+    """The peak learning rate that checked settings ask for; else a lower one for weights that have learned before.
+
+    One rate suits all widths, since Muon's updates have the same root mean square in all of them.
+    """
+    if settings.learning_rate is not None:
+        return settings.learning_rate
+    continued = settings.init is not None and settings.lora is None
+    return _CONTINUED_RATE if continued else _RATE
 
 
 _PARAMETERS_PER_TOKEN = 12

@@ -45,8 +45,8 @@ class TrainSettings:
     shift: bool | None = None  # whether a token is predicted where the one before it stands; else the beginning decides
     anneal: float = 0.2  # share of the steps in which a causal beginning's attention opens
     optimizer: str = "muon"
-    batch_tokens: int = 2048
-    learning_rate: float = 3e-3
+    batch_tokens: int | None = None  # of a step; None for what suits the text, see `choose_batch_tokens`
+    learning_rate: float | None = None  # at its peak; None for what suits the beginning, see `choose_rate`
     weight_decay: float = 0.1
     warmup: int = 50  # steps
     decay: float = 0.4  # share of the steps over which the learning rate falls to zero
@@ -76,8 +76,8 @@ class TrainSettings:
             ("distill_samples", self.distill_samples >= 0, "0 or above"),
             ("lora", self.lora is None or 1 <= self.lora <= _HIGHEST_RANK, f"from 1 to {_HIGHEST_RANK}"),
             ("anneal", 0 <= self.anneal <= 1, "between 0 and 1"),
-            ("batch_tokens", self.batch_tokens > 0, "at least 1"),
-            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
+            ("batch_tokens", self.batch_tokens is None or self.batch_tokens > 0, "at least 1"),
+            ("learning_rate", self.learning_rate is None or 0 < self.learning_rate < math.inf, "above 0"),
             ("weight_decay", self.weight_decay >= 0, "0 or above"),
             ("optimizer", self.optimizer in _OPTIMIZERS, f"one of {', '.join(_OPTIMIZERS)}"),
             ("patience", self.patience >= 0, "0 or above"),
