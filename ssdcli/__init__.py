@@ -6,7 +6,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_INTERFACE = ("Blend", "Options", "Placement", "Request", "Result", "load")
+_INTERFACE = ("Blend", "EvalSettings", "Options", "Placement", "Request", "Result", "evaluate", "load")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ssdcli.evaluation.outcome import Evaluation
+from ssdcli.evaluation.settings import EvalSettings
 from ssdcli.exchange import PLAIN, Blend, MemberUse, Message, Options, Piece, Request, Result, TokenShares
 from ssdcli.lineup import Lineup, Members, choose
 from ssdcli.models.placement import FREE, Placement
@@ -10,6 +14,8 @@ from ssdcli.writing import Writer
 
 __all__ = [
     "Blend",
+    "EvalSettings",
+    "Evaluation",
     "Lineup",
     "MemberUse",
     "Message",
@@ -21,6 +27,7 @@ __all__ = [
     "TokenShares",
     "Writer",
     "choose",
+    "evaluate",
     "load",
 ]
 
@@ -45,3 +52,20 @@ def load(
     for a core that does not fit.
     """
     return choose(core, members, registry, blend).open(placement)
+
+
+def evaluate(
+    data: str | Sequence[str],
+    core: str | None = None,
+    members: Members = None,
+    settings: EvalSettings | None = None,
+    registry: Registry | None = None,
+) -> Evaluation:
+    """Measure how well a core, small models and their ensembles predict held-out text, as `ssd eval` does.
+
+    data: files and folders. core, members: as for `load`; the weight of the first small model is swept, and those of
+    the others stay. Errors as for `load`; UsageError for text that is not there, SsdError for too little of it.
+    """
+    from ssdcli.pipeline.evaluating import evaluate as run
+
+    return run([data] if isinstance(data, str) else data, core, members, settings, registry=registry)

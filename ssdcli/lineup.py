@@ -88,7 +88,20 @@ class Lineup:
         voices = [_voice(part, loaded[part.entry.name], tokenizer) for part in self.parts]
         manifest = first.manifest
         guides = tuple(open_guide(spec, manifest.tokenizer, manifest.vocabulary, device) for spec in self.guides)
-        return Writer(voices, Language(tokenizer, ends), self.core, _rule(self.blend.rule), guides)
+        return Writer(voices, Language(tokenizer, ends), self.core, self.rule, guides)
+
+    @property
+    def rule(self) -> Rule:
+        """How the predictions are combined."""
+        from ssdcli.engine.rules import average, contrast, mix
+
+        return {"mix": mix, "average": average, "contrast": contrast}[self.blend.rule]
+
+    def recast(self, writer: Writer) -> Writer:
+        """Open with the models that another writer has loaded, among whose voices are all of the parts; no guides."""
+        known = {voice.name: voice for voice in writer.voices}
+        voices = [replace(known[part.name], weight=part.weight, schedule=part.schedule) for part in self.parts]
+        return Writer(voices, writer.language, self.core, self.rule)
 
     def _check(self, placement: Placement) -> None:
         if placement.dtype in QUANTIZED and not any(_core_table(part.weights) for part in self.parts):
@@ -317,9 +330,3 @@ def _process(entry: Entry) -> Process:
 
 def _unreadable(entry: Entry, reason: str) -> SsdError:
     return SsdError(f"the model {entry.name!r} cannot be used: {reason}.", "Check it with 'ssd models verify'.")
-
-
-def _rule(name: str) -> Rule:
-    from ssdcli.engine.rules import average, contrast, mix
-
-    return {"mix": mix, "average": average, "contrast": contrast}[name]

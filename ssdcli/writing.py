@@ -52,7 +52,7 @@ class Writer:
         members = tuple(Member(voice.name, voice.denoiser, voice.schedule) for voice in voices)
         self._ensemble = Ensemble(members, rule or mix)
         self._process = voices[0].denoiser.process
-        self._language = language
+        self.language = language
         self._guides = tuple(guides)
 
     def generate(
@@ -117,12 +117,12 @@ class Writer:
         from ssdcli.engine.noise import CounterNoise
 
         config = self._config(DEFAULTS)
-        reader = Reader(self.voices, self._language, gap=0)
+        reader = Reader(self.voices, self.language, gap=0)
         prompts = [[own] * draws for own in reader.prompts(Request(prompt), Frame(prompt), ())]
         canvas = self._process.prior(config.block_size, CounterNoise(range(draws), config.device))
         said = self._ensemble.denoise(canvas, 1.0, None, self._ensemble.start(prompts, [1.0]))
         log_p = said.log_p.mean(0)
-        tokens = [self._language.encode(ending)[: config.block_size] for ending in endings]
+        tokens = [self.language.encode(ending)[: config.block_size] for ending in endings]
         return [float(log_p[range(len(ids)), ids].mean()) for ids in tokens]
 
     def _together(self) -> int:
@@ -133,7 +133,7 @@ class Writer:
     def _rows(self, requests: Sequence[Request], options: Options) -> list[Row]:
         """Read every request, and give each of its n texts a seed."""
         first = agreed(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
-        limits = Limits(frozenset(self._language.ends), _longest(options), options.stop)
+        limits = Limits(frozenset(self.language.ends), _longest(options), options.stop)
         rows = []
         for place, request in enumerate(requests):
             frame = self._frame(request, options)
@@ -141,7 +141,7 @@ class Writer:
             seed = first + place * options.n if request.seed is None else request.seed
             for k in range(options.n):
                 usage = Usage([voice.denoiser for voice in self.voices])
-                rows.append(Row(named, seed + k, frame, lambda: Transcript(self._language.decode, limits), usage))
+                rows.append(Row(named, seed + k, frame, lambda: Transcript(self.language.decode, limits), usage))
         return rows
 
     def _frame(self, request: Request, options: Options) -> Frame:
@@ -168,7 +168,7 @@ class Writer:
         return voice.weight < 0 and any(v.denoiser is voice.denoiser and v.weight > 0 for v in self.voices)
 
     def _reader(self, options: Options) -> Reader:
-        return Reader(self.voices, self._language, options.gap if options.infill else 0)
+        return Reader(self.voices, self.language, options.gap if options.infill else 0)
 
     def _write(self, rows: Sequence[Row], options: Options) -> Iterator[tuple[int, Piece]]:
         """Write these rows together, gap by gap; yields a row's place among them and the text that it committed."""
@@ -232,7 +232,7 @@ class Writer:
             block_size=backbone.block_size,
             max_tokens=_longest(options),
             steps=self._process.default_steps if options.steps is None else options.steps,
-            ends=self._language.ends,
+            ends=self.language.ends,
             picker=Picker(options.temperature, options.top_p),
             device=str(backbone.device),
             grid=options.grid,

@@ -59,7 +59,7 @@ def test_a_text_ends_at_any_end_of_any_member():
     assert (result.text, result.tokens, result.finish_reason, script.blocks) == ("b", 1, "end", 1)
     add_tiny("big", ends=[2, 0])
     add_tiny("notes", 2, kind="small", core="big", weight=0.3)
-    assert load("big", ["notes"])._language.ends == (2, 0)
+    assert load("big", ["notes"]).language.ends == (2, 0)
     assert [voice.opening for voice in load("big", ["notes"]).voices] == [2, 0]
 
 

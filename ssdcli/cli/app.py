@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from ssdcli import __version__
-from ssdcli.cli import audit, console, demo, doctor, generate, models, pull, recipes, train
+from ssdcli.cli import audit, console, demo, doctor, evaluate, generate, models, pull, recipes, train
 from ssdcli.cli.help import PanelGroup, use_panels
 from ssdcli.cli.memory import is_out_of_memory
 from ssdcli.errors import Interrupted, OutOfMemory, SsdError
@@ -30,6 +30,7 @@ app = typer.Typer(
 generate.register(app)
 train.register(app)
 pull.register(app)
+evaluate.register(app)
 audit.register(app)
 models.register(app)
 recipes.register(app)

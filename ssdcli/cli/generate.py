@@ -14,7 +14,7 @@ from ssdcli.cli import console
 from ssdcli.cli import generate_options as option
 from ssdcli.cli.explanation import shown, tell_colours
 from ssdcli.cli.memory import remedied
-from ssdcli.cli.prompts import read_batch, read_context, read_prompt
+from ssdcli.cli.prompts import read_batch, read_context, read_members, read_prompt
 from ssdcli.errors import UsageError
 from ssdcli.exchange import PLAIN
 from ssdcli.machine import prepare_machine
@@ -121,7 +121,7 @@ def generate(
 
 def _generate(prompt: str | None, settings: GenerateSettings) -> None:
     """Check all that can be checked at once, read the input, load the models and write."""
-    options, placement, members = settings.options, settings.placement, _members(settings.members)
+    options, placement, members = settings.options, settings.placement, read_members(settings.members)
     if settings.context and not members:
         raise UsageError("--context is for small models alone, and none is named.", "Name one, as in --with notes.")
     if settings.batch is not None and prompt is not None:
@@ -151,22 +151,6 @@ def _write(writer: Writer, requests: list[Request], options: Options, settings: 
             console.write_json(result.to_json())
         else:
             console.write(f"{option.SEPARATOR}\n" * bool(place) + shown(result), end=_line_end(result.text))
-
-
-def _members(given: tuple[str, ...]) -> dict[str, float | None]:
-    """Read NAME and NAME=W."""
-    members: dict[str, float | None] = {}
-    for item in given:
-        name, equals, number = item.partition("=")
-        if name in members:
-            raise UsageError(f"--with names {name!r} twice.", "Name each small model once.")
-        try:
-            members[name] = float(number) if equals else None
-        except ValueError:
-            raise UsageError(
-                f"--with {item}: {number!r} is not a weight.", f"Give a number, as in --with {name}=0.3."
-            ) from None
-    return members
 
 
 def _requests(prompt: str | None, settings: GenerateSettings) -> list[Request]:

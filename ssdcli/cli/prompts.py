@@ -1,4 +1,4 @@
-"""What `ssd generate` reads: the prompt, standard input, context files and batches."""
+"""What `ssd generate` reads: the prompt, standard input, members, context files and batches."""
 
 from __future__ import annotations
 
@@ -38,6 +38,22 @@ def read_prompt(argument: str | None) -> str:
     """Return standard input, if it is no terminal, and the argument, an empty line between the two."""
     piped = "" if sys.stdin is None or sys.stdin.isatty() else _one_line_end_less(_read_standard_input())
     return BETWEEN.join(part for part in (piped, argument or "") if part)
+
+
+def read_members(given: tuple[str, ...]) -> dict[str, float | None]:
+    """Small models and their weights, of NAME and NAME=W; UsageError for what is neither."""
+    members: dict[str, float | None] = {}
+    for item in given:
+        name, equals, number = item.partition("=")
+        if name in members:
+            raise UsageError(f"--with names {name!r} twice.", "Name each small model once.")
+        try:
+            members[name] = float(number) if equals else None
+        except ValueError:
+            raise UsageError(
+                f"--with {item}: {number!r} is not a weight.", f"Give a number, as in --with {name}=0.3."
+            ) from None
+    return members
 
 
 def read_context(paths: Sequence[Path]) -> str:

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, cycle, islice
 
 import numpy as np
@@ -17,7 +17,8 @@ from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Canvas
 from ssdcli.engine.prompt import Prompt
-from ssdcli.evaluation.losses import LEVELS, LossesByLevel, Passage, cross_entropies, stretch_of
+from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
+from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, Passage, shares, stretch_of
 
 ENOUGH = 8  # documents, below which nothing is measured
 
@@ -26,67 +27,102 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly over a
 
 @dataclass(frozen=True)
 class Reader:
-    """A member of a measurement: its denoiser, and the id that it reads before every text."""
+    """A member of a measurement: its denoiser, and the ids that it reads before every text.
+
+    context: private text behind the opening, which stays in view; a long text gives way.
+    """
 
     denoiser: Denoiser
     opening: int
+    context: tuple[int, ...] = ()
+
+    def prompt(self, text: Sequence[int]) -> Prompt:
+        """What it reads before a canvas that stands behind these ids of a text."""
+        if not self.context:
+            return Prompt([self.opening, *text])
+        room = self.denoiser.room - 1 - len(self.context)
+        return Prompt([self.opening, *self.context, *text[max(0, len(text) - room) :]])
 
 
 @dataclass(frozen=True)
 class CanvasSettings:
-    """How long to measure, and the seed of the canvases' places, levels and noise."""
+    """How long to measure, the seed of the canvases' places, levels and noise, and how many a document has at most."""
 
-    seconds: float
+    pace: Pace = field(default_factory=Pace)
     seed: int = 0
+    rounds: int = 1
 
 
 @dataclass(frozen=True)
 class _Place:
     """A canvas of a passage: it begins at the token `start` and is noised to the level t."""
 
+    document: int
     passage: Passage
     start: int
     t: float
     key: int
 
 
-@torch.no_grad()
 def measure_canvases(
     members: Sequence[Reader], passages: Sequence[Passage], weights: Sequence[float], settings: CanvasSettings
 ) -> LossesByLevel | None:
-    """Measure mixtures of two members at each share of the second, on one canvas of each document.
+    """Measure mixtures of two members at each share of the second; None as in `canvas_losses`."""
+    losses = canvas_losses(members, passages, shares(weights, len(members)), settings)
+    return None if losses is None else replace(losses, weights=np.array(weights))
 
-    Every model can be measured so, whatever it attends to; where a whole text can be denoised in one pass, `measure`
-    is much faster. Self-conditioning is off. None when there are fewer than ENOUGH documents that a canvas fits into,
-    or time for fewer.
+
+@torch.no_grad()
+def canvas_losses(
+    members: Sequence[Reader],
+    passages: Sequence[Passage],
+    combinations: Sequence[Combination],
+    settings: CanvasSettings,
+) -> LossesByLevel | None:
+    """Measure combinations of members on canvases of the documents, first one of each, then another one of each.
+
+    Every model can be measured so, whatever it attends to; where a whole text can be denoised in one pass,
+    `measure_combinations` is much faster. Self-conditioning is off. None when there are fewer than ENOUGH documents
+    that a canvas fits into, or time for fewer.
     """
-    until = time.monotonic() + settings.seconds
+    began = time.monotonic()
     length = members[0].denoiser.backbone.block_size
-    losses = []
-    for place in _places(passages, length, settings.seed):
-        losses.append((place, _losses(members, place, weights)))
-        if time.monotonic() > until:
+    places = list(_places(passages, length, settings))
+    found: list[tuple[_Place, Tensor]] = []
+    for place in places:
+        found.append((place, _losses(members, place, combinations)))
+        if not settings.pace.goes_on(began, len(found) / len(places)):
             break
-    if len(losses) < ENOUGH:
-        return None
-    tokens = np.array([sum(place.passage.counted) for place, _ in losses])
-    sizes = np.array([place.passage.bytes for place, _ in losses])
-    sums = torch.stack([mean for _, mean in losses]).numpy() * tokens[:, None]
-    stretches = stretch_of(torch.tensor([place.t for place, _ in losses])).numpy()
-    level_sums, level_tokens = np.zeros((LEVELS, len(weights))), np.zeros(LEVELS)
-    np.add.at(level_sums, stretches, sums)
-    np.add.at(level_tokens, stretches, tokens)
-    return LossesByLevel(np.array(weights), sums, tokens, sizes, level_sums, level_tokens)
+    documents = len({place.document for place, _ in found})
+    return None if documents < ENOUGH else _summed(found)
 
 
-def _places(passages: Sequence[Passage], length: int, seed: int) -> Iterator[_Place]:
-    """A canvas of each passage that has room for one, anywhere in it; the levels cover (0, 1) evenly."""
-    draws = random.Random(seed)
-    fitting = [(passage, starts) for passage in passages if (starts := _starts(passage, length))]
+def _summed(found: Sequence[tuple[_Place, Tensor]]) -> LossesByLevel:
+    """The losses of documents, each the mean over its canvases, which share its tokens."""
+    numbers, rows = np.unique([place.document for place, _ in found], return_inverse=True)
+    passages = {place.document: place.passage for place, _ in found}
+    tokens = np.array([sum(passages[number].counted) for number in numbers])
+    each = (tokens / np.bincount(rows))[rows]  # tokens that a canvas stands for
+    losses = torch.stack([mean for _, mean in found]).numpy() * each[:, None]
+    sums = np.zeros((len(numbers), losses.shape[1]))
+    np.add.at(sums, rows, losses)
+    stretches = stretch_of(torch.tensor([place.t for place, _ in found])).numpy()
+    level_sums, level_tokens = np.zeros((LEVELS, losses.shape[1])), np.zeros(LEVELS)
+    np.add.at(level_sums, stretches, losses)
+    np.add.at(level_tokens, stretches, each)
+    sizes = np.array([passages[number].bytes for number in numbers])
+    return LossesByLevel(np.arange(losses.shape[1]), sums, tokens, sizes, level_sums, level_tokens)
+
+
+def _places(passages: Sequence[Passage], length: int, settings: CanvasSettings) -> Iterator[_Place]:
+    """Canvases of the passages that have room for one, anywhere in them; the levels cover (0, 1) evenly."""
+    draws = random.Random(settings.seed)
+    fitting = [(number, starts) for number, passage in enumerate(passages) if (starts := _starts(passage, length))]
     draws.shuffle(fitting)
     first = draws.random()
-    for k, (passage, starts) in enumerate(fitting):
-        yield _Place(passage, draws.choice(starts), (first + k * _GOLDEN_RATIO) % 1, fold(seed, k))
+    for k, (number, starts) in enumerate(fitting * settings.rounds):
+        t = (first + k * _GOLDEN_RATIO) % 1
+        yield _Place(number, passages[number], draws.choice(starts), t, fold(settings.seed, k))
 
 
 def _starts(passage: Passage, length: int) -> list[int]:
@@ -95,8 +131,8 @@ def _starts(passage: Passage, length: int) -> list[int]:
     return [place for place, counts in enumerate(passage.counted) if counts and place <= last]
 
 
-def _losses(members: Sequence[Reader], place: _Place, weights: Sequence[float]) -> Tensor:
-    """Mean loss of a canvas's tokens at each weight: (W,)."""
+def _losses(members: Sequence[Reader], place: _Place, combinations: Sequence[Combination]) -> Tensor:
+    """Mean loss of a canvas's tokens under each combination: (C,)."""
     process, backbone = members[0].denoiser.process, members[0].denoiser.backbone
     here = slice(place.start, place.start + backbone.block_size)
     # Behind the last answer of a conversation anything may stand, which does not count.
@@ -106,13 +142,17 @@ def _losses(members: Sequence[Reader], place: _Place, weights: Sequence[float]) 
     scored[: len(place.passage.tokens[here])] = torch.tensor(place.passage.counted[here], dtype=torch.float32)
     t = torch.full(tokens.shape, place.t, device=backbone.device)
     canvas = process.corrupt(tokens, t, GeneratorNoise([place.key], backbone.device))
-    log_ps = [_predict(member, place, canvas).to(backbone.device) for member in members]
-    losses = cross_entropies([log_p[0] for log_p in log_ps], tokens[0], weights)
+    log_ps = [_predict(member, place, canvas).to(backbone.device)[0] for member in members]
+    positions = Positions(tokens[0], t[0], process.tokens(canvas)[0])
+    pieces = torch.arange(tokens.shape[1], device=backbone.device).split(max(1, SCORES // process.vocabulary))
+    losses = torch.cat(
+        [combined_losses([log_p[rows] for log_p in log_ps], positions.rows(rows), combinations) for rows in pieces]
+    )
     due = process.loss_weights(canvas, t)[0] * scored
     return ((losses * due[:, None]).sum(0) / scored.sum()).cpu()
 
 
 def _predict(member: Reader, place: _Place, canvas: Canvas) -> Tensor:
     """What a member makes of a canvas after the text before it: (1, L, V)."""
-    before = Prompt([member.opening, *place.passage.tokens[1 : place.start]])
+    before = member.prompt(place.passage.tokens[1 : place.start])
     return member.denoiser.denoise(canvas, place.t, None, member.denoiser.start([before]))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
@@ -16,12 +17,13 @@ from ssdcli.engine.blocks import block_levels
 from ssdcli.engine.denoiser import Backbone, denoise_sequence
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed
-from ssdcli.engine.process import Process
+from ssdcli.engine.process import Canvas, Process
 from ssdcli.engine.rules import mix
+from ssdcli.engine.schedules import Constant
+from ssdcli.evaluation.combinations import Combination, Positions, alone, combined_losses
 
 LEVELS = 10  # stretches of equal width that the noise levels are told in
-
-_SCORES = 1 << 22  # of the predictions that are held at once: 512 positions of 8,192 tokens
+SCORES = 1 << 22  # of the predictions that are combined at once: 512 positions of 8,192 tokens
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,21 @@ def passage_of(text: str, tokenizer: Tokenizer, end: int) -> Passage:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How long a measurement may take, and who is told which share of it is done, by its work or by its time."""
+
+    seconds: float = math.inf
+    on_progress: Callable[[float], None] = lambda _: None
+
+    def goes_on(self, began: float, share: float) -> bool:
+        """Tell of progress; whether a measurement that began then, by the monotonic clock, has time left."""
+        spent = time.monotonic() - began
+        goes_on = spent < self.seconds
+        self.on_progress(max(share, spent / self.seconds) if goes_on else 1.0)
+        return goes_on
+
+
+@dataclass(frozen=True)
 class LossSettings:
     """How a loss is measured: in windows of `window` tokens, each at `repeats` sets of noise levels."""
 
@@ -57,14 +74,15 @@ class LossSettings:
     repeats: int = 2
     seed: int = 0
     batch: int = 8
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass(frozen=True)
 class Losses:
     """Summed losses in nats for each document and weight.
 
-    weights: (W,) the second member's share; sums: (D, W), estimates of a document's loss summed over its tokens, the
-    noise level averaged; tokens, bytes: (D,).
+    weights: (W,) the second member's share, or where combinations were measured, their numbers; sums: (D, W), estimates
+    of a document's loss summed over its tokens, the noise level averaged; tokens, bytes: (D,).
     """
 
     weights: np.ndarray
@@ -118,6 +136,13 @@ def stretch_of(t: Tensor) -> Tensor:
     return (t * LEVELS).long().clamp(0, LEVELS - 1)
 
 
+def shares(weights: Sequence[float], members: int) -> list[Combination]:
+    """Mixtures of two members at each share of the second; of one member, itself."""
+    if members == 1:
+        return [alone(0, 1)] * len(weights)
+    return [Combination(mix, (Constant(1 - share), Constant(share))) for share in weights]
+
+
 def measure(
     members: Sequence[Backbone],
     process: Process,
@@ -125,27 +150,51 @@ def measure(
     weights: Sequence[float],
     settings: LossSettings,
 ) -> LossesByLevel:
-    """Measure the loss of one member, or of mixtures of two at each share of the second.
+    """Measure the loss of one member, or of mixtures of two at each share of the second."""
+    losses = measure_combinations(members, process, passages, shares(weights, len(members)), settings)
+    return replace(losses, weights=np.array(weights))
 
-    Self-conditioning is off, so that one prediction of each member serves every weight. All see the same noise.
+
+def measure_combinations(
+    members: Sequence[Backbone],
+    process: Process,
+    passages: Sequence[Passage],
+    combinations: Sequence[Combination],
+    settings: LossSettings,
+) -> LossesByLevel:
+    """Measure the loss of combinations of members on the same noise, of as many passages as there is time for.
+
+    Self-conditioning is off, so that one prediction of each member serves them all. The first passage is always
+    measured.
     """
-    sums = np.zeros((len(passages), len(weights)))
-    level_sums, level_tokens = np.zeros((LEVELS, len(weights))), np.zeros(LEVELS)
+    sums = np.zeros((len(passages), LEVELS, len(combinations)))
+    seen = np.zeros((len(passages), LEVELS))
+    began, whole = time.monotonic(), 0
     for batch in _batches(passages, settings, members[0].block_size):
-        losses, seen = _batch_losses(members, process, batch, weights)
-        np.add.at(sums, [item.document for item in batch], losses.sum(1).numpy() / settings.repeats)
-        level_sums += losses.sum(0).numpy() / settings.repeats
-        level_tokens += seen.sum(0).numpy() / settings.repeats
-    tokens = np.array([sum(passage.counted) for passage in passages])
-    sizes = np.array([passage.bytes for passage in passages])
-    return LossesByLevel(np.array(weights), sums, tokens, sizes, level_sums, level_tokens)
+        losses, tokens = _batch_losses(members, process, batch, combinations)
+        documents = [window.document for window in batch]
+        np.add.at(sums, documents, losses.numpy() / settings.repeats)
+        np.add.at(seen, documents, tokens.numpy() / settings.repeats)
+        whole = batch[-1].document + batch[-1].ends
+        if not settings.pace.goes_on(began, whole / len(passages)) and whole:
+            break
+    measured = passages[:whole]
+    return LossesByLevel(
+        weights=np.arange(len(combinations)),
+        sums=sums[:whole].sum(1),
+        tokens=np.array([sum(passage.counted) for passage in measured]),
+        bytes=np.array([passage.bytes for passage in measured]),
+        level_sums=sums[:whole].sum(0),
+        level_tokens=seen[:whole].sum(0),
+    )
 
 
 @dataclass(frozen=True)
 class _Window:
-    """A stretch of a document in blocks, padded; `scored` marks the tokens that count."""
+    """A stretch of a document in blocks, padded; `scored` marks the tokens that count, `ends` a document's last one."""
 
     document: int
+    ends: bool
     tokens: Tensor
     blocks: Tensor
     scored: Tensor
@@ -175,8 +224,10 @@ def _windows(passages: Sequence[Passage], settings: LossSettings, block: int) ->
             plain = passage.scored is None
             blocks = [place // block for place in range(settings.window)] if plain else answer_blocks(scored, block)
             columns = torch.tensor(tokens), torch.tensor(blocks), torch.tensor(scored)
+            is_last = start + settings.window >= len(passage.tokens)
             for repeat in range(settings.repeats):
-                yield _Window(document, *columns, fold(settings.seed, noise, start, repeat))
+                ends = is_last and repeat == settings.repeats - 1
+                yield _Window(document, ends, *columns, fold(settings.seed, noise, start, repeat))
 
 
 def answer_blocks(scored: Sequence[bool], size: int) -> list[int]:
@@ -199,9 +250,9 @@ def answer_blocks(scored: Sequence[bool], size: int) -> list[int]:
 
 @torch.no_grad()
 def _batch_losses(
-    members: Sequence[Backbone], process: Process, batch: list[_Window], weights: Sequence[float]
+    members: Sequence[Backbone], process: Process, batch: list[_Window], combinations: Sequence[Combination]
 ) -> tuple[Tensor, Tensor]:
-    """Of each window and stretch of noise levels, the summed loss at each weight and the tokens: (B, T, W), (B, T)."""
+    """Of each window and stretch of levels, each combination's summed loss, and the tokens: (B, T, C), (B, T)."""
     device = members[0].device
     tokens = torch.stack([window.tokens for window in batch]).to(device)
     noise = GeneratorNoise([window.key for window in batch], device)
@@ -212,14 +263,15 @@ def _batch_losses(
     due = process.loss_weights(canvas, t) * scored
     packed = Packed.plain(tokens, blocks)
     hidden = [_hidden(member, process, canvas, packed, t) for member in members]
-    losses = torch.zeros(*tokens.shape, len(weights), device=device)
+    flat = Positions(*(column.flatten() for column in (tokens, t, process.tokens(canvas))))
+    losses = torch.zeros(*tokens.shape, len(combinations), device=device)
     places = due.reshape(-1).nonzero().squeeze(1)
-    for rows in places.split(max(1, _SCORES // process.vocabulary)):
+    for rows in places.split(max(1, SCORES // process.vocabulary)):
         log_ps = [
             torch.log_softmax(member.logits(h.reshape(-1, h.shape[-1])[rows]), dim=-1)
             for member, h in zip(members, hidden, strict=True)
         ]
-        losses.view(-1, len(weights))[rows] = cross_entropies(log_ps, tokens.reshape(-1)[rows], weights)
+        losses.flatten(0, 1)[rows] = combined_losses(log_ps, flat.rows(rows), combinations)
     return _by_level(losses * due[..., None], t), _by_level(scored.float()[..., None], t)[..., 0]
 
 
@@ -229,16 +281,6 @@ def _by_level(values: Tensor, t: Tensor) -> Tensor:
     return torch.zeros(values.shape[0], LEVELS, values.shape[2]).scatter_add_(1, places, values.cpu())
 
 
-def _hidden(member: Backbone, process: Process, canvas: Tensor, packed: Packed, t: Tensor) -> Tensor:
+def _hidden(member: Backbone, process: Process, canvas: Canvas, packed: Packed, t: Tensor) -> Tensor:
     level = t if process.timed else None
     return denoise_sequence(member, process.embed(canvas, member), packed, (level, None))
-
-
-def cross_entropies(log_ps: list[Tensor], targets: Tensor, weights: Sequence[float]) -> Tensor:
-    """Cross-entropy of one member, or of each mixture of two: log_ps of (N, V) each, targets (N,) to (N, W)."""
-    columns = []
-    for share in weights:
-        parts = [(w, log_p) for w, log_p in zip((1 - share, share), log_ps, strict=False) if w > 0]
-        log_p = log_ps[0] if len(log_ps) == 1 else mix([log_p for _, log_p in parts], [w for w, _ in parts])
-        columns.append(-log_p.gather(-1, targets[:, None]).squeeze(-1))
-    return torch.stack(columns, dim=-1)

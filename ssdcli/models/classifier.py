@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
-from transformers.utils import logging
 
 from ssdcli.errors import SsdError
+from ssdcli.models.offtheshelf import quiet, read_model, read_tokenizer, window_of
 
-TOKENIZER = "tokenizer.json"
 _PROBE = 4  # tokens
 
 
@@ -34,7 +28,7 @@ class TextClassifier:
         embeddings = model.get_input_embeddings()
         # Asked for and not read: some architectures scale what they look up.
         self.table: Tensor = embeddings(torch.arange(embeddings.num_embeddings, device=device))
-        self.window = _window(model)
+        self.window = window_of(model)
         opening, closing = _template(tokenizer)
         self.opening = torch.tensor(opening, dtype=torch.int64, device=device)
         self.closing = torch.tensor(closing, dtype=torch.int64, device=device)
@@ -51,8 +45,8 @@ def load_classifier(folder: Path, device: str = "cpu") -> TextClassifier:
 
     SsdError if files are missing or unreadable, if the model has no head for labels, or cannot read embeddings.
     """
-    with _quiet():
-        model, report = _read(folder)
+    with quiet():
+        model, report = read_model(AutoModelForSequenceClassification, folder, "classifier")
         if report["missing_keys"]:
             raise _useless(folder, f"it holds no trained {min(report['missing_keys'])}")
         if model.config.problem_type == "regression":
@@ -60,47 +54,7 @@ def load_classifier(folder: Path, device: str = "cpu") -> TextClassifier:
         _prepare(model.to(device))
         if not _reads_embeddings(model):
             raise _useless(folder, f"a {type(model).__name__} does not read embeddings as it reads tokens")
-        return TextClassifier(model, _tokenizer(folder))
-
-
-def _read(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The model, and what its files lacked."""
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ImportError,
-        RuntimeError,
-        SafetensorError,
-        StrictDataclassError,
-    ) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise SsdError(
-            f"the classifier in {folder} cannot be read: {reason}.",
-            "It needs a config.json and a model.safetensors that transformers knows without code of its own.",
-        ) from error
-    return model, report
-
-
-def _tokenizer(folder: Path) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-    except Exception as error:  # the library raises nothing more precise
-        raise SsdError(f"the classifier's {folder / TOKENIZER} cannot be read ({error}).", "Get it again.") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+        return TextClassifier(model, read_tokenizer(folder, "classifier"))
 
 
 def _useless(folder: Path, reason: str) -> SsdError:
@@ -129,31 +83,8 @@ def _reads_embeddings(model: Any) -> bool:
     return torch.allclose(*pair, rtol=1e-3, atol=1e-4)
 
 
-def _window(model: Any) -> int:
-    """The most positions that a model reads; the family of RoBERTa begins to count behind its padding index."""
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if longest is None or longest < 0:
-        return sys.maxsize
-    tables = [getattr(module, "position_embeddings", None) for module in model.modules()]
-    padding = [getattr(table, "padding_idx", None) for table in tables]
-    return int(longest) - max((index + 1 for index in padding if index is not None), default=0)
-
-
 def _template(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """The ids of the special tokens that a tokenizer puts before and after a text."""
     encoding = tokenizer.encode("a")
     text = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
     return encoding.ids[: text[0]], encoding.ids[text[-1] + 1 :]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from writing reports and progress bars to standard error."""
-    level = logging.get_verbosity()
-    hook = logging.set_tqdm_hook(lambda _, args, kwargs: logging.EmptyTqdm(*args, **kwargs))
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        logging.set_tqdm_hook(hook)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.errors import SsdError
 from ssdcli.evaluation.canvases import CanvasSettings, Reader, measure_canvases
-from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Passage, measure
+from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure
 from ssdcli.evaluation.sweep import GRID, best_weight
 from ssdcli.models.backbone import BlockDiffusionLM
 from ssdcli.models.loading import load_model, make_denoiser
@@ -86,7 +86,7 @@ def _with_core(
     if isinstance(one, BlockDiffusionLM):
         windows = LossSettings(min(one.context, other.context))
         return measure((one, other), core.denoiser.process, passages, GRID, windows)
-    return measure_canvases([core, small], passages, GRID, CanvasSettings(_LOSSES * measuring_seconds(settings)))
+    return measure_canvases([core, small], passages, GRID, CanvasSettings(Pace(_LOSSES * measuring_seconds(settings))))
 
 
 def _authors(prepared: Prepared, small: Reader, core: Reader | None, weight: float | None) -> dict[str, Author]:

@@ -259,19 +259,26 @@ def passages(store: TokenStore, tokenizer: Tokenizer, limit: int) -> list[Passag
     for start, stop, size in store.heldout_documents:
         if left <= 0:
             break
-        answer = int((store.heldout_marks[start:stop] == WRITTEN).argmax())
-        begin = start + max(0, answer - _PASSAGE // 2)
-        end = min(stop, begin + _PASSAGE)
-        marks = store.heldout_marks[begin:end]
-        tokens = store.heldout[begin - 1 : end].tolist()
-        if (marks == GIVEN).any():
-            passage = _conversation(tokens, marks.tolist(), tokenizer)
-        else:
-            passage = Passage(tokens, size if end == stop else len(tokenizer.decode(tokens[1:]).encode()))
+        tokens, marks = store.heldout[start - 1 : stop].tolist(), store.heldout_marks[start:stop].tolist()
+        passage = passage_of_marked(tokens, marks, size, tokenizer)
         if any(passage.counted):
             chosen.append(passage)
-            left -= len(tokens)
+            left -= len(passage.tokens)
     return chosen
+
+
+def passage_of_marked(tokens: list[int], marks: list[int], size: int, tokenizer: Tokenizer) -> Passage:
+    """What is measured of a document: its beginning, and of a conversation what is near its first answer.
+
+    tokens: an end of text, and the document's. marks: of the document's tokens. size: its UTF-8 bytes.
+    """
+    answer = marks.index(WRITTEN) if WRITTEN in marks else 0
+    begin = max(0, answer - _PASSAGE // 2)
+    end = min(len(marks), begin + _PASSAGE)
+    tokens, kept = tokens[begin : end + 1], marks[begin:end]
+    if GIVEN in kept:
+        return _conversation(tokens, kept, tokenizer)
+    return Passage(tokens, size if end == len(marks) else len(tokenizer.decode(tokens[1:]).encode()))
 
 
 def _conversation(tokens: list[int], marks: list[int], tokenizer: Tokenizer) -> Passage:

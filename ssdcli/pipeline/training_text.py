@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from random import Random
+from typing import Generic, TypeVar
 
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.registry.recipes import load_recipe
@@ -13,6 +14,8 @@ from ssdcli.training.corpus import SplitSettings, fingerprint, split_documents
 from ssdcli.training.documents import ReadReport
 from ssdcli.training.readers import STANDARD_INPUT, read_documents
 from ssdcli.training.settings import TrainSettings
+
+T = TypeVar("T")
 
 _RECIPE = "recipe.toml"
 _CHARACTERS = 4_000  # of a document that an excerpt keeps
@@ -56,32 +59,37 @@ class Excerpts:
 
 def read_excerpts(text: TrainingText, draw: Random) -> Excerpts:
     """Read a training text once; UsageError when it is not that of the model."""
-    train, heldout = _Sample(_TRAIN, draw), _Sample(_HELDOUT, draw)
+    train, heldout = Reservoir[str](_TRAIN, draw), Reservoir[str](_HELDOUT, draw)
     for document, is_heldout in text.documents():
-        (heldout if is_heldout else train).offer(document)
+        (heldout if is_heldout else train).offer(document[:_CHARACTERS])
     return Excerpts(train.shuffled(), heldout.shuffled(), (train.offered, heldout.offered))
 
 
 @dataclass
-class _Sample:
-    """Up to `most` of the texts that are offered, each as likely to be kept (Vitter's algorithm R, 1985)."""
+class Reservoir(Generic[T]):
+    """Up to `most` of what is offered, each as likely to be kept (Vitter's algorithm R, 1985)."""
 
     most: int
     draw: Random
-    texts: list[str] = field(default_factory=list)
+    kept: list[T] = field(default_factory=list)
     offered: int = 0
 
-    def offer(self, text: str) -> None:
-        """Take the beginning of a text, or leave it."""
+    def offer(self, one: T) -> None:
+        """Take it or leave it."""
         self.offered += 1
-        if len(self.texts) < self.most:
-            self.texts.append(text[:_CHARACTERS])
+        if len(self.kept) < self.most:
+            self.kept.append(one)
         elif (place := self.draw.randrange(self.offered)) < self.most:
-            self.texts[place] = text[:_CHARACTERS]
+            self.kept[place] = one
 
-    def shuffled(self) -> list[str]:
+    def offer_all(self, several: Iterable[T]) -> None:
+        """Offer one after the other."""
+        for one in several:
+            self.offer(one)
+
+    def shuffled(self) -> list[T]:
         """What was kept, in random order."""
-        return self.draw.sample(self.texts, len(self.texts))
+        return self.draw.sample(self.kept, len(self.kept))
 
 
 def find_training_text(entry: Entry, data: Sequence[str]) -> TrainingText:
@@ -94,10 +102,10 @@ def find_training_text(entry: Entry, data: Sequence[str]) -> TrainingText:
     if entry.manifest.data is None:
         raise SsdError(f"the manifest of {entry.name!r} does not tell what it was trained on.", "Train it again.")
     read_documents(data, ReadReport())  # refuses what does not exist
-    return TrainingText(entry.name, tuple(data), _split(entry), entry.manifest.data)
+    return TrainingText(entry.name, tuple(data), split_of(entry), entry.manifest.data)
 
 
-def _split(entry: Entry) -> SplitSettings:
+def split_of(entry: Entry) -> SplitSettings:
     """The split of a model's training, by the recipe in its folder."""
     flags = [str(member.metadata.get("flag", member.name)) for member in fields(TrainSettings)]
     try:

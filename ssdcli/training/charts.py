@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ssdcli.training.formats import printable
 
@@ -92,6 +92,30 @@ def weight_sweep(weights: Sequence[float], bits_per_byte: Sequence[float], title
     return _curves(_Frame(title, weight, bits, _RIGHT), [_Line("", points, "first")], [mark])
 
 
+def weight_sweeps(ensembles: Mapping[str, Sequence[Point]], title: str) -> ET.Element:
+    """A picture of up to three ensembles' bits per byte over the first small model's weight, each minimum marked."""
+    lines = _named({name: _finite(points) for name, points in ensembles.items()})
+    if not lines:
+        return _sentence(title, "No weight was measured.")
+    best = [min(line.points, key=lambda point: point[1]) for line in lines]
+    names = [name for name, points in ensembles.items() if _finite(points)]
+    told = [f"{name} {bits:.3f} at {weight:g}" for name, (weight, bits) in zip(names, best, strict=True)]
+    marks = [_Mark(point, "", line.style) for point, line in zip(best, lines, strict=True)]
+    lines = [replace(line, label=label) for line, label in zip(lines, told, strict=True)]
+    bits = _axis_around("bits per byte", [y for line in lines for _, y in line.points], marked=False)
+    weight = _axis("weight of the first small model", 0.0, 1.0)
+    return _curves(_Frame(title, weight, bits, _RIGHT_WITH_LABELS), lines, marks)
+
+
+def stacked(pictures: Sequence[ET.Element], title: str) -> ET.Element:
+    """Pictures one below the other."""
+    root = _empty(title, len(pictures) * _HEIGHT)
+    for place, picture in enumerate(pictures):
+        picture.set("y", str(place * _HEIGHT))
+        root.append(picture)
+    return root
+
+
 def level_losses(by_member: Mapping[str, Sequence[float]], title: str) -> ET.Element:
     """A picture of losses over the noise level, one line a member.
 
@@ -101,8 +125,32 @@ def level_losses(by_member: Mapping[str, Sequence[float]], title: str) -> ET.Ele
     if not lines:
         return _sentence(title, "No loss was measured.")
     level = _axis("noise level (0: the text itself, 1: nothing but noise)", 0.0, 1.0)
-    nats = _axis_around("nats per token", [y for line in lines for _, y in line.points], marked=False)
-    return _curves(_Frame(title, level, nats, _RIGHT_WITH_LABELS), lines, [])
+    return _lines_over(level, lines, title, "nats per token")
+
+
+def curves(lines: Mapping[str, Sequence[Point]], title: str, axes: tuple[str, str]) -> ET.Element:
+    """A picture of up to three named lines over two named axes; points that are not finite are left out."""
+    named = _named({name: _finite(points) for name, points in lines.items()})
+    if not named:
+        return _sentence(title, "Nothing was measured.")
+    across = [x for line in named for x, _ in line.points]
+    return _lines_over(_axis(axes[0], min(across), max(*across, min(across) + _LEAST_SPREAD)), named, title, axes[1])
+
+
+def curves_over_doublings(lines: Mapping[str, Sequence[Point]], title: str, axes: tuple[str, str]) -> ET.Element:
+    """The same over a logarithmic axis, on which powers of two are written; points at or below zero are left out."""
+    exponents = {name: [(math.log2(x), y) for x, y in _finite(points) if x > 0] for name, points in lines.items()}
+    named = _named(exponents)
+    if not named:
+        return _sentence(title, "Nothing was measured.")
+    across = [x for line in named for x, _ in line.points]
+    return _lines_over(_doublings(axes[0], math.floor(min(across)), math.ceil(max(across))), named, title, axes[1])
+
+
+def _lines_over(x: _Axis, lines: Sequence[_Line], title: str, y: str) -> ET.Element:
+    """Named lines over an axis, without a mark."""
+    values = _axis_around(y, [value for line in lines for _, value in line.points], marked=False)
+    return _curves(_Frame(title, x, values, _RIGHT_WITH_LABELS), lines, [])
 
 
 def length_bars(counts: Sequence[int], title: str) -> ET.Element:
@@ -111,7 +159,7 @@ def length_bars(counts: Sequence[int], title: str) -> ET.Element:
     if not filled:
         return _sentence(title, "There is no document.")
     low, high = filled[0], filled[-1] + 1
-    lengths = _Doublings("tokens", low, high, 1 if high - low <= _TICKS_UP_TO else 2)
+    lengths = _doublings("tokens", low, high)
     frame = _Frame(title, lengths, _axis("documents", 0.0, max(3.0, *counts)), _RIGHT)
     root = frame.picture()
     group = ET.SubElement(root, "g", {"class": "first"})
@@ -153,6 +201,12 @@ class _Doublings(_Axis):
         return f"{2**value:,.0f}"
 
 
+def _doublings(title: str, low: int, high: int) -> _Doublings:
+    """An axis from 2^low to 2^high, of one doubling at least."""
+    high = max(high, low + 1)
+    return _Doublings(title, low, high, 1 if high - low <= _TICKS_UP_TO else 2)
+
+
 def _axis(title: str, low: float, high: float) -> _Axis:
     """An axis of 4 to 6 ticks that begins on the last tick below `low` and ends at `high`."""
     unit = 10.0 ** math.floor(math.log10((high - low) / 6))
@@ -174,9 +228,9 @@ def _axis_around(title: str, values: Sequence[float], *, marked: bool) -> _Axis:
 
 @dataclass(frozen=True)
 class _Line:
-    """Points to connect, a name to write at their end (or none), and a class of the style sheet."""
+    """Points to connect, what to write at their end (or nothing), and a class of the style sheet."""
 
-    name: str
+    label: str
     points: list[Point]
     style: str
 
@@ -184,12 +238,12 @@ class _Line:
 def _named(lines: Mapping[str, list[Point]]) -> list[_Line]:
     """Lines of different looks, those without a point left out."""
     styled = zip(lines.items(), _STYLES, strict=False)
-    return [_Line(name, points, style) for (name, points), style in styled if points]
+    return [_Line(f"{name} {points[-1][1]:.3f}", points, style) for (name, points), style in styled if points]
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """A point to draw a ring around, and what to write below it."""
+    """A point to draw a ring around, and what to write below it (or nothing)."""
 
     point: Point
     text: str
@@ -253,18 +307,18 @@ def _draw_line(root: ET.Element, frame: _Frame, line: _Line, label_at: float) ->
     ET.SubElement(group, "polyline", {"class": "line", "points": path})
     for place in places if len(places) <= _DOTS_UP_TO else places[-1:]:
         _circle(group, "dot", place, 3)
-    if line.name:
-        text = f"{line.name} {line.points[-1][1]:.3f}"
-        _text(group, text, (frame.right + 12, label_at + 4), "label", "start")
+    if line.label:
+        _text(group, line.label, (frame.right + 12, label_at + 4), "label", "start")
 
 
 def _draw_mark(root: ET.Element, frame: _Frame, mark: _Mark) -> None:
     group = ET.SubElement(root, "g", {"class": mark.style})
     x, y = frame.at(mark.point)
     _circle(group, "ring", (x, y), 6)
-    share = frame.x.share(mark.point[0])
-    anchor = "start" if share < 0.15 else "end" if share > 0.85 else "middle"
-    _text(group, mark.text, (x, y + 24), "label", anchor)
+    if mark.text:
+        share = frame.x.share(mark.point[0])
+        anchor = "start" if share < 0.15 else "end" if share > 0.85 else "middle"
+        _text(group, mark.text, (x, y + 24), "label", anchor)
 
 
 def _sentence(title: str, sentence: str) -> ET.Element:
@@ -276,12 +330,18 @@ def _sentence(title: str, sentence: str) -> ET.Element:
 def _picture(title: str) -> ET.Element:
     """An empty picture with its background and its title."""
     title = " ".join(printable(word) for word in title.split())
-    size = {"width": str(_WIDTH), "height": str(_HEIGHT)}
-    root = ET.Element("svg", {**size, "class": "ssd-chart", "role": "img", "viewBox": f"0 0 {_WIDTH} {_HEIGHT}"})
-    ET.SubElement(root, "title").text = title
-    ET.SubElement(root, "rect", {"class": "paper", "rx": "8", **size})
+    root = _empty(title, _HEIGHT)
+    ET.SubElement(root, "rect", {"class": "paper", "rx": "8", "width": str(_WIDTH), "height": str(_HEIGHT)})
     shown = title if len(title) <= _TITLE_CHARACTERS else title[: _TITLE_CHARACTERS - 1] + "…"
     _text(root, shown, (24, 36), "title", "start")
+    return root
+
+
+def _empty(title: str, height: int) -> ET.Element:
+    """Nothing but a title that readers of the screen hear."""
+    size = {"width": str(_WIDTH), "height": str(height), "viewBox": f"0 0 {_WIDTH} {height}"}
+    root = ET.Element("svg", {**size, "class": "ssd-chart", "role": "img"})
+    ET.SubElement(root, "title").text = title
     return root
 
 

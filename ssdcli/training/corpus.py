@@ -49,7 +49,7 @@ def split_documents(
     PASSAGE_CHARACTERS come out in parts, so that no single one can outweigh its side of the split.
     Below FEW_PASSAGES of them, the end of the text is held out instead of whole passages. Conversations stay whole.
     """
-    passages = _passages(_distinct(documents, report), settings.seed)
+    passages = _passages(distinct(documents, report), settings.seed)
     first = list(islice(passages, FEW_PASSAGES))
     if len(first) < FEW_PASSAGES:
         yield from _split_few(first, settings.heldout_fraction)
@@ -65,7 +65,8 @@ def fingerprint(digests: Iterable[bytes]) -> str:
     return total.hexdigest()
 
 
-def _distinct(documents: Iterable[Document], report: ReadReport) -> Iterator[Document]:
+def distinct(documents: Iterable[Document], report: ReadReport) -> Iterator[Document]:
+    """Documents without their duplicates, which are counted in `report` as words and digests are."""
     for document in documents:
         words = document.text.split()
         digest = _digest(words)

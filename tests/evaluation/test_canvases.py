@@ -8,14 +8,14 @@ import torch
 
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
 from ssdcli.engine.process import Masked, Simplex
-from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, Reader, measure_canvases
-from ssdcli.evaluation.losses import LossSettings, Passage, measure
+from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, Reader, canvas_losses, measure_canvases
+from ssdcli.evaluation.combinations import alone
+from ssdcli.evaluation.losses import LossSettings, Pace, Passage, measure
 from ssdcli.evaluation.sweep import GRID
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
 
 V, MASK, L = 6, 5, 4
 PROCESSES = {"masked": Masked(V, MASK), "simplex": Simplex(V)}
-UNHURRIED = 600.0
 
 
 def reader(process, seed=0, kind=Denoiser) -> Reader:
@@ -41,7 +41,7 @@ def test_it_estimates_what_is_measured_in_one_pass_over_whole_texts(name):
     body = one.denoiser.backbone.body
     for weight in body.layers.parameters():
         weight.zero_()
-    settings = CanvasSettings(UNHURRIED)
+    settings = CanvasSettings()
     found = measure_canvases([one, one], passages, [0.0], settings)
     exact = measure([one.denoiser.backbone], process, passages, [0.0], LossSettings(33, repeats=8))
     error = math.hypot(float(found.standard_error()[0]), float(exact.standard_error()[0]))
@@ -53,16 +53,16 @@ def test_it_estimates_what_is_measured_in_one_pass_over_whole_texts(name):
 def test_at_the_ends_of_the_grid_are_the_members_alone(kind):
     process, passages = PROCESSES["masked"], texts(ENOUGH)
     core, small = reader(process, 0, kind), reader(process, 1)
-    both = measure_canvases([core, small], passages, GRID, CanvasSettings(UNHURRIED)).sums
-    for column, alone in ((0, core), (-1, small)):
-        only = measure_canvases([alone, alone], passages, [0.5], CanvasSettings(UNHURRIED)).sums
+    both = measure_canvases([core, small], passages, GRID, CanvasSettings()).sums
+    for column, one in ((0, core), (-1, small)):
+        only = measure_canvases([one, one], passages, [0.5], CanvasSettings()).sums
         np.testing.assert_allclose(both[:, column], only[:, 0], rtol=1e-4)
 
 
 def test_a_seed_repeats_the_canvases():
     process, passages = PROCESSES["simplex"], texts(ENOUGH)
     one = reader(process)
-    sums = [measure_canvases([one, one], passages, [0.5], CanvasSettings(UNHURRIED, seed)).sums for seed in (3, 3, 4)]
+    sums = [measure_canvases([one, one], passages, [0.5], CanvasSettings(seed=seed)).sums for seed in (3, 3, 4)]
     np.testing.assert_array_equal(sums[0], sums[1])
     assert not np.allclose(sums[0], sums[2])
 
@@ -70,20 +70,20 @@ def test_a_seed_repeats_the_canvases():
 @pytest.mark.parametrize(
     ("passages", "seconds"),
     [
-        pytest.param(texts(ENOUGH - 1), UNHURRIED, id="too few texts"),
-        pytest.param(texts(50, length=L - 1), UNHURRIED, id="texts shorter than a canvas"),
+        pytest.param(texts(ENOUGH - 1), math.inf, id="too few texts"),
+        pytest.param(texts(50, length=L - 1), math.inf, id="texts shorter than a canvas"),
         pytest.param(texts(50), 0.0, id="no time"),
     ],
 )
 def test_where_it_cannot_tell_it_says_nothing(passages, seconds):
     one = reader(PROCESSES["masked"])
-    assert measure_canvases([one, one], passages, GRID, CanvasSettings(seconds)) is None
+    assert measure_canvases([one, one], passages, GRID, CanvasSettings(Pace(seconds))) is None
 
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_its_stretches_of_levels_add_up_to_the_whole_and_are_all_met(name):
     one = reader(PROCESSES[name])
-    losses = measure_canvases([one, one], texts(40), [0.0, 0.5], CanvasSettings(UNHURRIED))
+    losses = measure_canvases([one, one], texts(40), [0.0, 0.5], CanvasSettings())
     np.testing.assert_allclose(losses.level_sums.sum(0), losses.sums.sum(0), rtol=1e-6)
     assert losses.level_tokens.sum() == 40 * 32
     assert all(3 * 32 <= tokens <= 5 * 32 for tokens in losses.level_tokens)
@@ -109,6 +109,32 @@ def test_canvases_of_a_conversation_begin_in_answers_which_alone_are_scored(name
 
     one = reader(process)
     one.denoiser.backbone.__class__ = Knowing
-    found = measure_canvases([one, one], answers, [0.0], CanvasSettings(UNHURRIED))
+    found = measure_canvases([one, one], answers, [0.0], CanvasSettings())
     assert found.tokens.tolist() == [5] * 50
     assert abs(found.nats_per_token()[0]) < 1e-3
+
+
+def test_later_rounds_measure_other_canvases_of_the_same_documents():
+    one, passages = reader(PROCESSES["simplex"]), texts(40)
+    spread = []
+    for rounds in (1, 8):
+        settings = [CanvasSettings(seed=seed, rounds=rounds) for seed in range(3)]
+        found = [measure_canvases([one, one], passages, [0.5], how) for how in settings]
+        assert all(losses.tokens.tolist() == [32] * 40 for losses in found)
+        assert found[0].level_tokens.sum() == pytest.approx(40 * 32)
+        spread.append(np.std([losses.sums[:, 0] for losses in found], axis=0).mean())
+    assert spread[1] < 0.6 * spread[0]
+
+
+def test_a_private_context_is_read_before_the_text_and_stays_in_view_of_a_long_one():
+    one = reader(PROCESSES["simplex"])
+    asked = Reader(one.denoiser, opening=0, context=(1, 2, 3))
+    assert asked.prompt([4, 4]).before == [0, 1, 2, 3, 4, 4]
+    room = one.denoiser.room
+    long = asked.prompt([*range(room), 4]).before
+    assert list(long[:5]) == [0, 1, 2, 3, 5]
+    assert len(long) == room
+    assert long[-1] == 4
+    passages = texts(ENOUGH)
+    plain, informed = (canvas_losses([who], passages, [alone(0, 1)], CanvasSettings()) for who in (one, asked))
+    assert (plain.sums != informed.sums)[plain.sums > 1].all()

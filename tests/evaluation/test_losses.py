@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from ssdcli.engine.process import Masked, Simplex
-from ssdcli.evaluation.losses import LEVELS, Losses, LossSettings, Passage, answer_blocks, measure, stretch_of
+from ssdcli.evaluation.losses import LEVELS, Losses, LossSettings, Pace, Passage, answer_blocks, measure, stretch_of
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
 
 V, MASK = 5, 4
@@ -279,3 +280,49 @@ def test_an_answer_is_read_after_all_that_was_given_and_after_nothing_that_follo
 )
 def test_an_answer_begins_a_block_and_what_is_given_fills_its_last_one_and_ends_one(scored, blocks):
     assert answer_blocks([mark == "x" for mark in scored], 4) == blocks
+
+
+class Hurry(Pace):
+    """Time that is over after the k-th look at the clock."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        object.__setattr__(self, "left", [None] * looks)
+        object.__setattr__(self, "shares", [])
+
+    def goes_on(self, began: float, share: float) -> bool:
+        self.shares.append(share)
+        del self.left[:1]
+        return bool(self.left)
+
+
+@pytest.mark.parametrize(("looks", "whole"), [(1, 1), (5, 1), (6, 2), (11, 2), (12, 3)])
+def test_when_the_time_is_over_the_documents_that_are_measured_whole_count(looks, whole, documents):
+    passages, model = documents(30, 9, 40, 14), real_model(MASKED, 1)
+    everything = measure([model], MASKED, passages, [0.0], LossSettings(8, batch=2))
+    hurry = Hurry(looks)
+    found = measure([model], MASKED, passages, [0.0], LossSettings(8, batch=2, pace=hurry))
+    assert len(found.tokens) == whole
+    np.testing.assert_allclose(found.sums, everything.sums[:whole], rtol=1e-4)
+    np.testing.assert_allclose(found.level_sums.sum(0), found.sums.sum(0), rtol=1e-5)
+    assert found.level_tokens.sum() == pytest.approx(found.tokens.sum())
+    assert hurry.shares == sorted(hurry.shares)
+
+
+def test_progress_goes_from_nothing_to_all(documents):
+    shares: list[float] = []
+    pace = Pace(on_progress=shares.append)
+    measure([real_model(MASKED, 1)], MASKED, documents(30, 9, 40), [0.0], LossSettings(8, batch=2, pace=pace))
+    assert shares == sorted(shares)
+    assert shares[0] < 1
+    assert shares[-1] == 1
+
+
+def test_a_pace_tells_of_work_or_of_time_whichever_is_further_on():
+    shares: list[float] = []
+    pace = Pace(100.0, shares.append)
+    now = time.monotonic()
+    assert pace.goes_on(now, 0.3)
+    assert pace.goes_on(now - 50, 0.3)
+    assert not pace.goes_on(now - 101, 0.3)
+    assert shares == [0.3, pytest.approx(0.5, abs=0.01), 1.0]

@@ -46,6 +46,14 @@ def polylines(svg: str) -> list[list[tuple[float, float]]]:
     return [[tuple(map(float, place.split(","))) for place in line.get("points", "").split()] for line in lines]
 
 
+def curves_svg(lines: dict[str, list[tuple[float, float]]], title: str = "") -> str:
+    return charts.to_svg(charts.curves(lines, title, ("share", "perplexity")))
+
+
+def doublings_svg(lines: dict[str, list[tuple[float, float]]], title: str = "") -> str:
+    return charts.to_svg(charts.curves_over_doublings(lines, title, ("steps", "perplexity")))
+
+
 class TestPictures:
     PICTURES = (
         lambda title: loss_curve_svg(history(40), title),
@@ -56,6 +64,10 @@ class TestPictures:
         lambda title: levels_svg({}, title),
         lambda title: bars_svg([0, 3, 40, 7], title),
         lambda title: bars_svg([], title),
+        lambda title: curves_svg({"one": [(0.0, 3.0), (0.5, 2.0)]}, title),
+        lambda title: curves_svg({}, title),
+        lambda title: doublings_svg({"one": [(4, 3.0), (1000, 2.0)]}, title),
+        lambda title: doublings_svg({}, title),
     )
 
     @pytest.mark.parametrize("picture", PICTURES)
@@ -205,6 +217,31 @@ class TestLevels:
         assert styles == [["first", "second"], ["second"]]
 
 
+class TestCurves:
+    @pytest.mark.parametrize("picture", [curves_svg, doublings_svg])
+    def test_lines_are_named_with_their_last_values_over_named_axes(self, picture):
+        svg = picture({"fast": [(4, 9.0), (16, 8.0)], "slow": [(4, 7.0), (16, 6.5)]})
+        assert {"fast 8.000", "slow 6.500", "perplexity"} <= set(texts(svg))
+        fast, slow = polylines(svg)
+        assert [x for x, _ in fast] == [x for x, _ in slow]
+        assert all(y < other for (_, y), (_, other) in zip(fast, slow, strict=True))  # a higher value is higher
+
+    @pytest.mark.parametrize("picture", [curves_svg, doublings_svg])
+    def test_one_point_is_enough_and_none_is_a_sentence(self, picture):
+        assert "one 3.000" in texts(picture({"one": [(8, 3.0)]}))
+        assert texts(picture({"one": [(8, math.nan)]}, "notes")) == ["notes", "Nothing was measured."]
+
+    def test_every_doubling_is_as_far_as_the_next(self):
+        (line,) = polylines(doublings_svg({"": [(1, 1.0), (2, 1.0), (4, 1.0), (8, 1.0)]}))
+        steps = [b[0] - a[0] for a, b in itertools.pairwise(line)]
+        assert steps == pytest.approx([steps[0]] * 3, abs=0.11)
+
+    def test_the_doublings_go_around_all_points_and_what_has_no_logarithm_is_left_out(self):
+        svg = doublings_svg({"one": [(0, 2.0), (-3, 2.0), (5, 2.0), (1000, 3.0)]})
+        assert ticks(svg, "middle") == [4, 8, 16, 32, 64, 128, 256, 512, 1024]
+        assert [len(line) for line in polylines(svg)] == [2]
+
+
 class TestBars:
     def bars(self, counts: list[int]) -> list[dict[str, float]]:
         rects = ET.fromstring(bars_svg(counts)).iter(f"{SVG}rect")
@@ -228,3 +265,28 @@ class TestBars:
 
     def test_no_document_is_a_sentence(self):
         assert texts(bars_svg([], "notes")) == ["notes", "There is no document."]
+
+
+SWEEPS = {"mix": [(0.1, 2.0), (0.5, 1.5), (1.0, 1.8)], "average": [(0.1, 1.9), (1.0, 1.8)]}
+
+
+def test_each_ensembles_minimum_is_ringed_and_written_at_its_line():
+    picture = charts.weight_sweeps(SWEEPS, "Both")
+    assert len(list(picture.iter("polyline"))) == 2
+    assert len([one for one in picture.iter("circle") if one.get("class") == "ring"]) == 2
+    labels = [one.text for one in picture.iter("text") if one.get("class") == "label"]
+    assert labels == ["mix 1.500 at 0.5", "average 1.800 at 1"]
+
+
+def test_an_ensemble_without_a_finite_point_is_left_out_and_without_any_a_sentence_says_so():
+    picture = charts.weight_sweeps({"mix": [(0.1, float("nan"))], "average": SWEEPS["average"]}, "One")
+    assert [one.text for one in picture.iter("text") if one.get("class") == "label"] == ["average 1.800 at 1"]
+    assert "No weight was measured." in charts.to_svg(charts.weight_sweeps({}, "None"))
+
+
+def test_stacked_pictures_stand_one_below_the_other_in_one_file():
+    pictures = [charts.weight_sweeps(SWEEPS, title) for title in ("first", "second")]
+    root = ET.fromstring(charts.to_svg(charts.stacked(pictures, "all")))
+    inner = [one for one in root if one.tag.endswith("svg")]
+    assert [int(one.get("y")) for one in inner] == [0, int(inner[0].get("height"))]
+    assert int(root.get("height")) == 2 * int(inner[0].get("height"))

@@ -1,0 +1,246 @@
+"""`ssd eval`: how well a core, small models and their ensembles predict held-out text."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ssdcli.api import choose
+from ssdcli.cli import console
+from ssdcli.cli import evaluate_options as option
+from ssdcli.cli import generate_options as shared
+from ssdcli.cli.memory import remedied
+from ssdcli.cli.prompts import read_context, read_members
+from ssdcli.errors import SsdError, UsageError
+from ssdcli.evaluation.outcome import Estimate, Evaluation, Figures, by_weight
+from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.lineup import Lineup
+from ssdcli.machine import prepare_machine
+from ssdcli.models.placement import FREE, Placement
+from ssdcli.registry.files import write_atomic
+from ssdcli.registry.recipes import find_recipe
+from ssdcli.registry.store import Registry
+from ssdcli.settings import resolve
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ssdcli.pipeline.evaluating import OnProgress
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What `ssd eval` is told about models and measuring; the defaults are those of `EvalSettings`."""
+
+    core: str | None = None
+    members: tuple[str, ...] = field(default=(), metadata={"flag": "with"})
+    context: tuple[Path, ...] = ()
+    rules: tuple[str, ...] = field(default=EvalSettings.rules, metadata={"flag": "rule"})
+    schedules: tuple[str, ...] = field(default=EvalSettings.schedules, metadata={"flag": "schedule"})
+    documents: int = EvalSettings.documents
+    minutes: float = EvalSettings.minutes
+    seed: int = EvalSettings.seed
+    generate: int = EvalSettings.generate
+    judge: Path | None = EvalSettings.judge
+    dtype: str = FREE.dtype
+    device: str = FREE.device
+    offload: bool = FREE.offload
+
+    def settings(self) -> EvalSettings:
+        """The settings of the measurement, checked, with the private context read."""
+        return EvalSettings(
+            rules=self.rules,
+            schedules=self.schedules,
+            context=read_context(self.context),
+            documents=self.documents,
+            minutes=self.minutes,
+            seed=self.seed,
+            generate=self.generate,
+            judge=self.judge,
+            placement=Placement(self.dtype, self.device, self.offload),
+        )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("eval")(evaluate)
+
+
+def evaluate(
+    data: option.Data = None,
+    core: shared.Core = None,
+    members: shared.With = None,
+    context: shared.Context = None,
+    documents: option.Documents = None,
+    minutes: option.Minutes = None,
+    save: option.Save = False,
+    plot: option.Plot = None,
+    generate: option.Generate = None,
+    judge: option.Judge = None,
+    as_json: option.AsJson = False,
+    rules: option.Rules = None,
+    schedules: option.Schedules = None,
+    seed: option.Seed = None,
+    dtype: shared.Dtype = None,
+    device: shared.Device = None,
+    offload: shared.Offload = None,
+    recipe: shared.Recipe = None,
+) -> None:
+    """Measure how well a core, small models and both together predict held-out text, at every weight.
+
+    Documents are the independent draws of all intervals, which are of 95%.
+    """
+    flags = {name: value for name, value in locals().items() if name in _Told.__dataclass_fields__}
+    told = resolve(_Told, flags, None if recipe is None else find_recipe(recipe))
+    settings, small = told.settings(), read_members(told.members)
+    lineup = choose(told.core, small)  # a typo is answered before torch is imported
+    _check(lineup, data or [], plot, save=save)
+    prepare_machine()
+    from ssdcli.pipeline.evaluating import evaluate as run
+
+    with remedied("Take smaller models, or a --dtype of fewer bits."), _bar() as on_progress:
+        found = run(data or (), told.core, small, settings, on_progress)
+    _keep(found, plot, save=save)
+    for remark in found.remarks:
+        console.warn(f"{remark}.")
+    if as_json:
+        console.write_json(found.to_json())
+    else:
+        _tell(found)
+
+
+def _check(lineup: Lineup, data: list[str], plot: Path | None, *, save: bool) -> None:
+    """Refuse what could only fail at the end."""
+    if not data:
+        raise UsageError("no text is named.", "Name files or folders of held-out text, or - for standard input.")
+    small = [part.entry for part in lineup.parts if part.private]
+    if save and not small:
+        raise UsageError("--save stores the weight of a small model, and none is named.", "Name one with --with.")
+    if save and small[0].bundled:
+        raise UsageError(f"{small[0].name!r} comes with ssd and cannot be changed.", "Leave --save out.")
+    if plot is not None and not plot.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {str(plot.absolute().parent)!r} for the plot.", "Make it first.")
+
+
+def _keep(found: Evaluation, plot: Path | None, *, save: bool) -> None:
+    """Store the weight and draw the plot, as far as they are asked for."""
+    if save:
+        weight = found.tuned_weight
+        if found.small is None or weight is None:
+            raise UsageError("no weight was swept that could be stored.", "Leave --save out, or the schedule's file.")
+        Registry().set_weight(found.small, weight)
+        console.note(f"stored the weight {weight:g} of {found.small}")
+    if plot is not None:
+        from ssdcli.pipeline.plotting import plot as draw
+
+        try:
+            write_atomic(plot.absolute(), draw(found))
+        except OSError as error:
+            raise SsdError(f"the plot cannot be written ({error.strerror}).", "Name another file.") from error
+
+
+@contextmanager
+def _bar() -> Iterator[OnProgress]:
+    """A progress bar on standard error, where somebody watches."""
+    from rich.progress import Progress
+
+    with Progress(console=console.terminal(), transient=True) as bar:
+        task = bar.add_task("")
+
+        def show(doing: str, share: float) -> None:
+            bar.update(task, description=doing, completed=share, total=1.0)
+
+        yield show
+
+
+_MEANING = {
+    "NELBO": "bits per byte are of the NELBO, which bounds the length of the text's best code from above",
+    "denoising loss": "bits per byte are of the mean denoising loss, which bounds no code's length",
+}
+
+
+def _tell(found: Evaluation) -> None:
+    """The figures in tables, and what they mean in sentences."""
+    _write_table(_members(found))
+    if found.ensembles:
+        _write_table(_sweep(found))
+        _write_table(_ensembles(found))
+    if found.generated:
+        _write_table(_texts(found))
+    size = f"{found.documents:,} documents, {found.tokens:,} tokens, {found.bytes:,} bytes"
+    console.write(f"{size}, {found.process} process; {_MEANING[found.measure]}. Intervals are of 95%.")
+    best = found.best
+    if best is not None and found.gain is not None:
+        weight = "" if best.best.weight is None else f" at weight {best.best.weight:g}"
+        gain = f"{_interval(found.gain, '+')} bits per byte over {found.better.name}"
+        console.write(f"best: {best.name}{weight}; gain, on documents that did not choose it: {gain}.")
+
+
+def _members(found: Evaluation) -> Table:
+    table = _table("MODEL", "ROLE", "BITS PER BYTE", "NATS PER TOKEN")
+    for member in found.members:
+        table.add_row(member.name, member.role, *_figures(member.figures))
+    return table
+
+
+def _sweep(found: Evaluation) -> Table:
+    """Bits per byte of every ensemble over the weights, the least of each in bold."""
+    table = _table(f"WEIGHT OF {found.small}", *(swept.name.upper() for swept in found.ensembles))
+    for weight, points in by_weight(found.ensembles).items():
+        bold = ["bold" if point is swept.best else "" for point, swept in zip(points, found.ensembles, strict=True)]
+        cells = ["" if point is None else f"{point.figures.bits.value:.4f}" for point in points]
+        table.add_row(f"{weight:g}", *(f"[{s}]{cell}[/]" if s else cell for s, cell in zip(bold, cells, strict=True)))
+    return table
+
+
+def _ensembles(found: Evaluation) -> Table:
+    table = _table("ENSEMBLE", "BEST WEIGHT", "BITS PER BYTE", "NATS PER TOKEN", f"GAIN OVER {found.better.name}")
+    for swept in found.ensembles:
+        weight = "by the file" if swept.best.weight is None else f"{swept.best.weight:g}"
+        table.add_row(swept.name, weight, *_figures(swept.best.figures), _interval(swept.gain, "+"))
+    return table
+
+
+def _texts(found: Evaluation) -> Table:
+    table = _table("TEXTS", "DISTINCT-1", "-2", "-3", "REPETITION", "ZIPF", "PERPLEXITY", "MAUVE")
+    for texts in found.generated:
+        shares = [f"{share:.3f}" for share in (*texts.distinct, texts.repetition)]
+        measured = (texts.zipf, texts.perplexity, texts.mauve)
+        table.add_row(f"{texts.count} x {texts.name}", *shares, *("-" if x is None else f"{x:.3f}" for x in measured))
+    return table
+
+
+def _figures(figures: Figures) -> tuple[str, str]:
+    return _interval(figures.bits), _interval(figures.nats)
+
+
+def _interval(estimate: Estimate, sign: str = "") -> str:
+    margin = f"{estimate.margin:.4f}" if math.isfinite(estimate.margin) else "?"
+    return f"{estimate.value:{sign}.4f} ± {margin}"
+
+
+def _table(first: str, *others: str) -> Table:
+    """A table without lines, its numbers flush right."""
+    from rich.table import Table
+
+    table = Table(first, box=None, pad_edge=False, header_style="bold")
+    for other in others:
+        table.add_column(other, justify="right", no_wrap=True)
+    return table
+
+
+def _write_table(table: Table) -> None:
+    """Write a table and an empty line to standard output, in bold only on terminals."""
+    from rich.console import Console
+
+    screen = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False)
+    with screen.capture() as drawn:
+        screen.print(table)
+    console.write(drawn.get())

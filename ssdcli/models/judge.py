@@ -1,0 +1,64 @@
+"""A causal language model from elsewhere that reads what was written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
+
+from ssdcli.errors import SsdError
+from ssdcli.models.offtheshelf import quiet, read_model, read_tokenizer, window_of
+
+_CAUSAL = ("ForCausalLM", "LMHeadModel")  # how architectures end that predict the next token
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text's loss after its prompt in nats, over so many of the judge's tokens, and its last hidden state: (H,)."""
+
+    nats: float
+    tokens: int
+    features: np.ndarray
+
+
+class Judge:
+    """A causal language model and its tokenizer."""
+
+    def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
+        """Wrap a loaded model, which stays on its device."""
+        self._model = model
+        self._tokenizer = tokenizer
+        self._window = window_of(model)
+
+    @torch.no_grad()
+    def read(self, prompt: str, text: str) -> Reading:
+        """Read a text after its prompt, as far as the judge's window goes; the prompt is not scored."""
+        ids = self._tokenizer.encode(prompt + text).ids[: self._window]
+        known = _common(ids, self._tokenizer.encode(prompt).ids)
+        told = self._model(torch.tensor([ids], device=self._model.device), output_hidden_states=True, use_cache=False)
+        first = max(known, 1)  # nothing tells of the first token
+        log_p = torch.log_softmax(told.logits[0, first - 1 : -1].float(), dim=-1)
+        nats = -log_p.gather(-1, torch.tensor(ids[first:], device=log_p.device)[:, None]).sum()
+        return Reading(float(nats), len(ids) - first, told.hidden_states[-1][0, -1].float().cpu().numpy())
+
+
+def load_judge(folder: Path, device: str = "cpu") -> Judge:
+    """Read a causal language model and its tokenizer from a local folder; SsdError if it is none or cannot be read."""
+    with quiet():
+        model, report = read_model(AutoModelForCausalLM, folder, "judge")
+    named = model.config.architectures or [type(model).__name__]
+    if report["missing_keys"] or not str(named[0]).endswith(_CAUSAL):
+        problem = f"the judge in {folder} cannot judge: it is no trained causal language model."
+        raise SsdError(problem, "Name the folder of a model such as GPT-2 or Qwen3.")
+    return Judge(model.to(device).eval().requires_grad_(False), read_tokenizer(folder, "judge"))
+
+
+def _common(ids: list[int], others: list[int]) -> int:
+    """How many ids two texts begin with alike."""
+    pairs = zip(ids, others, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(ids), len(others)))

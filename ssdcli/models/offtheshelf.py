@@ -1,0 +1,86 @@
+"""Models from elsewhere that only judge or steer: read from local folders, natively, without a word."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from transformers.utils import logging
+
+from ssdcli.errors import SsdError
+
+_TOKENIZER = "tokenizer.json"
+
+
+def read_model(auto: Any, folder: Path, what: str) -> tuple[Any, dict[str, Any]]:
+    """Read a model in float32 by one of transformers' auto classes, from safetensors alone, and say what they lacked.
+
+    SsdError, which calls the model `what`, if it cannot be read.
+    """
+    try:
+        model, report = auto.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ImportError,
+        RuntimeError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise SsdError(
+            f"the {what} in {folder} cannot be read: {reason}.",
+            "It needs a config.json and a model.safetensors that transformers knows without code of its own.",
+        ) from error
+    return model, report
+
+
+def read_tokenizer(folder: Path, what: str) -> Tokenizer:
+    """Read a model's tokenizer, which neither pads nor cuts; SsdError if it cannot be read."""
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
+    except Exception as error:  # the library raises nothing more precise
+        raise SsdError(f"the {what}'s {folder / _TOKENIZER} cannot be read ({error}).", "Get it again.") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def window_of(model: Any) -> int:
+    """The most positions that a model reads; the family of RoBERTa begins to count behind its padding index."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if longest is None or longest < 0:
+        return sys.maxsize
+    tables = [getattr(module, "position_embeddings", None) for module in model.modules()]
+    padding = [getattr(table, "padding_idx", None) for table in tables]
+    return int(longest) - max((index + 1 for index in padding if index is not None), default=0)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from writing reports and progress bars to standard error."""
+    level = logging.get_verbosity()
+    hook = logging.set_tqdm_hook(lambda _, args, kwargs: logging.EmptyTqdm(*args, **kwargs))
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.set_tqdm_hook(hook)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from ssdcli.evaluation.estimates import chosen_elsewhere, ratio, student
+
+STUDENT = [(3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (187, 1.973), (10**6, 1.960)]
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), STUDENT)
+def test_the_quantiles_are_students(freedom, quantile):
+    assert student(freedom) == pytest.approx(quantile, rel=0.01)
+
+
+@pytest.mark.parametrize("documents", [6, 40])
+def test_95_of_100_intervals_hold_the_truth(documents):
+    """Documents of very different sizes, whose losses a byte scatter: 2,000 measurements."""
+    random, truth, held = np.random.default_rng(0), 1.5, 0
+    for _ in range(2000):
+        sizes = random.integers(100, 900, documents)
+        found = ratio(sizes * random.normal(truth, 0.3, documents), sizes)
+        held += found.low <= truth <= found.high
+    assert 0.92 < held / 2000 < 0.98
+
+
+def test_one_document_has_a_mean_and_no_interval():
+    found = ratio(np.array([6.0]), np.array([4]))
+    assert found.value == 1.5
+    assert math.isnan(found.margin)
+    assert found.to_json() == {"value": 1.5, "low": None, "high": None}
+
+
+def test_an_estimate_lies_in_the_middle_of_its_interval():
+    told = ratio(np.array([6.0, 1.0, 3.0]), np.array([4, 1, 2])).to_json()
+    assert told["value"] == pytest.approx(10 / 7)
+    assert told["low"] + told["high"] == pytest.approx(2 * told["value"])
+    assert told["low"] < told["high"]
+
+
+def test_what_is_chosen_is_measured_on_documents_that_did_not_choose_it():
+    sums = np.array([[1.0, 9.0], [5.0, 2.0], [1.0, 9.0], [5.0, 2.0]])  # even documents like the first column
+    assert chosen_elsewhere(sums).tolist() == [9.0, 5.0, 9.0, 5.0]
+
+
+def test_choosing_among_equals_gains_nothing():
+    """Twenty columns of noise: the best of them on all documents looks better than their mean, the chosen does not."""
+    random = np.random.default_rng(0)
+    seen, chosen = [], []
+    for _ in range(300):
+        sums = random.normal(5, 1, (40, 20))
+        seen.append(sums.mean(0).min() - 5)
+        chosen.append(chosen_elsewhere(sums).mean() - 5)
+    assert np.mean(seen) < -0.2
+    assert abs(np.mean(chosen)) < 5 * np.std(chosen) / math.sqrt(300)
+
+
+def test_a_single_document_chooses_for_itself():
+    assert chosen_elsewhere(np.array([[3.0, 2.0]])).tolist() == [3.0]
