@@ -1,7 +1,8 @@
 """How much does a model give away after longer and longer training? Prints a table in Markdown.
 
-Trains on a corpus with canaries, once for each budget, and audits what came out, all in a registry of its own.
-Example, about ten minutes on two cores: python benchmarks/audit.py CORPUS --minutes 0.5 1.5 4
+Trains on a corpus with canaries, once for each number of passes, the last weights kept however little they help, and
+audits what came out, all in a registry of its own.
+Example, about ten minutes on two cores: python benchmarks/audit.py CORPUS --passes 2 10 50
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from ssdcli.pipeline.job import train_small  # noqa: E402
 from ssdcli.registry.store import Registry  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402
 
+_ENOUGH = 600.0  # minutes that the passes never take
+
 
 def main() -> None:
-    """One row for each budget."""
+    """One row for each number of passes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="+", help="text, best in many documents, of which some are held out")
-    parser.add_argument("--minutes", nargs="+", type=float, default=[0.5, 1.5, 4.0], help="training budgets")
+    parser.add_argument("--passes", nargs="+", type=float, default=[2.0, 10.0, 50.0], help="over the text")
     parser.add_argument("--audit-minutes", type=float, default=1.0)
     parser.add_argument("--for", dest="core", default="starter")
     parser.add_argument("--size", default="nano")
@@ -40,16 +43,16 @@ def main() -> None:
     rows = []
     with TemporaryDirectory() as home:
         registry = Registry(Path(home))
-        for minutes in arguments.minutes:
-            trained, found = _measure(arguments, minutes, registry)
-            rows.append(_row(minutes, trained, found))
+        for passes in arguments.passes:
+            trained, found = _measure(arguments, passes, registry)
+            rows.append(_row(passes, trained, found))
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}:")
     print(f"`python {' '.join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])}`\n")
     print(table(_HEADER, rows))
 
 
 _HEADER = [
-    "minutes",
+    "passes",
     "steps",
     "held-out bits per byte",
     *[f"exposure, planted {times}x" for times in (1, 2, 4, 8)],
@@ -62,13 +65,15 @@ _HEADER = [
 ]
 
 
-def _measure(arguments: argparse.Namespace, minutes: float, registry: Registry) -> tuple[Trained, Audit]:
+def _measure(arguments: argparse.Namespace, passes: float, registry: Registry) -> tuple[Trained, Audit]:
     settings = TrainSettings(
         data=tuple(arguments.data),
         core=arguments.core,
         name="audited",
         size=arguments.size,
-        minutes=minutes,
+        minutes=_ENOUGH,
+        passes=passes,
+        patience=0,
         heldout=arguments.heldout,
         canaries=arguments.canaries,
     )
@@ -76,13 +81,13 @@ def _measure(arguments: argparse.Namespace, minutes: float, registry: Registry) 
     return trained, audit("audited", arguments.data, AuditSettings(arguments.audit_minutes), registry=registry)
 
 
-def _row(minutes: float, trained: Trained, found: Audit) -> list[object]:
+def _row(passes: float, trained: Trained, found: Audit) -> list[object]:
     by_times = {} if found.exposure is None else found.exposure.by_times()
     verbatim, membership, verdict = found.verbatim, found.membership, found.verdict()
     attacks = (None, None) if membership is None else (membership.loss, membership.calibrated)
     bits = trained.bits_per_byte()
     return [
-        minutes,
+        passes,
         trained.steps,
         bits.get("small", bits.get("core")),
         *[by_times.get(times, "-") for times in (1, 2, 4, 8)],

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,29 +22,24 @@ from ssdcli.machine import prepare_machine
 
 prepare_machine()
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from corpora import encode, read_texts  # noqa: E402
+from causal import Twin, save_for_transformers, train_causal, twin_of  # noqa: E402
+from corpora import read_texts  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
-from torch import Tensor  # noqa: E402
-from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
 from ssdcli.engine.process import make_process  # noqa: E402
 from ssdcli.evaluation.losses import LossSettings, Passage, measure, passage_of  # noqa: E402
 from ssdcli.models.folder import load_backbone  # noqa: E402
-from ssdcli.models.hardware import has_fast_bf16  # noqa: E402
 from ssdcli.models.loading import load_model  # noqa: E402
 from ssdcli.models.placement import Placement  # noqa: E402
 from ssdcli.pipeline.job import train_small  # noqa: E402
 from ssdcli.registry.adapters import base_of  # noqa: E402
 from ssdcli.registry.store import STARTER, Registry  # noqa: E402
-from ssdcli.training.optimizer import make_optimizer  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402
 from ssdcli.training.tokenizer import END_OF_TEXT, special_id  # noqa: E402
 
 _TWIN = "causal-twin"
 _RATE = 3e-3
-_SHARES = (0.05, 0.4)  # of the twin's steps in which its rate rises and falls
 
 
 @dataclass(frozen=True)
@@ -127,59 +121,15 @@ def _passages(registry: Registry, arguments: argparse.Namespace) -> Sequence[Pas
     return [passage_of(text, tokenizer, end) for text in read_texts(arguments.heldout, arguments.documents)]
 
 
-# The causal twin
-
-
 def _make_twin(folder: Path, registry: Registry, arguments: argparse.Namespace) -> None:
     """Train a Qwen3 of the starter's shape to predict the next token, and save it as transformers does."""
-    core = load_backbone(registry.find(STARTER).folder)
-    native: Any = core.body.config
-    own = native.to_dict() | {
-        "vocab_size": core.config.vocabulary,
-        "is_causal": True,
-        "tie_word_embeddings": True,
-        "architectures": ["Qwen3ForCausalLM"],
-    }
-    torch.manual_seed(arguments.seed)
-    twin: Any = Qwen3ForCausalLM(Qwen3Config(**own))
-    rows, began = _rows(registry, arguments.general, core.context), time.monotonic()
-    losses = _train_twin(twin, rows, arguments)
-    print(f"The twin: {arguments.twin_steps} steps in {time.monotonic() - began:.0f} s, ", end="")
-    print(f"{sum(losses[-50:]) / len(losses[-50:]):.3f} nats per next token at the end.", flush=True)
-    twin.save_pretrained(folder)
-    shutil.copyfile(registry.find(STARTER).folder / "tokenizer.json", folder / "tokenizer.json")
-
-
-def _rows(registry: Registry, path: Path, length: int) -> Tensor:
-    """All documents end to end, in rows: (n, length) int64."""
-    tokenizer = _tokenizer(registry)
-    end = special_id(tokenizer, END_OF_TEXT)
-    stream = [end]
-    for document in encode(read_texts(path), tokenizer):
-        stream += [*document, end]
-    whole = len(stream) // length * length
-    return torch.tensor(stream[:whole]).view(-1, length)
-
-
-def _train_twin(twin: Any, rows: Tensor, arguments: argparse.Namespace) -> list[float]:
-    """Next-token losses, step by step."""
-    batch, steps = max(1, TrainSettings().batch_tokens // rows.shape[1]), arguments.twin_steps
-    optimizer = make_optimizer(twin, _RATE, TrainSettings().weight_decay)
-    rise, fall = (max(1.0, share * steps) for share in _SHARES)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min(1.0, (k + 1) / rise, (steps - k) / fall))
-    order = np.random.default_rng(arguments.seed)
-    losses = []
-    for _ in range(steps):
-        ids = rows[torch.from_numpy(order.integers(len(rows), size=batch))]
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
-            loss = twin(input_ids=ids, labels=ids).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-    return losses
+    starter, began = registry.find(STARTER), time.monotonic()
+    settings = TrainSettings(data=(str(arguments.general),), steps=arguments.twin_steps, seed=arguments.seed)
+    twin = Twin(twin_of(load_backbone(starter.folder).config), starter.folder / "tokenizer.json")
+    made = train_causal(settings, twin, folder, time.monotonic)
+    print(f"The twin: {made.steps} steps in {time.monotonic() - began:.0f} s, ", end="")
+    print(f"{made.heldout:.3f} nats per next token of its own held-out text.", flush=True)
+    save_for_transformers(made.model, folder)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""How strongly should a classifier guide, and what does it cost the text? Prints a table of scales.
+"""How strongly should a classifier guide, and what does it cost the text? Guided share and fluency by scale.
 
-Trains a small classifier on documents of two kinds, told apart by how their ids begin, and lets it guide a core. A
-judge that knows other documents counts the texts of the second kind; a bigram model of both tells how likely they are.
+    python benchmarks/guidance.py tech.train.jsonl.gz --kinds rust-lang python+peps --out FILE
+    python benchmarks/guidance.py --table FILE --plot FOLDER
 
-Example: python benchmarks/guidance.py tech.train.jsonl.gz --kinds rust-lang python+peps
+Trains a small classifier on documents of two kinds, told apart by how their ids begin, and lets it guide a core that
+writes from nothing, with the same seeds at every scale. The share of texts of the second kind is counted by the
+classifier itself and by a second one, of single words of documents that the first has not seen. How fluent they are is
+told by a causal model that was trained on all documents: its perplexity.
 """
 
 from __future__ import annotations
@@ -11,37 +14,84 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import platform
-import tempfile
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from ssdcli.machine import prepare_machine
 
 prepare_machine()
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from experiment import Line, Workshop, heading, tokenizer_of  # noqa: E402
+from timing import table  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 from torch import Tensor  # noqa: E402
+from training import lines  # noqa: E402
 from transformers import BertConfig, BertForSequenceClassification  # noqa: E402
+from writing import WRITTEN, Beginnings, borrowed, draw, judge_of, judged, write, writer_of  # noqa: E402
 
-from ssdcli.engine.denoiser import Denoiser  # noqa: E402
-from ssdcli.engine.ensemble import Ensemble, Member  # noqa: E402
-from ssdcli.engine.nucleus import Picker  # noqa: E402
-from ssdcli.engine.process import make_process  # noqa: E402
-from ssdcli.engine.prompt import Prompt  # noqa: E402
-from ssdcli.engine.sampler import SamplerConfig, sample  # noqa: E402
-from ssdcli.engine.schedules import Constant  # noqa: E402
+from ssdcli.api import Options, Request, choose  # noqa: E402
 from ssdcli.guides import GuideSpec, open_guide  # noqa: E402
-from ssdcli.models.folder import load_backbone  # noqa: E402
-from ssdcli.registry.store import Registry  # noqa: E402
-from ssdcli.training.tokenizer import END_OF_TEXT, special_id  # noqa: E402
+from ssdcli.models.judge import Judge  # noqa: E402
+from ssdcli.pipeline.continuations import Opening  # noqa: E402
+from ssdcli.registry.store import STARTER, Entry  # noqa: E402
+from ssdcli.training import charts  # noqa: E402
 
+SCALES = (0, 3, 10, 30, 100, 300, 1000)
+QUICK_SCALES = (0, 10, 100)
+REAL = "texts of the second kind"
+HEADER = ["scale", "guided share, by the guide", "by other words", "perplexity", "distinct-2", "repetition"]
 _WANTED = 1  # the second kind
-_DISCOUNT = 0.5
 _LENGTHS = (16, 32, 48)  # tokens of the classifier's texts
+
+
+def main() -> None:
+    """Write at every scale that is missing, then print the table."""
+    given = arguments()
+    path = given.table
+    if path is None:
+        workshop = Workshop(given)
+        bench = Bench(workshop, borrowed(workshop, given.core), given)
+        workshop.piece({"scale": REAL, "seed": given.seed}, bench.real)
+        for scale in given.scales:
+            workshop.piece({"scale": scale, "seed": given.seed}, partial(bench.guided, scale))
+        path = workshop.out
+    found = {line["scale"]: line for line in lines(path) if "scale" in line}
+    print(f"{heading(lines(path))}\n\n{len(found[REAL]['nats'])} texts of {WRITTEN} tokens at each scale\n")
+    print(table(HEADER, [row(scale, line) for scale, line in found.items()]))
+    if given.plot is not None:
+        plot({scale: line for scale, line in found.items() if scale != REAL}, given.plot)
+
+
+def arguments() -> argparse.Namespace:
+    """What is asked for; a quick run has few scales and texts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?", help="gzipped JSON lines with 'id' and 'text'")
+    parser.add_argument("--kinds", nargs=2, help="how the ids of the two kinds begin; the second is wanted")
+    parser.add_argument("--core", default=STARTER, help="of the user's registry")
+    parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
+    parser.add_argument("--rows", type=int, default=64, help="texts at each scale")
+    parser.add_argument("--steps", type=int, default=600, help="training steps of the classifier")
+    parser.add_argument("--judge-minutes", type=float, default=20.0, help="of processor time for the judge's training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="results, a line for each scale; models lie in a folder beside it")
+    parser.add_argument("--table", type=Path, help="only print the table of this file")
+    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the table's figures, too")
+    parser.add_argument("--quick", action="store_true", help="a small run of a minute or so")
+    given = parser.parse_args()
+    if given.table is None and not (given.data and given.kinds):
+        parser.error("name the data and the --kinds in it, or a --table")
+    if given.quick:
+        given.scales, given.rows, given.steps = QUICK_SCALES, 8, 200
+    return given
+
+
+# The work
 
 
 @dataclass(frozen=True)
@@ -70,78 +120,82 @@ class Documents:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Unigram log odds of the wanted kind (V,), and log p of a token after another (V, V)."""
+class Words:
+    """A classifier of single words: log odds of the wanted kind for each token (V,)."""
 
     odds: Tensor
-    bigrams: Tensor
 
     @classmethod
-    def of(cls, documents: Documents, vocabulary: int) -> Judge:
-        """Count; bigrams are smoothed by absolute discounting."""
-        unigrams, pairs = torch.ones(2, vocabulary), torch.zeros(vocabulary, vocabulary)
+    def of(cls, documents: Documents, vocabulary: int) -> Words:
+        """Count; every token was seen once more in either kind."""
+        counts = torch.ones(2, vocabulary)
         for tokens, kind in zip(documents.tokens, documents.kinds, strict=True):
-            unigrams[kind] += torch.bincount(tokens, minlength=vocabulary)
-            pairs.view(-1).index_add_(0, tokens[:-1] * vocabulary + tokens[1:], torch.ones(len(tokens) - 1))
-        seen, kinds = pairs.sum(1, keepdim=True), (pairs > 0).sum(1, keepdim=True)
-        rest = unigrams.sum(0) / unigrams.sum()
-        pairs = ((pairs - _DISCOUNT).clamp(min=0) + (_DISCOUNT * kinds + 1e-3) * rest) / (seen + 1e-3)
-        kinds_of_word = (unigrams / unigrams.sum(1, keepdim=True)).log()
-        return cls(kinds_of_word[_WANTED] - kinds_of_word[1 - _WANTED], pairs.log())
+            counts[kind] += torch.bincount(tokens, minlength=vocabulary)
+        log_p = (counts / counts.sum(1, keepdim=True)).log()
+        return cls(log_p[_WANTED] - log_p[1 - _WANTED])
 
-    def wants(self, texts: Tensor) -> Tensor:
-        """Whether texts (B, T) are of the wanted kind: (B,) bool."""
-        return self.odds[texts].sum(1) > 0
-
-    def nats(self, texts: Tensor) -> float:
-        """Mean -log p of a token after the one before."""
-        return -float(self.bigrams[texts[:, :-1], texts[:, 1:]].mean())
+    def wants(self, text: Tensor) -> bool:
+        """Whether a text (T,) is of the wanted kind."""
+        return bool(self.odds[text].sum() > 0)
 
 
-def main() -> None:
-    """Train the classifier, write texts at every scale, and judge them."""
-    arguments = _arguments()
-    torch.manual_seed(arguments.seed)
-    core = Registry().find(arguments.core)
-    tokenizer = Tokenizer.from_file(str(core.folder / "tokenizer.json"))
-    documents = _read(arguments.data, arguments.kinds, tokenizer)
-    judge = Judge.of(documents.half(1), core.manifest.vocabulary)
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, torch {torch.__version__}; {arguments}\n")
-    with tempfile.TemporaryDirectory() as folder:
-        model = _train(documents.half(0), core.manifest.vocabulary, arguments.steps)
-        texts, kinds = documents.half(1).windows(200, _LENGTHS[-1])
-        right = (model(input_ids=texts).logits.argmax(-1) == kinds).double().mean()
-        print(
-            f"The classifier is right about {right:.2f} of 200 other texts, which have {judge.nats(texts):.2f} nats.\n"
-        )
-        model.save_pretrained(folder)
-        tokenizer.save(str(Path(folder) / "tokenizer.json"))
-        print("| scale | label, says the classifier | label, says the judge | nats/token | distinct tokens |")
-        print("|---|---|---|---|---|")
-        for scale in arguments.scales:
-            written = _write(arguments, GuideSpec(folder, str(_WANTED), scale), tokenizer)
-            said = (model(input_ids=written).logits.argmax(-1) == _WANTED).double().mean()
-            distinct = sum(len(row.unique()) for row in written) / written.numel()
-            judged = judge.wants(written).double().mean()
-            print(f"| {scale:g} | {said:.2f} | {judged:.2f} | {judge.nats(written):.2f} | {distinct:.2f} |", flush=True)
-            if arguments.show:
-                print("\n", [tokenizer.decode(row.tolist()) for row in written[:2]], "\n")
+class Bench:
+    """Lets a guided core write; models are made when they are first needed."""
 
+    def __init__(self, workshop: Workshop, core: Entry, given: argparse.Namespace) -> None:
+        """Nothing is done yet."""
+        self._workshop = workshop
+        self._core = core
+        self._given = given
+        self._tokenizer = tokenizer_of(core)
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="gzipped JSON lines with 'id' and 'text'")
-    parser.add_argument(
-        "--kinds", nargs=2, required=True, help="how the ids of the two kinds begin; the second is wanted"
-    )
-    parser.add_argument("--core", default="starter")
-    parser.add_argument("--scales", type=float, nargs="+", default=[0, 3, 10, 30, 100, 300, 1000])
-    parser.add_argument("--rows", type=int, default=64, help="texts at each scale")
-    parser.add_argument("--tokens", type=int, default=48, help="tokens of a text")
-    parser.add_argument("--steps", type=int, default=600, help="training steps of the classifier")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--show", action="store_true", help="show two texts of each scale")
-    return parser.parse_args()
+    @cached_property
+    def _documents(self) -> Documents:
+        return _read(self._given.data, self._given.kinds, self._tokenizer)
+
+    @cached_property
+    def _words(self) -> Words:
+        return Words.of(self._documents.half(1), self._core.manifest.vocabulary)
+
+    @cached_property
+    def _classifier(self) -> Path:
+        """The folder of the classifier, trained on every other document."""
+        folder = self._workshop.home / "classifier"
+        if not (folder / "tokenizer.json").exists():
+            torch.manual_seed(self._given.seed)
+            _train(self._documents.half(0), self._core.manifest.vocabulary, self._given.steps).save_pretrained(folder)
+            self._tokenizer.save(str(folder / "tokenizer.json"))
+        return folder
+
+    @cached_property
+    def _judge(self) -> Judge:
+        return judge_of(self._workshop, self._core, [str(self._given.data)], self._given)
+
+    def real(self) -> dict[str, Any]:
+        """What there is to say of documents of the wanted kind, of which the classifier was told nothing."""
+        torch.manual_seed(self._given.seed)
+        texts, kinds = self._documents.half(1).windows(2 * self._given.rows, WRITTEN)
+        return self._found([self._tokenizer.decode(text.tolist()) for text in texts[kinds == _WANTED]])
+
+    def guided(self, scale: float) -> dict[str, Any]:
+        """Texts from nothing at a scale, at the default temperature and top-p."""
+        manifest = self._core.manifest
+        spec = GuideSpec(str(self._classifier), str(_WANTED), scale)
+        guide = open_guide(spec, manifest.tokenizer, manifest.vocabulary)
+        voices = choose(self._core.name, registry=self._workshop.registry).open().voices
+        writer = writer_of(voices, self._core, [guide])
+        written = write(writer, [Request()] * self._given.rows, Options(max_tokens=WRITTEN, seed=self._given.seed))
+        return written | self._found(written["texts"])
+
+    def _found(self, texts: Sequence[str]) -> dict[str, Any]:
+        """What both classifiers and the judge say of texts."""
+        model = BertForSequenceClassification.from_pretrained(self._classifier)
+        ids = [torch.tensor(self._tokenizer.encode(text, add_special_tokens=False).ids[:WRITTEN]) for text in texts]
+        with torch.no_grad():
+            guided = [int(model(input_ids=one[None]).logits.argmax()) == _WANTED for one in ids]
+        by_words = [self._words.wants(one) for one in ids]
+        nothing = Beginnings([Opening(Request(), "", "")] * len(texts), texts)
+        return {"guided": guided, "by words": by_words} | judged(self._judge, texts, nothing)
 
 
 def _read(path: Path, kinds: Sequence[str], tokenizer: Tokenizer) -> Documents:
@@ -166,21 +220,39 @@ def _train(documents: Documents, vocabulary: int, steps: int) -> BertForSequence
     return model.eval().requires_grad_(False)
 
 
-def _write(arguments: argparse.Namespace, spec: GuideSpec, tokenizer: Tokenizer) -> Tensor:
-    """Texts from nothing at the default temperature and top-p, the same seeds at every scale: (rows, tokens)."""
-    core = Registry().find(arguments.core)
-    manifest, end = core.manifest, special_id(tokenizer, END_OF_TEXT)
-    process = make_process(manifest.process, manifest.vocabulary, manifest.constants)
-    ensemble = Ensemble((Member(core.name, Denoiser(load_backbone(core.folder), process), Constant(1.0)),))
-    guide = open_guide(spec, manifest.tokenizer, manifest.vocabulary)
-    # No text ends here: the judges compare texts of one length.
-    config = SamplerConfig(
-        manifest.block_size, arguments.tokens, process.default_steps, (-1,), Picker(1.0, 0.95), guides=(guide,)
-    )
-    prompts = [[Prompt([end])] * arguments.rows]
-    with torch.no_grad():
-        steps = sample(ensemble, process, prompts, list(range(arguments.rows)), config)
-        return torch.cat([process.tokens(step.canvas) for step in steps if step.last], dim=1)
+# The table
+
+
+def row(scale: float | str, line: Line) -> list[object]:
+    """A row of the table."""
+    shares = [f"{np.mean(line[name]):.2f} ± {_error(line[name]):.2f}" for name in ("guided", "by words")]
+    return [f"{scale}", *shares, f"{perplexity(line):,.0f}", line["distinct-2"], line["repetition"]]
+
+
+def perplexity(line: Line) -> float:
+    """What the judge makes of the texts, each counting the same."""
+    return math.exp(float(np.mean(line["nats"])))
+
+
+def _error(said: Sequence[bool]) -> float:
+    """The standard error of a share."""
+    return float(np.std(said) / math.sqrt(len(said)))
+
+
+def plot(found: Mapping[float, Line], folder: Path) -> None:
+    """Two pictures over the scale: the guided shares, and the perplexity beside that of unguided text."""
+    axis = "scale of the guide"
+    shares = {
+        name: [(scale, float(np.mean(line[key]))) for scale, line in found.items()]
+        for name, key in (("guide", "guided"), ("other words", "by words"))
+    }
+    picture = charts.curves_over_doublings(shares, "Share of texts with the guided label", (axis, "share"))
+    draw(picture, folder / "guidance-share.svg")
+    fluency = {"guided": [(scale, perplexity(line)) for scale, line in found.items()]}
+    if 0 in found:
+        fluency["unguided"] = [(scale, perplexity(found[0])) for scale in found]
+    picture = charts.curves_over_doublings(fluency, "Perplexity of guided text, by the judge", (axis, "perplexity"))
+    draw(picture, folder / "guidance-fluency.svg")
 
 
 if __name__ == "__main__":

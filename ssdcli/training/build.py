@@ -72,7 +72,7 @@ def choose_rate(settings: TrainSettings) -> float:
 
 
 _PARAMETERS_PER_TOKEN = 12
-_PARAMETERS_PER_MINUTE = 500_000
+_PARAMETERS_PER_MINUTE = 225_000  # of two CPU cores; see BENCHMARKS.md, Training at equal time
 
 
 def _affordable(settings: TrainSettings) -> float:
