@@ -78,7 +78,7 @@ Shift = Annotated[
     bool | None,
     typer.Option(
         "--shift/--no-shift",
-        help="Predict a token where the one before it stands; else as --init does.",
+        help="Predict a token where the one before it stands; else as suits --init and the noise.",
         rich_help_panel=MORE,
     ),
 ]

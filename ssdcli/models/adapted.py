@@ -36,6 +36,7 @@ class Wanted:
     """What a small model has to be: its core's vocabulary V, ids that are never text, blocks, and its process's inputs.
 
     context: tokens of a window, if told. shift: whether a token is predicted where the one before it stands, if told.
+    hides: whether noise leaves nothing of a token to see where it stands.
     """
 
     vocabulary: int
@@ -45,6 +46,7 @@ class Wanted:
     hears_itself: bool
     context: int | None = None
     shift: bool | None = None
+    hides: bool = True
 
 
 def reads_causally(folder: Path) -> bool:
@@ -60,7 +62,7 @@ def adapt(folder: Path, wanted: Wanted, dtype: torch.dtype = torch.float32) -> B
     """
     config = read_config(folder)
     own = _native(config)
-    shift = _shifts(config) if wanted.shift is None else wanted.shift
+    shift = _shifts(config, wanted) if wanted.shift is None else wanted.shift
     lender = _lender(folder, own, dtype)
     table, head = _tables(lender)
     adapted = AdaptedBody(own, own_head=head is not table, shift=shift)
@@ -107,8 +109,12 @@ def _roberta(config: Mapping[str, Any]) -> dict[str, Any]:
     return own | {"model_type": "roberta", "architectures": [MASKED]}
 
 
-def _shifts(config: Mapping[str, Any]) -> bool:
-    return bool(config[KEY]["shift"]) if KEY in config else is_a(config, *CAUSAL)
+def _shifts(config: Mapping[str, Any], wanted: Wanted) -> bool:
+    """What a pulled core does, and a causal model where noise hides tokens; see BENCHMARKS.md, Beginnings.
+
+    A token that shows through its noise does so where it stands, and is best predicted there.
+    """
+    return bool(config[KEY]["shift"]) if KEY in config else wanted.hides and is_a(config, *CAUSAL)
 
 
 def _tables(lender: Any) -> tuple[Tensor, Tensor]:

@@ -198,6 +198,7 @@ def _wanted(settings: TrainSettings, fit: Fit) -> Wanted:
         hears_itself=fit.process.hears_itself,
         context=settings.context,
         shift=settings.shift,
+        hides=fit.process.name == "masked",
     )
 
 

@@ -42,7 +42,7 @@ class TrainSettings:
     distill_weight: float = 0.3  # their share of the loss
     distill_context: bool = False  # whether that model has read each document before it predicts it
     distill_samples: int = 0  # noised samples that are taught over and over; 0 for ever new ones
-    shift: bool | None = None  # whether a token is predicted where the one before it stands; else the beginning decides
+    shift: bool | None = None  # whether a token is predicted where the one before it stands; None: what suits it
     anneal: float = 0.2  # share of the steps in which a causal beginning's attention opens
     optimizer: str = "muon"
     batch_tokens: int | None = None  # of a step; None for what suits the text, see `choose_batch_tokens`
