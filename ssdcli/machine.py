@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 
-_SPINS = "30000"  # some tens of microseconds
+_SPINS = "4000"  # some tens of microseconds
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 

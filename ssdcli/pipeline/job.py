@@ -27,6 +27,7 @@ from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.rehearsal import Rehearsal
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
+from ssdcli.training.threads import same_threads
 from ssdcli.training.trainer import (
     ENDLESS,
     Hooks,
@@ -75,7 +76,7 @@ def train_small(
     watcher = watcher or Watcher()
     registry = registry or Registry()
     settings.check()
-    with ExitStack() as stack, disk_errors(registry.home):
+    with ExitStack() as stack, disk_errors(registry.home), same_threads():
         with first_ahead():
             look()
             check_free(registry, settings.name, overwrite=overwrite)

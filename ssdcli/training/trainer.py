@@ -41,6 +41,7 @@ from ssdcli.training.sharding import (
     set_up,
     whole_backbone,
 )
+from ssdcli.training.threads import choice
 from ssdcli.training.windows import Windows
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -100,15 +101,20 @@ class _Watch(TrainerCallback):
     def __init__(self, trainer: SmallTrainer) -> None:
         self._trainer = trainer
         self._saved_at = time.monotonic()
+        self._threads = choice(trainer.plan.budget)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the objective how far the training is."""
+        if self._threads:
+            self._threads.begin()
         total = self._trainer.plan.total
         self._trainer.objective.progress = state.global_step / total if total else 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Replan, report, and decide whether to stop or save."""
         trainer, plan, hooks = self._trainer, self._trainer.plan, self._trainer.hooks
+        if self._threads:
+            torch.set_num_threads(self._threads.end())
         plan.observe(state.global_step)
         due = time.monotonic() - self._saved_at >= hooks.checkpoint_every
         total, saves = summed([plan.total or 0, due] if is_first() else [0, 0])  # one clock decides
