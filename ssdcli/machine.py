@@ -11,12 +11,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def prepare_machine() -> None:
-    """Keep freed memory in the process, and let idle threads sleep. Call it before the first import of torch."""
+    """Keep freed memory, ask for large pages, let idle threads sleep. Call it before the first import of torch."""
     # OpenMP's threads spin at every barrier by default: when another process holds one of the cores, each matrix
     # product waits for a whole time slice of the scheduler. To sleep at once is no better: waking up takes longer than
     # most of a small model's operations. So GNU's threads spin for a while, and then sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # most Linuxes give large pages to those alone that ask
     keep_memory()
 
 

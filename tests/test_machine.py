@@ -78,13 +78,22 @@ def test_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch, before, 
     assert os.environ["OMP_WAIT_POLICY"] == after
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, "30000"), ("7", "7")])
+@pytest.mark.parametrize(("before", "after"), [(None, "4000"), ("7", "7")])
 def test_threads_spin_for_a_while_before_they_sleep(monkeypatch, before, after):
     monkeypatch.setenv("GOMP_SPINCOUNT", before or "")
     if before is None:
         monkeypatch.delenv("GOMP_SPINCOUNT")
     prepare_machine()
     assert os.environ["GOMP_SPINCOUNT"] == after
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])
+def test_torch_asks_for_large_pages_unless_the_user_says_otherwise(monkeypatch, before, after):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", before or "")
+    if before is None:
+        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    prepare_machine()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == after
 
 
 def test_the_machine_is_prepared_without_torch():

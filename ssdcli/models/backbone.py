@@ -253,7 +253,7 @@ class BlockDiffusionLM(nn.Module):
 
     def row_scores(self, hidden: Tensor) -> Tensor:
         """Scores of the table's rows: (B, L, n) float32, -inf for those that are never text."""
-        return (self.to_rank(hidden) @ self.head.T).float().index_fill(-1, self.vocabulary.muted, -math.inf)
+        return (self.to_rank(hidden) @ self.head.T).index_fill_(-1, self.vocabulary.muted, -math.inf).float()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the clean tokens: (B, L, V) float32, -inf for ids that are never text."""
