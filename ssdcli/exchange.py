@@ -96,7 +96,7 @@ class OptionChanges(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Blend:
-    """How members combine: a rule, a schedule ("constant", "sandwich", "sandwich:F" or a file), and guides.
+    """How members combine: a rule, a schedule ("constant", "leaning[:S]", "sandwich[:F]" or a file), and guides.
 
     guides: classifiers to steer by, each MODEL:LABEL or MODEL:LABEL=SCALE.
     """

@@ -7,49 +7,72 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssdcli.engine.schedules import Constant, Piecewise, Sandwich, Schedule
+from ssdcli.engine.schedules import Constant, Leaning, Piecewise, Sandwich, Schedule
 from ssdcli.errors import UsageError
 from ssdcli.exchange import Blend
 from ssdcli.registry.names import suggest
 
 CONSTANT = "constant"
+LEANING = "leaning"
 SANDWICH = "sandwich"
+_STEEPEST = 20.0  # a weight that grows by e^20 over the way is no less than a switch
 _FORM = "Write a line such as notes = [[1.0, 0.0], [0.5, 0.3]] for each member: pairs of noise level and weight."
 
 Share = tuple[str, float, bool]  # a member's name, its weight, and whether it is a small one
 
 
 def schedules(blend: Blend, members: Sequence[Share]) -> list[Schedule]:
-    """Each member's schedule: constant, `sandwich[:F]`, or what a TOML file says; UsageError for what cannot be."""
-    name, colon, share = blend.schedule.partition(":")
+    """Each member's schedule: constant, `leaning[:S]`, `sandwich[:F]`, or what a TOML file says.
+
+    UsageError for what cannot be.
+    """
+    name, number = kind(blend.schedule), blend.schedule.partition(":")[1:]
     if blend.schedule == CONSTANT:
         return [Constant(weight) for _, weight, _ in members]
+    if name == LEANING:
+        return _leaning(members, number)
     if name == SANDWICH:
-        return _sandwiched(blend, members, share if colon else None)
+        return _sandwiched(blend, members, number)
     return _from_file(Path(blend.schedule).expanduser(), members, blend.rule)
 
 
-def _sandwiched(blend: Blend, members: Sequence[Share], share: str | None) -> list[Schedule]:
+def kind(schedule: str) -> str:
+    """A schedule's name without its number: CONSTANT, LEANING or SANDWICH; else it is a file's."""
+    return schedule.partition(":")[0]
+
+
+def _leaning(members: Sequence[Share], number: tuple[str, str]) -> list[Schedule]:
+    """The small models, and what is held against them, gain weight where there is more noise."""
+    _check_both(members, LEANING)
+    slope = _number(number, Leaning.slope, -_STEEPEST, _STEEPEST, "the leaning's slope", "Say leaning:2.")
+    return [Leaning(weight, slope) if is_small or weight < 0 else Constant(weight) for _, weight, is_small in members]
+
+
+def _sandwiched(blend: Blend, members: Sequence[Share], number: tuple[str, str]) -> list[Schedule]:
     """The core in the middle of the way alone."""
     if blend.rule == "contrast":
         raise UsageError("a contrast needs the core at every step.", "Use the sandwich with --rule mix or average.")
-    small = [is_small for _, _, is_small in members]
-    if all(small) or not any(small):
-        raise UsageError("a sandwich needs a core and a small model that both run.", "Name both, or leave it out.")
-    light = Sandwich.light if share is None else _share(share)
+    _check_both(members, SANDWICH)
+    light = _number(number, Sandwich.light, 0, 1, "the sandwich's share of light steps", "Say sandwich:0.25.")
     return [Constant(weight) if is_small else Sandwich(weight, light) for _, weight, is_small in members]
 
 
-def _share(text: str) -> float:
+def _check_both(members: Sequence[Share], name: str) -> None:
+    small = [is_small for _, _, is_small in members]
+    if all(small) or not any(small):
+        raise UsageError(f"a {name} needs a core and a small model that both run.", "Name both, or leave it out.")
+
+
+def _number(given: tuple[str, str], default: float, least: float, most: float, what: str, hint: str) -> float:
+    """The number behind a schedule's colon, if there is one."""
+    colon, text = given
     try:
-        light = float(text)
+        number = float(text) if colon else default
     except ValueError:
-        light = -1.0
-    if not 0 <= light <= 1:
-        raise UsageError(
-            f"the sandwich's share of light steps must be between 0 and 1, not {text!r}.", "Say sandwich:0.25."
-        )
-    return light
+        number = float("nan")
+    if not least <= number <= most:
+        raise UsageError(f"{what} must be between {least:g} and {most:g}, not {text!r}.", hint)
+    return number
 
 
 def _from_file(path: Path, members: Sequence[Share], rule: str) -> list[Schedule]:
@@ -91,7 +114,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(
             f"the schedule {str(path)!r} cannot be read ({error.strerror}).",
-            f"Say {CONSTANT}, {SANDWICH}[:F], or name a file.",
+            f"Say {CONSTANT}, {LEANING}[:S], {SANDWICH}[:F], or name a file.",
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the schedule {str(path)!r} is not valid TOML ({error}).", _FORM) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ssdcli.engine.schedules import Constant, Piecewise, Sandwich
+from ssdcli.engine.schedules import Constant, Leaning, Piecewise, Sandwich
 from ssdcli.errors import UsageError
 from ssdcli.exchange import Blend
 from ssdcli.timetable import schedules
@@ -27,10 +27,22 @@ def test_a_share_that_is_none_is_refused(text):
         schedules(Blend(schedule=text), PAIR)
 
 
+@pytest.mark.parametrize(("text", "slope"), [("leaning", 2.0), ("leaning:0.5", 0.5), ("leaning:-3", -3.0)])
+def test_a_leaning_gives_small_models_more_weight_in_more_noise(text, slope):
+    assert schedules(Blend(schedule=text), PAIR) == [Constant(0.7), Leaning(0.3, slope)]
+
+
+@pytest.mark.parametrize("text", ["leaning:", "leaning:x", "leaning:21", "leaning:-inf", "leaning:nan"])
+def test_a_slope_that_is_none_is_refused(text):
+    with pytest.raises(UsageError, match="slope must be between -20 and 20"):
+        schedules(Blend(schedule=text), PAIR)
+
+
+@pytest.mark.parametrize("name", ["sandwich", "leaning"])
 @pytest.mark.parametrize("members", [PAIR[:1], PAIR[1:]])
-def test_a_sandwich_needs_two_kinds_of_members(members):
-    with pytest.raises(UsageError, match="needs a core and a small model"):
-        schedules(Blend(schedule="sandwich"), members)
+def test_some_schedules_need_two_kinds_of_members(members, name):
+    with pytest.raises(UsageError, match=f"a {name} needs a core and a small model"):
+        schedules(Blend(schedule=name), members)
 
 
 def test_a_contrast_is_no_sandwich():
@@ -66,6 +78,13 @@ def test_what_a_contrast_holds_against_a_member_follows_it(file):
         assert base(t) == -notes(t) != 0
     with pytest.raises(UsageError, match="names 'base', which is no member"):
         schedules(file("base = [[1, 0.2]]"), CONTRASTED)
+
+
+def test_what_a_contrast_holds_against_a_member_leans_with_it():
+    core, notes, base = schedules(Blend(rule="contrast", schedule="leaning"), CONTRASTED)
+    assert core == Constant(1.0)
+    for t in (1.0, 0.7, 0.0):
+        assert base(t) == -notes(t) != 0
 
 
 def test_a_contrast_keeps_its_core(file):

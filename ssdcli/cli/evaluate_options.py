@@ -45,7 +45,7 @@ Schedules = Annotated[
         "--schedule",
         metavar="NAME",
         rich_help_panel=MORE,
-        help="constant, sandwich[:F] or a TOML file; repeatable. [default: constant and sandwich]",
+        help="constant, leaning[:S], sandwich[:F] or a TOML file; repeatable. [default: these three]",
     ),
 ]
 Seed = Annotated[

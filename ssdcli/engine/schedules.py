@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -26,6 +27,22 @@ class Constant:
     def __call__(self, t: float) -> float:
         """The weight."""
         return self.weight
+
+
+@dataclass(frozen=True)
+class Leaning:
+    """A weight that grows with the noise: `weight` at t = 1/2.
+
+    slope: how fast. Where weights are shares (mix, average), a member's log-odds against the constant rest are a
+    straight line in t of this slope: logit w + slope (t - 1/2).
+    """
+
+    weight: float
+    slope: float = 2.0
+
+    def __call__(self, t: float) -> float:
+        """weight * e^(slope (t - 1/2))."""
+        return self.weight * math.exp(self.slope * (t - 0.5))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ssdcli.evaluation.sweep import GRID
 from ssdcli.exchange import RULES, Blend
 from ssdcli.lineup import CONTRAST, NO_CORE, Lineup, Members, Part, choose
 from ssdcli.registry.store import Registry
-from ssdcli.timetable import CONSTANT, SANDWICH
+from ssdcli.timetable import CONSTANT, LEANING, SANDWICH, kind
 
 _DIGITS = 12  # sums of weights are rounded to this many decimals
 
@@ -88,9 +88,9 @@ class _Maker:
             problem = "a contrast needs private context, or a small model that was trained with --base."
             raise UsageError(problem, "Pass --context FILE, or leave --rule contrast out.")
         rules = settings.rules or tuple(rule for rule in RULES if rule != CONTRAST or (differ and self._can_contrast()))
-        schedules = settings.schedules or (CONSTANT, SANDWICH)[: 1 + (self.core is not None)]
+        schedules = settings.schedules or (CONSTANT, LEANING, SANDWICH)[: 1 if self.core is None else None]
         pairs = list(product(rules, schedules))
-        fitting = [pair for pair in pairs if not (pair[0] == CONTRAST and _is_sandwich(pair[1]))]
+        fitting = [pair for pair in pairs if not (pair[0] == CONTRAST and kind(pair[1]) == SANDWICH)]
         return tuple(self._curve(Blend(*pair)) for pair in fitting or pairs)
 
     def _can_contrast(self) -> bool:
@@ -102,7 +102,7 @@ class _Maker:
         return True
 
     def _curve(self, blend: Blend) -> Curve:
-        if blend.schedule != CONSTANT and not _is_sandwich(blend.schedule):
+        if kind(blend.schedule) not in (CONSTANT, LEANING, SANDWICH):
             return Curve(blend.rule, blend.schedule, (None,), (self._lineup(dict(self.small), blend),))
         weights = self._weights(blend)
         if not weights:
@@ -117,7 +117,7 @@ class _Maker:
         room = 1.0 if self.core is None or blend.rule == CONTRAST else 1 - math.fsum(w for _, w in others)
         room = round(room, _DIGITS)
         among = sorted({*GRID[1:], own})
-        return tuple(w for w in among if (w < room if _is_sandwich(blend.schedule) else w <= room))
+        return tuple(w for w in among if (w < room if kind(blend.schedule) == SANDWICH else w <= room))
 
     def _at(self, weight: float) -> dict[str, float | None]:
         """The small models' weights when the first has this one; without a core the others share the rest."""
@@ -130,7 +130,3 @@ class _Maker:
 
     def _lineup(self, weights: dict[str, float | None] | dict[str, float], blend: Blend) -> Lineup:
         return choose(self.core or NO_CORE, weights, self.registry, blend)
-
-
-def _is_sandwich(schedule: str) -> bool:
-    return schedule.partition(":")[0] == SANDWICH

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssdcli.engine.sampler import time_grid
-from ssdcli.engine.schedules import Constant, Piecewise, Sandwich
+from ssdcli.engine.schedules import Constant, Leaning, Piecewise, Sandwich
 
 
 @st.composite
@@ -20,6 +20,14 @@ def halves(draw: st.DrawFn) -> tuple[int, int]:
 @given(t=st.floats(0, 1), weight=st.floats(-2, 2))
 def test_a_constant_is_the_same_everywhere(t, weight):
     assert Constant(weight)(t) == weight
+
+
+@given(t=st.floats(0, 1), weight=st.floats(0.01, 0.99), slope=st.floats(-20, 20))
+def test_a_share_that_leans_has_log_odds_on_a_line_through_its_own(t, weight, slope):
+    leaning = Leaning(weight, slope)(t)
+    share = leaning / (leaning + 1 - weight)
+    expected = 1 / (1 + math.exp(-(math.log(weight / (1 - weight)) + slope * (t - 0.5))))
+    assert share == pytest.approx(expected)
 
 
 def assert_sandwich(steps: int, end: int, light: float) -> None:
