@@ -41,7 +41,7 @@ class Leaning:
     slope: float = 2.0
 
     def __call__(self, t: float) -> float:
-        """weight * e^(slope (t - 1/2))."""
+        """The weight at t = 1/2, times e^(slope (t - 1/2))."""
         return self.weight * math.exp(self.slope * (t - 0.5))
 
 

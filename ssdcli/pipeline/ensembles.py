@@ -117,7 +117,7 @@ class _Maker:
         room = 1.0 if self.core is None or blend.rule == CONTRAST else 1 - math.fsum(w for _, w in others)
         room = round(room, _DIGITS)
         among = sorted({*GRID[1:], own})
-        return tuple(w for w in among if (w < room if kind(blend.schedule) == SANDWICH else w <= room))
+        return tuple(w for w in among if (w < room if kind(blend.schedule) in (LEANING, SANDWICH) else w <= room))
 
     def _at(self, weight: float) -> dict[str, float | None]:
         """The small models' weights when the first has this one; without a core the others share the rest."""

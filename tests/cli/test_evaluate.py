@@ -44,11 +44,13 @@ def test_tables_tell_of_members_of_the_sweep_and_of_ensembles(ssd):
     assert "±" in members
     rows = [line.split() for line in sweep.splitlines()[1:]]
     assert [float(row[0]) for row in rows] == [i / 10 for i in range(1, 11)]
-    assert [len(row) for row in rows] == [5] * 9 + [3]
+    assert [len(row) for row in rows] == [7] * 9 + [3]
     assert [line.split("  ")[0] for line in ensembles.splitlines()[1:]] == [
         "mix",
+        "mix, leaning",
         "mix, sandwich",
         "average",
+        "average, leaning",
         "average, sandwich",
     ]
     assert "bits per byte are of the NELBO" in meaning
@@ -101,6 +103,7 @@ def test_a_plot_shows_each_schedule_over_the_weight_and_the_noise_levels(ssd):
     assert titles == [
         "big with notes",
         "big with notes, constant weights: NELBO",
+        "big with notes, leaning weights: NELBO",
         "big with notes, sandwich weights: NELBO",
         "big with notes: NELBO",
     ]
