@@ -15,13 +15,21 @@ PIP_FLAGS ?= $(shell nvidia-smi >/dev/null 2>&1 || $(PYTHON) -c \
 
 PYTEST_FLAGS ?= -n 2 --dist worksteal
 
-.PHONY: demo test lint format clean
+.PHONY: demo test bench lint format clean
 
 demo: .venv/.installed
 	$(BIN)/ssd demo
 
 test: .venv/.installed
 	$(BIN)/pytest $(PYTEST_FLAGS)
+
+# What is small enough of BENCHMARKS.md; the commands of the rest stand beside its tables.
+BENCHES ?= engine training_speed collaboration autoregression schedules steps guidance alternatives gated teachers
+
+bench: .venv/.installed
+	@for name in $(BENCHES); do \
+		echo "$$name" && $(BIN)/python benchmarks/$$name.py --quick && echo || exit 1; \
+	done
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .

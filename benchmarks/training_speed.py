@@ -214,7 +214,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--sizes", default=",".join(preset.name for preset in PRESETS[:3]))
     parser.add_argument(NAIVE, action="store_true")
+    parser.add_argument("--quick", action="store_true", help="nano, three rounds")
     asked = parser.parse_args()
+    if asked.quick:
+        asked.size = asked.sizes = "nano"
+        asked.rounds = 3
     if asked.naive:
         take_naive_steps(asked.size, asked.process)
         return

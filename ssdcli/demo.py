@@ -101,12 +101,17 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Recall:
-    """A fact, what each of VOICES said, which of them said the answer, and which told it from the other answers."""
+    """A fact, what each of VOICES said, which of them said the answer, and which facts' answer each finds likeliest."""
 
     fact: Fact
     texts: Mapping[str, str]
     hits: Mapping[str, bool]
-    told_apart: Mapping[str, bool]
+    chosen: Mapping[str, str]
+
+    @property
+    def told_apart(self) -> dict[str, bool]:
+        """Which of VOICES told the answer from the others."""
+        return {voice: answer == self.fact.answer for voice, answer in self.chosen.items()}
 
 
 def read_notebook(folder: Path = NOTEBOOK) -> Notebook:
@@ -189,22 +194,22 @@ def recall(cast: Cast, facts: Sequence[Fact], steps: int = _FACT_STEPS) -> list[
     """
     options = Options(max_tokens=_FACT_TOKENS, steps=steps, temperature=0, seed=0)
     texts = _texts(cast, [Request(fact.prompt, seed=0) for fact in facts], options)
-    apart = {voice: _told_apart(cast.writers[voice], facts) for voice in VOICES}
+    chosen = {voice: _chosen(cast.writers[voice], facts) for voice in VOICES}
     recalls = []
     for place, fact in enumerate(facts):
         said = {voice: texts[voice][place] for voice in VOICES}
         said_it = {voice: _says(text, fact.answer) for voice, text in said.items()}
-        recalls.append(Recall(fact, said, said_it, {voice: apart[voice][place] for voice in VOICES}))
+        recalls.append(Recall(fact, said, said_it, {voice: chosen[voice][place] for voice in VOICES}))
     return recalls
 
 
-def _told_apart(writer: Writer, facts: Sequence[Fact]) -> list[bool]:
-    """Whether each fact's own answer is the likeliest of all for its sentence, beyond what it is for any sentence."""
+def _chosen(writer: Writer, facts: Sequence[Fact]) -> list[str]:
+    """The likeliest of all answers for each fact's sentence, beyond what an answer is for any sentence."""
     answers = [" " + fact.answer for fact in facts]
     scores = [writer.score(fact.prompt, answers) for fact in facts]
     usual = [sum(column) / len(column) for column in zip(*scores, strict=True)]
     gains = [[score - mean for score, mean in zip(row, usual, strict=True)] for row in scores]
-    return [row[place] == max(row) for place, row in enumerate(gains)]
+    return [facts[row.index(max(row))].answer for row in gains]
 
 
 def hits(recalls: Sequence[Recall]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from ssdcli.demo import (
     NAME,
     VOICES,
     Fact,
-    _told_apart,
+    _chosen,
     hits,
     open_cast,
     predict,
@@ -89,10 +89,10 @@ class Ranker:
 
 def test_a_fact_is_told_apart_by_what_its_sentence_adds_to_its_answer():
     facts = [Fact(name, name, f"{name} {rest}") for name, rest in (("a1", ""), ("b2", "often"), ("c3", ""))]
-    assert _told_apart(Ranker(), facts) == [True, True, True]
+    assert _chosen(Ranker(), facts) == [fact.answer for fact in facts]
     strangers = [Fact("d4", "none of these", "d4"), *facts]
-    assert _told_apart(Ranker(), strangers)[1:] == [True, True, True]
-    assert _told_apart(Ranker(), [Fact("x", "b2", "a1"), Fact("y", "a1", "b2")]) == [False, False]
+    assert _chosen(Ranker(), strangers)[1:] == [fact.answer for fact in facts]
+    assert _chosen(Ranker(), [Fact("x", "b2", "a1"), Fact("y", "a1", "b2")]) == ["b2", "a1"]
 
 
 def test_training_replaces_an_earlier_model_and_an_unfinished_training(core, notebook):

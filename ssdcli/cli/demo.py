@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ssdcli.pipeline.finish import Trained
     from ssdcli.training.settings import TrainSettings
 
+_SHOWN = 3  # sentences whose endings are shown
 _WIDE = 96  # columns of a terminal that has room for three texts side by side
 
 
@@ -56,6 +57,8 @@ def run_demo(notebook: story.Notebook, settings: TrainSettings, *, as_json: bool
     with console.terminal().status("measuring"):
         prediction = story.predict(cast, notebook.heldout)
         recalls = story.recall(cast, notebook.facts)
+    if endings := _endings(cast, recalls):
+        tell(endings)
     tell(_measured(cast, prediction, recalls))
     tell(_next(cast, notebook))
     if as_json:
@@ -110,6 +113,22 @@ def _side_by_side(cast: story.Cast, samples: Sequence[story.Sample]) -> str:
     return captured.get()
 
 
+def _endings(cast: story.Cast, recalls: Sequence[story.Recall]) -> str:
+    """Sentences whose ending the core does not know, and both together do; nothing if there is none."""
+    labels = _labels(cast)
+    found = [one for one in recalls if one.told_apart[ENSEMBLE] and not one.told_apart[CORE]]
+    if not found:
+        return ""
+    shown = found[:_SHOWN]
+    width = max(map(len, labels.values()))
+    heading = f"Of {len(recalls)} sentences, which ending is its own? {len(shown)} of the {len(found)} that the core"
+    parts = [f"{heading} misses and both find:\n"]
+    for one in shown:
+        endings = [f"  {labels[voice]:{width}}  ... {one.chosen[voice]}" for voice in VOICES]
+        parts.append("\n".join([f"{one.fact.prompt} ...", *endings, ""]))
+    return "\n".join(parts)
+
+
 def _measured(cast: story.Cast, prediction: story.Prediction, recalls: Sequence[story.Recall]) -> str:
     labels, known, apart = _labels(cast), story.hits(recalls), story.told_apart(recalls)
     width = max(map(len, labels.values()))
@@ -147,7 +166,8 @@ def _sample_json(sample: story.Sample) -> dict[str, object]:
 
 def _facts_json(recalls: Sequence[story.Recall]) -> dict[str, object]:
     answers = [
-        asdict(one.fact) | {"texts": one.texts, "hits": one.hits, "told_apart": one.told_apart} for one in recalls
+        asdict(one.fact) | {"texts": one.texts, "hits": one.hits, "chosen": one.chosen, "told_apart": one.told_apart}
+        for one in recalls
     ]
     known = {"known": story.hits(recalls), "told_apart": story.told_apart(recalls)}
     return {"asked": len(recalls), **known, "answers": answers}

@@ -80,6 +80,21 @@ def test_a_loss_is_called_a_loss():
     assert "standard error 0.125" in told
 
 
+def recalled(name: str, core: str, ensemble: str) -> story.Recall:
+    fact = story.Fact(name, f"the {name} is", "red")
+    return story.Recall(fact, {}, {}, {"core": core, "small": "red", "ensemble": ensemble})
+
+
+def test_endings_are_shown_that_the_core_misses_and_both_find():
+    cast = story.Cast("big", "notes", 0.3, {})
+    found = [recalled(f"pot{i}", "blue", "red") for i in range(4)]
+    told = command._endings(cast, [recalled("jug", "red", "red"), recalled("cup", "blue", "blue"), *found])
+    assert told.startswith("Of 6 sentences, which ending is its own? 3 of the 4 that the core misses and both find:")
+    assert "the pot0 is ...\n  big alone         ... blue\n  notes alone       ... red\n" in told
+    assert not any(name in told for name in ("jug", "cup", "pot3"))
+    assert command._endings(cast, [recalled("cup", "blue", "blue")]) == ""
+
+
 @pytest.mark.parametrize(("columns", "side_by_side"), [(120, True), (80, False)])
 def test_texts_stand_side_by_side_where_there_is_room(monkeypatch, columns, side_by_side):
     monkeypatch.setenv("COLUMNS", str(columns))
