@@ -1,12 +1,9 @@
 """Does the ensemble predict held-out text better than each of its members? Prints tables in Markdown.
 
-    python benchmarks/collaboration.py HELDOUT --with til
     python benchmarks/collaboration.py --corpus TRAIN HELDOUT --general GENERAL --minutes 10 --out FILE
     python benchmarks/collaboration.py --table FILE
 
-The first form measures a registered small model at the weight that its manifest stores, on whole documents.
-
-The others train small models for a core, on the bundled notebook and on the corpora that are named, whose bodies have
+Small models are trained for a core, on the bundled notebook and on the corpora that are named, whose bodies have
 1/3, 1/10, 1/30 and 1/100 of the core's body's parameters (`--ratios`); of the embeddings, a small model keeps as many
 dimensions as it is wide, and is counted with and without them. Members combine by mix, average and contrast, the small
 one with and without private context: the note most like the text before (BM25 over the training text). What a contrast
@@ -43,8 +40,6 @@ from experiment import (  # noqa: E402
     own_text,
     parser_of,
     passages_of,
-    process_of,
-    stamp,
     tokenizer_of,
 )
 from retrieval import Shelf  # noqa: E402
@@ -54,11 +49,10 @@ from writing import borrowed  # noqa: E402
 
 from ssdcli.engine.rules import Rule, average, contrast, mix  # noqa: E402
 from ssdcli.evaluation.gaps import GapSettings, choose_gaps, left_side  # noqa: E402
-from ssdcli.evaluation.losses import Losses, LossSettings, measure  # noqa: E402
 from ssdcli.evaluation.sweep import GRID  # noqa: E402
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM  # noqa: E402
 from ssdcli.models.folder import load_backbone  # noqa: E402
-from ssdcli.registry.store import STARTER, Registry  # noqa: E402
+from ssdcli.registry.store import STARTER  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402
 
 WEIGHTS = GRID[1:-1]
@@ -112,12 +106,10 @@ class Size:
 
 
 def main() -> None:
-    """Measure a registered model, or train what is missing, measure what was not yet, and print the tables."""
+    """Train what is missing, measure what was not yet, and print the tables."""
     arguments = _arguments()
     if arguments.table is not None:
         print(report(lines(arguments.table)))
-    elif arguments.small is not None:
-        _measure_registered(arguments)
     else:
         workshop = Workshop(arguments)
         borrowed(workshop, arguments.core)
@@ -130,55 +122,15 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = parser_of(__doc__)
-    parser.add_argument("data", nargs="*", type=Path, help="held-out text for the first form, never trained on")
-    parser.add_argument("--with", dest="small", help="a registered small model")
-    parser.add_argument("--seed", type=int, default=1, help="of the noise of the first form")
     parser.add_argument("--core", default=STARTER, help="the core of the models that are trained")
     parser.add_argument("--ratios", type=float, nargs="+", default=[3, 10, 30, 100], help="the core's body to theirs")
     parser.add_argument("--general", nargs="+", default=[], help="text for the base of contrasts without context")
     parser.add_argument("--note", type=int, default=96, help="tokens of a note that are shown, at most")
-    parser.add_argument("--repeats", type=int, help="sets of noise levels per window (2), or blocks per document (4)")
+    parser.add_argument("--repeats", type=int, default=4, help="blocks of a document that are measured")
     arguments = parser.parse_args()
     if arguments.quick:
         vars(arguments).update(_QUICK, general=list(own_text()))
-    elif arguments.small is not None and not arguments.data:
-        parser.error("name held-out text")
     return arguments
-
-
-# A registered model
-
-
-def _measure_registered(arguments: argparse.Namespace) -> None:
-    registry = Registry()
-    small = registry.find(arguments.small)
-    core = registry.find(small.manifest.core or STARTER)
-    tokenizer = tokenizer_of(core)
-    passages = [passage for path in arguments.data for passage in passages_of(tokenizer, path)]
-    models = [load_backbone(core.folder), load_backbone(small.folder)]
-    process = process_of(core)
-    window = min(model.context for model in models)
-    weight = small.manifest.weight or 0.5
-    settings = LossSettings(window, arguments.repeats or 2, arguments.seed)
-    losses = measure(models, process, passages[: arguments.documents], [0.0, weight, 1.0], settings)
-    _print_table(losses, weight, (core.name, small.name), process.name)
-
-
-def _print_table(losses: Losses, weight: float, names: tuple[str, str], process: str) -> None:
-    kind = "NELBO" if process == "masked" else "denoising loss"
-    titles = (names[0], f"{names[0]} + {names[1]}={weight:g}", names[1])
-    figures = zip(titles, losses.nats_per_token(), losses.standard_error(), losses.bits_per_byte(), strict=True)
-    now = stamp()
-    print(f"{now['date']}, {now['machine']}: `{now['command']}`")
-    print(f"\n{len(losses.tokens)} documents, {losses.tokens.sum():,} tokens, {losses.bytes.sum():,} bytes; {kind}\n")
-    rows: list[list[object]] = [[title, *(f"{value:.4f}" for value in values)] for title, *values in figures]
-    print(table(["model", "nats per token", "standard error", "bits per byte"], rows) + "\n")
-    for name, other in ((names[0], 0.0), (names[1], 1.0)):
-        gain, error = losses.difference(weight, other)
-        print(f"- gain over {name} alone: {gain:.4f} ± {error:.4f} nats per token ({gain / error:.1f} standard errors)")
-
-
-# Models of several sizes
 
 
 def size_of(config: BackboneConfig, hidden: int, layers: int) -> Size:
@@ -258,7 +210,7 @@ def _judge(workshop: Workshop, arguments: argparse.Namespace, corpus: Corpus, na
     voices = {voice: Voice(denoiser, left_side) for voice, denoiser in denoisers.items()}
     voices[SHOWN] = Voice(denoisers[SMALL], shelf.view())
     block = denoisers[CORE].backbone.block_size
-    settings = GapSettings(block, block, left=room, per_document=arguments.repeats or 4)
+    settings = GapSettings(block, block, left=room, per_document=arguments.repeats)
     gaps = choose_gaps(passages_of(tokenizer, corpus.heldout, arguments.documents), settings)
     ways = [way for way in WAYS if way.against is None or way.against in voices]
     members = [CORE, SMALL, SHOWN]

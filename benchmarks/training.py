@@ -6,7 +6,7 @@
 Every training is `ssd train-small` itself, for the bundled core, but its clock counts the processor's seconds of this
 process, divided by the number of threads: other work on the machine slows the run down and takes no steps from it.
 One JSON line is appended for each training, and trainings whose line is there already are left out, so that a run can
-be interrupted and taken up again. Losses are those of `collaboration.py`: alone, and with the core at the best weight;
+be interrupted and taken up again. Losses are denoising losses, alone and with the core at the best weight;
 and alone at the noisiest tenth of levels, where little but the text before a block is known: processes that destroy
 text in different ways can be compared there.
 """
