@@ -24,7 +24,7 @@ test: .venv/.installed
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 # What is small enough of BENCHMARKS.md; the commands of the rest stand beside its tables.
-BENCHES ?= engine training_speed collaboration autoregression schedules steps guidance alternatives gated teachers
+BENCHES ?= engine training_speed collaboration autoregression schedules steps alternatives gated teachers
 
 bench: .venv/.installed
 	@for name in $(BENCHES); do \

@@ -307,11 +307,15 @@ def _core_table(entry: Entry) -> Mapping[str, Any]:
 
 
 def _voice(part: Part, denoiser: Denoiser, tokenizer: Tokenizer) -> Voice:
+    from ssdcli.models.backbone import BlockDiffusionLM
+
     entry, manifest = part.entry, part.entry.manifest
     opening = _ends(entry, tokenizer)[0] if manifest.begin is None else manifest.begin
     chat = read_chat(entry.folder, entry.name) if manifest.format == "chat" else None
     taught = manifest.format == "turns" or (chat is not None and manifest.kind in MEMBERS)
-    return Voice(part.name, part.weight, part.private, denoiser, part.schedule, opening, chat, taught)
+    cut = isinstance(denoiser.backbone, BlockDiffusionLM) and manifest.begin is None  # windows cut documents
+    anywhere = cut and not taught  # but no answers
+    return Voice(part.name, part.weight, part.private, denoiser, part.schedule, opening, chat, taught, anywhere)
 
 
 def _process(entry: Entry) -> Process:

@@ -24,7 +24,7 @@ class Voice:
 
     opening: the id that stands before every document. chat: the template of conversations, if it has one.
     taught: whether it learned from conversations that stand behind the opening as documents do, and without a template
-    are paragraphs.
+    are paragraphs. anywhere: whether it learned to go on from anywhere in a document, without the opening.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Voice:
     opening: int
     chat: Chat | None = None
     taught: bool = False
+    anywhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,14 @@ class Reader:
         if chat is not None:
             ids = self.language.encode_chat(told(turns, context), chat.render)
             return [voice.opening, *ids] if voice.taught else ids  # a core's template opens it
+        ids = self._text(voice, turns, context)
+        return ids if ids and voice.anywhere else [voice.opening, *ids]
+
+    def _text(self, voice: Voice, turns: Sequence[Message], context: str) -> list[int]:
+        """What a voice without a template reads, but for the opening."""
         if voice.taught and not self.gap:
-            return [voice.opening, *self.language.encode_turns(turns, context)]
-        return [voice.opening, *self.language.encode(document(turns, context))]
+            return self.language.encode_turns(turns, context)
+        return self.language.encode(document(turns, context))
 
     def _chat(self, voice: Voice) -> Chat | None:
         """The template by which a voice reads; what surrounds a gap is a document for all."""
@@ -105,19 +111,21 @@ class Reader:
         for voice, prompt in zip(self.voices, self.prompts(request, frame, ()), strict=True):
             kept = fit(prompt, voice.denoiser.backbone.context, voice.denoiser.backbone.block_size)
             room = len(kept.before)
-            if what := self._left_out(voice, prompt, room, turns):
+            if what := self._left_out(voice, len(prompt.before) - room, turns, request.context):
                 said.append(f"{voice.name!r} has room for {room} tokens before its answer and leaves out {what}.")
             lost = sum(token is not None for token in prompt.after[len(kept.after) :])
             if lost:
                 said.append(f"{voice.name!r} has no room for the last {lost} tokens after the gap.")
         return tuple(said)
 
-    def _left_out(self, voice: Voice, prompt: Prompt, room: int, turns: Sequence[Message]) -> str:
+    def _left_out(self, voice: Voice, lost: int, turns: Sequence[Message], context: str) -> str:
         """What a voice has no room for before the canvas; the opening of a document is nobody's loss."""
-        lost = len(prompt.before) - room
-        if self._chat(voice) is None:
-            return _cut(lost - 1, len(prompt.before) - len(self._before(voice, turns, "")))
-        return f"the first {lost} of the conversation" if lost > 0 else ""
+        if self._chat(voice) is not None:
+            return f"the first {lost} of the conversation" if lost > 0 else ""
+        own = context if voice.private else ""
+        text = len(self._text(voice, turns, own))
+        opening = len(self._before(voice, turns, own)) - text
+        return _cut(lost - opening, text - len(self._text(voice, turns, "")))
 
 
 def _so_far(request: Request, frame: Frame, fills: Sequence[str]) -> tuple[Message, ...]:

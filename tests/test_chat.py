@@ -43,7 +43,7 @@ def test_a_core_reads_its_template_and_a_small_model_plain_text(monkeypatch):
     core, small = seen
     assert core == language.encode_chat(said, Chat("talker", INSTRUCT, TOKENS).render)
     assert (core[0], core.count(END)) == (BEGIN, 2)
-    assert small == [END, *language.encode("boiler\n\ncold\n\nDear <|end|>")]
+    assert small == language.encode("boiler\n\ncold\n\nDear <|end|>")
     assert result.prompt == "Dear <|end|>"
     conversation = Request(messages=said, context="boiler", seed=FAST.seed)
     assert writer.generate_batch([conversation], FAST)[0].text == result.text
