@@ -269,8 +269,8 @@ class CausalWriter:
         return ((log_p * due).sum(1) / due.sum(1)).tolist()
 
     def _written(self, prompt: str, most: int) -> str:
-        tokens = self._read(prompt)
-        end, start = tokens[0], len(tokens)
+        tokens, end = self._read(prompt), special_id(self.tokenizer, END_OF_TEXT)
+        start = len(tokens)
         while len(tokens) < start + most:
             following = int(self._next(torch.tensor([tokens]))[0, -1].argmax())
             if following == end:
@@ -283,7 +283,8 @@ class CausalWriter:
         return ids
 
     def _read(self, prompt: str) -> list[int]:
-        return [special_id(self.tokenizer, END_OF_TEXT), *self._encoded(prompt)]
+        """As `ssd` reads it: text from anywhere in a document, or else the beginning of one."""
+        return self._encoded(prompt) or [special_id(self.tokenizer, END_OF_TEXT)]
 
     @torch.no_grad()
     def _next(self, tokens: Tensor) -> Tensor:
