@@ -1,6 +1,6 @@
 """What a training step takes: its share of the machine's matrix products, and against a naive one.
 
-    python benchmarks/training_speed.py [--size mini] [--process simplex] [--rounds 8]
+    python benchmarks/training_speed.py [--size mini] [--process simplex] [--rounds 8] [--quick]
 
 Prints Markdown tables. A step is all that a training repeats: noise, both passes, gradients, clipping, the optimiser.
 Texts are random tokens, as long as the context unless a table says otherwise, which leaves attention the most to do.

@@ -68,32 +68,24 @@ def test_the_answer_is_that_of_the_c_library(monkeypatch, answer, expected):
     assert keep_memory() is expected
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch, before, after):
+@pytest.mark.parametrize(
+    ("variable", "before", "after"),
+    [
+        ("OMP_WAIT_POLICY", None, "PASSIVE"),
+        ("OMP_WAIT_POLICY", "ACTIVE", "ACTIVE"),
+        ("GOMP_SPINCOUNT", None, "4000"),
+        ("GOMP_SPINCOUNT", "7", "7"),
+        ("THP_MEM_ALLOC_ENABLE", None, "1"),
+        ("THP_MEM_ALLOC_ENABLE", "0", "0"),
+    ],
+)
+def test_what_is_set_for_threads_and_pages_is_the_users_where_he_says_otherwise(monkeypatch, variable, before, after):
     monkeypatch.setattr(sys, "platform", "darwin")  # this process keeps its memory settings
-    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
+    monkeypatch.setenv(variable, before or "")
     if before is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
+        monkeypatch.delenv(variable)
     prepare_machine()
-    assert os.environ["OMP_WAIT_POLICY"] == after
-
-
-@pytest.mark.parametrize(("before", "after"), [(None, "4000"), ("7", "7")])
-def test_threads_spin_for_a_while_before_they_sleep(monkeypatch, before, after):
-    monkeypatch.setenv("GOMP_SPINCOUNT", before or "")
-    if before is None:
-        monkeypatch.delenv("GOMP_SPINCOUNT")
-    prepare_machine()
-    assert os.environ["GOMP_SPINCOUNT"] == after
-
-
-@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])
-def test_torch_asks_for_large_pages_unless_the_user_says_otherwise(monkeypatch, before, after):
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", before or "")
-    if before is None:
-        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
-    prepare_machine()
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == after
+    assert os.environ[variable] == after
 
 
 def test_the_machine_is_prepared_without_torch():

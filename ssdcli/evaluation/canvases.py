@@ -29,19 +29,21 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly over a
 class Reader:
     """A member of a measurement: its denoiser, and the ids that it reads before every text.
 
-    context: private text behind the opening, which stays in view; a long text gives way.
+    opening: the id that stands first, if any. context: private text behind it, which stays in view; a long text gives
+    way.
     """
 
     denoiser: Denoiser
-    opening: int
+    opening: int | None
     context: tuple[int, ...] = ()
 
     def prompt(self, text: Sequence[int]) -> Prompt:
         """What it reads before a canvas that stands behind these ids of a text."""
+        before = [*([] if self.opening is None else [self.opening]), *self.context]
         if not self.context:
-            return Prompt([self.opening, *text])
-        room = self.denoiser.room - 1 - len(self.context)
-        return Prompt([self.opening, *self.context, *text[max(0, len(text) - room) :]])
+            return Prompt([*before, *text])
+        room = self.denoiser.room - len(before)
+        return Prompt([*before, *text[max(0, len(text) - room) :]])
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ssdcli.pipeline.continuations import PEOPLE, continued, measure_texts, not_
 from ssdcli.pipeline.ensembles import Cast, cast_of
 from ssdcli.pipeline.heldout_text import HeldOutText, passages_of, read_heldout
 from ssdcli.pipeline.prepare import TOKENIZER
+from ssdcli.reading import Voice
 from ssdcli.registry.store import Registry
 from ssdcli.writing import Writer
 
@@ -130,9 +131,7 @@ class _Stage:
             batch = max(1, _BATCH_TOKENS // window)
             how = LossSettings(window, seed=self.settings.seed, batch=batch, pace=pace)
             return measure_combinations(backbones, self.process, self.passages, combinations, how)
-        readers = [
-            Reader(voice.denoiser, voice.opening, self.context if voice.private else ()) for voice in self.writer.voices
-        ]
+        readers = [self._reader(voice) for voice in self.writer.voices]
         losses = canvas_losses(
             readers, self.passages, combinations, CanvasSettings(pace, self.settings.seed, _CANVASES)
         )
@@ -140,6 +139,11 @@ class _Stage:
             problem = f"fewer than {ENOUGH} documents have room for a block, or the time is too short for them."
             raise SsdError(problem, "Name more text, or give more --minutes.")
         return losses
+
+    def _reader(self, voice: Voice) -> Reader:
+        """A member as it reads when it writes: behind a context, a text may be from anywhere in a document."""
+        context = self.context if voice.private else ()
+        return Reader(voice.denoiser, None if context and voice.anywhere else voice.opening, context)
 
     def generate(
         self, best: Lineup | None, on_progress: Callable[[float], None]

@@ -13,7 +13,6 @@ from torch import Tensor
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble import Ensemble, Member
 from ssdcli.engine.nucleus import Picker
-from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.schedules import Constant
 from ssdcli.evaluation.canvases import Reader
@@ -62,7 +61,7 @@ def _go_on(author: Author, openings: Sequence[Sequence[int]], until: float) -> l
         return []
     denoiser = author.members[0][0].denoiser
     ensemble = Ensemble(tuple(Member("", reader.denoiser, Constant(weight)) for reader, weight in author.members))
-    prompts = [[Prompt([reader.opening, *opening]) for opening in openings] for reader, _ in author.members]
+    prompts = [[reader.prompt(opening) for opening in openings] for reader, _ in author.members]
     blocks: list[Tensor] = []
     for step in sample(ensemble, denoiser.process, prompts, range(len(openings)), _config(denoiser, author.ends)):
         if step.last:

@@ -135,6 +135,9 @@ def test_a_private_context_is_read_before_the_text_and_stays_in_view_of_a_long_o
     assert list(long[:5]) == [0, 1, 2, 3, 5]
     assert len(long) == room
     assert long[-1] == 4
+    anywhere = Reader(one.denoiser, opening=None, context=(1, 2, 3))
+    assert anywhere.prompt([4, 4]).before == [1, 2, 3, 4, 4]
+    assert len(anywhere.prompt([*range(room), 4]).before) == room
     passages = texts(ENOUGH)
     plain, informed = (canvas_losses([who], passages, [alone(0, 1)], CanvasSettings()) for who in (one, asked))
     assert (plain.sums != informed.sums)[plain.sums > 1].all()

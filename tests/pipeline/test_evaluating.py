@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import ssdcli
+from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.process import make_process
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.losses import LossSettings, measure, passage_of
@@ -126,6 +127,19 @@ def test_a_private_context_is_seen_by_the_small_models_alone(text):
     changed = {name for name in bits(found) if bits(found)[name] != bits(other)[name]}
     assert changed == {"notes"}
     assert [swept.name for swept in found.ensembles] == ["mix", "contrast"]
+
+
+def test_behind_a_context_no_document_begins_as_in_writing(text, monkeypatch):
+    add_family()
+    asked = {}
+    start = Denoiser.start
+    monkeypatch.setattr(
+        Denoiser, "start", lambda self, prompts: asked.setdefault(self, prompts) and start(self, prompts)
+    )
+    evaluate([text], members=["notes"], settings=EvalSettings(context="the stairs", rules=("mix",)))
+    core, small = asked.values()
+    assert {prompt.before[0] for prompt in core} == {0}
+    assert not any(0 in prompt.before for prompt in small)
 
 
 def test_a_context_that_is_too_long_is_cut_and_that_is_said(text):

@@ -6,8 +6,11 @@ from itertools import pairwise
 import pytest
 import torch
 
+from ssdcli.pipeline.job import train_small
+from ssdcli.training import trainer
 from ssdcli.training.plan import Budget
 from ssdcli.training.threads import Threads, choice, same_threads
+from tests.trainings import STEPS, tiny_settings, write_text
 
 QUIET = {2: 0.1, 1: 0.18}
 BUSY = {2: 0.8, 1: 0.1}
@@ -87,6 +90,27 @@ def test_a_training_of_so_many_steps_has_no_choice(two_threads):
 def test_neither_has_one_of_several_processes(two_threads, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert choice(Budget(seconds=10)) is None
+
+
+class OneThread:
+    """A choice that is always one thread, and notes with how many each step was taken."""
+
+    def __init__(self) -> None:
+        self.used: list[int] = []
+
+    def begin(self) -> None:
+        self.used.append(torch.get_num_threads())
+
+    def end(self) -> int:
+        return 1
+
+
+def test_a_training_takes_its_steps_with_the_threads_of_its_choice(two_threads, tmp_path, monkeypatch):
+    chosen = OneThread()
+    monkeypatch.setattr(trainer, "choice", lambda budget: chosen)
+    train_small(tiny_settings(write_text(tmp_path / "notes.txt")))
+    assert chosen.used == [2, *[1] * (STEPS - 1)]
+    assert torch.get_num_threads() == 2
 
 
 def test_torch_keeps_its_threads_after_a_training(two_threads):
