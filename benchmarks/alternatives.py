@@ -29,7 +29,7 @@ from ssdcli.machine import prepare_machine
 
 prepare_machine()
 
-from blends import Blend, Voice, alone, measure_blends  # noqa: E402
+from blends import Blend, Voice, alone, measure_blends, shared  # noqa: E402
 from columns import Columns  # noqa: E402
 from corpora import read_texts  # noqa: E402
 from experiment import Corpus, Line, Workshop, corpora_of, heading, parser_of, passages_of, tokenizer_of  # noqa: E402
@@ -163,7 +163,7 @@ def _blends(way: Way) -> list[Blend]:
     if len(way.voices) == 1:
         return [alone(way.voices[0])]
     core, other = way.voices
-    return [Blend({core: 1 - weight, other: weight}) for weight in WEIGHTS]
+    return [shared(core, other, weight) for weight in WEIGHTS]
 
 
 def _judged(columns: Columns, sizes: Mapping[str, int]) -> list[Line]:

@@ -8,7 +8,7 @@ Every diffusion model has an autoregressive twin: the same body, embeddings, tok
 schedule, and as much of the processor's time, in which it sees more tokens, since a step costs it less. All cores are
 trained here on GENERAL for `--core-minutes`; or else the core is the bundled starter, and its twin sees as many tokens
 as that has seen (`--core-tokens`, which its card tells). Small models are trained on the bundled notebook and on the
-corpora that are named. Two models mix: log p = (1 - w) log p_core + w log p_small, renormalised.
+corpora that are named. Two models mix at one constant weight: log p = (1 - w) log p_core + w log p_small, renormalised.
 
 No training passes over a text more often than `ssd train-small` would, however much time is left.
 
@@ -34,7 +34,7 @@ from ssdcli.machine import prepare_machine
 
 prepare_machine()
 
-from blends import Blend, Voice, measure_blends  # noqa: E402
+from blends import Voice, measure_blends, steady  # noqa: E402
 from causal import CausalWriter, Twin, gap_losses, mould_of, passage_losses, train_causal, twin_of  # noqa: E402
 from columns import Columns, collaborate  # noqa: E402
 from experiment import (  # noqa: E402
@@ -57,9 +57,13 @@ from ssdcli import demo  # noqa: E402
 from ssdcli.api import choose  # noqa: E402
 from ssdcli.engine.denoiser import Denoiser  # noqa: E402
 from ssdcli.engine.prompt import Prompt  # noqa: E402
+from ssdcli.engine.rules import mix  # noqa: E402
+from ssdcli.engine.schedules import Constant  # noqa: E402
+from ssdcli.evaluation.combinations import Combination  # noqa: E402
 from ssdcli.evaluation.gaps import Gap, GapSettings, View, choose_gaps  # noqa: E402
-from ssdcli.evaluation.losses import LossSettings, Passage, measure  # noqa: E402
+from ssdcli.evaluation.losses import LossSettings, Passage, measure_combinations  # noqa: E402
 from ssdcli.evaluation.sweep import GRID  # noqa: E402
+from ssdcli.exchange import Blend  # noqa: E402
 from ssdcli.models.backbone import BlockDiffusionLM  # noqa: E402
 from ssdcli.models.folder import load_backbone  # noqa: E402
 from ssdcli.registry.store import STARTER, Entry, Registry  # noqa: E402
@@ -111,13 +115,15 @@ class DiffusionPair:
         """Denoising losses, the NELBO of masked models."""
         models = [denoiser.backbone for denoiser in self.denoisers]
         window = min(model.context for model in models)
-        return Columns.of(measure(models, process_of(self.core), passages, GRID, LossSettings(window)))
+        mixtures = [Combination(mix, (Constant(1 - weight), Constant(weight))) for weight in GRID]
+        found = measure_combinations(models, process_of(self.core), passages, mixtures, LossSettings(window))
+        return Columns.of(found)
 
     def gaps(self, gaps: Sequence[Gap], settings: GapSettings) -> Columns:
         """Denoising losses with both sides in sight."""
         core, small = (Voice(denoiser, _sides(denoiser.sight)) for denoiser in self.denoisers)
         shares = [{"core": 1 - weight, "small": weight} for weight in GRID]
-        blends = [Blend({name: share for name, share in pair.items() if share > 0}) for pair in shares]
+        blends = [steady({name: share for name, share in pair.items() if share > 0}) for pair in shares]
         return measure_blends({"core": core, "small": small}, blends, gaps, settings)
 
     def cast(self, weight: float) -> demo.Cast:
@@ -126,7 +132,7 @@ class DiffusionPair:
         lineups = {
             demo.CORE: choose(core, registry=self.registry),
             demo.SMALL: choose("none", [small], self.registry),
-            demo.ENSEMBLE: choose(core, {small: weight}, self.registry),
+            demo.ENSEMBLE: choose(core, {small: weight}, self.registry, Blend(schedule="constant")),
         }
         return demo.Cast(core, small, weight, {voice: lineup.open() for voice, lineup in lineups.items()})
 

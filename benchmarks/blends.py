@@ -13,6 +13,7 @@ from torch import Tensor
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, fold
 from ssdcli.engine.rules import Rule, mix
+from ssdcli.engine.schedules import Constant, Schedule, sharing
 from ssdcli.evaluation.gaps import Gap, GapSettings, View
 
 
@@ -26,15 +27,25 @@ class Voice:
 
 @dataclass(frozen=True)
 class Blend:
-    """Voices by name with their weights, none of which is zero, and the rule that combines them."""
+    """Voices by name with their weights by the noise level, which are never zero, and the rule that combines them."""
 
-    weights: Mapping[str, float]
+    schedules: Mapping[str, Schedule]
     rule: Rule = mix
+
+
+def steady(weights: Mapping[str, float], rule: Rule = mix) -> Blend:
+    """Voices that weigh the same at every level."""
+    return Blend({name: Constant(weight) for name, weight in weights.items()}, rule)
 
 
 def alone(name: str) -> Blend:
     """A voice by itself."""
-    return Blend({name: 1.0})
+    return steady({name: 1.0})
+
+
+def shared(core: str, other: str, weight: float, rule: Rule = mix) -> Blend:
+    """A core and another voice as `ssd generate` combines them unless it is told otherwise."""
+    return Blend(dict(zip((core, other), sharing(weight), strict=True)), rule)
 
 
 @torch.no_grad()
@@ -73,7 +84,8 @@ def _batch_losses(
             name: voice.denoiser.denoise(canvas, level, None, prefixes[name])[counts] for name, voice in voices.items()
         }
         for column, blend in enumerate(blends):
-            log_p = blend.rule([said[name] for name in blend.weights], list(blend.weights.values()))
+            weights = [schedule(level) for schedule in blend.schedules.values()]
+            log_p = blend.rule([said[name] for name in blend.schedules], weights)
             lost = torch.zeros_like(due)
             lost[counts] = -log_p.gather(-1, tokens[counts][:, None]).squeeze(-1)
             losses[:, column] += (lost * due).sum(1)

@@ -5,14 +5,14 @@
 
 Small models are trained for a core, on the bundled notebook and on the corpora that are named, whose bodies have
 1/3, 1/10, 1/30 and 1/100 of the core's body's parameters (`--ratios`); of the embeddings, a small model keeps as many
-dimensions as it is wide, and is counted with and without them. Members combine by mix, average and contrast, the small
-one with and without private context: the note most like the text before (BM25 over the training text). What a contrast
-holds against the small model is the small model without the context; where there is none, it is another small model of
-the same shape and minutes that has read general text, so that such rows need `--general`. Losses are denoising losses,
-in nats per token, of blocks of held-out documents, on the same noised canvases for all, with self-conditioning off. A
-weight is chosen on one half of the documents for the other; gains are over the better member, paired by document.
-Minutes are the processor's, divided by the number of threads. Trained models and results are kept beside `--out`, and
-a run can be interrupted and taken up again.
+dimensions as it is wide, and is counted with and without them. Members combine by mix and average, leaning as is the
+default, and by contrast, the small one with and without private context: the note most like the text before (BM25 over
+the training text). What a contrast holds against the small model is the small model without the context; where there is
+none, it is another small model of the same shape and minutes that has read general text, so that such rows need
+`--general`. Losses are denoising losses, in nats per token, of blocks of held-out documents, on the same noised
+canvases for all, with self-conditioning off. A weight is chosen on one half of the documents for the other; gains are
+over the better member, paired by document. Minutes are the processor's, divided by the number of threads. Trained
+models and results are kept beside `--out`, and a run can be interrupted and taken up again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ssdcli.machine import prepare_machine
 prepare_machine()
 
 import torch  # noqa: E402
-from blends import Blend, Voice, alone, measure_blends  # noqa: E402
+from blends import Blend, Voice, alone, measure_blends, shared, steady  # noqa: E402
 from columns import Columns, collaborate  # noqa: E402
 from corpora import read_texts  # noqa: E402
 from experiment import (  # noqa: E402
@@ -80,8 +80,8 @@ class Way:
     def blend(self, weight: float) -> Blend:
         """The rule at a weight."""
         if self.against is None:
-            return Blend({CORE: 1 - weight, self.voice: weight}, _RULES[self.rule])
-        return Blend({CORE: 1.0, self.voice: weight, self.against: -weight}, contrast)
+            return shared(CORE, self.voice, weight, _RULES[self.rule])
+        return steady({CORE: 1.0, self.voice: weight, self.against: -weight}, contrast)
 
 
 _RULES: Mapping[str, Rule] = {"mix": mix, "average": average}

@@ -33,7 +33,7 @@ from tokenizers import Tokenizer  # noqa: E402
 from torch import Tensor  # noqa: E402
 from training import lines  # noqa: E402
 from transformers import BertConfig, BertForSequenceClassification  # noqa: E402
-from writing import WRITTEN, Beginnings, borrowed, draw, judge_of, judged, write, writer_of  # noqa: E402
+from writing import WRITTEN, Beginnings, add_judge, borrowed, draw, judge_of, judged, write, writer_of  # noqa: E402
 
 from ssdcli.api import Options, Request, choose  # noqa: E402
 from ssdcli.guides import GuideSpec, open_guide  # noqa: E402
@@ -77,7 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
     parser.add_argument("--rows", type=int, default=64, help="texts at each scale")
     parser.add_argument("--steps", type=int, default=600, help="training steps of the classifier")
-    parser.add_argument("--judge-minutes", type=float, default=20.0, help="of processor time for the judge's training")
+    add_judge(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="results, a line for each scale; models lie in a folder beside it")
     parser.add_argument("--table", type=Path, help="only print the table of this file")

@@ -53,6 +53,7 @@ from writing import (  # noqa: E402
     MEASURES,
     WRITTEN,
     Beginnings,
+    add_judge,
     beginnings,
     borrowed,
     by_text,
@@ -104,7 +105,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", default="nano", help="of the small models")
     parser.add_argument("--rows", type=int, default=64, help="texts under each schedule")
     parser.add_argument("--steps", type=int, help="a block, by default the noise process's own")
-    parser.add_argument("--judge-minutes", type=float, default=20.0, help="of processor time for the judge's training")
+    add_judge(parser)
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the tables' figures, too")
     given = parser.parse_args()
     if given.quick:

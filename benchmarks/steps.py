@@ -35,6 +35,7 @@ from training import lines  # noqa: E402
 from writing import (  # noqa: E402
     WRITTEN,
     Beginnings,
+    add_judge,
     beginnings,
     borrowed,
     by_text,
@@ -84,7 +85,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="a block")
     parser.add_argument("--stops", type=float, nargs="+", default=[0.1], help="entropies below which a text stops")
     parser.add_argument("--rows", type=int, default=32, help="texts in each way")
-    parser.add_argument("--judge-minutes", type=float, default=20.0, help="of processor time for the judge's training")
+    add_judge(parser)
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the tables' figures, too")
     given = parser.parse_args()
     if given.quick:

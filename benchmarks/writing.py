@@ -119,8 +119,16 @@ def _says(text: str, answer: str) -> bool:
 # The judge
 
 
+def add_judge(parser: argparse.ArgumentParser) -> None:
+    """The arguments by which a judge is named, or trained."""
+    parser.add_argument("--judge", type=Path, metavar="FOLDER", help="a causal model in transformers' format")
+    parser.add_argument("--judge-minutes", type=float, default=20.0, help="of processor time for training one instead")
+
+
 def judge_of(workshop: Workshop, core: Entry, data: Sequence[str], given: argparse.Namespace) -> Judge:
-    """A causal model of a core's shape and tokens, trained on the data unless it is there already."""
+    """The judge that is named, or else a causal model of a core's shape and tokens, trained once on the data."""
+    if given.judge is not None:
+        return load_judge(given.judge)
     folder = workshop.home / f"judge-of-{core.name}"
     if not (folder / "tokenizer.json").exists():
         tokenizer, config = core.folder / "tokenizer.json", load_backbone(core.folder).config

@@ -96,13 +96,15 @@ class OptionChanges(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Blend:
-    """How members combine: a rule, a schedule ("constant", "leaning[:S]", "sandwich[:F]" or a file), and guides.
+    """How members combine: a rule, a schedule, and guides.
 
+    schedule: "constant", "leaning[:S]", "sandwich[:F]" or a file; by default leaning where a core and small models
+    share the weight, and constant where they do not.
     guides: classifiers to steer by, each MODEL:LABEL or MODEL:LABEL=SCALE.
     """
 
     rule: str = "mix"
-    schedule: str = "constant"
+    schedule: str | None = None
     guides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -26,14 +26,20 @@ def schedules(blend: Blend, members: Sequence[Share]) -> list[Schedule]:
 
     UsageError for what cannot be.
     """
-    name, number = kind(blend.schedule), blend.schedule.partition(":")[1:]
-    if blend.schedule == CONSTANT:
+    schedule = _default(blend.rule, members) if blend.schedule is None else blend.schedule
+    name, number = kind(schedule), schedule.partition(":")[1:]
+    if schedule == CONSTANT:
         return [Constant(weight) for _, weight, _ in members]
     if name == LEANING:
         return _leaning(members, number)
     if name == SANDWICH:
-        return _sandwiched(blend, members, number)
-    return _from_file(Path(blend.schedule).expanduser(), members, blend.rule)
+        return _sandwiched(blend.rule, members, number)
+    return _from_file(Path(schedule).expanduser(), members, blend.rule)
+
+
+def _default(rule: str, members: Sequence[Share]) -> str:
+    """Leaning where a core and small models share the weight, as was found best (BENCHMARKS.md)."""
+    return LEANING if rule != "contrast" and _both(members) else CONSTANT
 
 
 def kind(schedule: str) -> str:
@@ -48,9 +54,9 @@ def _leaning(members: Sequence[Share], number: tuple[str, str]) -> list[Schedule
     return [Leaning(weight, slope) if is_small or weight < 0 else Constant(weight) for _, weight, is_small in members]
 
 
-def _sandwiched(blend: Blend, members: Sequence[Share], number: tuple[str, str]) -> list[Schedule]:
+def _sandwiched(rule: str, members: Sequence[Share], number: tuple[str, str]) -> list[Schedule]:
     """The core in the middle of the way alone."""
-    if blend.rule == "contrast":
+    if rule == "contrast":
         raise UsageError("a contrast needs the core at every step.", "Use the sandwich with --rule mix or average.")
     _check_both(members, SANDWICH)
     light = _number(number, Sandwich.light, 0, 1, "the sandwich's share of light steps", "Say sandwich:0.25.")
@@ -58,9 +64,13 @@ def _sandwiched(blend: Blend, members: Sequence[Share], number: tuple[str, str])
 
 
 def _check_both(members: Sequence[Share], name: str) -> None:
-    small = [is_small for _, _, is_small in members]
-    if all(small) or not any(small):
+    if not _both(members):
         raise UsageError(f"a {name} needs a core and a small model that both run.", "Name both, or leave it out.")
+
+
+def _both(members: Sequence[Share]) -> bool:
+    """Whether there are a core and a small model."""
+    return len({is_small for _, _, is_small in members}) > 1
 
 
 def _number(given: tuple[str, str], default: float, least: float, most: float, what: str, hint: str) -> float:

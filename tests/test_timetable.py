@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ssdcli.engine.schedules import Constant, Leaning, Piecewise, Sandwich
+from ssdcli.engine.schedules import Constant, Leaning, Piecewise, Sandwich, sharing
 from ssdcli.errors import UsageError
 from ssdcli.exchange import Blend
 from ssdcli.timetable import schedules
@@ -13,7 +13,17 @@ PAIR = [("big", 0.7, False), ("notes", 0.3, True)]
 
 
 def test_constant_weights_are_the_members_own():
-    assert schedules(Blend(), PAIR) == [Constant(0.7), Constant(0.3)]
+    assert schedules(Blend(schedule="constant"), PAIR) == [Constant(0.7), Constant(0.3)]
+
+
+def test_small_models_lean_beside_a_core_unless_another_schedule_is_named():
+    assert schedules(Blend(), PAIR) == [Constant(0.7), Leaning(0.3)] == list(sharing(0.3))
+    assert schedules(Blend("average"), PAIR) == schedules(Blend(), PAIR)
+
+
+@pytest.mark.parametrize("members", [PAIR[:1], PAIR[1:], [("notes", 0.3, True), ("mail", 0.7, True)]])
+def test_models_of_one_kind_keep_their_weights(members):
+    assert schedules(Blend(), members) == [Constant(weight) for _, weight, _ in members]
 
 
 @pytest.mark.parametrize(("text", "light"), [("sandwich", 0.25), ("sandwich:0.5", 0.5), ("sandwich:0", 0.0)])
@@ -70,6 +80,10 @@ def test_a_file_gives_members_weights_on_straight_lines_and_leaves_the_others(fi
 
 
 CONTRASTED = [("big", 1.0, False), ("notes", 0.3, True), ("base", -0.3, False)]
+
+
+def test_a_contrast_is_constant_unless_another_schedule_is_named():
+    assert schedules(Blend("contrast"), CONTRASTED) == [Constant(weight) for _, weight, _ in CONTRASTED]
 
 
 def test_what_a_contrast_holds_against_a_member_follows_it(file):

@@ -47,7 +47,7 @@ class GenerateSettings:
     explain: bool = Options.explain
     system: str = Options.system
     rule: str = PLAIN.rule
-    schedule: str = PLAIN.schedule
+    schedule: str | None = PLAIN.schedule
     guide: tuple[str, ...] = PLAIN.guides
     dtype: str = FREE.dtype
     device: str = FREE.device

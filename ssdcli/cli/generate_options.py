@@ -108,7 +108,7 @@ Schedule = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=MORE,
-        help=f"When members run: constant, leaning[:S], sandwich[:F] or a TOML file. [default: {PLAIN.schedule}]",
+        help="When members run: constant, leaning[:S], sandwich[:F] or a TOML file. [default: leaning beside a core]",
     ),
 ]
 Guide = Annotated[

@@ -45,6 +45,11 @@ class Leaning:
         return self.weight * math.exp(self.slope * (t - 0.5))
 
 
+def sharing(share: float) -> tuple[Schedule, Schedule]:
+    """A core's schedule and a small model's, of this share of the weight, as they are unless others are named."""
+    return Constant(1 - share), Leaning(share) if share < 1 else Constant(share)
+
+
 @dataclass(frozen=True)
 class Sandwich:
     """A heavy member's weight: zero in the first and the last part of the way, `weight` between them.

@@ -19,7 +19,7 @@ from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Canvas, Process
 from ssdcli.engine.rules import mix
-from ssdcli.engine.schedules import Constant
+from ssdcli.engine.schedules import sharing
 from ssdcli.evaluation.combinations import Combination, Positions, alone, combined_losses
 
 LEVELS = 10  # stretches of equal width that the noise levels are told in
@@ -137,10 +137,10 @@ def stretch_of(t: Tensor) -> Tensor:
 
 
 def shares(weights: Sequence[float], members: int) -> list[Combination]:
-    """Mixtures of two members at each share of the second; of one member, itself."""
+    """Mixtures of a core and a small model at each share of the latter; of one member, itself."""
     if members == 1:
         return [alone(0, 1)] * len(weights)
-    return [Combination(mix, (Constant(1 - share), Constant(share))) for share in weights]
+    return [Combination(mix, sharing(share)) for share in weights]
 
 
 def measure(

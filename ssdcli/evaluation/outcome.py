@@ -85,8 +85,8 @@ class Swept:
 
     @property
     def name(self) -> str:
-        """The rule, and the schedule where it is not constant."""
-        return self.rule if self.schedule == "constant" else f"{self.rule}, {self.schedule}"
+        """The rule and the schedule."""
+        return f"{self.rule}, {self.schedule}"
 
     @property
     def best(self) -> Point:

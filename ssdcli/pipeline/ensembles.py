@@ -88,10 +88,10 @@ class _Maker:
             problem = "a contrast needs private context, or a small model that was trained with --base."
             raise UsageError(problem, "Pass --context FILE, or leave --rule contrast out.")
         rules = settings.rules or tuple(rule for rule in RULES if rule != CONTRAST or (differ and self._can_contrast()))
-        schedules = settings.schedules or (CONSTANT, LEANING, SANDWICH)[: 1 if self.core is None else None]
+        schedules = settings.schedules or ((CONSTANT,) if self.core is None else (LEANING, CONSTANT, SANDWICH))
         pairs = list(product(rules, schedules))
         fitting = [pair for pair in pairs if not (pair[0] == CONTRAST and kind(pair[1]) == SANDWICH)]
-        return tuple(self._curve(Blend(*pair)) for pair in fitting or pairs)
+        return tuple(self._curve(*pair) for pair in fitting or pairs)
 
     def _can_contrast(self) -> bool:
         """Whether there is a core, and bases that fit it."""
@@ -101,23 +101,24 @@ class _Maker:
             return False
         return True
 
-    def _curve(self, blend: Blend) -> Curve:
-        if kind(blend.schedule) not in (CONSTANT, LEANING, SANDWICH):
-            return Curve(blend.rule, blend.schedule, (None,), (self._lineup(dict(self.small), blend),))
-        weights = self._weights(blend)
+    def _curve(self, rule: str, schedule: str) -> Curve:
+        blend = Blend(rule, schedule)
+        if kind(schedule) not in (CONSTANT, LEANING, SANDWICH):
+            return Curve(rule, schedule, (None,), (self._lineup(dict(self.small), blend),))
+        weights = self._weights(rule, schedule)
         if not weights:
             rest = ", ".join(f"{name} {weight:g}" for name, weight in self.small[1:])
             problem = f"the other small models leave no weight: {rest}."
             raise UsageError(problem, "Give them less, as in --with NAME=0.3.")
-        return Curve(blend.rule, blend.schedule, weights, tuple(self._lineup(self._at(w), blend) for w in weights))
+        return Curve(rule, schedule, weights, tuple(self._lineup(self._at(w), blend) for w in weights))
 
-    def _weights(self, blend: Blend) -> tuple[float, ...]:
+    def _weights(self, rule: str, schedule: str) -> tuple[float, ...]:
         """Weights of the first small model, that which it has among them, as far as the others leave room."""
         (_, own), *others = self.small
-        room = 1.0 if self.core is None or blend.rule == CONTRAST else 1 - math.fsum(w for _, w in others)
+        room = 1.0 if self.core is None or rule == CONTRAST else 1 - math.fsum(w for _, w in others)
         room = round(room, _DIGITS)
         among = sorted({*GRID[1:], own})
-        return tuple(w for w in among if (w < room if kind(blend.schedule) in (LEANING, SANDWICH) else w <= room))
+        return tuple(w for w in among if (w < room if kind(schedule) in (LEANING, SANDWICH) else w <= room))
 
     def _at(self, weight: float) -> dict[str, float | None]:
         """The small models' weights when the first has this one; without a core the others share the rest."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.schedules import Constant, sharing
 from ssdcli.errors import SsdError
 from ssdcli.evaluation.canvases import CanvasSettings, Reader, measure_canvases
 from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure
@@ -93,10 +94,10 @@ def _authors(prepared: Prepared, small: Reader, core: Reader | None, weight: flo
     """Who writes samples, by the words that name them: the model alone, and with its core where a weight was found."""
     parent = prepared.parent
     if parent is None:
-        return {"core": Author([(small, 1.0)], (prepared.end,))}
+        return {"core": Author([(small, Constant(1.0))], (prepared.end,))}
     own_ends = parent.entry.manifest.ends
     ends = tuple(own_ends) if own_ends else (prepared.end,)
-    alone = {"small": Author([(small, 1.0)], ends)}
+    alone = {"small": Author([(small, Constant(1.0))], ends)}
     if core is None or weight is None:
         return alone
-    return alone | {"ensemble": Author([(core, 1 - weight), (small, weight)], ends)}
+    return alone | {"ensemble": Author(list(zip((core, small), sharing(weight), strict=True)), ends)}

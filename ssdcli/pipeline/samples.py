@@ -14,7 +14,7 @@ from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble import Ensemble, Member
 from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.sampler import SamplerConfig, sample
-from ssdcli.engine.schedules import Constant
+from ssdcli.engine.schedules import Schedule
 from ssdcli.evaluation.canvases import Reader
 from ssdcli.evaluation.losses import Passage
 from ssdcli.exchange import DEFAULTS
@@ -30,9 +30,9 @@ _UNFINISHED = "\ufffd"  # what a decoder shows in place of a character that was 
 
 @dataclass(frozen=True)
 class Author:
-    """Who writes: members with their weights, and the ids that end its texts."""
+    """Who writes: members with their schedules, and the ids that end its texts."""
 
-    members: Sequence[tuple[Reader, float]]
+    members: Sequence[tuple[Reader, Schedule]]
     ends: tuple[int, ...]
 
 
@@ -60,7 +60,7 @@ def _go_on(author: Author, openings: Sequence[Sequence[int]], until: float) -> l
     if not openings or time.monotonic() > until:
         return []
     denoiser = author.members[0][0].denoiser
-    ensemble = Ensemble(tuple(Member("", reader.denoiser, Constant(weight)) for reader, weight in author.members))
+    ensemble = Ensemble(tuple(Member("", reader.denoiser, schedule) for reader, schedule in author.members))
     prompts = [[reader.prompt(opening) for opening in openings] for reader, _ in author.members]
     blocks: list[Tensor] = []
     for step in sample(ensemble, denoiser.process, prompts, range(len(openings)), _config(denoiser, author.ends)):

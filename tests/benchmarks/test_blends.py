@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from blends import Blend, Voice, alone, measure_blends
+from blends import Blend, Voice, alone, measure_blends, shared, steady
 from columns import Columns
 
 from ssdcli.engine.denoiser import Denoiser
@@ -42,21 +42,28 @@ def test_a_voice_alone_loses_what_it_loses_when_gaps_are_measured(process: Proce
 
 @PROCESSES
 def test_an_average_of_a_voice_with_itself_is_that_voice(process: Process) -> None:
-    found = measured(process, alone("small"), Blend({"small": 1.0, "core": 1e-9}, average))
+    found = measured(process, alone("small"), steady({"small": 1.0, "core": 1e-9}, average))
     assert found.sums[:, 1] == pytest.approx(found.sums[:, 0], rel=1e-5)
 
 
 def test_a_mixture_lies_below_the_weighted_losses_of_its_members() -> None:
     # By the inequality of the means: the normaliser of a weighted geometric mean is at most 1.
-    found = measured(Simplex(VOCABULARY), alone("core"), alone("small"), Blend({"core": 0.5, "small": 0.5}))
+    found = measured(Simplex(VOCABULARY), alone("core"), alone("small"), steady({"core": 0.5, "small": 0.5}))
     assert (found.sums[:, 2] < found.sums[:, :2].mean(1)).all()
+
+
+def test_a_shared_blend_weighs_by_the_level() -> None:
+    blend = shared("core", "small", 0.3)
+    assert {name: schedule(0.5) for name, schedule in blend.schedules.items()} == {"core": 0.7, "small": 0.3}
+    found = measured(Simplex(VOCABULARY), blend, steady({"core": 0.7, "small": 0.3}))
+    assert found.sums[:, 0] != pytest.approx(found.sums[:, 1], rel=1e-4)
 
 
 def test_a_contrast_is_moved_by_what_a_voice_sees_and_by_nothing_else() -> None:
     process = Simplex(VOCABULARY)
     voices = {"core": voice(process, 0), "one": voice(process, 1), "same": voice(process, 1)}
     voices["seeing"] = voice(process, 1, both_sides)
-    blends = [alone("core"), *(Blend({"core": 1.0, name: 0.5, "one": -0.5}, contrast) for name in ("same", "seeing"))]
+    blends = [alone("core"), *(steady({"core": 1.0, name: 0.5, "one": -0.5}, contrast) for name in ("same", "seeing"))]
     core, unmoved, moved = measure_blends(voices, blends, gaps(), SETTINGS).sums.T
     assert unmoved == pytest.approx(core, rel=1e-6)
     assert moved != pytest.approx(core, rel=1e-5)

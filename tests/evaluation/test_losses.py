@@ -9,7 +9,20 @@ import pytest
 import torch
 
 from ssdcli.engine.process import Masked, Simplex
-from ssdcli.evaluation.losses import LEVELS, Losses, LossSettings, Pace, Passage, answer_blocks, measure, stretch_of
+from ssdcli.engine.rules import mix
+from ssdcli.engine.schedules import Constant
+from ssdcli.evaluation.combinations import Combination
+from ssdcli.evaluation.losses import (
+    LEVELS,
+    Losses,
+    LossSettings,
+    Pace,
+    Passage,
+    answer_blocks,
+    measure,
+    measure_combinations,
+    stretch_of,
+)
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
 
 V, MASK = 5, 4
@@ -59,7 +72,8 @@ def test_the_masked_loss_is_the_code_length_in_the_mean(unconditional, documents
 def test_a_mixture_is_the_renormalised_product_of_powers(unconditional, documents, share):
     passages = documents(9, 30)
     members = [unconditional(P), unconditional(Q)]
-    losses = measure(members, SIMPLEX, passages, [share], LossSettings(8))
+    mixed = [Combination(mix, (Constant(1 - share), Constant(share)))]
+    losses = measure_combinations(members, SIMPLEX, passages, mixed, LossSettings(8))
     product = [p ** (1 - share) * q**share for p, q in zip(P, Q, strict=True)]
     product[MASK] = 0.0
     mixture = [x / sum(product) for x in product]

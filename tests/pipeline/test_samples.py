@@ -10,6 +10,7 @@ import pytest
 from ssdcli.engine import sampler
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.process import make_process
+from ssdcli.engine.schedules import Constant
 from ssdcli.evaluation.canvases import Reader
 from ssdcli.evaluation.losses import Passage, passage_of
 from ssdcli.pipeline import samples as subject
@@ -28,7 +29,7 @@ def _short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 def author(process: str = "masked", *seeds: int) -> Author:
     made = make_process(process, VOCABULARY, CONSTANTS[process])
     members = [Reader(Denoiser(tiny_backbone(seed, process=process), made), END) for seed in seeds or (0,)]
-    return Author([(reader, 1 / len(members)) for reader in members], (END,))
+    return Author([(reader, Constant(1 / len(members))) for reader in members], (END,))
 
 
 def documents(*texts: str) -> list[Passage]:
