@@ -12,6 +12,9 @@ corpora that are named. Two models mix at one constant weight: log p = (1 - w) l
 
 No training passes over a text more often than `ssd train-small` would, however much time is left.
 
+The cores' autoregressive twin is kept in transformers' format, too, to judge texts in other benchmarks: in the folder
+`judge` beside the trained models.
+
 - Likelihood: nats per token of held-out documents. Those of twins are exact; those of masked models are an upper bound,
   and those of simplex models the denoising loss, so that gains compare between families, and losses do not.
 - Gaps: nats per token of a block that is missing in a held-out document; twins see only what is left of it.
@@ -35,7 +38,16 @@ from ssdcli.machine import prepare_machine
 prepare_machine()
 
 from blends import Voice, measure_blends, steady  # noqa: E402
-from causal import CausalWriter, Twin, gap_losses, mould_of, passage_losses, train_causal, twin_of  # noqa: E402
+from causal import (  # noqa: E402
+    CausalWriter,
+    Twin,
+    gap_losses,
+    mould_of,
+    passage_losses,
+    save_for_transformers,
+    train_causal,
+    twin_of,
+)
 from columns import Columns, collaborate  # noqa: E402
 from experiment import (  # noqa: E402
     Corpus,
@@ -69,7 +81,7 @@ from ssdcli.models.folder import load_backbone  # noqa: E402
 from ssdcli.registry.store import STARTER, Entry, Registry  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402
 
-CAUSAL = "autoregression"
+CAUSAL, JUDGE = "autoregression", "judge"
 FACT_STEPS = 32
 _CORE_BATCH = 2048  # tokens of a step
 _MIXTURES = range(1, len(GRID) - 1)
@@ -218,6 +230,7 @@ class Bench:
             settings = replace(settings, minutes=None, steps=steps)
         core_twin = Twin(twin_of(load_backbone(original.folder).config), tokenizer)
         core = self._twin("core", settings, core_twin)
+        save_for_transformers(core, tokenizer, self.workshop.home / JUDGE)
         small_twin = Twin(twin_of(load_backbone(small.folder).config), tokenizer, mould_of(core))
         name = f"{corpus.name}-{seed}"
         models = (core, self._twin(name, self._small_settings(corpus, seed), small_twin))

@@ -125,11 +125,12 @@ def _make_twin(folder: Path, registry: Registry, arguments: argparse.Namespace) 
     """Train a Qwen3 of the starter's shape to predict the next token, and save it as transformers does."""
     starter, began = registry.find(STARTER), time.monotonic()
     settings = TrainSettings(data=(str(arguments.general),), steps=arguments.twin_steps, seed=arguments.seed)
-    twin = Twin(twin_of(load_backbone(starter.folder).config), starter.folder / "tokenizer.json")
+    tokenizer = starter.folder / "tokenizer.json"
+    twin = Twin(twin_of(load_backbone(starter.folder).config), tokenizer)
     made = train_causal(settings, twin, folder, time.monotonic)
     print(f"The twin: {made.steps} steps in {time.monotonic() - began:.0f} s, ", end="")
     print(f"{made.heldout:.3f} nats per next token of its own held-out text.", flush=True)
-    save_for_transformers(made.model, folder)
+    save_for_transformers(made.model, tokenizer, folder)
 
 
 if __name__ == "__main__":

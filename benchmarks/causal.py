@@ -294,8 +294,8 @@ class CausalWriter:
 # As others know it
 
 
-def save_for_transformers(model: BlockDiffusionLM, folder: Path) -> None:
-    """Save a twin, whose table is as wide as its body, as the Qwen3 that it is."""
+def save_for_transformers(model: BlockDiffusionLM, tokenizer: Path, folder: Path) -> None:
+    """Save a twin, whose table is as wide as its body, as the Qwen3 that it is, and a copy of its tokenizer."""
     native: Any = model.body.config
     own = native.to_dict() | {
         "vocab_size": model.config.vocabulary,
@@ -306,3 +306,4 @@ def save_for_transformers(model: BlockDiffusionLM, folder: Path) -> None:
     twin: Any = Qwen3ForCausalLM(Qwen3Config(**own))
     twin.model.load_state_dict(model.body.state_dict() | {"embed_tokens.weight": model.table})
     twin.save_pretrained(folder)
+    shutil.copyfile(tokenizer, folder / "tokenizer.json")

@@ -136,8 +136,7 @@ def judge_of(workshop: Workshop, core: Entry, data: Sequence[str], given: argpar
         budget = {"steps": _QUICK_STEPS} if given.quick else {"minutes": given.judge_minutes}
         settings = TrainSettings(data=tuple(data), name="judge", **_PACE, **budget)
         made = train_causal(settings, twin, folder.with_suffix(".native"), processor_seconds)
-        save_for_transformers(made.model, folder)
-        shutil.copyfile(tokenizer, folder / "tokenizer.json")
+        save_for_transformers(made.model, tokenizer, folder)
     return load_judge(folder)
 
 

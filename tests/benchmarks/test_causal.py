@@ -115,8 +115,11 @@ def test_writing_goes_on_with_the_likeliest_token() -> None:
 
 
 def test_transformers_reads_a_twin_as_the_model_that_it_is(tmp_path: Path) -> None:
-    save_for_transformers(twin(), tmp_path)
-    read = AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokenizer = tmp_path / "own.json"
+    tokenizer.write_text(tiny_tokenizer().to_str(), encoding="utf-8")
+    save_for_transformers(twin(), tokenizer, tmp_path / "twin")
+    read = AutoModelForCausalLM.from_pretrained(tmp_path / "twin")
+    assert (tmp_path / "twin" / "tokenizer.json").read_bytes() == tokenizer.read_bytes()
     logits = read(input_ids=TOKENS).logits.index_fill(-1, twin().vocabulary.muted, -torch.inf)
     assert torch.allclose(logits.log_softmax(-1), log_p_next(twin(), TOKENS), atol=1e-4)
 
