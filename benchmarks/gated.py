@@ -3,14 +3,14 @@
     python benchmarks/gated.py --corpus TRAIN HELDOUT --minutes 10 --seeds 0 1 2 --out FILE
     python benchmarks/gated.py --table FILE
 
-For each corpus and the bundled notebook, a small model is trained for the bundled core, and both predict noised
-held-out text, whose predictions are kept. A gate gives the small model's weight at a position: the sigmoid of a linear
-function of the noise level and of what the members' own predictions there look like, or a ratio of entropies that has
-nothing to fit. "Leaning" is the constant weight as that at t = 1/2, with a slope that is not fitted. The members are
-mixed by it as they are, after each was given a temperature, and after each was given a bias for each token of the
-vocabulary, too. All numbers, the constant weight's included, are fitted on one half of the documents and counted on the
-other, both ways; standard errors are of differences, paired by document. Self-conditioning is off. The oracle, which
-knows the token, is no method: it bounds what any gate could reach.
+For each corpus and the bundled notebook, a small model is trained for a core, and both predict noised held-out text,
+whose predictions are kept. A gate gives the small model's weight at a position: the sigmoid of a linear function of the
+noise level and of what the members' own predictions there look like, or a ratio of entropies that has nothing to fit.
+"Leaning" is the constant weight as that at t = 1/2, with a slope that is not fitted. The members are mixed by it as
+they are, after each was given a temperature, and after each was given a bias for each token of the vocabulary, too. All
+numbers, the constant weight's included, are fitted on one half of the documents and counted on the other, both ways;
+standard errors are of differences, paired by document. Self-conditioning is off. The oracle, which knows the token, is
+no method: it bounds what any gate could reach.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from gates import FEATURES, Calibration, Curves, Predictions, biased, fit, heate
 from timing import table  # noqa: E402
 from torch import Tensor  # noqa: E402
 from training import lines  # noqa: E402
+from writing import borrowed  # noqa: E402
 
 from ssdcli.evaluation.losses import LossSettings  # noqa: E402
 from ssdcli.evaluation.sweep import GRID  # noqa: E402
@@ -70,6 +71,7 @@ GATES: Mapping[str, Columned] = {
 def main() -> None:
     """Do what is missing, then print the tables."""
     parser = parser_of(__doc__)
+    parser.add_argument("--core", default=STARTER, help="of the user's registry")
     parser.add_argument("--positions", type=int, default=POSITIONS, help="predictions that are kept, 32 KB each")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -77,6 +79,7 @@ def main() -> None:
     path = arguments.table
     if path is None:
         workshop = Workshop(arguments)
+        borrowed(workshop, arguments.core)
         for corpus in [Corpus.notebook()] if arguments.quick else corpora_of(arguments):
             for seed in arguments.seeds:
                 work(workshop, corpus, seed, arguments)
@@ -88,22 +91,23 @@ def main() -> None:
 def work(workshop: Workshop, corpus: Corpus, seed: int, arguments: Namespace) -> None:
     """One small model, its predictions beside the core's, and what every gate makes of them."""
     name = f"{corpus.name}-{seed}"
-    settings = replace(TrainSettings(data=(corpus.train,), name=name, seed=seed), **corpus.changes)
+    settings = replace(TrainSettings(data=(corpus.train,), core=arguments.core, name=name, seed=seed), **corpus.changes)
     length = {"steps": QUICK_STEPS, "size": "nano"} if arguments.quick else {"minutes": arguments.minutes}
 
     def made() -> Line:
         workshop.trained(replace(settings, **length))
-        return compare(predicted(workshop, name, corpus.heldout, arguments.documents, arguments.positions))
+        return compare(predicted(workshop, name, corpus.heldout, arguments))
 
     workshop.piece({"corpus": corpus.name, "seed": seed}, made)
 
 
-def predicted(workshop: Workshop, name: str, heldout: str, documents: int | None, positions: int) -> Predictions:
+def predicted(workshop: Workshop, name: str, heldout: str, arguments: Namespace) -> Predictions:
     """What the core and a small model predict of held-out documents."""
-    entry = workshop.registry.find(STARTER)
-    backbones = workshop.denoiser(STARTER).backbone, workshop.denoiser(name).backbone
+    entry = workshop.registry.find(arguments.core)
+    backbones = workshop.denoiser(entry.name).backbone, workshop.denoiser(name).backbone
     window = LossSettings(min(backbone.context for backbone in backbones), repeats=2, seed=1)
-    return record(backbones, process_of(entry), passages_of(tokenizer_of(entry), heldout, documents), window, positions)
+    passages = passages_of(tokenizer_of(entry), heldout, arguments.documents)
+    return record(backbones, process_of(entry), passages, window, arguments.positions)
 
 
 # The comparison
