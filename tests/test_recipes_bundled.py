@@ -51,7 +51,7 @@ def test_the_options_of_letters_can_be_right():
     assert resolved("letters").options.temperature < 1
 
 
-def test_the_twins_differ_in_process_and_time_alone():
+def test_the_twins_differ_in_process_alone():
     starter, masked = resolved("starter"), resolved("starter-masked")
     assert (starter.process, masked.process) == ("simplex", "masked")
-    assert replace(masked, process=starter.process, minutes=starter.minutes) == starter
+    assert replace(masked, process=starter.process) == starter
