@@ -31,7 +31,7 @@ _BATCH_TOKENS = 512  # of so few notes; a quarter of the default makes four time
 _PASSES = 20.0  # so that facts are remembered, at some cost to what was held out
 _SAMPLE_TOKENS = 48
 _FACT_TOKENS = 16
-_FACT_STEPS = 8  # a quarter of the usual, so that all facts are asked in seconds
+_FACT_STEPS = 8  # an eighth of the usual, so that all facts are asked in seconds
 _REPEATS = 2  # sets of noise levels for each held-out note
 
 

@@ -13,7 +13,7 @@ from ssdcli.engine.noise import CounterNoise, Noise
 from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
 
-_STEPS = 32  # of the models made here
+_STEPS = 64  # of the models made here
 
 
 @dataclass(frozen=True)
