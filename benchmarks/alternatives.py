@@ -151,27 +151,32 @@ def measured(bench: Bench, corpus: Corpus, seed: int) -> Line:
     block = denoisers[CORE].backbone.block_size
     settings = GapSettings(block, block, left=room, per_document=arguments.repeats)
     gaps = choose_gaps(passages_of(tokenizer, corpus.heldout, arguments.documents), settings)
-    blends = [blend for way in WAYS for blend in _blends(way)]
-    columns = measure_blends(voices, blends, gaps, settings)
+    process = denoisers[CORE].process.name
+    blends = [_blends(way, process) for way in WAYS]
+    columns = measure_blends(voices, [blend for group in blends for blend in group], gaps, settings)
     sizes = {what: _size(workshop.registry.find(name).folder) for what, name in names.items()}
     sizes[NOTES] = len(gzip.compress("\n".join(texts).encode()))
-    return {"tokens": int(columns.tokens.sum()), "names": names, "ways": _judged(columns, sizes)}
+    return {
+        "tokens": int(columns.tokens.sum()),
+        "names": names,
+        "ways": _judged(columns, list(map(len, blends)), sizes),
+    }
 
 
-def _blends(way: Way) -> list[Blend]:
+def _blends(way: Way, process: str) -> list[Blend]:
     """A voice alone, or two at every weight of the second."""
     if len(way.voices) == 1:
         return [alone(way.voices[0])]
     core, other = way.voices
-    return [shared(core, other, weight) for weight in WEIGHTS]
+    return [shared((core, other), weight, process) for weight in WEIGHTS]
 
 
-def _judged(columns: Columns, sizes: Mapping[str, int]) -> list[Line]:
+def _judged(columns: Columns, counts: Sequence[int], sizes: Mapping[str, int]) -> list[Line]:
     """A line for each way: its loss, its gain over the core as it is with standard error, its weights, its bytes."""
     judged: list[Line] = []
     first = 0
-    for way in WAYS:
-        places = range(first, first + len(_blends(way)))
+    for way, count in zip(WAYS, counts, strict=True):
+        places = range(first, first + count)
         sums, chosen = columns.crossed(places)
         gain, error = columns.mean(columns.sums[:, 0] - sums)
         judged.append(

@@ -43,9 +43,9 @@ def alone(name: str) -> Blend:
     return steady({name: 1.0})
 
 
-def shared(core: str, other: str, weight: float, rule: Rule = mix) -> Blend:
-    """A core and another voice as `ssd generate` combines them unless it is told otherwise."""
-    return Blend(dict(zip((core, other), sharing(weight), strict=True)), rule)
+def shared(pair: tuple[str, str], weight: float, process: str, rule: Rule = mix) -> Blend:
+    """A core and another voice, which has the weight, as `ssd generate` combines them unless it is told otherwise."""
+    return Blend(dict(zip(pair, sharing(weight, process), strict=True)), rule)
 
 
 @torch.no_grad()

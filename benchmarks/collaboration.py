@@ -3,9 +3,9 @@
     python benchmarks/collaboration.py --corpus TRAIN HELDOUT --general GENERAL --minutes 10 --out FILE
     python benchmarks/collaboration.py --table FILE
 
-Small models are trained for a core, on the bundled notebook and on the corpora that are named, whose bodies have
-1/3, 1/10, 1/30 and 1/100 of the core's body's parameters (`--ratios`); of the embeddings, a small model keeps as many
-dimensions as it is wide, and is counted with and without them. Members combine by mix and average, leaning as is the
+Small models are trained for a core, on the bundled notebook and on the corpora that are named, whose bodies have 1/3,
+1/10, 1/30 and 1/100 of the core's body's parameters (`--ratios`); of the embeddings, a small model keeps as many
+dimensions as it is wide, and is counted with and without them. Members combine by mix and average, as they do by
 default, and by contrast, the small one with and without private context: the note most like the text before (BM25 over
 the training text). What a contrast holds against the small model is the small model without the context; where there is
 none, it is another small model of the same shape and minutes that has read general text, so that such rows need
@@ -77,10 +77,10 @@ class Way:
         """The weights that are tried."""
         return WEIGHTS if self.against is None else STRENGTHS
 
-    def blend(self, weight: float) -> Blend:
+    def blend(self, weight: float, process: str) -> Blend:
         """The rule at a weight."""
         if self.against is None:
-            return shared(CORE, self.voice, weight, _RULES[self.rule])
+            return shared((CORE, self.voice), weight, process, _RULES[self.rule])
         return steady({CORE: 1.0, self.voice: weight, self.against: -weight}, contrast)
 
 
@@ -209,12 +209,12 @@ def _judge(workshop: Workshop, arguments: argparse.Namespace, corpus: Corpus, na
     shelf = Shelf.of(read_texts(Path(corpus.train)), tokenizer, arguments.note, room)
     voices = {voice: Voice(denoiser, left_side) for voice, denoiser in denoisers.items()}
     voices[SHOWN] = Voice(denoisers[SMALL], shelf.view())
-    block = denoisers[CORE].backbone.block_size
+    block, process = denoisers[CORE].backbone.block_size, denoisers[CORE].process.name
     settings = GapSettings(block, block, left=room, per_document=arguments.repeats)
     gaps = choose_gaps(passages_of(tokenizer, corpus.heldout, arguments.documents), settings)
     ways = [way for way in WAYS if way.against is None or way.against in voices]
     members = [CORE, SMALL, SHOWN]
-    blends = [*map(alone, members), *(way.blend(weight) for way in ways for weight in way.weights)]
+    blends = [*map(alone, members), *(way.blend(weight, process) for way in ways for weight in way.weights)]
     columns = measure_blends(voices, blends, gaps, settings)
     return list(_judged(columns, ways, members))
 

@@ -99,7 +99,7 @@ class Blend:
     """How members combine: a rule, a schedule, and guides.
 
     schedule: "constant", "leaning[:S]", "sandwich[:F]" or a file; by default leaning where a core and small models
-    share the weight, and constant where they do not.
+    of the simplex process share the weight, else constant.
     guides: classifiers to steer by, each MODEL:LABEL or MODEL:LABEL=SCALE.
     """
 

@@ -135,7 +135,8 @@ def choose(
     parts = _contrasted(chosen, shares, registry) if blend.rule == CONTRAST else _shared(chosen, shares)
     _check_fit([part.entry for part in parts], registry)
     parts = [replace(part, base=base_of(part.entry, registry)) for part in parts]
-    scheduled = schedules(blend, [(part.name, part.weight, part.private) for part in parts])
+    named = [(part.name, part.weight, part.private) for part in parts]
+    scheduled = schedules(blend, named, parts[0].entry.manifest.process)
     parts = [replace(part, schedule=schedule) for part, schedule in zip(parts, scheduled, strict=True)]
     return Lineup(None if chosen is None else chosen.name, tuple(parts), blend, guides)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssdcli.engine.schedules import Constant, Leaning, Piecewise, Sandwich, Schedule
+from ssdcli.engine.schedules import LEANS, Constant, Leaning, Piecewise, Sandwich, Schedule
 from ssdcli.errors import UsageError
 from ssdcli.exchange import Blend
 from ssdcli.registry.names import suggest
@@ -21,12 +21,12 @@ _FORM = "Write a line such as notes = [[1.0, 0.0], [0.5, 0.3]] for each member: 
 Share = tuple[str, float, bool]  # a member's name, its weight, and whether it is a small one
 
 
-def schedules(blend: Blend, members: Sequence[Share]) -> list[Schedule]:
+def schedules(blend: Blend, members: Sequence[Share], process: str) -> list[Schedule]:
     """Each member's schedule: constant, `leaning[:S]`, `sandwich[:F]`, or what a TOML file says.
 
     UsageError for what cannot be.
     """
-    schedule = _default(blend.rule, members) if blend.schedule is None else blend.schedule
+    schedule = blend.schedule or (LEANING if _leans(blend.rule, members, process) else CONSTANT)
     name, number = kind(schedule), schedule.partition(":")[1:]
     if schedule == CONSTANT:
         return [Constant(weight) for _, weight, _ in members]
@@ -37,9 +37,14 @@ def schedules(blend: Blend, members: Sequence[Share]) -> list[Schedule]:
     return _from_file(Path(schedule).expanduser(), members, blend.rule)
 
 
-def _default(rule: str, members: Sequence[Share]) -> str:
-    """Leaning where a core and small models share the weight, as was found best (BENCHMARKS.md)."""
-    return LEANING if rule != "contrast" and _both(members) else CONSTANT
+def defaults(process: str) -> tuple[str, ...]:
+    """The schedules that need no file, that which is taken unless another is named first."""
+    return (LEANING, CONSTANT, SANDWICH) if process in LEANS else (CONSTANT, LEANING, SANDWICH)
+
+
+def _leans(rule: str, members: Sequence[Share], process: str) -> bool:
+    """Whether small models that share the weight with a core lean unless they are told otherwise."""
+    return defaults(process)[0] == LEANING and rule != "contrast" and _both(members)
 
 
 def kind(schedule: str) -> str:

@@ -18,7 +18,8 @@ Documents = Annotated[
 ]
 Minutes = Annotated[float | None, typer.Option(metavar="M", help="Time for measuring losses. [default: 3]")]
 Save = Annotated[
-    bool, typer.Option("--save", help="Store the best weight (mix, leaning) in the first small model's manifest.")
+    bool,
+    typer.Option("--save", help="Store the best weight (mix, default schedule) in the first small model's manifest."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object.")]
 Plot = Annotated[
@@ -45,7 +46,7 @@ Schedules = Annotated[
         "--schedule",
         metavar="NAME",
         rich_help_panel=MORE,
-        help="leaning[:S], constant, sandwich[:F] or a TOML file; repeatable. [default: these three]",
+        help="constant, leaning[:S], sandwich[:F] or a TOML file; repeatable. [default: these three]",
     ),
 ]
 Seed = Annotated[

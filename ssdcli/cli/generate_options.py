@@ -108,7 +108,8 @@ Schedule = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=MORE,
-        help="When members run: constant, leaning[:S], sandwich[:F] or a TOML file. [default: leaning beside a core]",
+        help="When members run: constant, leaning[:S], sandwich[:F] or a TOML file. "
+        "[default: leaning beside a simplex core, else constant]",
     ),
 ]
 Guide = Annotated[

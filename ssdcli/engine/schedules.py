@@ -45,9 +45,13 @@ class Leaning:
         return self.weight * math.exp(self.slope * (t - 0.5))
 
 
-def sharing(share: float) -> tuple[Schedule, Schedule]:
+# The noise processes under which small models lean beside a core unless they are told otherwise (BENCHMARKS.md).
+LEANS = frozenset({"simplex"})
+
+
+def sharing(share: float, process: str) -> tuple[Schedule, Schedule]:
     """A core's schedule and a small model's, of this share of the weight, as they are unless others are named."""
-    return Constant(1 - share), Leaning(share) if share < 1 else Constant(share)
+    return Constant(1 - share), Leaning(share) if process in LEANS and share < 1 else Constant(share)
 
 
 @dataclass(frozen=True)

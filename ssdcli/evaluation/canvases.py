@@ -70,7 +70,8 @@ def measure_canvases(
     members: Sequence[Reader], passages: Sequence[Passage], weights: Sequence[float], settings: CanvasSettings
 ) -> LossesByLevel | None:
     """Measure mixtures of two members at each share of the second; None as in `canvas_losses`."""
-    losses = canvas_losses(members, passages, shares(weights, len(members)), settings)
+    mixtures = shares(weights, len(members), members[0].denoiser.process)
+    losses = canvas_losses(members, passages, mixtures, settings)
     return None if losses is None else replace(losses, weights=np.array(weights))
 
 

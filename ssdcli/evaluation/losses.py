@@ -136,11 +136,11 @@ def stretch_of(t: Tensor) -> Tensor:
     return (t * LEVELS).long().clamp(0, LEVELS - 1)
 
 
-def shares(weights: Sequence[float], members: int) -> list[Combination]:
-    """Mixtures of a core and a small model at each share of the latter; of one member, itself."""
+def shares(weights: Sequence[float], members: int, process: Process) -> list[Combination]:
+    """Mixtures of a core and a small model at each share of the latter, as they combine by default; of one, itself."""
     if members == 1:
         return [alone(0, 1)] * len(weights)
-    return [Combination(mix, sharing(share)) for share in weights]
+    return [Combination(mix, sharing(share, process.name)) for share in weights]
 
 
 def measure(
@@ -151,7 +151,7 @@ def measure(
     settings: LossSettings,
 ) -> LossesByLevel:
     """Measure the loss of one member, or of mixtures of two at each share of the second."""
-    losses = measure_combinations(members, process, passages, shares(weights, len(members)), settings)
+    losses = measure_combinations(members, process, passages, shares(weights, len(members), process), settings)
     return replace(losses, weights=np.array(weights))
 
 

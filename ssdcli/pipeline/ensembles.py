@@ -13,7 +13,7 @@ from ssdcli.evaluation.sweep import GRID
 from ssdcli.exchange import RULES, Blend
 from ssdcli.lineup import CONTRAST, NO_CORE, Lineup, Members, Part, choose
 from ssdcli.registry.store import Registry
-from ssdcli.timetable import CONSTANT, LEANING, SANDWICH, kind
+from ssdcli.timetable import CONSTANT, LEANING, SANDWICH, defaults, kind
 
 _DIGITS = 12  # sums of weights are rounded to this many decimals
 
@@ -62,7 +62,9 @@ def cast_of(core: str | None, members: Members, settings: EvalSettings, registry
     small = [part for part in plain.parts if part.private]
     if settings.context and not small:
         raise UsageError("a private context is for small models alone, and none is named.", "Name one with --with.")
-    maker = _Maker(plain.core, tuple((part.name, part.weight) for part in small), registry)
+    maker = _Maker(
+        plain.core, plain.parts[0].entry.manifest.process, tuple((part.name, part.weight) for part in small), registry
+    )
     curves = maker.curves(settings, small)
     authors = {} if plain.core is None else {plain.core: choose(plain.core, None, registry)}
     authors |= {part.name: choose(NO_CORE, {part.name: 1.0}, registry) for part in small}
@@ -76,6 +78,7 @@ class _Maker:
     """Makes ensembles of a core and small models, the weight of the first of which varies."""
 
     core: str | None
+    process: str
     small: tuple[tuple[str, float], ...]
     registry: Registry
 
@@ -88,7 +91,7 @@ class _Maker:
             problem = "a contrast needs private context, or a small model that was trained with --base."
             raise UsageError(problem, "Pass --context FILE, or leave --rule contrast out.")
         rules = settings.rules or tuple(rule for rule in RULES if rule != CONTRAST or (differ and self._can_contrast()))
-        schedules = settings.schedules or ((CONSTANT,) if self.core is None else (LEANING, CONSTANT, SANDWICH))
+        schedules = settings.schedules or ((CONSTANT,) if self.core is None else defaults(self.process))
         pairs = list(product(rules, schedules))
         fitting = [pair for pair in pairs if not (pair[0] == CONTRAST and kind(pair[1]) == SANDWICH)]
         return tuple(self._curve(*pair) for pair in fitting or pairs)

@@ -100,4 +100,6 @@ def _authors(prepared: Prepared, small: Reader, core: Reader | None, weight: flo
     alone = {"small": Author([(small, Constant(1.0))], ends)}
     if core is None or weight is None:
         return alone
-    return alone | {"ensemble": Author(list(zip((core, small), sharing(weight), strict=True)), ends)}
+    return alone | {
+        "ensemble": Author(list(zip((core, small), sharing(weight, prepared.process.name), strict=True)), ends)
+    }

@@ -53,7 +53,7 @@ def test_a_mixture_lies_below_the_weighted_losses_of_its_members() -> None:
 
 
 def test_a_shared_blend_weighs_by_the_level() -> None:
-    blend = shared("core", "small", 0.3)
+    blend = shared(("core", "small"), 0.3, "simplex")
     assert {name: schedule(0.5) for name, schedule in blend.schedules.items()} == {"core": 0.7, "small": 0.3}
     found = measured(Simplex(VOCABULARY), blend, steady({"core": 0.7, "small": 0.3}))
     assert found.sums[:, 0] != pytest.approx(found.sums[:, 1], rel=1e-4)

@@ -46,11 +46,11 @@ def test_tables_tell_of_members_of_the_sweep_and_of_ensembles(ssd):
     assert [float(row[0]) for row in rows] == [i / 10 for i in range(1, 11)]
     assert [len(row) for row in rows] == [7] * 9 + [3]
     assert [line.split("  ")[0] for line in ensembles.splitlines()[1:]] == [
-        "mix, leaning",
         "mix, constant",
+        "mix, leaning",
         "mix, sandwich",
-        "average, leaning",
         "average, constant",
+        "average, leaning",
         "average, sandwich",
     ]
     assert "bits per byte are of the NELBO" in meaning
@@ -102,8 +102,8 @@ def test_a_plot_shows_each_schedule_over_the_weight_and_the_noise_levels(ssd):
     titles = [one.text for one in root.iter("{http://www.w3.org/2000/svg}title")]
     assert titles == [
         "big with notes",
-        "big with notes, leaning weights: NELBO",
         "big with notes, constant weights: NELBO",
+        "big with notes, leaning weights: NELBO",
         "big with notes, sandwich weights: NELBO",
         "big with notes: NELBO",
     ]

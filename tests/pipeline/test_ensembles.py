@@ -33,15 +33,23 @@ def weights_of(lineup):
 def test_a_core_and_a_small_model_mix_and_average_at_all_weights():
     found = cast(members=["notes"])
     assert (found.core, found.first, found.learner.name) == ("big", "notes", "notes")
-    assert pairs(found) == [(rule, how) for rule in ("mix", "average") for how in ("leaning", "constant", "sandwich")]
-    assert [curve.weights for curve in found.curves] == [GRID[:-1], GRID, GRID[:-1]] * 2
+    assert pairs(found) == [(rule, how) for rule in ("mix", "average") for how in ("constant", "leaning", "sandwich")]
+    assert [curve.weights for curve in found.curves] == [GRID, GRID[:-1], GRID[:-1]] * 2
     assert weights_of(found.curves[0].lineups[2]) == {"big": 0.7, "notes": 0.3}
-    assert weights_of(found.curves[1].lineups[-1]) == {"notes": 1}
+    assert weights_of(found.curves[0].lineups[-1]) == {"notes": 1}
     assert [part.name for part in found.parts] == ["big", "notes"]
 
 
+def test_where_small_models_lean_by_default_that_comes_first():
+    add_tiny("large", 4, process="simplex")
+    add_tiny("letters", 5, kind="small", core="large", process="simplex")
+    found = cast(members=["letters"])
+    assert pairs(found) == [(rule, how) for rule in ("mix", "average") for how in ("leaning", "constant", "sandwich")]
+    assert found.curves[0].weights == GRID[:-1]
+
+
 def test_the_weight_that_is_named_is_among_those_that_are_measured():
-    assert cast(members={"notes": 0.37}).curves[1].weights == tuple(sorted([*GRID, 0.37]))
+    assert cast(members={"notes": 0.37}).curves[0].weights == tuple(sorted([*GRID, 0.37]))
 
 
 @pytest.mark.parametrize(("core", "members"), [("big", None), ("none", ["notes"]), (None, None)])
@@ -53,11 +61,10 @@ def test_a_model_that_is_alone_makes_no_ensemble(core, members):
 
 def test_of_several_small_models_the_first_ones_weight_is_swept_and_the_others_keep_theirs():
     found = cast(members={"notes": 0.3, "mail": 0.4})
-    leaning, constant, sandwich, *_ = found.curves
-    assert constant.weights == GRID[:6]
-    assert weights_of(constant.lineups[1]) == {"big": 0.4, "notes": 0.2, "mail": 0.4}
-    assert weights_of(constant.lineups[-1]) == {"notes": 0.6, "mail": 0.4}
-    assert leaning.weights == sandwich.weights == GRID[:5]  # they need the core
+    assert found.curves[0].weights == GRID[:6]
+    assert weights_of(found.curves[0].lineups[1]) == {"big": 0.4, "notes": 0.2, "mail": 0.4}
+    assert weights_of(found.curves[0].lineups[-1]) == {"notes": 0.6, "mail": 0.4}
+    assert found.curves[1].weights == found.curves[2].weights == GRID[:5]  # they need the core
 
 
 def test_without_a_core_the_others_share_what_the_first_leaves():
@@ -75,9 +82,9 @@ def test_others_that_leave_nothing_are_refused():
 def test_contrast_is_measured_where_there_is_a_base_that_fits():
     add_tiny("specialist", 4, kind="small", core="big", base="notes")
     found = cast(members=["specialist"])
-    assert pairs(found)[-2:] == [("contrast", "leaning"), ("contrast", "constant")]
-    assert found.curves[-1].weights == GRID
-    assert weights_of(found.curves[-1].lineups[3]) == {
+    assert pairs(found)[-2:] == [("contrast", "constant"), ("contrast", "leaning")]
+    assert found.curves[-2].weights == GRID
+    assert weights_of(found.curves[-2].lineups[3]) == {
         "big": 1,
         "specialist": 0.4,
         "notes, base of specialist": -0.4,
@@ -91,16 +98,16 @@ def test_contrast_is_measured_where_there_is_a_base_that_fits():
 
 def test_with_private_context_a_small_model_is_contrasted_with_itself():
     found = cast(members=["notes"], context="secret")
-    assert pairs(found)[-2:] == [("contrast", "leaning"), ("contrast", "constant")]
+    assert pairs(found)[-2:] == [("contrast", "constant"), ("contrast", "leaning")]
     assert [part.name for part in found.parts] == ["big", "notes", "notes without context"]
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"rules": ("average",)}, [("average", how) for how in ("leaning", "constant", "sandwich")]),
+        ({"rules": ("average",)}, [("average", how) for how in ("constant", "leaning", "sandwich")]),
         ({"schedules": ("constant",)}, [("mix", "constant"), ("average", "constant")]),
-        ({"rules": ("contrast",), "context": "x"}, [("contrast", "leaning"), ("contrast", "constant")]),
+        ({"rules": ("contrast",), "context": "x"}, [("contrast", "constant"), ("contrast", "leaning")]),
         ({"rules": ("mix",), "schedules": ("sandwich:0.5",)}, [("mix", "sandwich:0.5")]),
     ],
 )
