@@ -16,7 +16,7 @@ no method: it bounds what any gate could reach.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -85,7 +85,8 @@ def main() -> None:
                 work(workshop, corpus, seed, arguments)
         path = workshop.out
     found = lines(path)
-    print("\n\n".join([heading(found), *(report(line) for line in found if "ways" in line)]))
+    corpora = dict.fromkeys(line["corpus"] for line in found if "ways" in line)
+    print("\n\n".join([heading(found), *(report(corpus, found) for corpus in corpora)]))
 
 
 def work(workshop: Workshop, corpus: Corpus, seed: int, arguments: Namespace) -> None:
@@ -174,14 +175,16 @@ def compared(predictions: Predictions, losses: Mapping[str, Tensor]) -> dict[str
     return {name: [mean(of)[0], *mean(of - sums[CONSTANT]), *mean(of - sums[LEVEL])] for name, of in sums.items()}
 
 
-def report(line: Line) -> str:
-    """The table of one small model."""
+def report(corpus: str, found: Sequence[Line]) -> str:
+    """The table of a corpus: means over the seeds; standard errors are over documents, and the mean of the seeds'."""
+    group = [line for line in found if "ways" in line and line["corpus"] == corpus]
     header = ["way", "nats per token", "over the constant weight", "over the gate by noise level"]
-    rows = [
-        [name, f"{nats:.4f}", f"{constant:+.4f} ± {its:.4f}", f"{level:+.4f} ± {error:.4f}"]
-        for name, (nats, constant, its, level, error) in line["ways"].items()
-    ]
-    return f"{line['corpus']}, seed {line['seed']}, {line['predictions']:,} predictions\n\n{table(header, rows)}"
+    rows = []
+    for name in group[0]["ways"]:
+        nats, constant, its, level, error = np.mean([line["ways"][name] for line in group], axis=0)
+        rows.append([name, f"{nats:.4f}", f"{constant:+.4f} ± {its:.4f}", f"{level:+.4f} ± {error:.4f}"])
+    title = f"{corpus}, {group[0]['predictions']:,} predictions, small models from {len(group)} seeds"
+    return f"{title}\n\n{table(header, rows)}"
 
 
 if __name__ == "__main__":
