@@ -224,7 +224,8 @@ def cells(way: Way, ways: Ways) -> list[object]:
 
 def reference(way: Way, ways: Ways) -> Way:
     """What a way is compared with: an early stop with none, and that with the most steps."""
-    return replace(way, stop=0.0) if way.stop else replace(way, steps=max(other.steps for other in ways))
+    alike = [other.steps for other in ways if replace(other, steps=way.steps) == way]
+    return replace(way, stop=0.0) if way.stop else replace(way, steps=max(alike))
 
 
 def agreement(texts: Sequence[str], others: Sequence[str]) -> float:
