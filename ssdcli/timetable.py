@@ -26,7 +26,7 @@ def schedules(blend: Blend, members: Sequence[Share], process: str) -> list[Sche
 
     UsageError for what cannot be.
     """
-    schedule = blend.schedule or (LEANING if _leans(blend.rule, members, process) else CONSTANT)
+    schedule = _default(blend.rule, members, process) if blend.schedule is None else blend.schedule
     name, number = kind(schedule), schedule.partition(":")[1:]
     if schedule == CONSTANT:
         return [Constant(weight) for _, weight, _ in members]
@@ -37,14 +37,14 @@ def schedules(blend: Blend, members: Sequence[Share], process: str) -> list[Sche
     return _from_file(Path(schedule).expanduser(), members, blend.rule)
 
 
-def defaults(process: str) -> tuple[str, ...]:
-    """The schedules that need no file, that which is taken unless another is named first."""
-    return (LEANING, CONSTANT, SANDWICH) if process in LEANS else (CONSTANT, LEANING, SANDWICH)
+def among(rule: str, process: str) -> tuple[str, ...]:
+    """The schedules of a core and small models that need no file; the first is taken unless another is named."""
+    leans = process in LEANS and rule != "contrast"
+    return (LEANING, CONSTANT, SANDWICH) if leans else (CONSTANT, LEANING, SANDWICH)
 
 
-def _leans(rule: str, members: Sequence[Share], process: str) -> bool:
-    """Whether small models that share the weight with a core lean unless they are told otherwise."""
-    return defaults(process)[0] == LEANING and rule != "contrast" and _both(members)
+def _default(rule: str, members: Sequence[Share], process: str) -> str:
+    return among(rule, process)[0] if _both(members) else CONSTANT
 
 
 def kind(schedule: str) -> str:

@@ -132,6 +132,7 @@ def test_a_file_that_cannot_be_meant_is_refused(file, text, problem):
         schedules(file(text), PAIR, "simplex")
 
 
-def test_a_file_that_is_missing_is_refused():
-    with pytest.raises(UsageError, match="the schedule 'sandwhich' cannot be read"):
-        schedules(Blend(schedule="sandwhich"), PAIR, "simplex")
+@pytest.mark.parametrize(("name", "said"), [("sandwhich", "'sandwhich'"), ("", r"'\.'")])
+def test_a_file_that_is_missing_is_refused(name, said):
+    with pytest.raises(UsageError, match=f"the schedule {said} cannot be read"):
+        schedules(Blend(schedule=name), PAIR, "simplex")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.settings import EvalSettings
@@ -13,7 +12,7 @@ from ssdcli.evaluation.sweep import GRID
 from ssdcli.exchange import RULES, Blend
 from ssdcli.lineup import CONTRAST, NO_CORE, Lineup, Members, Part, choose
 from ssdcli.registry.store import Registry
-from ssdcli.timetable import CONSTANT, LEANING, SANDWICH, defaults, kind
+from ssdcli.timetable import CONSTANT, LEANING, SANDWICH, among, kind
 
 _DIGITS = 12  # sums of weights are rounded to this many decimals
 
@@ -91,10 +90,13 @@ class _Maker:
             problem = "a contrast needs private context, or a small model that was trained with --base."
             raise UsageError(problem, "Pass --context FILE, or leave --rule contrast out.")
         rules = settings.rules or tuple(rule for rule in RULES if rule != CONTRAST or (differ and self._can_contrast()))
-        schedules = settings.schedules or ((CONSTANT,) if self.core is None else defaults(self.process))
-        pairs = list(product(rules, schedules))
+        pairs = [(rule, schedule) for rule in rules for schedule in settings.schedules or self._schedules(rule)]
         fitting = [pair for pair in pairs if not (pair[0] == CONTRAST and kind(pair[1]) == SANDWICH)]
         return tuple(self._curve(*pair) for pair in fitting or pairs)
+
+    def _schedules(self, rule: str) -> tuple[str, ...]:
+        """Those that are measured unless others are named."""
+        return (CONSTANT,) if self.core is None else among(rule, self.process)
 
     def _can_contrast(self) -> bool:
         """Whether there is a core, and bases that fit it."""
@@ -120,8 +122,8 @@ class _Maker:
         (_, own), *others = self.small
         room = 1.0 if self.core is None or rule == CONTRAST else 1 - math.fsum(w for _, w in others)
         room = round(room, _DIGITS)
-        among = sorted({*GRID[1:], own})
-        return tuple(w for w in among if (w < room if kind(schedule) in (LEANING, SANDWICH) else w <= room))
+        tried = sorted({*GRID[1:], own})
+        return tuple(w for w in tried if (w < room if kind(schedule) in (LEANING, SANDWICH) else w <= room))
 
     def _at(self, weight: float) -> dict[str, float | None]:
         """The small models' weights when the first has this one; without a core the others share the rest."""

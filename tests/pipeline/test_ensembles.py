@@ -46,6 +46,8 @@ def test_where_small_models_lean_by_default_that_comes_first():
     found = cast(members=["letters"])
     assert pairs(found) == [(rule, how) for rule in ("mix", "average") for how in ("leaning", "constant", "sandwich")]
     assert found.curves[0].weights == GRID[:-1]
+    contrasted = cast(members=["letters"], context="secret", rules=("contrast",))
+    assert pairs(contrasted) == [("contrast", "constant"), ("contrast", "leaning")]  # the first is what is tuned
 
 
 def test_the_weight_that_is_named_is_among_those_that_are_measured():
