@@ -38,12 +38,13 @@ from experiment import (  # noqa: E402
     process_of,
     tokenizer_of,
 )
-from gates import FEATURES, Calibration, Curves, Predictions, biased, fit, heated, record, untouched  # noqa: E402
+from gates import FEATURES, Calibration, Predictions, biased, heated, record, untouched  # noqa: E402
 from timing import table  # noqa: E402
 from torch import Tensor  # noqa: E402
 from training import lines  # noqa: E402
 from writing import borrowed  # noqa: E402
 
+from ssdcli.evaluation.gating import fit  # noqa: E402
 from ssdcli.evaluation.losses import LossSettings  # noqa: E402
 from ssdcli.evaluation.sweep import GRID  # noqa: E402
 from ssdcli.registry.store import STARTER  # noqa: E402
@@ -131,7 +132,7 @@ class Half:
 
     def ways(self, calibrations: Pair) -> dict[str, Tensor]:
         """Losses (N,) of all positions in every way."""
-        curves = Curves.of(self.predictions, calibrations)
+        curves = self.predictions.curves(calibrations)
         fitted, due = curves.rows(self.chosen), self.predictions.due[self.chosen]
         best = int((fitted.nats * due[:, None]).sum(0).argmin())
         entropies = self.features[:, [CORE_ENTROPY, SMALL_ENTROPY]]

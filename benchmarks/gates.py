@@ -1,9 +1,4 @@
-"""Gates: the small member's weight as a function of what both members predict, and members that are calibrated first.
-
-The mixture of two predictions at one position loses Z(w) - (1 - w) log p_core - w log p_small of the clean token, where
-Z is a convex function of the small member's weight w alone. Its values and slopes at a few weights, which a sweep over
-weights has at hand, give the loss at any weight: a gate is fitted without looking at the vocabulary again.
-"""
+"""What gates are fitted on: two members' predictions of noised text, kept, and the members calibrated first."""
 
 from __future__ import annotations
 
@@ -18,8 +13,8 @@ from ssdcli.engine.process import Process
 from ssdcli.engine.rules import mix
 from ssdcli.engine.schedules import Constant
 from ssdcli.evaluation.combinations import Combination, Combined, Positions
+from ssdcli.evaluation.gating import Curves
 from ssdcli.evaluation.losses import LossSettings, Passage, measure_combinations
-from ssdcli.evaluation.sweep import GRID
 
 FEATURES = ("core's entropy", "small's entropy", "core's surest", "small's surest", "KL", "level")
 PRIOR = 0.3  # standard deviation of a bias, in nats
@@ -47,6 +42,14 @@ class Predictions:
         """The positions a chunk at a time."""
         chunks: tuple[Tensor, ...] = torch.arange(len(self.tokens)).split(_CHUNK)
         return chunks
+
+    def curves(self, calibrations: tuple[Calibration, Calibration]) -> Curves:
+        """The losses of the calibrated members' mixtures at all weights."""
+        one, other = calibrations
+        core, small = self.log_ps
+        return Curves.joined(
+            [Curves.of(one(core[rows]), other(small[rows]), self.tokens[rows]) for rows in self.rows()]
+        )
 
     def features(self) -> Tensor:
         """FEATURES of all positions: (N, 6) float64; entropies, log p of the likeliest tokens, KL(small || core), t."""
@@ -148,68 +151,3 @@ def biased(predictions: Predictions, member: int, chosen: Tensor, start: Calibra
 def _own(values: Tensor, tokens: Tensor) -> Tensor:
     """Of one token at each position: values (N, V), tokens (N,) to (N,)."""
     return values.gather(-1, tokens[:, None])[:, 0]
-
-
-# Losses at any weight
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Each position's loss as a function of the small member's weight: values and slopes over GRID, (N, 11) each."""
-
-    nats: Tensor
-    slopes: Tensor
-
-    @classmethod
-    def of(cls, predictions: Predictions, calibrations: tuple[Calibration, Calibration]) -> Curves:
-        """Mix the calibrated members at every weight of the grid."""
-        parts = [_curves(predictions, calibrations, rows) for rows in predictions.rows()]
-        nats, slopes = (torch.cat(column).double() for column in zip(*parts, strict=True))
-        return cls(nats, slopes)
-
-    def rows(self, chosen: Tensor) -> Curves:
-        """Those of some positions."""
-        return Curves(self.nats[chosen], self.slopes[chosen])
-
-    def at(self, weights: Tensor) -> Tensor:
-        """Losses at a weight for each position, (N,) in [0, 1]: (N,), by cubic Hermite interpolation."""
-        step = 1 / (len(GRID) - 1)
-        first = (weights / step).long().clamp(0, len(GRID) - 2)
-        u = weights / step - first
-        v = 1 - u
-        left, right = ((self.nats.gather(1, k)[:, 0], self.slopes.gather(1, k)[:, 0] * step) for k in _pair(first))
-        ends = v * v * (1 + 2 * u) * left[0] + u * u * (1 + 2 * v) * right[0]
-        return ends + u * v * (v * left[1] - u * right[1])
-
-
-def _pair(first: Tensor) -> tuple[Tensor, Tensor]:
-    return first[:, None], first[:, None] + 1
-
-
-def _curves(
-    predictions: Predictions, calibrations: tuple[Calibration, Calibration], rows: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Values and slopes of some positions' losses: (n, 11) each."""
-    core, small = (c(log_p[rows]) for c, log_p in zip(calibrations, predictions.log_ps, strict=True))
-    tokens, apart = predictions.tokens[rows], small - core
-    nats, slopes = [], []
-    for weight in GRID:
-        log_p = torch.log_softmax(torch.lerp(core, small, weight), dim=-1)
-        nats.append(-_own(log_p, tokens))
-        slopes.append((log_p.exp_() * apart).sum(-1) - _own(apart, tokens))
-    return torch.stack(nats, dim=1), torch.stack(slopes, dim=1)
-
-
-def fit(curves: Curves, columns: Tensor, due: Tensor) -> Tensor:
-    """The coefficients (K,) of columns (N, K) with the least loss at the weights sigmoid(columns @ coefficients)."""
-    coefficients = torch.zeros(columns.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([coefficients], max_iter=200, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = (curves.at(torch.sigmoid(columns @ coefficients)) * due).sum() / due.sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return coefficients.detach()

@@ -71,7 +71,7 @@ class Options:
 
 
 DEFAULTS = Options()
-RULES = ("mix", "average", "contrast")
+RULES = ("mix", "average", "contrast", "gated")
 
 
 class OptionChanges(TypedDict, total=False):
@@ -98,6 +98,7 @@ class OptionChanges(TypedDict, total=False):
 class Blend:
     """How members combine: a rule, a schedule, and guides.
 
+    rule: mix, average, contrast, or gated, which is mix with the weights that the small model's gate gives.
     schedule: "constant", "leaning[:S]", "sandwich[:F]" or a file; by default leaning where a core and small models
     of the simplex process share the weight, else constant.
     guides: classifiers to steer by, each MODEL:LABEL or MODEL:LABEL=SCALE.

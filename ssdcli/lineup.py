@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from ssdcli.engine.gate import Gate
 from ssdcli.engine.schedules import Constant, Schedule
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.exchange import PLAIN, Blend
@@ -19,7 +20,7 @@ from ssdcli.reading import Voice
 from ssdcli.registry.adapters import base_of
 from ssdcli.registry.manifest import MEMBERS, Manifest
 from ssdcli.registry.store import Entry, Registry
-from ssdcli.timetable import schedules
+from ssdcli.timetable import GATED, schedules
 from ssdcli.writing import Writer
 
 if TYPE_CHECKING:
@@ -93,9 +94,17 @@ class Lineup:
     @property
     def rule(self) -> Rule:
         """How the predictions are combined."""
-        from ssdcli.engine.rules import average, contrast, mix
+        from ssdcli.engine.rules import Gated, average, contrast, mix
 
+        gate = self.gate
+        if gate is not None:
+            return Gated(gate.core, gate.small)
         return {"mix": mix, "average": average, "contrast": contrast}[self.blend.rule]
+
+    @property
+    def gate(self) -> Gate | None:
+        """The small model's gate, where members combine by one."""
+        return _gate(self.parts[-1].entry) if self.blend.rule == GATED else None
 
     def recast(self, writer: Writer) -> Writer:
         """Open with the models that another writer has loaded, among whose voices are all of the parts; no guides."""
@@ -131,14 +140,24 @@ def choose(
     guides = tuple(GuideSpec.parse(text) for text in blend.guides)
     small = [(_small(registry.find(name)), weight) for name, weight in _pairs(members)]
     chosen = _core(core, [entry for entry, _ in small], registry)
-    shares = [(entry, _weight(entry, weight)) for entry, weight in small]
-    parts = _contrasted(chosen, shares, registry) if blend.rule == CONTRAST else _shared(chosen, shares)
+    parts = _parts(chosen, small, blend.rule, registry)
     _check_fit([part.entry for part in parts], registry)
     parts = [replace(part, base=base_of(part.entry, registry)) for part in parts]
     named = [(part.name, part.weight, part.private) for part in parts]
-    scheduled = schedules(blend, named, parts[0].entry.manifest.process)
+    lineup = Lineup(None if chosen is None else chosen.name, tuple(parts), blend, guides)
+    scheduled = schedules(blend, named, parts[0].entry.manifest.process, lineup.gate)
     parts = [replace(part, schedule=schedule) for part, schedule in zip(parts, scheduled, strict=True)]
-    return Lineup(None if chosen is None else chosen.name, tuple(parts), blend, guides)
+    return replace(lineup, parts=tuple(parts))
+
+
+def _parts(
+    core: Entry | None, small: Sequence[tuple[Entry, float | None]], rule: str, registry: Registry
+) -> list[Part]:
+    """Who runs by a rule, the core first, at constant weights."""
+    if rule == GATED:
+        return _gated(core, small)
+    shares = [(entry, _weight(entry, weight)) for entry, weight in small]
+    return _contrasted(core, shares, registry) if rule == CONTRAST else _shared(core, shares)
 
 
 def _part(entry: Entry, weight: float, private: bool, name: str = "") -> Part:
@@ -153,6 +172,26 @@ def _shared(core: Entry | None, small: Sequence[tuple[Entry, float]]) -> list[Pa
     rest = _rest([entry.name for entry, _ in small], [weight for _, weight in small])
     parts = [_part(entry, weight, True) for entry, weight in small]
     return [_part(core, rest, False), *parts] if rest > 0 else parts
+
+
+def _gated(core: Entry | None, small: Sequence[tuple[Entry, float | None]]) -> list[Part]:
+    """A core and the small model whose gate says at each position how much it weighs; told is its constant weight."""
+    if core is None or len(small) != 1:
+        raise UsageError("a gate is for a core and one small model.", "Name both, as in --core starter --with notes.")
+    ((entry, weight),) = small
+    if _gate(entry) is None:
+        remedy = f"Fit one with 'ssd eval TEXT --with {entry.name} --save', or use --rule mix."
+        raise UsageError(f"{entry.name!r} has no gate.", remedy)
+    if weight is not None:
+        raise UsageError(
+            f"the weight of {entry.name!r} is its gate's to say.", f"Name it as --with {entry.name} alone."
+        )
+    usual = _weight(entry, None)
+    return [_part(core, _rest([entry.name], [usual]), False), _part(entry, usual, True)]
+
+
+def _gate(entry: Entry) -> Gate | None:
+    return None if entry.manifest.gate is None else Gate(**entry.manifest.gate)
 
 
 def _contrasted(core: Entry | None, small: Sequence[tuple[Entry, float]], registry: Registry) -> list[Part]:

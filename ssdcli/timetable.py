@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ssdcli.engine.gate import Gate
 from ssdcli.engine.schedules import LEANS, Constant, Leaning, Piecewise, Sandwich, Schedule
 from ssdcli.errors import UsageError
 from ssdcli.exchange import Blend
@@ -15,17 +16,20 @@ from ssdcli.registry.names import suggest
 CONSTANT = "constant"
 LEANING = "leaning"
 SANDWICH = "sandwich"
+GATED = "gated"  # the rule that leans as the gate says
 _STEEPEST = 20.0  # a weight that grows by e^20 over the way is no less than a switch
 _FORM = "Write a line such as notes = [[1.0, 0.0], [0.5, 0.3]] for each member: pairs of noise level and weight."
 
 Share = tuple[str, float, bool]  # a member's name, its weight, and whether it is a small one
 
 
-def schedules(blend: Blend, members: Sequence[Share], process: str) -> list[Schedule]:
-    """Each member's schedule: constant, `leaning[:S]`, `sandwich[:F]`, or what a TOML file says.
+def schedules(blend: Blend, members: Sequence[Share], process: str, gate: Gate | None = None) -> list[Schedule]:
+    """Each member's schedule: constant, `leaning[:S]`, `sandwich[:F]`, or what a TOML file says; a gate's own.
 
     UsageError for what cannot be.
     """
+    if gate is not None:
+        return _gated(blend, gate)
     schedule = _default(blend.rule, members, process) if blend.schedule is None else blend.schedule
     name, number = kind(schedule), schedule.partition(":")[1:]
     if schedule == CONSTANT:
@@ -39,6 +43,8 @@ def schedules(blend: Blend, members: Sequence[Share], process: str) -> list[Sche
 
 def among(rule: str, process: str) -> tuple[str, ...]:
     """The schedules of a core and small models that need no file; the first is taken unless another is named."""
+    if rule == GATED:
+        return (LEANING,)
     leans = process in LEANS and rule != "contrast"
     return (LEANING, CONSTANT, SANDWICH) if leans else (CONSTANT, LEANING, SANDWICH)
 
@@ -50,6 +56,12 @@ def _default(rule: str, members: Sequence[Share], process: str) -> str:
 def kind(schedule: str) -> str:
     """A schedule's name without its number: CONSTANT, LEANING or SANDWICH; else it is a file's."""
     return schedule.partition(":")[0]
+
+
+def _gated(blend: Blend, gate: Gate) -> list[Schedule]:
+    if blend.schedule not in (None, *among(GATED, "")):
+        raise UsageError("a gate itself says when a small model weighs how much.", "Leave --schedule out.")
+    return list(gate.schedules())
 
 
 def _leaning(members: Sequence[Share], number: tuple[str, str]) -> list[Schedule]:

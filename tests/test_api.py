@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from ssdcli.api import Blend, Options, Request, choose, load
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.registry.store import Registry
 from ssdcli.training.tokenizer import train_tokenizer
-from tests.tiny import add_family, add_tiny, tiny_backbone
+from tests.tiny import add_family, add_gated, add_tiny, tiny_backbone
 
 
 @pytest.fixture
@@ -32,6 +33,40 @@ def test_a_weight_that_is_not_given_is_the_tuned_one_else_a_half(family):
     assert shares(choose("big", ["notes"])) == {"big": 0.7, "notes": 0.3}
     assert shares(choose("big", {"mail": None})) == {"big": 0.5, "mail": 0.5}
     assert shares(choose("big", "notes")) == {"big": 0.7, "notes": 0.3}
+
+
+def test_a_gate_says_the_weights_at_every_level(family):
+    add_gated(bias=0.0, level=2.0)
+    lineup = choose("big", ["gated"], blend=Blend("gated"))
+    assert shares(lineup) == {"big": 0.6, "gated": 0.4}  # what is told
+    core, small = (part.schedule for part in lineup.parts)
+    assert [small(t) / core(t) for t in (0.5, 1.0)] == pytest.approx([1.0, math.e])
+
+
+@pytest.mark.parametrize(
+    ("core", "members", "schedule", "said"),
+    [
+        ("big", None, None, "for a core and one small model"),
+        ("none", ["gated"], None, "for a core and one small model"),
+        ("big", ["gated", "mail"], None, "for a core and one small model"),
+        ("big", ["mail"], None, "'mail' has no gate"),
+        ("big", {"gated": 0.3}, None, "is its gate's to say"),
+        ("big", ["gated"], "sandwich", "a gate itself says"),
+        ("big", ["gated"], "leaning:3", "a gate itself says"),
+    ],
+)
+def test_where_a_gate_has_nothing_to_say_it_is_refused(family, core, members, schedule, said):
+    add_gated()
+    with pytest.raises(UsageError, match=said):
+        choose(core, members, blend=Blend("gated", schedule))
+
+
+def test_a_gate_that_is_sure_of_a_member_writes_what_that_one_writes(family):
+    options = Options(max_tokens=16, steps=4, seed=1)
+    for bias, core, members in ((-50.0, "big", None), (50.0, "none", ["gated"])):
+        add_gated(bias=bias, level=0.0, core=0.0, small=0.0)
+        who, gated = load(core, members), load("big", ["gated"], blend=Blend("gated"))
+        assert gated.generate("Dear landlord", options).text == who.generate("Dear landlord", options).text
 
 
 def test_without_a_core_the_weights_are_scaled_to_one(family):

@@ -84,6 +84,12 @@ def add_tiny(
         write_manifest(folder, Manifest(**{**fields, **changes}))
 
 
+def add_gated(process: str = "masked", **numbers: float) -> None:
+    """Register `gated`, made for the core `big`, with a gate, some numbers of which may be named."""
+    gate = {"bias": 0.2, "level": 1.0, "core": 0.5, "small": -0.5} | numbers
+    add_tiny("gated", 4, process=process, kind="small", core="big", weight=0.4, gate=gate)
+
+
 def add_family(process: str = "masked") -> None:
     """Register the core `big`, and `notes` (tuned weight 0.3) and `mail` (not tuned), made for it."""
     add_tiny("big", 1, process=process)

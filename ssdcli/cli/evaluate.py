@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from ssdcli.cli import generate_options as shared
 from ssdcli.cli.memory import remedied
 from ssdcli.cli.prompts import read_context, read_members
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.evaluation.outcome import Estimate, Evaluation, Figures, by_weight
+from ssdcli.evaluation.outcome import Estimate, Evaluation, Figures, Swept, by_weight
 from ssdcli.evaluation.settings import EvalSettings
 from ssdcli.lineup import Lineup
 from ssdcli.machine import prepare_machine
@@ -28,6 +28,7 @@ from ssdcli.registry.files import write_atomic
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
 from ssdcli.settings import resolve
+from ssdcli.timetable import GATED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -135,8 +136,9 @@ def _keep(found: Evaluation, plot: Path | None, *, save: bool) -> None:
         weight = found.tuned_weight
         if found.small is None or weight is None:
             raise UsageError("no weight was swept that could be stored.", "Leave --save out, or the schedule's file.")
-        Registry().set_weight(found.small, weight)
-        console.note(f"stored the weight {weight:g} of {found.small}")
+        gate = found.fitted
+        Registry().set_weight(found.small, weight, None if gate is None else asdict(gate))
+        console.note(f"stored the weight {weight:g}{' and the gate' * (gate is not None)} of {found.small}")
     if plot is not None:
         from ssdcli.pipeline.plotting import plot as draw
 
@@ -192,9 +194,10 @@ def _members(found: Evaluation) -> Table:
 
 def _sweep(found: Evaluation) -> Table:
     """Bits per byte of every ensemble over the weights, the least of each in bold."""
-    table = _table(f"WEIGHT OF {found.small}", *(swept.name.upper() for swept in found.ensembles))
-    for weight, points in by_weight(found.ensembles).items():
-        bold = ["bold" if point is swept.best else "" for point, swept in zip(points, found.ensembles, strict=True)]
+    ensembles = [swept for swept in found.ensembles if swept.over_weights]
+    table = _table(f"WEIGHT OF {found.small}", *(swept.name.upper() for swept in ensembles))
+    for weight, points in by_weight(ensembles).items():
+        bold = ["bold" if point is swept.best else "" for point, swept in zip(points, ensembles, strict=True)]
         cells = ["" if point is None else f"{point.figures.bits.value:.4f}" for point in points]
         table.add_row(f"{weight:g}", *(f"[{s}]{cell}[/]" if s else cell for s, cell in zip(bold, cells, strict=True)))
     return table
@@ -203,9 +206,14 @@ def _sweep(found: Evaluation) -> Table:
 def _ensembles(found: Evaluation) -> Table:
     table = _table("ENSEMBLE", "BEST WEIGHT", "BITS PER BYTE", "NATS PER TOKEN", f"GAIN OVER {found.better.name}")
     for swept in found.ensembles:
-        weight = "by the file" if swept.best.weight is None else f"{swept.best.weight:g}"
-        table.add_row(swept.name, weight, *_figures(swept.best.figures), _interval(swept.gain, "+"))
+        table.add_row(swept.name, _best_weight(swept), *_figures(swept.best.figures), _interval(swept.gain, "+"))
     return table
+
+
+def _best_weight(swept: Swept) -> str:
+    if swept.best.weight is not None:
+        return f"{swept.best.weight:g}"
+    return "by the gate" if swept.rule == GATED else "by the file"
 
 
 def _texts(found: Evaluation) -> Table:

@@ -19,7 +19,9 @@ Documents = Annotated[
 Minutes = Annotated[float | None, typer.Option(metavar="M", help="Time for measuring losses. [default: 3]")]
 Save = Annotated[
     bool,
-    typer.Option("--save", help="Store the best weight (mix, default schedule) in the first small model's manifest."),
+    typer.Option(
+        "--save", help="Store the best weight (mix, default schedule) and a gate in the first small model's manifest."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object.")]
 Plot = Annotated[

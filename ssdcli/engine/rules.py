@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ssdcli.engine.nucleus import entropy
+
+_SUREST = 15.0  # log odds that leave the other member next to nothing: with more, float32 would know a weight of zero
 _FLOOR = -100.0  # log p of a token that a member of negative weight excludes
 
 
@@ -54,6 +58,29 @@ def contrast(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return _product(bounded, weights)
 
 
+@dataclass(frozen=True)
+class Gated:
+    """`mix` of two members whose weights at a position also depend on how unsure each of them is there.
+
+    The second member's log-odds against the first are those of their weights, plus `first` times the entropy of what
+    the first predicts and `second` times that of what the second predicts, in nats. A member that runs alone decides
+    alone.
+    """
+
+    first: float
+    second: float
+
+    def __call__(self, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """Log p of one or two members, by weights above zero (else ValueError): (..., V) float32."""
+        if len(log_ps) == 1:
+            return mix(log_ps, weights)
+        one, other = (log_p.float() for log_p in log_ps)
+        own, others = _shares(weights)
+        odds = math.log(others / own) + self.first * entropy(one) + self.second * entropy(other)
+        share = torch.sigmoid(odds.clamp(-_SUREST, _SUREST))[..., None]
+        return _renormalised((1 - share) * one + share * other, torch.where(share > 0.5, other, one))
+
+
 def _shares(weights: Sequence[float]) -> list[float]:
     """The weights scaled to sum to one."""
     if min(weights) <= 0:
@@ -69,6 +96,10 @@ def _product(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     combined, *others = [log_p.float() * w for log_p, w in zip(log_ps, weights, strict=True)]
     for term in others:
         combined += term
+    return _renormalised(combined, log_ps[weights.index(max(weights))].float())
+
+
+def _renormalised(combined: Tensor, heaviest: Tensor) -> Tensor:
+    """Of sums of weighted log p, or the heaviest member's log p where nothing is left: (..., V) float32."""
     nothing_left = combined.amax(-1, keepdim=True).isneginf()
-    heaviest = log_ps[weights.index(max(weights))]
-    return torch.where(nothing_left, heaviest.float(), torch.log_softmax(combined, dim=-1))
+    return torch.where(nothing_left, heaviest, torch.log_softmax(combined, dim=-1))

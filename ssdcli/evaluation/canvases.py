@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, cycle, islice
 
 import numpy as np
@@ -18,7 +18,7 @@ from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Canvas
 from ssdcli.engine.prompt import Prompt
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
-from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, Passage, shares, stretch_of
+from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, Passage, stretch_of
 
 ENOUGH = 8  # documents, below which nothing is measured
 
@@ -64,15 +64,6 @@ class _Place:
     start: int
     t: float
     key: int
-
-
-def measure_canvases(
-    members: Sequence[Reader], passages: Sequence[Passage], weights: Sequence[float], settings: CanvasSettings
-) -> LossesByLevel | None:
-    """Measure mixtures of two members at each share of the second; None as in `canvas_losses`."""
-    mixtures = shares(weights, len(members), members[0].denoiser.process)
-    losses = canvas_losses(members, passages, mixtures, settings)
-    return None if losses is None else replace(losses, weights=np.array(weights))
 
 
 @torch.no_grad()
@@ -147,12 +138,12 @@ def _losses(members: Sequence[Reader], place: _Place, combinations: Sequence[Com
     canvas = process.corrupt(tokens, t, GeneratorNoise([place.key], backbone.device))
     log_ps = [_predict(member, place, canvas).to(backbone.device)[0] for member in members]
     positions = Positions(tokens[0], t[0], process.tokens(canvas)[0])
-    pieces = torch.arange(tokens.shape[1], device=backbone.device).split(max(1, SCORES // process.vocabulary))
-    losses = torch.cat(
-        [combined_losses([log_p[rows] for log_p in log_ps], positions.rows(rows), combinations) for rows in pieces]
-    )
     due = process.loss_weights(canvas, t)[0] * scored
-    return ((losses * due[:, None]).sum(0) / scored.sum()).cpu()
+    total = torch.zeros(len(combinations), device=backbone.device)
+    for rows in due.nonzero().squeeze(1).split(max(1, SCORES // process.vocabulary)):
+        losses = combined_losses([log_p[rows] for log_p in log_ps], positions.rows(rows), combinations)
+        total += (losses * due[rows, None]).sum(0)
+    return (total / scored.sum()).cpu()
 
 
 def _predict(member: Reader, place: _Place, canvas: Canvas) -> Tensor:

@@ -130,6 +130,12 @@ class LossesByLevel(Losses):
         seen = np.where(self.level_tokens > 0, self.level_tokens, np.nan)
         return np.asarray(self.level_sums / seen[:, None])
 
+    def over(self, weights: Sequence[float]) -> LossesByLevel:
+        """The first columns, which are those of these weights."""
+        first = slice(len(weights))
+        columns = {"sums": self.sums[:, first], "level_sums": self.level_sums[:, first]}
+        return replace(self, weights=np.array(weights), **columns)
+
 
 def stretch_of(t: Tensor) -> Tensor:
     """Which of the LEVELS stretches, from 0, each noise level lies in: (...) float to (...) int64."""
@@ -151,8 +157,8 @@ def measure(
     settings: LossSettings,
 ) -> LossesByLevel:
     """Measure the loss of one member, or of mixtures of two at each share of the second."""
-    losses = measure_combinations(members, process, passages, shares(weights, len(members), process), settings)
-    return replace(losses, weights=np.array(weights))
+    mixtures = shares(weights, len(members), process)
+    return measure_combinations(members, process, passages, mixtures, settings).over(weights)
 
 
 def measure_combinations(

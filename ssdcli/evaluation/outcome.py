@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ssdcli.engine.gate import Gate
+
 BASE = "base"  # the role of a member that others are held against
 
 
@@ -89,6 +91,11 @@ class Swept:
         return f"{self.rule}, {self.schedule}"
 
     @property
+    def over_weights(self) -> bool:
+        """Whether the first small model's weight was swept; else a gate or a file says it."""
+        return self.points[0].weight is not None
+
+    @property
     def best(self) -> Point:
         """The point of the least bits per byte over all documents."""
         return min(self.points, key=lambda point: point.figures.bits.value)
@@ -134,7 +141,7 @@ class Evaluation:
 
     measure: what bits per byte are of: a NELBO, which bounds the code length from above, or the denoising loss, which
     bounds nothing. gain: of the ensemble over the best member, as in `Swept` but with rule and schedule chosen as well.
-    generated: the documents' own texts first.
+    generated: the documents' own texts first. fitted: the small model's gate for these documents.
     """
 
     core: str | None
@@ -151,6 +158,7 @@ class Evaluation:
     seconds: float
     generated: tuple[Texts, ...] = ()
     remarks: tuple[str, ...] = ()
+    fitted: Gate | None = None
 
     @property
     def better(self) -> Alone:

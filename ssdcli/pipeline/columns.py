@@ -41,6 +41,13 @@ class Columns:
         plain = [] if score is cross_entropy else [*members, *points]
         return cls(cast, measure, (*own, *plain))
 
+    @property
+    def pair(self) -> tuple[tuple[int, int, int], ...]:
+        """The number of parts, and the places among them of a core and of its only small model; empty without them."""
+        roles = [_role(part) for part in self.cast.parts]
+        alike = roles.count("core") == roles.count("small") == 1
+        return ((len(roles), roles.index("core"), roles.index("small")),) if alike else ()
+
     def members(self, losses: LossesByLevel) -> tuple[Alone, ...]:
         """What each member loses by itself."""
         parts = enumerate(self.cast.parts)

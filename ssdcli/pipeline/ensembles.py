@@ -12,7 +12,7 @@ from ssdcli.evaluation.sweep import GRID
 from ssdcli.exchange import RULES, Blend
 from ssdcli.lineup import CONTRAST, NO_CORE, Lineup, Members, Part, choose
 from ssdcli.registry.store import Registry
-from ssdcli.timetable import CONSTANT, LEANING, SANDWICH, among, kind
+from ssdcli.timetable import CONSTANT, GATED, LEANING, SANDWICH, among, kind
 
 _DIGITS = 12  # sums of weights are rounded to this many decimals
 
@@ -89,27 +89,31 @@ class _Maker:
         if CONTRAST in settings.rules and not differ:
             problem = "a contrast needs private context, or a small model that was trained with --base."
             raise UsageError(problem, "Pass --context FILE, or leave --rule contrast out.")
-        rules = settings.rules or tuple(rule for rule in RULES if rule != CONTRAST or (differ and self._can_contrast()))
+        rules = settings.rules or tuple(rule for rule in RULES if (rule != CONTRAST or differ) and self._can(rule))
         pairs = [(rule, schedule) for rule in rules for schedule in settings.schedules or self._schedules(rule)]
-        fitting = [pair for pair in pairs if not (pair[0] == CONTRAST and kind(pair[1]) == SANDWICH)]
+        fitting = [pair for pair in pairs if _fits(*pair)]
         return tuple(self._curve(*pair) for pair in fitting or pairs)
 
     def _schedules(self, rule: str) -> tuple[str, ...]:
         """Those that are measured unless others are named."""
         return (CONSTANT,) if self.core is None else among(rule, self.process)
 
-    def _can_contrast(self) -> bool:
-        """Whether there is a core, and bases that fit it."""
+    def _can(self, rule: str) -> bool:
+        """Whether they combine so: a contrast needs a core, and bases that fit it; a gate one small model with one."""
         try:
-            self._lineup(dict(self.small), Blend(CONTRAST))
+            self._lineup(self._weighted(rule), Blend(rule))
         except SsdError:
             return False
         return True
 
+    def _weighted(self, rule: str) -> dict[str, float | None]:
+        """The small models' own weights, which a gate stands in for."""
+        return {name: None if rule == GATED else weight for name, weight in self.small}
+
     def _curve(self, rule: str, schedule: str) -> Curve:
         blend = Blend(rule, schedule)
-        if kind(schedule) not in (CONSTANT, LEANING, SANDWICH):
-            return Curve(rule, schedule, (None,), (self._lineup(dict(self.small), blend),))
+        if rule == GATED or kind(schedule) not in (CONSTANT, LEANING, SANDWICH):
+            return Curve(rule, schedule, (None,), (self._lineup(self._weighted(rule), blend),))
         weights = self._weights(rule, schedule)
         if not weights:
             rest = ", ".join(f"{name} {weight:g}" for name, weight in self.small[1:])
@@ -134,5 +138,12 @@ class _Maker:
         rest = {name: (1 - weight) * w / total for name, w in others if weight < 1}
         return {first: weight, **rest}
 
-    def _lineup(self, weights: dict[str, float | None] | dict[str, float], blend: Blend) -> Lineup:
+    def _lineup(self, weights: dict[str, float | None], blend: Blend) -> Lineup:
         return choose(self.core or NO_CORE, weights, self.registry, blend)
+
+
+def _fits(rule: str, schedule: str) -> bool:
+    """Whether a rule is measured with a schedule that was named for all rules."""
+    if rule == GATED:
+        return schedule in among(rule, "")
+    return not (rule == CONTRAST and kind(schedule) == SANDWICH)

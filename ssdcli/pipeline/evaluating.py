@@ -13,6 +13,7 @@ from ssdcli.engine.process import Process
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, Reader, canvas_losses
 from ssdcli.evaluation.combinations import Combination
+from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure_combinations
 from ssdcli.evaluation.outcome import Evaluation, Texts
 from ssdcli.evaluation.settings import EvalSettings
@@ -34,6 +35,7 @@ ENSEMBLE = "ensemble"
 
 _CANVASES = 8  # of a document, at most, where it is not denoised as a whole
 _BATCH_TOKENS = 2048
+_GATED = 5000  # tokens of the text, or so, that a gate is fitted on
 
 OnProgress = Callable[[str, float], None]  # told what is done now, and which share of it
 
@@ -58,7 +60,9 @@ def evaluate(
     text = read_heldout(data, cast.learner.entry, settings.documents, settings.seed)
     stage = _Stage.open(cast, text, settings)
     columns = Columns.of(cast, stage.process)
-    losses = stage.measure(columns.combinations, partial(on_progress, "measuring"))
+    fitter = GateFitter(stage.process, stage.looked_at, settings.seed)
+    seen = [fitter.combination(*places) for places in columns.pair]
+    losses = stage.measure([*columns.combinations, *seen], partial(on_progress, "measuring"))
     generated, missing = stage.generate(columns.best(losses), partial(on_progress, "writing"))
     return Evaluation(
         core=cast.core,
@@ -75,6 +79,7 @@ def evaluate(
         seconds=time.monotonic() - began,
         generated=generated,
         remarks=(*text.remarks, *stage.remarks, *_left_over(stage.passages, losses), *missing),
+        fitted=fitter.gate(),
     )
 
 
@@ -116,6 +121,11 @@ class _Stage:
         judge = None if settings.judge is None else load_judge(settings.judge)
         context, remarks = _context(writer, settings.context)
         return cls(cast, settings, writer, judge, text, passages, context, remarks)
+
+    @property
+    def looked_at(self) -> float:
+        """The share of the positions that a gate is fitted on."""
+        return min(1.0, _GATED / sum(sum(passage.counted) for passage in self.passages))
 
     @property
     def process(self) -> Process:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch
 
+from ssdcli.engine.gate import Gate
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.phrasing import copy_chat
 from ssdcli.pipeline.measured import measure_trained, measured_tokens
@@ -40,7 +41,8 @@ class Trained:
 
     losses: where a weight was chosen, the columns are the small model's weights 0 (the core alone) to 1 (itself alone);
     else the single column is the model itself. weight: the best of them; None without a core, or with one that could
-    not be run here in the time there was. kept: the step whose weights were kept, where that was not the last.
+    not be run here in the time there was. gate: fitted along with the weight. kept: the step whose weights were kept,
+    where that was not the last.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Trained:
     parameters: int
     losses: LossesByLevel
     weight: float | None
+    gate: Gate | None
     report: tuple[str, ...]
     samples: tuple[Sample, ...]
     steps: int
@@ -89,6 +92,7 @@ def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwr
         parameters=prepared.beginning.parameters,
         losses=measured.losses,
         weight=measured.weight,
+        gate=measured.gate,
         report=tuple(prepared.store.info.report),
         samples=tuple(measured.samples),
         steps=trainer.state.global_step,
@@ -149,6 +153,7 @@ def _manifest(prepared: Prepared, trained: Trained, tokenizer: bytes) -> Manifes
         format=prepared.format,
         ends=[] if prepared.parent is None else prepared.parent.entry.manifest.ends,
         weight=trained.weight,
+        gate=None if trained.gate is None else asdict(trained.gate),
         data=prepared.store.info.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={name: version(name) for name in _VERSIONS},

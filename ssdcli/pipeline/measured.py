@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.gate import Gate
 from ssdcli.engine.schedules import Constant, sharing
 from ssdcli.errors import SsdError
-from ssdcli.evaluation.canvases import CanvasSettings, Reader, measure_canvases
-from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure
+from ssdcli.evaluation.canvases import CanvasSettings, Reader, canvas_losses
+from ssdcli.evaluation.gating import GateFitter
+from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure, measure_combinations, shares
 from ssdcli.evaluation.sweep import GRID, best_weight
 from ssdcli.models.backbone import BlockDiffusionLM
 from ssdcli.models.loading import load_model, make_denoiser
@@ -21,6 +23,7 @@ from ssdcli.training.facts import Sample
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 
 _TOKENS_PER_SECOND = 400  # of held-out text that two cores measure at all weights, with time left for samples
+_GATED = 3000  # tokens of held-out text, or so, that a gate is fitted on
 _LOSSES = 0.6  # of the time for measuring, where losses take as long as they may
 _SAMPLES = 0.1  # of the time that a training took: writing samples never takes longer
 
@@ -30,11 +33,13 @@ class Measured:
     """Losses on held-out text, and samples.
 
     losses: where a weight was chosen, the columns are the small model's weights from 0, the core alone, to 1; else the
-    single column is the trained model alone. weight: the best of those in (0, 1].
+    single column is the trained model alone. weight: the best of those in (0, 1]. gate: None without a core, or where
+    there was too little text to fit one.
     """
 
     losses: LossesByLevel
     weight: float | None
+    gate: Gate | None
     samples: list[Sample]
 
 
@@ -58,13 +63,15 @@ def measure_trained(
     until = time.monotonic() + measuring_seconds(prepared.settings)
     small = Reader(Denoiser(model, prepared.process), prepared.end)
     core = None if prepared.parent is None else _open_core(prepared.parent, prepared, model)
-    losses = None if core is None else _with_core(core, small, passages, prepared.settings)
+    fitter = GateFitter(prepared.process, min(1.0, _GATED / max(1, measured_tokens(prepared.settings))))
+    losses = None if core is None else _with_core(core, small, passages, fitter, prepared.settings)
     weight = None if losses is None else best_weight(losses)
     if losses is None:
         losses = measure([model], prepared.process, passages, [1.0], LossSettings(model.config.context))
     authors = _authors(prepared, small, core, weight)
     until = min(until, time.monotonic() + _SAMPLES * trained_seconds)
-    return Measured(losses, weight, write_samples(authors, passages, prepared.tokenizer, until))
+    samples = write_samples(authors, passages, prepared.tokenizer, until)
+    return Measured(losses, weight, fitter.gate(), samples)
 
 
 def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> Reader | None:
@@ -80,14 +87,17 @@ def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> R
 
 
 def _with_core(
-    core: Reader, small: Reader, passages: Sequence[Passage], settings: TrainSettings
+    core: Reader, small: Reader, passages: Sequence[Passage], fitter: GateFitter, settings: TrainSettings
 ) -> LossesByLevel | None:
-    """Losses over the grid of weights; None if the core is too slow for the time there is."""
-    one, other = core.denoiser.backbone, small.denoiser.backbone
+    """Losses over the grid of weights, seen by the fitter; None if the core is too slow for the time there is."""
+    one, other, process = core.denoiser.backbone, small.denoiser.backbone, core.denoiser.process
+    measured = [*shares(GRID, 2, process), fitter.combination()]
     if isinstance(one, BlockDiffusionLM):
         windows = LossSettings(min(one.context, other.context))
-        return measure((one, other), core.denoiser.process, passages, GRID, windows)
-    return measure_canvases([core, small], passages, GRID, CanvasSettings(Pace(_LOSSES * measuring_seconds(settings))))
+        return measure_combinations((one, other), process, passages, measured, windows).over(GRID)
+    pace = Pace(_LOSSES * measuring_seconds(settings))
+    losses = canvas_losses([core, small], passages, measured, CanvasSettings(pace))
+    return None if losses is None else losses.over(GRID)
 
 
 def _authors(prepared: Prepared, small: Reader, core: Reader | None, weight: float | None) -> dict[str, Author]:

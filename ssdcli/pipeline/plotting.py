@@ -11,10 +11,11 @@ _LEVEL = "noise level (0: the text itself, 1: nothing but noise)"
 def plot(found: Evaluation) -> str:
     """The text of an SVG file: a picture of each schedule over the weight, and one of the members over the level."""
     title = " with ".join(name for name in (found.core, found.small) if name is not None)
-    schedules = dict.fromkeys(swept.schedule for swept in found.ensembles if swept.points[0].weight is not None)
+    ensembles = [swept for swept in found.ensembles if swept.over_weights]
+    schedules = dict.fromkeys(swept.schedule for swept in ensembles)
     pictures = [
         weight_sweeps(
-            {swept.rule: _points(swept, found) for swept in found.ensembles if swept.schedule == schedule},
+            {swept.rule: _points(swept, found) for swept in ensembles if swept.schedule == schedule},
             f"{title}, {schedule} weights: {found.measure}",
         )
         for schedule in schedules

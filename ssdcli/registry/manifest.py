@@ -15,13 +15,23 @@ from ssdcli.registry.files import write_atomic
 
 SCHEMA = 1
 FILE = "ssd.json"
-LATER = ("base", "base_weights", "begin", "ends", "format", "source")  # fields that earlier versions did not write
+LATER = (
+    "base",
+    "base_weights",
+    "begin",
+    "ends",
+    "format",
+    "gate",
+    "source",
+)  # fields that earlier versions did not write
 KINDS = ("core", "small", "adapter")
 MEMBERS = ("small", "adapter")  # the kinds that join a core
 PROCESSES = ("simplex", "masked", "uniform")
 ATTENTIONS = ("block-causal", "causal", "full")  # causal: a prefix is read token by token, a canvas sees itself whole
 FORMATS = ("plain", "turns", "chat")
 
+_GATE = ("bias", "level", "core", "small")
+_STEEPEST = 50.0  # a gate's numbers are log-odds, and exponents
 _USUAL: dict[str, dict[str, float]] = {"masked": {"t_min": 1e-3}}  # as the processes have them
 
 
@@ -33,8 +43,9 @@ class Manifest:
     base_weights: the digest of that one's weights, for an adapter. source: REPO@COMMIT of what was pulled. begin: the
     id that stands before every text (None: the first of the ends). ends: ids that end a text (none: the tokenizer's own
     end of text). format: how prompts are put, as they are, as turns to be answered, or by the chat template.
-    block_size, context: tokens. parameters: count. constants: of the noise process. weight: in (0, 1].
-    tokenizer, data: fingerprints. files: sha256 by relative path. created: ISO 8601, UTC.
+    block_size, context: tokens. parameters: count. constants: of the noise process. weight: in (0, 1]. gate: the
+    numbers of a small model's `Gate`. tokenizer, data: fingerprints. files: sha256 by relative path. created: ISO 8601,
+    UTC.
     """
 
     schema: int = SCHEMA
@@ -57,6 +68,7 @@ class Manifest:
     ends: list[int] = field(default_factory=list)
     format: str = "plain"
     weight: float | None = None
+    gate: dict[str, float] | None = None
     data: str | None = None
     created: str
     files: dict[str, str] = field(default_factory=dict)
@@ -178,6 +190,12 @@ def _weight(value: Any) -> bool:
     return value is None or (_number(value) and 0 < value <= 1)
 
 
+def _gate(value: Any) -> bool:
+    return value is None or (
+        _numbers(value) and set(value) == set(_GATE) and max(map(abs, value.values())) <= _STEEPEST
+    )
+
+
 def _numbers(value: object) -> bool:
     return isinstance(value, dict) and all(map(_text, value)) and all(map(_number, value.values()))
 
@@ -225,6 +243,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "ends": ("a list of whole numbers of at least 0", _counts),
     "format": _one_of(FORMATS),
     "weight": ("a number above 0 and at most 1, or null", _weight),
+    "gate": (f"null or a table of {', '.join(_GATE)}, each between -{_STEEPEST:g} and {_STEEPEST:g}", _gate),
     "data": _OPTIONAL_TEXT,
     "created": _TEXT,
     "files": ("a table of sha256 digests by relative path", _inside),

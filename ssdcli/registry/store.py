@@ -132,12 +132,13 @@ class Registry:
         with self._writing():
             write_atomic(self._default_file, name + "\n")
 
-    def set_weight(self, name: str, weight: float) -> None:
-        """Store the tuned weight, in (0, 1], of a small model."""
+    def set_weight(self, name: str, weight: float, gate: Mapping[str, float] | None = None) -> None:
+        """Store the tuned weight, in (0, 1], of a small model, and a gate's numbers, if one was fitted."""
         if not 0 < weight <= 1:
             raise UsageError(f"a weight is above 0 and at most 1, not {weight}.", "Give such a weight.")
         with self._changing(name) as folder:
-            write_manifest(folder, replace(read_manifest(folder), weight=weight))
+            manifest = replace(read_manifest(folder), weight=weight)
+            write_manifest(folder, manifest if gate is None else replace(manifest, gate=dict(gate)))
 
     def set_metrics(self, name: str, metrics: Mapping[str, float]) -> None:
         """Store what was measured of a model, next to its other metrics."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,16 +85,33 @@ def test_the_json_object_has_its_shape(ssd):
     ]
 
 
-def test_save_stores_the_best_weight_and_nothing_else(ssd):
+def test_save_stores_the_best_weight_a_gate_and_nothing_else(ssd):
     before = Registry().find("notes").manifest
     code, answer, _ = ssd(*QUICK, "--json", "--save")
     after = Registry().find("notes").manifest
     assert code == 0
     assert after.weight == json.loads(answer)["ensembles"][0]["weight"]
     assert after.weight != before.weight
+    assert before.gate is None
+    assert set(after.gate) == {"bias", "level", "core", "small"}
+    assert replace(after, weight=before.weight, gate=None, files=before.files) == before
     assert Registry().verify("notes") == []
     assert ssd(*QUICK)[0] == 0
     assert Registry().find("notes").manifest == after
+
+
+def test_a_gate_that_was_fitted_is_measured_and_beats_constant_weights_where_it_was(ssd):
+    assert ssd(*QUICK, "--save")[0] == 0
+    code, answer, _ = ssd("text.jsonl", "--with", "notes", "--plot", "found.svg")
+    _, sweep, ensembles, _ = answer.split("\n\n")
+    assert code == 0
+    assert "GATED" not in sweep
+    last = ensembles.splitlines()[-1]
+    assert last.startswith("gated, leaning")
+    assert "by the gate" in last
+    found = json.loads(ssd("text.jsonl", "--with", "notes", "--schedule", "leaning", "--json")[1])["ensembles"]
+    bits = {one["rule"]: min(point["bits_per_byte"]["value"] for point in one["sweep"]) for one in found}
+    assert bits["gated"] < bits["mix"]
 
 
 def test_a_plot_shows_each_schedule_over_the_weight_and_the_noise_levels(ssd):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ssdcli.engine.rules import average, contrast, mix
+from ssdcli.engine.rules import Gated, average, contrast, mix
 
 RULES = pytest.mark.parametrize("rule", [mix, average, contrast])
 MIXTURES = pytest.mark.parametrize("rule", [mix, average])
@@ -212,3 +212,41 @@ def test_a_members_fault_is_not_hidden(rule):
     for broken in ([log_p, log_p * math.nan], [log_p * math.nan, log_p]):
         assert rule(broken, [0.5, 0.5]).isnan().any()
     assert contrast([log_p, log_p * math.nan], [1, -0.5]).isnan().any()
+
+
+GATES = pytest.mark.parametrize("numbers", [(0.0, 0.0), (0.7, -0.4), (-30.0, 2.0), (5.0, 50.0)])
+
+
+@GATES
+@given(case=cases(members=(2, 2)))
+def test_a_gate_is_a_mix_at_the_weights_of_each_position(numbers, case):
+    rule = Gated(*numbers)
+    combined = rule(case.log_ps, case.weights)
+    assert_normalised(combined)
+    unsure = [-(log_p.exp() * log_p).sum(-1) for log_p in case.log_ps]
+    odds = math.log(case.weights[1] / case.weights[0]) + numbers[0] * unsure[0] + numbers[1] * unsure[1]
+    for row, place in itertools.product(*map(range, odds.shape)):
+        share = float(torch.sigmoid(odds[row, place].double().clamp(-15, 15)))
+        mixed = mix([log_p[row, place] for log_p in case.log_ps], [1 - share, share])
+        torch.testing.assert_close(combined[row, place], mixed, rtol=1e-4, atol=2e-3)
+
+
+def test_a_gate_gives_the_weight_to_the_member_that_is_surer():
+    sure, unsure = predictions(2, 9, seed=0, scale=1.0)
+    sure = torch.log_softmax(20 * sure, -1)
+    for order in ([sure, unsure], [unsure, sure]):
+        combined = Gated(3.0, -3.0)(order, [0.5, 0.5])
+        assert (combined.exp() - sure.exp()).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("odds", [-1e6, 1e6])
+def test_a_gate_never_silences_what_a_member_excludes(odds):
+    one, other = (torch.log_softmax(torch.tensor([[1.0, 2.0, 3.0]]), -1) for _ in range(2))
+    one[0, 0] = other[0, 1] = -INF
+    combined = Gated(odds, 0.0)([one, other], [0.5, 0.5])
+    assert combined.isneginf().tolist() == [[True, True, False]]
+
+
+def test_a_gated_member_that_runs_alone_decides_alone():
+    (log_p,) = predictions(1, 9, seed=0)
+    assert torch.equal(Gated(2.0, 1.0)([log_p], [1.0]), log_p)

@@ -8,9 +8,9 @@ import torch
 
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
 from ssdcli.engine.process import Masked, Simplex
-from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, Reader, canvas_losses, measure_canvases
+from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, Reader, canvas_losses
 from ssdcli.evaluation.combinations import alone
-from ssdcli.evaluation.losses import LossSettings, Pace, Passage, measure
+from ssdcli.evaluation.losses import LossSettings, Pace, Passage, measure, shares
 from ssdcli.evaluation.sweep import GRID
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
 
@@ -31,6 +31,11 @@ def texts(count: int, length: int = 32) -> list[Passage]:
     generator = torch.Generator().manual_seed(1)
     drawn = torch.randint(5, (count, length), generator=generator)
     return [Passage([0, *row], 2 * length) for row in drawn.tolist()]
+
+
+def measure_canvases(members, passages, weights, settings):
+    """Mixtures of two members at each share of the second."""
+    return canvas_losses(members, passages, shares(weights, 2, members[0].denoiser.process), settings)
 
 
 @pytest.mark.parametrize("name", PROCESSES)

@@ -8,7 +8,7 @@ from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.evaluation.settings import EvalSettings
 from ssdcli.pipeline.ensembles import cast_of
 from ssdcli.registry.store import Registry
-from tests.tiny import add_family, add_tiny
+from tests.tiny import add_family, add_gated, add_tiny
 
 GRID = tuple(i / 10 for i in range(1, 11))
 
@@ -104,6 +104,19 @@ def test_with_private_context_a_small_model_is_contrasted_with_itself():
     assert [part.name for part in found.parts] == ["big", "notes", "notes without context"]
 
 
+def test_a_gate_is_measured_where_there_is_one_beside_one_core():
+    add_gated()
+    found = cast(members=["gated"])
+    assert pairs(found)[-1] == ("gated", "leaning")
+    assert found.curves[-1].weights == (None,)
+    assert weights_of(found.curves[-1].lineups[0]) == {"big": 0.6, "gated": 0.4}
+    assert pairs(cast(members={"gated": 0.7}, rules=("gated",))) == [("gated", "leaning")]
+    for others in (["gated", "notes"], ["notes"]):
+        assert "gated" not in dict(pairs(cast(members=others)))
+    assert "gated" not in dict(pairs(cast("none", ["gated", "notes"])))
+    assert "gated" not in dict(pairs(cast(members=["gated"], schedules=("constant",))))
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -133,6 +146,7 @@ def test_a_schedule_from_a_file_has_weights_of_its_own(tmp_path):
         (["notes"], {"rules": ("contrast",), "schedules": ("sandwich",), "context": "x"}, "at every step"),
         (None, {"context": "x"}, "none is named"),
         (["notes"], {"schedules": ("nowhere.toml",)}, "cannot be read"),
+        (["notes"], {"rules": ("gated",)}, "'notes' has no gate"),
         (["notes"], {"rules": ("mash",)}, "rule must be one of"),
     ],
 )

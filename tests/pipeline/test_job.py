@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from html import escape
 from xml.etree import ElementTree
 
@@ -84,6 +85,7 @@ def test_a_small_model_fits_its_core(process, text, registry):
     assert small.tokenizer == tokenizer_fingerprint((trained.folder / "tokenizer.json").read_bytes())
     assert small.weight == trained.weight
     assert 0 < small.weight <= 1
+    assert small.gate == asdict(trained.gate)
     assert small.metrics == {f"{who} bits per byte": bits for who, bits in trained.bits_per_byte().items()}
     assert set(trained.bits_per_byte()) == {"core", "small", "ensemble"}
     best = min(trained.losses.bits_per_byte()[1:])

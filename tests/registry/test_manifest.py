@@ -9,10 +9,13 @@ from ssdcli.engine.process import make_process
 from ssdcli.errors import SsdError
 from ssdcli.registry.manifest import Manifest, read_manifest, tokenizer_fingerprint, write_manifest
 
+GATE = {"bias": 1.0, "level": 1.0, "core": 1.0, "small": 1.0}
+
 
 def test_json_gives_back_the_same_manifest(manifest):
     full = manifest(
         weight=0.35,
+        gate=GATE,
         data="cd" * 32,
         files={"model.safetensors": "ef" * 32, "extra/README.md": "01" * 32},
         versions={"ssdcli": "0.1.0"},
@@ -60,6 +63,11 @@ def test_a_newer_schema_asks_to_upgrade_even_with_unknown_fields(manifest):
         ("core", 3),
         ("weight", 0),
         ("weight", 1.5),
+        ("gate", 3),
+        ("gate", {"bias": 1.0}),
+        ("gate", GATE | {"more": 1.0}),
+        ("gate", GATE | {"level": float("inf")}),
+        ("gate", GATE | {"bias": -51.0}),
         ("files", {"../../etc/passwd": "ab"}),
         ("files", {"/etc/passwd": "ab"}),
         ("files", ["model.safetensors"]),

@@ -262,6 +262,16 @@ def test_a_weight_is_stored_without_touching_the_rest(registry, add):
     assert registry.find("notes").manifest == replace(before, weight=0.25)
 
 
+def test_a_gate_is_stored_with_a_weight_and_stays_when_none_is_given(registry, add):
+    add(registry, "notes")
+    gate = {"bias": 0.5, "level": 1.0, "core": -2.0, "small": 0.25}
+    registry.set_weight("notes", 0.25, gate)
+    assert registry.find("notes").manifest.gate == gate
+    registry.set_weight("notes", 0.5)
+    assert registry.find("notes").manifest.gate == gate
+    assert registry.verify("notes") == []
+
+
 @pytest.mark.parametrize("weight", [0.0, -1.0, 1.1, float("nan")])
 def test_a_weight_out_of_range_is_refused(registry, add, weight):
     add(registry, "notes")

@@ -1,0 +1,136 @@
+"""Gates that are fitted: a small model's weight beside its core, from the level and from how unsure both are.
+
+The mixture of two predictions at one position loses Z(w) - (1 - w) log p_core - w log p_small of the clean token, where
+Z is a convex function of the small model's weight w alone. Its values and slopes at a few weights give the loss at any
+weight, so that a gate is fitted without looking at the vocabulary again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ssdcli.engine.gate import FARTHEST, Gate
+from ssdcli.engine.nucleus import entropy
+from ssdcli.engine.process import Process
+from ssdcli.engine.rules import mix
+from ssdcli.engine.schedules import Constant
+from ssdcli.evaluation.combinations import Combination, Combined, Positions
+from ssdcli.evaluation.sweep import GRID
+
+ENOUGH = 100  # positions, below which no gate is fitted
+
+_FLOOR = -100.0  # log p of a token that is excluded
+_SPREAD = 3.0  # of a gate's numbers before any text is seen: the standard deviation of a normal distribution about 0
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Each position's loss as a function of the small model's weight: values and slopes over GRID, (N, 11) float64."""
+
+    nats: Tensor
+    slopes: Tensor
+
+    @classmethod
+    def of(cls, core: Tensor, small: Tensor, tokens: Tensor) -> Curves:
+        """Mix log p (N, V) of both at every weight of the grid; tokens (N,), the clean ones."""
+        core, small = (log_p.float().clamp(min=_FLOOR) for log_p in (core, small))
+        apart = small - core
+        nats, slopes = [], []
+        for weight in GRID:
+            log_p = torch.log_softmax(torch.lerp(core, small, weight), dim=-1)
+            nats.append(-_own(log_p, tokens))
+            slopes.append((log_p.exp_() * apart).sum(-1) - _own(apart, tokens))
+        return cls(torch.stack(nats, dim=1).double(), torch.stack(slopes, dim=1).double())
+
+    @classmethod
+    def joined(cls, parts: Sequence[Curves]) -> Curves:
+        """The positions of all parts in a row."""
+        return cls(torch.cat([part.nats for part in parts]), torch.cat([part.slopes for part in parts]))
+
+    def rows(self, chosen: Tensor) -> Curves:
+        """Those of some positions."""
+        return Curves(self.nats[chosen], self.slopes[chosen])
+
+    def at(self, weights: Tensor) -> Tensor:
+        """Losses at a weight for each position, (N,) in [0, 1]: (N,), by cubic Hermite interpolation."""
+        step = 1 / (len(GRID) - 1)
+        first = (weights / step).long().clamp(0, len(GRID) - 2)
+        u = weights / step - first
+        v = 1 - u
+        left, right = (
+            (self.nats.gather(1, k[:, None])[:, 0], self.slopes.gather(1, k[:, None])[:, 0] * step)
+            for k in (first, first + 1)
+        )
+        ends = v * v * (1 + 2 * u) * left[0] + u * u * (1 + 2 * v) * right[0]
+        return ends + u * v * (v * left[1] - u * right[1])
+
+
+def _own(values: Tensor, tokens: Tensor) -> Tensor:
+    """Of one token at each position: values (N, V), tokens (N,) to (N,)."""
+    return values.gather(-1, tokens[:, None])[:, 0]
+
+
+def fit(curves: Curves, columns: Tensor, due: Tensor, spread: float = _SPREAD) -> Tensor:
+    """The coefficients (K,) of columns (N, K) with the least loss at the weights sigmoid(columns @ coefficients).
+
+    due: (N,), what each position counts. spread: the standard deviation of the normal distribution that coefficients
+    come from a priori, which matters where there is little text.
+    """
+    coefficients = torch.zeros(columns.shape[1], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([coefficients], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        nats = (curves.at(torch.sigmoid(columns @ coefficients)) * due).sum()
+        loss = (nats + (coefficients**2).sum() / (2 * spread**2)) / due.sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return coefficients.detach()
+
+
+@dataclass
+class GateFitter:
+    """Watches two of several members as their losses are measured, and fits a gate to what it saw.
+
+    share: of the positions, those that are looked at, drawn at random. process: tells what each of them counts.
+    """
+
+    process: Process
+    share: float = 1.0
+    seed: int = 0
+    _curves: list[Curves] = field(default_factory=list)
+    _columns: list[Tensor] = field(default_factory=list)
+    _due: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._draws = torch.Generator().manual_seed(self.seed)
+
+    def combination(self, members: int = 2, core: int = 0, small: int = 1) -> Combination:
+        """What is measured along with others for the fitter to see the two; its own losses are zero."""
+        running = tuple(Constant(0.5 if place in (core, small) else 0.0) for place in range(members))
+        return Combination(mix, running, self._look)
+
+    def _look(self, combined: Combined, positions: Positions) -> Tensor:
+        count = len(positions.tokens)
+        chosen = (torch.rand(count, generator=self._draws) < self.share).nonzero()[:, 0].to(positions.tokens.device)
+        here = positions.rows(chosen)
+        core, small = (log_p[chosen].float() for log_p in combined.log_ps)
+        curves = Curves.of(core, small, here.tokens)
+        self._curves.append(Curves(curves.nats.cpu(), curves.slopes.cpu()))
+        columns = [torch.ones(len(chosen), device=core.device), here.levels - 0.5, entropy(core), entropy(small)]
+        self._columns.append(torch.stack(columns, dim=1).double().cpu())
+        self._due.append(self.process.loss_weights(here.shown, here.levels).double().cpu())
+        return torch.zeros(count, device=core.device)
+
+    def gate(self) -> Gate | None:
+        """The gate of the least loss; None where fewer than ENOUGH positions were seen."""
+        if sum(map(len, self._due)) < ENOUGH:
+            return None
+        curves, columns, due = Curves.joined(self._curves), torch.cat(self._columns), torch.cat(self._due)
+        return Gate(*fit(curves, columns, due).clamp(-FARTHEST, FARTHEST).tolist())

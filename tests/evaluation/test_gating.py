@@ -1,0 +1,127 @@
+"""A gate that is fitted finds the weights of the least loss, as far as level and entropies tell of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.gate import FARTHEST, Gate
+from ssdcli.engine.nucleus import entropy
+from ssdcli.engine.process import Simplex
+from ssdcli.engine.rules import Gated
+from ssdcli.evaluation.canvases import CanvasSettings, Reader, canvas_losses
+from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
+from ssdcli.evaluation.gating import ENOUGH, Curves, GateFitter, fit
+from ssdcli.evaluation.losses import LossSettings, measure_combinations, shares
+from ssdcli.evaluation.sweep import GRID
+from tests.tiny import VOCABULARY, tiny_backbone
+
+V, N = 11, 4000
+PROCESS = Simplex(VOCABULARY)
+
+
+def drawn(scale: float = 2.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two members' log p, more and less sure from position to position, and the clean tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    sureness = scale * torch.rand(2, N, 1, generator=generator)
+    log_ps = torch.log_softmax(sureness * torch.randn(2, N, V, generator=generator), -1)
+    return log_ps[0], log_ps[1], torch.randint(V, (N,), generator=generator)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.03, 0.2, 0.55, 0.871, 1.0])
+def test_losses_between_the_weights_of_the_grid_are_those_of_a_mixture(weight):
+    core, small, tokens = drawn()
+    found = Curves.of(core, small, tokens).at(torch.full((N,), weight, dtype=torch.float64))
+    mixed = torch.log_softmax(torch.lerp(core, small, weight), -1).gather(1, tokens[:, None])[:, 0]
+    assert (found + mixed).abs().max() < 1e-3
+
+
+def test_an_excluded_token_costs_much_and_not_infinitely_much():
+    core, small, tokens = drawn()
+    core[torch.arange(N), tokens] = -math.inf
+    core = torch.log_softmax(core, -1)
+    curves = Curves.of(core, small, tokens)
+    assert curves.nats.isfinite().all()
+    assert curves.slopes.isfinite().all()
+    assert float(curves.nats[:, 0].mean()) > 90
+
+
+def test_a_gate_finds_the_odds_that_the_tokens_were_drawn_at():
+    generator = torch.Generator().manual_seed(1)
+    core, small, _ = drawn(6.0)
+    levels = torch.rand(N, generator=generator)
+    true = Gate(0.3, 1.5, 0.8, -0.7)
+    combine = Gated(true.core, true.small)
+    rows = [combine([core[i], small[i]], [s(float(levels[i])) for s in true.schedules()]).exp() for i in range(N)]
+    fitter = GateFitter(PROCESS)
+    for _ in range(4):
+        tokens = torch.multinomial(torch.stack(rows), 1, generator=generator)[:, 0]
+        combined_losses([core, small], Positions(tokens, levels, tokens), [fitter.combination()])
+    found = fitter.gate()
+    assert found.bias == pytest.approx(true.bias, abs=0.25)
+    assert found.level == pytest.approx(true.level, abs=0.35)
+    assert found.core == pytest.approx(true.core, abs=0.25)
+    assert found.small == pytest.approx(true.small, abs=0.25)
+
+
+def test_a_gate_loses_no_more_than_any_constant_weight_where_it_was_fitted():
+    core, small, tokens = drawn(4.0)
+    levels = torch.rand(N, generator=torch.Generator().manual_seed(2))
+    positions = Positions(tokens, levels, tokens)
+    fitter = GateFitter(PROCESS)
+    combined_losses([core, small], positions, [fitter.combination()])
+    gate = fitter.gate()
+    gated = Combination(Gated(gate.core, gate.small), gate.schedules())
+    *constant, found = combined_losses([core, small], positions, [*shares(GRID, 2, PROCESS), gated]).sum(0).tolist()
+    assert found < min(constant)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_little_text_gives_a_gate_of_modest_numbers(count):
+    core, small, tokens = (column[:count] for column in drawn())
+    columns = torch.stack([torch.ones(count), torch.zeros(count), entropy(core), entropy(small)], 1).double()
+    found = fit(Curves.of(core, small, tokens), columns, torch.ones(count, dtype=torch.float64))
+    assert found.abs().max() < 3
+
+
+def test_too_few_positions_give_none():
+    for count in (0, ENOUGH - 1, ENOUGH):
+        fitter = GateFitter(PROCESS)
+        core, small, tokens = (column[:count] for column in drawn())
+        combined_losses([core, small], Positions(tokens, torch.rand(count), tokens), [fitter.combination()])
+        assert (fitter.gate() is None) == (count < ENOUGH)
+
+
+def test_it_watches_two_of_several_members_at_a_share_of_the_positions():
+    core, small, tokens = drawn()
+    positions = Positions(tokens, torch.rand(N), tokens)
+    other = torch.full((N, V), math.nan)
+    fitter = GateFitter(PROCESS, share=0.25)
+    losses = combined_losses([other, small, core], positions, [fitter.combination(3, core=2, small=1)])
+    assert losses.abs().max() == 0
+    assert 0.2 * N < sum(map(len, fitter._due)) < 0.3 * N
+    assert max(map(abs, vars(fitter.gate()).values())) < FARTHEST
+
+
+def test_whole_texts_and_canvases_are_watched_and_their_losses_stay(documents):
+    passages = documents(*[40] * 12, vocabulary=VOCABULARY)
+    models = [tiny_backbone(seed, process="simplex") for seed in (0, 1)]
+    measured = [
+        lambda extra: measure_combinations(models, PROCESS, passages, [mixture, *extra], LossSettings(16)),
+        lambda extra: canvas_losses(
+            [Reader(Denoiser(model, PROCESS), 0) for model in models],
+            passages,
+            [mixture, *extra],
+            CanvasSettings(rounds=9),
+        ),
+    ]
+    (mixture,) = shares([0.4], 2, PROCESS)
+    for measure in measured:
+        fitter = GateFitter(PROCESS)
+        watched = measure([fitter.combination()]).over([0.4])
+        np.testing.assert_allclose(watched.sums, measure([]).sums, rtol=1e-6)
+        assert fitter.gate() is not None
