@@ -11,8 +11,8 @@ and the core is the heavy member, as in the paper; and one on each other corpus 
 model alone.
 
 The search by denoising loss is exhaustive and costs nothing: losses add up over the segments (see segments.py). Texts
-have no such law, since a step begins where the one before it ended: they are written by all schedules that are half
-heavy, by those of some shapes at other costs, and by each member alone. A causal model that was trained on all of the
+have no such law, since a step begins where the one before it ended: they are written by schedules of some shapes, by
+each member alone, and of general text by all schedules that are half heavy. A causal model that was trained on all of the
 texts judges them. The best schedule is always chosen by one half of the documents and counted on the other, both ways.
 Self-conditioning is off where losses are measured, and on where texts are written.
 """
@@ -211,7 +211,7 @@ def work(workshop: Workshop, pair: Pair, given: argparse.Namespace) -> None:
     workshop.piece(asked | {"piece": LEVELS}, bench.levels)
     workshop.piece(asked | {"piece": REAL}, bench.real)
     some = [schedule for heavy in COUNTS for schedule in shapes(heavy).values()]
-    all_half = [] if given.quick else all_schedules(SEGMENTS // 2)
+    all_half = [] if given.quick or pair.share else all_schedules(SEGMENTS // 2)
     for pattern in dict.fromkeys([HEAVY * SEGMENTS, LIGHT * SEGMENTS, *some, *all_half]):
         workshop.piece(asked | {"piece": pattern}, partial(bench.texts, pattern))
 
