@@ -13,7 +13,7 @@ from ssdcli.settings import resolve
 from ssdcli.training.settings import TrainSettings
 
 SETTINGS = {"train-small": TrainSettings, "generate": GenerateSettings}
-EXPECTED = {"adapter", "answers", "starter", "starter-masked", "notes", "code", "overnight", "letters"}
+EXPECTED = {"adapter", "answers", "starter", "starter-simplex", "notes", "code", "overnight", "letters"}
 
 
 def words(name):
@@ -52,6 +52,6 @@ def test_the_options_of_letters_can_be_right():
 
 
 def test_the_twins_differ_in_process_alone():
-    starter, masked = resolved("starter"), resolved("starter-masked")
-    assert (starter.process, masked.process) == ("simplex", "masked")
-    assert replace(masked, process=starter.process) == starter
+    starter, twin = resolved("starter"), resolved("starter-simplex")
+    assert (starter.process, twin.process) == ("masked", "simplex")
+    assert replace(twin, process=starter.process) == starter
