@@ -12,9 +12,9 @@ model alone.
 
 The search by denoising loss is exhaustive and costs nothing: losses add up over the segments (see segments.py). Texts
 have no such law, since a step begins where the one before it ended: they are written by schedules of some shapes, by
-each member alone, and of general text by all schedules that are half heavy. A causal model that was trained on all of the
-texts judges them. The best schedule is always chosen by one half of the documents and counted on the other, both ways.
-Self-conditioning is off where losses are measured, and on where texts are written.
+each member alone, and of general text by all schedules that are half heavy. A causal model that was trained on all of
+the texts judges them. The best schedule is always chosen by one half of the documents and counted on the other, both
+ways. Self-conditioning is off where losses are measured, and on where texts are written.
 """
 
 from __future__ import annotations

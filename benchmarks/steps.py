@@ -85,6 +85,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="a block")
     parser.add_argument("--stops", type=float, nargs="+", default=[0.1], help="entropies below which a text stops")
     parser.add_argument("--rows", type=int, default=32, help="texts in each way")
+    parser.add_argument("--temperature", type=float, default=Options.temperature)
+    parser.add_argument("--top-p", type=float, default=Options.top_p)
     add_judge(parser)
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the tables' figures, too")
     given = parser.parse_args()
@@ -146,7 +148,7 @@ def work(workshop: Workshop, model: Entry, given: argparse.Namespace) -> None:
     hearing = (True, False) if process_of(model).hears_itself else (False,)
     workshop.piece({"model": model.name, "way": REAL}, bench.real)
     for seed, steps, hears, stop in product(given.seeds, given.steps, hearing, (0.0, *given.stops)):
-        options = Options(max_tokens=WRITTEN, steps=steps, seed=seed * given.rows, early_stop=stop)
+        options = Options(WRITTEN, steps, given.temperature, given.top_p, seed=seed * given.rows, early_stop=stop)
         asked = {"model": model.name, "seed": seed, "steps a block": steps, "hears": hears, "stop": stop}
         workshop.piece(asked, partial(bench.texts, hears, options))
 

@@ -28,10 +28,9 @@ CORE, SMALL, ENSEMBLE = "core", "small", "ensemble"
 VOICES = (CORE, SMALL, ENSEMBLE)
 
 _BATCH_TOKENS = 512  # of so few notes; a quarter of the default makes four times the steps
-_PASSES = 20.0  # so that facts are remembered, at some cost to what was held out
-_SAMPLE_TOKENS = 48
-_FACT_TOKENS = 16
-_FACT_STEPS = 8  # an eighth of the usual, so that all facts are asked in seconds
+_PASSES = 30.0  # so that facts are remembered, at some cost to what was held out
+_SAMPLES = Options(max_tokens=48, temperature=0.8, top_p=0.9)  # at 1.0 such small models ramble
+FACTS = Options(max_tokens=16, temperature=0, seed=0)
 _REPEATS = 2  # sets of noise levels for each held-out note
 
 
@@ -155,9 +154,8 @@ def open_cast(core: str, small: str) -> Cast:
     return Cast(core, small, weight, writers)
 
 
-def write_samples(cast: Cast, prompts: Sequence[str], max_tokens: int = _SAMPLE_TOKENS) -> list[Sample]:
+def write_samples(cast: Cast, prompts: Sequence[str], options: Options = _SAMPLES) -> list[Sample]:
     """Let each of VOICES go on from each prompt, with the same seed for the three."""
-    options = Options(max_tokens=max_tokens)
     requests = [Request(prompt, seed=seed) for seed, prompt in enumerate(prompts)]
     texts = _texts(cast, requests, options)
     return [
@@ -187,12 +185,11 @@ def predict(cast: Cast, heldout: Path, repeats: int = _REPEATS) -> Prediction:
     return Prediction(len(passages), bits, better, gain * in_bits, error * in_bits)
 
 
-def recall(cast: Cast, facts: Sequence[Fact], steps: int = _FACT_STEPS) -> list[Recall]:
+def recall(cast: Cast, facts: Sequence[Fact], options: Options = FACTS) -> list[Recall]:
     """Let each of VOICES end the sentences, greedily; a hit is the answer in the text, whatever its case.
 
     Each also ranks the answers of all facts for every sentence; a fact is told apart when its own comes first.
     """
-    options = Options(max_tokens=_FACT_TOKENS, steps=steps, temperature=0, seed=0)
     texts = _texts(cast, [Request(fact.prompt, seed=0) for fact in facts], options)
     chosen = {voice: _chosen(cast.writers[voice], facts) for voice in VOICES}
     recalls = []

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ssdcli.api import load
+from ssdcli.api import Options, load
 from ssdcli.demo import (
     NAME,
     VOICES,
@@ -27,6 +27,9 @@ from ssdcli.pipeline.saved import unfinished
 from ssdcli.registry.store import Registry
 from tests.notebooks import tiny_notebook, tiny_training
 from tests.tiny import add_family
+
+QUICK = Options(max_tokens=8, temperature=0.8)
+GREEDY = Options(max_tokens=16, steps=2, temperature=0, seed=0)
 
 
 @pytest.fixture
@@ -54,10 +57,10 @@ def test_the_cast_is_the_core_the_small_model_and_both_at_the_tuned_weight(cast)
 def test_samples_are_what_each_writes_from_one_seed(cast):
     prompts = ["Dear landlord,", "the stairs"]
     lineups = {"core": ("big", None), "small": ("none", ["notes"]), "ensemble": ("big", ["notes"])}
-    for sample, prompt in zip(write_samples(cast, prompts, max_tokens=8), prompts, strict=True):
+    for sample, prompt in zip(write_samples(cast, prompts, QUICK), prompts, strict=True):
         assert sample.prompt == prompt
         for voice, lineup in lineups.items():
-            assert sample.texts[voice] == load(*lineup).generate(prompt, seed=sample.seed, max_tokens=8).text
+            assert sample.texts[voice] == load(*lineup).generate(prompt, QUICK, seed=sample.seed).text
 
 
 def test_the_gain_is_over_the_better_member(cast, notebook):
@@ -71,10 +74,10 @@ def test_the_gain_is_over_the_better_member(cast, notebook):
 
 def test_a_fact_is_known_when_its_answer_is_said_in_whatever_case(cast):
     question = Fact("boiler", "the boiler is", "")
-    said = recall(cast, [question], steps=2)[0].texts
+    said = recall(cast, [question], GREEDY)[0].texts
     facts = [Fact(voice, question.prompt, said[voice].strip().upper()) for voice in VOICES]
     facts.append(Fact("never", question.prompt, "zzz zzz zzz"))
-    found = recall(cast, facts, steps=2)
+    found = recall(cast, facts, GREEDY)
     assert all(one.hits[one.fact.id] for one in found[:3])
     assert not any(found[3].hits.values())
     assert all(0 < count < len(facts) for count in hits(found).values())
