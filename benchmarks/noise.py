@@ -1,10 +1,10 @@
 """Is sparse simplex noise the same as dense noise, and what does it save? Prints tables in Markdown.
 
     python benchmarks/noise.py law [--samples 3000]
-    python benchmarks/noise.py loss HELDOUT.jsonl.gz [--passages 50]
+    python benchmarks/noise.py loss starter-simplex HELDOUT.jsonl.gz [--passages 50]
     python benchmarks/noise.py cost
 
-`law` compares draws of one noised token as three tables embed them, `loss` the bundled starter's held-out loss on both
+`law` compares draws of one noised token as three tables embed them, `loss` a simplex model's held-out loss on both
 noises, `cost` the time and memory of drawing and embedding them.
 """
 
@@ -25,18 +25,17 @@ from timing import least, machine, table
 from tokenizers import Tokenizer
 from torch import Tensor
 
-import ssdcli
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, Noise, fold
 from ssdcli.engine.process import Process, Simplex, SparseSimplex
 from ssdcli.evaluation.losses import LossSettings, measure, passage_of
 from ssdcli.machine import prepare_machine
 from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.folder import load_backbone
+from ssdcli.registry.store import STARTER, Registry
 from ssdcli.training.documents import ReadReport
 from ssdcli.training.readers import read_documents
 from ssdcli.training.tokenizer import END_OF_TEXT, special_id
 
-STARTER = Path(ssdcli.__file__).parent / "bundled" / "models" / "starter"
 LEVELS = (1.0, 0.9, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05)
 TOKEN = 1234
 SECOND = 64  # the width of the second member's table
@@ -167,7 +166,7 @@ LAW = [
 
 def starter_table() -> Tensor:
     """The bundled model's embeddings: (8192, 256)."""
-    return load_backbone(STARTER).table.detach()
+    return load_backbone(Registry().find(STARTER).folder).table.detach()
 
 
 def random_table(vocabulary: int) -> Tensor:
@@ -188,10 +187,11 @@ def law(name: str, vectors: Tensor, samples: int) -> str:
     return f"{shape}; at t = 0 embeddings differ by {apart:.1e} of the largest number.\n\n{table(LAW, rows)}"
 
 
-def loss(data: str, passages: int) -> str:
-    """The bundled starter's denoising loss with both noises on the same passages at the same noise levels."""
-    model = load_backbone(STARTER)
-    tokenizer = Tokenizer.from_file(str(STARTER / "tokenizer.json"))
+def loss(simplex: str, data: str, passages: int) -> str:
+    """A simplex model's denoising loss with both noises on the same passages at the same noise levels."""
+    folder = Registry().find(simplex).folder
+    model = load_backbone(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     end = special_id(tokenizer, END_OF_TEXT)
     texts = [document.text for document in read_documents([data], ReadReport())][:passages]
     read = [passage_of(text, tokenizer, end) for text in texts]
@@ -289,6 +289,7 @@ def main() -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     parts.add_parser("law").add_argument("--samples", type=int, default=3000, help="of 8,192 tokens; fewer of more")
     heldout = parts.add_parser("loss")
+    heldout.add_argument("model", help="a simplex model of the user's registry")
     heldout.add_argument("data", help="held-out text, never trained on")
     heldout.add_argument("--passages", type=int, default=50)
     parts.add_parser("cost")
@@ -300,7 +301,7 @@ def main() -> None:
         print("\n" + law("a random table", random_table(50_265), arguments.samples // 2), flush=True)
         print("\n" + law("a random table", random_table(262_144), arguments.samples // 6), flush=True)
     else:
-        print(loss(arguments.data, arguments.passages) if arguments.part == "loss" else costs())
+        print(loss(arguments.model, arguments.data, arguments.passages) if arguments.part == "loss" else costs())
 
 
 if __name__ == "__main__":
