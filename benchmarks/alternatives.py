@@ -128,7 +128,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--core", default=STARTER, help="the core, which is no part of what is stored")
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-3, 1e-3, 3e-4], help="learning rates to try")
     parser.add_argument("--rank", type=int, default=16, help="of the adapter")
-    parser.add_argument("--size", default="micro", help="of the small model")
+    parser.add_argument("--size", help="of the small model, by default what train-small itself takes")
     parser.add_argument("--note", type=int, default=96, help="tokens of a note that are shown, at most")
     parser.add_argument("--repeats", type=int, default=8, help="blocks of a document that are measured")
     arguments = parser.parse_args()

@@ -396,7 +396,7 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
         (["--n", "0"], "n must be at least 1, not 0. Give such a value."),
         (["--max-tokens=-1"], "max-tokens must be at least 0, not -1. Give such a value."),
         (["--stop", ""], "a stop string must not be empty. Give such a value."),
-        (["--rule", "blend"], "rule must be one of mix, average, contrast, not 'blend'. Give such a value."),
+        (["--rule", "blend"], "rule must be one of mix, average, contrast, gated, not 'blend'. Give such a value."),
         (
             ["--schedule", "never"],
             "the schedule 'never' cannot be read (No such file or directory). "
