@@ -104,9 +104,9 @@ class GateFitter:
     process: Process
     share: float = 1.0
     seed: int = 0
-    _curves: list[Curves] = field(default_factory=list)
-    _columns: list[Tensor] = field(default_factory=list)
-    _due: list[Tensor] = field(default_factory=list)
+    _curves: list[Curves] = field(default_factory=list, init=False)
+    _columns: list[Tensor] = field(default_factory=list, init=False)
+    _due: list[Tensor] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._draws = torch.Generator().manual_seed(self.seed)

@@ -13,6 +13,7 @@ from ssdcli.engine.schedules import Constant
 from ssdcli.evaluation.bounds import bound_of
 from ssdcli.evaluation.combinations import Combination, alone, cross_entropy
 from ssdcli.evaluation.estimates import chosen_elsewhere, ratio
+from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.evaluation.outcome import BASE, Alone, Estimate, Figures, Point, Swept
 from ssdcli.lineup import Lineup, Part
@@ -41,12 +42,12 @@ class Columns:
         plain = [] if score is cross_entropy else [*members, *points]
         return cls(cast, measure, (*own, *plain))
 
-    @property
-    def pair(self) -> tuple[tuple[int, int, int], ...]:
-        """The number of parts, and the places among them of a core and of its only small model; empty without them."""
+    def watched(self, fitter: GateFitter) -> list[Combination]:
+        """What shows the fitter a core and its only small model; nothing where these are not who is there."""
         roles = [_role(part) for part in self.cast.parts]
-        alike = roles.count("core") == roles.count("small") == 1
-        return ((len(roles), roles.index("core"), roles.index("small")),) if alike else ()
+        if not roles.count("core") == roles.count("small") == 1:
+            return []
+        return [fitter.combination(len(roles), roles.index("core"), roles.index("small"))]
 
     def members(self, losses: LossesByLevel) -> tuple[Alone, ...]:
         """What each member loses by itself."""

@@ -61,8 +61,8 @@ def evaluate(
     stage = _Stage.open(cast, text, settings)
     columns = Columns.of(cast, stage.process)
     fitter = GateFitter(stage.process, stage.looked_at, settings.seed)
-    seen = [fitter.combination(*places) for places in columns.pair]
-    losses = stage.measure([*columns.combinations, *seen], partial(on_progress, "measuring"))
+    measured = [*columns.combinations, *columns.watched(fitter)]
+    losses = stage.measure(measured, partial(on_progress, "measuring"))
     generated, missing = stage.generate(columns.best(losses), partial(on_progress, "writing"))
     return Evaluation(
         core=cast.core,
