@@ -6,12 +6,13 @@ import atexit
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TypeVar
 
 _T = TypeVar("_T")
 _PATIENCE = timedelta(hours=2)  # while one still reads its weights, or measures
+_PARTING = timedelta(seconds=10)
 
 
 def is_first() -> bool:
@@ -107,4 +108,16 @@ def _meet() -> None:
     if not distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=_PATIENCE)
-        atexit.register(distributed.destroy_process_group)
+        atexit.register(_part)
+
+
+def _part() -> None:
+    """Disconnect the processes while Python still runs.
+
+    A thread of gloo's that lets go of a tensor after that aborts the process: all wait until nothing is under way.
+    """
+    from torch import distributed
+
+    with suppress(RuntimeError, ValueError):  # another has gone already, or the backend has no such barrier
+        distributed.monitored_barrier(timeout=_PARTING)
+    distributed.destroy_process_group()
