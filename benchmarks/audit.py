@@ -13,17 +13,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
 from timing import machine, table  # noqa: E402
 
-from ssdcli.audit import AuditSettings, audit  # noqa: E402
-from ssdcli.findings import Audit  # noqa: E402
-from ssdcli.pipeline.finish import Trained  # noqa: E402
-from ssdcli.pipeline.job import train_small  # noqa: E402
+from ssdcli.evaluation.audit.audit import AuditSettings, audit  # noqa: E402
+from ssdcli.evaluation.audit.findings import Audit  # noqa: E402
 from ssdcli.registry.store import Registry  # noqa: E402
+from ssdcli.training.finish import Trained  # noqa: E402
+from ssdcli.training.job import train_small  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402
 
 _ENOUGH = 600.0  # minutes that the passes never take

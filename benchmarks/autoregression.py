@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
@@ -65,18 +65,18 @@ from experiment import (  # noqa: E402
 from timing import table  # noqa: E402
 from training import lines, processor_seconds, spread  # noqa: E402
 
-from ssdcli import demo  # noqa: E402
 from ssdcli.api import choose  # noqa: E402
+from ssdcli.demo import story as demo  # noqa: E402
 from ssdcli.engine.denoiser import Denoiser  # noqa: E402
+from ssdcli.engine.ensemble.rules import mix  # noqa: E402
+from ssdcli.engine.ensemble.schedules import Constant  # noqa: E402
 from ssdcli.engine.prompt import Prompt  # noqa: E402
-from ssdcli.engine.rules import mix  # noqa: E402
-from ssdcli.engine.schedules import Constant  # noqa: E402
 from ssdcli.evaluation.combinations import Combination  # noqa: E402
 from ssdcli.evaluation.gaps import Gap, GapSettings, View, choose_gaps  # noqa: E402
 from ssdcli.evaluation.losses import LossSettings, Passage, measure_combinations  # noqa: E402
 from ssdcli.evaluation.sweep import GRID  # noqa: E402
-from ssdcli.exchange import Blend  # noqa: E402
-from ssdcli.models.backbone import BlockDiffusionLM  # noqa: E402
+from ssdcli.generation.types import Blend  # noqa: E402
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM  # noqa: E402
 from ssdcli.models.folder import load_backbone  # noqa: E402
 from ssdcli.registry.store import STARTER, Entry, Registry  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
@@ -29,14 +29,14 @@ from tokenizers import Tokenizer  # noqa: E402
 
 from ssdcli.engine.process import make_process  # noqa: E402
 from ssdcli.evaluation.losses import LossSettings, Passage, measure, passage_of  # noqa: E402
+from ssdcli.machine.placement import Placement  # noqa: E402
 from ssdcli.models.folder import load_backbone  # noqa: E402
 from ssdcli.models.loading import load_model  # noqa: E402
-from ssdcli.models.placement import Placement  # noqa: E402
-from ssdcli.pipeline.job import train_small  # noqa: E402
 from ssdcli.registry.adapters import base_of  # noqa: E402
 from ssdcli.registry.store import STARTER, Registry  # noqa: E402
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id  # noqa: E402
+from ssdcli.training.job import train_small  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402
-from ssdcli.training.tokenizer import END_OF_TEXT, special_id  # noqa: E402
 
 _TWIN = "causal-twin"
 _RATE = 3e-3

@@ -11,9 +11,9 @@ from columns import Columns
 from torch import Tensor
 
 from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.ensemble.rules import Rule, mix
+from ssdcli.engine.ensemble.schedules import Constant, Schedule, sharing
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, fold
-from ssdcli.engine.rules import Rule, mix
-from ssdcli.engine.schedules import Constant, Schedule, sharing
 from ssdcli.evaluation.gaps import Gap, GapSettings, View
 
 

@@ -20,28 +20,28 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from ssdcli.data.documents import ReadReport
+from ssdcli.data.readers.files import read_documents
+from ssdcli.data.split import SplitSettings
+from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
+from ssdcli.data.windows import Texts, Windows, WindowShape
+from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.packed import Packed
-from ssdcli.engine.rules import mix
 from ssdcli.evaluation.gaps import Gap
 from ssdcli.evaluation.losses import Passage
-from ssdcli.exchange import Options, Request
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.generation.types import Options, Request
+from ssdcli.machine.hardware import has_fast_bf16
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.folder import load_backbone, save_backbone
-from ssdcli.models.hardware import has_fast_bf16
 from ssdcli.models.mould import Mould
-from ssdcli.pipeline.measured import measuring_seconds
-from ssdcli.pipeline.prepare import passages
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 from ssdcli.training.build import build, settled
-from ssdcli.training.corpus import SplitSettings
 from ssdcli.training.crossentropy import head_cross_entropy
-from ssdcli.training.documents import ReadReport
+from ssdcli.training.measured import measuring_seconds
 from ssdcli.training.plan import Budget, Plan
-from ssdcli.training.readers import read_documents
+from ssdcli.training.prepare import passages
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
-from ssdcli.training.tokenizer import END_OF_TEXT, special_id
-from ssdcli.training.tokens import StoreSettings, TokenStore, build_store
 from ssdcli.training.trainer import ENDLESS, Hooks, Rates, SmallTrainer, latest_checkpoint
-from ssdcli.training.windows import Texts, Windows, WindowShape
 
 _HELDOUT = 4096  # tokens of held-out text that are measured now and then in a training
 _TOGETHER = 8  # windows that are predicted at once

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
@@ -47,10 +47,10 @@ from timing import table  # noqa: E402
 from training import lines  # noqa: E402
 from writing import borrowed  # noqa: E402
 
-from ssdcli.engine.rules import Rule, average, contrast, mix  # noqa: E402
+from ssdcli.engine.ensemble.rules import Rule, average, contrast, mix  # noqa: E402
 from ssdcli.evaluation.gaps import GapSettings, choose_gaps, left_side  # noqa: E402
 from ssdcli.evaluation.sweep import GRID  # noqa: E402
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM  # noqa: E402
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM  # noqa: E402
 from ssdcli.models.folder import load_backbone  # noqa: E402
 from ssdcli.registry.store import STARTER  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402

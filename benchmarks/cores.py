@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
@@ -23,14 +23,14 @@ from timing import Run, least, machine, table  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel  # noqa: E402
 
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser  # noqa: E402
-from ssdcli.engine.ensemble import Ensemble, Member  # noqa: E402
-from ssdcli.engine.nucleus import Picker  # noqa: E402
+from ssdcli.engine.ensemble.members import Ensemble, Member  # noqa: E402
+from ssdcli.engine.ensemble.schedules import Constant  # noqa: E402
 from ssdcli.engine.process import Process, make_process  # noqa: E402
 from ssdcli.engine.prompt import Prompt  # noqa: E402
 from ssdcli.engine.sampler import SamplerConfig, sample  # noqa: E402
-from ssdcli.engine.schedules import Constant  # noqa: E402
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM  # noqa: E402
-from ssdcli.models.native import NativeBackbone  # noqa: E402
+from ssdcli.engine.sampling.nucleus import Picker  # noqa: E402
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM  # noqa: E402
+from ssdcli.models.backbones.native import NativeBackbone  # noqa: E402
 from ssdcli.models.spec import CoreSpec  # noqa: E402
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from ssdcli.training.documents import ReadReport
-from ssdcli.training.marking import CLOSING, WRITTEN
-from ssdcli.training.readers import read_documents
-from ssdcli.training.windows import Texts
+from ssdcli.data.documents import ReadReport
+from ssdcli.data.marking import CLOSING, WRITTEN
+from ssdcli.data.readers.files import read_documents
+from ssdcli.data.windows import Texts
 
 
 def read_texts(path: Path, limit: int | None = None) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
@@ -20,13 +20,13 @@ from timing import Run, least, machine, table  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from ssdcli.engine.denoiser import Denoiser  # noqa: E402
-from ssdcli.engine.ensemble import Ensemble, Member  # noqa: E402
+from ssdcli.engine.ensemble.members import Ensemble, Member  # noqa: E402
+from ssdcli.engine.ensemble.schedules import Constant  # noqa: E402
 from ssdcli.engine.noise import CounterNoise  # noqa: E402
-from ssdcli.engine.nucleus import Picker  # noqa: E402
 from ssdcli.engine.process import make_process  # noqa: E402
 from ssdcli.engine.prompt import Prompt  # noqa: E402
-from ssdcli.engine.schedules import Constant  # noqa: E402
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM  # noqa: E402
+from ssdcli.engine.sampling.nucleus import Picker  # noqa: E402
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM  # noqa: E402
 
 CONSTANTS = {"K": 5.0, "s": 1e-4}
 TOP_P = 0.95

@@ -18,18 +18,18 @@ from timing import machine
 from tokenizers import Tokenizer
 from training import lines, processor_seconds
 
-from ssdcli import demo
+from ssdcli.demo import story as demo
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
 from ssdcli.evaluation.losses import Passage, passage_of
+from ssdcli.machine.placement import Placement
 from ssdcli.models.loading import load_model, make_denoiser
-from ssdcli.models.placement import Placement
-from ssdcli.pipeline.job import train_small
 from ssdcli.registry.adapters import base_of
 from ssdcli.registry.store import Entry, Registry
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id
+from ssdcli.training.job import train_small
 from ssdcli.training.settings import TrainSettings
-from ssdcli.training.tokenizer import END_OF_TEXT, special_id
 
 Line = dict[str, Any]
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.denoiser import Backbone
+from ssdcli.engine.ensemble.rules import mix
+from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
-from ssdcli.engine.rules import mix
-from ssdcli.engine.schedules import Constant
 from ssdcli.evaluation.combinations import Combination, Combined, Positions
 from ssdcli.evaluation.gating import Curves
 from ssdcli.evaluation.losses import LossSettings, Passage, measure_combinations

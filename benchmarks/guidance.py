@@ -21,7 +21,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
@@ -36,11 +36,11 @@ from transformers import BertConfig, BertForSequenceClassification  # noqa: E402
 from writing import WRITTEN, Beginnings, add_judge, borrowed, draw, judge_of, judged, write, writer_of  # noqa: E402
 
 from ssdcli.api import Options, Request, choose  # noqa: E402
-from ssdcli.guides import GuideSpec, open_guide  # noqa: E402
+from ssdcli.evaluation.continuations import Opening  # noqa: E402
+from ssdcli.generation.guides import GuideSpec, open_guide  # noqa: E402
 from ssdcli.models.judge import Judge  # noqa: E402
-from ssdcli.pipeline.continuations import Opening  # noqa: E402
 from ssdcli.registry.store import STARTER, Entry  # noqa: E402
-from ssdcli.training import charts  # noqa: E402
+from ssdcli.reports import charts  # noqa: E402
 
 SCALES = (0, 3, 10, 30, 100, 300, 1000)
 QUICK_SCALES = (0, 10, 100)

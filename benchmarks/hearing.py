@@ -21,11 +21,11 @@ from torch import Tensor
 
 from ssdcli.engine.blocks import block_ids, block_levels
 from ssdcli.engine.denoiser import denoise_sequence
+from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Process, make_process
-from ssdcli.engine.rules import mix
-from ssdcli.models.backbone import BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.folder import load_backbone
 from ssdcli.registry.manifest import read_manifest
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
@@ -21,6 +21,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
+from ssdcli.data.documents import ReadReport  # noqa: E402
+from ssdcli.data.readers.files import read_documents  # noqa: E402
 from ssdcli.engine.denoiser import Denoiser  # noqa: E402
 from ssdcli.engine.process import Process, make_process  # noqa: E402
 from ssdcli.engine.prompt import Prompt  # noqa: E402
@@ -34,14 +36,12 @@ from ssdcli.evaluation.gaps import (  # noqa: E402
     measure_gaps,
 )
 from ssdcli.evaluation.losses import Losses, LossSettings, Passage, measure, passage_of  # noqa: E402
-from ssdcli.models.backbone import BlockDiffusionLM  # noqa: E402
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM  # noqa: E402
 from ssdcli.models.folder import load_backbone  # noqa: E402
-from ssdcli.pipeline.job import train_small  # noqa: E402
 from ssdcli.registry.store import Registry  # noqa: E402
-from ssdcli.training.documents import ReadReport  # noqa: E402
-from ssdcli.training.readers import read_documents  # noqa: E402
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id  # noqa: E402
+from ssdcli.training.job import train_small  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402
-from ssdcli.training.tokenizer import END_OF_TEXT, special_id  # noqa: E402
 
 _NEAR = 16
 _HIGH = 0.4  # the noise levels above it are also shown on their own

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
@@ -32,24 +32,24 @@ from tokenizers import Tokenizer  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils.data import default_collate  # noqa: E402
 
+from ssdcli.data.windows import Texts, Windows, WindowShape  # noqa: E402
 from ssdcli.engine.blocks import block_ids, block_levels  # noqa: E402
 from ssdcli.engine.denoiser import denoise_sequence  # noqa: E402
+from ssdcli.engine.ensemble.rules import mix  # noqa: E402
 from ssdcli.engine.noise import GeneratorNoise  # noqa: E402
 from ssdcli.engine.packed import Packed  # noqa: E402
 from ssdcli.engine.process import Process, make_process  # noqa: E402
-from ssdcli.engine.rules import mix  # noqa: E402
-from ssdcli.models.backbone import BlockDiffusionLM  # noqa: E402
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM  # noqa: E402
 from ssdcli.models.folder import load_backbone  # noqa: E402
 from ssdcli.models.mould import Mould, read_mould  # noqa: E402
 from ssdcli.models.presets import find_preset  # noqa: E402
 from ssdcli.registry.store import Registry  # noqa: E402
-from ssdcli.training.active import Division, count_tokens, divide  # noqa: E402
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id  # noqa: E402
+from ssdcli.training.active_tokens import Division, count_tokens, divide  # noqa: E402
 from ssdcli.training.build import build, shape  # noqa: E402
 from ssdcli.training.objective import Objective  # noqa: E402
 from ssdcli.training.optimizer import make_optimizer  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402
-from ssdcli.training.tokenizer import END_OF_TEXT, special_id  # noqa: E402
-from ssdcli.training.windows import Texts, Windows, WindowShape  # noqa: E402
 
 SMALLEST, LARGER = 8192, (32_768, 131_072, 262_144)
 BATCH_TOKENS, BLOCK, MASK = 2048, 16, 1

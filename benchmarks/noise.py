@@ -25,16 +25,16 @@ from timing import least, machine, table
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from ssdcli.data.documents import ReadReport
+from ssdcli.data.readers.files import read_documents
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, Noise, fold
 from ssdcli.engine.process import Process, Simplex, SparseSimplex
 from ssdcli.evaluation.losses import LossSettings, measure, passage_of
-from ssdcli.machine import prepare_machine
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.machine.environment import prepare_machine
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.folder import load_backbone
 from ssdcli.registry.store import STARTER, Registry
-from ssdcli.training.documents import ReadReport
-from ssdcli.training.readers import read_documents
-from ssdcli.training.tokenizer import END_OF_TEXT, special_id
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 
 LEVELS = (1.0, 0.9, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05)
 TOKEN = 1234

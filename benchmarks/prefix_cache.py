@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
@@ -27,17 +27,17 @@ from tokenizers import Tokenizer  # noqa: E402
 from torch import Tensor  # noqa: E402
 from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
+from ssdcli.data.documents import ReadReport  # noqa: E402
+from ssdcli.data.readers.files import read_documents  # noqa: E402
 from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser  # noqa: E402
 from ssdcli.engine.noise import CounterNoise  # noqa: E402
 from ssdcli.engine.process import Masked  # noqa: E402
 from ssdcli.engine.prompt import Prompt  # noqa: E402
+from ssdcli.models.backbones.native import NativeBackbone  # noqa: E402
 from ssdcli.models.folder import load_backbone  # noqa: E402
-from ssdcli.models.native import NativeBackbone  # noqa: E402
 from ssdcli.models.spec import CoreSpec  # noqa: E402
 from ssdcli.registry.store import Registry  # noqa: E402
-from ssdcli.training.documents import ReadReport  # noqa: E402
-from ssdcli.training.readers import read_documents  # noqa: E402
-from ssdcli.training.tokenizer import END_OF_TEXT, MASK, special_id  # noqa: E402
+from ssdcli.text.tokenizer import END_OF_TEXT, MASK, special_id  # noqa: E402
 
 _BLOCK = 16
 _WINDOW = 256

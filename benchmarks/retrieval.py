@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 
 from ssdcli.engine.prompt import Prompt
 from ssdcli.evaluation.gaps import Gap, View
-from ssdcli.phrasing import BETWEEN
-from ssdcli.training.tokenizer import END_OF_TEXT, special_id
+from ssdcli.text.chat import BETWEEN
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 
 _K1, _B = 1.5, 0.75
 

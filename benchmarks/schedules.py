@@ -27,7 +27,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
@@ -67,11 +67,11 @@ from writing import (  # noqa: E402
 )
 
 from ssdcli.api import Options, choose  # noqa: E402
-from ssdcli.lineup import UNTUNED  # noqa: E402
+from ssdcli.generation.prompting import Voice  # noqa: E402
+from ssdcli.generation.selection import UNTUNED  # noqa: E402
 from ssdcli.models.judge import Judge  # noqa: E402
-from ssdcli.reading import Voice  # noqa: E402
 from ssdcli.registry.store import STARTER, Entry  # noqa: E402
-from ssdcli.training import charts  # noqa: E402
+from ssdcli.reports import charts  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402
 
 COUNTS = (2, 4, 6)  # heavy segments of the schedules that are compared

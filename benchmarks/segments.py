@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ssdcli.engine.blocks import block_ids, block_levels
 from ssdcli.engine.denoiser import Backbone, denoise_sequence
+from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Process
-from ssdcli.engine.rules import mix
 from ssdcli.evaluation.losses import Passage
 
 SEGMENTS = 8

@@ -23,7 +23,7 @@ from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
@@ -50,10 +50,10 @@ from ssdcli.api import Options, choose  # noqa: E402
 from ssdcli.engine.denoiser import Denoiser, Prefix  # noqa: E402
 from ssdcli.engine.process import Canvas  # noqa: E402
 from ssdcli.evaluation.generated import words  # noqa: E402
+from ssdcli.generation.prompting import Voice  # noqa: E402
 from ssdcli.models.judge import Judge  # noqa: E402
-from ssdcli.reading import Voice  # noqa: E402
 from ssdcli.registry.store import STARTER, Entry  # noqa: E402
-from ssdcli.training import charts  # noqa: E402
+from ssdcli.reports import charts  # noqa: E402
 
 STEPS = (4, 8, 16, 32, 64, 128, 256, 512, 1000)  # a block
 QUICK_STEPS = (4, 8, 32)

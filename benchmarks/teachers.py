@@ -28,23 +28,23 @@ import torch
 from timing import machine, table
 from tokenizers import Tokenizer
 
-from ssdcli import demo
+from ssdcli.data.readers.files import ReadReport, read_documents
+from ssdcli.demo import story as demo
 from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Process, make_process
 from ssdcli.evaluation.losses import Losses, LossSettings, Passage, measure, passage_of
 from ssdcli.evaluation.sweep import GRID, best_weight
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.models.folder import load_backbone
-from ssdcli.models.hardware import has_fast_bf16
-from ssdcli.pipeline.job import train_small
 from ssdcli.registry.store import STARTER, Entry, Registry
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 from ssdcli.training.incontext import denoise_in_context
+from ssdcli.training.job import train_small
 from ssdcli.training.objective import Objective
-from ssdcli.training.readers import ReadReport, read_documents
 from ssdcli.training.settings import TrainSettings
 from ssdcli.training.teacher import Teacher
-from ssdcli.training.tokenizer import END_OF_TEXT, special_id
 
 WEIGHTS = (0.3, 0.6)
 STEPS, QUICK_STEPS = 400, 60

@@ -22,7 +22,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
@@ -34,13 +34,13 @@ from tokenizers import Tokenizer  # noqa: E402
 from ssdcli.engine.process import make_process  # noqa: E402
 from ssdcli.evaluation.losses import LossesByLevel, LossSettings, measure, passage_of  # noqa: E402
 from ssdcli.evaluation.sweep import GRID, best_weight  # noqa: E402
+from ssdcli.machine.placement import Placement  # noqa: E402
 from ssdcli.models.loading import load_model  # noqa: E402
-from ssdcli.models.placement import Placement  # noqa: E402
-from ssdcli.pipeline.job import train_small  # noqa: E402
 from ssdcli.registry.adapters import base_of  # noqa: E402
 from ssdcli.registry.store import Registry  # noqa: E402
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id  # noqa: E402
+from ssdcli.training.job import train_small  # noqa: E402
 from ssdcli.training.settings import TrainSettings  # noqa: E402
-from ssdcli.training.tokenizer import END_OF_TEXT, special_id  # noqa: E402
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "default": {},

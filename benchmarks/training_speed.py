@@ -21,7 +21,7 @@ _OURS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # what prepare_machine sets
 NAIVE = "--naive"  # the mode of the process that takes the naive steps: torch's and malloc's own defaults
 
 if NAIVE not in sys.argv:
-    from ssdcli.machine import prepare_machine
+    from ssdcli.machine.environment import prepare_machine
 
     prepare_machine()
 
@@ -33,9 +33,9 @@ from ssdcli.engine.blocks import block_levels, training_mask  # noqa: E402
 from ssdcli.engine.noise import GeneratorNoise  # noqa: E402
 from ssdcli.engine.packed import Packed  # noqa: E402
 from ssdcli.engine.process import make_process  # noqa: E402
-from ssdcli.models import backbone as backbones  # noqa: E402
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM  # noqa: E402
-from ssdcli.models.hardware import has_fast_bf16  # noqa: E402
+from ssdcli.machine.hardware import has_fast_bf16  # noqa: E402
+from ssdcli.models.backbones import block_diffusion as backbones  # noqa: E402
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM  # noqa: E402
 from ssdcli.models.presets import PRESETS, find_preset  # noqa: E402
 from ssdcli.training import objective as objectives  # noqa: E402
 from ssdcli.training.objective import Objective  # noqa: E402

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 
 prepare_machine()
 
@@ -26,10 +26,10 @@ from torch import Tensor  # noqa: E402
 from ssdcli.engine.blocks import padding_mask  # noqa: E402
 from ssdcli.engine.denoiser import Denoiser  # noqa: E402
 from ssdcli.engine.noise import CounterNoise  # noqa: E402
-from ssdcli.engine.nucleus import Picker, keep_nucleus  # noqa: E402
 from ssdcli.engine.process import make_process  # noqa: E402
 from ssdcli.engine.prompt import Prompt  # noqa: E402
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM  # noqa: E402
+from ssdcli.engine.sampling.nucleus import Picker, keep_nucleus  # noqa: E402
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM  # noqa: E402
 
 VOCABULARIES = (8192, 32_768, 65_536, 131_072, 262_144)
 BLOCK, PREFIX = 16, 128

@@ -20,20 +20,20 @@ from experiment import Workshop, tokenizer_of
 from training import processor_seconds
 
 from ssdcli.api import Options, Request, Writer
-from ssdcli.demo import Fact
-from ssdcli.engine.guidance import Guide
-from ssdcli.engine.schedules import Schedule
+from ssdcli.data.documents import ReadReport
+from ssdcli.data.readers.files import read_documents
+from ssdcli.demo.story import Fact
+from ssdcli.engine.ensemble.guidance import Guide
+from ssdcli.engine.ensemble.schedules import Schedule
 from ssdcli.errors import NoSuchModel
+from ssdcli.evaluation.continuations import Opening, openings
 from ssdcli.evaluation.generated import distinct, repetition, words
-from ssdcli.language import Language
+from ssdcli.generation.prompting import Voice
 from ssdcli.models.folder import load_backbone
 from ssdcli.models.judge import Judge, load_judge
-from ssdcli.pipeline.continuations import Opening, openings
-from ssdcli.reading import Voice
 from ssdcli.registry.store import Entry, Registry
-from ssdcli.training import charts
-from ssdcli.training.documents import ReadReport
-from ssdcli.training.readers import read_documents
+from ssdcli.reports import charts
+from ssdcli.text.codec import Language
 from ssdcli.training.settings import TrainSettings
 
 WRITTEN = 48  # tokens that are written

@@ -7,11 +7,11 @@ from typing import Annotated, get_args
 
 import typer
 
-from ssdcli import exchange
 from ssdcli.cli.completion import core_names, member_names, recipe_names
 from ssdcli.cli.help import MORE
-from ssdcli.exchange import PLAIN, RULES, Options
-from ssdcli.models.placement import DTYPES, FREE
+from ssdcli.generation import types as exchange
+from ssdcli.generation.types import PLAIN, RULES, Options
+from ssdcli.machine.placement import DTYPES, FREE
 
 SEPARATOR = "---"  # a line of its own between two texts
 

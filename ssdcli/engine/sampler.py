@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssdcli.engine.ensemble import Ensemble
-from ssdcli.engine.guidance import Guide, guided
+from ssdcli.engine.ensemble.guidance import Guide, guided
+from ssdcli.engine.ensemble.members import Ensemble
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Canvas, Process
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.stopping import EarlyStop, Quorum, Settling
+from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.stopping import EarlyStop, Quorum, Settling
 
 _PRIOR = 1 << 32  # the word that names the draw of a block's first canvas; steps are numbered from 0
 

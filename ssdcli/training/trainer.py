@@ -23,10 +23,12 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
+from ssdcli.data.windows import Windows
 from ssdcli.errors import SsdError
-from ssdcli.models.backbone import BlockDiffusionLM
-from ssdcli.models.hardware import has_fast_bf16
-from ssdcli.processes import agreed, alike, how_many, is_first, summed
+from ssdcli.machine.distributed import agreed, alike, how_many, is_first, summed
+from ssdcli.machine.hardware import has_fast_bf16
+from ssdcli.machine.threads import choice
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.training.best import Best
 from ssdcli.training.objective import Objective
 from ssdcli.training.optimizer import make_optimizer
@@ -41,8 +43,6 @@ from ssdcli.training.sharding import (
     set_up,
     whole_backbone,
 )
-from ssdcli.training.threads import choice
-from ssdcli.training.windows import Windows
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _PARTIAL = ".partial"

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssdcli.engine.ensemble import Ensemble, Member
-from ssdcli.engine.nucleus import Picker
+from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Masked, Process, Simplex, Uniform
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import SamplerConfig, Step, sample
-from ssdcli.engine.schedules import Constant
+from ssdcli.engine.sampling.nucleus import Picker
 
 NEVER = -1  # an end of text that never comes
 V, L = 6, 4

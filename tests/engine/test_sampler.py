@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ssdcli.engine.ensemble import Ensemble, Member
+from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.rules import contrast
+from ssdcli.engine.ensemble.schedules import Constant, Sandwich
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Process, Simplex, Uniform
-from ssdcli.engine.process.unmasking import EntropyBound
-from ssdcli.engine.rules import contrast
 from ssdcli.engine.sampler import GRIDS, time_grid
-from ssdcli.engine.schedules import Constant, Sandwich
-from ssdcli.engine.stopping import EarlyStop, Quorum
+from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.stopping import EarlyStop, Quorum
+from ssdcli.engine.sampling.unmasking import EntropyBound
 from tests.engine.sampling import PROCESSES, REAL_PROCESSES, L, P, Towards, V, generated, run
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Masked, Sampling
 from ssdcli.engine.sampler import Step
+from ssdcli.engine.sampling.nucleus import Picker
 from tests.engine.process.test_masked import ANY_SAMPLING, BY_TIME, SAMPLINGS, denoised, random_log_p
 from tests.engine.process.toys import (
     GREEDY,
