@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from columns import Columns
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from benchmarks.lib.columns import Columns
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.split import SplitSettings

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from causal import Twin, save_for_transformers, train_causal, twin_of
-from columns import Columns
-from experiment import Workshop, tokenizer_of
-from training import processor_seconds
 
+from benchmarks.lib.causal import Twin, save_for_transformers, train_causal, twin_of
+from benchmarks.lib.columns import Columns
+from benchmarks.lib.experiment import Workshop, tokenizer_of
+from benchmarks.lib.timing import processor_seconds
 from ssdcli.api import Options, Request, Writer
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
