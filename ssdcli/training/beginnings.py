@@ -21,6 +21,7 @@ from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
 from ssdcli.models.mould import Mould
 from ssdcli.models.spec import KEY
 from ssdcli.registry.adapters import ADAPTER, weights_digest
+from ssdcli.registry.compatibility import Canvas
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Entry, Registry
@@ -117,7 +118,8 @@ def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockD
         return adapt(folder, _wanted(settings, fit)), Origin(causal=reads_causally(folder))
     if KEY in read_config(entry.folder):
         _check_tokenizer(entry.manifest.tokenizer, settings.init, fit)
-        origin = Origin(base=None if misfit(entry.manifest, fit.core, settings.block_size) else entry.name)
+        fits = Canvas.of(entry.manifest).misfit(Canvas.of(fit.core, settings.block_size)) is None
+        origin = Origin(base=entry.name if fits else None)
         return adapt(entry.folder, _wanted(settings, fit)), origin
     return _continued(entry, fit, settings), Origin(base=entry.name)
 
@@ -149,27 +151,14 @@ def _continued(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusio
     return load_backbone(entry.folder)
 
 
-def misfit(found: Manifest, core: Manifest, block_size: int | None) -> str | None:
-    """What keeps a model from denoising canvases of `block_size` tokens of a core's, if anything does."""
-    if found.tokenizer != core.tokenizer:
-        return "its tokenizer differs"
-    if found.noise != core.noise:
-        return f"its noise process is {found.process} {dict(sorted(found.constants.items()))}"
-    if found.attention != "full" and found.block_size != block_size:
-        return f"its blocks have {found.block_size} tokens, not {block_size}"
-    return None
-
-
 def _check_fit(entry: Entry, fit: Fit, settings: TrainSettings) -> None:
-    found = misfit(entry.manifest, fit.core, settings.block_size)
-    if found is None:
-        return
-    core = fit.core
-    wanted = f"process {core.process} {dict(sorted(core.constants.items()))}, blocks of {core.block_size} tokens"
-    raise UsageError(
-        f"'{entry.name}' does not fit the core '{core.name}': {found}.",
-        f"What fits it has its tokenizer, {wanted}: the core itself, or what was made with --for {core.name}.",
-    )
+    """Raise UsageError for a model that could not denoise the canvases of the one to be trained."""
+    problem = Canvas.of(entry.manifest).misfit(Canvas.of(fit.core, settings.block_size))
+    if problem is not None:
+        raise UsageError(
+            f"'{entry.name}' does not fit the core '{fit.core.name}': {problem}.",
+            f"Begin from the core itself, or from a model that was made with --for {fit.core.name}.",
+        )
 
 
 def _check_checkpoint(folder: Path, fit: Fit) -> None:
