@@ -19,7 +19,7 @@ from ssdcli.engine.sampler import time_grid
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.stopping import EarlyStop, Quorum
 from ssdcli.engine.sampling.unmasking import EntropyBound
-from tests.engine.sampling import PROCESSES, REAL_PROCESSES, L, P, Towards, V, generated, run
+from tests.engine.samples import PROCESSES, REAL_PROCESSES, L, P, Towards, V, generated, run
 
 
 @given(steps=st.integers(1, 5000))
