@@ -298,7 +298,7 @@ def _tokenizer(entry: Entry) -> Tokenizer:
         raise _unreadable(entry, f"its tokenizer.json cannot be read ({error})") from error
 
 
-def _ends(entry: Entry, tokenizer: Tokenizer) -> list[int]:
+def _ends(entry: Entry, tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ids that end a model's texts."""
     from ssdcli.text.tokenizer import END_OF_TEXT
 
@@ -307,13 +307,13 @@ def _ends(entry: Entry, tokenizer: Tokenizer) -> list[int]:
     end = tokenizer.token_to_id(END_OF_TEXT)
     if end is None:
         raise SsdError(f"the tokenizer of {entry.name!r} has no {END_OF_TEXT}.", "Make or pull the model again.")
-    return [end]
+    return (end,)
 
 
 def _core_table(entry: Entry) -> Mapping[str, Any]:
     """What a pulled core says of itself beyond its native class; of other models nothing."""
     from ssdcli.models.core import read_config
-    from ssdcli.models.spec import KEY
+    from ssdcli.models.core_spec import KEY
 
     table: Mapping[str, Any] = read_config(entry.folder).get(KEY, {})
     return table

@@ -15,11 +15,11 @@ from ssdcli.engine.process import Process
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.core import frozen_dtype, read_config
+from ssdcli.models.core_spec import KEY
 from ssdcli.models.folder import load_backbone, save_backbone, save_configuration
 from ssdcli.models.initialization import Wanted, adapt, reads_causally
 from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
 from ssdcli.models.mould import Mould
-from ssdcli.models.spec import KEY
 from ssdcli.registry.adapters import ADAPTER, weights_digest
 from ssdcli.registry.archive import TOKENIZER
 from ssdcli.registry.compatibility import Canvas

@@ -151,7 +151,7 @@ def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
 
 def _end(tokenizer: Tokenizer, parent: Parent | None) -> int:
     """The id of end of text: the core's first, or the tokenizer's own."""
-    ends = [] if parent is None else parent.entry.manifest.ends
+    ends = () if parent is None else parent.entry.manifest.ends
     return ends[0] if ends else special_id(tokenizer, END_OF_TEXT)
 
 
@@ -216,7 +216,7 @@ def _phrasing(end: int, parent: Parent | None) -> StoreSettings:
     if parent is None or parent.entry.manifest.format != "chat":
         return StoreSettings(end)
     core = parent.entry
-    return StoreSettings(end, chat=read_chat(core.folder, core.name), ends=tuple(core.manifest.ends))
+    return StoreSettings(end, chat=read_chat(core.folder, core.name), ends=core.manifest.ends)
 
 
 def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phrasing: StoreSettings) -> TokenStore:
