@@ -34,7 +34,7 @@ def test_a_core_reads_its_template_and_a_small_model_plain_text(monkeypatch):
     start = Denoiser.start
     monkeypatch.setattr(Denoiser, "start", lambda self, prompts: seen.append(prompts[0].before) or start(self, prompts))
     add_chat("talker", INSTRUCT, begin=BEGIN, ends=(END, 0))
-    fields = {"kind": "small", "core": "talker", "ends": [END, 0], "weight": 0.3}
+    fields = {"kind": "small", "core": "talker", "ends": (END, 0), "weight": 0.3}
     add_tiny("mine", 3, backbone=tiny_backbone(3, vocabulary=VOCABULARY + 8), tokenizer=chat_tokenizer(), **fields)
     writer = load("talker", ["mine"])
     result = writer.generate("Dear <|end|>", FAST, system="cold", context="boiler")
