@@ -24,8 +24,8 @@ from tests.packed import batch, plain
 from tests.tiny import VOCABULARY
 
 MASK, BLOCK, T = 1, 8, 32
-WANTED = Wanted(VOCABULARY, (MASK, 2), BLOCK, timed=False, hears_itself=False, context=64)
-SIMPLEX = replace(WANTED, timed=True, hears_itself=True)
+WANTED = Wanted(VOCABULARY, (MASK, 2), BLOCK, timed=False, self_conditioned=False, context=64)
+SIMPLEX = replace(WANTED, timed=True, self_conditioned=True)
 TEXT = [id for id in range(VOCABULARY) if id not in WANTED.suppressed]
 KINDS = pytest.mark.parametrize("kind", list(NATIVE))
 
@@ -45,8 +45,8 @@ def test_an_untrained_model_with_blocks_of_one_token_predicts_the_next_as_the_na
     native, model = write_checkpoint(tmp_path, kind), adapt(tmp_path, replace(SIMPLEX, shift=shift)).eval()
     ids = tokens()
     causal = Packed.plain(ids, torch.arange(T).expand(2, T))
-    level, heard = torch.rand(2, T), torch.randn(2, T, 32)
-    found = model.logits(denoise_sequence(model, model.embed(ids), causal, (level, heard)))
+    level, previous = torch.rand(2, T), torch.randn(2, T, 32)
+    found = model.logits(denoise_sequence(model, model.embed(ids), causal, (level, previous)))
     expected = native(input_ids=ids).logits
     found, expected = (found[:, 1:], expected[:, :-1]) if shift else (found, expected)
     torch.testing.assert_close(found[..., TEXT], expected[..., TEXT])
