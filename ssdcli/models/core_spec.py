@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from ssdcli.registry.manifest import Manifest, ModelSpec
+from ssdcli.registry.schema import REMOVED_CORE_FIELDS
 
 KEY = "ssd"  # the table's name in config.json
-
-_OUTLIVED = ("family",)  # which the manifest has as the architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class CoreSpec(ModelSpec):
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote; TypeError, KeyError or SsdError for what it cannot have written."""
-        values = {key: value for key, value in dict(table).items() if key not in _OUTLIVED}
+        values = {key: value for key, value in dict(table).items() if key not in REMOVED_CORE_FIELDS}
         return cls(**{**values, "ends": tuple(table["ends"]), "suppressed": tuple(table["suppressed"])})
 
     @classmethod

@@ -21,7 +21,7 @@ def pair(manifest):
         {"constants": {"mask_id": 1.0, "t_min": 1e-3}},
         {"attention": "full", "block_size": 7},
         {"kind": "core", "core": None, "context": 64, "architecture": "dream"},
-        {"begin": 3, "ends": [5], "format": "chat"},
+        {"begin": 3, "ends": (5,), "format": "chat"},
     ],
     ids=["alike", "usual constant left out", "full attention", "another kind", "another opening"],
 )
