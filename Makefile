@@ -15,7 +15,7 @@ PIP_FLAGS ?= $(shell nvidia-smi >/dev/null 2>&1 || $(PYTHON) -c \
 
 PYTEST_FLAGS ?= -n 2 --dist worksteal
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test bench reference lint format clean
 
 demo: .venv/.installed
 	$(BIN)/ssd demo
@@ -30,6 +30,9 @@ bench: .venv/.installed
 	@for name in $(BENCHES); do \
 		echo "$$name" && $(BIN)/python benchmarks/$$name.py --quick && echo || exit 1; \
 	done
+
+reference: .venv/.installed
+	$(BIN)/python -m ssdcli.cli.reference > docs/reference.md
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .
