@@ -1,8 +1,8 @@
 """Is sparse simplex noise the same as dense noise, and what does it save? Prints tables in Markdown.
 
-    python benchmarks/noise.py law [--samples 3000]
-    python benchmarks/noise.py loss starter-simplex HELDOUT.jsonl.gz [--passages 50]
-    python benchmarks/noise.py cost
+    python -m benchmarks noise law [--samples 3000]
+    python -m benchmarks noise loss starter-simplex HELDOUT.jsonl.gz [--passages 50]
+    python -m benchmarks noise cost
 
 `law` compares draws of one noised token as three tables embed them, `loss` a simplex model's held-out loss on both
 noises, `cost` the time and memory of drawing and embedding them.
@@ -21,20 +21,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timing import least, machine, table
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from benchmarks.lib.tables import machine, table
+from benchmarks.lib.timing import least
+from ssdcli.data.documents import ReadReport
+from ssdcli.data.readers.files import read_documents
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, Noise, fold
 from ssdcli.engine.process import Process, Simplex, SparseSimplex
 from ssdcli.evaluation.losses import LossSettings, measure, passage_of
-from ssdcli.machine import prepare_machine
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.machine.environment import prepare_machine
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.folder import load_backbone
 from ssdcli.registry.store import STARTER, Registry
-from ssdcli.training.documents import ReadReport
-from ssdcli.training.readers import read_documents
-from ssdcli.training.tokenizer import END_OF_TEXT, special_id
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 
 LEVELS = (1.0, 0.9, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05)
 TOKEN = 1234

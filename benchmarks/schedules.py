@@ -1,7 +1,7 @@
 """Which denoising steps need the large model? All schedules of a light and a heavy member at equal FLOPs.
 
-    python benchmarks/schedules.py --general TRAIN HELDOUT --corpus TRAIN HELDOUT --cores starter my-masked --out FILE
-    python benchmarks/schedules.py --table FILE --plot FOLDER
+    python -m benchmarks schedules --general TRAIN HELDOUT --corpus TRAIN HELDOUT --cores starter my-masked --out FILE
+    python -m benchmarks schedules --table FILE --plot FOLDER
 
 After "Not all denoising steps are equal" (Sedykh, Sorokin and Malykh, 2026): the way from noise to text has SEGMENTS
 equal segments, and in each either the heavy or the light member denoises. The cores are those of the user's registry.
@@ -27,15 +27,22 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ssdcli.machine import prepare_machine
+import numpy as np
+import torch
 
-prepare_machine()
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from columns import Columns  # noqa: E402
-from experiment import Corpus, Line, Workshop, corpora_of, heading, parser_of, passages_of, tokenizer_of  # noqa: E402
-from segments import (  # noqa: E402
+from benchmarks.lib.columns import Columns
+from benchmarks.lib.experiment import (
+    Corpus,
+    Line,
+    Workshop,
+    corpora_of,
+    heading,
+    lines,
+    parser_of,
+    passages_of,
+    tokenizer_of,
+)
+from benchmarks.lib.segments import (
     HEAVY,
     LIGHT,
     SANDWICH,
@@ -47,9 +54,8 @@ from segments import (  # noqa: E402
     document_losses,
     shapes,
 )
-from timing import table  # noqa: E402
-from training import lines  # noqa: E402
-from writing import (  # noqa: E402
+from benchmarks.lib.tables import table
+from benchmarks.lib.writing import (
     MEASURES,
     WRITTEN,
     Beginnings,
@@ -65,14 +71,13 @@ from writing import (  # noqa: E402
     write,
     writer_of,
 )
-
-from ssdcli.api import Options, choose  # noqa: E402
-from ssdcli.lineup import UNTUNED  # noqa: E402
-from ssdcli.models.judge import Judge  # noqa: E402
-from ssdcli.reading import Voice  # noqa: E402
-from ssdcli.registry.store import STARTER, Entry  # noqa: E402
-from ssdcli.training import charts  # noqa: E402
-from ssdcli.training.settings import TrainSettings  # noqa: E402
+from ssdcli.api import Options, choose
+from ssdcli.generation.prompting import Voice
+from ssdcli.generation.selection import UNTUNED
+from ssdcli.models.judge import Judge
+from ssdcli.registry.store import STARTER, Entry
+from ssdcli.reports import charts
+from ssdcli.training.settings import TrainSettings
 
 COUNTS = (2, 4, 6)  # heavy segments of the schedules that are compared
 BEST, WORST = "best", "worst"

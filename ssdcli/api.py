@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssdcli.evaluation.outcome import Evaluation
+from ssdcli.evaluation.measurement import Evaluation
 from ssdcli.evaluation.settings import EvalSettings
-from ssdcli.exchange import PLAIN, Blend, MemberUse, Message, Options, Piece, Request, Result, TokenShares
-from ssdcli.lineup import Lineup, Members, choose
-from ssdcli.models.placement import FREE, Placement
+from ssdcli.generation.selection import Lineup, Members, choose
+from ssdcli.generation.types import PLAIN, Blend, MemberUse, Options, Piece, Request, Result, TokenShares
+from ssdcli.generation.writer import Writer
+from ssdcli.machine.placement import FREE, Placement
 from ssdcli.registry.store import Registry
-from ssdcli.writing import Writer
+from ssdcli.text.messages import Message
 
 __all__ = [
     "Blend",
@@ -66,6 +67,6 @@ def evaluate(
     data: files and folders. core, members: as for `load`; the weight of the first small model is swept, and those of
     the others stay. Errors as for `load`; UsageError for text that is not there, SsdError for too little of it.
     """
-    from ssdcli.pipeline.evaluating import evaluate as run
+    from ssdcli.evaluation.evaluate import evaluate as run
 
     return run([data] if isinstance(data, str) else data, core, members, settings, registry=registry)

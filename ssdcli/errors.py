@@ -42,3 +42,9 @@ class Interrupted(SsdError):
     """The user stopped a job that can be resumed."""
 
     exit_code = 130
+
+
+def require(holds: bool, problem: str, remedy: str = "Give such a value.") -> None:
+    """Raise UsageError unless the condition holds."""
+    if not holds:
+        raise UsageError(problem, remedy)

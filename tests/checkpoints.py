@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
-from ssdcli.models.wiring import wiring
+from ssdcli.models.backbones.wiring import wiring
 from tests.models.native_checkpoints import LLAMA, QWEN2, ROBERTA
 from tests.tiny import VOCABULARY, tiny_tokenizer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ssdcli.demo import NAME, Notebook, read_notebook
+from ssdcli.demo.story import NAME, Notebook, read_notebook
 from ssdcli.training.settings import TrainSettings
 from tests.tiny import CONTEXT, TEXT
 

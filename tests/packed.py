@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssdcli.data.marking import CLOSING, WRITTEN
+from ssdcli.data.windows import Texts
 from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.packed import Packed
-from ssdcli.training.marking import CLOSING, WRITTEN
-from ssdcli.training.windows import Texts
 
 
 def texts_of(documents: Sequence[Sequence[int]], end: int, marks: Sequence[Sequence[int]] | None = None) -> Texts:

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
+from ssdcli.models.backbones.wiring import wiring
 from ssdcli.models.spec import KEY, CoreSpec
-from ssdcli.models.wiring import wiring
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.store import Registry
 from tests.models.native_checkpoints import LLAMA

@@ -12,7 +12,7 @@ import ssdcli
 from ssdcli.api import Blend, Options, Request, choose, load
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.registry.store import Registry
-from ssdcli.training.tokenizer import train_tokenizer
+from ssdcli.text.tokenizer import train_tokenizer
 from tests.tiny import add_family, add_gated, add_tiny, tiny_backbone
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from ssdcli.cli.generate import GenerateSettings
+from ssdcli.cli.settings import resolve
 from ssdcli.registry.recipes import describe, find_recipe, recipe_names
-from ssdcli.settings import resolve
 from ssdcli.training.settings import TrainSettings
 
 SETTINGS = {"train-small": TrainSettings, "generate": GenerateSettings}

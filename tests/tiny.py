@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.folder import save_backbone
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.store import Registry
-from ssdcli.training.tokenizer import train_tokenizer
+from ssdcli.text.tokenizer import train_tokenizer
 
 VOCABULARY = 300
 BLOCK = 8

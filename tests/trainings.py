@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssdcli.pipeline.job import Trained, Watcher, train_small
 from ssdcli.registry.store import Registry
+from ssdcli.training.job import Trained, Watcher, train_small
 from ssdcli.training.settings import TrainSettings
 
 STEPS = 6

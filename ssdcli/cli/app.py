@@ -15,7 +15,7 @@ from ssdcli.cli import audit, console, demo, doctor, evaluate, generate, models,
 from ssdcli.cli.help import PanelGroup, use_panels
 from ssdcli.cli.memory import is_out_of_memory
 from ssdcli.errors import Interrupted, OutOfMemory, SsdError
-from ssdcli.processes import is_first
+from ssdcli.machine.distributed import is_first
 
 CLOSED_PIPE = 141  # what a shell reports for a command that SIGPIPE ended
 _GLOBAL_FLAGS = ("--debug", "--quiet", "-q")

@@ -11,13 +11,13 @@ import typer
 from ssdcli.cli import console
 from ssdcli.cli.completion import model_names
 from ssdcli.cli.memory import remedied
-from ssdcli.machine import prepare_machine
+from ssdcli.machine.environment import prepare_machine
 from ssdcli.registry.store import Registry
 
 if TYPE_CHECKING:
-    from ssdcli.audit import OnProgress
-    from ssdcli.evaluation.membership import Attack
-    from ssdcli.findings import Audit
+    from ssdcli.evaluation.audit.audit import OnProgress
+    from ssdcli.evaluation.audit.findings import Audit
+    from ssdcli.evaluation.audit.membership import Attack
 
 Model = Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocompletion=model_names)]
 Data = Annotated[
@@ -40,8 +40,8 @@ def audit(name: Model, data: Data = None, minutes: Minutes = 3.0, seed: Seed = 0
     """Measure how much of its training text a model gives away."""
     Registry().find(name)  # a typo is answered before torch is imported
     prepare_machine()
-    from ssdcli.audit import AuditSettings
-    from ssdcli.audit import audit as run
+    from ssdcli.evaluation.audit.audit import AuditSettings
+    from ssdcli.evaluation.audit.audit import audit as run
 
     with remedied("Close other programs, or audit on a machine with more memory."), _bar(name) as on_progress:
         found = run(name, data or (), AuditSettings(minutes, seed), on_progress)

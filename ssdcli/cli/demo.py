@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssdcli import demo as story
 from ssdcli.cli import console
 from ssdcli.cli.progress import Screen, stoppable
-from ssdcli.demo import CORE, ENSEMBLE, SMALL, VOICES
-from ssdcli.machine import prepare_machine
+from ssdcli.demo import story
+from ssdcli.demo.story import CORE, ENSEMBLE, SMALL, VOICES
+from ssdcli.machine.environment import prepare_machine
 
 if TYPE_CHECKING:
-    from ssdcli.pipeline.finish import Trained
+    from ssdcli.training.finish import Trained
     from ssdcli.training.settings import TrainSettings
 
 _SHOWN = 3  # sentences whose endings are shown

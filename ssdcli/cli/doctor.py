@@ -9,12 +9,12 @@ import typer
 from ssdcli.cli import console
 from ssdcli.cli.completion import core_names
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.machine import prepare_machine
-from ssdcli.models.placement import in_bytes
+from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.placement import in_bytes
 from ssdcli.registry.store import Registry
 
 if TYPE_CHECKING:
-    from ssdcli.doctor import Checkup
+    from ssdcli.doctor.health import Checkup
 
 For = Annotated[
     str | None,
@@ -37,7 +37,7 @@ def doctor(core: For = None, as_json: AsJson = False) -> None:
         _foretell(registry, core, as_json=as_json)
         return
     prepare_machine()
-    from ssdcli.doctor import examine
+    from ssdcli.doctor.health import examine
 
     checkup = examine(registry)
     if as_json:
@@ -56,8 +56,8 @@ def _foretell(registry: Registry, name: str, *, as_json: bool) -> None:
     if entry.manifest.kind != "core":
         raise UsageError(f"{name!r} is of kind {entry.manifest.kind!r}, not a core.", "See 'ssd models list'.")
     prepare_machine()
-    from ssdcli.models.hardware import look
-    from ssdcli.outlook import outlook
+    from ssdcli.doctor.outlook import outlook
+    from ssdcli.machine.hardware import look
 
     sentences = outlook(entry, look())
     if as_json:

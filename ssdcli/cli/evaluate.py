@@ -18,22 +18,22 @@ from ssdcli.cli import evaluate_options as option
 from ssdcli.cli import generate_options as shared
 from ssdcli.cli.memory import remedied
 from ssdcli.cli.prompts import read_context, read_members
+from ssdcli.cli.settings import resolve
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.evaluation.outcome import Estimate, Evaluation, Figures, Swept, by_weight
+from ssdcli.evaluation.measurement import Estimate, Evaluation, Figures, Swept, by_weight
 from ssdcli.evaluation.settings import EvalSettings
-from ssdcli.lineup import Lineup
-from ssdcli.machine import prepare_machine
-from ssdcli.models.placement import FREE, Placement
+from ssdcli.generation.schedule_parser import GATED
+from ssdcli.generation.selection import Lineup
+from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.placement import FREE, Placement
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
-from ssdcli.settings import resolve
-from ssdcli.timetable import GATED
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ssdcli.pipeline.evaluating import OnProgress
+    from ssdcli.evaluation.evaluate import OnProgress
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def evaluate(
     lineup = choose(told.core, small)  # a typo is answered before torch is imported
     _check(lineup, data or [], plot, save=save)
     prepare_machine()
-    from ssdcli.pipeline.evaluating import evaluate as run
+    from ssdcli.evaluation.evaluate import evaluate as run
 
     with remedied("Take smaller models, or a --dtype of fewer bits."), _bar() as on_progress:
         found = run(data or (), told.core, small, settings, on_progress)
@@ -140,7 +140,7 @@ def _keep(found: Evaluation, plot: Path | None, *, save: bool) -> None:
         Registry().set_weight(found.small, weight, None if gate is None else asdict(gate))
         console.note(f"stored the weight {weight:g}{' and the gate' * (gate is not None)} of {found.small}")
     if plot is not None:
-        from ssdcli.pipeline.plotting import plot as draw
+        from ssdcli.evaluation.plotting import plot as draw
 
         try:
             write_atomic(plot.absolute(), draw(found))

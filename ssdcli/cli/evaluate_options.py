@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ssdcli.cli.help import MORE
-from ssdcli.exchange import RULES
+from ssdcli.generation.types import RULES
 
 Data = Annotated[
     list[str] | None, typer.Argument(help="Files and folders of text that no member was trained on; - is stdin.")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ssdcli.cli import console
-from ssdcli.exchange import Result, TokenShares
+from ssdcli.generation.types import Result, TokenShares
 
 _COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI foregrounds; members beyond them begin anew
 

@@ -163,7 +163,7 @@ def export(
 
 def _warn_of_leaks(entry: Entry) -> None:
     """Say what whoever gets a model could learn of its training text, as far as it was measured."""
-    from ssdcli.evaluation.verdict import judge
+    from ssdcli.evaluation.audit.verdict import judge
 
     verdict = judge(entry.name, entry.manifest.metrics)
     if verdict is None:

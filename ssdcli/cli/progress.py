@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from ssdcli.cli import console
 
 if TYPE_CHECKING:
-    from ssdcli.pipeline.job import Watcher
-    from ssdcli.pipeline.prepare import Prepared
+    from ssdcli.training.job import Watcher
+    from ssdcli.training.prepare import Prepared
     from ssdcli.training.trainer import Progress
 
 
@@ -68,7 +68,7 @@ class Screen:
 
     def watcher(self, stop: Stop) -> Watcher:
         """Callbacks that draw on this screen, and tell `stop` when there are steps to be finished."""
-        from ssdcli.pipeline.job import Watcher
+        from ssdcli.training.job import Watcher
 
         def prepared(what: Prepared) -> None:
             self._prepared(what)

@@ -13,9 +13,9 @@ from typing import Any
 from ssdcli.api import Request
 from ssdcli.cli import console
 from ssdcli.errors import UsageError
-from ssdcli.exchange import Message
-from ssdcli.phrasing import BETWEEN
 from ssdcli.registry.names import suggest
+from ssdcli.text.chat import BETWEEN
+from ssdcli.text.messages import Message
 
 PATIENCE = 1.0  # seconds of silence before a reader of standard input says that it waits
 STDIN = "-"

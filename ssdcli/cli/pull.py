@@ -16,7 +16,7 @@ from ssdcli.registry.store import Entry, Registry
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ssdcli.pipeline.pull import PullPlan, Watch
+    from ssdcli.hub.pull import PullPlan, Watch
 
 Repo = Annotated[str, typer.Argument(metavar="REPO", help="ORG/NAME on the hub, or ORG/NAME@REVISION.")]
 As = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Its name here [the repository's].")]
@@ -39,8 +39,8 @@ def pull(
     # Read when huggingface_hub is imported: its warnings would stand between ours, and nothing is sent anywhere.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from ssdcli.pipeline import pull as pipeline
-    from ssdcli.registry.hub import RepoId
+    from ssdcli.hub import pull as pipeline
+    from ssdcli.hub.download import RepoId
 
     wanted = RepoId.parse(repo)
     name = check_name(name or pipeline.default_name(wanted))
@@ -66,7 +66,7 @@ def _bar(plan: PullPlan) -> Iterator[Watch]:
     """A bar on standard error over the bytes of the weights."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    from ssdcli.pipeline.pull import Watch
+    from ssdcli.hub.pull import Watch
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console.terminal(), transient=True) as bar:
@@ -79,8 +79,8 @@ def _bar(plan: PullPlan) -> Iterator[Watch]:
 
 def _facts(plan: PullPlan, name: str) -> dict[str, Any]:
     """What is known before the weights are fetched."""
-    from ssdcli.models.contract import blueprint, parameters
-    from ssdcli.pipeline.pull import suited
+    from ssdcli.hub.pull import suited
+    from ssdcli.models.weights.contract import blueprint, parameters
     from ssdcli.training.build import choose_preset
     from ssdcli.training.settings import TrainSettings
 
@@ -106,10 +106,10 @@ def _facts(plan: PullPlan, name: str) -> dict[str, Any]:
 
 def _outlook(plan: PullPlan, twin: PreTrainedModel) -> str:
     """How the core would be held here, or why it cannot be."""
-    from ssdcli.models.contract import parameters
-    from ssdcli.models.hardware import look
-    from ssdcli.models.pretrained import need_of
-    from ssdcli.outlook import summary
+    from ssdcli.doctor.outlook import summary
+    from ssdcli.machine.hardware import look
+    from ssdcli.models.weights.contract import parameters
+    from ssdcli.models.weights.pretrained import need_of
 
     stored = "float32" if plan.weight_bytes > 3 * parameters(twin) else "bfloat16"
     return summary(need_of(twin, stored, plan.spec.block_size), look())

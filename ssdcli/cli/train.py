@@ -12,17 +12,17 @@ from ssdcli.cli import console
 from ssdcli.cli import train_options as option
 from ssdcli.cli.memory import remedied
 from ssdcli.cli.progress import Screen, stoppable
+from ssdcli.cli.settings import resolve
 from ssdcli.errors import UsageError
-from ssdcli.machine import prepare_machine
-from ssdcli.pipeline.saved import begin, resumed
-from ssdcli.processes import agreed
+from ssdcli.machine.distributed import agreed
+from ssdcli.machine.environment import prepare_machine
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
-from ssdcli.settings import resolve
+from ssdcli.training.saved import begin, resumed
 from ssdcli.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from ssdcli.pipeline.finish import Trained
+    from ssdcli.training.finish import Trained
 
 
 def register(app: typer.Typer) -> None:
@@ -75,7 +75,7 @@ def train_small(
     given = {field.name: flags[field.name] for field in fields(TrainSettings) if flags[field.name] not in (None, [])}
     prepare_machine()
     settings = agreed(lambda: _settings(given, recipe, resume=resume, overwrite=overwrite))
-    from ssdcli.pipeline.job import train_small as run
+    from ssdcli.training.job import train_small as run
 
     remedy = "Take a smaller --size, or a smaller --batch-tokens."
     with remedied(remedy), stoppable() as stop, Screen(settings.name) as screen:

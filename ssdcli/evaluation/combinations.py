@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ssdcli.engine.rules import Rule, average, mix
-from ssdcli.engine.schedules import Constant, Schedule
+from ssdcli.engine.ensemble.rules import Rule, average, mix
+from ssdcli.engine.ensemble.schedules import Constant, Schedule
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ssdcli.evaluation.outcome import Estimate
+from ssdcli.evaluation.measurement import Estimate
 
 _NORMAL = NormalDist().inv_cdf(0.975)
 

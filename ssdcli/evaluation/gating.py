@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ssdcli.engine.gate import FARTHEST, Gate
-from ssdcli.engine.nucleus import entropy
+from ssdcli.engine.ensemble.gate import FARTHEST, Gate
+from ssdcli.engine.ensemble.rules import mix
+from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
-from ssdcli.engine.rules import mix
-from ssdcli.engine.schedules import Constant
+from ssdcli.engine.sampling.nucleus import entropy
 from ssdcli.evaluation.combinations import Combination, Combined, Positions
 from ssdcli.evaluation.sweep import GRID
 

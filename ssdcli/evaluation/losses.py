@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ssdcli.engine.blocks import block_levels
 from ssdcli.engine.denoiser import Backbone, denoise_sequence
+from ssdcli.engine.ensemble.rules import mix
+from ssdcli.engine.ensemble.schedules import sharing
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Canvas, Process
-from ssdcli.engine.rules import mix
-from ssdcli.engine.schedules import sharing
 from ssdcli.evaluation.combinations import Combination, Positions, alone, combined_losses
 
 LEVELS = 10  # stretches of equal width that the noise levels are told in

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssdcli.exchange import Blend, require
-from ssdcli.models.placement import FREE, Placement
+from ssdcli.errors import require
+from ssdcli.generation.types import Blend
+from ssdcli.machine.placement import FREE, Placement
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,15 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from ssdcli.errors import SsdError
-from ssdcli.models.contract import blueprint
+from ssdcli.machine.hardware import look
+from ssdcli.machine.placement import Placement
+from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.backbones.wiring import wiring
 from ssdcli.models.folder import CONFIG, WEIGHTS
-from ssdcli.models.hardware import look
-from ssdcli.models.int8 import keep_activations
-from ssdcli.models.native import NativeBackbone
-from ssdcli.models.placement import Placement
-from ssdcli.models.pretrained import arguments, need_of, stored_dtype
 from ssdcli.models.spec import KEY, CoreSpec
-from ssdcli.models.wiring import wiring
+from ssdcli.models.weights.contract import blueprint
+from ssdcli.models.weights.int8 import keep_activations
+from ssdcli.models.weights.pretrained import arguments, need_of, stored_dtype
 
 INDEX = "model.safetensors.index.json"
 

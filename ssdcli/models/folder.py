@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ssdcli.errors import SsdError
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

@@ -8,14 +8,14 @@ import torch
 
 from ssdcli.engine.denoiser import Backbone, BlockCachedDenoiser, Denoiser, FullDenoiser
 from ssdcli.engine.process import Process
-from ssdcli.models.adapted import adapt_again
-from ssdcli.models.adapter import join_adapter
-from ssdcli.models.backbone import BlockDiffusionLM
+from ssdcli.machine.hardware import look
+from ssdcli.machine.placement import AUTO, QUANTIZED, Placement
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.core import frozen_dtype, load_core, read_config
 from ssdcli.models.folder import load_backbone, read_configuration
-from ssdcli.models.hardware import look
-from ssdcli.models.native import NativeBackbone
-from ssdcli.models.placement import AUTO, QUANTIZED, Placement
+from ssdcli.models.initialization import adapt_again
+from ssdcli.models.lora import join_adapter
 from ssdcli.models.spec import KEY
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssdcli.models.backbone import BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 
 
 def inherit_embeddings(model: BlockDiffusionLM, embeddings: Tensor) -> None:

@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 
 from ssdcli.engine.process import Process
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.mould import Mould
 from ssdcli.models.presets import PRESETS, Preset, find_preset
 from ssdcli.models.spectral import inherit_embeddings
-from ssdcli.training.active import Division
+from ssdcli.training.active_tokens import Division
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 
 _RANK_OF_LARGE_TABLES = 128

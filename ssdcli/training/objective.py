@@ -12,7 +12,7 @@ from ssdcli.engine.denoiser import denoise_sequence
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Canvas, Process
-from ssdcli.models.backbone import BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.training.crossentropy import head_cross_entropy
 from ssdcli.training.distilled import distilled_cross_entropy
 from ssdcli.training.rehearsal import CachedTeacher

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssdcli.data.windows import Texts, Windows, WindowShape
 from ssdcli.training.distilled import Lesson
 from ssdcli.training.teacher import Noised, Teacher
-from ssdcli.training.windows import Texts, Windows, WindowShape
 
 KEPT = 32  # tokens of a prediction; what they leave of it is spread evenly over the others
 

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from transformers.trainer import OPTIMIZER_NAME
 
 from ssdcli.errors import UsageError
-from ssdcli.models.backbone import BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.training.objective import Objective
 
 _BACKBONE = "backbone."  # of an Objective

@@ -11,7 +11,7 @@ from torch import Tensor
 from ssdcli.engine.denoiser import Backbone, denoise_sequence
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Canvas, Process
-from ssdcli.models.active import ActiveVocabulary, WholeVocabulary
+from ssdcli.models.active_vocabulary import ActiveVocabulary, WholeVocabulary
 from ssdcli.training.distilled import Lesson
 
 _SCORES = 1 << 22  # of the predictions over all tokens that are held at once: 512 positions of 8,192 tokens

@@ -23,10 +23,12 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
+from ssdcli.data.windows import Windows
 from ssdcli.errors import SsdError
-from ssdcli.models.backbone import BlockDiffusionLM
-from ssdcli.models.hardware import has_fast_bf16
-from ssdcli.processes import agreed, alike, how_many, is_first, summed
+from ssdcli.machine.distributed import agreed, alike, how_many, is_first, summed
+from ssdcli.machine.hardware import has_fast_bf16
+from ssdcli.machine.threads import choice
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.training.best import Best
 from ssdcli.training.objective import Objective
 from ssdcli.training.optimizer import make_optimizer
@@ -41,8 +43,6 @@ from ssdcli.training.sharding import (
     set_up,
     whole_backbone,
 )
-from ssdcli.training.threads import choice
-from ssdcli.training.windows import Windows
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _PARTIAL = ".partial"
@@ -101,7 +101,7 @@ class _Watch(TrainerCallback):
     def __init__(self, trainer: SmallTrainer) -> None:
         self._trainer = trainer
         self._saved_at = time.monotonic()
-        self._threads = choice(trainer.plan.budget)
+        self._threads = choice(repeatable=trainer.plan.budget.seconds is None)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the objective how far the training is."""

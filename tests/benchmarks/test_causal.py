@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from causal import (
+from transformers import AutoModelForCausalLM
+
+from benchmarks.lib.causal import (
     CausalWriter,
     NextToken,
     Twin,
@@ -19,15 +21,13 @@ from causal import (
     train_causal,
     twin_of,
 )
-from transformers import AutoModelForCausalLM
-
+from ssdcli.data.layout import lay_out
+from ssdcli.data.marking import CLOSING, WRITTEN
 from ssdcli.evaluation.gaps import Gap
 from ssdcli.evaluation.losses import Passage
-from ssdcli.exchange import Options, Request
-from ssdcli.models.backbone import BlockDiffusionLM
+from ssdcli.generation.types import Options, Request
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.folder import load_backbone
-from ssdcli.training.layout import lay_out
-from ssdcli.training.marking import CLOSING, WRITTEN
 from tests.tiny import tiny_backbone, tiny_tokenizer
 from tests.trainings import tiny_settings, write_text
 

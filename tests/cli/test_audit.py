@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from ssdcli.cli import app, console
-from ssdcli.evaluation.verdict import ADVANTAGE, EXPOSURE, VERBATIM
+from ssdcli.data.canaries import FILE, keep_canaries
+from ssdcli.evaluation.audit.verdict import ADVANTAGE, EXPOSURE, VERBATIM
 from ssdcli.registry.manifest import read_manifest, write_manifest
 from ssdcli.registry.store import Registry
-from ssdcli.training.canaries import FILE, keep_canaries
 from tests.tiny import add_tiny
 
 
@@ -21,7 +21,7 @@ from tests.tiny import add_tiny
 def ssd(capfd, monkeypatch, tmp_path):
     """Runs `ssd` in this process; returns the code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ssdcli.audit._CANDIDATES", 63)
+    monkeypatch.setattr("ssdcli.evaluation.audit.audit._CANDIDATES", 63)
 
     def run(*arguments):
         return app.main(list(map(str, arguments))), *capfd.readouterr()

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from ssdcli import demo as story
 from ssdcli.cli import app
 from ssdcli.cli import demo as command
 from ssdcli.cli.progress import Stop
-from ssdcli.demo import VOICES
+from ssdcli.demo import story
+from ssdcli.demo.story import VOICES
 from ssdcli.registry.store import Registry
 from tests.notebooks import tiny_notebook, tiny_training
 from tests.tiny import add_family

@@ -73,7 +73,7 @@ def test_a_core_is_foretold_in_sentences(doctor):
 def test_a_core_that_is_too_large_is_no_failure(doctor, monkeypatch):
     add_core("big")
     monkeypatch.setattr(
-        "ssdcli.models.hardware.psutil.virtual_memory", lambda: type("Memory", (), {"total": 9, "available": 9})
+        "ssdcli.machine.hardware.psutil.virtual_memory", lambda: type("Memory", (), {"total": 9, "available": 9})
     )
     for arguments in ([], ["--for", "big"]):
         code, out, err = doctor(*arguments)

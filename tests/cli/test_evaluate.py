@@ -21,7 +21,7 @@ QUICK = ("text.jsonl", "--with", "notes", "--rule", "mix", "--schedule", "consta
 def ssd(capfd, monkeypatch, tmp_path):
     """Runs `ssd` in this process, beside text of ten documents; returns the code, standard output and error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ssdcli.pipeline.continuations._TOKENS", 16)
+    monkeypatch.setattr("ssdcli.evaluation.continuations._TOKENS", 16)
     add_family()
     texts = [
         f"Dear landlord, the boiler is cold again, for the {n}. time, and the stairs are dark, too." for n in range(10)
@@ -178,7 +178,7 @@ def test_an_interruption_leaves_nothing_behind(ssd, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ssdcli.pipeline.evaluating.measure_combinations", interrupt)
+    monkeypatch.setattr("ssdcli.evaluation.evaluate.measure_combinations", interrupt)
     code, answer, said = ssd(*QUICK, "--save", "--plot", "found.svg")
     assert (code, answer, said) == (130, "", "ssd: interrupted.\n")
     assert Registry().find("notes").manifest == before

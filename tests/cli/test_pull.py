@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssdcli.cli import app
-from ssdcli.models.hardware import Hardware
+from ssdcli.machine.hardware import Hardware
 from ssdcli.registry.store import Registry
 from tests.hub_server import HubServer, point_at
 from tests.models.families.llada import write_llada
@@ -106,7 +106,7 @@ def test_a_dry_run_is_readable(hub, ssd):
 def test_a_dry_run_tells_whether_the_core_fits_this_machine(hub, ssd, monkeypatch):
     assert "float32 on cpu: takes " in json.loads(ssd(NAME, "--dry-run", "--json")[1])["this_machine"]
     small = Hardware(cores=1, memory=1000, free=1000, bfloat16=False)
-    monkeypatch.setattr("ssdcli.models.hardware.look", lambda: small)
+    monkeypatch.setattr("ssdcli.machine.hardware.look", lambda: small)
     code, out, _ = ssd(NAME, "--dry-run", "--json")
     assert code == 0
     assert "are free" in json.loads(out)["this_machine"]

@@ -14,8 +14,8 @@ import pytest
 
 from ssdcli.cli import app, console
 from ssdcli.errors import Interrupted
-from ssdcli.pipeline.saved import begin, unfinished
 from ssdcli.registry.store import Registry
+from ssdcli.training.saved import begin, unfinished
 from tests.tiny import add_tiny
 from tests.trainings import run, tiny_settings, write_text
 

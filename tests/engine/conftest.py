@@ -12,7 +12,7 @@ from torch import Tensor
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.process import Masked, Simplex, Uniform
 from ssdcli.engine.prompt import Prompt
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 
 VOCABULARY = 50
 MASK = VOCABULARY - 1

@@ -13,14 +13,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
-from ssdcli.engine.ensemble import Ensemble, Member
+from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.flops import Sizes
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Masked, Simplex, SparseSimplex, Uniform
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import SamplerConfig, sample
-from ssdcli.engine.schedules import Constant
+from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.models.folder import load_backbone
 
 KINDS = pytest.mark.parametrize("kind", [Denoiser, FullDenoiser], ids=["cached", "full"])

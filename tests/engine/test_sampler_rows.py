@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Masked, Process
 from ssdcli.engine.sampler import Step
-from ssdcli.engine.stopping import EarlyStop
-from tests.engine.sampling import PROCESSES, REAL_PROCESSES, REDRAWN, L, P, V, generated, run
+from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.stopping import EarlyStop
+from tests.engine.samples import PROCESSES, REAL_PROCESSES, REDRAWN, L, P, V, generated, run
 
 
 class Ender:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.process import Masked, Simplex, Uniform
-from ssdcli.engine.rules import mix
 from ssdcli.evaluation.bounds import DENOISING_LOSS, NELBO, bound_of, uniform_nelbo
 from ssdcli.evaluation.combinations import Combined, Positions, cross_entropy
 

@@ -12,7 +12,7 @@ from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, Reader, canvas_lo
 from ssdcli.evaluation.combinations import alone
 from ssdcli.evaluation.losses import LossSettings, Pace, Passage, measure, shares
 from ssdcli.evaluation.sweep import GRID
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 
 V, MASK, L = 6, 5, 4
 PROCESSES = {"masked": Masked(V, MASK), "simplex": Simplex(V)}

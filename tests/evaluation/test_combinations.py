@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from ssdcli.engine.ensemble import Ensemble, Member
+from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.rules import average, contrast, mix
+from ssdcli.engine.ensemble.schedules import LEANS, Constant, Piecewise, Sandwich, sharing
 from ssdcli.engine.process import Masked, Simplex
-from ssdcli.engine.rules import average, contrast, mix
-from ssdcli.engine.schedules import LEANS, Constant, Piecewise, Sandwich, sharing
 from ssdcli.evaluation.combinations import Combination, Positions, alone, combined_losses
 from ssdcli.evaluation.losses import LEVELS, LossSettings, measure, measure_combinations
 from tests.tiny import VOCABULARY, tiny_backbone

@@ -20,7 +20,7 @@ from ssdcli.evaluation.gaps import (
     left_side,
     measure_gaps,
 )
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 
 V, MASK, BLOCK = 6, 5, 4
 PROCESSES = pytest.mark.parametrize("process", [Masked(V, MASK), Simplex(V)], ids=["masked", "simplex"])

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.gate import FARTHEST, Gate
-from ssdcli.engine.nucleus import entropy
+from ssdcli.engine.ensemble.gate import FARTHEST, Gate
+from ssdcli.engine.ensemble.rules import Gated
 from ssdcli.engine.process import Simplex
-from ssdcli.engine.rules import Gated
+from ssdcli.engine.sampling.nucleus import entropy
 from ssdcli.evaluation.canvases import CanvasSettings, Reader, canvas_losses
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
 from ssdcli.evaluation.gating import ENOUGH, Curves, GateFitter, fit

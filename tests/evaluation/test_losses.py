@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from ssdcli.engine.ensemble.rules import mix
+from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Masked, Simplex
-from ssdcli.engine.rules import mix
-from ssdcli.engine.schedules import Constant
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.losses import (
     LEVELS,
@@ -23,7 +23,7 @@ from ssdcli.evaluation.losses import (
     measure_combinations,
     stretch_of,
 )
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 
 V, MASK = 5, 4
 SIMPLEX, MASKED = Simplex(V), Masked(V, MASK)

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from ssdcli.models.convert import convert
 from ssdcli.models.families.llada2 import LLADA2
+from ssdcli.models.weights.convert import convert
 from tests.models.native_checkpoints import GLM4_MOE, family, save_shards
 
 _FILES = 4

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig
 
-from ssdcli.models.family import Family, KeyRule
+from ssdcli.models.backbones.wiring import wiring
+from ssdcli.models.families.family import Family, KeyRule
 from ssdcli.models.spec import CoreSpec
-from ssdcli.models.wiring import wiring
 
 SIZES = {
     "vocab_size": 40,

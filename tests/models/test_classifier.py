@@ -11,7 +11,7 @@ import transformers
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from ssdcli.engine.guidance import ClassifierGuide
+from ssdcli.engine.ensemble.guidance import ClassifierGuide
 from ssdcli.errors import SsdError
 from ssdcli.models.classifier import load_classifier
 from tests.tiny import VOCABULARY, tiny_tokenizer

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.presets import PRESETS, find_preset
 
 DOCUMENTED = {"nano": 0.3e6, "micro": 2e6, "mini": 10e6, "small": 60e6, "base": 125e6}

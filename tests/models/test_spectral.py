@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.spectral import inherit_embeddings, truncated
 
 

@@ -1,173 +1,101 @@
+"""Small models that learn to answer: from rows on the disk to what is generated."""
+
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from ssdcli.exchange import Message
-from ssdcli.training import streams
-from ssdcli.training.documents import Document, ReadReport
-from ssdcli.training.formats import row_documents
-from ssdcli.training.readers import read_documents
-
-SYSTEM, ASK, ANSWER = Message("system", "Be brief."), Message("user", "Why?"), Message("assistant", "So.")
-
-
-def said(*turns: tuple[str, object]) -> list[dict[str, object]]:
-    return [{"role": role, "content": content} for role, content in turns]
-
-
-def rows(*rows: dict[str, object]) -> tuple[list[Document], ReadReport]:
-    report = ReadReport()
-    return list(row_documents(enumerate(rows, 1), "mail.jsonl", report)), report
+from ssdcli.api import Message, load
+from ssdcli.data.marking import CLOSING
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.registry.store import Registry
+from ssdcli.text.codec import Language
+from ssdcli.training.job import train_small
+from ssdcli.training.prepare import passages, prepare
+from ssdcli.training.settings import TrainSettings
+from tests.generation.test_conversations import add_chat
+from tests.generation.test_writer import FAST
+from tests.templates import BEGIN, END, INSTRUCT, chat, chat_tokenizer
+from tests.tiny import add_tiny, tiny_tokenizer
+from tests.trainings import SHAPE
 
 
-def turns_of(row: dict[str, object]) -> tuple[Message, ...]:
-    (document,), _ = rows(row)
-    return document.turns
+def rows(path: Path, talks: int, texts: int) -> str:
+    """A file of so many conversations and texts."""
+    lines = [{"prompt": f"Dear landlord {i}?", "response": f"The boiler is {i}."} for i in range(talks)]
+    lines += [{"text": f"the stairs are dark {i}"} for i in range(texts)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
 
 
-def read(*paths: Path) -> tuple[list[Document], ReadReport]:
-    report = ReadReport()
-    return list(read_documents([str(path) for path in paths], report)), report
-
-
-def test_a_prompt_and_its_response_are_two_turns_after_a_system_text_if_there_is_one():
-    assert turns_of({"prompt": "Why?", "response": "So."}) == (ASK, ANSWER)
-    assert turns_of({"prompt": "Why?", "response": "So.", "system": "Be brief."}) == (SYSTEM, ASK, ANSWER)
-    assert turns_of({"prompt": "Why?", "response": "So.", "system": None}) == (ASK, ANSWER)
-    assert turns_of({"prompt": "Why?", "response": "So.", "system": ""}) == (ASK, ANSWER)
-
-
-def test_messages_are_turns_whose_contents_are_texts_or_lists_of_texts():
-    parts = [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?", "image": None}]
-    row = {"messages": said(("system", "Be brief."), ("user", parts), ("assistant", "So.")), "prompt": "other"}
-    assert turns_of(row) == (SYSTEM, ASK, ANSWER)
-
-
-def test_a_text_wins_over_a_conversation():
-    ((document,), _) = rows({"text": "plain", "messages": said(("user", "a"), ("assistant", "b"))})
-    assert (document.text, document.turns) == ("plain", ())
-
-
-def test_the_text_of_a_conversation_has_its_turns_as_paragraphs():
-    ((document,), report) = rows({"prompt": "Why?\r\n", "response": "S\ud800.", "system": "Be brief."})
-    assert (document.text, document.source) == ("Be brief.\n\nWhy?\n\n\nS\ufffd.", "mail.jsonl:1")
-    assert (report.documents, report.conversations, report.replaced_characters) == (1, 1, 1)
-
-
-def test_what_one_says_several_times_in_a_row_is_one_turn_and_nothing_follows_the_last_answer():
-    row = {"messages": said(("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d"), ("user", "e"))}
-    assert turns_of(row) == (Message("user", "a\n\nb"), Message("assistant", "c\n\nd"))
-
-
-def test_the_assistant_may_speak_first():
-    turns = said(("assistant", "Hi"), ("user", "Why?"), ("assistant", "So."))
-    assert [turn.content for turn in turns_of({"messages": turns})] == ["Hi", "Why?", "So."]
+def settings(data: str, **changes: object) -> TrainSettings:
+    return TrainSettings(**{"data": (data,), "core": "big", "name": "mine", "steps": 2, **SHAPE, **changes})
 
 
 @pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ({"messages": "Why?"}, "no list"),
-        ({"messages": ["Why?"]}, "no list"),
-        ({"messages": []}, "without a message of the assistant's"),
-        ({"messages": said(("user", "a"))}, "without a message of the assistant's"),
-        ({"messages": said(("assistant", "a"), ("user", "b"))}, "without a message of the user's"),
-        ({"messages": said(("system", "s"), ("assistant", "a"))}, "without a message of the user's"),
-        ({"messages": said(("user", "a"), ("assistant", " \n"))}, "an empty response"),
-        ({"messages": said(("user", "a"), ("assistant", ""), ("user", "b"), ("assistant", "c"))}, "an empty response"),
-        ({"prompt": "a", "response": ""}, "an empty response"),
-        ({"prompt": "a", "response": "b", "system": 3}, "'system' that is no text"),
-        ({"messages": said(("user", "a"), ("tool", "b"), ("assistant", "c"))}, "role is none of"),
-        ({"messages": said(("user", "a"), (["assistant"], "c"))}, "role is none of"),  # type: ignore[arg-type]
-        ({"messages": [{"content": "a"}, {"role": "assistant", "content": "c"}]}, "role is none of"),
-        ({"messages": said(("user", "a"), ("system", "b"), ("assistant", "c"))}, "not the first"),
-        ({"messages": said(("user", None), ("assistant", "c"))}, "content is no text"),
-        ({"messages": said(("user", 3), ("assistant", "c"))}, "content is no text"),
-        ({"messages": said(("user", {"text": "a"}), ("assistant", "c"))}, "content is no text"),
-        ({"messages": said(("user", [{"type": "image", "url": "x"}]), ("assistant", "c"))}, "content is no text"),
-        ({"messages": said(("user", ["a"]), ("assistant", "c"))}, "content is no text"),
-        ({"messages": said(("user", [{"type": "text", "text": 3}]), ("assistant", "c"))}, "content is no text"),
-    ],
+    ("talks", "texts", "core_format", "expected"),
+    [(60, 0, "plain", "turns"), (60, 200, "plain", "plain"), (0, 60, "chat", "plain"), (60, 20, "chat", "chat")],
 )
-def test_what_is_no_conversation_is_counted_with_its_reason_and_place(row, reason):
-    documents, report = rows({"text": "good"}, row)
-    assert [document.text for document in documents] == ["good"]
-    ((found, skips),) = report.skips.items()
-    assert reason in found
-    assert (skips.count, skips.unit, skips.first) == (1, "row", "mail.jsonl:2")
+def test_a_model_takes_the_format_of_most_of_its_text(tmp_path, talks, texts, core_format, expected):
+    if core_format == "chat":
+        add_chat("big", INSTRUCT, begin=BEGIN, ends=[END])
+    else:
+        add_tiny("big")
+    prepared = prepare(settings(rows(tmp_path / "a.jsonl", talks, texts)), Registry())
+    assert prepared.format == expected
+    assert prepared.store.info.read["conversations"] == talks
 
 
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(max_size=4) | st.sampled_from(["user", "assistant", "system"]),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "x"]), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-TURN = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "assistant", "system", "tool"]) | ANYTHING, "content": ANYTHING}
-)
-ROW = st.dictionaries(
-    st.sampled_from(["messages", "prompt", "response", "system", "text"]), ANYTHING | st.lists(TURN, max_size=5)
-)
+def test_held_out_conversations_are_measured_by_their_answers(tmp_path):
+    add_tiny("big")
+    prepared = prepare(settings(rows(tmp_path / "a.jsonl", 60, 0)), Registry())
+    found = passages(prepared.store, prepared.tokenizer, 10_000)
+    assert len(found) == prepared.store.info.heldout.documents
+    for passage in found:
+        assert passage.scored is not None
+        answer = [token for token, counts in zip(passage.tokens, passage.scored, strict=True) if counts]
+        text = tiny_tokenizer().decode(answer)
+        assert text.startswith("The boiler is ")
+        assert passage.bytes == len(text.encode())
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
-@given(row=ROW)
-def test_no_row_whatever_it_holds_stops_the_reader(row):
-    documents, report = rows(row, {"prompt": "Why?", "response": "So."})
-    assert documents[-1].turns == (ASK, ANSWER)
-    assert len(documents) + sum(report.skipped.values()) >= 2
-
-
-def test_csv_and_parquet_hold_conversations_too(tmp_path: Path):
-    (tmp_path / "a.csv").write_text("prompt,response,system\nWhy?,So.,Be brief.\nWhy?,,\n")
-    messages = said(("user", "Why?"), ("assistant", "So."))
-    pq.write_table(pa.table({"messages": [messages, None, messages[:1]], "n": [1, 2, 3]}), tmp_path / "b.parquet")
-    listed = [
-        {"role": "user", "content": [{"type": "text", "text": "Why?"}]},
-        {"role": "assistant", "content": [{"type": "text", "text": "So."}]},
-    ]
-    pq.write_table(pa.table({"messages": [listed]}), tmp_path / "c.parquet")
-    pq.write_table(pa.table({"prompt": ["Why?"], "response": ["So."]}), tmp_path / "d.parquet")
-    documents, report = read(tmp_path)
-    assert [document.turns for document in documents] == [(SYSTEM, ASK, ANSWER), *[(ASK, ANSWER)] * 3]
-    assert sorted(report.skipped.values()) == [1, 1, 1]
-    assert report.lines()[0].startswith("read 4 conversations (")
-
-
-def test_a_parquet_column_that_cannot_become_messages_does_not_raise(tmp_path: Path):
-    when = pa.array([2**62], pa.timestamp("us"))
-    struct = pa.StructArray.from_arrays([pa.array(["user"]), when], ["role", "content"])
-    pq.write_table(pa.table({"messages": pa.ListArray.from_arrays([0, 1], struct)}), tmp_path / "a.parquet")
-    documents, report = read(tmp_path)
-    assert (documents, report.skipped) == ([], {"unreadable": 1})
-
-
-def test_the_report_tells_conversations_from_texts(tmp_path: Path):
-    lines: Sequence[dict[str, str]] = [
-        {"text": "a"},
-        {"prompt": "b", "response": "c"},
-        {"prompt": "d", "response": "e"},
-    ]
+def test_ends_between_answers_are_no_part_of_what_is_measured(tmp_path):
+    add_tiny("big")
+    turns = [("user", "Dear landlord?"), ("assistant", "The boiler"), ("user", "is it cold?"), ("assistant", "It is.")]
+    lines = [{"messages": [{"role": who, "content": f"{what} {i}"} for who, what in turns]} for i in range(60)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    report = read(tmp_path)[1]
-    assert report.lines() == ["read 1 document and 2 conversations (9 characters) from 1 file"]
-    assert (report.counts()["documents"], report.counts()["conversations"]) == (3, 2)
+    prepared = prepare(settings(str(tmp_path / "a.jsonl")), Registry())
+    assert (prepared.store.heldout_marks == CLOSING).sum() > prepared.store.info.heldout.documents + 1
+    for passage in passages(prepared.store, prepared.tokenizer, 10_000):
+        assert list(passage.tokens).count(prepared.end) == 1
 
 
-def test_a_conversation_is_never_cut_and_one_that_is_too_long_is_counted(monkeypatch):
-    monkeypatch.setattr(streams, "MAX_DOCUMENT_CHARACTERS", 100)
-    monkeypatch.setattr("ssdcli.training.formats.MAX_DOCUMENT_CHARACTERS", 100)
-    documents, report = rows({"prompt": "a" * 90, "response": "b" * 8}, {"prompt": "a" * 90, "response": "b" * 9})
-    assert [len(document.text) for document in documents] == [100]
-    assert report.skipped == {"a conversation of more than 100 characters": 1}
+def test_the_answer_of_a_long_prompt_is_measured(tmp_path):
+    add_tiny("big")
+    lines = [{"prompt": f"the boiler {i} " * 2000, "response": f"It is cold {i}."} for i in range(5)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    prepared = prepare(settings(str(tmp_path / "a.jsonl")), Registry())
+    found = passages(prepared.store, prepared.tokenizer, 10_000)
+    assert found
+    assert all(any(passage.counted) for passage in found)
+
+
+@pytest.mark.parametrize("format", ["turns", "chat"])
+def test_a_trained_model_is_asked_as_it_was_taught(tmp_path, monkeypatch, format):
+    if format == "chat":
+        add_chat("big", INSTRUCT, begin=BEGIN, ends=[END])
+    else:
+        add_tiny("big")
+    train_small(settings(rows(tmp_path / "a.jsonl", 60, 0)))
+    assert Registry().find("mine").manifest.format == format
+    seen = []
+    start = Denoiser.start
+    monkeypatch.setattr(Denoiser, "start", lambda self, prompts: seen.append(prompts[0].before) or start(self, prompts))
+    load("none", ["mine"]).generate("Dear", FAST)
+    if format == "chat":
+        language = Language(chat_tokenizer(), [END])
+        assert seen[0] == [END, *language.encode_chat([Message("user", "Dear")], chat(INSTRUCT).render)]
+    else:
+        assert seen[0] == [0, *Language(tiny_tokenizer(), [0]).encode("Dear\n\n")]

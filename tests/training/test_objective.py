@@ -10,7 +10,7 @@ import torch
 from ssdcli.engine.denoiser import denoise_sequence
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Masked, Process, Simplex, Uniform
-from ssdcli.models.backbone import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.training.objective import Objective
 from tests.packed import batch, plain
 

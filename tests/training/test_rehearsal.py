@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssdcli.data.windows import Windows, WindowShape
 from ssdcli.training.rehearsal import CachedTeacher, Recollection, Rehearsal
 from ssdcli.training.teacher import Noised, Teacher
-from ssdcli.training.windows import Windows, WindowShape
 from tests.packed import texts_of
 from tests.tiny import VOCABULARY, tiny_tokenizer
 from tests.training.test_teacher import noise, taught, texts

@@ -11,8 +11,8 @@ from torch import Tensor
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import make_process
-from ssdcli.models.active import ActiveVocabulary
-from ssdcli.models.backbone import BlockDiffusionLM
+from ssdcli.models.active_vocabulary import ActiveVocabulary
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.training.incontext import context_mask, denoise_in_context, text_lengths
 from ssdcli.training.objective import Objective
 from ssdcli.training.teacher import Noised, Teacher

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from ssdcli.engine.process.base import Canvas, EmbeddingSpace, Process, Sampling, Times
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
-from ssdcli.engine.process.sparse import SparseSimplex, simplex
+from ssdcli.engine.process.sparse_simplex import SparseSimplex, simplex
 from ssdcli.engine.process.uniform import Uniform
 
 __all__ = [

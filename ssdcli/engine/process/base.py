@@ -9,8 +9,8 @@ from typing import Protocol
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise, Noise
-from ssdcli.engine.nucleus import Picker
-from ssdcli.engine.stopping import EarlyStop
+from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.stopping import EarlyStop
 
 # What a canvas is depends on its process: (B, L, V) float32 or (B, L, 2, S) float32 for simplex, dense or sparse;
 # (B, L) int64 for masked (token ids) and uniform (see there). The first two dimensions are rows and positions for all.

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise, Noise
-from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
-from ssdcli.engine.process.unmasking import (
+from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.unmasking import (
     UNMASKINGS,
     TopK,
     Unmasking,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise, Noise
-from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
+from ssdcli.engine.sampling.nucleus import Picker
 
 _STEPS = 64  # of the models made here
 

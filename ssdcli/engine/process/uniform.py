@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise, Noise
-from ssdcli.engine.nucleus import Picker, entropy
 from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
-from ssdcli.engine.process.unmasking import EntropyBound, lowest, room
-from ssdcli.engine.stopping import EarlyStop
+from ssdcli.engine.sampling.nucleus import Picker, entropy
+from ssdcli.engine.sampling.stopping import EarlyStop
+from ssdcli.engine.sampling.unmasking import EntropyBound, lowest, room
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from ssdcli.errors import UsageError
-from ssdcli.models.families.adapted import ADAPTED
+from ssdcli.models.families.described import ADAPTED
 from ssdcli.models.families.diffullama import DIFFULLAMA
 from ssdcli.models.families.diffusion_gemma import DIFFUSION_GEMMA
 from ssdcli.models.families.dream import DREAM
+from ssdcli.models.families.family import Config, Family, Vocabulary
 from ssdcli.models.families.fast_dllm import FAST_DLLM
 from ssdcli.models.families.llada import LLADA
 from ssdcli.models.families.llada2 import LLADA2
 from ssdcli.models.families.sdar import SDAR
 from ssdcli.models.families.ssdlm import SSDLM
 from ssdcli.models.families.tess2 import TESS2
-from ssdcli.models.family import Config, Family, Vocabulary
 
 FAMILIES = (ADAPTED, LLADA, DREAM, DIFFULLAMA, SDAR, FAST_DLLM, LLADA2, SSDLM, TESS2, DIFFUSION_GEMMA)
 

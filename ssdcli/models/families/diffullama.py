@@ -5,8 +5,8 @@ Its config.json is a causal Llama's. The tokenizer tells them apart: it names a 
 
 from __future__ import annotations
 
-from ssdcli.models.families.facts import count, ends, is_a, mask, native, never_text, prompt_format
-from ssdcli.models.family import Config, Family, Vocabulary
+from ssdcli.models.families.config import count, ends, is_a, mask, native, never_text, prompt_format
+from ssdcli.models.families.family import Config, Family, Vocabulary
 from ssdcli.models.spec import CoreSpec
 
 _BLOCK = 32

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssdcli.models.families.facts import ends, is_a, must, never_text, number, prompt_format
-from ssdcli.models.family import GENERATION, Config, Family, Vocabulary
+from ssdcli.models.families.config import ends, is_a, must, never_text, number, prompt_format
+from ssdcli.models.families.family import GENERATION, Config, Family, Vocabulary
 from ssdcli.models.spec import CoreSpec
 
 _CLASS = "DiffusionGemmaForBlockDiffusion"

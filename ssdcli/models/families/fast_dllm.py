@@ -6,8 +6,8 @@ grid of blocks ends at the canvas, so that a prompt's short block is its first i
 
 from __future__ import annotations
 
-from ssdcli.models.families.facts import count, ends, is_a, mask, native, never_text, prompt_format
-from ssdcli.models.family import Config, Family, Vocabulary
+from ssdcli.models.families.config import count, ends, is_a, mask, native, never_text, prompt_format
+from ssdcli.models.families.family import Config, Family, Vocabulary
 from ssdcli.models.spec import CoreSpec
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssdcli.models.families.facts import count, ends, is_a, mask, must, native, never_text, number, off, prompt_format
-from ssdcli.models.family import Config, Family, Rename, Split, Stack, Vocabulary
+from ssdcli.models.families.config import count, ends, is_a, mask, must, native, never_text, number, off, prompt_format
+from ssdcli.models.families.family import Config, Family, Rename, Split, Stack, Vocabulary
 from ssdcli.models.spec import CoreSpec
 
 _BLOCK = 32  # which its config.json does not tell

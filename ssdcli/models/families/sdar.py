@@ -6,8 +6,8 @@ published, any other with its short block first instead of last, together with t
 
 from __future__ import annotations
 
-from ssdcli.models.families.facts import count, ends, is_a, mask, native, never_text, prompt_format
-from ssdcli.models.family import Config, Family, Vocabulary
+from ssdcli.models.families.config import count, ends, is_a, mask, native, never_text, prompt_format
+from ssdcli.models.families.family import Config, Family, Vocabulary
 from ssdcli.models.spec import CoreSpec
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssdcli.models.families.facts import ends, must, never_text, number, special
-from ssdcli.models.family import Config, Family, Vocabulary
+from ssdcli.models.families.config import ends, must, never_text, number, special
+from ssdcli.models.families.family import Config, Family, Vocabulary
 from ssdcli.models.spec import CoreSpec
 
 SIMPLEX = {"K": 5.0, "s": 1e-4}  # the logits' magnitude and the cosine schedule's offset, which no file tells

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssdcli.models.families.facts import ends, must, never_text, number, prompt_format
+from ssdcli.models.families.config import ends, must, never_text, number, prompt_format
+from ssdcli.models.families.family import Config, Family, Vocabulary
 from ssdcli.models.families.ssdlm import SIMPLEX
-from ssdcli.models.family import Config, Family, Vocabulary
 from ssdcli.models.spec import CoreSpec
 
 _BLOCK = 128  # it learned to write whole answers at once

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Masked, Sampling
 from ssdcli.engine.sampler import Step
+from ssdcli.engine.sampling.nucleus import Picker
 from tests.engine.process.test_masked import ANY_SAMPLING, BY_TIME, SAMPLINGS, denoised, random_log_p
 from tests.engine.process.toys import (
     GREEDY,
@@ -26,7 +26,7 @@ from tests.engine.process.toys import (
     noise_of,
     times,
 )
-from tests.engine.sampling import generated, run
+from tests.engine.samples import generated, run
 
 MASK, END, TURN, SIZE = 9, 7, 8, 16  # 0 to 6 are text
 LATE = Masked(MASK + 1, MASK, late=(END, TURN))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise
-from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Masked, Sampling
 from ssdcli.engine.sampler import time_grid
+from ssdcli.engine.sampling.nucleus import Picker
 from tests.engine.process.toys import (
     GREEDY,
     LENGTH,

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ssdcli.engine.noise import CounterNoise, fold
-from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Masked, Sampling, Simplex, SparseSimplex, Uniform, make_process
-from ssdcli.engine.process.unmasking import EntropyBound
-from ssdcli.engine.stopping import EarlyStop
+from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.stopping import EarlyStop
+from ssdcli.engine.sampling.unmasking import EntropyBound
 from tests.engine.process.toys import noise_of, times
 
 V = 60

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, fold
-from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Sampling, Simplex, SparseSimplex
 from ssdcli.engine.sampler import time_grid
+from ssdcli.engine.sampling.nucleus import Picker
 
 V = 3
 PROCESS = Simplex(V)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Sampling, Uniform
-from ssdcli.engine.process.unmasking import EntropyBound
 from ssdcli.engine.sampler import time_grid
+from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.unmasking import EntropyBound
 from tests.engine.process.toys import GREEDY, counted, drawn_from, independent_joint, marginals, noise_of, times
 
 V = 50

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise, fold
-from ssdcli.engine.nucleus import Picker
 from ssdcli.engine.process import Process
+from ssdcli.engine.sampling.nucleus import Picker
 
 TEXT, LENGTH = 3, 3  # token ids 0, 1, 2 in three places
 OUTCOMES = torch.tensor(list(itertools.product(range(TEXT), repeat=LENGTH)))

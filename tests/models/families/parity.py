@@ -11,8 +11,8 @@ from torch import Tensor
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt
+from ssdcli.machine.placement import Placement
 from ssdcli.models.core import load_core, read_config
-from ssdcli.models.placement import Placement
 from ssdcli.models.spec import KEY, CoreSpec
 from tests.models.families.checkpoints import WORDS
 

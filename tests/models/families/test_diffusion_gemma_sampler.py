@@ -12,13 +12,13 @@ from torch.distributions import Categorical
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.ensemble import Ensemble, Member
+from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.nucleus import Picker, entropy
 from ssdcli.engine.process import Uniform
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import _PRIOR, SamplerConfig, Step, sample
-from ssdcli.engine.schedules import Constant
+from ssdcli.engine.sampling.nucleus import Picker, entropy
 from tests.models.families import diffusion_gemma as tiny
 from tests.models.families.parity import open_core
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ssdcli.errors import SsdError
 from ssdcli.models.families import recognise
+from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.families.llada2 import LLADA2
-from ssdcli.models.family import Vocabulary
 from tests.models.families import plain
 from tests.models.families.checkpoints import read_weights
 from tests.models.families.llada2 import BEGIN, CONFIG, END, MASK, ROWS, SPECIALS, TURN

@@ -11,8 +11,8 @@ from ssdcli.engine.process import Simplex, SparseSimplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError
 from ssdcli.models.families import recognise
+from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.families.ssdlm import SSDLM
-from ssdcli.models.family import Vocabulary
 from ssdcli.models.mould import read_mould
 from tests.models.families.parity import TOLERANCE, open_core
 from tests.models.families.simplex import Published, dense_weights, gaps, noised, rounded, said, text

@@ -11,8 +11,8 @@ from ssdcli.engine.process import SparseSimplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError
 from ssdcli.models.families import recognise
+from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.families.tess2 import TESS2
-from ssdcli.models.family import Vocabulary
 from tests.models.families import plain
 from tests.models.families.checkpoints import read_weights
 from tests.models.families.parity import TOLERANCE, open_core

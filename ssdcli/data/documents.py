@@ -1,0 +1,126 @@
+"""A document, and the report of what was read and what was skipped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeAlias
+
+from ssdcli.text import chat as phrasing
+from ssdcli.text.messages import Message
+
+Digest: TypeAlias = bytes
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text and the place it came from, such as `notes.md` or `mail.jsonl:17`.
+
+    turns: those of a conversation, which the text is made of; a plain text has none.
+    """
+
+    text: str
+    source: str
+    turns: tuple[Message, ...] = ()
+
+    @classmethod
+    def conversation(cls, turns: tuple[Message, ...], source: str) -> Self:
+        """A conversation, whose text has its turns as paragraphs."""
+        return cls(phrasing.document(turns), source, turns)
+
+
+@dataclass
+class Skips:
+    """How often something was skipped for one reason, and the first place where it was."""
+
+    unit: str
+    first: str
+    count: int = 0
+
+
+@dataclass
+class ReadReport:
+    """What was read and what was skipped, filled while the documents are being consumed.
+
+    conversations: how many of the documents are such.
+    bytes: UTF-8 bytes of the documents.
+    words: words of the distinct documents, counted when they are split.
+    digests: 16-byte digests of the distinct documents.
+    """
+
+    files: int = 0
+    documents: int = 0
+    conversations: int = 0
+    characters: int = 0
+    bytes: int = 0
+    words: int = 0
+    skips: dict[str, Skips] = field(default_factory=dict)
+    replaced_characters: int = 0
+    replaced_files: int = 0
+    first_replaced: str = ""
+    digests: set[Digest] = field(default_factory=set, repr=False)
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How often something was skipped, by reason."""
+        return {reason: skips.count for reason, skips in self.skips.items()}
+
+    def skip(self, reason: str, place: str, unit: str = "file") -> None:
+        """Count one skipped unit, and remember the first place of each reason."""
+        self.skips.setdefault(reason, Skips(unit, place)).count += 1
+
+    def add(self, document: Document) -> None:
+        """Count one document that was read."""
+        self.documents += 1
+        self.conversations += bool(document.turns)
+        self.characters += len(document.text)
+        self.bytes += len(document.text.encode("utf-8"))
+
+    def replaced(self, characters: int, place: str) -> None:
+        """Count invalid characters that were replaced in one file or row."""
+        self.replaced_characters += characters
+        self.replaced_files += 1
+        self.first_replaced = self.first_replaced or place
+
+    def lines(self) -> list[str]:
+        """Sentences for people, the first about what was read."""
+        kinds = [(self.documents - self.conversations, "document"), (self.conversations, "conversation")]
+        found = " and ".join(counted(count, noun) for count, noun in kinds if count)
+        size = f"({short_number(self.characters)} characters)"
+        sentences = [f"read {found if found else '0 documents'} {size} from {counted(self.files, 'file')}"]
+        for reason, skips in self.skips.items():
+            sentences.append(f"skipped {counted(skips.count, skips.unit)}: {reason} (first: {skips.first})")
+        if self.replaced_characters:
+            invalid = counted(self.replaced_characters, "invalid UTF-8 character")
+            places = counted(self.replaced_files, "place")
+            sentences.append(f"replaced {invalid} in {places} (first: {self.first_replaced})")
+        return sentences
+
+    def counts(self) -> dict[str, Any]:
+        """The numbers of this report as plain JSON values."""
+        return {
+            "files": self.files,
+            "documents": self.documents,
+            "conversations": self.conversations,
+            "characters": self.characters,
+            "bytes": self.bytes,
+            "words": self.words,
+            "skipped": self.skipped,
+            "replaced_characters": self.replaced_characters,
+        }
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: `1 file`, `1,684 documents`."""
+    if count == 1:
+        return f"1 {noun}"
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{count:,} {plural}"
+
+
+def short_number(number: int) -> str:
+    """A number as people say it: `9,412`, `1.8 M`, `2.1 G`."""
+    if number < 1_000_000:
+        return f"{number:,}"
+    if number < 1_000_000_000:
+        return f"{number / 1e6:.1f} M"
+    return f"{number / 1e9:.1f} G"

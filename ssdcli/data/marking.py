@@ -1,0 +1,120 @@
+"""From documents to tokens, each marked as given, as written by the model, or as closing what it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final
+
+from tokenizers import Tokenizer
+
+from ssdcli.data.documents import Document
+from ssdcli.errors import UsageError
+from ssdcli.text.chat import Chat, Stretch, stretches
+from ssdcli.text.codec import Language
+from ssdcli.text.messages import Message
+
+GIVEN: Final = 0  # a prompt: never noised or scored
+WRITTEN: Final = 1  # noised and scored
+CLOSING: Final = 2  # an end after what was written: a target, but nothing that later text is read after
+
+_CHECKED = 10_000_000  # characters that are rendered to see whether a template shows earlier answers as they were
+_PROBE = Message("user", "?")  # shows how a template closes the answer before it
+
+
+@dataclass
+class Marked:
+    """Tokens and the mark of each."""
+
+    ids: list[int] = field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], mark: int) -> None:
+        """Append tokens of one mark."""
+        self.ids += ids
+        self.marks += [mark] * len(ids)
+
+    def drop_last(self) -> None:
+        """Remove the last token."""
+        self.ids.pop()
+        self.marks.pop()
+
+
+class Marker:
+    """Turns documents into marked tokens, exactly as they are read when a model is to write their answers.
+
+    Without a chat template the turns of a conversation are paragraphs.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, end: int, chat: Chat | None, ends: Sequence[int]) -> None:
+        """Take over the tokenizer; `end` closes an answer unless the template itself does so with one of `ends`."""
+        self._tokenizer = tokenizer
+        self._language = Language(tokenizer, ends)
+        self._end = end
+        self._chat = chat
+
+    def mark(self, documents: Sequence[Document]) -> Iterator[Marked]:
+        """The tokens of each document; none where the chat template does not take a conversation."""
+        stretched = [self._stretches(document) for document in documents]
+        texts = [stretch.text for stretch in chain.from_iterable(stretched)]
+        encodings = iter(self._tokenizer.encode_batch(texts, add_special_tokens=False))
+        for document, parts in zip(documents, stretched, strict=True):
+            if self._chat is not None and document.turns:
+                yield self._in_template(document.turns, self._chat)
+            else:
+                yield self._in_paragraphs([(next(encodings).ids, part.written) for part in parts])
+
+    def _stretches(self, document: Document) -> list[Stretch]:
+        """The texts that are read by themselves: none of them in a template."""
+        if not document.turns:
+            return [Stretch(document.text, True)]
+        return stretches(document.turns) if self._chat is None else []
+
+    def _in_paragraphs(self, parts: Sequence[tuple[list[int], bool]]) -> Marked:
+        """Stretches with an end after each that was written but the last."""
+        marked = Marked()
+        for ids, written in parts:
+            if marked.ids and not written:
+                marked.add([self._end], CLOSING)
+            marked.add(ids, WRITTEN if written else GIVEN)
+        return marked
+
+    def _in_template(self, turns: Sequence[Message], chat: Chat) -> Marked:
+        """A conversation by a template: with all its answers, or the last alone if earlier ones are shown otherwise."""
+        user = next(place for place, turn in enumerate(turns) if turn.role == "user")
+        answers = [place for place, turn in enumerate(turns) if turn.role == "assistant" and place > user]
+        marked = Marked()
+        if len(answers) * sum(len(turn.content) for turn in turns) <= _CHECKED:
+            with suppress(UsageError):
+                marked = self._all_answers(turns, answers, chat)
+        if not marked.ids:
+            with suppress(UsageError):
+                marked = self._one_answer(turns[: answers[-1] + 1], chat)
+        return marked
+
+    def _all_answers(self, turns: Sequence[Message], answers: Sequence[int], chat: Chat) -> Marked:
+        """All answers, each with its end; nothing if what one is written after is not how the conversation begins."""
+        whole = self._language.encode_chat([*turns, _PROBE], chat.render)
+        marked, place = Marked(), 0
+        for answer in answers:
+            one = self._one_answer(turns[: answer + 1], chat)
+            start, stop = one.marks.count(GIVEN), len(one.ids)
+            if one.ids != whole[:stop]:
+                return Marked()
+            marked.add(whole[place:start], GIVEN)
+            marked.add(whole[start:stop], WRITTEN)
+            closed = whole[stop] in self._language.ends
+            marked.add([whole[stop] if closed else self._end], WRITTEN if closed else CLOSING)
+            place = stop + closed
+        if marked.ids[-1] == self._end:  # which closes every document
+            marked.drop_last()
+        return marked
+
+    def _one_answer(self, turns: Sequence[Message], chat: Chat) -> Marked:
+        """The answer that is the last turn, after what is read before it."""
+        marked = Marked()
+        marked.add(self._language.encode_chat(turns[:-1], chat.render), GIVEN)
+        marked.add(self._language.encode(turns[-1].content), WRITTEN)
+        return marked

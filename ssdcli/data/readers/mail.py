@@ -1,0 +1,76 @@
+"""The mails of an mbox file (RFC 4155), one at a time."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import re
+from collections.abc import Iterable, Iterator
+
+from ssdcli.data.documents import Document, ReadReport
+from ssdcli.data.readers.formats import clean, text_documents
+from ssdcli.data.readers.html import visible_text
+
+MAX_MAIL_BYTES = 16 << 20
+
+_PARTING = re.compile(rb"(\r?\n)\r?\n\Z")  # the blank line behind a mail is not its own
+_ESCAPED = re.compile(r"^>(>*From )", re.MULTILINE)
+
+
+def mail_documents(chunks: Iterable[bytes], name: str, report: ReadReport) -> Iterator[Document]:
+    """The text of each mail, by itself or of its HTML; mails without one, broken and huge ones are counted."""
+    number = 0
+    for number, mail in enumerate(_mails(chunks), 1):
+        place = f"{name}:{number}"
+        if len(mail) > MAX_MAIL_BYTES:
+            report.skip("mail of more than 16 MiB", place, "mail")
+            continue
+        try:
+            text = _body(mail)
+        except Exception:  # the library raises many kinds at malformed mails
+            report.skip("broken mail", place, "mail")
+            continue
+        if not text.strip():
+            report.skip("mail without text", place, "mail")
+        else:
+            yield from text_documents([clean(text, place, report)], place, report)
+    if number == 0:
+        report.skip("an mbox without mails", name)
+
+
+def _mails(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Mails without the line that parts them, those that are too long cut just behind the limit."""
+    held, blank, begun = bytearray(), True, False
+    for line in _lines(chunks):
+        if blank and line.startswith(b"From "):
+            if begun:
+                yield bytes(held)
+            held.clear()
+            begun = True
+        elif len(held) <= MAX_MAIL_BYTES:
+            held += line
+        blank = line in (b"\n", b"\r\n")
+    if begun:
+        yield bytes(held)
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines with their breaks; one that is longer than any mail may be comes in pieces."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).splitlines(keepends=True)
+        yield from lines
+        if len(rest) > MAX_MAIL_BYTES:
+            yield rest
+            rest = b""
+    yield rest
+
+
+def _body(mail: bytes) -> str:
+    """What a mail says, quoted replies and all; nothing when it is neither text nor HTML."""
+    message = email.message_from_bytes(_PARTING.sub(rb"\1", mail), policy=email.policy.default)
+    body = message.get_body(("plain", "html"))
+    if body is None:
+        return ""
+    content: str = body.get_content()
+    return visible_text(content) if body.get_content_subtype() == "html" else _ESCAPED.sub(r"\1", content)

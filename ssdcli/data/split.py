@@ -1,0 +1,148 @@
+"""From documents to a training and a held-out part, the same for the same texts in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b, sha256
+from itertools import islice
+
+from ssdcli.data.documents import Document, ReadReport
+from ssdcli.data.streams import cut_text
+from ssdcli.errors import UsageError
+
+FEW_PASSAGES = 20
+PASSAGE_CHARACTERS = 100_000
+
+_DIGEST_BYTES = 16
+_SMALL_HELDOUT_CHARACTERS = 1_000
+_SMALL_HELDOUT_FRACTION = 0.2
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How much text is held out, and the seed that decides which."""
+
+    seed: int = 0
+    heldout_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.heldout_fraction < 1:
+            problem = f"The held-out fraction must lie between 0 and 1, but is {self.heldout_fraction}."
+            raise UsageError(problem, "Use a fraction such as 0.05.")
+
+
+@dataclass(frozen=True)
+class _Passage:
+    """A document, or a part of a long one; the passages of lowest key are held out."""
+
+    key: float
+    document: Document
+
+
+def split_documents(
+    documents: Iterable[Document], settings: SplitSettings, report: ReadReport
+) -> Iterator[tuple[Document, bool]]:
+    """Distinct documents, each with whether it is held out.
+
+    Duplicates are counted in `report`, which also collects words and digests. Texts longer than
+    PASSAGE_CHARACTERS come out in parts, so that no single one can outweigh its side of the split.
+    Below FEW_PASSAGES of them, the end of the text is held out instead of whole passages. Conversations stay whole.
+    """
+    passages = _passages(distinct(documents, report), settings.seed)
+    first = list(islice(passages, FEW_PASSAGES))
+    if len(first) < FEW_PASSAGES:
+        yield from _split_few(first, settings.heldout_fraction)
+    else:
+        yield from _split_many(first, passages, settings.heldout_fraction)
+
+
+def fingerprint(digests: Iterable[bytes]) -> str:
+    """A name for a set of documents: SHA-256, in hex, over their sorted digests."""
+    total = sha256()
+    for digest in sorted(digests):
+        total.update(digest)
+    return total.hexdigest()
+
+
+def distinct(documents: Iterable[Document], report: ReadReport) -> Iterator[Document]:
+    """Documents without their duplicates, which are counted in `report` as words and digests are."""
+    for document in documents:
+        words = document.text.split()
+        digest = _digest(words)
+        if digest in report.digests:
+            report.skip("duplicate", document.source, "document")
+            continue
+        report.digests.add(digest)
+        report.words += len(words)
+        yield document
+
+
+def _digest(words: list[str]) -> bytes:
+    """A digest that does not depend on white space."""
+    return blake2b(" ".join(words).encode("utf-8"), digest_size=_DIGEST_BYTES).digest()
+
+
+def _passages(documents: Iterable[Document], seed: int) -> Iterator[_Passage]:
+    for document in documents:
+        whole = bool(document.turns)
+        for text in [document.text] if whole else cut_text([document.text], PASSAGE_CHARACTERS):
+            if not text.isspace():
+                yield _Passage(_key(text, seed), replace(document, text=text))
+
+
+def _key(text: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the words and the seed alone."""
+    digest = blake2b(_digest(text.split()), key=str(seed).encode("ascii"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _split_many(first: list[_Passage], others: Iterator[_Passage], fraction: float) -> Iterator[tuple[Document, bool]]:
+    """Hold out each passage whose key lies below the fraction, and the one of lowest key in any case.
+
+    That one is known only at the end, so the lowest so far is kept back.
+    """
+    lowest = first[0]
+    for passages in (first[1:], others):
+        for passage in passages:
+            settled, lowest = (lowest, passage) if passage.key < lowest.key else (passage, lowest)
+            yield settled.document, settled.key < fraction
+    yield lowest.document, True
+
+
+def _split_few(passages: list[_Passage], fraction: float) -> Iterator[tuple[Document, bool]]:
+    """Hold out the end of a small corpus, in the order of the keys: whole passages and the end of one more.
+
+    At least _SMALL_HELDOUT_CHARACTERS are wanted, since a measure over a few words says nothing, but no
+    more of the whole than _SMALL_HELDOUT_FRACTION. A conversation is held out whole or not at all.
+    """
+    total = sum(len(passage.document.text) for passage in passages)
+    wanted = max(fraction * total, min(_SMALL_HELDOUT_FRACTION * total, _SMALL_HELDOUT_CHARACTERS))
+    if all(passage.document.turns for passage in passages):
+        wanted = max(wanted, min((len(passage.document.text) for passage in passages), default=0))
+    missing = wanted
+    for passage in sorted(passages, key=lambda passage: passage.key):
+        document = passage.document
+        if missing < wanted / 2:
+            yield document, False
+        elif len(document.text) <= missing:
+            missing -= len(document.text)
+            yield document, True
+        elif document.turns:
+            yield document, False
+        else:
+            cut = _place_to_cut(document.text, round(missing))
+            missing = 0
+            parts = ((document.text[:cut], False), (document.text[cut:], True))
+            yield from ((replace(document, text=text), held) for text, held in parts if text.strip())
+
+
+def _place_to_cut(text: str, tail: int) -> int:
+    """Where to cut so that about `tail` characters follow: between paragraphs, lines, words, or anywhere."""
+    latest = max(len(text) - tail, 0)
+    earliest = max(len(text) - 4 * tail, 0)
+    for separator in ("\n\n", "\n", " "):
+        cut = text.rfind(separator, earliest, latest)
+        if cut > 0:
+            return cut + len(separator)
+    return latest

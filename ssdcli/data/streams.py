@@ -1,0 +1,150 @@
+"""Bytes to text to lines, in pieces of bounded size."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from ssdcli.data.documents import ReadReport
+
+CHUNK_BYTES = 1 << 16
+HEAD_BYTES = 8 << 10
+MAX_LINE_BYTES = 16 << 20
+MAX_DOCUMENT_CHARACTERS = 1_000_000
+
+_BINARY_FRACTION = 0.3
+_TEXT_CONTROLS = frozenset("\t\n\v\f\r\b\x1b")
+_REPLACEMENT = "\ufffd"
+
+
+class ByteStream(Protocol):
+    """Anything that hands out bytes as they come."""
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """Return at most `size` bytes, none at the end."""
+
+
+def byte_chunks(stream: ByteStream, name: str, report: ReadReport) -> Iterator[bytes]:
+    """The bytes of a stream; one that breaks off is counted and ends there.
+
+    Raises OSError when not even the first bytes can be read.
+    """
+    started = False
+    while True:
+        try:
+            chunk = stream.read1(CHUNK_BYTES)
+        except (OSError, EOFError, zlib.error) as error:
+            if not started:
+                raise OSError(str(error)) from error
+            plain_failure = isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile)
+            report.skip("unreadable" if plain_failure else "truncated gzip", name, "file end")
+            return
+        if not chunk:
+            return
+        started = True
+        yield chunk
+
+
+def read_head(chunks: Iterator[bytes]) -> bytes:
+    """The first bytes of a stream: at least HEAD_BYTES unless it ends before."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= HEAD_BYTES:
+            break
+    return head
+
+
+def looks_binary(head: bytes) -> bool:
+    """Whether the first bytes hold a NUL, or too many bytes that no text has."""
+    head = head[:HEAD_BYTES]
+    if b"\0" in head:
+        return True
+    # Not final: a character cut by the end of the head is no fault of the text.
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
+    strange = sum(c == _REPLACEMENT or (c < " " and c not in _TEXT_CONTROLS) or c == "\x7f" for c in text)
+    return strange > _BINARY_FRACTION * len(head)
+
+
+def decode(chunks: Iterable[bytes], name: str, report: ReadReport) -> Iterator[str]:
+    """Text without byte order mark, every line end as LF, invalid UTF-8 replaced and counted."""
+    utf8 = codecs.getincrementaldecoder("utf-8-sig")("replace")
+    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
+    literal = _REPLACEMENT.encode("utf-8")
+    replaced, seam = 0, b""
+    for chunk in chunks:
+        text = decoder.decode(chunk)
+        # A U+FFFD that the file itself spells out is valid, and it may lie across two chunks.
+        replaced += text.count(_REPLACEMENT) - (seam + chunk).count(literal)
+        seam = (seam + chunk)[-2:]
+        yield text
+    rest = decoder.decode(b"", final=True)
+    replaced += rest.count(_REPLACEMENT)
+    if replaced:
+        report.replaced(replaced, name)
+    yield rest
+
+
+def cut_text(chunks: Iterable[str], limit: int = MAX_DOCUMENT_CHARACTERS) -> Iterator[str]:
+    """Join chunks into texts of at most `limit` characters, cut after a line break where there is one."""
+    held = ""
+    for chunk in chunks:
+        held += chunk
+        while len(held) > limit:
+            cut = held.rfind("\n", 0, limit) + 1 or limit
+            yield held[:cut]
+            held = held[cut:]
+    if held:
+        yield held
+
+
+class NumberedLines:
+    """The lines of a text without their line breaks; `number` is that of the last line handed out.
+
+    A line longer than MAX_LINE_BYTES is counted and left out, and never held whole.
+    """
+
+    def __init__(self, chunks: Iterable[str], name: str, report: ReadReport) -> None:
+        self.number = 0
+        self._name = name
+        self._report = report
+        self._parts: list[str] = []
+        self._bytes = 0
+        self._lines = self._split(chunks)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._lines)
+
+    def _split(self, chunks: Iterable[str]) -> Iterator[str]:
+        for chunk in chunks:
+            *ended, tail = chunk.split("\n")
+            for part in ended:
+                self._hold(part)
+                yield from self._finish()
+            self._hold(tail)
+        if self._bytes:
+            yield from self._finish()
+
+    def _hold(self, part: str) -> None:
+        self._bytes += len(part.encode("utf-8"))
+        if self._bytes <= MAX_LINE_BYTES:
+            self._parts.append(part)
+        else:
+            self._parts.clear()
+
+    def _finish(self) -> Iterator[str]:
+        self.number += 1
+        line, size = "".join(self._parts), self._bytes
+        self._parts.clear()
+        self._bytes = 0
+        if size <= MAX_LINE_BYTES:
+            yield line
+        else:
+            self._report.skip("line longer than 16 MiB", f"{self._name}:{self.number}", "line")

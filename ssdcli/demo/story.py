@@ -1,0 +1,242 @@
+"""The whole story on a notebook: train a small model, write with it, and measure what it brings to its core."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssdcli.api import Options, Request, choose
+from ssdcli.generation.selection import NO_CORE
+from ssdcli.generation.writer import Writer
+from ssdcli.registry.store import STARTER, Registry
+from ssdcli.training.saved import begin
+from ssdcli.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from ssdcli.evaluation.losses import Passage
+    from ssdcli.training.finish import Trained
+    from ssdcli.training.job import Watcher
+
+NOTEBOOK = Path(__file__).parents[1] / "bundled" / "notebook"
+NAME = "demo-notebook"
+MINUTES = 3.0
+CORE, SMALL, ENSEMBLE = "core", "small", "ensemble"
+VOICES = (CORE, SMALL, ENSEMBLE)
+
+_BATCH_TOKENS = 512  # of so few notes; a quarter of the default makes four times the steps
+_PASSES = 30.0  # so that facts are remembered, at some cost to what was held out
+_SAMPLES = Options(max_tokens=48, temperature=0.8, top_p=0.9)  # at 1.0 such small models ramble
+FACTS = Options(max_tokens=16, temperature=0, seed=0)
+_REPEATS = 2  # sets of noise levels for each held-out note
+
+
+@dataclass(frozen=True)
+class Fact:
+    """The beginning of a sentence of the notes, and what comes next in it."""
+
+    id: str
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A folder with notes to train on, held-out notes, prompts and facts."""
+
+    folder: Path
+    title: str
+    description: str
+    prompts: tuple[str, ...]
+    facts: tuple[Fact, ...]
+
+    @property
+    def notes(self) -> Path:
+        """The notes that are trained on."""
+        return self.folder / "notes"
+
+    @property
+    def heldout(self) -> Path:
+        """The notes that no model has seen."""
+        return self.folder / "heldout"
+
+
+@dataclass(frozen=True)
+class Cast:
+    """A core, a small model made for it and their ensemble; writers has one for each of VOICES."""
+
+    core: str
+    small: str
+    weight: float
+    writers: Mapping[str, Writer]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt, and the text of each of VOICES, all from one seed."""
+
+    prompt: str
+    seed: int
+    texts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Denoising loss on held-out notes in bits per byte, for each of VOICES.
+
+    gain: how many bits per byte the ensemble saves over the better of the two members, `better`.
+    standard_error: of the gain, the notes being the independent draws.
+    """
+
+    documents: int
+    bits_per_byte: Mapping[str, float]
+    better: str
+    gain: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Recall:
+    """A fact, what each of VOICES said, which of them said the answer, and which facts' answer each finds likeliest."""
+
+    fact: Fact
+    texts: Mapping[str, str]
+    hits: Mapping[str, bool]
+    chosen: Mapping[str, str]
+
+    @property
+    def told_apart(self) -> dict[str, bool]:
+        """Which of VOICES told the answer from the others."""
+        return {voice: answer == self.fact.answer for voice, answer in self.chosen.items()}
+
+
+def read_notebook(folder: Path = NOTEBOOK) -> Notebook:
+    """Read what the notebook says of itself; its notes stay where they are."""
+    about = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+    lines = (folder / "cloze.jsonl").read_text(encoding="utf-8").splitlines()
+    facts = [json.loads(line) for line in lines if line.strip()]
+    return Notebook(
+        folder,
+        about["title"],
+        about["description"],
+        tuple(about["prompts"]),
+        tuple(Fact(fact["id"], fact["prompt"], fact["answer"]) for fact in facts),
+    )
+
+
+def settings_for(notebook: Notebook, minutes: float = MINUTES) -> TrainSettings:
+    """How the demo trains: on the notes, for the bundled core (UsageError for minutes that cannot be right)."""
+    data = (str(notebook.notes),)
+    settings = TrainSettings(
+        data=data, core=STARTER, name=NAME, minutes=minutes, batch_tokens=_BATCH_TOKENS, passes=_PASSES
+    )
+    settings.check()
+    return settings
+
+
+def train(settings: TrainSettings, watcher: Watcher) -> Trained:
+    """Train and register the small model, in the place of an earlier one of its name."""
+    from ssdcli.training.job import train_small
+
+    registry = Registry()
+    begin(registry, settings, overwrite=True)
+    return train_small(settings, watcher, overwrite=True, registry=registry)
+
+
+def open_cast(core: str, small: str) -> Cast:
+    """Load the core alone, the small model alone, and both at the small model's tuned weight."""
+    together = choose(core, [small])
+    weight = next(part.weight for part in together.parts if part.entry.name == small)
+    writers = {CORE: choose(core).open(), SMALL: choose(NO_CORE, [small]).open(), ENSEMBLE: together.open()}
+    return Cast(core, small, weight, writers)
+
+
+def write_samples(cast: Cast, prompts: Sequence[str], options: Options = _SAMPLES) -> list[Sample]:
+    """Let each of VOICES go on from each prompt, with the same seed for the three."""
+    requests = [Request(prompt, seed=seed) for seed, prompt in enumerate(prompts)]
+    texts = _texts(cast, requests, options)
+    return [
+        Sample(prompt, seed, {voice: texts[voice][seed] for voice in VOICES}) for seed, prompt in enumerate(prompts)
+    ]
+
+
+def predict(cast: Cast, heldout: Path, repeats: int = _REPEATS) -> Prediction:
+    """Measure the denoising loss of the members and their ensemble on notes that none of them has seen."""
+    from ssdcli.evaluation.losses import LossSettings, measure
+
+    core, small = (cast.writers[voice].voices[0].denoiser for voice in (CORE, SMALL))
+    passages = _passages(cast.core, heldout)
+    window = min(core.backbone.context, small.backbone.context)
+    shares = {CORE: 0.0, SMALL: 1.0, ENSEMBLE: cast.weight}
+    losses = measure(
+        (core.backbone, small.backbone),
+        core.process,
+        passages,
+        sorted(set(shares.values())),
+        LossSettings(window, repeats),
+    )
+    bits = {voice: float(losses.bits_per_byte()[losses.place(share)]) for voice, share in shares.items()}
+    better = min((CORE, SMALL), key=lambda voice: bits[voice])
+    gain, error = losses.difference(cast.weight, shares[better])
+    in_bits = float(losses.tokens.sum() / losses.bytes.sum()) / math.log(2)
+    return Prediction(len(passages), bits, better, gain * in_bits, error * in_bits)
+
+
+def recall(cast: Cast, facts: Sequence[Fact], options: Options = FACTS) -> list[Recall]:
+    """Let each of VOICES end the sentences, greedily; a hit is the answer in the text, whatever its case.
+
+    Each also ranks the answers of all facts for every sentence; a fact is told apart when its own comes first.
+    """
+    texts = _texts(cast, [Request(fact.prompt, seed=0) for fact in facts], options)
+    chosen = {voice: _chosen(cast.writers[voice], facts) for voice in VOICES}
+    recalls = []
+    for place, fact in enumerate(facts):
+        said = {voice: texts[voice][place] for voice in VOICES}
+        said_it = {voice: _says(text, fact.answer) for voice, text in said.items()}
+        recalls.append(Recall(fact, said, said_it, {voice: chosen[voice][place] for voice in VOICES}))
+    return recalls
+
+
+def _chosen(writer: Writer, facts: Sequence[Fact]) -> list[str]:
+    """The likeliest of all answers for each fact's sentence, beyond what an answer is for any sentence."""
+    answers = [" " + fact.answer for fact in facts]
+    scores = [writer.score(fact.prompt, answers) for fact in facts]
+    usual = [sum(column) / len(column) for column in zip(*scores, strict=True)]
+    gains = [[score - mean for score, mean in zip(row, usual, strict=True)] for row in scores]
+    return [facts[row.index(max(row))].answer for row in gains]
+
+
+def hits(recalls: Sequence[Recall]) -> dict[str, int]:
+    """The number of facts that each of VOICES said."""
+    return {voice: sum(recall.hits[voice] for recall in recalls) for voice in VOICES}
+
+
+def told_apart(recalls: Sequence[Recall]) -> dict[str, int]:
+    """The number of facts that each of VOICES told from the other answers."""
+    return {voice: sum(recall.told_apart[voice] for recall in recalls) for voice in VOICES}
+
+
+def _texts(cast: Cast, requests: Sequence[Request], options: Options) -> dict[str, list[str]]:
+    return {
+        voice: [result.text for result in cast.writers[voice].generate_batch(requests, options)] for voice in VOICES
+    }
+
+
+def _says(text: str, answer: str) -> bool:
+    return " ".join(answer.split()).casefold() in " ".join(text.split()).casefold()
+
+
+def _passages(core: str, folder: Path) -> list[Passage]:
+    """The notes of a folder in the core's tokens."""
+    from tokenizers import Tokenizer
+
+    from ssdcli.data.readers.files import ReadReport, read_documents
+    from ssdcli.evaluation.losses import passage_of
+    from ssdcli.text.tokenizer import END_OF_TEXT, special_id
+
+    tokenizer = Tokenizer.from_file(str(Registry().find(core).folder / "tokenizer.json"))
+    end = special_id(tokenizer, END_OF_TEXT)
+    return [passage_of(document.text, tokenizer, end) for document in read_documents([str(folder)], ReadReport())]

@@ -1,0 +1,136 @@
+"""What `ssd generate` will do with a core on this machine, said beforehand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ssdcli.engine.process import make_process
+from ssdcli.errors import SsdError
+from ssdcli.machine.hardware import Hardware
+from ssdcli.machine.placement import CPU, DTYPES, FREE, QUANTIZED, Need, Placement, Plan, in_bytes
+from ssdcli.models.backbones.wiring import wiring
+from ssdcli.models.core import read_config
+from ssdcli.models.loading import make_denoiser
+from ssdcli.models.spec import KEY, CoreSpec
+from ssdcli.models.weights.contract import blueprint
+from ssdcli.models.weights.pretrained import need_of, stored_dtype
+
+if TYPE_CHECKING:
+    from ssdcli.registry.store import Entry
+
+_SEEN = 128  # tokens before the canvas whose denoising is foretold
+_SIDE = 4096  # of the matrices that are multiplied to measure the machine: two of them are in no cache
+_SECONDS = 0.3  # of measuring
+
+
+def need_of_entry(entry: Entry) -> Need:
+    """What a registered core takes; SsdError if it cannot be read."""
+    config, manifest = read_config(entry.folder), entry.manifest
+    if KEY in config:
+        return need_of(blueprint(_native(config)), stored_dtype(entry.folder), manifest.block_size)
+    predictions = manifest.vocabulary * manifest.block_size
+    return Need(manifest.parameters, 0, manifest.parameters, 0, "float32", predictions, divisible=False)
+
+
+def _native(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != KEY}
+
+
+def summary(need: Need, hardware: Hardware, placement: Placement = FREE) -> str:
+    """One sentence: how a core would be held, or why it cannot be."""
+    try:
+        return _held(placement.plan(need, hardware))
+    except SsdError as error:
+        return str(error)
+
+
+def _held(plan: Plan) -> str:
+    where = " and ".join(plan.devices)
+    if plan.processes > 1:
+        where += f", a part in each of {plan.processes} processes"
+    if plan.offloads:
+        where += ", with layers that wait in memory or on disk"
+    return f"{plan.dtype} on {where}: takes {in_bytes(plan.bytes)} of {in_bytes(plan.free)} that are free."
+
+
+def outlook(entry: Entry, hardware: Hardware) -> list[str]:
+    """What generation with a registered core will be like here, in sentences, and which flags would change it."""
+    need = need_of_entry(entry)
+    try:
+        plan = FREE.plan(need, hardware)
+    except SsdError as error:
+        return [str(error), *_alternatives(need, hardware, None)]
+    return [
+        _held(plan),
+        *_slow(entry, need, plan, hardware),
+        *_speed(entry, plan),
+        *_alternatives(need, hardware, plan),
+    ]
+
+
+def _slow(entry: Entry, need: Need, plan: Plan, hardware: Hardware) -> list[str]:
+    """What makes it slow, or less exact."""
+    found = []
+    if plan.computes == "bfloat16" and plan.devices == (CPU,) and not hardware.bfloat16:
+        found.append("This CPU is slow at bfloat16, in which it computes, but in float32 the core does not fit.")
+    if plan.dtype in QUANTIZED:
+        found.append(f"It does not fit in {need.stored}, and is less exact in {plan.dtype}.")
+    if len(plan.devices) > 1:
+        found.append("The devices work one after the other.")
+    if entry.manifest.attention == "full":
+        found.append("It has full attention: every denoising step reads all of the text, unless --cache is given.")
+    return found
+
+
+def _speed(entry: Entry, plan: Plan) -> list[str]:
+    """An estimate from the rate at which this machine multiplies matrices now, where that decides."""
+    if plan.dtype in QUANTIZED or len(plan.devices) > 1 or plan.processes > 1:
+        return []
+    manifest, config = entry.manifest, read_config(entry.folder)
+    if KEY not in config:
+        return []
+    process = make_process(manifest.process, manifest.vocabulary, manifest.constants)
+    twin = wiring(config).backbone(blueprint(_native(config)), CoreSpec.from_json(config[KEY]))
+    flops = make_denoiser(twin, manifest.attention, process).flops(manifest.block_size, _SEEN)
+    rows = manifest.block_size + (_SEEN if manifest.attention == "full" else 0)
+    seconds = flops / _rate(rows, getattr(torch, plan.computes), plan.devices[0])
+    pace = manifest.block_size / (seconds * process.default_steps)
+    return [
+        f"A denoising step of {manifest.block_size} tokens after {_SEEN} others takes about {seconds:.2g} s, which is "
+        f"{pace:.2g} tokens a second in {process.default_steps} steps a block: an estimate from how fast matrices "
+        "were multiplied just now."
+    ]
+
+
+def _rate(rows: int, dtype: torch.dtype, device: str) -> float:
+    """FLOPs a second of multiplying so many rows by large matrices."""
+    x = torch.ones(rows, _SIDE, dtype=dtype, device=device)
+    matrices = [torch.ones(_SIDE, _SIDE, dtype=dtype, device=device) for _ in range(2)]
+    count, started = 0, 0.0
+    while count < 4 or time.perf_counter() - started < _SECONDS:
+        y = x @ matrices[count % 2]
+        float(y[0, 0])  # waits for a GPU
+        count += 1
+        if count == 2:  # the first ones only warm up
+            started = time.perf_counter()
+    return 2 * rows * _SIDE**2 * (count - 2) / (time.perf_counter() - started)
+
+
+def _alternatives(need: Need, hardware: Hardware, plan: Plan | None) -> list[str]:
+    """What other flags would bring."""
+    dtypes = [dtype for dtype in DTYPES[1:] if plan is None or dtype != plan.dtype]
+    possible = [dtype for dtype in dtypes if dtype not in QUANTIZED or (need.linear and hardware.quantizes)]
+    placements = {f"--dtype {dtype}": replace(FREE, dtype=dtype) for dtype in possible}
+    if plan is None:
+        placements["--offload"] = replace(FREE, offload=True)
+    if hardware.accelerators and (plan is None or plan.devices != (CPU,)):
+        placements["--device cpu"] = replace(FREE, device=CPU)
+    said = [f"With {flags}: {summary(need, hardware, placement)}" for flags, placement in placements.items()]
+    if need.linear and not hardware.quantizes:
+        said.append("For --dtype int8 and int4: pip install 'ssdcli[quantize]'")
+    return said

@@ -1,0 +1,3 @@
+"""Members that predict together: rules, schedules, gates, guides and attribution."""
+
+from __future__ import annotations

@@ -1,0 +1,105 @@
+"""Combination rules: from what each member predicts to what the ensemble predicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ssdcli.engine.sampling.nucleus import entropy
+
+_SUREST = 15.0  # log odds that leave the other member next to nothing: with more, float32 would know a weight of zero
+_FLOOR = -100.0  # log p of a token that a member of negative weight excludes
+
+
+class Rule(Protocol):
+    """A way to combine predictions."""
+
+    def __call__(self, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """Combine log_ps (..., V), one a running member, by weights that are not zero: (..., V) float32, normalised."""
+        ...
+
+
+def mix(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Log p = sum_i w_i log p_i, renormalised, weights scaled to sum to one: (..., V) float32.
+
+    A token that one member excludes (-inf) is excluded by all; where that leaves none, the heaviest member decides
+    alone. Weights that are not above zero raise ValueError. SSD-2 (Han et al., NAACL 2024).
+    """
+    return _product(log_ps, _shares(weights))
+
+
+def average(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """P = sum_i w_i p_i, weights scaled to sum to one: log p (..., V) float32.
+
+    A token is excluded (-inf) only where all members exclude it. Weights that are not above zero raise ValueError.
+    """
+    combined, *others = [log_p.float() + math.log(w) for log_p, w in zip(log_ps, _shares(weights), strict=True)]
+    for share in others:
+        combined = torch.logaddexp(combined, share)
+    return combined
+
+
+def contrast(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Log p = log p_core + a (log p_small - log p_base), renormalised: (..., V) float32 (DExperts, Liu et al., 2021).
+
+    The signs are in the weights: 1 for the core, a for a small member, -a for its base; they are not scaled. A token
+    that a member of positive weight excludes (-inf) is excluded; one that only the base excludes is favoured as if the
+    base gave it e^-100. Where no token is left, the heaviest member decides alone.
+    """
+    bounded = [
+        log_p if w > 0 else log_p.nan_to_num(nan=math.nan, neginf=_FLOOR)
+        for log_p, w in zip(log_ps, weights, strict=True)
+    ]
+    return _product(bounded, weights)
+
+
+@dataclass(frozen=True)
+class Gated:
+    """`mix` of two members whose weights at a position also depend on how unsure each of them is there.
+
+    The second member's log-odds against the first are those of their weights, plus `first` times the entropy of what
+    the first predicts and `second` times that of what the second predicts, in nats. A member that runs alone decides
+    alone.
+    """
+
+    first: float
+    second: float
+
+    def __call__(self, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """Log p of one or two members, by weights above zero (else ValueError): (..., V) float32."""
+        if len(log_ps) == 1:
+            return mix(log_ps, weights)
+        one, other = (log_p.float() for log_p in log_ps)
+        own, others = _shares(weights)
+        odds = math.log(others / own) + self.first * entropy(one) + self.second * entropy(other)
+        share = torch.sigmoid(odds.clamp(-_SUREST, _SUREST))[..., None]
+        return _renormalised((1 - share) * one + share * other, torch.where(share > 0.5, other, one))
+
+
+def _shares(weights: Sequence[float]) -> list[float]:
+    """The weights scaled to sum to one."""
+    if min(weights) <= 0:
+        raise ValueError(f"the weights of a mixture must be above zero, not {min(weights):g}")
+    total = math.fsum(weights)
+    return [w / total for w in weights]
+
+
+def _product(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Log of prod_i p_i^w_i, renormalised, or the heaviest member's where all products are zero: (..., V) float32."""
+    if len(log_ps) == 1 and weights[0] == 1:
+        return log_ps[0].float()  # bit for bit: a softmax of it would round
+    combined, *others = [log_p.float() * w for log_p, w in zip(log_ps, weights, strict=True)]
+    for term in others:
+        combined += term
+    return _renormalised(combined, log_ps[weights.index(max(weights))].float())
+
+
+def _renormalised(combined: Tensor, heaviest: Tensor) -> Tensor:
+    """Of sums of weighted log p, or the heaviest member's log p where nothing is left: (..., V) float32."""
+    nothing_left = combined.amax(-1, keepdim=True).isneginf()
+    return torch.where(nothing_left, heaviest, torch.log_softmax(combined, dim=-1))

@@ -1,0 +1,104 @@
+"""The simplex process on large vocabularies: the same noise, drawn through its order statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+
+import torch
+from torch import Tensor
+
+from ssdcli.engine.noise import CounterNoise, Noise
+from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
+from ssdcli.engine.process.order_statistics import distinct, largest_normals, lognormal_below, skipping
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.sampling.nucleus import Picker
+
+_LARGE = 1 << 15  # the vocabulary from which on noise is sparse
+_HOT = 16  # the most tokens of a multi-hot projection
+
+
+def simplex(vocabulary: int, constants: Mapping[str, float]) -> Simplex:
+    """The simplex process that a manifest describes, with dense noise below 32,768 tokens and sparse from there on."""
+    return (Simplex if vocabulary < _LARGE else SparseSimplex).from_constants(vocabulary, constants)
+
+
+@dataclass(frozen=True)
+class SparseSimplex(Simplex):
+    """The simplex process where a canvas holds, in place of V logits, what their softmax does to a mean of embeddings.
+
+    A canvas (B, L, 2, S) float32 is S token ids (exact below 2^24) and their weights; what the weights leave of 1 is
+    spread evenly over the vocabulary. The first tokens are those of the text, with their own noise. The next `top`
+    are the largest of all other noises, drawn exactly and given to random tokens. All that is left is spread evenly,
+    at its mean given the smallest of these; how it varies is told by `scattered` more random tokens of equal weight
+    and random sign. So the sum of what is left and its mixture of embeddings have the right means and covariances,
+    whatever the table, and models with different tables see the same canvas.
+    """
+
+    top: int = 32
+    scattered: int = 128
+
+    mixes = False
+
+    def __post_init__(self) -> None:
+        if self.vocabulary < _HOT + self.top + self.scattered:
+            raise ValueError(f"a vocabulary of {self.vocabulary} tokens is too small for sparse noise")
+
+    def prior(self, length: int, noise: Noise) -> Tensor:
+        """Noise without a signal: (B, L, 2, S)."""
+        anything = torch.zeros_like(noise.uniform(length), dtype=torch.int64)
+        return self.corrupt(anything, torch.ones(anything.shape, device=anything.device), noise)
+
+    def corrupt(self, tokens: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        """Draw the largest weights of softmax(x_t) and the sum of the others: (B, L, 2, S) float32."""
+        return self._noised(tokens[..., None], torch.ones_like(tokens[..., None]), t, noise)
+
+    def _noised(self, named: Tensor, raised: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        """Noise the tokens named (B, L, k), of which the raised ones are at +K and all others of the vocabulary at -K.
+
+        Weights are in units of the mean weight of a token that is neither named nor at the top, until they are
+        divided by their sum.
+        """
+        length, k = named.shape[1:]
+        abar = self.abar(t.double())[..., None]
+        sigma = (1 - abar).sqrt() * self.K
+        highest = largest_normals(noise.uniform(length, self.top), self.vocabulary - k)
+        log_mean, variance = lognormal_below(sigma, highest[..., -1:])
+        own = (2 * self.K * abar.sqrt() * raised + sigma * noise.normal(length, k) - log_mean).exp()
+        largest = (sigma * highest - log_mean).exp()
+        left = self.vocabulary - k - self.top
+        size = (variance * (left / self.scattered)).sqrt()
+        swing = torch.where(noise.uniform(length, self.scattered) < 0.5, -size, size)
+        total = own.sum(-1) + largest.sum(-1) + (left + swing.sum(-1)).clamp(min=0)
+        weights = torch.cat([own - 1, largest - 1, swing], dim=-1) / total[..., None]
+        others = distinct(noise.uniform(length, self.top + self.scattered + 1), self.vocabulary - k)
+        ids = torch.cat([named, skipping(others, named)], dim=-1)
+        return torch.stack([ids.float(), weights.float()], dim=2)
+
+    def embed(self, canvas: Tensor, space: EmbeddingSpace) -> Tensor:
+        """The weighted sum of the tokens' embeddings, and the mean embedding for the rest."""
+        ids, weights = canvas.unbind(2)
+        return space.embed_sparse(ids.long(), weights)
+
+    def sampled_by(self, sampling: Sampling) -> SparseSimplex:
+        """Return this process with the projection of that name."""
+        kind = MultiHotSparse if self._projection(sampling) == "multi-hot" else SparseSimplex
+        return kind(*astuple(self))
+
+    def tokens(self, canvas: Tensor) -> Tensor:
+        """The token of the largest weight at each position."""
+        ids, weights = canvas.unbind(2)
+        return ids.gather(-1, weights.argmax(-1, keepdim=True)).squeeze(-1).long()
+
+
+class MultiHotSparse(SparseSimplex):
+    """The multi-hot projection of SSD-LM, of no more than the drawn token and the 15 likeliest others."""
+
+    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
+        """Raise the likeliest of the nucleus and noise them to the lower level; at s = 0, the drawn token alone."""
+        drawn = picker.draw(log_p, noise)
+        lower = times[1][:, None].expand_as(drawn)
+        likeliest = picker.probabilities(log_p).scatter_(-1, drawn[..., None], math.inf).topk(_HOT)
+        raised = (likeliest.values > 0) & (lower[..., None] > 0) | likeliest.values.isinf()
+        return self._noised(likeliest.indices, raised, lower, noise)

@@ -1,0 +1,3 @@
+"""What a model gives away of the text it was trained on."""
+
+from __future__ import annotations

@@ -1,0 +1,241 @@
+"""`ssd audit`: how much of its training text a model gives away, by three measures."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from random import Random
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ssdcli.api import Options, Request, choose
+from ssdcli.data.canaries import Canaries, read_canaries
+from ssdcli.engine.denoiser import Backbone
+from ssdcli.errors import SsdError, UsageError
+from ssdcli.evaluation.audit.exposure import Exposure, expose
+from ssdcli.evaluation.audit.findings import Audit, Membership, Verbatim
+from ssdcli.evaluation.audit.membership import ENOUGH, attack, match
+from ssdcli.evaluation.audit.rounds import Rounds, paired_losses
+from ssdcli.evaluation.audit.training_text import Excerpts, TrainingText, find_training_text, read_excerpts
+from ssdcli.evaluation.audit.verbatim import find, share
+from ssdcli.evaluation.losses import LossSettings, Passage, passage_of
+from ssdcli.generation.selection import NO_CORE
+from ssdcli.generation.writer import Writer
+from ssdcli.machine.placement import Placement
+from ssdcli.models.loading import load_model
+from ssdcli.registry.store import Entry, Registry
+
+_CANDIDATES = 511  # sentences that a canary is ranked among: exposure up to 9 bits
+_DRAWS = 32  # sets of noise levels of a loss, at most
+_WINDOW = 256  # tokens of a document that are measured
+_SHORTEST = 16  # tokens of a document that is
+_BATCH_TOKENS = 2048
+_TOGETHER = 8  # texts that are written in a round, half of them with a prompt
+_WRITTEN = 64  # texts, at most
+_TEXT_TOKENS = 128
+_PROMPT = 100  # characters
+_BASELINE = 20_000  # characters of held-out text
+
+OnProgress = Callable[[str, float], None]  # told what is done now, and which share of it
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """How long to measure, reading not counted, and the seed of all that is drawn."""
+
+    minutes: float = 3.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < math.inf:
+            raise UsageError(f"--minutes must be above 0, not {self.minutes}.", "Change --minutes.")
+
+
+def audit(
+    name: str,
+    data: Sequence[str] = (),
+    settings: AuditSettings | None = None,
+    on_progress: OnProgress = lambda _doing, _share: None,
+    registry: Registry | None = None,
+) -> Audit:
+    """Measure what a model gives away and note it in its manifest.
+
+    data: the text that it was trained on, for all but the canaries. Raises NoSuchModel, UsageError for a model that
+    cannot be audited and for other text than its own, SsdError for a model that cannot be read.
+    """
+    began = time.monotonic()
+    settings, registry = settings or AuditSettings(), registry or Registry()
+    entry = _auditable(registry.find(name))
+    canaries = read_canaries(entry.folder)
+    text = find_training_text(entry, data) if data else None
+    if canaries is None and text is None:
+        problem = f"{name!r} was trained without canaries and no text is named, so there is nothing to measure."
+        raise UsageError(problem, f"Name the text that it was trained on: ssd audit {name} DATA.")
+    on_progress("reading", 0.0)
+    known = None if text is None else read_excerpts(text, Random(settings.seed))
+    parts = (canaries is not None) + 2 * (text is not None)
+    auditor = _Auditor(_load(entry, registry), settings.seed, 60 * settings.minutes / parts, on_progress)
+    found = Audit(
+        name,
+        exposure=None if canaries is None else auditor.expose(canaries),
+        verbatim=None if text is None or known is None else auditor.search(text, known),
+        membership=None if known is None else auditor.guess(known, _core(entry, registry)),
+        documents=None if known is None else known.documents,
+        seed=settings.seed,
+        seconds=time.monotonic() - began,
+    )
+    registry.set_metrics(name, found.metrics())
+    return found
+
+
+def _auditable(entry: Entry) -> Entry:
+    """The model, if its owner has trained it here."""
+    if entry.bundled or entry.manifest.source is not None:
+        origin = "comes with ssd" if entry.bundled else f"was pulled from {entry.manifest.source}"
+        problem = f"{entry.name!r} {origin}, and what it was trained on is not known here."
+        raise UsageError(problem, "Audit a model that was made with 'ssd train-small'.")
+    return entry
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model that can write and be measured, and how its text was put into tokens."""
+
+    writer: Writer
+    tokenizer: Tokenizer
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.writer.voices[0].denoiser.backbone
+
+    def passage(self, text: str) -> Passage:
+        """A whole text between ends of text, as it stands in training."""
+        end = self.writer.voices[0].opening
+        passage = passage_of(text, self.tokenizer, end)
+        return replace(passage, tokens=[*passage.tokens, end])
+
+    def losses(self, passages: Sequence[Passage], core: Backbone | None, seed: int, rounds: Rounds) -> np.ndarray:
+        """Loss of each passage in nats under the model, after that under its core if there is one: (D, 1 or 2)."""
+        members = [self.backbone] if core is None else [core, self.backbone]
+        room = min(member.context for member in members)
+        window = min(room, max(len(passage.tokens) for passage in passages))
+        settings = LossSettings(window, seed=seed, batch=max(1, _BATCH_TOKENS // window))
+        return paired_losses(members, self.writer.voices[0].denoiser.process, passages, settings, rounds)
+
+
+def _load(entry: Entry, registry: Registry) -> _Subject:
+    core, members = (entry.name, []) if entry.manifest.kind == "core" else (NO_CORE, [entry.name])
+    writer = choose(core, members, registry).open()
+    tokenizer = Tokenizer.from_file(str(entry.folder / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    return _Subject(writer, tokenizer)
+
+
+def _core(entry: Entry, registry: Registry) -> Backbone | None:
+    """The core that a model was made for, if it is here and reads as the model does."""
+    made_for, own = entry.manifest.core, entry.manifest
+    if made_for is None:
+        return None
+    try:
+        core = registry.find(made_for)
+        theirs = core.manifest
+        alike = (theirs.tokenizer, theirs.noise, theirs.attention, theirs.block_size) == (
+            own.tokenizer,
+            own.noise,
+            own.attention,
+            own.block_size,
+        )
+        return load_model(core.folder, Placement(), own.block_size) if alike else None
+    except SsdError:
+        return None
+
+
+@dataclass(frozen=True)
+class _Auditor:
+    """Takes the three measures of a model, in so many seconds each."""
+
+    subject: _Subject
+    seed: int
+    seconds: float
+    on_progress: OnProgress
+
+    def _rounds(self, doing: str, most: int) -> Rounds:
+        self.on_progress(doing, 0.0)
+        return Rounds(most, self.seconds, partial(self.on_progress, doing))
+
+    def expose(self, canaries: Canaries) -> Exposure:
+        """Rank the canaries among sentences like them."""
+        texts = [*canaries.texts(), *canaries.candidates(_CANDIDATES, self.seed)]
+        passages = [self.subject.passage(text) for text in texts]
+        losses = self.subject.losses(passages, None, self.seed, self._rounds("exposure", _DRAWS))[:, 0]
+        return expose(losses[: canaries.count], losses[canaries.count :], canaries.times())
+
+    def search(self, text: TrainingText, known: Excerpts) -> Verbatim:
+        """Let the model write, and look for what it wrote in the training text."""
+        prompted, unprompted = self._write([_beginning(one) for one in known.train if len(one) > 2 * _PROMPT])
+        heldout = _up_to(known.heldout, _BASELINE)
+        self.on_progress("searching", 0.0)
+        found = find([*prompted, *unprompted, *heldout], text.documents())
+        copied, baseline = found.in_training - found.in_heldout, share(heldout, found.in_training)
+        return Verbatim(share(prompted, copied), share(unprompted, copied), baseline, len(prompted + unprompted))
+
+    def _write(self, beginnings: Sequence[str]) -> tuple[list[str], list[str]]:
+        """What the model writes after some beginnings, and after nothing."""
+        prompted: list[str] = []
+        unprompted: list[str] = []
+        half = _TOGETHER // 2
+        for number in self._rounds("writing", _WRITTEN // _TOGETHER):
+            prompts = beginnings[half * number : half * (number + 1)]
+            requests = [*map(Request, prompts), *[Request()] * (_TOGETHER - len(prompts))]
+            options = Options(max_tokens=_TEXT_TOKENS, seed=self.seed + _TOGETHER * number)
+            texts = [result.text for result in self.subject.writer.generate_batch(requests, options)]
+            prompted += texts[: len(prompts)]
+            unprompted += texts[len(prompts) :]
+        return prompted, unprompted
+
+    def guess(self, known: Excerpts, core: Backbone | None) -> Membership | None:
+        """Guess by their losses which of as many training and held-out documents are which; None for too few."""
+        train, heldout = (self._long_enough(texts) for texts in (known.train, known.heldout))
+        nearest = match([len(passage.tokens) for passage in train], [len(passage.tokens) for passage in heldout])
+        pairs = [(train[place], other) for place, other in zip(nearest, heldout, strict=False)]
+        if len(pairs) < ENOUGH:
+            return None
+        lengths = np.array([min(len(one.tokens), len(other.tokens)) for one, other in pairs])
+        cut = [
+            replace(passage, tokens=passage.tokens[:length])
+            for side in zip(*pairs, strict=True)
+            for passage, length in zip(side, lengths, strict=True)
+        ]
+        rounds = self._rounds("membership", _DRAWS)
+        losses = self.subject.losses(cut, core, self.seed, rounds) / np.tile(lengths - 1, 2)[:, None]
+        known_better = -losses[:, -1]
+        by_loss = attack(*np.split(known_better, 2))
+        if core is None:
+            return Membership(by_loss, None)
+        return Membership(by_loss, attack(*np.split(losses[:, 0] + known_better, 2)))
+
+    def _long_enough(self, texts: Sequence[str]) -> list[Passage]:
+        """The beginnings of those texts that say something, in tokens."""
+        window = min(_WINDOW, self.subject.backbone.context)
+        passages = [self.subject.passage(text) for text in texts]
+        return [replace(one, tokens=one.tokens[:window]) for one in passages if len(one.tokens) > _SHORTEST]
+
+
+def _beginning(text: str) -> str:
+    """The first words of a text."""
+    return text[:_PROMPT].rsplit(maxsplit=1)[0]
+
+
+def _up_to(texts: Sequence[str], characters: int) -> list[str]:
+    """The first of some texts, of so many characters together, the last one cut."""
+    chosen = []
+    for text in texts:
+        chosen.append(text[:characters])
+        characters -= len(text)
+        if characters <= 0:
+            break
+    return chosen

@@ -1,0 +1,119 @@
+"""What an audit found about a model, for its manifest, for JSON and in words. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ssdcli.data.documents import counted
+from ssdcli.evaluation.audit.exposure import Exposure
+from ssdcli.evaluation.audit.membership import ENOUGH, Attack
+from ssdcli.evaluation.audit.verbatim import SPAN
+from ssdcli.evaluation.audit.verdict import ADVANTAGE, ADVANTAGE_ERROR, EXPOSURE, VERBATIM, Verdict, judge
+
+
+@dataclass(frozen=True)
+class Verbatim:
+    """Shares of spans that stand word for word in the training text and not in the held-out one; None: no span.
+
+    prompted, unprompted: of what the model writes after beginnings of training documents, and after nothing.
+    baseline: of held-out text, the share that stands in the training text: what people repeat anyway.
+    """
+
+    prompted: float | None
+    unprompted: float | None
+    baseline: float | None
+    samples: int
+
+    @property
+    def worst(self) -> float | None:
+        """The larger of the model's shares."""
+        return max((one for one in (self.prompted, self.unprompted) if one is not None), default=None)
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What the model's loss tells of a document, and what it tells beside its core's loss, where there is one."""
+
+    loss: Attack
+    calibrated: Attack | None
+
+    @property
+    def strongest(self) -> Attack:
+        """The attack of the larger advantage."""
+        attacks = [self.loss, *([] if self.calibrated is None else [self.calibrated])]
+        return max(attacks, key=lambda one: one.advantage)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found about a model, None for what was not measured.
+
+    documents: how many were trained on and how many held out, if its text was named.
+    """
+
+    name: str
+    exposure: Exposure | None
+    verbatim: Verbatim | None
+    membership: Membership | None
+    documents: tuple[int, int] | None
+    seed: int
+    seconds: float
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers that go into the model's manifest."""
+        found: dict[str, float | None] = {}
+        if self.exposure is not None:
+            found |= {EXPOSURE: self.exposure.mean, "audit exposure possible": self.exposure.most}
+        if self.verbatim is not None:
+            found |= {VERBATIM: self.verbatim.worst, "audit verbatim baseline": self.verbatim.baseline}
+        if self.membership is not None:
+            best = self.membership.strongest
+            found |= {
+                ADVANTAGE: best.advantage,
+                ADVANTAGE_ERROR: best.advantage_error,
+                "audit membership AUC": best.auc,
+            }
+        return {key: float(value) for key, value in found.items() if value is not None}
+
+    def verdict(self) -> Verdict | None:
+        """What the numbers mean, or None where there are none."""
+        return judge(self.name, self.metrics())
+
+    def remarks(self) -> list[str]:
+        """Sentences about what was not measured, and how it could be."""
+        remarks = []
+        if self.exposure is None:
+            remarks.append("Exposure was not measured: the model was trained without --canaries.")
+        if self.documents is None:
+            remarks.append("Copied passages and membership were not measured: name the text that it was trained on.")
+        elif self.membership is None:
+            sides = f"{counted(self.documents[0], 'document')} to train on and {self.documents[1]:,} held out"
+            remarks.append(
+                f"Membership was not measured: there are {sides}, and of both it takes {ENOUGH} longer ones."
+            )
+        elif self.membership.calibrated is None:
+            remarks.append("Membership was guessed without a core to compare with.")
+        if self.verbatim is not None and self.verbatim.worst is None:
+            remarks.append(f"Copied passages were not measured: no text that it wrote has {SPAN} characters.")
+        return remarks
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `ssd audit --json` writes."""
+        verdict = self.verdict()
+        return {
+            "name": self.name,
+            "level": None if verdict is None else verdict.level,
+            "meaning": None if verdict is None else verdict.meaning,
+            "exposure": None if self.exposure is None else _exposure(self.exposure),
+            "verbatim": None if self.verbatim is None else asdict(self.verbatim),
+            "membership": None if self.membership is None else asdict(self.membership),
+            "remarks": self.remarks(),
+            "seed": self.seed,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def _exposure(exposure: Exposure) -> dict[str, Any]:
+    by_times = {str(times): bits for times, bits in exposure.by_times().items()}
+    return {"bits": exposure.mean, "possible": exposure.most, "canaries": len(exposure.bits), "by_times": by_times}

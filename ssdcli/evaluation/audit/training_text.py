@@ -1,0 +1,119 @@
+"""The text that a registered model was trained on, when its owner names it again: nothing of it is ever stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from random import Random
+from typing import Generic, TypeVar
+
+from ssdcli.data.documents import ReadReport
+from ssdcli.data.readers.files import STANDARD_INPUT, read_documents
+from ssdcli.data.split import SplitSettings, fingerprint, split_documents
+from ssdcli.errors import SsdError, UsageError
+from ssdcli.registry.recipes import load_recipe
+from ssdcli.registry.store import Entry
+from ssdcli.training.settings import TrainSettings
+
+T = TypeVar("T")
+
+_RECIPE = "recipe.toml"
+_CHARACTERS = 4_000  # of a document that an excerpt keeps
+_HELDOUT = 128  # documents
+_TRAIN = 1024  # documents, of which some are as long as the held-out ones
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """The data of a training, and how it was split."""
+
+    model: str
+    data: tuple[str, ...]
+    split: SplitSettings
+    fingerprint: str
+
+    def documents(self) -> Iterator[tuple[str, bool]]:
+        """The texts in a first or any later reading, each with whether it was held out.
+
+        UsageError at the end of a reading that was of other texts than the model's.
+        """
+        report = ReadReport()
+        for document, is_heldout in split_documents(read_documents(self.data, report), self.split, report):
+            yield document.text, is_heldout
+        if fingerprint(report.digests) != self.fingerprint:
+            raise UsageError(
+                f"this is not the text that {self.model!r} was trained on: {report.lines()[0]}, whose fingerprint "
+                "differs from that in its manifest.",
+                "Name all of the same files, unchanged.",
+            )
+
+
+@dataclass(frozen=True)
+class Excerpts:
+    """Beginnings of some documents of each side, in random order, and how many documents each side has."""
+
+    train: list[str]
+    heldout: list[str]
+    documents: tuple[int, int]
+
+
+def read_excerpts(text: TrainingText, draw: Random) -> Excerpts:
+    """Read a training text once; UsageError when it is not that of the model."""
+    train, heldout = Reservoir[str](_TRAIN, draw), Reservoir[str](_HELDOUT, draw)
+    for document, is_heldout in text.documents():
+        (heldout if is_heldout else train).offer(document[:_CHARACTERS])
+    return Excerpts(train.shuffled(), heldout.shuffled(), (train.offered, heldout.offered))
+
+
+@dataclass
+class Reservoir(Generic[T]):
+    """Up to `most` of what is offered, each as likely to be kept (Vitter's algorithm R, 1985)."""
+
+    most: int
+    draw: Random
+    kept: list[T] = field(default_factory=list)
+    offered: int = 0
+
+    def offer(self, one: T) -> None:
+        """Take it or leave it."""
+        self.offered += 1
+        if len(self.kept) < self.most:
+            self.kept.append(one)
+        elif (place := self.draw.randrange(self.offered)) < self.most:
+            self.kept[place] = one
+
+    def offer_all(self, several: Iterable[T]) -> None:
+        """Offer one after the other."""
+        for one in several:
+            self.offer(one)
+
+    def shuffled(self) -> list[T]:
+        """What was kept, in random order."""
+        return self.draw.sample(self.kept, len(self.kept))
+
+
+def find_training_text(entry: Entry, data: Sequence[str]) -> TrainingText:
+    """How to read a model's training text; UsageError for data that cannot be it, SsdError for a model without notes.
+
+    Nothing is read yet but the recipe that the model was trained by.
+    """
+    if STANDARD_INPUT in data:
+        raise UsageError("audited text is read twice, which standard input cannot be.", "Give it as files.")
+    if entry.manifest.data is None:
+        raise SsdError(f"the manifest of {entry.name!r} does not tell what it was trained on.", "Train it again.")
+    read_documents(data, ReadReport())  # refuses what does not exist
+    return TrainingText(entry.name, tuple(data), split_of(entry), entry.manifest.data)
+
+
+def split_of(entry: Entry) -> SplitSettings:
+    """The split of a model's training, by the recipe in its folder."""
+    flags = [str(member.metadata.get("flag", member.name)) for member in fields(TrainSettings)]
+    try:
+        written = load_recipe(entry.folder / _RECIPE, flags)
+        seed, heldout = written.get("seed", TrainSettings.seed), written.get("heldout", TrainSettings.heldout)
+        if not isinstance(seed, int) or not isinstance(heldout, float):
+            raise UsageError(f"its seed is {seed!r} and its heldout {heldout!r}.")
+        return SplitSettings(seed, heldout)
+    except UsageError as error:
+        problem = f"how {entry.name!r} split its text cannot be read: {error.problem}"
+        raise SsdError(problem, "Audit it without its text, or train it again.") from error

@@ -1,0 +1,114 @@
+"""What is measured of a cast, column by column, and what the columns' losses tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.engine.process import Process
+from ssdcli.evaluation.bounds import bound_of
+from ssdcli.evaluation.combinations import Combination, alone, cross_entropy
+from ssdcli.evaluation.ensembles import Cast
+from ssdcli.evaluation.estimates import chosen_elsewhere, ratio
+from ssdcli.evaluation.gating import GateFitter
+from ssdcli.evaluation.losses import LossesByLevel
+from ssdcli.evaluation.measurement import BASE, Alone, Estimate, Figures, Point, Swept
+from ssdcli.generation.selection import Lineup, Part
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A column for every member and every point of every curve.
+
+    combinations: of all of them; and once more with the denoising loss, where the process's measure is another one.
+    """
+
+    cast: Cast
+    measure: str
+    combinations: tuple[Combination, ...]
+
+    @classmethod
+    def of(cls, cast: Cast, process: Process) -> Columns:
+        """All that is to be measured of a cast."""
+        measure, score = bound_of(process)
+        names = [part.name for part in cast.parts]
+        members = [alone(place, len(names)) for place in range(len(names))]
+        points = [_combination(lineup, names) for curve in cast.curves for lineup in curve.lineups]
+        own = [replace(one, score=score) for one in (*members, *points)]
+        plain = [] if score is cross_entropy else [*members, *points]
+        return cls(cast, measure, (*own, *plain))
+
+    def watched(self, fitter: GateFitter) -> list[Combination]:
+        """What shows the fitter a core and its only small model; nothing where these are not who is there."""
+        roles = [_role(part) for part in self.cast.parts]
+        if not roles.count("core") == roles.count("small") == 1:
+            return []
+        return [fitter.combination(len(roles), roles.index("core"), roles.index("small"))]
+
+    def members(self, losses: LossesByLevel) -> tuple[Alone, ...]:
+        """What each member loses by itself."""
+        parts = enumerate(self.cast.parts)
+        return tuple(Alone(part.name, _role(part), self._figures(losses, column)) for column, part in parts)
+
+    def ensembles(self, losses: LossesByLevel) -> tuple[Swept, ...]:
+        """What each rule and schedule loses at all weights, and gains over the best member."""
+        return tuple(self._swept(losses))
+
+    def gain(self, losses: LossesByLevel) -> Estimate | None:
+        """What the best of all ensembles gains over the best member; None if there are no ensembles."""
+        first, last = len(self.cast.parts), self._count
+        return None if first == last else self._gain(losses, range(first, last))
+
+    def best(self, losses: LossesByLevel) -> Lineup | None:
+        """The ensemble of the least loss; None if there are no ensembles."""
+        lineups = [lineup for curve in self.cast.curves for lineup in curve.lineups]
+        sums = losses.sums[:, len(self.cast.parts) : self._count].sum(0)
+        return lineups[int(sums.argmin())] if lineups else None
+
+    @property
+    def _count(self) -> int:
+        return len(self.cast.parts) + sum(len(curve.lineups) for curve in self.cast.curves)
+
+    def _swept(self, losses: LossesByLevel) -> Iterator[Swept]:
+        first = len(self.cast.parts)
+        for curve in self.cast.curves:
+            columns = range(first, first + len(curve.lineups))
+            first = columns.stop
+            points = [
+                Point(weight, self._figures(losses, column))
+                for weight, column in zip(curve.weights, columns, strict=True)
+            ]
+            yield Swept(curve.rule, curve.schedule, tuple(points), self._gain(losses, columns))
+
+    def _gain(self, losses: LossesByLevel, columns: Sequence[int]) -> Estimate:
+        """Bits per byte that the best member loses more than the best of some columns, chosen on other documents."""
+        own = [column for column, part in enumerate(self.cast.parts) if _role(part) != BASE]
+        better = min(own, key=lambda column: float(losses.sums[:, column].sum()))
+        saved = losses.sums[:, better] - chosen_elsewhere(losses.sums[:, list(columns)])
+        return ratio(saved / math.log(2), losses.bytes)
+
+    def _figures(self, losses: LossesByLevel, column: int) -> Figures:
+        plain = column + len(self.combinations) - self._count
+        per_byte = losses.tokens.sum() / losses.bytes.sum() / math.log(2)
+        return Figures(
+            bits=ratio(losses.sums[:, column] / math.log(2), losses.bytes),
+            nats=ratio(losses.sums[:, plain], losses.tokens),
+            by_level=tuple(map(float, np.asarray(losses.nats_by_level()[:, column] * per_byte))),
+        )
+
+
+def _combination(lineup: Lineup, names: Sequence[str]) -> Combination:
+    """A lineup's members among all; those that it has not do not run."""
+    own = {part.name: part.schedule for part in lineup.parts}
+    return Combination(lineup.rule, tuple(own.get(name, Constant(0.0)) for name in names))
+
+
+def _role(part: Part) -> str:
+    """What a model is in its ensembles."""
+    if part.weight < 0:
+        return BASE
+    return "small" if part.private else "core"

@@ -1,0 +1,149 @@
+"""Which ensembles are measured: every rule and schedule that fits the members, over the first small one's weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ssdcli.errors import SsdError, UsageError
+from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.evaluation.sweep import GRID
+from ssdcli.generation.schedule_parser import CONSTANT, GATED, LEANING, SANDWICH, among, kind
+from ssdcli.generation.selection import CONTRAST, NO_CORE, Lineup, Members, Part, choose
+from ssdcli.generation.types import RULES, Blend
+from ssdcli.registry.store import Registry
+
+_DIGITS = 12  # sums of weights are rounded to this many decimals
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A rule and a schedule at some weights of the first small model, and who runs at each of them.
+
+    weights: a single None where a file says the weights.
+    """
+
+    rule: str
+    schedule: str
+    weights: tuple[float | None, ...]
+    lineups: tuple[Lineup, ...]
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who is measured: the core's name, the small models' with their weights, and what they are together.
+
+    parts: every model by itself, each as often as it reads something else. authors: the core and the small models
+    alone, by name.
+    """
+
+    core: str | None
+    small: tuple[tuple[str, float], ...]
+    parts: tuple[Part, ...]
+    curves: tuple[Curve, ...]
+    authors: dict[str, Lineup]
+
+    @property
+    def learner(self) -> Part:
+        """The model whose training text must not be measured: the first small one, or the core."""
+        return next((part for part in self.parts if part.name == self.first), self.parts[0])
+
+    @property
+    def first(self) -> str | None:
+        """The small model whose weight is swept."""
+        return self.small[0][0] if self.small else None
+
+
+def cast_of(core: str | None, members: Members, settings: EvalSettings, registry: Registry) -> Cast:
+    """Find the models and what can be measured of them, from manifests alone; errors as `choose` has them."""
+    plain = choose(core, members, registry)
+    small = [part for part in plain.parts if part.private]
+    if settings.context and not small:
+        raise UsageError("a private context is for small models alone, and none is named.", "Name one with --with.")
+    maker = _Maker(
+        plain.core, plain.parts[0].entry.manifest.process, tuple((part.name, part.weight) for part in small), registry
+    )
+    curves = maker.curves(settings, small)
+    authors = {} if plain.core is None else {plain.core: choose(plain.core, None, registry)}
+    authors |= {part.name: choose(NO_CORE, {part.name: 1.0}, registry) for part in small}
+    together = [lineup for curve in curves for lineup in curve.lineups]
+    parts = {part.name: part for lineup in [*authors.values(), *together] for part in lineup.parts}
+    return Cast(plain.core, maker.small, tuple(parts.values()), curves, authors)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes ensembles of a core and small models, the weight of the first of which varies."""
+
+    core: str | None
+    process: str
+    small: tuple[tuple[str, float], ...]
+    registry: Registry
+
+    def curves(self, settings: EvalSettings, small: Sequence[Part]) -> tuple[Curve, ...]:
+        """Those that are asked for, or all that can be; none for a model that is alone."""
+        if len(self.small) + (self.core is not None) < 2:
+            return ()
+        differ = bool(settings.context) or all(part.entry.manifest.base is not None for part in small)
+        if CONTRAST in settings.rules and not differ:
+            problem = "a contrast needs private context, or a small model that was trained with --base."
+            raise UsageError(problem, "Pass --context FILE, or leave --rule contrast out.")
+        rules = settings.rules or tuple(rule for rule in RULES if (rule != CONTRAST or differ) and self._can(rule))
+        pairs = [(rule, schedule) for rule in rules for schedule in settings.schedules or self._schedules(rule)]
+        fitting = [pair for pair in pairs if _fits(*pair)]
+        return tuple(self._curve(*pair) for pair in fitting or pairs)
+
+    def _schedules(self, rule: str) -> tuple[str, ...]:
+        """Those that are measured unless others are named."""
+        return (CONSTANT,) if self.core is None else among(rule, self.process)
+
+    def _can(self, rule: str) -> bool:
+        """Whether they combine so: a contrast needs a core, and bases that fit it; a gate one small model with one."""
+        try:
+            self._lineup(self._weighted(rule), Blend(rule))
+        except SsdError:
+            return False
+        return True
+
+    def _weighted(self, rule: str) -> dict[str, float | None]:
+        """The small models' own weights, which a gate stands in for."""
+        return {name: None if rule == GATED else weight for name, weight in self.small}
+
+    def _curve(self, rule: str, schedule: str) -> Curve:
+        blend = Blend(rule, schedule)
+        if rule == GATED or kind(schedule) not in (CONSTANT, LEANING, SANDWICH):
+            return Curve(rule, schedule, (None,), (self._lineup(self._weighted(rule), blend),))
+        weights = self._weights(rule, schedule)
+        if not weights:
+            rest = ", ".join(f"{name} {weight:g}" for name, weight in self.small[1:])
+            problem = f"the other small models leave no weight: {rest}."
+            raise UsageError(problem, "Give them less, as in --with NAME=0.3.")
+        return Curve(rule, schedule, weights, tuple(self._lineup(self._at(w), blend) for w in weights))
+
+    def _weights(self, rule: str, schedule: str) -> tuple[float, ...]:
+        """Weights of the first small model, that which it has among them, as far as the others leave room."""
+        (_, own), *others = self.small
+        room = 1.0 if self.core is None or rule == CONTRAST else 1 - math.fsum(w for _, w in others)
+        room = round(room, _DIGITS)
+        tried = sorted({*GRID[1:], own})
+        return tuple(w for w in tried if (w < room if kind(schedule) in (LEANING, SANDWICH) else w <= room))
+
+    def _at(self, weight: float) -> dict[str, float | None]:
+        """The small models' weights when the first has this one; without a core the others share the rest."""
+        (first, _), *others = self.small
+        if self.core is not None:
+            return {first: weight, **dict(others)}
+        total = math.fsum(w for _, w in others)
+        rest = {name: (1 - weight) * w / total for name, w in others if weight < 1}
+        return {first: weight, **rest}
+
+    def _lineup(self, weights: dict[str, float | None], blend: Blend) -> Lineup:
+        return choose(self.core or NO_CORE, weights, self.registry, blend)
+
+
+def _fits(rule: str, schedule: str) -> bool:
+    """Whether a rule is measured with a schedule that was named for all rules."""
+    if rule == GATED:
+        return schedule in among(rule, "")
+    return not (rule == CONTRAST and kind(schedule) == SANDWICH)

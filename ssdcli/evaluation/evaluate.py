@@ -1,0 +1,186 @@
+"""`ssd eval`: how well a core, small models and their ensembles predict held-out text, and what they write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from tokenizers import Tokenizer
+
+from ssdcli.engine.process import Process
+from ssdcli.errors import SsdError, UsageError
+from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, Reader, canvas_losses
+from ssdcli.evaluation.columns import Columns
+from ssdcli.evaluation.combinations import Combination
+from ssdcli.evaluation.continuations import PEOPLE, continued, measure_texts, not_measured, openings, write
+from ssdcli.evaluation.ensembles import Cast, cast_of
+from ssdcli.evaluation.gating import GateFitter
+from ssdcli.evaluation.heldout_text import HeldOutText, passages_of, read_heldout
+from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure_combinations
+from ssdcli.evaluation.measurement import Evaluation, Texts
+from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.generation.prompting import Voice
+from ssdcli.generation.selection import Lineup, Members
+from ssdcli.generation.types import PLAIN
+from ssdcli.generation.writer import Writer
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.judge import Judge, load_judge
+from ssdcli.registry.store import Registry
+from ssdcli.text.chat import BETWEEN, read_chat
+from ssdcli.training.prepare import TOKENIZER
+
+ENSEMBLE = "ensemble"
+
+_CANVASES = 8  # of a document, at most, where it is not denoised as a whole
+_BATCH_TOKENS = 2048
+_GATED = 5000  # tokens of the text, or so, that a gate is fitted on
+
+OnProgress = Callable[[str, float], None]  # told what is done now, and which share of it
+
+
+def evaluate(
+    data: Sequence[str],
+    core: str | None = None,
+    members: Members = None,
+    settings: EvalSettings | None = None,
+    on_progress: OnProgress = lambda _doing, _share: None,
+    registry: Registry | None = None,
+) -> Evaluation:
+    """Measure members and their ensembles on held-out text: files and folders, as for a training.
+
+    core, members: as `load` takes them; the weight of the first small model is swept, those of the others stay. Raises
+    NoSuchModel and UsageError for models and text that do not go together, SsdError for what cannot be measured.
+    """
+    began = time.monotonic()
+    settings, registry = settings or EvalSettings(), registry or Registry()
+    cast = cast_of(core, members, settings, registry)
+    on_progress("reading", 0.0)
+    text = read_heldout(data, cast.learner.entry, settings.documents, settings.seed)
+    stage = _Stage.open(cast, text, settings)
+    columns = Columns.of(cast, stage.process)
+    fitter = GateFitter(stage.process, stage.looked_at, settings.seed)
+    measured = [*columns.combinations, *columns.watched(fitter)]
+    losses = stage.measure(measured, partial(on_progress, "measuring"))
+    generated, missing = stage.generate(columns.best(losses), partial(on_progress, "writing"))
+    return Evaluation(
+        core=cast.core,
+        small=cast.first,
+        process=stage.process.name,
+        measure=columns.measure,
+        members=columns.members(losses),
+        ensembles=columns.ensembles(losses),
+        gain=columns.gain(losses),
+        documents=len(losses.tokens),
+        tokens=int(losses.tokens.sum()),
+        bytes=int(losses.bytes.sum()),
+        seed=settings.seed,
+        seconds=time.monotonic() - began,
+        generated=generated,
+        remarks=(*text.remarks, *stage.remarks, *_left_over(stage.passages, losses), *missing),
+        fitted=fitter.gate(),
+    )
+
+
+def _left_over(passages: Sequence[Passage], losses: LossesByLevel) -> list[str]:
+    """Whether some documents were not measured."""
+    measured = len(losses.tokens)
+    told = f"{measured} of {len(passages)} documents were measured: for the others there was no room or no time"
+    return [told] if measured < len(passages) else []
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Loaded models, and the text in their tokens. context: the private one, as far as the small models have room."""
+
+    cast: Cast
+    settings: EvalSettings
+    writer: Writer
+    judge: Judge | None
+    text: HeldOutText
+    passages: list[Passage]
+    context: tuple[int, ...]
+    remarks: tuple[str, ...]
+
+    @classmethod
+    def open(cls, cast: Cast, text: HeldOutText, settings: EvalSettings) -> _Stage:
+        """Load every model once, and put the text as they read it."""
+        first = cast.parts[0].entry
+        by_template = first.manifest.format == "chat"
+        if by_template and settings.context:
+            problem = f"{first.name!r} reads by a chat template, for which private context cannot be measured."
+            raise UsageError(problem, "Leave --context out.")
+        writer = Lineup(cast.core, cast.parts, PLAIN, ()).open(settings.placement)
+        tokenizer = Tokenizer.from_file(str(first.folder / TOKENIZER))
+        chat = read_chat(first.folder, first.name) if by_template else None
+        passages = passages_of(text.documents, tokenizer, writer.language.ends, chat)
+        if not passages:
+            problem = f"nothing of this text can be measured: {'; '.join(text.remarks) or 'it has no answers'}."
+            raise UsageError(problem, "Name other text.")
+        judge = None if settings.judge is None else load_judge(settings.judge)
+        context, remarks = _context(writer, settings.context)
+        return cls(cast, settings, writer, judge, text, passages, context, remarks)
+
+    @property
+    def looked_at(self) -> float:
+        """The share of the positions that a gate is fitted on."""
+        return min(1.0, _GATED / sum(sum(passage.counted) for passage in self.passages))
+
+    @property
+    def process(self) -> Process:
+        """The noise process of all members."""
+        return self.writer.voices[0].denoiser.process
+
+    def measure(self, combinations: Sequence[Combination], on_progress: Callable[[float], None]) -> LossesByLevel:
+        """The losses of all combinations: of whole texts in one pass where every member can, else of canvases."""
+        pace = Pace(60 * self.settings.minutes, on_progress)
+        backbones = [voice.denoiser.backbone for voice in self.writer.voices]
+        if not self.context and all(isinstance(backbone, BlockDiffusionLM) for backbone in backbones):
+            window = min(backbone.context for backbone in backbones)
+            batch = max(1, _BATCH_TOKENS // window)
+            how = LossSettings(window, seed=self.settings.seed, batch=batch, pace=pace)
+            return measure_combinations(backbones, self.process, self.passages, combinations, how)
+        readers = [self._reader(voice) for voice in self.writer.voices]
+        losses = canvas_losses(
+            readers, self.passages, combinations, CanvasSettings(pace, self.settings.seed, _CANVASES)
+        )
+        if losses is None:
+            problem = f"fewer than {ENOUGH} documents have room for a block, or the time is too short for them."
+            raise SsdError(problem, "Name more text, or give more --minutes.")
+        return losses
+
+    def _reader(self, voice: Voice) -> Reader:
+        """A member as it reads when it writes: behind a context, a text may be from anywhere in a document."""
+        context = self.context if voice.private else ()
+        return Reader(voice.denoiser, None if context and voice.anywhere else voice.opening, context)
+
+    def generate(
+        self, best: Lineup | None, on_progress: Callable[[float], None]
+    ) -> tuple[tuple[Texts, ...], Sequence[str]]:
+        """What is measured of texts by the members and their best ensemble, and sentences about what is not."""
+        found = openings(self.text.documents, self.settings.generate)
+        if not found:
+            asked = self.settings.generate > 0
+            return (), ["no document is long enough to be gone on from"] * asked
+        lineups = self.cast.authors | ({} if best is None else {ENSEMBLE: best})
+        written = {PEOPLE: continued(self.writer, found)}
+        for place, (who, lineup) in enumerate(lineups.items()):
+            told = partial(_part, on_progress, place, len(lineups))
+            written[who] = write(lineup.recast(self.writer), found, self.settings.context, self.settings.seed, told)
+        return measure_texts(written, found, self.judge, self.settings.seed), not_measured(self.judge)
+
+
+def _part(on_progress: Callable[[float], None], done: int, parts: int, share: float) -> None:
+    """Tell of progress in one of several parts."""
+    on_progress((done + share) / parts)
+
+
+def _context(writer: Writer, text: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The ids of the private context, half of the smallest window at most, and a sentence if that is not all."""
+    if not text:
+        return (), ()
+    ids = writer.language.encode(text + BETWEEN)
+    room = min(voice.denoiser.room for voice in writer.voices if voice.private) // 2
+    cut = [f"{len(ids) - room} of {len(ids)} tokens of the private context have no room beside a text"]
+    return tuple(ids[:room]), tuple(cut * (len(ids) > room))

@@ -1,0 +1,213 @@
+"""What a measurement of an ensemble found, for JSON and for words. Needs neither torch nor numpy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ssdcli.engine.ensemble.gate import Gate
+
+BASE = "base"  # the role of a member that others are held against
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and half the width of its 95% confidence interval, which is nan where there is a single document."""
+
+    value: float
+    margin: float
+
+    @property
+    def low(self) -> float:
+        """The lower end of the interval."""
+        return self.value - self.margin
+
+    @property
+    def high(self) -> float:
+        """The upper end of the interval."""
+        return self.value + self.margin
+
+    def to_json(self) -> dict[str, float | None]:
+        """Value and ends, None for what is not finite."""
+        named = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: number if math.isfinite(number) else None for name, number in named.items()}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What predicting text costs.
+
+    bits: per UTF-8 byte. nats: the mean denoising loss over the noise level, in nats per token. by_level: bits per byte
+    in stretches of noise levels of equal width from 0 to 1, nan where no token was noised so.
+    """
+
+    bits: Estimate
+    nats: Estimate
+    by_level: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Estimates with the ends of their intervals."""
+        return {
+            "bits_per_byte": self.bits.to_json(),
+            "nats_per_token": self.nats.to_json(),
+            "by_level": [_finite(bits) for bits in self.by_level],
+        }
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A member by itself. role: core, small, or base for what a contrast holds against the others."""
+
+    name: str
+    role: str
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class Point:
+    """An ensemble at a weight of the first small model; None where a file says the weights."""
+
+    weight: float | None
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One rule and schedule over the weights, and what its best weight gains over the best member.
+
+    gain: in bits per byte, on documents that had no part in choosing the weight.
+    """
+
+    rule: str
+    schedule: str
+    points: tuple[Point, ...]
+    gain: Estimate
+
+    @property
+    def name(self) -> str:
+        """The rule and the schedule."""
+        return f"{self.rule}, {self.schedule}"
+
+    @property
+    def over_weights(self) -> bool:
+        """Whether the first small model's weight was swept; else a gate or a file says it."""
+        return self.points[0].weight is not None
+
+    @property
+    def best(self) -> Point:
+        """The point of the least bits per byte over all documents."""
+        return min(self.points, key=lambda point: point.figures.bits.value)
+
+    def to_json(self) -> dict[str, Any]:
+        """All points, the weight of the best one, and the gain."""
+        return {
+            "rule": self.rule,
+            "schedule": self.schedule,
+            "weight": self.best.weight,
+            "gain": self.gain.to_json(),
+            "sweep": [{"weight": point.weight} | point.figures.to_json() for point in self.points],
+        }
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Measures of the texts that somebody wrote after beginnings of documents; None for what was not measured.
+
+    distinct: the shares of word n-grams that are different ones, for n = 1, 2, 3. repetition: the share of texts that
+    end in a loop. zipf: the exponent of word frequencies. perplexity: under a judge. mauve: against the documents.
+    """
+
+    name: str
+    count: int
+    distinct: tuple[float, float, float]
+    repetition: float
+    zipf: float
+    perplexity: float | None = None
+    mauve: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, distinct-n one by one."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "distinct"}
+        shares = {f"distinct_{n}": share for n, share in enumerate(self.distinct, 1)}
+        numbers = shares | values
+        return {key: _finite(value) if isinstance(value, float) else value for key, value in numbers.items()}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured. core: None without one. small: the model whose weight was swept, if any.
+
+    measure: what bits per byte are of: a NELBO, which bounds the code length from above, or the denoising loss, which
+    bounds nothing. gain: of the ensemble over the best member, as in `Swept` but with rule and schedule chosen as well.
+    generated: the documents' own texts first. fitted: the small model's gate for these documents.
+    """
+
+    core: str | None
+    small: str | None
+    process: str
+    measure: str
+    members: tuple[Alone, ...]
+    ensembles: tuple[Swept, ...]
+    gain: Estimate | None
+    documents: int
+    tokens: int
+    bytes: int
+    seed: int
+    seconds: float
+    generated: tuple[Texts, ...] = ()
+    remarks: tuple[str, ...] = ()
+    fitted: Gate | None = None
+
+    @property
+    def better(self) -> Alone:
+        """The member that predicts best by itself."""
+        return min((one for one in self.members if one.role != BASE), key=lambda member: member.figures.bits.value)
+
+    @property
+    def best(self) -> Swept | None:
+        """The rule and schedule of the least bits per byte."""
+        return min(self.ensembles, key=lambda swept: swept.best.figures.bits.value, default=None)
+
+    @property
+    def tuned_weight(self) -> float | None:
+        """The best weight of the first rule and schedule: unless others were named, those that `ssd generate` takes."""
+        return self.ensembles[0].best.weight if self.ensembles else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `ssd eval --json` writes."""
+        best = self.best
+        return {
+            "core": self.core,
+            "small": self.small,
+            "process": self.process,
+            "measure": self.measure,
+            "members": [{"name": one.name, "role": one.role} | one.figures.to_json() for one in self.members],
+            "better_member": self.better.name,
+            "ensembles": [swept.to_json() for swept in self.ensembles],
+            "best": None if best is None or self.gain is None else _best(best, self.gain),
+            "generated": [texts.to_json() for texts in self.generated],
+            "documents": self.documents,
+            "tokens": self.tokens,
+            "bytes": self.bytes,
+            "seed": self.seed,
+            "seconds": round(self.seconds, 1),
+            "remarks": list(self.remarks),
+        }
+
+
+def _best(swept: Swept, gain: Estimate) -> dict[str, Any]:
+    chosen = {"rule": swept.rule, "schedule": swept.schedule, "weight": swept.best.weight}
+    return chosen | {"bits_per_byte": swept.best.figures.bits.to_json(), "gain": gain.to_json()}
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def by_weight(ensembles: Sequence[Swept]) -> dict[float, list[Point | None]]:
+    """The points of all ensembles by weight, in rising order; None where one was not measured."""
+    weights = sorted({point.weight for swept in ensembles for point in swept.points if point.weight is not None})
+    tables = [{point.weight: point for point in swept.points} for swept in ensembles]
+    return {weight: [table.get(weight) for table in tables] for weight in weights}

@@ -1,0 +1,64 @@
+"""What is noted of a block's denoising steps, on the device, and read by the host once, at the block's end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssdcli.engine.ensemble.attribution import Explanation
+from ssdcli.engine.ensemble.members import Ensemble
+from ssdcli.engine.process import Process
+from ssdcli.engine.sampler import Step
+
+
+@dataclass(frozen=True)
+class WrittenBlock:
+    """One row's part of a block.
+
+    tokens: its ids. weights: those of the members at each step that the row took. p, shares: the tokens'
+    probabilities when they were chosen and what they owe each member; empty where nobody asked.
+    """
+
+    tokens: Sequence[int]
+    weights: Sequence[tuple[float, ...]]
+    p: Sequence[float]
+    shares: Sequence[Sequence[float]]
+
+
+class BlockNotes:
+    """Takes the steps of one block after another."""
+
+    def __init__(self, ensemble: Ensemble, process: Process, explain: bool) -> None:
+        """`explain`: whether it is to be noted whom each token is owed to."""
+        self._ensemble = ensemble
+        self._process = process
+        self._explain = explain
+        self._steps: list[tuple[tuple[float, ...], Tensor]] = []
+        self._explanation: Explanation | None = None
+
+    def take(self, step: Step) -> None:
+        """Note another step."""
+        self._steps.append((step.weights, step.active))
+        self._tokens = self._process.tokens(step.canvas)
+        if self._explain:
+            rows, length = self._tokens.shape
+            before = self._explanation or Explanation.empty(self._ensemble, rows, length, self._tokens.device)
+            self._explanation = before.after(step, self._tokens)
+
+    def read(self) -> list[WrittenBlock]:
+        """The rows' parts of the block whose last step was taken; the next step begins another."""
+        weights = [weights for weights, _ in self._steps]
+        active = torch.stack([active for _, active in self._steps], dim=1).tolist()
+        tokens = self._tokens.tolist()
+        p = [()] * len(tokens) if self._explanation is None else self._explanation.p.tolist()
+        shares = [()] * len(tokens) if self._explanation is None else self._explanation.shares.tolist()
+        self._steps, self._explanation = [], None
+        return [
+            WrittenBlock(
+                tokens[row], [w for w, took in zip(weights, active[row], strict=True) if took], p[row], shares[row]
+            )
+            for row in range(len(tokens))
+        ]

@@ -1,0 +1,267 @@
+"""The `Writer`: an ensemble that turns prompts into texts, one by one or in batches."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Unpack
+
+from ssdcli.errors import UsageError, require
+from ssdcli.generation.gaps import Frame
+from ssdcli.generation.prompting import Reader, Voice
+from ssdcli.generation.row import Row
+from ssdcli.generation.transcript import Limits, Transcript
+from ssdcli.generation.types import DEFAULTS, MemberUse, OptionChanges, Options, Piece, Request, Result
+from ssdcli.generation.usage import Usage
+from ssdcli.machine.distributed import agreed
+from ssdcli.text.codec import Language
+
+if TYPE_CHECKING:
+    from ssdcli.engine.ensemble.guidance import Guide
+    from ssdcli.engine.ensemble.rules import Rule
+    from ssdcli.engine.process import Process
+    from ssdcli.engine.sampler import SamplerConfig
+
+_TOGETHER = 8  # rows denoised at once, at most
+_SCORES = 1 << 27  # of one prediction: 512 MiB, of which several are held
+_SEEDS = 2**31
+
+
+class Writer:
+    """An ensemble that writes, as made by `ssdcli.load`.
+
+    A seed gives the same bytes alone, in a batch, or as one of n.
+    """
+
+    def __init__(
+        self,
+        voices: Sequence[Voice],
+        language: Language,
+        core: str | None,
+        rule: Rule | None = None,
+        guides: Sequence[Guide] = (),
+    ) -> None:
+        """`rule` is `mix` unless given; a `core` that is no voice is reported with a weight of zero."""
+        from ssdcli.engine.ensemble.members import Ensemble, Member
+        from ssdcli.engine.ensemble.rules import mix
+
+        self.voices = tuple(voices)
+        self.core = core
+        members = tuple(Member(voice.name, voice.denoiser, voice.schedule) for voice in voices)
+        self._ensemble = Ensemble(members, rule or mix)
+        self._process = voices[0].denoiser.process
+        self.language = language
+        self._guides = tuple(guides)
+
+    def generate(
+        self,
+        prompt: str,
+        options: Options = DEFAULTS,
+        *,
+        context: str = "",
+        on_text: Callable[[str], None] | None = None,
+        **changes: Unpack[OptionChanges],
+    ) -> Result:
+        """Write one text after the prompt; `on_text` is called with each stretch as it is committed.
+
+        Keyword arguments replace fields of the options: generate("Dear", seed=1, max_tokens=20).
+        """
+        result = None
+        for piece in self.stream(prompt, options, context=context, **changes):
+            if piece.text and on_text is not None:
+                on_text(piece.text)
+            result = piece.result
+        assert result is not None  # the last piece carries it
+        return result
+
+    def stream(
+        self,
+        prompt: str,
+        options: Options = DEFAULTS,
+        *,
+        context: str = "",
+        **changes: Unpack[OptionChanges],
+    ) -> Iterator[Piece]:
+        """Write one text, block by block, the last piece with the result; keywords replace options."""
+        options = replace(options, **changes)
+        require(options.n == 1, f"one text is written here, not {options.n}.", "Use generate_batch.")
+        for _, piece in self._write(self._rows([Request(prompt, context)], options), options):
+            yield piece
+
+    def generate_batch(self, requests: Sequence[Request], options: Options = DEFAULTS) -> list[Result]:
+        """Write n texts for each request, in order; a missing id becomes the request's place, from 0."""
+        return list(self.results(requests, options))
+
+    def results(self, requests: Sequence[Request], options: Options = DEFAULTS) -> Iterator[Result]:
+        """Like `generate_batch`, each result as soon as it and those before it are finished."""
+        rows = self._rows(requests, options)
+        together = self._together()
+        for first in range(0, len(rows), together):
+            done: dict[int, Result] = {}
+            next_one = 0
+            for place, piece in self._write(rows[first : first + together], options):
+                if piece.result is not None:
+                    done[place] = piece.result
+                while next_one in done:
+                    yield done.pop(next_one)
+                    next_one += 1
+
+    def score(self, prompt: str, endings: Sequence[str], draws: int = 4) -> list[float]:
+        """How likely each ending is right after the prompt: log-probability in nats per token.
+
+        Taken from the first denoising step, where the canvas is pure noise, and averaged over `draws` noises. Of an
+        ending that is longer than a block, the first block counts.
+        """
+        from ssdcli.engine.noise import CounterNoise
+
+        config = self._config(DEFAULTS)
+        reader = Reader(self.voices, self.language, gap=0)
+        prompts = [[own] * draws for own in reader.prompts(Request(prompt), Frame(prompt), ())]
+        canvas = self._process.prior(config.block_size, CounterNoise(range(draws), config.device))
+        said = self._ensemble.denoise(canvas, 1.0, None, self._ensemble.start(prompts, [1.0]))
+        log_p = said.log_p.mean(0)
+        tokens = [self.language.encode(ending)[: config.block_size] for ending in endings]
+        return [float(log_p[range(len(ids)), ids].mean()) for ids in tokens]
+
+    def _together(self) -> int:
+        """How many rows are denoised at once: fewer where a canvas is long and the vocabulary large."""
+        scores = self.voices[0].denoiser.backbone.block_size * self._process.vocabulary
+        return max(1, min(_TOGETHER, _SCORES // scores))
+
+    def _rows(self, requests: Sequence[Request], options: Options) -> list[Row]:
+        """Read every request, and give each of its n texts a seed."""
+        first = agreed(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
+        limits = Limits(frozenset(self.language.ends), _longest(options), options.stop)
+        rows = []
+        for place, request in enumerate(requests):
+            frame = self._frame(request, options)
+            named = replace(request.under(options.system), id=place if request.id is None else request.id)
+            seed = first + place * options.n if request.seed is None else request.seed
+            for k in range(options.n):
+                usage = Usage([voice.denoiser for voice in self.voices])
+                rows.append(Row(named, seed + k, frame, lambda: Transcript(self.language.decode, limits), usage))
+        return rows
+
+    def _frame(self, request: Request, options: Options) -> Frame:
+        """What stands around the text; refuses a request that cannot be read."""
+        private = any(voice.private for voice in self.voices)
+        require(
+            private or not request.context,
+            "only small models see a private context, and there is none here.",
+            "Add one, or put the text into the prompt.",
+        )
+        require(
+            bool(request.context) or not any(self._is_its_own_base(voice) for voice in self.voices),
+            "a contrast needs private context, or a small model that was trained with --base.",
+            "Give --context FILE, or use --rule mix.",
+        )
+        last = request.turns[-1].content
+        frame = Frame.with_gaps(last) if options.infill else Frame(last)
+        require(frame.passages > 0, "the prompt has no gap to fill.", "Write ____ where text is missing.")
+        self._reader(options).check_gap()
+        return frame
+
+    def _is_its_own_base(self, voice: Voice) -> bool:
+        """Whether a voice is held against the very model that it is, which then needs something more to go by."""
+        return voice.weight < 0 and any(v.denoiser is voice.denoiser and v.weight > 0 for v in self.voices)
+
+    def _reader(self, options: Options) -> Reader:
+        return Reader(self.voices, self.language, options.gap if options.infill else 0)
+
+    def _write(self, rows: Sequence[Row], options: Options) -> Iterator[tuple[int, Piece]]:
+        """Write these rows together, gap by gap; yields a row's place among them and the text that it committed."""
+        started = time.perf_counter()
+        for place, row in enumerate(rows):
+            if row.finished:  # there is nothing to write
+                yield place, Piece(row.text, self._result(row, started, options))
+        while writing := {place: row for place, row in enumerate(rows) if not row.finished}:
+            for place, text in self._write_stretch(writing, options):
+                row = rows[place]
+                yield place, Piece(text, self._result(row, started, options) if row.finished else None)
+
+    def _write_stretch(self, writing: Mapping[int, Row], options: Options) -> Iterator[tuple[int, str]]:
+        """Write one stretch of every row: to its end, or to its next gap."""
+        from ssdcli.engine.noise import fold
+        from ssdcli.engine.sampler import sample
+        from ssdcli.generation.trace import BlockNotes
+
+        rows, reader, process = list(writing.values()), self._reader(options), self._process_for(options)
+        read = [reader.prompts(row.request, row.frame, row.fills) for row in rows]
+        for row, prompts in zip(rows, read, strict=True):
+            row.usage.start(prompts)
+        gaps = [len(row.fills) for row in rows]
+        keys = [fold(row.seed, gap) if gap else row.seed for row, gap in zip(rows, gaps, strict=True)]
+        notes = BlockNotes(self._ensemble, process, options.explain)
+        prompts_by_voice = list(zip(*read, strict=True))
+        for step in sample(self._ensemble, process, prompts_by_voice, keys, self._config(options)):
+            notes.take(step)
+            if step.last:
+                blocks = notes.read()
+                for (place, row), gap, block in zip(writing.items(), gaps, blocks, strict=True):
+                    if len(row.fills) == gap:
+                        yield place, row.add(block, [voice.name for voice in self.voices])
+                if all(len(row.fills) > gap for row, gap in zip(rows, gaps, strict=True)):
+                    return
+
+    def _process_for(self, options: Options) -> Process:
+        """The noise process with the reverse step that the options name (UsageError when it has none such)."""
+        from ssdcli.engine.process import Sampling
+
+        name, equals, number = (options.sampler or "").partition("=")
+        try:
+            value = float(number) if equals else None
+            return self._process.sampled_by(Sampling(name or None, value, options.remask))
+        except ValueError as error:
+            known = ", ".join(self._process.samplings)
+            raise UsageError(
+                f"the sampler cannot be {options.sampler!r} with remask {options.remask:g} ({error}).",
+                f"The {self._process.name} process knows {known}; give a number as in --sampler NAME=0.5.",
+            ) from None
+
+    def _config(self, options: Options) -> SamplerConfig:
+        from ssdcli.engine.sampler import SamplerConfig
+        from ssdcli.engine.sampling.nucleus import Picker
+        from ssdcli.engine.sampling.stopping import EarlyStop
+
+        backbone = self.voices[0].denoiser.backbone
+        bound = options.early_stop
+        stop = self._process.early_stop if bound is None else EarlyStop(bound) if bound else None
+        return SamplerConfig(
+            block_size=backbone.block_size,
+            max_tokens=_longest(options),
+            steps=self._process.default_steps if options.steps is None else options.steps,
+            ends=self.language.ends,
+            picker=Picker(options.temperature, options.top_p),
+            device=str(backbone.device),
+            stop=stop,
+            guides=self._guides,
+        )
+
+    def _result(self, row: Row, started: float, options: Options) -> Result:
+        names = [voice.name for voice in self.voices]
+        idle = [] if self.core is None or self.core in names else [MemberUse(self.core, 0.0, 0, 0)]
+        uses = [MemberUse(v.name, v.weight, *row.usage.of(i)) for i, v in enumerate(self.voices)]
+        assert row.finish_reason is not None
+        assert row.request.id is not None
+        return Result(
+            id=row.request.id,
+            prompt=row.request.asked,
+            text=row.text,
+            finish_reason=row.finish_reason,
+            seed=row.seed,
+            core=self.core,
+            members=(*idle, *uses),
+            tokens=row.tokens,
+            steps=row.usage.steps,
+            seconds=time.perf_counter() - started,
+            flops_saved=row.usage.saved,
+            warnings=self._reader(options).cuts(row.request, row.frame),
+            explain=tuple(row.explained) if options.explain else None,
+        )
+
+
+def _longest(options: Options) -> int:
+    """The tokens of a stretch of text, at most."""
+    return options.gap if options.infill else options.max_tokens

@@ -1,0 +1,353 @@
+"""The hub's side of a pull: what a repository holds, and its files, whole and checked, in the hub's own cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from ssdcli.errors import DownloadFailed, SsdError, UsageError
+from ssdcli.hub.resume import fetch_blob
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+
+_SMALL = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    INDEX,
+)
+_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+_REVISION = re.compile(r"[\w.][\w./-]*", re.ASCII)
+_SAFE = ".safetensors"
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_AGAIN = "Run the same command again: it goes on where this one stopped."
+
+Report = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class RepoId:
+    """A repository of the hub, and the branch, tag or commit of it that was asked for."""
+
+    name: str
+    revision: str = "main"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ORG/NAME or ORG/NAME@REV; UsageError for anything else."""
+        name, at, revision = text.partition("@")
+        sane = ".." not in text and _REVISION.fullmatch(revision or "main")
+        if not (sane and _NAME.fullmatch(name)) or (at and not revision):
+            raise UsageError(f"{text!r} is not a repository of the hub.", "Give ORG/NAME, or ORG/NAME@REVISION.")
+        return cls(name, revision) if at else cls(name)
+
+    def __str__(self) -> str:
+        return self.name if self.revision == "main" else f"{self.name}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository.
+
+    size: bytes. digest: the sha256 of what is in large file storage, git's sha1 of anything else; it is also the
+    name of the file's content in the hub's cache. None where nobody tells.
+    """
+
+    name: str
+    size: int
+    digest: str | None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is in large file storage, and its digest a sha256."""
+        return len(self.digest or "") == 64
+
+    def check(self, path: Path) -> bool:
+        """Whether a file on the disk is this one."""
+        if path.stat().st_size != self.size:
+            return False
+        if self.digest is None:
+            return True
+        sha = hashlib.sha256() if self.is_large else hashlib.sha1(b"blob %d\0" % self.size)
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: sha).hexdigest() == self.digest
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a repository holds at one commit; licence: as its card has it."""
+
+    repo: RepoId
+    commit: str
+    files: tuple[RemoteFile, ...]
+    gated: bool = False
+    licence: str | None = None
+
+    @property
+    def source(self) -> str:
+        """ORG/NAME@COMMIT."""
+        return f"{self.repo.name}@{self.commit}"
+
+    def find(self, name: str) -> RemoteFile | None:
+        """The file of this name, if there is one."""
+        return next((file for file in self.files if file.name == name), None)
+
+
+def is_offline() -> bool:
+    """Whether SSD_OFFLINE or HF_HUB_OFFLINE forbids to ask the network."""
+    from huggingface_hub import is_offline_mode
+
+    return os.environ.get("SSD_OFFLINE", "").lower() in ("1", "on", "yes", "true") or is_offline_mode()
+
+
+def look(repo: RepoId) -> Listing:
+    """What the hub has under this name, or, offline, what its cache has; DownloadFailed says why there is nothing."""
+    if is_offline():
+        return _look_into_cache(repo)
+    from huggingface_hub import HfApi
+
+    with _failures(repo):
+        info = HfApi().model_info(repo.name, revision=repo.revision, files_metadata=True)
+    files = tuple(
+        RemoteFile(file.rfilename, file.size or 0, file.blob_id if file.lfs is None else file.lfs.sha256)
+        for file in info.siblings or ()
+    )
+    licence = None if info.card_data is None else info.card_data.get("license")
+    return Listing(repo, str(info.sha), files, bool(info.gated), licence if isinstance(licence, str) else None)
+
+
+def small_files(listing: Listing) -> tuple[RemoteFile, ...]:
+    """Configuration, tokenizer and index: all that tells what a checkpoint is."""
+    top = [file for file in listing.files if "/" not in file.name]
+    return tuple(file for file in top if any(fnmatchcase(file.name, name) for name in _SMALL))
+
+
+def weight_files(listing: Listing, shards: Iterable[str], pickles: Iterable[str]) -> tuple[RemoteFile, ...]:
+    """The files with the weights; SsdError if there are none, or some are missing.
+
+    shards: that the index names, none without an index. pickles: that the family is known for, which count only where
+    there are no safetensors at all.
+    """
+    tensors = [file.name for file in listing.files if file.name.endswith(_SAFE) and "/" not in file.name]
+    names = sorted(set(shards)) or ([WEIGHTS] if WEIGHTS in tensors else tensors) or list(pickles)
+    found = {name: listing.find(name) for name in names}
+    missing = [name for name, file in found.items() if file is None or "/" in name]
+    if missing or not found:
+        raise SsdError(
+            f"{listing.repo} lacks {', '.join(missing)}." if missing else f"{listing.repo} holds no safetensors.",
+            "Pull another revision or repository." if not is_offline() else "Go online to fetch the rest.",
+        )
+    return tuple(file for file in found.values() if file is not None)
+
+
+def to_fetch(listing: Listing, files: Iterable[RemoteFile]) -> int:
+    """Bytes of these files that are not in the cache."""
+    return sum(file.size for file in files if not _is_cached(listing, file))
+
+
+def fetch(listing: Listing, files: Sequence[RemoteFile], report: Report) -> dict[str, Path]:
+    """Bring files into the cache and check them; `report` is told of bytes as they arrive.
+
+    Returns the paths by name. DownloadFailed names the file that is not what the listing says; it leaves the cache, so
+    that the next attempt fetches it again.
+    """
+    paths = {}
+    for file in files:
+        if _is_cached(listing, file):
+            report(file.size)
+        paths[file.name] = path = _download(listing, file, report)
+        if not file.check(path):
+            _forget(path)
+            raise DownloadFailed(
+                f"{file.name} of {listing.repo} arrived damaged: it is not what the hub lists.",
+                "Run the same command again to fetch it anew.",
+            )
+    _remember(listing)
+    return paths
+
+
+def check_space(wanted: Iterable[tuple[Path, int]]) -> None:
+    """Raise DownloadFailed unless the disk of each folder has room for so many bytes, counted together per disk."""
+    disks: dict[int, tuple[Path, int]] = {}
+    for folder, size in wanted:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        device = there.stat().st_dev
+        disks[device] = (there, disks.get(device, (there, 0))[1] + size)
+    for there, size in disks.values():
+        free = shutil.disk_usage(there).free
+        if size > free:
+            raise DownloadFailed(
+                f"this takes {size / 1e9:.1f} GB on the disk of {there}, which has {free / 1e9:.1f} GB left.",
+                "Free some space, or set HF_HUB_CACHE or SSD_HOME to a folder on another disk.",
+            )
+
+
+@contextmanager
+def _failures(repo: RepoId, file: str | None = None) -> Iterator[None]:
+    """Turn what goes wrong between here and the hub into an error that says what to do."""
+    from huggingface_hub import constants, errors
+
+    try:
+        yield
+    except errors.HfHubHTTPError as error:
+        raise _refused(repo, error) from error
+    except errors.HFValidationError as error:
+        raise UsageError(f"the hub has no repositories with names like '{repo}'.", "Give ORG/NAME.") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise _unreachable() from error
+    except ValueError as error:
+        raise DownloadFailed(
+            f"what answers at {constants.ENDPOINT} is no hub.", "Check the network and HF_ENDPOINT."
+        ) from error
+    except errors.HTTPError as error:  # type: ignore[attr-defined]  # of the library that the hub's is built on
+        if file is None:
+            raise _unreachable() from error
+        raise DownloadFailed(f"the connection broke off while {file} of {repo} was fetched.", _AGAIN) from error
+    except OSError as error:
+        if error.errno is None:  # it has fewer bytes than were announced
+            raise DownloadFailed(f"{file} of {repo} arrived cut short.", _AGAIN) from error
+        remedy = "Free some space or mend the rights there, or set HF_HUB_CACHE to another folder."
+        raise DownloadFailed(f"{cache_folder()} cannot be written ({error.strerror}).", remedy) from error
+
+
+def _unreachable() -> DownloadFailed:
+    from huggingface_hub import constants
+
+    remedy = "Check the network and HF_ENDPOINT; with SSD_OFFLINE=1 what is in the hub's cache is used."
+    return DownloadFailed(f"the hub at {constants.ENDPOINT} cannot be reached.", remedy)
+
+
+def _refused(repo: RepoId, error: HfHubHTTPError) -> DownloadFailed:
+    """What an answer with an error means."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):
+        page = f"{constants.ENDPOINT}/{repo.name}"
+        remedy = f"Ask for access at {page}, then log in with 'hf auth login' or set HF_TOKEN."
+        return DownloadFailed(f"{repo.name} is gated: its authors let in only those who have agreed to terms.", remedy)
+    if isinstance(error, errors.RepositoryNotFoundError):
+        remedy = "Check the spelling; if it is private, log in with 'hf auth login'."
+        return DownloadFailed(f"the hub has no repository {repo.name}.", remedy)
+    if isinstance(error, errors.RevisionNotFoundError):
+        remedy = "Name one of its branches, tags or commits, or leave the revision out."
+        return DownloadFailed(f"{repo.name} has no revision {repo.revision!r}.", remedy)
+    status = error.response.status_code
+    if status == 401:
+        return DownloadFailed("the hub does not accept your token.", "Log in again with 'hf auth login'.")
+    return DownloadFailed(f"the hub answered a request for {repo} with status {status}.", "Try again later.")
+
+
+def cache_folder() -> Path:
+    """Where the hub's files are kept, for every program that uses them."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _download(listing: Listing, file: RemoteFile, report: Report) -> Path:
+    from huggingface_hub import hf_hub_download, hf_hub_url
+
+    with _failures(listing.repo, file.name):
+        if file.is_large and not is_offline() and not _is_cached(listing, file):
+            url = hf_hub_url(listing.repo.name, file.name, revision=listing.commit)
+            fetch_blob(url, _blob(listing, file), file.size, _bar(report))
+        path = hf_hub_download(
+            listing.repo.name,
+            file.name,
+            revision=listing.commit,
+            local_files_only=is_offline(),
+            tqdm_class=_bar(report),
+        )
+    return Path(path)
+
+
+def _bar(report: Report) -> type[Any]:
+    """A progress bar that is not drawn, but reports."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, initial: int = 0, **_: object) -> None:
+            super().__init__(disable=True)  # type: ignore[no-untyped-call]
+            report(initial)  # what an earlier process left
+
+        def update(self, n: float | None = 1) -> None:
+            report(int(n or 0))
+
+        def update_transfer(self, n: float) -> None:
+            """Say nothing: with Xet, what comes over the wire is not what a file is made of."""
+
+        def set_transfer_postfix_str(self, *_: object, **__: object) -> None:
+            """Say nothing."""
+
+    return Bar
+
+
+def _storage(repo: RepoId) -> Path:
+    return cache_folder() / f"models--{repo.name.replace('/', '--')}"
+
+
+def _is_cached(listing: Listing, file: RemoteFile) -> bool:
+    snapshot = _storage(listing.repo) / "snapshots" / listing.commit
+    return (snapshot / file.name).exists() or _blob(listing, file).is_file()
+
+
+def _blob(listing: Listing, file: RemoteFile) -> Path:
+    """Where the cache has a file's content."""
+    return _storage(listing.repo) / "blobs" / (file.digest or "")
+
+
+def _remember(listing: Listing) -> None:
+    """Note in the cache which commit a branch or tag was, as the hub's own downloads by branch do."""
+    ref = _storage(listing.repo) / "refs" / listing.repo.revision
+    if listing.repo.revision != listing.commit and not is_offline():
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        draft = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
+        draft.write_text(listing.commit, encoding="utf-8")
+        draft.replace(ref)
+
+
+def _forget(path: Path) -> None:
+    """Delete a file of the cache together with the content that it links to."""
+    while path.is_symlink():
+        target = path.parent / path.readlink()
+        path.unlink()
+        path = target
+    path.unlink(missing_ok=True)
+
+
+def _look_into_cache(repo: RepoId) -> Listing:
+    storage = _storage(repo)
+    ref = storage / "refs" / repo.revision
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else repo.revision
+    snapshot = storage / "snapshots" / commit
+    if not snapshot.is_dir():
+        raise DownloadFailed(
+            f"{repo} is not in the hub's cache, and ssd is offline.",
+            "Unset SSD_OFFLINE and HF_HUB_OFFLINE to fetch it.",
+        )
+    paths = sorted(path for path in snapshot.rglob("*") if path.is_file())
+    return Listing(repo, commit, tuple(_cached(path, path.relative_to(snapshot).as_posix()) for path in paths))
+
+
+def _cached(path: Path, name: str) -> RemoteFile:
+    content = path.readlink().name if path.is_symlink() else ""
+    return RemoteFile(name, path.stat().st_size, content if _DIGEST.fullmatch(content) else None)

@@ -1,0 +1,268 @@
+"""From a repository of the hub to a core in the registry: look, fetch, recognise, convert, register."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ssdcli.errors import SsdError
+from ssdcli.hub.download import (
+    INDEX,
+    Listing,
+    RemoteFile,
+    RepoId,
+    cache_folder,
+    check_space,
+    fetch,
+    look,
+    small_files,
+    to_fetch,
+    weight_files,
+)
+from ssdcli.hub.tokenizer_files import (
+    SETTINGS,
+    TEMPLATE,
+    TOKENIZER,
+    make_tokenizer,
+    read_table,
+    read_template,
+    read_vocabulary,
+)
+from ssdcli.models.families import recognise
+from ssdcli.models.families.family import GENERATION, Family, Vocabulary
+from ssdcli.models.presets import PRESETS, Preset
+from ssdcli.models.spec import KEY, CoreSpec
+from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
+from ssdcli.registry.names import LONGEST
+from ssdcli.registry.store import Entry, Registry
+
+CONFIG = "config.json"
+
+_SHARE = 0.01  # of the core's parameters: a small model costs next to nothing beside it
+_VERSIONS = ("torch", "transformers", "tokenizers", "safetensors")
+_REMEDY = "Name another repository, or another revision of this one."
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is told while a pull goes on: of bytes that arrived, and once that they are being converted."""
+
+    fetched: Callable[[int], None]
+    converting: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class PullPlan:
+    """What a pull will do, known from the small files alone, which are fetched by then.
+
+    config: as the repository has it; native: that of the native class. tokenizer: the content of tokenizer.json.
+    small: the small files on the disk. weights: what is still to be fetched or linked.
+    """
+
+    listing: Listing
+    family: Family
+    spec: CoreSpec
+    config: Mapping[str, Any]
+    native: Mapping[str, Any]
+    tokenizer: bytes
+    small: Mapping[str, Path]
+    weights: tuple[RemoteFile, ...]
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the native embeddings."""
+        return _rows(self.native)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the weights as the repository has them."""
+        return sum(file.size for file in self.weights)
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """Of the weights that are not in the hub's cache."""
+        return to_fetch(self.listing, self.weights)
+
+    @property
+    def links(self) -> bool:
+        """Whether the weights can stay in the hub's cache, since they are native ones already."""
+        return not self.family.keys and all(file.name.endswith(".safetensors") for file in self.weights)
+
+
+def plan(repo: RepoId) -> PullPlan:
+    """Look at a repository and fetch its small files.
+
+    Raises DownloadFailed where the hub has no answer, UsageError for an unknown architecture, SsdError for a checkpoint
+    that contradicts itself.
+    """
+    listing = look(repo)
+    small = fetch(listing, small_files(listing), lambda _: None)
+    if CONFIG not in small:
+        raise SsdError(f"{repo} has no {CONFIG}, so it is no checkpoint of a model.", _REMEDY)
+    config = read_table(small, CONFIG)
+    tokenizer = _tokenizer(config, small)
+    vocabulary = read_vocabulary(tokenizer, small)
+    family = recognise(config, vocabulary)
+    native = family.native(config)
+    _check_size(vocabulary, native)
+    return PullPlan(
+        listing=listing,
+        family=family,
+        spec=family.spec({**config, GENERATION: read_table(small, f"{GENERATION}.json")}, vocabulary),
+        config=config,
+        native=native,
+        tokenizer=tokenizer,
+        small=small,
+        weights=weight_files(listing, _shards(small), family.pickles),
+    )
+
+
+def pull(plan: PullPlan, name: str, registry: Registry, watch: Watch, overwrite: bool = False) -> Entry:
+    """Fetch the weights, convert them and register the core; whatever fails, nothing is registered.
+
+    What the hub's cache has is not fetched again. Raises DownloadFailed, UsageError for a name that is taken, and
+    SsdError for weights that are not what the configuration says.
+    """
+    from ssdcli.models.weights.convert import convert
+
+    with registry.stage(name, overwrite) as folder:
+        copies = 0 if plan.links else plan.weight_bytes
+        check_space([(cache_folder(), plan.bytes_to_fetch), (registry.home, copies)])
+        paths = fetch(plan.listing, plan.weights, watch.fetched)
+        watch.converting()
+        parameters = convert(list(paths.values()), folder, plan.family, plan.config)
+        _write_texts(plan, name, parameters, folder)
+        write_manifest(folder, _manifest(plan, name, parameters, _checked(plan, paths, folder)))
+    return registry.find(name)
+
+
+def registered(plan: PullPlan, name: str, registry: Registry) -> Entry | None:
+    """The model of this name, if it is what the plan would make."""
+    return next((e for e in registry.entries() if e.name == name and e.manifest.source == plan.listing.source), None)
+
+
+def default_name(repo: RepoId) -> str:
+    """The last part of the repository's name, in the registry's grammar."""
+    return repo.name.rpartition("/")[2].lower().lstrip("._-")[:LONGEST]
+
+
+def suited(parameters: int) -> Preset:
+    """The preset of small models that is nearest to a hundredth of a core's parameters."""
+    return min(PRESETS, key=lambda preset: abs(math.log(preset.parameters / (_SHARE * parameters))))
+
+
+def _tokenizer(config: Mapping[str, Any], small: Mapping[str, Path]) -> bytes:
+    """The content of the checkpoint's tokenizer.json, or of one made for it."""
+    if TOKENIZER in small:
+        return small[TOKENIZER].read_bytes()
+    native = recognise(config, Vocabulary(size=0)).native(config)
+    return make_tokenizer(small, str(native["model_type"]))
+
+
+def _shards(small: Mapping[str, Path]) -> list[str]:
+    """The files that the index names, if there is one."""
+    if INDEX not in small:
+        return []
+    places = read_table(small, INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+        raise SsdError(f"the checkpoint's {INDEX} does not tell which file holds which tensor.", _REMEDY)
+    return list(places.values())
+
+
+def _rows(native: Mapping[str, Any]) -> int:
+    rows = native.get("vocab_size", native.get("text_config", {}).get("vocab_size"))
+    if not isinstance(rows, int):
+        raise SsdError(f"the checkpoint's {CONFIG} does not tell the size of its vocabulary.", _REMEDY)
+    return rows
+
+
+def _check_size(vocabulary: Vocabulary, native: Mapping[str, Any]) -> None:
+    rows = _rows(native)
+    if vocabulary.size > rows:
+        raise SsdError(
+            f"the tokenizer has {vocabulary.size} ids, but the model has embeddings for {rows}: they do not belong "
+            "together.",
+            _REMEDY,
+        )
+
+
+def _checked(plan: PullPlan, paths: Mapping[str, Path], folder: Path) -> dict[str, str]:
+    """The sha256 of the files in a folder that are links to fetched ones, which were checked as they arrived."""
+    digests = {_place(paths[file.name]): file.digest for file in plan.weights if len(file.digest or "") == 64}
+    found = {path.name: digests.get(_place(path)) for path in folder.iterdir()}
+    return {name: digest for name, digest in found.items() if digest is not None}
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """What tells whether two names are of one file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _write_texts(plan: PullPlan, name: str, parameters: int, folder: Path) -> None:
+    """Write all of a core's folder but the weights and the manifest."""
+    config = {**plan.native, KEY: plan.spec.to_json()}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / TOKENIZER).write_bytes(plan.tokenizer)
+    if SETTINGS in plan.small:
+        shutil.copyfile(plan.small[SETTINGS], folder / SETTINGS)
+    template = read_template(plan.small)
+    if template is not None:
+        (folder / TEMPLATE).write_text(template, encoding="utf-8")
+    (folder / "README.md").write_text(_card(plan, name, parameters), encoding="utf-8")
+
+
+def _card(plan: PullPlan, name: str, parameters: int) -> str:
+    spec, listing = plan.spec, plan.listing
+    weights = "linked from the hub's cache" if plan.links else "converted"
+    return f"""\
+# {name}
+
+A core for `ssd generate`: {plan.family.title}, {parameters / 1e6:,.0f}M parameters.
+
+| | |
+|---|---|
+| source | {listing.repo.name} |
+| revision | {listing.commit} |
+| licence | {listing.licence or "not stated"}, see the source |
+| noise process | {spec.process} |
+| attention | {spec.attention}, blocks of {spec.block_size} tokens |
+| context | {spec.context} tokens |
+| prompts | {"through the chat template" if spec.format == "chat" else "as they are"} |
+| weights | {weights} |
+
+Its authors' card, with what it is meant for and where it fails, is at the source.
+"""
+
+
+def _manifest(plan: PullPlan, name: str, parameters: int, digests: dict[str, str]) -> Manifest:
+    from ssdcli.engine.process import make_process
+
+    spec = plan.spec
+    return Manifest(
+        name=name,
+        kind="core",
+        architecture=plan.family.name,
+        process=spec.process,
+        constants=dict(make_process(spec.process, plan.vocabulary, spec.constants).constants()),
+        block_size=spec.block_size,
+        context=spec.context,
+        attention=spec.attention,
+        vocabulary=plan.vocabulary,
+        tokenizer=tokenizer_fingerprint(plan.tokenizer),
+        parameters=parameters,
+        source=plan.listing.source,
+        begin=spec.begin,
+        ends=list(spec.ends),
+        format=spec.format,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=digests,
+        versions={package: version(package) for package in _VERSIONS},
+    )

@@ -1,0 +1,222 @@
+"""Where a core runs and how its weights are held: as asked, else as fits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ssdcli.errors import OutOfMemory, UsageError
+
+if TYPE_CHECKING:
+    from ssdcli.machine.hardware import Accelerator, Hardware
+
+GIB = 1 << 30
+AUTO = "auto"
+CPU = "cpu"
+BITS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0, "int8": 8.0, "int4": 4.5}  # with the scales of 64 numbers
+DTYPES = (AUTO, *BITS)
+QUANTIZED = ("int8", "int4")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_SLACK = 1.05  # of the weights, for what is rounded up and for activations
+_COPIES = 3  # of a canvas's predictions, at the moment when most of them are held
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a core takes; all but the last two count parameters.
+
+    linear: those that can be held in 8 or 4 bits. pinned: those outside the layers, which stay on the main device.
+    layer: those of the largest layer. stored: the dtype of its files. predictions: V times L, for one text.
+    divisible: whether processes can have a part of every matrix each.
+    """
+
+    parameters: int
+    linear: int
+    pinned: int
+    layer: int
+    stored: str
+    predictions: int
+    divisible: bool = True
+
+    @property
+    def working(self) -> int:
+        """Bytes beside the weights, for one text at a time."""
+        return _COPIES * 4 * self.predictions
+
+    def weights(self, dtype: str) -> int:
+        """Bytes of all weights when they are of a dtype."""
+        return weight_bytes(self.linear, self.parameters - self.linear, dtype)
+
+    def resident(self, dtype: str) -> int:
+        """Bytes on the main device when the layers wait elsewhere for their turn."""
+        return weight_bytes(0, self.pinned + self.layer, dtype) + self.working
+
+
+def in_bytes(size: int) -> str:
+    """A size in bytes as people read it: 15.7 GiB."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / (GIB >> 10):.0f} MiB"
+
+
+def weight_bytes(linear: int, other: int, dtype: str) -> int:
+    """What so many parameters of linear layers, and others, take; of 8 or 4 bits, the others have 16."""
+    return int((linear * BITS[dtype] + other * max(BITS[dtype], 16)) / 8 * _SLACK)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where a core goes: a key of BITS, torch's names of the devices, and the bytes that it takes of those free.
+
+    devices: the main one first. computes: the dtype of activations, and of weights that are not quantised. offloads:
+    whether layers wait in memory, or on disk, for their turn. processes: how many hold a part of every matrix.
+    """
+
+    dtype: str
+    computes: str
+    devices: tuple[str, ...]
+    bytes: int
+    free: int
+    offloads: bool = False
+    processes: int = 1
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is enough memory."""
+        return self.bytes <= self.free
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a user asks for (UsageError for what cannot be).
+
+    dtype: one of DTYPES. device: "auto" or one of torch's ("cpu", "cuda", "cuda:1", "mps"). offload: let what does not
+    fit wait in memory and on disk. cache: let a core with full attention read its prefix once a block, which is an
+    approximation.
+    """
+
+    dtype: str = AUTO
+    device: str = AUTO
+    offload: bool = False
+    cache: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UsageError(f"there is no dtype {self.dtype!r}.", f"Choose one of {', '.join(DTYPES)}.")
+        if not _DEVICE.fullmatch(self.device):
+            raise UsageError(f"there is no device {self.device!r}.", "Choose auto, cpu, cuda, cuda:N or mps.")
+
+    @property
+    def small(self) -> str:
+        """The dtype that small models run in."""
+        return "float32" if self.dtype in (AUTO, *QUANTIZED) else self.dtype
+
+    def main_device(self, hardware: Hardware) -> str:
+        """Where canvases are, unless a core has been planned elsewhere; UsageError for a device that is not there."""
+        gpus = self._gpus(hardware)
+        return gpus[0].device if gpus else CPU
+
+    def plan(self, need: Need, hardware: Hardware) -> Plan:
+        """Choose what fits, the most exact first; OutOfMemory says what is needed and what there is."""
+        gpus = self._gpus(hardware)
+        processes = hardware.processes if need.divisible else 1
+        plans = [_plan(need, dtype, gpus, hardware) for dtype in self._dtypes(need, gpus, hardware)]
+        if processes > 1:
+            plans = [_shared(plan, need, processes) for plan in plans if plan.dtype not in QUANTIZED]
+        elif self.offload:
+            plans += [_offloaded(plan, need, gpus, hardware) for plan in plans if plan.dtype not in QUANTIZED]
+        for plan in plans:
+            if plan.fits:
+                return plan
+        raise self._too_large(need, plans, hardware)
+
+    def _dtypes(self, need: Need, gpus: Sequence[Accelerator], hardware: Hardware) -> list[str]:
+        """The dtypes that may be taken, the most exact first."""
+        quantizes = hardware.quantizes and not any(gpu.device == "mps" for gpu in gpus)
+        if self.dtype == AUTO:
+            return [*_floating(need.stored, gpus, hardware), *(QUANTIZED if quantizes else ())]
+        if self.dtype in QUANTIZED and not hardware.quantizes:
+            raise UsageError(
+                f"--dtype {self.dtype} needs the package bitsandbytes, which is not installed.",
+                "Install it with: pip install 'ssdcli[quantize]'.",
+            )
+        if self.dtype in QUANTIZED and not quantizes:
+            raise UsageError(f"--dtype {self.dtype} is not for Apple GPUs.", "Add --device cpu, or take another.")
+        if self.dtype in QUANTIZED and hardware.processes > 1:
+            raise UsageError(f"--dtype {self.dtype} is not for several processes.", "Take another, or no torchrun.")
+        return [self.dtype]
+
+    def _gpus(self, hardware: Hardware) -> list[Accelerator]:
+        """The GPUs that may be used; UsageError for one that is not there."""
+        if self.device == CPU and not (hardware.accelerators and hardware.processes > 1):
+            return []
+        found = [gpu for gpu in hardware.accelerators if self.device in (AUTO, gpu.device, gpu.device.split(":")[0])]
+        if found or self.device == AUTO:
+            return found
+        if hardware.processes > 1:
+            raise UsageError("every process of torchrun has a device of its own.", "Leave --device away.")
+        raise UsageError(f"this machine has no device {self.device!r}.", "See 'ssd doctor'.")
+
+    def _too_large(self, need: Need, plans: Sequence[Plan], hardware: Hardware) -> OutOfMemory:
+        """What to say when nothing fits."""
+        least = min(plans, key=lambda plan: plan.bytes - plan.free)
+        alone, ways = hardware.processes == 1, ["Take a smaller core"]
+        if self.dtype == AUTO and alone and not hardware.quantizes:
+            ways.append("take --dtype int8 or int4 (after pip install 'ssdcli[quantize]')")
+        if self.dtype not in (AUTO, *QUANTIZED):
+            ways.append("take a --dtype of fewer bits")
+        if least.devices != (CPU,) and need.weights(least.dtype) < hardware.free:
+            ways.append("pass --device cpu")
+        if alone and not self.offload:
+            ways.append("pass --offload, which is slow" + (", with --dtype auto" if self.dtype in QUANTIZED else ""))
+        return OutOfMemory(
+            f"the core takes {in_bytes(least.bytes)} in {least.dtype}, and {in_bytes(least.free)} are free.",
+            f"{'; or '.join(ways)}.",
+        )
+
+
+FREE = Placement()
+
+
+def _floating(stored: str, gpus: Sequence[Accelerator], hardware: Hardware) -> list[str]:
+    """The floating dtypes for weights stored as this, the most exact first; none that the processor is slow at, unless
+    it is shorter than the others.
+    """
+    if gpus:
+        best = stored if stored != "bfloat16" else _sixteen(gpus)
+    else:
+        best = stored if stored == "bfloat16" and hardware.bfloat16 else "float32"
+    short = best if BITS[best] == 16 else stored if BITS[stored] == 16 else _sixteen(gpus)
+    return list(dict.fromkeys([best, short]))
+
+
+def _sixteen(gpus: Sequence[Accelerator]) -> str:
+    """The dtype of 16 bits in place of longer ones: bfloat16, which has their range, but for GPUs that lack it."""
+    return "bfloat16" if all(gpu.bfloat16 for gpu in gpus) else "float16"
+
+
+def _plan(need: Need, dtype: str, gpus: Sequence[Accelerator], hardware: Hardware) -> Plan:
+    """How the core would lie with weights of this dtype, whether it fits or not: on one GPU, on all, or on none."""
+    computes = _sixteen(gpus) if dtype in QUANTIZED else dtype
+    total = need.weights(dtype) + need.working
+    if not gpus:
+        return Plan(dtype, computes, (CPU,), total, hardware.free)
+    one = next((gpu for gpu in gpus if gpu.free >= total), gpus[0] if len(gpus) == 1 else None)
+    if one is not None:
+        return Plan(dtype, computes, (one.device,), total, one.free)
+    # Every GPU works by itself, and may have to leave the room of a layer that no longer fits.
+    spare = need.working + weight_bytes(0, need.layer, dtype)
+    free = sum(max(0, gpu.free - spare) for gpu in gpus)
+    return Plan(dtype, computes, tuple(gpu.device for gpu in gpus), need.weights(dtype), free)
+
+
+def _shared(plan: Plan, need: Need, processes: int) -> Plan:
+    """The same for one of several processes that share the core."""
+    total = need.weights(plan.dtype) // processes + need.working
+    return replace(plan, bytes=total, processes=processes)
+
+
+def _offloaded(plan: Plan, need: Need, gpus: Sequence[Accelerator], hardware: Hardware) -> Plan:
+    """The same with layers that wait for their turn: only what stays on the main device has to fit."""
+    free = gpus[0].free if gpus else hardware.free
+    return replace(plan, bytes=need.resident(plan.dtype), free=free, offloads=True)

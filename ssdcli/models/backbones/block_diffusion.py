@@ -1,0 +1,287 @@
+"""The small models made here: a native transformers body, block-causal, most with tied low-rank embeddings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from ssdcli.engine.flops import Sizes
+from ssdcli.models.active_vocabulary import ActiveVocabulary, WholeVocabulary
+from ssdcli.models.backbones.attention import VISIBLE, chunks_of, is_worth_cutting
+from ssdcli.models.backbones.cache import PrefixCache
+from ssdcli.models.backbones.mixture import weighted_sums
+from ssdcli.models.backbones.norm import use_low_norms
+
+_TIME_FEATURES = 64
+_NO_DROPOUT = ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob")
+
+
+@dataclass(frozen=True)
+class AdaptedBody:
+    """A body that another language model lends, with its ways in and out.
+
+    native: its configuration in transformers. own_head: whether its head is another table than its embeddings. shift:
+    whether it predicts a token where the one before it stands.
+    """
+
+    native: Mapping[str, Any]
+    own_head: bool
+    shift: bool
+
+    @property
+    def is_masked_lm(self) -> bool:
+        """Whether it is a RoBERTa: with a table of positions, and a layer and biases in its head."""
+        return bool(self.native["model_type"] == "roberta")
+
+    @property
+    def first_position(self) -> int:
+        """The number of the first position; in RoBERTa's table, that of the padding's id and those below are none."""
+        return int(self.native["pad_token_id"]) + 1 if self.is_masked_lm else 0
+
+    @property
+    def attention(self) -> int:
+        """The width of all heads of a layer."""
+        heads = int(self.native["num_attention_heads"])
+        width = self.native.get("head_dim") or self.native["hidden_size"] // heads
+        return heads * int(width)
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Everything needed to build the module again; written to a model's config.json.
+
+    active: the rows of an active vocabulary; None for a row a token. adapted: the body that another model lends.
+    """
+
+    vocabulary: int
+    hidden: int
+    layers: int
+    rank: int
+    block_size: int = 16
+    context: int = 512
+    timed: bool = True
+    hears_itself: bool = True
+    suppressed: tuple[int, ...] = field(default=())
+    architecture: str = "qwen3"
+    active: int | None = None
+    adapted: AdaptedBody | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary."""
+        written = asdict(self) | {"suppressed": list(self.suppressed)}
+        return {key: value for key, value in written.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> BackboneConfig:
+        """Read what `to_json` wrote; unknown keys raise TypeError."""
+        adapted = {"adapted": AdaptedBody(**data["adapted"])} if "adapted" in data else {}
+        return cls(**(data | adapted | {"suppressed": tuple(data["suppressed"])}))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table."""
+        return self.vocabulary if self.active is None else self.active
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of 64 dimensions, of 32 where the width is no multiple or narrow."""
+        return max(1, self.hidden // (64 if self.hidden >= 256 and self.hidden % 64 == 0 else 32))
+
+    @property
+    def attention(self) -> int:
+        """The width of all heads of all layers."""
+        return self.layers * (self.hidden if self.adapted is None else self.adapted.attention)
+
+
+def _adapted_config(adapted: AdaptedBody) -> Any:
+    """The native configuration of a lent body, without a vocabulary of its own; noise is the process's business."""
+    changes = {"vocab_size": 1, "pad_token_id": None, "use_cache": False, "tie_word_embeddings": False}
+    return AutoConfig.for_model(**{**adapted.native, **changes, **dict.fromkeys(_NO_DROPOUT, 0.0)})
+
+
+def _body_config(config: BackboneConfig) -> Any:
+    """The native configuration of the body: SwiGLU of 8/3 H rounded to 32, full attention, no vocabulary of its own."""
+    return AutoConfig.for_model(
+        config.architecture,
+        vocab_size=1,
+        hidden_size=config.hidden,
+        intermediate_size=math.ceil(config.hidden * 8 / 3 / 32) * 32,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        head_dim=config.hidden // config.heads,
+        max_position_embeddings=config.context,
+        is_causal=False,
+        use_cache=False,
+        tie_word_embeddings=False,
+    )
+
+
+class BlockDiffusionLM(nn.Module):
+    """log p of clean tokens from noised ones; implements the engine's Backbone."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        """Build with random weights."""
+        super().__init__()
+        self.config = config
+        self.block_size = self.reading_block = config.block_size
+        self.context = config.context
+        adapted = config.adapted
+        native = _body_config(config) if adapted is None else _adapted_config(adapted)
+        body = AutoModel.from_config(native, attn_implementation=VISIBLE)
+        use_low_norms(body)
+        body.set_input_embeddings(None)  # embeddings are ours: tied and of low rank
+        self.body = body
+        self.shift = adapted is not None and adapted.shift
+        self._first_position = 0 if adapted is None else adapted.first_position
+        self.vocabulary = _vocabulary(config)
+        self.table = nn.Parameter(torch.randn(config.rows, config.rank) * config.hidden**-0.5)
+        self.lift = None if config.rank == config.hidden else nn.Linear(config.rank, config.hidden, bias=False)
+        self.time = _time_embedding(config.hidden) if config.timed else None
+        self.listen = nn.Linear(config.hidden, config.hidden, bias=False) if config.hears_itself else None
+        if self.listen is not None:
+            nn.init.zeros_(self.listen.weight)
+        if self.lift is not None:
+            nn.init.orthogonal_(self.lift.weight)
+        masked_lm = adapted is not None and adapted.is_masked_lm
+        self.transform = _head_transform(config.hidden, native.layer_norm_eps) if masked_lm else None
+        self.head_table: nn.Parameter | None = None
+        if adapted is not None and adapted.own_head:
+            self.head_table = nn.Parameter(torch.zeros(config.rows, config.rank + masked_lm))
+        if masked_lm:
+            body.pooler = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.table.device
+
+    @property
+    def layers(self) -> PreTrainedModel:
+        """The native module whose linear layers adapters stand beside."""
+        body: PreTrainedModel = self.body
+        return body
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its parts take to compute."""
+        return Sizes(
+            body=_multiply_adds(self.body) + _multiply_adds(self.transform),
+            attention=self.config.attention,
+            table=self.table.numel(),
+            lift=_multiply_adds(self.lift),
+            time=_multiply_adds(self.time),
+            listen=_multiply_adds(self.listen) if self.hears_itself else None,
+        )
+
+    @property
+    def hears_itself(self) -> bool:
+        """Whether the previous prediction is an input."""
+        return self.config.hears_itself
+
+    def _lifted(self, x: Tensor) -> Tensor:
+        return x if self.lift is None else self.lift(x)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Clean token embeddings: (B, L) int64 to (B, L, H)."""
+        return self._lifted(nn.functional.embedding(self.vocabulary.rows(tokens), self.table))
+
+    def embed_mixture(self, p: Tensor) -> Tensor:
+        """Expected embeddings: p (B, L, V) to (B, L, H)."""
+        return self.embed_rows(self.vocabulary.pooled(p))
+
+    def embed_rows(self, p: Tensor) -> Tensor:
+        """Expected embeddings under a distribution over the table's rows: p (B, L, n) to (B, L, H)."""
+        return self._lifted(p.to(self.table.dtype) @ self.table)
+
+    def embed_sparse(self, ids: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sums of embeddings, what is left of 1 being spread evenly over all: (B, L, S) to (B, L, H)."""
+        rows, sizes = self.vocabulary.rows(ids), self.vocabulary.sizes(self.table)
+        return self._lifted(weighted_sums(self.table, rows, weights, sizes))
+
+    def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
+        """Add the noise level t (B, L) and the previous prediction's embedding (B, L, H), where given."""
+        if t is not None and self.time is not None:
+            embedded = embedded + self.time(_time_features(t).to(embedded.dtype))
+        if heard is not None and self.listen is not None:
+            embedded = embedded + self.listen(heard)
+        return embedded
+
+    def new_cache(self) -> PrefixCache:
+        """An empty KV cache."""
+        return PrefixCache.empty(self.config.layers)
+
+    def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+        """Run the body after the cache, which is left as it was: (B, L, H) to (B, L, H)."""
+        return self._run(embedded, positions, mask, None if cache is None else cache.view())
+
+    def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
+        """The cache with (B, L, H) appended."""
+        grown = cache.view()
+        hidden = self._run(embedded, positions, mask, grown)
+        grown.tail = (hidden, positions) if self.shift else None
+        return grown
+
+    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+        result = self.body(
+            inputs_embeds=embedded,
+            position_ids=positions + self._first_position,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            chunks=chunks_of(mask, embedded.dtype) if cache is None and is_worth_cutting(mask) else None,
+        )
+        hidden: Tensor = result.last_hidden_state
+        return hidden
+
+    @property
+    def head(self) -> Tensor:
+        """What the states of `to_rank` are multiplied with: (n, r), the table unless the head has one of its own."""
+        return self.table if self.head_table is None else self.head_table
+
+    def to_rank(self, hidden: Tensor) -> Tensor:
+        """Bring hidden states (..., H) to the head's width (..., r); a last 1 meets the biases, where there are any."""
+        if self.transform is not None:
+            return nn.functional.pad(self.transform(hidden), (0, 1), value=1.0)
+        return hidden if self.lift is None else hidden @ self.lift.weight
+
+    def row_scores(self, hidden: Tensor) -> Tensor:
+        """Scores of the table's rows: (B, L, n) float32, -inf for those that are never text."""
+        return (self.to_rank(hidden) @ self.head.T).index_fill_(-1, self.vocabulary.muted, -math.inf).float()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the clean tokens: (B, L, V) float32, -inf for ids that are never text."""
+        return self.vocabulary.spread(self.row_scores(hidden))
+
+
+def _vocabulary(config: BackboneConfig) -> WholeVocabulary | ActiveVocabulary:
+    if config.active is None:
+        return WholeVocabulary(config.suppressed)
+    return ActiveVocabulary(config.vocabulary, config.active, config.suppressed)
+
+
+def _multiply_adds(part: nn.Module | None) -> int:
+    """How many a token takes in all matrices of a part."""
+    return 0 if part is None else sum(weight.numel() for weight in part.parameters() if weight.ndim == 2)
+
+
+def _time_features(t: Tensor) -> Tensor:
+    """Sines and cosines of t at 32 geometric frequencies from 1 to 1000 radians: (B, L) to (B, L, 64)."""
+    frequencies = torch.logspace(0, 3, _TIME_FEATURES // 2, device=t.device)
+    angles = t[..., None].float() * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def _time_embedding(hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(_TIME_FEATURES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+
+
+def _head_transform(hidden: int, epsilon: float) -> nn.Sequential:
+    """What RoBERTa's head does before it scores (Liu et al., 2019)."""
+    return nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden, epsilon))

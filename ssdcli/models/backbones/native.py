@@ -1,0 +1,144 @@
+"""A native transformers language model behind the engine's Backbone: what every pulled core runs on."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ssdcli.engine.flops import Sizes
+from ssdcli.models.backbones.cache import PrefixCache
+from ssdcli.models.backbones.experts import IN_FOURS
+from ssdcli.models.backbones.mixture import weighted_sums
+from ssdcli.models.spec import CoreSpec
+
+
+class NativeBackbone:
+    """log p of clean tokens from noised ones, by a class with a body, input embeddings and a head."""
+
+    hears_itself = False
+
+    def __init__(self, model: PreTrainedModel, spec: CoreSpec, block_size: int | None = None) -> None:
+        """Wrap a loaded model; `block_size` replaces the proposed one of a core with full attention."""
+        self.model = model
+        self.spec = spec
+        self.block_size = spec.block_size if block_size is None else block_size
+        self.context = spec.context
+        self.shift = spec.shift
+        self.reading_block = 1 if spec.attention == "causal" else self.block_size
+        self.sizes = self._sized()
+        if experts_per_token(model.config) and self.device.type == "cpu":
+            model.set_experts_implementation(IN_FOURS)
+        self._suppressed = torch.tensor(spec.suppressed, dtype=torch.int64, device=self.device)
+
+    def _sized(self) -> Sizes:
+        return sizes(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where canvases and prefixes are: with the input embeddings."""
+        return self._table.device
+
+    @property
+    def layers(self) -> PreTrainedModel:
+        """The native module whose linear layers adapters stand beside."""
+        return self.model
+
+    @property
+    def _table(self) -> Tensor:
+        """The input embeddings of clean tokens: (V, H)."""
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @cached_property
+    def _mixed(self) -> Tensor:
+        """The embeddings whose mixtures are a canvas, whole also where processes hold a part each: (V, H)."""
+        table = self._table
+        return table.full_tensor() if isinstance(table, DTensor) else table
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Clean token embeddings: (B, L) int64 to (B, L, H)."""
+        table: Any = self.model.get_input_embeddings()
+        embedded: Tensor = table(tokens)
+        return embedded
+
+    def embed_mixture(self, p: Tensor) -> Tensor:
+        """Expected embeddings: p (B, L, V) to (B, L, H)."""
+        return p.to(self._mixed.dtype) @ self._mixed
+
+    def embed_sparse(self, ids: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sums of embeddings, what is left of 1 being spread evenly over all: (B, L, S) to (B, L, H)."""
+        table = self._mixed
+        return weighted_sums(table, ids, weights, table.new_ones(len(table)))
+
+    def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
+        """As given: a masked model is told no level and hears nothing."""
+        return embedded
+
+    def new_cache(self) -> PrefixCache:
+        """An empty KV cache."""
+        return PrefixCache.empty(self.model.config.get_text_config().num_hidden_layers)
+
+    def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+        """Run the body after the cache, which is left as it was: (B, L, H) to (B, L, H)."""
+        return self._run(embedded, positions, mask, None if cache is None else cache.view())
+
+    def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
+        """The cache with (B, L, H) appended."""
+        grown = cache.view()
+        hidden = self._run(embedded, positions, mask, grown)
+        grown.tail = (hidden, positions) if self.shift else None
+        return grown
+
+    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+        body: Any = self.model.base_model
+        result = body(
+            inputs_embeds=embedded,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        hidden: Tensor = result.last_hidden_state
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the clean tokens: (B, L, V) float32, -inf for ids that are never text."""
+        return self._scores(hidden).to(self.device, torch.float32).index_fill(-1, self._suppressed, -math.inf)
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        head: Any = self.model.get_output_embeddings()
+        scores: Tensor = head(hidden)
+        return scores
+
+
+def sizes(model: PreTrainedModel) -> Sizes:
+    """What the parts of a model take to compute, whatever its weights are stored as; of experts, those that run."""
+    config: Any = model.config.get_text_config()
+    with torch.device("meta"):
+        twin: Any = type(model)(deepcopy(model.config))
+    table = twin.get_input_embeddings().weight
+    own = {id(table), id(twin.get_output_embeddings().weight)}
+    weights = [weight for weight in twin.base_model.parameters() if id(weight) not in own]
+    experts = [weight for weight in weights if weight.ndim == 3]
+    running = sum(weight[0].numel() for weight in experts) * experts_per_token(config)
+    heads = config.num_hidden_layers * config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Sizes(
+        body=sum(weight.numel() for weight in weights if weight.ndim == 2) + running,
+        attention=heads * width,
+        table=table.numel(),
+    )
+
+
+def experts_per_token(config: PreTrainedConfig) -> int:
+    """How many experts of each layer work on a token; 0 where there are none."""
+    text: Any = config.get_text_config()
+    return int(getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None) or 0)

@@ -1,0 +1,49 @@
+"""SSD-LM (Han et al., ACL 2023) behind the engine's Backbone: a RoBERTa with a second table, for noised tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import RobertaConfig, RobertaForMaskedLM
+
+from ssdcli.models.backbones.roberta import RobertaBackbone
+from ssdcli.models.spec import CoreSpec
+
+
+class SsdLmForDiffusion(RobertaForMaskedLM):
+    """The native class, which `from_pretrained` loads: RoBERTa and SSD-LM's two layers, under their files' names."""
+
+    _keep_in_fp32_modules = ["embed_sum_layer", "timestep_layer"]  # noqa: RUF012 - float16 keeps them whole, and no quantiser cuts them
+
+    def __init__(self, config: RobertaConfig) -> None:
+        """Build with random weights."""
+        super().__init__(config)
+        self.embed_sum_layer = nn.Linear(config.vocab_size, config.hidden_size, bias=False)
+        self.timestep_layer = nn.Linear(1, config.hidden_size)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+
+class SsdLmBackbone(RobertaBackbone):
+    """log p of clean tokens from noised ones, by an SsdLmForDiffusion."""
+
+    model: SsdLmForDiffusion
+
+    def __init__(self, model: Any, spec: CoreSpec, block_size: int | None = None) -> None:
+        """Wrap a loaded model, whose table of noised tokens is laid out anew: one token's numbers lie together."""
+        super().__init__(model, spec, block_size)
+        self.sizes = replace(self.sizes, time=model.config.hidden_size)
+        weight = model.embed_sum_layer.weight
+        weight.data = weight.data.T.contiguous().T
+
+    @property
+    def _mixed(self) -> Tensor:
+        return self.model.embed_sum_layer.weight.T
+
+    def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
+        """Add the noise level's embedding W t + b, t (B, L); it hears nothing."""
+        assert t is not None
+        level = self.model.timestep_layer(t[..., None].to(self._mixed.dtype))
+        conditioned: Tensor = (embedded + level).to(self._table.dtype)
+        return conditioned

@@ -1,0 +1,53 @@
+"""TESS-2 (Tae et al., ACL 2025) behind the engine's Backbone: a Mistral that hears its previous prediction."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import MistralConfig, MistralForCausalLM
+
+from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.spec import CoreSpec
+
+
+class Tess2ForDiffusion(MistralForCausalLM):
+    """The native class, which `from_pretrained` loads: Mistral and the embedding of the noise level."""
+
+    _keep_in_fp32_modules = ["timestep_embed"]  # noqa: RUF012 - float16 keeps them whole, and no quantiser cuts them
+
+    def __init__(self, config: MistralConfig) -> None:
+        """Build with random weights."""
+        super().__init__(config)
+        self.timestep_embed = nn.Linear(1, config.hidden_size, bias=False)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+
+class Tess2Backbone(NativeBackbone):
+    """log p of clean tokens from noised ones, by a Tess2ForDiffusion."""
+
+    model: Tess2ForDiffusion
+    hears_itself = True
+
+    def __init__(self, model: Any, spec: CoreSpec, block_size: int | None = None) -> None:
+        """Wrap a loaded model."""
+        super().__init__(model, spec, block_size)
+        self.sizes = replace(self.sizes, time=model.config.hidden_size, listen=0)
+
+    def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
+        """Half the canvas (B, L, H) and half what was predicted before, with the noise level's embedding W t added.
+
+        Where nothing was predicted yet, its half is the mean embedding: TESS-2 learned with a softmax of zeros there.
+        """
+        assert t is not None
+        previous = self._mean() if heard is None else heard
+        level = self.model.timestep_embed(t[..., None].to(self.model.timestep_embed.weight.dtype))
+        conditioned: Tensor = ((embedded + previous) / 2 + level).to(self._table.dtype)
+        return conditioned
+
+    def _mean(self) -> Tensor:
+        """The mean of all embeddings: (1, 1, H)."""
+        nothing = torch.zeros(1, 1, 1, device=self.device)
+        return self.embed_sparse(nothing.long(), nothing)

@@ -1,0 +1,125 @@
+"""What the adapters ask of a config.json, with a clear sentence where the answer is missing or contradicts itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ssdcli.errors import SsdError
+from ssdcli.models.families.family import Config, Vocabulary
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
+_SHAPE = (
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "attention_bias",
+    "mlp_bias",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "partial_rotary_factor",
+    "tie_word_embeddings",
+)
+_REMEDY = "Get the checkpoint from its authors again, or name another."
+
+
+def number(config: Config, key: str) -> Any:
+    """The number that a configuration must give; SsdError if it does not."""
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise SsdError(f"the checkpoint's config.json gives no number as {key!r}, but {value!r}.", _REMEDY)
+    return value
+
+
+def count(config: Config, key: str) -> int:
+    """The whole number above zero that a configuration must give; SsdError if it does not."""
+    value = number(config, key)
+    if value < 1 or value % 1:
+        raise SsdError(f"the checkpoint's config.json has {key!r} as {value!r}, which counts nothing.", _REMEDY)
+    return int(value)
+
+
+def must(config: Config, key: str, expected: object, default: object = None) -> None:
+    """Raise SsdError unless a configuration has the one value that the family's native class stands for."""
+    found = config.get(key, expected if default is None else default)
+    if found != expected:
+        raise SsdError(f"the checkpoint's config.json has {key!r} as {found!r}; only {expected!r} is known.", _REMEDY)
+
+
+def off(config: Config, *keys: str) -> None:
+    """Raise SsdError if a configuration switches on one of these, which the family's native class does not have."""
+    for key in keys:
+        if config.get(key):
+            raise SsdError(
+                f"the checkpoint's config.json has {key!r} as {config[key]!r}; no such model is known.", _REMEDY
+            )
+
+
+def is_a(config: Config, *classes: str) -> bool:
+    """Whether a configuration names one of these classes as its architecture."""
+    return any(name in classes for name in config.get("architectures") or ())
+
+
+def native(config: Config, kind: str, architecture: str) -> dict[str, Any]:
+    """The configuration of a native class that goes by the same names, without causality."""
+    for key in _SIZES:
+        count(config, key)
+    off(config, "use_sliding_window")
+    own = {key: config[key] for key in (*_SIZES, *_SHAPE) if config.get(key) is not None}
+    return own | {"model_type": kind, "architectures": [architecture], "is_causal": False}
+
+
+def mask(config: Config, vocabulary: Vocabulary, *texts: str, known: int | None = None) -> int:
+    """The mask's id: config.json's, else that of an added token, else the tokenizer's, else the one that is known.
+
+    SsdError if the first two differ, or if there is none below the number of embeddings.
+    """
+    named = None if config.get("mask_token_id") is None else number(config, "mask_token_id")
+    added = next((vocabulary.ids[text] for text in texts if text in vocabulary.ids), None)
+    if named is not None and added is not None and named != added:
+        raise SsdError(
+            f"the checkpoint's config.json has 'mask_token_id' as {named}, but its tokenizer has the mask at {added}.",
+            _REMEDY,
+        )
+    found = next((id for id in (named, added, vocabulary.mask, known) if id is not None), None)
+    rows = config.get("embedding_size") or number(config, "vocab_size")
+    if found is None or found >= rows:
+        raise SsdError(f"neither config.json nor the tokenizer names a mask among the {rows} embeddings.", _REMEDY)
+    return int(found)
+
+
+def special(vocabulary: Vocabulary, *texts: str) -> int:
+    """The id of an added token by the first of its spellings that is there; SsdError if none is."""
+    for text in texts:
+        if text in vocabulary.ids:
+            return vocabulary.ids[text]
+    raise SsdError(f"the checkpoint's tokenizer has no token {' or '.join(texts)}.", _REMEDY)
+
+
+def ends(config: Config, vocabulary: Vocabulary, *texts: str) -> tuple[int, ...]:
+    """The ids that end a text: those named in config.json, the tokenizer's own, and these special tokens if there."""
+    named = config.get("eos_token_id")
+    ids = list(named) if isinstance(named, list) else [named]
+    ids += [vocabulary.end, *(vocabulary.ids.get(text) for text in texts)]
+    found = tuple(dict.fromkeys(id for id in ids if id is not None))
+    if not found:
+        raise SsdError("neither config.json nor the tokenizer names an end of text.", _REMEDY)
+    return found
+
+
+def never_text(vocabulary: Vocabulary, rows: int, *more: int) -> tuple[int, ...]:
+    """These ids, and the rows of the head for which the tokenizer has no token."""
+    return tuple(sorted({*more, *range(vocabulary.size, rows)}))
+
+
+def prompt_format(vocabulary: Vocabulary) -> str:
+    """Chat where the tokenizer has a template."""
+    return "chat" if vocabulary.chat else "plain"

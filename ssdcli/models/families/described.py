@@ -1,0 +1,42 @@
+"""A native causal or masked language model that was adapted here: its config.json tells how it is run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ssdcli.errors import SsdError
+from ssdcli.models.families.config import is_a
+from ssdcli.models.families.family import Config, Family, Vocabulary
+from ssdcli.models.spec import KEY, CoreSpec
+
+# Other classes do more to their inputs, or after their bodies, than a backbone here does.
+_CLASSES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "RobertaForMaskedLM")
+
+
+def _native(config: Config) -> dict[str, Any]:
+    if not is_a(config, *_CLASSES):
+        raise SsdError(
+            f"the checkpoint's config.json has 'architectures' as {config.get('architectures')!r}, which no adapted "
+            "model may be.",
+            f"It may be one of {', '.join(_CLASSES)}.",
+        )
+    return {key: value for key, value in config.items() if key not in (KEY, "auto_map")}
+
+
+def _spec(config: Config, _: Vocabulary) -> CoreSpec:
+    try:
+        return CoreSpec.from_json(config[KEY])
+    except (TypeError, KeyError) as error:
+        raise SsdError(
+            f"the table {KEY!r} of config.json does not tell how the model is run ({error}).",
+            "Save the model again with this version of ssd.",
+        ) from None
+
+
+ADAPTED = Family(
+    name="adapted",
+    title="models adapted by ssd",
+    recognises=lambda config, _: KEY in config,
+    native=_native,
+    spec=_spec,
+)

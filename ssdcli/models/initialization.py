@@ -1,0 +1,188 @@
+"""A causal or masked language model as the beginning of a small one: its body, its tables, its logit shift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ssdcli.errors import SsdError, UsageError
+from ssdcli.models.backbones.block_diffusion import AdaptedBody, BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.wiring import wiring
+from ssdcli.models.core import read_config, read_native
+from ssdcli.models.families.config import count, is_a, must, native, off
+from ssdcli.models.spec import KEY
+
+CAUSAL = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+MASKED = "RobertaForMaskedLM"
+
+_CONTEXT = 512  # tokens of a window, unless told otherwise
+_ROBERTA = ("type_vocab_size", "hidden_act", "layer_norm_eps")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a small model has to be: its core's vocabulary V, ids that are never text, blocks, and its process's inputs.
+
+    context: tokens of a window, if told. shift: whether a token is predicted where the one before it stands, if told.
+    hides: whether noise leaves nothing of a token to see where it stands.
+    """
+
+    vocabulary: int
+    suppressed: tuple[int, ...]
+    block_size: int
+    timed: bool
+    hears_itself: bool
+    context: int | None = None
+    shift: bool | None = None
+    hides: bool = True
+
+
+def reads_causally(folder: Path) -> bool:
+    """Whether a checkpoint's attention is causal; a pulled core's is not, whatever its class."""
+    config = read_config(folder)
+    return KEY not in config and is_a(config, *CAUSAL)
+
+
+def adapt(folder: Path, wanted: Wanted, dtype: torch.dtype = torch.float32) -> BlockDiffusionLM:
+    """A small model with the weights of a checkpoint, held in a dtype; what is new in it begins silent.
+
+    SsdError or UsageError for a checkpoint that is missing, of another class, or not in safetensors.
+    """
+    config = read_config(folder)
+    own = _native(config)
+    shift = _shifts(config, wanted) if wanted.shift is None else wanted.shift
+    lender = _lender(folder, own, dtype)
+    table, head = _tables(lender)
+    adapted = AdaptedBody(own, own_head=head is not table, shift=shift)
+    return _lent(lender, _configuration(adapted, wanted, _room(config, adapted)))
+
+
+def adapt_again(folder: Path, config: BackboneConfig, dtype: torch.dtype) -> BlockDiffusionLM:
+    """What `adapt` has made of a checkpoint before, by the configuration that it had then.
+
+    SsdError for a checkpoint that cannot be read, or a configuration without a lent body.
+    """
+    if config.adapted is None:
+        raise SsdError(f"the configuration for {folder} tells of no body that it lends.", "See 'ssd models verify'.")
+    return _lent(_lender(folder, config.adapted.native, dtype), config)
+
+
+def _lender(folder: Path, own: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+    return read_native(folder, wiring(own).model, own, {"dtype": dtype})
+
+
+def _native(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the class without causality; a sentence for what its body here does not do."""
+    kinds = [kind for name, kind in CAUSAL.items() if is_a(config, name)]
+    if kinds:
+        if any(layer != "full_attention" for layer in config.get("layer_types") or ()):
+            raise UsageError("some layers of the checkpoint see a sliding window only.", "Name another for --init.")
+        return native(config, kinds[0], config["architectures"][0])
+    if is_a(config, MASKED):
+        return _roberta(config)
+    raise UsageError(
+        f"the checkpoint's config.json has {config.get('architectures')!r} as 'architectures', and cannot be adapted.",
+        f"It may be one of {', '.join((*CAUSAL, MASKED))}.",
+    )
+
+
+def _roberta(config: Mapping[str, Any]) -> dict[str, Any]:
+    off(config, "is_decoder", "add_cross_attention")
+    must(config, "position_embedding_type", "absolute")
+    must(config, "tie_word_embeddings", expected=True)
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    own = {key: count(config, key) for key in (*sizes, "max_position_embeddings")}
+    own |= {key: config[key] for key in _ROBERTA if key in config}
+    own["pad_token_id"] = config.get("pad_token_id", 1)
+    return own | {"model_type": "roberta", "architectures": [MASKED]}
+
+
+def _shifts(config: Mapping[str, Any], wanted: Wanted) -> bool:
+    """What a pulled core does, and a causal model where noise hides tokens; see BENCHMARKS.md, Beginnings.
+
+    A token that shows through its noise does so where it stands, and is best predicted there.
+    """
+    return bool(config[KEY]["shift"]) if KEY in config else wanted.hides and is_a(config, *CAUSAL)
+
+
+def _tables(lender: Any) -> tuple[Tensor, Tensor]:
+    """The embeddings (V, H) and what the head multiplies: the same, another (V, H), or (V, H + 1) with biases."""
+    table, head = lender.get_input_embeddings().weight, lender.get_output_embeddings()
+    if head.bias is None:
+        return table, head.weight
+    return table, torch.cat([head.weight, head.bias[:, None]], dim=1)
+
+
+def _room(config: Mapping[str, Any], adapted: AdaptedBody) -> int:
+    """The tokens that the body can read, and reads as it did when it was made."""
+    positions = int(adapted.native["max_position_embeddings"]) - adapted.first_position
+    return min(positions, config.get("sliding_window") or positions)
+
+
+def _configuration(adapted: AdaptedBody, wanted: Wanted, room: int) -> BackboneConfig:
+    hidden, least = int(adapted.native["hidden_size"]), 2 * wanted.block_size
+    context = min(wanted.context or _CONTEXT, room)
+    if context < least:
+        raise UsageError(
+            f"a window of {context} tokens is too short for blocks of {wanted.block_size}.",
+            f"The checkpoint must read at least {least}, and --context too.",
+        )
+    return BackboneConfig(
+        vocabulary=wanted.vocabulary,
+        hidden=hidden,
+        layers=int(adapted.native["num_hidden_layers"]),
+        rank=hidden,
+        block_size=wanted.block_size,
+        context=context,
+        timed=wanted.timed,
+        hears_itself=wanted.hears_itself,
+        suppressed=wanted.suppressed,
+        architecture=str(adapted.native["model_type"]),
+        adapted=adapted,
+    )
+
+
+def _lent(lender: Any, config: BackboneConfig) -> BlockDiffusionLM:
+    """A model that takes another's weights over, its body's without a copy; what it has besides begins silent."""
+    with init_empty_weights():
+        model = BlockDiffusionLM(config)
+    table, head = (nn.Parameter(_resized(table.detach(), config.vocabulary)) for table in _tables(lender))
+    model.table = table
+    if model.head_table is not None:
+        model.head_table = head
+    body = lender.base_model
+    body.set_input_embeddings(None)
+    model.body.load_state_dict(body.state_dict(), assign=True)
+    if model.transform is not None:
+        model.transform[0].load_state_dict(lender.lm_head.dense.state_dict(), assign=True)
+        model.transform[2].load_state_dict(lender.lm_head.layer_norm.state_dict(), assign=True)
+    for part in (model.time, model.listen):
+        if part is not None:
+            _begin_silent(part.to(table.dtype))
+    return model
+
+
+def _begin_silent(part: nn.Module) -> None:
+    """Draw the weights of linear layers one behind the other, but for the last one's, which are zero."""
+    layers = [layer for layer in part.modules() if isinstance(layer, nn.Linear)]
+    for layer in layers:
+        layer.to_empty(device="cpu").reset_parameters()
+    for weight in layers[-1].parameters():
+        nn.init.zeros_(weight)
+
+
+def _resized(table: Tensor, rows: int) -> Tensor:
+    """The first rows of a table, and the mean of all where it has fewer (Hewitt, 2021)."""
+    return torch.cat([table[:rows], table.mean(0).expand(max(0, rows - len(table)), -1)])

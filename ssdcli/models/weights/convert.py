@@ -1,0 +1,123 @@
+"""Downloaded weights into a native transformers checkpoint: linked where they are one already, else streamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssdcli.errors import SsdError
+from ssdcli.models.core import INDEX
+from ssdcli.models.families.family import Family
+from ssdcli.models.folder import WEIGHTS
+from ssdcli.models.weights.contract import blueprint, check, parameters, wanted
+from ssdcli.models.weights.keys import rearranged
+from ssdcli.models.weights.pickles import read_pickle
+from ssdcli.models.weights.safetensors_stream import AGAIN, StoredTensor, read_safetensors, write_safetensors
+
+SHARD = 5 * 10**9  # bytes of weights in one file: less is lost when a copy of one breaks off
+
+_SAFE = ".safetensors"
+_Tensors = Mapping[str, StoredTensor]
+
+
+def convert(sources: Sequence[Path], target: Path, family: Family, config: Mapping[str, Any]) -> int:
+    """Write or link the weights in `sources` as native ones into the folder `target`; return how many parameters.
+
+    sources: at least one. config: the checkpoint's own. The files' headers are held against the native class before
+    anything is written: SsdError names the file that is damaged, or the tensor that is not as expected. Numbers stay as
+    they are stored, and a few MB of them are in memory at a time.
+    """
+    model = blueprint(family.native(config))
+    _check_index(sources)
+    files = [(source, _read(source, family)) for source in sorted(sources)]
+    stored = _merged(files)
+    native = rearranged(stored, family.keys, config)
+    check(model, native)
+    if native == stored and all(source.suffix == _SAFE for source in sources):
+        _link(files, target)
+    else:
+        _write(wanted(model, native), target)
+    return parameters(model)
+
+
+def _check_index(sources: Sequence[Path]) -> None:
+    """Raise SsdError if an index beside the files names others than these."""
+    index = sources[0].with_name(INDEX)
+    if not index.exists():
+        return
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SsdError(f"{INDEX} does not tell which file holds which tensor.", AGAIN) from error
+    there = {source.name for source in sources}
+    if named - there:
+        raise SsdError(f"{INDEX} names {min(named - there)}, which is not there.", AGAIN)
+    if there - named:
+        raise SsdError(f"{min(there - named)} is there, and {INDEX} does not name it.", AGAIN)
+
+
+def _read(source: Path, family: Family) -> dict[str, StoredTensor]:
+    if source.suffix == _SAFE:
+        return read_safetensors(source)
+    for name, prefix in family.pickles.items():
+        if source.match(name):
+            return read_pickle(source, prefix)
+    raise SsdError(f"{source.name} is no file of weights that is known of {family.title}.", AGAIN)
+
+
+def _merged(files: Sequence[tuple[Path, _Tensors]]) -> dict[str, StoredTensor]:
+    """The tensors of all files; SsdError if two hold one name."""
+    merged: dict[str, StoredTensor] = {}
+    for source, tensors in files:
+        for name, tensor in tensors.items():
+            if name in merged:
+                raise SsdError(f"{source.name} holds {name}, which another file holds too.", AGAIN)
+            merged[name] = tensor
+    return merged
+
+
+def _link(files: Sequence[tuple[Path, _Tensors]], target: Path) -> None:
+    """Give the files the names of a native checkpoint's, without a copy."""
+    for (source, _), name in zip(files, _names(len(files)), strict=True):
+        origin = source.resolve()
+        try:
+            (target / name).hardlink_to(origin)
+        except OSError:  # another file system, or one without hard links
+            (target / name).symlink_to(origin)
+    _write_index([tensors for _, tensors in files], target)
+
+
+def _write(tensors: _Tensors, target: Path) -> None:
+    shards = list(_shards(tensors))
+    for shard, name in zip(shards, _names(len(shards)), strict=True):
+        write_safetensors(target / name, shard)
+    _write_index(shards, target)
+
+
+def _shards(tensors: _Tensors) -> Iterator[dict[str, StoredTensor]]:
+    """The tensors in order, in files of at most SHARD bytes or of one tensor."""
+    shard: dict[str, StoredTensor] = {}
+    room = SHARD
+    for name, tensor in tensors.items():
+        if shard and tensor.size > room:
+            yield shard
+            shard, room = {}, SHARD
+        shard[name] = tensor
+        room -= tensor.size
+    yield shard
+
+
+def _names(count: int) -> list[str]:
+    """What transformers looks for: one file, or numbered ones beside an index."""
+    return [WEIGHTS] if count == 1 else [f"model-{i:05}-of-{count:05}{_SAFE}" for i in range(1, count + 1)]
+
+
+def _write_index(shards: Sequence[_Tensors], target: Path) -> None:
+    if len(shards) == 1:
+        return
+    places = {name: file for shard, file in zip(shards, _names(len(shards)), strict=True) for name in shard}
+    size = sum(tensor.size for shard in shards for tensor in shard.values())
+    index = {"metadata": {"total_size": size}, "weight_map": places}
+    (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,22 @@
+"""The turns of a conversation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ssdcli.errors import require
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+    def __post_init__(self) -> None:
+        roles = ", ".join(get_args(Role))
+        require(self.role in get_args(Role), f"the role of a message must be one of {roles}, not {self.role!r}.")

@@ -1,0 +1,240 @@
+"""What a training begins from, other than from scratch: a registered model, or a checkpoint on this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from ssdcli.engine.process import Process
+from ssdcli.errors import NoSuchModel, UsageError
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.core import frozen_dtype, read_config
+from ssdcli.models.folder import load_backbone, save_backbone, save_configuration
+from ssdcli.models.initialization import Wanted, adapt, reads_causally
+from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
+from ssdcli.models.mould import Mould
+from ssdcli.models.spec import KEY
+from ssdcli.registry.adapters import ADAPTER, weights_digest
+from ssdcli.registry.files import write_atomic
+from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint
+from ssdcli.registry.store import Entry, Registry
+from ssdcli.training.settings import TrainSettings
+
+_KEPT = "beginning"  # the copy in a workspace, so that a training goes on without what it began from
+_ORIGIN = "origin.json"
+_DIGEST = "base.sha256"  # of the model that an adapter is trained on
+_TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from: the registered one, if it was one, and whether its attention was causal."""
+
+    base: str | None = None
+    causal: bool = False
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A model to train on; with an adapter in it, that alone is trained. base_weights: the digest of what it is for."""
+
+    model: BlockDiffusionLM
+    origin: Origin = Origin()
+    adapter: PeftModel | None = None
+    base_weights: str | None = None
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are its own."""
+        if self.adapter is not None:
+            return adapter_parameters(self.adapter)
+        return sum(p.numel() for p in self.model.parameters())
+
+    def as_stored(self) -> BlockDiffusionLM:
+        """The model on the CPU, its own numbers rounded as `save` writes them, ready for inference."""
+        own = self.model.state_dict().values() if self.adapter is None else self._learned()
+        for value in own:
+            if value.is_floating_point():
+                value.copy_(value.bfloat16())
+        return self.model.to("cpu").eval().requires_grad_(False)
+
+    def _learned(self) -> list[Tensor]:
+        return [weight.detach() for weight in self.model.parameters() if weight.requires_grad]
+
+    def save(self, folder: Path) -> None:
+        """Write what is its own: the adapter and how its base is read, or all weights."""
+        if self.adapter is not None:
+            save_adapter(self.adapter, folder)
+            save_configuration(self.model.config, folder)
+        else:
+            save_backbone(self.model, folder)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a small model has to fit: the core's manifest, its vocabulary and its process."""
+
+    core: Manifest
+    mould: Mould
+    process: Process
+
+
+def open_beginning(settings: TrainSettings, fit: Fit, registry: Registry, workspace: Path) -> Beginning:
+    """Read what the settings name, or what an earlier start of the same training kept of it.
+
+    Raises UsageError for what does not fit the core, SsdError for files that cannot be read.
+    """
+    if settings.lora is not None:
+        return _with_adapter(settings, fit, registry, workspace)
+    kept = workspace / _KEPT
+    if not kept.exists():
+        _keep(*_read(settings, fit, registry), kept)
+    origin = Origin(**json.loads((kept / _ORIGIN).read_text(encoding="utf-8")))
+    return Beginning(load_backbone(kept).train().requires_grad_(True), origin)
+
+
+def _keep(model: BlockDiffusionLM, origin: Origin, kept: Path) -> None:
+    partial = kept.with_name(f"{kept.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    save_backbone(model, partial, torch.float32)
+    (partial / _ORIGIN).write_text(json.dumps(asdict(origin)) + "\n", encoding="utf-8")
+    partial.rename(kept)
+
+
+def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockDiffusionLM, Origin]:
+    assert settings.init is not None
+    entry = _entry(settings.init, registry)
+    if entry is None:
+        folder = Path(settings.init).expanduser()
+        _check_checkpoint(folder, fit)
+        return adapt(folder, _wanted(settings, fit)), Origin(causal=reads_causally(folder))
+    if KEY in read_config(entry.folder):
+        _check_tokenizer(entry.manifest.tokenizer, settings.init, fit)
+        origin = Origin(base=None if misfit(entry.manifest, fit.core, settings.block_size) else entry.name)
+        return adapt(entry.folder, _wanted(settings, fit)), origin
+    return _continued(entry, fit, settings), Origin(base=entry.name)
+
+
+def _entry(init: str, registry: Registry) -> Entry | None:
+    """The registered model of this name; None for the folder of a checkpoint."""
+    folder = Path(init).expanduser()
+    try:
+        entry = registry.find(init)
+    except (NoSuchModel, UsageError) as error:
+        if folder.is_dir():
+            return None
+        if "/" in init:
+            raise UsageError(f"there is no folder '{init}'.", "Name a registered model or a checkpoint.") from None
+        raise NoSuchModel(error.problem, "Name a registered model, or the folder of a checkpoint.") from None
+    if entry.manifest.kind == ADAPTER:
+        problem = f"'{init}' is an adapter, which has no weights of its own to begin from."
+        raise UsageError(problem, f"Begin from its base '{entry.manifest.base}', or from another model.")
+    return entry
+
+
+def _continued(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusionLM:
+    """A model that was made here, which keeps all that it is."""
+    _check_fit(entry, fit, settings)
+    for flag, given in (("context", settings.context), ("shift", settings.shift)):
+        if given is not None:
+            problem = f"--{flag} was given, but '{entry.name}' has decided about it already."
+            raise UsageError(problem, f"Leave --{flag} out, or --init.")
+    return load_backbone(entry.folder)
+
+
+def misfit(found: Manifest, core: Manifest, block_size: int | None) -> str | None:
+    """What keeps a model from denoising canvases of `block_size` tokens of a core's, if anything does."""
+    if found.tokenizer != core.tokenizer:
+        return "its tokenizer differs"
+    if found.noise != core.noise:
+        return f"its noise process is {found.process} {dict(sorted(found.constants.items()))}"
+    if found.attention != "full" and found.block_size != block_size:
+        return f"its blocks have {found.block_size} tokens, not {block_size}"
+    return None
+
+
+def _check_fit(entry: Entry, fit: Fit, settings: TrainSettings) -> None:
+    found = misfit(entry.manifest, fit.core, settings.block_size)
+    if found is None:
+        return
+    core = fit.core
+    wanted = f"process {core.process} {dict(sorted(core.constants.items()))}, blocks of {core.block_size} tokens"
+    raise UsageError(
+        f"'{entry.name}' does not fit the core '{core.name}': {found}.",
+        f"What fits it has its tokenizer, {wanted}: the core itself, or what was made with --for {core.name}.",
+    )
+
+
+def _check_checkpoint(folder: Path, fit: Fit) -> None:
+    for file in ("config.json", _TOKENIZER):
+        if not (folder / file).is_file():
+            raise UsageError(f"{folder} holds no {file}.", "Name the folder of a transformers checkpoint.")
+    if not any(folder.glob("*.safetensors")):
+        problem = f"{folder} holds no *.safetensors; other weights can run code and are never read."
+        raise UsageError(problem, "Convert them with transformers' save_pretrained.")
+    _check_tokenizer(tokenizer_fingerprint((folder / _TOKENIZER).read_bytes()), str(folder), fit)
+
+
+def _check_tokenizer(found: str, init: str, fit: Fit) -> None:
+    if found != fit.core.tokenizer:
+        problem = f"'{init}' does not fit the core '{fit.core.name}': its tokenizer differs."
+        raise UsageError(problem, "Name a checkpoint with the core's tokenizer, or another core with --for.")
+
+
+def _wanted(settings: TrainSettings, fit: Fit) -> Wanted:
+    assert settings.block_size is not None  # what was left open is settled before
+    return Wanted(
+        vocabulary=fit.core.vocabulary,
+        suppressed=fit.mould.suppressed,
+        block_size=settings.block_size,
+        timed=fit.process.timed,
+        hears_itself=fit.process.hears_itself,
+        context=settings.context,
+        shift=settings.shift,
+        hides=fit.process.name == "masked",
+    )
+
+
+def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry, workspace: Path) -> Beginning:
+    """A registered model with a new adapter; its own weights stay where they are."""
+    assert settings.init is not None
+    assert settings.lora is not None
+    entry = _entry(settings.init, registry)
+    if entry is None:
+        problem = f"an adapter is kept beside its base, and '{settings.init}' is no registered model."
+        remedy = f"Make it a model first, with --init {settings.init}; then pass that one's name, and --lora."
+        raise UsageError(problem, remedy)
+    digest = _digest(entry, workspace)
+    model = _base(entry, fit, settings)
+    try:
+        adapter = add_adapter(model, settings.lora, settings.seed)
+    except ValueError as error:
+        problem = f"--lora {settings.lora} is too large for '{settings.init}': {error}."
+        raise UsageError(problem, "Take a smaller rank, as 8.") from error
+    return Beginning(model.train(), Origin(base=entry.name), adapter, digest)
+
+
+def _digest(entry: Entry, workspace: Path) -> str:
+    """The digest of a base's weights; UsageError if it was another one when the training began."""
+    digest, kept = weights_digest(entry.manifest), workspace / _DIGEST
+    if not kept.exists():
+        write_atomic(kept, digest)
+    if kept.read_text(encoding="utf-8") != digest:
+        problem = f"the weights of '{entry.name}' have changed since the training of its adapter began."
+        raise UsageError(problem, "Bring the old ones back, or start anew with --overwrite.")
+    return digest
+
+
+def _base(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusionLM:
+    """What an adapter is trained on; a pulled model is read as a small one, and held as it is stored."""
+    if KEY not in read_config(entry.folder):
+        return _continued(entry, fit, settings)
+    _check_fit(entry, fit, settings)
+    return adapt(entry.folder, _wanted(settings, fit), frozen_dtype(entry.folder)).requires_grad_(False)

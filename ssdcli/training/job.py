@@ -1,0 +1,208 @@
+"""One training as a job that can be interrupted at any moment and taken up again."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import torch
+
+from ssdcli.data.infilling import Infilling
+from ssdcli.data.windows import Texts, Windows, WindowShape
+from ssdcli.errors import Interrupted, SsdError, UsageError
+from ssdcli.evaluation.losses import LossSettings, measure
+from ssdcli.machine.distributed import agreed, alike, first_ahead, how_many, is_first
+from ssdcli.machine.hardware import has_fast_bf16, look
+from ssdcli.machine.threads import same_threads
+from ssdcli.registry.files import disk_errors
+from ssdcli.registry.store import Registry
+from ssdcli.training.finish import Trained, finish
+from ssdcli.training.measured import measuring_seconds
+from ssdcli.training.objective import Objective
+from ssdcli.training.plan import Budget, Plan
+from ssdcli.training.prepare import Prepared, passages, prepare
+from ssdcli.training.rehearsal import Rehearsal
+from ssdcli.training.saved import check_free, claimed, save, unfinished
+from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
+from ssdcli.training.teaching import open_teacher
+from ssdcli.training.trainer import (
+    ENDLESS,
+    Hooks,
+    Progress,
+    Rates,
+    SmallTrainer,
+    latest_checkpoint,
+)
+
+Clock = Callable[[], float]
+
+_ONE_HOME = "Give all processes one SSD_HOME, on a file system that they share."
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """How a caller follows a training and stops it; every call is made from the training's own thread."""
+
+    on_prepared: Callable[[Prepared], None] = lambda _: None
+    on_progress: Callable[[Progress], None] = lambda _: None
+    on_measuring: Callable[[], None] = lambda: None
+    wants_stop: Callable[[], bool] = lambda: False
+
+
+def train_small(
+    settings: TrainSettings,
+    watcher: Watcher | None = None,
+    *,
+    overwrite: bool = False,
+    registry: Registry | None = None,
+    clock: Clock = time.monotonic,
+) -> Trained:
+    """Train a small model (or, for the core `none`, a core) from the user's text and register it.
+
+    An unfinished training of the same name and settings is taken up where its last checkpoint left it. Raises
+    UsageError for what cannot be right, SsdError for text or a disk that will not do, Interrupted when the watcher
+    wants to stop; in all cases what was there before is still there.
+
+    Under torchrun or accelerate every process makes this call. The first reads the text, writes and registers; the
+    others find its workspace in the same folder, and return what it returns.
+
+    clock: in seconds, by which `minutes` are counted.
+    """
+    began = clock()
+    watcher = watcher or Watcher()
+    registry = registry or Registry()
+    settings.check()
+    with ExitStack() as stack, disk_errors(registry.home), same_threads():
+        with first_ahead():
+            look()
+            check_free(registry, settings.name, overwrite=overwrite)
+            workspace = stack.enter_context(claimed(registry, settings.name))
+            prepared = _prepare(settings, registry) if is_first() else _join(settings.name, registry)
+        _check_joined(prepared)
+        watcher.on_prepared(prepared)
+        trainer = _train(prepared, watcher, _plan(prepared, clock, began))
+        watcher.on_measuring()
+        prepared = replace(prepared, beginning=replace(prepared.beginning, model=trainer.whole()))
+        trained = agreed(lambda: finish(prepared, trainer, registry, overwrite))
+        agreed(lambda: shutil.rmtree(workspace))
+    return trained
+
+
+def _prepare(settings: TrainSettings, registry: Registry) -> Prepared:
+    """Prepare a training, and keep its settings with the size that was chosen; a bad start leaves nothing behind."""
+    workspace = registry.workspace(settings.name)
+    save(workspace, settings)
+    try:
+        prepared = prepare(settings, registry)
+        check_shares(batch_of(prepared), how_many())
+    except SsdError:
+        if latest_checkpoint(workspace) is None:
+            shutil.rmtree(workspace)
+        raise
+    save(workspace, prepared.settings)
+    return prepared
+
+
+def _join(name: str, registry: Registry) -> Prepared:
+    """Prepare a training with what the first process has left in its workspace."""
+    settings = unfinished(registry, name)
+    if settings is None:
+        problem = f"a process does not find the text that the first one read, in {registry.home}."
+        raise SsdError(problem, _ONE_HOME)
+    return prepare(settings, registry)
+
+
+def _check_joined(prepared: Prepared) -> None:
+    """Raise SsdError if another training than the first process's lies in this one's workspace."""
+    own = (prepared.settings, prepared.store.info.fingerprint)
+    with alike():
+        if agreed(lambda: own) != own:
+            raise SsdError(f"the processes find different texts in {prepared.workspace}.", _ONE_HOME)
+
+
+def batch_of(prepared: Prepared) -> int:
+    """Sequences a step, of all processes together."""
+    tokens = prepared.settings.batch_tokens
+    assert tokens is not None  # what was left open is settled before
+    return max(1, tokens // prepared.model.config.context)
+
+
+def check_shares(batch: int, processes: int) -> None:
+    """Raise UsageError if a step's sequences cannot be dealt out evenly to the processes."""
+    if batch % processes:
+        problem = f"a step of {batch} sequences cannot be dealt out evenly to {processes} processes."
+        raise UsageError(problem, "Pass a --batch-tokens of which they can have equal shares, or start fewer.")
+
+
+def _train(prepared: Prepared, watcher: Watcher, plan: Plan) -> SmallTrainer:
+    settings, config, batch = prepared.settings, prepared.model.config, batch_of(prepared)
+    shape = WindowShape(config.context, config.block_size, _infilling(prepared))
+    windows = _windows(prepared, shape, batch * ENDLESS)
+    assert settings.learning_rate is not None  # what was left open is settled before
+    rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
+    objective = Objective(prepared.model, prepared.process, settings.seed, open_teacher(prepared), _anneal(prepared))
+    trainer = SmallTrainer(objective, windows, plan, rates, prepared.workspace)
+    hooks = Hooks(
+        watcher.on_progress,
+        watcher.wants_stop,
+        _heldout_measure(prepared),
+        settings.checkpoint_seconds,
+        settings.patience,
+    )
+    if not trainer.run(hooks, agreed(lambda: latest_checkpoint(prepared.workspace))):
+        raise Interrupted(
+            f"the training of '{settings.name}' was stopped; its checkpoint is kept.",
+            f"Go on with 'ssd train-small --resume --name {settings.name}'.",
+        )
+    objective.teacher = None  # gives its memory back before the core is measured
+    return trainer
+
+
+def _anneal(prepared: Prepared) -> float:
+    """The share of the training in which attention opens: where it was causal."""
+    return prepared.settings.anneal if prepared.beginning.origin.causal else 0.0
+
+
+def _windows(prepared: Prepared, shape: WindowShape, samples: int) -> Windows:
+    """The samples of the training, ever new or a cycle of them."""
+    texts, seed, period = Texts.of(prepared.store), prepared.settings.seed, prepared.settings.distill_samples
+    return Rehearsal(texts, shape, seed, samples, period) if period else Windows(texts, shape, seed, samples)
+
+
+def _infilling(prepared: Prepared) -> Infilling | None:
+    """The gaps of the training, if it has any."""
+    share = prepared.settings.gap_share
+    return Infilling(share, prepared.end) if share > 0 else None
+
+
+def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
+    """Steps if they were given, else minutes: what came before the training and the measuring after it count.
+
+    In the time that a small text has too much of, no more steps are taken than pass over it often enough.
+    """
+    settings = prepared.settings
+    if settings.minutes is None and settings.steps is not None:
+        return Plan(Budget(steps=settings.steps), settings.warmup, settings.decay, clock=clock)
+    seconds = 60 * (settings.minutes or DEFAULT_MINUTES)
+    overhead = clock() - began + measuring_seconds(settings)
+    tokens_a_step = batch_of(prepared) * prepared.model.config.context
+    most = math.ceil(settings.passes * prepared.store.info.train.tokens / tokens_a_step)
+    return Plan(Budget(seconds=seconds, most=most), settings.warmup, settings.decay, overhead, clock)
+
+
+def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
+    """Held-out loss of the model in training, on a few passages and always the same noise."""
+    chosen = passages(prepared.store, prepared.tokenizer, limit=4096)
+    settings = LossSettings(prepared.model.config.context, repeats=1)
+
+    def measured() -> float:
+        device = prepared.model.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or has_fast_bf16()):
+            losses = measure([prepared.model], prepared.process, chosen, [1.0], settings)
+        return float(losses.nats_per_token()[0])
+
+    return measured

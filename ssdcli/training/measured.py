@@ -1,0 +1,115 @@
+"""How well a trained model predicts its held-out text, alone and with its core at every weight, and what it writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.ensemble.gate import Gate
+from ssdcli.engine.ensemble.schedules import Constant, sharing
+from ssdcli.errors import SsdError
+from ssdcli.evaluation.canvases import CanvasSettings, Reader, canvas_losses
+from ssdcli.evaluation.gating import GateFitter
+from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure, measure_combinations, shares
+from ssdcli.evaluation.sweep import GRID, best_weight
+from ssdcli.machine.placement import Placement
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.loading import load_model, make_denoiser
+from ssdcli.reports.description import Sample
+from ssdcli.training.prepare import Parent, Prepared
+from ssdcli.training.samples import Author, write_samples
+from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
+
+_TOKENS_PER_SECOND = 400  # of held-out text that two cores measure at all weights, with time left for samples
+_GATED = 3000  # tokens of held-out text, or so, that a gate is fitted on
+_LOSSES = 0.6  # of the time for measuring, where losses take as long as they may
+_SAMPLES = 0.1  # of the time that a training took: writing samples never takes longer
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Losses on held-out text, and samples.
+
+    losses: where a weight was chosen, the columns are the small model's weights from 0, the core alone, to 1; else the
+    single column is the trained model alone. weight: the best of those in (0, 1]. gate: None without a core, or where
+    there was too little text to fit one.
+    """
+
+    losses: LossesByLevel
+    weight: float | None
+    gate: Gate | None
+    samples: list[Sample]
+
+
+def measuring_seconds(settings: TrainSettings) -> float:
+    """The part of the time of a training, in seconds, that is kept for measuring and registering at the end."""
+    return min(30.0, max(3.0, 0.05 * 60 * (settings.minutes or DEFAULT_MINUTES)))
+
+
+def measured_tokens(settings: TrainSettings) -> int:
+    """How much of the held-out text is measured at the end."""
+    return round(_TOKENS_PER_SECOND * measuring_seconds(settings))
+
+
+def measure_trained(
+    prepared: Prepared, model: BlockDiffusionLM, passages: Sequence[Passage], trained_seconds: float
+) -> Measured:
+    """Measure a trained model, find its weight, and let it write; the core takes part if it can be run here.
+
+    What the time does not suffice for is left out. trained_seconds: how long the training took.
+    """
+    until = time.monotonic() + measuring_seconds(prepared.settings)
+    small = Reader(Denoiser(model, prepared.process), prepared.end)
+    core = None if prepared.parent is None else _open_core(prepared.parent, prepared, model)
+    fitter = GateFitter(prepared.process, min(1.0, _GATED / max(1, measured_tokens(prepared.settings))))
+    losses = None if core is None else _with_core(core, small, passages, fitter, prepared.settings)
+    weight = None if losses is None else best_weight(losses)
+    if losses is None:
+        losses = measure([model], prepared.process, passages, [1.0], LossSettings(model.config.context))
+    authors = _authors(prepared, small, core, weight)
+    until = min(until, time.monotonic() + _SAMPLES * trained_seconds)
+    samples = write_samples(authors, passages, prepared.tokenizer, until)
+    return Measured(losses, weight, fitter.gate(), samples)
+
+
+def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> Reader | None:
+    """The core as a reader of held-out text, or None if it cannot be run here; the model goes where the core is."""
+    try:
+        core = load_model(parent.entry.folder, Placement(), model.block_size)
+    except SsdError:
+        return None
+    model.to(core.device)
+    manifest = parent.entry.manifest
+    begin = prepared.end if manifest.begin is None else manifest.begin
+    return Reader(make_denoiser(core, manifest.attention, prepared.process), begin)
+
+
+def _with_core(
+    core: Reader, small: Reader, passages: Sequence[Passage], fitter: GateFitter, settings: TrainSettings
+) -> LossesByLevel | None:
+    """Losses over the grid of weights, seen by the fitter; None if the core is too slow for the time there is."""
+    one, other, process = core.denoiser.backbone, small.denoiser.backbone, core.denoiser.process
+    measured = [*shares(GRID, 2, process), fitter.combination()]
+    if isinstance(one, BlockDiffusionLM):
+        windows = LossSettings(min(one.context, other.context))
+        return measure_combinations((one, other), process, passages, measured, windows).over(GRID)
+    pace = Pace(_LOSSES * measuring_seconds(settings))
+    losses = canvas_losses([core, small], passages, measured, CanvasSettings(pace))
+    return None if losses is None else losses.over(GRID)
+
+
+def _authors(prepared: Prepared, small: Reader, core: Reader | None, weight: float | None) -> dict[str, Author]:
+    """Who writes samples, by the words that name them: the model alone, and with its core where a weight was found."""
+    parent = prepared.parent
+    if parent is None:
+        return {"core": Author([(small, Constant(1.0))], (prepared.end,))}
+    own_ends = parent.entry.manifest.ends
+    ends = tuple(own_ends) if own_ends else (prepared.end,)
+    alone = {"small": Author([(small, Constant(1.0))], ends)}
+    if core is None or weight is None:
+        return alone
+    return alone | {
+        "ensemble": Author(list(zip((core, small), sharing(weight, prepared.process.name), strict=True)), ends)
+    }

@@ -1,0 +1,289 @@
+"""What a training needs before its first step: tokens on disk, what the core dictates, a model to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from ssdcli.data.canaries import keep_canaries
+from ssdcli.data.documents import ReadReport
+from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN
+from ssdcli.data.readers.files import read_documents
+from ssdcli.data.split import SplitSettings
+from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
+from ssdcli.engine.process import Process, make_process
+from ssdcli.errors import UsageError
+from ssdcli.evaluation.losses import Passage
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.mould import Mould, read_mould
+from ssdcli.registry.adapters import ADAPTER
+from ssdcli.registry.files import write_atomic
+from ssdcli.registry.store import Entry, Registry
+from ssdcli.text.chat import read_chat
+from ssdcli.text.tokenizer import END_OF_TEXT, MASK, PAD, special_id, train_tokenizer
+from ssdcli.training.active_tokens import divide
+from ssdcli.training.beginnings import Beginning, Fit, misfit, open_beginning
+from ssdcli.training.build import build, choose_preset, settled, shape
+from ssdcli.training.settings import DEFAULT_BLOCK, NO_CORE, TrainSettings
+
+_TOKENS = "tokens"
+TOKENIZER = "tokenizer.json"
+_PASSAGE = 1024  # tokens of a held-out document that are measured
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The core that a small model is made for, and what it dictates."""
+
+    entry: Entry
+    mould: Mould
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a training needs, read and built; `size` is None unless the model is from scratch by a preset.
+
+    end: the id of end of text, which parts documents. teacher: the model whose predictions are learned, if any.
+    """
+
+    settings: TrainSettings
+    workspace: Path
+    tokenizer: Tokenizer
+    end: int
+    store: TokenStore
+    process: Process
+    beginning: Beginning
+    size: str | None
+    parent: Parent | None
+    teacher: Entry | None
+
+    @property
+    def model(self) -> BlockDiffusionLM:
+        """The model to train."""
+        return self.beginning.model
+
+    @property
+    def kind(self) -> str:
+        """What it becomes in the registry."""
+        if self.beginning.adapter is not None:
+            return ADAPTER
+        return "core" if self.parent is None else "small"
+
+    @property
+    def base(self) -> str | None:
+        """The registered model that it is to be contrasted with: the one that is named, or what it began from."""
+        return self.settings.base or self.beginning.origin.base
+
+    @property
+    def format(self) -> str:
+        """How the model is put its prompts: as at least half of the documents that it is trained on."""
+        train = self.store.info.train
+        if 2 * train.conversations < train.documents:
+            return "plain"
+        by_template = self.parent is not None and self.parent.entry.manifest.format == "chat"
+        return "chat" if by_template else "turns"
+
+
+def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
+    """Read the data, take from the core what must fit it, and build the model."""
+    workspace = registry.workspace(settings.name)
+    parent = _parent(settings, registry)
+    settings = replace(settings, block_size=_block_size(settings, parent))
+    _check_base(settings, registry, parent)
+    teacher = _teacher(settings, registry, parent)
+    tokenizer = _tokenizer(settings, workspace, parent)
+    process = _process(settings, tokenizer, parent)
+    beginning = _beginning(settings, process, registry, parent)
+    end = _end(tokenizer, parent)
+    store = _store(settings, workspace, tokenizer, _phrasing(end, parent))
+    settings, size = settled(settings, store.info.train.tokens), None
+    if beginning is None:
+        custom = settings.hidden is not None or settings.layers is not None
+        size = None if custom else settings.size
+        beginning = Beginning(_from_scratch(settings, process, tokenizer, store, parent))
+    _check_window(teacher, beginning.model.config.context)
+    return Prepared(settings, workspace, tokenizer, end, store, process, beginning, size, parent, teacher)
+
+
+def _beginning(
+    settings: TrainSettings, process: Process, registry: Registry, parent: Parent | None
+) -> Beginning | None:
+    """What the settings name to begin from; None for a training from scratch."""
+    if parent is None or settings.init is None:
+        return None
+    fit = Fit(parent.entry.manifest, parent.mould, process)
+    return open_beginning(settings, fit, registry, registry.workspace(settings.name))
+
+
+def _from_scratch(
+    settings: TrainSettings, process: Process, tokenizer: Tokenizer, store: TokenStore, parent: Parent | None
+) -> BlockDiffusionLM:
+    """A new model of the shape that was chosen, which takes from the core what must fit it."""
+    preset = choose_preset(settings, store.info.train.tokens)
+    never = _never_text(tokenizer, settings.vocabulary) if parent is None else ()
+    mould = None if parent is None else parent.mould
+    division = None if mould is None else divide(mould, store.train)
+    config = shape(settings, preset, process, mould, never, division)
+    return build(config, mould, division, settings.seed)
+
+
+def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
+    if settings.core == NO_CORE:
+        return None
+    entry = registry.find(settings.core)
+    if entry.manifest.kind != "core":
+        raise UsageError(
+            f"'{settings.core}' is not a core but of kind '{entry.manifest.kind}'.", "Name a core with --for."
+        )
+    return Parent(entry, read_mould(entry.folder))
+
+
+def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
+    """The block that is asked for, or the core's; UsageError where the core fixes another."""
+    if parent is None:
+        return settings.block_size or DEFAULT_BLOCK
+    core, asked = parent.entry.manifest, settings.block_size
+    if core.attention == "full":
+        return core.block_size if asked is None else asked
+    if asked not in (None, core.block_size):
+        problem = f"--block-size {asked} was given, but the core '{settings.core}' has blocks of {core.block_size}."
+        raise UsageError(problem, "Leave --block-size out, or make a core with --for none.")
+    return core.block_size
+
+
+def _end(tokenizer: Tokenizer, parent: Parent | None) -> int:
+    """The id of end of text: the core's first, or the tokenizer's own."""
+    ends = [] if parent is None else parent.entry.manifest.ends
+    return ends[0] if ends else special_id(tokenizer, END_OF_TEXT)
+
+
+def _check_base(settings: TrainSettings, registry: Registry, parent: Parent | None) -> None:
+    """Raise UsageError for a base that could not denoise a canvas of the core's."""
+    if settings.base is None:
+        return
+    base = registry.find(settings.base).manifest
+    core = None if parent is None else parent.entry.manifest
+    if (
+        core is None
+        or base.kind != "small"
+        or base.block_size != settings.block_size
+        or ((base.tokenizer, base.noise) != (core.tokenizer, core.noise))
+    ):
+        problem = f"'{settings.base}' is no small model that fits the core '{settings.core}'."
+        raise UsageError(problem, f"Name one that was made with --for {settings.core}.")
+
+
+def _teacher(settings: TrainSettings, registry: Registry, parent: Parent | None) -> Entry | None:
+    """The model whose predictions are learned; UsageError for one that cannot denoise a whole window in one pass."""
+    if settings.distill is None:
+        return None
+    entry = registry.find(settings.distill)
+    problem = "a core from scratch has tokens of its own" if parent is None else _untaught(entry, parent, settings)
+    if problem is not None:
+        raise UsageError(f"'{settings.distill}' cannot teach: {problem}.", "Name another --distill, or leave it out.")
+    return entry
+
+
+def _untaught(entry: Entry, parent: Parent, settings: TrainSettings) -> str | None:
+    """What keeps a model from teaching those that are made for a core, if anything does."""
+    if entry.manifest.attention == "causal":
+        return "it cannot denoise all blocks of a text in one pass"
+    return misfit(entry.manifest, parent.entry.manifest, settings.block_size)
+
+
+def _check_window(teacher: Entry | None, window: int) -> None:
+    """Raise UsageError for windows that are longer than what the teacher sees."""
+    if teacher is not None and window > teacher.manifest.context:
+        most = teacher.manifest.context
+        problem = f"'{teacher.name}' sees {most} tokens at once, and the windows of this training have {window}."
+        raise UsageError(problem, f"Pass --context {most}, or leave --distill out.")
+
+
+def _tokenizer(settings: TrainSettings, workspace: Path, parent: Parent | None) -> Tokenizer:
+    """The core's tokenizer, or one learned from the data when there is no core."""
+    if parent is not None:
+        return Tokenizer.from_file(str(parent.entry.folder / TOKENIZER))
+    path = workspace / TOKENIZER
+    if not path.exists():
+        if "-" in settings.data:
+            raise UsageError("a core's data is read twice, which standard input cannot be.", "Give it as a file.")
+        texts = (document.text for document in read_documents(settings.data, ReadReport()))
+        write_atomic(path, train_tokenizer(texts, settings.vocabulary).to_str(pretty=True))
+    return Tokenizer.from_file(str(path))
+
+
+def _never_text(tokenizer: Tokenizer, vocabulary: int) -> tuple[int, ...]:
+    """The ids that stand for no text: mask, padding, and those that too little text has left without a token."""
+    unused = range(tokenizer.get_vocab_size(), vocabulary)
+    return (special_id(tokenizer, MASK), special_id(tokenizer, PAD), *unused)
+
+
+def _phrasing(end: int, parent: Parent | None) -> StoreSettings:
+    """How text is put: as the core reads it, whose chat template conversations have where it has one."""
+    if parent is None or parent.entry.manifest.format != "chat":
+        return StoreSettings(end)
+    core = parent.entry
+    return StoreSettings(end, chat=read_chat(core.folder, core.name), ends=tuple(core.manifest.ends))
+
+
+def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phrasing: StoreSettings) -> TokenStore:
+    """The tokens on disk, from an earlier start of the same training if there was one."""
+    folder = workspace / _TOKENS
+    if TokenStore.is_finished(folder):
+        return TokenStore.open(folder)
+    split = SplitSettings(settings.seed, settings.heldout)
+    report = ReadReport()
+    documents = read_documents(settings.data, report)
+    planted = keep_canaries(workspace, settings.canaries).planted() if settings.canaries else []
+    how = replace(phrasing, split=split, planted=tuple(planted))
+    return build_store(documents, tokenizer, folder, how, report)
+
+
+def _process(settings: TrainSettings, tokenizer: Tokenizer, parent: Parent | None) -> Process:
+    if parent is not None:
+        manifest = parent.entry.manifest
+        return make_process(manifest.process, manifest.vocabulary, manifest.constants)
+    constants = {"K": 5.0, "s": 1e-4, "mask_id": special_id(tokenizer, MASK)}  # a process takes those that are its own
+    return make_process(settings.process, settings.vocabulary, constants)
+
+
+def passages(store: TokenStore, tokenizer: Tokenizer, limit: int) -> list[Passage]:
+    """Held-out documents in the store's order until `limit` tokens are reached; of a long one, the beginning.
+
+    A conversation begins so near to its first answer that this is part of it.
+    """
+    chosen: list[Passage] = []
+    left = limit
+    for start, stop, size in store.heldout_documents:
+        if left <= 0:
+            break
+        tokens, marks = store.heldout[start - 1 : stop].tolist(), store.heldout_marks[start:stop].tolist()
+        passage = passage_of_marked(tokens, marks, size, tokenizer)
+        if any(passage.counted):
+            chosen.append(passage)
+            left -= len(passage.tokens)
+    return chosen
+
+
+def passage_of_marked(tokens: list[int], marks: list[int], size: int, tokenizer: Tokenizer) -> Passage:
+    """What is measured of a document: its beginning, and of a conversation what is near its first answer.
+
+    tokens: an end of text, and the document's. marks: of the document's tokens. size: its UTF-8 bytes.
+    """
+    answer = marks.index(WRITTEN) if WRITTEN in marks else 0
+    begin = max(0, answer - _PASSAGE // 2)
+    end = min(len(marks), begin + _PASSAGE)
+    tokens, kept = tokens[begin : end + 1], marks[begin:end]
+    if GIVEN in kept:
+        return _conversation(tokens, kept, tokenizer)
+    return Passage(tokens, size if end == len(marks) else len(tokenizer.decode(tokens[1:]).encode()))
+
+
+def _conversation(tokens: list[int], marks: list[int], tokenizer: Tokenizer) -> Passage:
+    """A passage of which the answers count; the ends between them go, since nothing is read after these."""
+    kept = [(token, mark == WRITTEN) for token, mark in zip(tokens, [GIVEN, *marks], strict=True) if mark != CLOSING]
+    answers = [token for token, counts in kept if counts]
+    size = len(tokenizer.decode(answers).encode())
+    return Passage([token for token, _ in kept], size, scored=[counts for _, counts in kept])

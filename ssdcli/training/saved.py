@@ -1,0 +1,133 @@
+"""Unfinished trainings: their settings, and who may touch their workspace. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ssdcli.errors import SsdError, UsageError
+from ssdcli.machine.distributed import is_first
+from ssdcli.registry import staging
+from ssdcli.registry.files import disk_errors, make_private, write_atomic
+from ssdcli.registry.names import check_name
+from ssdcli.registry.store import Registry
+from ssdcli.training.settings import NO_CORE, TrainSettings
+
+_JOB = "job.json"
+_CHANGEABLE = ("minutes", "steps", "passes", "learning_rate", "checkpoint_seconds")
+
+
+def save(workspace: Path, settings: TrainSettings) -> None:
+    """Keep the settings of a training in its workspace."""
+    write_atomic(workspace / _JOB, json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def unfinished(registry: Registry, name: str) -> TrainSettings | None:
+    """The settings of a training of this name that was started and not finished; SsdError if they cannot be read."""
+    path = _workspace(registry, name) / _JOB
+    if not path.exists():
+        return None
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return TrainSettings(**(saved | {"data": tuple(saved["data"])}))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        problem = f"the settings of the unfinished training in {path} cannot be read ({error})."
+        raise SsdError(problem, "Start it anew with --overwrite.") from error
+
+
+def resumed(registry: Registry, name: str, given: Mapping[str, object]) -> TrainSettings:
+    """The settings to go on with: the saved ones, and of the newly given ones those that a training can change."""
+    saved = unfinished(registry, name)
+    if saved is None:
+        raise UsageError(f"there is no unfinished training of '{name}'.", "Leave --resume out to start one.")
+    changed = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    changed = {key: value for key, value in changed.items() if value != getattr(saved, key)}
+    fixed = [key for key in changed if key not in _CHANGEABLE]
+    if fixed:
+        raise UsageError(
+            f"a resumed training keeps its {fixed[0].replace('_', '-')}.",
+            f"With --resume only {', '.join('--' + key.replace('_', '-') for key in _CHANGEABLE)} can be changed.",
+        )
+    for key, other in (("minutes", "steps"), ("steps", "minutes")):
+        if key in given and other not in given:
+            changed[other] = None
+    settings = replace(saved, **changed)  # type: ignore[arg-type]
+    settings.check()
+    return settings
+
+
+def begin(registry: Registry, settings: TrainSettings, *, overwrite: bool) -> None:
+    """Make room for a new training, after all that can be checked before reading its text.
+
+    Raises UsageError or NoSuchModel, with an unfinished training of the same name left as it is.
+    """
+    from ssdcli.data.readers.files import ReadReport, read_documents
+
+    settings.check()
+    with claimed(registry, settings.name) as workspace:
+        if has_checkpoint(registry, settings.name) and not overwrite:
+            raise UsageError(
+                f"a training of '{settings.name}' was interrupted and can go on.",
+                "Pass --resume to go on, or --overwrite to start anew.",
+            )
+        check_free(registry, settings.name, overwrite=overwrite)
+        if settings.core != NO_CORE:
+            registry.find(settings.core)
+        read_documents(settings.data, ReadReport())  # refuses what does not exist, and reads nothing yet
+        if workspace.exists():
+            shutil.rmtree(workspace)
+
+
+def check_free(registry: Registry, name: str, *, overwrite: bool) -> None:
+    """Raise UsageError when a new model cannot have this name."""
+    found = next((entry for entry in registry.entries() if entry.name == name), None)
+    if found is not None and found.bundled:
+        raise UsageError(f"'{name}' comes with ssd and cannot be replaced.", "Choose another --name.")
+    if not overwrite and (found is not None or name in registry.broken()):
+        problem = f"a model named '{name}' exists already."
+        raise UsageError(problem, "Pass --overwrite to replace it, or choose another --name.")
+
+
+def discard(registry: Registry, name: str) -> None:
+    """Forget an unfinished training, if there is one."""
+    with claimed(registry, name) as workspace:
+        if workspace.exists():
+            shutil.rmtree(workspace)
+
+
+def has_checkpoint(registry: Registry, name: str) -> bool:
+    """Whether a training of this name was interrupted after its first checkpoint."""
+    return any(_workspace(registry, name).glob("checkpoint-*"))
+
+
+@contextmanager
+def claimed(registry: Registry, name: str) -> Iterator[Path]:
+    """Keep other processes out of a training's workspace, which need not exist; SsdError when one is in it.
+
+    Under torchrun the first process does so for all of them.
+    """
+    from filelock import Timeout
+
+    workspace = _workspace(registry, name)
+    if not is_first():
+        yield workspace
+        return
+    with disk_errors(registry.home):
+        lock = staging.lock(make_private(workspace.parent) / f".{name}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            problem = f"'{name}' is being trained by another process."
+            raise SsdError(problem, "Wait for it, stop it, or choose another --name.") from None
+    try:
+        yield workspace
+    finally:
+        lock.release()
+
+
+def _workspace(registry: Registry, name: str) -> Path:
+    return registry.home / "training" / check_name(name)

@@ -1,0 +1,131 @@
+"""The demo's parts: what it trains, writes and measures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ssdcli.api import Options, load
+from ssdcli.demo.story import (
+    NAME,
+    VOICES,
+    Fact,
+    _chosen,
+    hits,
+    open_cast,
+    predict,
+    read_notebook,
+    recall,
+    settings_for,
+    train,
+    write_samples,
+)
+from ssdcli.errors import Interrupted, UsageError
+from ssdcli.registry.store import Registry
+from ssdcli.training.job import Watcher
+from ssdcli.training.saved import unfinished
+from tests.notebooks import tiny_notebook, tiny_training
+from tests.tiny import add_family
+
+QUICK = Options(max_tokens=8, temperature=0.8)
+GREEDY = Options(max_tokens=16, steps=2, temperature=0, seed=0)
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    return tiny_notebook(tmp_path / "notebook")
+
+
+@pytest.fixture
+def cast():
+    add_family(process="simplex")
+    return open_cast("big", "notes")
+
+
+@pytest.fixture
+def core():
+    add_family(process="simplex")
+
+
+def test_the_cast_is_the_core_the_small_model_and_both_at_the_tuned_weight(cast):
+    members = {voice: {v.name: v.weight for v in writer.voices} for voice, writer in cast.writers.items()}
+    assert members == {"core": {"big": 1}, "small": {"notes": 1}, "ensemble": {"big": 0.7, "notes": 0.3}}
+    assert cast.weight == 0.3
+
+
+def test_samples_are_what_each_writes_from_one_seed(cast):
+    prompts = ["Dear landlord,", "the stairs"]
+    lineups = {"core": ("big", None), "small": ("none", ["notes"]), "ensemble": ("big", ["notes"])}
+    for sample, prompt in zip(write_samples(cast, prompts, QUICK), prompts, strict=True):
+        assert sample.prompt == prompt
+        for voice, lineup in lineups.items():
+            assert sample.texts[voice] == load(*lineup).generate(prompt, QUICK, seed=sample.seed).text
+
+
+def test_the_gain_is_over_the_better_member(cast, notebook):
+    found = predict(cast, notebook.heldout, repeats=1)
+    bits = found.bits_per_byte
+    assert found.documents == 3
+    assert bits[found.better] == min(bits["core"], bits["small"])
+    assert found.gain == pytest.approx(bits[found.better] - bits["ensemble"])
+    assert found.standard_error > 0
+
+
+def test_a_fact_is_known_when_its_answer_is_said_in_whatever_case(cast):
+    question = Fact("boiler", "the boiler is", "")
+    said = recall(cast, [question], GREEDY)[0].texts
+    facts = [Fact(voice, question.prompt, said[voice].strip().upper()) for voice in VOICES]
+    facts.append(Fact("never", question.prompt, "zzz zzz zzz"))
+    found = recall(cast, facts, GREEDY)
+    assert all(one.hits[one.fact.id] for one in found[:3])
+    assert not any(found[3].hits.values())
+    assert all(0 < count < len(facts) for count in hits(found).values())
+
+
+class Ranker:
+    """A writer that finds one answer likely after every sentence, and more so each one after its own."""
+
+    def score(self, prompt, endings):
+        return [(5.0 if "often" in ending else 0.0) + (1.0 if prompt in ending else 0.0) for ending in endings]
+
+
+def test_a_fact_is_told_apart_by_what_its_sentence_adds_to_its_answer():
+    facts = [Fact(name, name, f"{name} {rest}") for name, rest in (("a1", ""), ("b2", "often"), ("c3", ""))]
+    assert _chosen(Ranker(), facts) == [fact.answer for fact in facts]
+    strangers = [Fact("d4", "none of these", "d4"), *facts]
+    assert _chosen(Ranker(), strangers)[1:] == [fact.answer for fact in facts]
+    assert _chosen(Ranker(), [Fact("x", "b2", "a1"), Fact("y", "a1", "b2")]) == ["b2", "a1"]
+
+
+def test_training_replaces_an_earlier_model_and_an_unfinished_training(core, notebook):
+    settings = tiny_training(notebook)
+    train(settings, Watcher())
+    with pytest.raises(Interrupted):
+        train(settings, Watcher(wants_stop=lambda: True))
+    assert unfinished(Registry(), NAME) is not None
+    prepared = []
+    trained = train(settings, Watcher(on_prepared=prepared.append))
+    assert (trained.name, trained.core, trained.steps) == (NAME, "big", settings.steps)
+    assert len(prepared) == 1
+    assert unfinished(Registry(), NAME) is None
+    assert Registry().find(NAME).manifest.weight == trained.weight
+
+
+def test_the_demo_trains_on_the_notes_and_not_on_the_heldout_ones():
+    notebook = read_notebook()
+    settings = settings_for(notebook, 2)
+    assert settings.data == (str(notebook.folder / "notes"),)
+    assert (settings.core, settings.name, settings.minutes) == ("starter", "demo-notebook", 2)
+
+
+def test_no_time_is_refused():
+    with pytest.raises(UsageError, match="minutes"):
+        settings_for(read_notebook(), 0)
+
+
+def test_a_notebook_is_what_its_files_say(notebook):
+    about = json.loads((notebook.folder / "demo.json").read_text(encoding="utf-8"))
+    assert read_notebook(notebook.folder) == notebook
+    assert notebook.prompts == tuple(about["prompts"])
+    assert notebook.facts[0] == Fact("boiler", "the boiler is", "cold")

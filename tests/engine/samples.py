@@ -1,0 +1,57 @@
+"""What the sampler's tests share: all processes, a run of few short steps, and a guide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.engine.process import Masked, Process, Simplex, Uniform
+from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.sampler import SamplerConfig, Step, sample
+from ssdcli.engine.sampling.nucleus import Picker
+
+NEVER = -1  # an end of text that never comes
+V, L = 6, 4
+_ALL = [Masked(V, mask_id=V - 1), Simplex(V), Uniform(V)]
+PROCESSES = pytest.mark.parametrize("process", _ALL, ids=lambda process: process.name)
+REDRAWN = pytest.mark.parametrize("process", _ALL[1:], ids=lambda process: process.name)  # where no token is certain
+REAL_PROCESSES = pytest.mark.parametrize("process", ["masked", "simplex", "uniform"])
+P = [0.3, 0.25, 0.2, 0.15, 0.1, 0.0]
+
+
+def alone(denoiser: Any) -> Ensemble:
+    return Ensemble((Member("one", denoiser, Constant(1.0)),))
+
+
+def settings(**changes: Any) -> SamplerConfig:
+    fields: dict[str, Any] = {"block_size": L, "max_tokens": 3 * L, "steps": 5, "ends": (NEVER,), "picker": Picker()}
+    return SamplerConfig(**{**fields, **changes})
+
+
+def run(ensemble: Any, process: Process, seeds: list[int], prompts: Any = None, **changes: Any) -> list[Step]:
+    """All steps of an ensemble, or of one denoiser alone; each row has a prompt of one token."""
+    group = ensemble if isinstance(ensemble, Ensemble) else alone(ensemble)
+    rows = [Prompt([1])] * len(seeds) if prompts is None else [Prompt(prompt) for prompt in prompts]
+    return list(sample(group, process, [rows] * len(group.members), seeds, settings(**changes)))
+
+
+def generated(steps: list[Step], process: Process) -> Tensor:
+    """The tokens of all blocks: (B, blocks * L)."""
+    return torch.cat([process.tokens(step.canvas) for step in steps if step.last], dim=1)
+
+
+class Towards:
+    """Pushes towards one token, and notes what it was shown."""
+
+    def __init__(self, token: int, scale: float) -> None:
+        self.token, self.scale = token, scale
+        self.shown: list[tuple[Tensor, Tensor]] = []
+
+    def push(self, log_p: Tensor, written: Tensor) -> Tensor:
+        self.shown.append((log_p, written))
+        return torch.zeros_like(log_p).index_fill(-1, torch.tensor([self.token], device=log_p.device), 1.0)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ssdcli.errors import UsageError
+from ssdcli.generation.types import Request
+from ssdcli.text.messages import Message
+
+SYSTEM, HELLO, ANSWER = Message("system", "Be brief."), Message("user", "Hello"), Message("assistant", "Hi!")
+
+
+def test_a_prompt_is_what_the_user_says():
+    assert Request("Hello").turns == (HELLO,)
+    assert Request().turns == (Message("user", ""),)
+    assert Request("Hello", system="Be brief.").turns == (SYSTEM, HELLO)
+
+
+def test_messages_are_turns_and_the_users_last_one_is_what_was_asked():
+    why = Message("user", "Why?")
+    assert Request(messages=(SYSTEM, HELLO, ANSWER, why)).turns == (SYSTEM, HELLO, ANSWER, why)
+    assert Request(messages=(HELLO, ANSWER), system="Be brief.").turns == (SYSTEM, HELLO, ANSWER)
+    assert Request(messages=(HELLO, ANSWER, why)).asked == "Why?"
+    assert Request(messages=(HELLO, ANSWER)).asked == Request("Hello").asked == "Hello"
+
+
+def test_a_system_text_of_its_own_wins():
+    assert Request("Hello").under("Be brief.") == Request("Hello", system="Be brief.")
+    for own in (Request("Hello", system="Rhyme."), Request(messages=(SYSTEM, HELLO))):
+        assert own.under("Be long.") == own
+    assert Request("Hello").under("") == Request("Hello")
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"prompt": "a", "messages": (HELLO,)}, "a prompt and messages exclude each other"),
+        ({"messages": (ANSWER,)}, "no message is the user's"),
+        ({"messages": (SYSTEM,)}, "no message is the user's"),
+        ({"messages": (HELLO, SYSTEM)}, "only the first message can be the system's"),
+        ({"messages": (SYSTEM, HELLO), "system": "b"}, "the system text is given apart and in a message"),
+    ],
+)
+def test_what_is_no_conversation_is_refused(fields: dict[str, Any], problem: str):
+    with pytest.raises(UsageError, match=problem):
+        Request(**fields)
+
+
+def test_a_role_is_one_of_three():
+    with pytest.raises(UsageError, match="one of system, user, assistant, not 'bot'"):
+        Message("bot", "Hello")  # type: ignore[arg-type]

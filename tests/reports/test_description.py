@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from ssdcli.reports.description import duration, length_counts, metrics_lines, number
+from tests.reports.facts import history
+
+
+class TestMetricsLines:
+    def test_each_point_is_a_json_line(self):
+        points = history(7)
+        assert [json.loads(line) for line in metrics_lines(points).splitlines()] == points
+
+    def test_an_infinite_loss_is_null_and_the_line_still_json(self):
+        line = metrics_lines([{"step": 1, "loss": math.inf, "heldout": math.nan}])
+        assert "Infinity" not in line
+        assert json.loads(line) == {"step": 1, "loss": None, "heldout": None}
+
+    def test_no_history_is_no_line(self):
+        assert metrics_lines([]) == ""
+
+
+def test_lengths_are_counted_by_doublings():
+    assert length_counts([1, 2, 3, 4, 7, 8, 1000]) == [1, 2, 2, 1, 0, 0, 0, 0, 0, 1]
+    assert length_counts([]) == []
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (754, "12 min 34 s")])
+def test_times_are_told_as_people_say_them(seconds, told):
+    assert duration(seconds) == told
+    assert duration(seconds + 36000).startswith("10 h ")
+
+
+def test_a_loss_that_is_no_number_is_told_so():
+    assert [number(value) for value in (1.23456, math.inf, math.nan)] == ["1.235", "infinite", "–"]
