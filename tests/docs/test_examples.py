@@ -29,7 +29,6 @@ QUICK = {  # options that are replaced, so that an example takes no time
     "audit": {"--minutes": "0.001"},
 }
 SHAPE = {"--hidden": "32", "--layers": "1", "--context": "64"}
-PRESENT = {"eval": ("--generate",), "generate": ()}  # options that are replaced only where an example has them
 PROGRAMS = ("cat", "echo")
 GATE = {"bias": 0.2, "level": 1.0, "core": 0.5, "small": -0.5}
 
@@ -151,9 +150,10 @@ def quick(given: list[str]) -> list[str]:
     changes = dict(QUICK.get(given[0], {}))
     if given[0] == "train-small" and "--init" not in given:
         changes |= SHAPE
-    for option in PRESENT.get(given[0], ()):
-        if option not in given:
-            del changes[option]
+    if given[0] == "eval" and "--generate" not in given:
+        del changes["--generate"]
+    if given[0] == "eval" and not {"--rule", "--schedule"} & set(given):
+        changes |= {"--rule": "mix", "--schedule": "constant"}
     kept = list(given)
     for option in changes:
         while option in kept:
