@@ -107,6 +107,17 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "lab").glob("*.md")), ids=lambda page: page.name)
+def test_every_benchmark_that_a_page_of_the_log_names_exists(page):
+    text = re.sub(r"\s*\\?\n\s*", " ", page.read_text(encoding="utf-8"))
+    for name, given in re.findall(r"python -m benchmarks ([a-z_]+)([^`]*)`", text):
+        script = ROOT / "benchmarks" / f"{name}.py"
+        assert script.is_file(), f"{page.name}: {name}"
+        sources = [path.read_text(encoding="utf-8") for path in (script, *(ROOT / "benchmarks" / "lib").glob("*.py"))]
+        for option in re.findall(r"(?<![\w-])--[a-z-]+", given):
+            assert any(f'"{option}"' in source for source in sources), f"{page.name}: {name} {option}"
+
+
 def test_the_readme_is_short():
     assert (ROOT / "README.md").stat().st_size <= 6000
 

@@ -57,7 +57,7 @@ class Script:
     def start(self, prompts):
         return [self.scripts[prompt.before[-1]] for prompt in prompts]
 
-    def denoise(self, canvas, t, heard, prefix):
+    def denoise(self, canvas, t, previous, prefix):
         self.blocks += bool((canvas == self.process.mask_id).all())
         wanted = torch.tensor([(row + [0] * BLOCK)[:BLOCK] for row in prefix])
         return torch.nn.functional.one_hot(wanted, VOCABULARY).float().log()
