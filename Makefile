@@ -23,7 +23,7 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
-# What is small enough of BENCHMARKS.md; the commands of the rest stand beside its tables.
+# The benchmarks that are small enough to repeat; the pages of docs/lab have the commands of all.
 BENCHES ?= engine training_speed collaboration autoregression schedules steps alternatives gated teachers
 
 bench: .venv/.installed
