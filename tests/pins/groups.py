@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,14 @@ GROUPS: dict[str, Callable[[Workshop], dict[str, Any]]] = {
 }
 
 
-def found_by(group: str, folder: Path) -> Any:
-    """What a group finds in a fresh copy of the stored registry."""
+def found_by(group: str, folder: Path, brief: bool = False) -> Any:
+    """What a group finds in a fresh copy of the stored registry: all of its cases, or a choice."""
     machine_of_one_thread()
-    return plain(GROUPS[group](Workshop.copied(folder)))
+    gc.freeze()  # each training collects garbage, and what was imported is none
+    try:
+        return plain(GROUPS[group](Workshop.copied(folder, brief)))
+    finally:
+        gc.unfreeze()
 
 
 def pins() -> dict[str, Any]:

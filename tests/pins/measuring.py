@@ -7,30 +7,32 @@ from typing import Any
 
 from tests.pins.workshop import Workshop, without
 
-_HELDOUT = ("eval", "text/heldout.jsonl", "--documents", "10")
+_HELDOUT = ("eval", "text/heldout.jsonl", "--documents", "8")
 _EVALUATIONS: dict[str, tuple[str, ...]] = {
     "simplex": (*_HELDOUT, "--with", "notes-simplex", "--schedule", "leaning"),
     "masked": (*_HELDOUT, "--with", "notes-masked", "--schedule", "constant"),
     "uniform": (*_HELDOUT, "--with", "notes-uniform", "--schedule", "sandwich", "--rule", "mix", "--rule", "average"),
     "a file": (*_HELDOUT, "--with", "notes-masked", "--schedule", "text/masked.toml", "--rule", "mix"),
     "a core": (*_HELDOUT, "--core", "core-masked", "--seed", "5"),
-    "two": (*_HELDOUT, "--with", "notes-masked", "--with", "begun=0.2", "--rule", "mix", "--schedule", "constant"),
+    "two": (*_HELDOUT, "--with", "notes-masked", "--with", "begun=0.1", "--rule", "mix", "--schedule", "constant"),
     "a base": (*_HELDOUT, "--with", "begun", "--rule", "contrast", "--schedule", "constant"),
     "an adapter": (*_HELDOUT, "--with", "adapter", "--rule", "mix", "--schedule", "leaning:1"),
     "a context": (*_HELDOUT, "--with", "notes-masked", "--context", "text/context.txt", "--rule", "mix",
                   "--schedule", "constant"),
-    "talks": ("eval", "text/asked.jsonl", "--documents", "8", "--with", "answers", "--rule", "gated"),
+    "talks": ("eval", "text/asked.jsonl", "--documents", "8", "--with", "answers", "--rule", "mix"),
     "pulled, talks": ("eval", "text/asked.jsonl", "--documents", "8", "--with", "letters", "--rule", "mix",
                       "--schedule", "constant"),
     "pulled, simplex": (*_HELDOUT, "--with", "tess2-notes", "--rule", "mix", "--schedule", "leaning"),
     "pulled, uniform": (*_HELDOUT, "--with", "gemma-notes", "--rule", "average", "--schedule", "constant"),
     "texts": (*_HELDOUT, "--with", "notes-masked", "--rule", "mix", "--schedule", "constant", "--generate", "2"),
 }  # fmt: skip
+_IN_BRIEF = ("simplex", "masked", "uniform", "a file", "a context", "pulled, talks")
 
 
 def evaluations(shop: Workshop) -> dict[str, Any]:
     """Figures of `ssd eval`."""
-    return {name: _measured(shop, arguments) for name, arguments in _EVALUATIONS.items()}
+    chosen = {name: one for name, one in _EVALUATIONS.items() if not shop.brief or name in _IN_BRIEF}
+    return {name: _measured(shop, arguments) for name, arguments in chosen.items()}
 
 
 def _measured(shop: Workshop, arguments: tuple[str, ...]) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def saved(shop: Workshop) -> dict[str, Any]:
     from ssdcli import EvalSettings, evaluate
 
     found: dict[str, Any] = {}
-    for process in ("simplex", "masked", "uniform"):
+    for process in ("masked",) if shop.brief else ("simplex", "masked", "uniform"):
         name = f"notes-{process}"
         shop.run(*_HELDOUT, "--with", name, "--rule", "mix", "--save", "-q")
         manifest = shop.manifest(name)

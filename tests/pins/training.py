@@ -42,6 +42,7 @@ _MORE: dict[str, tuple[str, ...]] = {
     "a causal checkpoint, unshifted": (*_NOTES, "--init", "checkpoints/qwen3", "--context", "64", "--no-shift"),
     "a masked checkpoint": (*_NOTES, "--init", "checkpoints/roberta", "--context", "64"),
 }  # fmt: skip
+_IN_BRIEF = ("taught in context", "base", "begun of a pulled one", "talks by a template", "a causal checkpoint")
 # Attention is open from the first step, as it always is in later versions; they do not know the variable.
 _OPEN = {"SSD_ANNEAL": "0"}
 
@@ -78,7 +79,8 @@ def trainings(shop: Workshop) -> dict[str, Any]:
 
 def beginnings(shop: Workshop) -> dict[str, Any]:
     """Trainings that begin from something, learn answers, or are made for pulled cores."""
-    return _all(shop, _MORE, 4)
+    chosen = {name: one for name, one in _MORE.items() if not shop.brief or name in _IN_BRIEF}
+    return _all(shop, chosen, 4)
 
 
 def resumed(shop: Workshop) -> dict[str, Any]:

@@ -23,17 +23,20 @@ PINS = HERE / "pins.json"
 
 
 class Workshop:
-    """A folder with `home` (SSD_HOME), `text` and more, in which commands are run."""
+    """A folder with `home` (SSD_HOME), `text` and more, in which commands are run.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    brief: whether a choice of the cases will do, for tests that are run all the time.
+    """
+
+    def __init__(self, folder: Path, brief: bool = False) -> None:
+        self.folder, self.brief = folder, brief
         self.home = folder / "home"
 
     @classmethod
-    def copied(cls, folder: Path) -> Workshop:
+    def copied(cls, folder: Path, brief: bool = False) -> Workshop:
         """A fresh copy of all that is stored."""
         shutil.copytree(DATA, folder, dirs_exist_ok=True)
-        return cls(folder)
+        return cls(folder, brief)
 
     @contextmanager
     def entered(self, env: Mapping[str, str] | None = None) -> Iterator[None]:

@@ -42,10 +42,10 @@ def told(result: dict[str, Any]) -> dict[str, Any]:
 def blends(shop: Workshop) -> dict[str, Any]:
     """Every process, sampler, rule and schedule that go together."""
     with shop.entered():
-        return dict(case for process in PROCESSES for case in _blended(process))
+        return dict(case for process in PROCESSES for case in _blended(process, shop.brief))
 
 
-def _blended(process: str) -> Iterator[tuple[str, Any]]:
+def _blended(process: str, brief: bool) -> Iterator[tuple[str, Any]]:
     from ssdcli import Blend, Options, Request, load
 
     for rule, schedule in BLENDS:
@@ -54,7 +54,7 @@ def _blended(process: str) -> Iterator[tuple[str, Any]]:
         weight = None if rule == "gated" else 0.4
         writer = load(f"core-{process}", {f"notes-{process}": weight}, blend=blend)
         request = Request(PROMPT, CONTEXT if rule == "contrast" else "")
-        for sampler in SAMPLERS[process]:
+        for sampler in SAMPLERS[process][: 1 if brief and schedule is not None else None]:
             explain = sampler == SAMPLERS[process][0]  # which tells the ids
             options = Options(**SHORT, seed=7, sampler=sampler, explain=explain)
             (result,) = writer.generate_batch([request], options)
@@ -95,6 +95,8 @@ def options(shop: Workshop) -> dict[str, Any]:
     for process in PROCESSES:
         pair = ("--with", f"notes-{process}=0.4", "--max-tokens", "14", "--seed", "2")
         for name, arguments in {**_OPTIONS, **_OWN_OPTIONS.get(process, {})}.items():
+            if shop.brief and process != "masked" and name not in _IN_BRIEF:
+                continue
             prompt = () if "--batch" in arguments else (_GAPS if "--infill" in arguments else PROMPT,)
             results = shop.json("generate", *prompt, *pair, "--steps", "5", *arguments)
             found[f"{process}, {name}"] = [told(result) for result in results]
@@ -123,6 +125,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "nothing": ("--max-tokens", "0"),
     "system": ("--system", "Write plainly."),
 }
+_IN_BRIEF = ("infill", "several", "batch", "stop", "cold")  # for the other processes
 _OWN_OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "masked": {
         "remask": ("--remask", "0.3"),
