@@ -16,8 +16,8 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.models.backbones.block_diffusion import AdaptedBody, BackboneConfig, BlockDiffusionLM
 from ssdcli.models.backbones.wiring import wiring
 from ssdcli.models.core import read_config, read_native
+from ssdcli.models.core_spec import KEY
 from ssdcli.models.families.config import count, is_a, must, native, off
-from ssdcli.models.spec import KEY
 
 CAUSAL = {
     "LlamaForCausalLM": "llama",
@@ -47,12 +47,6 @@ class Wanted:
     context: int | None = None
     shift: bool | None = None
     hides: bool = True
-
-
-def reads_causally(folder: Path) -> bool:
-    """Whether a checkpoint's attention is causal; a pulled core's is not, whatever its class."""
-    config = read_config(folder)
-    return KEY not in config and is_a(config, *CAUSAL)
 
 
 def adapt(folder: Path, wanted: Wanted, dtype: torch.dtype = torch.float32) -> BlockDiffusionLM:

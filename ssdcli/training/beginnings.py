@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,13 +15,14 @@ from ssdcli.engine.process import Process
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.core import frozen_dtype, read_config
+from ssdcli.models.core_spec import KEY
 from ssdcli.models.folder import load_backbone, save_backbone, save_configuration
-from ssdcli.models.initialization import Wanted, adapt, reads_causally
+from ssdcli.models.initialization import Wanted, adapt
 from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
 from ssdcli.models.mould import Mould
-from ssdcli.models.spec import KEY
 from ssdcli.registry.adapters import ADAPTER, weights_digest
 from ssdcli.registry.archive import TOKENIZER
+from ssdcli.registry.compatibility import Canvas
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Entry, Registry
@@ -33,19 +34,15 @@ _DIGEST = "base.sha256"  # of the model that an adapter is trained on
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a model comes from: the registered one, if it was one, and whether its attention was causal."""
-
-    base: str | None = None
-    causal: bool = False
-
-
-@dataclass(frozen=True)
 class Beginning:
-    """A model to train on; with an adapter in it, that alone is trained. base_weights: the digest of what it is for."""
+    """A model to train; with an adapter in it, that alone is trained.
+
+    base: the registered model that it begins from, if it is one that can be its base.
+    base_weights: the digest of the weights that an adapter is for.
+    """
 
     model: BlockDiffusionLM
-    origin: Origin = Origin()
+    base: str | None = None
     adapter: PeftModel | None = None
     base_weights: str | None = None
 
@@ -95,31 +92,31 @@ def open_beginning(settings: TrainSettings, fit: Fit, registry: Registry, worksp
     kept = workspace / _KEPT
     if not kept.exists():
         _keep(*_read(settings, fit, registry), kept)
-    origin = Origin(**json.loads((kept / _ORIGIN).read_text(encoding="utf-8")))
-    return Beginning(load_backbone(kept).train().requires_grad_(True), origin)
+    base = json.loads((kept / _ORIGIN).read_text(encoding="utf-8"))["base"]
+    return Beginning(load_backbone(kept).train().requires_grad_(True), base)
 
 
-def _keep(model: BlockDiffusionLM, origin: Origin, kept: Path) -> None:
+def _keep(model: BlockDiffusionLM, base: str | None, kept: Path) -> None:
     partial = kept.with_name(f"{kept.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     save_backbone(model, partial, torch.float32)
-    (partial / _ORIGIN).write_text(json.dumps(asdict(origin)) + "\n", encoding="utf-8")
+    (partial / _ORIGIN).write_text(json.dumps({"base": base}) + "\n", encoding="utf-8")
     partial.rename(kept)
 
 
-def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockDiffusionLM, Origin]:
+def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockDiffusionLM, str | None]:
     assert settings.init is not None
     entry = _entry(settings.init, registry)
     if entry is None:
         folder = Path(settings.init).expanduser()
         _check_checkpoint(folder, fit)
-        return adapt(folder, _wanted(settings, fit)), Origin(causal=reads_causally(folder))
+        return adapt(folder, _wanted(settings, fit)), None
     if KEY in read_config(entry.folder):
         _check_tokenizer(entry.manifest.tokenizer, settings.init, fit)
-        origin = Origin(base=None if misfit(entry.manifest, fit.core, settings.block_size) else entry.name)
-        return adapt(entry.folder, _wanted(settings, fit)), origin
-    return _continued(entry, fit, settings), Origin(base=entry.name)
+        fits = Canvas.of(entry.manifest).misfit(Canvas.of(fit.core, settings.block_size)) is None
+        return adapt(entry.folder, _wanted(settings, fit)), entry.name if fits else None
+    return _continued(entry, fit, settings), entry.name
 
 
 def _entry(init: str, registry: Registry) -> Entry | None:
@@ -149,27 +146,14 @@ def _continued(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusio
     return load_backbone(entry.folder)
 
 
-def misfit(found: Manifest, core: Manifest, block_size: int | None) -> str | None:
-    """What keeps a model from denoising canvases of `block_size` tokens of a core's, if anything does."""
-    if found.tokenizer != core.tokenizer:
-        return "its tokenizer differs"
-    if found.noise != core.noise:
-        return f"its noise process is {found.process} {dict(sorted(found.constants.items()))}"
-    if found.attention != "full" and found.block_size != block_size:
-        return f"its blocks have {found.block_size} tokens, not {block_size}"
-    return None
-
-
 def _check_fit(entry: Entry, fit: Fit, settings: TrainSettings) -> None:
-    found = misfit(entry.manifest, fit.core, settings.block_size)
-    if found is None:
-        return
-    core = fit.core
-    wanted = f"process {core.process} {dict(sorted(core.constants.items()))}, blocks of {core.block_size} tokens"
-    raise UsageError(
-        f"'{entry.name}' does not fit the core '{core.name}': {found}.",
-        f"What fits it has its tokenizer, {wanted}: the core itself, or what was made with --for {core.name}.",
-    )
+    """Raise UsageError for a model that could not denoise the canvases of the one to be trained."""
+    problem = Canvas.of(entry.manifest).misfit(Canvas.of(fit.core, settings.block_size))
+    if problem is not None:
+        raise UsageError(
+            f"'{entry.name}' does not fit the core '{fit.core.name}': {problem}.",
+            f"Begin from the core itself, or from a model that was made with --for {fit.core.name}.",
+        )
 
 
 def _check_checkpoint(folder: Path, fit: Fit) -> None:
@@ -184,7 +168,7 @@ def _check_checkpoint(folder: Path, fit: Fit) -> None:
 
 def _check_tokenizer(found: str, init: str, fit: Fit) -> None:
     if found != fit.core.tokenizer:
-        problem = f"'{init}' does not fit the core '{fit.core.name}': its tokenizer differs."
+        problem = f"'{init}' does not fit the core '{fit.core.name}': their tokenizers differ."
         raise UsageError(problem, "Name a checkpoint with the core's tokenizer, or another core with --for.")
 
 
@@ -218,7 +202,7 @@ def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry, workspa
     except ValueError as error:
         problem = f"--lora {settings.lora} is too large for '{settings.init}': {error}."
         raise UsageError(problem, "Take a smaller rank, as 8.") from error
-    return Beginning(model.train(), Origin(base=entry.name), adapter, digest)
+    return Beginning(model.train(), entry.name, adapter, digest)
 
 
 def _digest(entry: Entry, workspace: Path) -> str:
