@@ -71,9 +71,9 @@ def main(given: Namespace) -> None:
 class Unconditioned(Denoiser):
     """A denoiser without self-conditioning."""
 
-    def denoise(self, canvas: Canvas, t: float, heard: Tensor | None, prefixes: tuple[Prefix, ...]) -> Tensor:
+    def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefixes: tuple[Prefix, ...]) -> Tensor:
         """Log p of the clean tokens: (B, L, V) float32."""
-        del heard
+        del previous
         return super().denoise(canvas, t, None, prefixes)
 
 
@@ -99,7 +99,7 @@ def work(given: Namespace, workshop: Workshop) -> None:
     corpus = corpora_of(given)[-1]
     for model in map(workshop.model, given.models):
         bench = Writing(workshop, model, given, [corpus.train], corpus.heldout)
-        conditionings = (True, False) if model.process.hears_itself else (False,)
+        conditionings = (True, False) if model.process.self_conditioned else (False,)
         workshop.piece({"model": model.name, "way": REAL}, bench.real)
         for seed, steps, conditioned, stop in product(given.seeds, given.steps, conditionings, (0.0, *given.stops)):
             first = seed * given.rows

@@ -29,6 +29,7 @@ from ssdcli.data.windows import Texts, Windows, WindowShape
 from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.packed import Packed
 from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.passages import heldout_passages
 from ssdcli.generation.types import Options, Request
 from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
@@ -40,7 +41,6 @@ from ssdcli.training.crossentropy import head_cross_entropy
 from ssdcli.training.measured import measuring_seconds
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
-from ssdcli.training.prepare import passages
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 from ssdcli.training.trainer import ENDLESS, Hooks, Rates, SmallTrainer, latest_checkpoint
 
@@ -50,7 +50,7 @@ _TOGETHER = 8  # windows that are predicted at once
 
 def twin_of(config: BackboneConfig) -> BackboneConfig:
     """The shape of a model's twin, which is given neither noise levels nor earlier predictions."""
-    return replace(config, timed=False, hears_itself=False)
+    return replace(config, timed=False, self_conditioned=False)
 
 
 def mould_of(core: BlockDiffusionLM) -> Mould:
@@ -154,7 +154,7 @@ def train_causal(settings: TrainSettings, twin: Twin, folder: Path, clock: Calla
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
     plan = _plan(settings, store.info.train.tokens / (batch * length), clock, began)
     trainer = SmallTrainer(cast(Objective, objective), windows, plan, rates, workspace)
-    chosen = passages(store, tokenizer, _HELDOUT)
+    chosen = heldout_passages(store, tokenizer, _HELDOUT)
     hooks = Hooks(
         measure=lambda: _heldout(objective.backbone, chosen),
         checkpoint_every=settings.checkpoint_seconds,

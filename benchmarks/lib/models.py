@@ -90,6 +90,6 @@ def random_denoiser(process: Process, hidden: int, layers: int, **shape: int) ->
     """A block-causal model with random weights in float32; shape: other fields of `BackboneConfig`."""
     torch.manual_seed(0)
     fields = {"rank": hidden, "block_size": 16, "context": 512} | shape
-    told = {"timed": process.timed, "hears_itself": process.hears_itself}
+    told = {"timed": process.timed, "self_conditioned": process.self_conditioned}
     backbone = BlockDiffusionLM(BackboneConfig(process.vocabulary, hidden, layers, **fields, **told))
     return Denoiser(backbone.to(DEVICE).eval().requires_grad_(False), process)

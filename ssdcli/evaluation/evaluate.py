@@ -27,9 +27,9 @@ from ssdcli.generation.types import PLAIN
 from ssdcli.generation.writer import Writer
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.judge import Judge, load_judge
+from ssdcli.registry.archive import TOKENIZER
 from ssdcli.registry.store import Registry
 from ssdcli.text.chat import BETWEEN, read_chat
-from ssdcli.training.prepare import TOKENIZER
 
 ENSEMBLE = "ensemble"
 

@@ -235,7 +235,6 @@ class Writer:
             ends=self.language.ends,
             picker=Picker(options.temperature, options.top_p),
             device=str(backbone.device),
-            grid=options.grid,
             stop=stop,
             guides=self._guides,
         )

@@ -43,16 +43,10 @@ class Wanted:
     suppressed: tuple[int, ...]
     block_size: int
     timed: bool
-    hears_itself: bool
+    self_conditioned: bool
     context: int | None = None
     shift: bool | None = None
     hides: bool = True
-
-
-def reads_causally(folder: Path) -> bool:
-    """Whether a checkpoint's attention is causal; a pulled core's is not, whatever its class."""
-    config = read_config(folder)
-    return KEY not in config and is_a(config, *CAUSAL)
 
 
 def adapt(folder: Path, wanted: Wanted, dtype: torch.dtype = torch.float32) -> BlockDiffusionLM:
@@ -147,7 +141,7 @@ def _configuration(adapted: AdaptedBody, wanted: Wanted, room: int) -> BackboneC
         block_size=wanted.block_size,
         context=context,
         timed=wanted.timed,
-        hears_itself=wanted.hears_itself,
+        self_conditioned=wanted.self_conditioned,
         suppressed=wanted.suppressed,
         architecture=str(adapted.native["model_type"]),
         adapted=adapted,
@@ -168,7 +162,7 @@ def _lent(lender: Any, config: BackboneConfig) -> BlockDiffusionLM:
     if model.transform is not None:
         model.transform[0].load_state_dict(lender.lm_head.dense.state_dict(), assign=True)
         model.transform[2].load_state_dict(lender.lm_head.layer_norm.state_dict(), assign=True)
-    for part in (model.time, model.listen):
+    for part in (model.time, model.self_conditioning):
         if part is not None:
             _begin_silent(part.to(table.dtype))
     return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,11 +16,12 @@ from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.core import frozen_dtype, read_config
 from ssdcli.models.folder import load_backbone, save_backbone, save_configuration
-from ssdcli.models.initialization import Wanted, adapt, reads_causally
+from ssdcli.models.initialization import Wanted, adapt
 from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
 from ssdcli.models.mould import Mould
 from ssdcli.models.spec import KEY
 from ssdcli.registry.adapters import ADAPTER, weights_digest
+from ssdcli.registry.archive import TOKENIZER
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Entry, Registry
@@ -29,23 +30,18 @@ from ssdcli.training.settings import TrainSettings
 _KEPT = "beginning"  # the copy in a workspace, so that a training goes on without what it began from
 _ORIGIN = "origin.json"
 _DIGEST = "base.sha256"  # of the model that an adapter is trained on
-_TOKENIZER = "tokenizer.json"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a model comes from: the registered one, if it was one, and whether its attention was causal."""
-
-    base: str | None = None
-    causal: bool = False
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """A model to train on; with an adapter in it, that alone is trained. base_weights: the digest of what it is for."""
+    """A model to train; with an adapter in it, that alone is trained.
+
+    base: the registered model that it begins from, if it is one that can be its base.
+    base_weights: the digest of the weights that an adapter is for.
+    """
 
     model: BlockDiffusionLM
-    origin: Origin = Origin()
+    base: str | None = None
     adapter: PeftModel | None = None
     base_weights: str | None = None
 
@@ -95,31 +91,31 @@ def open_beginning(settings: TrainSettings, fit: Fit, registry: Registry, worksp
     kept = workspace / _KEPT
     if not kept.exists():
         _keep(*_read(settings, fit, registry), kept)
-    origin = Origin(**json.loads((kept / _ORIGIN).read_text(encoding="utf-8")))
-    return Beginning(load_backbone(kept).train().requires_grad_(True), origin)
+    base = json.loads((kept / _ORIGIN).read_text(encoding="utf-8"))["base"]
+    return Beginning(load_backbone(kept).train().requires_grad_(True), base)
 
 
-def _keep(model: BlockDiffusionLM, origin: Origin, kept: Path) -> None:
+def _keep(model: BlockDiffusionLM, base: str | None, kept: Path) -> None:
     partial = kept.with_name(f"{kept.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     save_backbone(model, partial, torch.float32)
-    (partial / _ORIGIN).write_text(json.dumps(asdict(origin)) + "\n", encoding="utf-8")
+    (partial / _ORIGIN).write_text(json.dumps({"base": base}) + "\n", encoding="utf-8")
     partial.rename(kept)
 
 
-def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockDiffusionLM, Origin]:
+def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockDiffusionLM, str | None]:
     assert settings.init is not None
     entry = _entry(settings.init, registry)
     if entry is None:
         folder = Path(settings.init).expanduser()
         _check_checkpoint(folder, fit)
-        return adapt(folder, _wanted(settings, fit)), Origin(causal=reads_causally(folder))
+        return adapt(folder, _wanted(settings, fit)), None
     if KEY in read_config(entry.folder):
         _check_tokenizer(entry.manifest.tokenizer, settings.init, fit)
-        origin = Origin(base=None if misfit(entry.manifest, fit.core, settings.block_size) else entry.name)
-        return adapt(entry.folder, _wanted(settings, fit)), origin
-    return _continued(entry, fit, settings), Origin(base=entry.name)
+        base = None if misfit(entry.manifest, fit.core, settings.block_size) else entry.name
+        return adapt(entry.folder, _wanted(settings, fit)), base
+    return _continued(entry, fit, settings), entry.name
 
 
 def _entry(init: str, registry: Registry) -> Entry | None:
@@ -173,13 +169,13 @@ def _check_fit(entry: Entry, fit: Fit, settings: TrainSettings) -> None:
 
 
 def _check_checkpoint(folder: Path, fit: Fit) -> None:
-    for file in ("config.json", _TOKENIZER):
+    for file in ("config.json", TOKENIZER):
         if not (folder / file).is_file():
             raise UsageError(f"{folder} holds no {file}.", "Name the folder of a transformers checkpoint.")
     if not any(folder.glob("*.safetensors")):
         problem = f"{folder} holds no *.safetensors; other weights can run code and are never read."
         raise UsageError(problem, "Convert them with transformers' save_pretrained.")
-    _check_tokenizer(tokenizer_fingerprint((folder / _TOKENIZER).read_bytes()), str(folder), fit)
+    _check_tokenizer(tokenizer_fingerprint((folder / TOKENIZER).read_bytes()), str(folder), fit)
 
 
 def _check_tokenizer(found: str, init: str, fit: Fit) -> None:
@@ -195,7 +191,7 @@ def _wanted(settings: TrainSettings, fit: Fit) -> Wanted:
         suppressed=fit.mould.suppressed,
         block_size=settings.block_size,
         timed=fit.process.timed,
-        hears_itself=fit.process.hears_itself,
+        self_conditioned=fit.process.self_conditioned,
         context=settings.context,
         shift=settings.shift,
         hides=fit.process.name == "masked",
@@ -218,7 +214,7 @@ def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry, workspa
     except ValueError as error:
         problem = f"--lora {settings.lora} is too large for '{settings.init}': {error}."
         raise UsageError(problem, "Take a smaller rank, as 8.") from error
-    return Beginning(model.train(), Origin(base=entry.name), adapter, digest)
+    return Beginning(model.train(), entry.name, adapter, digest)
 
 
 def _digest(entry: Entry, workspace: Path) -> str:

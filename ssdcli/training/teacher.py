@@ -20,18 +20,17 @@ Reading = Callable[[Backbone, Tensor, Packed, Tensor | None], Tensor]
 
 
 def without_context(backbone: Backbone, embedded: Tensor, packed: Packed, level: Tensor | None) -> Tensor:
-    """Denoise texts as a small model does; nothing is heard: hidden states (B, T, H)."""
+    """Denoise texts as a small model does; no self-conditioning: hidden states (B, T, H)."""
     return denoise_sequence(backbone, embedded, packed, (level, None))
 
 
 @dataclass(frozen=True)
 class Noised:
-    """Samples (B, T), what noise at the levels t (B, T) leaves of them, and the indices (B,) that name them."""
+    """Samples (B, T), and what noise at the levels t (B, T) leaves of them."""
 
     packed: Packed
     canvas: Canvas
     t: Tensor
-    index: Tensor
 
 
 @dataclass(frozen=True)

@@ -104,11 +104,9 @@ class _Watch(TrainerCallback):
         self._threads = choice(repeatable=trainer.plan.budget.seconds is None)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell the objective how far the training is."""
+        """Start the clock by which the number of threads is chosen."""
         if self._threads:
             self._threads.begin()
-        total = self._trainer.plan.total
-        self._trainer.objective.progress = state.global_step / total if total else 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Replan, report, and decide whether to stop or save."""
@@ -363,7 +361,7 @@ def _arguments(rates: Rates, folder: Path) -> TrainingArguments:
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,
-        ddp_find_unused_parameters=rates.batch == how_many(),  # a single sequence may not hear itself
+        ddp_find_unused_parameters=rates.batch == how_many(),  # a single sequence may not be self-conditioned
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # nn.DataParallel knows no samples; torchrun gives each GPU a process
     return arguments

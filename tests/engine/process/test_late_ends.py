@@ -26,7 +26,7 @@ from tests.engine.process.toys import (
     noise_of,
     times,
 )
-from tests.engine.sampling import generated, run
+from tests.engine.samples import generated, run
 
 MASK, END, TURN, SIZE = 9, 7, 8, 16  # 0 to 6 are text
 LATE = Masked(MASK + 1, MASK, late=(END, TURN))
@@ -44,7 +44,7 @@ class Flood:
     def start(self, prompts: Any) -> Tensor:
         return torch.tensor([prompt.before[0] for prompt in prompts])
 
-    def denoise(self, canvas: Tensor, t: float, heard: Tensor | None, words: Tensor) -> Tensor:
+    def denoise(self, canvas: Tensor, t: float, previous: Tensor | None, words: Tensor) -> Tensor:
         place = torch.arange(canvas.shape[1])
         said = (canvas == MASK).cumsum(-1) <= (canvas == MASK)
         wanted = torch.tensor(WORDS + [END] * (len(place) - len(WORDS))).expand(canvas.shape)
