@@ -1,7 +1,7 @@
 """Run one of the benchmarks: `python -m benchmarks NAME [OPTIONS]`; without a name, list them.
 
-A benchmark is a module with `arguments(parser)`, `main(given)`, and where `--quick` makes other arguments smaller, their
-values in `QUICK`.
+A benchmark is a module with `arguments(parser)` and `main(given)`; QUICK holds the values of arguments that `--quick`
+overrides.
 """
 
 from __future__ import annotations

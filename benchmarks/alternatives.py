@@ -152,10 +152,10 @@ HEADER = ["way", "loss", "gain over the core", "weight", "minutes", "bytes store
 def report(found: Sequence[Line]) -> str:
     """A table for each corpus: means over the seeds; standard errors are over documents, and the mean of the seeds'."""
     groups = grouped(found, "corpus", "minutes")
-    return "\n\n".join(_table(*name, group) for name, group in groups.items())
+    return "\n\n".join(_table(group, *name) for name, group in groups.items())
 
 
-def _table(corpus: str, minutes: float, group: Sequence[Line]) -> str:
+def _table(group: Sequence[Line], corpus: str, minutes: float) -> str:
     rows: list[list[object]] = []
     for place, way in enumerate(WAYS):
         parts = [line["ways"][place] for line in group]

@@ -1,6 +1,6 @@
 """How much memory does a training on a large file take?
 
-    python -m benchmarks big_file --megabytes 1 50 500
+python -m benchmarks big_file --megabytes 1 50 500
 """
 
 from __future__ import annotations

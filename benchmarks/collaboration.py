@@ -194,7 +194,7 @@ def report(found: Sequence[Line]) -> str:
     """The sizes, then means over the seeds; standard errors are over documents, and the mean of the seeds'."""
     groups = grouped(found, "corpus", "ratio")
     header = ["corpus", "size", "rule", "private context", "core", "small", "both", "weights", "gain over the better"]
-    rows = [row for name, group in groups.items() for row in _rows(*name, group)]
+    rows = [row for name, group in groups.items() for row in _rows(group, *name)]
     sizes = _sizes({ratio: group[0] for (_, ratio), group in groups.items()})
     return f"{sizes}\n\n{table([*header, 'seeds'], rows)}"
 
@@ -209,7 +209,7 @@ def _sizes(by_ratio: Mapping[float, Line]) -> str:
     return table(["wanted", "width x layers", "parameters", "share", "with embeddings", "share"], rows)
 
 
-def _rows(corpus: str, ratio: float, group: Sequence[Line]) -> Iterator[list[object]]:
+def _rows(group: Sequence[Line], corpus: str, ratio: float) -> Iterator[list[object]]:
     for place, way in enumerate(group[0]["ways"]):
         parts = [line["ways"][place] for line in group]
         losses = [f"{mean(part[column] for part in parts):.4f}" for column in ("core", "small", "both")]

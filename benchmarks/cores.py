@@ -71,24 +71,28 @@ class Shape:
 
 def llada(tiny: bool) -> Shape:
     """LLaDA-8B: a Llama with full attention, masked."""
-    sizes = {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32, "vocab_size": 126464}
+    sizes: dict[str, Any] = {
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 32,
+        "vocab_size": 126464,
+    }
     if tiny:
         sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "vocab_size": 1264}
-    rest: dict[str, Any] = {"num_attention_heads": 32, "rope_theta": 5e5, "is_causal": False}
+    sizes |= {"num_attention_heads": 32, "rope_theta": 5e5, "is_causal": False}
     process = make_process("masked", sizes["vocab_size"], CONSTANTS)
-    core = random_core(LlamaForCausalLM, LlamaConfig(**rest, **sizes))
+    core = random_core(LlamaForCausalLM, LlamaConfig(**sizes))
     return Shape("LLaDA's shape", core, process, *((64, 2) if tiny else (512, 14)))
 
 
 def opt(tiny: bool) -> Shape:
     """OPT-13B with full attention, simplex, as in SSD-2 (Han et al., NAACL 2024)."""
-    sizes = {"hidden_size": 5120, "ffn_dim": 20480, "num_hidden_layers": 40, "vocab_size": 50272}
+    sizes: dict[str, Any] = {"hidden_size": 5120, "ffn_dim": 20480, "num_hidden_layers": 40, "vocab_size": 50272}
     if tiny:
         sizes = {"hidden_size": 160, "ffn_dim": 320, "num_hidden_layers": 4, "vocab_size": 1024}
-    width = sizes["hidden_size"]
-    rest: dict[str, Any] = {"num_attention_heads": 40, "word_embed_proj_dim": width, "is_causal": False}
+    sizes |= {"num_attention_heads": 40, "word_embed_proj_dim": sizes["hidden_size"], "is_causal": False}
     process = make_process("simplex", sizes["vocab_size"], CONSTANTS)
-    core = random_core(OPTForCausalLM, OPTConfig(**rest, **sizes))
+    core = random_core(OPTForCausalLM, OPTConfig(**sizes))
     return Shape("OPT's shape", core, process, *((64, 2) if tiny else (768, 15)))
 
 
@@ -96,8 +100,8 @@ def random_core(kind: Any, config: Any) -> PreTrainedModel:
     """A model with random weights in bfloat16, made on the device that it runs on."""
     config.dtype = torch.bfloat16
     with torch.device(DEVICE):
-        model: PreTrainedModel = kind._from_config(config, dtype=torch.bfloat16)
-    return model.eval().requires_grad_(False)
+        model: PreTrainedModel = kind._from_config(config, dtype=torch.bfloat16).eval().requires_grad_(False)
+    return model
 
 
 def large(shape: Shape) -> Denoiser:
@@ -142,13 +146,13 @@ def measured(shape: Shape, rows: int, given: Namespace) -> list[list[object]]:
     core = large(shape)
     alone = generation({"core": (core, 1.0)}, rows, given.steps)
     taken = [memory(alone)]
-    fields = {"rank": shape.hidden // 2, "block_size": BLOCK, "context": CONTEXT}
-    member = random_denoiser(shape.process, shape.hidden, shape.layers, **fields)
+    half = shape.hidden // 2
+    member = random_denoiser(shape.process, shape.hidden, shape.layers, rank=half, block_size=BLOCK, context=CONTEXT)
     both = generation({"core": (core, 0.7), "small": (member, 0.3)}, rows, given.steps)
     taken.append(memory(both))
     times = least({"alone": alone, "both": both}, given.rounds)
     pace = {name: rows * TOKENS / (time / 1000) for name, time in times.items()}
-    networks = (shape.core, member.backbone)
+    networks: tuple[Any, ...] = (shape.core, member.backbone)
     sizes = [sum(weight.numel() for weight in network.parameters()) / 1e6 for network in networks]
     more = f"{times['both'] / times['alone'] - 1:+.1%}"
     return [

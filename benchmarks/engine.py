@@ -21,9 +21,10 @@ from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.members import Ensemble, Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import make_process
+from ssdcli.engine.process import Simplex, make_process
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 
 QUICK = {"rounds": 5}
 VOCABULARY = 8192
@@ -78,6 +79,7 @@ class Naive:
 
     def __init__(self, model: Denoiser, prefix: int) -> None:
         """A prefix of so many tokens and a canvas, dense."""
+        assert isinstance(model.process, Simplex)
         self.backbone, self.process = model.backbone, model.process
         self.prefix = torch.tensor([[1 + i % 1000 for i in range(prefix)]], device=DEVICE)
         self.length = prefix + model.backbone.block_size
@@ -89,7 +91,8 @@ class Naive:
         """x_t of every token of the vocabulary: (1, L, V)."""
         abar = self.process.abar(torch.tensor(t, device=DEVICE))
         clean = 5 * (2 * torch.nn.functional.one_hot(tokens, self.process.vocabulary).float() - 1)
-        return abar.sqrt() * clean + (1 - abar).sqrt() * 5 * torch.randn(clean.shape, device=DEVICE)
+        noised: Tensor = abar.sqrt() * clean + (1 - abar).sqrt() * 5 * torch.randn(clean.shape, device=DEVICE)
+        return noised
 
     def __call__(self) -> object:
         """Predict from the whole sequence, sort, keep the nucleus, draw, and noise to the lower level."""
@@ -113,6 +116,7 @@ def against_naive(rounds: int) -> str:
     model = denoiser(768, 12, 50_265, block_size=25)
     runs: dict[str, Run] = {"naive, float32": Naive(model, 100), "engine, float32": Loop([model], 100)}
     times = least(runs, rounds)
+    assert isinstance(model.backbone, BlockDiffusionLM)
     model.backbone.bfloat16()
     times |= least({"engine, bfloat16": Loop([model], 100)}, rounds)
     rows = [[name, ms, times["naive, float32"] / ms] for name, ms in times.items()]

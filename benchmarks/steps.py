@@ -22,7 +22,6 @@ from functools import cached_property, partial
 from itertools import product, zip_longest
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from benchmarks.lib.columns import Columns
@@ -180,7 +179,7 @@ def reference(way: Way, ways: Ways) -> Way:
 def agreement(texts: Sequence[str], others: Sequence[str]) -> float:
     """The share of words in the same place that are the same."""
     pairs = [pair for one, other in zip(texts, others, strict=True) for pair in zip_longest(words(one), words(other))]
-    return sum(one == other for one, other in pairs) / max(1, len(pairs))
+    return mean(one == other for one, other in pairs) if pairs else 0.0
 
 
 def picture(model: str, ways: Ways) -> ET.Element:
@@ -191,5 +190,5 @@ def picture(model: str, ways: Ways) -> ET.Element:
         "early stop": [way for way in ways if way.conditioned == best and way.stop == stop],
         "without self-conditioning": [way for way in ways if best and not way.conditioned and not way.stop],
     }
-    points = {name: [(way.steps, float(mean(ways[way].nats))) for way in chosen] for name, chosen in named.items()}
+    points = {name: [(way.steps, mean(ways[way].nats)) for way in chosen] for name, chosen in named.items()}
     return charts.curves_over_doublings(points, f"Texts, by the judge: {model}", ("steps a block", "nats per token"))

@@ -1,8 +1,7 @@
 """Which settings, and which beginnings, train the best small model? Twins at equal time or steps, on held-out text.
 
     python -m benchmarks training TRAIN HELDOUT --minutes 3 --seeds 0 1 2 --variants muon adamw --out FILE
-    python -m benchmarks training TRAIN HELDOUT --general GENERAL --set steps=300 learning_rate=0.003 \\
-        --variants like-core from-core lora-16 twin-shift twin-no-shift --out FILE
+    python -m benchmarks training TRAIN HELDOUT --general GENERAL --variants twin-shift --set steps=300 --out FILE
     python -m benchmarks training --table FILE
 
 Every training is `ssd train-small` itself, for the bundled core, but its clock counts the processor's seconds of this
@@ -25,7 +24,6 @@ from typing import Any
 
 from benchmarks.lib.causal import Twin, save_for_transformers, train_causal, twin_of
 from benchmarks.lib.experiment import Line, Workshop, add_files, grouped, run
-from benchmarks.lib.models import Model
 from benchmarks.lib.tables import spread, table
 from benchmarks.lib.timing import processor_seconds
 from ssdcli.errors import UsageError

@@ -62,7 +62,7 @@ def mould_of(core: BlockDiffusionLM) -> Mould:
 
 
 def hidden_states(model: BlockDiffusionLM, packed: Packed) -> Tensor:
-    """Hidden states of packed texts, in which every column sees itself and the ones before it in its text: (B, T, H)."""
+    """Hidden states of packed texts, whose columns see themselves and those before them in their text: (B, T, H)."""
     columns = torch.arange(packed.length)
     own_text = packed.texts[:, :, None] == packed.texts[:, None, :]
     mask = own_text & (columns[None, :] <= columns[:, None])

@@ -1,4 +1,4 @@
-"""Denoising losses of the text of gaps in held-out documents, under models that are shown different parts of the rest."""
+"""Denoising losses of gaps in held-out documents, under models that are shown different parts of the rest."""
 
 from __future__ import annotations
 

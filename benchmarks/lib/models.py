@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -86,10 +87,10 @@ class Model:
         return [passage_of(text, self.tokenizer, self.end) for text in read_texts(heldout, limit)]
 
 
-def random_denoiser(process: Process, hidden: int, layers: int, **shape: int) -> Denoiser:
+def random_denoiser(process: Process, hidden: int, layers: int, **shape: Any) -> Denoiser:
     """A block-causal model with random weights in float32; shape: other fields of `BackboneConfig`."""
     torch.manual_seed(0)
-    fields = {"rank": hidden, "block_size": 16, "context": 512} | shape
-    told = {"timed": process.timed, "self_conditioned": process.self_conditioned}
-    backbone = BlockDiffusionLM(BackboneConfig(process.vocabulary, hidden, layers, **fields, **told))
+    config = BackboneConfig(process.vocabulary, hidden, layers, rank=hidden, block_size=16, context=512)
+    config = replace(config, timed=process.timed, self_conditioned=process.self_conditioned)
+    backbone = BlockDiffusionLM(replace(config, **shape))
     return Denoiser(backbone.to(DEVICE).eval().requires_grad_(False), process)
