@@ -28,7 +28,7 @@ from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.models.backbones.native import NativeBackbone
-from ssdcli.models.spec import CoreSpec
+from ssdcli.models.core_spec import CoreSpec
 
 QUICK = {"steps": 2, "rows": (1,), "rounds": 1}
 BLOCK, CONTEXT, PROMPT, TOKENS = 32, 512, 128, 64
@@ -107,7 +107,6 @@ def random_core(kind: Any, config: Any) -> PreTrainedModel:
 def large(shape: Shape) -> Denoiser:
     """The core behind the engine's denoiser."""
     spec = CoreSpec(
-        family="random",
         process=shape.process.name,
         constants=dict(shape.process.constants()),
         attention="full",

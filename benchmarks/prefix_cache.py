@@ -30,8 +30,8 @@ from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.folder import load_backbone
-from ssdcli.models.spec import CoreSpec
 from ssdcli.registry.store import STARTER
 from ssdcli.text.tokenizer import MASK, special_id
 
@@ -153,7 +153,6 @@ def windows(tokens: Tensor, count: int) -> Iterator[Tensor]:
 def denoisers(model: Qwen3ForCausalLM, text: Text, context: int) -> dict[str, Denoiser]:
     """The exact way and the cached one around the same model."""
     spec = CoreSpec(
-        family="adapted",
         process="masked",
         constants={"mask_id": text.mask},
         attention="full",
