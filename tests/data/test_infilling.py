@@ -262,6 +262,6 @@ def test_a_model_learns_to_fill_a_gap_from_its_right_side():
         plan.step()
     settings = GapSettings(SIZE, SIZE, left=2, right=12)
     gaps = choose_gaps([Passage([END, *tokens], 1) for tokens in cyclic(150, generator).tolist()], settings)
-    losses = measure_gaps(Denoiser(model.eval(), process), gaps, [left_side, both_sides], settings)
+    losses = measure_gaps(Denoiser(model.eval(), process), gaps, [left_side, both_sides], settings).columns()
     assert losses.loss(0)[0] > math.log(14) - 0.1  # two tokens on the left say nothing
     assert losses.loss(1)[0] < losses.loss(0)[0] - 0.5
