@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssdcli.api import Options, Request, choose
-from ssdcli.generation.selection import NO_CORE
+from ssdcli.generation.selection import NO_CORE, choose
+from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.store import STARTER, Registry
 from ssdcli.training.saved import begin

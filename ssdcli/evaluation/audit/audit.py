@@ -12,7 +12,6 @@ from random import Random
 import numpy as np
 from tokenizers import Tokenizer
 
-from ssdcli.api import Options, Request, choose
 from ssdcli.data.canaries import Canaries, read_canaries
 from ssdcli.engine.denoiser import Backbone
 from ssdcli.errors import SsdError, UsageError
@@ -23,7 +22,8 @@ from ssdcli.evaluation.audit.rounds import Rounds, paired_losses
 from ssdcli.evaluation.audit.training_text import Excerpts, TrainingText, find_training_text, read_excerpts
 from ssdcli.evaluation.audit.verbatim import find, share
 from ssdcli.evaluation.losses import LossSettings, Passage, passage_of
-from ssdcli.generation.selection import NO_CORE
+from ssdcli.generation.selection import NO_CORE, choose
+from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import Placement
 from ssdcli.models.loading import load_model
