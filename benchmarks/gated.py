@@ -32,8 +32,7 @@ from benchmarks.lib.experiment import Line, Workshop, add_arguments, budget, gro
 from benchmarks.lib.gates import FEATURES, Calibration, Predictions, biased, heated, record, untouched
 from benchmarks.lib.tables import signed, table
 from ssdcli.evaluation.gating import fit
-from ssdcli.evaluation.losses import LossSettings
-from ssdcli.evaluation.sweep import GRID
+from ssdcli.evaluation.losses import GRID, LossSettings
 from ssdcli.registry.store import STARTER
 from ssdcli.training.settings import TrainSettings
 

@@ -14,7 +14,8 @@ from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
 from ssdcli.evaluation.combinations import Combination, Combined, Positions
 from ssdcli.evaluation.gating import Curves
-from ssdcli.evaluation.losses import LossSettings, Passage, measure_combinations
+from ssdcli.evaluation.losses import LossSettings, measure_combinations
+from ssdcli.evaluation.scored_text import ScoredText
 
 FEATURES = ("core's entropy", "small's entropy", "core's surest", "small's surest", "KL", "level")
 PRIOR = 0.3  # standard deviation of a bias, in nats
@@ -84,7 +85,11 @@ class _Recorder:
 
 
 def record(
-    members: tuple[Backbone, Backbone], process: Process, passages: Sequence[Passage], settings: LossSettings, most: int
+    members: tuple[Backbone, Backbone],
+    process: Process,
+    passages: Sequence[ScoredText],
+    settings: LossSettings,
+    most: int,
 ) -> Predictions:
     """Run core and small on noised held-out text, and keep `most` positions or so of all, drawn evenly."""
     total = settings.repeats * sum(sum(passage.counted) for passage in passages)

@@ -17,7 +17,7 @@ from ssdcli.training.saved import begin
 from ssdcli.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from ssdcli.evaluation.losses import Passage
+    from ssdcli.evaluation.scored_text import ScoredText
     from ssdcli.training.finish import Trained
     from ssdcli.training.job import Watcher
 
@@ -229,14 +229,14 @@ def _says(text: str, answer: str) -> bool:
     return " ".join(answer.split()).casefold() in " ".join(text.split()).casefold()
 
 
-def _passages(core: str, folder: Path) -> list[Passage]:
+def _passages(core: str, folder: Path) -> list[ScoredText]:
     """The notes of a folder in the core's tokens."""
     from tokenizers import Tokenizer
 
     from ssdcli.data.readers.files import ReadReport, read_documents
-    from ssdcli.evaluation.losses import passage_of
+    from ssdcli.evaluation.scored_text import scored_text
     from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 
     tokenizer = Tokenizer.from_file(str(Registry().find(core).folder / "tokenizer.json"))
     end = special_id(tokenizer, END_OF_TEXT)
-    return [passage_of(document.text, tokenizer, end) for document in read_documents([str(folder)], ReadReport())]
+    return [scored_text(document.text, tokenizer, end) for document in read_documents([str(folder)], ReadReport())]

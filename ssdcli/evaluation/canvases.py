@@ -18,7 +18,8 @@ from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Canvas
 from ssdcli.engine.prompt import Prompt
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
-from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, Passage, stretch_of
+from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, stretch_of
+from ssdcli.evaluation.scored_text import ScoredText
 
 ENOUGH = 8  # documents, below which nothing is measured
 
@@ -26,7 +27,7 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly over a
 
 
 @dataclass(frozen=True)
-class Reader:
+class PromptedDenoiser:
     """A member of a measurement: its denoiser, and the ids that it reads before every text.
 
     opening: the id that stands first, if any. context: private text behind it, which stays in view; a long text gives
@@ -60,7 +61,7 @@ class _Place:
     """A canvas of a passage: it begins at the token `start` and is noised to the level t."""
 
     document: int
-    passage: Passage
+    passage: ScoredText
     start: int
     t: float
     key: int
@@ -68,8 +69,8 @@ class _Place:
 
 @torch.no_grad()
 def canvas_losses(
-    members: Sequence[Reader],
-    passages: Sequence[Passage],
+    members: Sequence[PromptedDenoiser],
+    passages: Sequence[ScoredText],
     combinations: Sequence[Combination],
     settings: CanvasSettings,
 ) -> LossesByLevel | None:
@@ -108,7 +109,7 @@ def _summed(found: Sequence[tuple[_Place, Tensor]]) -> LossesByLevel:
     return LossesByLevel(np.arange(losses.shape[1]), sums, tokens, sizes, level_sums, level_tokens)
 
 
-def _places(passages: Sequence[Passage], length: int, settings: CanvasSettings) -> Iterator[_Place]:
+def _places(passages: Sequence[ScoredText], length: int, settings: CanvasSettings) -> Iterator[_Place]:
     """Canvases of the passages that have room for one, anywhere in them; the levels cover (0, 1) evenly."""
     draws = random.Random(settings.seed)
     fitting = [(number, starts) for number, passage in enumerate(passages) if (starts := _starts(passage, length))]
@@ -119,13 +120,13 @@ def _places(passages: Sequence[Passage], length: int, settings: CanvasSettings) 
         yield _Place(number, passages[number], draws.choice(starts), t, fold(settings.seed, k))
 
 
-def _starts(passage: Passage, length: int) -> list[int]:
+def _starts(passage: ScoredText, length: int) -> list[int]:
     """Where a canvas may begin: where a text fills it, and in a conversation anywhere in an answer."""
     last = len(passage.tokens) - (length if passage.scored is None else 1)
     return [place for place, counts in enumerate(passage.counted) if counts and place <= last]
 
 
-def _losses(members: Sequence[Reader], place: _Place, combinations: Sequence[Combination]) -> Tensor:
+def _losses(members: Sequence[PromptedDenoiser], place: _Place, combinations: Sequence[Combination]) -> Tensor:
     """Mean loss of a canvas's tokens under each combination: (C,)."""
     process, backbone = members[0].denoiser.process, members[0].denoiser.backbone
     here = slice(place.start, place.start + backbone.block_size)
@@ -146,7 +147,7 @@ def _losses(members: Sequence[Reader], place: _Place, combinations: Sequence[Com
     return (total / scored.sum()).cpu()
 
 
-def _predict(member: Reader, place: _Place, canvas: Canvas) -> Tensor:
+def _predict(member: PromptedDenoiser, place: _Place, canvas: Canvas) -> Tensor:
     """What a member makes of a canvas after the text before it: (1, L, V)."""
     before = member.prompt(place.passage.tokens[1 : place.start])
     return member.denoiser.denoise(canvas, place.t, None, member.denoiser.start([before]))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ssdcli.errors import SsdError, UsageError
+from ssdcli.evaluation.losses import GRID
 from ssdcli.evaluation.measurement import EvalSettings
-from ssdcli.evaluation.sweep import GRID
 from ssdcli.generation.schedule_parser import CONSTANT, GATED, LEANING, SANDWICH, among, kind
 from ssdcli.generation.selection import CONTRAST, NO_CORE, Lineup, Members, Part, choose
 from ssdcli.generation.types import RULES, Blend

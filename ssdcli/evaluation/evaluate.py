@@ -11,15 +11,16 @@ from tokenizers import Tokenizer
 
 from ssdcli.engine.process import Process
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, Reader, canvas_losses
+from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, PromptedDenoiser, canvas_losses
 from ssdcli.evaluation.columns import Columns
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.continuations import PEOPLE, continued, measure_texts, not_measured, openings, write
 from ssdcli.evaluation.ensembles import Cast, cast_of
 from ssdcli.evaluation.gating import GateFitter
-from ssdcli.evaluation.heldout_text import HeldOutText, passages_of, read_heldout
-from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure_combinations
+from ssdcli.evaluation.heldout_text import HeldOutText, read_heldout, scored_texts
+from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, measure_combinations
 from ssdcli.evaluation.measurement import EvalSettings, Evaluation, Texts
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.evaluation.trained_text import Training
 from ssdcli.generation.prompting import Voice
 from ssdcli.generation.selection import Lineup, Members
@@ -85,7 +86,7 @@ def evaluate(
     )
 
 
-def _left_over(passages: Sequence[Passage], losses: LossesByLevel) -> list[str]:
+def _left_over(passages: Sequence[ScoredText], losses: LossesByLevel) -> list[str]:
     """Whether some documents were not measured."""
     measured = len(losses.tokens)
     told = f"{measured} of {len(passages)} documents were measured: for the others there was no room or no time"
@@ -101,7 +102,7 @@ class _Stage:
     writer: Writer
     judge: Judge | None
     text: HeldOutText
-    passages: list[Passage]
+    passages: list[ScoredText]
     context: tuple[int, ...]
     remarks: tuple[str, ...]
 
@@ -116,7 +117,7 @@ class _Stage:
         writer = Lineup(cast.core, cast.parts, PLAIN, ()).open(settings.placement)
         tokenizer = Tokenizer.from_file(str(first.folder / TOKENIZER))
         chat = read_chat(first.folder, first.name) if by_template else None
-        passages = passages_of(text.documents, tokenizer, writer.language.ends, chat)
+        passages = scored_texts(text.documents, tokenizer, writer.language.ends, chat)
         if not passages:
             problem = f"nothing of this text can be measured: {'; '.join(text.remarks) or 'it has no answers'}."
             raise UsageError(problem, "Name other text.")
@@ -152,10 +153,10 @@ class _Stage:
             raise SsdError(problem, "Name more text, or give more --minutes.")
         return losses
 
-    def _reader(self, voice: Voice) -> Reader:
+    def _reader(self, voice: Voice) -> PromptedDenoiser:
         """A member as it reads when it writes: behind a context, a text may be from anywhere in a document."""
         context = self.context if voice.private else ()
-        return Reader(voice.denoiser, None if context and voice.anywhere else voice.opening, context)
+        return PromptedDenoiser(voice.denoiser, None if context and voice.anywhere else voice.opening, context)
 
     def generate(
         self, best: Lineup | None, on_progress: Callable[[float], None]

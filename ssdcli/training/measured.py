@@ -10,10 +10,19 @@ from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.ensemble.schedules import Constant, sharing
 from ssdcli.errors import SsdError
-from ssdcli.evaluation.canvases import CanvasSettings, Reader, canvas_losses
+from ssdcli.evaluation.canvases import CanvasSettings, PromptedDenoiser, canvas_losses
 from ssdcli.evaluation.gating import GateFitter
-from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure, measure_combinations, shares
-from ssdcli.evaluation.sweep import GRID, best_weight
+from ssdcli.evaluation.losses import (
+    GRID,
+    LossesByLevel,
+    LossSettings,
+    Pace,
+    best_weight,
+    measure,
+    measure_combinations,
+    shares,
+)
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.loading import load_model, make_denoiser
@@ -54,14 +63,14 @@ def measured_tokens(settings: TrainSettings) -> int:
 
 
 def measure_trained(
-    prepared: Prepared, model: BlockDiffusionLM, passages: Sequence[Passage], trained_seconds: float
+    prepared: Prepared, model: BlockDiffusionLM, passages: Sequence[ScoredText], trained_seconds: float
 ) -> Measured:
     """Measure a trained model, find its weight, and let it write; the core takes part if it can be run here.
 
     What the time does not suffice for is left out. trained_seconds: how long the training took.
     """
     until = time.monotonic() + measuring_seconds(prepared.settings)
-    small = Reader(Denoiser(model, prepared.process), prepared.end)
+    small = PromptedDenoiser(Denoiser(model, prepared.process), prepared.end)
     core = None if prepared.parent is None else _open_core(prepared.parent, prepared, model)
     fitter = GateFitter(prepared.process, min(1.0, _GATED / max(1, measured_tokens(prepared.settings))))
     losses = None if core is None else _with_core(core, small, passages, fitter, prepared.settings)
@@ -74,7 +83,7 @@ def measure_trained(
     return Measured(losses, weight, fitter.gate(), samples)
 
 
-def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> Reader | None:
+def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> PromptedDenoiser | None:
     """The core as a reader of held-out text, or None if it cannot be run here; the model goes where the core is."""
     try:
         core = load_model(parent.entry.folder, Placement(), model.block_size)
@@ -83,11 +92,15 @@ def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> R
     model.to(core.device)
     manifest = parent.entry.manifest
     begin = prepared.end if manifest.begin is None else manifest.begin
-    return Reader(make_denoiser(core, manifest.attention, prepared.process), begin)
+    return PromptedDenoiser(make_denoiser(core, manifest.attention, prepared.process), begin)
 
 
 def _with_core(
-    core: Reader, small: Reader, passages: Sequence[Passage], fitter: GateFitter, settings: TrainSettings
+    core: PromptedDenoiser,
+    small: PromptedDenoiser,
+    passages: Sequence[ScoredText],
+    fitter: GateFitter,
+    settings: TrainSettings,
 ) -> LossesByLevel | None:
     """Losses over the grid of weights, seen by the fitter; None if the core is too slow for the time there is."""
     one, other, process = core.denoiser.backbone, small.denoiser.backbone, core.denoiser.process
@@ -100,7 +113,9 @@ def _with_core(
     return None if losses is None else losses.over(GRID)
 
 
-def _authors(prepared: Prepared, small: Reader, core: Reader | None, weight: float | None) -> dict[str, Author]:
+def _authors(
+    prepared: Prepared, small: PromptedDenoiser, core: PromptedDenoiser | None, weight: float | None
+) -> dict[str, Author]:
     """Who writes samples, by the words that name them: the model alone, and with its core where a weight was found."""
     parent = prepared.parent
     if parent is None:

@@ -15,8 +15,8 @@ from ssdcli.engine.ensemble.members import Ensemble, Member
 from ssdcli.engine.ensemble.schedules import Schedule
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
-from ssdcli.evaluation.canvases import Reader
-from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.canvases import PromptedDenoiser
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.types import DEFAULTS
 from ssdcli.reports.description import Sample
 
@@ -32,12 +32,12 @@ _UNFINISHED = "\ufffd"  # what a decoder shows in place of a character that was 
 class Author:
     """Who writes: members with their schedules, and the ids that end its texts."""
 
-    members: Sequence[tuple[Reader, Schedule]]
+    members: Sequence[tuple[PromptedDenoiser, Schedule]]
     ends: tuple[int, ...]
 
 
 def write_samples(
-    authors: Mapping[str, Author], passages: Sequence[Passage], tokenizer: Tokenizer, until: float
+    authors: Mapping[str, Author], passages: Sequence[ScoredText], tokenizer: Tokenizer, until: float
 ) -> list[Sample]:
     """Let every author go on from the beginnings of the first documents that are long enough; the seeds are fixed.
 

@@ -9,29 +9,29 @@ import torch
 
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
 from ssdcli.engine.process import Masked, Simplex
-from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, Reader, canvas_losses
+from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, PromptedDenoiser, canvas_losses
 from ssdcli.evaluation.combinations import alone
-from ssdcli.evaluation.losses import LossSettings, Pace, Passage, measure, shares
-from ssdcli.evaluation.sweep import GRID
+from ssdcli.evaluation.losses import GRID, LossSettings, Pace, measure, shares
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 
 V, MASK, L = 6, 5, 4
 PROCESSES = {"masked": Masked(V, MASK), "simplex": Simplex(V)}
 
 
-def reader(process, seed=0, kind=Denoiser) -> Reader:
+def reader(process, seed=0, kind=Denoiser) -> PromptedDenoiser:
     timed = process.name == "simplex"
     config = BackboneConfig(V, 32, 1, 16, block_size=L, timed=timed, self_conditioned=timed, suppressed=(MASK,))
     torch.manual_seed(seed)
     model = BlockDiffusionLM(config).requires_grad_(False)
     model.table.mul_(6)
-    return Reader(kind(model, process), opening=0)
+    return PromptedDenoiser(kind(model, process), opening=0)
 
 
-def texts(count: int, length: int = 32) -> list[Passage]:
+def texts(count: int, length: int = 32) -> list[ScoredText]:
     generator = torch.Generator().manual_seed(1)
     drawn = torch.randint(5, (count, length), generator=generator)
-    return [Passage([0, *row], 2 * length) for row in drawn.tolist()]
+    return [ScoredText([0, *row], 2 * length) for row in drawn.tolist()]
 
 
 def measure_canvases(members, passages, weights, settings):
@@ -101,7 +101,7 @@ def test_canvases_of_a_conversation_begin_in_answers_which_alone_are_scored(name
     process = PROCESSES[name]
     scored = [place in {9, 10, 30, 31, 32} for place in range(33)]
     answers = [
-        Passage(
+        ScoredText(
             [3 if counts else int(token) for token, counts in zip(text.tokens, scored, strict=True)], 9, scored=scored
         )
         for text in texts(50)
@@ -134,14 +134,14 @@ def test_later_rounds_measure_other_canvases_of_the_same_documents():
 
 def test_a_private_context_is_read_before_the_text_and_stays_in_view_of_a_long_one():
     one = reader(PROCESSES["simplex"])
-    asked = Reader(one.denoiser, opening=0, context=(1, 2, 3))
+    asked = PromptedDenoiser(one.denoiser, opening=0, context=(1, 2, 3))
     assert asked.prompt([4, 4]).before == [0, 1, 2, 3, 4, 4]
     room = one.denoiser.room
     long = asked.prompt([*range(room), 4]).before
     assert list(long[:5]) == [0, 1, 2, 3, 5]
     assert len(long) == room
     assert long[-1] == 4
-    anywhere = Reader(one.denoiser, opening=None, context=(1, 2, 3))
+    anywhere = PromptedDenoiser(one.denoiser, opening=None, context=(1, 2, 3))
     assert anywhere.prompt([4, 4]).before == [1, 2, 3, 4, 4]
     assert len(anywhere.prompt([*range(room), 4]).before) == room
     passages = texts(ENOUGH)
@@ -172,10 +172,10 @@ def test_a_prompt_ends_right_before_its_canvas(name, context):
     """A prompt that holds the canvas's first token, or is a token short, makes such a model lose nearly everything."""
     denoiser = CountingOn(PROCESSES[name])
     denoiser.room = 100
-    rising = [Passage([place % MASK for place in range(18)], 17)] * 50
-    found = canvas_losses([Reader(denoiser, 0, context)], rising, [alone(0, 1)], CanvasSettings())
+    rising = [ScoredText([place % MASK for place in range(18)], 17)] * 50
+    found = canvas_losses([PromptedDenoiser(denoiser, 0, context)], rising, [alone(0, 1)], CanvasSettings())
     assert found.sums.max() < 1e-3
-    unlike = canvas_losses([Reader(denoiser, 0, context)], texts(50), [alone(0, 1)], CanvasSettings())
+    unlike = canvas_losses([PromptedDenoiser(denoiser, 0, context)], texts(50), [alone(0, 1)], CanvasSettings())
     assert unlike.nats_per_token()[0] > 10
 
 
@@ -197,7 +197,7 @@ def test_after_whole_blocks_a_canvas_loses_what_the_block_does_in_a_pass_over_th
     for blocks, text in enumerate(texts(3 * ENOUGH)):
         start = L * (1 + blocks % 3)
         scored = [place == start for place in range(start + L)]
-        passages.append(Passage(text.tokens[: start + L], 1, scored=scored))
+        passages.append(ScoredText(text.tokens[: start + L], 1, scored=scored))
     one = reader(process)
     found = canvas_losses([one], passages, [alone(0, 1)], CanvasSettings())
     exact = measure([one.denoiser.backbone], process, passages, [0.0], LossSettings(33, repeats=1))
