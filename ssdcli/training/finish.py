@@ -25,8 +25,9 @@ from ssdcli.reports.charts import loss_curve, to_svg, weight_sweep
 from ssdcli.reports.description import Facts, Quality, Sample, length_counts, metrics_lines
 from ssdcli.reports.report import report
 from ssdcli.text.chat import copy_chat
+from ssdcli.text.tokenizer import TOKENIZER
 from ssdcli.training.measured import measure_trained, measured_tokens
-from ssdcli.training.prepare import TOKENIZER, Prepared, passages
+from ssdcli.training.prepare import Prepared, passages
 from ssdcli.training.settings import FROM_SCRATCH, TrainSettings
 from ssdcli.training.trainer import SmallTrainer, writes_weights
 

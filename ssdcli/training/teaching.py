@@ -6,10 +6,9 @@ import os
 from functools import partial
 
 from ssdcli.errors import UsageError
+from ssdcli.generation.loading import open_model
 from ssdcli.machine.distributed import how_many
-from ssdcli.machine.placement import Placement
 from ssdcli.models.core import read_config
-from ssdcli.models.loading import load_model
 from ssdcli.models.spec import KEY
 from ssdcli.text.chat import BETWEEN
 from ssdcli.training.incontext import denoise_in_context
@@ -25,7 +24,7 @@ def open_teacher(prepared: Prepared) -> Teacher | CachedTeacher | None:
         return None
     if how_many() > 1 and KEY in read_config(entry.folder):
         raise UsageError(f"the pulled model '{entry.name}' teaches a single process.", "Leave torchrun out.")
-    backbone = load_model(entry.folder, Placement(), model.block_size)
+    backbone = open_model(entry, block_size=model.block_size).denoiser.backbone
     teacher = Teacher(backbone, prepared.process, model.vocabulary, settings.distill_weight, _reading(prepared))
     if settings.distill_samples == 0:
         return teacher

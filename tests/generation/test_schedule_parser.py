@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.engine.ensemble.schedules import Constant, Leaning, Piecewise, Sandwich, sharing
 from ssdcli.errors import UsageError
 from ssdcli.generation.schedule_parser import schedules
 from ssdcli.generation.types import Blend
 
-PAIR = [("big", 0.7, False), ("notes", 0.3, True)]
+def shared(name: str, weight: float, role: Role) -> Member[None]:
+    return Member(name, None, Constant(weight), role, weight)
+
+
+PAIR = [shared("big", 0.7, "core"), shared("notes", 0.3, "small")]
 
 
 def test_constant_weights_are_the_members_own():
@@ -26,9 +31,9 @@ def test_they_lean_where_it_was_found_to_help_alone(process):
     assert schedules(Blend(), PAIR, process) == [Constant(0.7), Constant(0.3)] == list(sharing(0.3, process))
 
 
-@pytest.mark.parametrize("members", [PAIR[:1], PAIR[1:], [("notes", 0.3, True), ("mail", 0.7, True)]])
+@pytest.mark.parametrize("members", [PAIR[:1], PAIR[1:], [shared("notes", 0.3, "small"), shared("mail", 0.7, "small")]])
 def test_models_of_one_kind_keep_their_weights(members):
-    assert schedules(Blend(), members, "simplex") == [Constant(weight) for _, weight, _ in members]
+    assert schedules(Blend(), members, "simplex") == [Constant(one.weight) for one in members]
 
 
 @pytest.mark.parametrize(("text", "light"), [("sandwich", 0.25), ("sandwich:0.5", 0.5), ("sandwich:0", 0.0)])
@@ -84,7 +89,7 @@ def test_a_file_gives_members_weights_on_straight_lines_and_leaves_the_others(fi
     assert notes == Constant(0.3)
 
 
-CONTRASTED = [("big", 1.0, False), ("notes", 0.3, True), ("base", -0.3, False)]
+CONTRASTED = [shared("big", 1.0, "core"), shared("notes", 0.3, "small"), ("base", -0.3, False)]
 
 
 def test_a_contrast_is_constant_unless_another_schedule_is_named():
