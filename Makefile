@@ -28,7 +28,7 @@ BENCHES ?= engine training_speed collaboration autoregression schedules steps al
 
 bench: .venv/.installed
 	@for name in $(BENCHES); do \
-		echo "$$name" && $(BIN)/python benchmarks/$$name.py --quick && echo || exit 1; \
+		echo "$$name" && $(BIN)/python -m benchmarks $$name --quick && echo || exit 1; \
 	done
 
 lint: .venv/.installed

@@ -1,7 +1,7 @@
 """Instead of what? What else someone could do with their notes, a core and some minutes. Prints a table a corpus.
 
-    python benchmarks/alternatives.py --corpus TRAIN HELDOUT --minutes 10 --rates 0.003 0.001 0.0003 --out FILE
-    python benchmarks/alternatives.py --table FILE
+    python -m benchmarks alternatives --corpus TRAIN HELDOUT --minutes 10 --rates 0.003 0.001 0.0003 --out FILE
+    python -m benchmarks alternatives --table FILE
 
 On the bundled notebook and the corpora that are named: the core as it is; an adapter on it (LoRA); the core trained
 further; the core that is shown the note most like the text before it (BM25 over all notes); a small model alone and
@@ -25,23 +25,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ssdcli.machine.environment import prepare_machine
-
-prepare_machine()
-
-from blends import Blend, Voice, alone, measure_blends, shared  # noqa: E402
-from columns import Columns  # noqa: E402
-from corpora import read_texts  # noqa: E402
-from experiment import Corpus, Line, Workshop, corpora_of, heading, parser_of, passages_of, tokenizer_of  # noqa: E402
-from retrieval import Shelf  # noqa: E402
-from timing import table  # noqa: E402
-from training import lines, spread  # noqa: E402
-from writing import borrowed  # noqa: E402
-
-from ssdcli.evaluation.gaps import GapSettings, choose_gaps, left_side  # noqa: E402
-from ssdcli.evaluation.sweep import GRID  # noqa: E402
-from ssdcli.registry.store import STARTER  # noqa: E402
-from ssdcli.training.settings import TrainSettings  # noqa: E402
+from benchmarks.lib.blends import Blend, Voice, alone, measure_blends, shared
+from benchmarks.lib.columns import Columns
+from benchmarks.lib.corpora import read_texts
+from benchmarks.lib.experiment import (
+    Corpus,
+    Line,
+    Workshop,
+    corpora_of,
+    heading,
+    lines,
+    parser_of,
+    passages_of,
+    tokenizer_of,
+)
+from benchmarks.lib.retrieval import Shelf
+from benchmarks.lib.tables import spread, table
+from benchmarks.lib.writing import borrowed
+from ssdcli.evaluation.gaps import GapSettings, choose_gaps, left_side
+from ssdcli.evaluation.sweep import GRID
+from ssdcli.registry.store import STARTER
+from ssdcli.training.settings import TrainSettings
 
 WEIGHTS = GRID[1:-1]
 _QUICK = {"minutes": 0.25, "size": "nano", "documents": 8, "repeats": 2, "rates": [3e-3]}

@@ -2,7 +2,7 @@
 
 Trains on a corpus with canaries, once for each number of passes, the last weights kept however little they help, and
 audits what came out, all in a registry of its own.
-Example, about ten minutes on two cores: python benchmarks/audit.py CORPUS --passes 2 10 50
+Example, about ten minutes on two cores: python -m benchmarks audit CORPUS --passes 2 10 50
 """
 
 from __future__ import annotations
@@ -13,18 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ssdcli.machine.environment import prepare_machine
-
-prepare_machine()
-
-from timing import machine, table  # noqa: E402
-
-from ssdcli.evaluation.audit.audit import AuditSettings, audit  # noqa: E402
-from ssdcli.evaluation.audit.findings import Audit  # noqa: E402
-from ssdcli.registry.store import Registry  # noqa: E402
-from ssdcli.training.finish import Trained  # noqa: E402
-from ssdcli.training.job import train_small  # noqa: E402
-from ssdcli.training.settings import TrainSettings  # noqa: E402
+from benchmarks.lib.tables import machine, table
+from ssdcli.evaluation.audit.audit import AuditSettings, audit
+from ssdcli.evaluation.audit.findings import Audit
+from ssdcli.registry.store import Registry
+from ssdcli.training.finish import Trained
+from ssdcli.training.job import train_small
+from ssdcli.training.settings import TrainSettings
 
 _ENOUGH = 600.0  # minutes that the passes never take
 
@@ -47,7 +42,7 @@ def main() -> None:
             trained, found = _measure(arguments, passes, registry)
             rows.append(_row(passes, trained, found))
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}:")
-    print(f"`python {' '.join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])}`\n")
+    print(f"`{' '.join(sys.argv)}`\n")
     print(table(_HEADER, rows))
 
 

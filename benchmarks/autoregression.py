@@ -1,8 +1,8 @@
 """Do diffusion models gain more from working together than autoregressive ones do? Prints a table for each question.
 
-    python benchmarks/autoregression.py GENERAL --core-minutes 60 --corpus TRAIN HELDOUT --minutes 10 --out FILE
-    python benchmarks/autoregression.py GENERAL --core-tokens 5443584 --corpus TRAIN HELDOUT --out FILE
-    python benchmarks/autoregression.py --table FILE
+    python -m benchmarks autoregression GENERAL --core-minutes 60 --corpus TRAIN HELDOUT --minutes 10 --out FILE
+    python -m benchmarks autoregression GENERAL --core-tokens 5443584 --corpus TRAIN HELDOUT --out FILE
+    python -m benchmarks autoregression --table FILE
 
 Every diffusion model has an autoregressive twin: the same body, embeddings, tokenizer, text, split, optimiser and
 schedule, and as much of the processor's time, in which it sees more tokens, since a step costs it less. All cores are
@@ -33,12 +33,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ssdcli.machine.environment import prepare_machine
-
-prepare_machine()
-
-from blends import Voice, measure_blends, steady  # noqa: E402
-from causal import (  # noqa: E402
+from benchmarks.lib.blends import Voice, measure_blends, steady
+from benchmarks.lib.causal import (
     CausalWriter,
     Twin,
     gap_losses,
@@ -48,13 +44,14 @@ from causal import (  # noqa: E402
     train_causal,
     twin_of,
 )
-from columns import Columns, collaborate  # noqa: E402
-from experiment import (  # noqa: E402
+from benchmarks.lib.columns import Columns, collaborate
+from benchmarks.lib.experiment import (
     Corpus,
     Line,
     Workshop,
     corpora_of,
     heading,
+    lines,
     own_text,
     parser_of,
     passages_of,
@@ -62,24 +59,23 @@ from experiment import (  # noqa: E402
     tokenizer_of,
     tokens_a_step,
 )
-from timing import table  # noqa: E402
-from training import lines, processor_seconds, spread  # noqa: E402
-
-from ssdcli.api import choose  # noqa: E402
-from ssdcli.demo import story as demo  # noqa: E402
-from ssdcli.engine.denoiser import Denoiser  # noqa: E402
-from ssdcli.engine.ensemble.rules import mix  # noqa: E402
-from ssdcli.engine.ensemble.schedules import Constant  # noqa: E402
-from ssdcli.engine.prompt import Prompt  # noqa: E402
-from ssdcli.evaluation.combinations import Combination  # noqa: E402
-from ssdcli.evaluation.gaps import Gap, GapSettings, View, choose_gaps  # noqa: E402
-from ssdcli.evaluation.losses import LossSettings, Passage, measure_combinations  # noqa: E402
-from ssdcli.evaluation.sweep import GRID  # noqa: E402
-from ssdcli.generation.types import Blend  # noqa: E402
-from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM  # noqa: E402
-from ssdcli.models.folder import load_backbone  # noqa: E402
-from ssdcli.registry.store import STARTER, Entry, Registry  # noqa: E402
-from ssdcli.training.settings import TrainSettings  # noqa: E402
+from benchmarks.lib.tables import spread, table
+from benchmarks.lib.timing import processor_seconds
+from ssdcli.api import choose
+from ssdcli.demo import story as demo
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.ensemble.rules import mix
+from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.engine.prompt import Prompt
+from ssdcli.evaluation.combinations import Combination
+from ssdcli.evaluation.gaps import Gap, GapSettings, View, choose_gaps
+from ssdcli.evaluation.losses import LossSettings, Passage, measure_combinations
+from ssdcli.evaluation.sweep import GRID
+from ssdcli.generation.types import Blend
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.folder import load_backbone
+from ssdcli.registry.store import STARTER, Entry, Registry
+from ssdcli.training.settings import TrainSettings
 
 CAUSAL, JUDGE = "autoregression", "judge"
 FACT_STEPS = 32

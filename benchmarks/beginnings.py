@@ -3,7 +3,7 @@
 A causal twin of the starter is trained on general text first, and adapted with and without its logit shift, with and
 without annealed attention. The order of time is that of steps: all models have one shape.
 
-Example: python benchmarks/beginnings.py GENERAL.jsonl.gz TRAIN.jsonl.gz --heldout HELDOUT.jsonl.gz
+Example: python -m benchmarks beginnings GENERAL.jsonl.gz TRAIN.jsonl.gz --heldout HELDOUT.jsonl.gz
 """
 
 from __future__ import annotations
@@ -18,25 +18,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ssdcli.machine.environment import prepare_machine
+import torch
+from tokenizers import Tokenizer
 
-prepare_machine()
-
-import torch  # noqa: E402
-from causal import Twin, save_for_transformers, train_causal, twin_of  # noqa: E402
-from corpora import read_texts  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
-
-from ssdcli.engine.process import make_process  # noqa: E402
-from ssdcli.evaluation.losses import LossSettings, Passage, measure, passage_of  # noqa: E402
-from ssdcli.machine.placement import Placement  # noqa: E402
-from ssdcli.models.folder import load_backbone  # noqa: E402
-from ssdcli.models.loading import load_model  # noqa: E402
-from ssdcli.registry.adapters import base_of  # noqa: E402
-from ssdcli.registry.store import STARTER, Registry  # noqa: E402
-from ssdcli.text.tokenizer import END_OF_TEXT, special_id  # noqa: E402
-from ssdcli.training.job import train_small  # noqa: E402
-from ssdcli.training.settings import TrainSettings  # noqa: E402
+from benchmarks.lib.causal import Twin, save_for_transformers, train_causal, twin_of
+from benchmarks.lib.corpora import read_texts
+from ssdcli.engine.process import make_process
+from ssdcli.evaluation.losses import LossSettings, Passage, measure, passage_of
+from ssdcli.machine.placement import Placement
+from ssdcli.models.folder import load_backbone
+from ssdcli.models.loading import load_model
+from ssdcli.registry.adapters import base_of
+from ssdcli.registry.store import STARTER, Registry
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id
+from ssdcli.training.job import train_small
+from ssdcli.training.settings import TrainSettings
 
 _TWIN = "causal-twin"
 _RATE = 3e-3

@@ -1,6 +1,6 @@
 """How much memory does a training on a large file take? Prints a table in Markdown.
 
-Example: python benchmarks/big_file.py --megabytes 1 50 500
+Example: python -m benchmarks big_file --megabytes 1 50 500
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Does the ensemble predict held-out text better than each of its members? Prints tables in Markdown.
 
-    python benchmarks/collaboration.py --corpus TRAIN HELDOUT --general GENERAL --minutes 10 --out FILE
-    python benchmarks/collaboration.py --table FILE
+    python -m benchmarks collaboration --corpus TRAIN HELDOUT --general GENERAL --minutes 10 --out FILE
+    python -m benchmarks collaboration --table FILE
 
 Small models are trained for a core, on the bundled notebook and on the corpora that are named, whose bodies have 1/3,
 1/10, 1/30 and 1/100 of the core's body's parameters (`--ratios`); of the embeddings, a small model keeps as many
@@ -23,37 +23,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ssdcli.machine.environment import prepare_machine
+import torch
 
-prepare_machine()
-
-import torch  # noqa: E402
-from blends import Blend, Voice, alone, measure_blends, shared, steady  # noqa: E402
-from columns import Columns, collaborate  # noqa: E402
-from corpora import read_texts  # noqa: E402
-from experiment import (  # noqa: E402
+from benchmarks.lib.blends import Blend, Voice, alone, measure_blends, shared, steady
+from benchmarks.lib.columns import Columns, collaborate
+from benchmarks.lib.corpora import read_texts
+from benchmarks.lib.experiment import (
     Corpus,
     Line,
     Workshop,
     corpora_of,
     heading,
+    lines,
     own_text,
     parser_of,
     passages_of,
     tokenizer_of,
 )
-from retrieval import Shelf  # noqa: E402
-from timing import table  # noqa: E402
-from training import lines  # noqa: E402
-from writing import borrowed  # noqa: E402
-
-from ssdcli.engine.ensemble.rules import Rule, average, contrast, mix  # noqa: E402
-from ssdcli.evaluation.gaps import GapSettings, choose_gaps, left_side  # noqa: E402
-from ssdcli.evaluation.sweep import GRID  # noqa: E402
-from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM  # noqa: E402
-from ssdcli.models.folder import load_backbone  # noqa: E402
-from ssdcli.registry.store import STARTER  # noqa: E402
-from ssdcli.training.settings import TrainSettings  # noqa: E402
+from benchmarks.lib.retrieval import Shelf
+from benchmarks.lib.tables import table
+from benchmarks.lib.writing import borrowed
+from ssdcli.engine.ensemble.rules import Rule, average, contrast, mix
+from ssdcli.evaluation.gaps import GapSettings, choose_gaps, left_side
+from ssdcli.evaluation.sweep import GRID
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.folder import load_backbone
+from ssdcli.registry.store import STARTER
+from ssdcli.training.settings import TrainSettings
 
 WEIGHTS = GRID[1:-1]
 STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of a contrast

@@ -1,6 +1,6 @@
 """What a small model adds to the time and memory of a large core: 8B in LLaDA's shape, 13B in OPT's.
 
-    python benchmarks/cores.py [--core llada] [--steps 32] [--rows 1 8] [--rounds 3] [--tiny]
+    python -m benchmarks cores [--core llada] [--steps 32] [--rows 1 8] [--rounds 3] [--tiny]
 
 Prints a Markdown table. Needs no network and no checkpoint: weights are random, and no figure depends on them.
 The cores are in bfloat16, the members, of about a hundredth of their parameters, in float32, as in `ssd generate`; they
@@ -14,24 +14,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ssdcli.machine.environment import prepare_machine
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
-prepare_machine()
-
-import torch  # noqa: E402
-from timing import Run, least, machine, table  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel  # noqa: E402
-
-from ssdcli.engine.denoiser import Denoiser, FullDenoiser  # noqa: E402
-from ssdcli.engine.ensemble.members import Ensemble, Member  # noqa: E402
-from ssdcli.engine.ensemble.schedules import Constant  # noqa: E402
-from ssdcli.engine.process import Process, make_process  # noqa: E402
-from ssdcli.engine.prompt import Prompt  # noqa: E402
-from ssdcli.engine.sampler import SamplerConfig, sample  # noqa: E402
-from ssdcli.engine.sampling.nucleus import Picker  # noqa: E402
-from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM  # noqa: E402
-from ssdcli.models.backbones.native import NativeBackbone  # noqa: E402
-from ssdcli.models.spec import CoreSpec  # noqa: E402
+from benchmarks.lib.tables import machine, table
+from benchmarks.lib.timing import Run, least
+from ssdcli.engine.denoiser import Denoiser, FullDenoiser
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.engine.process import Process, make_process
+from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.sampler import SamplerConfig, sample
+from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.spec import CoreSpec
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--core", choices=("llada", "opt"), nargs="+", default=("llada", "opt"))

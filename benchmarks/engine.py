@@ -1,6 +1,6 @@
 """What a denoising step costs: against a naive loop, by prefix, by member, by batch.
 
-    python benchmarks/engine.py [--quick]
+    python -m benchmarks engine [--quick]
 
 Prints Markdown tables. Alternatives take turns, and the least of their times counts: ratios within one run mean
 something even on a busy machine, milliseconds less so. Weights are random, and none of the figures depends on them.
@@ -11,22 +11,20 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 
-from ssdcli.machine.environment import prepare_machine
+import torch
+from torch import Tensor
 
-prepare_machine()
-
-import torch  # noqa: E402
-from timing import Run, least, machine, table  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from ssdcli.engine.denoiser import Denoiser  # noqa: E402
-from ssdcli.engine.ensemble.members import Ensemble, Member  # noqa: E402
-from ssdcli.engine.ensemble.schedules import Constant  # noqa: E402
-from ssdcli.engine.noise import CounterNoise  # noqa: E402
-from ssdcli.engine.process import make_process  # noqa: E402
-from ssdcli.engine.prompt import Prompt  # noqa: E402
-from ssdcli.engine.sampling.nucleus import Picker  # noqa: E402
-from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM  # noqa: E402
+from benchmarks.lib.tables import machine, table
+from benchmarks.lib.timing import Run, least
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.engine.noise import CounterNoise
+from ssdcli.engine.process import make_process
+from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 
 CONSTANTS = {"K": 5.0, "s": 1e-4}
 TOP_P = 0.95

@@ -1,7 +1,7 @@
 """Tells whether weights by position and step, or calibrated members, are better than the best constant weight.
 
-    python benchmarks/gated.py --corpus TRAIN HELDOUT --minutes 10 --seeds 0 1 2 --out FILE
-    python benchmarks/gated.py --table FILE
+    python -m benchmarks gated --corpus TRAIN HELDOUT --minutes 10 --seeds 0 1 2 --out FILE
+    python -m benchmarks gated --table FILE
 
 For each corpus and the bundled notebook, a small model is trained for a core, and both predict noised held-out text,
 whose predictions are kept. A gate gives the small model's weight at a position: the sigmoid of a linear function of the
@@ -20,35 +20,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ssdcli.machine.environment import prepare_machine
+import numpy as np
+import torch
+from torch import Tensor
 
-prepare_machine()
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from columns import Columns  # noqa: E402
-from experiment import (  # noqa: E402
+from benchmarks.lib.columns import Columns
+from benchmarks.lib.experiment import (
     Corpus,
     Line,
     Workshop,
     corpora_of,
     heading,
+    lines,
     parser_of,
     passages_of,
     process_of,
     tokenizer_of,
 )
-from gates import FEATURES, Calibration, Predictions, biased, heated, record, untouched  # noqa: E402
-from timing import table  # noqa: E402
-from torch import Tensor  # noqa: E402
-from training import lines  # noqa: E402
-from writing import borrowed  # noqa: E402
-
-from ssdcli.evaluation.gating import fit  # noqa: E402
-from ssdcli.evaluation.losses import LossSettings  # noqa: E402
-from ssdcli.evaluation.sweep import GRID  # noqa: E402
-from ssdcli.registry.store import STARTER  # noqa: E402
-from ssdcli.training.settings import TrainSettings  # noqa: E402
+from benchmarks.lib.gates import FEATURES, Calibration, Predictions, biased, heated, record, untouched
+from benchmarks.lib.tables import table
+from benchmarks.lib.writing import borrowed
+from ssdcli.evaluation.gating import fit
+from ssdcli.evaluation.losses import LossSettings
+from ssdcli.evaluation.sweep import GRID
+from ssdcli.registry.store import STARTER
+from ssdcli.training.settings import TrainSettings
 
 POSITIONS, QUICK_POSITIONS, QUICK_STEPS = 16_000, 1_500, 60
 LEAN = 2.0  # log odds; those that are fitted are between 2 and 4

@@ -1,7 +1,7 @@
 """How strongly should a classifier guide, and what does it cost the text? Guided share and fluency by scale.
 
-    python benchmarks/guidance.py tech.train.jsonl.gz --kinds rust-lang python+peps --out FILE
-    python benchmarks/guidance.py --table FILE --plot FOLDER
+    python -m benchmarks guidance tech.train.jsonl.gz --kinds rust-lang python+peps --out FILE
+    python -m benchmarks guidance --table FILE --plot FOLDER
 
 Trains a small classifier on documents of two kinds, told apart by how their ids begin, and lets it guide a core that
 writes from nothing, with the same seeds at every scale. The share of texts of the second kind is counted by the
@@ -21,26 +21,21 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from ssdcli.machine.environment import prepare_machine
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification
 
-prepare_machine()
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from experiment import Line, Workshop, heading, tokenizer_of  # noqa: E402
-from timing import table  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
-from torch import Tensor  # noqa: E402
-from training import lines  # noqa: E402
-from transformers import BertConfig, BertForSequenceClassification  # noqa: E402
-from writing import WRITTEN, Beginnings, add_judge, borrowed, draw, judge_of, judged, write, writer_of  # noqa: E402
-
-from ssdcli.api import Options, Request, choose  # noqa: E402
-from ssdcli.evaluation.continuations import Opening  # noqa: E402
-from ssdcli.generation.guides import GuideSpec, open_guide  # noqa: E402
-from ssdcli.models.judge import Judge  # noqa: E402
-from ssdcli.registry.store import STARTER, Entry  # noqa: E402
-from ssdcli.reports import charts  # noqa: E402
+from benchmarks.lib.experiment import Line, Workshop, heading, lines, tokenizer_of
+from benchmarks.lib.tables import table
+from benchmarks.lib.writing import WRITTEN, Beginnings, add_judge, borrowed, draw, judge_of, judged, write, writer_of
+from ssdcli.api import Options, Request, choose
+from ssdcli.evaluation.continuations import Opening
+from ssdcli.generation.guides import GuideSpec, open_guide
+from ssdcli.models.judge import Judge
+from ssdcli.registry.store import STARTER, Entry
+from ssdcli.reports import charts
 
 SCALES = (0, 3, 10, 30, 100, 300, 1000)
 QUICK_SCALES = (0, 10, 100)
@@ -182,8 +177,8 @@ class Bench:
         manifest = self._core.manifest
         spec = GuideSpec(str(self._classifier), str(_WANTED), scale)
         guide = open_guide(spec, manifest.tokenizer, manifest.vocabulary)
-        voices = choose(self._core.name, registry=self._workshop.registry).open().voices
-        writer = writer_of(voices, self._core, [guide])
+        members = choose(self._core.name, registry=self._workshop.registry).open().members
+        writer = writer_of(members, self._core, [guide])
         written = write(writer, [Request()] * self._given.rows, Options(max_tokens=WRITTEN, seed=self._given.seed))
         return written | self._found(written["texts"])
 

@@ -1,6 +1,6 @@
 """Tells what a member should hear back at the next step: its own last prediction, or the ensemble's.
 
-    python benchmarks/hearing.py CORE SMALL HELDOUT [DOCUMENTS]
+    python -m benchmarks hearing CORE SMALL HELDOUT [DOCUMENTS]
 
 CORE and SMALL are folders of self-conditioned models, HELDOUT is JSON lines with `text`. A held-out window is noised
 twice: to the level of a step before and to that of the step. The members predict the first, hear a prediction, and
@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 import torch
-from timing import machine, table
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from benchmarks.lib.tables import machine, table
 from ssdcli.engine.blocks import block_ids, block_levels
 from ssdcli.engine.denoiser import denoise_sequence
 from ssdcli.engine.ensemble.rules import mix

@@ -1,6 +1,6 @@
 """Do models that were trained to fill gaps use what stands to the right of them, and what does it cost? Prints tables.
 
-Example: python benchmarks/infill.py TRAIN.jsonl.gz --heldout HELDOUT.jsonl.gz --minutes 10
+Example: python -m benchmarks infill TRAIN.jsonl.gz --heldout HELDOUT.jsonl.gz --minutes 10
 """
 
 from __future__ import annotations
@@ -11,22 +11,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-from ssdcli.machine.environment import prepare_machine
+import numpy as np
+import torch
+from tokenizers import Tokenizer
 
-prepare_machine()
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
-
-from ssdcli.data.documents import ReadReport  # noqa: E402
-from ssdcli.data.readers.files import read_documents  # noqa: E402
-from ssdcli.engine.denoiser import Denoiser  # noqa: E402
-from ssdcli.engine.process import Process, make_process  # noqa: E402
-from ssdcli.engine.prompt import Prompt  # noqa: E402
-from ssdcli.evaluation.gaps import (  # noqa: E402
+from ssdcli.data.documents import ReadReport
+from ssdcli.data.readers.files import read_documents
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.process import Process, make_process
+from ssdcli.engine.prompt import Prompt
+from ssdcli.evaluation.gaps import (
     Gap,
     GapSettings,
     View,
@@ -35,13 +30,13 @@ from ssdcli.evaluation.gaps import (  # noqa: E402
     left_side,
     measure_gaps,
 )
-from ssdcli.evaluation.losses import Losses, LossSettings, Passage, measure, passage_of  # noqa: E402
-from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM  # noqa: E402
-from ssdcli.models.folder import load_backbone  # noqa: E402
-from ssdcli.registry.store import Registry  # noqa: E402
-from ssdcli.text.tokenizer import END_OF_TEXT, special_id  # noqa: E402
-from ssdcli.training.job import train_small  # noqa: E402
-from ssdcli.training.settings import TrainSettings  # noqa: E402
+from ssdcli.evaluation.losses import Losses, LossSettings, Passage, measure, passage_of
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.folder import load_backbone
+from ssdcli.registry.store import Registry
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id
+from ssdcli.training.job import train_small
+from ssdcli.training.settings import TrainSettings
 
 _NEAR = 16
 _HIGH = 0.4  # the noise levels above it are also shown on their own
@@ -166,7 +161,7 @@ def _with_error(value: float, error: float) -> str:
 
 def _print_setting(bench: Bench) -> None:
     print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.processor() or platform.machine()}, torch {torch.__version__},")
-    print(f"{torch.get_num_threads()} threads: `python {' '.join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])}`")
+    print(f"{torch.get_num_threads()} threads: `{' '.join(sys.argv)}`")
     print(f"\n{len(bench.passages)} held-out documents, {bench.process.name}; losses in nats per token\n", flush=True)
 
 

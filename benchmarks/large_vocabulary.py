@@ -1,7 +1,7 @@
 """What a large vocabulary costs a small model, with a row for every token and with an active vocabulary.
 
-    python benchmarks/large_vocabulary.py speed --process simplex --size mini --rounds 4
-    python benchmarks/large_vocabulary.py loss TRAIN.jsonl.gz HELDOUT.jsonl.gz --rows 2048 [--notes 150]
+    python -m benchmarks large_vocabulary speed --process simplex --size mini --rounds 4
+    python -m benchmarks large_vocabulary loss TRAIN.jsonl.gz HELDOUT.jsonl.gz --rows 2048 [--notes 150]
 
 `speed` times whole training steps (forward, backward, optimiser) of one body, and the parts of a denoising step that
 touch all tokens. Weights are random. Alternatives take turns, and the least of their times counts: ratios within one
@@ -20,36 +20,33 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ssdcli.machine.environment import prepare_machine
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import default_collate
 
-prepare_machine()
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from corpora import encode, packable, read_texts  # noqa: E402
-from timing import Run, least, machine, table  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.utils.data import default_collate  # noqa: E402
-
-from ssdcli.data.windows import Texts, Windows, WindowShape  # noqa: E402
-from ssdcli.engine.blocks import block_ids, block_levels  # noqa: E402
-from ssdcli.engine.denoiser import denoise_sequence  # noqa: E402
-from ssdcli.engine.ensemble.rules import mix  # noqa: E402
-from ssdcli.engine.noise import GeneratorNoise  # noqa: E402
-from ssdcli.engine.packed import Packed  # noqa: E402
-from ssdcli.engine.process import Process, make_process  # noqa: E402
-from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM  # noqa: E402
-from ssdcli.models.folder import load_backbone  # noqa: E402
-from ssdcli.models.mould import Mould, read_mould  # noqa: E402
-from ssdcli.models.presets import find_preset  # noqa: E402
-from ssdcli.registry.store import Registry  # noqa: E402
-from ssdcli.text.tokenizer import END_OF_TEXT, special_id  # noqa: E402
-from ssdcli.training.active_tokens import Division, count_tokens, divide  # noqa: E402
-from ssdcli.training.build import build, shape  # noqa: E402
-from ssdcli.training.objective import Objective  # noqa: E402
-from ssdcli.training.optimizer import make_optimizer  # noqa: E402
-from ssdcli.training.settings import TrainSettings  # noqa: E402
+from benchmarks.lib.corpora import encode, packable, read_texts
+from benchmarks.lib.tables import machine, table
+from benchmarks.lib.timing import Run, least
+from ssdcli.data.windows import Texts, Windows, WindowShape
+from ssdcli.engine.blocks import block_ids, block_levels
+from ssdcli.engine.denoiser import denoise_sequence
+from ssdcli.engine.ensemble.rules import mix
+from ssdcli.engine.noise import GeneratorNoise
+from ssdcli.engine.packed import Packed
+from ssdcli.engine.process import Process, make_process
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.folder import load_backbone
+from ssdcli.models.mould import Mould, read_mould
+from ssdcli.models.presets import find_preset
+from ssdcli.registry.store import Registry
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id
+from ssdcli.training.active_tokens import Division, count_tokens, divide
+from ssdcli.training.build import build, shape
+from ssdcli.training.objective import Objective
+from ssdcli.training.optimizer import make_optimizer
+from ssdcli.training.settings import TrainSettings
 
 SMALLEST, LARGER = 8192, (32_768, 131_072, 262_144)
 BATCH_TOKENS, BLOCK, MASK = 2048, 16, 1
@@ -243,7 +240,7 @@ def main() -> None:
     judged.add_argument("--size", default="nano")
     judged.add_argument("--steps", type=int, default=200)
     asked = parser.parse_args()
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: `python {' '.join(sys.argv)}`\n", flush=True)
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: `{' '.join(sys.argv)}`\n", flush=True)
     if asked.kind == "speed":
         print(speed(asked.process, asked.size, asked.rounds))
     else:

@@ -1,8 +1,8 @@
 """Is sparse simplex noise the same as dense noise, and what does it save? Prints tables in Markdown.
 
-    python benchmarks/noise.py law [--samples 3000]
-    python benchmarks/noise.py loss starter-simplex HELDOUT.jsonl.gz [--passages 50]
-    python benchmarks/noise.py cost
+    python -m benchmarks noise law [--samples 3000]
+    python -m benchmarks noise loss starter-simplex HELDOUT.jsonl.gz [--passages 50]
+    python -m benchmarks noise cost
 
 `law` compares draws of one noised token as three tables embed them, `loss` a simplex model's held-out loss on both
 noises, `cost` the time and memory of drawing and embedding them.
@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timing import least, machine, table
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from benchmarks.lib.tables import machine, table
+from benchmarks.lib.timing import least
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, Noise, fold

@@ -3,7 +3,7 @@
 The body of the starter is trained on as a masked model with full attention, since none can be had that is small;
 speeds are those of a wider one with random weights.
 
-Example: python benchmarks/prefix_cache.py TRAIN.jsonl.gz --heldout HELDOUT.jsonl.gz --steps 1500
+Example: python -m benchmarks prefix_cache TRAIN.jsonl.gz --heldout HELDOUT.jsonl.gz --steps 1500
 """
 
 from __future__ import annotations
@@ -16,28 +16,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ssdcli.machine.environment import prepare_machine
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
-prepare_machine()
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from timing import least, machine, table  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
-from torch import Tensor  # noqa: E402
-from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
-
-from ssdcli.data.documents import ReadReport  # noqa: E402
-from ssdcli.data.readers.files import read_documents  # noqa: E402
-from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser  # noqa: E402
-from ssdcli.engine.noise import CounterNoise  # noqa: E402
-from ssdcli.engine.process import Masked  # noqa: E402
-from ssdcli.engine.prompt import Prompt  # noqa: E402
-from ssdcli.models.backbones.native import NativeBackbone  # noqa: E402
-from ssdcli.models.folder import load_backbone  # noqa: E402
-from ssdcli.models.spec import CoreSpec  # noqa: E402
-from ssdcli.registry.store import Registry  # noqa: E402
-from ssdcli.text.tokenizer import END_OF_TEXT, MASK, special_id  # noqa: E402
+from benchmarks.lib.tables import machine, table
+from benchmarks.lib.timing import least
+from ssdcli.data.documents import ReadReport
+from ssdcli.data.readers.files import read_documents
+from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser
+from ssdcli.engine.noise import CounterNoise
+from ssdcli.engine.process import Masked
+from ssdcli.engine.prompt import Prompt
+from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.folder import load_backbone
+from ssdcli.models.spec import CoreSpec
+from ssdcli.registry.store import Registry
+from ssdcli.text.tokenizer import END_OF_TEXT, MASK, special_id
 
 _BLOCK = 16
 _WINDOW = 256

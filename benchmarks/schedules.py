@@ -1,7 +1,7 @@
 """Which denoising steps need the large model? All schedules of a light and a heavy member at equal FLOPs.
 
-    python benchmarks/schedules.py --general TRAIN HELDOUT --corpus TRAIN HELDOUT --cores starter my-masked --out FILE
-    python benchmarks/schedules.py --table FILE --plot FOLDER
+    python -m benchmarks schedules --general TRAIN HELDOUT --corpus TRAIN HELDOUT --cores starter my-masked --out FILE
+    python -m benchmarks schedules --table FILE --plot FOLDER
 
 After "Not all denoising steps are equal" (Sedykh, Sorokin and Malykh, 2026): the way from noise to text has SEGMENTS
 equal segments, and in each either the heavy or the light member denoises. The cores are those of the user's registry.
@@ -27,15 +27,22 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ssdcli.machine.environment import prepare_machine
+import numpy as np
+import torch
 
-prepare_machine()
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from columns import Columns  # noqa: E402
-from experiment import Corpus, Line, Workshop, corpora_of, heading, parser_of, passages_of, tokenizer_of  # noqa: E402
-from segments import (  # noqa: E402
+from benchmarks.lib.columns import Columns
+from benchmarks.lib.experiment import (
+    Corpus,
+    Line,
+    Workshop,
+    corpora_of,
+    heading,
+    lines,
+    parser_of,
+    passages_of,
+    tokenizer_of,
+)
+from benchmarks.lib.segments import (
     HEAVY,
     LIGHT,
     SANDWICH,
@@ -47,9 +54,8 @@ from segments import (  # noqa: E402
     document_losses,
     shapes,
 )
-from timing import table  # noqa: E402
-from training import lines  # noqa: E402
-from writing import (  # noqa: E402
+from benchmarks.lib.tables import table
+from benchmarks.lib.writing import (
     MEASURES,
     WRITTEN,
     Beginnings,
@@ -65,14 +71,14 @@ from writing import (  # noqa: E402
     write,
     writer_of,
 )
-
-from ssdcli.api import Options, choose  # noqa: E402
-from ssdcli.generation.prompting import Voice  # noqa: E402
-from ssdcli.generation.selection import UNTUNED  # noqa: E402
-from ssdcli.models.judge import Judge  # noqa: E402
-from ssdcli.registry.store import STARTER, Entry  # noqa: E402
-from ssdcli.reports import charts  # noqa: E402
-from ssdcli.training.settings import TrainSettings  # noqa: E402
+from ssdcli.api import Options, choose
+from ssdcli.engine.ensemble.members import Member
+from ssdcli.generation.loading import LoadedModel
+from ssdcli.generation.selection import UNTUNED
+from ssdcli.models.judge import Judge
+from ssdcli.registry.store import STARTER, Entry
+from ssdcli.reports import charts
+from ssdcli.training.settings import TrainSettings
 
 COUNTS = (2, 4, 6)  # heavy segments of the schedules that are compared
 BEST, WORST = "best", "worst"
@@ -143,9 +149,9 @@ class Bench:
         self._tokenizer = tokenizer_of(pair.core)
 
     @cached_property
-    def _voices(self) -> tuple[Voice, ...]:
+    def _members(self) -> tuple[Member[LoadedModel], ...]:
         pair = self._pair
-        return choose(pair.core.name, {pair.small.name: 0.5}, self._workshop.registry).open().voices
+        return choose(pair.core.name, {pair.small.name: 0.5}, self._workshop.registry).open().members
 
     @cached_property
     def _found(self) -> Beginnings:
@@ -158,7 +164,7 @@ class Bench:
 
     def levels(self) -> dict[str, Any]:
         """The losses by segment, and the FLOPs of a step of the heavy and the light member in mid-window."""
-        denoisers = [voice.denoiser for voice in self._voices]
+        denoisers = [member.model.denoiser for member in self._members]
         members, share = [denoiser.backbone for denoiser in denoisers], self._pair.share
         passages = passages_of(self._tokenizer, self._pair.corpus.heldout, self._given.documents)
         process = denoisers[0].process
@@ -174,7 +180,7 @@ class Bench:
 
     def texts(self, pattern: str) -> dict[str, Any]:
         """Texts written under a schedule, with what the judge says, and the facts that are told by it."""
-        writer = writer_of(scheduled(self._voices, self._pair.schedules(pattern)), self._pair.core)
+        writer = writer_of(scheduled(self._members, self._pair.schedules(pattern)), self._pair.core)
         options = Options(max_tokens=WRITTEN, steps=self._given.steps, seed=0)
         written = write(writer, self._found.requests, options)
         facts = facts_told(writer, self._pair.corpus.facts, self._given.steps)

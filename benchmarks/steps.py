@@ -1,7 +1,7 @@
 """How many denoising steps does a text need? Quality and time from 4 to 1,000 steps a block.
 
-    python benchmarks/steps.py --corpus TRAIN HELDOUT --models starter my-masked --out FILE
-    python benchmarks/steps.py --table FILE --plot FOLDER
+    python -m benchmarks steps --corpus TRAIN HELDOUT --models starter my-masked --out FILE
+    python -m benchmarks steps --table FILE --plot FOLDER
 
 Models of the user's registry go on from the beginnings of held-out documents, with and without self-conditioning, and
 with and without an early stop, and a causal model that was trained on TRAIN reads what they wrote. TRAIN should be the
@@ -23,16 +23,12 @@ from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
-from ssdcli.machine.environment import prepare_machine
+import numpy as np
+from torch import Tensor
 
-prepare_machine()
-
-import numpy as np  # noqa: E402
-from experiment import Corpus, Line, Workshop, heading, parser_of, process_of  # noqa: E402
-from timing import table  # noqa: E402
-from torch import Tensor  # noqa: E402
-from training import lines  # noqa: E402
-from writing import (  # noqa: E402
+from benchmarks.lib.experiment import Corpus, Line, Workshop, heading, lines, parser_of, process_of
+from benchmarks.lib.tables import table
+from benchmarks.lib.writing import (
     WRITTEN,
     Beginnings,
     add_judge,
@@ -45,15 +41,15 @@ from writing import (  # noqa: E402
     write,
     writer_of,
 )
-
-from ssdcli.api import Options, choose  # noqa: E402
-from ssdcli.engine.denoiser import Denoiser, Prefix  # noqa: E402
-from ssdcli.engine.process import Canvas  # noqa: E402
-from ssdcli.evaluation.generated import words  # noqa: E402
-from ssdcli.generation.prompting import Voice  # noqa: E402
-from ssdcli.models.judge import Judge  # noqa: E402
-from ssdcli.registry.store import STARTER, Entry  # noqa: E402
-from ssdcli.reports import charts  # noqa: E402
+from ssdcli.api import Options, choose
+from ssdcli.engine.denoiser import Denoiser, Prefix
+from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.process import Canvas
+from ssdcli.evaluation.generated import words
+from ssdcli.generation.loading import LoadedModel
+from ssdcli.models.judge import Judge
+from ssdcli.registry.store import STARTER, Entry
+from ssdcli.reports import charts
 
 STEPS = (4, 8, 16, 32, 64, 128, 256, 512, 1000)  # a block
 QUICK_STEPS = (4, 8, 32)
@@ -118,9 +114,9 @@ class Bench:
         self._corpus = Corpus.of(*given.corpus[-1]) if given.corpus else Corpus.notebook()
 
     @cached_property
-    def _voice(self) -> Voice:
-        (voice,) = choose(self._model.name, registry=self._workshop.registry).open().voices
-        return voice
+    def _member(self) -> Member[LoadedModel]:
+        (member,) = choose(self._model.name, registry=self._workshop.registry).open().members
+        return member
 
     @cached_property
     def _found(self) -> Beginnings:
@@ -132,9 +128,10 @@ class Bench:
 
     def texts(self, hears: bool, options: Options) -> dict[str, Any]:
         """Texts written in one way, with what the judge says."""
-        own = self._voice.denoiser
-        voice = replace(self._voice, denoiser=own if hears else Deaf(own.backbone, own.process))
-        written = write(writer_of([voice], self._model), self._found.requests, options)
+        loaded = self._member.model
+        own = loaded.denoiser
+        model = loaded if hears else replace(loaded, denoiser=Deaf(own.backbone, own.process))
+        written = write(writer_of([self._member.carrying(model)], self._model), self._found.requests, options)
         return written | judged(self._judge, written["texts"], self._found)
 
     def real(self) -> dict[str, Any]:

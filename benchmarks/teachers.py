@@ -1,6 +1,6 @@
 """Tells what a teacher is worth to a small model, at equal steps and at equal time.
 
-    python benchmarks/teachers.py [--til TRAIN HELDOUT] [--steps N] [--quick]
+    python -m benchmarks teachers [--til TRAIN HELDOUT] [--steps N] [--quick]
 
 Trains small models for the bundled core on the bundled notebook, and on a corpus of JSON lines with `text` if one is
 named: without a teacher, with the core as teacher at several weights, and with the core as a teacher that reads each
@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timing import machine, table
 from tokenizers import Tokenizer
 
+from benchmarks.lib.tables import machine, table
 from ssdcli.data.readers.files import ReadReport, read_documents
 from ssdcli.demo import story as demo
 from ssdcli.engine.blocks import block_ids
@@ -35,7 +35,6 @@ from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Process, make_process
 from ssdcli.evaluation.losses import Losses, LossSettings, Passage, measure, passage_of
 from ssdcli.evaluation.sweep import GRID, best_weight
-from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.models.folder import load_backbone
 from ssdcli.registry.store import STARTER, Entry, Registry
@@ -83,7 +82,6 @@ class Outcome:
 def main() -> None:
     """Measure the costs, train, and print the tables."""
     arguments = _arguments()
-    prepare_machine()
     environ["SSD_HOME"] = tempfile.mkdtemp(prefix="teachers-")
     size, weights = ("nano", WEIGHTS[:1]) if arguments.quick else ("micro", WEIGHTS)
     steps = arguments.steps or (QUICK_STEPS if arguments.quick else STEPS)

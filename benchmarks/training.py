@@ -1,7 +1,7 @@
 """Which settings train the best small model in the time there is: twins at equal time, measured on held-out text.
 
-    python benchmarks/training.py TRAIN HELDOUT --minutes 3 --seeds 0 1 2 --variants muon adamw --out FILE
-    python benchmarks/training.py --table FILE
+    python -m benchmarks training TRAIN HELDOUT --minutes 3 --seeds 0 1 2 --variants muon adamw --out FILE
+    python -m benchmarks training --table FILE
 
 Every training is `ssd train-small` itself, for the bundled core, but its clock counts the processor's seconds of this
 process, divided by the number of threads: other work on the machine slows the run down and takes no steps from it.
@@ -16,31 +16,27 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ssdcli.machine.environment import prepare_machine
+from tokenizers import Tokenizer
 
-prepare_machine()
-
-import torch  # noqa: E402
-from corpora import read_texts  # noqa: E402
-from timing import machine, table  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
-
-from ssdcli.engine.process import make_process  # noqa: E402
-from ssdcli.evaluation.losses import LossesByLevel, LossSettings, measure, passage_of  # noqa: E402
-from ssdcli.evaluation.sweep import GRID, best_weight  # noqa: E402
-from ssdcli.machine.placement import Placement  # noqa: E402
-from ssdcli.models.loading import load_model  # noqa: E402
-from ssdcli.registry.adapters import base_of  # noqa: E402
-from ssdcli.registry.store import Registry  # noqa: E402
-from ssdcli.text.tokenizer import END_OF_TEXT, special_id  # noqa: E402
-from ssdcli.training.job import train_small  # noqa: E402
-from ssdcli.training.settings import TrainSettings  # noqa: E402
+from benchmarks.lib.corpora import read_texts
+from benchmarks.lib.experiment import lines
+from benchmarks.lib.tables import machine, spread, table
+from benchmarks.lib.timing import processor_seconds
+from ssdcli.engine.process import make_process
+from ssdcli.evaluation.losses import LossesByLevel, LossSettings, measure, passage_of
+from ssdcli.evaluation.sweep import GRID, best_weight
+from ssdcli.machine.placement import Placement
+from ssdcli.models.loading import load_model
+from ssdcli.registry.adapters import base_of
+from ssdcli.registry.store import Registry
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id
+from ssdcli.training.job import train_small
+from ssdcli.training.settings import TrainSettings
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
@@ -93,11 +89,6 @@ def main() -> None:
     print(report(arguments.out))
 
 
-def processor_seconds() -> float:
-    """Seconds of this process's threads, in the mean."""
-    return time.process_time() / torch.get_num_threads()
-
-
 def run(train: Path, heldout: Path, documents: int | None, changes: Mapping[str, Any]) -> dict[str, Any]:
     """One training, and its losses on so many documents of the held-out file, all by default."""
     settings = replace(TrainSettings(data=(str(train),), name="twin"), **changes)
@@ -144,11 +135,6 @@ def parsed(pair: str) -> tuple[str, Any]:
     return name, kind(value)
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The results so far."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def key(line: Mapping[str, Any]) -> tuple[Any, ...]:
     """What makes two results those of the same training."""
     return line["corpus"], line["minutes"], line["variant"], line["seed"]
@@ -174,14 +160,6 @@ def value(line: Mapping[str, Any], column: str) -> float:
     """A number of a result; where no weights but the last were kept, those are of the last step."""
     number = line["steps"] if column == "kept" and line["kept"] is None else line[column]
     return float(number)
-
-
-def spread(values: Iterable[float]) -> str:
-    """A mean, and plus or minus the standard deviation where there are several values."""
-    numbers = torch.tensor(list(values))
-    digits = 0 if bool((numbers == numbers.round()).all()) else 3
-    deviation = f" ± {float(numbers.std()):.{digits}f}" if len(numbers) > 1 else ""
-    return f"{float(numbers.mean()):,.{digits}f}{deviation}"
 
 
 if __name__ == "__main__":

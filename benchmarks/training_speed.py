@@ -1,6 +1,6 @@
 """What a training step takes: its share of the machine's matrix products, and against a naive one.
 
-    python benchmarks/training_speed.py [--size mini] [--process simplex] [--rounds 8] [--quick]
+    python -m benchmarks training_speed [--size mini] [--process simplex] [--rounds 8] [--quick]
 
 Prints Markdown tables. A step is all that a training repeats: noise, both passes, gradients, clipping, the optimiser.
 Texts are random tokens, as long as the context unless a table says otherwise, which leaves attention the most to do.
@@ -17,35 +17,30 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 
-_OURS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # what prepare_machine sets
-NAIVE = "--naive"  # the mode of the process that takes the naive steps: torch's and malloc's own defaults
+import torch
+from torch import Tensor, nn
 
-if NAIVE not in sys.argv:
-    from ssdcli.machine.environment import prepare_machine
-
-    prepare_machine()
-
-import torch  # noqa: E402
-from timing import least, machine, table  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from ssdcli.engine.blocks import block_levels, training_mask  # noqa: E402
-from ssdcli.engine.noise import GeneratorNoise  # noqa: E402
-from ssdcli.engine.packed import Packed  # noqa: E402
-from ssdcli.engine.process import make_process  # noqa: E402
-from ssdcli.machine.hardware import has_fast_bf16  # noqa: E402
-from ssdcli.models.backbones import block_diffusion as backbones  # noqa: E402
-from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM  # noqa: E402
-from ssdcli.models.presets import PRESETS, find_preset  # noqa: E402
-from ssdcli.training import objective as objectives  # noqa: E402
-from ssdcli.training.objective import Objective  # noqa: E402
-from ssdcli.training.optimizer import make_optimizer  # noqa: E402
+from benchmarks.lib.tables import machine, table
+from benchmarks.lib.timing import least
+from ssdcli.engine.blocks import block_levels, training_mask
+from ssdcli.engine.noise import GeneratorNoise
+from ssdcli.engine.packed import Packed
+from ssdcli.engine.process import make_process
+from ssdcli.machine.hardware import has_fast_bf16
+from ssdcli.models.backbones import block_diffusion as backbones
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.presets import PRESETS, find_preset
+from ssdcli.training import objective as objectives
+from ssdcli.training.objective import Objective
+from ssdcli.training.optimizer import make_optimizer
 
 VOCABULARY, BLOCK, TOKENS = 8192, 16, 2048
 CONSTANTS: dict[str, dict[str, float]] = {"simplex": {"K": 5.0, "s": 1e-4}, "masked": {"mask_id": 1}, "uniform": {}}
 SHORT = 128  # tokens of a short text
 SIDE = 2048  # of the matrices that the peak is measured with
 ITERATIONS = 5  # of Newton and Schulz, in Muon
+_OURS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # what prepare_machine sets
+_NAIVE = "from benchmarks.training_speed import take_naive_steps; take_naive_steps({size!r}, {process!r})"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -143,7 +138,7 @@ class NaiveProcess:
     def __init__(self, size: str, process: str) -> None:
         """Start it; it waits for the first call."""
         environment = {name: value for name, value in os.environ.items() if name not in _OURS}
-        command = [sys.executable, __file__, NAIVE, "--size", size, "--process", process]
+        command = [sys.executable, "-c", _NAIVE.format(size=size, process=process)]
         self._child = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -213,15 +208,11 @@ def main() -> None:
     parser.add_argument("--process", default="simplex", choices=CONSTANTS)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--sizes", default=",".join(preset.name for preset in PRESETS[:3]))
-    parser.add_argument(NAIVE, action="store_true")
     parser.add_argument("--quick", action="store_true", help="nano, three rounds")
     asked = parser.parse_args()
     if asked.quick:
         asked.size = asked.sizes = "nano"
         asked.rounds = 3
-    if asked.naive:
-        take_naive_steps(asked.size, asked.process)
-        return
     print(f"{machine()}, {datetime.now(UTC):%Y-%m-%d}; {asked.process}, steps of {TOKENS:,} tokens\n")
     step = Step(asked.size, asked.process)
     times = least({"naive": NaiveProcess(asked.size, asked.process), "ours": step}, asked.rounds)

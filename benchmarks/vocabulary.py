@@ -1,6 +1,6 @@
 """What each part of a simplex denoising step, and drawing a token from the nucleus, cost by size of the vocabulary.
 
-    python benchmarks/vocabulary.py [--rounds 15]
+    python -m benchmarks vocabulary [--rounds 15]
 
 Prints two Markdown tables. The models differ in their vocabulary alone: hidden size 256, 4 layers, embeddings of rank
 128, one row, a block of 16 tokens after a prefix of 128. Weights are random. Alternatives take turns, and the least of
@@ -15,21 +15,18 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ssdcli.machine.environment import prepare_machine
+import torch
+from torch import Tensor
 
-prepare_machine()
-
-import torch  # noqa: E402
-from timing import Run, least, machine, table  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from ssdcli.engine.blocks import padding_mask  # noqa: E402
-from ssdcli.engine.denoiser import Denoiser  # noqa: E402
-from ssdcli.engine.noise import CounterNoise  # noqa: E402
-from ssdcli.engine.process import make_process  # noqa: E402
-from ssdcli.engine.prompt import Prompt  # noqa: E402
-from ssdcli.engine.sampling.nucleus import Picker, keep_nucleus  # noqa: E402
-from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM  # noqa: E402
+from benchmarks.lib.tables import machine, table
+from benchmarks.lib.timing import Run, least
+from ssdcli.engine.blocks import padding_mask
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.noise import CounterNoise
+from ssdcli.engine.process import make_process
+from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.sampling.nucleus import Picker, keep_nucleus
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 
 VOCABULARIES = (8192, 32_768, 65_536, 131_072, 262_144)
 BLOCK, PREFIX = 16, 128
@@ -122,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="how often each alternative has its turn")
     rounds = parser.parse_args().rounds
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: `python {' '.join(sys.argv)}`\n")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: `{' '.join(sys.argv)}`\n")
     for measured in (growth, methods):
         print(f"{measured.__doc__}\n\n{measured(rounds)}\n", flush=True)
 

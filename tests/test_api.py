@@ -50,7 +50,7 @@ def test_a_gate_says_the_weights_at_every_level(family):
         ("none", ["gated"], None, "for a core and one small model"),
         ("big", ["gated", "mail"], None, "for a core and one small model"),
         ("big", ["mail"], None, "'mail' has no gate"),
-        ("big", {"gated": 0.3}, None, "is its gate's to say"),
+        ("big", {"gated": 0.3}, None, "decides its weight"),
         ("big", ["gated"], "sandwich", "a gate itself says"),
         ("big", ["gated"], "leaning:3", "a gate itself says"),
     ],

@@ -16,7 +16,6 @@ from ssdcli.cli.memory import remedied
 from ssdcli.cli.prompts import read_batch, read_context, read_members, read_prompt
 from ssdcli.cli.settings import resolve
 from ssdcli.errors import UsageError
-from ssdcli.generation import types as exchange
 from ssdcli.generation.types import PLAIN
 from ssdcli.machine.distributed import agreed
 from ssdcli.machine.environment import prepare_machine
@@ -40,7 +39,6 @@ class GenerateSettings:
     n: int = Options.n
     sampler: str | None = Options.sampler
     remask: float = Options.remask
-    grid: exchange.Grid = Options.grid
     early_stop: float | None = Options.early_stop
     infill: bool = Options.infill
     gap: int = Options.gap
@@ -102,7 +100,6 @@ def generate(
     system: option.System = None,
     sampler: option.Sampler = None,
     remask: option.Remask = None,
-    grid: option.Grid = None,
     early_stop: option.EarlyStop = None,
     dtype: option.Dtype = None,
     device: option.Device = None,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
 from ssdcli.cli.completion import core_names, member_names, recipe_names
 from ssdcli.cli.help import MORE
-from ssdcli.generation import types as exchange
 from ssdcli.generation.types import PLAIN, RULES, Options
 from ssdcli.machine.placement import DTYPES, FREE
 
@@ -135,14 +134,6 @@ Remask = Annotated[
         metavar="P",
         rich_help_panel=MORE,
         help="Probability with which a masked model's step takes a known token back. [default: 0]",
-    ),
-]
-Grid = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        rich_help_panel=MORE,
-        help=f"How noise levels are spaced: {', '.join(get_args(exchange.Grid))}. [default: {Options.grid}]",
     ),
 ]
 EarlyStop = Annotated[

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ssdcli.training.finish import Trained
     from ssdcli.training.job import Watcher
 
-NOTEBOOK = Path(__file__).parent / "bundled" / "notebook"
+NOTEBOOK = Path(__file__).parents[1] / "bundled" / "notebook"
 NAME = "demo-notebook"
 MINUTES = 3.0
 CORE, SMALL, ENSEMBLE = "core", "small", "ensemble"

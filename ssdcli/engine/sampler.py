@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,12 +20,6 @@ from ssdcli.engine.sampling.stopping import EarlyStop, Quorum, Settling
 
 _PRIOR = 1 << 32  # the word that names the draw of a block's first canvas; steps are numbered from 0
 
-GRIDS: dict[str, Callable[[float], float]] = {
-    "linear": lambda share: 1 - share,
-    "cosine": lambda share: math.cos(share * math.pi / 2),  # small steps first: MaskGIT (Chang et al., 2022)
-    "sine": lambda share: 1 - math.sin(share * math.pi / 2),  # small steps last
-}
-
 
 @dataclass(frozen=True)
 class SamplerConfig:
@@ -41,7 +34,6 @@ class SamplerConfig:
     ends: tuple[int, ...]
     picker: Picker
     device: str = "cpu"
-    grid: str = "linear"  # a key of GRIDS
     stop: EarlyStop | None = None
     guides: tuple[Guide, ...] = ()
 
@@ -72,11 +64,11 @@ class Step:
     last: bool
 
 
-def time_grid(steps: int, grid: str = "linear") -> list[float]:
+def time_grid(steps: int) -> list[float]:
     """Noise levels from 1 down to 0: steps + 1 numbers; ValueError for less than one step."""
     if steps < 1:
         raise ValueError(f"a block takes at least one step, not {steps}")
-    return [GRIDS[grid](i / steps) for i in range(steps)] + [0.0]
+    return [1 - i / steps for i in range(steps)] + [0.0]
 
 
 def sample(
@@ -94,7 +86,7 @@ def sample(
     """
     if config.max_tokens < 1:
         return
-    prefixes = ensemble.start(prompts, time_grid(config.steps, config.grid)[:-1])
+    prefixes = ensemble.start(prompts, time_grid(config.steps)[:-1])
     noise = CounterNoise(seeds, config.device)
     written = torch.empty((len(seeds), 0), dtype=torch.int64, device=config.device)
     ended = torch.zeros(len(seeds), dtype=torch.bool, device=config.device)
@@ -127,7 +119,7 @@ def _denoise(
     """Take a canvas from pure noise to clean tokens, but for the rows that ended before; returns it."""
     canvas = process.prior(config.block_size, noise.derive(_PRIOR))
     done, heard, settling, quorum = block.ended, None, None, Quorum()
-    for index, (t, s) in enumerate(pairwise(time_grid(config.steps, config.grid))):
+    for index, (t, s) in enumerate(pairwise(time_grid(config.steps))):
         said = ensemble.denoise(canvas, t, heard, block.prefixes)
         log_p = _tempered(process, guided(process.carry_over(canvas, said.log_p), config.guides, block.written), t)
         settling, stops = _settle(settling, log_p, config)

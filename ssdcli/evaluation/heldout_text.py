@@ -16,9 +16,9 @@ from ssdcli.data.streams import cut_text
 from ssdcli.errors import UsageError
 from ssdcli.evaluation.audit.training_text import Reservoir, split_of
 from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.passages import marked_passage
 from ssdcli.registry.store import Entry
 from ssdcli.text.chat import Chat
-from ssdcli.training.prepare import passage_of_marked
 
 _CHARACTERS = 16_000  # of a part of a long text: more than is measured of it
 
@@ -82,7 +82,7 @@ def passages_of(
     found = []
     for document, marked in zip(documents, marker.mark(documents), strict=True):
         size = len(document.text.encode())
-        passage = passage_of_marked([ends[0], *marked.ids], marked.marks, size, tokenizer)
+        passage = marked_passage([ends[0], *marked.ids], marked.marks, size, tokenizer)
         if any(passage.counted):
             found.append(passage)
     return found

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, TypedDict
 
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import require
 from ssdcli.generation.transcript import FinishReason
 from ssdcli.text.messages import Message
-
-Grid = Literal["linear", "cosine", "sine"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,6 @@ class Options:
     n: texts a prompt.
     sampler: how a denoising step chooses, NAME or NAME=X, by default the noise process's own.
     remask: the probability with which a step takes a known token back (masked models).
-    grid: how the noise levels are spaced: linear, cosine (small steps first) or sine (small steps last).
     early_stop: a text stops denoising once it is stable and its mean entropy is below so many nats a token; 0 for
     never, by default as the noise process does.
     infill: fill the gaps, `____`, of the prompt with at most `gap` tokens each; the text is the whole, filled.
@@ -43,7 +40,6 @@ class Options:
     n: int = 1
     sampler: str | None = None
     remask: float = 0.0
-    grid: Grid = "linear"
     early_stop: float | None = None
     infill: bool = False
     gap: int = 16
@@ -59,7 +55,6 @@ class Options:
         require(all(self.stop), "a stop string must not be empty.")
         require(self.n >= 1, f"n must be at least 1, not {self.n}.")
         require(0 <= self.remask < 1, f"remask must be at least 0 and below 1, not {self.remask}.")
-        require(self.grid in get_args(Grid), f"grid must be one of {', '.join(get_args(Grid))}, not {self.grid!r}.")
         bound = self.early_stop is None or 0 <= self.early_stop < math.inf
         require(bound, f"early-stop must be at least 0, not {self.early_stop}.")
         require(self.gap >= 1, f"gap must be at least 1, not {self.gap}.")
@@ -81,7 +76,6 @@ class OptionChanges(TypedDict, total=False):
     n: int
     sampler: str | None
     remask: float
-    grid: Grid
     early_stop: float | None
     infill: bool
     gap: int

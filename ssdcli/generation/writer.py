@@ -238,7 +238,6 @@ class Writer:
             ends=self.ends,
             picker=Picker(options.temperature, options.top_p),
             device=str(backbone.device),
-            grid=options.grid,
             stop=stop,
             guides=self._guides,
         )

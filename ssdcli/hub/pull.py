@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ssdcli.engine.process import make_process
 from ssdcli.errors import SsdError
 from ssdcli.hub.download import (
     INDEX,
@@ -244,6 +243,8 @@ Its authors' card, with what it is meant for and where it fails, is at the sourc
 
 
 def _manifest(plan: PullPlan, name: str, parameters: int, digests: dict[str, str]) -> Manifest:
+    from ssdcli.engine.process import make_process
+
     spec = plan.spec
     return Manifest(
         name=name,

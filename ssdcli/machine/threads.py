@@ -15,7 +15,6 @@ from statistics import median
 import torch
 
 from ssdcli.machine.distributed import how_many
-from ssdcli.training.plan import Budget
 
 _STEPS = 3  # that are compared
 _PAUSE = 100  # the shortest steps' time between two trials, at first
@@ -71,14 +70,14 @@ class Threads:
         self.number, self._other, self._times = self._other, self.number, []
 
 
-def choice(budget: Budget) -> Threads | None:
-    """The choice that a training has on this machine, if it has one.
+def choice(repeatable: bool) -> Threads | None:
+    """The number of threads as a choice made while training; None where there is nothing to choose.
 
-    One that was given a number of steps has none: sums are rounded otherwise by other threads, and it is to come out
-    the same every time.
+    repeatable: whether the same training must give the same weights every time, which rules a choice out, because a sum
+    is rounded differently when other threads compute its parts.
     """
     on_cpu = not torch.cuda.is_available() and how_many() == 1 and torch.get_num_threads() > 1
-    return Threads(torch.get_num_threads()) if on_cpu and budget.seconds is not None else None
+    return Threads(torch.get_num_threads()) if on_cpu and not repeatable else None
 
 
 @contextmanager

@@ -36,16 +36,17 @@ def find_recipe(name_or_path: str) -> Path:
     raise UsageError(f"no recipe named {name_or_path!r}.", remedy.strip())
 
 
-def load_recipe(path: Path, known_keys: Iterable[str]) -> dict[str, object]:
+def load_recipe(path: Path, known_keys: Iterable[str] | None = None) -> dict[str, object]:
     """Return a recipe's values by setting name (`learning-rate` becomes `learning_rate`).
 
-    Raises UsageError for a file that is not TOML, a table, an unknown key and a key given twice.
+    Raises UsageError for a file that is not TOML, a table, an unknown key (where the known ones are given) and a key
+    given twice.
     """
-    known = [key.replace("_", "-") for key in known_keys]
+    known = None if known_keys is None else [key.replace("_", "-") for key in known_keys]
     values: dict[str, object] = {}
     for written, value in _parsed(path).items():
         key = written.replace("_", "-")
-        if key not in known:
+        if known is not None and key not in known:
             raise UsageError(f"{path} has a key {written!r} that is not known here.", _nearest(key, known))
         if isinstance(value, dict):
             raise UsageError(f"{path} has a table [{written}], but a recipe is flat.", "Write 'key = value' lines.")

@@ -8,8 +8,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ssdcli.errors import SsdError
+from ssdcli.registry.archive import TOKENIZER
 
-TOKENIZER = "tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
 MASK = "<|mask|>"
 PAD = "<|pad|>"

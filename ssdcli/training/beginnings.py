@@ -21,6 +21,7 @@ from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
 from ssdcli.models.mould import Mould
 from ssdcli.models.spec import KEY
 from ssdcli.registry.adapters import ADAPTER, weights_digest
+from ssdcli.registry.archive import TOKENIZER
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Entry, Registry
@@ -29,7 +30,6 @@ from ssdcli.training.settings import TrainSettings
 _KEPT = "beginning"  # the copy in a workspace, so that a training goes on without what it began from
 _ORIGIN = "origin.json"
 _DIGEST = "base.sha256"  # of the model that an adapter is trained on
-_TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -173,13 +173,13 @@ def _check_fit(entry: Entry, fit: Fit, settings: TrainSettings) -> None:
 
 
 def _check_checkpoint(folder: Path, fit: Fit) -> None:
-    for file in ("config.json", _TOKENIZER):
+    for file in ("config.json", TOKENIZER):
         if not (folder / file).is_file():
             raise UsageError(f"{folder} holds no {file}.", "Name the folder of a transformers checkpoint.")
     if not any(folder.glob("*.safetensors")):
         problem = f"{folder} holds no *.safetensors; other weights can run code and are never read."
         raise UsageError(problem, "Convert them with transformers' save_pretrained.")
-    _check_tokenizer(tokenizer_fingerprint((folder / _TOKENIZER).read_bytes()), str(folder), fit)
+    _check_tokenizer(tokenizer_fingerprint((folder / TOKENIZER).read_bytes()), str(folder), fit)
 
 
 def _check_tokenizer(found: str, init: str, fit: Fit) -> None:

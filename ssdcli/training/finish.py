@@ -17,7 +17,8 @@ import torch
 from ssdcli.data.canaries import FILE as CANARIES
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.evaluation.losses import LossesByLevel
-from ssdcli.registry.archive import REPORT
+from ssdcli.evaluation.passages import heldout_passages
+from ssdcli.registry.archive import REPORT, TOKENIZER
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.store import Registry
 from ssdcli.reports.card import model_card
@@ -25,9 +26,8 @@ from ssdcli.reports.charts import loss_curve, to_svg, weight_sweep
 from ssdcli.reports.description import Facts, Quality, Sample, length_counts, metrics_lines
 from ssdcli.reports.report import report
 from ssdcli.text.chat import copy_chat
-from ssdcli.text.tokenizer import TOKENIZER
 from ssdcli.training.measured import measure_trained, measured_tokens
-from ssdcli.training.prepare import Prepared, passages
+from ssdcli.training.prepare import Prepared
 from ssdcli.training.settings import FROM_SCRATCH, TrainSettings
 from ssdcli.training.trainer import SmallTrainer, writes_weights
 
@@ -81,7 +81,7 @@ class Trained:
 def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwrite: bool) -> Trained:
     """Measure the weights as they will be stored, and register them."""
     model = prepared.beginning.as_stored()
-    chosen = passages(prepared.store, prepared.tokenizer, measured_tokens(prepared.settings))
+    chosen = heldout_passages(prepared.store, prepared.tokenizer, measured_tokens(prepared.settings))
     seconds = trainer.plan.elapsed
     measured = measure_trained(prepared, model, chosen, seconds)
     name, parent = prepared.settings.name, prepared.parent

@@ -15,6 +15,7 @@ from ssdcli.data.infilling import Infilling
 from ssdcli.data.windows import Texts, Windows, WindowShape
 from ssdcli.errors import Interrupted, SsdError, UsageError
 from ssdcli.evaluation.losses import LossSettings, measure
+from ssdcli.evaluation.passages import heldout_passages
 from ssdcli.machine.distributed import agreed, alike, first_ahead, how_many, is_first
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.threads import same_threads
@@ -24,7 +25,7 @@ from ssdcli.training.finish import Trained, finish
 from ssdcli.training.measured import measuring_seconds
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
-from ssdcli.training.prepare import Prepared, passages, prepare
+from ssdcli.training.prepare import Prepared, prepare
 from ssdcli.training.rehearsal import Rehearsal
 from ssdcli.training.saved import check_free, claimed, save, unfinished
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
@@ -196,7 +197,7 @@ def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
 
 def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
     """Held-out loss of the model in training, on a few passages and always the same noise."""
-    chosen = passages(prepared.store, prepared.tokenizer, limit=4096)
+    chosen = heldout_passages(prepared.store, prepared.tokenizer, limit=4096)
     settings = LossSettings(prepared.model.config.context, repeats=1)
 
     def measured() -> float:

@@ -9,28 +9,26 @@ from tokenizers import Tokenizer
 
 from ssdcli.data.canaries import keep_canaries
 from ssdcli.data.documents import ReadReport
-from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.split import SplitSettings
 from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
 from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
-from ssdcli.evaluation.losses import Passage
 from ssdcli.generation.loading import process_of
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.mould import Mould, read_mould
 from ssdcli.registry.adapters import ADAPTER
+from ssdcli.registry.archive import TOKENIZER
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.openings import chat_of, end_of_text, ends_of
-from ssdcli.text.tokenizer import MASK, PAD, TOKENIZER, load_tokenizer, special_id, train_tokenizer
+from ssdcli.text.tokenizer import MASK, PAD, load_tokenizer, special_id, train_tokenizer
 from ssdcli.training.active_tokens import divide
 from ssdcli.training.beginnings import Beginning, Fit, misfit, open_beginning
 from ssdcli.training.build import build, choose_preset, settled, shape
 from ssdcli.training.settings import DEFAULT_BLOCK, NO_CORE, TrainSettings
 
 _TOKENS = "tokens"
-_PASSAGE = 1024  # tokens of a held-out document that are measured
 
 
 @dataclass(frozen=True)
@@ -240,43 +238,3 @@ def _process(settings: TrainSettings, tokenizer: Tokenizer, parent: Parent | Non
         return process_of(parent.entry)
     constants = {"K": 5.0, "s": 1e-4, "mask_id": special_id(tokenizer, MASK)}  # a process takes those that are its own
     return make_process(settings.process, settings.vocabulary, constants)
-
-
-def passages(store: TokenStore, tokenizer: Tokenizer, limit: int) -> list[Passage]:
-    """Held-out documents in the store's order until `limit` tokens are reached; of a long one, the beginning.
-
-    A conversation begins so near to its first answer that this is part of it.
-    """
-    chosen: list[Passage] = []
-    left = limit
-    for start, stop, size in store.heldout_documents:
-        if left <= 0:
-            break
-        tokens, marks = store.heldout[start - 1 : stop].tolist(), store.heldout_marks[start:stop].tolist()
-        passage = passage_of_marked(tokens, marks, size, tokenizer)
-        if any(passage.counted):
-            chosen.append(passage)
-            left -= len(passage.tokens)
-    return chosen
-
-
-def passage_of_marked(tokens: list[int], marks: list[int], size: int, tokenizer: Tokenizer) -> Passage:
-    """What is measured of a document: its beginning, and of a conversation what is near its first answer.
-
-    tokens: an end of text, and the document's. marks: of the document's tokens. size: its UTF-8 bytes.
-    """
-    answer = marks.index(WRITTEN) if WRITTEN in marks else 0
-    begin = max(0, answer - _PASSAGE // 2)
-    end = min(len(marks), begin + _PASSAGE)
-    tokens, kept = tokens[begin : end + 1], marks[begin:end]
-    if GIVEN in kept:
-        return _conversation(tokens, kept, tokenizer)
-    return Passage(tokens, size if end == len(marks) else len(tokenizer.decode(tokens[1:]).encode()))
-
-
-def _conversation(tokens: list[int], marks: list[int], tokenizer: Tokenizer) -> Passage:
-    """A passage of which the answers count; the ends between them go, since nothing is read after these."""
-    kept = [(token, mark == WRITTEN) for token, mark in zip(tokens, [GIVEN, *marks], strict=True) if mark != CLOSING]
-    answers = [token for token, counts in kept if counts]
-    size = len(tokenizer.decode(answers).encode())
-    return Passage([token for token, _ in kept], size, scored=[counts for _, counts in kept])

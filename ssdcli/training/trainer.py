@@ -101,7 +101,7 @@ class _Watch(TrainerCallback):
     def __init__(self, trainer: SmallTrainer) -> None:
         self._trainer = trainer
         self._saved_at = time.monotonic()
-        self._threads = choice(trainer.plan.budget)
+        self._threads = choice(repeatable=trainer.plan.budget.seconds is None)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the objective how far the training is."""

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from blends import Blend, Voice, alone, measure_blends, shared, steady
-from columns import Columns
 
+from benchmarks.lib.blends import Blend, Voice, alone, measure_blends, shared, steady
+from benchmarks.lib.columns import Columns
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.rules import average, contrast
 from ssdcli.engine.process import Masked, Process, Simplex

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from causal import (
+from transformers import AutoModelForCausalLM
+
+from benchmarks.lib.causal import (
     CausalWriter,
     NextToken,
     Twin,
@@ -19,8 +21,6 @@ from causal import (
     train_causal,
     twin_of,
 )
-from transformers import AutoModelForCausalLM
-
 from ssdcli.data.layout import lay_out
 from ssdcli.data.marking import CLOSING, WRITTEN
 from ssdcli.evaluation.gaps import Gap

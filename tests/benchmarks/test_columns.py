@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from columns import Columns, collaborate
+
+from benchmarks.lib.columns import Columns, collaborate
 
 
 def columns(*rows: list[float]) -> Columns:

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 import pytest
-from experiment import Workshop, heading
 
+from benchmarks.lib.experiment import Workshop, heading
 from ssdcli.errors import UsageError
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from retrieval import Library, Shelf
-
+from benchmarks.lib.retrieval import Library, Shelf
 from ssdcli.evaluation.gaps import Gap
 
 END, BETWEEN = 0, 99

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from collaboration import shape_for, size_of
 
+from benchmarks.collaboration import shape_for, size_of
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 
 CORE = BackboneConfig(vocabulary=8192, hidden=256, layers=4, rank=256)

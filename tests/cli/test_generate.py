@@ -194,9 +194,9 @@ def test_rules_schedules_and_samplers_are_the_writers_own(answer, tmp_path):
     plan = tmp_path / "plan.toml"
     plan.write_text("big = [[1, 0.2], [0, 0.9]]\n")
     flags = ["--rule", "average", "--schedule", str(plan), "--sampler", "threshold=0.3", "--remask", "0.1"]
-    (told,) = answer("Dear", "--with", "notes", *flags, "--grid", "cosine", *FAST)
+    (told,) = answer("Dear", "--with", "notes", *flags, *FAST)
     writer = load(None, ["notes"], blend=Blend("average", str(plan)))
-    options = Options(max_tokens=10, steps=2, seed=5, sampler="threshold=0.3", remask=0.1, grid="cosine")
+    options = Options(max_tokens=10, steps=2, seed=5, sampler="threshold=0.3", remask=0.1)
     assert told["text"] == writer.generate("Dear", options).text
 
 
@@ -415,7 +415,6 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
             "a contrast needs private context, or a small model that was trained with --base. "
             "Give --context FILE, or use --rule mix.",
         ),
-        (["--grid", "log"], "--grid 'log' is not one of linear, cosine, sine. Give one of linear, cosine, sine."),
         (["--remask", "1"], "remask must be at least 0 and below 1, not 1.0. Give such a value."),
         (["--early-stop=-1"], "early-stop must be at least 0, not -1.0. Give such a value."),
         (["--gap", "0"], "gap must be at least 1, not 0. Give such a value."),

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from ssdcli.data import marking
 from ssdcli.data.documents import Document
 from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN, Marked, Marker
-from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.generation.gaps import Frame
 from ssdcli.generation.prompting import PromptEncoder
 from ssdcli.generation.types import Request
@@ -16,6 +15,7 @@ from ssdcli.text.codec import Codec
 from ssdcli.text.messages import Message
 from tests.generation.test_prompting import Still
 from tests.templates import BEGIN, DEAF, END, INSTRUCT, STRICT, WORDY, chat, chat_tokenizer
+from tests.tiny import member
 
 EOT = 0
 TALK = [

@@ -283,7 +283,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path):
 
 def test_reading_and_tokenising_load_neither_torch_nor_a_terminal():
     command = (
-        "import sys, ssdcli.training.readers, ssdcli.training.tokens\n"
+        "import sys, ssdcli.data.readers.files, ssdcli.data.token_store\n"
         "print([name for name in ('torch', 'typer', 'rich', 'pyarrow', 'datasets') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)

@@ -16,28 +16,19 @@ from ssdcli.engine.ensemble.rules import contrast
 from ssdcli.engine.ensemble.schedules import Constant, Sandwich
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Process, Simplex, Uniform
-from ssdcli.engine.sampler import GRIDS, time_grid
+from ssdcli.engine.sampler import time_grid
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.stopping import EarlyStop, Quorum
 from ssdcli.engine.sampling.unmasking import EntropyBound
-from tests.engine.sampling import PROCESSES, REAL_PROCESSES, L, P, Towards, V, generated, run
+from tests.engine.samples import PROCESSES, REAL_PROCESSES, L, P, Towards, V, generated, run
 
 
-@pytest.mark.parametrize("grid", GRIDS)
 @given(steps=st.integers(1, 5000))
-def test_time_falls_from_one_to_zero(grid, steps):
-    levels = time_grid(steps, grid)
+def test_time_falls_from_one_to_zero_in_equal_steps(steps):
+    levels = time_grid(steps)
     assert len(levels) == steps + 1
     assert (levels[0], levels[-1]) == (1.0, 0.0)
-    assert all(here > there for here, there in itertools.pairwise(levels))
-
-
-def test_a_linear_grid_has_equal_steps_a_cosine_small_ones_first_and_a_sine_small_ones_last():
-    steps = {grid: [here - there for here, there in itertools.pairwise(time_grid(50, grid))] for grid in GRIDS}
-    assert steps["linear"] == pytest.approx([1 / 50] * 50)
-    assert steps["cosine"] == sorted(steps["cosine"])
-    assert steps["sine"] == sorted(steps["sine"], reverse=True)
-    assert steps["cosine"] == pytest.approx(steps["sine"][::-1])
+    assert [here - there for here, there in itertools.pairwise(levels)] == pytest.approx([1 / steps] * steps)
 
 
 @pytest.mark.parametrize("steps", [0, -1])
@@ -47,12 +38,11 @@ def test_a_block_of_no_steps_is_refused(known_denoiser, steps):
 
 
 @PROCESSES
-@pytest.mark.parametrize("grid", GRIDS)
-def test_every_block_takes_its_steps_down_the_time_grid(known_denoiser, process, grid):
+def test_every_block_takes_its_steps_down_the_time_grid(known_denoiser, process):
     denoiser = known_denoiser(P)
-    steps = run(denoiser, process, [0, 1], max_tokens=2 * L + 1, grid=grid, steps=2)
+    steps = run(denoiser, process, [0, 1], max_tokens=2 * L + 1, steps=2)
     assert [(step.block, step.index) for step in steps] == [(b, i) for b in range(3) for i in range(2)]
-    assert [step.t for step in steps] == denoiser.levels == time_grid(2, grid)[:-1] * 3
+    assert [step.t for step in steps] == denoiser.levels == time_grid(2)[:-1] * 3
     assert [step.last for step in steps] == [False, True] * 3
     assert (denoiser.started, denoiser.committed) == (1, 2)
     assert all(step.weights == (1.0,) for step in steps)

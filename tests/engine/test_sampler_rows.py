@@ -12,7 +12,7 @@ from ssdcli.engine.process import Masked, Process
 from ssdcli.engine.sampler import Step
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.stopping import EarlyStop
-from tests.engine.sampling import PROCESSES, REAL_PROCESSES, REDRAWN, L, P, V, generated, run
+from tests.engine.samples import PROCESSES, REAL_PROCESSES, REDRAWN, L, P, V, generated, run
 
 
 class Ender:

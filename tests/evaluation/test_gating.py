@@ -18,7 +18,7 @@ from ssdcli.evaluation.combinations import Combination, Positions, combined_loss
 from ssdcli.evaluation.gating import ENOUGH, Curves, GateFitter, fit
 from ssdcli.evaluation.losses import LossSettings, measure_combinations, shares
 from ssdcli.evaluation.sweep import GRID
-from tests.tiny import VOCABULARY, tiny_backbone
+from tests.tiny import VOCABULARY, member, tiny_backbone
 
 V, N = 11, 4000
 PROCESS = Simplex(VOCABULARY)

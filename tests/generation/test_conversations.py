@@ -9,12 +9,11 @@ import pytest
 
 from ssdcli.api import Message, Request, Writer, choose, load
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.text.codec import Codec
 from ssdcli.models.spec import KEY
 from ssdcli.registry.store import Registry
 from ssdcli.text.chat import Chat
+from ssdcli.text.codec import Codec
 from tests.generation.test_writer import FAST, Script
 from tests.templates import BEGIN, END, INSTRUCT, STRICT, TOKENS, chat_tokenizer
 from tests.tiny import VOCABULARY, add_family, add_tiny, member, tiny_backbone, tiny_tokenizer

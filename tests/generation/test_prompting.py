@@ -7,14 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from ssdcli.engine.ensemble.schedules import Constant
-from ssdcli.generation.gaps import Frame
 from ssdcli.engine.ensemble.members import Member
+from ssdcli.generation.gaps import Frame
 from ssdcli.generation.loading import LoadedModel
 from ssdcli.generation.prompting import PromptEncoder
-from ssdcli.text.codec import Codec
 from ssdcli.generation.types import Request
 from ssdcli.text.chat import Chat
+from ssdcli.text.codec import Codec
 from ssdcli.text.messages import Message
 from tests.templates import BEGIN, END, INSTRUCT, SPECIALS, STRICT, TOKENS, USER, WORDY, chat, chat_tokenizer
 from tests.tiny import BLOCK, CONTEXT, member, tiny_backbone

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ssdcli.engine.ensemble.members import Member, Role
@@ -9,6 +11,7 @@ from ssdcli.engine.ensemble.schedules import Constant, Leaning, Piecewise, Sandw
 from ssdcli.errors import UsageError
 from ssdcli.generation.schedule_parser import schedules
 from ssdcli.generation.types import Blend
+
 
 def shared(name: str, weight: float, role: Role) -> Member[None]:
     return Member(name, None, Constant(weight), role, weight)
@@ -89,26 +92,31 @@ def test_a_file_gives_members_weights_on_straight_lines_and_leaves_the_others(fi
     assert notes == Constant(0.3)
 
 
-CONTRASTED = [shared("big", 1.0, "core"), shared("notes", 0.3, "small"), ("base", -0.3, False)]
+CONTRASTED = [shared("big", 1.0, "core"), shared("notes", 0.3, "small"), shared("base", 0.3, "base")]
+
+
+def scheduled(blend: Blend) -> list[Member[None]]:
+    chosen = schedules(blend, CONTRASTED, "simplex")
+    return [replace(one, schedule=schedule) for one, schedule in zip(CONTRASTED, chosen, strict=True)]
 
 
 def test_a_contrast_is_constant_unless_another_schedule_is_named():
-    assert schedules(Blend("contrast"), CONTRASTED, "simplex") == [Constant(weight) for _, weight, _ in CONTRASTED]
+    assert schedules(Blend("contrast"), CONTRASTED, "simplex") == [Constant(one.weight) for one in CONTRASTED]
 
 
-def test_what_a_contrast_holds_against_a_member_follows_it(file):
-    _, notes, base = schedules(file("notes = [[1, 0.2], [0, 0.4]]"), CONTRASTED, "simplex")
+def test_a_base_has_the_weight_of_its_small_model_negated(file):
+    _, notes, base = scheduled(file("notes = [[1, 0.2], [0, 0.4]]"))
     for t in (1.0, 0.7, 0.0):
-        assert base(t) == -notes(t) != 0
+        assert base.weight_at(t) == -notes.weight_at(t) != 0
     with pytest.raises(UsageError, match="names 'base', which is no member"):
         schedules(file("base = [[1, 0.2]]"), CONTRASTED, "simplex")
 
 
-def test_what_a_contrast_holds_against_a_member_leans_with_it():
-    core, notes, base = schedules(Blend(rule="contrast", schedule="leaning"), CONTRASTED, "simplex")
-    assert core == Constant(1.0)
+def test_a_base_leans_with_its_small_model():
+    core, notes, base = scheduled(Blend(rule="contrast", schedule="leaning"))
+    assert core.schedule == Constant(1.0)
     for t in (1.0, 0.7, 0.0):
-        assert base(t) == -notes(t) != 0
+        assert base.weight_at(t) == -notes.weight_at(t) != 0
 
 
 def test_a_contrast_keeps_its_core(file):

@@ -10,7 +10,6 @@ import torch
 
 from ssdcli.api import Blend, Options, Request, Writer, load
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Masked
 from ssdcli.engine.prompt import Prompt
@@ -472,11 +471,10 @@ def test_fewer_steps_are_counted_where_a_text_is_clean_early(family):
     assert (result.steps, result.members[0].forward_passes) == (2, 2)
 
 
-def test_a_grid_and_an_early_stop_change_the_text():
+def test_an_early_stop_ends_the_steps_of_a_settled_text():
     add_family("simplex")
     writer = load("big")
     options = replace(FAST, steps=6, temperature=0.5)
-    assert len({writer.generate("Dear", options, grid=grid).text for grid in ("linear", "cosine", "sine")}) > 1
     settled = writer.generate("Dear", options, steps=60, early_stop=100.0)
     assert settled.steps < writer.generate("Dear", options, steps=60, early_stop=0.0).steps
 

@@ -9,7 +9,6 @@ import torch
 from ssdcli.machine.threads import Threads, choice, same_threads
 from ssdcli.training import trainer
 from ssdcli.training.job import train_small
-from ssdcli.training.plan import Budget
 from tests.trainings import STEPS, tiny_settings, write_text
 
 QUIET = {2: 0.1, 1: 0.18}
@@ -82,14 +81,14 @@ def two_threads():
 
 
 def test_a_training_of_so_many_steps_has_no_choice(two_threads):
-    assert choice(Budget(steps=10)) is None
+    assert choice(repeatable=True) is None
     if not torch.cuda.is_available():
-        assert choice(Budget(seconds=10)) is not None
+        assert choice(repeatable=False) is not None
 
 
 def test_neither_has_one_of_several_processes(two_threads, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert choice(Budget(seconds=10)) is None
+    assert choice(repeatable=False) is None
 
 
 class OneThread:
@@ -107,7 +106,7 @@ class OneThread:
 
 def test_a_training_takes_its_steps_with_the_threads_of_its_choice(two_threads, tmp_path, monkeypatch):
     chosen = OneThread()
-    monkeypatch.setattr(trainer, "choice", lambda budget: chosen)
+    monkeypatch.setattr(trainer, "choice", lambda repeatable: chosen)
     train_small(tiny_settings(write_text(tmp_path / "notes.txt")))
     assert chosen.used == [2, *[1] * (STEPS - 1)]
     assert torch.get_num_threads() == 2

@@ -26,7 +26,7 @@ PROCESSES = 2
 
 @dataclass(frozen=True)
 class Together:
-    """What the processes of tests/pipeline/together.py left behind."""
+    """What the processes of tests/training/together.py left behind."""
 
     folder: Path
     stdout: str

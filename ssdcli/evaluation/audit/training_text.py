@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from random import Random
 from typing import Generic, TypeVar
 
@@ -13,7 +13,6 @@ from ssdcli.data.split import SplitSettings, fingerprint, split_documents
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.registry.recipes import load_recipe
 from ssdcli.registry.store import Entry
-from ssdcli.training.settings import TrainSettings
 
 T = TypeVar("T")
 
@@ -107,10 +106,9 @@ def find_training_text(entry: Entry, data: Sequence[str]) -> TrainingText:
 
 def split_of(entry: Entry) -> SplitSettings:
     """The split of a model's training, by the recipe in its folder."""
-    flags = [str(member.metadata.get("flag", member.name)) for member in fields(TrainSettings)]
     try:
-        written = load_recipe(entry.folder / _RECIPE, flags)
-        seed, heldout = written.get("seed", TrainSettings.seed), written.get("heldout", TrainSettings.heldout)
+        written = load_recipe(entry.folder / _RECIPE)
+        seed, heldout = written.get("seed"), written.get("heldout")
         if not isinstance(seed, int) or not isinstance(heldout, float):
             raise UsageError(f"its seed is {seed!r} and its heldout {heldout!r}.")
         return SplitSettings(seed, heldout)

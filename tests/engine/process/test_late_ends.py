@@ -26,7 +26,7 @@ from tests.engine.process.toys import (
     noise_of,
     times,
 )
-from tests.engine.sampling import generated, run
+from tests.engine.samples import generated, run
 
 MASK, END, TURN, SIZE = 9, 7, 8, 16  # 0 to 6 are text
 LATE = Masked(MASK + 1, MASK, late=(END, TURN))

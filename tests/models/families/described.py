@@ -41,7 +41,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def write_adapted(folder: Path, seed: int = 0) -> Path:
+def write_described(folder: Path, seed: int = 0) -> Path:
     write_json(folder / "config.json", CONFIG)
     write_weights(folder, llama_tensors(Draw(seed), CONFIG))
     write_tokenizer(folder, SPECIALS, {"eos_token": "<|endoftext|>", "mask_token": "<|mask|>"})

@@ -27,7 +27,7 @@ SPEC = CoreSpec(
 )
 
 
-def write_adapted_roberta(folder: Path, seed: int = 0) -> Path:
+def write_described_roberta(folder: Path, seed: int = 0) -> Path:
     config = RobertaConfig(
         vocab_size=ROWS,
         hidden_size=32,

@@ -13,8 +13,7 @@ from ssdcli.models.families import recognise
 from ssdcli.models.families.described import ADAPTED
 from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.spec import KEY
-from tests.models.families import described_roberta as adapted_roberta
-from tests.models.families import plain
+from tests.models.families import described_roberta, plain
 from tests.models.families.checkpoints import read_weights
 from tests.models.families.described import CONFIG, MASK, ROWS, SPEC
 from tests.models.families.parity import TOLERANCE, gaps, open_core, spec_of
@@ -24,7 +23,7 @@ PROMPTS = pytest.mark.parametrize("prompts", [[7], [40, 12, 25, 64]], ids=["alon
 
 @PROMPTS
 def test_an_adapted_llama_reads_a_prefix_causally_and_sees_a_canvas_whole(pulled, written, prompts):
-    weights = read_weights(written("adapted"))
+    weights = read_weights(written("described"))
     shape = plain.Shape(heads=4, keys=2, head=8, theta=300.0, eps=1e-3, rotated=8)
     layers = plain.llama_layers(weights, 2)
 
@@ -35,24 +34,24 @@ def test_an_adapted_llama_reads_a_prefix_causally_and_sees_a_canvas_whole(pulled
         normed = plain.rms_norm(hidden, weights["model.norm.weight"], shape.eps)
         return plain.log_p(normed, weights["lm_head.weight"], [MASK, 302, 303])
 
-    assert max(gaps(open_core(pulled("adapted")), log_p, prompts, block=8).values()) <= TOLERANCE
+    assert max(gaps(open_core(pulled("described")), log_p, prompts, block=8).values()) <= TOLERANCE
 
 
 @PROMPTS
 def test_an_adapted_roberta_says_what_transformers_own_class_says(pulled, written, prompts):
-    own: Any = RobertaForMaskedLM.from_pretrained(written("adapted_roberta"), dtype=torch.float64).eval()
+    own: Any = RobertaForMaskedLM.from_pretrained(written("described_roberta"), dtype=torch.float64).eval()
 
     @torch.no_grad()
     def log_p(tokens: Tensor, start: int) -> Tensor:
         places = torch.arange(len(tokens)) + 2  # the padding's id is 1, and its row of the table is never used
         scores = own(input_ids=tokens[None], position_ids=places[None]).logits[0]
-        scores[:, adapted_roberta.MASK] = float("-inf")
+        scores[:, described_roberta.MASK] = float("-inf")
         return scores.log_softmax(-1)
 
-    assert max(gaps(open_core(pulled("adapted_roberta")), log_p, prompts, block=8).values()) <= TOLERANCE
+    assert max(gaps(open_core(pulled("described_roberta")), log_p, prompts, block=8).values()) <= TOLERANCE
 
 
-@pytest.mark.parametrize(("name", "spec"), [("adapted", SPEC), ("adapted_roberta", adapted_roberta.SPEC)])
+@pytest.mark.parametrize(("name", "spec"), [("described", SPEC), ("described_roberta", described_roberta.SPEC)])
 def test_a_pulled_model_keeps_what_it_says_of_itself_and_no_remote_code(pulled, name, spec):
     assert spec_of(pulled(name)) == spec
     assert "auto_map" not in read_config(pulled(name))

@@ -31,7 +31,7 @@ from tests.models.native_checkpoints import (
     save_shards,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 INDEX = "model.safetensors.index.json"
 LLADA_NAMES = {
     r"model\.embed_tokens\.weight": "model.transformer.wte.weight",

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from corpora import read_texts
-from timing import machine
 from tokenizers import Tokenizer
-from training import lines, processor_seconds
 
+from benchmarks.lib.corpora import read_texts
+from benchmarks.lib.tables import command, machine, today
+from benchmarks.lib.timing import processor_seconds
 from ssdcli.demo import story as demo
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.process import Process, make_process
@@ -33,7 +31,7 @@ from ssdcli.training.settings import TrainSettings
 
 Line = dict[str, Any]
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 # Arguments by which a file of results only grows.
 _MORE = ("corpus", "cores", "models", "seeds", "ratios", "scales", "stops", "out", "table", "plot")
 
@@ -140,10 +138,14 @@ class Workshop:
         return make_denoiser(model, manifest.attention, process_of(entry))
 
 
+def lines(path: Path) -> list[Line]:
+    """The results so far."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
 def stamp() -> Line:
     """The command that runs, where, and today's date."""
-    command = " ".join(["python", Path(sys.argv[0]).as_posix(), *sys.argv[1:]])
-    return {"command": command, "machine": machine(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    return {"command": command(), "machine": machine(), "date": today()}
 
 
 def heading(found: Sequence[Line]) -> str:

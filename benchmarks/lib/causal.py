@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from columns import Columns
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from benchmarks.lib.columns import Columns
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.split import SplitSettings
@@ -29,6 +29,7 @@ from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.packed import Packed
 from ssdcli.evaluation.gaps import Gap
 from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.passages import heldout_passages
 from ssdcli.generation.types import Options, Request
 from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
@@ -39,7 +40,6 @@ from ssdcli.training.build import build, settled
 from ssdcli.training.crossentropy import head_cross_entropy
 from ssdcli.training.measured import measuring_seconds
 from ssdcli.training.plan import Budget, Plan
-from ssdcli.training.prepare import passages
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 from ssdcli.training.trainer import ENDLESS, Hooks, Rates, SmallTrainer, latest_checkpoint
 
@@ -149,7 +149,7 @@ def train_causal(settings: TrainSettings, twin: Twin, folder: Path, clock: Calla
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
     plan = _plan(settings, store.info.train.tokens / (batch * length), clock, began)
     trainer = SmallTrainer(objective, windows, plan, rates, workspace)
-    chosen = passages(store, tokenizer, _HELDOUT)
+    chosen = heldout_passages(store, tokenizer, _HELDOUT)
     measure = _measure(objective.backbone, chosen)
     hooks = Hooks(measure=measure, checkpoint_every=settings.checkpoint_seconds, patience=settings.patience)
     trainer.run(hooks, latest_checkpoint(workspace))

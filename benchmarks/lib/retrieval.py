@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from corpora import encode
 from tokenizers import Tokenizer
 
+from benchmarks.lib.corpora import encode
 from ssdcli.engine.prompt import Prompt
 from ssdcli.evaluation.gaps import Gap, View
 from ssdcli.text.chat import BETWEEN

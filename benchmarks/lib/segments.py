@@ -12,10 +12,10 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from columns import Columns
-from experiment import Line
 from torch import Tensor
 
+from benchmarks.lib.columns import Columns
+from benchmarks.lib.experiment import Line
 from ssdcli.engine.blocks import block_ids, block_levels
 from ssdcli.engine.denoiser import Backbone, denoise_sequence
 from ssdcli.engine.ensemble.rules import mix

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from columns import Columns
 from torch import Tensor
 
+from benchmarks.lib.columns import Columns
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.rules import Rule, mix
 from ssdcli.engine.ensemble.schedules import Constant, Schedule, sharing

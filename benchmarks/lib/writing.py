@@ -14,26 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from causal import Twin, save_for_transformers, train_causal, twin_of
-from columns import Columns
-from experiment import Workshop, tokenizer_of
-from training import processor_seconds
 
+from benchmarks.lib.causal import Twin, save_for_transformers, train_causal, twin_of
+from benchmarks.lib.columns import Columns
+from benchmarks.lib.experiment import Workshop, tokenizer_of
+from benchmarks.lib.timing import processor_seconds
 from ssdcli.api import Options, Request, Writer
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.demo.story import Fact
 from ssdcli.engine.ensemble.guidance import Guide
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Schedule
 from ssdcli.errors import NoSuchModel
 from ssdcli.evaluation.continuations import Opening, openings
 from ssdcli.evaluation.generated import distinct, repetition, words
-from ssdcli.generation.prompting import Voice
+from ssdcli.generation.loading import LoadedModel
 from ssdcli.models.folder import load_backbone
 from ssdcli.models.judge import Judge, load_judge
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.reports import charts
-from ssdcli.text.codec import Language
+from ssdcli.text.codec import Codec
 from ssdcli.training.settings import TrainSettings
 
 WRITTEN = 48  # tokens that are written
@@ -61,8 +62,8 @@ class Beginnings:
 def beginnings(heldout: str, core: Entry, count: int) -> Beginnings:
     """Those of the first documents that are long enough."""
     found = openings(list(read_documents([heldout], ReadReport())), count)
-    language = Language(tokenizer_of(core), _NO_END)
-    return Beginnings(found, [language.decode(language.encode(one.after)[:WRITTEN]) for one in found])
+    codec = Codec(tokenizer_of(core))
+    return Beginnings(found, [codec.decode(codec.encode(one.after)[:WRITTEN]) for one in found])
 
 
 def borrowed(workshop: Workshop, name: str) -> Entry:
@@ -77,14 +78,18 @@ def borrowed(workshop: Workshop, name: str) -> Entry:
 # Writing
 
 
-def scheduled(voices: Sequence[Voice], schedules: Sequence[Schedule]) -> list[Voice]:
-    """The voices, each at its schedule."""
-    return [replace(voice, schedule=schedule) for voice, schedule in zip(voices, schedules, strict=True)]
+def scheduled(members: Sequence[Member[LoadedModel]], schedules: Sequence[Schedule]) -> list[Member[LoadedModel]]:
+    """The members, each at its schedule."""
+    return [replace(member, schedule=schedule) for member, schedule in zip(members, schedules, strict=True)]
 
 
-def writer_of(voices: Sequence[Voice], core: Entry, guides: Sequence[Guide] = ()) -> Writer:
-    """The voices as a writer whose texts do not end."""
-    return Writer(voices, Language(tokenizer_of(core), _NO_END), core.name, guides=guides)
+def writer_of(members: Sequence[Member[LoadedModel]], core: Entry, guides: Sequence[Guide] = ()) -> Writer:
+    """The members as a writer whose texts do not end."""
+    return Writer([member.carrying(_endless(member.model)) for member in members], core.name, guides=guides)
+
+
+def _endless(model: LoadedModel) -> LoadedModel:
+    return replace(model, format=replace(model.format, ends=_NO_END))
 
 
 def write(writer: Writer, requests: Sequence[Request], options: Options) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Scripts that print the tables of BENCHMARKS.md and docs/lab: `python -m benchmarks` lists them."""

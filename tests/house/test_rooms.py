@@ -1,0 +1,152 @@
+"""Laws of the house: imports point down the list of rooms, the engine knows torch alone, start-up knows no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import defaultdict
+
+import pytest
+
+from tests.house.source import PACKAGE, Import, imports, loads, modules, room
+
+ROOMS = (
+    "cli",
+    "serving",
+    "demo",
+    "doctor",
+    "training",
+    "evaluation",
+    "generation",
+    "hub",
+    "reports",
+    "data",
+    "text",
+    "models",
+    "registry",
+    "engine",
+    "machine",
+)
+LOOSE = ("__init__", "__main__", "api", "errors")
+BESIDE = {"__init__": "cli", "__main__": "cli", "api": "demo", "errors": "machine"}  # where a loose module ranks
+
+TORCH_FREE = ("cli", "registry", "hub", "engine.catalogue")
+HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets", "bitsandbytes", "safetensors.torch")
+STANDARD = frozenset(sys.stdlib_module_names) - {"io", "os", "pathlib", "shutil", "tempfile"}  # without files
+
+# Still to be cut; a line goes with its import.
+UPWARD = {
+    ("ssdcli.evaluation.audit.audit", "ssdcli.api"),
+    ("ssdcli.evaluation.audit.training_text", "ssdcli.training.settings"),
+    ("ssdcli.evaluation.evaluate", "ssdcli.training.prepare"),
+    ("ssdcli.evaluation.heldout_text", "ssdcli.training.prepare"),
+}
+LOADS_TORCH: set[str] = set()
+BEYOND_TORCH: set[tuple[str, str]] = set()
+NAMESAKES = {"files", "gaps", "progress", "settings", "usage"}
+
+
+def test_only_these_modules_stand_beside_the_rooms() -> None:
+    """Everything else is in a room, and every room is in the list."""
+    assert {path.stem for path in PACKAGE.glob("*.py")} <= set(LOOSE)
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert folders <= set(ROOMS)
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_imports_point_down_the_list_of_rooms(name: str) -> None:
+    """No module, not even within a function, imports one of a room above its own."""
+    upward = [(module, found) for module in modules() if room(module) == name for found in _upward(module)]
+    new = [
+        f"{module}:{found.line} imports {found.name}" for module, found in upward if (module, found.name) not in UPWARD
+    ]
+    assert not new
+
+
+@pytest.mark.parametrize("name", LOOSE)
+def test_loose_modules_import_what_their_rank_allows(name: str) -> None:
+    """`api` stands beside `demo`; `errors` imports nothing of the package, whose face hands on what is in `api`."""
+    module = f"ssdcli.{name}" if name != "__init__" else "ssdcli"
+    assert not [found for found in imports(module) if found.name.startswith("ssdcli.") and _upward(module)]
+
+
+def test_the_engine_imports_torch_and_itself_alone() -> None:
+    """No files, no names of models, no errors of the command line: torch and the standard library without its files."""
+    outside = {
+        (module, found.name)
+        for module in modules()
+        if room(module) == "engine"
+        for found in imports(module)
+        if found.name.split(".")[0] not in STANDARD | {"torch"} and not found.name.startswith("ssdcli.engine")
+    }
+    assert outside <= BEYOND_TORCH
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name.removeprefix("ssdcli.").startswith(TORCH_FREE)])
+def test_start_up_loads_no_torch(module: str) -> None:
+    """Neither does the module import torch where it is loaded, nor anything that it imports."""
+    if module not in LOADS_TORCH:
+        assert not _way_to_torch(module)
+
+
+def test_the_command_line_loads_no_torch_through_other_libraries() -> None:
+    """What the source does not tell: the real import, with all of the libraries that it brings."""
+    wanted = [
+        name for name in modules() if name.removeprefix("ssdcli.").startswith(TORCH_FREE) and name not in LOADS_TORCH
+    ]
+    script = f"import sys\nfor name in {wanted}:\n    __import__(name)\n    assert 'torch' not in sys.modules, name"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_no_two_files_share_a_name() -> None:
+    """A name says what is in a file; two files of one name are listed here as the same thing at two levels."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in PACKAGE.rglob("*.py"):
+        if path.stem != "__init__":
+            places[path.stem].append(path.relative_to(PACKAGE).as_posix())
+    shared = {name: sorted(paths) for name, paths in places.items() if len(paths) > 1 and name not in NAMESAKES}
+    assert shared == {name: paths for name, paths in shared.items() if tuple(paths) in SAME_THING}
+
+
+def test_the_allowed_namesakes_are_there() -> None:
+    """An entry of the list of files that share a name goes with the files."""
+    assert all((PACKAGE / path).is_file() for paths in SAME_THING for path in paths)
+
+
+SAME_THING = {
+    ("cli/audit.py", "evaluation/audit/audit.py"),
+    ("cli/evaluate.py", "evaluation/evaluate.py"),
+    ("cli/pull.py", "hub/pull.py"),
+    ("cli/recipes.py", "registry/recipes.py"),
+    ("models/backbones/diffusion_gemma.py", "models/families/diffusion_gemma.py"),
+    ("models/backbones/ssdlm.py", "models/families/ssdlm.py"),
+    ("models/backbones/tess2.py", "models/families/tess2.py"),
+}
+
+
+def _rank(module: str) -> int:
+    place = room(module) if module != "ssdcli" else "__init__"
+    return ROOMS.index(BESIDE.get(place, place))
+
+
+def _upward(module: str) -> list[Import]:
+    inside = [found for found in imports(module) if found.name.startswith("ssdcli.")]
+    return [found for found in inside if _rank(found.name) < _rank(module)]
+
+
+def _way_to_torch(module: str) -> list[str]:
+    """The chain of imports from a module to a library that brings torch; empty if there is none."""
+    before: dict[str, str | None] = {module: None}
+    queue = [module]
+    for name in queue:
+        if name in HEAVY:
+            way = [name]
+            while (last := before[way[-1]]) is not None:
+                way.append(last)
+            return way[::-1]
+        if name in modules():
+            new = [found for found in sorted(loads(name)) if found not in before]
+            before |= dict.fromkeys(new, name)
+            queue += new
+    return []
