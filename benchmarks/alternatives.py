@@ -53,7 +53,7 @@ _QUICK = {"minutes": 0.25, "size": "nano", "documents": 8, "repeats": 2, "rates"
 
 @dataclass(frozen=True)
 class Way:
-    """Something to do: the voices that are heard, what is stored, and whether the core's owner has to share weights.
+    """Something to do: the voices that take part, what is stored, and whether the core's owner has to share weights.
 
     voices: one, or the core's and another's, which are mixed.
     """

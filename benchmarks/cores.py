@@ -113,7 +113,7 @@ def small(shape: Shape) -> Denoiser:
         block_size=BLOCK,
         context=CONTEXT,
         timed=shape.process != "masked",
-        hears_itself=shape.process != "masked",
+        self_conditioned=shape.process != "masked",
     )
     return Denoiser(BlockDiffusionLM(config).to(DEVICE).eval().requires_grad_(False), shape.noise)
 

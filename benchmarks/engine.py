@@ -45,7 +45,7 @@ class Loop:
     """One step of the engine's block loop, for one member or an ensemble, ready to be repeated."""
 
     def __init__(self, members: list[Denoiser], prefix: int, rows: int = 1) -> None:
-        """Read a prefix of so many tokens, and take a canvas at level T whose last prediction is heard."""
+        """Read a prefix of so many tokens, and take a canvas at level T with a previous prediction."""
         share = Constant(1 / len(members))
         self.ensemble = Ensemble(tuple(Member(str(i), member, share) for i, member in enumerate(members)))
         self.process, block = members[0].process, members[0].backbone.block_size
@@ -54,12 +54,12 @@ class Loop:
         self.prefixes = self.ensemble.start([prompts] * len(members), [T])
         tokens = torch.randint(members[0].backbone.config.vocabulary, (rows, block), device=DEVICE)
         self.canvas = self.process.corrupt(tokens, torch.full(tokens.shape, T, device=DEVICE), self.noise)
-        self.heard = self.ensemble.denoise(self.canvas, T, None, self.prefixes).log_p
+        self.previous = self.ensemble.denoise(self.canvas, T, None, self.prefixes).log_p
         self.lower = torch.full((rows,), S, dtype=torch.float64, device=DEVICE)
 
     def __call__(self) -> object:
         """Predict, draw, and noise to the lower level."""
-        said = self.ensemble.denoise(self.canvas, T, self.heard, self.prefixes)
+        said = self.ensemble.denoise(self.canvas, T, self.previous, self.prefixes)
         return self.process.step(self.canvas, said.log_p, (T, self.lower), Picker(top_p=TOP_P), self.noise.derive(1))
 
 
@@ -74,7 +74,7 @@ class Naive:
         self.vocabulary = model.backbone.config.vocabulary
         tokens = torch.randint(self.vocabulary, (1, model.backbone.block_size), device=DEVICE)
         self.canvas = self.noised(tokens, T)
-        self.heard = torch.full_like(self.canvas, 1 / self.vocabulary)
+        self.previous = torch.full_like(self.canvas, 1 / self.vocabulary)
 
     def noised(self, tokens: Tensor, t: float) -> Tensor:
         """x_t of every token of the vocabulary: (1, L, V)."""
@@ -87,7 +87,7 @@ class Naive:
         backbone, block = self.backbone, self.canvas.shape[1]
         embedded = backbone.embed_mixture(self.canvas.softmax(-1))
         level = torch.full((1, block), T, device=DEVICE)
-        canvas = backbone.condition(embedded, level, backbone.embed_mixture(self.heard))
+        canvas = backbone.condition(embedded, level, backbone.embed_mixture(self.previous))
         both = torch.cat([backbone.embed(self.prefix), canvas], dim=1)
         positions = torch.arange(self.length, device=DEVICE)[None]
         mask = torch.ones(1, 1, self.length, self.length, dtype=torch.bool, device=DEVICE)

@@ -94,12 +94,12 @@ def arguments() -> argparse.Namespace:
 # The work
 
 
-class Deaf(Denoiser):
+class Unconditioned(Denoiser):
     """A denoiser that is not told the previous prediction."""
 
-    def denoise(self, canvas: Canvas, t: float, heard: Tensor | None, prefixes: tuple[Prefix, ...]) -> Tensor:
+    def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefixes: tuple[Prefix, ...]) -> Tensor:
         """Log p of the clean tokens: (B, L, V) float32."""
-        del heard
+        del previous
         return super().denoise(canvas, t, None, prefixes)
 
 
@@ -126,11 +126,11 @@ class Bench:
     def _judge(self) -> Judge:
         return judge_of(self._workshop, self._model, [self._corpus.train], self._given)
 
-    def texts(self, hears: bool, options: Options) -> dict[str, Any]:
+    def texts(self, conditioned: bool, options: Options) -> dict[str, Any]:
         """Texts written in one way, with what the judge says."""
         loaded = self._member.model
         own = loaded.denoiser
-        model = loaded if hears else replace(loaded, denoiser=Deaf(own.backbone, own.process))
+        model = loaded if conditioned else replace(loaded, denoiser=Unconditioned(own.backbone, own.process))
         written = write(writer_of([self._member.carrying(model)], self._model), self._found.requests, options)
         return written | judged(self._judge, written["texts"], self._found)
 
@@ -140,14 +140,20 @@ class Bench:
 
 
 def work(workshop: Workshop, model: Entry, given: argparse.Namespace) -> None:
-    """Let a model write in every way; one that hears nothing writes in half of them."""
+    """Let a model write in every way; one without self-conditioning writes in half of them."""
     bench = Bench(model, workshop, given)
-    hearing = (True, False) if process_of(model).hears_itself else (False,)
+    conditioning = (True, False) if process_of(model).self_conditioned else (False,)
     workshop.piece({"model": model.name, "way": REAL}, bench.real)
-    for seed, steps, hears, stop in product(given.seeds, given.steps, hearing, (0.0, *given.stops)):
+    for seed, steps, conditioned, stop in product(given.seeds, given.steps, conditioning, (0.0, *given.stops)):
         options = Options(WRITTEN, steps, given.temperature, given.top_p, seed=seed * given.rows, early_stop=stop)
-        asked = {"model": model.name, "seed": seed, "steps a block": steps, "hears": hears, "stop": stop}
-        workshop.piece(asked, partial(bench.texts, hears, options))
+        asked = {
+            "model": model.name,
+            "seed": seed,
+            "steps a block": steps,
+            "self-conditioned": conditioned,
+            "stop": stop,
+        }
+        workshop.piece(asked, partial(bench.texts, conditioned, options))
 
 
 # The tables
@@ -155,10 +161,10 @@ def work(workshop: Workshop, model: Entry, given: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Way:
-    """A way of writing: steps a block, whether the last prediction is heard, and the entropy that stops a text."""
+    """A way of writing: steps a block, whether it is self-conditioned, and the entropy that stops a text."""
 
     steps: int
-    hears: bool
+    conditioned: bool
     stop: float
 
 
@@ -185,14 +191,16 @@ def ways_of(found: Sequence[Line]) -> Ways:
     groups: dict[Way, list[Line]] = {}
     for line in found:
         if "steps a block" in line:
-            groups.setdefault(Way(line["steps a block"], line["hears"], line["stop"]), []).append(line)
+            groups.setdefault(Way(line["steps a block"], line["self-conditioned"], line["stop"]), []).append(line)
     return {
         way: Written(
             [text for line in group for text in line["texts"]],
             [nats for line in group for nats in line["nats"]],
             {name: float(np.mean([line[name] for line in group])) for name in FIGURES},
         )
-        for way, group in sorted(groups.items(), key=lambda item: (not item[0].hears, item[0].stop, item[0].steps))
+        for way, group in sorted(
+            groups.items(), key=lambda item: (not item[0].conditioned, item[0].stop, item[0].steps)
+        )
     }
 
 
@@ -212,13 +220,21 @@ def report(model: str, found: Sequence[Line]) -> str:
 def cells(way: Way, ways: Ways) -> list[object]:
     """A row of the table."""
     own = ways[way]
-    hears, stop = "on" if way.hears else "off", f"{way.stop:g}" if way.stop else "off"
+    conditioned, stop = "on" if way.conditioned else "off", f"{way.stop:g}" if way.stop else "off"
     other = reference(way, ways)
     columns = by_text([own.nats, ways[other].nats])
     more, error = columns.mean(columns.sums[:, 0] - columns.sums[:, 1])
     over, same = ("", "") if other == way else (f"{more:+.3f} ± {error:.3f}", agreement(own.texts, ways[other].texts))
     perplexity = math.exp(float(np.mean(own.nats)))
-    return [f"{way.steps}", hears, stop, f"{perplexity:,.0f}", over, same, *(own.figures[name] for name in FIGURES)]
+    return [
+        f"{way.steps}",
+        conditioned,
+        stop,
+        f"{perplexity:,.0f}",
+        over,
+        same,
+        *(own.figures[name] for name in FIGURES),
+    ]
 
 
 def reference(way: Way, ways: Ways) -> Way:
@@ -237,17 +253,19 @@ def picture(model: str, ways: Ways) -> ET.Element:
     """The judge's loss over the steps, by way."""
     stop = max(way.stop for way in ways)
     named = {
-        "as it is": [way for way in ways if way.hears == hearing(ways) and not way.stop],
-        "early stop": [way for way in ways if way.hears == hearing(ways) and way.stop == stop],
-        "deaf": [way for way in ways if hearing(ways) and not way.hears and not way.stop],
+        "as it is": [way for way in ways if way.conditioned == conditioning(ways) and not way.stop],
+        "early stop": [way for way in ways if way.conditioned == conditioning(ways) and way.stop == stop],
+        "without self-conditioning": [
+            way for way in ways if conditioning(ways) and not way.conditioned and not way.stop
+        ],
     }
     points = {name: [(way.steps, float(np.mean(ways[way].nats))) for way in chosen] for name, chosen in named.items()}
     return charts.curves_over_doublings(points, f"Texts, by the judge: {model}", ("steps a block", "nats per token"))
 
 
-def hearing(ways: Ways) -> bool:
+def conditioning(ways: Ways) -> bool:
     """Whether the model can hear itself."""
-    return any(way.hears for way in ways)
+    return any(way.conditioned for way in ways)
 
 
 if __name__ == "__main__":

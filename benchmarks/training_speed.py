@@ -71,7 +71,7 @@ class Step:
         torch.manual_seed(0)
         self.process = make_process(process, VOCABULARY, CONSTANTS[process])
         shape = (VOCABULARY, preset.hidden, preset.layers, preset.hidden, BLOCK, preset.context)
-        config = BackboneConfig(*shape, self.process.timed, self.process.hears_itself)
+        config = BackboneConfig(*shape, self.process.timed, self.process.self_conditioned)
         self.backbone = BlockDiffusionLM(config).to(DEVICE)
         self.objective = self.objective_of(self.backbone, self.process, 0)
         self.optimizer = make_optimizer(self.objective, 1e-3, 0.1)
@@ -90,7 +90,7 @@ class Step:
     def flops(self) -> dict[str, float]:
         """FLOPs of the parts of a step: forward, by the input and by the weight are three products of one size."""
         sizes, process = self.backbone.sizes, self.process
-        share = 0.5 if process.hears_itself else 0.0
+        share = 0.5 if process.self_conditioned else 0.0
         pairs = int(training_mask(self.packed).sum())
         body, attention = 2 * sizes.body * 2 * TOKENS, 2 * 2 * sizes.attention * pairs
         return {
@@ -98,8 +98,8 @@ class Step:
             "attention, visible pairs": 3 * attention,
             "head": 3 * 2 * sizes.table * self.due(),
             "mixture of embeddings": 2 * 2 * sizes.table * TOKENS if process.mixes else 0,
-            "pass that is heard": share * (body + attention + 2 * 2 * sizes.table * TOKENS),
-            "conditioning": 3 * 2 * TOKENS * (sizes.time * process.timed + share * (sizes.listen or 0)),
+            "first pass of self-conditioning": share * (body + attention + 2 * 2 * sizes.table * TOKENS),
+            "conditioning": 3 * 2 * TOKENS * (sizes.time * process.timed + share * (sizes.self_conditioning or 0)),
             "Muon": muon_flops(self.objective),
         }
 
@@ -112,9 +112,9 @@ class Step:
 
 
 class NaiveObjective(Objective):
-    """Hears its first prediction of all rows at once."""
+    """Embeds the first prediction of all rows at once."""
 
-    def _echo(self, hidden: Tensor) -> Tensor:
+    def _embedded_prediction(self, hidden: Tensor) -> Tensor:
         """Embedding of the first prediction."""
         return self.backbone.embed_mixture(self.backbone.logits(hidden).softmax(-1))
 

@@ -46,7 +46,7 @@ def tiny_backbone(seed: int = 0, *, process: str = "masked", **changes: Any) -> 
         "block_size": BLOCK,
         "context": CONTEXT,
         "timed": timed,
-        "hears_itself": timed,
+        "self_conditioned": timed,
         "suppressed": (1, 2, *range(tiny_tokenizer().get_vocab_size(), VOCABULARY)),
     }
     with torch.random.fork_rng(devices=[]):

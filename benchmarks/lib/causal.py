@@ -49,7 +49,7 @@ _TOGETHER = 8  # windows that are predicted at once
 
 def twin_of(config: BackboneConfig) -> BackboneConfig:
     """The shape of a model's twin: noise levels and earlier predictions are not told to it."""
-    return replace(config, timed=False, hears_itself=False)
+    return replace(config, timed=False, self_conditioned=False)
 
 
 def mould_of(core: BlockDiffusionLM) -> Mould:

@@ -43,11 +43,11 @@ class Backbone(EmbeddingSpace, Protocol):
         ...
 
     @property
-    def hears_itself(self) -> bool:
+    def self_conditioned(self) -> bool:
         """Whether the previous prediction is an input (self-conditioning)."""
         ...
 
-    def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
+    def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
         """Add the noise level t (B, L) and the previous prediction's embedding (B, L, H), where given."""
         ...
 
@@ -72,15 +72,15 @@ def denoise_sequence(
     backbone: Backbone,
     embedded: Tensor,
     packed: Packed,
-    t_and_heard: tuple[Tensor | None, Tensor | None],
+    level_and_previous: tuple[Tensor | None, Tensor | None],
     ahead: Tensor | None = None,
 ) -> Tensor:
     """Denoise all blocks of packed texts in one pass over [noised ; clean]: hidden states (B, T, H).
 
-    embedded: (B, T, H) embeddings of the noised tokens; t_and_heard: the noise levels (B, T) and the previous
-    prediction's embedding (B, T, H), where there are any. ahead: see `training_mask`.
+    embedded: (B, T, H) embeddings of the noised tokens; level_and_previous: the noise levels (B, T) and the
+    previous prediction's embedding (B, T, H), where there are any. ahead: see `training_mask`.
     """
-    noised = backbone.condition(embedded, *t_and_heard)
+    noised = backbone.condition(embedded, *level_and_previous)
     both = torch.cat([noised, backbone.embed(packed.tokens).to(noised.dtype)], dim=1)
     hidden = backbone.encode(both, packed.positions.repeat(1, 2), training_mask(packed, ahead), None)
     return predicting(hidden, packed) if backbone.shift else hidden[:, : packed.length]
@@ -196,24 +196,24 @@ class Denoiser:
         """The cache with clean tokens (b, n) at their positions appended."""
         return self.backbone.extend(self.backbone.embed(tokens), positions, mask, cache)
 
-    def denoise(self, canvas: Canvas, t: float, heard: Tensor | None, prefixes: tuple[Prefix, ...]) -> Tensor:
+    def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefixes: tuple[Prefix, ...]) -> Tensor:
         """Log p of the clean tokens: (B, L, V) float32.
 
-        heard: log p (B, L, V) of the previous step, or None when there is none (self-conditioning).
+        previous: log p (B, L, V) of the previous step (self-conditioning), or None at the first step of a block.
         """
         if len(prefixes) == 1:
-            return self._predict(canvas, t, heard, prefixes[0])
-        parts = [self._predict(canvas[p.rows], t, None if heard is None else heard[p.rows], p) for p in prefixes]
+            return self._predict(canvas, t, previous, prefixes[0])
+        parts = [self._predict(canvas[p.rows], t, None if previous is None else previous[p.rows], p) for p in prefixes]
         return torch.cat(parts)[torch.cat([p.rows for p in prefixes]).argsort()]
 
-    def _predict(self, canvas: Canvas, t: float, heard: Tensor | None, prefix: Prefix) -> Tensor:
+    def _predict(self, canvas: Canvas, t: float, previous: Tensor | None, prefix: Prefix) -> Tensor:
         """Log p of the canvases (b, ...) of a prefix's rows: (b, L, V)."""
         process, backbone = self.process, self.backbone
         embedded = process.embed(canvas, backbone)
         level = torch.full(embedded.shape[:2], t, device=embedded.device) if process.timed else None
-        hears = process.hears_itself and backbone.hears_itself
-        echo = backbone.embed_mixture(heard.exp()) if hears and heard is not None else None
-        hidden = self._hidden(backbone.condition(embedded, level, echo), prefix)
+        conditioned = process.self_conditioned and backbone.self_conditioned
+        prediction = backbone.embed_mixture(previous.exp()) if conditioned and previous is not None else None
+        hidden = self._hidden(backbone.condition(embedded, level, prediction), prefix)
         return torch.log_softmax(backbone.logits(hidden), dim=-1)
 
     def _hidden(self, embedded: Tensor, prefix: Prefix) -> Tensor:
@@ -243,7 +243,7 @@ class Denoiser:
     def flops(self, length: int, seen: int) -> int:
         """Estimate the FLOPs of denoising one canvas once, when the prefix has `seen` columns.
 
-        The first step of a block, which hears nothing, is taken to be like the others.
+        The first step of a block, which has no previous prediction, is counted like the others.
         """
         sizes = self.backbone.sizes
         return sizes.reading(length, seen) + sizes.denoising(length, self.process)

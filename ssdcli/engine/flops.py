@@ -13,8 +13,8 @@ class Sizes:
 
     body: the matrices of all layers. attention: the width of all heads of all layers, which is what it takes to score
     a key, and again to add up its value. table: V x r, once for the head and for a mixture of embeddings. lift: r x H,
-    between the table and the body. time: the way in of the noise level. listen: that of the previous prediction, beside
-    its mixture of embeddings; None for a model that hears none.
+    between the table and the body. time: the way in of the noise level. self_conditioning: that of the previous
+    prediction, beside its mixture of embeddings; None for a model without.
     """
 
     body: int
@@ -22,7 +22,7 @@ class Sizes:
     table: int
     lift: int = 0
     time: int = 0
-    listen: int | None = None
+    self_conditioning: int | None = None
 
     def reading(self, tokens: int, seen: int) -> int:
         """FLOPs of embedding tokens and running the body over them, when each sees all of them and `seen` others."""
@@ -32,6 +32,6 @@ class Sizes:
         """FLOPs that a canvas takes beyond its reading: a mixture of embeddings, conditioning and the head."""
         mixture = self.table if process.mixes else 0
         level = self.time if process.timed else 0
-        listens = process.hears_itself and self.listen is not None
-        heard = self.table + self.lift + (self.listen or 0) if listens else 0
-        return 2 * tokens * (mixture + level + heard + self.lift + self.table)
+        conditioned = process.self_conditioned and self.self_conditioning is not None
+        previous = self.table + self.lift + (self.self_conditioning or 0) if conditioned else 0
+        return 2 * tokens * (mixture + level + previous + self.lift + self.table)

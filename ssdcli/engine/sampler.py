@@ -44,7 +44,7 @@ class Step:
 
     weights: each member's weight at t (zero: not run). by_member: what each predicted at t, (B, L, V) or None.
     log_p: what they predicted together, known tokens certain, guides included, at the process's own temperature:
-    (B, L, V); the next step hears it. canvas: what became of it.
+    (B, L, V); the next step is self-conditioned on it. canvas: what became of it.
     decided: the positions whose token this step chose: (B, L) bool. active: the rows that were not done before it:
     (B,) bool. last: whether this step ends the block.
 
@@ -118,9 +118,9 @@ def _denoise(
 ) -> Generator[Step, None, Canvas]:
     """Take a canvas from pure noise to clean tokens, but for the rows that ended before; returns it."""
     canvas = process.prior(config.block_size, noise.derive(_PRIOR))
-    done, heard, settling, quorum = block.ended, None, None, Quorum()
+    done, previous, settling, quorum = block.ended, None, None, Quorum()
     for index, (t, s) in enumerate(pairwise(time_grid(config.steps))):
-        said = ensemble.denoise(canvas, t, heard, block.prefixes)
+        said = ensemble.denoise(canvas, t, previous, block.prefixes)
         log_p = _tempered(process, guided(process.carry_over(canvas, said.log_p), config.guides, block.written), t)
         settling, stops = _settle(settling, log_p, config)
         lower = s * (~stops).double()  # a row that stops is denoised to the end at once
@@ -132,7 +132,7 @@ def _denoise(
         yield Step(block.number, index, t, ensemble.weights(t), said.by_member, log_p, canvas, decided, active, last)
         if last:
             break
-        heard = log_p
+        previous = log_p
     return canvas
 
 

@@ -43,7 +43,7 @@ class Wanted:
     suppressed: tuple[int, ...]
     block_size: int
     timed: bool
-    hears_itself: bool
+    self_conditioned: bool
     context: int | None = None
     shift: bool | None = None
     hides: bool = True
@@ -147,7 +147,7 @@ def _configuration(adapted: AdaptedBody, wanted: Wanted, room: int) -> BackboneC
         block_size=wanted.block_size,
         context=context,
         timed=wanted.timed,
-        hears_itself=wanted.hears_itself,
+        self_conditioned=wanted.self_conditioned,
         suppressed=wanted.suppressed,
         architecture=str(adapted.native["model_type"]),
         adapted=adapted,
@@ -168,7 +168,7 @@ def _lent(lender: Any, config: BackboneConfig) -> BlockDiffusionLM:
     if model.transform is not None:
         model.transform[0].load_state_dict(lender.lm_head.dense.state_dict(), assign=True)
         model.transform[2].load_state_dict(lender.lm_head.layer_norm.state_dict(), assign=True)
-    for part in (model.time, model.listen):
+    for part in (model.time, model.self_conditioning):
         if part is not None:
             _begin_silent(part.to(table.dtype))
     return model

@@ -195,7 +195,7 @@ def _wanted(settings: TrainSettings, fit: Fit) -> Wanted:
         suppressed=fit.mould.suppressed,
         block_size=settings.block_size,
         timed=fit.process.timed,
-        hears_itself=fit.process.hears_itself,
+        self_conditioned=fit.process.self_conditioned,
         context=settings.context,
         shift=settings.shift,
         hides=fit.process.name == "masked",

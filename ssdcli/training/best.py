@@ -11,6 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ssdcli.registry.schema import tensor_name
+
 
 class Best:
     """Keeps a copy of the weights with the lowest held-out loss so far.
@@ -55,5 +57,6 @@ class Best:
             return
         with safe_open(path, "pt") as file:
             facts = file.metadata()
-            self._weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+            names = file.keys()  # the file is no mapping
+            self._weights = {tensor_name(name): file.get_tensor(name) for name in names}
         self.step, self.loss, self.worse = int(facts["step"]), float(facts["loss"]), int(facts["worse"])

@@ -107,7 +107,7 @@ def shape(
         block_size=block,
         context=max(settings.context or preset.context, _CONTEXTS * block),
         timed=process.timed,
-        hears_itself=process.hears_itself,
+        self_conditioned=process.self_conditioned,
         suppressed=never if mould is None else mould.suppressed,
         active=None if division is None else len(division.ids),
     )

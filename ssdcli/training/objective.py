@@ -53,8 +53,8 @@ class Objective(nn.Module):
         noise = GeneratorNoise([fold(self.seed, i) for i in indices], index.device)
         t = block_levels(packed.blocks, noise)
         canvas = self.process.corrupt(packed.tokens, t, noise)
-        listeners = self._listeners(indices, index.device)
-        hidden = self._hidden(packed, canvas, t, listeners, self._ahead(packed, indices))
+        conditioned = self._conditioned_rows(indices, index.device)
+        hidden = self._hidden(packed, canvas, t, conditioned, self._ahead(packed, indices))
         weights = (self.process.loss_weights(canvas, t) * packed.scored).reshape(-1)
         due = weights.nonzero().squeeze(1)  # only noised positions go through the head
         targets, vocabulary = packed.tokens.reshape(-1)[due], self.backbone.vocabulary
@@ -67,9 +67,9 @@ class Objective(nn.Module):
             total = plain + (mixed - mixed.detach())  # what is shown stays comparable, what is learned is the mixture
         return (total - (weights[due] * vocabulary.log_share(targets)).sum()) / packed.scored.sum().clamp(min=1)
 
-    def _listeners(self, indices: list[int], device: torch.device) -> Tensor:
-        """The rows that hear their own first prediction: every second sample (Chen et al., 2022)."""
-        rows = [row for row, i in enumerate(indices) if i % 2] if self.process.hears_itself else []
+    def _conditioned_rows(self, indices: list[int], device: torch.device) -> Tensor:
+        """The self-conditioned rows: every second sample (Chen et al., 2022)."""
+        rows = [row for row, i in enumerate(indices) if i % 2] if self.process.self_conditioned else []
         return torch.tensor(rows, dtype=torch.int64, device=device)
 
     def _ahead(self, packed: Packed, indices: list[int]) -> Tensor | None:
@@ -83,17 +83,17 @@ class Objective(nn.Module):
         """Hidden states of the noised half: (B, T, H)."""
         embedded = self.process.embed(canvas, self.backbone)
         level = t if self.process.timed else None
-        heard = None
+        previous = None
         if rows.numel():
             with torch.no_grad():
                 first_level = None if level is None else level[rows]
                 part = None if seen is None else seen[rows]
                 first = denoise_sequence(self.backbone, embedded[rows], packed.rows(rows), (first_level, None), part)
-                echo = self._echo(first)
-            heard = torch.zeros_like(embedded).index_copy(0, rows, echo.to(embedded.dtype))
-        return denoise_sequence(self.backbone, embedded, packed, (level, heard), seen)
+                prediction = self._embedded_prediction(first)
+            previous = torch.zeros_like(embedded).index_copy(0, rows, prediction.to(embedded.dtype))
+        return denoise_sequence(self.backbone, embedded, packed, (level, previous), seen)
 
-    def _echo(self, hidden: Tensor) -> Tensor:
-        """Embedding of the first prediction, sequence by sequence to keep the logits small: (b, T, H)."""
+    def _embedded_prediction(self, hidden: Tensor) -> Tensor:
+        """The embedding of a first prediction, sequence by sequence to keep the logits small: (b, T, H)."""
         rows = [self.backbone.embed_rows(self.backbone.row_scores(row[None]).softmax(-1)) for row in hidden]
         return torch.cat(rows)

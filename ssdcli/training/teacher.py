@@ -20,7 +20,7 @@ Reading = Callable[[Backbone, Tensor, Packed, Tensor | None], Tensor]
 
 
 def without_context(backbone: Backbone, embedded: Tensor, packed: Packed, level: Tensor | None) -> Tensor:
-    """Denoise texts as a small model does; nothing is heard: hidden states (B, T, H)."""
+    """Denoise texts as a small model does; no self-conditioning: hidden states (B, T, H)."""
     return denoise_sequence(backbone, embedded, packed, (level, None))
 
 

@@ -363,7 +363,7 @@ def _arguments(rates: Rates, folder: Path) -> TrainingArguments:
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,
-        ddp_find_unused_parameters=rates.batch == how_many(),  # a single sequence may not hear itself
+        ddp_find_unused_parameters=rates.batch == how_many(),  # a single sequence may not be self-conditioned
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # nn.DataParallel knows no samples; torchrun gives each GPU a process
     return arguments

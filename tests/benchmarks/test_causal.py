@@ -35,7 +35,7 @@ TOKENS = torch.tensor([[0, 40, 41, 42, 43, 44, 45, 46]])
 
 
 def twin(seed: int = 0) -> BlockDiffusionLM:
-    return tiny_backbone(seed, timed=False, hears_itself=False)
+    return tiny_backbone(seed, timed=False, self_conditioned=False)
 
 
 def exact(model: BlockDiffusionLM, tokens: torch.Tensor) -> float:
@@ -56,7 +56,7 @@ def test_a_twin_has_the_parameters_of_its_model_but_for_noise() -> None:
     model = tiny_backbone(process="simplex")
     own = dict(BlockDiffusionLM(twin_of(model.config)).named_parameters())
     left = {name: weight for name, weight in model.named_parameters() if name not in own}
-    assert {name.partition(".")[0] for name in left} == {"time", "listen"}
+    assert {name.partition(".")[0] for name in left} == {"time", "self_conditioning"}
 
 
 def test_the_loss_of_a_training_is_that_of_its_texts() -> None:

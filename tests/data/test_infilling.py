@@ -163,7 +163,7 @@ def make(process: Process, **changes: Any) -> BlockDiffusionLM:
         "block_size": SIZE,
         "context": T,
         "timed": process.timed,
-        "hears_itself": process.hears_itself,
+        "self_conditioned": process.self_conditioned,
         "suppressed": (MASK,),
     }
     torch.manual_seed(0)

@@ -37,7 +37,7 @@ def make_denoiser() -> Callable[..., Denoiser]:
             "block_size": 4,
             "context": 64,
             "timed": not masked,
-            "hears_itself": not masked,
+            "self_conditioned": not masked,
             "suppressed": (MASK,) if masked else (0,),
         }
         torch.manual_seed(seed)
@@ -63,7 +63,7 @@ class KnownDenoiser:
         self.started += 1
         return 0
 
-    def denoise(self, canvas: Tensor, t: float, heard: Tensor | None, prefix: int) -> Tensor:
+    def denoise(self, canvas: Tensor, t: float, previous: Tensor | None, prefix: int) -> Tensor:
         self.denoised += 1
         self.levels.append(t)
         return self.log_p.expand(*canvas.shape[:2], -1)

@@ -37,10 +37,10 @@ def canvas_of(denoiser: Denoiser, rows: int = 1, t: float = 0.6) -> Tensor:
     return noised(denoiser, tokens, t)
 
 
-def heard_by(denoiser: Denoiser, *shape: int) -> Tensor | None:
+def previous_of(denoiser: Denoiser, *shape: int) -> Tensor | None:
     torch.manual_seed(3)
-    heard = torch.log_softmax(3 * torch.randn(*(shape or (1, BLOCK)), denoiser.process.vocabulary), dim=-1)
-    return heard if denoiser.process.hears_itself else None
+    previous = torch.log_softmax(3 * torch.randn(*(shape or (1, BLOCK)), denoiser.process.vocabulary), dim=-1)
+    return previous if denoiser.process.self_conditioned else None
 
 
 def close(a: Tensor, b: Tensor) -> None:
@@ -67,13 +67,13 @@ def known(prefix: Prefix, row: int = 0) -> list[int]:
     return prefix.tokens[row][prefix.real(0)[row][:width]].tolist()
 
 
-def predict_all(denoiser: Denoiser, canvas: Tensor, clean: Tensor, blocks: Tensor, heard: Tensor | None) -> Tensor:
+def predict_all(denoiser: Denoiser, canvas: Tensor, clean: Tensor, blocks: Tensor, previous: Tensor | None) -> Tensor:
     """log p of every block of clean sequences (B, T), noised to 0.6, in the one pass of training."""
     backbone, process = denoiser.backbone, denoiser.process
     level = torch.full(clean.shape, 0.6) if process.timed else None
-    echo = None if heard is None else backbone.embed_mixture(heard.exp())
+    embedded_previous = None if previous is None else backbone.embed_mixture(previous.exp())
     embedded = process.embed(canvas, backbone)
-    hidden = denoise_sequence(backbone, embedded, Packed.plain(clean, blocks), (level, echo))
+    hidden = denoise_sequence(backbone, embedded, Packed.plain(clean, blocks), (level, embedded_previous))
     return torch.log_softmax(backbone.logits(hidden), dim=-1)
 
 
@@ -82,14 +82,14 @@ def predict_all(denoiser: Denoiser, canvas: Tensor, clean: Tensor, blocks: Tenso
 def test_training_in_one_pass_predicts_what_denoising_block_by_block_does(make_denoiser, process, offset):
     denoiser = make_denoiser(process)
     rows = torch.tensor([text(24 - offset, seed=1), text(24 - offset, seed=2)])
-    canvas, heard = noised(denoiser, rows, 0.6), heard_by(denoiser, *rows.shape)
+    canvas, previous = noised(denoiser, rows, 0.6), previous_of(denoiser, *rows.shape)
     blocks = block_ids(rows.shape[1], BLOCK, torch.full((2,), offset))
-    trained = predict_all(denoiser, canvas, rows, blocks, heard)
+    trained = predict_all(denoiser, canvas, rows, blocks, previous)
     first = BLOCK - offset
     prefixes = starting(denoiser, *rows[:, :first].tolist())
     for start in range(first, rows.shape[1], BLOCK):
         here = slice(start, start + BLOCK)
-        said = None if heard is None else heard[:, here]
+        said = None if previous is None else previous[:, here]
         close(denoiser.denoise(canvas[:, here], 0.6, said, prefixes), trained[:, here])
         prefixes = denoiser.commit(rows[:, here], prefixes)
 
@@ -104,14 +104,14 @@ def test_training_that_reads_a_gap_last_predicts_what_filling_it_does(make_denoi
     of_left = block_ids(left, BLOCK, torch.tensor([-left % BLOCK]))[0].tolist()
     of_right = [of_left[-1] + 1 + i // BLOCK for i in range(len(right))]
     blocks = [*of_left, *(of_right[-1] + 1 + i // BLOCK for i in range(gap)), *of_right]
-    canvas, heard = noised(denoiser, tokens, 0.6), heard_by(denoiser, *tokens.shape)
-    trained = predict_all(denoiser, canvas, tokens, torch.tensor([blocks]), heard)
+    canvas, previous = noised(denoiser, tokens, 0.6), previous_of(denoiser, *tokens.shape)
+    trained = predict_all(denoiser, canvas, tokens, torch.tensor([blocks]), previous)
 
     def check(first: int, end: int, prompt: Prompt) -> None:
         prefixes = denoiser.start([prompt])
         for start in range(first, end, BLOCK):
             here = slice(start, start + BLOCK)
-            said = None if heard is None else heard[:, here]
+            said = None if previous is None else previous[:, here]
             close(denoiser.denoise(canvas[:, here], 0.6, said, prefixes), trained[:, here])
             prefixes = denoiser.commit(tokens[:, here], prefixes)
 
@@ -140,14 +140,14 @@ def test_in_training_a_block_depends_on_its_noise_and_earlier_clean_text_alone(m
         assert torch.equal(by_text[0].abs().sum(-1) > 0, blocks[0] < blocks[0, query])
 
 
-def straight(denoiser: Denoiser, canvas: Tensor, heard: Tensor | None, prompt: Prompt, written: list[int]) -> Tensor:
+def straight(denoiser: Denoiser, canvas: Tensor, previous: Tensor | None, prompt: Prompt, written: list[int]) -> Tensor:
     """log p of a canvas at 0.6 behind the written blocks of a gap: the text in its order, one pass, no cache."""
     backbone, process, left = denoiser.backbone, denoiser.process, len(prompt.before)
     at, behind = left + len(written), left + prompt.gap
     right = [i for i, token in enumerate(prompt.after) if token is not None]
     level = torch.full((1, BLOCK), 0.6) if process.timed else None
-    echo = None if heard is None else backbone.embed_mixture(heard.exp())
-    noisy = backbone.condition(process.embed(canvas, backbone), level, echo)
+    embedded_previous = None if previous is None else backbone.embed_mixture(previous.exp())
+    noisy = backbone.condition(process.embed(canvas, backbone), level, embedded_previous)
     first = backbone.embed(torch.tensor([[*prompt.before, *written]]))
     last = backbone.embed(torch.tensor([[prompt.after[i] for i in right]], dtype=torch.int64))
     read = torch.tensor(
@@ -180,10 +180,10 @@ GAPS = pytest.mark.parametrize(
 @GAPS
 def test_a_canvas_sees_the_known_tokens_around_it_at_their_places(make_denoiser, kind, process, prompt):
     denoiser = make_denoiser(process, kind=kind)
-    canvas, heard = canvas_of(denoiser), heard_by(denoiser)
+    canvas, previous = canvas_of(denoiser), previous_of(denoiser)
     prefixes, written = denoiser.start([prompt]), []
     for block in range(3 if prompt.gap != 8 else 2):
-        close(denoiser.denoise(canvas, 0.6, heard, prefixes), straight(denoiser, canvas, heard, prompt, written))
+        close(denoiser.denoise(canvas, 0.6, previous, prefixes), straight(denoiser, canvas, previous, prompt, written))
         written += text(BLOCK, seed=10 + block)
         prefixes = denoiser.commit(torch.tensor([written[-BLOCK:]]), prefixes)
 
@@ -215,11 +215,11 @@ def test_a_canvas_depends_on_every_token_that_is_known_and_on_itself_both_ways(m
 @PROCESSES
 def test_a_gap_with_nothing_known_behind_it_is_like_the_end_of_the_text(make_denoiser, kind, process):
     denoiser = make_denoiser(process, kind=kind)
-    before, canvas, heard = text(11), canvas_of(denoiser), heard_by(denoiser)
-    plain = denoiser.denoise(canvas, 0.6, heard, starting(denoiser, before))
+    before, canvas, previous = text(11), canvas_of(denoiser), previous_of(denoiser)
+    plain = denoiser.denoise(canvas, 0.6, previous, starting(denoiser, before))
     for after in ((), (None, None)):
         prefixes = denoiser.start([Prompt(before, after, 2 * BLOCK)])
-        assert torch.equal(denoiser.denoise(canvas, 0.6, heard, prefixes), plain)
+        assert torch.equal(denoiser.denoise(canvas, 0.6, previous, prefixes), plain)
 
 
 @KINDS
@@ -243,12 +243,12 @@ def test_around_a_gap_what_is_near_it_is_kept_and_the_window_holds_it_all(make_d
 def test_committing_gives_what_starting_from_the_longer_text_gives(make_denoiser, kind, process, length):
     denoiser = make_denoiser(process, kind=kind)
     everything = text(length + 4 * BLOCK)
-    canvas, heard = canvas_of(denoiser), heard_by(denoiser)
+    canvas, previous = canvas_of(denoiser), previous_of(denoiser)
     prefixes = starting(denoiser, everything[:length])
     for end in range(length, len(everything) + 1, BLOCK):
         fresh = starting(denoiser, everything[:end])
         assert known(prefixes[0]) == known(fresh[0]) == everything[:end]
-        close(denoiser.denoise(canvas, 0.3, heard, prefixes), denoiser.denoise(canvas, 0.3, heard, fresh))
+        close(denoiser.denoise(canvas, 0.3, previous, prefixes), denoiser.denoise(canvas, 0.3, previous, fresh))
         if end < len(everything):
             prefixes = denoiser.commit(torch.tensor([everything[end : end + BLOCK]]), prefixes)
 
@@ -257,10 +257,10 @@ def test_committing_gives_what_starting_from_the_longer_text_gives(make_denoiser
 def test_with_full_attention_a_gap_that_is_filled_in_part_is_a_smaller_gap(make_denoiser, process):
     denoiser = make_denoiser(process, kind=FullDenoiser)
     before, after, block = text(9), [*text(5), None, 7], text(BLOCK, seed=1)
-    canvas, heard = canvas_of(denoiser), heard_by(denoiser)
+    canvas, previous = canvas_of(denoiser), previous_of(denoiser)
     grown = denoiser.commit(torch.tensor([block]), denoiser.start([Prompt(before, after, 12)]))
     fresh = denoiser.start([Prompt(before + block, after, 8)])
-    close(denoiser.denoise(canvas, 0.3, heard, grown), denoiser.denoise(canvas, 0.3, heard, fresh))
+    close(denoiser.denoise(canvas, 0.3, previous, grown), denoiser.denoise(canvas, 0.3, previous, fresh))
 
 
 def tensors_of(prefixes: tuple[Prefix, ...]) -> list[Tensor]:
@@ -275,10 +275,10 @@ def test_neither_denoising_nor_committing_changes_a_prefix(make_denoiser, kind, 
     denoiser = make_denoiser(process, kind=kind)
     prefixes = denoiser.start([Prompt(text(9)), Prompt(text(5), [3], 8), Prompt(text(40))])
     before = [tensor.clone() for tensor in tensors_of(prefixes)]
-    canvas, heard = canvas_of(denoiser, rows=3), heard_by(denoiser, 3, BLOCK)
-    log_p = denoiser.denoise(canvas, 0.9, heard, prefixes)
+    canvas, previous = canvas_of(denoiser, rows=3), previous_of(denoiser, 3, BLOCK)
+    log_p = denoiser.denoise(canvas, 0.9, previous, prefixes)
     denoiser.commit(torch.tensor([text(BLOCK)] * 3), prefixes)
-    assert torch.equal(denoiser.denoise(canvas, 0.9, heard, prefixes), log_p)
+    assert torch.equal(denoiser.denoise(canvas, 0.9, previous, prefixes), log_p)
     after = tensors_of(prefixes)
     assert len(before) == len(after)
     assert all(map(torch.equal, before, after))
@@ -293,10 +293,10 @@ def stand_alone(denoiser: Denoiser, prompts: list[Prompt], blocks: int) -> None:
         seeds = range(block * rows, block * rows + rows)
         tokens = torch.tensor([text(size, seed, denoiser.process.vocabulary) for seed in seeds])
         canvas = noised(denoiser, tokens, 0.6, key=block * rows)
-        heard = heard_by(denoiser, rows, size) if block % 2 else None
-        log_p = denoiser.denoise(canvas, 0.6, heard, together)
+        previous = previous_of(denoiser, rows, size) if block % 2 else None
+        log_p = denoiser.denoise(canvas, 0.6, previous, together)
         for row, prefixes in enumerate(alone):
-            said = None if heard is None else heard[row : row + 1]
+            said = None if previous is None else previous[row : row + 1]
             assert torch.equal(denoiser.denoise(canvas[row : row + 1], 0.6, said, prefixes)[0], log_p[row])
         together = denoiser.commit(tokens, together)
         alone = [denoiser.commit(tokens[row : row + 1], prefixes) for row, prefixes in enumerate(alone)]
@@ -330,7 +330,7 @@ def test_a_row_of_the_bundled_model_is_bit_for_bit_what_it_is_alone(kind):
 @PROCESSES
 def test_predictions_are_normalised_and_exclude_what_is_never_text(make_denoiser, kind, process):
     denoiser = make_denoiser(process, kind=kind)
-    log_p = denoiser.denoise(canvas_of(denoiser), 0.5, heard_by(denoiser), starting(denoiser, text(5)))
+    log_p = denoiser.denoise(canvas_of(denoiser), 0.5, previous_of(denoiser), starting(denoiser, text(5)))
     assert log_p.shape == (1, BLOCK, VOCABULARY)
     assert log_p.dtype == torch.float32
     close(log_p.exp().sum(-1), torch.ones(1, BLOCK))
@@ -341,12 +341,12 @@ def test_predictions_are_normalised_and_exclude_what_is_never_text(make_denoiser
 
 def test_only_a_process_that_asks_tells_the_model_its_level_and_its_last_prediction(make_denoiser):
     for process in ("masked", "simplex"):
-        denoiser = make_denoiser(process, timed=True, hears_itself=True)
+        denoiser = make_denoiser(process, timed=True, self_conditioned=True)
         canvas, prefixes = canvas_of(denoiser), starting(denoiser, text(5))
         log_p = denoiser.denoise(canvas, 0.5, None, prefixes)
-        heard = torch.log_softmax(torch.arange(float(VOCABULARY)).expand(1, BLOCK, -1), dim=-1)
+        previous = torch.log_softmax(torch.arange(float(VOCABULARY)).expand(1, BLOCK, -1), dim=-1)
         assert torch.equal(log_p, denoiser.denoise(canvas, 0.2, None, prefixes)) == (process == "masked")
-        assert torch.equal(log_p, denoiser.denoise(canvas, 0.5, heard, prefixes)) == (process == "masked")
+        assert torch.equal(log_p, denoiser.denoise(canvas, 0.5, previous, prefixes)) == (process == "masked")
 
 
 def test_a_long_prompt_is_cut_from_the_left_to_the_room_there_is(make_denoiser):
@@ -364,7 +364,7 @@ def test_a_long_prompt_is_cut_from_the_left_to_the_room_there_is(make_denoiser):
 def test_a_full_window_goes_on_from_the_later_part_of_its_text(make_denoiser, kind, process, context):
     denoiser = make_denoiser(process, kind=kind, context=context)
     written = text(denoiser.room - denoiser.room // 10)
-    canvas, heard = canvas_of(denoiser), heard_by(denoiser)
+    canvas, previous = canvas_of(denoiser), previous_of(denoiser)
     prefixes = starting(denoiser, written)
     for block in range(20):
         written += text(BLOCK, seed=block)
@@ -373,8 +373,8 @@ def test_a_full_window_goes_on_from_the_later_part_of_its_text(make_denoiser, ki
         assert denoiser.room / 2 <= len(kept) <= denoiser.room
         assert kept == written[-len(kept) :]
         assert prefixes[0].canvas_positions(BLOCK).max() == len(kept) + BLOCK - 1 < context
-        log_p = denoiser.denoise(canvas, 0.4, heard, prefixes)
-        close(log_p, denoiser.denoise(canvas, 0.4, heard, starting(denoiser, kept)))
+        log_p = denoiser.denoise(canvas, 0.4, previous, prefixes)
+        close(log_p, denoiser.denoise(canvas, 0.4, previous, starting(denoiser, kept)))
 
 
 def test_texts_of_like_length_are_read_together_and_little_is_read_for_nothing(make_denoiser):

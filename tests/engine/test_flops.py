@@ -92,22 +92,22 @@ def test_a_whole_text_takes_what_is_counted_though_the_window_fills_up(tiny, kin
         taken = len(list(sample(group, denoiser.process, [[prompt]], [1], config)))
     assert taken == steps * blocks
     expected = sum(reading + steps * step for reading, step in islice(denoiser.costs(prompt), blocks))
-    assert expected >= counter.get_total_flops()  # a block's first step hears nothing
-    unheard = 2 * 4 * blocks * (V * 16 + 16 * 32 + 32 * 32)
-    assert expected - unheard == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert expected >= counter.get_total_flops()  # a block's first step has no previous prediction
+    unconditioned = 2 * 4 * blocks * (V * 16 + 16 * 32 + 32 * 32)
+    assert expected - unconditioned == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 def test_the_matrices_of_a_model_are_measured(make_denoiser):
     """Two layers of width 32 with one head, a SwiGLU of 96, a table of 50 x 16."""
     layer = 4 * 32 * 32 + 3 * 32 * 96
     parts: dict[str, Any] = {"body": 2 * layer, "attention": 2 * 32, "table": 50 * 16, "lift": 16 * 32}
-    assert make_denoiser("simplex").backbone.sizes == Sizes(**parts, time=64 * 32 + 32 * 32, listen=32 * 32)
+    assert make_denoiser("simplex").backbone.sizes == Sizes(**parts, time=64 * 32 + 32 * 32, self_conditioning=32 * 32)
     assert make_denoiser("masked").backbone.sizes == Sizes(**parts)
     assert make_denoiser("masked", rank=32).backbone.sizes == Sizes(**parts | {"table": 50 * 32, "lift": 0})
 
 
 def test_by_hand():
-    sizes = Sizes(body=1000, attention=10, table=500, lift=50, time=7, listen=30)
+    sizes = Sizes(body=1000, attention=10, table=500, lift=50, time=7, self_conditioning=30)
     assert sizes.reading(3, 5) == 2 * 3 * (50 + 1000 + 2 * 10 * 8)
     assert sizes.denoising(3, Masked(9, mask_id=8)) == 2 * 3 * (500 + 50)
     assert sizes.denoising(3, Simplex(9)) == 2 * 3 * (500 + 7 + (500 + 50 + 30) + 50 + 500)

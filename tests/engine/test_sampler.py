@@ -91,10 +91,10 @@ def test_the_noise_of_a_step_is_that_of_its_seed_block_and_number_alone(known_de
 
 @pytest.mark.parametrize("process", [Simplex(V), Uniform(V)], ids=lambda process: process.name)
 def test_a_block_begins_with_noise_that_no_step_uses(process):
-    listener = Listener()
-    run(listener, process, [4], steps=3, max_tokens=L)
+    recorder = Recorder()
+    run(recorder, process, [4], steps=3, max_tokens=L)
     for index in range(3):
-        assert not torch.equal(listener.canvases[0], process.prior(L, CounterNoise([4]).derive(0, index)))
+        assert not torch.equal(recorder.canvases[0], process.prior(L, CounterNoise([4]).derive(0, index)))
 
 
 def test_every_step_draws_afresh(known_denoiser):
@@ -218,20 +218,20 @@ def test_no_step_of_a_block_reads_from_the_device(make_denoiser, process, monkey
     assert all(step.log_p.is_meta and step.canvas.is_meta and step.active.is_meta for step in steps)
 
 
-class Listener:
-    """Notes what it reads and hears, and says something else at every step."""
+class Recorder:
+    """Notes what it reads and is conditioned on, and predicts something else at every step."""
 
     def __init__(self) -> None:
-        self.heard: list[Tensor | None] = []
+        self.previous: list[Tensor | None] = []
         self.said: list[Tensor] = []
         self.canvases: list[Tensor] = []
 
     def start(self, prompts: Any) -> None:
         return None
 
-    def denoise(self, canvas: Tensor, t: float, heard: Tensor | None, prefix: None) -> Tensor:
+    def denoise(self, canvas: Tensor, t: float, previous: Tensor | None, prefix: None) -> Tensor:
         generator = torch.Generator().manual_seed(len(self.said))
-        self.heard.append(heard)
+        self.previous.append(previous)
         self.canvases.append(canvas)
         self.said.append(torch.log_softmax(torch.randn(*canvas.shape[:2], V, generator=generator), dim=-1))
         return self.said[-1]
@@ -240,31 +240,33 @@ class Listener:
         return None
 
 
-def test_a_step_hears_the_last_prediction_and_a_block_begins_unheard():
-    listener = Listener()
-    run(listener, Simplex(V), [0], max_tokens=2 * L, steps=3)
-    expected = [None, *listener.said[:2], None, *listener.said[3:5]]
-    assert [heard is said for heard, said in zip(listener.heard, expected, strict=True)] == [True] * 6
+def test_a_step_is_conditioned_on_the_last_prediction_and_a_block_begins_without_one():
+    recorder = Recorder()
+    run(recorder, Simplex(V), [0], max_tokens=2 * L, steps=3)
+    expected = [None, *recorder.said[:2], None, *recorder.said[3:5]]
+    assert [previous is said for previous, said in zip(recorder.previous, expected, strict=True)] == [True] * 6
 
 
 def test_all_members_hear_what_they_said_together_also_those_that_were_idle():
-    light, heavy = Listener(), Listener()
+    light, heavy = Recorder(), Recorder()
     group = Ensemble((Member("light", light, Constant(0.5)), Member("heavy", heavy, Sandwich(0.5, light=0.5))))
     steps = run(group, Simplex(V), [0], max_tokens=L, steps=4)
     together = [None, *(step.log_p for step in steps[:3])]
-    assert [heard is said for heard, said in zip(light.heard, together, strict=True)] == [True] * 4
-    assert [heard is said for heard, said in zip(heavy.heard, together[1:3], strict=True)] == [True] * 2
+    assert [previous is said for previous, said in zip(light.previous, together, strict=True)] == [True] * 4
+    assert [previous is said for previous, said in zip(heavy.previous, together[1:3], strict=True)] == [True] * 2
 
 
 def test_predictions_are_brought_to_the_temperature_of_their_time_before_all_else():
-    """It falls from the first step's to the last but one's; what was tempered is heard, and stops a row."""
-    listener, process = Listener(), Uniform(V, timed=False, temperatures=(0.8, 0.4))
-    steps = run(listener, process, [0, 1], max_tokens=L, steps=4)
-    for step, said, temperature in zip(steps, listener.said, (0.8, 0.7, 0.6, 0.5), strict=True):
+    """It falls over the steps; the next step is conditioned on what was tempered, and a row stops by it."""
+    recorder, process = Recorder(), Uniform(V, timed=False, temperatures=(0.8, 0.4))
+    steps = run(recorder, process, [0, 1], max_tokens=L, steps=4)
+    for step, said, temperature in zip(steps, recorder.said, (0.8, 0.7, 0.6, 0.5), strict=True):
         torch.testing.assert_close(step.log_p, torch.log_softmax(said / temperature, dim=-1))
         assert torch.equal(step.by_member[0], said)
-    assert [heard is step.log_p for heard, step in zip(listener.heard[1:], steps[:-1], strict=True)] == [True] * 3
-    assert torch.equal(process.tokens(steps[-1].canvas), listener.said[-1].argmax(-1))
+    assert [previous is step.log_p for previous, step in zip(recorder.previous[1:], steps[:-1], strict=True)] == [
+        True
+    ] * 3
+    assert torch.equal(process.tokens(steps[-1].canvas), recorder.said[-1].argmax(-1))
 
 
 def test_a_temperature_that_is_asked_for_comes_on_top_of_the_processes_own(known_denoiser):
@@ -279,17 +281,17 @@ def test_a_temperature_that_is_asked_for_comes_on_top_of_the_processes_own(known
 
 
 @PROCESSES
-def test_guides_are_added_renormalised_and_heard(process):
-    listener, guides = Listener(), (Towards(2, 1.5), Towards(3, 0.5))
-    steps = run(listener, process, [0, 1], max_tokens=2 * L, steps=3, guides=guides)
+def test_guides_are_added_renormalised_and_conditioned_on(process):
+    recorder, guides = Recorder(), (Towards(2, 1.5), Towards(3, 0.5))
+    steps = run(recorder, process, [0, 1], max_tokens=2 * L, steps=3, guides=guides)
     push = torch.tensor([0, 0, 1.5, 0.5, 0, 0])
     befores = canvases_before(steps, process)
-    for step, said, (shown, _), before in zip(steps, listener.said, guides[0].shown, befores, strict=True):
+    for step, said, (shown, _), before in zip(steps, recorder.said, guides[0].shown, befores, strict=True):
         assert torch.equal(shown, process.carry_over(before, said))
         torch.testing.assert_close(step.log_p, torch.log_softmax(process.carry_over(before, said) + push, dim=-1))
         assert torch.equal(step.by_member[0], said)
-    heard = [None, *(step.log_p for step in steps[:2]), None, *(step.log_p for step in steps[3:5])]
-    assert [there is here for there, here in zip(listener.heard, heard, strict=True)] == [True] * 6
+    previous = [None, *(step.log_p for step in steps[:2]), None, *(step.log_p for step in steps[3:5])]
+    assert [there is here for there, here in zip(recorder.previous, previous, strict=True)] == [True] * 6
 
 
 @PROCESSES

@@ -26,7 +26,7 @@ class Ender:
     def start(self, prompts: Any) -> tuple[Tensor, int]:
         return torch.tensor([prompt.before[0] for prompt in prompts]), 0
 
-    def denoise(self, canvas: Tensor, t: float, heard: Tensor | None, prefix: tuple[Tensor, int]) -> Tensor:
+    def denoise(self, canvas: Tensor, t: float, previous: Tensor | None, prefix: tuple[Tensor, int]) -> Tensor:
         ends_in, block = prefix
         token = torch.where(ends_in == block, self.END, 1)
         p = torch.nn.functional.one_hot(token, V).float()
@@ -80,7 +80,7 @@ class Settler:
     def start(self, prompts: Any) -> Tensor:
         return torch.tensor([(prompt.before[0] + 0.5) / 10 for prompt in prompts])
 
-    def denoise(self, canvas: Tensor, t: float, heard: Tensor | None, prefix: Tensor) -> Tensor:
+    def denoise(self, canvas: Tensor, t: float, previous: Tensor | None, prefix: Tensor) -> Tensor:
         sure = torch.tensor([(1 - self.SURE) / (V - 2)] * 4 + [self.SURE, 0.0])
         p = torch.where((t <= prefix)[:, None], sure, torch.tensor(P))
         return p.log()[:, None].expand(*canvas.shape[:2], -1)

@@ -28,8 +28,8 @@ class Unconditional:
     def embed_mixture(self, p: Tensor) -> Tensor:
         return torch.zeros(*p.shape[:2], 1)
 
-    def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
-        assert heard is None  # losses are measured without self-conditioning
+    def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
+        assert previous is None  # losses are measured without self-conditioning
         return embedded
 
     def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:

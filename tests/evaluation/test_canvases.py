@@ -24,7 +24,7 @@ PROCESSES = {"masked": Masked(V, MASK), "simplex": Simplex(V)}
 
 def reader(process, seed=0, kind=Denoiser) -> Member[LoadedModel]:
     timed = process.name == "simplex"
-    config = BackboneConfig(V, 32, 1, 16, block_size=L, timed=timed, hears_itself=timed, suppressed=(MASK,))
+    config = BackboneConfig(V, 32, 1, 16, block_size=L, timed=timed, self_conditioned=timed, suppressed=(MASK,))
     torch.manual_seed(seed)
     model = BlockDiffusionLM(config).requires_grad_(False)
     model.table.mul_(6)

@@ -35,7 +35,7 @@ def settings(text: int = BLOCK, **changes: Any) -> GapSettings:
 def real(process: Any) -> Denoiser:
     """A model with lively random weights."""
     timed = process.timed
-    config = BackboneConfig(V, 32, 1, 16, BLOCK, 64, timed=timed, hears_itself=timed, suppressed=(MASK,))
+    config = BackboneConfig(V, 32, 1, 16, BLOCK, 64, timed=timed, self_conditioned=timed, suppressed=(MASK,))
     torch.manual_seed(0)
     model = BlockDiffusionLM(config).requires_grad_(False).eval()
     model.table.mul_(10)
@@ -55,8 +55,8 @@ class Constant:
     def start(self, prompts: list[Prompt]) -> None:
         self.prompts += prompts
 
-    def denoise(self, canvas: torch.Tensor, t: float, heard: Any, prefix: None) -> torch.Tensor:
-        assert heard is None
+    def denoise(self, canvas: torch.Tensor, t: float, previous: Any, prefix: None) -> torch.Tensor:
+        assert previous is None
         self.levels.append(t)
         self.canvases.append(canvas)
         return torch.tensor(P).log().expand(*canvas.shape[:2], -1)

@@ -34,7 +34,7 @@ Q = [0.4, 0.1, 0.4, 0.1, 0.0]
 
 def real_model(process: Any, seed: int) -> BlockDiffusionLM:
     timed = process.name == "simplex"
-    config = BackboneConfig(V, 32, 1, 16, block_size=4, timed=timed, hears_itself=timed, suppressed=(MASK,))
+    config = BackboneConfig(V, 32, 1, 16, block_size=4, timed=timed, self_conditioned=timed, suppressed=(MASK,))
     torch.manual_seed(seed)
     model = BlockDiffusionLM(config).requires_grad_(False)
     model.table.mul_(10)

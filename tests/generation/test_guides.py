@@ -104,7 +104,7 @@ class Even:
     def start(self, prompts: Any) -> None:
         return None
 
-    def denoise(self, canvas: Tensor, t: float, heard: Tensor | None, prefix: None) -> Tensor:
+    def denoise(self, canvas: Tensor, t: float, previous: Tensor | None, prefix: None) -> Tensor:
         p = torch.zeros(VOCABULARY).index_fill(0, WORDS, 1 / len(WORDS))
         return p.log().expand(*canvas.shape[:2], -1)
 

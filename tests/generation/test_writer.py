@@ -55,7 +55,7 @@ class Script:
     def start(self, prompts):
         return [self.scripts[prompt.before[-1]] for prompt in prompts]
 
-    def denoise(self, canvas, t, heard, prefix):
+    def denoise(self, canvas, t, previous, prefix):
         self.blocks += bool((canvas == self.process.mask_id).all())
         wanted = torch.tensor([(row + [0] * BLOCK)[:BLOCK] for row in prefix])
         return torch.nn.functional.one_hot(wanted, VOCABULARY).float().log()
@@ -280,8 +280,8 @@ def test_the_shape_of_a_result_as_json(family):
         "tokens_per_second",
     ]
     assert [{**member, "flops": 0} for member in told["members"]] == [
-        {"name": "big", "weight": 0.7, "forward_passes": 4, "flops": 0},
-        {"name": "notes", "weight": 0.3, "forward_passes": 4, "flops": 0},
+        {"name": "big", "role": "core", "weight": 0.7, "forward_passes": 4, "flops": 0},
+        {"name": "notes", "role": "small", "weight": 0.3, "forward_passes": 4, "flops": 0},
     ]
     assert all(member["flops"] > 0 for member in told["members"])
     assert told["flops_saved"] == 0

@@ -93,7 +93,7 @@ def test_mixtures_dense_and_sparse_are_sums_of_embeddings(model):
     )
 
 
-def test_a_prediction_is_heard_as_its_rows_are(model):
+def test_a_prediction_is_embedded_as_its_rows_are(model):
     model.vocabulary.load_state_dict(state() | {"floor": torch.full((ROWS,), -math.inf)})
     scores = model.row_scores(torch.randn(2, 3, 32))
     p = model.vocabulary.spread(scores).exp()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ssdcli.errors import SsdError
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
@@ -41,6 +42,26 @@ def test_a_model_is_kept_in_bfloat16_unless_told_and_read_in_the_precision_asked
     assert {p.dtype for p in load_backbone(tmp_path).parameters()} == {torch.float32}
     assert {p.dtype for p in load_backbone(tmp_path, torch.bfloat16).parameters()} == {torch.bfloat16}
     assert same(load_backbone(tmp_path), model.bfloat16().float())
+
+
+def test_names_of_earlier_versions_are_read_and_todays_are_written(model, tmp_path):
+    """An unfinished training holds the same names below `backbone.`."""
+    torch.nn.init.normal_(model.self_conditioning.weight)
+    save_backbone(model, tmp_path, torch.float32)
+    written = json.loads((tmp_path / "config.json").read_text())
+    state = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(
+        json.dumps({"hears_itself" if key == "self_conditioned" else key: value for key, value in written.items()})
+    )
+    old = {name.replace("self_conditioning.", "listen."): value for name, value in state.items()}
+    assert (len(old.keys() - state.keys()), "listen.weight" in old) == (1, True)
+    save_file(old, tmp_path / "model.safetensors")
+    assert load_backbone(tmp_path).config == CONFIG
+    assert same(load_backbone(tmp_path), model)
+    whole = torch.nn.ModuleDict({"backbone": BlockDiffusionLM(CONFIG)})
+    found = whole.load_state_dict({f"backbone.{name}": value for name, value in old.items()}, strict=False)
+    assert (found.missing_keys, found.unexpected_keys) == ([], [])
+    assert same(whole["backbone"], model)
 
 
 def test_rotary_angles_are_exact_in_any_precision(model, tmp_path):

@@ -24,8 +24,8 @@ from tests.packed import batch, plain
 from tests.tiny import VOCABULARY
 
 MASK, BLOCK, T = 1, 8, 32
-WANTED = Wanted(VOCABULARY, (MASK, 2), BLOCK, timed=False, hears_itself=False, context=64)
-SIMPLEX = replace(WANTED, timed=True, hears_itself=True)
+WANTED = Wanted(VOCABULARY, (MASK, 2), BLOCK, timed=False, self_conditioned=False, context=64)
+SIMPLEX = replace(WANTED, timed=True, self_conditioned=True)
 TEXT = [id for id in range(VOCABULARY) if id not in WANTED.suppressed]
 KINDS = pytest.mark.parametrize("kind", list(NATIVE))
 
@@ -44,8 +44,8 @@ def test_an_untrained_model_with_causal_blocks_predicts_the_next_token_as_the_na
     native, model = write_checkpoint(tmp_path, kind), adapt(tmp_path, SIMPLEX).eval()
     ids = tokens()
     causal = torch.ones(T, T).tril().bool().expand(2, T, T)
-    level, heard = torch.rand(2, T), torch.randn(2, T, 32)
-    hidden = denoise_sequence(model, model.embed(ids), packed(ids), (level, heard), causal)
+    level, previous = torch.rand(2, T), torch.randn(2, T, 32)
+    hidden = denoise_sequence(model, model.embed(ids), packed(ids), (level, previous), causal)
     expected = native(input_ids=ids).logits[:, :-1]
     torch.testing.assert_close(model.logits(hidden)[:, 1:][..., TEXT], expected[..., TEXT])
 

@@ -157,8 +157,8 @@ def samples(*indices: int) -> dict[str, Any]:
 @PROCESSES
 def test_gradients_reach_every_row_and_every_other_weight(process):
     objective = Objective(model_of(process), OF[process], 0)
-    if objective.backbone.listen is not None:
-        torch.nn.init.normal_(objective.backbone.listen.weight, std=0.2)
+    if objective.backbone.self_conditioning is not None:
+        torch.nn.init.normal_(objective.backbone.self_conditioning.weight, std=0.2)
     objective(**samples(*range(8))).backward()
     for name, parameter in objective.named_parameters():
         assert parameter.grad is not None, name

@@ -103,7 +103,7 @@ def test_a_core_from_scratch_is_as_its_process_needs_it(process, constants, cond
     folder = train_small(tiny_settings(text, process=process, steps=1)).folder
     manifest, config = read_manifest(folder), load_backbone(folder).config
     assert (manifest.process, manifest.constants) == (process, constants)
-    assert (config.timed, config.hears_itself) == (conditioned, conditioned)
+    assert (config.timed, config.self_conditioned) == (conditioned, conditioned)
     assert registry.verify("tiny") == []
 
 

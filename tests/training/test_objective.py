@@ -28,13 +28,13 @@ def make(process: str, seed: int = 0, **changes: Any) -> Objective:
         "block_size": BLOCK,
         "context": 64,
         "timed": OF[process].timed,
-        "hears_itself": OF[process].hears_itself,
+        "self_conditioned": OF[process].self_conditioned,
         "suppressed": (MASK,) if process == "masked" else (),
     }
     torch.manual_seed(0)
     backbone = BlockDiffusionLM(BackboneConfig(**{**fields, **changes}))
-    if backbone.listen is not None:
-        torch.nn.init.normal_(backbone.listen.weight, std=0.2)
+    if backbone.self_conditioning is not None:
+        torch.nn.init.normal_(backbone.self_conditioning.weight, std=0.2)
     return Objective(backbone, OF[process], seed)
 
 
@@ -118,26 +118,26 @@ def test_gradients_reach_every_parameter(process):
         assert parameter.grad.isfinite().all(), name
 
 
-def listen_gradient(*indices: int) -> torch.Tensor:
+def conditioning_gradient(*indices: int) -> torch.Tensor:
     objective = make("simplex")
     objective(**samples(*indices)).backward()
-    assert objective.backbone.listen is not None
-    gradient = objective.backbone.listen.weight.grad
+    assert objective.backbone.self_conditioning is not None
+    gradient = objective.backbone.self_conditioning.weight.grad
     return torch.zeros(1) if gradient is None else gradient
 
 
-def test_every_second_sample_hears_its_first_prediction_and_the_others_nothing():
-    assert (listen_gradient(0, 2, 4) == 0).all()
-    assert (listen_gradient(1) != 0).any()
+def test_every_second_sample_is_self_conditioned_and_no_other():
+    assert (conditioning_gradient(0, 2, 4) == 0).all()
+    assert (conditioning_gradient(1) != 0).any()
     # Silent samples add nothing: only the mean over more tokens makes the gradient smaller.
-    torch.testing.assert_close(listen_gradient(3, 0, 2), listen_gradient(3) / 3)
+    torch.testing.assert_close(conditioning_gradient(3, 0, 2), conditioning_gradient(3) / 3)
 
 
-def test_silence_is_no_input_at_all_and_hearing_changes_the_loss():
+def test_without_self_conditioning_there_is_no_input_at_all_and_with_it_the_loss_changes():
     objective = make("simplex")
     losses = [loss_of(objective, 2), loss_of(objective, 3)]
-    assert objective.backbone.listen is not None
-    objective.backbone.listen.weight.data.mul_(3)
+    assert objective.backbone.self_conditioning is not None
+    objective.backbone.self_conditioning.weight.data.mul_(3)
     assert loss_of(objective, 2) == losses[0]
     assert loss_of(objective, 3) != losses[1]
 
@@ -157,16 +157,16 @@ def test_a_process_that_does_not_hear_itself_runs_the_model_once(monkeypatch):
     assert calls == {"masked": 1, "simplex": 2, "uniform": 2}
 
 
-def test_what_is_heard_is_the_models_first_prediction_without_gradient(monkeypatch):
+def test_the_model_is_conditioned_on_its_first_prediction_without_gradient(monkeypatch):
     objective = make("simplex")
     backbone = objective.backbone
     seen: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]] = []
     condition, encode = backbone.condition, backbone.encode
 
-    def noting(embedded: torch.Tensor, t: torch.Tensor | None, heard: torch.Tensor | None) -> torch.Tensor:
+    def noting(embedded: torch.Tensor, t: torch.Tensor | None, previous: torch.Tensor | None) -> torch.Tensor:
         assert t is not None
-        seen.append((embedded, heard, t))
-        return condition(embedded, t, heard)
+        seen.append((embedded, previous, t))
+        return condition(embedded, t, previous)
 
     states: list[torch.Tensor] = []
 
@@ -177,16 +177,16 @@ def test_what_is_heard_is_the_models_first_prediction_without_gradient(monkeypat
     monkeypatch.setattr(backbone, "condition", noting)
     monkeypatch.setattr(backbone, "encode", keeping)
     objective(**samples(0, 3, 2, 7))
-    (first, unheard, first_level), (embedded, heard, level) = seen
-    assert unheard is None
-    assert heard is not None
-    assert not heard.requires_grad
+    (first, first_previous, first_level), (embedded, previous, level) = seen
+    assert first_previous is None
+    assert previous is not None
+    assert not previous.requires_grad
     assert not states[0].requires_grad
     assert torch.equal(first, embedded[[1, 3]])
     assert torch.equal(first_level, level[[1, 3]])
     expected = backbone.embed_mixture(backbone.logits(states[0][:, :T]).softmax(-1))
-    torch.testing.assert_close(heard[[1, 3]], expected)
-    assert (heard[[0, 2]] == 0).all()
+    torch.testing.assert_close(previous[[1, 3]], expected)
+    assert (previous[[0, 2]] == 0).all()
 
 
 @PROCESSES

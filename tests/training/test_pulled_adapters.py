@@ -75,7 +75,7 @@ def with_adapter(placement: Placement | None = None) -> Any:
 
 def without(kind: Kind) -> Any:
     """The core as a small model, and no adapter in it."""
-    wanted = Wanted(VOCABULARY, SUPPRESSED, BLOCK, timed=False, hears_itself=False, context=CONTEXT)
+    wanted = Wanted(VOCABULARY, SUPPRESSED, BLOCK, timed=False, self_conditioned=False, context=CONTEXT)
     return adapt(Registry().find("big").folder, wanted, kind.get("dtype", torch.bfloat16)).eval()
 
 

@@ -21,7 +21,7 @@ class CanvasDenoiser(Protocol):
         """Read the prompts of a batch, none of them empty."""
         ...
 
-    def denoise(self, canvas: Canvas, t: float, heard: Tensor | None, prefix: Any) -> Tensor:
+    def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefix: Any) -> Tensor:
         """Log p of the clean tokens: (B, L, V) float32, normalised."""
         ...
 
@@ -59,14 +59,15 @@ class Ensemble:
             for m, rows in zip(self.members, prompts, strict=True)
         )
 
-    def denoise(self, canvas: Canvas, t: float, heard: Tensor | None, prefixes: tuple[Any, ...]) -> Prediction:
+    def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefixes: tuple[Any, ...]) -> Prediction:
         """Log p of the clean tokens by the members that run at t; ValueError if there is none.
 
-        heard: log p (B, L, V) of the ensemble at the step before, or None. All hear it, also those that were idle then.
+        previous: log p (B, L, V) of the ensemble at the step before, or None. Every member is self-conditioned on it,
+        even if it was skipped at that step.
         """
         weights = self.weights(t)
         said = tuple(
-            member.model.denoise(canvas, t, heard, prefix) if weight != 0 else None
+            member.model.denoise(canvas, t, previous, prefix) if weight != 0 else None
             for weight, member, prefix in zip(weights, self.members, prefixes, strict=True)
         )
         return Prediction(self.combine(said, weights), said)

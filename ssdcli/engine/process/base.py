@@ -66,7 +66,7 @@ class Process(Protocol):
 
     name: str
     mixes: bool  # whether the model reads a mixture of all embeddings at each position of a canvas
-    hears_itself: bool  # whether the previous prediction is an input (self-conditioning)
+    self_conditioned: bool  # whether the previous prediction is an input (self-conditioning)
 
     @property
     def vocabulary(self) -> int:

@@ -44,7 +44,7 @@ class Masked:
     name = "masked"
     timed = False
     mixes = False
-    hears_itself = False
+    self_conditioned = False
     default_steps = 16
     early_stop = None
     temperatures = (1.0, 1.0)

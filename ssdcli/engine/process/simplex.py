@@ -28,7 +28,7 @@ class Simplex:
     name = "simplex"
     timed = True
     mixes = True
-    hears_itself = True
+    self_conditioned = True
     early_stop = None
     temperatures = (1.0, 1.0)
     samplings = ("nucleus", "multi-hot")

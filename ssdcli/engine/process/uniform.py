@@ -35,7 +35,7 @@ class Uniform:
 
     name = "uniform"
     mixes = False
-    hears_itself = True
+    self_conditioned = True
     samplings = ("entropy-bound",)
 
     @classmethod

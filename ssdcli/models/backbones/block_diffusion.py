@@ -17,6 +17,7 @@ from ssdcli.models.backbones.attention import VISIBLE, chunks_of, is_worth_cutti
 from ssdcli.models.backbones.cache import PrefixCache
 from ssdcli.models.backbones.mixture import weighted_sums
 from ssdcli.models.backbones.norm import use_low_norms
+from ssdcli.registry import schema
 
 _TIME_FEATURES = 64
 _NO_DROPOUT = ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob")
@@ -66,7 +67,7 @@ class BackboneConfig:
     block_size: int = 16
     context: int = 512
     timed: bool = True
-    hears_itself: bool = True
+    self_conditioned: bool = True
     suppressed: tuple[int, ...] = field(default=())
     architecture: str = "qwen3"
     active: int | None = None
@@ -79,7 +80,8 @@ class BackboneConfig:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BackboneConfig:
-        """Read what `to_json` wrote; unknown keys raise TypeError."""
+        """Read what `to_json` wrote, also in earlier versions; unknown keys raise TypeError."""
+        data = schema.renamed(data, schema.CONFIG)
         adapted = {"adapted": AdaptedBody(**data["adapted"])} if "adapted" in data else {}
         return cls(**(data | adapted | {"suppressed": tuple(data["suppressed"])}))
 
@@ -144,9 +146,11 @@ class BlockDiffusionLM(nn.Module):
         self.table = nn.Parameter(torch.randn(config.rows, config.rank) * config.hidden**-0.5)
         self.lift = None if config.rank == config.hidden else nn.Linear(config.rank, config.hidden, bias=False)
         self.time = _time_embedding(config.hidden) if config.timed else None
-        self.listen = nn.Linear(config.hidden, config.hidden, bias=False) if config.hears_itself else None
-        if self.listen is not None:
-            nn.init.zeros_(self.listen.weight)
+        self.self_conditioning = (
+            nn.Linear(config.hidden, config.hidden, bias=False) if config.self_conditioned else None
+        )
+        if self.self_conditioning is not None:
+            nn.init.zeros_(self.self_conditioning.weight)
         if self.lift is not None:
             nn.init.orthogonal_(self.lift.weight)
         masked_lm = adapted is not None and adapted.is_masked_lm
@@ -156,6 +160,12 @@ class BlockDiffusionLM(nn.Module):
             self.head_table = nn.Parameter(torch.zeros(config.rows, config.rank + masked_lm))
         if masked_lm:
             body.pooler = None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Take a state whose tensors may have the names of earlier versions."""
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            state_dict[prefix + schema.tensor_name(name.removeprefix(prefix))] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def device(self) -> torch.device:
@@ -177,13 +187,13 @@ class BlockDiffusionLM(nn.Module):
             table=self.table.numel(),
             lift=_multiply_adds(self.lift),
             time=_multiply_adds(self.time),
-            listen=_multiply_adds(self.listen) if self.hears_itself else None,
+            self_conditioning=_multiply_adds(self.self_conditioning) if self.self_conditioned else None,
         )
 
     @property
-    def hears_itself(self) -> bool:
+    def self_conditioned(self) -> bool:
         """Whether the previous prediction is an input."""
-        return self.config.hears_itself
+        return self.config.self_conditioned
 
     def _lifted(self, x: Tensor) -> Tensor:
         return x if self.lift is None else self.lift(x)
@@ -205,12 +215,12 @@ class BlockDiffusionLM(nn.Module):
         rows, sizes = self.vocabulary.rows(ids), self.vocabulary.sizes(self.table)
         return self._lifted(weighted_sums(self.table, rows, weights, sizes))
 
-    def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
+    def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
         """Add the noise level t (B, L) and the previous prediction's embedding (B, L, H), where given."""
         if t is not None and self.time is not None:
             embedded = embedded + self.time(_time_features(t).to(embedded.dtype))
-        if heard is not None and self.listen is not None:
-            embedded = embedded + self.listen(heard)
+        if previous is not None and self.self_conditioning is not None:
+            embedded = embedded + self.self_conditioning(previous)
         return embedded
 
     def new_cache(self) -> PrefixCache:

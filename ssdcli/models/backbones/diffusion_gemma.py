@@ -24,7 +24,7 @@ class DiffusionGemmaBackbone(NativeBackbone):
     much of it as they keep: one column less than the window.
     """
 
-    hears_itself = True
+    self_conditioned = True
     model: DiffusionGemmaForBlockDiffusion
 
     def __init__(self, model: Any, spec: CoreSpec, block_size: int | None = None) -> None:
@@ -49,9 +49,9 @@ class DiffusionGemmaBackbone(NativeBackbone):
         scaled: Tensor = embedded * scale.to(embedded.dtype)
         return scaled
 
-    def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
+    def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
         """Add what is made of the previous prediction's embedding (B, L, H), and norm; it is told no level."""
-        signal = torch.zeros_like(embedded) if heard is None else heard
+        signal = torch.zeros_like(embedded) if previous is None else previous
         conditioned: Tensor = self.model.model.decoder.self_conditioning(embedded, signal)
         return conditioned
 
@@ -114,5 +114,5 @@ def _sizes(config: DiffusionGemmaConfig) -> Sizes:
         body=sum(weight.numel() for weight in layers if weight.ndim == 2) + running,
         attention=sum(text.num_attention_heads * layer.self_attn.head_dim for layer in decoder.layers),
         table=decoder.embed_tokens.weight.numel(),
-        listen=sum(weight.numel() for weight in decoder.self_conditioning.parameters() if weight.ndim == 2),
+        self_conditioning=sum(weight.numel() for weight in decoder.self_conditioning.parameters() if weight.ndim == 2),
     )

@@ -22,7 +22,7 @@ from ssdcli.models.spec import CoreSpec
 class NativeBackbone:
     """log p of clean tokens from noised ones, by a class with a body, input embeddings and a head."""
 
-    hears_itself = False
+    self_conditioned = False
 
     def __init__(self, model: PreTrainedModel, spec: CoreSpec, block_size: int | None = None) -> None:
         """Wrap a loaded model; `block_size` replaces the proposed one of a core with full attention."""
@@ -78,8 +78,8 @@ class NativeBackbone:
         table = self._mixed
         return weighted_sums(table, ids, weights, table.new_ones(len(table)))
 
-    def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
-        """As given: a masked model is told no level and hears nothing."""
+    def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
+        """As given: a masked model reads neither the noise level nor a previous prediction."""
         return embedded
 
     def new_cache(self) -> PrefixCache:

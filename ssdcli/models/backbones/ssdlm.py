@@ -41,8 +41,8 @@ class SsdLmBackbone(RobertaBackbone):
     def _mixed(self) -> Tensor:
         return self.model.embed_sum_layer.weight.T
 
-    def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
-        """Add the noise level's embedding W t + b, t (B, L); it hears nothing."""
+    def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
+        """Add the noise level's embedding W t + b, t (B, L); there is no self-conditioning."""
         assert t is not None
         level = self.model.timestep_layer(t[..., None].to(self._mixed.dtype))
         conditioned: Tensor = (embedded + level).to(self._table.dtype)

@@ -1,4 +1,4 @@
-"""TESS-2 (Tae et al., ACL 2025) behind the engine's Backbone: a Mistral that hears its previous prediction."""
+"""TESS-2 (Tae et al., ACL 2025) behind the engine's Backbone: a self-conditioned Mistral."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class Tess2Backbone(NativeBackbone):
     """log p of clean tokens from noised ones, by a Tess2ForDiffusion."""
 
     model: Tess2ForDiffusion
-    hears_itself = True
+    self_conditioned = True
 
     def __init__(self, model: Any, spec: CoreSpec, block_size: int | None = None) -> None:
         """Wrap a loaded model."""
         super().__init__(model, spec, block_size)
-        self.sizes = replace(self.sizes, time=model.config.hidden_size, listen=0)
+        self.sizes = replace(self.sizes, time=model.config.hidden_size, self_conditioning=0)
 
-    def condition(self, embedded: Tensor, t: Tensor | None, heard: Tensor | None) -> Tensor:
+    def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
         """Half the canvas (B, L, H) and half what was predicted before, with the noise level's embedding W t added.
 
         Where nothing was predicted yet, its half is the mean embedding: TESS-2 learned with a softmax of zeros there.
         """
         assert t is not None
-        previous = self._mean() if heard is None else heard
+        previous = self._mean() if previous is None else previous
         level = self.model.timestep_embed(t[..., None].to(self.model.timestep_embed.weight.dtype))
         conditioned: Tensor = ((embedded + previous) / 2 + level).to(self._table.dtype)
         return conditioned

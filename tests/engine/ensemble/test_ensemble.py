@@ -37,8 +37,8 @@ def real_case(make_denoiser, process: str, count: int = 3):
     canvas = first.corrupt(tokens, torch.full(tokens.shape, 0.6), CounterNoise([1, 2]))
     prompts = [[Prompt([3, 1, 4, 1, 5][: 5 - i]), Prompt([9, 2, 6])] for i in range(count)]
     torch.manual_seed(0)
-    heard = torch.log_softmax(torch.randn(2, 4, 50), dim=-1)
-    return members, prompts, canvas, heard
+    previous = torch.log_softmax(torch.randn(2, 4, 50), dim=-1)
+    return members, prompts, canvas, previous
 
 
 def known_prompts(members: int) -> list[list[Prompt]]:
@@ -48,11 +48,11 @@ def known_prompts(members: int) -> list[list[Prompt]]:
 @RULES
 @PROCESSES
 def test_weight_one_on_one_member_is_that_member_alone_bit_for_bit(make_denoiser, process, rule):
-    members, prompts, canvas, heard = real_case(make_denoiser, process)
+    members, prompts, canvas, previous = real_case(make_denoiser, process)
     for chosen in range(3):
         group = ensemble(*((m, float(i == chosen)) for i, m in enumerate(members)), rule=rule)
-        together = group.denoise(canvas, 0.6, heard, group.start(prompts, LEVELS))
-        alone = members[chosen].denoise(canvas, 0.6, heard, members[chosen].start(prompts[chosen]))
+        together = group.denoise(canvas, 0.6, previous, group.start(prompts, LEVELS))
+        alone = members[chosen].denoise(canvas, 0.6, previous, members[chosen].start(prompts[chosen]))
         assert torch.equal(together.log_p, alone)
         assert torch.equal(together.by_member[chosen], alone)
         assert [said is None for said in together.by_member] == [i != chosen for i in range(3)]
@@ -60,23 +60,23 @@ def test_weight_one_on_one_member_is_that_member_alone_bit_for_bit(make_denoiser
 
 @PROCESSES
 def test_members_of_equal_weights_commute(make_denoiser, process):
-    members, prompts, canvas, heard = real_case(make_denoiser, process)
+    members, prompts, canvas, previous = real_case(make_denoiser, process)
     predictions = []
     for order in itertools.permutations(range(3)):
         group = ensemble(*((members[i], 0.5) for i in order))
         prefixes = group.start([prompts[i] for i in order], LEVELS)
-        predictions.append(group.denoise(canvas, 0.6, heard, prefixes).log_p)
+        predictions.append(group.denoise(canvas, 0.6, previous, prefixes).log_p)
     for other in predictions[1:]:
         torch.testing.assert_close(other, predictions[0], rtol=1e-5, atol=1e-5)
 
 
 def test_two_members_of_equal_weights_commute_bit_for_bit(make_denoiser):
-    members, prompts, canvas, heard = real_case(make_denoiser, "simplex", count=2)
+    members, prompts, canvas, previous = real_case(make_denoiser, "simplex", count=2)
     here = ensemble((members[0], 0.5), (members[1], 0.5))
     there = ensemble((members[1], 0.5), (members[0], 0.5))
     assert torch.equal(
-        here.denoise(canvas, 0.6, heard, here.start(prompts, LEVELS)).log_p,
-        there.denoise(canvas, 0.6, heard, there.start(prompts[::-1], LEVELS)).log_p,
+        here.denoise(canvas, 0.6, previous, here.start(prompts, LEVELS)).log_p,
+        there.denoise(canvas, 0.6, previous, there.start(prompts[::-1], LEVELS)).log_p,
     )
 
 
@@ -147,28 +147,28 @@ def test_where_no_member_runs_there_is_nothing_to_say(known_denoiser):
 
 @PROCESSES
 def test_a_sandwich_is_the_light_member_at_the_ends_and_the_mixture_in_the_middle_bit_for_bit(make_denoiser, process):
-    members, prompts, canvas, heard = real_case(make_denoiser, process, count=2)
+    members, prompts, canvas, previous = real_case(make_denoiser, process, count=2)
     light, heavy = members
     sandwich = ensemble((light, 0.3), (heavy, Sandwich(0.7, light=0.5)))
     mixture = ensemble((light, 0.3), (heavy, 0.7))
     prefixes = sandwich.start(prompts, LEVELS)
     alone = light.start(prompts[0])
     for index, t in enumerate(LEVELS):
-        said = sandwich.denoise(canvas, t, heard, prefixes)
+        said = sandwich.denoise(canvas, t, previous, prefixes)
         if 2 <= index < 6:
             assert sandwich.weights(t) == (0.3, 0.7)
-            assert torch.equal(said.log_p, mixture.denoise(canvas, t, heard, prefixes).log_p)
+            assert torch.equal(said.log_p, mixture.denoise(canvas, t, previous, prefixes).log_p)
         else:
             assert sandwich.weights(t) == (0.3, 0.0)
-            assert torch.equal(said.log_p, light.denoise(canvas, t, heard, alone))
+            assert torch.equal(said.log_p, light.denoise(canvas, t, previous, alone))
 
 
 def test_each_member_reads_its_own_prompts_and_every_committed_block(make_denoiser):
-    members, prompts, canvas, heard = real_case(make_denoiser, "masked", count=2)
+    members, prompts, canvas, previous = real_case(make_denoiser, "masked", count=2)
     group = ensemble((members[0], 0.5), (members[1], 0.5))
     block = torch.tensor([[4, 8, 15, 16], [23, 42, 7, 9]])
     prefixes = group.commit(block, group.start(prompts, LEVELS))
-    said = group.denoise(canvas, 0.6, heard, prefixes)
+    said = group.denoise(canvas, 0.6, previous, prefixes)
     for member, rows, together in zip(members, prompts, said.by_member, strict=True):
         own = member.commit(block, member.start(rows))
-        assert torch.equal(member.denoise(canvas, 0.6, heard, own), together)
+        assert torch.equal(member.denoise(canvas, 0.6, previous, own), together)

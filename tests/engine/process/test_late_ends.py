@@ -44,7 +44,7 @@ class Flood:
     def start(self, prompts: Any) -> Tensor:
         return torch.tensor([prompt.before[0] for prompt in prompts])
 
-    def denoise(self, canvas: Tensor, t: float, heard: Tensor | None, words: Tensor) -> Tensor:
+    def denoise(self, canvas: Tensor, t: float, previous: Tensor | None, words: Tensor) -> Tensor:
         place = torch.arange(canvas.shape[1])
         said = (canvas == MASK).cumsum(-1) <= (canvas == MASK)
         wanted = torch.tensor(WORDS + [END] * (len(place) - len(WORDS))).expand(canvas.shape)

@@ -102,10 +102,10 @@ def test_a_sparse_mixture_teaches_the_table_as_the_dense_one_does(model, autocas
     assert (gradients[0][0].abs().amax(-1) > 0).all()  # every token has a share
 
 
-def test_a_new_model_does_not_listen_yet_but_knows_the_level(model):
-    embedded, heard = torch.randn(1, 3, 32), torch.randn(1, 3, 32)
+def test_a_new_model_ignores_its_previous_prediction_but_knows_the_level(model):
+    embedded, previous = torch.randn(1, 3, 32), torch.randn(1, 3, 32)
     assert torch.equal(model.condition(embedded, None, None), embedded)
-    assert torch.equal(model.condition(embedded, None, heard), embedded)
+    assert torch.equal(model.condition(embedded, None, previous), embedded)
     levels = [model.condition(embedded, torch.full((1, 3), t), None) for t in (0.0, 0.001, 0.5, 1.0)]
     for i in range(4):
         for j in range(i):
@@ -113,10 +113,10 @@ def test_a_new_model_does_not_listen_yet_but_knows_the_level(model):
 
 
 def test_a_model_neither_timed_nor_hearing_ignores_both():
-    model = BlockDiffusionLM(BackboneConfig(50, 32, 1, 16, timed=False, hears_itself=False))
+    model = BlockDiffusionLM(BackboneConfig(50, 32, 1, 16, timed=False, self_conditioned=False))
     embedded = torch.randn(1, 3, 32)
     assert torch.equal(model.condition(embedded, torch.ones(1, 3), torch.randn(1, 3, 32)), embedded)
-    assert (model.time, model.listen) == (None, None)
+    assert (model.time, model.self_conditioning) == (None, None)
 
 
 def test_a_cache_that_is_read_stays_and_one_that_grows_is_another(model):

@@ -183,4 +183,4 @@ def test_sizes_count_the_experts_that_run():
     attention = 2 * (32 * 32 + 2 * 32 * 16 + 32 * 32)
     dense, routed, shared, gate = 3 * 32 * 48, 2 * 3 * 32 * 16, 3 * 32 * 16, 8 * 32
     assert found.body == attention + dense + routed + shared + gate
-    assert (found.attention, found.table, found.listen) == (2 * 4 * 8, V * 32, None)
+    assert (found.attention, found.table, found.self_conditioning) == (2 * 4 * 8, V * 32, None)

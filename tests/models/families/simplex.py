@@ -47,7 +47,7 @@ def said(core: Denoiser, rows: Sequence[int]) -> Tensor:
     return (3 * torch.stack(scores)).log_softmax(-1)
 
 
-def gaps(core: Denoiser, published: Published, prompts: Sequence[Prompt], t: float, hears: bool) -> list[float]:
+def gaps(core: Denoiser, published: Published, prompts: Sequence[Prompt], t: float, conditioned: bool) -> list[float]:
     """The largest differences of log p in two blocks after, or within, prompts of one batch.
 
     Ids that are never text must have none on either side.
@@ -55,10 +55,10 @@ def gaps(core: Denoiser, published: Published, prompts: Sequence[Prompt], t: flo
     prefixes, found = core.start(prompts), []
     for number in range(2):
         rows = [10 * number + row for row in range(len(prompts))]
-        canvas, heard = noised(core, rows, t), said(core, rows) if hears else None
-        log_p = core.denoise(canvas, t, heard, prefixes)
+        canvas, previous = noised(core, rows, t), said(core, rows) if conditioned else None
+        log_p = core.denoise(canvas, t, previous, prefixes)
         for row, prompt in enumerate(prompts):
-            p = None if heard is None else heard[row].double().exp()
+            p = None if previous is None else previous[row].double().exp()
             expected = published(prompt, canvas[row].double(), t, p)
             assert torch.equal(log_p[row].isinf(), expected.isinf())
             spoken = ~expected.isinf()

@@ -37,43 +37,43 @@ def text(length: int, seed: int) -> list[int]:
     return torch.randint(ROWS, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def natively(native: Any, known: list[int], canvas: Tensor, heard: Tensor | None) -> Tensor:
+def natively(native: Any, known: list[int], canvas: Tensor, previous: Tensor | None) -> Tensor:
     """Log p (L, V) of the native forward pass: its encoder over a text, its decoder over a canvas."""
     said = native(
         input_ids=torch.tensor([known]),
         decoder_input_ids=canvas[None],
-        self_conditioning_logits=None if heard is None else heard[None].double(),
+        self_conditioning_logits=None if previous is None else previous[None].double(),
     )
     return said.logits[0].index_fill(-1, torch.tensor(tiny.NEVER), -torch.inf).log_softmax(-1)
 
 
 @pytest.mark.parametrize("lengths", [[40], [3], [33, 3, 25, WINDOW, 64, 12]], ids=str)
-def test_log_p_is_that_of_the_native_class_heard_and_unheard_and_after_blocks(core, native, lengths):
+def test_log_p_is_that_of_the_native_class_with_and_without_self_conditioning_and_after_blocks(core, native, lengths):
     texts = [text(length, seed) for seed, length in enumerate(lengths)]
     prefixes = core.start([Prompt(known) for known in texts])
     for block in range(3):
         canvas = torch.tensor([text(BLOCK, 100 + 10 * block + row) for row in range(len(texts))])
-        heard = None
+        previous = None
         for _ in range(2):
-            said = core.denoise(canvas, 0.5, heard, prefixes)
+            said = core.denoise(canvas, 0.5, previous, prefixes)
             for row, known in enumerate(texts):
-                expected = natively(native, known, canvas[row], None if heard is None else heard[row])
+                expected = natively(native, known, canvas[row], None if previous is None else previous[row])
                 torch.testing.assert_close(said[row].double(), expected.double(), rtol=0, atol=TOLERANCE)
-            heard = said
+            previous = said
         clean = torch.tensor([text(BLOCK, 200 + 10 * block + row) for row in range(len(texts))])
         prefixes = core.commit(clean, prefixes)
         texts = [known + row for known, row in zip(texts, clean.tolist(), strict=True)]
 
 
-def test_what_is_heard_and_what_is_further_back_than_a_window_count(core):
+def test_the_previous_prediction_and_what_is_further_back_than_a_window_count(core):
     known, canvas = text(40, 1), torch.tensor([text(BLOCK, 2)])
-    unheard, other = (
+    unconditioned, other = (
         core.denoise(canvas, 0.5, None, core.start([Prompt(tokens)])) for tokens in (known, [0, *known[1:]])
     )
-    heard = core.denoise(canvas, 0.5, unheard, core.start([Prompt(known)]))
-    spoken = unheard.isfinite()
-    assert (heard - unheard)[spoken].abs().max() > 0.01
-    assert (other - unheard)[spoken].abs().max() > 1e-4
+    previous = core.denoise(canvas, 0.5, unconditioned, core.start([Prompt(known)]))
+    spoken = unconditioned.isfinite()
+    assert (previous - unconditioned)[spoken].abs().max() > 0.01
+    assert (other - unconditioned)[spoken].abs().max() > 1e-4
 
 
 def test_a_row_is_the_same_bits_in_any_batch(core):
@@ -117,7 +117,7 @@ def test_of_the_layers_what_a_token_runs_through_is_counted_and_nothing_that_rea
     sizes = core.backbone.sizes
     assert sizes.body == sum((sliding if slides else full) + networks for slides in kinds)
     assert sizes.attention == tiny.HEADS * sum(tiny.HEAD if slides else tiny.GLOBAL_HEAD for slides in kinds)
-    assert (sizes.table, sizes.lift, sizes.listen) == (ROWS * tiny.WIDTH, 0, 3 * tiny.WIDTH * tiny.MLP)
+    assert (sizes.table, sizes.lift, sizes.self_conditioning) == (ROWS * tiny.WIDTH, 0, 3 * tiny.WIDTH * tiny.MLP)
 
 
 def test_the_files_are_linked_and_the_table_for_small_models_is_found_in_them(pulled, written):

@@ -25,7 +25,7 @@ from tests.models.families.parity import open_core
 
 BLOCKS = 3
 ENDS = (tiny.END, tiny.TURN, tiny.RESPONSE)
-CLOSE = 1e-3  # nats: what float32 rounds is divided by temperatures of a tenth and less, and heard by the next step
+CLOSE = 1e-3  # nats: what float32 rounds is divided by temperatures of a tenth and less, and conditions the next step
 
 
 @dataclass(frozen=True)

@@ -88,17 +88,17 @@ def core(pulled):
 @pytest.mark.parametrize("lengths", [[7], [40, 3, 25, 64]], ids=["alone", "in a batch"])
 def test_log_p_is_that_of_the_published_forward_pass(core, published, lengths, t):
     prompts = [Prompt(text(length, seed)) for seed, length in enumerate(lengths)]
-    assert max(gaps(core, published, prompts, t, hears=False)) <= TOLERANCE
+    assert max(gaps(core, published, prompts, t, conditioned=False)) <= TOLERANCE
 
 
 def test_log_p_in_a_gap_is_that_of_the_published_forward_pass(core, published):
     prompts = [Prompt(text(9, 1), text(20, 2), 72), Prompt(text(3, 3), text(5, 4), 72)]
-    assert max(gaps(core, published, prompts, 0.5, hears=False)) <= TOLERANCE
+    assert max(gaps(core, published, prompts, 0.5, conditioned=False)) <= TOLERANCE
 
 
-def test_it_hears_no_previous_prediction(core):
+def test_it_is_not_self_conditioned(core):
     prefixes, canvas = core.start([Prompt(text(9, 1))]), noised(core, [2], 0.5)
-    assert torch.equal(*(core.denoise(canvas, 0.5, heard, prefixes) for heard in (None, said(core, [3]))))
+    assert torch.equal(*(core.denoise(canvas, 0.5, previous, prefixes) for previous in (None, said(core, [3]))))
 
 
 def test_a_row_of_a_batch_equals_its_single_run(core):
@@ -175,7 +175,7 @@ def test_in_half_precision_it_predicts_nearly_the_same(core, pulled, dtype):
 
 
 def test_the_mixture_costs_a_table_and_the_noise_level_a_vector(core):
-    assert (core.backbone.sizes.table, core.backbone.sizes.time, core.backbone.sizes.listen) == (
+    assert (core.backbone.sizes.table, core.backbone.sizes.time, core.backbone.sizes.self_conditioning) == (
         ROWS * WIDTH,
         WIDTH,
         None,

@@ -53,12 +53,12 @@ def core(pulled):
     return open_core(pulled("tess2"))
 
 
-@pytest.mark.parametrize("hears", [False, True], ids=["first step", "later step"])
+@pytest.mark.parametrize("conditioned", [False, True], ids=["first step", "later step"])
 @pytest.mark.parametrize("t", [1.0, 0.3])
 @pytest.mark.parametrize("lengths", [[7], [40, 1, 25, 64]], ids=["alone", "in a batch"])
-def test_log_p_is_that_of_the_published_forward_pass(core, published, lengths, t, hears):
+def test_log_p_is_that_of_the_published_forward_pass(core, published, lengths, t, conditioned):
     prompts = [Prompt(text(length, seed)) for seed, length in enumerate(lengths)]
-    assert max(gaps(core, published, prompts, t, hears)) <= TOLERANCE
+    assert max(gaps(core, published, prompts, t, conditioned)) <= TOLERANCE
 
 
 def test_log_p_in_a_gap_is_that_of_the_published_forward_pass(core, published):
@@ -68,7 +68,7 @@ def test_log_p_in_a_gap_is_that_of_the_published_forward_pass(core, published):
     assert float((log_p[0] - published(prompt, x[0].double(), 0.5, None)).abs().max()) <= TOLERANCE
 
 
-def test_alone_it_hears_all_of_its_own_previous_prediction(core, published):
+def test_alone_it_is_conditioned_on_all_of_its_own_previous_prediction(core, published):
     """Its softmax without a nucleus or a temperature, which is what the engine hands on as log p."""
     prompt, x = Prompt(text(9, 1)), noised(core, [1, 2], 0.5)
     prefixes = core.start([prompt])
@@ -81,18 +81,18 @@ def test_alone_it_hears_all_of_its_own_previous_prediction(core, published):
 def test_a_uniform_previous_prediction_is_as_good_as_none(core):
     prefixes, x = core.start([Prompt(text(9, 1))]), noised(core, [1], 0.5)
     uniform = torch.zeros_like(x).log_softmax(-1)
-    none, even = (core.denoise(x, 0.5, heard, prefixes) for heard in (None, uniform))
+    none, even = (core.denoise(x, 0.5, previous, prefixes) for previous in (None, uniform))
     assert torch.allclose(none, even, atol=1e-5)
     assert not torch.allclose(none, core.denoise(x, 0.5, said(core, [3]), prefixes), atol=0.1)
 
 
 def test_a_row_of_a_batch_equals_its_single_run(core):
     prompts = [Prompt(text(length, seed)) for seed, length in enumerate([40, 3, 25])]
-    canvas, heard = noised(core, range(3), 0.5), said(core, range(3))
-    together = core.denoise(canvas, 0.5, heard, core.start(prompts))
+    canvas, previous = noised(core, range(3), 0.5), said(core, range(3))
+    together = core.denoise(canvas, 0.5, previous, core.start(prompts))
     for row, prompt in enumerate(prompts):
         one = slice(row, row + 1)
-        assert torch.equal(together[row], core.denoise(canvas[one], 0.5, heard[one], core.start([prompt]))[0])
+        assert torch.equal(together[row], core.denoise(canvas[one], 0.5, previous[one], core.start([prompt]))[0])
 
 
 def test_a_sparse_canvas_is_embedded_as_what_it_stands_for(core):
@@ -131,7 +131,11 @@ def test_in_half_precision_it_predicts_nearly_the_same(core, pulled, dtype):
 
 
 def test_hearing_costs_a_mixture_and_the_noise_level_a_vector(core):
-    assert (core.backbone.sizes.table, core.backbone.sizes.time, core.backbone.sizes.listen) == (ROWS * WIDTH, WIDTH, 0)
+    assert (core.backbone.sizes.table, core.backbone.sizes.time, core.backbone.sizes.self_conditioning) == (
+        ROWS * WIDTH,
+        WIDTH,
+        0,
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """Tells what a member should hear back at the next step: its own last prediction, or the ensemble's.
 
-    python -m benchmarks hearing CORE SMALL HELDOUT [DOCUMENTS]
+    python -m benchmarks self_conditioning CORE SMALL HELDOUT [DOCUMENTS]
 
 CORE and SMALL are folders of self-conditioned models, HELDOUT is JSON lines with `text`. A held-out window is noised
-twice: to the level of a step before and to that of the step. The members predict the first, hear a prediction, and
-predict the second, as they do when they write. Prints the ensemble's loss by what was heard, paired by document.
+twice: to the level of a step before and to that of the step. The members predict the first, and predict the second
+conditioned on a prediction, as they do when they write. Prints the ensemble's loss by what they are conditioned on,
+paired by document.
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ def predict(
     process: Process,
     tokens: Tensor,
     noised: tuple[Tensor, Tensor, Tensor],
-    heard: Tensor | None,
+    previous: Tensor | None,
 ) -> Tensor:
     """Log p of every token of a window (1, T) noised to (canvas, levels, blocks): (1, T, V)."""
     canvas, t, blocks = noised
-    echo = None if heard is None else model.embed_mixture(heard.exp())
+    embedded_previous = None if previous is None else model.embed_mixture(previous.exp())
     embedded = process.embed(canvas, model)
-    hidden = denoise_sequence(model, embedded, Packed.plain(tokens, blocks), (t, echo))
+    hidden = denoise_sequence(model, embedded, Packed.plain(tokens, blocks), (t, embedded_previous))
     return model.logits(hidden).log_softmax(-1)
 
 
 def losses(models: list[BlockDiffusionLM], process: Process, window: list[int], key: int) -> Tensor:
-    """Summed loss of a window by what is heard and by the small model's weight: (3, weights)."""
+    """Summed loss of a window by what it is conditioned on and by the small model's weight: (3, weights)."""
     tokens = torch.tensor([window])
     noise = GeneratorNoise([key])
     blocks = block_ids(len(window), models[0].block_size, torch.zeros(1, dtype=torch.int64))
@@ -60,14 +61,14 @@ def losses(models: list[BlockDiffusionLM], process: Process, window: list[int], 
     first = (process.corrupt(tokens, before, noise), before, blocks)
     second = (process.corrupt(tokens, t, noise), t, blocks)
     own = [predict(model, process, tokens, first, None) for model in models]
-    deaf = [predict(model, process, tokens, second, None) for model in models]
-    hearing_own = [predict(m, process, tokens, second, said) for m, said in zip(models, own, strict=True)]
+    without = [predict(model, process, tokens, second, None) for model in models]
+    on_own = [predict(m, process, tokens, second, said) for m, said in zip(models, own, strict=True)]
     result = torch.zeros(3, len(WEIGHTS))
     for column, weight in enumerate(WEIGHTS):
         shares = (1 - weight, weight)
         said = mix(own, shares)
         together = [predict(model, process, tokens, second, said) for model in models]
-        for row, log_ps in enumerate((deaf, hearing_own, together)):
+        for row, log_ps in enumerate((without, on_own, together)):
             result[row, column] = -mix(log_ps, shares).gather(-1, tokens[..., None])[:, 1:].sum()
     return result
 
@@ -98,14 +99,14 @@ def main() -> None:
     counts = torch.tensor([sum(len(w) - 1 for w in document) for document in documents], dtype=torch.float64)
     mean = sums.sum(0) / counts.sum()
     rows: list[list[object]] = [
-        [heard, *(f"{value:.4f}" for value in mean[row])] for row, heard in enumerate((NOTHING, OWN, TOGETHER))
+        [source, *(f"{value:.4f}" for value in mean[row])] for row, source in enumerate((NOTHING, OWN, TOGETHER))
     ]
     delta = sums[:, 1] - sums[:, 2]
     gain = delta.sum(0) / counts.sum()
     error = ((delta - gain * counts[:, None]) ** 2).sum(0).sqrt() / counts.sum()
     rows.append(["its own, less the ensemble's", *(f"{g:+.4f} ± {e:.4f}" for g, e in zip(gain, error, strict=True))])
     print(f"{machine()}; {len(documents)} documents, {int(counts.sum()):,} tokens; nats per token\n")
-    print(table(["heard", *(f"weight {weight:g}" for weight in WEIGHTS)], rows))
+    print(table(["conditioned on", *(f"weight {weight:g}" for weight in WEIGHTS)], rows))
 
 
 if __name__ == "__main__":
