@@ -73,7 +73,7 @@ from benchmarks.lib.writing import (
 )
 from ssdcli.api import Options, choose
 from ssdcli.engine.ensemble.members import Member
-from ssdcli.generation.loading import LoadedModel
+from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.generation.selection import UNTUNED
 from ssdcli.models.judge import Judge
 from ssdcli.registry.store import STARTER, Entry

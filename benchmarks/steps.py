@@ -46,7 +46,7 @@ from ssdcli.engine.denoiser import Denoiser, Prefix
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.process import Canvas
 from ssdcli.evaluation.generated import words
-from ssdcli.generation.loading import LoadedModel
+from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.models.judge import Judge
 from ssdcli.registry.store import STARTER, Entry
 from ssdcli.reports import charts

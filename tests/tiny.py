@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
-from ssdcli.generation.loading import LoadedModel
+from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.folder import save_backbone
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest

@@ -29,7 +29,7 @@ from ssdcli.engine.ensemble.schedules import Schedule
 from ssdcli.errors import NoSuchModel
 from ssdcli.evaluation.continuations import Opening, openings
 from ssdcli.evaluation.generated import distinct, repetition, words
-from ssdcli.generation.loading import LoadedModel
+from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.models.folder import load_backbone
 from ssdcli.models.judge import Judge, load_judge
 from ssdcli.registry.store import Entry, Registry

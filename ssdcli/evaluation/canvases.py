@@ -18,7 +18,7 @@ from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Canvas
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
 from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, Passage, stretch_of
-from ssdcli.generation.loading import LoadedModel
+from ssdcli.generation.loaded_model import LoadedModel
 
 ENOUGH = 8  # documents, below which nothing is measured
 

@@ -15,7 +15,7 @@ from ssdcli.text.chat import Chat, document, told
 from ssdcli.text.messages import Message
 
 if TYPE_CHECKING:
-    from ssdcli.generation.loading import LoadedModel
+    from ssdcli.generation.loaded_model import LoadedModel
     from ssdcli.text.codec import Codec
 
 

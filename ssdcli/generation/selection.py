@@ -24,7 +24,7 @@ from ssdcli.registry.store import Entry, Registry
 if TYPE_CHECKING:
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.engine.process import Process
-    from ssdcli.generation.loading import LoadedModel
+    from ssdcli.generation.loaded_model import LoadedModel
 
 NO_CORE = "none"
 CONTRAST = "contrast"
@@ -75,7 +75,7 @@ class Lineup:
 
     def open(self, placement: Placement = FREE) -> Writer:
         """Load the models where `placement` says, by default as they fit (SsdError if one cannot be read)."""
-        from ssdcli.generation.loading import open_model
+        from ssdcli.generation.loaded_model import open_model
         from ssdcli.text.codec import Codec
         from ssdcli.text.openings import ends_of
         from ssdcli.text.tokenizer import load_tokenizer
@@ -124,7 +124,7 @@ class Lineup:
     def _process(self, ends: tuple[int, ...]) -> Process:
         """The noise process of all members; the ends wait where a core floods texts with them."""
         from ssdcli.engine.process import Masked
-        from ssdcli.generation.loading import process_of
+        from ssdcli.generation.loaded_model import process_of
 
         process = process_of(self.members[0].model.entry)
         floods = any(_core_table(member.model.weights).get("late_ends") for member in self.members)

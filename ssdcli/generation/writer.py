@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.engine.process import Process
     from ssdcli.engine.sampler import SamplerConfig
-    from ssdcli.generation.loading import LoadedModel
+    from ssdcli.generation.loaded_model import LoadedModel
 
 _TOGETHER = 8  # rows denoised at once, at most
 _SCORES = 1 << 27  # of one prediction: 512 MiB, of which several are held

@@ -15,7 +15,7 @@ from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure, measure_combinations, shares
 from ssdcli.evaluation.sweep import GRID, best_weight
-from ssdcli.generation.loading import LoadedModel, open_model
+from ssdcli.generation.loaded_model import LoadedModel, open_model
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.reports.description import Sample
 from ssdcli.text.codec import Codec

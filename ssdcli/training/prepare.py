@@ -14,7 +14,7 @@ from ssdcli.data.split import SplitSettings
 from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
 from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
-from ssdcli.generation.loading import process_of
+from ssdcli.generation.loaded_model import process_of
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.mould import Mould, read_mould
 from ssdcli.registry.adapters import ADAPTER

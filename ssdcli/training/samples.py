@@ -15,7 +15,7 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.evaluation.losses import Passage
-from ssdcli.generation.loading import LoadedModel
+from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.generation.types import DEFAULTS
 from ssdcli.reports.description import Sample
 

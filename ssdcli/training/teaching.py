@@ -6,7 +6,7 @@ import os
 from functools import partial
 
 from ssdcli.errors import UsageError
-from ssdcli.generation.loading import open_model
+from ssdcli.generation.loaded_model import open_model
 from ssdcli.machine.distributed import how_many
 from ssdcli.models.core import read_config
 from ssdcli.models.spec import KEY

@@ -14,7 +14,7 @@ from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, canvas_losses
 from ssdcli.evaluation.combinations import alone
 from ssdcli.evaluation.losses import LossSettings, Pace, Passage, measure, shares
 from ssdcli.evaluation.sweep import GRID
-from ssdcli.generation.loading import LoadedModel
+from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from tests.tiny import member
 

@@ -13,7 +13,7 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import make_process
 from ssdcli.evaluation.losses import Passage, passage_of
-from ssdcli.generation.loading import LoadedModel
+from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.training import samples as subject
 from ssdcli.training.samples import write_samples
 from tests.tiny import BLOCK, CONSTANTS, TEXT, VOCABULARY, loaded, tiny_backbone, tiny_tokenizer

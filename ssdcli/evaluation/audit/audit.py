@@ -23,7 +23,7 @@ from ssdcli.evaluation.audit.rounds import Rounds, paired_losses
 from ssdcli.evaluation.audit.training_text import Excerpts, TrainingText, find_training_text, read_excerpts
 from ssdcli.evaluation.audit.verbatim import find, share
 from ssdcli.evaluation.losses import LossSettings, Passage, passage_of
-from ssdcli.generation.loading import open_model
+from ssdcli.generation.loaded_model import open_model
 from ssdcli.generation.selection import NO_CORE
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.store import Entry, Registry
