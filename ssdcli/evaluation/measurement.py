@@ -115,8 +115,13 @@ class Swept:
 class Texts:
     """Measures of the texts that somebody wrote after beginnings of documents; None for what was not measured.
 
-    distinct: the shares of word n-grams that are different ones, for n = 1, 2, 3. repetition: the share of texts that
-    end in a loop. zipf: the exponent of word frequencies. perplexity: under a judge. mauve: against the documents.
+    name: who wrote them.
+    count: how many there are.
+    distinct: the shares of word n-grams that are different ones, for n = 1, 2, 3.
+    repetition: the share of texts that end in a loop.
+    zipf: the exponent of word frequencies.
+    perplexity: under a judge.
+    mauve: against the documents; of the documents, one half against the other.
     """
 
     name: str

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -154,3 +155,60 @@ def test_a_private_context_is_read_before_the_text_and_stays_in_view_of_a_long_o
     for role in ("core", "base"):
         unseeing = canvas_losses([replace(one, role=role)], passages, [alone(0, 1)], told)
         np.testing.assert_array_equal(plain.sums, unseeing.sums)
+
+
+class CountingOn:
+    """A denoiser that knows the text after its prompt: ids that rise by one from the prompt's last one."""
+
+    def __init__(self, process) -> None:
+        self.process = process
+        self.backbone = SimpleNamespace(block_size=L, device=torch.device("cpu"))
+
+    def start(self, prompts):
+        (prompt,) = prompts
+        return prompt.before
+
+    def denoise(self, canvas, _t, _previous, before):
+        following = (before[-1] + 1 + torch.arange(L)) % MASK
+        scores = torch.nn.functional.one_hot(following, V) * 100.0
+        return torch.log_softmax(scores, -1)[None]
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("context", [(), (3, 0)])
+def test_a_prompt_ends_right_before_its_canvas(name, context):
+    """A prompt that holds the canvas's first token, or is a token short, makes such a model lose nearly everything."""
+    denoiser = CountingOn(PROCESSES[name])
+    denoiser.room = 100
+    rising = [Passage([place % MASK for place in range(18)], 17)] * 50
+    knowing, how = member("", denoiser, role="small"), CanvasSettings(context=context)
+    found = canvas_losses([knowing], rising, [alone(0, 1)], how)
+    assert found.sums.max() < 1e-3
+    unlike = canvas_losses([knowing], texts(50), [alone(0, 1)], how)
+    assert unlike.nats_per_token()[0] > 10
+
+
+class AllHidden(Masked):
+    """The masked process at t = 1 alone, so that no noise is left to chance."""
+
+    def corrupt(self, tokens, t, noise):
+        return torch.full_like(tokens, MASK)
+
+    def loss_weights(self, canvas, t):
+        return torch.ones_like(t)
+
+
+def test_after_whole_blocks_a_canvas_loses_what_the_block_does_in_a_pass_over_the_text():
+    """The model attends to what it reads: an answer of one token, which alone is scored, begins every document's last
+    block."""
+    process = AllHidden(V, MASK)
+    passages = []
+    for blocks, text in enumerate(texts(3 * ENOUGH)):
+        start = L * (1 + blocks % 3)
+        scored = [place == start for place in range(start + L)]
+        passages.append(Passage(text.tokens[: start + L], 1, scored=scored))
+    one = reader(process)
+    found = canvas_losses([one], passages, [alone(0, 1)], CanvasSettings())
+    exact = measure([one.model.denoiser.backbone], process, passages, [0.0], LossSettings(33, repeats=1))
+    np.testing.assert_allclose(found.sums, exact.sums, rtol=1e-4)
+    assert len(np.unique(found.sums.round(3))) > ENOUGH  # what stands before tells

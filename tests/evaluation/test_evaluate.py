@@ -87,6 +87,16 @@ def test_at_weight_1_an_ensemble_is_the_small_model_and_every_gain_is_paired(tex
     assert found.tuned_weight == mix.best.weight
 
 
+def test_bytes_are_those_of_utf_8_and_not_characters(tmp_path):
+    add_family()
+    texts = [f"Größe {number}: für Übermut, naïve Œuvres, 漢字 und 🐦." for number in range(3)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in texts))
+    found = evaluate([str(tmp_path / "text.jsonl")], core="big")
+    size = sum(len(one.encode()) for one in texts)
+    assert found.bytes == size > sum(map(len, texts))
+    assert [passage_of(one, tiny_tokenizer(), 0).bytes for one in texts] == [len(one.encode()) for one in texts]
+
+
 def test_a_seed_repeats_a_measurement(text):
     add_family("simplex")
     first, again, other = (
@@ -258,11 +268,29 @@ def test_mauve_compares_each_with_people_where_its_library_is(text, tmp_path, mo
     add_family()
     write_checkpoint(tmp_path / "judge")
     monkeypatch.setattr("ssdcli.evaluation.continuations.can_measure_mauve", lambda: True)
-    monkeypatch.setattr("ssdcli.evaluation.continuations.mauve", lambda own, people, seed: float(np.sign(len(people))))
-    settings = EvalSettings(generate=2, judge=tmp_path / "judge")
+    asked = []
+    monkeypatch.setattr(
+        "ssdcli.evaluation.continuations.mauve",
+        lambda own, other, seed: float(len(asked.append((own, other)) or asked)),
+    )
+    settings = EvalSettings(generate=5, judge=tmp_path / "judge")
     found = evaluate([text], core="big", settings=settings)
-    assert [texts.mauve for texts in found.generated] == [None, 1.0]
+    assert [texts.mauve for texts in found.generated] == [1.0, 2.0]
     assert not any("MAUVE" in remark for remark in found.remarks)
+    (half, others), (written, people) = asked
+    assert (len(half), len(others), len(written), len(people)) == (3, 2, 5, 5)
+    np.testing.assert_array_equal(half, people[::2])  # the ceiling: one half of the people against the other
+    np.testing.assert_array_equal(others, people[1::2])
+    assert not np.isin(written, people).all(1).any()
+
+
+def test_one_text_of_people_has_no_halves_to_compare(text, tmp_path, monkeypatch):
+    add_family()
+    write_checkpoint(tmp_path / "judge")
+    monkeypatch.setattr("ssdcli.evaluation.continuations.can_measure_mauve", lambda: True)
+    monkeypatch.setattr("ssdcli.evaluation.continuations.mauve", lambda own, other, seed: 0.5)
+    found = evaluate([text], core="big", settings=EvalSettings(generate=1, judge=tmp_path / "judge"))
+    assert [texts.mauve for texts in found.generated] == [None, 0.5]
 
 
 def test_progress_is_told_from_reading_to_writing(text):

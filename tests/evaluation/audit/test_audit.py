@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from ssdcli.data.canaries import FILE
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
-from ssdcli.evaluation.audit.audit import AuditSettings, audit
+from ssdcli.evaluation.audit.audit import AuditSettings, _Auditor, audit
 from ssdcli.evaluation.audit.findings import Audit
-from ssdcli.evaluation.audit.training_text import find_training_text
+from ssdcli.evaluation.audit.training_text import Excerpts, find_training_text
 from ssdcli.evaluation.audit.verdict import ADVANTAGE, EXPOSURE, VERBATIM, judge
+from ssdcli.evaluation.losses import Passage
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.store import Registry
 from ssdcli.training.job import train_small
@@ -140,6 +142,46 @@ def test_text_that_the_model_makes_up_is_not_copied(untrained, monkeypatch):
     found = audit_of_writing("something else entirely " * 5, registry, data, monkeypatch)
     assert found.verbatim is not None
     assert found.verbatim.worst == 0.0
+
+
+@pytest.mark.usefixtures("_brief")
+def test_what_also_stands_in_held_out_text_is_not_copied(tmp_path, monkeypatch):
+    """A sentence of every document is no secret of the training text's."""
+    phrase = "what everybody writes under a letter, yours sincerely and so on"
+    path = tmp_path / "notes.jsonl"
+    rows = [json.loads(line)["text"] for line in Path(write_documents(path, 60)).read_text().splitlines()]
+    path.write_text("".join(json.dumps({"text": f"{text} {phrase}"}) + "\n" for text in rows))
+    registry = train(tmp_path, str(path), steps=1, heldout=0.5)
+    found = audit_of_writing(phrase, registry, str(path), monkeypatch)
+    assert found.verbatim is not None
+    assert found.verbatim.worst == 0.0
+    assert 0 < found.verbatim.baseline < 0.1
+
+
+def test_beside_the_core_members_are_those_that_the_model_knows_better_than_its_core():
+    """How hard a document is tells nothing: the model's own loss alone guesses, less than the core's it is certain."""
+
+    class Subject:
+        """Loses what a document's difficulty says, less where it was trained on it."""
+
+        backbone = SimpleNamespace(context=64)
+
+        def passage(self, text):
+            kind, difficulty = text.split()
+            return Passage([0, int(difficulty), kind == "train", *[0] * 40], 99)
+
+        def losses(self, passages, core, seed, rounds):
+            assert core is not None
+            hard = [passage.tokens[1] for passage in passages]
+            own = [passage.tokens[1] - passage.tokens[2] for passage in passages]
+            return np.array([hard, own], dtype=float).T
+
+    draw = random.Random(0)
+    train, heldout = ([f"{side} {draw.randrange(1000)}" for _ in range(100)] for side in ("train", "heldout"))
+    auditor = _Auditor(Subject(), 0, 1.0, lambda *_: None)
+    found = auditor.guess(Excerpts(train, heldout, (100, 100)), core=object())
+    assert abs(found.loss.auc - 0.5) < 0.15
+    assert (found.calibrated.auc, found.strongest) == (1.0, found.calibrated)
 
 
 @pytest.mark.usefixtures("_brief")

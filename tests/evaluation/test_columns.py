@@ -1,0 +1,52 @@
+"""What the columns of a measurement tell: gains are of documents that did not choose the weight."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ssdcli.evaluation.columns import Columns
+from ssdcli.evaluation.ensembles import cast_of
+from ssdcli.evaluation.losses import LEVELS, LossesByLevel
+from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.registry.store import Registry
+from tests.tiny import add_family
+
+CORE, SMALL, FIRST, OTHER = range(4)  # columns: two members, then two weights of their ensemble
+
+
+@pytest.fixture
+def columns():
+    """Columns of a core, a small model and their mixtures at two weights."""
+    add_family()
+    cast = cast_of(None, ["notes"], EvalSettings(rules=("mix",), schedules=("constant",)), Registry())
+    (curve,) = cast.curves
+    curve = SimpleNamespace(**{**vars(curve), "weights": curve.weights[:2], "lineups": curve.lineups[:2]})
+    return Columns(SimpleNamespace(parts=cast.parts, curves=(curve,)), "NELBO", ())
+
+
+def losses_of(sums):
+    """Losses in bits, of documents of one byte and one token each."""
+    sums = np.array(sums) * math.log(2)
+    ones = np.ones(len(sums))
+    by_level = np.zeros((LEVELS, sums.shape[1]))
+    return LossesByLevel(np.arange(sums.shape[1]), sums, ones, ones, by_level, np.zeros(LEVELS))
+
+
+@pytest.mark.parametrize("measured", [Columns.gain, lambda columns, losses: columns.ensembles(losses)[0].gain])
+def test_a_gain_is_of_documents_that_did_not_choose_the_weight(columns, measured):
+    """One half of the documents is best at one weight, the other half at the other: what is chosen by one half fails
+    on the other, which a gain on the documents that chose would hide."""
+    even, odd = [4.0, 5.0, 1.0, 6.0], [4.0, 5.0, 5.0, 2.0]
+    losses = losses_of([even, odd] * 6)
+    assert losses.sums[:, FIRST].sum() < losses.sums[:, CORE].sum()  # chosen by all documents, it gains 1 bit
+    assert measured(columns, losses).value == pytest.approx(4.0 - (6.0 + 5.0) / 2)
+
+
+def test_a_gain_is_over_the_best_member(columns):
+    losses = losses_of([[5.0, 4.0, 3.0, 3.5]] * 6)
+    assert columns.gain(losses).value == pytest.approx(1.0)
+    assert columns.gain(losses).margin == pytest.approx(0.0, abs=1e-9)
