@@ -29,7 +29,7 @@ from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.backbones.native import NativeBackbone
-from ssdcli.models.spec import CoreSpec
+from ssdcli.models.core_spec import CoreSpec
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--core", choices=("llada", "opt"), nargs="+", default=("llada", "opt"))
@@ -92,7 +92,6 @@ def random_core(kind: Any, config: Any) -> PreTrainedModel:
 def large(shape: Shape) -> Denoiser:
     """The core behind the engine's denoiser."""
     spec = CoreSpec(
-        family="random",
         process=shape.process,
         constants=shape.constants,
         attention="full",

@@ -31,8 +31,8 @@ from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.folder import load_backbone
-from ssdcli.models.spec import CoreSpec
 from ssdcli.registry.store import Registry
 from ssdcli.text.tokenizer import END_OF_TEXT, MASK, special_id
 
@@ -156,7 +156,6 @@ def windows(tokens: Tensor, count: int, rows: int) -> Iterator[Tensor]:
 def denoisers(model: Qwen3ForCausalLM, text: Text, context: int) -> dict[str, Denoiser]:
     """The exact way and the cached one around the same model."""
     spec = CoreSpec(
-        family="adapted",
         process="masked",
         constants={"mask_id": text.mask},
         attention="full",

@@ -18,7 +18,8 @@ from ssdcli.generation.types import PLAIN, Blend
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, QUANTIZED, Placement
 from ssdcli.registry.adapters import base_of
-from ssdcli.registry.manifest import MEMBERS, Manifest
+from ssdcli.registry.compatibility import check_fit
+from ssdcli.registry.manifest import MEMBERS
 from ssdcli.registry.store import Entry, Registry
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ def _fitting_members(
     else:
         shares = [(entry, _weight(entry, weight)) for entry, weight in small]
         members = _contrasted(core, shares, registry) if rule == CONTRAST else _shared(core, shares)
-    _check_fit([member.model.entry for member in members], registry)
+    for other, member in combinations(members, 2):
+        check_fit(member.model.entry, other.model.entry, registry)
     return members
 
 
@@ -292,39 +294,10 @@ def _rest(names: Sequence[str], weights: Sequence[float]) -> float:
     return round(1 - total, _DIGITS)
 
 
-def _check_fit(entries: Sequence[Entry], registry: Registry) -> None:
-    """Raise UsageError for a model that cannot share a canvas with one before it."""
-    for other, entry in combinations(entries, 2):
-        problem = _misfit(entry.manifest, other.manifest)
-        if problem is not None:
-            raise UsageError(f"{entry.name!r} does not fit {other.name!r}: {problem}.", _fitting(other, registry))
-
-
-def _misfit(one: Manifest, other: Manifest) -> str | None:
-    """What keeps two models from denoising one canvas, if anything does."""
-    if one.tokenizer != other.tokenizer:
-        return "their tokenizers differ"
-    if one.noise != other.noise:
-        mine, theirs = (f"{m.process} {dict(sorted(m.constants.items()))}" for m in (one, other))
-        return f"its noise process is {mine}, not {theirs}"
-    if one.block_size != other.block_size and "full" not in (one.attention, other.attention):
-        return f"its block size is {one.block_size}, not {other.block_size}"
-    return None
-
-
-def _fitting(first: Entry, registry: Registry) -> str:
-    """The registered small models that fit the first one."""
-    small = [e for e in registry.entries() if e.manifest.kind in MEMBERS and e.name != first.name]
-    names = [entry.name for entry in small if _misfit(entry.manifest, first.manifest) is None]
-    if names:
-        return f"These fit {first.name!r}: {', '.join(names)}."
-    return f"No small model fits {first.name!r} yet: train one with 'ssd train-small --for {first.name}'."
-
-
 def _core_table(entry: Entry) -> Mapping[str, Any]:
     """What a pulled core says of itself beyond its native class; of other models nothing."""
     from ssdcli.models.core import read_config
-    from ssdcli.models.spec import KEY
+    from ssdcli.models.core_spec import KEY
 
     table: Mapping[str, Any] = read_config(entry.folder).get(KEY, {})
     return table

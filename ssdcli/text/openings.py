@@ -32,14 +32,14 @@ class TextFormat:
     cuts_documents: bool = False
 
 
-def end_of_text(tokenizer: Tokenizer) -> int:
+def end_of_text(tokenizer: Tokenizer, whose: str = "the tokenizer") -> int:
     """The id of the tokenizer's own end of text (SsdError if it has none)."""
-    return special_id(tokenizer, END_OF_TEXT)
+    return special_id(tokenizer, END_OF_TEXT, whose)
 
 
 def ends_of(entry: Entry, tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ids that end a model's texts: those in its manifest, else the tokenizer's own end of text."""
-    return tuple(entry.manifest.ends) or (end_of_text(tokenizer),)
+    return entry.manifest.ends or (end_of_text(tokenizer, f"the tokenizer of {entry.name!r}"),)
 
 
 def chat_of(entry: Entry) -> Chat | None:

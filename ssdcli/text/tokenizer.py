@@ -24,11 +24,11 @@ def load_tokenizer(folder: Path, name: str) -> Tokenizer:
         raise SsdError(problem, "Check it with 'ssd models verify'.") from error
 
 
-def special_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of a special token; SsdError when the tokenizer has none of that name."""
+def special_id(tokenizer: Tokenizer, token: str, whose: str = "the tokenizer") -> int:
+    """The id of a special token; SsdError when the tokenizer, called `whose` then, has none of that name."""
     found = tokenizer.token_to_id(token)
     if found is None:
-        raise SsdError(f"the tokenizer has no token {token}.", "Get the core again, or name another one.")
+        raise SsdError(f"{whose} has no token {token}.", "Get the core again, or name another one.")
     return found
 
 

@@ -152,7 +152,7 @@ def _manifest(prepared: Prepared, trained: Trained, tokenizer: bytes) -> Manifes
         base=prepared.base,
         base_weights=prepared.beginning.base_weights,
         format=prepared.format,
-        ends=[] if prepared.parent is None else prepared.parent.entry.manifest.ends,
+        ends=() if prepared.parent is None else prepared.parent.entry.manifest.ends,
         weight=trained.weight,
         gate=None if trained.gate is None else asdict(trained.gate),
         data=prepared.store.info.fingerprint,

@@ -8,7 +8,7 @@ from ssdcli.errors import UsageError
 from ssdcli.generation.loaded_model import open_model
 from ssdcli.machine.distributed import how_many
 from ssdcli.models.core import read_config
-from ssdcli.models.spec import KEY
+from ssdcli.models.core_spec import KEY
 from ssdcli.text.chat import BETWEEN
 from ssdcli.training.incontext import denoise_in_context
 from ssdcli.training.prepare import Prepared

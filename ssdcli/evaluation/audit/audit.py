@@ -26,6 +26,7 @@ from ssdcli.evaluation.losses import LossSettings, Passage, passage_of
 from ssdcli.generation.loaded_model import open_model
 from ssdcli.generation.selection import NO_CORE
 from ssdcli.generation.writer import Writer
+from ssdcli.registry.compatibility import misfit
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.tokenizer import load_tokenizer
 
@@ -142,13 +143,8 @@ def _core(entry: Entry, registry: Registry) -> Backbone | None:
         return None
     try:
         core = registry.find(made_for)
-        theirs = core.manifest
-        alike = (theirs.tokenizer, theirs.noise, theirs.attention, theirs.block_size) == (
-            own.tokenizer,
-            own.noise,
-            own.attention,
-            own.block_size,
-        )
+        # Losses are compared of canvases that both see alike, so the attention must be the same besides.
+        alike = core.manifest.attention == own.attention and misfit(core.manifest, own) is None
         return open_model(core, block_size=own.block_size).denoiser.backbone if alike else None
     except SsdError:
         return None
