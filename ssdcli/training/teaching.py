@@ -6,7 +6,7 @@ from functools import partial
 
 from ssdcli.errors import UsageError
 from ssdcli.generation.loaded_model import open_model
-from ssdcli.machine.distributed import how_many
+from ssdcli.machine.distributed import world_size
 from ssdcli.models.core import read_config
 from ssdcli.models.core_spec import KEY
 from ssdcli.text.chat import BETWEEN
@@ -20,7 +20,7 @@ def open_teacher(prepared: Prepared) -> Teacher | None:
     entry, settings, model = prepared.teacher, prepared.settings, prepared.model
     if entry is None or settings.distill_weight == 0:
         return None
-    if how_many() > 1 and KEY in read_config(entry.folder):
+    if world_size() > 1 and KEY in read_config(entry.folder):
         raise UsageError(f"the pulled model '{entry.name}' teaches a single process.", "Leave torchrun out.")
     backbone = open_model(entry, block_size=model.block_size).denoiser.backbone
     return Teacher(backbone, prepared.process, model.vocabulary, settings.distill_weight, _reading(prepared))
