@@ -17,8 +17,8 @@ from ssdcli.evaluation.ensembles import Cast, cast_of
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.heldout_text import HeldOutText, passages_of, read_heldout
 from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure_combinations
-from ssdcli.evaluation.measurement import Evaluation, Texts
-from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.evaluation.measurement import EvalSettings, Evaluation, Texts
+from ssdcli.evaluation.trained_text import Training
 from ssdcli.generation.selection import Lineup, SmallModels
 from ssdcli.generation.types import PLAIN
 from ssdcli.generation.writer import Writer
@@ -55,7 +55,8 @@ def evaluate(
     settings, registry = settings or EvalSettings(), registry or Registry()
     cast = cast_of(core, members, settings, registry)
     on_progress("reading", 0.0)
-    text = read_heldout(data, cast.learner.model.entry, settings.documents, settings.seed)
+    training = Training.of([member.model.entry for member in cast.members], registry)
+    text = read_heldout(data, cast.learner.model.entry, training, settings)
     stage = _Stage.open(cast, text, settings)
     columns = Columns.of(cast, stage.process)
     fitter = GateFitter(stage.process, stage.looked_at, settings.seed)
@@ -78,6 +79,7 @@ def evaluate(
         generated=generated,
         remarks=(*text.remarks, *stage.remarks, *_left_over(stage.passages, losses), *missing),
         fitted=fitter.gate(),
+        trained=text.trained,
     )
 
 
