@@ -38,10 +38,10 @@ from benchmarks.lib.causal import (
     CausalWriter,
     Twin,
     gap_losses,
-    mould_of,
     passage_losses,
     save_for_transformers,
     train_causal,
+    traits_of,
     twin_of,
 )
 from benchmarks.lib.columns import Columns, collaborate
@@ -73,7 +73,7 @@ from ssdcli.evaluation.losses import LossSettings, Passage, measure_combinations
 from ssdcli.evaluation.sweep import GRID
 from ssdcli.generation.types import Blend
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import STARTER, Entry, Registry
 from ssdcli.training.settings import TrainSettings
 
@@ -227,7 +227,7 @@ class Bench:
         core_twin = Twin(twin_of(load_backbone(original.folder).config), tokenizer)
         core = self._twin("core", settings, core_twin)
         save_for_transformers(core, tokenizer, self.workshop.home / JUDGE)
-        small_twin = Twin(twin_of(load_backbone(small.folder).config), tokenizer, mould_of(core))
+        small_twin = Twin(twin_of(load_backbone(small.folder).config), tokenizer, traits_of(core))
         name = f"{corpus.name}-{seed}"
         models = (core, self._twin(name, self._small_settings(corpus, seed), small_twin))
         return CausalPair(name, models, tokenizer_of(original))

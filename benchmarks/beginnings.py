@@ -26,7 +26,7 @@ from benchmarks.lib.corpora import read_texts
 from ssdcli.engine.process import make_process
 from ssdcli.evaluation.losses import LossSettings, Passage, measure, passage_of
 from ssdcli.machine.placement import Placement
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.loading import load_model
 from ssdcli.registry.adapters import base_of
 from ssdcli.registry.store import STARTER, Registry

@@ -47,7 +47,7 @@ from ssdcli.engine.ensemble.rules import Rule, average, contrast, mix
 from ssdcli.evaluation.gaps import GapSettings, choose_gaps, left_side
 from ssdcli.evaluation.sweep import GRID
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import STARTER
 from ssdcli.training.settings import TrainSettings
 

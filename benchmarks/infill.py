@@ -32,7 +32,7 @@ from ssdcli.evaluation.gaps import (
 )
 from ssdcli.evaluation.losses import Losses, LossSettings, Passage, measure, passage_of
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import Registry
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 from ssdcli.training.job import train_small

@@ -37,8 +37,8 @@ from ssdcli.engine.noise import GeneratorNoise
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Process, make_process
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
-from ssdcli.models.mould import Mould, read_mould
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
+from ssdcli.models.core_traits import CoreTraits, read_core_traits
 from ssdcli.models.presets import find_preset
 from ssdcli.registry.store import Registry
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id
@@ -56,13 +56,13 @@ RATE = 3e-3
 
 
 def make(
-    size: str, process: Process, mould: Mould, division: Division | None, settings: TrainSettings | None = None
+    size: str, process: Process, traits: CoreTraits, division: Division | None, settings: TrainSettings | None = None
 ) -> BlockDiffusionLM:
     """A fresh small model of a preset's body, in blocks of 16."""
     preset = find_preset(size)
     assert preset is not None
     settings = settings or TrainSettings(data=("-",), block_size=BLOCK)
-    return build(shape(settings, preset, process, mould, (), division), mould, division, settings.seed)
+    return build(shape(settings, preset, process, traits, (), division), traits, division, settings.seed)
 
 
 def step_of(model: BlockDiffusionLM, process: Process, vocabulary: int) -> Run:
@@ -112,12 +112,12 @@ def speed(process_name: str, size: str, rounds: int) -> str:
     for vocabulary in (SMALLEST, *LARGER):
         torch.manual_seed(0)
         process = make_process(process_name, vocabulary, CONSTANTS)
-        mould = Mould(torch.randn(vocabulary, WIDTH), (MASK,))
-        for division in (None, divide(mould, np.arange(2, min(vocabulary, 20_000)))):
+        traits = CoreTraits(torch.randn(vocabulary, WIDTH), (MASK,))
+        for division in (None, divide(traits, np.arange(2, min(vocabulary, 20_000)))):
             if division is None and f"{vocabulary:,} whole" in steps:
                 continue
             kind = f"{vocabulary:,} {'whole' if division is None else 'active'}"
-            model = make(size, process, mould, division)
+            model = make(size, process, traits, division)
             parts[kind] = least(parts_of(model), rounds)
             steps[kind] = step_of(model, process, vocabulary)
             rows.append([kind, model.config.rows, model.config.rank, megabytes(model)])
@@ -136,7 +136,7 @@ class Bench:
 
     core: BlockDiffusionLM
     process: Process
-    mould: Mould
+    traits: CoreTraits
     text: Texts
     heldout: Sequence[Tensor]
 
@@ -149,13 +149,13 @@ def read_bench(train: Path, heldout: Path, notes: int | None, documents: int) ->
     text = packable(encode(read_texts(train, notes), tokenizer), end)
     process = make_process(entry.manifest.process, entry.manifest.vocabulary, entry.manifest.constants)
     held = [torch.tensor([end, *document]) for document in encode(read_texts(heldout, documents), tokenizer)]
-    return Bench(load_backbone(entry.folder), process, read_mould(entry.folder), text, held)
+    return Bench(load_backbone(entry.folder), process, read_core_traits(entry.folder), text, held)
 
 
 def train(bench: Bench, division: Division | None, size: str, steps: int) -> BlockDiffusionLM:
     """Train a small model on the text, its rate rising for 20 steps and falling from 70% on."""
     settings = TrainSettings(data=("-",), block_size=BLOCK, context=256)
-    model = make(size, bench.process, bench.mould, division, settings)
+    model = make(size, bench.process, bench.traits, division, settings)
     objective, optimizer = Objective(model, bench.process, 0), make_optimizer(model, RATE, 0.01)
     windows, batch = Windows(bench.text, WindowShape(256, BLOCK), 0, sys.maxsize), BATCH_TOKENS // 256
     for step in range(steps):
@@ -193,9 +193,9 @@ def losses_of(small: BlockDiffusionLM, bench: Bench) -> Tensor:
 
 def loss(bench: Bench, rows: int, size: str, steps: int) -> str:
     """Nats a token on held-out text."""
-    division = divide(bench.mould, bench.text.tokens, rows)
+    division = divide(bench.traits, bench.text.tokens, rows)
     assert division is not None
-    counts = count_tokens(bench.text.tokens, len(bench.mould.embeddings))
+    counts = count_tokens(bench.text.tokens, len(bench.traits.embeddings))
     targets = torch.cat([document[1:256] for document in bench.heldout])
     active = torch.isin(targets, division.ids)
     groups = {"all": active | True, "active": active, "seen": ~active & (counts[targets] > 0)}
@@ -204,7 +204,7 @@ def loss(bench: Bench, rows: int, size: str, steps: int) -> str:
     no_floor = replace(division, floor=torch.full_like(division.floor, -math.inf))
     models = {"a row for every token": train(bench, None, size, steps)}
     models["active vocabulary"] = train(bench, division, size, steps)
-    unbounded = make(size, bench.process, bench.mould, no_floor)
+    unbounded = make(size, bench.process, bench.traits, no_floor)
     unbounded.load_state_dict(models["active vocabulary"].state_dict() | _prefixed(no_floor))
     models["the same without a floor"] = unbounded.eval().requires_grad_(False)
     lines: list[list[object]] = []

@@ -33,7 +33,7 @@ from ssdcli.engine.process import Process, Simplex, SparseSimplex
 from ssdcli.evaluation.losses import LossSettings, measure, passage_of
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import STARTER, Registry
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 

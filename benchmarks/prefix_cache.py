@@ -31,8 +31,8 @@ from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.folder import load_backbone
 from ssdcli.registry.store import Registry
 from ssdcli.text.tokenizer import END_OF_TEXT, MASK, special_id
 

@@ -36,7 +36,7 @@ from ssdcli.engine.process import Process, make_process
 from ssdcli.evaluation.losses import Losses, LossSettings, Passage, measure, passage_of
 from ssdcli.evaluation.sweep import GRID, best_weight
 from ssdcli.machine.hardware import has_fast_bf16
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import STARTER, Entry, Registry
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 from ssdcli.training.incontext import denoise_in_context

@@ -29,7 +29,7 @@ from ssdcli.errors import NoSuchModel
 from ssdcli.evaluation.continuations import Opening, openings
 from ssdcli.evaluation.generated import distinct, repetition, words
 from ssdcli.generation.prompting import Voice
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.judge import Judge, load_judge
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.reports import charts
