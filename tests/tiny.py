@@ -12,7 +12,7 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.folder import save_backbone
+from ssdcli.models.block_diffusion_checkpoint import save_backbone
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.store import Registry
 from ssdcli.text.codec import Codec

@@ -24,7 +24,7 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.evaluation.continuations import Opening, openings
 from ssdcli.evaluation.generated import distinct, repetition, words
 from ssdcli.generation.loaded_model import LoadedModel
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.judge import Judge, load_judge
 from ssdcli.reports import charts
 from ssdcli.text.codec import Codec

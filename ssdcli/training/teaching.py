@@ -7,8 +7,8 @@ from functools import partial
 from ssdcli.errors import UsageError
 from ssdcli.generation.loaded_model import open_model
 from ssdcli.machine.distributed import world_size
-from ssdcli.models.core import read_config
 from ssdcli.models.core_spec import KEY
+from ssdcli.models.native_checkpoint import read_config
 from ssdcli.text.chat import BETWEEN
 from ssdcli.training.incontext import denoise_in_context
 from ssdcli.training.prepare import Prepared
