@@ -28,7 +28,7 @@ from benchmarks.lib.tables import spread, table
 from benchmarks.lib.timing import processor_seconds
 from ssdcli.errors import UsageError
 from ssdcli.evaluation.losses import GRID, LossSettings, best_weight, measure
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import STARTER
 from ssdcli.training.settings import NO_CORE, TrainSettings
 

@@ -21,7 +21,7 @@ from ssdcli.evaluation.losses import LossSettings, measure
 from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.evaluation.scored_text import scored_text
 from ssdcli.evaluation.trained_text import Training
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import Registry
 from tests.checkpoints import write_checkpoint
 from tests.pulled import add_core
