@@ -33,10 +33,10 @@ from benchmarks.lib.causal import (
     CausalWriter,
     Twin,
     gap_losses,
-    mould_of,
     passage_losses,
     save_for_transformers,
     train_causal,
+    traits_of,
     twin_of,
 )
 from benchmarks.lib.columns import Columns, collaborate
@@ -53,7 +53,7 @@ from ssdcli.errors import UsageError
 from ssdcli.evaluation.losses import LossSettings, Passage, measure_combinations
 from ssdcli.evaluation.sweep import GRID
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.training.settings import TrainSettings
 
 QUICK = {
@@ -220,7 +220,7 @@ class Bench:
         core_twin = Twin(twin_of(load_backbone(original.folder).config), tokenizer)
         core = self._twin("core", self._core_settings(), core_twin)
         save_for_transformers(core, tokenizer, self.workshop.home / JUDGE)
-        small_twin = Twin(twin_of(load_backbone(small.folder).config), tokenizer, mould_of(core))
+        small_twin = Twin(twin_of(load_backbone(small.folder).config), tokenizer, traits_of(core))
         twin = self._twin(name, self._small_settings(corpus, seed), small_twin)
         return CausalPair(name, (core, twin), original.tokenizer)
 

@@ -38,7 +38,7 @@ from ssdcli.engine.ensemble.schedules import sharing
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.sweep import GRID
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import STARTER
 from ssdcli.training.settings import TrainSettings
 

@@ -31,7 +31,7 @@ from ssdcli.engine.process import Process, Simplex, SparseSimplex
 from ssdcli.evaluation.losses import LossSettings, measure
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import STARTER
 
 LEVELS = (1.0, 0.9, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05)

@@ -29,7 +29,7 @@ from benchmarks.lib.timing import processor_seconds
 from ssdcli.errors import UsageError
 from ssdcli.evaluation.losses import LossSettings, measure
 from ssdcli.evaluation.sweep import GRID, best_weight
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import STARTER
 from ssdcli.training.settings import NO_CORE, TrainSettings
 

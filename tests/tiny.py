@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.folder import save_backbone
+from ssdcli.models.block_diffusion_checkpoint import save_backbone
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.store import Registry
 from ssdcli.text.tokenizer import train_tokenizer

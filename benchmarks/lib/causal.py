@@ -33,8 +33,8 @@ from ssdcli.evaluation.passages import heldout_passages
 from ssdcli.generation.types import Options, Request
 from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.folder import load_backbone, save_backbone
-from ssdcli.models.mould import Mould
+from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone
+from ssdcli.models.core_traits import CoreTraits
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 from ssdcli.training.build import build, settled
 from ssdcli.training.crossentropy import head_cross_entropy
@@ -53,9 +53,9 @@ def twin_of(config: BackboneConfig) -> BackboneConfig:
     return replace(config, timed=False, self_conditioned=False)
 
 
-def mould_of(core: BlockDiffusionLM) -> Mould:
+def traits_of(core: BlockDiffusionLM) -> CoreTraits:
     """What the twin of a core dictates to smaller ones."""
-    return Mould(core.embed(torch.arange(core.config.vocabulary)[None])[0], core.config.suppressed)
+    return CoreTraits(core.embed(torch.arange(core.config.vocabulary)[None])[0], core.config.suppressed)
 
 
 # Predictions
@@ -117,7 +117,7 @@ class Twin:
 
     config: BackboneConfig
     tokenizer: Path
-    mould: Mould | None = None
+    traits: CoreTraits | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def train_causal(settings: TrainSettings, twin: Twin, folder: Path, clock: Calla
     settings = settled(settings, store.info.train.tokens)
     assert settings.batch_tokens is not None
     assert settings.learning_rate is not None
-    objective = NextToken(build(twin.config, twin.mould, None, settings.seed))
+    objective = NextToken(build(twin.config, twin.traits, None, settings.seed))
     length = twin.config.context
     batch = max(1, settings.batch_tokens // length)
     windows = Windows(Texts.of(store), WindowShape(length, 1), settings.seed, batch * ENDLESS)

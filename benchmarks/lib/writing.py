@@ -23,7 +23,7 @@ from ssdcli.engine.ensemble.guidance import Guide
 from ssdcli.evaluation.continuations import Opening, openings
 from ssdcli.evaluation.generated import distinct, repetition, words
 from ssdcli.generation.prompting import Voice
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.judge import Judge, load_judge
 from ssdcli.reports import charts
 from ssdcli.text.codec import Language

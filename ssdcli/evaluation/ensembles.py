@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.evaluation.sweep import GRID
 from ssdcli.generation.schedule_parser import CONSTANT, GATED, LEANING, SANDWICH, among, kind
 from ssdcli.generation.selection import CONTRAST, NO_CORE, Lineup, Members, Part, choose

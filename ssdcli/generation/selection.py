@@ -312,8 +312,8 @@ def _ends(entry: Entry, tokenizer: Tokenizer) -> tuple[int, ...]:
 
 def _core_table(entry: Entry) -> Mapping[str, Any]:
     """What a pulled core says of itself beyond its native class; of other models nothing."""
-    from ssdcli.models.core import read_config
     from ssdcli.models.core_spec import KEY
+    from ssdcli.models.native_checkpoint import read_config
 
     table: Mapping[str, Any] = read_config(entry.folder).get(KEY, {})
     return table

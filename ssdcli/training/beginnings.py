@@ -14,12 +14,12 @@ from torch import Tensor
 from ssdcli.engine.process import Process
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.core import frozen_dtype, read_config
+from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone, save_configuration
 from ssdcli.models.core_spec import KEY
-from ssdcli.models.folder import load_backbone, save_backbone, save_configuration
+from ssdcli.models.core_traits import CoreTraits
 from ssdcli.models.initialization import Wanted, adapt
 from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
-from ssdcli.models.mould import Mould
+from ssdcli.models.native_checkpoint import frozen_dtype, read_config
 from ssdcli.registry.adapters import ADAPTER, weights_digest
 from ssdcli.registry.archive import TOKENIZER
 from ssdcli.registry.compatibility import Canvas
@@ -78,7 +78,7 @@ class Fit:
     """What a small model has to fit: the core's manifest, its vocabulary and its process."""
 
     core: Manifest
-    mould: Mould
+    traits: CoreTraits
     process: Process
 
 
@@ -176,7 +176,7 @@ def _wanted(settings: TrainSettings, fit: Fit) -> Wanted:
     assert settings.block_size is not None  # what was left open is settled before
     return Wanted(
         vocabulary=fit.core.vocabulary,
-        suppressed=fit.mould.suppressed,
+        suppressed=fit.traits.suppressed,
         block_size=settings.block_size,
         timed=fit.process.timed,
         self_conditioned=fit.process.self_conditioned,

@@ -15,7 +15,7 @@ from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
 from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.mould import Mould, read_mould
+from ssdcli.models.core_traits import CoreTraits, read_core_traits
 from ssdcli.registry.adapters import ADAPTER
 from ssdcli.registry.archive import TOKENIZER
 from ssdcli.registry.compatibility import Canvas
@@ -36,7 +36,7 @@ class Parent:
     """The core that a small model is made for, and what it dictates."""
 
     entry: Entry
-    mould: Mould
+    traits: CoreTraits
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _beginning(
     """What the settings name to begin from; None for a training from scratch."""
     if parent is None or settings.init is None:
         return None
-    fit = Fit(parent.entry.manifest, parent.mould, process)
+    fit = Fit(parent.entry.manifest, parent.traits, process)
     return open_beginning(settings, fit, registry, registry.workspace(settings.name))
 
 
@@ -121,10 +121,10 @@ def _from_scratch(
     """A new model of the shape that was chosen, which takes from the core what must fit it."""
     preset = choose_preset(settings, store.info.train.tokens)
     never = _never_text(tokenizer, settings.vocabulary) if parent is None else ()
-    mould = None if parent is None else parent.mould
-    division = None if mould is None else divide(mould, store.train)
-    config = shape(settings, preset, process, mould, never, division)
-    return build(config, mould, division, settings.seed)
+    traits = None if parent is None else parent.traits
+    division = None if traits is None else divide(traits, store.train)
+    config = shape(settings, preset, process, traits, never, division)
+    return build(config, traits, division, settings.seed)
 
 
 def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
@@ -135,7 +135,7 @@ def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
         raise UsageError(
             f"'{settings.core}' is not a core but of kind '{entry.manifest.kind}'.", "Name a core with --for."
         )
-    return Parent(entry, read_mould(entry.folder))
+    return Parent(entry, read_core_traits(entry.folder))
 
 
 def _block_size(settings: TrainSettings, parent: Parent | None) -> int:

@@ -7,9 +7,9 @@ from functools import partial
 from ssdcli.errors import UsageError
 from ssdcli.machine.distributed import world_size
 from ssdcli.machine.placement import Placement
-from ssdcli.models.core import read_config
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.loading import load_model
+from ssdcli.models.native_checkpoint import read_config
 from ssdcli.text.chat import BETWEEN
 from ssdcli.training.incontext import denoise_in_context
 from ssdcli.training.prepare import Prepared

@@ -15,10 +15,10 @@ from benchmarks.lib.causal import (
     Twin,
     gap_losses,
     log_p_next,
-    mould_of,
     passage_losses,
     save_for_transformers,
     train_causal,
+    traits_of,
     twin_of,
 )
 from benchmarks.lib.gaps import Gap
@@ -27,7 +27,7 @@ from ssdcli.data.marking import CLOSING, WRITTEN
 from ssdcli.evaluation.losses import Passage
 from ssdcli.generation.types import Options, Request
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from tests.tiny import tiny_backbone, tiny_tokenizer
 from tests.trainings import tiny_settings, write_text
 
@@ -128,7 +128,7 @@ def test_a_training_learns_its_text_and_leaves_what_it_saved(tmp_path: Path) -> 
     data = write_text(tmp_path / "text.txt")
     settings = replace(tiny_settings(data), steps=40, checkpoint_seconds=60.0)
     (tmp_path / "tokenizer.json").write_text(tiny_tokenizer().to_str(), encoding="utf-8")
-    begin = Twin(twin().config, tmp_path / "tokenizer.json", mould_of(twin()))
+    begin = Twin(twin().config, tmp_path / "tokenizer.json", traits_of(twin()))
     made = train_causal(settings, begin, tmp_path / "twin", time.monotonic)
     assert made.steps == 40
     assert made.heldout < 5

@@ -21,7 +21,7 @@ from ssdcli.engine.process import Masked, Simplex, SparseSimplex, Uniform
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 
 KINDS = pytest.mark.parametrize("kind", [Denoiser, FullDenoiser], ids=["cached", "full"])
 V = 50  # of small models

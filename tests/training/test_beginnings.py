@@ -17,7 +17,7 @@ from ssdcli.api import Blend, load
 from ssdcli.errors import Interrupted, NoSuchModel, SsdError, UsageError
 from ssdcli.generation.selection import choose
 from ssdcli.machine.placement import Placement
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.loading import load_model
 from ssdcli.models.lora import WEIGHTS as ADAPTER_WEIGHTS
 from ssdcli.registry import archive
