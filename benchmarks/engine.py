@@ -22,7 +22,8 @@ from benchmarks.lib.tables import heading, table
 from benchmarks.lib.timing import Run, least
 from ssdcli.engine.blocks import padding_mask
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Simplex, make_process

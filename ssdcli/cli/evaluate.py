@@ -123,7 +123,7 @@ def _check(lineup: Lineup, data: list[str], plot: Path | None, *, save: bool) ->
     """Refuse what could only fail at the end."""
     if not data:
         raise UsageError("no text is named.", "Name files or folders of held-out text, or - for standard input.")
-    small = [part.entry for part in lineup.parts if part.private]
+    small = [member.model.entry for member in lineup.members if member.role == "small"]
     if save and not small:
         raise UsageError("--save stores the weight of a small model, and none is named.", "Name one with --with.")
     if save and small[0].bundled:

@@ -149,7 +149,7 @@ def train(settings: TrainSettings, watcher: Watcher) -> Trained:
 def open_cast(core: str, small: str) -> Cast:
     """Load the core alone, the small model alone, and both at the small model's tuned weight."""
     together = choose(core, [small])
-    weight = next(part.weight for part in together.parts if part.entry.name == small)
+    weight = next(member.weight for member in together.members if member.model.entry.name == small)
     writers = {CORE: choose(core).open(), SMALL: choose(NO_CORE, [small]).open(), ENSEMBLE: together.open()}
     return Cast(core, small, weight, writers)
 
@@ -167,7 +167,7 @@ def predict(cast: Cast, heldout: Path, repeats: int = _REPEATS) -> Prediction:
     """Measure the denoising loss of the members and their ensemble on notes that none of them has seen."""
     from ssdcli.evaluation.losses import LossSettings, measure
 
-    core, small = (cast.writers[voice].voices[0].denoiser for voice in (CORE, SMALL))
+    core, small = (cast.writers[voice].members[0].model.denoiser for voice in (CORE, SMALL))
     passages = _passages(cast.core, heldout)
     window = min(core.backbone.context, small.backbone.context)
     shares = {CORE: 0.0, SMALL: 1.0, ENSEMBLE: cast.weight}
@@ -231,12 +231,11 @@ def _says(text: str, answer: str) -> bool:
 
 def _passages(core: str, folder: Path) -> list[Passage]:
     """The notes of a folder in the core's tokens."""
-    from tokenizers import Tokenizer
-
     from ssdcli.data.readers.files import ReadReport, read_documents
     from ssdcli.evaluation.losses import passage_of
-    from ssdcli.text.tokenizer import END_OF_TEXT, special_id
+    from ssdcli.text.openings import end_of_text
+    from ssdcli.text.tokenizer import load_tokenizer
 
-    tokenizer = Tokenizer.from_file(str(Registry().find(core).folder / "tokenizer.json"))
-    end = special_id(tokenizer, END_OF_TEXT)
+    tokenizer = load_tokenizer(Registry().find(core).folder, core)
+    end = end_of_text(tokenizer)
     return [passage_of(document.text, tokenizer, end) for document in read_documents([str(folder)], ReadReport())]

@@ -12,7 +12,7 @@ from ssdcli.data.marking import CLOSING
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.evaluation.passages import heldout_passages
 from ssdcli.registry.store import Registry
-from ssdcli.text.codec import Language
+from ssdcli.text.codec import Codec
 from ssdcli.training.job import train_small
 from ssdcli.training.prepare import prepare
 from ssdcli.training.settings import TrainSettings
@@ -96,7 +96,7 @@ def test_a_trained_model_is_asked_as_it_was_taught(tmp_path, monkeypatch, format
     monkeypatch.setattr(Denoiser, "start", lambda self, prompts: seen.append(prompts[0].before) or start(self, prompts))
     load("none", ["mine"]).generate("Dear", FAST)
     if format == "chat":
-        language = Language(chat_tokenizer(), [END])
-        assert seen[0] == [END, *language.encode_chat([Message("user", "Dear")], chat(INSTRUCT).render)]
+        codec = Codec(chat_tokenizer())
+        assert seen[0] == [END, *codec.encode_chat([Message("user", "Dear")], chat(INSTRUCT).render)]
     else:
-        assert seen[0] == [0, *Language(tiny_tokenizer(), [0]).encode("Dear\n\n")]
+        assert seen[0] == [0, *Codec(tiny_tokenizer()).encode("Dear\n\n")]

@@ -23,12 +23,12 @@ from ssdcli.evaluation.audit.rounds import Rounds, paired_losses
 from ssdcli.evaluation.audit.training_text import Excerpts, TrainingText, find_training_text, read_excerpts
 from ssdcli.evaluation.audit.verbatim import find, share
 from ssdcli.evaluation.losses import LossSettings, Passage, passage_of
+from ssdcli.generation.loaded_model import open_model
 from ssdcli.generation.selection import NO_CORE
 from ssdcli.generation.writer import Writer
-from ssdcli.machine.placement import Placement
-from ssdcli.models.loading import load_model
 from ssdcli.registry.compatibility import misfit
 from ssdcli.registry.store import Entry, Registry
+from ssdcli.text.tokenizer import load_tokenizer
 
 _CANDIDATES = 511  # sentences that a canary is ranked among: exposure up to 9 bits
 _DRAWS = 32  # sets of noise levels of a loss, at most
@@ -111,11 +111,11 @@ class _Subject:
 
     @property
     def backbone(self) -> Backbone:
-        return self.writer.voices[0].denoiser.backbone
+        return self.writer.members[0].model.denoiser.backbone
 
     def passage(self, text: str) -> Passage:
         """A whole text between ends of text, as it stands in training."""
-        end = self.writer.voices[0].opening
+        end = self.writer.members[0].model.format.opening
         passage = passage_of(text, self.tokenizer, end)
         return replace(passage, tokens=[*passage.tokens, end])
 
@@ -125,13 +125,13 @@ class _Subject:
         room = min(member.context for member in members)
         window = min(room, max(len(passage.tokens) for passage in passages))
         settings = LossSettings(window, seed=seed, batch=max(1, _BATCH_TOKENS // window))
-        return paired_losses(members, self.writer.voices[0].denoiser.process, passages, settings, rounds)
+        return paired_losses(members, self.writer.members[0].model.denoiser.process, passages, settings, rounds)
 
 
 def _load(entry: Entry, registry: Registry) -> _Subject:
     core, members = (entry.name, []) if entry.manifest.kind == "core" else (NO_CORE, [entry.name])
     writer = choose(core, members, registry).open()
-    tokenizer = Tokenizer.from_file(str(entry.folder / "tokenizer.json"))
+    tokenizer = load_tokenizer(entry.folder, entry.name)
     tokenizer.encode_special_tokens = True
     return _Subject(writer, tokenizer)
 
@@ -145,7 +145,7 @@ def _core(entry: Entry, registry: Registry) -> Backbone | None:
         core = registry.find(made_for)
         # Losses are compared of canvases that both see alike, so the attention must be the same besides.
         alike = core.manifest.attention == own.attention and misfit(core.manifest, own) is None
-        return load_model(core.folder, Placement(), own.block_size) if alike else None
+        return open_model(core, block_size=own.block_size).denoiser.backbone if alike else None
     except SsdError:
         return None
 
