@@ -17,7 +17,6 @@ from ssdcli.generation.schedule_parser import GATED, schedules
 from ssdcli.generation.types import PLAIN, Blend
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, QUANTIZED, Placement
-from ssdcli.registry.adapters import base_of
 from ssdcli.registry.compatibility import check_fit
 from ssdcli.registry.manifest import MEMBERS
 from ssdcli.registry.store import Entry, Registry
@@ -144,7 +143,7 @@ def choose(
     parts = _parts(chosen, small, blend.rule, registry)
     for other, part in combinations(parts, 2):
         check_fit(part.entry, other.entry, registry)
-    parts = [replace(part, base=base_of(part.entry, registry)) for part in parts]
+    parts = [replace(part, base=registry.base_of(part.entry)) for part in parts]
     named = [(part.name, part.weight, part.private) for part in parts]
     lineup = Lineup(None if chosen is None else chosen.name, tuple(parts), blend, guides)
     scheduled = schedules(blend, named, parts[0].entry.manifest.process, lineup.gate)

@@ -16,10 +16,10 @@ from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.core_traits import CoreTraits, read_core_traits
-from ssdcli.registry.adapters import ADAPTER
 from ssdcli.registry.archive import TOKENIZER
 from ssdcli.registry.compatibility import Canvas
 from ssdcli.registry.files import write_atomic
+from ssdcli.registry.manifest import ADAPTER
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.chat import read_chat
 from ssdcli.text.tokenizer import END_OF_TEXT, MASK, PAD, special_id, train_tokenizer
