@@ -14,6 +14,7 @@ from ssdcli.data.split import SplitSettings
 from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
 from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
+from ssdcli.generation.loaded_model import process_of
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.core_traits import CoreTraits, read_core_traits
 from ssdcli.registry.archive import TOKENIZER
@@ -21,8 +22,8 @@ from ssdcli.registry.compatibility import Canvas
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.manifest import ADAPTER
 from ssdcli.registry.store import Entry, Registry
-from ssdcli.text.chat import read_chat
-from ssdcli.text.tokenizer import END_OF_TEXT, MASK, PAD, special_id, train_tokenizer
+from ssdcli.text.openings import chat_of, end_of_text, ends_of
+from ssdcli.text.tokenizer import MASK, PAD, load_tokenizer, special_id, train_tokenizer
 from ssdcli.training.active_tokens import divide
 from ssdcli.training.beginnings import Beginning, Fit, open_beginning
 from ssdcli.training.build import build, choose_preset, settled, shape
@@ -94,7 +95,7 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     tokenizer = _tokenizer(settings, workspace, parent)
     process = _process(settings, tokenizer, parent)
     beginning = _beginning(settings, process, registry, parent)
-    end = _end(tokenizer, parent)
+    end = end_of_text(tokenizer) if parent is None else ends_of(parent.entry, tokenizer)[0]
     store = _store(settings, workspace, tokenizer, _phrasing(end, parent))
     settings, size = settled(settings, store.info.train.tokens), None
     if beginning is None:
@@ -149,12 +150,6 @@ def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
     return asked or core.block_size
 
 
-def _end(tokenizer: Tokenizer, parent: Parent | None) -> int:
-    """The id of end of text: the core's first, or the tokenizer's own."""
-    ends = () if parent is None else parent.entry.manifest.ends
-    return ends[0] if ends else special_id(tokenizer, END_OF_TEXT)
-
-
 def _check_base(settings: TrainSettings, registry: Registry, parent: Parent | None) -> None:
     """Raise UsageError for a base that could not denoise a canvas of the core's."""
     if settings.base is None:
@@ -195,7 +190,7 @@ def _check_window(teacher: Entry | None, window: int) -> None:
 def _tokenizer(settings: TrainSettings, workspace: Path, parent: Parent | None) -> Tokenizer:
     """The core's tokenizer, or one learned from the data when there is no core."""
     if parent is not None:
-        return Tokenizer.from_file(str(parent.entry.folder / TOKENIZER))
+        return load_tokenizer(parent.entry.folder, parent.entry.name)
     path = workspace / TOKENIZER
     if not path.exists():
         if "-" in settings.data:
@@ -216,7 +211,7 @@ def _phrasing(end: int, parent: Parent | None) -> StoreSettings:
     if parent is None or parent.entry.manifest.format != "chat":
         return StoreSettings(end)
     core = parent.entry
-    return StoreSettings(end, chat=read_chat(core.folder, core.name), ends=core.manifest.ends)
+    return StoreSettings(end, chat=chat_of(core), ends=core.manifest.ends)
 
 
 def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phrasing: StoreSettings) -> TokenStore:
@@ -234,7 +229,6 @@ def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phras
 
 def _process(settings: TrainSettings, tokenizer: Tokenizer, parent: Parent | None) -> Process:
     if parent is not None:
-        manifest = parent.entry.manifest
-        return make_process(manifest.process, manifest.vocabulary, manifest.constants)
+        return process_of(parent.entry)
     constants = {"K": 5.0, "s": 1e-4, "mask_id": special_id(tokenizer, MASK)}  # a process takes those that are its own
     return make_process(settings.process, settings.vocabulary, constants)

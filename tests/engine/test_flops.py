@@ -13,7 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
-from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.flops import Sizes
 from ssdcli.engine.noise import CounterNoise
