@@ -17,7 +17,6 @@ from ssdcli.evaluation.scored_text import ScoredText, scored_text
 from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.loading import load_model, make_denoiser
-from ssdcli.registry.adapters import base_of
 from ssdcli.registry.manifest import Manifest
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id
@@ -72,7 +71,7 @@ class Model:
     @cached_property
     def denoiser(self) -> Denoiser:
         """The loaded model; a LoRA on its base."""
-        base = base_of(self.entry, self.registry)
+        base = self.registry.base_of(self.entry)
         folder, adapter = (self.folder, None) if base is None else (base.folder, self.folder)
         backbone = load_model(folder, Placement(), self.manifest.block_size, adapter)
         return make_denoiser(backbone, self.manifest.attention, self.process)
