@@ -50,8 +50,8 @@ from ssdcli.api import Blend, choose
 from ssdcli.demo import story as demo
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import UsageError
-from ssdcli.evaluation.losses import LossSettings, Passage, measure_combinations
-from ssdcli.evaluation.sweep import GRID
+from ssdcli.evaluation.losses import GRID, LossSettings, measure_combinations
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.training.settings import TrainSettings
@@ -112,7 +112,7 @@ class DiffusionPair:
     core: Model
     small: Model
 
-    def likelihood(self, passages: Sequence[Passage]) -> Columns:
+    def likelihood(self, passages: Sequence[ScoredText]) -> Columns:
         """Denoising losses, which are the NELBO of masked models."""
         models = [self.core.backbone, self.small.backbone]
         settings = LossSettings(min(model.context for model in models))
@@ -146,7 +146,7 @@ class CausalPair:
     models: tuple[BlockDiffusionLM, BlockDiffusionLM]
     tokenizer: Any
 
-    def likelihood(self, passages: Sequence[Passage]) -> Columns:
+    def likelihood(self, passages: Sequence[ScoredText]) -> Columns:
         """Exact losses."""
         return passage_losses(self.models, passages, GRID, min(model.context for model in self.models))
 

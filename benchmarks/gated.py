@@ -36,8 +36,8 @@ from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
 from ssdcli.evaluation.combinations import Combination, Combined, Positions
 from ssdcli.evaluation.gating import Curves, fit
-from ssdcli.evaluation.losses import LossSettings, Passage, measure_combinations
-from ssdcli.evaluation.sweep import GRID
+from ssdcli.evaluation.losses import GRID, LossSettings, measure_combinations
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.registry.store import STARTER
 from ssdcli.training.settings import TrainSettings
 
@@ -148,7 +148,11 @@ class _Recorder:
 
 
 def record(
-    members: tuple[Backbone, Backbone], process: Process, passages: Sequence[Passage], settings: LossSettings, most: int
+    members: tuple[Backbone, Backbone],
+    process: Process,
+    passages: Sequence[ScoredText],
+    settings: LossSettings,
+    most: int,
 ) -> Predictions:
     """Run both members on noised held-out text, and keep about `most` of all positions, drawn evenly."""
     total = settings.repeats * sum(sum(passage.counted) for passage in passages)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from benchmarks.lib.corpora import read_texts
 from ssdcli.engine.denoiser import Backbone, Denoiser
 from ssdcli.engine.process import Process
-from ssdcli.evaluation.losses import Passage, passage_of
+from ssdcli.evaluation.scored_text import ScoredText, scored_text
 from ssdcli.generation.loaded_model import open_model, process_of
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.registry.adapters import base_of
@@ -78,9 +78,9 @@ class Model:
         """The loaded network."""
         return self.denoiser.backbone
 
-    def passages(self, heldout: str, limit: int | None = None) -> list[Passage]:
+    def passages(self, heldout: str, limit: int | None = None) -> list[ScoredText]:
         """Held-out documents in the model's tokens, at most the first `limit`."""
-        return [passage_of(text, self.tokenizer, self.end) for text in read_texts(heldout, limit)]
+        return [scored_text(text, self.tokenizer, self.end) for text in read_texts(heldout, limit)]
 
 
 def random_denoiser(process: Process, hidden: int, layers: int, **shape: Any) -> Denoiser:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ssdcli.api import choose
 from ssdcli.cli import console
 from ssdcli.cli import evaluate_options as option
 from ssdcli.cli import generate_options as shared
@@ -22,7 +21,7 @@ from ssdcli.cli.settings import resolve
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, Swept, by_weight
 from ssdcli.generation.schedule_parser import GATED
-from ssdcli.generation.selection import Lineup
+from ssdcli.generation.selection import Lineup, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.registry.files import write_atomic

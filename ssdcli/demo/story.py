@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssdcli.api import Options, Request, choose
-from ssdcli.generation.selection import NO_CORE
+from ssdcli.generation.selection import NO_CORE, choose
+from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.store import STARTER, Registry
 from ssdcli.training.saved import begin
 from ssdcli.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from ssdcli.evaluation.losses import Passage
+    from ssdcli.evaluation.scored_text import ScoredText
     from ssdcli.training.finish import Trained
     from ssdcli.training.job import Watcher
 
@@ -229,13 +229,13 @@ def _says(text: str, answer: str) -> bool:
     return " ".join(answer.split()).casefold() in " ".join(text.split()).casefold()
 
 
-def _passages(core: str, folder: Path) -> list[Passage]:
+def _passages(core: str, folder: Path) -> list[ScoredText]:
     """The notes of a folder in the core's tokens."""
     from ssdcli.data.readers.files import ReadReport, read_documents
-    from ssdcli.evaluation.losses import passage_of
+    from ssdcli.evaluation.scored_text import scored_text
     from ssdcli.text.openings import end_of_text
     from ssdcli.text.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(Registry().find(core).folder, core)
     end = end_of_text(tokenizer)
-    return [passage_of(document.text, tokenizer, end) for document in read_documents([str(folder)], ReadReport())]
+    return [scored_text(document.text, tokenizer, end) for document in read_documents([str(folder)], ReadReport())]

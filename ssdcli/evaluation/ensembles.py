@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import SsdError, UsageError
+from ssdcli.evaluation.losses import GRID
 from ssdcli.evaluation.measurement import EvalSettings
-from ssdcli.evaluation.sweep import GRID
 from ssdcli.generation.schedule_parser import CONSTANT, GATED, LEANING, SANDWICH, among, kind
 from ssdcli.generation.selection import CONTRAST, NO_CORE, Lineup, ModelFiles, SmallModels, choose
 from ssdcli.generation.types import RULES, Blend

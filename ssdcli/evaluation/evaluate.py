@@ -15,9 +15,10 @@ from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.continuations import PEOPLE, continued, measure_texts, not_measured, openings, write
 from ssdcli.evaluation.ensembles import Cast, cast_of
 from ssdcli.evaluation.gating import GateFitter
-from ssdcli.evaluation.heldout_text import HeldOutText, passages_of, read_heldout
-from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure_combinations
+from ssdcli.evaluation.heldout_text import HeldOutText, read_heldout, scored_texts
+from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, measure_combinations
 from ssdcli.evaluation.measurement import EvalSettings, Evaluation, Texts
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.evaluation.trained_text import Training
 from ssdcli.generation.selection import Lineup, SmallModels
 from ssdcli.generation.types import PLAIN
@@ -83,7 +84,7 @@ def evaluate(
     )
 
 
-def _left_over(passages: Sequence[Passage], losses: LossesByLevel) -> list[str]:
+def _left_over(passages: Sequence[ScoredText], losses: LossesByLevel) -> list[str]:
     """Whether some documents were not measured."""
     measured = len(losses.tokens)
     told = f"{measured} of {len(passages)} documents were measured: for the others there was no room or no time"
@@ -99,7 +100,7 @@ class _Stage:
     writer: Writer
     judge: Judge | None
     text: HeldOutText
-    passages: list[Passage]
+    passages: list[ScoredText]
     context: tuple[int, ...]
     remarks: tuple[str, ...]
 
@@ -113,7 +114,7 @@ class _Stage:
             raise UsageError(problem, "Leave --context out.")
         writer = Lineup(cast.core, cast.members, PLAIN, ()).open(settings.placement)
         tokenizer = load_tokenizer(first.folder, first.name)
-        passages = passages_of(text.documents, tokenizer, writer.ends, chat)
+        passages = scored_texts(text.documents, tokenizer, writer.ends, chat)
         if not passages:
             problem = f"nothing of this text can be measured: {'; '.join(text.remarks) or 'it has no answers'}."
             raise UsageError(problem, "Name other text.")

@@ -14,7 +14,7 @@ from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
-from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.generation.types import DEFAULTS
 from ssdcli.reports.description import Sample
@@ -31,7 +31,7 @@ Authors = Sequence[Member[LoadedModel]]
 
 
 def write_samples(
-    authors: Mapping[str, Authors], passages: Sequence[Passage], tokenizer: Tokenizer, until: float
+    authors: Mapping[str, Authors], passages: Sequence[ScoredText], tokenizer: Tokenizer, until: float
 ) -> list[Sample]:
     """Let each model or ensemble continue the beginnings of the first documents that are long enough; seeds are fixed.
 

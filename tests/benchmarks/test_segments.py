@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.lib.segments import HEAVY, LIGHT, SEGMENTS, Levels, Segments, all_schedules, document_losses, shapes
 from ssdcli.engine.process import Masked
-from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.scored_text import ScoredText
 from tests.tiny import VOCABULARY, tiny_backbone
 
 
@@ -33,7 +33,7 @@ def test_a_schedule_loses_the_mean_of_what_runs_in_its_segments() -> None:
 
 
 def test_the_heavy_member_is_the_core_or_both_and_is_apart_from_itself_by_nothing() -> None:
-    passage = Passage([0, *range(3, 40)], 1)
+    passage = ScoredText([0, *range(3, 40)], 1)
     core, small = tiny_backbone(0, process="masked"), tiny_backbone(1, process="masked")
     process = Masked(VOCABULARY, 1)
     alone = document_losses((core, small), process, passage, 0.0, 0)

@@ -16,8 +16,7 @@ from ssdcli.engine.sampling.nucleus import entropy
 from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
 from ssdcli.evaluation.gating import ENOUGH, Curves, GateFitter, fit
-from ssdcli.evaluation.losses import LossSettings, measure_combinations, shares
-from ssdcli.evaluation.sweep import GRID
+from ssdcli.evaluation.losses import GRID, LossSettings, measure_combinations, shares
 from tests.tiny import VOCABULARY, member, tiny_backbone
 
 V, N = 11, 4000
