@@ -16,7 +16,6 @@ from ssdcli.engine.process import Process
 from ssdcli.evaluation.scored_text import ScoredText, scored_text
 from ssdcli.generation.loaded_model import open_model, process_of
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.registry.adapters import base_of
 from ssdcli.registry.manifest import Manifest
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.tokenizer import END_OF_TEXT, load_tokenizer, special_id
@@ -71,7 +70,7 @@ class Model:
     @cached_property
     def denoiser(self) -> Denoiser:
         """The loaded model; a LoRA on its base."""
-        return open_model(self.entry, origin=base_of(self.entry, self.registry), process=self.process).denoiser
+        return open_model(self.entry, origin=self.registry.base_of(self.entry), process=self.process).denoiser
 
     @property
     def backbone(self) -> Backbone:
