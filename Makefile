@@ -15,7 +15,7 @@ PIP_FLAGS ?= $(shell nvidia-smi >/dev/null 2>&1 || $(PYTHON) -c \
 
 PYTEST_FLAGS ?= -n 2 --dist worksteal
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test bench reference lint format clean
 
 demo: .venv/.installed
 	$(BIN)/ssd demo
@@ -23,13 +23,16 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
-# What is small enough of BENCHMARKS.md; the commands of the rest stand beside its tables.
+# The benchmarks that are small enough to repeat; the pages of docs/lab have the commands of all.
 BENCHES ?= engine training_speed collaboration autoregression schedules steps alternatives gated teachers
 
 bench: .venv/.installed
 	@for name in $(BENCHES); do \
 		echo "$$name" && $(BIN)/python -m benchmarks $$name --quick && echo || exit 1; \
 	done
+
+reference: .venv/.installed
+	$(BIN)/python -m ssdcli.cli.reference > docs/reference.md
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .

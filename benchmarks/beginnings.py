@@ -1,7 +1,7 @@
 """What is a beginning worth? One text, as many steps, from scratch and from what others have learned. Prints a table.
 
-A causal twin of the starter is trained on general text first, and adapted with and without its logit shift, with and
-without annealed attention. The order of time is that of steps: all models have one shape.
+A causal twin of the starter is trained on general text first, and adapted with and without its logit shift.
+The order of time is that of steps: all models have one shape.
 
 Example: python -m benchmarks beginnings GENERAL.jsonl.gz TRAIN.jsonl.gz --heldout HELDOUT.jsonl.gz
 """
@@ -81,9 +81,8 @@ def _ways(registry: Registry, twin: Path, rank: int) -> Iterator[Way]:
     yield Way("the starter, continued", {"init": STARTER})
     yield Way("the starter, an adapter on it", {"init": STARTER, "lora": rank})
     for shift in (True, False):
-        for anneal in (0.2, 0.0):
-            title = f"causal twin, {'with' if shift else 'without'} shift, {'annealed' if anneal else 'opened at once'}"
-            yield Way(title, {"init": str(twin), "shift": shift, "anneal": anneal, "context": config.context})
+        title = f"causal twin, {'with' if shift else 'without'} shift"
+        yield Way(title, {"init": str(twin), "shift": shift, "context": config.context})
 
 
 def _row(way: Way, registry: Registry, arguments: argparse.Namespace) -> str:

@@ -47,8 +47,7 @@ from ssdcli.training.teacher import Teacher
 
 WEIGHTS = (0.3, 0.6)
 STEPS, QUICK_STEPS = 400, 60
-PASSES = 2  # over the samples of a cached teacher
-ALONE, TAUGHT, IN_CONTEXT, CACHED = "no teacher", "teacher", "teacher with the document", "teacher, cached"
+ALONE, TAUGHT, IN_CONTEXT = "no teacher", "teacher", "teacher with the document"
 
 
 @dataclass(frozen=True)
@@ -153,8 +152,7 @@ def _costs(core: Entry, folder: Path, tokens: int) -> dict[str, float]:
                 loss = objective(**batch)
             loss.backward()
             times[kind].append(1000 * (time.process_time() - began))
-    costs = {kind: min(measured) for kind, measured in times.items()}
-    return costs | {CACHED: costs[ALONE] + (costs[TAUGHT] - costs[ALONE]) / PASSES}
+    return {kind: min(measured) for kind, measured in times.items()}
 
 
 def _process(core: Entry) -> Process:
@@ -171,7 +169,6 @@ def _outcome(plain: TrainSettings, run: Run, corpus: Corpus, passages: Sequence[
             distill=plain.core,
             distill_weight=run.weight,
             distill_context=run.kind == IN_CONTEXT,
-            distill_samples=_cycle(settings) if run.kind == CACHED else 0,
         )
     trained = train_small(settings, overwrite=True)
     core = Registry().find(plain.core)
@@ -181,13 +178,6 @@ def _outcome(plain: TrainSettings, run: Run, corpus: Corpus, passages: Sequence[
         return Outcome(run, losses, None)
     recalls = demo.recall(demo.open_cast(core.name, trained.name), corpus.facts)
     return Outcome(run, losses, demo.told_apart(recalls))
-
-
-def _cycle(settings: TrainSettings) -> int:
-    """How many samples are seen PASSES times in the steps of a training."""
-    assert settings.steps is not None
-    assert settings.context is not None
-    return settings.steps * max(1, settings.batch_tokens // settings.context) // PASSES
 
 
 def _passages(core: Entry, heldout: str) -> list[Passage]:

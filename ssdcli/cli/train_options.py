@@ -70,10 +70,6 @@ DistillContext = Annotated[
     bool | None,
     typer.Option("--distill-context", help="Let it read each document before it predicts it.", rich_help_panel=MORE),
 ]
-DistillSamples = Annotated[
-    int | None,
-    typer.Option(help="Noised samples to ask it about once and learn again and again.", rich_help_panel=MORE),
-]
 Shift = Annotated[
     bool | None,
     typer.Option(
@@ -81,10 +77,6 @@ Shift = Annotated[
         help="Predict a token where the one before it stands; else as suits --init and the noise.",
         rich_help_panel=MORE,
     ),
-]
-Anneal = Annotated[
-    float | None,
-    typer.Option(help="Share of steps in which a causal --init learns to look ahead.", rich_help_panel=MORE),
 ]
 BatchTokens = Annotated[int | None, typer.Option(help="Tokens of a training step.", rich_help_panel=MORE)]
 Optimizer = Annotated[

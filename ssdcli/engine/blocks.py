@@ -33,27 +33,16 @@ def block_levels(blocks: Tensor, noise: Noise) -> Tensor:
     return levels.gather(1, blocks)
 
 
-def ahead(packed: Packed, openness: float, noise: Noise) -> Tensor:
-    """Which columns may see which in their block: all before them, and later ones by chance: (B, T, T) bool.
-
-    openness: that chance, in [0, 1] (attention mask annealing of DiffuLLaMA, Gong et al., 2025).
-    """
-    before = packed.positions[:, None, :] <= packed.positions[:, :, None]
-    return before | (noise.uniform(packed.length, packed.length) < openness)
-
-
-def training_mask(packed: Packed, ahead: Tensor | None = None) -> Tensor:
+def training_mask(packed: Packed) -> Tensor:
     """Who sees whom in [noised ; clean], both (B, T): (B, 1, 2T, 2T) bool.
 
     A noised block sees itself and the clean blocks before it in its text; a clean block sees itself and those before it
     (Arriola et al., "Block diffusion", 2025). What is not known is not seen as clean text, but by itself, so that no
-    row of the softmax is empty. ahead: (B, T, T) bool, which pairs of a block's columns see each other; None for all.
+    row of the softmax is empty.
     """
     own_text = packed.texts[:, :, None] == packed.texts[:, None, :]
     query, key = packed.blocks[:, :, None], packed.blocks[:, None, :]
     same, before = own_text & (query == key), own_text & (key < query) & packed.known[:, None, :]
-    if ahead is not None:
-        same = same & ahead
     itself = torch.eye(packed.length, dtype=torch.bool, device=same.device)
     noised = torch.cat([same, before], dim=2)
     clean = torch.cat([torch.zeros_like(same), before | (same & packed.known[:, None, :]) | itself], dim=2)

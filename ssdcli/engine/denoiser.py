@@ -73,16 +73,15 @@ def denoise_sequence(
     embedded: Tensor,
     packed: Packed,
     level_and_previous: tuple[Tensor | None, Tensor | None],
-    ahead: Tensor | None = None,
 ) -> Tensor:
     """Denoise all blocks of packed texts in one pass over [noised ; clean]: hidden states (B, T, H).
 
     embedded: (B, T, H) embeddings of the noised tokens; level_and_previous: the noise levels (B, T) and the
-    previous prediction's embedding (B, T, H), where there are any. ahead: see `training_mask`.
+    previous prediction's embedding (B, T, H), where there are any.
     """
     noised = backbone.condition(embedded, *level_and_previous)
     both = torch.cat([noised, backbone.embed(packed.tokens).to(noised.dtype)], dim=1)
-    hidden = backbone.encode(both, packed.positions.repeat(1, 2), training_mask(packed, ahead), None)
+    hidden = backbone.encode(both, packed.positions.repeat(1, 2), training_mask(packed), None)
     return predicting(hidden, packed) if backbone.shift else hidden[:, : packed.length]
 
 

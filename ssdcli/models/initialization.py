@@ -49,12 +49,6 @@ class Wanted:
     hides: bool = True
 
 
-def reads_causally(folder: Path) -> bool:
-    """Whether a checkpoint's attention is causal; a pulled core's is not, whatever its class."""
-    config = read_config(folder)
-    return KEY not in config and is_a(config, *CAUSAL)
-
-
 def adapt(folder: Path, wanted: Wanted, dtype: torch.dtype = torch.float32) -> BlockDiffusionLM:
     """A small model with the weights of a checkpoint, held in a dtype; what is new in it begins silent.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ssdcli.errors import UsageError
 from ssdcli.registry.names import check_name, suggest
+from ssdcli.registry.schema import REMOVED_SETTINGS
 from ssdcli.registry.store import home
 
 _PACKAGE = Path(__file__).parents[1]
@@ -39,13 +40,15 @@ def find_recipe(name_or_path: str) -> Path:
 def load_recipe(path: Path, known_keys: Iterable[str] | None = None) -> dict[str, object]:
     """Return a recipe's values by setting name (`learning-rate` becomes `learning_rate`).
 
-    Raises UsageError for a file that is not TOML, a table, an unknown key (where the known ones are given) and a key
-    given twice.
+    A key that only earlier versions knew is ignored. Raises UsageError for a file that is not TOML, a table, a key that
+    is given twice, and an unknown key where the known ones are given.
     """
     known = None if known_keys is None else [key.replace("_", "-") for key in known_keys]
     values: dict[str, object] = {}
     for written, value in _parsed(path).items():
         key = written.replace("_", "-")
+        if key.replace("-", "_") in REMOVED_SETTINGS:
+            continue
         if known is not None and key not in known:
             raise UsageError(f"{path} has a key {written!r} that is not known here.", _nearest(key, known))
         if isinstance(value, dict):

@@ -11,6 +11,9 @@ CONFIG = {"hears_itself": "self_conditioned"}
 TENSORS = {"listen": "self_conditioning"}
 """Modules of models made here, as their tensors' names begin: the old name, and today's."""
 
+REMOVED_SETTINGS = frozenset({"anneal", "distill_samples"})
+"""Settings of recipes and of unfinished trainings that are no more: they are read and ignored."""
+
 _Value = TypeVar("_Value")
 
 

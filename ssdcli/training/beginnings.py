@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.core import frozen_dtype, read_config
 from ssdcli.models.folder import load_backbone, save_backbone, save_configuration
-from ssdcli.models.initialization import Wanted, adapt, reads_causally
+from ssdcli.models.initialization import Wanted, adapt
 from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
 from ssdcli.models.mould import Mould
 from ssdcli.models.spec import KEY
@@ -33,19 +33,15 @@ _DIGEST = "base.sha256"  # of the model that an adapter is trained on
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a model comes from: the registered one, if it was one, and whether its attention was causal."""
-
-    base: str | None = None
-    causal: bool = False
-
-
-@dataclass(frozen=True)
 class Beginning:
-    """A model to train on; with an adapter in it, that alone is trained. base_weights: the digest of what it is for."""
+    """A model to train; with an adapter in it, that alone is trained.
+
+    base: the registered model that it begins from, if it is one that can be its base.
+    base_weights: the digest of the weights that an adapter is for.
+    """
 
     model: BlockDiffusionLM
-    origin: Origin = Origin()
+    base: str | None = None
     adapter: PeftModel | None = None
     base_weights: str | None = None
 
@@ -95,31 +91,31 @@ def open_beginning(settings: TrainSettings, fit: Fit, registry: Registry, worksp
     kept = workspace / _KEPT
     if not kept.exists():
         _keep(*_read(settings, fit, registry), kept)
-    origin = Origin(**json.loads((kept / _ORIGIN).read_text(encoding="utf-8")))
-    return Beginning(load_backbone(kept).train().requires_grad_(True), origin)
+    base = json.loads((kept / _ORIGIN).read_text(encoding="utf-8"))["base"]
+    return Beginning(load_backbone(kept).train().requires_grad_(True), base)
 
 
-def _keep(model: BlockDiffusionLM, origin: Origin, kept: Path) -> None:
+def _keep(model: BlockDiffusionLM, base: str | None, kept: Path) -> None:
     partial = kept.with_name(f"{kept.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     save_backbone(model, partial, torch.float32)
-    (partial / _ORIGIN).write_text(json.dumps(asdict(origin)) + "\n", encoding="utf-8")
+    (partial / _ORIGIN).write_text(json.dumps({"base": base}) + "\n", encoding="utf-8")
     partial.rename(kept)
 
 
-def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockDiffusionLM, Origin]:
+def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockDiffusionLM, str | None]:
     assert settings.init is not None
     entry = _entry(settings.init, registry)
     if entry is None:
         folder = Path(settings.init).expanduser()
         _check_checkpoint(folder, fit)
-        return adapt(folder, _wanted(settings, fit)), Origin(causal=reads_causally(folder))
+        return adapt(folder, _wanted(settings, fit)), None
     if KEY in read_config(entry.folder):
         _check_tokenizer(entry.manifest.tokenizer, settings.init, fit)
-        origin = Origin(base=None if misfit(entry.manifest, fit.core, settings.block_size) else entry.name)
-        return adapt(entry.folder, _wanted(settings, fit)), origin
-    return _continued(entry, fit, settings), Origin(base=entry.name)
+        base = None if misfit(entry.manifest, fit.core, settings.block_size) else entry.name
+        return adapt(entry.folder, _wanted(settings, fit)), base
+    return _continued(entry, fit, settings), entry.name
 
 
 def _entry(init: str, registry: Registry) -> Entry | None:
@@ -218,7 +214,7 @@ def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry, workspa
     except ValueError as error:
         problem = f"--lora {settings.lora} is too large for '{settings.init}': {error}."
         raise UsageError(problem, "Take a smaller rank, as 8.") from error
-    return Beginning(model.train(), Origin(base=entry.name), adapter, digest)
+    return Beginning(model.train(), entry.name, adapter, digest)
 
 
 def _digest(entry: Entry, workspace: Path) -> str:

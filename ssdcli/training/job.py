@@ -26,7 +26,6 @@ from ssdcli.training.measured import measuring_seconds
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.prepare import Prepared, prepare
-from ssdcli.training.rehearsal import Rehearsal
 from ssdcli.training.saved import check_free, claimed, save, unfinished
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 from ssdcli.training.teaching import open_teacher
@@ -142,10 +141,10 @@ def check_shares(batch: int, processes: int) -> None:
 def _train(prepared: Prepared, watcher: Watcher, plan: Plan) -> SmallTrainer:
     settings, config, batch = prepared.settings, prepared.model.config, batch_of(prepared)
     shape = WindowShape(config.context, config.block_size, _infilling(prepared))
-    windows = _windows(prepared, shape, batch * ENDLESS)
+    windows = Windows(Texts.of(prepared.store), shape, settings.seed, batch * ENDLESS)
     assert settings.learning_rate is not None  # what was left open is settled before
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
-    objective = Objective(prepared.model, prepared.process, settings.seed, open_teacher(prepared), _anneal(prepared))
+    objective = Objective(prepared.model, prepared.process, settings.seed, open_teacher(prepared))
     trainer = SmallTrainer(objective, windows, plan, rates, prepared.workspace)
     hooks = Hooks(
         watcher.on_progress,
@@ -161,17 +160,6 @@ def _train(prepared: Prepared, watcher: Watcher, plan: Plan) -> SmallTrainer:
         )
     objective.teacher = None  # gives its memory back before the core is measured
     return trainer
-
-
-def _anneal(prepared: Prepared) -> float:
-    """The share of the training in which attention opens: where it was causal."""
-    return prepared.settings.anneal if prepared.beginning.origin.causal else 0.0
-
-
-def _windows(prepared: Prepared, shape: WindowShape, samples: int) -> Windows:
-    """The samples of the training, ever new or a cycle of them."""
-    texts, seed, period = Texts.of(prepared.store), prepared.settings.seed, prepared.settings.distill_samples
-    return Rehearsal(texts, shape, seed, samples, period) if period else Windows(texts, shape, seed, samples)
 
 
 def _infilling(prepared: Prepared) -> Infilling | None:

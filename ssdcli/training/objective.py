@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ssdcli.engine.blocks import ahead, block_levels
+from ssdcli.engine.blocks import block_levels
 from ssdcli.engine.denoiser import denoise_sequence
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed
@@ -15,10 +15,7 @@ from ssdcli.engine.process import Canvas, Process
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.training.crossentropy import head_cross_entropy
 from ssdcli.training.distilled import distilled_cross_entropy
-from ssdcli.training.rehearsal import CachedTeacher
 from ssdcli.training.teacher import Noised, Teacher
-
-_AHEAD = 1  # the word that names a sample's draws for what is ahead
 
 
 class Objective(nn.Module):
@@ -29,20 +26,14 @@ class Objective(nn.Module):
         backbone: BlockDiffusionLM,
         process: Process,
         seed: int,
-        teacher: Teacher | CachedTeacher | None = None,
-        anneal: float = 0.0,
+        teacher: Teacher | None = None,
     ) -> None:
-        """All randomness is a function of `seed` and a sample's index, so that a resumed run repeats it.
-
-        anneal: the share of the training in which blocks, causal before it, open to what is ahead in them.
-        """
+        """All randomness is a function of `seed` and a sample's index, so that a resumed run repeats it."""
         super().__init__()
         self.backbone = backbone
         self.process = process
         self.seed = seed
         self.teacher = teacher
-        self.anneal = anneal
-        self.progress = 0.0  # the share of the training that is done
 
     def forward(self, columns: Mapping[str, Tensor], index: Tensor) -> Tensor:
         """Mean loss in nats per scored token: the fields of `Packed`, and index (B,) int64, which names the samples.
@@ -54,7 +45,7 @@ class Objective(nn.Module):
         t = block_levels(packed.blocks, noise)
         canvas = self.process.corrupt(packed.tokens, t, noise)
         conditioned = self._conditioned_rows(indices, index.device)
-        hidden = self._hidden(packed, canvas, t, conditioned, self._ahead(packed, indices))
+        hidden = self._hidden(packed, canvas, t, conditioned)
         weights = (self.process.loss_weights(canvas, t) * packed.scored).reshape(-1)
         due = weights.nonzero().squeeze(1)  # only noised positions go through the head
         targets, vocabulary = packed.tokens.reshape(-1)[due], self.backbone.vocabulary
@@ -62,7 +53,7 @@ class Objective(nn.Module):
         if self.teacher is None:
             total = head_cross_entropy(scored, table, vocabulary.rows(targets), weights[due], vocabulary.muted)
         else:
-            lesson = self.teacher.lesson(Noised(packed, canvas, t, index), due)
+            lesson = self.teacher.lesson(Noised(packed, canvas, t), due)
             mixed, plain = distilled_cross_entropy(scored, table, lesson, weights[due], vocabulary.muted)
             total = plain + (mixed - mixed.detach())  # what is shown stays comparable, what is learned is the mixture
         return (total - (weights[due] * vocabulary.log_share(targets)).sum()) / packed.scored.sum().clamp(min=1)
@@ -72,14 +63,7 @@ class Objective(nn.Module):
         rows = [row for row, i in enumerate(indices) if i % 2] if self.process.self_conditioned else []
         return torch.tensor(rows, dtype=torch.int64, device=device)
 
-    def _ahead(self, packed: Packed, indices: list[int]) -> Tensor | None:
-        """Which columns see which in their block; None once they see all of it."""
-        if self.progress >= self.anneal:
-            return None
-        noise = GeneratorNoise([fold(self.seed, i, _AHEAD) for i in indices], packed.tokens.device)
-        return ahead(packed, self.progress / self.anneal, noise)
-
-    def _hidden(self, packed: Packed, canvas: Canvas, t: Tensor, rows: Tensor, seen: Tensor | None) -> Tensor:
+    def _hidden(self, packed: Packed, canvas: Canvas, t: Tensor, rows: Tensor) -> Tensor:
         """Hidden states of the noised half: (B, T, H)."""
         embedded = self.process.embed(canvas, self.backbone)
         level = t if self.process.timed else None
@@ -87,11 +71,10 @@ class Objective(nn.Module):
         if rows.numel():
             with torch.no_grad():
                 first_level = None if level is None else level[rows]
-                part = None if seen is None else seen[rows]
-                first = denoise_sequence(self.backbone, embedded[rows], packed.rows(rows), (first_level, None), part)
+                first = denoise_sequence(self.backbone, embedded[rows], packed.rows(rows), (first_level, None))
                 prediction = self._embedded_prediction(first)
             previous = torch.zeros_like(embedded).index_copy(0, rows, prediction.to(embedded.dtype))
-        return denoise_sequence(self.backbone, embedded, packed, (level, previous), seen)
+        return denoise_sequence(self.backbone, embedded, packed, (level, previous))
 
     def _embedded_prediction(self, hidden: Tensor) -> Tensor:
         """The embedding of a first prediction, sequence by sequence to keep the logits small: (b, T, H)."""

@@ -71,7 +71,7 @@ class Prepared:
     @property
     def base(self) -> str | None:
         """The registered model that it is to be contrasted with: the one that is named, or what it began from."""
-        return self.settings.base or self.beginning.origin.base
+        return self.settings.base or self.beginning.base
 
     @property
     def format(self) -> str:

@@ -14,6 +14,7 @@ from ssdcli.machine.distributed import is_first
 from ssdcli.registry import staging
 from ssdcli.registry.files import disk_errors, make_private, write_atomic
 from ssdcli.registry.names import check_name
+from ssdcli.registry.schema import REMOVED_SETTINGS
 from ssdcli.registry.store import Registry
 from ssdcli.training.settings import NO_CORE, TrainSettings
 
@@ -33,7 +34,8 @@ def unfinished(registry: Registry, name: str) -> TrainSettings | None:
         return None
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        return TrainSettings(**(saved | {"data": tuple(saved["data"])}))
+        known = {key: value for key, value in saved.items() if key not in REMOVED_SETTINGS}
+        return TrainSettings(**(known | {"data": tuple(saved["data"])}))
     except (OSError, ValueError, TypeError, KeyError) as error:
         problem = f"the settings of the unfinished training in {path} cannot be read ({error})."
         raise SsdError(problem, "Start it anew with --overwrite.") from error
@@ -90,13 +92,6 @@ def check_free(registry: Registry, name: str, *, overwrite: bool) -> None:
     if not overwrite and (found is not None or name in registry.broken()):
         problem = f"a model named '{name}' exists already."
         raise UsageError(problem, "Pass --overwrite to replace it, or choose another --name.")
-
-
-def discard(registry: Registry, name: str) -> None:
-    """Forget an unfinished training, if there is one."""
-    with claimed(registry, name) as workspace:
-        if workspace.exists():
-            shutil.rmtree(workspace)
 
 
 def has_checkpoint(registry: Registry, name: str) -> bool:

@@ -41,9 +41,7 @@ class TrainSettings:
     distill: str | None = None  # the model whose predictions are learned beside the text
     distill_weight: float = 0.3  # their share of the loss
     distill_context: bool = False  # whether that model has read each document before it predicts it
-    distill_samples: int = 0  # noised samples that are taught over and over; 0 for ever new ones
     shift: bool | None = None  # whether a token is predicted where the one before it stands; None: what suits it
-    anneal: float = 0.2  # share of the steps in which a causal beginning's attention opens
     optimizer: str = "muon"
     batch_tokens: int | None = None  # of a step; None for what suits the text, see `choose_batch_tokens`
     learning_rate: float | None = None  # at its peak; None for what suits the beginning, see `choose_rate`
@@ -73,9 +71,7 @@ class TrainSettings:
             ("gap_share", 0 <= self.gap_share <= 1, "between 0 and 1"),
             ("canaries", 0 <= self.canaries <= _MOST_CANARIES, f"from 0 to {_MOST_CANARIES}"),
             ("distill_weight", 0 <= self.distill_weight <= 1, "between 0 and 1"),
-            ("distill_samples", self.distill_samples >= 0, "0 or above"),
             ("lora", self.lora is None or 1 <= self.lora <= _HIGHEST_RANK, f"from 1 to {_HIGHEST_RANK}"),
-            ("anneal", 0 <= self.anneal <= 1, "between 0 and 1"),
             ("batch_tokens", self.batch_tokens is None or self.batch_tokens > 0, "at least 1"),
             ("learning_rate", self.learning_rate is None or 0 < self.learning_rate < math.inf, "above 0"),
             ("weight_decay", self.weight_decay >= 0, "0 or above"),
@@ -97,8 +93,8 @@ class TrainSettings:
         if self.core != NO_CORE:
             self._check_left_to_core()
         self._check_beginning()
-        if self.distill is None and (self.distill_context or self.distill_samples):
-            raise UsageError("--distill-context and --distill-samples are for a teacher.", "Name one with --distill.")
+        if self.distill is None and self.distill_context:
+            raise UsageError("--distill-context was given, but no teacher.", "Name one with --distill.")
         if self.minutes is not None and self.steps is not None:
             raise UsageError("both --minutes and --steps are given.", "Leave one of them out.")
 

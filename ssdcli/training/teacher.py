@@ -26,12 +26,11 @@ def without_context(backbone: Backbone, embedded: Tensor, packed: Packed, level:
 
 @dataclass(frozen=True)
 class Noised:
-    """Samples (B, T), what noise at the levels t (B, T) leaves of them, and the indices (B,) that name them."""
+    """Samples (B, T), and what noise at the levels t (B, T) leaves of them."""
 
     packed: Packed
     canvas: Canvas
     t: Tensor
-    index: Tensor
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 
 from ssdcli.errors import UsageError
@@ -14,11 +13,10 @@ from ssdcli.models.spec import KEY
 from ssdcli.text.chat import BETWEEN
 from ssdcli.training.incontext import denoise_in_context
 from ssdcli.training.prepare import Prepared
-from ssdcli.training.rehearsal import KEPT, CachedTeacher, Recollection
 from ssdcli.training.teacher import Reading, Teacher, without_context
 
 
-def open_teacher(prepared: Prepared) -> Teacher | CachedTeacher | None:
+def open_teacher(prepared: Prepared) -> Teacher | None:
     """Load the teacher that a training asks for; UsageError where it cannot be had in many processes."""
     entry, settings, model = prepared.teacher, prepared.settings, prepared.model
     if entry is None or settings.distill_weight == 0:
@@ -26,13 +24,7 @@ def open_teacher(prepared: Prepared) -> Teacher | CachedTeacher | None:
     if how_many() > 1 and KEY in read_config(entry.folder):
         raise UsageError(f"the pulled model '{entry.name}' teaches a single process.", "Leave torchrun out.")
     backbone = load_model(entry.folder, Placement(), model.block_size)
-    teacher = Teacher(backbone, prepared.process, model.vocabulary, settings.distill_weight, _reading(prepared))
-    if settings.distill_samples == 0:
-        return teacher
-    config = model.config
-    kept = min(KEPT, config.rows - len(model.vocabulary.muted))
-    own = prepared.workspace / f"teacher-{os.environ.get('RANK', '0')}.bin"  # of this process alone
-    return CachedTeacher(teacher, Recollection(own, config.context, kept), config.rows)
+    return Teacher(backbone, prepared.process, model.vocabulary, settings.distill_weight, _reading(prepared))
 
 
 def _reading(prepared: Prepared) -> Reading:

@@ -104,11 +104,9 @@ class _Watch(TrainerCallback):
         self._threads = choice(repeatable=trainer.plan.budget.seconds is None)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell the objective how far the training is."""
+        """Start the clock by which the number of threads is chosen."""
         if self._threads:
             self._threads.begin()
-        total = self._trainer.plan.total
-        self._trainer.objective.progress = state.global_step / total if total else 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Replan, report, and decide whether to stop or save."""

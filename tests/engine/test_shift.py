@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import torch
 
-from ssdcli.engine.blocks import ahead, training_mask
-from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.shift import following, preceding, predicting
 from tests.packed import plain
@@ -52,21 +50,3 @@ def test_columns_in_any_order_are_preceded_in_the_text():
 def test_a_canvas_follows_what_was_read_last_at_the_place_before_it():
     tail = (named(5) + 10, torch.tensor([[0, 0, 1, 6, 7]]))
     assert following(named(3), torch.tensor([[2, 3, 4]]), tail)[0, :, 0].tolist() == [12, 0, 1]
-
-
-def seen(openness: float) -> torch.Tensor:
-    packed = Packed.plain(torch.zeros(2, 64, dtype=torch.int64), torch.arange(64).expand(2, -1) // 16)
-    return training_mask(packed, ahead(packed, openness, CounterNoise([1, 2])))[:, 0]
-
-
-def test_a_blocks_attention_opens_from_causal_to_whole():
-    packed = Packed.plain(torch.zeros(2, 64, dtype=torch.int64), torch.arange(64).expand(2, -1) // 16)
-    whole = training_mask(packed)[:, 0]
-    order = torch.arange(64).repeat(2)
-    later = whole & (order[None, :] > order[:, None])
-    assert torch.equal(seen(0.0), whole & ~later)
-    assert torch.equal(seen(1.0), whole)
-    share = (seen(0.3) & later).sum() / later.sum()
-    assert abs(float(share) - 0.3) < 5 * (0.21 / int(later.sum())) ** 0.5
-    assert not (seen(0.3) & ~whole).any()
-    assert (seen(0.3) >= seen(0.0)).all()

@@ -12,12 +12,12 @@ from torch import Tensor
 from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, denoise_sequence
 from ssdcli.engine.packed import Packed
-from ssdcli.engine.process import Masked, Process, Simplex
+from ssdcli.engine.process import Masked, Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BackboneConfig
 from ssdcli.models.folder import load_backbone, save_backbone
-from ssdcli.models.initialization import Wanted, adapt, reads_causally
+from ssdcli.models.initialization import Wanted, adapt
 from ssdcli.training.objective import Objective
 from tests.checkpoints import CAUSAL, NATIVE, write_checkpoint
 from tests.packed import batch, plain
@@ -39,15 +39,17 @@ def packed(ids: Tensor) -> Packed:
 
 
 @pytest.mark.parametrize("kind", CAUSAL)
+@pytest.mark.parametrize("shift", [False, True])
 @torch.no_grad()
-def test_an_untrained_model_with_causal_blocks_predicts_the_next_token_as_the_native_one(kind, tmp_path):
-    native, model = write_checkpoint(tmp_path, kind), adapt(tmp_path, SIMPLEX).eval()
+def test_an_untrained_model_with_blocks_of_one_token_predicts_the_next_as_the_native_one(shift, kind, tmp_path):
+    native, model = write_checkpoint(tmp_path, kind), adapt(tmp_path, replace(SIMPLEX, shift=shift)).eval()
     ids = tokens()
-    causal = torch.ones(T, T).tril().bool().expand(2, T, T)
+    causal = Packed.plain(ids, torch.arange(T).expand(2, T))
     level, previous = torch.rand(2, T), torch.randn(2, T, 32)
-    hidden = denoise_sequence(model, model.embed(ids), packed(ids), (level, previous), causal)
-    expected = native(input_ids=ids).logits[:, :-1]
-    torch.testing.assert_close(model.logits(hidden)[:, 1:][..., TEXT], expected[..., TEXT])
+    found = model.logits(denoise_sequence(model, model.embed(ids), causal, (level, previous)))
+    expected = native(input_ids=ids).logits
+    found, expected = (found[:, 1:], expected[:, :-1]) if shift else (found, expected)
+    torch.testing.assert_close(found[..., TEXT], expected[..., TEXT])
 
 
 @torch.no_grad()
@@ -82,7 +84,7 @@ def test_one_pass_over_all_blocks_is_denoising_them_one_by_one(kind, shift, tmp_
 @KINDS
 def test_causal_models_keep_their_shift_and_masked_ones_have_none_unless_told(kind, tmp_path):
     write_checkpoint(tmp_path, kind)
-    assert adapt(tmp_path, WANTED).shift == reads_causally(tmp_path) == (kind in CAUSAL)
+    assert adapt(tmp_path, WANTED).shift == (kind in CAUSAL)
     assert not adapt(tmp_path, replace(WANTED, shift=False)).shift
     assert adapt(tmp_path, replace(WANTED, shift=True)).shift
 
@@ -113,22 +115,6 @@ def test_every_weight_of_an_adapted_model_learns_and_nothing_is_left_to_chance(k
     silent = {"time.0.weight", "time.0.bias"}  # behind a layer of zeros
     unmoved = {name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()}
     assert unmoved - {n for n in unmoved if n.endswith(("k_proj.bias", "key.bias"))} <= silent
-
-
-def trained_by(process: Process, model: BlockDiffusionLM, progress: float, anneal: float) -> float:
-    objective = Objective(model, process, seed=0, anneal=anneal)
-    objective.progress = progress
-    with torch.no_grad():
-        return float(objective(**batch(plain(tokens(), BLOCK, 1), 0, 1)))
-
-
-def test_attention_opens_with_the_progress_and_is_open_when_its_share_is_over(tmp_path):
-    write_checkpoint(tmp_path)
-    model, process = adapt(tmp_path, WANTED).eval(), Masked(VOCABULARY, MASK)
-    losses = [trained_by(process, model, progress, 0.2) for progress in (0.0, 0.1, 0.2, 0.9)]
-    assert losses[2] == losses[3] == trained_by(process, model, 0.0, 0.0)
-    assert len({losses[0], losses[1], losses[2]}) == 3
-    assert trained_by(process, model, 0.1, 0.2) == losses[1]
 
 
 @pytest.mark.parametrize("rows", [250, 320])

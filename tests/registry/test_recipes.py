@@ -104,3 +104,8 @@ def test_the_first_two_comment_lines_describe_a_recipe(tmp_path):
         "Short letters, on a laptop.",
     )
     assert describe(write(tmp_path, "bare", "steps = 1\n")) == ("", "")
+
+
+def test_a_key_that_only_earlier_versions_knew_is_ignored(tmp_path):
+    text = "anneal = 0.2\ndistill_samples = 0\ndistill-samples = 9\nsteps = 3\n"
+    assert load_recipe(write(tmp_path, "letters", text), ["steps"]) == {"steps": 3}

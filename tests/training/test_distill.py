@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from torch import Tensor
 
 from ssdcli.cli.settings import resolve
 from ssdcli.errors import Interrupted, NoSuchModel, UsageError
@@ -17,7 +16,6 @@ from ssdcli.training import job
 from ssdcli.training.job import Watcher, train_small
 from ssdcli.training.objective import Objective
 from ssdcli.training.settings import TrainSettings
-from ssdcli.training.teacher import Noised, Teacher
 from tests.pulled import add_core
 from tests.tiny import VOCABULARY, add_tiny
 from tests.trainings import SHAPE, Outcome, run, write_text
@@ -66,9 +64,8 @@ def test_the_losses_that_are_noted_are_those_of_the_text(text):
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
-@pytest.mark.parametrize("samples", [0, 3])
-def test_an_interrupted_training_with_a_teacher_goes_on_as_if_it_had_not_been(samples, text, tmp_path, monkeypatch):
-    outcomes, settings = [], taught(text, distill_samples=samples)
+def test_an_interrupted_training_with_a_teacher_goes_on_as_if_it_had_not_been(text, tmp_path, monkeypatch):
+    outcomes, settings = [], taught(text)
     for home, stop_after in (("whole", None), ("parts", 2)):
         monkeypatch.setenv("SSD_HOME", str(tmp_path / home))
         add_tiny("big", process="simplex")
@@ -78,23 +75,6 @@ def test_an_interrupted_training_with_a_teacher_goes_on_as_if_it_had_not_been(sa
         outcomes.append(run_here(settings))
     assert outcomes[1].steps == [3]
     assert outcomes[1].state["model.safetensors"] == outcomes[0].state["model.safetensors"]
-
-
-def test_a_teacher_is_asked_once_about_each_of_a_cycle_of_samples(text, monkeypatch):
-    add_tiny("big", process="simplex")
-    asked: list[int] = []
-    hidden = Teacher.hidden
-
-    def noting(self: Teacher, noised: Noised) -> Tensor:
-        asked.extend(noised.index.tolist())
-        return hidden(self, noised)
-
-    monkeypatch.setattr(Teacher, "hidden", noting)
-    train_small(taught(text, distill_samples=3))
-    assert sorted(asked) == [0, 1, 2]
-    asked.clear()
-    train_small(taught(text), overwrite=True)
-    assert asked == list(range(3 * SHAPE["batch_tokens"] // SHAPE["context"]))
 
 
 def test_a_pulled_core_teaches(text):
@@ -170,10 +150,9 @@ def test_a_teacher_that_is_not_there_is_said(text):
         train_small(taught(text, distill="nobody"))
 
 
-@pytest.mark.parametrize("changes", [{"distill_context": True}, {"distill_samples": 9}])
-def test_what_is_for_a_teacher_is_refused_without_one(changes):
-    with pytest.raises(UsageError, match="are for a teacher"):
-        TrainSettings(name="notes", **changes).check()
+def test_what_is_for_a_teacher_is_refused_without_one():
+    with pytest.raises(UsageError, match="but no teacher"):
+        TrainSettings(name="notes", distill_context=True).check()
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])

@@ -117,7 +117,7 @@ def noise(packed: Packed, process: str, level: float = 0.7) -> Noised:
     kind = make_process(process, VOCABULARY, CONSTANTS[process])
     t = torch.full(packed.tokens.shape, level)
     index = torch.arange(len(packed.tokens))
-    return Noised(packed, kind.corrupt(packed.tokens, t, CounterNoise(index)), t, index)
+    return Noised(packed, kind.corrupt(packed.tokens, t, CounterNoise(index)), t)
 
 
 def predictions(packed: Packed, process: str = "masked", **changes: Any) -> Tensor:

@@ -1,0 +1,61 @@
+"""What was found held against what is pinned: to the bit, or as closely as two types of CPU agree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+ONLY_EXACT = "sha256"  # the key of what nothing but the same type of machine can repeat
+
+
+def differences(pinned: Any, found: Any, tolerance: float = 0.0, place: str = "") -> list[str]:
+    """Where `found` is not what is pinned; of tables the pinned keys count alone.
+
+    tolerance: relative, of numbers that are not whole; 0 compares exactly.
+    """
+    if isinstance(pinned, dict) and isinstance(found, dict):
+        lines = []
+        for key, value in pinned.items():
+            if key not in found:
+                lines.append(f"{place}/{key}: it is not there")
+            elif not (tolerance and key == ONLY_EXACT):
+                lines += differences(value, found[key], tolerance, f"{place}/{key}")
+        return lines
+    if isinstance(pinned, list) and isinstance(found, list):
+        if len(pinned) != len(found):
+            return [f"{place}: {len(found)} instead of {len(pinned)}"]
+        pairs = enumerate(zip(pinned, found, strict=True))
+        return [line for n, (one, other) in pairs for line in differences(one, other, tolerance, f"{place}/{n}")]
+    if tolerance and isinstance(pinned, float) and isinstance(found, (int, float)):
+        same = math.isclose(pinned, found, rel_tol=tolerance, abs_tol=tolerance * 1e-2)
+    else:
+        same = type(pinned) is type(found) and pinned == found
+    return [] if same else [f"{place}: {_shown(found)} instead of {_shown(pinned)}"]
+
+
+def plain(found: Any) -> Any:
+    """The same as JSON gives it back."""
+    return json.loads(json.dumps(found))
+
+
+def weights(file: Path) -> dict[str, Any]:
+    """A file of tensors by its digest, and by statistics of each that bear rounding."""
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = {}
+    for name, tensor in sorted(load_file(file).items()):
+        flat = tensor.double().flatten()
+        size = flat.abs().sum()
+        ramp = torch.linspace(0, 1, len(flat), dtype=torch.float64)
+        # Beside the size, so that sums of numbers of both signs are held to what rounding can do to them.
+        tensors[name] = [len(flat), *(float(one) for one in (size, size + flat.sum(), size + flat @ ramp))]
+    return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "tensors": tensors}
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:200]}..."
