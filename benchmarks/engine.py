@@ -23,6 +23,7 @@ from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 
 CONSTANTS = {"K": 5.0, "s": 1e-4}
@@ -59,7 +60,8 @@ class Loop:
     def __call__(self) -> object:
         """Predict, draw, and noise to the lower level."""
         said = self.ensemble.denoise(self.canvas, T, self.previous, self.prefixes)
-        return self.process.step(self.canvas, said.log_p, (T, self.lower), Picker(top_p=TOP_P), self.noise.derive(1))
+        sampler = reverse_process(self.process).sampler
+        return sampler.step(self.canvas, said.log_p, (T, self.lower), Picker(top_p=TOP_P), self.noise.derive(1))
 
 
 class Naive:

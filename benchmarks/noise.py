@@ -29,7 +29,9 @@ from benchmarks.lib.timing import least
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, Noise, fold
-from ssdcli.engine.process import Process, Simplex, SparseSimplex
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.sparse_simplex import SparseSimplex
 from ssdcli.evaluation.losses import LossSettings, measure, passage_of
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM

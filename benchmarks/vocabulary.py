@@ -26,6 +26,7 @@ from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampling.nucleus import Picker, keep_nucleus
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 
 VOCABULARIES = (8192, 32_768, 65_536, 131_072, 262_144)
@@ -53,7 +54,7 @@ def parts(vocabulary: int) -> Mapping[str, Run]:
 
     def step() -> Tensor:
         predicted = denoiser.denoise(canvas, T, log_p, prefixes)
-        return process.step(canvas, predicted, (T, lower), PICKER, noise)
+        return reverse_process(process).sampler.step(canvas, predicted, (T, lower), PICKER, noise)
 
     return {
         "noise and its embedding": lambda: process.embed(process.corrupt(tokens, level, noise), backbone),

@@ -292,6 +292,11 @@ def sampler_help() -> str:
     return "; ".join(f"{one.name}: {', '.join(map(_with_number, samplers(one.name)))}" for one in PROCESSES)
 
 
+def schedule_help() -> str:
+    """All schedules with their numbers, for help texts."""
+    return ", ".join(one.name if one.number is None else f"{one.name}[:{one.number.symbol}]" for one in SCHEDULES)
+
+
 def _with_number(one: SamplerDeclaration) -> str:
     return one.name if one.number is None else f"{one.name}[={one.number.symbol}]"
 

@@ -15,7 +15,7 @@ from ssdcli.machine.placement import FREE, Placement
 class EvalSettings:
     """What to measure on held-out text; every value is checked when it is made (UsageError).
 
-    rules, schedules: of the ensemble; by default all that its members allow, and "constant", "leaning" and "sandwich".
+    rules, schedules: of the ensemble; by default all of the catalogue that its members allow.
     context: private, seen by the small models alone. documents: drawn at random from the text, at most. minutes: for
     the losses; reading and generating come on top. generate: how many documents are gone on from, for measures of text.
     judge: the folder of a causal language model that reads these texts. placement: where the models run.

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.ensemble.schedules import Constant, Schedule
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.generation.guides import GuideSpec, open_guide
 from ssdcli.generation.prompting import Voice
-from ssdcli.generation.schedule_parser import GATED, schedules
+from ssdcli.generation.schedule_parser import schedules
 from ssdcli.generation.types import PLAIN, Blend
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, QUANTIZED, Placement
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from ssdcli.engine.process import Process
 
 NO_CORE = "none"
-CONTRAST = "contrast"
 UNTUNED = 0.5  # the weight of a small model for which none was measured
 _DIGITS = 12  # weights are rounded to this many decimals, so that 0.9 and 0.1 leave nothing
 
@@ -80,7 +80,8 @@ class Lineup:
         first = self.parts[0].entry
         tokenizer = _tokenizer(first)
         ends = tuple(dict.fromkeys(end for part in self.parts for end in _ends(part.entry, tokenizer)))
-        process = self._process(ends)
+        process = _process(first)
+        floods = any(_core_table(part.weights).get("late_ends") for part in self.parts)
         loaded: dict[str, Denoiser] = {}
         for part in {part.entry.name: part for part in self.parts}.values():
             denoiser = loaded[part.entry.name] = self._denoiser(part, process, placement)
@@ -89,40 +90,30 @@ class Lineup:
         voices = [_voice(part, loaded[part.entry.name], tokenizer) for part in self.parts]
         manifest = first.manifest
         guides = tuple(open_guide(spec, manifest.tokenizer, manifest.vocabulary, device) for spec in self.guides)
-        return Writer(voices, Language(tokenizer, ends), self.core, self.rule, guides)
+        language, late = Language(tokenizer, ends), ends if floods else ()
+        return Writer(voices, language, self.core, self.rule, guides, late)
 
     @property
     def rule(self) -> Rule:
         """How the predictions are combined."""
-        from ssdcli.engine.ensemble.rules import Gated, average, contrast, mix
-
-        gate = self.gate
-        if gate is not None:
-            return Gated(gate.core, gate.small)
-        return {"mix": mix, "average": average, "contrast": contrast}[self.blend.rule]
+        declared, gate = catalogue.rule(self.blend.rule).load(), self.gate
+        rule: Rule = declared if gate is None else declared(gate)
+        return rule
 
     @property
     def gate(self) -> Gate | None:
         """The small model's gate, where members combine by one."""
-        return _gate(self.parts[-1].entry) if self.blend.rule == GATED else None
+        return _gate(self.parts[-1].entry) if "gate" in self.blend.needs else None
 
     def recast(self, writer: Writer) -> Writer:
         """Open with the models that another writer has loaded, among whose voices are all of the parts; no guides."""
         known = {voice.name: voice for voice in writer.voices}
         voices = [replace(known[part.name], weight=part.weight, schedule=part.schedule) for part in self.parts]
-        return Writer(voices, writer.language, self.core, self.rule)
+        return Writer(voices, writer.language, self.core, self.rule, late=writer.late)
 
     def _check(self, placement: Placement) -> None:
         if placement.dtype in QUANTIZED and not any(_core_table(part.weights) for part in self.parts):
             raise UsageError(f"--dtype {placement.dtype} is for pulled cores, and none is here.", "Leave it away.")
-
-    def _process(self, ends: tuple[int, ...]) -> Process:
-        """The noise process of all; the ends wait where a core floods texts with them."""
-        from ssdcli.engine.process import Masked
-
-        process = _process(self.parts[0].entry)
-        floods = any(_core_table(part.weights).get("late_ends") for part in self.parts)
-        return replace(process, late=ends) if floods and isinstance(process, Masked) else process
 
     def _denoiser(self, part: Part, process: Process, placement: Placement) -> Denoiser:
         from ssdcli.models.loading import load_model, make_denoiser
@@ -140,7 +131,7 @@ def choose(
     guides = tuple(GuideSpec.parse(text) for text in blend.guides)
     small = [(_small(registry.find(name)), weight) for name, weight in _pairs(members)]
     chosen = _core(core, [entry for entry, _ in small], registry)
-    parts = _parts(chosen, small, blend.rule, registry)
+    parts = _parts(chosen, small, blend.needs, registry)
     _check_fit([part.entry for part in parts], registry)
     parts = [replace(part, base=base_of(part.entry, registry)) for part in parts]
     named = [(part.name, part.weight, part.private) for part in parts]
@@ -151,13 +142,13 @@ def choose(
 
 
 def _parts(
-    core: Entry | None, small: Sequence[tuple[Entry, float | None]], rule: str, registry: Registry
+    core: Entry | None, small: Sequence[tuple[Entry, float | None]], needs: Sequence[str], registry: Registry
 ) -> list[Part]:
-    """Who runs by a rule, the core first, at constant weights."""
-    if rule == GATED:
+    """Who runs by a rule with these needs, the core first, at constant weights."""
+    if "gate" in needs:
         return _gated(core, small)
     shares = [(entry, _weight(entry, weight)) for entry, weight in small]
-    return _contrasted(core, shares, registry) if rule == CONTRAST else _shared(core, shares)
+    return _contrasted(core, shares, registry) if "base" in needs else _shared(core, shares)
 
 
 def _part(entry: Entry, weight: float, private: bool, name: str = "") -> Part:

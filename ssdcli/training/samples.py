@@ -15,6 +15,7 @@ from ssdcli.engine.ensemble.members import Ensemble, Member
 from ssdcli.engine.ensemble.schedules import Schedule
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.evaluation.canvases import Reader
 from ssdcli.evaluation.losses import Passage
 from ssdcli.generation.types import DEFAULTS
@@ -63,7 +64,9 @@ def _go_on(author: Author, openings: Sequence[Sequence[int]], until: float) -> l
     ensemble = Ensemble(tuple(Member("", reader.denoiser, schedule) for reader, schedule in author.members))
     prompts = [[reader.prompt(opening) for opening in openings] for reader, _ in author.members]
     blocks: list[Tensor] = []
-    for step in sample(ensemble, denoiser.process, prompts, range(len(openings)), _config(denoiser, author.ends)):
+    for step in sample(
+        ensemble, reverse_process(denoiser.process), prompts, range(len(openings)), _config(denoiser, author.ends)
+    ):
         if step.last:
             blocks.append(denoiser.process.tokens(step.canvas).cpu())
         if time.monotonic() > until:
@@ -76,11 +79,9 @@ def _config(denoiser: Denoiser, ends: tuple[int, ...]) -> SamplerConfig:
     return SamplerConfig(
         block_size=denoiser.backbone.block_size,
         max_tokens=_LENGTH,
-        steps=denoiser.process.default_steps,
         ends=ends,
         picker=Picker(DEFAULTS.temperature, DEFAULTS.top_p),
         device=str(denoiser.backbone.device),
-        stop=denoiser.process.early_stop,
     )
 
 

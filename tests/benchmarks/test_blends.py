@@ -7,7 +7,9 @@ from benchmarks.lib.blends import Blend, Voice, alone, measure_blends, shared, s
 from benchmarks.lib.columns import Columns
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.rules import average, contrast
-from ssdcli.engine.process import Masked, Process, Simplex
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.evaluation.gaps import Gap, GapSettings, View, both_sides, choose_gaps, left_side, measure_gaps
 from ssdcli.evaluation.losses import Passage
 from tests.tiny import BLOCK, VOCABULARY, tiny_backbone

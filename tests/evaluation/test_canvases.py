@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
-from ssdcli.engine.process import Masked, Simplex
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, Reader, canvas_losses
 from ssdcli.evaluation.combinations import alone
 from ssdcli.evaluation.losses import LossSettings, Pace, Passage, measure, shares

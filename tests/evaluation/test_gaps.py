@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.process import Masked, Simplex
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.evaluation.gaps import (
     Gap,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssdcli.engine.process import Simplex
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.evaluation.losses import LossSettings, Passage, measure
 from ssdcli.evaluation.sweep import GRID, best_weight
 

@@ -105,4 +105,3 @@ class SparseSimplex(Simplex):
         """The token of the largest weight at each position."""
         ids, weights = canvas.unbind(2)
         return ids.gather(-1, weights.argmax(-1, keepdim=True)).squeeze(-1).long()
-

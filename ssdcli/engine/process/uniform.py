@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -36,9 +36,8 @@ def uniform(vocabulary: int, constants: Mapping[str, float]) -> Uniform:
     """The process that a manifest describes."""
     if constants.get("timed", 1):
         return Uniform(vocabulary)
-    numbers = {field.name: constants[field.name] for field in fields(Published)}
-    whole = {name: int(numbers[name]) for name in ("stable", "steps")}
-    return Uniform(vocabulary, Published(**{**numbers, **whole}))
+    hot, cold, bound, sure = (constants[name] for name in ("hot", "cold", "bound", "sure"))
+    return Uniform(vocabulary, Published(hot, cold, bound, sure, int(constants["stable"]), int(constants["steps"])))
 
 
 def uniform_nelbo(log_p: Tensor, tokens: Tensor, shown: Tensor, levels: Tensor) -> Tensor:

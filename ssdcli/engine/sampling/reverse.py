@@ -25,7 +25,7 @@ class Sampler(Protocol):
         ...
 
     def reverse(self) -> ReverseProcess:
-        """This sampler with the steps, the temperatures and the early stop that it has unless others are named."""
+        """With the steps, the temperatures and the early stop that go with it unless others are named."""
         ...
 
     def step(self, canvas: Canvas, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Canvas:
@@ -84,7 +84,10 @@ class Choice:
     late: tuple[int, ...] = ()
 
 
-def reverse_process(process: Process, choice: Choice = Choice()) -> ReverseProcess:  # noqa: B008 - it is frozen
+USUAL = Choice()
+
+
+def reverse_process(process: Process, choice: Choice = USUAL) -> ReverseProcess:
     """What a choice stands for; ValueError says what is wrong with the name or a number."""
     declared = catalogue.sampler(process.name, choice.name)
     options: dict[str, Any] = {"remask": catalogue.REMASK.checked(choice.remask), "late": choice.late}

@@ -5,7 +5,7 @@ import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser
-from ssdcli.engine.process import Masked
+from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.backbones.roberta import RobertaBackbone
 from ssdcli.models.backbones.wiring import wiring
