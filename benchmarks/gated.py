@@ -1,61 +1,51 @@
-"""Tells whether weights by position and step, or calibrated members, are better than the best constant weight.
+"""Are weights by position and step, or calibrated members, better than the best constant weight?
 
     python -m benchmarks gated --corpus TRAIN HELDOUT --minutes 10 --seeds 0 1 2 --out FILE
     python -m benchmarks gated --table FILE
 
-For each corpus and the bundled notebook, a small model is trained for a core, and both predict noised held-out text,
-whose predictions are kept. A gate gives the small model's weight at a position: the sigmoid of a linear function of the
-noise level and of what the members' own predictions there look like, or a ratio of entropies that has nothing to fit.
-"Leaning" is the constant weight as that at t = 1/2, with a slope that is not fitted. The members are mixed by it as
-they are, after each was given a temperature, and after each was given a bias for each token of the vocabulary, too. All
-numbers, the constant weight's included, are fitted on one half of the documents and counted on the other, both ways;
+For the bundled notebook and each given corpus a small model is trained for a core; both predict noised held-out text,
+and the predictions are kept. A gate gives the small model's weight at a position: the sigmoid of a linear function of
+the noise level and of the members' own predictions there, or a ratio of entropies, which has nothing to fit. "Leaning"
+is the constant weight at t = 1/2 with a slope that is not fitted. The members are mixed by it as they are, each with a
+temperature, and each with a temperature and a bias for every token of the vocabulary.
+
+All numbers, the constant weight included, are fitted on one half of the documents and counted on the other, both ways;
 standard errors are of differences, paired by document. Self-conditioning is off. The oracle, which knows the token, is
 no method: it bounds what any gate could reach.
 """
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.lib.columns import Columns
-from benchmarks.lib.experiment import (
-    Corpus,
-    Line,
-    Workshop,
-    corpora_of,
-    heading,
-    lines,
-    parser_of,
-    passages_of,
-    process_of,
-    tokenizer_of,
-)
+from benchmarks.lib.corpora import Corpus, corpora_of
+from benchmarks.lib.experiment import Line, Workshop, add_arguments, budget, grouped, run
 from benchmarks.lib.gates import FEATURES, Calibration, Predictions, biased, heated, record, untouched
-from benchmarks.lib.tables import table
-from benchmarks.lib.writing import borrowed
+from benchmarks.lib.tables import signed, table
 from ssdcli.evaluation.gating import fit
 from ssdcli.evaluation.losses import LossSettings
 from ssdcli.evaluation.sweep import GRID
 from ssdcli.registry.store import STARTER
 from ssdcli.training.settings import TrainSettings
 
-POSITIONS, QUICK_POSITIONS, QUICK_STEPS = 16_000, 1_500, 60
-LEAN = 2.0  # log odds; those that are fitted are between 2 and 4
+QUICK = {"positions": 1_500, "corpus": []}
+LEAN = 2.0  # log odds; fitted slopes are between 2 and 4
 CORE, SMALL, CONSTANT, LEVEL, ORACLE = "core alone", "small alone", "constant", "noise level", "oracle"
 CORE_ENTROPY, SMALL_ENTROPY, NOISE = (FEATURES.index(name) for name in ("core's entropy", "small's entropy", "level"))
 
 Pair = tuple[Calibration, Calibration]
-Columned = Callable[[Tensor], Tensor]
 
 # What gates are linear in, after a constant: the features (N, 6) to columns (N, K).
-GATES: Mapping[str, Columned] = {
+GATES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "difference of entropies": lambda f: f[:, [CORE_ENTROPY]] - f[:, [SMALL_ENTROPY]],
     "both entropies": lambda f: f[:, [CORE_ENTROPY, SMALL_ENTROPY]],
     LEVEL: lambda f: f[:, [NOISE]],
@@ -65,50 +55,34 @@ GATES: Mapping[str, Columned] = {
 }
 
 
-def main() -> None:
-    """Do what is missing, then print the tables."""
-    parser = parser_of(__doc__)
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    add_arguments(parser)
     parser.add_argument("--core", default=STARTER, help="of the user's registry")
-    parser.add_argument("--positions", type=int, default=POSITIONS, help="predictions that are kept, 32 KB each")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.positions = QUICK_POSITIONS
-    path = arguments.table
-    if path is None:
-        workshop = Workshop(arguments)
-        borrowed(workshop, arguments.core)
-        for corpus in [Corpus.notebook()] if arguments.quick else corpora_of(arguments):
-            for seed in arguments.seeds:
-                work(workshop, corpus, seed, arguments)
-        path = workshop.out
-    found = lines(path)
-    corpora = dict.fromkeys(line["corpus"] for line in found if "ways" in line)
-    print("\n\n".join([heading(found), *(report(corpus, found) for corpus in corpora)]))
+    parser.add_argument("--positions", type=int, default=16_000, help="predictions that are kept, 32 KB each")
 
 
-def work(workshop: Workshop, corpus: Corpus, seed: int, arguments: Namespace) -> None:
-    """One small model, its predictions beside the core's, and what every gate makes of them."""
+def main(given: Namespace) -> None:
+    """Train what is missing, measure what has not been measured yet, and print a table for each corpus."""
+    run(given, partial(work, given), report)
+
+
+def work(given: Namespace, workshop: Workshop) -> None:
+    """A piece for each corpus and seed."""
+    for corpus, seed in product(corpora_of(given), given.seeds):
+        asked = {"corpus": corpus.name, "seed": seed}
+        workshop.piece(asked, partial(measured, workshop, corpus, seed, given))
+
+
+def measured(workshop: Workshop, corpus: Corpus, seed: int, given: Namespace) -> Line:
+    """Train a small model, and compare all ways to weigh it on what it and the core predict."""
     name = f"{corpus.name}-{seed}"
-    settings = replace(TrainSettings(data=(corpus.train,), core=arguments.core, name=name, seed=seed), **corpus.changes)
-    length = {"steps": QUICK_STEPS, "size": "nano"} if arguments.quick else {"minutes": arguments.minutes}
-
-    def made() -> Line:
-        workshop.trained(replace(settings, **length))
-        return compare(predicted(workshop, name, corpus.heldout, arguments))
-
-    workshop.piece({"corpus": corpus.name, "seed": seed}, made)
-
-
-def predicted(workshop: Workshop, name: str, heldout: str, arguments: Namespace) -> Predictions:
-    """What the core and a small model predict of held-out documents."""
-    entry = workshop.registry.find(arguments.core)
-    backbones = workshop.denoiser(entry.name).backbone, workshop.denoiser(name).backbone
-    window = LossSettings(min(backbone.context for backbone in backbones), repeats=2, seed=1)
-    passages = passages_of(tokenizer_of(entry), heldout, arguments.documents)
-    return record(backbones, process_of(entry), passages, window, arguments.positions)
-
-
-# The comparison
+    settings = replace(TrainSettings(data=(corpus.train,), core=given.core, name=name, seed=seed), **corpus.changes)
+    workshop.trained(replace(settings, **budget(given)))
+    core, small = workshop.model(given.core), workshop.model(name)
+    window = LossSettings(min(core.backbone.context, small.backbone.context), repeats=2, seed=1)
+    passages = core.passages(corpus.heldout, given.documents)
+    return compare(record((core.backbone, small.backbone), core.process, passages, window, given.positions))
 
 
 @dataclass(frozen=True)
@@ -145,7 +119,7 @@ class Half:
         return found | {ORACLE: curves.nats.amin(1)}
 
     def leaning(self, weight: float) -> Tensor:
-        """A weight at t = 1/2 whose odds grow with the noise level at the same rate on every corpus: (N,)."""
+        """A weight at t = 1/2 whose log odds grow with the noise level at the same rate on every corpus: (N,)."""
         odds = torch.tensor(weight, dtype=torch.float64).clamp(max=max(GRID[:-1])).logit()
         return torch.sigmoid(odds + LEAN * (self.features[:, NOISE] - 0.5))
 
@@ -160,29 +134,26 @@ def compare(predictions: Predictions) -> Line:
             for name, loss in half.ways(pair).items():
                 kept = losses.setdefault(calibration + name, torch.zeros_like(loss))
                 kept[~fitted] = loss[~fitted]
-    return {"predictions": len(predictions.tokens), "ways": compared(predictions, losses)}
-
-
-def compared(predictions: Predictions, losses: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    """Of each way the nats per token, and what it is over each reference, with standard errors paired by document."""
     by_document = partial(np.bincount, predictions.documents.numpy())
-    tokens = by_document(predictions.due.numpy())
-    sums = {name: by_document((loss * predictions.due).numpy()) for name, loss in losses.items()}
-    mean = Columns(np.stack(list(sums.values()), axis=1), tokens).mean
-    return {name: [mean(of)[0], *mean(of - sums[CONSTANT]), *mean(of - sums[LEVEL])] for name, of in sums.items()}
+    sums = np.stack([by_document((loss * predictions.due).numpy()) for loss in losses.values()], axis=1)
+    columns, names = Columns(sums, by_document(predictions.due.numpy())), list(losses)
+    references = names.index(CONSTANT), names.index(LEVEL)
+    ways = {
+        name: [columns.loss(place)[0], *(number for one in references for number in columns.gain(one, over=place))]
+        for place, name in enumerate(names)
+    }
+    return {"predictions": len(predictions.tokens), "ways": ways}
 
 
-def report(corpus: str, found: Sequence[Line]) -> str:
-    """The table of a corpus: means over the seeds; standard errors are over documents, and the mean of the seeds'."""
-    group = [line for line in found if "ways" in line and line["corpus"] == corpus]
+def report(found: Sequence[Line]) -> str:
+    """A table for each corpus: means over the seeds; standard errors are over documents, and the mean of the seeds'."""
     header = ["way", "nats per token", "over the constant weight", "over the gate by noise level"]
-    rows = []
-    for name in group[0]["ways"]:
-        nats, constant, its, level, error = np.mean([line["ways"][name] for line in group], axis=0)
-        rows.append([name, f"{nats:.4f}", f"{constant:+.4f} ± {its:.4f}", f"{level:+.4f} ± {error:.4f}"])
-    title = f"{corpus}, {group[0]['predictions']:,} predictions, small models from {len(group)} seeds"
-    return f"{title}\n\n{table(header, rows)}"
-
-
-if __name__ == "__main__":
-    main()
+    tables = []
+    for (corpus,), group in grouped(found, "corpus").items():
+        rows = []
+        for name in group[0]["ways"]:
+            nats, constant, its, level, error = np.mean([line["ways"][name] for line in group], axis=0)
+            rows.append([name, f"{nats:.4f}", signed(constant, its), signed(level, error)])
+        title = f"{corpus}, {group[0]['predictions']:,} predictions, small models from {len(group)} seeds"
+        tables.append(f"{title}\n\n{table(header, rows)}")
+    return "\n\n".join(tables)

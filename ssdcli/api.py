@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssdcli.evaluation.measurement import Evaluation
-from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.evaluation.measurement import EvalSettings, Evaluation
 from ssdcli.generation.selection import Lineup, Members, choose
 from ssdcli.generation.types import PLAIN, Blend, MemberUse, Options, Piece, Request, Result, TokenShares
 from ssdcli.generation.writer import Writer

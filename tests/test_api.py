@@ -148,7 +148,7 @@ def test_a_model_that_does_not_fit_is_refused_with_those_that_do(family):
         assert caught.value.remedy == "These fit 'big': mail, notes."
     with pytest.raises(UsageError) as caught:
         choose("none", ["wide", "notes"])
-    assert caught.value.remedy == ("No small model fits 'wide' yet: train one with 'ssd train-small --for wide'.")
+    assert caught.value.remedy == ("No other small model fits 'wide': combine models that were made for the same core.")
 
 
 def test_a_constant_that_is_left_out_is_the_usual_one(family):

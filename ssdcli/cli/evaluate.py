@@ -21,8 +21,7 @@ from ssdcli.cli.prompts import read_context, read_members
 from ssdcli.cli.settings import resolve
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.evaluation.measurement import Estimate, Evaluation, Figures, Swept, by_weight
-from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, Swept, by_weight
 from ssdcli.generation.selection import Lineup
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import FREE, Placement
@@ -53,6 +52,7 @@ class _Told:
     dtype: str = FREE.dtype
     device: str = FREE.device
     offload: bool = FREE.offload
+    include_trained: bool = EvalSettings.include_trained
 
     def settings(self) -> EvalSettings:
         """The settings of the measurement, checked, with the private context read."""
@@ -66,6 +66,7 @@ class _Told:
             generate=self.generate,
             judge=self.judge,
             placement=Placement(self.dtype, self.device, self.offload),
+            include_trained=self.include_trained,
         )
 
 
@@ -89,6 +90,7 @@ def evaluate(
     rules: option.Rules = None,
     schedules: option.Schedules = None,
     seed: option.Seed = None,
+    include_trained: option.IncludeTrained = None,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
     offload: shared.Offload = None,

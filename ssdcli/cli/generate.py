@@ -17,7 +17,7 @@ from ssdcli.cli.prompts import read_batch, read_context, read_members, read_prom
 from ssdcli.cli.settings import resolve
 from ssdcli.errors import UsageError
 from ssdcli.generation.types import PLAIN
-from ssdcli.machine.distributed import agreed
+from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import FREE
 from ssdcli.registry.recipes import find_recipe
@@ -125,7 +125,7 @@ def _generate(prompt: str | None, settings: GenerateSettings) -> None:
         raise UsageError("with --batch the prompts come from its lines.", "Leave the PROMPT away.")
     lineup = choose(settings.core, members, blend=settings.blend)
     prepare_machine()
-    requests = agreed(lambda: _requests(prompt, settings))
+    requests = from_rank_zero(lambda: _requests(prompt, settings))
     with remedied(_remedy(lineup)):
         _write(lineup.open(placement), requests, options, settings)
 

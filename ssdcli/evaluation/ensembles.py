@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.evaluation.sweep import GRID
 from ssdcli.generation.schedule_parser import among, goes_with, named
 from ssdcli.generation.selection import NO_CORE, Lineup, Members, Part, choose

@@ -19,8 +19,8 @@ from ssdcli.evaluation.ensembles import Cast, cast_of
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.heldout_text import HeldOutText, passages_of, read_heldout
 from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure_combinations
-from ssdcli.evaluation.measurement import Evaluation, Texts
-from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.evaluation.measurement import EvalSettings, Evaluation, Texts
+from ssdcli.evaluation.trained_text import Training
 from ssdcli.generation.prompting import Voice
 from ssdcli.generation.selection import Lineup, Members
 from ssdcli.generation.types import PLAIN
@@ -57,7 +57,8 @@ def evaluate(
     settings, registry = settings or EvalSettings(), registry or Registry()
     cast = cast_of(core, members, settings, registry)
     on_progress("reading", 0.0)
-    text = read_heldout(data, cast.learner.entry, settings.documents, settings.seed)
+    training = Training.of([part.entry for part in cast.parts], registry)
+    text = read_heldout(data, cast.learner.entry, training, settings)
     stage = _Stage.open(cast, text, settings)
     columns = Columns.of(cast, stage.process)
     fitter = GateFitter(stage.process, stage.looked_at, settings.seed)
@@ -80,6 +81,7 @@ def evaluate(
         generated=generated,
         remarks=(*text.remarks, *stage.remarks, *_left_over(stage.passages, losses), *missing),
         fitted=fitter.gate(),
+        trained=text.trained,
     )
 
 

@@ -19,7 +19,8 @@ from ssdcli.generation.types import PLAIN, Blend
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, QUANTIZED, Placement
 from ssdcli.registry.adapters import base_of
-from ssdcli.registry.manifest import MEMBERS, Manifest
+from ssdcli.registry.compatibility import check_fit
+from ssdcli.registry.manifest import MEMBERS
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.chat import read_chat
 from ssdcli.text.codec import Language
@@ -132,7 +133,8 @@ def choose(
     small = [(_small(registry.find(name)), weight) for name, weight in _pairs(members)]
     chosen = _core(core, [entry for entry, _ in small], registry)
     parts = _parts(chosen, small, blend.needs, registry)
-    _check_fit([part.entry for part in parts], registry)
+    for other, part in combinations(parts, 2):
+        check_fit(part.entry, other.entry, registry)
     parts = [replace(part, base=base_of(part.entry, registry)) for part in parts]
     named = [(part.name, part.weight, part.private) for part in parts]
     lineup = Lineup(None if chosen is None else chosen.name, tuple(parts), blend, guides)
@@ -278,35 +280,6 @@ def _rest(names: Sequence[str], weights: Sequence[float]) -> float:
     return round(1 - total, _DIGITS)
 
 
-def _check_fit(entries: Sequence[Entry], registry: Registry) -> None:
-    """Raise UsageError for a model that cannot share a canvas with one before it."""
-    for other, entry in combinations(entries, 2):
-        problem = _misfit(entry.manifest, other.manifest)
-        if problem is not None:
-            raise UsageError(f"{entry.name!r} does not fit {other.name!r}: {problem}.", _fitting(other, registry))
-
-
-def _misfit(one: Manifest, other: Manifest) -> str | None:
-    """What keeps two models from denoising one canvas, if anything does."""
-    if one.tokenizer != other.tokenizer:
-        return "their tokenizers differ"
-    if one.noise != other.noise:
-        mine, theirs = (f"{m.process} {dict(sorted(m.constants.items()))}" for m in (one, other))
-        return f"its noise process is {mine}, not {theirs}"
-    if one.block_size != other.block_size and "full" not in (one.attention, other.attention):
-        return f"its block size is {one.block_size}, not {other.block_size}"
-    return None
-
-
-def _fitting(first: Entry, registry: Registry) -> str:
-    """The registered small models that fit the first one."""
-    small = [e for e in registry.entries() if e.manifest.kind in MEMBERS and e.name != first.name]
-    names = [entry.name for entry in small if _misfit(entry.manifest, first.manifest) is None]
-    if names:
-        return f"These fit {first.name!r}: {', '.join(names)}."
-    return f"No small model fits {first.name!r} yet: train one with 'ssd train-small --for {first.name}'."
-
-
 def _tokenizer(entry: Entry) -> Tokenizer:
     from tokenizers import Tokenizer
 
@@ -316,7 +289,7 @@ def _tokenizer(entry: Entry) -> Tokenizer:
         raise _unreadable(entry, f"its tokenizer.json cannot be read ({error})") from error
 
 
-def _ends(entry: Entry, tokenizer: Tokenizer) -> list[int]:
+def _ends(entry: Entry, tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ids that end a model's texts."""
     from ssdcli.text.tokenizer import END_OF_TEXT
 
@@ -325,13 +298,13 @@ def _ends(entry: Entry, tokenizer: Tokenizer) -> list[int]:
     end = tokenizer.token_to_id(END_OF_TEXT)
     if end is None:
         raise SsdError(f"the tokenizer of {entry.name!r} has no {END_OF_TEXT}.", "Make or pull the model again.")
-    return [end]
+    return (end,)
 
 
 def _core_table(entry: Entry) -> Mapping[str, Any]:
     """What a pulled core says of itself beyond its native class; of other models nothing."""
     from ssdcli.models.core import read_config
-    from ssdcli.models.spec import KEY
+    from ssdcli.models.core_spec import KEY
 
     table: Mapping[str, Any] = read_config(entry.folder).get(KEY, {})
     return table

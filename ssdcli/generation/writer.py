@@ -16,7 +16,7 @@ from ssdcli.generation.row import Row
 from ssdcli.generation.transcript import Limits, Transcript
 from ssdcli.generation.types import DEFAULTS, MemberUse, OptionChanges, Options, Piece, Request, Result
 from ssdcli.generation.usage import Usage
-from ssdcli.machine.distributed import agreed
+from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.text.codec import Language
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Writer:
 
     def _rows(self, requests: Sequence[Request], options: Options) -> list[Row]:
         """Read every request, and give each of its n texts a seed."""
-        first = agreed(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
+        first = from_rank_zero(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
         limits = Limits(frozenset(self.language.ends), _longest(options), options.stop)
         rows = []
         for place, request in enumerate(requests):

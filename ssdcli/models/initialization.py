@@ -16,8 +16,8 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.models.backbones.block_diffusion import AdaptedBody, BackboneConfig, BlockDiffusionLM
 from ssdcli.models.backbones.wiring import wiring
 from ssdcli.models.core import read_config, read_native
+from ssdcli.models.core_spec import KEY
 from ssdcli.models.families.config import count, is_a, must, native, off
-from ssdcli.models.spec import KEY
 
 CAUSAL = {
     "LlamaForCausalLM": "llama",

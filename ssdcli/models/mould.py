@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ssdcli.models.core import input_embeddings, read_config
+from ssdcli.models.core_spec import KEY
 from ssdcli.models.folder import load_backbone
-from ssdcli.models.spec import KEY
 
 
 @dataclass(frozen=True)

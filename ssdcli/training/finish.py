@@ -18,7 +18,7 @@ from ssdcli.data.canaries import FILE as CANARIES
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.evaluation.passages import heldout_passages
-from ssdcli.registry.archive import REPORT, TOKENIZER
+from ssdcli.registry.archive import REPORT, TOKENIZER, TRAINED_DOCUMENTS
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.store import Registry
 from ssdcli.reports.card import model_card
@@ -117,6 +117,9 @@ def _write(prepared: Prepared, trainer: SmallTrainer, trained: Trained, folder: 
             copy_chat(prepared.parent.entry.folder, folder)
     if prepared.settings.canaries:
         shutil.copyfile(prepared.workspace / CANARIES, folder / CANARIES)
+    trained_documents = prepared.store.folder / TRAINED_DOCUMENTS
+    if trained_documents.exists():  # not in a store that an earlier version made
+        shutil.copyfile(trained_documents, folder / TRAINED_DOCUMENTS)
     facts = _facts(prepared, trainer, trained)
     texts = {
         "metrics.jsonl": metrics_lines(facts.history),
@@ -152,7 +155,7 @@ def _manifest(prepared: Prepared, trained: Trained, tokenizer: bytes) -> Manifes
         base=prepared.base,
         base_weights=prepared.beginning.base_weights,
         format=prepared.format,
-        ends=[] if prepared.parent is None else prepared.parent.entry.manifest.ends,
+        ends=() if prepared.parent is None else prepared.parent.entry.manifest.ends,
         weight=trained.weight,
         gate=None if trained.gate is None else asdict(trained.gate),
         data=prepared.store.info.fingerprint,

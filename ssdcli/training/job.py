@@ -16,7 +16,7 @@ from ssdcli.data.windows import Texts, Windows, WindowShape
 from ssdcli.errors import Interrupted, SsdError, UsageError
 from ssdcli.evaluation.losses import LossSettings, measure
 from ssdcli.evaluation.passages import heldout_passages
-from ssdcli.machine.distributed import agreed, alike, first_ahead, how_many, is_first
+from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, rank_zero_first, world_size
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.threads import same_threads
 from ssdcli.registry.files import disk_errors
@@ -77,18 +77,18 @@ def train_small(
     registry = registry or Registry()
     settings.check()
     with ExitStack() as stack, disk_errors(registry.home), same_threads():
-        with first_ahead():
+        with rank_zero_first():
             look()
             check_free(registry, settings.name, overwrite=overwrite)
             workspace = stack.enter_context(claimed(registry, settings.name))
-            prepared = _prepare(settings, registry) if is_first() else _join(settings.name, registry)
+            prepared = _prepare(settings, registry) if is_rank_zero() else _join(settings.name, registry)
         _check_joined(prepared)
         watcher.on_prepared(prepared)
         trainer = _train(prepared, watcher, _plan(prepared, clock, began))
         watcher.on_measuring()
         prepared = replace(prepared, beginning=replace(prepared.beginning, model=trainer.whole()))
-        trained = agreed(lambda: finish(prepared, trainer, registry, overwrite))
-        agreed(lambda: shutil.rmtree(workspace))
+        trained = from_rank_zero(lambda: finish(prepared, trainer, registry, overwrite))
+        from_rank_zero(lambda: shutil.rmtree(workspace))
     return trained
 
 
@@ -98,7 +98,7 @@ def _prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     save(workspace, settings)
     try:
         prepared = prepare(settings, registry)
-        check_shares(batch_of(prepared), how_many())
+        check_shares(batch_of(prepared), world_size())
     except SsdError:
         if latest_checkpoint(workspace) is None:
             shutil.rmtree(workspace)
@@ -119,8 +119,8 @@ def _join(name: str, registry: Registry) -> Prepared:
 def _check_joined(prepared: Prepared) -> None:
     """Raise SsdError if another training than the first process's lies in this one's workspace."""
     own = (prepared.settings, prepared.store.info.fingerprint)
-    with alike():
-        if agreed(lambda: own) != own:
+    with barrier():
+        if from_rank_zero(lambda: own) != own:
             raise SsdError(f"the processes find different texts in {prepared.workspace}.", _ONE_HOME)
 
 
@@ -153,7 +153,7 @@ def _train(prepared: Prepared, watcher: Watcher, plan: Plan) -> SmallTrainer:
         settings.checkpoint_seconds,
         settings.patience,
     )
-    if not trainer.run(hooks, agreed(lambda: latest_checkpoint(prepared.workspace))):
+    if not trainer.run(hooks, from_rank_zero(lambda: latest_checkpoint(prepared.workspace))):
         raise Interrupted(
             f"the training of '{settings.name}' was stopped; its checkpoint is kept.",
             f"Go on with 'ssd train-small --resume --name {settings.name}'.",

@@ -19,12 +19,13 @@ from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.mould import Mould, read_mould
 from ssdcli.registry.adapters import ADAPTER
 from ssdcli.registry.archive import TOKENIZER
+from ssdcli.registry.compatibility import Canvas
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.chat import read_chat
 from ssdcli.text.tokenizer import END_OF_TEXT, MASK, PAD, special_id, train_tokenizer
 from ssdcli.training.active_tokens import divide
-from ssdcli.training.beginnings import Beginning, Fit, misfit, open_beginning
+from ssdcli.training.beginnings import Beginning, Fit, open_beginning
 from ssdcli.training.build import build, choose_preset, settled, shape
 from ssdcli.training.settings import DEFAULT_BLOCK, NO_CORE, TrainSettings
 
@@ -143,17 +144,15 @@ def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
     if parent is None:
         return settings.block_size or DEFAULT_BLOCK
     core, asked = parent.entry.manifest, settings.block_size
-    if core.attention == "full":
-        return core.block_size if asked is None else asked
-    if asked not in (None, core.block_size):
+    if asked is not None and Canvas.of(core).block_size not in (None, asked):
         problem = f"--block-size {asked} was given, but the core '{settings.core}' has blocks of {core.block_size}."
-        raise UsageError(problem, "Leave --block-size out, or make a core with --for none.")
-    return core.block_size
+        raise UsageError(problem, "Omit --block-size, or make a core with --for none.")
+    return asked or core.block_size
 
 
 def _end(tokenizer: Tokenizer, parent: Parent | None) -> int:
     """The id of end of text: the core's first, or the tokenizer's own."""
-    ends = [] if parent is None else parent.entry.manifest.ends
+    ends = () if parent is None else parent.entry.manifest.ends
     return ends[0] if ends else special_id(tokenizer, END_OF_TEXT)
 
 
@@ -162,13 +161,8 @@ def _check_base(settings: TrainSettings, registry: Registry, parent: Parent | No
     if settings.base is None:
         return
     base = registry.find(settings.base).manifest
-    core = None if parent is None else parent.entry.manifest
-    if (
-        core is None
-        or base.kind != "small"
-        or base.block_size != settings.block_size
-        or ((base.tokenizer, base.noise) != (core.tokenizer, core.noise))
-    ):
+    wanted = None if parent is None else Canvas.of(parent.entry.manifest, settings.block_size)
+    if wanted is None or base.kind != "small" or Canvas.of(base).misfit(wanted) is not None:
         problem = f"'{settings.base}' is no small model that fits the core '{settings.core}'."
         raise UsageError(problem, f"Name one that was made with --for {settings.core}.")
 
@@ -188,7 +182,7 @@ def _untaught(entry: Entry, parent: Parent, settings: TrainSettings) -> str | No
     """What keeps a model from teaching those that are made for a core, if anything does."""
     if entry.manifest.attention == "causal":
         return "it cannot denoise all blocks of a text in one pass"
-    return misfit(entry.manifest, parent.entry.manifest, settings.block_size)
+    return Canvas.of(entry.manifest).misfit(Canvas.of(parent.entry.manifest, settings.block_size))
 
 
 def _check_window(teacher: Entry | None, window: int) -> None:
@@ -223,7 +217,7 @@ def _phrasing(end: int, parent: Parent | None) -> StoreSettings:
     if parent is None or parent.entry.manifest.format != "chat":
         return StoreSettings(end)
     core = parent.entry
-    return StoreSettings(end, chat=read_chat(core.folder, core.name), ends=tuple(core.manifest.ends))
+    return StoreSettings(end, chat=read_chat(core.folder, core.name), ends=core.manifest.ends)
 
 
 def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phrasing: StoreSettings) -> TokenStore:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from ssdcli.errors import UsageError
-from ssdcli.machine.distributed import how_many
+from ssdcli.machine.distributed import world_size
 from ssdcli.machine.placement import Placement
 from ssdcli.models.core import read_config
+from ssdcli.models.core_spec import KEY
 from ssdcli.models.loading import load_model
-from ssdcli.models.spec import KEY
 from ssdcli.text.chat import BETWEEN
 from ssdcli.training.incontext import denoise_in_context
 from ssdcli.training.prepare import Prepared
@@ -21,7 +21,7 @@ def open_teacher(prepared: Prepared) -> Teacher | None:
     entry, settings, model = prepared.teacher, prepared.settings, prepared.model
     if entry is None or settings.distill_weight == 0:
         return None
-    if how_many() > 1 and KEY in read_config(entry.folder):
+    if world_size() > 1 and KEY in read_config(entry.folder):
         raise UsageError(f"the pulled model '{entry.name}' teaches a single process.", "Leave torchrun out.")
     backbone = load_model(entry.folder, Placement(), model.block_size)
     return Teacher(backbone, prepared.process, model.vocabulary, settings.distill_weight, _reading(prepared))

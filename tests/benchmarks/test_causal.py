@@ -21,9 +21,9 @@ from benchmarks.lib.causal import (
     train_causal,
     twin_of,
 )
+from benchmarks.lib.gaps import Gap
 from ssdcli.data.layout import lay_out
 from ssdcli.data.marking import CLOSING, WRITTEN
-from ssdcli.evaluation.gaps import Gap
 from ssdcli.evaluation.losses import Passage
 from ssdcli.generation.types import Options, Request
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM

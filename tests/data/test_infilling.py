@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.lib.gaps import GapSettings, both_sides, choose_gaps, left_side, measure_gaps
 from ssdcli.data.infilling import Gaps, Infilling, draw_gaps, open_gaps
 from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, denoise_sequence, lay_out
@@ -19,7 +20,6 @@ from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import Interrupted, UsageError
-from ssdcli.evaluation.gaps import GapSettings, both_sides, choose_gaps, left_side, measure_gaps
 from ssdcli.evaluation.losses import Passage
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.training.objective import Objective
@@ -264,6 +264,6 @@ def test_a_model_learns_to_fill_a_gap_from_its_right_side():
         plan.step()
     settings = GapSettings(SIZE, SIZE, left=2, right=12)
     gaps = choose_gaps([Passage([END, *tokens], 1) for tokens in cyclic(150, generator).tolist()], settings)
-    losses = measure_gaps(Denoiser(model.eval(), process), gaps, [left_side, both_sides], settings)
+    losses = measure_gaps(Denoiser(model.eval(), process), gaps, [left_side, both_sides], settings).columns()
     assert losses.loss(0)[0] > math.log(14) - 0.1  # two tokens on the left say nothing
     assert losses.loss(1)[0] < losses.loss(0)[0] - 0.5

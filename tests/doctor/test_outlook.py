@@ -37,7 +37,7 @@ def test_an_outlook_is_what_loading_does():
     add_core("big")
     entry = Registry().find("big")
     said = outlook(entry, hardware.look())
-    loaded = core.load_core(entry.folder, core.read_config(entry.folder), Placement(), None)
+    loaded = core.load_core(entry.folder, Placement(), None)
     dtype = str(loaded.model.dtype).removeprefix("torch.")
     assert said[0].startswith(f"{dtype} on {loaded.device}: takes ")
     assert any("full attention" in sentence for sentence in said)

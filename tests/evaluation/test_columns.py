@@ -11,7 +11,7 @@ import pytest
 from ssdcli.evaluation.columns import Columns
 from ssdcli.evaluation.ensembles import cast_of
 from ssdcli.evaluation.losses import LEVELS, LossesByLevel
-from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.registry.store import Registry
 from tests.tiny import add_family
 

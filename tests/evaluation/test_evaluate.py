@@ -18,7 +18,8 @@ from ssdcli.evaluation.continuations import PEOPLE
 from ssdcli.evaluation.evaluate import evaluate
 from ssdcli.evaluation.heldout_text import read_heldout
 from ssdcli.evaluation.losses import LossSettings, measure, passage_of
-from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.evaluation.measurement import EvalSettings
+from ssdcli.evaluation.trained_text import Training
 from ssdcli.models.folder import load_backbone
 from ssdcli.registry.store import Registry
 from tests.checkpoints import write_checkpoint
@@ -48,6 +49,11 @@ def text(tmp_path):
 def texts_of(file):
     with Path(file).open() as lines:
         return [json.loads(line)["text"] for line in lines]
+
+
+def heldout(data, entry, registry=None, **settings):
+    """What is measured of some text for one model."""
+    return read_heldout(data, entry, Training.of([entry], registry or Registry()), EvalSettings(**settings))
 
 
 def bits(found):
@@ -203,13 +209,13 @@ def test_of_its_own_training_text_what_a_model_held_out_is_measured(tmp_path):
     data = write_text(tmp_path / "own.txt")
     registry = Registry(tmp_path / "home")
     run(tiny_settings(data), registry.home)
-    found = read_heldout([data], registry.find("tiny"), 1000, 0)
+    found = heldout([data], registry.find("tiny"), registry)
     assert "was trained on this text" in found.remarks[-1]
     whole = (tmp_path / "own.txt").read_text()
     held = "".join(document.text for document in found.documents)
     assert 0 < len(held) < 0.4 * len(whole)
     assert held in whole
-    other = read_heldout([write_text(tmp_path / "other.txt", 300)], registry.find("tiny"), 1000, 0)
+    other = heldout([write_text(tmp_path / "other.txt", 300)], registry.find("tiny"), registry)
     assert other.remarks == []
     assert [document.text for document in other.documents] == [(tmp_path / "other.txt").read_text()]
 
@@ -218,11 +224,11 @@ def test_a_long_text_is_measured_in_parts_and_a_duplicate_is_counted_and_left_ou
     add_family()
     data = write_text(tmp_path / "long.txt", 6000)
     (tmp_path / "copy.txt").write_text((tmp_path / "long.txt").read_text())
-    found = read_heldout([data, str(tmp_path / "copy.txt")], Registry().find("big"), 1000, 0)
+    found = heldout([data, str(tmp_path / "copy.txt")], Registry().find("big"))
     assert len(found.documents) == 3
     assert sum(len(part.text) for part in found.documents) == (tmp_path / "long.txt").stat().st_size
     assert "duplicate" in found.remarks[0]
-    assert len(read_heldout([data], Registry().find("big"), 2, 0).documents) == 2
+    assert len(heldout([data], Registry().find("big"), documents=2).documents) == 2
 
 
 def test_what_was_skipped_is_said_and_no_text_is_refused(text, tmp_path):

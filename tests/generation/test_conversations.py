@@ -12,7 +12,7 @@ from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.generation.prompting import Language, Voice
-from ssdcli.models.spec import KEY
+from ssdcli.models.core_spec import KEY
 from ssdcli.registry.store import Registry
 from ssdcli.text.chat import Chat
 from tests.generation.test_writer import FAST, Script
@@ -33,8 +33,8 @@ def test_a_core_reads_its_template_and_a_small_model_plain_text(monkeypatch):
     seen = []
     start = Denoiser.start
     monkeypatch.setattr(Denoiser, "start", lambda self, prompts: seen.append(prompts[0].before) or start(self, prompts))
-    add_chat("talker", INSTRUCT, begin=BEGIN, ends=[END, 0])
-    fields = {"kind": "small", "core": "talker", "ends": [END, 0], "weight": 0.3}
+    add_chat("talker", INSTRUCT, begin=BEGIN, ends=(END, 0))
+    fields = {"kind": "small", "core": "talker", "ends": (END, 0), "weight": 0.3}
     add_tiny("mine", 3, backbone=tiny_backbone(3, vocabulary=VOCABULARY + 8), tokenizer=chat_tokenizer(), **fields)
     writer = load("talker", ["mine"])
     result = writer.generate("Dear <|end|>", FAST, system="cold", context="boiler")
@@ -57,14 +57,14 @@ def test_a_text_ends_at_any_end_of_any_member():
     writer = Writer([Voice("script", 1.0, False, script, Constant(1.0), opening=0)], Language(tokenizer, [0, 2]), None)
     result = writer.generate("a", steps=1)
     assert (result.text, result.tokens, result.finish_reason, script.blocks) == ("b", 1, "end", 1)
-    add_tiny("big", ends=[2, 0])
+    add_tiny("big", ends=(2, 0))
     add_tiny("notes", 2, kind="small", core="big", weight=0.3)
     assert load("big", ["notes"]).language.ends == (2, 0)
     assert [voice.opening for voice in load("big", ["notes"]).voices] == [2, 0]
 
 
 def test_a_template_that_is_missing_or_refuses_is_told_of_by_name():
-    add_chat("talker", STRICT, ends=[END])
+    add_chat("talker", STRICT, ends=(END,))
     talk = (Message("user", "a"), Message("user", "b"))
     with pytest.raises(UsageError, match=r"the chat template of 'talker' .*roles must alternate"):
         load("talker").generate_batch([Request(messages=talk)], FAST)

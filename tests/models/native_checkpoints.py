@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from ssdcli.models.backbones.wiring import wiring
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.family import Family, KeyRule
-from ssdcli.models.spec import CoreSpec
 
 SIZES = {
     "vocab_size": 40,

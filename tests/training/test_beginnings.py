@@ -173,8 +173,8 @@ def test_what_does_not_fit_the_core_is_refused(text, registry):
     add_tiny("long", 4, backbone=tiny_backbone(block_size=16), **MASKED, **MEMBER)
     add_tiny("foreign", 5, tokenizer=train_tokenizer(["other words " * 50], 300), **MASKED, **MEMBER)
     assert "noise process is simplex" in refused(text, "smooth")
-    assert "its blocks have 16 tokens, not 8" in refused(text, "long")
-    assert "its tokenizer differs" in refused(text, "foreign")
+    assert "its block size is 16, not 8" in refused(text, "long")
+    assert "their tokenizers differ" in refused(text, "foreign")
     assert "no model named 'nobody'" in refused(text, "nobody")
     assert "no folder './nobody'" in refused(text, "./nobody")
 
@@ -203,7 +203,7 @@ def test_what_a_beginning_decides_or_needs_is_said(changes, says, text, registry
 
 def test_a_checkpoint_that_will_not_do_is_refused(text, registry, tmp_path):
     write_checkpoint(tmp_path / "foreign", tokenizer=train_tokenizer(["other words " * 50], 300))
-    assert "its tokenizer differs" in refused(text, tmp_path / "foreign")
+    assert "their tokenizers differ" in refused(text, tmp_path / "foreign")
     assert "is no registered model" in refused(text, tmp_path / "foreign", lora=4)
     write_checkpoint(tmp_path / "lm")
     weights_file = tmp_path / "lm" / "model.safetensors"

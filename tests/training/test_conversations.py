@@ -41,7 +41,7 @@ def settings(data: str, **changes: object) -> TrainSettings:
 )
 def test_a_model_takes_the_format_of_most_of_its_text(tmp_path, talks, texts, core_format, expected):
     if core_format == "chat":
-        add_chat("big", INSTRUCT, begin=BEGIN, ends=[END])
+        add_chat("big", INSTRUCT, begin=BEGIN, ends=(END,))
     else:
         add_tiny("big")
     prepared = prepare(settings(rows(tmp_path / "a.jsonl", talks, texts)), Registry())
@@ -86,7 +86,7 @@ def test_the_answer_of_a_long_prompt_is_measured(tmp_path):
 @pytest.mark.parametrize("format", ["turns", "chat"])
 def test_a_trained_model_is_asked_as_it_was_taught(tmp_path, monkeypatch, format):
     if format == "chat":
-        add_chat("big", INSTRUCT, begin=BEGIN, ends=[END])
+        add_chat("big", INSTRUCT, begin=BEGIN, ends=(END,))
     else:
         add_tiny("big")
     train_small(settings(rows(tmp_path / "a.jsonl", 60, 0)))

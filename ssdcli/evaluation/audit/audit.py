@@ -27,6 +27,7 @@ from ssdcli.generation.selection import NO_CORE
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import Placement
 from ssdcli.models.loading import load_model
+from ssdcli.registry.compatibility import misfit
 from ssdcli.registry.store import Entry, Registry
 
 _CANDIDATES = 511  # sentences that a canary is ranked among: exposure up to 9 bits
@@ -142,13 +143,8 @@ def _core(entry: Entry, registry: Registry) -> Backbone | None:
         return None
     try:
         core = registry.find(made_for)
-        theirs = core.manifest
-        alike = (theirs.tokenizer, theirs.noise, theirs.attention, theirs.block_size) == (
-            own.tokenizer,
-            own.noise,
-            own.attention,
-            own.block_size,
-        )
+        # Losses are compared of canvases that both see alike, so the attention must be the same besides.
+        alike = core.manifest.attention == own.attention and misfit(core.manifest, own) is None
         return load_model(core.folder, Placement(), own.block_size) if alike else None
     except SsdError:
         return None

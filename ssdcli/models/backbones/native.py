@@ -16,7 +16,7 @@ from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import PrefixCache
 from ssdcli.models.backbones.experts import IN_FOURS
 from ssdcli.models.backbones.mixture import weighted_sums
-from ssdcli.models.spec import CoreSpec
+from ssdcli.models.core_spec import CoreSpec
 
 
 class NativeBackbone:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from ssdcli.models.backbones.roberta import RobertaBackbone
-from ssdcli.models.spec import CoreSpec
+from ssdcli.models.core_spec import CoreSpec
 
 
 class SsdLmForDiffusion(RobertaForMaskedLM):

@@ -9,7 +9,7 @@ from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.backbones.roberta import RobertaBackbone
 from ssdcli.models.backbones.wiring import wiring
-from ssdcli.models.spec import CoreSpec
+from ssdcli.models.core_spec import CoreSpec
 
 V, L, MASK, PAD = 40, 4, 39, 1
 TEXT = list(range(5, 16))
@@ -30,7 +30,6 @@ def denoiser(kind: type[Denoiser]) -> Denoiser:
     for weight in model.parameters():
         weight.normal_(std=0.3)
     spec = CoreSpec(
-        family="adapted",
         process="masked",
         constants={"mask_id": MASK},
         attention="block-causal" if kind is Denoiser else "full",

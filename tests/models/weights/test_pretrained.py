@@ -16,9 +16,9 @@ from ssdcli.errors import OutOfMemory
 from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.placement import Need, Placement, Plan
 from ssdcli.models import core
-from ssdcli.models.spec import KEY
 from ssdcli.models.weights.contract import blueprint, parameters
 from ssdcli.models.weights.pretrained import DISK, Part, arguments, need_of, parts, rooms, spread, stored_dtype
+from ssdcli.registry.manifest import read_manifest
 from tests.models.native_checkpoints import GLM4_MOE, LLAMA, QWEN2, ROBERTA
 from tests.pulled import write_core
 from tests.tiny import BLOCK, CONSTANTS, VOCABULARY
@@ -28,9 +28,8 @@ WIDE = {**LLAMA, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}  #
 
 
 def denoiser(folder: Path, placement: Placement) -> Denoiser:
-    config = core.read_config(folder)
-    process = config[KEY]["process"]
-    backbone = core.load_core(folder, config, placement, None)
+    process = read_manifest(folder).process
+    backbone = core.load_core(folder, placement, None)
     return FullDenoiser(backbone, make_process(process, VOCABULARY, CONSTANTS[process]))
 
 
