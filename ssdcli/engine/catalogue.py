@@ -46,6 +46,8 @@ class Number:
     def expected(self) -> str:
         """What it must be, in words."""
         kind = "a whole number of " if self.whole else ""
+        if self.most < math.inf and not self.above and not self.below:
+            return f"{kind}between {self.least:g} and {self.most:g}"
         low = f"{kind}{'above' if self.above else 'at least'} {self.least:g}"
         return low if self.most == math.inf else f"{low} and {'below' if self.below else 'at most'} {self.most:g}"
 

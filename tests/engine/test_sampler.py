@@ -209,7 +209,7 @@ def test_no_step_of_a_block_reads_from_the_device(make_denoiser, process, monkey
         denoiser.backbone.to("meta")
     members = (Member("core", small, Constant(1.0)), Member("base", base, Constant(-0.5)))
     changes: dict[str, Any] = {
-        "stop": EarlyStop(),
+        "stop": EarlyStop(0.005),
         "guides": (Towards(2, 1.0),),
         "picker": Picker(0.8, 0.9),
         "device": "meta",
