@@ -32,7 +32,7 @@ from benchmarks.lib.models import Model
 from benchmarks.lib.retrieval import SHOWN, add_notes, gaps_of
 from benchmarks.lib.tables import mean, signed, spread, table
 from ssdcli.engine.ensemble.schedules import sharing
-from ssdcli.evaluation.sweep import GRID
+from ssdcli.evaluation.losses import GRID
 from ssdcli.registry.store import STARTER
 from ssdcli.training.settings import TrainSettings
 

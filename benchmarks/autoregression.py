@@ -33,10 +33,10 @@ from benchmarks.lib.causal import (
     CausalWriter,
     Twin,
     gap_losses,
-    mould_of,
     passage_losses,
     save_for_transformers,
     train_causal,
+    traits_of,
     twin_of,
 )
 from benchmarks.lib.columns import Columns, collaborate
@@ -50,10 +50,10 @@ from ssdcli.api import Blend, choose
 from ssdcli.demo import story as demo
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import UsageError
-from ssdcli.evaluation.losses import LossSettings, Passage, measure_combinations
-from ssdcli.evaluation.sweep import GRID
+from ssdcli.evaluation.losses import GRID, LossSettings, measure_combinations
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.training.settings import TrainSettings
 
 QUICK = {
@@ -107,7 +107,7 @@ def work(given: Namespace, workshop: Workshop) -> None:
 class Pair(Protocol):
     """A core and a small model of one family."""
 
-    def likelihood(self, passages: Sequence[Passage]) -> Columns:
+    def likelihood(self, passages: Sequence[ScoredText]) -> Columns:
         """Losses of documents at each weight of the grid."""
         ...
 
@@ -127,7 +127,7 @@ class DiffusionPair:
     core: Model
     small: Model
 
-    def likelihood(self, passages: Sequence[Passage]) -> Columns:
+    def likelihood(self, passages: Sequence[ScoredText]) -> Columns:
         """Denoising losses, which are the NELBO of masked models."""
         models = [self.core.backbone, self.small.backbone]
         settings = LossSettings(min(model.context for model in models))
@@ -163,7 +163,7 @@ class CausalPair:
     models: tuple[BlockDiffusionLM, BlockDiffusionLM]
     tokenizer: Any
 
-    def likelihood(self, passages: Sequence[Passage]) -> Columns:
+    def likelihood(self, passages: Sequence[ScoredText]) -> Columns:
         """Exact losses."""
         return passage_losses(self.models, passages, GRID, min(model.context for model in self.models))
 
@@ -220,7 +220,7 @@ class Bench:
         core_twin = Twin(twin_of(load_backbone(original.folder).config), tokenizer)
         core = self._twin("core", self._core_settings(), core_twin)
         save_for_transformers(core, tokenizer, self.workshop.home / JUDGE)
-        small_twin = Twin(twin_of(load_backbone(small.folder).config), tokenizer, mould_of(core))
+        small_twin = Twin(twin_of(load_backbone(small.folder).config), tokenizer, traits_of(core))
         twin = self._twin(name, self._small_settings(corpus, seed), small_twin)
         return CausalPair(name, (core, twin), original.tokenizer)
 

@@ -36,9 +36,9 @@ from benchmarks.lib.tables import mean, signed, table
 from ssdcli.engine.ensemble.rules import Rule, average, contrast, mix
 from ssdcli.engine.ensemble.schedules import sharing
 from ssdcli.evaluation.combinations import Combination
-from ssdcli.evaluation.sweep import GRID
+from ssdcli.evaluation.losses import GRID
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import STARTER
 from ssdcli.training.settings import TrainSettings
 

@@ -21,7 +21,8 @@ from benchmarks.lib.models import CONSTANTS, DEVICE, random_denoiser
 from benchmarks.lib.tables import heading, table
 from benchmarks.lib.timing import Run, least
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
-from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process, make_process
 from ssdcli.engine.prompt import Prompt

@@ -177,7 +177,7 @@ class Guided(Bench):
         manifest = self.core.manifest
         spec = GuideSpec(str(self._classifier), str(_WANTED), scale)
         guide = open_guide(spec, manifest.tokenizer, manifest.vocabulary)
-        members = choose(self.core.name, registry=self.workshop.registry).open().voices
+        members = choose(self.core.name, registry=self.workshop.registry).open().members
         writer, options = writer_of(members, self.core, [guide]), Options(max_tokens=WRITTEN, seed=self.given.seed)
         written = write(writer, [Request()] * self.given.rows, options)
         return written | self._found(written["texts"])

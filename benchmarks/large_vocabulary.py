@@ -38,8 +38,8 @@ from ssdcli.engine.noise import GeneratorNoise
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Process, make_process
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
-from ssdcli.models.mould import Mould, read_mould
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
+from ssdcli.models.core_traits import CoreTraits, read_core_traits
 from ssdcli.models.presets import find_preset
 from ssdcli.registry.store import STARTER
 from ssdcli.training.active_tokens import Division, count_tokens, divide
@@ -90,11 +90,11 @@ def speed(given: Namespace) -> str:
     for vocabulary in given.sizes:
         torch.manual_seed(0)
         process = make_process(given.process, vocabulary, CONSTANTS)
-        mould = Mould(torch.randn(vocabulary, WIDTH), (MASK,))
-        division = divide(mould, np.arange(2, min(vocabulary, 20_000)))
+        traits = CoreTraits(torch.randn(vocabulary, WIDTH), (MASK,))
+        division = divide(traits, np.arange(2, min(vocabulary, 20_000)))
         for one in (None,) if division is None else (None, division):
             kind = f"{vocabulary:,} {'whole' if one is None else 'active'}"
-            model = random_model(given.size, process, mould, one)
+            model = random_model(given.size, process, traits, one)
             parts = least(parts_of(model), given.rounds)
             steps[kind] = step_of(model, process)
             rows[kind] = [model.config.rows, model.config.rank, megabytes(model), *parts.values()]
@@ -108,11 +108,11 @@ def speed(given: Namespace) -> str:
     return f"{given.process}, {given.size}\n\n{table(header, cells)}"
 
 
-def random_model(size: str, process: Process, mould: Mould, division: Division | None) -> BlockDiffusionLM:
+def random_model(size: str, process: Process, traits: CoreTraits, division: Division | None) -> BlockDiffusionLM:
     """A fresh small model of a preset's body."""
     preset, settings = find_preset(size), TrainSettings(block_size=BLOCK)
     assert preset is not None
-    return build(shape(settings, preset, process, mould, (), division), mould, division, settings.seed)
+    return build(shape(settings, preset, process, traits, (), division), traits, division, settings.seed)
 
 
 def step_of(model: BlockDiffusionLM, process: Process) -> Run:
@@ -154,13 +154,13 @@ def loss(given: Namespace) -> str:
     """Nats per token of held-out text, by groups of tokens."""
     core, text = Model.named(STARTER), read_texts(given.train, given.notes)
     tokens = np.concatenate([np.array(ids) for ids in encode(text, core.tokenizer)])
-    mould = read_mould(core.folder)
-    division = divide(mould, tokens, given.rows)
+    traits = read_core_traits(core.folder)
+    division = divide(traits, tokens, given.rows)
     assert division is not None
     held = [
         torch.tensor([core.end, *ids]) for ids in encode(read_texts(given.heldout, given.documents), core.tokenizer)
     ]
-    counts = count_tokens(tokens, len(mould.embeddings))
+    counts = count_tokens(tokens, len(traits.embeddings))
     targets = torch.cat([document[1:WINDOW] for document in held])
     active = torch.isin(targets, division.ids)
     groups = {"all": active | True, "active": active, "seen": ~active & (counts[targets] > 0)}

@@ -30,8 +30,8 @@ from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.folder import load_backbone
 from ssdcli.registry.store import STARTER
 from ssdcli.text.tokenizer import MASK, special_id
 

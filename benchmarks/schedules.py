@@ -49,7 +49,8 @@ from benchmarks.lib.tables import mean, signed, table
 from benchmarks.lib.writing import WRITTEN, Bench, add_judge, draw, write, writer_of
 from ssdcli.api import Options, Request, Writer, choose
 from ssdcli.demo.story import Fact
-from ssdcli.generation.prompting import Voice
+from ssdcli.engine.ensemble.members import Member
+from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.generation.selection import UNTUNED
 from ssdcli.registry.store import STARTER
 from ssdcli.reports import charts
@@ -98,13 +99,13 @@ class Pair(Bench):
     share: float = 0.0
 
     @cached_property
-    def _members(self) -> tuple[Voice, ...]:
+    def _members(self) -> tuple[Member[LoadedModel], ...]:
         assert self.small is not None
-        return choose(self.core.name, {self.small.name: 0.5}, self.workshop.registry).open().voices
+        return choose(self.core.name, {self.small.name: 0.5}, self.workshop.registry).open().members
 
     def levels(self) -> Line:
         """The losses by segment, and the FLOPs of a step of the heavy and the light member in mid-window."""
-        denoisers = [member.denoiser for member in self._members]
+        denoisers = [member.model.denoiser for member in self._members]
         networks, process = [denoiser.backbone for denoiser in denoisers], denoisers[0].process
         passages = self.core.passages(self.heldout, self.given.documents)
         losses = [document_losses(networks, process, passage, self.share, key) for key, passage in enumerate(passages)]

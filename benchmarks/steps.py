@@ -31,9 +31,10 @@ from benchmarks.lib.tables import mean, table
 from benchmarks.lib.writing import WRITTEN, Bench, add_judge, draw, write, writer_of
 from ssdcli.api import Options, choose
 from ssdcli.engine.denoiser import Denoiser, Prefix
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.process import Canvas
 from ssdcli.evaluation.generated import words
-from ssdcli.generation.prompting import Voice
+from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.registry.store import STARTER
 from ssdcli.reports import charts
 
@@ -81,15 +82,16 @@ class Writing(Bench):
     """A model that writes."""
 
     @cached_property
-    def _member(self) -> Voice:
-        (member,) = choose(self.core.name, registry=self.workshop.registry).open().voices
+    def _member(self) -> Member[LoadedModel]:
+        (member,) = choose(self.core.name, registry=self.workshop.registry).open().members
         return member
 
     def texts(self, conditioned: bool, options: Options) -> Line:
         """Texts written in one way, and what the judge finds."""
-        own = self._member.denoiser
-        member = replace(self._member, denoiser=own if conditioned else Unconditioned(own.backbone, own.process))
-        written = write(writer_of([member], self.core), self.requests, options)
+        model = self._member.model
+        if not conditioned:
+            model = replace(model, denoiser=Unconditioned(model.denoiser.backbone, model.denoiser.process))
+        written = write(writer_of([self._member.carrying(model)], self.core), self.requests, options)
         return written | self.judged(written["texts"])
 
 

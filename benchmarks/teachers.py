@@ -33,10 +33,9 @@ from benchmarks.lib.timing import least
 from ssdcli.demo import story as demo
 from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.packed import Packed
-from ssdcli.evaluation.losses import LossSettings, measure
-from ssdcli.evaluation.sweep import GRID, best_weight
+from ssdcli.evaluation.losses import GRID, LossSettings, best_weight, measure
 from ssdcli.machine.hardware import has_fast_bf16
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import STARTER
 from ssdcli.training.incontext import denoise_in_context
 from ssdcli.training.objective import Objective

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
-from ssdcli.models.backbones.wiring import wiring
+from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.core_spec import KEY, CoreSpec, spec_fields
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.store import Registry
@@ -44,7 +44,7 @@ def write_core(
     own = {**native, "vocab_size": VOCABULARY, "is_causal": False}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: Any = wiring(own).model(AutoConfig.for_model(**own))
+        model: Any = native_class_of(own).model(AutoConfig.for_model(**own))
     model.get_output_embeddings().weight.data.mul_(20)  # predictions far from flat
     disable_progress_bar()  # it would stand on a command's standard error
     model.to(dtype).save_pretrained(folder)

@@ -28,13 +28,12 @@ from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
 from ssdcli.data.windows import Texts, Windows, WindowShape
 from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.packed import Packed
-from ssdcli.evaluation.losses import Passage
-from ssdcli.evaluation.passages import heldout_passages
+from ssdcli.evaluation.scored_text import ScoredText, heldout_texts
 from ssdcli.generation.types import Options, Request
 from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.folder import load_backbone, save_backbone
-from ssdcli.models.mould import Mould
+from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone
+from ssdcli.models.core_traits import CoreTraits
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 from ssdcli.training.build import build, settled
 from ssdcli.training.crossentropy import head_cross_entropy
@@ -53,9 +52,9 @@ def twin_of(config: BackboneConfig) -> BackboneConfig:
     return replace(config, timed=False, self_conditioned=False)
 
 
-def mould_of(core: BlockDiffusionLM) -> Mould:
+def traits_of(core: BlockDiffusionLM) -> CoreTraits:
     """What the twin of a core dictates to smaller ones."""
-    return Mould(core.embed(torch.arange(core.config.vocabulary)[None])[0], core.config.suppressed)
+    return CoreTraits(core.embed(torch.arange(core.config.vocabulary)[None])[0], core.config.suppressed)
 
 
 # Predictions
@@ -117,7 +116,7 @@ class Twin:
 
     config: BackboneConfig
     tokenizer: Path
-    mould: Mould | None = None
+    traits: CoreTraits | None = None
 
 
 @dataclass(frozen=True)
@@ -147,14 +146,14 @@ def train_causal(settings: TrainSettings, twin: Twin, folder: Path, clock: Calla
     settings = settled(settings, store.info.train.tokens)
     assert settings.batch_tokens is not None
     assert settings.learning_rate is not None
-    objective = NextToken(build(twin.config, twin.mould, None, settings.seed))
+    objective = NextToken(build(twin.config, twin.traits, None, settings.seed))
     length = twin.config.context
     batch = max(1, settings.batch_tokens // length)
     windows = Windows(Texts.of(store), WindowShape(length, 1), settings.seed, batch * ENDLESS)
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
     plan = _plan(settings, store.info.train.tokens / (batch * length), clock, began)
     trainer = SmallTrainer(cast(Objective, objective), windows, plan, rates, workspace)
-    chosen = heldout_passages(store, tokenizer, _HELDOUT)
+    chosen = heldout_texts(store, tokenizer, _HELDOUT)
     hooks = Hooks(
         measure=lambda: _heldout(objective.backbone, chosen),
         checkpoint_every=settings.checkpoint_seconds,
@@ -187,7 +186,7 @@ def _plan(settings: TrainSettings, steps_a_pass: float, clock: Callable[[], floa
     return Plan(budget, settings.warmup, settings.decay, clock() - began + measuring_seconds(settings), clock)
 
 
-def _heldout(model: BlockDiffusionLM, chosen: Sequence[Passage]) -> float:
+def _heldout(model: BlockDiffusionLM, chosen: Sequence[ScoredText]) -> float:
     with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
         return passage_losses((model, model), chosen, [0.0], model.context).loss(0)[0]
 
@@ -197,7 +196,7 @@ def _heldout(model: BlockDiffusionLM, chosen: Sequence[Passage]) -> float:
 
 @torch.no_grad()
 def passage_losses(
-    models: Sequence[BlockDiffusionLM], chosen: Sequence[Passage], shares: Sequence[float], window: int
+    models: Sequence[BlockDiffusionLM], chosen: Sequence[ScoredText], shares: Sequence[float], window: int
 ) -> Columns:
     """-log p of held-out documents under two models at each share of the second.
 

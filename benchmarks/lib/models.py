@@ -13,11 +13,10 @@ from tokenizers import Tokenizer
 from benchmarks.lib.corpora import read_texts
 from ssdcli.engine.denoiser import Backbone, Denoiser
 from ssdcli.engine.process import Process, make_process
-from ssdcli.evaluation.losses import Passage, passage_of
+from ssdcli.evaluation.scored_text import ScoredText, scored_text
 from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.loading import load_model, make_denoiser
-from ssdcli.registry.adapters import base_of
 from ssdcli.registry.manifest import Manifest
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id
@@ -72,7 +71,7 @@ class Model:
     @cached_property
     def denoiser(self) -> Denoiser:
         """The loaded model; a LoRA on its base."""
-        base = base_of(self.entry, self.registry)
+        base = self.registry.base_of(self.entry)
         folder, adapter = (self.folder, None) if base is None else (base.folder, self.folder)
         backbone = load_model(folder, Placement(), self.manifest.block_size, adapter)
         return make_denoiser(backbone, self.manifest.attention, self.process)
@@ -82,9 +81,9 @@ class Model:
         """The loaded network."""
         return self.denoiser.backbone
 
-    def passages(self, heldout: str, limit: int | None = None) -> list[Passage]:
+    def passages(self, heldout: str, limit: int | None = None) -> list[ScoredText]:
         """Held-out documents in the model's tokens, at most the first `limit`."""
-        return [passage_of(text, self.tokenizer, self.end) for text in read_texts(heldout, limit)]
+        return [scored_text(text, self.tokenizer, self.end) for text in read_texts(heldout, limit)]
 
 
 def random_denoiser(process: Process, hidden: int, layers: int, **shape: Any) -> Denoiser:

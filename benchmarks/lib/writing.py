@@ -20,13 +20,14 @@ from ssdcli.api import Options, Request, Writer
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.engine.ensemble.guidance import Guide
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.evaluation.continuations import Opening, openings
 from ssdcli.evaluation.generated import distinct, repetition, words
-from ssdcli.generation.prompting import Voice
-from ssdcli.models.folder import load_backbone
+from ssdcli.generation.loaded_model import LoadedModel
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.judge import Judge, load_judge
 from ssdcli.reports import charts
-from ssdcli.text.codec import Language
+from ssdcli.text.codec import Codec
 from ssdcli.training.settings import TrainSettings
 
 WRITTEN = 48  # tokens of a text
@@ -34,9 +35,13 @@ WRITTEN = 48  # tokens of a text
 _NO_END = (-1,)
 
 
-def writer_of(members: Sequence[Voice], core: Model, guides: Sequence[Guide] = ()) -> Writer:
+def writer_of(members: Sequence[Member[LoadedModel]], core: Model, guides: Sequence[Guide] = ()) -> Writer:
     """A writer of these members whose texts do not end."""
-    return Writer(members, Language(core.tokenizer, _NO_END), core.name, guides=guides)
+    return Writer([member.carrying(_endless(member.model)) for member in members], core.name, guides=guides)
+
+
+def _endless(model: LoadedModel) -> LoadedModel:
+    return replace(model, format=replace(model.format, ends=_NO_END))
 
 
 def write(writer: Writer, requests: Sequence[Request], options: Options) -> Line:
@@ -87,8 +92,8 @@ class Bench:
 
     def real(self) -> Line:
         """What the judge finds of the documents' own continuations, cut to the length of the written ones."""
-        language = Language(self.core.tokenizer, _NO_END)
-        return self.judged([language.decode(language.encode(one.after)[:WRITTEN]) for one in self.openings])
+        codec = Codec(self.core.tokenizer)
+        return self.judged([codec.decode(codec.encode(one.after)[:WRITTEN]) for one in self.openings])
 
     def judged(self, texts: Sequence[str], befores: Sequence[str] | None = None) -> Line:
         """The judge's nats per token of each text after its beginning, and how varied and repetitive all texts are."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ssdcli.api import choose
 from ssdcli.cli import console
 from ssdcli.cli import evaluate_options as option
 from ssdcli.cli import generate_options as shared
@@ -22,7 +21,7 @@ from ssdcli.cli.settings import resolve
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, Swept, by_weight
-from ssdcli.generation.selection import Lineup
+from ssdcli.generation.selection import Lineup, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.registry.files import write_atomic
@@ -123,7 +122,7 @@ def _check(lineup: Lineup, data: list[str], plot: Path | None, *, save: bool) ->
     """Refuse what could only fail at the end."""
     if not data:
         raise UsageError("no text is named.", "Name files or folders of held-out text, or - for standard input.")
-    small = [part.entry for part in lineup.parts if part.private]
+    small = [member.model.entry for member in lineup.members if member.role == "small"]
     if save and not small:
         raise UsageError("--save stores the weight of a small model, and none is named.", "Name one with --with.")
     if save and small[0].bundled:

@@ -132,7 +132,7 @@ def _generate(prompt: str | None, settings: GenerateSettings) -> None:
 
 def _remedy(lineup: Lineup) -> str:
     """What to do when memory ends: only a pulled core can be held in other ways."""
-    if any(part.entry.manifest.source for part in lineup.parts):
+    if any(member.model.entry.manifest.source for member in lineup.members):
         return "Take a --dtype of fewer bits, or --offload, or fewer texts at once (--n, --batch)."
     return "Write fewer texts at once (--n, --batch), or take smaller models."
 
@@ -179,7 +179,7 @@ def _tell(result: Result, settings: GenerateSettings) -> None:
         console.warn(prefix + warning)
     tell_colours(result)
     if settings.stats:
-        passes = ", ".join(f"{use.name} ({use.weight:g}) {use.forward_passes}" for use in result.members)
+        passes = ", ".join(f"{use.name} ({use.signed(use.weight):g}) {use.forward_passes}" for use in result.members)
         work = ", ".join(f"{use.name} {_count(use.flops)}FLOP" for use in result.members)
         speed = f"{result.tokens} tokens in {result.seconds:.1f} s ({result.tokens_per_second:.1f} a second)"
         saved = f", {result.flops_saved:.1%} saved by the schedule" if result.flops_saved else ""

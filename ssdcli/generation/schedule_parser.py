@@ -10,6 +10,7 @@ from typing import Any
 from ssdcli.engine import catalogue
 from ssdcli.engine.catalogue import ScheduleDeclaration
 from ssdcli.engine.ensemble.gate import Gate
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant, Piecewise, Schedule
 from ssdcli.errors import UsageError
 from ssdcli.generation.types import Blend
@@ -17,10 +18,10 @@ from ssdcli.registry.names import suggest
 
 _FORM = "Write a line such as notes = [[1.0, 0.0], [0.5, 0.3]] for each member: pairs of noise level and weight."
 
-Share = tuple[str, float, bool]  # a member's name, its weight, and whether it is a small one
+Members = Sequence[Member[Any]]
 
 
-def schedules(blend: Blend, members: Sequence[Share], process: str, gate: Gate | None = None) -> list[Schedule]:
+def schedules(blend: Blend, members: Members, process: str, gate: Gate | None = None) -> list[Schedule]:
     """Each member's schedule, by a name of the catalogue or by a TOML file; a gate's own.
 
     UsageError for what cannot be.
@@ -62,7 +63,7 @@ def _leaves_core_out(declared: ScheduleDeclaration, blend: Blend) -> bool:
     return declared.pauses and declared.varies == "core" and "base" in blend.needs
 
 
-def _default(blend: Blend, members: Sequence[Share], process: str) -> str:
+def _default(blend: Blend, members: Members, process: str) -> str:
     return among(blend, process)[0] if _both(members) else catalogue.SCHEDULES[0].name
 
 
@@ -72,12 +73,10 @@ def _gated(blend: Blend, gate: Gate) -> list[Schedule]:
     return list(gate.schedules())
 
 
-def _of(
-    declared: ScheduleDeclaration, number: tuple[str, str], members: Sequence[Share], blend: Blend
-) -> list[Schedule]:
+def _of(declared: ScheduleDeclaration, number: tuple[str, str], members: Members, blend: Blend) -> list[Schedule]:
     """A declared schedule for the members whose weight it varies, with the number behind its colon, if any."""
     if declared.varies is None:
-        return [declared.load()(weight) for _, weight, _ in members]
+        return [declared.load()(member.weight) for member in members]
     name = declared.name
     if _leaves_core_out(declared, blend):
         hint = f"Omit --schedule, or use {name} with --rule {catalogue.RULES[0].name}."
@@ -85,16 +84,16 @@ def _of(
     if not _both(members):
         raise UsageError(f"a {name} needs a core and a small model that both run.", "Name both, or leave it out.")
     given = _number(declared, *number)
-    varied = [(is_small or weight < 0) == (declared.varies == "small") for _, weight, is_small in members]
+    core_varies = declared.varies == "core"
     return [
-        declared.load()(weight, **given) if varies else Constant(weight)
-        for varies, (_, weight, _) in zip(varied, members, strict=True)
+        declared.load()(member.weight, **given) if (member.role == "core") == core_varies else Constant(member.weight)
+        for member in members
     ]
 
 
-def _both(members: Sequence[Share]) -> bool:
+def _both(members: Members) -> bool:
     """Whether there are a core and a small model."""
-    return len({is_small for _, _, is_small in members}) > 1
+    return {"core", "small"} <= {member.role for member in members}
 
 
 def _number(declared: ScheduleDeclaration, colon: str, text: str) -> dict[str, float | None]:
@@ -111,12 +110,12 @@ def _number(declared: ScheduleDeclaration, colon: str, text: str) -> dict[str, f
         raise UsageError(problem, f"Write {declared.name}:{number.default:g}.") from None
 
 
-def _from_file(path: Path, members: Sequence[Share], blend: Blend) -> list[Schedule]:
+def _from_file(path: Path, members: Members, blend: Blend) -> list[Schedule]:
     """Piecewise linear weights by member; a member that the file does not name keeps its weight.
 
-    A member's base follows it in the list, with its weight negated, and shares its schedule.
+    A base follows its small model in the list and has the same schedule.
     """
-    known = [name for name, weight, _ in members if weight > 0]
+    known = [member.name for member in members if member.role != "base"]
     tables = _read(path)
     if not tables:
         raise UsageError(f"the schedule {str(path)!r} is empty.", _FORM)
@@ -126,11 +125,11 @@ def _from_file(path: Path, members: Sequence[Share], blend: Blend) -> list[Sched
             raise UsageError(f"the schedule {str(path)!r} names {name!r}, which is no member.", hint)
     chosen: list[Schedule] = []
     leader = ""
-    for name, weight, is_small in members:
-        leader = name if weight > 0 else leader
-        chosen.append(_piecewise(path, leader, tables[leader], weight) if leader in tables else Constant(weight))
-        if "base" in blend.needs and not is_small and weight > 0:
-            _check_always_on(path, blend.rule, name, chosen[-1])
+    for member in members:
+        leader = leader if member.role == "base" else member.name
+        chosen.append(_piecewise(path, leader, tables[leader]) if leader in tables else Constant(member.weight))
+        if "base" in blend.needs and member.role == "core":
+            _check_always_on(path, blend.rule, member.name, chosen[-1])
     idle = next((t / 1000 for t in range(1000, 0, -1) if all(schedule(t / 1000) == 0 for schedule in chosen)), None)
     if idle is not None:
         problem = f"the schedule {str(path)!r} lets no member run at noise level {idle:g}."
@@ -156,8 +155,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"the schedule {str(path)!r} is not valid TOML ({error}).", _FORM) from None
 
 
-def _piecewise(path: Path, name: str, table: Any, weight: float) -> Piecewise:
-    """A member's points; a base's weights are negated."""
+def _piecewise(path: Path, name: str, table: Any) -> Piecewise:
+    """The points of the member of this name."""
     problem = f"the schedule {str(path)!r} has no list of pairs for {name!r} with levels that fall from 1 to 0."
     try:
         points = tuple((float(t), float(w)) for t, w in table)
@@ -166,4 +165,4 @@ def _piecewise(path: Path, name: str, table: Any, weight: float) -> Piecewise:
         raise UsageError(problem, _FORM) from None
     if not all(0 <= t <= 1 and 0 <= w <= 1 for t, w in points):
         raise UsageError(f"the schedule {str(path)!r} has a level or weight outside [0, 1] for {name!r}.", _FORM)
-    return piecewise if weight > 0 else Piecewise(tuple((t, -w) for t, w in points))
+    return piecewise

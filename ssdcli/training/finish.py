@@ -17,7 +17,7 @@ import torch
 from ssdcli.data.canaries import FILE as CANARIES
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.evaluation.losses import LossesByLevel
-from ssdcli.evaluation.passages import heldout_passages
+from ssdcli.evaluation.scored_text import heldout_texts
 from ssdcli.registry.archive import REPORT, TOKENIZER, TRAINED_DOCUMENTS
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.store import Registry
@@ -81,7 +81,7 @@ class Trained:
 def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwrite: bool) -> Trained:
     """Measure the weights as they will be stored, and register them."""
     model = prepared.beginning.as_stored()
-    chosen = heldout_passages(prepared.store, prepared.tokenizer, measured_tokens(prepared.settings))
+    chosen = heldout_texts(prepared.store, prepared.tokenizer, measured_tokens(prepared.settings))
     seconds = trainer.plan.elapsed
     measured = measure_trained(prepared, model, chosen, seconds)
     name, parent = prepared.settings.name, prepared.parent

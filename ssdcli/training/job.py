@@ -15,7 +15,7 @@ from ssdcli.data.infilling import Infilling
 from ssdcli.data.windows import Texts, Windows, WindowShape
 from ssdcli.errors import Interrupted, SsdError, UsageError
 from ssdcli.evaluation.losses import LossSettings, measure
-from ssdcli.evaluation.passages import heldout_passages
+from ssdcli.evaluation.scored_text import heldout_texts
 from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, rank_zero_first, world_size
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.threads import same_threads
@@ -185,7 +185,7 @@ def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
 
 def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
     """Held-out loss of the model in training, on a few passages and always the same noise."""
-    chosen = heldout_passages(prepared.store, prepared.tokenizer, limit=4096)
+    chosen = heldout_texts(prepared.store, prepared.tokenizer, limit=4096)
     settings = LossSettings(prepared.model.config.context, repeats=1)
 
     def measured() -> float:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from ssdcli.errors import UsageError
+from ssdcli.generation.loaded_model import open_model
 from ssdcli.machine.distributed import world_size
-from ssdcli.machine.placement import Placement
-from ssdcli.models.core import read_config
 from ssdcli.models.core_spec import KEY
-from ssdcli.models.loading import load_model
+from ssdcli.models.native_checkpoint import read_config
 from ssdcli.text.chat import BETWEEN
 from ssdcli.training.incontext import denoise_in_context
 from ssdcli.training.prepare import Prepared
@@ -23,7 +22,7 @@ def open_teacher(prepared: Prepared) -> Teacher | None:
         return None
     if world_size() > 1 and KEY in read_config(entry.folder):
         raise UsageError(f"the pulled model '{entry.name}' teaches a single process.", "Leave torchrun out.")
-    backbone = load_model(entry.folder, Placement(), model.block_size)
+    backbone = open_model(entry, block_size=model.block_size).denoiser.backbone
     return Teacher(backbone, prepared.process, model.vocabulary, settings.distill_weight, _reading(prepared))
 
 

@@ -25,7 +25,7 @@ def columns():
     cast = cast_of(None, ["notes"], EvalSettings(rules=("mix",), schedules=("constant",)), Registry())
     (curve,) = cast.curves
     curve = SimpleNamespace(**{**vars(curve), "weights": curve.weights[:2], "lineups": curve.lineups[:2]})
-    return Columns(SimpleNamespace(parts=cast.parts, curves=(curve,)), "NELBO", ())
+    return Columns(SimpleNamespace(members=cast.members, curves=(curve,)), "NELBO", ())
 
 
 def losses_of(sums):

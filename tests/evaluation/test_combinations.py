@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ssdcli.engine import catalogue
-from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import average, contrast, mix
 from ssdcli.engine.ensemble.schedules import Constant, Piecewise, Sandwich, sharing
 from ssdcli.engine.process.masked import Masked

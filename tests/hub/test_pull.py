@@ -17,8 +17,8 @@ from ssdcli.errors import DownloadFailed, SsdError, UsageError
 from ssdcli.hub.download import RepoId
 from ssdcli.hub.pull import Watch, default_name, plan, pull, registered, suited
 from ssdcli.machine.placement import Placement
-from ssdcli.models.core import load_core, read_config
 from ssdcli.models.core_spec import KEY
+from ssdcli.models.native_checkpoint import load_core, read_config
 from ssdcli.registry.files import digest
 from ssdcli.registry.store import Entry, Registry
 from tests.hub_server import HubServer, point_at

@@ -17,7 +17,7 @@ from ssdcli.api import Blend, load
 from ssdcli.errors import Interrupted, NoSuchModel, SsdError, UsageError
 from ssdcli.generation.selection import choose
 from ssdcli.machine.placement import Placement
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.loading import load_model
 from ssdcli.models.lora import WEIGHTS as ADAPTER_WEIGHTS
 from ssdcli.registry import archive
@@ -94,7 +94,7 @@ def test_a_base_that_is_named_stays_the_base_and_a_contrast_has_it(text, registr
     assert registry.find("notes").manifest.base == "general"
     train_small(still(text, "general", name="letters"))
     lineup = choose("big", {"letters": 0.3}, blend=Blend(rule="contrast"))
-    assert [part.entry.name for part in lineup.parts] == ["big", "letters", "general"]
+    assert [one.model.entry.name for one in lineup.members] == ["big", "letters", "general"]
 
 
 @pytest.mark.parametrize(("kind", "process"), [("qwen3", "masked"), ("llama", "simplex"), ("roberta", "simplex")])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ssdcli.errors import Interrupted
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import Registry
 from ssdcli.training import job
 from ssdcli.training.job import Watcher, train_small

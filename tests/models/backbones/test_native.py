@@ -8,7 +8,7 @@ from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt
-from ssdcli.models.backbones.mixture import weighted_sums
+from ssdcli.models.active_vocabulary import weighted_sums
 from ssdcli.models.backbones.native import NativeBackbone, sizes
 from ssdcli.models.core_spec import CoreSpec
 

@@ -20,12 +20,11 @@ from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.native import NativeBackbone
-from ssdcli.models.backbones.wiring import wiring
+from ssdcli.models.backbones.native_class import native_class_of
+from ssdcli.models.block_diffusion_checkpoint import CONFIG, WEIGHTS
 from ssdcli.models.core_spec import KEY, CoreSpec
-from ssdcli.models.folder import CONFIG, WEIGHTS
-from ssdcli.models.weights.contract import blueprint
-from ssdcli.models.weights.int8 import keep_activations
-from ssdcli.models.weights.pretrained import arguments, need_of, stored_dtype
+from ssdcli.models.weights.blueprint import blueprint
+from ssdcli.models.weights.pretrained import arguments, keep_activations, need_of, stored_dtype
 from ssdcli.registry.manifest import read_manifest
 
 INDEX = "model.safetensors.index.json"
@@ -55,18 +54,18 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Nat
     block_size: in place of the one that a core with full attention proposes.
     """
     config = read_config(folder)
-    wires, own = wiring(config), native_part(config)
+    native, own = native_class_of(config), native_part(config)
     try:
         spec = CoreSpec.of(read_manifest(folder), config[KEY])
         twin, hardware = blueprint(own), look()
         need = need_of(twin, stored_dtype(folder), block_size or spec.block_size)
-        plan = placement.plan(need, hardware)
-        model = read_native(folder, wires.model, own, arguments(plan, need, twin, hardware))
+        allocation = placement.allocate(need, hardware)
+        model = read_native(folder, native.model, own, arguments(allocation, need, twin, hardware))
     except _PROBLEMS as error:
         raise unreadable(folder, error) from error
-    if plan.dtype == "int8":
+    if allocation.dtype == "int8":
         keep_activations(model)
-    return wires.backbone(model.eval().requires_grad_(False), spec, block_size)
+    return native.backbone(model.eval().requires_grad_(False), spec, block_size)
 
 
 def read_native(
@@ -107,7 +106,7 @@ def frozen_dtype(folder: Path) -> torch.dtype:
 
 
 def _silence() -> None:
-    """Keep the libraries' bars, and what they say of how a plan is followed, from standard error."""
+    """Keep the libraries' bars, and what they say of how an allocation is followed, from standard error."""
     disable_progress_bar()
     for library in ("accelerate", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -126,7 +125,7 @@ def input_embeddings(folder: Path, config: Mapping[str, Any]) -> Tensor:
     try:
         with torch.device("meta"):
             native = AutoConfig.for_model(**native_part(config))
-            twin = wiring(config).model(native)
+            twin = native_class_of(config).model(native)
         weight = twin.get_input_embeddings().weight
         names = [name for name, value in twin.named_parameters(remove_duplicate=False) if value is weight]
         return _tensor(folder, names).float()
