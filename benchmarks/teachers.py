@@ -39,11 +39,10 @@ from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.models.folder import load_backbone
 from ssdcli.registry.store import STARTER, Entry, Registry
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id
-from ssdcli.training.incontext import denoise_in_context
 from ssdcli.training.job import train_small
 from ssdcli.training.objective import Objective
 from ssdcli.training.settings import TrainSettings
-from ssdcli.training.teacher import Teacher
+from ssdcli.training.teacher import Teacher, denoise_in_context
 
 WEIGHTS = (0.3, 0.6)
 STEPS, QUICK_STEPS = 400, 60

@@ -26,10 +26,11 @@ from ssdcli.reports.charts import loss_curve, to_svg, weight_sweep
 from ssdcli.reports.description import Facts, Quality, Sample, length_counts, metrics_lines
 from ssdcli.reports.report import report
 from ssdcli.text.chat import copy_chat
+from ssdcli.training.checkpoints import writes_weights
 from ssdcli.training.measured import measure_trained, measured_tokens
 from ssdcli.training.prepare import Prepared
 from ssdcli.training.settings import FROM_SCRATCH, TrainSettings
-from ssdcli.training.trainer import SmallTrainer, writes_weights
+from ssdcli.training.trainer import SmallTrainer
 
 _T = TypeVar("_T")
 

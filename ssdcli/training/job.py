@@ -21,6 +21,7 @@ from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.threads import same_threads
 from ssdcli.registry.files import disk_errors
 from ssdcli.registry.store import Registry
+from ssdcli.training.checkpoints import latest_checkpoint
 from ssdcli.training.finish import Trained, finish
 from ssdcli.training.measured import measuring_seconds
 from ssdcli.training.objective import Objective
@@ -28,14 +29,13 @@ from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.prepare import Prepared, prepare
 from ssdcli.training.saved import check_free, claimed, save, unfinished
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
-from ssdcli.training.teaching import open_teacher
+from ssdcli.training.teacher import open_teacher
 from ssdcli.training.trainer import (
     ENDLESS,
     Hooks,
     Progress,
     Rates,
     SmallTrainer,
-    latest_checkpoint,
 )
 
 Clock = Callable[[], float]
