@@ -17,8 +17,7 @@ from benchmarks.lib.tables import machine, table
 from ssdcli.evaluation.audit.audit import AuditSettings, audit
 from ssdcli.evaluation.audit.findings import Audit
 from ssdcli.registry.store import Registry
-from ssdcli.training.finish import Trained
-from ssdcli.training.job import train_small
+from ssdcli.training.job import Trained, train_small
 from ssdcli.training.settings import TrainSettings
 
 _ENOUGH = 600.0  # minutes that the passes never take
@@ -80,10 +79,10 @@ def _row(passes: float, trained: Trained, found: Audit) -> list[object]:
     by_times = {} if found.exposure is None else found.exposure.by_times()
     verbatim, membership, verdict = found.verbatim, found.membership, found.verdict()
     attacks = (None, None) if membership is None else (membership.loss, membership.calibrated)
-    bits = trained.bits_per_byte()
+    bits = trained.description.quality.bits_per_byte
     return [
         passes,
-        trained.steps,
+        trained.description.steps,
         bits.get("small", bits.get("core")),
         *[by_times.get(times, "-") for times in (1, 2, 4, 8)],
         *[_percent(None if verbatim is None else getattr(verbatim, side)) for side in _SIDES],

@@ -103,7 +103,7 @@ def _row(way: Way, registry: Registry, arguments: argparse.Namespace) -> str:
     process = make_process(entry.manifest.process, entry.manifest.vocabulary, entry.manifest.constants)
     losses = measure([model], process, _passages(registry, arguments), [1.0], LossSettings(model.context))
     figures = (losses.bits_per_byte()[0], losses.nats_per_token()[0], losses.standard_error()[0])
-    return f"| {way.title} | {' | '.join(f'{figure:.3f}' for figure in figures)} | {trained.seconds:.0f} |"
+    return f"| {way.title} | {' | '.join(f'{figure:.3f}' for figure in figures)} | {trained.description.seconds:.0f} |"
 
 
 def _tokenizer(registry: Registry) -> Tokenizer:

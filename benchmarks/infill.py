@@ -104,8 +104,9 @@ def _trained(arguments: argparse.Namespace) -> Iterator[tuple[str, BlockDiffusio
             gap_share=share,
         )
         trained = train_small(settings, overwrite=True)
-        print(f"- {trained.name}: {trained.size}, {trained.steps} steps, {trained.seconds:.0f} s", flush=True)
-        yield trained.name, load_backbone(trained.folder)
+        training = trained.description
+        print(f"- {settings.name}: {training.size}, {training.steps} steps, {training.seconds:.0f} s", flush=True)
+        yield settings.name, load_backbone(trained.folder)
 
 
 def _near(gap: Gap) -> Prompt:

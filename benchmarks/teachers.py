@@ -175,7 +175,7 @@ def _outcome(plain: TrainSettings, run: Run, corpus: Corpus, passages: Sequence[
     losses = measure(members, _process(core), passages, GRID, LossSettings(members[1].context))
     if not corpus.facts:
         return Outcome(run, losses, None)
-    recalls = demo.recall(demo.open_cast(core.name, trained.name), corpus.facts)
+    recalls = demo.recall(demo.open_cast(core.name, trained.description.manifest.name), corpus.facts)
     return Outcome(run, losses, demo.told_apart(recalls))
 
 

@@ -99,9 +99,9 @@ def run(train: Path, heldout: Path, documents: int | None, changes: Mapping[str,
     best = best_weight(losses) if len(losses.weights) > 1 else 1.0
     nats, bits = losses.nats_per_token(), losses.bits_per_byte()
     return {
-        "size": trained.size,
-        "steps": trained.steps,
-        "kept": trained.kept,
+        "size": trained.description.size,
+        "steps": trained.description.steps,
+        "kept": trained.description.kept,
         "alone": round(float(nats[-1]), 4),
         "bits": round(float(bits[-1]), 4),
         "both": round(float(nats[losses.place(best)]), 4),

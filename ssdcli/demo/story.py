@@ -18,8 +18,7 @@ from ssdcli.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from ssdcli.evaluation.losses import Passage
-    from ssdcli.training.finish import Trained
-    from ssdcli.training.job import Watcher
+    from ssdcli.training.job import Trained, Watcher
 
 NOTEBOOK = Path(__file__).parents[1] / "bundled" / "notebook"
 NAME = "demo-notebook"

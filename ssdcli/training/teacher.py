@@ -84,11 +84,15 @@ class Teacher:
     @torch.no_grad()
     def lesson(self, noised: Noised, due: Tensor) -> Lesson:
         """Return what it predicts at the columns `due`, (N,) int64 places in (B, T) read row by row."""
-        embedded = self.process.embed(noised.canvas, self.backbone)
-        level = noised.t if self.process.timed else None
-        hidden = self.read(self.backbone, embedded, noised.packed, level).flatten(0, 1)[due]
+        hidden = self.hidden(noised)[due]
         tokens = self.vocabulary.rows(noised.packed.tokens.reshape(-1)[due])
         return Lesson(tokens, lambda rows: self.probabilities(hidden[rows]), self.share)
+
+    def hidden(self, noised: Noised) -> Tensor:
+        """Return the hidden states of all columns, row by row: (B * T, H)."""
+        embedded = self.process.embed(noised.canvas, self.backbone)
+        level = noised.t if self.process.timed else None
+        return self.read(self.backbone, embedded, noised.packed, level).flatten(0, 1)
 
     @torch.no_grad()
     def probabilities(self, hidden: Tensor) -> Tensor:

@@ -82,8 +82,8 @@ def checkpoint(folder: Path) -> Path:
 def test_a_checkpoint_is_on_the_disk_before_its_name_and_its_name_before_the_older_ones_go(tmp_path, monkeypatch):
     checkpoint(tmp_path / "checkpoint-1")
     partial = checkpoint(tmp_path / "partial")
-    whole = {os.stat(path).st_ino for path in (partial, *partial.rglob("*"))}
-    parent = os.stat(tmp_path).st_ino
+    whole = {path.stat().st_ino for path in (partial, *partial.rglob("*"))}
+    parent = tmp_path.stat().st_ino
     events: list[object] = []
     rename, rmtree = Path.rename, shutil.rmtree
 

@@ -12,13 +12,12 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from ssdcli.data.documents import Document, ReadReport
+from ssdcli.data.documents import Document, ReadReport, printable
 from ssdcli.data.readers.formats import (
     csv_rows,
     json_rows,
     parquet_rows,
     peek_json_lines,
-    printable,
     row_documents,
     text_documents,
 )

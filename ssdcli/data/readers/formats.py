@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ssdcli.data.documents import Document, ReadReport
+from ssdcli.data.documents import Document, ReadReport, printable
 from ssdcli.data.readers import conversations
 from ssdcli.data.streams import MAX_DOCUMENT_CHARACTERS, MAX_LINE_BYTES, NumberedLines, cut_text
 
@@ -25,11 +25,6 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 Row = Mapping[str, Any]
 NumberedRow = tuple[int, Row]
-
-
-def printable(text: str) -> str:
-    """A name that is safe to show: no control characters, nothing that cannot be encoded."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def text_documents(chunks: Iterable[str], name: str, report: ReadReport) -> Iterator[Document]:
