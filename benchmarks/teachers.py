@@ -28,7 +28,8 @@ import torch
 from tokenizers import Tokenizer
 
 from benchmarks.lib.tables import machine, table
-from ssdcli.data.readers.files import ReadReport, read_documents
+from ssdcli.data.documents import ReadReport
+from ssdcli.data.readers.files import read_documents
 from ssdcli.demo import story as demo
 from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.packed import Packed

@@ -232,7 +232,8 @@ def _passages(core: str, folder: Path) -> list[Passage]:
     """The notes of a folder in the core's tokens."""
     from tokenizers import Tokenizer
 
-    from ssdcli.data.readers.files import ReadReport, read_documents
+    from ssdcli.data.documents import ReadReport
+    from ssdcli.data.readers.files import read_documents
     from ssdcli.evaluation.losses import passage_of
     from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 
