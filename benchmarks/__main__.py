@@ -1,12 +1,18 @@
-"""Run one of the benchmarks: `python -m benchmarks NAME [OPTIONS]`; without a name, list them."""
+"""Run one of the benchmarks: `python -m benchmarks NAME [OPTIONS]`; without a name, list them.
+
+A benchmark is a module with `arguments(parser)` and `main(given)`; QUICK holds the values of arguments that `--quick`
+overrides.
+"""
 
 from __future__ import annotations
 
 import ast
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from importlib import import_module
 from pathlib import Path
 
+from ssdcli.errors import SsdError
 from ssdcli.machine.environment import prepare_machine
 
 _FOLDER = Path(__file__).parent
@@ -24,7 +30,16 @@ def main() -> None:
     if name not in _UNPREPARED:
         prepare_machine()
     sys.argv = [f"python -m benchmarks {name}", *sys.argv[2:]]
-    import_module(f"benchmarks.{name}").main()
+    module = import_module(f"benchmarks.{name}")
+    parser = ArgumentParser(prog=sys.argv[0], description=module.__doc__, formatter_class=RawDescriptionHelpFormatter)
+    module.arguments(parser)
+    given = parser.parse_args()
+    if getattr(given, "quick", False):
+        vars(given).update(getattr(module, "QUICK", {}))
+    try:
+        module.main(given)
+    except SsdError as error:
+        sys.exit(str(error))
 
 
 def _question(path: Path) -> str:

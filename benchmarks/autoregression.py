@@ -1,87 +1,62 @@
-"""Do diffusion models gain more from working together than autoregressive ones do? Prints a table for each question.
+"""Do diffusion models gain more from working together than autoregressive ones?
 
     python -m benchmarks autoregression GENERAL --core-minutes 60 --corpus TRAIN HELDOUT --minutes 10 --out FILE
-    python -m benchmarks autoregression GENERAL --core-tokens 5443584 --corpus TRAIN HELDOUT --out FILE
     python -m benchmarks autoregression --table FILE
 
 Every diffusion model has an autoregressive twin: the same body, embeddings, tokenizer, text, split, optimiser and
-schedule, and as much of the processor's time, in which it sees more tokens, since a step costs it less. All cores are
-trained here on GENERAL for `--core-minutes`; or else the core is the bundled starter, and its twin sees as many tokens
-as that has seen (`--core-tokens`, which its card tells). Small models are trained on the bundled notebook and on the
-corpora that are named. Two models mix at one constant weight: log p = (1 - w) log p_core + w log p_small, renormalised.
-
-No training passes over a text more often than `ssd train-small` would, however much time is left.
-
-The cores' autoregressive twin is kept in transformers' format, too, to judge texts in other benchmarks: in the folder
-`judge` beside the trained models.
+schedule, and the same processor time, in which it sees more tokens, since its steps cost less. Cores are trained on
+GENERAL, small models on the bundled notebook and the given corpora. Two models mix at one constant weight: log p =
+(1 - w) log p_core + w log p_small, renormalised. No training passes over a text more often than `ssd train-small`
+would, however much time is left. The cores' twin is also kept in transformers' format, in the folder `judge` beside the
+trained models, to judge texts in other benchmarks.
 
 - Likelihood: nats per token of held-out documents. Those of twins are exact; those of masked models are an upper bound,
   and those of simplex models the denoising loss, so that gains compare between families, and losses do not.
-- Gaps: nats per token of a block that is missing in a held-out document; twins see only what is left of it.
-- Facts: of the notebook's facts, how many are said when their sentences are gone on from greedily, and how many are
-  told from all other facts' answers, at the weight that is best for held-out text.
+- Gaps: nats per token of a block that is missing in a held-out document; twins see only the text before it.
+- Facts: how many of the notebook's facts are said when their sentences are continued greedily, and how many are told
+  apart from all other facts' answers, at the weight that is best for held-out text.
 
-A weight is chosen on one half of the held-out documents for the other. The minutes are the processor's, divided by the
-number of threads. Trained models and results are kept beside `--out`, and a run can be interrupted and taken up again.
+A weight is chosen on one half of the held-out documents for the other.
 """
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.lib.blends import Voice, measure_blends, steady
 from benchmarks.lib.causal import (
     CausalWriter,
     Twin,
     gap_losses,
-    mould_of,
     passage_losses,
     save_for_transformers,
     train_causal,
+    traits_of,
     twin_of,
 )
 from benchmarks.lib.columns import Columns, collaborate
-from benchmarks.lib.experiment import (
-    Corpus,
-    Line,
-    Workshop,
-    corpora_of,
-    heading,
-    lines,
-    own_text,
-    parser_of,
-    passages_of,
-    process_of,
-    tokenizer_of,
-    tokens_a_step,
-)
-from benchmarks.lib.tables import spread, table
+from benchmarks.lib.corpora import Corpus, corpora_of, own_text
+from benchmarks.lib.experiment import Line, Workshop, add_arguments, grouped, run
+from benchmarks.lib.gaps import Gap, GapSettings, Viewer, choose_gaps, measure, steady
+from benchmarks.lib.models import Model
+from benchmarks.lib.tables import mean, signed, spread, table
 from benchmarks.lib.timing import processor_seconds
-from ssdcli.api import choose
+from ssdcli.api import Blend, choose
 from ssdcli.demo import story as demo
-from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.ensemble.rules import mix
-from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.prompt import Prompt
-from ssdcli.evaluation.combinations import Combination
-from ssdcli.evaluation.gaps import Gap, GapSettings, View, choose_gaps
-from ssdcli.evaluation.losses import LossSettings, Passage, measure_combinations
-from ssdcli.evaluation.sweep import GRID
-from ssdcli.generation.types import Blend
+from ssdcli.errors import UsageError
+from ssdcli.evaluation.losses import GRID, LossSettings, measure_combinations
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
-from ssdcli.registry.store import STARTER, Entry, Registry
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.training.settings import TrainSettings
 
-CAUSAL, JUDGE = "autoregression", "judge"
-FACT_STEPS = 32
-_CORE_BATCH = 2048  # tokens of a step
-_MIXTURES = range(1, len(GRID) - 1)
-_QUICK = {
+QUICK = {
     "core_minutes": 0.15,
     "minutes": 0.1,
     "hidden": 64,
@@ -91,13 +66,48 @@ _QUICK = {
     "documents": 8,
     "repeats": 1,
     "processes": ["simplex"],
+    "general": list(map(Path, own_text())),
 }
+CAUSAL, JUDGE = "autoregression", "judge"
+FACT_STEPS = 32
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    add_arguments(parser)
+    parser.add_argument("general", nargs="*", type=Path, help="text that the cores learn from")
+    parser.add_argument("--core-minutes", type=float, help="of processor time for each core")
+    parser.add_argument("--processes", nargs="+", default=["simplex", "masked"], help="of the diffusion models")
+    parser.add_argument("--size", default="micro", help="of the small models")
+    parser.add_argument("--hidden", type=int, default=256, help="of the cores, as their --layers and --context")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--repeats", type=int, default=4, help="gaps of a document")
+
+
+def main(given: Namespace) -> None:
+    """Train what is missing, measure what has not been measured yet, and print the tables."""
+    if given.table is None and (not given.general or given.core_minutes is None):
+        raise UsageError("nothing says what the cores learn, and for how long.", "Name text and --core-minutes.")
+    run(given, partial(work, given), report)
+
+
+def work(given: Namespace, workshop: Workshop) -> None:
+    """A piece for each corpus, family and seed."""
+    bench = Bench(given, workshop)
+    for seed, corpus, family in product(given.seeds, corpora_of(given), bench.families):
+        asked = {"corpus": corpus.name, "family": family, "seed": seed, "minutes": given.minutes}
+        workshop.piece(asked, partial(measured, bench, family, corpus, seed))
+
+
+# Pairs of models
 
 
 class Pair(Protocol):
     """A core and a small model of one family."""
 
-    def likelihood(self, passages: Sequence[Passage]) -> Columns:
+    def likelihood(self, passages: Sequence[ScoredText]) -> Columns:
         """Losses of documents at each weight of the grid."""
         ...
 
@@ -112,35 +122,35 @@ class Pair(Protocol):
 
 @dataclass(frozen=True)
 class DiffusionPair:
-    """Two registered diffusion models."""
+    """Two registered diffusion models, mixed at constant weights."""
 
-    registry: Registry
-    core: Entry
-    small: Entry
-    denoisers: tuple[Denoiser, Denoiser]
+    core: Model
+    small: Model
 
-    def likelihood(self, passages: Sequence[Passage]) -> Columns:
-        """Denoising losses, the NELBO of masked models."""
-        models = [denoiser.backbone for denoiser in self.denoisers]
-        window = min(model.context for model in models)
-        mixtures = [Combination(mix, (Constant(1 - weight), Constant(weight))) for weight in GRID]
-        found = measure_combinations(models, process_of(self.core), passages, mixtures, LossSettings(window))
-        return Columns.of(found)
+    def likelihood(self, passages: Sequence[ScoredText]) -> Columns:
+        """Denoising losses, which are the NELBO of masked models."""
+        models = [self.core.backbone, self.small.backbone]
+        settings = LossSettings(min(model.context for model in models))
+        mixtures = [steady(("core", "small"), {"core": 1 - weight, "small": weight}) for weight in GRID]
+        return Columns.of(measure_combinations(models, self.core.process, passages, mixtures, settings))
 
     def gaps(self, gaps: Sequence[Gap], settings: GapSettings) -> Columns:
-        """Denoising losses with both sides in sight."""
-        core, small = (Voice(denoiser, _sides(denoiser.sight)) for denoiser in self.denoisers)
-        shares = [{"core": 1 - weight, "small": weight} for weight in GRID]
-        blends = [steady({name: share for name, share in pair.items() if share > 0}) for pair in shares]
-        return measure_blends({"core": core, "small": small}, blends, gaps, settings)
+        """Denoising losses with both sides in sight, as much of the right one as a model is best shown."""
+
+        def viewer(model: Model) -> Viewer:
+            sight = model.denoiser.sight
+            return Viewer(model.denoiser, lambda gap: Prompt(gap.before, gap.after[:sight], len(gap.canvas)))
+
+        mixtures = [steady(("core", "small"), {"core": 1 - weight, "small": weight}) for weight in GRID]
+        return measure([viewer(self.core), viewer(self.small)], mixtures, gaps, settings).columns()
 
     def cast(self, weight: float) -> demo.Cast:
         """As `ssd` writes."""
-        core, small = self.core.name, self.small.name
+        core, small, registry = self.core.name, self.small.name, self.core.registry
         lineups = {
-            demo.CORE: choose(core, registry=self.registry),
-            demo.SMALL: choose("none", [small], self.registry),
-            demo.ENSEMBLE: choose(core, {small: weight}, self.registry, Blend(schedule="constant")),
+            demo.CORE: choose(core, registry=registry),
+            demo.SMALL: choose("none", [small], registry),
+            demo.ENSEMBLE: choose(core, {small: weight}, registry, Blend(schedule="constant")),
         }
         return demo.Cast(core, small, weight, {voice: lineup.open() for voice, lineup in lineups.items()})
 
@@ -153,12 +163,12 @@ class CausalPair:
     models: tuple[BlockDiffusionLM, BlockDiffusionLM]
     tokenizer: Any
 
-    def likelihood(self, passages: Sequence[Passage]) -> Columns:
+    def likelihood(self, passages: Sequence[ScoredText]) -> Columns:
         """Exact losses."""
         return passage_losses(self.models, passages, GRID, min(model.context for model in self.models))
 
     def gaps(self, gaps: Sequence[Gap], settings: GapSettings) -> Columns:
-        """Exact losses after what is left of the gaps."""
+        """Exact losses after the text before the gaps."""
         return gap_losses(self.models, gaps, GRID)
 
     def cast(self, weight: float) -> demo.Cast:
@@ -174,63 +184,45 @@ class CausalPair:
 class Bench:
     """The command's arguments, and where its work is done."""
 
-    arguments: argparse.Namespace
+    given: Namespace
     workshop: Workshop
 
     @property
     def families(self) -> list[str]:
         """The diffusion processes, then the twins."""
-        return [*self.arguments.processes, CAUSAL]
+        return [*self.given.processes, CAUSAL]
 
-    def core(self, family: str) -> Entry:
-        """The diffusion core of a process, trained where it has to be."""
-        arguments = self.arguments
-        if arguments.core_tokens is not None:
-            return self.workshop.registry.find(STARTER)
-        settings = replace(
-            self._core_settings(),
-            core="none",
-            name=f"core-{family}",
-            process=family,
-            vocabulary=arguments.vocabulary,
-            hidden=arguments.hidden,
-            layers=arguments.layers,
-            context=arguments.context,
-        )
-        self.workshop.trained(settings)
-        return self.workshop.registry.find(settings.name)
+    def core(self, family: str) -> Model:
+        """The diffusion core of a process."""
+        given, name = self.given, f"core-{family}"
+        shape = {"hidden": given.hidden, "layers": given.layers, "context": given.context}
+        settings = replace(self._core_settings(), core="none", name=name, process=family, vocabulary=given.vocabulary)
+        self.workshop.trained(replace(settings, **shape))
+        return self.workshop.model(name)
 
-    def small(self, family: str, corpus: Corpus, seed: int) -> Entry:
+    def small(self, family: str, corpus: Corpus, seed: int) -> Model:
         """The small diffusion model that a corpus makes for a core."""
-        core = self.core(family)
-        name = f"{corpus.name}-{family}-{seed}"
+        core, name = self.core(family), f"{corpus.name}-{family}-{seed}"
         self.workshop.trained(replace(self._small_settings(corpus, seed), core=core.name, name=name))
-        return self.workshop.registry.find(name)
+        return self.workshop.model(name)
 
     def pair(self, family: str, corpus: Corpus, seed: int) -> Pair:
-        """The models of a family, trained where they have to be."""
+        """The models of a family."""
         if family == CAUSAL:
             return self._twins(corpus, seed)
-        core, small = self.core(family), self.small(family, corpus, seed)
-        denoisers = (self.workshop.denoiser(core.name), self.workshop.denoiser(small.name))
-        return DiffusionPair(self.workshop.registry, core, small, denoisers)
+        return DiffusionPair(self.core(family), self.small(family, corpus, seed))
 
     def _twins(self, corpus: Corpus, seed: int) -> CausalPair:
         """The twins of the first family's models; the small one inherits its core twin's embeddings."""
         first = self.families[0]
         original, small = self.core(first), self.small(first, corpus, seed)
-        tokenizer = original.folder / "tokenizer.json"
-        settings = self._core_settings()
-        if self.arguments.core_tokens is not None:
-            steps = round(self.arguments.core_tokens / tokens_a_step(settings, original.manifest.context))
-            settings = replace(settings, minutes=None, steps=steps)
+        tokenizer, name = original.folder / "tokenizer.json", f"{corpus.name}-{seed}"
         core_twin = Twin(twin_of(load_backbone(original.folder).config), tokenizer)
-        core = self._twin("core", settings, core_twin)
+        core = self._twin("core", self._core_settings(), core_twin)
         save_for_transformers(core, tokenizer, self.workshop.home / JUDGE)
-        small_twin = Twin(twin_of(load_backbone(small.folder).config), tokenizer, mould_of(core))
-        name = f"{corpus.name}-{seed}"
-        models = (core, self._twin(name, self._small_settings(corpus, seed), small_twin))
-        return CausalPair(name, models, tokenizer_of(original))
+        small_twin = Twin(twin_of(load_backbone(small.folder).config), tokenizer, traits_of(core))
+        twin = self._twin(name, self._small_settings(corpus, seed), small_twin)
+        return CausalPair(name, (core, twin), original.tokenizer)
 
     def _twin(self, name: str, settings: TrainSettings, twin: Twin) -> BlockDiffusionLM:
         folder = self.workshop.home / CAUSAL / name
@@ -238,86 +230,38 @@ class Bench:
         def make() -> Line:
             began = processor_seconds()
             made = train_causal(settings, twin, folder, processor_seconds)
-            return {
-                "steps": made.steps,
-                "tokens": made.tokens,
-                "kept": made.kept,
-                "minutes": round((processor_seconds() - began) / 60, 2),
-                "own loss": round(made.heldout, 4),
-            }
+            told = {"steps": made.steps, "tokens": made.tokens, "kept": made.kept, "own loss": round(made.heldout, 4)}
+            return told | {"minutes": round((processor_seconds() - began) / 60, 2)}
 
         self.workshop.piece({"training": f"{CAUSAL} {name}"}, make)
         return load_backbone(folder)
 
     def _core_settings(self) -> TrainSettings:
         """As the starter's recipe has them."""
-        data = tuple(map(str, self.arguments.general)) or own_text()
-        return TrainSettings(data=data, minutes=self.arguments.core_minutes, heldout=0.01, batch_tokens=_CORE_BATCH)
+        data = tuple(map(str, self.given.general))
+        return TrainSettings(data=data, minutes=self.given.core_minutes, heldout=0.01, batch_tokens=2048)
 
     def _small_settings(self, corpus: Corpus, seed: int) -> TrainSettings:
-        arguments = self.arguments
-        settings = TrainSettings(data=(corpus.train,), minutes=arguments.minutes, size=arguments.size, seed=seed)
+        settings = TrainSettings(data=(corpus.train,), minutes=self.given.minutes, size=self.given.size, seed=seed)
         return replace(settings, **corpus.changes)
 
 
-def main() -> None:
-    """Train what is missing, measure what was not measured yet, and print the tables."""
-    arguments = _arguments()
-    if arguments.table is not None:
-        print(report(lines(arguments.table)))
-        return
-    bench = Bench(arguments, Workshop(arguments))
-    for seed in arguments.seeds:
-        for corpus in corpora_of(arguments):
-            for family in bench.families:
-                asked = {"corpus": corpus.name, "family": family, "seed": seed, "minutes": arguments.minutes}
-                bench.workshop.piece(asked, lambda: measured(bench, family, corpus, seed))  # noqa: B023 - made at once
-    print(report(lines(bench.workshop.out)))
+# The work
 
 
-def _arguments() -> argparse.Namespace:
-    parser = parser_of(__doc__)
-    parser.add_argument("general", nargs="*", type=Path, help="text that the cores learn from")
-    cores = parser.add_mutually_exclusive_group()
-    cores.add_argument("--core-minutes", type=float, help="of processor time for each core")
-    cores.add_argument("--core-tokens", type=int, help="what the bundled starter has seen, which is then the core")
-    parser.add_argument(
-        "--processes", nargs="+", default=["simplex", "masked"], help="of the families; the starter has its own"
-    )
-    parser.add_argument("--size", default="micro", help="of the small models")
-    parser.add_argument("--hidden", type=int, default=256, help="of the cores, as their --layers and --context")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--vocabulary", type=int, default=8192)
-    parser.add_argument("--repeats", type=int, default=4, help="gaps of a document")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        vars(arguments).update(_QUICK, core_tokens=None)
-    elif arguments.table is None:
-        if not arguments.general or (arguments.core_minutes is None and arguments.core_tokens is None):
-            parser.error("name text for the cores, and --core-minutes or --core-tokens")
-        if arguments.core_tokens is not None:
-            arguments.processes = [Registry().find(STARTER).manifest.process]
-    return arguments
-
-
-def measured(bench: Bench, family: str, corpus: Corpus, seed: int) -> Mapping[str, Any]:
+def measured(bench: Bench, family: str, corpus: Corpus, seed: int) -> Line:
     """What the models of a family gain from each other, on each question."""
-    pair = bench.pair(family, corpus, seed)
-    tokenizer = tokenizer_of(bench.core(bench.families[0]))
-    passages = passages_of(tokenizer, corpus.heldout, bench.arguments.documents)
-    columns = pair.likelihood(passages)
-    block = bench.core(bench.families[0]).manifest.block_size
-    settings = GapSettings(block, block, per_document=bench.arguments.repeats)
-    result = {
-        "likelihood": _collaboration(columns),
-        "gaps": _collaboration(pair.gaps(choose_gaps(passages, settings), settings)),
-    }
+    pair, core = bench.pair(family, corpus, seed), bench.core(bench.families[0])
+    passages = core.passages(corpus.heldout, bench.given.documents)
+    columns, block = pair.likelihood(passages), core.manifest.block_size
+    settings = GapSettings(block, block, per_document=bench.given.repeats)
+    gaps = pair.gaps(choose_gaps(passages, settings), settings)
+    result = {"likelihood": _collaboration(columns), "gaps": _collaboration(gaps)}
     return result | ({"facts": _facts(pair, columns, corpus)} if corpus.facts else {})
 
 
 def _collaboration(columns: Columns) -> Line:
-    found, chosen = collaborate(columns, 0, len(GRID) - 1, list(_MIXTURES))
+    found, chosen = collaborate(columns, 0, len(GRID) - 1, range(1, len(GRID) - 1))
     return {**asdict(found), "relative": found.relative, "weights": [GRID[place] for place in chosen]}
 
 
@@ -329,65 +273,44 @@ def _facts(pair: Pair, columns: Columns, corpus: Corpus) -> Line:
     return {"weight": weight, "facts": len(corpus.facts), "said": said, "told apart": apart}
 
 
-def _sides(sight: int) -> View:
-    """What is before a gap, and as much of what is after it as a model is best shown."""
-    return lambda gap: Prompt(gap.before, gap.after[:sight], len(gap.canvas))
+# The tables
 
 
-# Tables
-
-
-def report(found: list[Line]) -> str:
+def report(found: Sequence[Line]) -> str:
     """Means over the seeds; standard errors are over documents, and the mean of the seeds'."""
-    groups: dict[tuple[str, str], list[Line]] = {}
-    for line in found:
-        if "family" in line:
-            groups.setdefault((line["corpus"], line["family"]), []).append(line)
-    trained = [line for line in found if "training" in line]
-    parts = [heading(found), _trainings(trained)]
-    parts += [_gains(question, groups) for question in ("likelihood", "gaps")]
-    return "\n\n".join([*parts, _fact_table(groups)])
-
-
-def _trainings(trained: list[Line]) -> str:
-    header = ["training", *_TOLD, "weights of step"]
-    rows = [[one["training"], *(one[column] for column in _TOLD), one["kept"] or one["steps"]] for one in trained]
-    return f"## Trainings\n\n{table(header, rows)}"
-
-
-def _gains(question: str, groups: Mapping[tuple[str, str], list[Line]]) -> str:
-    header = ["corpus", "family", "seeds", "core", "small", "both", "weights", "gain over the better", "±", "percent"]
+    groups = grouped(found, "corpus", "family")
+    columns = ("minutes", "own loss", "steps", "tokens")
     rows = [
-        [*name, len(group), *_gain_cells([line[question] for line in group])] for name, group in sorted(groups.items())
+        [one["training"], *(one[column] for column in columns), one["kept"] or one["steps"]]
+        for one in found
+        if "training" in one
     ]
+    trainings = f"## Trainings\n\n{table(['training', *columns, 'weights of step'], rows)}"
+    return "\n\n".join([trainings, *(_gains(question, groups) for question in ("likelihood", "gaps")), _told(groups)])
+
+
+def _gains(question: str, groups: Mapping[tuple[str, ...], list[Line]]) -> str:
+    header = ["corpus", "family", "seeds", "core", "small", "both", "weights", "gain over the better", "percent"]
+    rows = [[*name, len(group), *_gain_cells([line[question] for line in group])] for name, group in groups.items()]
     return f"## {question.capitalize()}, nats per token\n\n{table(header, rows)}"
 
 
-def _gain_cells(parts: list[Line]) -> Iterator[str]:
+def _gain_cells(parts: Sequence[Line]) -> Iterator[str]:
     for column in ("core", "small", "both"):
-        yield f"{sum(part[column] for part in parts) / len(parts):.4f}"
-    weights = sorted({weight for part in parts for weight in part["weights"]})
-    yield " ".join(f"{weight:g}" for weight in weights)
-    for column in ("gain", "error"):
-        yield f"{sum(part[column] for part in parts) / len(parts):.4f}"
+        yield f"{mean(part[column] for part in parts):.4f}"
+    yield " ".join(f"{weight:g}" for weight in sorted({weight for part in parts for weight in part["weights"]}))
+    yield signed(*(mean(part[column] for part in parts) for column in ("gain", "error")))
     yield spread(part["relative"] for part in parts)
 
 
-def _fact_table(groups: Mapping[tuple[str, str], list[Line]]) -> str:
-    header = ["family", "seeds", "weight", "facts", *(f"{w}, {voice}" for w in _ASKED for voice in demo.VOICES)]
+def _told(groups: Mapping[tuple[str, ...], list[Line]]) -> str:
+    asked = list(product(("said", "told apart"), demo.VOICES))
     rows = []
-    for (_, family), group in sorted(groups.items()):
+    for (_, family), group in groups.items():
         parts = [line["facts"] for line in group if "facts" in line]
         if parts:
             weights = " ".join(sorted({f"{part['weight']:g}" for part in parts}))
-            counts = (spread(float(part[way][voice]) for part in parts) for way in _ASKED for voice in demo.VOICES)
+            counts = (spread(part[way][voice] for part in parts) for way, voice in asked)
             rows.append([family, len(parts), weights, parts[0]["facts"], *counts])
+    header = ["family", "seeds", "weight", "facts", *(f"{way}, {voice}" for way, voice in asked)]
     return f"## Facts of the notebook\n\n{table(header, rows)}"
-
-
-_ASKED = ("said", "told apart")
-_TOLD = ("minutes", "own loss", "steps", "tokens")
-
-
-if __name__ == "__main__":
-    main()

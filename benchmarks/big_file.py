@@ -1,22 +1,42 @@
-"""How much memory does a training on a large file take? Prints a table in Markdown.
+"""How much memory does a training on a large file take?
 
-Example: python -m benchmarks big_file --megabytes 1 50 500
+python -m benchmarks big_file --megabytes 1 50 500
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from benchmarks.lib.tables import heading, table
+
+QUICK = {"megabytes": [1]}
 _SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstv" for vowel in "aeiou"]
 _TRAINING = ["--for", "none", "--size", "nano", "--steps", "2", "--name", "big-file"]
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--megabytes", type=float, nargs="+", default=[1, 500])
+    parser.add_argument("--quick", action="store_true", help="one megabyte")
+
+
+def main(given: Namespace) -> None:
+    """Measure every size, each in a process and a registry of its own."""
+    rows = []
+    for megabytes in given.megabytes:
+        with tempfile.TemporaryDirectory() as folder:
+            text = Path(folder) / "text.txt"
+            write_text(text, megabytes)
+            peak, seconds = train(text, Path(folder) / "home")
+        rows.append([f"{megabytes:g}", round(peak), round(seconds)])
+    print(f"{heading()}\n\n{table(['text, MB', 'peak memory, MiB', 'seconds'], rows)}")
 
 
 def write_text(path: Path, megabytes: float) -> None:
@@ -31,7 +51,7 @@ def write_text(path: Path, megabytes: float) -> None:
 
 
 def train(text: Path, home: Path) -> tuple[float, float]:
-    """Train a core on a text with the command itself; its peak memory in MiB, and seconds."""
+    """Train a core on a text with the command itself: peak memory in MiB, seconds."""
     began = time.monotonic()
     command = [sys.executable, "-m", "ssdcli", "train-small", str(text), *_TRAINING]
     process = subprocess.Popen(command, env=os.environ | {"SSD_HOME": str(home)}, stdout=subprocess.DEVNULL)
@@ -40,22 +60,3 @@ def train(text: Path, home: Path) -> tuple[float, float]:
     if process.returncode:
         sys.exit(process.returncode)
     return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), time.monotonic() - began
-
-
-def main() -> None:
-    """Measure every size, each in a process and a registry of its own."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes", type=float, nargs="+", default=[1, 500])
-    sizes = parser.parse_args().megabytes
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}\n")
-    print("| text, MB | peak memory, MiB | seconds |\n|---|---|---|")
-    for size in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            text = Path(folder) / "text.txt"
-            write_text(text, size)
-            peak, seconds = train(text, Path(folder) / "home")
-        print(f"| {size:g} | {peak:,.0f} | {seconds:,.0f} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()

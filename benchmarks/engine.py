@@ -1,57 +1,76 @@
-"""What a denoising step costs: against a naive loop, by prefix, by member, by batch.
+"""What does a denoising step cost: against a naive loop, by prefix, by member, by batch, by vocabulary?
 
-    python -m benchmarks engine [--quick]
+    python -m benchmarks engine [--tables naive prefix members batch] [--quick]
+    python -m benchmarks engine --tables vocabulary nucleus
 
-Prints Markdown tables. Alternatives take turns, and the least of their times counts: ratios within one run mean
-something even on a busy machine, milliseconds less so. Weights are random, and none of the figures depends on them.
+Alternatives take turns, and the least of their times counts: ratios within one run mean something even on a busy
+machine, milliseconds less so. Weights are random, and none of the figures depends on them.
 """
 
 from __future__ import annotations
 
-import sys
-from datetime import UTC, datetime
+import math
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.lib.tables import machine, table
+from benchmarks.lib.models import CONSTANTS, DEVICE, random_denoiser
+from benchmarks.lib.tables import heading, table
 from benchmarks.lib.timing import Run, least
+from ssdcli.engine.blocks import padding_mask
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import make_process
+from ssdcli.engine.process import Simplex, make_process
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampling.nucleus import Picker
-from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
+from ssdcli.engine.sampling.nucleus import Picker, keep_nucleus
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 
-CONSTANTS = {"K": 5.0, "s": 1e-4}
-TOP_P = 0.95
+QUICK = {"rounds": 5}
+VOCABULARY, VOCABULARIES = 8192, (8192, 32_768, 65_536, 131_072, 262_144)
+PICKER = Picker(top_p=0.95)
 T, S = 0.6, 0.55
-ROUNDS = 5 if "--quick" in sys.argv else 15
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DRAWN = 16  # tokens
+LARGE, SMALL, OTHER = (768, 8), (256, 4), (192, 5)  # hidden size and layers
 
 
-def denoiser(hidden: int, layers: int, vocabulary: int, **shape: int) -> Denoiser:
-    """A block-causal simplex model with random weights in float32."""
-    torch.manual_seed(0)
-    fields = {"rank": hidden, "block_size": 16, "context": 512} | shape
-    backbone = BlockDiffusionLM(BackboneConfig(vocabulary, hidden, layers, **fields)).to(DEVICE)
-    return Denoiser(backbone.eval().requires_grad_(False), make_process("simplex", vocabulary, CONSTANTS))
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES)[:4])
+    parser.add_argument("--rounds", type=int, default=15, help="how often each alternative has its turn")
+    parser.add_argument("--quick", action="store_true", help="five rounds")
+
+
+@torch.no_grad()
+def main(given: Namespace) -> None:
+    """Print the tables."""
+    print(f"{heading()}\n")
+    for measured in (TABLES[name] for name in given.tables):
+        print(f"{measured.__doc__}\n\n{measured(given.rounds)}\n", flush=True)
+
+
+def denoiser(hidden: int, layers: int, vocabulary: int = VOCABULARY, **shape: int) -> Denoiser:
+    """A simplex model with random weights."""
+    return random_denoiser(make_process("simplex", vocabulary, CONSTANTS), hidden, layers, **shape)
 
 
 class Loop:
     """One step of the engine's block loop, for one member or an ensemble, ready to be repeated."""
 
-    def __init__(self, members: list[Denoiser], prefix: int, rows: int = 1) -> None:
-        """Read a prefix of so many tokens, and take a canvas at level T with a previous prediction."""
+    def __init__(self, members: Sequence[Denoiser], prefix: int, rows: int = 1) -> None:
+        """Read a prefix of so many tokens, and take a canvas at level T, self-conditioned on a first prediction."""
         share = Constant(1 / len(members))
         self.ensemble = Ensemble(tuple(Member(str(i), member, share) for i, member in enumerate(members)))
         self.process, block = members[0].process, members[0].backbone.block_size
         self.noise = CounterNoise(range(rows), DEVICE)
         prompts = [Prompt([1 + i % 1000 for i in range(prefix)])] * rows
         self.prefixes = self.ensemble.start([prompts] * len(members), [T])
-        tokens = torch.randint(members[0].backbone.config.vocabulary, (rows, block), device=DEVICE)
+        tokens = torch.randint(self.process.vocabulary, (rows, block), device=DEVICE)
         self.canvas = self.process.corrupt(tokens, torch.full(tokens.shape, T, device=DEVICE), self.noise)
         self.previous = self.ensemble.denoise(self.canvas, T, None, self.prefixes).log_p
         self.lower = torch.full((rows,), S, dtype=torch.float64, device=DEVICE)
@@ -59,7 +78,7 @@ class Loop:
     def __call__(self) -> object:
         """Predict, draw, and noise to the lower level."""
         said = self.ensemble.denoise(self.canvas, T, self.previous, self.prefixes)
-        return self.process.step(self.canvas, said.log_p, (T, self.lower), Picker(top_p=TOP_P), self.noise.derive(1))
+        return self.process.step(self.canvas, said.log_p, (T, self.lower), PICKER, self.noise.derive(1))
 
 
 class Naive:
@@ -67,19 +86,20 @@ class Naive:
 
     def __init__(self, model: Denoiser, prefix: int) -> None:
         """A prefix of so many tokens and a canvas, dense."""
+        assert isinstance(model.process, Simplex)
         self.backbone, self.process = model.backbone, model.process
         self.prefix = torch.tensor([[1 + i % 1000 for i in range(prefix)]], device=DEVICE)
         self.length = prefix + model.backbone.block_size
-        self.vocabulary = model.backbone.config.vocabulary
-        tokens = torch.randint(self.vocabulary, (1, model.backbone.block_size), device=DEVICE)
+        tokens = torch.randint(self.process.vocabulary, (1, model.backbone.block_size), device=DEVICE)
         self.canvas = self.noised(tokens, T)
-        self.previous = torch.full_like(self.canvas, 1 / self.vocabulary)
+        self.previous = torch.full_like(self.canvas, 1 / self.process.vocabulary)
 
     def noised(self, tokens: Tensor, t: float) -> Tensor:
         """x_t of every token of the vocabulary: (1, L, V)."""
         abar = self.process.abar(torch.tensor(t, device=DEVICE))
-        clean = 5 * (2 * torch.nn.functional.one_hot(tokens, self.vocabulary).float() - 1)
-        return abar.sqrt() * clean + (1 - abar).sqrt() * 5 * torch.randn(clean.shape, device=DEVICE)
+        clean = 5 * (2 * torch.nn.functional.one_hot(tokens, self.process.vocabulary).float() - 1)
+        noised: Tensor = abar.sqrt() * clean + (1 - abar).sqrt() * 5 * torch.randn(clean.shape, device=DEVICE)
+        return noised
 
     def __call__(self) -> object:
         """Predict from the whole sequence, sort, keep the nucleus, draw, and noise to the lower level."""
@@ -93,64 +113,135 @@ class Naive:
         hidden = backbone.encode(both, positions, mask, None)
         p = backbone.logits(hidden[:, -block:]).softmax(-1)
         ordered, places = p.sort(-1, descending=True)
-        kept = ordered.where(ordered.cumsum(-1) - ordered < TOP_P, 0)
+        kept = ordered.where(ordered.cumsum(-1) - ordered < PICKER.top_p, 0)
         drawn = torch.multinomial(kept[0], 1)
         return self.noised(places[0].gather(-1, drawn)[None, :, 0], S)
 
 
-def against_naive() -> str:
+def against_naive(rounds: int) -> str:
     """A RoBERTa-base shape: hidden 768, 12 layers, V = 50,265, prefix 100, block 25."""
     model = denoiser(768, 12, 50_265, block_size=25)
     runs: dict[str, Run] = {"naive, float32": Naive(model, 100), "engine, float32": Loop([model], 100)}
-    times = least(runs, ROUNDS)
+    times = least(runs, rounds)
+    assert isinstance(model.backbone, BlockDiffusionLM)
     model.backbone.bfloat16()
-    low = Loop([model], 100)
-    times |= least({"engine, bfloat16": low}, ROUNDS)
-    naive = times["naive, float32"]
-    return table(["one step", "ms", "times faster"], [[name, ms, naive / ms] for name, ms in times.items()])
+    times |= least({"engine, bfloat16": Loop([model], 100)}, rounds)
+    rows = [[name, ms, times["naive, float32"] / ms] for name, ms in times.items()]
+    return table(["one step", "ms", "times faster"], rows)
 
 
-def by_prefix() -> str:
+def by_prefix(rounds: int) -> str:
     """The time of a step after longer and longer prefixes."""
     rows: list[list[object]] = []
-    for hidden, layers in ((256, 4), (768, 8)):
-        model = denoiser(hidden, layers, 8192, context=1024 + 64)
-        times = least({str(prefix): Loop([model], prefix) for prefix in (1, 128, 256, 512, 1024)}, ROUNDS)
+    for hidden, layers in (SMALL, LARGE):
+        model = denoiser(hidden, layers, context=1024 + 64)
+        times = least({str(prefix): Loop([model], prefix) for prefix in (1, 128, 256, 512, 1024)}, rounds)
         rows.append([f"{hidden} x {layers}", *times.values(), times["1024"] / times["1"]])
     return table(["body", "1 token, ms", "128", "256", "512", "1,024", "1,024 over 1"], rows)
 
 
-def by_member() -> str:
+def by_member(rounds: int) -> str:
     """The time of an ensemble's step over the sum of its members' own steps."""
     rows: list[list[object]] = []
-    for shapes in (((256, 4), (256, 4)), ((768, 8), (256, 4)), ((768, 8), (256, 4), (192, 5))):
-        members = [denoiser(hidden, layers, 8192) for hidden, layers in shapes]
+    for shapes in ((SMALL, SMALL), (LARGE, SMALL), (LARGE, SMALL, OTHER)):
+        members = [denoiser(hidden, layers) for hidden, layers in shapes]
         runs: dict[str, Run] = {str(i): Loop([member], 128) for i, member in enumerate(members)}
-        times = least(runs | {"all": Loop(members, 128)}, ROUNDS)
+        times = least(runs | {"all": Loop(members, 128)}, rounds)
         alone = sum(ms for name, ms in times.items() if name != "all")
         rows.append([", ".join(f"{h} x {n}" for h, n in shapes), alone, times["all"], times["all"] / alone])
     return table(["members", "sum of their own steps, ms", "ensemble, ms", "ratio"], rows)
 
 
-def by_batch() -> str:
+def by_batch(rounds: int) -> str:
     """Rows per second in batches of 1 to 32."""
-    member = denoiser(256, 4, 8192)
-    sizes = (1, 2, 4, 8, 16, 32)
-    times = least({str(rows): Loop([member], 128, rows) for rows in sizes}, ROUNDS)
-    speed = {rows: rows / times[str(rows)] * 1000 for rows in sizes}
-    return table(
-        ["rows", "step, ms", "rows per second", "over one row"],
-        [[rows, times[str(rows)], speed[rows], speed[rows] / speed[1]] for rows in sizes],
-    )
+    member, sizes = denoiser(*SMALL), (1, 2, 4, 8, 16, 32)
+    times = least({str(size): Loop([member], 128, size) for size in sizes}, rounds)
+    speed = {size: size / times[str(size)] * 1000 for size in sizes}
+    rows = [[size, times[str(size)], speed[size], speed[size] / speed[1]] for size in sizes]
+    return table(["rows", "step, ms", "rows per second", "over one row"], rows)
 
 
-@torch.no_grad()
-def main() -> None:
-    """Print the tables."""
-    print(f"{machine()}, {datetime.now(UTC):%Y-%m-%d}\n")
-    for part in (against_naive, by_prefix, by_member, by_batch):
-        print(f"{part.__doc__}\n\n{part()}\n")
+# Vocabularies
 
 
-if __name__ == "__main__":
-    main()
+def parts(vocabulary: int) -> Mapping[str, Run]:
+    """The parts of one denoising step, and the whole step as the sampler takes it, each ready to be repeated."""
+    model = denoiser(*SMALL, vocabulary, rank=128)
+    process, backbone, prefixes = model.process, model.backbone, model.start([Prompt(range(1, 129))])
+    block = backbone.block_size
+    noise, level = CounterNoise([0], DEVICE), torch.full((1, block), T, device=DEVICE)
+    canvas = process.prior(block, noise)
+    log_p = model.denoise(canvas, T, None, prefixes)
+    tokens, embedded = PICKER.draw(log_p, noise), process.embed(canvas, backbone)
+    view = prefixes[0].canvas_positions(block), padding_mask(prefixes[0].real(block), block), prefixes[0].cache
+    hidden = backbone.encode(embedded, *view)
+    logits, lower = backbone.logits(hidden), torch.full((1,), S, dtype=torch.float64, device=DEVICE)
+
+    def step() -> object:
+        predicted = model.denoise(canvas, T, log_p, prefixes)
+        return process.step(canvas, predicted, (T, lower), PICKER, noise)
+
+    return {
+        "noise and its embedding": lambda: process.embed(process.corrupt(tokens, level, noise), backbone),
+        "self-conditioning": lambda: backbone.embed_mixture(log_p.exp()),
+        "body": lambda: backbone.encode(backbone.condition(embedded, level, embedded), *view),
+        "head": lambda: backbone.logits(hidden),
+        "log-softmax": lambda: torch.log_softmax(logits, dim=-1),
+        "drawing, top-p 0.95": lambda: PICKER.draw(log_p, noise),
+        "the step": step,
+    }
+
+
+def by_vocabulary(rounds: int) -> str:
+    """A step of a 256 x 4 body with embeddings of rank 128: milliseconds (times those of the smallest vocabulary)."""
+    times = {size: least(parts(size), rounds) for size in VOCABULARIES}
+    first = times[VOCABULARIES[0]]
+    rows = [[part, *(f"{ms[part]:.3g} (x{ms[part] / first[part]:.1f})" for ms in times.values())] for part in first]
+    return table(["part", *(f"V = {size:,}" for size in VOCABULARIES)], rows)
+
+
+def predictions(vocabulary: int) -> Mapping[str, Tensor]:
+    """Log p (1, L, V) of three kinds: all tokens alike, as language models predict, and one token of 99%."""
+    torch.manual_seed(0)
+    bell = torch.randn(1, DRAWN, vocabulary)
+    ranks = torch.stack([torch.randperm(vocabulary) + 1.0 for _ in range(DRAWN)])[None]
+    logits = {
+        "flat": bell / 10,
+        "typical": bell / 2 - 1.1 * ranks.log(),
+        "peaked": torch.where(ranks == 1, math.log(99 * vocabulary * math.e**0.5), bell),
+    }
+    return {kind: torch.log_softmax(x, dim=-1).to(DEVICE) for kind, x in logits.items()}
+
+
+def draw_by_sorting(log_p: Tensor) -> Tensor:
+    """The nucleus as it is usually drawn from: log p (1, L, V) to (1, L)."""
+    p, places = log_p.softmax(-1).sort(-1, descending=True)
+    kept = p.where(p.cumsum(-1) - p < PICKER.top_p, 0)
+    return places.gather(-1, torch.multinomial(kept[0], 1)[None]).squeeze(-1)
+
+
+def nucleus(rounds: int) -> str:
+    """Drawing 16 tokens from the nucleus of mass 0.95, in milliseconds; `mask` keeps it whole, for a multi-hot."""
+    noise, rows = CounterNoise([0], DEVICE), []
+    for vocabulary in VOCABULARIES:
+        for kind, log_p in predictions(vocabulary).items():
+            p = log_p.exp()
+            runs: dict[str, Run] = {
+                "by sorting": partial(draw_by_sorting, log_p),
+                "drawn": partial(PICKER.draw, log_p, noise),
+                "mask": partial(keep_nucleus, p, PICKER.top_p),
+            }
+            times = least(runs, rounds)
+            size = int(keep_nucleus(p, PICKER.top_p).count_nonzero()) // DRAWN
+            rows.append([vocabulary, kind, size, *times.values(), f"x{times['by sorting'] / times['drawn']:.0f}"])
+    return table(["V", "prediction", "tokens kept", "by sorting", "drawn", "mask", "faster than sorting"], rows)
+
+
+TABLES: Mapping[str, Callable[[int], str]] = {
+    "naive": against_naive,
+    "prefix": by_prefix,
+    "members": by_member,
+    "batch": by_batch,
+    "vocabulary": by_vocabulary,
+    "nucleus": nucleus,
+}

@@ -1,120 +1,84 @@
-"""Do models that were trained to fill gaps use what stands to the right of them, and what does it cost? Prints tables.
+"""Do models that were trained to fill gaps use what follows a gap, and what does it cost?
 
-Example: python -m benchmarks infill TRAIN.jsonl.gz --heldout HELDOUT.jsonl.gz --minutes 10
+    python -m benchmarks infill TRAIN.jsonl.gz --heldout HELDOUT.jsonl.gz --minutes 10 --out FILE
+
+Trains a small model for each share of windows with a gap (`--gap-share` of `ssd train-small`), from the same seed, and
+measures all of them and their core on gaps in held-out documents and on plain text. Losses are denoising losses in nats
+per token; gains and differences are paired by document.
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-import numpy as np
-import torch
-from tokenizers import Tokenizer
-
-from ssdcli.data.documents import ReadReport
-from ssdcli.data.readers.files import read_documents
-from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.process import Process, make_process
+from benchmarks.lib.columns import Columns
+from benchmarks.lib.experiment import Workshop
+from benchmarks.lib.gaps import Gap, GapSettings, View, both_sides, choose_gaps, left_side, measure_gaps
+from benchmarks.lib.models import Model
+from benchmarks.lib.tables import heading, signed, table
 from ssdcli.engine.prompt import Prompt
-from ssdcli.evaluation.gaps import (
-    Gap,
-    GapSettings,
-    View,
-    both_sides,
-    choose_gaps,
-    left_side,
-    measure_gaps,
-)
-from ssdcli.evaluation.losses import Losses, LossSettings, Passage, measure, passage_of
-from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
-from ssdcli.registry.store import Registry
-from ssdcli.text.tokenizer import END_OF_TEXT, special_id
-from ssdcli.training.job import train_small
+from ssdcli.evaluation.losses import LossSettings, measure
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.training.settings import TrainSettings
 
 _NEAR = 16
-_HIGH = 0.4  # the noise levels above it are also shown on their own
+_HIGH = 0.4  # the noise levels above it are also shown by themselves
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What the models are measured on: `repeats` gaps, and as many sets of noise levels, of every document."""
-
-    process: Process
-    passages: Sequence[Passage]
-    block: int
-    end: int
-    repeats: int
-
-    def gaps(self, text: int) -> GapSettings:
-        """Gaps of one block with so many tokens of text."""
-        return GapSettings(self.block, text, per_document=self.repeats)
-
-
-def main() -> None:
-    """Train a small model for each share of gaps, and measure all of them and their core."""
-    arguments = _arguments()
-    core = Registry().find(arguments.core)
-    tokenizer = Tokenizer.from_file(str(core.folder / "tokenizer.json"))
-    end = special_id(tokenizer, END_OF_TEXT)
-    texts = [document.text for document in read_documents(arguments.heldout, ReadReport())]
-    passages = [passage_of(text, tokenizer, end) for text in texts][: arguments.documents]
-    process = make_process(core.manifest.process, core.manifest.vocabulary, core.manifest.constants)
-    bench = Bench(process, passages, core.manifest.block_size, end, arguments.repeats)
-    _print_setting(bench)
-    models = {core.name: load_backbone(core.folder), **dict(_trained(arguments))}
-    for text in (bench.block, bench.block // 2):
-        print(f"\n## Gaps of {bench.block} with {text} tokens of text\n")
-        for name, model in models.items():
-            _print_gaps(name, model, bench, text)
-    _print_plain(models, bench, f"gap-share-{arguments.shares[0]:g}")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments."""
     parser.add_argument("data", nargs="+", help="text to train on")
-    parser.add_argument("--heldout", nargs="+", required=True, help="text that no model was trained on")
+    parser.add_argument("--heldout", required=True, help="text that no model was trained on")
     parser.add_argument("--for", dest="core", default="starter", help="the core of the models")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.25, 0.5], help="values of --gap-share")
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--minutes", type=float, help="for each training")
     budget.add_argument("--steps", type=int, help="for each training, instead of minutes")
-    parser.add_argument("--size", help="of the models; else data and time decide")
+    parser.add_argument("--size", help="of the models; by default the data and the time decide")
     parser.add_argument("--documents", type=int, help="held-out documents that are measured, all by default")
     parser.add_argument("--repeats", type=int, default=2, help="gaps of a document")
-    return parser.parse_args()
+    parser.add_argument("--out", type=Path, help="where trainings are recorded; models are kept beside it")
 
 
-def _trained(arguments: argparse.Namespace) -> Iterator[tuple[str, BlockDiffusionLM]]:
-    """The models, trained from the same seed, by the names under which they are registered."""
-    for share in arguments.shares:
+def main(given: Namespace) -> None:
+    """Train the models that are missing, and measure all of them and their core."""
+    models = {model.name: model for model in trained(Workshop(given), given)}
+    core = models[given.core]
+    passages, block = core.passages(given.heldout, given.documents), core.manifest.block_size
+    print(f"{heading()}\n\n{len(passages)} held-out documents, {core.process.name}; losses in nats per token")
+    for text in (block, block // 2):
+        print(f"\n## Gaps of {block} with {text} tokens of text\n")
+        settings = GapSettings(block, text, per_document=given.repeats)
+        for model in models.values():
+            print(gap_table(model, passages, settings), flush=True)
+    print(f"## Plain text\n\n{plain_table(models, passages, given.repeats)}")
+
+
+def trained(workshop: Workshop, given: Namespace) -> Iterator[Model]:
+    """The core, and a model for each share of gaps."""
+    yield workshop.model(given.core)
+    for share in given.shares:
         settings = TrainSettings(
-            data=tuple(arguments.data),
-            core=arguments.core,
+            data=tuple(given.data),
+            core=given.core,
             name=f"gap-share-{share:g}",
-            size=arguments.size,
-            minutes=arguments.minutes,
-            steps=arguments.steps,
+            size=given.size,
+            minutes=given.minutes,
+            steps=given.steps,
             gap_share=share,
         )
-        trained = train_small(settings, overwrite=True)
-        training = trained.description
-        print(f"- {settings.name}: {training.size}, {training.steps} steps, {training.seconds:.0f} s", flush=True)
-        yield settings.name, load_backbone(trained.folder)
+        workshop.trained(settings)
+        yield workshop.model(settings.name)
 
 
 def _near(gap: Gap) -> Prompt:
     return Prompt(gap.before, gap.after[:_NEAR], len(gap.canvas))
 
 
-def _views(end: int) -> dict[str, View]:
-    """What is shown of a gap, by name; the first is what the others are compared with."""
+def views_of(end: int) -> dict[str, View]:
+    """What is shown of a gap, by name; the others are compared with the first."""
     return {
         "left side alone": left_side,
         "both sides": both_sides,
@@ -123,48 +87,34 @@ def _views(end: int) -> dict[str, View]:
     }
 
 
-def _print_gaps(name: str, model: BlockDiffusionLM, bench: Bench, text: int) -> None:
-    settings, views = bench.gaps(text), _views(bench.end)
-    losses = measure_gaps(
-        Denoiser(model, bench.process), choose_gaps(bench.passages, settings), list(views.values()), settings
-    )
-    high = losses.above(_HIGH)
-    print(f"{name}, {len(losses.tokens)} documents, {losses.tokens.sum():,.0f} tokens\n")
-    print(f"| shown | loss | gain | loss above t = {_HIGH} | gain |\n| --- | --- | --- | --- | --- |")
-    for place, view in enumerate(views):
-        cells = [
-            cell
-            for part in (losses, high)
-            for cell in (f"{part.loss(place)[0]:.4f}", _with_error(*part.gain(place, 0)) if place else "")
-        ]
-        print(f"| {view} | {' | '.join(cells)} |")
-    print(flush=True)
+def gap_table(model: Model, passages: Sequence[ScoredText], settings: GapSettings) -> str:
+    """A model's losses by what it is shown, at all noise levels and at the high ones."""
+    views = views_of(model.end)
+    losses = measure_gaps(model.denoiser, choose_gaps(passages, settings), list(views.values()), settings)
+    parts = losses.columns(), losses.columns(above=_HIGH)
+    rows = [
+        [name, *(cell for part in parts for cell in (f"{part.loss(place)[0]:.4f}", _over(part, place, 0)))]
+        for place, name in enumerate(views)
+    ]
+    header = ["shown", "loss", "gain", f"loss above t = {_HIGH}", "gain"]
+    title = f"{model.name}, {len(losses.tokens)} documents, {losses.tokens.sum():,.0f} tokens"
+    return f"{title}\n\n{table(header, rows)}\n"
 
 
-def _print_plain(models: dict[str, BlockDiffusionLM], bench: Bench, reference: str) -> None:
-    """The loss of whole documents from left to right, against that of the first model that was trained here."""
-    window = min(model.context for model in models.values())
-    measured = {
-        name: measure([model], bench.process, bench.passages, [0.0], LossSettings(window, bench.repeats))
-        for name, model in models.items()
-    }
-    print(f"## Plain text\n\n| model | loss | bits per byte | over {reference} |\n| --- | --- | --- | --- |")
-    for name, losses in measured.items():
-        sums = np.hstack([measured[reference].sums, losses.sums])
-        paired = Losses(np.array([0.0, 1.0]), sums, losses.tokens, losses.bytes).difference(0.0, 1.0)
-        over = "" if name == reference else _with_error(*paired)
-        print(f"| {name} | {losses.nats_per_token()[0]:.4f} | {losses.bits_per_byte()[0]:.4f} | {over} |")
+def plain_table(models: Mapping[str, Model], passages: Sequence[ScoredText], repeats: int) -> str:
+    """The loss of whole documents from left to right, and its distance from the first model that was trained here."""
+    window = min(model.backbone.context for model in models.values())
+    measured = [
+        measure([model.backbone], model.process, passages, [0.0], LossSettings(window, repeats))
+        for model in models.values()
+    ]
+    columns = Columns.side_by_side([Columns.of(losses) for losses in measured])
+    rows = [
+        [name, f"{columns.loss(place)[0]:.4f}", f"{losses.bits_per_byte()[0]:.4f}", _over(columns, 1, place)]
+        for place, (name, losses) in enumerate(zip(models, measured, strict=True))
+    ]
+    return table(["model", "loss", "bits per byte", f"over {list(models)[1]}"], rows)
 
 
-def _with_error(value: float, error: float) -> str:
-    return f"{value:+.4f} ± {error:.4f}"
-
-
-def _print_setting(bench: Bench) -> None:
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.processor() or platform.machine()}, torch {torch.__version__},")
-    print(f"{torch.get_num_threads()} threads: `{' '.join(sys.argv)}`")
-    print(f"\n{len(bench.passages)} held-out documents, {bench.process.name}; losses in nats per token\n", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def _over(columns: Columns, place: int, over: int) -> str:
+    return "" if place == over else signed(*columns.gain(place, over))

@@ -1,75 +1,125 @@
-"""What a large vocabulary costs a small model, with a row for every token and with an active vocabulary.
+"""What does a large vocabulary cost a small model, with a row for every token and with an active vocabulary?
 
     python -m benchmarks large_vocabulary speed --process simplex --size mini --rounds 4
     python -m benchmarks large_vocabulary loss TRAIN.jsonl.gz HELDOUT.jsonl.gz --rows 2048 [--notes 150]
 
-`speed` times whole training steps (forward, backward, optimiser) of one body, and the parts of a denoising step that
-touch all tokens. Weights are random. Alternatives take turns, and the least of their times counts: ratios within one
-run mean something even on a busy machine. `loss` trains twins of the same seed for as many steps, with a row for every
-token and with an active vocabulary, and measures them on held-out text, alone and with their core, apart for tokens
-that the training text has and those that it has not.
+`speed` times whole training steps (forward, backward, optimiser) of one body with random weights, and the parts of a
+denoising step that touch all tokens. Alternatives take turns, and the least of their times counts: ratios within one
+run mean something even on a busy machine. `loss` trains twins of the same seed for the same number of steps, with a row
+for every token and with an active vocabulary, and measures them on held-out text, alone and with their core, separately
+for tokens that the training text has and those that it has not.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 import math
-import sys
+import tempfile
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
-from torch.utils.data import default_collate
 
-from benchmarks.lib.corpora import encode, packable, read_texts
-from benchmarks.lib.tables import machine, table
+from benchmarks.lib.corpora import encode, read_texts
+from benchmarks.lib.experiment import Workshop
+from benchmarks.lib.models import CONSTANTS, Model
+from benchmarks.lib.segments import predict
+from benchmarks.lib.tables import heading, table
 from benchmarks.lib.timing import Run, least
-from ssdcli.data.windows import Texts, Windows, WindowShape
 from ssdcli.engine.blocks import block_ids, block_levels
-from ssdcli.engine.denoiser import denoise_sequence
 from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.noise import GeneratorNoise
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Process, make_process
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
-from ssdcli.models.mould import Mould, read_mould
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
+from ssdcli.models.core_traits import CoreTraits, read_core_traits
 from ssdcli.models.presets import find_preset
-from ssdcli.registry.store import Registry
-from ssdcli.text.tokenizer import END_OF_TEXT, special_id
+from ssdcli.registry.store import STARTER
 from ssdcli.training.active_tokens import Division, count_tokens, divide
 from ssdcli.training.build import build, shape
 from ssdcli.training.objective import Objective
 from ssdcli.training.optimizer import make_optimizer
 from ssdcli.training.settings import TrainSettings
 
-SMALLEST, LARGER = 8192, (32_768, 131_072, 262_144)
-BATCH_TOKENS, BLOCK, MASK = 2048, 16, 1
-CONSTANTS = {"K": 5.0, "s": 1e-4, "mask_id": float(MASK)}
+QUICK = {"size": "nano", "rounds": 1, "sizes": [8192, 32_768], "steps": 20, "documents": 8}
+BATCH_TOKENS, BLOCK, WINDOW, MASK = 2048, 16, 256, 1
 WIDTH = 1024  # of the core's embeddings
 RATE = 3e-3
 
 
-def make(
-    size: str, process: Process, mould: Mould, division: Division | None, settings: TrainSettings | None = None
-) -> BlockDiffusionLM:
-    """A fresh small model of a preset's body, in blocks of 16."""
-    preset = find_preset(size)
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    parts = parser.add_subparsers(dest="part", required=True)
+    timed = parts.add_parser("speed")
+    timed.add_argument("--process", default="simplex", choices=("simplex", "masked", "uniform"))
+    timed.add_argument("--size", default="mini")
+    timed.add_argument("--sizes", type=int, nargs="+", default=[8192, 32_768, 131_072, 262_144], help="vocabularies")
+    timed.add_argument("--rounds", type=int, default=4, help="how often each alternative has its turn")
+    judged = parts.add_parser("loss")
+    judged.add_argument("train")
+    judged.add_argument("heldout")
+    judged.add_argument("--rows", type=int, default=2048, help="the most active tokens")
+    judged.add_argument("--notes", type=int, help="documents to train on, all by default")
+    judged.add_argument("--documents", type=int, default=80, help="held-out documents that are measured")
+    judged.add_argument("--size", default="nano")
+    judged.add_argument("--steps", type=int, default=200)
+    for part in (timed, judged):
+        part.add_argument("--quick", action="store_true", help="a small run of about a minute")
+
+
+def main(given: Namespace) -> None:
+    """Print the tables of one part."""
+    print(f"{heading()}\n", flush=True)
+    print({"speed": speed, "loss": loss}[given.part](given))
+
+
+# Speed
+
+
+def speed(given: Namespace) -> str:
+    """A training step's time, and that of the head and of a mixture of embeddings, by the vocabulary."""
+    steps: dict[str, Run] = {}
+    rows: dict[str, list[object]] = {}
+    for vocabulary in given.sizes:
+        torch.manual_seed(0)
+        process = make_process(given.process, vocabulary, CONSTANTS)
+        traits = CoreTraits(torch.randn(vocabulary, WIDTH), (MASK,))
+        division = divide(traits, np.arange(2, min(vocabulary, 20_000)))
+        for one in (None,) if division is None else (None, division):
+            kind = f"{vocabulary:,} {'whole' if one is None else 'active'}"
+            model = random_model(given.size, process, traits, one)
+            parts = least(parts_of(model), given.rounds)
+            steps[kind] = step_of(model, process)
+            rows[kind] = [model.config.rows, model.config.rank, megabytes(model), *parts.values()]
+    times = least(steps, given.rounds)
+    first = next(iter(times.values()))
+    cells = [
+        [kind, *row[:3], times[kind] / 1000, BATCH_TOKENS / times[kind] * 1000, f"{first / times[kind]:.2f}", *row[3:]]
+        for kind, row in rows.items()
+    ]
+    header = ["vocabulary", "rows", "rank", "MB", "step, s", "tokens/s", "of the first's", "head, ms", "mixture, ms"]
+    return f"{given.process}, {given.size}\n\n{table(header, cells)}"
+
+
+def random_model(size: str, process: Process, traits: CoreTraits, division: Division | None) -> BlockDiffusionLM:
+    """A fresh small model of a preset's body."""
+    preset, settings = find_preset(size), TrainSettings(block_size=BLOCK)
     assert preset is not None
-    settings = settings or TrainSettings(data=("-",), block_size=BLOCK)
-    return build(shape(settings, preset, process, mould, (), division), mould, division, settings.seed)
+    return build(shape(settings, preset, process, traits, (), division), traits, division, settings.seed)
 
 
-def step_of(model: BlockDiffusionLM, process: Process, vocabulary: int) -> Run:
+def step_of(model: BlockDiffusionLM, process: Process) -> Run:
     """One step of training on 2,048 random tokens."""
     objective, optimizer = Objective(model, process, 0), make_optimizer(model, RATE, 0.01)
     length = model.config.context
-    tokens = torch.randint(MASK + 1, min(vocabulary, SMALLEST), (BATCH_TOKENS // length, length))
+    tokens = torch.randint(MASK + 1, 8192, (BATCH_TOKENS // length, length))
     index = torch.arange(len(tokens))
     columns = vars(Packed.plain(tokens, block_ids(length, BLOCK, torch.zeros_like(index))))
 
@@ -85,168 +135,72 @@ def step_of(model: BlockDiffusionLM, process: Process, vocabulary: int) -> Run:
 
 def megabytes(model: BlockDiffusionLM) -> float:
     """What the model takes on disk, its weights in bfloat16."""
-    state = model.state_dict().values()
+    state: Sequence[Tensor] = list(model.state_dict().values())
     return sum(value.numel() * (2 if value.is_floating_point() else value.element_size()) for value in state) / 1e6
 
 
 def parts_of(model: BlockDiffusionLM) -> dict[str, Run]:
     """The two parts of a denoising step of one block that touch all tokens."""
     hidden, p = torch.randn(1, BLOCK, model.config.hidden), torch.rand(1, BLOCK, model.config.vocabulary)
-
-    def head() -> Tensor:
-        with torch.no_grad():
-            return model.logits(hidden)
-
-    def mixture() -> Tensor:
-        with torch.no_grad():
-            return model.embed_mixture(p)
-
-    return {"head": head, "mixture": mixture}
+    without_gradients = torch.no_grad()
+    head, mixture = without_gradients(model.logits), without_gradients(model.embed_mixture)
+    return {"head": partial(head, hidden), "mixture": partial(mixture, p)}
 
 
-def speed(process_name: str, size: str, rounds: int) -> str:
-    """Seconds and tokens a second of a training step; milliseconds of the head and of a mixture of embeddings."""
-    steps: dict[str, Run] = {}
+# Loss
+
+
+def loss(given: Namespace) -> str:
+    """Nats per token of held-out text, by groups of tokens."""
+    core, text = Model.named(STARTER), read_texts(given.train, given.notes)
+    tokens = np.concatenate([np.array(ids) for ids in encode(text, core.tokenizer)])
+    traits = read_core_traits(core.folder)
+    division = divide(traits, tokens, given.rows)
+    assert division is not None
+    held = [
+        torch.tensor([core.end, *ids]) for ids in encode(read_texts(given.heldout, given.documents), core.tokenizer)
+    ]
+    counts = count_tokens(tokens, len(traits.embeddings))
+    targets = torch.cat([document[1:WINDOW] for document in held])
+    active = torch.isin(targets, division.ids)
+    groups = {"all": active | True, "active": active, "seen": ~active & (counts[targets] > 0)}
+    groups = {name: mask for name, mask in (groups | {"unseen": counts[targets] == 0}).items() if mask.any()}
+    whole, divided, unbounded = trained(text, given)
+    unbounded.vocabulary.load_state_dict({"floor": torch.full_like(division.floor, -math.inf)}, strict=False)
+    models = {"a row for every token": whole, "active vocabulary": divided, "the same without a floor": unbounded}
     rows: list[list[object]] = []
-    parts: dict[str, dict[str, float]] = {}
-    for vocabulary in (SMALLEST, *LARGER):
-        torch.manual_seed(0)
-        process = make_process(process_name, vocabulary, CONSTANTS)
-        mould = Mould(torch.randn(vocabulary, WIDTH), (MASK,))
-        for division in (None, divide(mould, np.arange(2, min(vocabulary, 20_000)))):
-            if division is None and f"{vocabulary:,} whole" in steps:
-                continue
-            kind = f"{vocabulary:,} {'whole' if division is None else 'active'}"
-            model = make(size, process, mould, division)
-            parts[kind] = least(parts_of(model), rounds)
-            steps[kind] = step_of(model, process, vocabulary)
-            rows.append([kind, model.config.rows, model.config.rank, megabytes(model)])
-    times = least(steps, rounds)
-    first = times[f"{SMALLEST:,} whole"]
-    for row in rows:
-        ms = times[str(row[0])]
-        row += [ms / 1000, BATCH_TOKENS / ms * 1000, f"{first / ms:.2f}", *parts[str(row[0])].values()]
-    header = ["vocabulary", "rows", "rank", "MB", "step, s", "tokens/s", "of 8,192's", "head, ms", "mixture, ms"]
-    return f"{process_name}, {size}\n\n{table(header, rows)}"
+    for name, model in models.items():
+        measured = losses_of(core, model, held)
+        means = [[f"{measured[mask, column].mean():.3f}" for mask in groups.values()] for column in range(3)]
+        rows += [[name, "with the core, 0.5", *means[1]], [name, "alone", *means[2]]]
+    header = ["model", "", *[f"{name} ({int(mask.sum()):,})" for name, mask in groups.items()]]
+    sizes = f"{len(tokens):,} tokens, {int((counts > 0).sum()):,} different"
+    title = f"{sizes}; {len(division.ids):,} rows; {given.steps} steps"
+    return f"{title}\n\n{table(header, [['the core', 'alone', *means[0]], *rows])}"
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A core, training texts, and held-out documents."""
-
-    core: BlockDiffusionLM
-    process: Process
-    mould: Mould
-    text: Texts
-    heldout: Sequence[Tensor]
-
-
-def read_bench(train: Path, heldout: Path, notes: int | None, documents: int) -> Bench:
-    """The starter and two files of documents."""
-    entry = Registry().find("starter")
-    tokenizer = Tokenizer.from_file(str(entry.folder / "tokenizer.json"))
-    end = special_id(tokenizer, END_OF_TEXT)
-    text = packable(encode(read_texts(train, notes), tokenizer), end)
-    process = make_process(entry.manifest.process, entry.manifest.vocabulary, entry.manifest.constants)
-    held = [torch.tensor([end, *document]) for document in encode(read_texts(heldout, documents), tokenizer)]
-    return Bench(load_backbone(entry.folder), process, read_mould(entry.folder), text, held)
-
-
-def train(bench: Bench, division: Division | None, size: str, steps: int) -> BlockDiffusionLM:
-    """Train a small model on the text, its rate rising for 20 steps and falling from 70% on."""
-    settings = TrainSettings(data=("-",), block_size=BLOCK, context=256)
-    model = make(size, bench.process, bench.mould, division, settings)
-    objective, optimizer = Objective(model, bench.process, 0), make_optimizer(model, RATE, 0.01)
-    windows, batch = Windows(bench.text, WindowShape(256, BLOCK), 0, sys.maxsize), BATCH_TOKENS // 256
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 20, (steps - step) / (0.3 * steps))
-        samples = default_collate([windows[step * batch + i] for i in range(batch)])
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = objective(**samples)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    return model.eval().requires_grad_(False)
+def trained(text: Sequence[str], given: Namespace) -> list[BlockDiffusionLM]:
+    """Small models of one seed: with a row for every token, and twice the same one with an active vocabulary."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, workshop = Path(folder) / "text.jsonl", Workshop(Namespace(out=Path(folder) / "out.jsonl"))
+        data.write_text("".join(json.dumps({"text": one}) + "\n" for one in text), encoding="utf-8")
+        settings = TrainSettings((str(data),), name="whole", size=given.size, steps=given.steps, context=WINDOW)
+        workshop.trained(settings)
+        with patch("ssdcli.training.prepare.divide", partial(divide, rows=given.rows)):  # as if the tokens were many
+            workshop.trained(replace(settings, name="active"))
+        return [load_backbone(workshop.model(name).folder) for name in ("whole", "active", "active")]
 
 
 @torch.no_grad()
-def losses_of(small: BlockDiffusionLM, bench: Bench) -> Tensor:
-    """Loss of each held-out token by the core, by half of each, and by the small model: (tokens, 3)."""
+def losses_of(core: Model, small: BlockDiffusionLM, heldout: Sequence[Tensor]) -> Tensor:
+    """Loss of each held-out token under the core, half of each, and the small model: (tokens, 3)."""
     found = []
-    for number, document in enumerate(bench.heldout):
-        tokens = document[None, :256]
-        noise = GeneratorNoise([number])
+    for number, document in enumerate(heldout):
+        tokens, noise = document[None, :WINDOW], GeneratorNoise([number])
         blocks = block_ids(tokens.shape[1], BLOCK, torch.zeros(1, dtype=torch.int64))
         t = block_levels(blocks, noise)
-        canvas = bench.process.corrupt(tokens, t, noise)
-        log_ps = []
-        for model in (bench.core, small):
-            embedded = bench.process.embed(canvas, model)
-            hidden = denoise_sequence(model, embedded, Packed.plain(tokens, blocks), (t, None))
-            log_ps.append(model.logits(hidden).log_softmax(-1)[0])
+        canvas, packed = core.process.corrupt(tokens, t, noise), Packed.plain(tokens, blocks)
+        log_ps = [predict(model, core.process, canvas, packed, t)[0] for model in (core.backbone, small)]
         both = torch.stack([log_ps[0], mix(log_ps, [0.5, 0.5]), log_ps[1]], dim=-1)
         found.append(-both[torch.arange(1, tokens.shape[1]), tokens[0, 1:]])
     return torch.cat(found)
-
-
-def loss(bench: Bench, rows: int, size: str, steps: int) -> str:
-    """Nats a token on held-out text."""
-    division = divide(bench.mould, bench.text.tokens, rows)
-    assert division is not None
-    counts = count_tokens(bench.text.tokens, len(bench.mould.embeddings))
-    targets = torch.cat([document[1:256] for document in bench.heldout])
-    active = torch.isin(targets, division.ids)
-    groups = {"all": active | True, "active": active, "seen": ~active & (counts[targets] > 0)}
-    groups["unseen"] = counts[targets] == 0
-    groups = {name: mask for name, mask in groups.items() if mask.any()}
-    no_floor = replace(division, floor=torch.full_like(division.floor, -math.inf))
-    models = {"a row for every token": train(bench, None, size, steps)}
-    models["active vocabulary"] = train(bench, division, size, steps)
-    unbounded = make(size, bench.process, bench.mould, no_floor)
-    unbounded.load_state_dict(models["active vocabulary"].state_dict() | _prefixed(no_floor))
-    models["the same without a floor"] = unbounded.eval().requires_grad_(False)
-    lines: list[list[object]] = []
-    for name, model in models.items():
-        measured = losses_of(model, bench)
-        for column, who in ((1, "with the core, 0.5"), (2, "alone")):
-            lines.append([name, who, *[f"{measured[mask, column].mean():.3f}" for mask in groups.values()]])
-    lines.insert(0, ["the core", "alone", *[f"{measured[mask, 0].mean():.3f}" for mask in groups.values()]])
-    header = ["model", "", *[f"{name} ({int(mask.sum()):,})" for name, mask in groups.items()]]
-    sizes = f"{len(bench.text.tokens):,} tokens, {int((counts > 0).sum()):,} different"
-    facts = f"{sizes}; {len(division.ids):,} rows; {steps} steps"
-    return f"{facts}\n\n{table(header, lines)}"
-
-
-def _prefixed(division: Division) -> dict[str, Tensor]:
-    return {f"vocabulary.{name}": value for name, value in division.state().items()}
-
-
-def main() -> None:
-    """Measure, and print what was measured where and how."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    timed = kinds.add_parser("speed")
-    timed.add_argument("--process", default="simplex", choices=("simplex", "masked", "uniform"))
-    timed.add_argument("--size", default="mini")
-    timed.add_argument("--rounds", type=int, default=4, help="how often each alternative has its turn")
-    judged = kinds.add_parser("loss")
-    judged.add_argument("train", type=Path)
-    judged.add_argument("heldout", type=Path)
-    judged.add_argument("--rows", type=int, default=2048, help="the most active tokens")
-    judged.add_argument("--notes", type=int, help="documents to train on, all by default")
-    judged.add_argument("--documents", type=int, default=80, help="held-out documents that are measured")
-    judged.add_argument("--size", default="nano")
-    judged.add_argument("--steps", type=int, default=200)
-    asked = parser.parse_args()
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: `{' '.join(sys.argv)}`\n", flush=True)
-    if asked.kind == "speed":
-        print(speed(asked.process, asked.size, asked.rounds))
-    else:
-        bench = read_bench(asked.train, asked.heldout, asked.notes, asked.documents)
-        print(loss(bench, asked.rows, asked.size, asked.steps))
-
-
-if __name__ == "__main__":
-    main()

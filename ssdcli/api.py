@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssdcli.evaluation.measurement import Evaluation
-from ssdcli.evaluation.settings import EvalSettings
-from ssdcli.generation.selection import Lineup, Members, choose
-from ssdcli.generation.types import PLAIN, Blend, MemberUse, Options, Piece, Request, Result, TokenShares
+from ssdcli.evaluation.measurement import EvalSettings, Evaluation
+from ssdcli.generation.selection import Lineup, SmallModels, choose
+from ssdcli.generation.types import PLAIN, Blend, Contribution, Options, Piece, Request, Result, TokenShares
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.registry.store import Registry
@@ -15,10 +14,10 @@ from ssdcli.text.messages import Message
 
 __all__ = [
     "Blend",
+    "Contribution",
     "EvalSettings",
     "Evaluation",
     "Lineup",
-    "MemberUse",
     "Message",
     "Options",
     "Piece",
@@ -35,7 +34,7 @@ __all__ = [
 
 def load(
     core: str | None = None,
-    members: Members = None,
+    members: SmallModels = None,
     registry: Registry | None = None,
     blend: Blend = PLAIN,
     placement: Placement = FREE,
@@ -58,7 +57,7 @@ def load(
 def evaluate(
     data: str | Sequence[str],
     core: str | None = None,
-    members: Members = None,
+    members: SmallModels = None,
     settings: EvalSettings | None = None,
     registry: Registry | None = None,
 ) -> Evaluation:

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
-from ssdcli.models.backbones.wiring import wiring
+from ssdcli.models.backbones.native_class import native_class_of
 from tests.models.native_checkpoints import LLAMA, QWEN2, ROBERTA
 from tests.tiny import VOCABULARY, tiny_tokenizer
 
@@ -36,7 +36,7 @@ def write_checkpoint(
     native = {**NATIVE[kind], "vocab_size": VOCABULARY, **changes}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: Any = wiring(native).model(AutoConfig.for_model(**native)).eval()
+        model: Any = native_class_of(native).model(AutoConfig.for_model(**native)).eval()
         for weight in model.parameters():
             torch.nn.init.normal_(weight, std=0.3)
     model.save_pretrained(folder, max_shard_size=shards)

@@ -22,7 +22,7 @@ def family():
 
 
 def shares(lineup):
-    return {part.entry.name: part.weight for part in lineup.parts}
+    return {one.model.entry.name: one.weight for one in lineup.members}
 
 
 def test_the_core_keeps_what_the_small_models_leave(family):
@@ -39,7 +39,7 @@ def test_a_gate_says_the_weights_at_every_level(family):
     add_gated(bias=0.0, level=2.0)
     lineup = choose("big", ["gated"], blend=Blend("gated"))
     assert shares(lineup) == {"big": 0.6, "gated": 0.4}  # what is told
-    core, small = (part.schedule for part in lineup.parts)
+    core, small = (one.schedule for one in lineup.members)
     assert [small(t) / core(t) for t in (0.5, 1.0)] == pytest.approx([1.0, math.e])
 
 
@@ -50,7 +50,7 @@ def test_a_gate_says_the_weights_at_every_level(family):
         ("none", ["gated"], None, "for a core and one small model"),
         ("big", ["gated", "mail"], None, "for a core and one small model"),
         ("big", ["mail"], None, "'mail' has no gate"),
-        ("big", {"gated": 0.3}, None, "is its gate's to say"),
+        ("big", {"gated": 0.3}, None, "decides its weight"),
         ("big", ["gated"], "sandwich", "a gate itself says"),
         ("big", ["gated"], "leaning:3", "a gate itself says"),
     ],
@@ -87,7 +87,7 @@ def test_the_core_is_that_of_the_first_small_model_else_the_default(family):
 def test_a_small_model_may_be_the_core_when_it_is_named(family):
     lineup = choose("notes")
     assert shares(lineup) == {"notes": 1.0}
-    assert not lineup.parts[0].private
+    assert not lineup.members[0].sees_context
 
 
 def test_a_core_that_is_gone_is_missed_by_name(family):
@@ -148,13 +148,13 @@ def test_a_model_that_does_not_fit_is_refused_with_those_that_do(family):
         assert caught.value.remedy == "These fit 'big': mail, notes."
     with pytest.raises(UsageError) as caught:
         choose("none", ["wide", "notes"])
-    assert caught.value.remedy == ("No small model fits 'wide' yet: train one with 'ssd train-small --for wide'.")
+    assert caught.value.remedy == ("No other small model fits 'wide': combine models that were made for the same core.")
 
 
 def test_a_constant_that_is_left_out_is_the_usual_one(family):
     for name, t_min in (("old", {}), ("new", {"t_min": 1e-3}), ("odd", {"t_min": 0.1})):
         add_tiny(name, 4, process="masked", constants={"mask_id": 1.0, **t_min}, kind="small", core="big")
-    assert [part.entry.name for part in choose("old", ["new"]).parts] == ["old", "new"]
+    assert [one.model.entry.name for one in choose("old", ["new"]).members] == ["old", "new"]
     with pytest.raises(UsageError, match="its noise process is masked"):
         choose("new", ["odd"])
 
@@ -183,7 +183,7 @@ def test_a_model_of_an_unknown_process_is_refused(changes, problem):
 def test_a_tokenizer_that_cannot_be_read_or_has_no_end_is_refused(family):
     path = Registry().find("big").folder / "tokenizer.json"
     path.write_text(path.read_text().replace("<|endoftext|>", "<|fin|>"))
-    with pytest.raises(SsdError, match=r"the tokenizer of 'big' has no <\|endoftext\|>"):
+    with pytest.raises(SsdError, match=r"the tokenizer of 'big' has no token <\|endoftext\|>"):
         load("big")
     path.write_text("{")
     with pytest.raises(SsdError, match=r"'big' cannot be used: its tokenizer\.json cannot be read"):

@@ -8,10 +8,15 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.folder import save_backbone
+from ssdcli.models.block_diffusion_checkpoint import save_backbone
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.store import Registry
+from ssdcli.text.codec import Codec
+from ssdcli.text.openings import TextFormat
 from ssdcli.text.tokenizer import train_tokenizer
 
 VOCABULARY = 300
@@ -50,6 +55,18 @@ def tiny_backbone(seed: int = 0, *, process: str = "masked", **changes: Any) -> 
         with torch.no_grad():
             model.table.mul_(4)
     return model.eval().requires_grad_(False)
+
+
+def loaded(denoiser: Any, tokenizer: Tokenizer | None = None, *, opening: int = 0, **changes: Any) -> LoadedModel:
+    """A denoiser as a loaded model; its text ends with `opening` unless `changes` to its format say otherwise."""
+    text = TextFormat(**{"opening": opening, "ends": (opening,), **changes})
+    return LoadedModel(denoiser, Codec(tokenizer or tiny_tokenizer()), text)
+
+
+def member(name: str, denoiser: Any, tokenizer: Tokenizer | None = None, **changes: Any) -> Member[LoadedModel]:
+    """A member that always runs; `role`, and changes to its format."""
+    role = changes.pop("role", "core")
+    return Member(name, loaded(denoiser, tokenizer, **changes), Constant(1.0), role)
 
 
 def add_tiny(

@@ -1,4 +1,4 @@
-"""Losses of many ways on the same documents, and what the best of some is worth when it is chosen elsewhere."""
+"""Losses of alternatives on the same documents, and the best of them, chosen on other documents."""
 
 from __future__ import annotations
 
@@ -9,23 +9,36 @@ import numpy as np
 
 from ssdcli.evaluation.losses import Losses
 
-Array = np.ndarray
-
 
 @dataclass(frozen=True)
 class Columns:
-    """Summed losses of D documents in W ways, in nats: sums (D, W), tokens (D,)."""
+    """Summed losses of D documents under W alternatives.
 
-    sums: Array
-    tokens: Array
+    sums: (D, W) in nats.
+    tokens: (D,).
+    """
+
+    sums: np.ndarray
+    tokens: np.ndarray
 
     @classmethod
     def of(cls, losses: Losses) -> Columns:
-        """The columns of losses over weights."""
+        """The losses at each weight."""
         return cls(losses.sums, losses.tokens)
 
-    def crossed(self, places: Sequence[int]) -> tuple[Array, tuple[int, int]]:
-        """Losses (D,) in the best of some columns, and which those are: each half of the documents by the other's.
+    @classmethod
+    def side_by_side(cls, parts: Sequence[Columns]) -> Columns:
+        """The columns of all parts, which are of the same documents."""
+        return cls(np.hstack([part.sums for part in parts]), parts[0].tokens)
+
+    @classmethod
+    def by_text(cls, figures: Sequence[Sequence[float]]) -> Columns:
+        """Figures of the same texts under each alternative, in which every text counts the same."""
+        sums = np.array(figures, dtype=np.float64).T
+        return cls(sums, np.ones(len(sums)))
+
+    def crossed(self, places: Sequence[int]) -> tuple[np.ndarray, tuple[int, int]]:
+        """Losses (D,) of the best of some columns, and which these are: each half of the documents by the other's.
 
         So no document has a say in the choice that it is judged by. Documents of even number are the first half.
         """
@@ -33,15 +46,23 @@ class Columns:
         first, second = (places[int(self.sums[halves == half][:, places].sum(0).argmin())] for half in (1, 0))
         return np.where(halves == 0, self.sums[:, first], self.sums[:, second]), (first, second)
 
-    def mean(self, sums: Array) -> tuple[float, float]:
-        """Nats per token of losses (D,), and the standard error, documents being the independent draws."""
+    def mean(self, sums: np.ndarray) -> tuple[float, float]:
+        """Nats per token of losses (D,) and the standard error: a ratio estimator over independent documents."""
         mean = sums.sum() / self.tokens.sum()
         return float(mean), float(np.sqrt(((sums - mean * self.tokens) ** 2).sum()) / self.tokens.sum())
+
+    def loss(self, place: int) -> tuple[float, float]:
+        """Nats per token of a column, and the standard error."""
+        return self.mean(self.sums[:, place])
+
+    def gain(self, place: int, over: int) -> tuple[float, float]:
+        """What a column loses less than another in nats per token, and the standard error, paired by document."""
+        return self.mean(self.sums[:, over] - self.sums[:, place])
 
 
 @dataclass(frozen=True)
 class Collaboration:
-    """What two members and their ensemble lose, in nats per token; the gain is that over the better member."""
+    """Losses of two members and their ensemble in nats per token, and the gain over the better member."""
 
     core: float
     small: float
@@ -56,11 +77,9 @@ class Collaboration:
 
 
 def collaborate(columns: Columns, core: int, small: int, mixtures: Sequence[int]) -> tuple[Collaboration, list[int]]:
-    """Compare the members' columns with the best mixture, and with which ones: chosen by one half for the other."""
+    """Compare two members with the best mixture, and name the columns of it: chosen on one half for the other."""
     both, chosen = columns.crossed(mixtures)
     better = min((core, small), key=lambda place: columns.sums[:, place].sum())
     gain, error = columns.mean(columns.sums[:, better] - both)
-    core_loss, small_loss, loss = (
-        columns.mean(sums)[0] for sums in (columns.sums[:, core], columns.sums[:, small], both)
-    )
-    return Collaboration(core_loss, small_loss, loss, gain, error), list(chosen)
+    losses = columns.loss(core)[0], columns.loss(small)[0], columns.mean(both)[0]
+    return Collaboration(*losses, gain, error), list(chosen)

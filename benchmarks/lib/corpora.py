@@ -1,35 +1,66 @@
-"""Text files as the benchmarks train and measure on them."""
+"""Text that the benchmarks train and measure on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from ssdcli.data.documents import ReadReport
-from ssdcli.data.marking import CLOSING, WRITTEN
 from ssdcli.data.readers.files import read_documents
-from ssdcli.data.windows import Texts
+from ssdcli.demo import story as demo
+
+_ROOT = Path(__file__).parents[2]
 
 
-def read_texts(path: Path, limit: int | None = None) -> list[str]:
+@dataclass(frozen=True)
+class Corpus:
+    """Text to train on and held-out text to measure on.
+
+    facts: what the notebook's readers are asked; other corpora have none.
+    changes: settings that every training on this corpus takes.
+    """
+
+    name: str
+    train: str
+    heldout: str
+    facts: tuple[demo.Fact, ...] = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def notebook(cls) -> Corpus:
+        """The bundled notebook, trained on as in the demo."""
+        book = demo.read_notebook()
+        settings = demo.settings_for(book)
+        changes = {"batch_tokens": settings.batch_tokens, "passes": settings.passes}
+        return cls("notebook", str(book.notes), str(book.heldout), book.facts, changes)
+
+    @classmethod
+    def of(cls, train: str, heldout: str) -> Corpus:
+        """Two files; the first one's name, up to its first dot, names the corpus."""
+        return cls(Path(train).name.partition(".")[0], train, heldout)
+
+
+def corpora_of(given: Namespace) -> list[Corpus]:
+    """The bundled notebook and the corpora given with `--corpus`."""
+    return [Corpus.notebook(), *(Corpus.of(*pair) for pair in given.corpus)]
+
+
+def own_text() -> tuple[str, ...]:
+    """The project's own documents: technical English for quick runs, where no general text is given."""
+    return tuple(str(path) for path in sorted(_ROOT.glob("*.md")))
+
+
+def read_texts(path: str | Path, limit: int | None = None) -> list[str]:
     """The texts of a file or folder, at most the first `limit`."""
     return [document.text for document in read_documents((str(path),), ReadReport())][:limit]
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """The tokens of texts, special ones spelled out; those without any are left out."""
+    """The tokens of each text that has any; special tokens in the text are encoded as ordinary characters."""
     tokenizer.encode_special_tokens = True
     return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False) if encoding.ids]
-
-
-def packable(documents: Sequence[Sequence[int]], end: int) -> Texts:
-    """Plain documents as a token store holds them; `end` is the id of end of text."""
-    stream = [end, *(token for document in documents for token in [*document, end])]
-    lengths = np.array([len(document) for document in documents], dtype=np.int64)
-    starts = np.cumsum(lengths + 1) - lengths
-    marks = np.full(len(stream), WRITTEN, dtype=np.uint8)
-    marks[[0, *(starts + lengths)]] = CLOSING
-    return Texts(np.array(stream, dtype=np.int64), marks, starts, starts + lengths)

@@ -1,63 +1,63 @@
-"""The note that is most like a text, and models that are shown it before the text."""
+"""The note that is most like a text, shown to a model before the text."""
 
 from __future__ import annotations
 
 import math
+from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from benchmarks.lib.corpora import encode
+from benchmarks.lib.columns import Columns
+from benchmarks.lib.corpora import Corpus, encode, read_texts
+from benchmarks.lib.gaps import Gap, GapSettings, View, Viewer, choose_gaps, left_side, measure
+from benchmarks.lib.models import Model
 from ssdcli.engine.prompt import Prompt
-from ssdcli.evaluation.gaps import Gap, View
+from ssdcli.evaluation.combinations import Combination
 from ssdcli.text.chat import BETWEEN
-from ssdcli.text.tokenizer import END_OF_TEXT, special_id
+
+SHOWN = ", shown a note"
+Measure = Callable[[Sequence[Combination]], Columns]
 
 _K1, _B = 1.5, 0.75
 
 
 class Library:
-    """Notes in pieces of some tokens, found by BM25 over their tokens (Robertson and Zaragoza, 2009)."""
+    """Notes in pieces of a few tokens, found by BM25 over their tokens (Robertson and Zaragoza, 2009)."""
 
     def __init__(self, notes: Sequence[Sequence[int]], length: int) -> None:
         """Cut every note into pieces of at most `length` tokens."""
         self.pieces = [list(note[start : start + length]) for note in notes for start in range(0, len(note), length)]
         lengths = np.array([len(piece) for piece in self.pieces])
         norms = _K1 * (1 - _B + _B * lengths / lengths.mean())
-        places: dict[int, list[int]] = {}
-        counts: dict[int, list[int]] = {}
+        counts: dict[int, dict[int, int]] = {}  # of each token in each piece that has it
         for place, piece in enumerate(self.pieces):
             for token, count in Counter(piece).items():
-                places.setdefault(token, []).append(place)
-                counts.setdefault(token, []).append(count)
-        self._gains = {
-            token: (np.array(held), self._gain(np.array(counts[token]), norms[held], len(held)))
-            for token, held in places.items()
-        }
-
-    def _gain(self, counts: np.ndarray, norms: np.ndarray, holders: int) -> np.ndarray:
-        """What a token of the query adds to the scores of the pieces that hold it."""
-        rarity = math.log(1 + (len(self.pieces) - holders + 0.5) / (holders + 0.5))
-        return np.asarray(rarity * counts * (_K1 + 1) / (counts + norms))
+                counts.setdefault(token, {})[place] = count
+        self._gains: dict[int, tuple[list[int], np.ndarray]] = {}
+        for token, found in counts.items():
+            places, often = list(found), np.array(list(found.values()))
+            rarity = math.log(1 + (len(self.pieces) - len(places) + 0.5) / (len(places) + 0.5))
+            self._gains[token] = places, rarity * often * (_K1 + 1) / (often + norms[places])
 
     def best(self, query: Sequence[int]) -> list[int]:
-        """The piece that is most like a query, the first where none shares a token with it."""
+        """The piece that is most like a query; the first if none shares a token with it."""
         scores = np.zeros(len(self.pieces))
-        for token in set(query):
-            if token in self._gains:
-                held, gains = self._gains[token]
-                scores[held] += gains
+        for token in set(query) & self._gains.keys():
+            places, gains = self._gains[token]
+            scores[places] += gains
         return self.pieces[int(scores.argmax())]
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """A library as it is put before texts: `end` opens a document, `between` parts a note from the text after it.
+    """A library whose notes are put before texts.
 
-    room: the tokens that a model has before a canvas.
+    end: the id that opens a document.
+    between: the ids between a note and the text after it.
+    room: the tokens that a model can read before a canvas.
     """
 
     library: Library
@@ -66,13 +66,13 @@ class Shelf:
     room: int
 
     @classmethod
-    def of(cls, texts: Sequence[str], tokenizer: Tokenizer, note: int, room: int) -> Shelf:
+    def of(cls, texts: Sequence[str], model: Model, note: int, room: int) -> Shelf:
         """Notes of at most `note` tokens, put before texts as private context is."""
-        between = tokenizer.encode(BETWEEN, add_special_tokens=False).ids
-        return cls(Library(encode(texts, tokenizer), note), special_id(tokenizer, END_OF_TEXT), between, room)
+        between = model.tokenizer.encode(BETWEEN, add_special_tokens=False).ids
+        return cls(Library(encode(texts, model.tokenizer), note), model.end, between, room)
 
     def view(self) -> View:
-        """What is before a gap, after the note that is most like it; each note is looked for once."""
+        """The text before a gap, preceded by the note that is most like it; each note is looked up once."""
         found: dict[int, Prompt] = {}
 
         def shown(gap: Gap) -> Prompt:
@@ -85,3 +85,28 @@ class Shelf:
     def _shown(self, text: Sequence[int]) -> Prompt:
         note = [self.end, *self.library.best(text), *self.between]
         return Prompt([*note, *text[max(0, len(text) + len(note) - self.room) :]])
+
+
+def add_notes(parser: ArgumentParser, repeats: int) -> None:
+    """Add the arguments that `gaps_of` needs besides those of every long benchmark."""
+    parser.add_argument("--note", type=int, default=96, help="tokens of a note that are shown, at most")
+    parser.add_argument("--repeats", type=int, default=repeats, help="blocks of a document that are measured")
+
+
+def gaps_of(
+    models: Mapping[str, Model], shown: Sequence[str], corpus: Corpus, given: Namespace
+) -> tuple[dict[str, Viewer], Measure]:
+    """Viewers of blocks of a corpus's held-out documents, and the function that measures combinations of them.
+
+    Every model is shown the text before the block. Some (`shown`) are there once more, with SHOWN after their names,
+    shown the most similar note of the training text as well. The first model is the core, whose block size all have.
+    """
+    core = next(iter(models.values()))
+    room = min(model.denoiser.room for model in models.values())
+    note = Shelf.of(read_texts(corpus.train), core, given.note, room).view()
+    viewers = {name: Viewer(model.denoiser, left_side) for name, model in models.items()}
+    viewers |= {name + SHOWN: Viewer(models[name].denoiser, note) for name in shown}
+    block = core.backbone.block_size
+    settings = GapSettings(block, block, left=room, per_document=given.repeats)
+    gaps = choose_gaps(core.passages(corpus.heldout, given.documents), settings)
+    return viewers, lambda combinations: measure(list(viewers.values()), combinations, gaps, settings).columns()

@@ -1,6 +1,6 @@
-"""Schedules of a heavy and a light member in equal segments of the way, and the losses under all of them.
+"""Schedules of a heavy and a light member in equal segments of the trajectory, and the losses under all of them.
 
-Denoising losses add up over the noise levels, and that of a level does not depend on what ran at others. So each
+Denoising losses add up over the noise levels, and the loss at a level does not depend on what ran at others. So each
 member's loss in each segment, measured once, gives the loss of every schedule exactly.
 """
 
@@ -21,19 +21,17 @@ from ssdcli.engine.denoiser import Backbone, denoise_sequence
 from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed
-from ssdcli.engine.process import Process
-from ssdcli.evaluation.losses import Passage
+from ssdcli.engine.process import Canvas, Process
+from ssdcli.evaluation.scored_text import ScoredText
 
 SEGMENTS = 8
 HEAVY, LIGHT = "H", "L"
 SANDWICH = "sandwich"
 WINDOWS = 4  # of a document, at most, that losses are measured on
 
-# Schedules
-
 
 def shapes(heavy: int) -> dict[str, str]:
-    """Named schedules with so many heavy segments, an even number; the first segment begins at t = 1."""
+    """Named schedules with an even number of heavy segments; the first segment begins at t = 1."""
     light = SEGMENTS - heavy
     if not heavy or not light:
         return {"heavy alone" if heavy else "light alone": HEAVY * heavy + LIGHT * light}
@@ -53,7 +51,7 @@ def all_schedules(heavy: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Segments:
-    """A member's weight in each of equal segments of the way, the first at t = 1."""
+    """A member's weight in each of equal segments of the trajectory, the first at t = 1."""
 
     weights: tuple[float, ...]
 
@@ -63,14 +61,13 @@ class Segments:
         return self.weights[min(int((1 - t) * count + 1e-9), count - 1)]
 
 
-# Losses
-
-
 @dataclass(frozen=True)
 class Levels:
     """Losses of documents as if all of their noise levels lay in one segment: (D, SEGMENTS) each, in nats.
 
-    heavy: of the core and the small model together, where they are. apart: KL(core || small), summed like a loss.
+    heavy: of the core and the small model together where both run, else of the core.
+    apart: KL(core || small), summed like a loss.
+    tokens: (D,).
     """
 
     core: np.ndarray
@@ -82,7 +79,8 @@ class Levels:
     @classmethod
     def of(cls, line: Line) -> Levels:
         """Read what was measured."""
-        return cls(*np.array(line["losses"]).transpose(2, 0, 1), np.array(line["tokens"]))
+        core, small, heavy, apart = np.array(line["losses"]).transpose(2, 0, 1)
+        return cls(core, small, heavy, apart, np.array(line["tokens"]))
 
     def by_schedule(self, schedules: Sequence[str]) -> Columns:
         """The denoising loss under each schedule: the mean over the segments of the loss of what runs there."""
@@ -92,8 +90,10 @@ class Levels:
 
 
 @torch.no_grad()
-def document_losses(members: Sequence[Backbone], process: Process, passage: Passage, share: float, key: int) -> Tensor:
-    """A document's losses and its KL, see `Levels`: (SEGMENTS, 4)."""
+def document_losses(
+    members: Sequence[Backbone], process: Process, passage: ScoredText, share: float, key: int
+) -> Tensor:
+    """A document's losses and its KL, see `Levels`: (SEGMENTS, 4). share: the small model's beside the core."""
     window = min(member.context for member in members)
     sums = torch.zeros(SEGMENTS, 4, dtype=torch.float64)
     for start in range(0, min(len(passage.tokens), WINDOWS * window), window):
@@ -118,12 +118,15 @@ def window_losses(
     core, small = (predict(member, process, canvas, packed, t) for member in members)
     heavy = core if share == 0 else mix([core, small], [1 - share, share])
     losses = [-log_p.gather(-1, tokens[..., None])[..., 0] for log_p in (core, small, heavy)]
-    apart = (core.exp() * (core - small).nan_to_num(0)).sum(-1)  # ids that are never text are at -inf for both
+    apart = (core.exp() * (core - small).nan_to_num(0)).sum(-1)  # both say -inf of ids that are never text
     return torch.stack([(values * due).sum(1, dtype=torch.float64) for values in (*losses, apart)], dim=1)
 
 
-def predict(member: Backbone, process: Process, canvas: Tensor, packed: Packed, t: Tensor) -> Tensor:
-    """Log p of every token of noised windows: (B, T, V)."""
+def predict(
+    member: Backbone, process: Process, canvas: Canvas, packed: Packed, t: Tensor, previous: Tensor | None = None
+) -> Tensor:
+    """Log p of every token of noised windows: (B, T, V); previous: the log p that the member is conditioned on."""
     level = t if process.timed else None
-    hidden = denoise_sequence(member, process.embed(canvas, member), packed, (level, None))
+    conditioning = None if previous is None else member.embed_mixture(previous.exp())
+    hidden = denoise_sequence(member, process.embed(canvas, member), packed, (level, conditioning))
     return member.logits(hidden).log_softmax(-1)

@@ -1,96 +1,54 @@
-"""Texts that models write after the beginnings of held-out documents, what they take, and how a judge finds them.
+"""Texts that models write after the beginnings of held-out documents, what they cost, and how a judge finds them.
 
-No text ends before its last token, so that all are of one length.
+No text ends before its last token, so that all have the same length.
 """
 
 from __future__ import annotations
 
-import argparse
-import shutil
 import xml.etree.ElementTree as ET
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from benchmarks.lib.causal import Twin, save_for_transformers, train_causal, twin_of
-from benchmarks.lib.columns import Columns
-from benchmarks.lib.experiment import Workshop, tokenizer_of
+from benchmarks.lib.experiment import Line, Workshop, budget
+from benchmarks.lib.models import Model
 from benchmarks.lib.timing import processor_seconds
 from ssdcli.api import Options, Request, Writer
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
-from ssdcli.demo.story import Fact
 from ssdcli.engine.ensemble.guidance import Guide
-from ssdcli.engine.ensemble.schedules import Schedule
-from ssdcli.errors import NoSuchModel
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.evaluation.continuations import Opening, openings
 from ssdcli.evaluation.generated import distinct, repetition, words
-from ssdcli.generation.prompting import Voice
-from ssdcli.models.folder import load_backbone
+from ssdcli.generation.loaded_model import LoadedModel
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.judge import Judge, load_judge
-from ssdcli.registry.store import Entry, Registry
 from ssdcli.reports import charts
-from ssdcli.text.codec import Language
+from ssdcli.text.codec import Codec
 from ssdcli.training.settings import TrainSettings
 
-WRITTEN = 48  # tokens that are written
-MEASURES = ("distinct-2", "repetition", "facts", "seconds")
+WRITTEN = 48  # tokens of a text
 
-_FACT_TOKENS = 16
-_PACE = {"batch_tokens": 2048, "learning_rate": 3e-3}  # of the judge's training
-_QUICK_STEPS = 60
 _NO_END = (-1,)
 
 
-@dataclass(frozen=True)
-class Beginnings:
-    """How held-out documents begin, and how they go on, as far as others write."""
-
-    openings: Sequence[Opening]
-    endings: Sequence[str]
-
-    @property
-    def requests(self) -> list[Request]:
-        """What writers are asked for."""
-        return [opening.request for opening in self.openings]
+def writer_of(members: Sequence[Member[LoadedModel]], core: Model, guides: Sequence[Guide] = ()) -> Writer:
+    """A writer of these members whose texts do not end."""
+    return Writer([member.carrying(_endless(member.model)) for member in members], core.name, guides=guides)
 
 
-def beginnings(heldout: str, core: Entry, count: int) -> Beginnings:
-    """Those of the first documents that are long enough."""
-    found = openings(list(read_documents([heldout], ReadReport())), count)
-    language = Language(tokenizer_of(core), _NO_END)
-    return Beginnings(found, [language.decode(language.encode(one.after)[:WRITTEN]) for one in found])
+def _endless(model: LoadedModel) -> LoadedModel:
+    return replace(model, format=replace(model.format, ends=_NO_END))
 
 
-def borrowed(workshop: Workshop, name: str) -> Entry:
-    """A model of the workshop, copied from the user's registry where it is not there yet."""
-    try:
-        return workshop.registry.find(name)
-    except NoSuchModel:
-        shutil.copytree(Registry().find(name).folder, workshop.registry.models / name)
-    return workshop.registry.find(name)
+def write(writer: Writer, requests: Sequence[Request], options: Options) -> Line:
+    """One text for each request, as `ssd generate` writes a batch, and the mean cost of a text.
 
-
-# Writing
-
-
-def scheduled(voices: Sequence[Voice], schedules: Sequence[Schedule]) -> list[Voice]:
-    """The voices, each at its schedule."""
-    return [replace(voice, schedule=schedule) for voice, schedule in zip(voices, schedules, strict=True)]
-
-
-def writer_of(voices: Sequence[Voice], core: Entry, guides: Sequence[Guide] = ()) -> Writer:
-    """The voices as a writer whose texts do not end."""
-    return Writer(voices, Language(tokenizer_of(core), _NO_END), core.name, guides=guides)
-
-
-def write(writer: Writer, requests: Sequence[Request], options: Options) -> dict[str, Any]:
-    """One text for each request, as `ssd generate` writes a batch, and what a text took in the mean.
-
-    seconds: of the processor, where `Writer` writes several texts at once. steps: of a text, all blocks together.
+    seconds: of the processor; several texts are written at once.
+    steps: of all blocks of a text together.
     """
     began = processor_seconds()
     results = writer.generate_batch(requests, options)
@@ -103,58 +61,65 @@ def write(writer: Writer, requests: Sequence[Request], options: Options) -> dict
     }
 
 
-def facts_told(writer: Writer, facts: Sequence[Fact], steps: int | None) -> int | None:
-    """How many facts the likeliest texts after their beginnings tell; None where there are none to tell."""
-    if not facts:
-        return None
-    options = Options(max_tokens=_FACT_TOKENS, steps=steps, seed=0, temperature=0)
-    results = writer.generate_batch([Request(fact.prompt) for fact in facts], options)
-    return sum(_says(result.text, fact.answer) for result, fact in zip(results, facts, strict=True))
-
-
-def _says(text: str, answer: str) -> bool:
-    return " ".join(answer.split()).casefold() in " ".join(text.split()).casefold()
-
-
 # The judge
 
 
-def add_judge(parser: argparse.ArgumentParser) -> None:
-    """The arguments by which a judge is named, or trained."""
+def add_judge(parser: ArgumentParser) -> None:
+    """Add the arguments that name a judge, or say how long one is trained."""
     parser.add_argument("--judge", type=Path, metavar="FOLDER", help="a causal model in transformers' format")
-    parser.add_argument("--judge-minutes", type=float, default=20.0, help="of processor time for training one instead")
+    parser.add_argument("--judge-minutes", type=float, default=20.0, help="of processor time to train one instead")
 
 
-def judge_of(workshop: Workshop, core: Entry, data: Sequence[str], given: argparse.Namespace) -> Judge:
-    """The judge that is named, or else a causal model of a core's shape and tokens, trained once on the data."""
-    if given.judge is not None:
-        return load_judge(given.judge)
-    folder = workshop.home / f"judge-of-{core.name}"
-    if not (folder / "tokenizer.json").exists():
-        tokenizer, config = core.folder / "tokenizer.json", load_backbone(core.folder).config
-        twin = Twin(replace(twin_of(config), rank=config.hidden), tokenizer)
-        budget = {"steps": _QUICK_STEPS} if given.quick else {"minutes": given.judge_minutes}
-        settings = TrainSettings(data=tuple(data), name="judge", **_PACE, **budget)
-        made = train_causal(settings, twin, folder.with_suffix(".native"), processor_seconds)
-        save_for_transformers(made.model, tokenizer, folder)
-    return load_judge(folder)
+@dataclass(frozen=True)
+class Bench:
+    """Beginnings of held-out documents that a core's tokens are written after, and the judge of what is written."""
 
+    workshop: Workshop
+    core: Model
+    given: Namespace
+    data: Sequence[str]  # that a judge is trained on where none is named
+    heldout: str = ""
 
-def judged(judge: Judge, texts: Sequence[str], found: Beginnings) -> dict[str, Any]:
-    """The judge's nats per token of each text after its beginning, and how varied and how repetitive all are."""
-    readings = [judge.read(opening.before, text) for text, opening in zip(texts, found.openings, strict=True)]
-    split = [words(text) for text in texts]
-    return {
-        "nats": [round(reading.nats / max(1, reading.tokens), 4) for reading in readings],
-        "distinct-2": round(distinct(split, 2), 4),
-        "repetition": round(repetition(split), 4),
-    }
+    @cached_property
+    def openings(self) -> list[Opening]:
+        """The beginnings of the first documents that are long enough."""
+        return openings(list(read_documents([self.heldout], ReadReport())), self.given.rows)
 
+    @property
+    def requests(self) -> list[Request]:
+        """What writers are asked for."""
+        return [opening.request for opening in self.openings]
 
-def by_text(figures: Sequence[Sequence[float]]) -> Columns:
-    """Figures of the same texts, one sequence a way of writing, as columns in which each text counts the same."""
-    sums = np.array(figures, dtype=np.float64).T
-    return Columns(sums, np.ones(len(sums)))
+    def real(self) -> Line:
+        """What the judge finds of the documents' own continuations, cut to the length of the written ones."""
+        codec = Codec(self.core.tokenizer)
+        return self.judged([codec.decode(codec.encode(one.after)[:WRITTEN]) for one in self.openings])
+
+    def judged(self, texts: Sequence[str], befores: Sequence[str] | None = None) -> Line:
+        """The judge's nats per token of each text after its beginning, and how varied and repetitive all texts are."""
+        befores = [opening.before for opening in self.openings] if befores is None else befores
+        readings = [self.judge.read(before, text) for before, text in zip(befores, texts, strict=True)]
+        split = [words(text) for text in texts]
+        return {
+            "nats": [round(reading.nats / max(1, reading.tokens), 4) for reading in readings],
+            "distinct-2": round(distinct(split, 2), 4),
+            "repetition": round(repetition(split), 4),
+        }
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge that is named, or else a causal model of the core's shape and tokens, trained once on the data."""
+        if self.given.judge is not None:
+            return load_judge(self.given.judge)
+        folder = self.workshop.home / f"judge-of-{self.core.name}"
+        if not (folder / "tokenizer.json").exists():
+            tokenizer, config = self.core.folder / "tokenizer.json", load_backbone(self.core.folder).config
+            twin = Twin(replace(twin_of(config), rank=config.hidden), tokenizer)
+            settings = TrainSettings(data=tuple(self.data), name="judge", batch_tokens=2048, learning_rate=3e-3)
+            length = budget(self.given) if self.given.quick else {"minutes": self.given.judge_minutes}
+            made = train_causal(replace(settings, **length), twin, folder.with_suffix(".native"), processor_seconds)
+            save_for_transformers(made.model, tokenizer, folder)
+        return load_judge(folder)
 
 
 def draw(picture: ET.Element, path: Path) -> None:

@@ -15,7 +15,7 @@ from ssdcli.cli import audit, console, demo, doctor, evaluate, generate, models,
 from ssdcli.cli.help import PanelGroup, use_panels
 from ssdcli.cli.memory import is_out_of_memory
 from ssdcli.errors import Interrupted, OutOfMemory, SsdError
-from ssdcli.machine.distributed import is_first
+from ssdcli.machine.distributed import is_rank_zero
 
 CLOSED_PIPE = 141  # what a shell reports for a command that SIGPIPE ended
 _GLOBAL_FLAGS = ("--debug", "--quiet", "-q")
@@ -58,7 +58,7 @@ def ssd(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `ssd` with these arguments (the process's own by default) and return the exit code."""
-    if not is_first():
+    if not is_rank_zero():
         console.abandon_streams()
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ssdcli.api import choose
 from ssdcli.cli import console
 from ssdcli.cli import evaluate_options as option
 from ssdcli.cli import generate_options as shared
@@ -20,10 +19,9 @@ from ssdcli.cli.memory import remedied
 from ssdcli.cli.prompts import read_context, read_members
 from ssdcli.cli.settings import resolve
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.evaluation.measurement import Estimate, Evaluation, Figures, Swept, by_weight
-from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, Swept, by_weight
 from ssdcli.generation.schedule_parser import GATED
-from ssdcli.generation.selection import Lineup
+from ssdcli.generation.selection import Lineup, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.registry.files import write_atomic
@@ -53,6 +51,7 @@ class _Told:
     dtype: str = FREE.dtype
     device: str = FREE.device
     offload: bool = FREE.offload
+    include_trained: bool = EvalSettings.include_trained
 
     def settings(self) -> EvalSettings:
         """The settings of the measurement, checked, with the private context read."""
@@ -66,6 +65,7 @@ class _Told:
             generate=self.generate,
             judge=self.judge,
             placement=Placement(self.dtype, self.device, self.offload),
+            include_trained=self.include_trained,
         )
 
 
@@ -89,6 +89,7 @@ def evaluate(
     rules: option.Rules = None,
     schedules: option.Schedules = None,
     seed: option.Seed = None,
+    include_trained: option.IncludeTrained = None,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
     offload: shared.Offload = None,
@@ -121,7 +122,7 @@ def _check(lineup: Lineup, data: list[str], plot: Path | None, *, save: bool) ->
     """Refuse what could only fail at the end."""
     if not data:
         raise UsageError("no text is named.", "Name files or folders of held-out text, or - for standard input.")
-    small = [part.entry for part in lineup.parts if part.private]
+    small = [member.model.entry for member in lineup.members if member.role == "small"]
     if save and not small:
         raise UsageError("--save stores the weight of a small model, and none is named.", "Name one with --with.")
     if save and small[0].bundled:

@@ -55,3 +55,11 @@ Seed = Annotated[
     int | None,
     typer.Option(metavar="N", rich_help_panel=MORE, help="Seed of documents, noise and texts. [default: 0]"),
 ]
+IncludeTrained = Annotated[
+    bool | None,
+    typer.Option(
+        "--include-trained",
+        rich_help_panel=MORE,
+        help="Also measure documents that a member was trained on, which are left out by default.",
+    ),
+]

@@ -17,7 +17,7 @@ from ssdcli.cli.prompts import read_batch, read_context, read_members, read_prom
 from ssdcli.cli.settings import resolve
 from ssdcli.errors import UsageError
 from ssdcli.generation.types import PLAIN
-from ssdcli.machine.distributed import agreed
+from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import FREE
 from ssdcli.registry.recipes import find_recipe
@@ -125,14 +125,14 @@ def _generate(prompt: str | None, settings: GenerateSettings) -> None:
         raise UsageError("with --batch the prompts come from its lines.", "Leave the PROMPT away.")
     lineup = choose(settings.core, members, blend=settings.blend)
     prepare_machine()
-    requests = agreed(lambda: _requests(prompt, settings))
+    requests = from_rank_zero(lambda: _requests(prompt, settings))
     with remedied(_remedy(lineup)):
         _write(lineup.open(placement), requests, options, settings)
 
 
 def _remedy(lineup: Lineup) -> str:
     """What to do when memory ends: only a pulled core can be held in other ways."""
-    if any(part.entry.manifest.source for part in lineup.parts):
+    if any(member.model.entry.manifest.source for member in lineup.members):
         return "Take a --dtype of fewer bits, or --offload, or fewer texts at once (--n, --batch)."
     return "Write fewer texts at once (--n, --batch), or take smaller models."
 
@@ -179,7 +179,7 @@ def _tell(result: Result, settings: GenerateSettings) -> None:
         console.warn(prefix + warning)
     tell_colours(result)
     if settings.stats:
-        passes = ", ".join(f"{use.name} ({use.weight:g}) {use.forward_passes}" for use in result.members)
+        passes = ", ".join(f"{use.name} ({use.signed(use.weight):g}) {use.forward_passes}" for use in result.members)
         work = ", ".join(f"{use.name} {_count(use.flops)}FLOP" for use in result.members)
         speed = f"{result.tokens} tokens in {result.seconds:.1f} s ({result.tokens_per_second:.1f} a second)"
         saved = f", {result.flops_saved:.1%} saved by the schedule" if result.flops_saved else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +15,8 @@ from ssdcli.cli import console
 from ssdcli.cli.completion import core_names, model_names
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.registry.adapters import ADAPTER, base_of
+from ssdcli.registry.compatibility import misfit
+from ssdcli.registry.manifest import Manifest
 from ssdcli.registry.store import Entry, Registry
 
 Model = Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocompletion=model_names)]
@@ -191,7 +193,7 @@ def import_(
         source = "standard input" if file == STREAM else repr(file)
         entry = archive.import_model(registry, stream, source, name, overwrite)
     console.note(f"Imported {entry.name!r}.")
-    _warn_of_links(entry, {other.name: other.manifest.tokenizer for other in registry.entries()})
+    _warn_of_links(entry, {other.name: other.manifest for other in registry.entries()})
     try:
         base_of(entry, registry)
     except (NoSuchModel, UsageError) as error:
@@ -214,14 +216,14 @@ def _archive(file: str) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _warn_of_links(entry: Entry, tokenizers: dict[str, str]) -> None:
-    """Warn of what an imported model was made for or from, and is not here or does not fit."""
+def _warn_of_links(entry: Entry, others: Mapping[str, Manifest]) -> None:
+    """Warn of what an imported model was made for or from, where it is missing or does not fit; others: by name."""
     name, core, base = entry.name, entry.manifest.core, entry.manifest.base
-    if core is not None and core not in tokenizers:
+    if core is not None and core not in others:
         console.warn(f"{name!r} was made for {core!r}, and there is no model of this name; pull, train or import it.")
-    elif core is not None and tokenizers[core] != entry.manifest.tokenizer:
-        console.warn(f"{name!r} was made for another {core!r} than the one here: their tokenizers differ.")
-    if base is not None and base not in tokenizers and entry.manifest.kind != ADAPTER:
+    elif core is not None and (problem := misfit(entry.manifest, others[core])) is not None:
+        console.warn(f"{name!r} was made for another {core!r} than the one here: {problem}.")
+    if base is not None and base not in others and entry.manifest.kind != ADAPTER:
         console.warn(f"{name!r} was specialised from {base!r}; --rule contrast needs a model of this name.")
 
 

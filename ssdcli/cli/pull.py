@@ -80,7 +80,7 @@ def _bar(plan: PullPlan) -> Iterator[Watch]:
 def _facts(plan: PullPlan, name: str) -> dict[str, Any]:
     """What is known before the weights are fetched."""
     from ssdcli.hub.pull import suited
-    from ssdcli.models.weights.contract import blueprint, parameters
+    from ssdcli.models.weights.blueprint import blueprint, parameters
     from ssdcli.training.build import choose_preset
     from ssdcli.training.settings import TrainSettings
 
@@ -108,7 +108,7 @@ def _outlook(plan: PullPlan, twin: PreTrainedModel) -> str:
     """How the core would be held here, or why it cannot be."""
     from ssdcli.doctor.outlook import summary
     from ssdcli.machine.hardware import look
-    from ssdcli.models.weights.contract import parameters
+    from ssdcli.models.weights.blueprint import parameters
     from ssdcli.models.weights.pretrained import need_of
 
     stored = "float32" if plan.weight_bytes > 3 * parameters(twin) else "bfloat16"

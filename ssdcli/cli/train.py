@@ -14,7 +14,7 @@ from ssdcli.cli.memory import remedied
 from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.cli.settings import resolve
 from ssdcli.errors import UsageError
-from ssdcli.machine.distributed import agreed
+from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
@@ -72,7 +72,7 @@ def train_small(
     flags = dict(locals())
     given = {field.name: flags[field.name] for field in fields(TrainSettings) if flags[field.name] not in (None, [])}
     prepare_machine()
-    settings = agreed(lambda: _settings(given, recipe, resume=resume, overwrite=overwrite))
+    settings = from_rank_zero(lambda: _settings(given, recipe, resume=resume, overwrite=overwrite))
     from ssdcli.training.job import train_small as run
 
     remedy = "Take a smaller --size, or a smaller --batch-tokens."

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from ssdcli.data.documents import Document
 from ssdcli.errors import UsageError
 from ssdcli.text.chat import Chat, Stretch, stretches
-from ssdcli.text.codec import Language
+from ssdcli.text.codec import Codec
 from ssdcli.text.messages import Message
 
 GIVEN: Final = 0  # a prompt: never noised or scored
@@ -51,7 +51,8 @@ class Marker:
     def __init__(self, tokenizer: Tokenizer, end: int, chat: Chat | None, ends: Sequence[int]) -> None:
         """Take over the tokenizer; `end` closes an answer unless the template itself does so with one of `ends`."""
         self._tokenizer = tokenizer
-        self._language = Language(tokenizer, ends)
+        self._codec = Codec(tokenizer)
+        self._ends = ends
         self._end = end
         self._chat = chat
 
@@ -96,7 +97,7 @@ class Marker:
 
     def _all_answers(self, turns: Sequence[Message], answers: Sequence[int], chat: Chat) -> Marked:
         """All answers, each with its end; nothing if what one is written after is not how the conversation begins."""
-        whole = self._language.encode_chat([*turns, _PROBE], chat.render)
+        whole = self._codec.encode_chat([*turns, _PROBE], chat.render)
         marked, place = Marked(), 0
         for answer in answers:
             one = self._one_answer(turns[: answer + 1], chat)
@@ -105,7 +106,7 @@ class Marker:
                 return Marked()
             marked.add(whole[place:start], GIVEN)
             marked.add(whole[start:stop], WRITTEN)
-            closed = whole[stop] in self._language.ends
+            closed = whole[stop] in self._ends
             marked.add([whole[stop] if closed else self._end], WRITTEN if closed else CLOSING)
             place = stop + closed
         if marked.ids[-1] == self._end:  # which closes every document
@@ -115,6 +116,6 @@ class Marker:
     def _one_answer(self, turns: Sequence[Message], chat: Chat) -> Marked:
         """The answer that is the last turn, after what is read before it."""
         marked = Marked()
-        marked.add(self._language.encode_chat(turns[:-1], chat.render), GIVEN)
-        marked.add(self._language.encode(turns[-1].content), WRITTEN)
+        marked.add(self._codec.encode_chat(turns[:-1], chat.render), GIVEN)
+        marked.add(self._codec.encode(turns[-1].content), WRITTEN)
         return marked

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b, sha256
 from itertools import islice
+from pathlib import Path
 
 from ssdcli.data.documents import Document, ReadReport
 from ssdcli.data.streams import cut_text
-from ssdcli.errors import UsageError
+from ssdcli.errors import SsdError, UsageError
+from ssdcli.registry.recipes import RECIPE, read_recipe
 
 FEW_PASSAGES = 20
 PASSAGE_CHARACTERS = 100_000
@@ -30,6 +32,19 @@ class SplitSettings:
         if not 0 < self.heldout_fraction < 1:
             problem = f"The held-out fraction must lie between 0 and 1, but is {self.heldout_fraction}."
             raise UsageError(problem, "Use a fraction such as 0.05.")
+
+
+def recorded_split(name: str, folder: Path) -> SplitSettings:
+    """Read how a trained model split its text from the recipe in its folder; SsdError if that does not tell."""
+    try:
+        written = read_recipe(folder / RECIPE)
+        seed, heldout = written.get("seed"), written.get("heldout")
+        if not isinstance(seed, int) or not isinstance(heldout, float):
+            raise UsageError(f"its seed is {seed!r} and its heldout {heldout!r}.")
+        return SplitSettings(seed, heldout)
+    except UsageError as error:
+        problem = f"how {name!r} split its text cannot be read: {error.problem}"
+        raise SsdError(problem, "Train it again.") from error
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ssdcli.data.canaries import scatter
 from ssdcli.data.documents import Document, ReadReport, counted
 from ssdcli.data.marking import CLOSING, Marked, Marker
 from ssdcli.data.split import SplitSettings, fingerprint, split_documents
+from ssdcli.data.trained_documents import TrainedDocuments
 from ssdcli.errors import SsdError
 from ssdcli.text.chat import Chat
 
@@ -172,11 +173,15 @@ def build_store(
             _SideWriter(folder, "heldout", dtype, settings.eot_id) as heldout,
         ):
             split = scatter(split_documents(documents, settings.split, report), settings.planted)
+            trained = TrainedDocuments()
             for document, is_heldout, marked in _marked(split, marker, report):
                 (heldout if is_heldout else train).append(document, marked)
+                if not is_heldout:
+                    trained.add(document.text)
             _require_enough(train.info, heldout.info, report)
             train.finish()
             heldout.finish()
+            trained.write(folder)
         info = StoreInfo(
             version=_VERSION,
             dtype=dtype.name,

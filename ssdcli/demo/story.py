@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssdcli.api import Options, Request, choose
-from ssdcli.generation.selection import NO_CORE
+from ssdcli.generation.selection import NO_CORE, choose
+from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.store import STARTER, Registry
 from ssdcli.training.saved import begin
 from ssdcli.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from ssdcli.evaluation.losses import Passage
+    from ssdcli.evaluation.scored_text import ScoredText
     from ssdcli.training.job import Trained, Watcher
 
 NOTEBOOK = Path(__file__).parents[1] / "bundled" / "notebook"
@@ -148,7 +148,7 @@ def train(settings: TrainSettings, watcher: Watcher) -> Trained:
 def open_cast(core: str, small: str) -> Cast:
     """Load the core alone, the small model alone, and both at the small model's tuned weight."""
     together = choose(core, [small])
-    weight = next(part.weight for part in together.parts if part.entry.name == small)
+    weight = next(member.weight for member in together.members if member.model.entry.name == small)
     writers = {CORE: choose(core).open(), SMALL: choose(NO_CORE, [small]).open(), ENSEMBLE: together.open()}
     return Cast(core, small, weight, writers)
 
@@ -166,7 +166,7 @@ def predict(cast: Cast, heldout: Path, repeats: int = _REPEATS) -> Prediction:
     """Measure the denoising loss of the members and their ensemble on notes that none of them has seen."""
     from ssdcli.evaluation.losses import LossSettings, measure
 
-    core, small = (cast.writers[voice].voices[0].denoiser for voice in (CORE, SMALL))
+    core, small = (cast.writers[voice].members[0].model.denoiser for voice in (CORE, SMALL))
     passages = _passages(cast.core, heldout)
     window = min(core.backbone.context, small.backbone.context)
     shares = {CORE: 0.0, SMALL: 1.0, ENSEMBLE: cast.weight}
@@ -228,15 +228,14 @@ def _says(text: str, answer: str) -> bool:
     return " ".join(answer.split()).casefold() in " ".join(text.split()).casefold()
 
 
-def _passages(core: str, folder: Path) -> list[Passage]:
+def _passages(core: str, folder: Path) -> list[ScoredText]:
     """The notes of a folder in the core's tokens."""
-    from tokenizers import Tokenizer
-
     from ssdcli.data.documents import ReadReport
     from ssdcli.data.readers.files import read_documents
-    from ssdcli.evaluation.losses import passage_of
-    from ssdcli.text.tokenizer import END_OF_TEXT, special_id
+    from ssdcli.evaluation.scored_text import scored_text
+    from ssdcli.text.openings import end_of_text
+    from ssdcli.text.tokenizer import load_tokenizer
 
-    tokenizer = Tokenizer.from_file(str(Registry().find(core).folder / "tokenizer.json"))
-    end = special_id(tokenizer, END_OF_TEXT)
-    return [passage_of(document.text, tokenizer, end) for document in read_documents([str(folder)], ReadReport())]
+    tokenizer = load_tokenizer(Registry().find(core).folder, core)
+    end = end_of_text(tokenizer)
+    return [scored_text(document.text, tokenizer, end) for document in read_documents([str(folder)], ReadReport())]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,11 +12,11 @@ from ssdcli.engine.process import make_process
 from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.placement import CPU, DTYPES, FREE, QUANTIZED, Need, Placement, Plan, in_bytes
-from ssdcli.models.backbones.wiring import wiring
-from ssdcli.models.core import read_config
+from ssdcli.models.backbones.native_class import native_class_of
+from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.loading import make_denoiser
-from ssdcli.models.spec import KEY, CoreSpec
-from ssdcli.models.weights.contract import blueprint
+from ssdcli.models.native_checkpoint import native_part, read_config
+from ssdcli.models.weights.blueprint import blueprint
 from ssdcli.models.weights.pretrained import need_of, stored_dtype
 
 if TYPE_CHECKING:
@@ -32,13 +31,9 @@ def need_of_entry(entry: Entry) -> Need:
     """What a registered core takes; SsdError if it cannot be read."""
     config, manifest = read_config(entry.folder), entry.manifest
     if KEY in config:
-        return need_of(blueprint(_native(config)), stored_dtype(entry.folder), manifest.block_size)
+        return need_of(blueprint(native_part(config)), stored_dtype(entry.folder), manifest.block_size)
     predictions = manifest.vocabulary * manifest.block_size
     return Need(manifest.parameters, 0, manifest.parameters, 0, "float32", predictions, divisible=False)
-
-
-def _native(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != KEY}
 
 
 def summary(need: Need, hardware: Hardware, placement: Placement = FREE) -> str:
@@ -95,7 +90,7 @@ def _speed(entry: Entry, plan: Plan) -> list[str]:
     if KEY not in config:
         return []
     process = make_process(manifest.process, manifest.vocabulary, manifest.constants)
-    twin = wiring(config).backbone(blueprint(_native(config)), CoreSpec.from_json(config[KEY]))
+    twin = native_class_of(config).backbone(blueprint(native_part(config)), CoreSpec.of(manifest, config[KEY]))
     flops = make_denoiser(twin, manifest.attention, process).flops(manifest.block_size, _SEEN)
     rows = manifest.block_size + (_SEEN if manifest.attention == "full" else 0)
     seconds = flops / _rate(rows, getattr(torch, plan.computes), plan.devices[0])

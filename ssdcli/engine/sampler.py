@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.guidance import Guide, guided
-from ssdcli.engine.ensemble.members import Ensemble
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Canvas, Process
 from ssdcli.engine.prompt import Prompt

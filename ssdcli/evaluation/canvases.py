@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Canvas
-from ssdcli.engine.prompt import Prompt
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
-from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, Passage, stretch_of
+from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, stretch_of
+from ssdcli.evaluation.scored_text import ScoredText
+from ssdcli.generation.loaded_model import LoadedModel
 
 ENOUGH = 8  # documents, below which nothing is measured
 
@@ -26,33 +27,19 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly over a
 
 
 @dataclass(frozen=True)
-class Reader:
-    """A member of a measurement: its denoiser, and the ids that it reads before every text.
-
-    opening: the id that stands first, if any. context: private text behind it, which stays in view; a long text gives
-    way.
-    """
-
-    denoiser: Denoiser
-    opening: int | None
-    context: tuple[int, ...] = ()
-
-    def prompt(self, text: Sequence[int]) -> Prompt:
-        """What it reads before a canvas that stands behind these ids of a text."""
-        before = [*([] if self.opening is None else [self.opening]), *self.context]
-        if not self.context:
-            return Prompt([*before, *text])
-        room = self.denoiser.room - len(before)
-        return Prompt([*before, *text[max(0, len(text) - room) :]])
-
-
-@dataclass(frozen=True)
 class CanvasSettings:
-    """How long to measure, the seed of the canvases' places, levels and noise, and how many a document has at most."""
+    """How to measure.
+
+    pace: how long.
+    seed: of the canvases' places, levels and noise.
+    rounds: canvases of a document, at most.
+    context: ids that the members who see private context read before every text.
+    """
 
     pace: Pace = field(default_factory=Pace)
     seed: int = 0
     rounds: int = 1
+    context: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +47,7 @@ class _Place:
     """A canvas of a passage: it begins at the token `start` and is noised to the level t."""
 
     document: int
-    passage: Passage
+    passage: ScoredText
     start: int
     t: float
     key: int
@@ -68,8 +55,8 @@ class _Place:
 
 @torch.no_grad()
 def canvas_losses(
-    members: Sequence[Reader],
-    passages: Sequence[Passage],
+    members: Sequence[Member[LoadedModel]],
+    passages: Sequence[ScoredText],
     combinations: Sequence[Combination],
     settings: CanvasSettings,
 ) -> LossesByLevel | None:
@@ -80,11 +67,11 @@ def canvas_losses(
     that a canvas fits into, or time for fewer.
     """
     began = time.monotonic()
-    length = members[0].denoiser.backbone.block_size
+    length = members[0].model.denoiser.backbone.block_size
     places = list(_places(passages, length, settings))
     found: list[tuple[_Place, Tensor]] = []
     for place in places:
-        found.append((place, _losses(members, place, combinations)))
+        found.append((place, _losses(members, place, combinations, settings.context)))
         if not settings.pace.goes_on(began, len(found) / len(places)):
             break
     documents = len({place.document for place, _ in found})
@@ -108,7 +95,7 @@ def _summed(found: Sequence[tuple[_Place, Tensor]]) -> LossesByLevel:
     return LossesByLevel(np.arange(losses.shape[1]), sums, tokens, sizes, level_sums, level_tokens)
 
 
-def _places(passages: Sequence[Passage], length: int, settings: CanvasSettings) -> Iterator[_Place]:
+def _places(passages: Sequence[ScoredText], length: int, settings: CanvasSettings) -> Iterator[_Place]:
     """Canvases of the passages that have room for one, anywhere in them; the levels cover (0, 1) evenly."""
     draws = random.Random(settings.seed)
     fitting = [(number, starts) for number, passage in enumerate(passages) if (starts := _starts(passage, length))]
@@ -119,15 +106,20 @@ def _places(passages: Sequence[Passage], length: int, settings: CanvasSettings) 
         yield _Place(number, passages[number], draws.choice(starts), t, fold(settings.seed, k))
 
 
-def _starts(passage: Passage, length: int) -> list[int]:
+def _starts(passage: ScoredText, length: int) -> list[int]:
     """Where a canvas may begin: where a text fills it, and in a conversation anywhere in an answer."""
     last = len(passage.tokens) - (length if passage.scored is None else 1)
     return [place for place, counts in enumerate(passage.counted) if counts and place <= last]
 
 
-def _losses(members: Sequence[Reader], place: _Place, combinations: Sequence[Combination]) -> Tensor:
+def _losses(
+    members: Sequence[Member[LoadedModel]],
+    place: _Place,
+    combinations: Sequence[Combination],
+    context: tuple[int, ...],
+) -> Tensor:
     """Mean loss of a canvas's tokens under each combination: (C,)."""
-    process, backbone = members[0].denoiser.process, members[0].denoiser.backbone
+    process, backbone = members[0].model.denoiser.process, members[0].model.denoiser.backbone
     here = slice(place.start, place.start + backbone.block_size)
     # Behind the last answer of a conversation anything may stand, which does not count.
     text = islice(chain(place.passage.tokens[here], cycle(place.passage.tokens)), backbone.block_size)
@@ -136,7 +128,7 @@ def _losses(members: Sequence[Reader], place: _Place, combinations: Sequence[Com
     scored[: len(place.passage.tokens[here])] = torch.tensor(place.passage.counted[here], dtype=torch.float32)
     t = torch.full(tokens.shape, place.t, device=backbone.device)
     canvas = process.corrupt(tokens, t, GeneratorNoise([place.key], backbone.device))
-    log_ps = [_predict(member, place, canvas).to(backbone.device)[0] for member in members]
+    log_ps = [_predict(member, place, canvas, context).to(backbone.device)[0] for member in members]
     positions = Positions(tokens[0], t[0], process.tokens(canvas)[0])
     due = process.loss_weights(canvas, t)[0] * scored
     total = torch.zeros(len(combinations), device=backbone.device)
@@ -146,7 +138,8 @@ def _losses(members: Sequence[Reader], place: _Place, combinations: Sequence[Com
     return (total / scored.sum()).cpu()
 
 
-def _predict(member: Reader, place: _Place, canvas: Canvas) -> Tensor:
-    """What a member makes of a canvas after the text before it: (1, L, V)."""
-    before = member.prompt(place.passage.tokens[1 : place.start])
-    return member.denoiser.denoise(canvas, place.t, None, member.denoiser.start([before]))
+def _predict(member: Member[LoadedModel], place: _Place, canvas: Canvas, context: tuple[int, ...]) -> Tensor:
+    """What a member predicts for a canvas after the text before it: (1, L, V)."""
+    before = member.model.after(place.passage.tokens[1 : place.start], context if member.sees_context else ())
+    denoiser = member.model.denoiser
+    return denoiser.denoise(canvas, place.t, None, denoiser.start([before]))

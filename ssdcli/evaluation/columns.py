@@ -17,7 +17,7 @@ from ssdcli.evaluation.estimates import chosen_elsewhere, ratio
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.evaluation.measurement import BASE, Alone, Estimate, Figures, Point, Swept
-from ssdcli.generation.selection import Lineup, Part
+from ssdcli.generation.selection import Lineup
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Columns:
     def of(cls, cast: Cast, process: Process) -> Columns:
         """All that is to be measured of a cast."""
         measure, score = bound_of(process)
-        names = [part.name for part in cast.parts]
+        names = [member.name for member in cast.members]
         members = [alone(place, len(names)) for place in range(len(names))]
         points = [_combination(lineup, names) for curve in cast.curves for lineup in curve.lineups]
         own = [replace(one, score=score) for one in (*members, *points)]
@@ -44,15 +44,15 @@ class Columns:
 
     def watched(self, fitter: GateFitter) -> list[Combination]:
         """What shows the fitter a core and its only small model; nothing where these are not who is there."""
-        roles = [_role(part) for part in self.cast.parts]
+        roles = [member.role for member in self.cast.members]
         if not roles.count("core") == roles.count("small") == 1:
             return []
         return [fitter.combination(len(roles), roles.index("core"), roles.index("small"))]
 
     def members(self, losses: LossesByLevel) -> tuple[Alone, ...]:
         """What each member loses by itself."""
-        parts = enumerate(self.cast.parts)
-        return tuple(Alone(part.name, _role(part), self._figures(losses, column)) for column, part in parts)
+        members = enumerate(self.cast.members)
+        return tuple(Alone(one.name, one.role, self._figures(losses, column)) for column, one in members)
 
     def ensembles(self, losses: LossesByLevel) -> tuple[Swept, ...]:
         """What each rule and schedule loses at all weights, and gains over the best member."""
@@ -60,21 +60,21 @@ class Columns:
 
     def gain(self, losses: LossesByLevel) -> Estimate | None:
         """What the best of all ensembles gains over the best member; None if there are no ensembles."""
-        first, last = len(self.cast.parts), self._count
+        first, last = len(self.cast.members), self._count
         return None if first == last else self._gain(losses, range(first, last))
 
     def best(self, losses: LossesByLevel) -> Lineup | None:
         """The ensemble of the least loss; None if there are no ensembles."""
         lineups = [lineup for curve in self.cast.curves for lineup in curve.lineups]
-        sums = losses.sums[:, len(self.cast.parts) : self._count].sum(0)
+        sums = losses.sums[:, len(self.cast.members) : self._count].sum(0)
         return lineups[int(sums.argmin())] if lineups else None
 
     @property
     def _count(self) -> int:
-        return len(self.cast.parts) + sum(len(curve.lineups) for curve in self.cast.curves)
+        return len(self.cast.members) + sum(len(curve.lineups) for curve in self.cast.curves)
 
     def _swept(self, losses: LossesByLevel) -> Iterator[Swept]:
-        first = len(self.cast.parts)
+        first = len(self.cast.members)
         for curve in self.cast.curves:
             columns = range(first, first + len(curve.lineups))
             first = columns.stop
@@ -86,7 +86,7 @@ class Columns:
 
     def _gain(self, losses: LossesByLevel, columns: Sequence[int]) -> Estimate:
         """Bits per byte that the best member loses more than the best of some columns, chosen on other documents."""
-        own = [column for column, part in enumerate(self.cast.parts) if _role(part) != BASE]
+        own = [column for column, member in enumerate(self.cast.members) if member.role != BASE]
         better = min(own, key=lambda column: float(losses.sums[:, column].sum()))
         saved = losses.sums[:, better] - chosen_elsewhere(losses.sums[:, list(columns)])
         return ratio(saved / math.log(2), losses.bytes)
@@ -103,12 +103,5 @@ class Columns:
 
 def _combination(lineup: Lineup, names: Sequence[str]) -> Combination:
     """A lineup's members among all; those that it has not do not run."""
-    own = {part.name: part.schedule for part in lineup.parts}
+    own = {member.name: member.weight_at for member in lineup.members}
     return Combination(lineup.rule, tuple(own.get(name, Constant(0.0)) for name in names))
-
-
-def _role(part: Part) -> str:
-    """What a model is in its ensembles."""
-    if part.weight < 0:
-        return BASE
-    return "small" if part.private else "core"

@@ -53,7 +53,7 @@ def write(
     writer: Writer, found: Sequence[Opening], context: str, seed: int, on_progress: Callable[[float], None]
 ) -> list[str]:
     """What an ensemble writes after each opening; its small models see the private context."""
-    private = any(voice.private for voice in writer.voices)
+    private = any(member.sees_context for member in writer.members)
     requests = [replace(opening.request, context=context if private else "") for opening in found]
     texts = []
     for result in writer.results(requests, Options(max_tokens=_TOKENS, seed=seed)):
@@ -64,8 +64,8 @@ def write(
 
 def continued(writer: Writer, found: Sequence[Opening]) -> list[str]:
     """How the documents go on, as far as a model would write."""
-    language = writer.language
-    return [language.decode(language.encode(opening.after)[:_TOKENS]) for opening in found]
+    codec = writer.codec
+    return [codec.decode(codec.encode(opening.after)[:_TOKENS]) for opening in found]
 
 
 def measure_texts(

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.evaluation.settings import EvalSettings
-from ssdcli.evaluation.sweep import GRID
+from ssdcli.evaluation.losses import GRID
+from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.generation.schedule_parser import CONSTANT, GATED, LEANING, SANDWICH, among, kind
-from ssdcli.generation.selection import CONTRAST, NO_CORE, Lineup, Members, Part, choose
+from ssdcli.generation.selection import CONTRAST, NO_CORE, Lineup, ModelFiles, SmallModels, choose
 from ssdcli.generation.types import RULES, Blend
 from ssdcli.registry.store import Registry
 
@@ -34,20 +35,20 @@ class Curve:
 class Cast:
     """Who is measured: the core's name, the small models' with their weights, and what they are together.
 
-    parts: every model by itself, each as often as it reads something else. authors: the core and the small models
+    members: every model by itself, each as often as it reads something else. authors: the core and the small models
     alone, by name.
     """
 
     core: str | None
     small: tuple[tuple[str, float], ...]
-    parts: tuple[Part, ...]
+    members: tuple[Member[ModelFiles], ...]
     curves: tuple[Curve, ...]
     authors: dict[str, Lineup]
 
     @property
-    def learner(self) -> Part:
+    def learner(self) -> Member[ModelFiles]:
         """The model whose training text must not be measured: the first small one, or the core."""
-        return next((part for part in self.parts if part.name == self.first), self.parts[0])
+        return next((member for member in self.members if member.name == self.first), self.members[0])
 
     @property
     def first(self) -> str | None:
@@ -55,21 +56,20 @@ class Cast:
         return self.small[0][0] if self.small else None
 
 
-def cast_of(core: str | None, members: Members, settings: EvalSettings, registry: Registry) -> Cast:
+def cast_of(core: str | None, members: SmallModels, settings: EvalSettings, registry: Registry) -> Cast:
     """Find the models and what can be measured of them, from manifests alone; errors as `choose` has them."""
     plain = choose(core, members, registry)
-    small = [part for part in plain.parts if part.private]
+    small = [member for member in plain.members if member.role == "small"]
     if settings.context and not small:
         raise UsageError("a private context is for small models alone, and none is named.", "Name one with --with.")
-    maker = _Maker(
-        plain.core, plain.parts[0].entry.manifest.process, tuple((part.name, part.weight) for part in small), registry
-    )
+    process = plain.members[0].model.entry.manifest.process
+    maker = _Maker(plain.core, process, tuple((one.name, one.weight) for one in small), registry)
     curves = maker.curves(settings, small)
     authors = {} if plain.core is None else {plain.core: choose(plain.core, None, registry)}
-    authors |= {part.name: choose(NO_CORE, {part.name: 1.0}, registry) for part in small}
+    authors |= {one.name: choose(NO_CORE, {one.name: 1.0}, registry) for one in small}
     together = [lineup for curve in curves for lineup in curve.lineups]
-    parts = {part.name: part for lineup in [*authors.values(), *together] for part in lineup.parts}
-    return Cast(plain.core, maker.small, tuple(parts.values()), curves, authors)
+    measured = {one.name: one for lineup in [*authors.values(), *together] for one in lineup.members}
+    return Cast(plain.core, maker.small, tuple(measured.values()), curves, authors)
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ class _Maker:
     small: tuple[tuple[str, float], ...]
     registry: Registry
 
-    def curves(self, settings: EvalSettings, small: Sequence[Part]) -> tuple[Curve, ...]:
+    def curves(self, settings: EvalSettings, small: Sequence[Member[ModelFiles]]) -> tuple[Curve, ...]:
         """Those that are asked for, or all that can be; none for a model that is alone."""
         if len(self.small) + (self.core is not None) < 2:
             return ()
-        differ = bool(settings.context) or all(part.entry.manifest.base is not None for part in small)
+        differ = bool(settings.context) or all(member.model.entry.manifest.base is not None for member in small)
         if CONTRAST in settings.rules and not differ:
             problem = "a contrast needs private context, or a small model that was trained with --base."
             raise UsageError(problem, "Pass --context FILE, or leave --rule contrast out.")

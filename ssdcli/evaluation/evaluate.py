@@ -7,29 +7,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from tokenizers import Tokenizer
-
 from ssdcli.engine.process import Process
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, Reader, canvas_losses
+from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, canvas_losses
 from ssdcli.evaluation.columns import Columns
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.continuations import PEOPLE, continued, measure_texts, not_measured, openings, write
 from ssdcli.evaluation.ensembles import Cast, cast_of
 from ssdcli.evaluation.gating import GateFitter
-from ssdcli.evaluation.heldout_text import HeldOutText, passages_of, read_heldout
-from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure_combinations
-from ssdcli.evaluation.measurement import Evaluation, Texts
-from ssdcli.evaluation.settings import EvalSettings
-from ssdcli.generation.prompting import Voice
-from ssdcli.generation.selection import Lineup, Members
+from ssdcli.evaluation.heldout_text import HeldOutText, read_heldout, scored_texts
+from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, measure_combinations
+from ssdcli.evaluation.measurement import EvalSettings, Evaluation, Texts
+from ssdcli.evaluation.scored_text import ScoredText
+from ssdcli.evaluation.trained_text import Training
+from ssdcli.generation.selection import Lineup, SmallModels
 from ssdcli.generation.types import PLAIN
 from ssdcli.generation.writer import Writer
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.judge import Judge, load_judge
-from ssdcli.registry.archive import TOKENIZER
 from ssdcli.registry.store import Registry
-from ssdcli.text.chat import BETWEEN, read_chat
+from ssdcli.text.chat import BETWEEN
+from ssdcli.text.openings import chat_of
+from ssdcli.text.tokenizer import load_tokenizer
 
 ENSEMBLE = "ensemble"
 
@@ -43,7 +42,7 @@ OnProgress = Callable[[str, float], None]  # told what is done now, and which sh
 def evaluate(
     data: Sequence[str],
     core: str | None = None,
-    members: Members = None,
+    members: SmallModels = None,
     settings: EvalSettings | None = None,
     on_progress: OnProgress = lambda _doing, _share: None,
     registry: Registry | None = None,
@@ -57,7 +56,8 @@ def evaluate(
     settings, registry = settings or EvalSettings(), registry or Registry()
     cast = cast_of(core, members, settings, registry)
     on_progress("reading", 0.0)
-    text = read_heldout(data, cast.learner.entry, settings.documents, settings.seed)
+    training = Training.of([member.model.entry for member in cast.members], registry)
+    text = read_heldout(data, cast.learner.model.entry, training, settings)
     stage = _Stage.open(cast, text, settings)
     columns = Columns.of(cast, stage.process)
     fitter = GateFitter(stage.process, stage.looked_at, settings.seed)
@@ -80,10 +80,11 @@ def evaluate(
         generated=generated,
         remarks=(*text.remarks, *stage.remarks, *_left_over(stage.passages, losses), *missing),
         fitted=fitter.gate(),
+        trained=text.trained,
     )
 
 
-def _left_over(passages: Sequence[Passage], losses: LossesByLevel) -> list[str]:
+def _left_over(passages: Sequence[ScoredText], losses: LossesByLevel) -> list[str]:
     """Whether some documents were not measured."""
     measured = len(losses.tokens)
     told = f"{measured} of {len(passages)} documents were measured: for the others there was no room or no time"
@@ -99,22 +100,21 @@ class _Stage:
     writer: Writer
     judge: Judge | None
     text: HeldOutText
-    passages: list[Passage]
+    passages: list[ScoredText]
     context: tuple[int, ...]
     remarks: tuple[str, ...]
 
     @classmethod
     def open(cls, cast: Cast, text: HeldOutText, settings: EvalSettings) -> _Stage:
         """Load every model once, and put the text as they read it."""
-        first = cast.parts[0].entry
-        by_template = first.manifest.format == "chat"
-        if by_template and settings.context:
+        first = cast.members[0].model.entry
+        chat = chat_of(first)
+        if chat is not None and settings.context:
             problem = f"{first.name!r} reads by a chat template, for which private context cannot be measured."
             raise UsageError(problem, "Leave --context out.")
-        writer = Lineup(cast.core, cast.parts, PLAIN, ()).open(settings.placement)
-        tokenizer = Tokenizer.from_file(str(first.folder / TOKENIZER))
-        chat = read_chat(first.folder, first.name) if by_template else None
-        passages = passages_of(text.documents, tokenizer, writer.language.ends, chat)
+        writer = Lineup(cast.core, cast.members, PLAIN, ()).open(settings.placement)
+        tokenizer = load_tokenizer(first.folder, first.name)
+        passages = scored_texts(text.documents, tokenizer, writer.ends, chat)
         if not passages:
             problem = f"nothing of this text can be measured: {'; '.join(text.remarks) or 'it has no answers'}."
             raise UsageError(problem, "Name other text.")
@@ -130,30 +130,23 @@ class _Stage:
     @property
     def process(self) -> Process:
         """The noise process of all members."""
-        return self.writer.voices[0].denoiser.process
+        return self.writer.members[0].model.denoiser.process
 
     def measure(self, combinations: Sequence[Combination], on_progress: Callable[[float], None]) -> LossesByLevel:
         """The losses of all combinations: of whole texts in one pass where every member can, else of canvases."""
         pace = Pace(60 * self.settings.minutes, on_progress)
-        backbones = [voice.denoiser.backbone for voice in self.writer.voices]
+        backbones = [member.model.denoiser.backbone for member in self.writer.members]
         if not self.context and all(isinstance(backbone, BlockDiffusionLM) for backbone in backbones):
             window = min(backbone.context for backbone in backbones)
             batch = max(1, _BATCH_TOKENS // window)
-            how = LossSettings(window, seed=self.settings.seed, batch=batch, pace=pace)
-            return measure_combinations(backbones, self.process, self.passages, combinations, how)
-        readers = [self._reader(voice) for voice in self.writer.voices]
-        losses = canvas_losses(
-            readers, self.passages, combinations, CanvasSettings(pace, self.settings.seed, _CANVASES)
-        )
+            windows = LossSettings(window, seed=self.settings.seed, batch=batch, pace=pace)
+            return measure_combinations(backbones, self.process, self.passages, combinations, windows)
+        how = CanvasSettings(pace, self.settings.seed, _CANVASES, self.context)
+        losses = canvas_losses(self.writer.members, self.passages, combinations, how)
         if losses is None:
             problem = f"fewer than {ENOUGH} documents have room for a block, or the time is too short for them."
             raise SsdError(problem, "Name more text, or give more --minutes.")
         return losses
-
-    def _reader(self, voice: Voice) -> Reader:
-        """A member as it reads when it writes: behind a context, a text may be from anywhere in a document."""
-        context = self.context if voice.private else ()
-        return Reader(voice.denoiser, None if context and voice.anywhere else voice.opening, context)
 
     def generate(
         self, best: Lineup | None, on_progress: Callable[[float], None]
@@ -167,7 +160,7 @@ class _Stage:
         written = {PEOPLE: continued(self.writer, found)}
         for place, (who, lineup) in enumerate(lineups.items()):
             told = partial(_part, on_progress, place, len(lineups))
-            written[who] = write(lineup.recast(self.writer), found, self.settings.context, self.settings.seed, told)
+            written[who] = write(lineup.reopen(self.writer), found, self.settings.context, self.settings.seed, told)
         return measure_texts(written, found, self.judge, self.settings.seed), not_measured(self.judge)
 
 
@@ -180,7 +173,7 @@ def _context(writer: Writer, text: str) -> tuple[tuple[int, ...], tuple[str, ...
     """The ids of the private context, half of the smallest window at most, and a sentence if that is not all."""
     if not text:
         return (), ()
-    ids = writer.language.encode(text + BETWEEN)
-    room = min(voice.denoiser.room for voice in writer.voices if voice.private) // 2
+    ids = writer.codec.encode(text + BETWEEN)
+    room = min(member.model.denoiser.room for member in writer.members if member.sees_context) // 2
     cut = [f"{len(ids) - room} of {len(ids)} tokens of the private context have no room beside a text"]
     return tuple(ids[:room]), tuple(cut * (len(ids) > room))

@@ -19,7 +19,7 @@ from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
 from ssdcli.engine.sampling.nucleus import entropy
 from ssdcli.evaluation.combinations import Combination, Combined, Positions
-from ssdcli.evaluation.sweep import GRID
+from ssdcli.evaluation.losses import GRID
 
 ENOUGH = 100  # positions, below which no gate is fitted
 

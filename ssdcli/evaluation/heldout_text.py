@@ -3,86 +3,164 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Generic, TypeVar
 
 from tokenizers import Tokenizer
 
-from ssdcli.data.documents import Document, ReadReport
+from ssdcli.data.documents import Document, ReadReport, counted
 from ssdcli.data.marking import Marker
 from ssdcli.data.readers.files import read_documents
-from ssdcli.data.split import SplitSettings, distinct, fingerprint, split_documents
+from ssdcli.data.split import SplitSettings, distinct, fingerprint, recorded_split, split_documents
 from ssdcli.data.streams import cut_text
 from ssdcli.errors import UsageError
-from ssdcli.evaluation.audit.training_text import Reservoir, split_of
-from ssdcli.evaluation.losses import Passage
-from ssdcli.evaluation.passages import marked_passage
+from ssdcli.evaluation.measurement import EvalSettings, TrainedDocument, TrainedText
+from ssdcli.evaluation.scored_text import ScoredText, scored_part
+from ssdcli.evaluation.trained_text import Training, union
 from ssdcli.registry.store import Entry
 from ssdcli.text.chat import Chat
+
+T = TypeVar("T")
 
 _CHARACTERS = 16_000  # of a part of a long text: more than is measured of it
 
 
+@dataclass
+class Reservoir(Generic[T]):
+    """Up to `most` of what is offered, each as likely to be kept (Vitter's algorithm R, 1985)."""
+
+    most: int
+    draw: Random
+    kept: list[T] = field(default_factory=list)
+    offered: int = 0
+
+    def offer(self, one: T) -> None:
+        """Keep it or drop it.
+
+        The k-th is kept with probability most / k, in place of any of those kept before: each of these then stays with
+        probability 1 - 1 / k, so that by induction every one of k has the same chance.
+        """
+        self.offered += 1
+        if len(self.kept) < self.most:
+            self.kept.append(one)
+        elif (place := self.draw.randrange(self.offered)) < self.most:
+            self.kept[place] = one
+
+    def offer_all(self, several: Iterable[T]) -> None:
+        """Offer one after the other."""
+        for one in several:
+            self.offer(one)
+
+    def shuffled(self) -> list[T]:
+        """Return what was kept, in random order."""
+        return self.draw.sample(self.kept, len(self.kept))
+
+
 @dataclass(frozen=True)
 class HeldOutText:
-    """Documents in random order, and sentences about what was left out and why."""
+    """Documents in random order, what the members were trained on, and sentences about what was left out and why."""
 
     documents: list[Document]
+    trained: TrainedText
     remarks: list[str]
 
 
-def read_heldout(data: Sequence[str], learner: Entry, most: int, seed: int) -> HeldOutText:
-    """Draw up to `most` documents; of the very text that the learner was trained on, those that it held out.
+def read_heldout(data: Sequence[str], learner: Entry, training: Training, settings: EvalSettings) -> HeldOutText:
+    """Draw documents at random, without what a member was trained on unless the settings include it.
 
+    Of the very text that the learner was trained on, what it held out is measured: it is split again as it was then.
     UsageError where a source does not exist, or there is no text.
     """
-    own = learner.manifest.data
-    everything, heldout = Reservoir[Document](most, Random(seed)), Reservoir[Document](most, Random(seed))
+    draws = _Draws(training, settings)
     report = ReadReport()
-    documents = _offered(everything, distinct(read_documents(data, report), report))
+    documents = draws.offered(distinct(read_documents(data, report), report))
     for document, is_heldout in split_documents(documents, _split(learner), ReadReport()):
         if is_heldout:
-            heldout.offer_all(_parts(document))
+            draws.heldout.offer_all(draws.parts(document))
     first, *remarks = report.lines()
-    if not everything.offered:
+    if not report.digests:
         raise UsageError(f"there is no text to measure: {'; '.join([first, *remarks])}.", "Name files that hold text.")
-    if own is not None and fingerprint(report.digests) == own:
+    trained = TrainedText(settings.include_trained, training.unknown, tuple(draws.seen))
+    remarks += _remarks(trained, len(report.digests))
+    if fingerprint(report.digests) == learner.manifest.data and not settings.include_trained:
         told = f"{learner.name!r} was trained on this text: only what it held out of it is measured"
-        return HeldOutText(heldout.shuffled(), [*remarks, told])
-    return HeldOutText(everything.shuffled(), remarks)
+        return HeldOutText(draws.heldout.shuffled(), trained, [*remarks, told])
+    if not draws.everything.offered:
+        problem = "the members were trained on all of this text, so nothing of it is left to measure."
+        raise UsageError(problem, "Name other text, or pass --include-trained.")
+    return HeldOutText(draws.everything.shuffled(), trained, remarks)
 
 
-def _offered(reservoir: Reservoir[Document], documents: Iterable[Document]) -> Iterator[Document]:
-    """The same documents, each offered on its way."""
-    for document in documents:
-        reservoir.offer_all(_parts(document))
-        yield document
+class _Draws:
+    """Draws documents from all that is read, and from what the learner held out."""
+
+    def __init__(self, training: Training, settings: EvalSettings) -> None:
+        self._training = training
+        self._include = settings.include_trained
+        self.everything = Reservoir[Document](settings.documents, Random(settings.seed))
+        self.heldout = Reservoir[Document](settings.documents, Random(settings.seed))
+        self.seen: list[TrainedDocument] = []
+
+    def offered(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """Yield the same documents, each of which is offered on its way."""
+        for document in documents:
+            spans = self._training.spans(document)
+            if spans:
+                covered = sum(stop - start for start, stop in union(span for own in spans.values() for span in own))
+                self.seen.append(TrainedDocument(document.source, tuple(spans), covered / len(document.text)))
+            self.everything.offer_all(self.parts(document))
+            yield document
+
+    def parts(self, document: Document) -> Iterator[Document]:
+        """Yield what may be measured of a document, in parts that count as documents where it is long."""
+        if document.turns:
+            if self._include or not self._training.spans(document):
+                yield document
+            return
+        for piece in [document.text] if self._include else self._new(document):
+            for text in cut_text([piece], _CHARACTERS):
+                if not text.isspace():
+                    yield replace(document, text=text)
+
+    def _new(self, document: Document) -> Iterator[str]:
+        """Yield the stretches of a text between those that were trained on."""
+        start = 0
+        trained = union(span for spans in self._training.spans(document).values() for span in spans)
+        for stop, following in [*trained, (len(document.text), 0)]:
+            if stop > start:
+                yield document.text[start:stop]
+            start = following
 
 
-def _parts(document: Document) -> Iterator[Document]:
-    """A document, or the parts of a long one, which count as documents."""
-    if document.turns:
-        yield document
-        return
-    for text in cut_text([document.text], _CHARACTERS):
-        if not text.isspace():
-            yield replace(document, text=text)
+def _remarks(trained: TrainedText, documents: int) -> list[str]:
+    """Sentences about documents that members were trained on."""
+    said = []
+    if trained.documents:
+        names = " or ".join(map(repr, trained.members))
+        count = f"{len(trained.documents):,} of {counted(documents, 'document')}"
+        first = trained.documents[0].document
+        fate = "and flatter it" if trained.included else "which is left out; pass --include-trained to keep it"
+        said.append(f"{count} hold text that {names} was trained on (first: {first}), {fate}")
+    for name in trained.unknown:
+        said.append(f"what {name!r} was trained on cannot be told here: make sure that this text is no part of it")
+    return said
 
 
 def _split(learner: Entry) -> SplitSettings:
     """How the learner's text was split, if it was trained here."""
-    return SplitSettings() if learner.manifest.data is None else split_of(learner)
+    return SplitSettings() if learner.manifest.data is None else recorded_split(learner.name, learner.folder)
 
 
-def passages_of(
+def scored_texts(
     documents: Sequence[Document], tokenizer: Tokenizer, ends: Sequence[int], chat: Chat | None
-) -> list[Passage]:
+) -> list[ScoredText]:
     """What is measured of each document, as models are trained on it; those of which nothing is are left out."""
     marker = Marker(tokenizer, ends[0], chat, ends)
     found = []
     for document, marked in zip(documents, marker.mark(documents), strict=True):
         size = len(document.text.encode())
-        passage = marked_passage([ends[0], *marked.ids], marked.marks, size, tokenizer)
+        passage = scored_part([ends[0], *marked.ids], marked.marks, size, tokenizer)
         if any(passage.counted):
             found.append(passage)
     return found

@@ -4,12 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from ssdcli.engine.ensemble.gate import Gate
+from ssdcli.errors import require
+from ssdcli.generation.types import Blend
+from ssdcli.machine.placement import FREE, Placement
 
 BASE = "base"  # the role of a member that others are held against
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """What to measure on held-out text; every value is checked when it is made (UsageError).
+
+    rules, schedules: of the ensemble; by default all that its members allow, and "constant", "leaning" and "sandwich".
+    context: private text, which the small models alone see.
+    documents: how many are drawn at random from the text, at most.
+    minutes: for the losses; reading and generating take extra time.
+    generate: how many documents are continued, to measure the texts that are written.
+    judge: the folder of a causal language model that reads these texts.
+    placement: where the models run.
+    include_trained: whether documents that a member was trained on are measured, too.
+    """
+
+    rules: tuple[str, ...] = ()
+    schedules: tuple[str, ...] = ()
+    context: str = ""
+    documents: int = 1000
+    minutes: float = 3.0
+    seed: int = 0
+    generate: int = 0
+    judge: Path | None = None
+    placement: Placement = FREE
+    include_trained: bool = False
+
+    def __post_init__(self) -> None:
+        for rule in self.rules:
+            Blend(rule)
+        require(self.documents >= 1, f"documents must be at least 1, not {self.documents}.")
+        require(0 < self.minutes < math.inf, f"minutes must be above 0, not {self.minutes}.")
+        require(self.generate >= 0, f"generate must be at least 0, not {self.generate}.")
+        reads = self.judge is None or self.generate > 0
+        require(reads, "a judge reads texts, and none are to be generated.", "Pass --generate 50, or omit --judge.")
 
 
 @dataclass(frozen=True)
@@ -141,6 +180,39 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class TrainedDocument:
+    """A document that members were trained on.
+
+    document: the place that it was read from.
+    members: the models that know some of it.
+    share: of its characters, those that any of them was trained on.
+    """
+
+    document: str
+    members: tuple[str, ...]
+    share: float
+
+
+@dataclass(frozen=True)
+class TrainedText:
+    """What of the text the members were trained on.
+
+    included: whether it was measured all the same.
+    unknown: members that were trained on somebody's text, which cannot be told here.
+    documents: those that a member knows, in the order of reading.
+    """
+
+    included: bool = False
+    unknown: tuple[str, ...] = ()
+    documents: tuple[TrainedDocument, ...] = ()
+
+    @property
+    def members(self) -> list[str]:
+        """The models that know some of the text."""
+        return list(dict.fromkeys(name for one in self.documents for name in one.members))
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What was measured. core: None without one. small: the model whose weight was swept, if any.
 
@@ -164,6 +236,7 @@ class Evaluation:
     generated: tuple[Texts, ...] = ()
     remarks: tuple[str, ...] = ()
     fitted: Gate | None = None
+    trained: TrainedText = TrainedText()
 
     @property
     def better(self) -> Alone:
@@ -196,6 +269,7 @@ class Evaluation:
             "documents": self.documents,
             "tokens": self.tokens,
             "bytes": self.bytes,
+            "trained": asdict(self.trained),
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
             "remarks": list(self.remarks),

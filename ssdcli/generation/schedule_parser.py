@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdcli.engine.ensemble.gate import Gate
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import LEANS, Constant, Leaning, Piecewise, Sandwich, Schedule
 from ssdcli.errors import UsageError
 from ssdcli.generation.types import Blend
@@ -20,10 +21,10 @@ GATED = "gated"  # the rule that leans as the gate says
 _STEEPEST = 20.0  # a weight that grows by e^20 over the way is no less than a switch
 _FORM = "Write a line such as notes = [[1.0, 0.0], [0.5, 0.3]] for each member: pairs of noise level and weight."
 
-Share = tuple[str, float, bool]  # a member's name, its weight, and whether it is a small one
+Members = Sequence[Member[Any]]
 
 
-def schedules(blend: Blend, members: Sequence[Share], process: str, gate: Gate | None = None) -> list[Schedule]:
+def schedules(blend: Blend, members: Members, process: str, gate: Gate | None = None) -> list[Schedule]:
     """Each member's schedule: constant, `leaning[:S]`, `sandwich[:F]`, or what a TOML file says; a gate's own.
 
     UsageError for what cannot be.
@@ -33,7 +34,7 @@ def schedules(blend: Blend, members: Sequence[Share], process: str, gate: Gate |
     schedule = _default(blend.rule, members, process) if blend.schedule is None else blend.schedule
     name, number = kind(schedule), schedule.partition(":")[1:]
     if schedule == CONSTANT:
-        return [Constant(weight) for _, weight, _ in members]
+        return [Constant(member.weight) for member in members]
     if name == LEANING:
         return _leaning(members, number)
     if name == SANDWICH:
@@ -49,7 +50,7 @@ def among(rule: str, process: str) -> tuple[str, ...]:
     return (LEANING, CONSTANT, SANDWICH) if leans else (CONSTANT, LEANING, SANDWICH)
 
 
-def _default(rule: str, members: Sequence[Share], process: str) -> str:
+def _default(rule: str, members: Members, process: str) -> str:
     return among(rule, process)[0] if _both(members) else CONSTANT
 
 
@@ -64,30 +65,30 @@ def _gated(blend: Blend, gate: Gate) -> list[Schedule]:
     return list(gate.schedules())
 
 
-def _leaning(members: Sequence[Share], number: tuple[str, str]) -> list[Schedule]:
-    """The small models, and what is held against them, gain weight where there is more noise."""
+def _leaning(members: Members, number: tuple[str, str]) -> list[Schedule]:
+    """The small models and their bases gain weight where there is more noise."""
     _check_both(members, LEANING)
     slope = _number(number, Leaning.slope, -_STEEPEST, _STEEPEST, "the leaning's slope", "Say leaning:2.")
-    return [Leaning(weight, slope) if is_small or weight < 0 else Constant(weight) for _, weight, is_small in members]
+    return [Constant(m.weight) if m.role == "core" else Leaning(m.weight, slope) for m in members]
 
 
-def _sandwiched(rule: str, members: Sequence[Share], number: tuple[str, str]) -> list[Schedule]:
+def _sandwiched(rule: str, members: Members, number: tuple[str, str]) -> list[Schedule]:
     """The core in the middle of the way alone."""
     if rule == "contrast":
         raise UsageError("a contrast needs the core at every step.", "Use the sandwich with --rule mix or average.")
     _check_both(members, SANDWICH)
     light = _number(number, Sandwich.light, 0, 1, "the sandwich's share of light steps", "Say sandwich:0.25.")
-    return [Constant(weight) if is_small else Sandwich(weight, light) for _, weight, is_small in members]
+    return [Sandwich(m.weight, light) if m.role == "core" else Constant(m.weight) for m in members]
 
 
-def _check_both(members: Sequence[Share], name: str) -> None:
+def _check_both(members: Members, name: str) -> None:
     if not _both(members):
         raise UsageError(f"a {name} needs a core and a small model that both run.", "Name both, or leave it out.")
 
 
-def _both(members: Sequence[Share]) -> bool:
+def _both(members: Members) -> bool:
     """Whether there are a core and a small model."""
-    return len({is_small for _, _, is_small in members}) > 1
+    return {"core", "small"} <= {member.role for member in members}
 
 
 def _number(given: tuple[str, str], default: float, least: float, most: float, what: str, hint: str) -> float:
@@ -102,12 +103,12 @@ def _number(given: tuple[str, str], default: float, least: float, most: float, w
     return number
 
 
-def _from_file(path: Path, members: Sequence[Share], rule: str) -> list[Schedule]:
+def _from_file(path: Path, members: Members, rule: str) -> list[Schedule]:
     """Piecewise linear weights by member; a member that the file does not name keeps its weight.
 
-    What a contrast holds against a member stands behind it, with a weight below zero, and follows its schedule.
+    A base follows its small model in the list and has the same schedule.
     """
-    known = [name for name, weight, _ in members if weight > 0]
+    known = [member.name for member in members if member.role != "base"]
     tables = _read(path)
     if not tables:
         raise UsageError(f"the schedule {str(path)!r} is empty.", _FORM)
@@ -117,11 +118,11 @@ def _from_file(path: Path, members: Sequence[Share], rule: str) -> list[Schedule
             raise UsageError(f"the schedule {str(path)!r} names {name!r}, which is no member.", hint)
     chosen: list[Schedule] = []
     leader = ""
-    for name, weight, is_small in members:
-        leader = name if weight > 0 else leader
-        chosen.append(_piecewise(path, leader, tables[leader], weight) if leader in tables else Constant(weight))
-        if rule == "contrast" and not is_small and weight > 0:
-            _check_always_on(path, name, chosen[-1])
+    for member in members:
+        leader = leader if member.role == "base" else member.name
+        chosen.append(_piecewise(path, leader, tables[leader]) if leader in tables else Constant(member.weight))
+        if rule == "contrast" and member.role == "core":
+            _check_always_on(path, member.name, chosen[-1])
     idle = next((t / 1000 for t in range(1000, 0, -1) if all(schedule(t / 1000) == 0 for schedule in chosen)), None)
     if idle is not None:
         problem = f"the schedule {str(path)!r} lets no member run at noise level {idle:g}."
@@ -147,8 +148,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"the schedule {str(path)!r} is not valid TOML ({error}).", _FORM) from None
 
 
-def _piecewise(path: Path, name: str, table: Any, weight: float) -> Piecewise:
-    """A member's points; the weights of what a contrast holds against the others are below zero."""
+def _piecewise(path: Path, name: str, table: Any) -> Piecewise:
+    """The points of the member of this name."""
     problem = f"the schedule {str(path)!r} has no list of pairs for {name!r} with levels that fall from 1 to 0."
     try:
         points = tuple((float(t), float(w)) for t, w in table)
@@ -157,4 +158,4 @@ def _piecewise(path: Path, name: str, table: Any, weight: float) -> Piecewise:
         raise UsageError(problem, _FORM) from None
     if not all(0 <= t <= 1 and 0 <= w <= 1 for t, w in points):
         raise UsageError(f"the schedule {str(path)!r} has a level or weight outside [0, 1] for {name!r}.", _FORM)
-    return piecewise if weight > 0 else Piecewise(tuple((t, -w) for t, w in points))
+    return piecewise

@@ -9,87 +9,94 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from ssdcli.engine.ensemble.gate import Gate
-from ssdcli.engine.ensemble.schedules import Constant, Schedule
-from ssdcli.errors import NoSuchModel, SsdError, UsageError
+from ssdcli.engine.ensemble.members import Member, Role
+from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.generation.guides import GuideSpec, open_guide
-from ssdcli.generation.prompting import Voice
 from ssdcli.generation.schedule_parser import GATED, schedules
 from ssdcli.generation.types import PLAIN, Blend
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, QUANTIZED, Placement
 from ssdcli.registry.adapters import base_of
-from ssdcli.registry.manifest import MEMBERS, Manifest
+from ssdcli.registry.compatibility import check_fit
+from ssdcli.registry.manifest import MEMBERS
 from ssdcli.registry.store import Entry, Registry
-from ssdcli.text.chat import read_chat
-from ssdcli.text.codec import Language
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-    from ssdcli.engine.denoiser import Denoiser
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.engine.process import Process
+    from ssdcli.generation.loaded_model import LoadedModel
 
 NO_CORE = "none"
 CONTRAST = "contrast"
 UNTUNED = 0.5  # the weight of a small model for which none was measured
 _DIGITS = 12  # weights are rounded to this many decimals, so that 0.9 and 0.1 leave nothing
 
-Members = Mapping[str, float | None] | Sequence[str] | None
+SmallModels = Mapping[str, float | None] | Sequence[str] | None  # names, with weights or without
 
 
 @dataclass(frozen=True)
-class Part:
-    """A registered model, its share and when it runs; a private one sees the private context.
+class ModelFiles:
+    """A registered model that is not loaded yet.
 
-    The weight of what a `contrast` holds against the others is below zero. base: what an adapter is loaded on.
+    entry: the model.
+    origin: the model that it is added to, if it is an adapter.
     """
 
     entry: Entry
-    name: str
-    weight: float
-    private: bool
-    schedule: Schedule
-    base: Entry | None = None
+    origin: Entry | None = None
 
     @property
     def weights(self) -> Entry:
-        """The model whose files its weights are in, but for an adapter's own."""
-        return self.entry if self.base is None else self.base
+        """The model whose files hold the weights, but for an adapter's own."""
+        return self.origin or self.entry
 
 
 @dataclass(frozen=True)
 class Lineup:
-    """The models that run, the core first; a core that the small ones leave nothing to is only named."""
+    """Who writes together, and how.
+
+    core: the core's name, also if the small models leave it no weight, so that it is no member; None without a core.
+    members: those that run, the core first, and each base right after its small model.
+    blend: the rule and the schedule.
+    guides: classifiers to steer by.
+    """
 
     core: str | None
-    parts: tuple[Part, ...]
+    members: tuple[Member[ModelFiles], ...]
     blend: Blend
     guides: tuple[GuideSpec, ...]
 
     @property
     def block_size(self) -> int:
         """The tokens of a canvas: those of the first model that fixes it, else what the core proposes."""
-        manifests = [part.entry.manifest for part in self.parts]
+        manifests = [member.model.entry.manifest for member in self.members]
         fixed = [manifest.block_size for manifest in manifests if manifest.attention != "full"]
         return fixed[0] if fixed else manifests[0].block_size
 
     def open(self, placement: Placement = FREE) -> Writer:
         """Load the models where `placement` says, by default as they fit (SsdError if one cannot be read)."""
+        from ssdcli.generation.loaded_model import open_model
+        from ssdcli.text.codec import Codec
+        from ssdcli.text.openings import ends_of
+        from ssdcli.text.tokenizer import load_tokenizer
+
         self._check(placement)
-        first = self.parts[0].entry
-        tokenizer = _tokenizer(first)
-        ends = tuple(dict.fromkeys(end for part in self.parts for end in _ends(part.entry, tokenizer)))
-        process = self._process(ends)
-        loaded: dict[str, Denoiser] = {}
-        for part in {part.entry.name: part for part in self.parts}.values():
-            denoiser = loaded[part.entry.name] = self._denoiser(part, process, placement)
-            device = str(denoiser.backbone.device)
+        first = self.members[0].model.entry
+        codec = Codec(load_tokenizer(first.folder, first.name))
+        ends = tuple(end for member in self.members for end in ends_of(member.model.entry, codec.tokenizer))
+        process = self._process(tuple(dict.fromkeys(ends)))
+        loaded: dict[str, LoadedModel] = {}
+        for files in {member.model.entry.name: member.model for member in self.members}.values():
+            model = loaded[files.entry.name] = open_model(
+                files.entry, placement, origin=files.origin, block_size=self.block_size, process=process, codec=codec
+            )
+            device = str(model.denoiser.backbone.device)
             placement = replace(placement, device=device)  # that of all canvases
-        voices = [_voice(part, loaded[part.entry.name], tokenizer) for part in self.parts]
+        members = [member.carrying(loaded[member.model.entry.name]) for member in self.members]
         manifest = first.manifest
         guides = tuple(open_guide(spec, manifest.tokenizer, manifest.vocabulary, device) for spec in self.guides)
-        return Writer(voices, Language(tokenizer, ends), self.core, self.rule, guides)
+        return Writer(members, self.core, self.rule, guides)
 
     @property
     def rule(self) -> Rule:
@@ -104,78 +111,77 @@ class Lineup:
     @property
     def gate(self) -> Gate | None:
         """The small model's gate, where members combine by one."""
-        return _gate(self.parts[-1].entry) if self.blend.rule == GATED else None
+        return _gate(self.members[-1].model.entry) if self.blend.rule == GATED else None
 
-    def recast(self, writer: Writer) -> Writer:
-        """Open with the models that another writer has loaded, among whose voices are all of the parts; no guides."""
-        known = {voice.name: voice for voice in writer.voices}
-        voices = [replace(known[part.name], weight=part.weight, schedule=part.schedule) for part in self.parts]
-        return Writer(voices, writer.language, self.core, self.rule)
+    def reopen(self, writer: Writer) -> Writer:
+        """Open with the models that another writer has loaded, whose members include all of these; without guides."""
+        known = {member.name: member.model for member in writer.members}
+        return Writer([member.carrying(known[member.name]) for member in self.members], self.core, self.rule)
 
     def _check(self, placement: Placement) -> None:
-        if placement.dtype in QUANTIZED and not any(_core_table(part.weights) for part in self.parts):
-            raise UsageError(f"--dtype {placement.dtype} is for pulled cores, and none is here.", "Leave it away.")
+        if placement.dtype in QUANTIZED and not any(_core_table(member.model.weights) for member in self.members):
+            raise UsageError(f"--dtype {placement.dtype} is for pulled cores, and none is here.", "Omit it.")
 
     def _process(self, ends: tuple[int, ...]) -> Process:
-        """The noise process of all; the ends wait where a core floods texts with them."""
+        """The noise process of all members; the ends wait where a core floods texts with them."""
         from ssdcli.engine.process import Masked
+        from ssdcli.generation.loaded_model import process_of
 
-        process = _process(self.parts[0].entry)
-        floods = any(_core_table(part.weights).get("late_ends") for part in self.parts)
+        process = process_of(self.members[0].model.entry)
+        floods = any(_core_table(member.model.weights).get("late_ends") for member in self.members)
         return replace(process, late=ends) if floods and isinstance(process, Masked) else process
-
-    def _denoiser(self, part: Part, process: Process, placement: Placement) -> Denoiser:
-        from ssdcli.models.loading import load_model, make_denoiser
-
-        adapter = None if part.base is None else part.entry.folder
-        backbone = load_model(part.weights.folder, placement, self.block_size, adapter)
-        return make_denoiser(backbone, part.entry.manifest.attention, process, cache=placement.cache)
 
 
 def choose(
-    core: str | None = None, members: Members = None, registry: Registry | None = None, blend: Blend = PLAIN
+    core: str | None = None, members: SmallModels = None, registry: Registry | None = None, blend: Blend = PLAIN
 ) -> Lineup:
     """Find the models of an ensemble, as `load` does, from their manifests and without loading them."""
     registry = Registry() if registry is None else registry
     guides = tuple(GuideSpec.parse(text) for text in blend.guides)
-    small = [(_small(registry.find(name)), weight) for name, weight in _pairs(members)]
-    chosen = _core(core, [entry for entry, _ in small], registry)
-    parts = _parts(chosen, small, blend.rule, registry)
-    _check_fit([part.entry for part in parts], registry)
-    parts = [replace(part, base=base_of(part.entry, registry)) for part in parts]
-    named = [(part.name, part.weight, part.private) for part in parts]
-    lineup = Lineup(None if chosen is None else chosen.name, tuple(parts), blend, guides)
-    scheduled = schedules(blend, named, parts[0].entry.manifest.process, lineup.gate)
-    parts = [replace(part, schedule=schedule) for part, schedule in zip(parts, scheduled, strict=True)]
-    return replace(lineup, parts=tuple(parts))
+    shares = [(_small(registry.find(name)), weight) for name, weight in _pairs(members)]
+    chosen = _core(core, [entry for entry, _ in shares], registry)
+    running = [_with_origin(member, registry) for member in _fitting_members(chosen, shares, blend.rule, registry)]
+    lineup = Lineup(None if chosen is None else chosen.name, tuple(running), blend, guides)
+    scheduled = schedules(blend, running, running[0].model.entry.manifest.process, lineup.gate)
+    pairs = zip(running, scheduled, strict=True)
+    return replace(lineup, members=tuple(replace(member, schedule=schedule) for member, schedule in pairs))
 
 
-def _parts(
+def _fitting_members(
     core: Entry | None, small: Sequence[tuple[Entry, float | None]], rule: str, registry: Registry
-) -> list[Part]:
-    """Who runs by a rule, the core first, at constant weights."""
+) -> list[Member[ModelFiles]]:
+    """Who runs by a rule, the core first, at constant weights; UsageError for models that do not fit each other."""
     if rule == GATED:
-        return _gated(core, small)
-    shares = [(entry, _weight(entry, weight)) for entry, weight in small]
-    return _contrasted(core, shares, registry) if rule == CONTRAST else _shared(core, shares)
+        members = _gated(core, small)
+    else:
+        shares = [(entry, _weight(entry, weight)) for entry, weight in small]
+        members = _contrasted(core, shares, registry) if rule == CONTRAST else _shared(core, shares)
+    for other, member in combinations(members, 2):
+        check_fit(member.model.entry, other.model.entry, registry)
+    return members
 
 
-def _part(entry: Entry, weight: float, private: bool, name: str = "") -> Part:
-    return Part(entry, name or entry.name, weight, private, Constant(weight))
+def _member(entry: Entry, role: Role, weight: float, name: str = "") -> Member[ModelFiles]:
+    return Member(name or entry.name, ModelFiles(entry), Constant(weight), role, weight)
 
 
-def _shared(core: Entry | None, small: Sequence[tuple[Entry, float]]) -> list[Part]:
+def _with_origin(member: Member[ModelFiles], registry: Registry) -> Member[ModelFiles]:
+    entry = member.model.entry
+    return member.carrying(ModelFiles(entry, base_of(entry, registry)))
+
+
+def _shared(core: Entry | None, small: Sequence[tuple[Entry, float]]) -> list[Member[ModelFiles]]:
     """Weights that sum to one: what the small models leave is the core's."""
     if core is None:
         total = math.fsum(weight for _, weight in small)
-        return [_part(entry, weight / total, True) for entry, weight in small]
+        return [_member(entry, "small", weight / total) for entry, weight in small]
     rest = _rest([entry.name for entry, _ in small], [weight for _, weight in small])
-    parts = [_part(entry, weight, True) for entry, weight in small]
-    return [_part(core, rest, False), *parts] if rest > 0 else parts
+    members = [_member(entry, "small", weight) for entry, weight in small]
+    return [_member(core, "core", rest), *members] if rest > 0 else members
 
 
-def _gated(core: Entry | None, small: Sequence[tuple[Entry, float | None]]) -> list[Part]:
-    """A core and the small model whose gate says at each position how much it weighs; told is its constant weight."""
+def _gated(core: Entry | None, small: Sequence[tuple[Entry, float | None]]) -> list[Member[ModelFiles]]:
+    """A core and the small model whose gate weighs them at each position; reported is the constant weight."""
     if core is None or len(small) != 1:
         raise UsageError("a gate is for a core and one small model.", "Name both, as in --core starter --with notes.")
     ((entry, weight),) = small
@@ -183,31 +189,32 @@ def _gated(core: Entry | None, small: Sequence[tuple[Entry, float | None]]) -> l
         remedy = f"Fit one with 'ssd eval TEXT --with {entry.name} --save', or use --rule mix."
         raise UsageError(f"{entry.name!r} has no gate.", remedy)
     if weight is not None:
-        raise UsageError(
-            f"the weight of {entry.name!r} is its gate's to say.", f"Name it as --with {entry.name} alone."
-        )
+        problem = f"the gate of {entry.name!r} decides its weight, so none can be given."
+        raise UsageError(problem, f"Name it as --with {entry.name} alone.")
     usual = _weight(entry, None)
-    return [_part(core, _rest([entry.name], [usual]), False), _part(entry, usual, True)]
+    return [_member(core, "core", _rest([entry.name], [usual])), _member(entry, "small", usual)]
 
 
 def _gate(entry: Entry) -> Gate | None:
     return None if entry.manifest.gate is None else Gate(**entry.manifest.gate)
 
 
-def _contrasted(core: Entry | None, small: Sequence[tuple[Entry, float]], registry: Registry) -> list[Part]:
-    """The core whole, and for each small model the same weight for it and against its base.
+def _contrasted(
+    core: Entry | None, small: Sequence[tuple[Entry, float]], registry: Registry
+) -> list[Member[ModelFiles]]:
+    """The core at weight 1, and each small model followed by its base at the same weight.
 
-    The base is the model that the manifest links, or else the small model itself; it never sees the private context.
+    The base is the model that the manifest links, else the small model itself, without the private context.
     """
     if core is None or not small:
         raise UsageError("a contrast needs a core and a small model.", "Name both, as in --core starter --with notes.")
-    parts = [_part(core, 1.0, False)]
+    members = [_member(core, "core", 1.0)]
     for entry, weight in small:
-        base = entry.manifest.base
-        against = entry if base is None else _base(entry, base, registry)
-        name = f"{entry.name} without context" if base is None else f"{base}, base of {entry.name}"
-        parts += [_part(entry, weight, True), _part(against, -weight, False, name)]
-    return parts
+        linked = entry.manifest.base
+        base = entry if linked is None else _base(entry, linked, registry)
+        name = f"{entry.name} without context" if linked is None else f"{linked}, base of {entry.name}"
+        members += [_member(entry, "small", weight), _member(base, "base", weight, name)]
+    return members
 
 
 def _base(entry: Entry, base: str, registry: Registry) -> Entry:
@@ -220,12 +227,12 @@ def _base(entry: Entry, base: str, registry: Registry) -> Entry:
         ) from None
 
 
-def _pairs(members: Members) -> list[tuple[str, float | None]]:
-    if members is None:
+def _pairs(small: SmallModels) -> list[tuple[str, float | None]]:
+    if small is None:
         return []
-    if isinstance(members, Mapping):
-        return list(members.items())
-    names = [members] if isinstance(members, str) else list(members)
+    if isinstance(small, Mapping):
+        return list(small.items())
+    names = [small] if isinstance(small, str) else list(small)
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"{name!r} is named twice.", "Name each small model once.")
@@ -287,90 +294,10 @@ def _rest(names: Sequence[str], weights: Sequence[float]) -> float:
     return round(1 - total, _DIGITS)
 
 
-def _check_fit(entries: Sequence[Entry], registry: Registry) -> None:
-    """Raise UsageError for a model that cannot share a canvas with one before it."""
-    for other, entry in combinations(entries, 2):
-        problem = _misfit(entry.manifest, other.manifest)
-        if problem is not None:
-            raise UsageError(f"{entry.name!r} does not fit {other.name!r}: {problem}.", _fitting(other, registry))
-
-
-def _misfit(one: Manifest, other: Manifest) -> str | None:
-    """What keeps two models from denoising one canvas, if anything does."""
-    if one.tokenizer != other.tokenizer:
-        return "their tokenizers differ"
-    if one.noise != other.noise:
-        mine, theirs = (f"{m.process} {dict(sorted(m.constants.items()))}" for m in (one, other))
-        return f"its noise process is {mine}, not {theirs}"
-    if one.block_size != other.block_size and "full" not in (one.attention, other.attention):
-        return f"its block size is {one.block_size}, not {other.block_size}"
-    return None
-
-
-def _fitting(first: Entry, registry: Registry) -> str:
-    """The registered small models that fit the first one."""
-    small = [e for e in registry.entries() if e.manifest.kind in MEMBERS and e.name != first.name]
-    names = [entry.name for entry in small if _misfit(entry.manifest, first.manifest) is None]
-    if names:
-        return f"These fit {first.name!r}: {', '.join(names)}."
-    return f"No small model fits {first.name!r} yet: train one with 'ssd train-small --for {first.name}'."
-
-
-def _tokenizer(entry: Entry) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_file(str(entry.folder / "tokenizer.json"))
-    except Exception as error:  # the library raises nothing more precise
-        raise _unreadable(entry, f"its tokenizer.json cannot be read ({error})") from error
-
-
-def _ends(entry: Entry, tokenizer: Tokenizer) -> list[int]:
-    """The ids that end a model's texts."""
-    from ssdcli.text.tokenizer import END_OF_TEXT
-
-    if entry.manifest.ends:
-        return entry.manifest.ends
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    if end is None:
-        raise SsdError(f"the tokenizer of {entry.name!r} has no {END_OF_TEXT}.", "Make or pull the model again.")
-    return [end]
-
-
 def _core_table(entry: Entry) -> Mapping[str, Any]:
     """What a pulled core says of itself beyond its native class; of other models nothing."""
-    from ssdcli.models.core import read_config
-    from ssdcli.models.spec import KEY
+    from ssdcli.models.core_spec import KEY
+    from ssdcli.models.native_checkpoint import read_config
 
     table: Mapping[str, Any] = read_config(entry.folder).get(KEY, {})
     return table
-
-
-def _voice(part: Part, denoiser: Denoiser, tokenizer: Tokenizer) -> Voice:
-    from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-
-    entry, manifest = part.entry, part.entry.manifest
-    opening = _ends(entry, tokenizer)[0] if manifest.begin is None else manifest.begin
-    chat = read_chat(entry.folder, entry.name) if manifest.format == "chat" else None
-    taught = manifest.format == "turns" or (chat is not None and manifest.kind in MEMBERS)
-    cut = isinstance(denoiser.backbone, BlockDiffusionLM) and manifest.begin is None  # windows cut documents
-    anywhere = cut and not taught  # but no answers
-    return Voice(part.name, part.weight, part.private, denoiser, part.schedule, opening, chat, taught, anywhere)
-
-
-def _process(entry: Entry) -> Process:
-    from ssdcli.engine.process import make_process
-
-    manifest = entry.manifest
-    try:
-        return make_process(manifest.process, manifest.vocabulary, manifest.constants)
-    except ValueError as error:
-        raise _unreadable(entry, str(error)) from error
-    except KeyError as error:
-        raise _unreadable(
-            entry, f"its manifest lacks the constant {error} of the {manifest.process} process"
-        ) from error
-
-
-def _unreadable(entry: Entry, reason: str) -> SsdError:
-    return SsdError(f"the model {entry.name!r} cannot be used: {reason}.", "Check it with 'ssd models verify'.")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.ensemble.attribution import Explanation
-from ssdcli.engine.ensemble.members import Ensemble
+from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.process import Process
 from ssdcli.engine.sampler import Step
 

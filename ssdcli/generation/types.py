@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict
 
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import require
 from ssdcli.generation.transcript import FinishReason
 from ssdcli.text.messages import Message
@@ -145,16 +146,25 @@ class Request:
 
 
 @dataclass(frozen=True)
-class MemberUse:
-    """A member's share, its denoising forward passes, and what it computed.
+class Contribution(Member[None]):
+    """A member of a finished text, and what it did for it.
 
-    forward_passes: those that read text are not counted. flops: estimated floating point operations of all.
+    forward_passes: denoising passes; those that read text are not counted.
+    flops: estimated floating point operations of all passes.
     """
 
-    name: str
-    weight: float
-    forward_passes: int
-    flops: int
+    forward_passes: int = 0
+    flops: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The object in the `members` of `ssd generate --json`; a base's weight is negated."""
+        return {
+            "name": self.name,
+            "role": self.role,
+            "weight": self.signed(self.weight),
+            "forward_passes": self.forward_passes,
+            "flops": self.flops,
+        }
 
 
 @dataclass(frozen=True)
@@ -184,7 +194,7 @@ class Result:
     finish_reason: FinishReason
     seed: int
     core: str | None
-    members: tuple[MemberUse, ...]
+    members: tuple[Contribution, ...]
     tokens: int
     steps: int
     seconds: float
@@ -199,7 +209,8 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """The object that `ssd generate --json` writes."""
-        fields = asdict(self)
+        fields = asdict(replace(self, members=()))
+        fields["members"] = [member.to_json() for member in self.members]
         del fields["warnings"]
         if self.explain is None:
             del fields["explain"]

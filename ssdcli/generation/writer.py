@@ -8,21 +8,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
+from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import UsageError, require
 from ssdcli.generation.gaps import Frame
-from ssdcli.generation.prompting import Reader, Voice
+from ssdcli.generation.prompting import PromptEncoder
 from ssdcli.generation.row import Row
 from ssdcli.generation.transcript import Limits, Transcript
-from ssdcli.generation.types import DEFAULTS, MemberUse, OptionChanges, Options, Piece, Request, Result
+from ssdcli.generation.types import DEFAULTS, Contribution, OptionChanges, Options, Piece, Request, Result
 from ssdcli.generation.usage import Usage
-from ssdcli.machine.distributed import agreed
-from ssdcli.text.codec import Language
+from ssdcli.machine.distributed import from_rank_zero
 
 if TYPE_CHECKING:
     from ssdcli.engine.ensemble.guidance import Guide
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.engine.process import Process
     from ssdcli.engine.sampler import SamplerConfig
+    from ssdcli.generation.loaded_model import LoadedModel
 
 _TOGETHER = 8  # rows denoised at once, at most
 _SCORES = 1 << 27  # of one prediction: 512 MiB, of which several are held
@@ -37,22 +39,22 @@ class Writer:
 
     def __init__(
         self,
-        voices: Sequence[Voice],
-        language: Language,
+        members: Sequence[Member[LoadedModel]],
         core: str | None,
         rule: Rule | None = None,
         guides: Sequence[Guide] = (),
     ) -> None:
-        """`rule` is `mix` unless given; a `core` that is no voice is reported with a weight of zero."""
-        from ssdcli.engine.ensemble.members import Ensemble, Member
+        """`rule` is `mix` unless given; a `core` that is no member is reported with a weight of zero."""
+        from ssdcli.engine.ensemble.ensemble import Ensemble
         from ssdcli.engine.ensemble.rules import mix
 
-        self.voices = tuple(voices)
+        self.members = tuple(members)
         self.core = core
-        members = tuple(Member(voice.name, voice.denoiser, voice.schedule) for voice in voices)
-        self._ensemble = Ensemble(members, rule or mix)
-        self._process = voices[0].denoiser.process
-        self.language = language
+        self.codec = members[0].model.codec
+        self.ends = tuple(dict.fromkeys(end for member in members for end in member.model.format.ends))
+        denoisers = tuple(member.carrying(member.model.denoiser) for member in members)
+        self._ensemble = Ensemble(denoisers, rule or mix)
+        self._process = members[0].model.denoiser.process
         self._guides = tuple(guides)
 
     def generate(
@@ -117,43 +119,43 @@ class Writer:
         from ssdcli.engine.noise import CounterNoise
 
         config = self._config(DEFAULTS)
-        reader = Reader(self.voices, self.language, gap=0)
+        reader = PromptEncoder(self.members, gap=0)
         prompts = [[own] * draws for own in reader.prompts(Request(prompt), Frame(prompt), ())]
         canvas = self._process.prior(config.block_size, CounterNoise(range(draws), config.device))
         said = self._ensemble.denoise(canvas, 1.0, None, self._ensemble.start(prompts, [1.0]))
         log_p = said.log_p.mean(0)
-        tokens = [self.language.encode(ending)[: config.block_size] for ending in endings]
+        tokens = [self.codec.encode(ending)[: config.block_size] for ending in endings]
         return [float(log_p[range(len(ids)), ids].mean()) for ids in tokens]
 
     def _together(self) -> int:
         """How many rows are denoised at once: fewer where a canvas is long and the vocabulary large."""
-        scores = self.voices[0].denoiser.backbone.block_size * self._process.vocabulary
+        scores = self.members[0].model.denoiser.backbone.block_size * self._process.vocabulary
         return max(1, min(_TOGETHER, _SCORES // scores))
 
     def _rows(self, requests: Sequence[Request], options: Options) -> list[Row]:
         """Read every request, and give each of its n texts a seed."""
-        first = agreed(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
-        limits = Limits(frozenset(self.language.ends), _longest(options), options.stop)
+        first = from_rank_zero(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
+        limits = Limits(frozenset(self.ends), _longest(options), options.stop)
         rows = []
         for place, request in enumerate(requests):
             frame = self._frame(request, options)
             named = replace(request.under(options.system), id=place if request.id is None else request.id)
             seed = first + place * options.n if request.seed is None else request.seed
             for k in range(options.n):
-                usage = Usage([voice.denoiser for voice in self.voices])
-                rows.append(Row(named, seed + k, frame, lambda: Transcript(self.language.decode, limits), usage))
+                usage = Usage([member.model.denoiser for member in self.members])
+                rows.append(Row(named, seed + k, frame, lambda: Transcript(self.codec.decode, limits), usage))
         return rows
 
     def _frame(self, request: Request, options: Options) -> Frame:
         """What stands around the text; refuses a request that cannot be read."""
-        private = any(voice.private for voice in self.voices)
+        private = any(member.sees_context for member in self.members)
         require(
             private or not request.context,
             "only small models see a private context, and there is none here.",
             "Add one, or put the text into the prompt.",
         )
         require(
-            bool(request.context) or not any(self._is_its_own_base(voice) for voice in self.voices),
+            bool(request.context) or not any(self._is_its_own_base(member) for member in self.members),
             "a contrast needs private context, or a small model that was trained with --base.",
             "Give --context FILE, or use --rule mix.",
         )
@@ -163,12 +165,13 @@ class Writer:
         self._reader(options).check_gap()
         return frame
 
-    def _is_its_own_base(self, voice: Voice) -> bool:
-        """Whether a voice is held against the very model that it is, which then needs something more to go by."""
-        return voice.weight < 0 and any(v.denoiser is voice.denoiser and v.weight > 0 for v in self.voices)
+    def _is_its_own_base(self, base: Member[LoadedModel]) -> bool:
+        """Whether a base is the same model as its small model, from which it then differs by the context alone."""
+        others = [member for member in self.members if member.role != "base"]
+        return base.role == "base" and any(member.model is base.model for member in others)
 
-    def _reader(self, options: Options) -> Reader:
-        return Reader(self.voices, self.language, options.gap if options.infill else 0)
+    def _reader(self, options: Options) -> PromptEncoder:
+        return PromptEncoder(self.members, options.gap if options.infill else 0)
 
     def _write(self, rows: Sequence[Row], options: Options) -> Iterator[tuple[int, Piece]]:
         """Write these rows together, gap by gap; yields a row's place among them and the text that it committed."""
@@ -194,14 +197,14 @@ class Writer:
         gaps = [len(row.fills) for row in rows]
         keys = [fold(row.seed, gap) if gap else row.seed for row, gap in zip(rows, gaps, strict=True)]
         notes = BlockNotes(self._ensemble, process, options.explain)
-        prompts_by_voice = list(zip(*read, strict=True))
-        for step in sample(self._ensemble, process, prompts_by_voice, keys, self._config(options)):
+        by_member = list(zip(*read, strict=True))
+        for step in sample(self._ensemble, process, by_member, keys, self._config(options)):
             notes.take(step)
             if step.last:
                 blocks = notes.read()
                 for (place, row), gap, block in zip(writing.items(), gaps, blocks, strict=True):
                     if len(row.fills) == gap:
-                        yield place, row.add(block, [voice.name for voice in self.voices])
+                        yield place, row.add(block, [member.name for member in self.members])
                 if all(len(row.fills) > gap for row, gap in zip(rows, gaps, strict=True)):
                     return
 
@@ -225,14 +228,14 @@ class Writer:
         from ssdcli.engine.sampling.nucleus import Picker
         from ssdcli.engine.sampling.stopping import EarlyStop
 
-        backbone = self.voices[0].denoiser.backbone
+        backbone = self.members[0].model.denoiser.backbone
         bound = options.early_stop
         stop = self._process.early_stop if bound is None else EarlyStop(bound) if bound else None
         return SamplerConfig(
             block_size=backbone.block_size,
             max_tokens=_longest(options),
             steps=self._process.default_steps if options.steps is None else options.steps,
-            ends=self.language.ends,
+            ends=self.ends,
             picker=Picker(options.temperature, options.top_p),
             device=str(backbone.device),
             stop=stop,
@@ -240,9 +243,14 @@ class Writer:
         )
 
     def _result(self, row: Row, started: float, options: Options) -> Result:
-        names = [voice.name for voice in self.voices]
-        idle = [] if self.core is None or self.core in names else [MemberUse(self.core, 0.0, 0, 0)]
-        uses = [MemberUse(v.name, v.weight, *row.usage.of(i)) for i, v in enumerate(self.voices)]
+        names = [member.name for member in self.members]
+        idle = []
+        if self.core is not None and self.core not in names:
+            idle = [Contribution(self.core, None, Constant(0.0), "core", 0.0)]
+        did = [
+            Contribution(one.name, None, one.schedule, one.role, one.weight, *row.usage.of(place))
+            for place, one in enumerate(self.members)
+        ]
         assert row.finish_reason is not None
         assert row.request.id is not None
         return Result(
@@ -252,7 +260,7 @@ class Writer:
             finish_reason=row.finish_reason,
             seed=row.seed,
             core=self.core,
-            members=(*idle, *uses),
+            members=(*idle, *did),
             tokens=row.tokens,
             steps=row.usage.steps,
             seconds=time.perf_counter() - started,

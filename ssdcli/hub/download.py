@@ -34,6 +34,7 @@ _SMALL = (
     "tokenizer.model",
     "chat_template.jinja",
     INDEX,
+    "ssd.json",
 )
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[\w.][\w./-]*", re.ASCII)

@@ -35,11 +35,11 @@ from ssdcli.hub.tokenizer_files import (
     read_template,
     read_vocabulary,
 )
+from ssdcli.models.core_spec import KEY, CoreSpec, spec_fields
 from ssdcli.models.families import recognise
 from ssdcli.models.families.family import GENERATION, Family, Vocabulary
 from ssdcli.models.presets import PRESETS, Preset
-from ssdcli.models.spec import KEY, CoreSpec
-from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
+from ssdcli.registry.manifest import FILE, Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.names import LONGEST
 from ssdcli.registry.store import Entry, Registry
 
@@ -106,7 +106,7 @@ def plan(repo: RepoId) -> PullPlan:
     small = fetch(listing, small_files(listing), lambda _: None)
     if CONFIG not in small:
         raise SsdError(f"{repo} has no {CONFIG}, so it is no checkpoint of a model.", _REMEDY)
-    config = read_table(small, CONFIG)
+    config = _config(small)
     tokenizer = _tokenizer(config, small)
     vocabulary = read_vocabulary(tokenizer, small)
     family = recognise(config, vocabulary)
@@ -156,6 +156,15 @@ def default_name(repo: RepoId) -> str:
 def suited(parameters: int) -> Preset:
     """The preset of small models that is nearest to a hundredth of a core's parameters."""
     return min(PRESETS, key=lambda preset: abs(math.log(preset.parameters / (_SHARE * parameters))))
+
+
+def _config(small: Mapping[str, Path]) -> dict[str, Any]:
+    """The checkpoint's config.json; where it was a registered core's, completed from the manifest beside it."""
+    config = read_table(small, CONFIG)
+    if FILE in small and isinstance(config.get(KEY), dict):
+        manifest = Manifest.from_json(small[FILE].read_text(encoding="utf-8"), f"the checkpoint's {FILE}")
+        config[KEY] |= spec_fields(manifest)
+    return config
 
 
 def _tokenizer(config: Mapping[str, Any], small: Mapping[str, Path]) -> bytes:
@@ -208,7 +217,7 @@ def _place(path: Path) -> tuple[int, int]:
 
 def _write_texts(plan: PullPlan, name: str, parameters: int, folder: Path) -> None:
     """Write all of a core's folder but the weights and the manifest."""
-    config = {**plan.native, KEY: plan.spec.to_json()}
+    config = {**plan.native, KEY: plan.spec.table()}
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / TOKENIZER).write_bytes(plan.tokenizer)
     if SETTINGS in plan.small:
@@ -260,7 +269,7 @@ def _manifest(plan: PullPlan, name: str, parameters: int, digests: dict[str, str
         parameters=parameters,
         source=plan.listing.source,
         begin=spec.begin,
-        ends=list(spec.ends),
+        ends=spec.ends,
         format=spec.format,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         files=digests,

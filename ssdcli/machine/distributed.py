@@ -1,4 +1,8 @@
-"""The processes that torchrun or accelerate starts, which run or train one model together and answer as one."""
+"""Several processes (ranks), started by torchrun or accelerate, that run or train one model together.
+
+accelerate's PartialState has a barrier and a main process too, but a rank that fails leaves the others waiting there
+until they time out, and it imports torch, which a plain `ssd generate --help` does not.
+"""
 
 from __future__ import annotations
 
@@ -11,39 +15,39 @@ from datetime import timedelta
 from typing import TypeVar
 
 _T = TypeVar("_T")
-_PATIENCE = timedelta(hours=2)  # while one still reads its weights, or measures
-_PARTING = timedelta(seconds=10)
+_TIMEOUT = timedelta(hours=2)  # one rank may still read its weights, or measure
+_EXIT_TIMEOUT = timedelta(seconds=10)
 
 
-def is_first() -> bool:
-    """Whether this is the process that reads the user's input and writes, as it is without torchrun."""
+def is_rank_zero() -> bool:
+    """Whether this process reads the user's input and writes the output; without torchrun there is no other."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def how_many() -> int:
-    """How many processes there are: 1 without torchrun."""
+def world_size() -> int:
+    """The number of processes: 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def agreed(make: Callable[[], _T]) -> _T:
-    """What the first process makes, or the error it meets, in all of them; it must be something that pickle knows."""
-    if how_many() == 1:
+def from_rank_zero(make: Callable[[], _T]) -> _T:
+    """What rank zero makes, broadcast to all; an error that it meets is raised in all. It must be picklable."""
+    if world_size() == 1:
         return make()
-    with alike():
-        made = [make() if is_first() else None]
+    with barrier():
+        made = [make() if is_rank_zero() else None]
     from torch import device, distributed
 
     distributed.broadcast_object_list(made, device=device("cpu"))
     return made[0]  # type: ignore[return-value]
 
 
-def summed(numbers: Sequence[float]) -> list[float]:
-    """The sums over all processes, each of which gives as many numbers."""
-    if how_many() == 1:
+def summed_over_ranks(numbers: Sequence[float]) -> list[float]:
+    """The sums over all ranks, each of which gives as many numbers, in float64."""
+    if world_size() == 1:
         return list(numbers)
     import torch
 
-    _meet()
+    _connect()
     sums = torch.tensor(numbers, dtype=torch.float64)
     torch.distributed.all_reduce(sums)
     found: list[float] = sums.tolist()
@@ -51,9 +55,9 @@ def summed(numbers: Sequence[float]) -> list[float]:
 
 
 @contextmanager
-def alike() -> Iterator[None]:
-    """Leave a block in all processes at once, and with an error in all if one of them met it there."""
-    if how_many() == 1:
+def barrier() -> Iterator[None]:
+    """No rank leaves the block before all have finished it; one rank's exception is raised in all."""
+    if world_size() == 1:
         yield
         return
     own: BaseException | None = None
@@ -61,38 +65,38 @@ def alike() -> Iterator[None]:
         yield
     except BaseException as error:
         own = error
-    for met in [own, *_exchanged(own)]:
-        if met is not None:
-            raise met
+    for found in [own, *_exchanged(own)]:
+        if found is not None:
+            raise found
 
 
 @contextmanager
-def first_ahead() -> Iterator[None]:
-    """Let the first process through a block before the others; an error of any process ends it in all."""
-    if is_first():
-        with alike():
+def rank_zero_first() -> Iterator[None]:
+    """Rank zero runs the block before the others do; one rank's exception is raised in all."""
+    if is_rank_zero():
+        with barrier():
             yield
-        with alike():
+        with barrier():
             pass
     else:
-        with alike():
+        with barrier():
             pass
-        with alike():
+        with barrier():
             yield
 
 
 def _exchanged(error: BaseException | None) -> list[BaseException | None]:
-    """What each process met, in their order."""
+    """The error of each rank, in their order."""
     from torch import distributed
 
-    _meet()
-    met: list[BaseException | None] = [None] * how_many()
-    distributed.all_gather_object(met, None if error is None else _portable(error))
-    return met
+    _connect()
+    errors: list[BaseException | None] = [None] * world_size()
+    distributed.all_gather_object(errors, None if error is None else _picklable(error))
+    return errors
 
 
-def _portable(error: BaseException) -> BaseException:
-    """The error, or one that says the same where it cannot travel between processes."""
+def _picklable(error: BaseException) -> BaseException:
+    """The error, or one that says the same where it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -100,24 +104,25 @@ def _portable(error: BaseException) -> BaseException:
     return error
 
 
-def _meet() -> None:
-    """Connect the processes, if they are not."""
+def _connect() -> None:
+    """Initialise the process group, once."""
     import torch
     from torch import distributed
 
     if not distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend, timeout=_PATIENCE)
-        atexit.register(_part)
+        distributed.init_process_group(backend, timeout=_TIMEOUT)
+        atexit.register(_disconnect)
 
 
-def _part() -> None:
-    """Disconnect the processes while Python still runs.
+def _disconnect() -> None:
+    """Destroy the process group while Python still runs.
 
-    A thread of gloo's that lets go of a tensor after that aborts the process: all wait until nothing is under way.
+    If a thread of gloo's frees a tensor after that, the process is aborted, so all ranks first wait until nothing is
+    under way.
     """
     from torch import distributed
 
-    with suppress(RuntimeError, ValueError):  # another has gone already, or the backend has no such barrier
-        distributed.monitored_barrier(timeout=_PARTING)
+    with suppress(RuntimeError, ValueError):  # another rank has left already, or the backend has no such barrier
+        distributed.monitored_barrier(timeout=_EXIT_TIMEOUT)
     distributed.destroy_process_group()

@@ -14,7 +14,7 @@ from statistics import median
 
 import torch
 
-from ssdcli.machine.distributed import how_many
+from ssdcli.machine.distributed import world_size
 
 _STEPS = 3  # that are compared
 _PAUSE = 100  # the shortest steps' time between two trials, at first
@@ -76,7 +76,7 @@ def choice(repeatable: bool) -> Threads | None:
     repeatable: whether the same training must give the same weights every time, which rules a choice out, because a sum
     is rounded differently when other threads compute its parts.
     """
-    on_cpu = not torch.cuda.is_available() and how_many() == 1 and torch.get_num_threads() > 1
+    on_cpu = not torch.cuda.is_available() and world_size() == 1 and torch.get_num_threads() > 1
     return Threads(torch.get_num_threads()) if on_cpu and not repeatable else None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from ssdcli.errors import SsdError
-from ssdcli.models.offtheshelf import quiet, read_model, read_tokenizer, window_of
+from ssdcli.models.auto_model import quiet, read_model, read_tokenizer, window_of
 
 _PROBE = 4  # tokens
 

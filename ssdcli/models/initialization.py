@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.models.backbones.block_diffusion import AdaptedBody, BackboneConfig, BlockDiffusionLM
-from ssdcli.models.backbones.wiring import wiring
-from ssdcli.models.core import read_config, read_native
+from ssdcli.models.backbones.native_class import native_class_of
+from ssdcli.models.core_spec import KEY
 from ssdcli.models.families.config import count, is_a, must, native, off
-from ssdcli.models.spec import KEY
+from ssdcli.models.native_checkpoint import read_config, read_native
 
 CAUSAL = {
     "LlamaForCausalLM": "llama",
@@ -74,7 +74,7 @@ def adapt_again(folder: Path, config: BackboneConfig, dtype: torch.dtype) -> Blo
 
 
 def _lender(folder: Path, own: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
-    return read_native(folder, wiring(own).model, own, {"dtype": dtype})
+    return read_native(folder, native_class_of(own).model, own, {"dtype": dtype})
 
 
 def _native(config: Mapping[str, Any]) -> dict[str, Any]:

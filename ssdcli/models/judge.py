@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from ssdcli.errors import SsdError
-from ssdcli.models.offtheshelf import quiet, read_model, read_tokenizer, window_of
+from ssdcli.models.auto_model import quiet, read_model, read_tokenizer, window_of
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")  # how architectures end that predict the next token
 

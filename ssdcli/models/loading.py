@@ -12,11 +12,11 @@ from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import AUTO, QUANTIZED, Placement
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.backbones.native import NativeBackbone
-from ssdcli.models.core import frozen_dtype, load_core, read_config
-from ssdcli.models.folder import load_backbone, read_configuration
+from ssdcli.models.block_diffusion_checkpoint import load_backbone, read_configuration
+from ssdcli.models.core_spec import KEY
 from ssdcli.models.initialization import adapt_again
 from ssdcli.models.lora import join_adapter
-from ssdcli.models.spec import KEY
+from ssdcli.models.native_checkpoint import frozen_dtype, load_core, read_config
 
 
 def load_model(folder: Path, placement: Placement, block_size: int, adapter: Path | None = None) -> Backbone:
@@ -33,9 +33,8 @@ def load_model(folder: Path, placement: Placement, block_size: int, adapter: Pat
 
 
 def _load(folder: Path, placement: Placement, block_size: int) -> NativeBackbone | BlockDiffusionLM:
-    config = read_config(folder)
-    if KEY in config:
-        return load_core(folder, config, placement, block_size)
+    if KEY in read_config(folder):
+        return load_core(folder, placement, block_size)
     return _small(folder, placement)
 
 

@@ -26,7 +26,12 @@ from ssdcli.registry.store import Entry, Registry
 
 TOKENIZER = "tokenizer.json"
 REPORT = "report.html"  # shows the text that a model was trained on
-OWN = ("canaries.json", REPORT)  # the canaries prove where a copy comes from, unless its holder knows them
+TRAINED_DOCUMENTS = "trained-documents.txt"  # digests, by which a guess of a document can be tested
+OWN = (
+    "canaries.json",  # prove where a copy comes from, unless its holder knows them
+    REPORT,
+    TRAINED_DOCUMENTS,
+)
 
 _CHUNK = 1 << 20  # bytes
 _LARGEST_READ = {FILE: 1 << 20, TOKENIZER: 1 << 28}  # bytes of what is read into memory as a whole

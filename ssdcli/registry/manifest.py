@@ -27,7 +27,7 @@ LATER = (
 KINDS = ("core", "small", "adapter")
 MEMBERS = ("small", "adapter")  # the kinds that join a core
 PROCESSES = ("simplex", "masked", "uniform")
-ATTENTIONS = ("block-causal", "causal", "full")  # causal: a prefix is read token by token, a canvas sees itself whole
+ATTENTIONS = ("block-causal", "causal", "full")
 FORMATS = ("plain", "turns", "chat")
 
 _GATE = ("bias", "level", "core", "small")
@@ -36,27 +36,70 @@ _USUAL: dict[str, dict[str, float]] = {"masked": {"t_min": 1e-3}}  # as the proc
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """One model's description; every field is checked when it is made (SsdError names the field).
+class ModelSpec:
+    """How a model is run as a diffusion language model; every field is checked (SsdError names the field).
 
-    core: that a small model was made for. base: the model that it was specialised from, which an adapter is loaded on;
-    base_weights: the digest of that one's weights, for an adapter. source: REPO@COMMIT of what was pulled. begin: the
-    id that stands before every text (None: the first of the ends). ends: ids that end a text (none: the tokenizer's own
-    end of text). format: how prompts are put, as they are, as turns to be answered, or by the chat template.
-    block_size, context: tokens. parameters: count. constants: of the noise process. weight: in (0, 1]. gate: the
-    numbers of a small model's `Gate`. tokenizer, data: fingerprints. files: sha256 by relative path. created: ISO 8601,
-    UTC.
+    process: the name of its noise process.
+    constants: of the noise process; those that are left out have their usual values.
+    block_size: in tokens; with full attention only a proposal.
+    context: how many tokens it reads.
+    attention: "full", "block-causal", or "causal": a prefix is read token by token, and a canvas sees itself whole.
+    begin: the id that stands before every text; None for the first of the ends.
+    ends: ids that end a text; none for the tokenizer's own end of text.
+    format: how a prompt is put: "plain" as it is, "turns" as a turn to be answered, "chat" by the chat template.
+    """
+
+    process: str
+    constants: dict[str, float] = field(default_factory=dict)
+    block_size: int
+    context: int
+    attention: str
+    begin: int | None = None
+    ends: tuple[int, ...] = ()
+    format: str = "plain"
+
+    def __post_init__(self) -> None:
+        for member in fields(self):
+            if member.name in _CHECKS:
+                expected, holds = _CHECKS[member.name]
+                value = getattr(self, member.name)
+                if not holds(value):
+                    raise SsdError(f"the field {member.name!r} must be {expected}, not {value!r}.")
+
+    @property
+    def noise(self) -> tuple[str, dict[str, float]]:
+        """The noise process and all of its constants, those included that may be left out."""
+        return self.process, _USUAL.get(self.process, {}) | self.constants
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(ModelSpec):
+    """One model's description.
+
+    schema: the version of this table.
+    name: that of its folder in the registry.
+    kind: "core", "small" or "adapter".
+    architecture: the name of its family or of its backbone.
+    vocabulary: V.
+    tokenizer: the tokenizer's fingerprint.
+    parameters: how many.
+    core: the name of the core that a small model was made for.
+    base: the name of the model that it was specialised from; an adapter is loaded on it.
+    base_weights: the digest of the base's weights, for an adapter.
+    source: REPO@COMMIT of what was pulled.
+    weight: the tuned weight of a small model, in (0, 1].
+    gate: the numbers of a small model's `Gate`.
+    data: the fingerprint of its training text.
+    created: when, in ISO 8601, UTC.
+    files: the sha256 of its files by relative path.
+    versions: of the packages that it was made with.
+    metrics: what was measured of it.
     """
 
     schema: int = SCHEMA
     name: str
     kind: str
     architecture: str
-    process: str
-    constants: dict[str, float] = field(default_factory=dict)
-    block_size: int
-    context: int
-    attention: str
     vocabulary: int
     tokenizer: str
     parameters: int
@@ -64,9 +107,6 @@ class Manifest:
     base: str | None = None
     base_weights: str | None = None
     source: str | None = None
-    begin: int | None = None
-    ends: list[int] = field(default_factory=list)
-    format: str = "plain"
     weight: float | None = None
     gate: dict[str, float] | None = None
     data: str | None = None
@@ -75,20 +115,11 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for name, (expected, holds) in _CHECKS.items():
-            value = getattr(self, name)
-            if not holds(value):
-                raise SsdError(f"the manifest field {name!r} must be {expected}, not {value!r}.")
-
-    @property
-    def noise(self) -> tuple[str, dict[str, float]]:
-        """The noise process and all of its constants, those included that a manifest may leave out."""
-        return self.process, _USUAL.get(self.process, {}) | self.constants
-
     def to_json(self) -> str:
         """Return the text of `ssd.json`."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        values = asdict(self)
+        ordered = {name: values[name] for name in _CHECKS}
+        return json.dumps(ordered, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str = FILE) -> Manifest:
@@ -102,7 +133,7 @@ class Manifest:
         if unknown:
             raise _malformed(f"{source} has a field {unknown[0]!r} that no manifest has.")
         try:
-            return cls(**values)
+            return cls(**values | {"ends": _frozen(values.get("ends", []))})
         except SsdError as error:
             raise _malformed(f"{source}: {error.problem}") from None
 
@@ -171,7 +202,11 @@ def _count(value: object) -> bool:
 
 
 def _counts(value: object) -> bool:
-    return isinstance(value, list) and all(map(_count, value))
+    return isinstance(value, tuple) and all(map(_count, value))
+
+
+def _frozen(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _number(value: object) -> bool:

@@ -14,6 +14,8 @@ from ssdcli.registry.names import check_name, suggest
 from ssdcli.registry.schema import REMOVED_SETTINGS
 from ssdcli.registry.store import home
 
+RECIPE = "recipe.toml"  # in the folder of a trained model, the one that it was trained by
+
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -45,7 +47,7 @@ def load_recipe(path: Path, known_keys: Iterable[str] | None = None) -> dict[str
     """
     known = None if known_keys is None else [key.replace("_", "-") for key in known_keys]
     values: dict[str, object] = {}
-    for written, value in _parsed(path).items():
+    for written, value in read_recipe(path).items():
         key = written.replace("_", "-")
         if key.replace("-", "_") in REMOVED_SETTINGS:
             continue
@@ -81,7 +83,8 @@ def _nearest(key: str, known: list[str]) -> str:
     return suggest(key, known) or f"The keys are {', '.join(sorted(known))}."
 
 
-def _parsed(path: Path) -> dict[str, object]:
+def read_recipe(path: Path) -> dict[str, object]:
+    """Return a recipe's keys and values as they are written; UsageError for a file that is not TOML."""
     try:
         return tomllib.loads(_read(path))
     except tomllib.TOMLDecodeError as error:

@@ -14,6 +14,9 @@ TENSORS = {"listen": "self_conditioning"}
 REMOVED_SETTINGS = frozenset({"anneal", "distill_samples"})
 """Settings of recipes and of unfinished trainings that are no more: they are read and ignored."""
 
+REMOVED_CORE_FIELDS = frozenset({"family"})
+"""Fields of the table `ssd` in a core's config.json that are no more: the manifest has it as the architecture."""
+
 _Value = TypeVar("_Value")
 
 

@@ -16,16 +16,15 @@ if TYPE_CHECKING:
 _PRIVATE_USE = range(0x100000, 0x10FFFE)  # characters that mean nothing to anybody
 
 
-class Language:
-    """The tokenizer that all voices share, and the ids that end a text."""
+class Codec:
+    """A tokenizer that reads text as nothing but text; special tokens come from chat templates alone."""
 
-    def __init__(self, tokenizer: Tokenizer, ends: Sequence[int]) -> None:
-        """Take over the tokenizer: its settings are changed so that text is read as nothing but text."""
-        self._tokenizer = tokenizer
-        self._tokenizer.encode_special_tokens = True  # a prompt that spells a special token does not become it
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self.ends = tuple(ends)
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Take over the tokenizer, whose settings are changed."""
+        self.tokenizer = tokenizer
+        self.tokenizer.encode_special_tokens = True  # a prompt that spells a special token does not become it
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
         tokens = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
         longest_first = sorted(filter(None, tokens), key=len, reverse=True)
         self._special = "|".join(map(re.escape, longest_first)) or "(?!)"
@@ -57,20 +56,20 @@ class Language:
 
     def _encode_specials(self, text: str) -> list[int]:
         """The ids of a text whose special tokens are such."""
-        self._tokenizer.encode_special_tokens = False
+        self.tokenizer.encode_special_tokens = False
         try:
             return self.encode(text)
         finally:
-            self._tokenizer.encode_special_tokens = True
+            self.tokenizer.encode_special_tokens = True
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, with nothing added."""
         # Half of a surrogate pair, as a JSON escape can make one, is no character.
         clean = text.encode("utf-8", "replace").decode("utf-8")
-        ids: list[int] = self._tokenizer.encode(clean, add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(clean, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens skipped."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text

@@ -1,23 +1,34 @@
-"""The byte-level BPE tokenizer of a core that is made from scratch."""
+"""Tokenizers: read from a model's folder, or learned for a core that is made from scratch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ssdcli.errors import SsdError
+from ssdcli.registry.archive import TOKENIZER
 
 END_OF_TEXT = "<|endoftext|>"
 MASK = "<|mask|>"
 PAD = "<|pad|>"
 
 
-def special_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of a special token; SsdError when the tokenizer has none of that name."""
+def load_tokenizer(folder: Path, name: str) -> Tokenizer:
+    """Read the tokenizer in the folder of the model of this name; SsdError if it cannot be read."""
+    try:
+        return Tokenizer.from_file(str(folder / TOKENIZER))
+    except Exception as error:  # the library raises nothing more precise
+        problem = f"the model {name!r} cannot be used: its {TOKENIZER} cannot be read ({error})."
+        raise SsdError(problem, "Check it with 'ssd models verify'.") from error
+
+
+def special_id(tokenizer: Tokenizer, token: str, whose: str = "the tokenizer") -> int:
+    """The id of a special token; SsdError when the tokenizer, called `whose` then, has none of that name."""
     found = tokenizer.token_to_id(token)
     if found is None:
-        raise SsdError(f"the tokenizer has no token {token}.", "Get the core again, or name another one.")
+        raise SsdError(f"{whose} has no token {token}.", "Get the core again, or name another one.")
     return found
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.data.token_store import Tokens
-from ssdcli.models.mould import Mould
-from ssdcli.models.spectral import directions
+from ssdcli.models.core_traits import CoreTraits, directions
 
 _ROWS = 16_384  # the most active tokens, and the largest vocabulary that is whole; see BENCHMARKS.md
 _LIKENESS = 128  # dimensions of the core's embeddings in which tokens are compared
@@ -37,15 +36,15 @@ class Division:
         return {"row": self.row, "size": size, "share": self.share, "floor": self.floor}
 
 
-def divide(mould: Mould, text: Tokens, rows: int = _ROWS) -> Division | None:
+def divide(traits: CoreTraits, text: Tokens, rows: int = _ROWS) -> Division | None:
     """Divide a core's vocabulary by a training text (tokens,); None if it has no more than `rows` tokens."""
-    vocabulary = len(mould.embeddings)
+    vocabulary = len(traits.embeddings)
     if vocabulary <= rows:
         return None
-    never = torch.tensor(mould.suppressed, dtype=torch.int64)
+    never = torch.tensor(traits.suppressed, dtype=torch.int64)
     counts = count_tokens(text, vocabulary).index_fill(0, never, 0)
     active = active_ids(counts, rows)
-    row = nearest(mould.embeddings, active).index_fill(0, never, len(active))
+    row = nearest(traits.embeddings, active).index_fill(0, never, len(active))
     is_text = torch.ones(vocabulary, dtype=torch.bool).index_fill(0, never, False)
     share, floor = smoothed(counts, row, is_text)
     return Division(torch.cat([active, never[:1]]), row, share, floor)

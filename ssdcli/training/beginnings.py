@@ -14,14 +14,15 @@ from torch import Tensor
 from ssdcli.engine.process import Process
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.core import frozen_dtype, read_config
-from ssdcli.models.folder import load_backbone, save_backbone, save_configuration
+from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone, save_configuration
+from ssdcli.models.core_spec import KEY
+from ssdcli.models.core_traits import CoreTraits
 from ssdcli.models.initialization import Wanted, adapt
 from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
-from ssdcli.models.mould import Mould
-from ssdcli.models.spec import KEY
+from ssdcli.models.native_checkpoint import frozen_dtype, read_config
 from ssdcli.registry.adapters import ADAPTER, weights_digest
 from ssdcli.registry.archive import TOKENIZER
+from ssdcli.registry.compatibility import Canvas
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Entry, Registry
@@ -77,7 +78,7 @@ class Fit:
     """What a small model has to fit: the core's manifest, its vocabulary and its process."""
 
     core: Manifest
-    mould: Mould
+    traits: CoreTraits
     process: Process
 
 
@@ -113,8 +114,8 @@ def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockD
         return adapt(folder, _wanted(settings, fit)), None
     if KEY in read_config(entry.folder):
         _check_tokenizer(entry.manifest.tokenizer, settings.init, fit)
-        base = None if misfit(entry.manifest, fit.core, settings.block_size) else entry.name
-        return adapt(entry.folder, _wanted(settings, fit)), base
+        fits = Canvas.of(entry.manifest).misfit(Canvas.of(fit.core, settings.block_size)) is None
+        return adapt(entry.folder, _wanted(settings, fit)), entry.name if fits else None
     return _continued(entry, fit, settings), entry.name
 
 
@@ -145,27 +146,14 @@ def _continued(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusio
     return load_backbone(entry.folder)
 
 
-def misfit(found: Manifest, core: Manifest, block_size: int | None) -> str | None:
-    """What keeps a model from denoising canvases of `block_size` tokens of a core's, if anything does."""
-    if found.tokenizer != core.tokenizer:
-        return "its tokenizer differs"
-    if found.noise != core.noise:
-        return f"its noise process is {found.process} {dict(sorted(found.constants.items()))}"
-    if found.attention != "full" and found.block_size != block_size:
-        return f"its blocks have {found.block_size} tokens, not {block_size}"
-    return None
-
-
 def _check_fit(entry: Entry, fit: Fit, settings: TrainSettings) -> None:
-    found = misfit(entry.manifest, fit.core, settings.block_size)
-    if found is None:
-        return
-    core = fit.core
-    wanted = f"process {core.process} {dict(sorted(core.constants.items()))}, blocks of {core.block_size} tokens"
-    raise UsageError(
-        f"'{entry.name}' does not fit the core '{core.name}': {found}.",
-        f"What fits it has its tokenizer, {wanted}: the core itself, or what was made with --for {core.name}.",
-    )
+    """Raise UsageError for a model that could not denoise the canvases of the one to be trained."""
+    problem = Canvas.of(entry.manifest).misfit(Canvas.of(fit.core, settings.block_size))
+    if problem is not None:
+        raise UsageError(
+            f"'{entry.name}' does not fit the core '{fit.core.name}': {problem}.",
+            f"Begin from the core itself, or from a model that was made with --for {fit.core.name}.",
+        )
 
 
 def _check_checkpoint(folder: Path, fit: Fit) -> None:
@@ -180,7 +168,7 @@ def _check_checkpoint(folder: Path, fit: Fit) -> None:
 
 def _check_tokenizer(found: str, init: str, fit: Fit) -> None:
     if found != fit.core.tokenizer:
-        problem = f"'{init}' does not fit the core '{fit.core.name}': its tokenizer differs."
+        problem = f"'{init}' does not fit the core '{fit.core.name}': their tokenizers differ."
         raise UsageError(problem, "Name a checkpoint with the core's tokenizer, or another core with --for.")
 
 
@@ -188,7 +176,7 @@ def _wanted(settings: TrainSettings, fit: Fit) -> Wanted:
     assert settings.block_size is not None  # what was left open is settled before
     return Wanted(
         vocabulary=fit.core.vocabulary,
-        suppressed=fit.mould.suppressed,
+        suppressed=fit.traits.suppressed,
         block_size=settings.block_size,
         timed=fit.process.timed,
         self_conditioned=fit.process.self_conditioned,

@@ -8,9 +8,8 @@ import torch
 
 from ssdcli.engine.process import Process
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.mould import Mould
+from ssdcli.models.core_traits import CoreTraits, inherit_embeddings
 from ssdcli.models.presets import PRESETS, Preset, find_preset
-from ssdcli.models.spectral import inherit_embeddings
 from ssdcli.training.active_tokens import Division
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 
@@ -87,16 +86,16 @@ def shape(
     settings: TrainSettings,
     preset: Preset,
     process: Process,
-    mould: Mould | None,
+    traits: CoreTraits | None,
     never: tuple[int, ...],
     division: Division | None,
 ) -> BackboneConfig:
     """The configuration of the new model: preset and settings give the body, process and core all that must fit them.
 
-    mould: the core's. never: ids that are never text, for a core made from scratch. division: of a large vocabulary.
+    traits: the core's. never: ids that are never text, for a core made from scratch. division: of a large vocabulary.
     """
     hidden = settings.hidden or preset.hidden
-    vocabulary, width = (settings.vocabulary, hidden) if mould is None else mould.embeddings.shape
+    vocabulary, width = (settings.vocabulary, hidden) if traits is None else traits.embeddings.shape
     rank, block = min(hidden, width), settings.block_size
     assert block is not None  # what was left open is settled before
     config = BackboneConfig(
@@ -108,22 +107,22 @@ def shape(
         context=max(settings.context or preset.context, _CONTEXTS * block),
         timed=process.timed,
         self_conditioned=process.self_conditioned,
-        suppressed=never if mould is None else mould.suppressed,
+        suppressed=never if traits is None else traits.suppressed,
         active=None if division is None else len(division.ids),
     )
     return replace(config, rank=min(rank, _RANK_OF_LARGE_TABLES)) if config.rows > _LARGE_TABLE else config
 
 
-def build(config: BackboneConfig, mould: Mould | None, division: Division | None, seed: int) -> BlockDiffusionLM:
+def build(config: BackboneConfig, traits: CoreTraits | None, division: Division | None, seed: int) -> BlockDiffusionLM:
     """A model with first weights drawn from `seed`, its embeddings inherited from the core if there is one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BlockDiffusionLM(config)
-    if mould is None:
+    if traits is None:
         return model
     if division is None:
-        inherit_embeddings(model, mould.embeddings)
+        inherit_embeddings(model, traits.embeddings)
     else:
         model.vocabulary.load_state_dict(division.state())
-        inherit_embeddings(model, mould.embeddings[division.ids])
+        inherit_embeddings(model, traits.embeddings[division.ids])
     return model

@@ -45,7 +45,7 @@ def describe(prepared: Prepared, trainer: SmallTrainer, measured: Measured, seco
         history=trainer.history,
         kept=trainer.kept,
         quality=quality,
-        samples=measured.samples,
+        samples=tuple(measured.samples),
         command=_command(prepared.settings),
         settings=_told(prepared.settings),
     )
@@ -71,7 +71,7 @@ def _manifest(prepared: Prepared, measured: Measured, quality: Quality) -> Manif
         base=prepared.base,
         base_weights=prepared.beginning.base_weights,
         format=prepared.format,
-        ends=[] if core is None else core.manifest.ends,
+        ends=() if core is None else core.manifest.ends,
         weight=measured.weight,
         gate=None if measured.gate is None else asdict(measured.gate),
         data=prepared.store.info.fingerprint,

@@ -17,11 +17,11 @@ from ssdcli.data.infilling import Infilling
 from ssdcli.data.windows import Texts, Windows, WindowShape
 from ssdcli.errors import Interrupted, SsdError, UsageError
 from ssdcli.evaluation.losses import LossesByLevel, LossSettings, measure
-from ssdcli.evaluation.passages import heldout_passages
-from ssdcli.machine.distributed import agreed, alike, first_ahead, how_many, is_first
+from ssdcli.evaluation.scored_text import heldout_texts
+from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, rank_zero_first, world_size
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.threads import same_threads
-from ssdcli.registry.archive import REPORT, TOKENIZER
+from ssdcli.registry.archive import REPORT, TOKENIZER, TRAINED_DOCUMENTS
 from ssdcli.registry.files import disk_errors
 from ssdcli.registry.manifest import write_manifest
 from ssdcli.registry.store import Registry
@@ -100,18 +100,18 @@ def train_small(
     registry = registry or Registry()
     settings.check()
     with ExitStack() as stack, disk_errors(registry.home), same_threads():
-        with first_ahead():
+        with rank_zero_first():
             look()
             check_free(registry, settings.name, overwrite=overwrite)
             workspace = stack.enter_context(claimed(registry, settings.name))
-            prepared = _prepare(settings, registry) if is_first() else _join(settings.name, registry)
+            prepared = _prepare(settings, registry) if is_rank_zero() else _join(settings.name, registry)
         _check_joined(prepared)
         watcher.on_prepared(prepared)
         trainer = _train(prepared, watcher, _plan(prepared, clock, began))
         watcher.on_measuring()
         prepared = replace(prepared, beginning=replace(prepared.beginning, model=trainer.whole()))
-        trained = agreed(lambda: finish(prepared, trainer, registry, overwrite))
-        agreed(lambda: shutil.rmtree(workspace))
+        trained = from_rank_zero(lambda: finish(prepared, trainer, registry, overwrite))
+        from_rank_zero(lambda: shutil.rmtree(workspace))
     return trained
 
 
@@ -121,7 +121,7 @@ def _prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     save(workspace, settings)
     try:
         prepared = prepare(settings, registry)
-        check_shares(batch_of(prepared), how_many())
+        check_shares(batch_of(prepared), world_size())
     except SsdError:
         if latest_checkpoint(workspace) is None:
             shutil.rmtree(workspace)
@@ -142,8 +142,8 @@ def _join(name: str, registry: Registry) -> Prepared:
 def _check_joined(prepared: Prepared) -> None:
     """Raise SsdError if another training than the first process's lies in this one's workspace."""
     own = (prepared.settings, prepared.store.info.fingerprint)
-    with alike():
-        if agreed(lambda: own) != own:
+    with barrier():
+        if from_rank_zero(lambda: own) != own:
             raise SsdError(f"the processes find different texts in {prepared.workspace}.", _ONE_HOME)
 
 
@@ -176,7 +176,7 @@ def _train(prepared: Prepared, watcher: Watcher, plan: Plan) -> SmallTrainer:
         settings.checkpoint_seconds,
         settings.patience,
     )
-    if not trainer.run(hooks, agreed(lambda: latest_checkpoint(prepared.workspace))):
+    if not trainer.run(hooks, from_rank_zero(lambda: latest_checkpoint(prepared.workspace))):
         raise Interrupted(
             f"the training of '{settings.name}' was stopped; its checkpoint is kept.",
             f"Go on with 'ssd train-small --resume --name {settings.name}'.",
@@ -208,7 +208,7 @@ def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
 
 def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
     """Held-out loss of the model in training, on a few passages and always the same noise."""
-    chosen = heldout_passages(prepared.store, prepared.tokenizer, limit=4096)
+    chosen = heldout_texts(prepared.store, prepared.tokenizer, limit=4096)
     settings = LossSettings(prepared.model.config.context, repeats=1)
 
     def measured() -> float:
@@ -223,7 +223,7 @@ def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
 def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwrite: bool) -> Trained:
     """Measure the weights as they will be stored, and register them."""
     model = prepared.beginning.as_stored()
-    chosen = heldout_passages(prepared.store, prepared.tokenizer, measured_tokens(prepared.settings))
+    chosen = heldout_texts(prepared.store, prepared.tokenizer, measured_tokens(prepared.settings))
     seconds = trainer.plan.elapsed
     measured = measure_trained(prepared, model, chosen, seconds)
     description = describe(prepared, trainer, measured, seconds)
@@ -241,6 +241,9 @@ def _write(prepared: Prepared, description: Description, folder: Path) -> None:
         copy_chat(prepared.core.folder, folder)
     if prepared.settings.canaries:
         shutil.copyfile(prepared.workspace / CANARIES, folder / CANARIES)
+    trained_documents = prepared.store.folder / TRAINED_DOCUMENTS
+    if trained_documents.exists():  # not in a store that an earlier version made
+        shutil.copyfile(trained_documents, folder / TRAINED_DOCUMENTS)
     manifest, quality = description.manifest, description.quality
     texts = {
         "metrics.jsonl": metrics_lines(description.history),

@@ -8,18 +8,29 @@ from dataclasses import dataclass
 
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.gate import Gate
-from ssdcli.engine.ensemble.schedules import Constant, sharing
+from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.schedules import Constant, Schedule, sharing
 from ssdcli.errors import SsdError
-from ssdcli.evaluation.canvases import CanvasSettings, Reader, canvas_losses
+from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
 from ssdcli.evaluation.gating import GateFitter
-from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure, measure_combinations, shares
-from ssdcli.evaluation.sweep import GRID, best_weight
-from ssdcli.machine.placement import Placement
+from ssdcli.evaluation.losses import (
+    GRID,
+    LossesByLevel,
+    LossSettings,
+    Pace,
+    best_weight,
+    measure,
+    measure_combinations,
+    shares,
+)
+from ssdcli.evaluation.scored_text import ScoredText
+from ssdcli.generation.loaded_model import LoadedModel, open_model
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.loading import load_model, make_denoiser
 from ssdcli.reports.description import Sample
+from ssdcli.text.codec import Codec
+from ssdcli.text.openings import TextFormat, ends_of
 from ssdcli.training.prepare import Parent, Prepared
-from ssdcli.training.samples import Author, write_samples
+from ssdcli.training.samples import write_samples
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 
 _TOKENS_PER_SECOND = 400  # of held-out text that two cores measure at all weights, with time left for samples
@@ -54,15 +65,15 @@ def measured_tokens(settings: TrainSettings) -> int:
 
 
 def measure_trained(
-    prepared: Prepared, model: BlockDiffusionLM, passages: Sequence[Passage], trained_seconds: float
+    prepared: Prepared, model: BlockDiffusionLM, passages: Sequence[ScoredText], trained_seconds: float
 ) -> Measured:
     """Measure a trained model, find its weight, and let it write; the core takes part if it can be run here.
 
     What the time does not suffice for is left out. trained_seconds: how long the training took.
     """
     until = time.monotonic() + measuring_seconds(prepared.settings)
-    small = Reader(Denoiser(model, prepared.process), prepared.end)
     core = None if prepared.parent is None else _open_core(prepared.parent, prepared, model)
+    small = _trained(prepared, model)
     fitter = GateFitter(prepared.process, min(1.0, _GATED / max(1, measured_tokens(prepared.settings))))
     losses = None if core is None else _with_core(core, small, passages, fitter, prepared.settings)
     weight = None if losses is None else best_weight(losses)
@@ -74,20 +85,25 @@ def measure_trained(
     return Measured(losses, weight, fitter.gate(), samples)
 
 
-def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> Reader | None:
-    """The core as a reader of held-out text, or None if it cannot be run here; the model goes where the core is."""
+def _trained(prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel:
+    """The trained model, which is not registered yet, as it will be loaded."""
+    parent, tokenizer = prepared.parent, prepared.tokenizer
+    ends = (prepared.end,) if parent is None else ends_of(parent.entry, tokenizer)
+    return LoadedModel(Denoiser(model, prepared.process), Codec(tokenizer), TextFormat(prepared.end, ends))
+
+
+def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel | None:
+    """The core, or None if it cannot be run here; the trained model moves to its device."""
     try:
-        core = load_model(parent.entry.folder, Placement(), model.block_size)
+        core = open_model(parent.entry, block_size=model.block_size, process=prepared.process)
     except SsdError:
         return None
-    model.to(core.device)
-    manifest = parent.entry.manifest
-    begin = prepared.end if manifest.begin is None else manifest.begin
-    return Reader(make_denoiser(core, manifest.attention, prepared.process), begin)
+    model.to(core.denoiser.backbone.device)
+    return core
 
 
 def _with_core(
-    core: Reader, small: Reader, passages: Sequence[Passage], fitter: GateFitter, settings: TrainSettings
+    core: LoadedModel, small: LoadedModel, passages: Sequence[ScoredText], fitter: GateFitter, settings: TrainSettings
 ) -> LossesByLevel | None:
     """Losses over the grid of weights, seen by the fitter; None if the core is too slow for the time there is."""
     one, other, process = core.denoiser.backbone, small.denoiser.backbone, core.denoiser.process
@@ -96,20 +112,24 @@ def _with_core(
         windows = LossSettings(min(one.context, other.context))
         return measure_combinations((one, other), process, passages, measured, windows).over(GRID)
     pace = Pace(_LOSSES * measuring_seconds(settings))
-    losses = canvas_losses([core, small], passages, measured, CanvasSettings(pace))
+    losses = canvas_losses(_pair(core, small), passages, measured, CanvasSettings(pace))
     return None if losses is None else losses.over(GRID)
 
 
-def _authors(prepared: Prepared, small: Reader, core: Reader | None, weight: float | None) -> dict[str, Author]:
-    """Who writes samples, by the words that name them: the model alone, and with its core where a weight was found."""
-    parent = prepared.parent
-    if parent is None:
-        return {"core": Author([(small, Constant(1.0))], (prepared.end,))}
-    own_ends = parent.entry.manifest.ends
-    ends = tuple(own_ends) if own_ends else (prepared.end,)
-    alone = {"small": Author([(small, Constant(1.0))], ends)}
+def _pair(
+    core: LoadedModel, small: LoadedModel, schedules: Sequence[Schedule] = (Constant(1.0), Constant(1.0))
+) -> list[Member[LoadedModel]]:
+    """The core and the trained model as members."""
+    return [Member("core", core, schedules[0], "core"), Member("small", small, schedules[1], "small")]
+
+
+def _authors(
+    prepared: Prepared, small: LoadedModel, core: LoadedModel | None, weight: float | None
+) -> dict[str, list[Member[LoadedModel]]]:
+    """Who writes samples, by name: the model alone, and with its core where a weight was found."""
+    if prepared.parent is None:
+        return {"core": [Member("core", small, Constant(1.0), "core")]}
+    alone = {"small": [Member("small", small, Constant(1.0), "small")]}
     if core is None or weight is None:
         return alone
-    return alone | {
-        "ensemble": Author(list(zip((core, small), sharing(weight, prepared.process.name), strict=True)), ends)
-    }
+    return alone | {"ensemble": _pair(core, small, sharing(weight, prepared.process.name))}

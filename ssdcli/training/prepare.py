@@ -14,16 +14,18 @@ from ssdcli.data.split import SplitSettings
 from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
 from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
+from ssdcli.generation.loaded_model import process_of
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.mould import Mould, read_mould
+from ssdcli.models.core_traits import CoreTraits, read_core_traits
 from ssdcli.registry.adapters import ADAPTER
 from ssdcli.registry.archive import TOKENIZER
+from ssdcli.registry.compatibility import Canvas
 from ssdcli.registry.files import write_atomic
 from ssdcli.registry.store import Entry, Registry
-from ssdcli.text.chat import read_chat
-from ssdcli.text.tokenizer import END_OF_TEXT, MASK, PAD, special_id, train_tokenizer
+from ssdcli.text.openings import chat_of, end_of_text, ends_of
+from ssdcli.text.tokenizer import MASK, PAD, load_tokenizer, special_id, train_tokenizer
 from ssdcli.training.active_tokens import divide
-from ssdcli.training.beginnings import Beginning, Fit, misfit, open_beginning
+from ssdcli.training.beginnings import Beginning, Fit, open_beginning
 from ssdcli.training.build import build, choose_preset, settled, shape
 from ssdcli.training.settings import DEFAULT_BLOCK, NO_CORE, TrainSettings
 
@@ -35,7 +37,7 @@ class Parent:
     """The core that a small model is made for, and what it dictates."""
 
     entry: Entry
-    mould: Mould
+    traits: CoreTraits
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     tokenizer = _tokenizer(settings, workspace, parent)
     process = _process(settings, tokenizer, parent)
     beginning = _beginning(settings, process, registry, parent)
-    end = _end(tokenizer, parent)
+    end = end_of_text(tokenizer) if parent is None else ends_of(parent.entry, tokenizer)[0]
     store = _store(settings, workspace, tokenizer, _phrasing(end, parent))
     settings, size = settled(settings, store.info.train.tokens), None
     if beginning is None:
@@ -120,7 +122,7 @@ def _beginning(
     """What the settings name to begin from; None for a training from scratch."""
     if parent is None or settings.init is None:
         return None
-    fit = Fit(parent.entry.manifest, parent.mould, process)
+    fit = Fit(parent.entry.manifest, parent.traits, process)
     return open_beginning(settings, fit, registry, registry.workspace(settings.name))
 
 
@@ -130,10 +132,10 @@ def _from_scratch(
     """A new model of the shape that was chosen, which takes from the core what must fit it."""
     preset = choose_preset(settings, store.info.train.tokens)
     never = _never_text(tokenizer, settings.vocabulary) if parent is None else ()
-    mould = None if parent is None else parent.mould
-    division = None if mould is None else divide(mould, store.train)
-    config = shape(settings, preset, process, mould, never, division)
-    return build(config, mould, division, settings.seed)
+    traits = None if parent is None else parent.traits
+    division = None if traits is None else divide(traits, store.train)
+    config = shape(settings, preset, process, traits, never, division)
+    return build(config, traits, division, settings.seed)
 
 
 def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
@@ -144,7 +146,7 @@ def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
         raise UsageError(
             f"'{settings.core}' is not a core but of kind '{entry.manifest.kind}'.", "Name a core with --for."
         )
-    return Parent(entry, read_mould(entry.folder))
+    return Parent(entry, read_core_traits(entry.folder))
 
 
 def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
@@ -152,18 +154,10 @@ def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
     if parent is None:
         return settings.block_size or DEFAULT_BLOCK
     core, asked = parent.entry.manifest, settings.block_size
-    if core.attention == "full":
-        return core.block_size if asked is None else asked
-    if asked not in (None, core.block_size):
+    if asked is not None and Canvas.of(core).block_size not in (None, asked):
         problem = f"--block-size {asked} was given, but the core '{settings.core}' has blocks of {core.block_size}."
-        raise UsageError(problem, "Leave --block-size out, or make a core with --for none.")
-    return core.block_size
-
-
-def _end(tokenizer: Tokenizer, parent: Parent | None) -> int:
-    """The id of end of text: the core's first, or the tokenizer's own."""
-    ends = [] if parent is None else parent.entry.manifest.ends
-    return ends[0] if ends else special_id(tokenizer, END_OF_TEXT)
+        raise UsageError(problem, "Omit --block-size, or make a core with --for none.")
+    return asked or core.block_size
 
 
 def _check_base(settings: TrainSettings, registry: Registry, parent: Parent | None) -> None:
@@ -171,13 +165,8 @@ def _check_base(settings: TrainSettings, registry: Registry, parent: Parent | No
     if settings.base is None:
         return
     base = registry.find(settings.base).manifest
-    core = None if parent is None else parent.entry.manifest
-    if (
-        core is None
-        or base.kind != "small"
-        or base.block_size != settings.block_size
-        or ((base.tokenizer, base.noise) != (core.tokenizer, core.noise))
-    ):
+    wanted = None if parent is None else Canvas.of(parent.entry.manifest, settings.block_size)
+    if wanted is None or base.kind != "small" or Canvas.of(base).misfit(wanted) is not None:
         problem = f"'{settings.base}' is no small model that fits the core '{settings.core}'."
         raise UsageError(problem, f"Name one that was made with --for {settings.core}.")
 
@@ -197,7 +186,7 @@ def _untaught(entry: Entry, parent: Parent, settings: TrainSettings) -> str | No
     """What keeps a model from teaching those that are made for a core, if anything does."""
     if entry.manifest.attention == "causal":
         return "it cannot denoise all blocks of a text in one pass"
-    return misfit(entry.manifest, parent.entry.manifest, settings.block_size)
+    return Canvas.of(entry.manifest).misfit(Canvas.of(parent.entry.manifest, settings.block_size))
 
 
 def _check_window(teacher: Entry | None, window: int) -> None:
@@ -211,7 +200,7 @@ def _check_window(teacher: Entry | None, window: int) -> None:
 def _tokenizer(settings: TrainSettings, workspace: Path, parent: Parent | None) -> Tokenizer:
     """The core's tokenizer, or one learned from the data when there is no core."""
     if parent is not None:
-        return Tokenizer.from_file(str(parent.entry.folder / TOKENIZER))
+        return load_tokenizer(parent.entry.folder, parent.entry.name)
     path = workspace / TOKENIZER
     if not path.exists():
         if "-" in settings.data:
@@ -232,7 +221,7 @@ def _phrasing(end: int, parent: Parent | None) -> StoreSettings:
     if parent is None or parent.entry.manifest.format != "chat":
         return StoreSettings(end)
     core = parent.entry
-    return StoreSettings(end, chat=read_chat(core.folder, core.name), ends=tuple(core.manifest.ends))
+    return StoreSettings(end, chat=chat_of(core), ends=core.manifest.ends)
 
 
 def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phrasing: StoreSettings) -> TokenStore:
@@ -250,7 +239,6 @@ def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phras
 
 def _process(settings: TrainSettings, tokenizer: Tokenizer, parent: Parent | None) -> Process:
     if parent is not None:
-        manifest = parent.entry.manifest
-        return make_process(manifest.process, manifest.vocabulary, manifest.constants)
+        return process_of(parent.entry)
     constants = {"K": 5.0, "s": 1e-4, "mask_id": special_id(tokenizer, MASK)}  # a process takes those that are its own
     return make_process(settings.process, settings.vocabulary, constants)

@@ -1,22 +1,21 @@
-"""A few texts by a finished model, from the beginnings of held-out documents, as far as the time goes."""
+"""A few texts by a finished model after the beginnings of held-out documents, under a time limit."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.ensemble.members import Ensemble, Member
-from ssdcli.engine.ensemble.schedules import Schedule
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
-from ssdcli.evaluation.canvases import Reader
-from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.scored_text import ScoredText
+from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.generation.types import DEFAULTS
 from ssdcli.reports.description import Sample
 
@@ -28,25 +27,21 @@ _SHORTEST = 8  # tokens of a document
 _UNFINISHED = "\ufffd"  # what a decoder shows in place of a character that was cut
 
 
-@dataclass(frozen=True)
-class Author:
-    """Who writes: members with their schedules, and the ids that end its texts."""
-
-    members: Sequence[tuple[Reader, Schedule]]
-    ends: tuple[int, ...]
+Authors = Sequence[Member[LoadedModel]]
 
 
 def write_samples(
-    authors: Mapping[str, Author], passages: Sequence[Passage], tokenizer: Tokenizer, until: float
+    authors: Mapping[str, Authors], passages: Sequence[ScoredText], tokenizer: Tokenizer, until: float
 ) -> list[Sample]:
-    """Let every author go on from the beginnings of the first documents that are long enough; the seeds are fixed.
+    """Let each model or ensemble continue the beginnings of the first documents that are long enough; seeds are fixed.
 
-    until: when to stop, by the monotonic clock. Texts are the shorter then, whole blocks all the same, and authors who
-    have not written a block are left out, the last ones first; no author, no samples.
+    authors: the members that write together, by the name of the model or ensemble.
+    until: when to stop, by the monotonic clock. Texts then end after the current block, and an author who has not
+        finished a block is left out; without any author there are no samples.
     """
     documents = [passage.tokens[1:] for passage in passages if len(passage.tokens) > _SHORTEST][:_DOCUMENTS]
     openings = [tokens[: min(_OPENING, len(tokens) // 2)] for tokens in documents]
-    written = {name: _go_on(author, openings, until) for name, author in authors.items()}
+    written = {name: _go_on(members, openings, until) for name, members in authors.items()}
     texts = {name: rows for name, rows in written.items() if rows}
     return [
         _sample(tokens, openings[place], {name: rows[place] for name, rows in texts.items()}, tokenizer)
@@ -55,20 +50,21 @@ def write_samples(
 
 
 @torch.no_grad()
-def _go_on(author: Author, openings: Sequence[Sequence[int]], until: float) -> list[list[int]]:
-    """The ids that an author writes after each opening, up to an end of text; nothing if there is no time for it."""
+def _go_on(members: Authors, openings: Sequence[Sequence[int]], until: float) -> list[list[int]]:
+    """The ids that members write after each opening, up to an end of text; none if there is no time for it."""
     if not openings or time.monotonic() > until:
         return []
-    denoiser = author.members[0][0].denoiser
-    ensemble = Ensemble(tuple(Member("", reader.denoiser, schedule) for reader, schedule in author.members))
-    prompts = [[reader.prompt(opening) for opening in openings] for reader, _ in author.members]
+    denoiser = members[0].model.denoiser
+    ends = tuple(dict.fromkeys(end for member in members for end in member.model.format.ends))
+    ensemble = Ensemble(tuple(member.carrying(member.model.denoiser) for member in members))
+    prompts = [[member.model.after(opening) for opening in openings] for member in members]
     blocks: list[Tensor] = []
-    for step in sample(ensemble, denoiser.process, prompts, range(len(openings)), _config(denoiser, author.ends)):
+    for step in sample(ensemble, denoiser.process, prompts, range(len(openings)), _config(denoiser, ends)):
         if step.last:
             blocks.append(denoiser.process.tokens(step.canvas).cpu())
         if time.monotonic() > until:
             break
-    return [_up_to_end(row, author.ends) for row in torch.cat(blocks, 1).tolist()] if blocks else []
+    return [_up_to_end(row, ends) for row in torch.cat(blocks, 1).tolist()] if blocks else []
 
 
 def _config(denoiser: Denoiser, ends: tuple[int, ...]) -> SamplerConfig:

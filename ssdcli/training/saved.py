@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.machine.distributed import is_first
+from ssdcli.machine.distributed import is_rank_zero
 from ssdcli.registry import staging
 from ssdcli.registry.files import disk_errors, make_private, write_atomic
 from ssdcli.registry.names import check_name
@@ -109,7 +109,7 @@ def claimed(registry: Registry, name: str) -> Iterator[Path]:
     from filelock import Timeout
 
     workspace = _workspace(registry, name)
-    if not is_first():
+    if not is_rank_zero():
         yield workspace
         return
     with disk_errors(registry.home):

@@ -15,12 +15,11 @@ from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Canvas, Process
 from ssdcli.engine.shift import predicting
 from ssdcli.errors import UsageError
-from ssdcli.machine.distributed import how_many
-from ssdcli.machine.placement import Placement
+from ssdcli.generation.loaded_model import open_model
+from ssdcli.machine.distributed import world_size
 from ssdcli.models.active_vocabulary import ActiveVocabulary, WholeVocabulary
-from ssdcli.models.core import read_config
-from ssdcli.models.loading import load_model
-from ssdcli.models.spec import KEY
+from ssdcli.models.core_spec import KEY
+from ssdcli.models.native_checkpoint import read_config
 from ssdcli.text.chat import BETWEEN
 from ssdcli.training.cross_entropy import Lesson
 from ssdcli.training.prepare import Prepared
@@ -35,9 +34,9 @@ def open_teacher(prepared: Prepared) -> Teacher | None:
     entry, settings, model = prepared.teacher, prepared.settings, prepared.model
     if entry is None or settings.distill_weight == 0:
         return None
-    if how_many() > 1 and KEY in read_config(entry.folder):
+    if world_size() > 1 and KEY in read_config(entry.folder):
         raise UsageError(f"the pulled model '{entry.name}' can only teach a single process.", "Run without torchrun.")
-    backbone = load_model(entry.folder, Placement(), model.block_size)
+    backbone = open_model(entry, block_size=model.block_size).denoiser.backbone
     reading: Reading = without_context
     if settings.distill_context:
         between = prepared.tokenizer.encode(BETWEEN, add_special_tokens=False).ids[-1]

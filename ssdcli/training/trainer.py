@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from ssdcli.data.windows import Windows
 from ssdcli.errors import SsdError
-from ssdcli.machine.distributed import agreed, alike, how_many, is_first, summed
+from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, summed_over_ranks, world_size
 from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.machine.threads import choice
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
@@ -100,10 +100,10 @@ class _Watch(TrainerCallback):
             torch.set_num_threads(self._threads.end())
         plan.observe(state.global_step)
         due = time.monotonic() - self._saved_at >= hooks.checkpoint_every
-        total, saves = summed([plan.total or 0, due] if is_first() else [0, 0])  # one clock decides
+        total, saves = summed_over_ranks([plan.total or 0, due] if is_rank_zero() else [0, 0])  # one clock decides
         plan.total = int(total) or None
         trainer.report(state.global_step)
-        (wishes,) = summed([hooks.wants_stop()])
+        (wishes,) = summed_over_ranks([hooks.wants_stop()])
         stop = plan.done(state.global_step) or wishes > 0
         control.should_training_stop = stop
         control.should_save = stop or saves > 0
@@ -177,12 +177,12 @@ class SmallTrainer(Trainer):
         """
         loss: Tensor = model(**inputs)
         scored = float(inputs["columns"]["scored"].sum())
-        nats, tokens = summed([float(loss.detach()) * scored, scored])
+        nats, tokens = summed_over_ranks([float(loss.detach()) * scored, scored])
         mean = nats / max(1.0, tokens)
         if not math.isfinite(mean):
             raise _diverged(self.state.global_step + 1, self.rates.learning_rate)
         self._losses = [*self._losses[1 - _SMOOTHED :], mean]
-        return loss * (how_many() * scored / max(1.0, tokens))
+        return loss * (world_size() * scored / max(1.0, tokens))
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[None]:
         """What accelerate leaves to be done for a model that is dealt out."""
@@ -209,7 +209,7 @@ class SmallTrainer(Trainer):
             return {}
         with gathered(self.objective):
             measured = self.hooks.measure()
-        heldout = agreed(lambda: measured)
+        heldout = from_rank_zero(lambda: measured)
         if self.hooks.patience:
             self.best.offer(step, heldout, lambda: learned_weights(self.objective, self.accelerator))
             if self.best.worse >= self.hooks.patience and not self.plan.winds_down(step):
@@ -273,17 +273,17 @@ class SmallTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint beside the others, and let it appear at once: a crash leaves the last one or this one."""
         finite = all(bool(torch.isfinite(local(parameter)).all()) for parameter in self.objective.parameters())
-        if summed([not finite]) != [0]:
+        if summed_over_ranks([not finite]) != [0]:
             raise _diverged(self.state.global_step, self.rates.learning_rate)
         name = f"checkpoint-{self.state.global_step}"
         partial, final = self._folder / PARTIAL, self._folder / name
-        if agreed(final.exists):
+        if from_rank_zero(final.exists):
             return
-        agreed(lambda: shutil.rmtree(partial, ignore_errors=True))
+        from_rank_zero(lambda: shutil.rmtree(partial, ignore_errors=True))
         with writes_weights(partial):
-            with alike():
+            with barrier():
                 super()._save_checkpoint(model, trial)
-            agreed(lambda: self._complete(partial / name, final))
+            from_rank_zero(lambda: self._complete(partial / name, final))
 
     def _complete(self, partial: Path, final: Path) -> None:
         self.plan.save(partial)
@@ -307,7 +307,7 @@ def _arguments(rates: Rates, folder: Path) -> TrainingArguments:
     on_gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(folder / PARTIAL),
-        per_device_train_batch_size=rates.batch // how_many(),
+        per_device_train_batch_size=rates.batch // world_size(),
         max_steps=ENDLESS,
         use_cpu=not on_gpu,
         bf16=on_gpu or has_fast_bf16(),
@@ -319,7 +319,7 @@ def _arguments(rates: Rates, folder: Path) -> TrainingArguments:
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,
-        ddp_find_unused_parameters=rates.batch == how_many(),  # a single sequence may not be self-conditioned
+        ddp_find_unused_parameters=rates.batch == world_size(),  # a single sequence may not be self-conditioned
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # nn.DataParallel knows no samples; torchrun gives each GPU a process
     return arguments

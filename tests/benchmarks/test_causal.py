@@ -15,19 +15,19 @@ from benchmarks.lib.causal import (
     Twin,
     gap_losses,
     log_p_next,
-    mould_of,
     passage_losses,
     save_for_transformers,
     train_causal,
+    traits_of,
     twin_of,
 )
+from benchmarks.lib.gaps import Gap
 from ssdcli.data.layout import lay_out
 from ssdcli.data.marking import CLOSING, WRITTEN
-from ssdcli.evaluation.gaps import Gap
-from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.types import Options, Request
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from tests.tiny import tiny_backbone, tiny_tokenizer
 from tests.trainings import tiny_settings, write_text
 
@@ -69,7 +69,7 @@ def test_the_loss_of_a_training_is_that_of_its_texts() -> None:
 
 
 def test_a_document_costs_what_its_tokens_cost_one_after_the_other() -> None:
-    passages = [Passage(TOKENS[0].tolist(), 1), Passage([0, 50, 51], 1)]
+    passages = [ScoredText(TOKENS[0].tolist(), 1), ScoredText([0, 50, 51], 1)]
     models = (twin(0), twin(1))
     columns = passage_losses(models, passages, [0.0, 1.0], 64)
     expected = [[exact(model, torch.tensor([passage.tokens])) for model in models] for passage in passages]
@@ -78,8 +78,8 @@ def test_a_document_costs_what_its_tokens_cost_one_after_the_other() -> None:
 
 
 def test_every_token_counts_once_whatever_the_windows() -> None:
-    whole = passage_losses((twin(), twin()), [Passage(TOKENS[0].tolist(), 1)], [0.0], 64)
-    cut = passage_losses((twin(), twin()), [Passage(TOKENS[0].tolist(), 1)], [0.0], 4)
+    whole = passage_losses((twin(), twin()), [ScoredText(TOKENS[0].tolist(), 1)], [0.0], 64)
+    cut = passage_losses((twin(), twin()), [ScoredText(TOKENS[0].tolist(), 1)], [0.0], 4)
     parts = exact(twin(), TOKENS[:, :4]) + exact(twin(), TOKENS[:, 3:])
     assert cut.sums[0, 0] == pytest.approx(parts, rel=1e-5)
     assert cut.tokens == whole.tokens
@@ -128,7 +128,7 @@ def test_a_training_learns_its_text_and_leaves_what_it_saved(tmp_path: Path) -> 
     data = write_text(tmp_path / "text.txt")
     settings = replace(tiny_settings(data), steps=40, checkpoint_seconds=60.0)
     (tmp_path / "tokenizer.json").write_text(tiny_tokenizer().to_str(), encoding="utf-8")
-    begin = Twin(twin().config, tmp_path / "tokenizer.json", mould_of(twin()))
+    begin = Twin(twin().config, tmp_path / "tokenizer.json", traits_of(twin()))
     made = train_causal(settings, begin, tmp_path / "twin", time.monotonic)
     assert made.steps == 40
     assert made.heldout < 5

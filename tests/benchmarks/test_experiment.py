@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lib.experiment import Workshop, heading
+from benchmarks.lib.experiment import Workshop, heading_of
 from ssdcli.errors import UsageError
 
 
@@ -38,4 +38,4 @@ def test_results_of_other_arguments_are_not_mixed_into_a_file(tmp_path: Path) ->
 
 def test_a_heading_names_all_seeds() -> None:
     run = {"run": {}, "date": "2026-01-02", "machine": "M", "command": "python it.py"}
-    assert heading([run, {"seed": 1}, {"seed": 0}, {"seed": 1}]) == "2026-01-02, M; seeds 0, 1: `python it.py`"
+    assert heading_of([run, {"seed": 1}, {"seed": 0}, {"seed": 1}]) == "2026-01-02, M; seeds 0, 1: `python it.py`"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from benchmarks.lib.gaps import Gap
 from benchmarks.lib.retrieval import Library, Shelf
-from ssdcli.evaluation.gaps import Gap
 
 END, BETWEEN = 0, 99
 NOTES = [[1, 1, 2, 3], [1, 4, 5, 6], [1, 7, 8, 2, 9, 1]]

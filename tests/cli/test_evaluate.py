@@ -65,7 +65,7 @@ def test_the_json_object_has_its_shape(ssd):
     assert said.count("ssd: warning:") == 2  # what the texts were not measured by
     assert list(found) == [
         *("core", "small", "process", "measure", "members", "better_member", "ensembles", "best", "generated"),
-        *("documents", "tokens", "bytes", "seed", "seconds", "remarks"),
+        *("documents", "tokens", "bytes", "trained", "seed", "seconds", "remarks"),
     ]
     assert (found["process"], found["measure"], found["documents"]) == ("masked", "NELBO", 10)
     assert [(one["name"], one["role"]) for one in found["members"]] == [("big", "core"), ("notes", "small")]

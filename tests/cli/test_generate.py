@@ -105,8 +105,8 @@ def test_json_has_the_shape_that_is_promised(answer):
         "seed": 5,
         "core": "big",
         "members": [
-            {"name": "big", "weight": 0.6, "forward_passes": 4},
-            {"name": "notes", "weight": 0.4, "forward_passes": 4},
+            {"name": "big", "role": "core", "weight": 0.6, "forward_passes": 4},
+            {"name": "notes", "role": "small", "weight": 0.4, "forward_passes": 4},
         ],
         "tokens": 10,
         "steps": 4,

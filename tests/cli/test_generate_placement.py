@@ -9,7 +9,7 @@ import torch
 
 from ssdcli.api import Placement, Writer, load
 from ssdcli.cli import app
-from ssdcli.models import loading
+from ssdcli.generation import loaded_model
 from tests.pulled import add_core
 from tests.tiny import add_family, add_tiny
 
@@ -28,7 +28,7 @@ def ssd(capsys, monkeypatch):
 
 
 def dtypes(writer: Writer) -> list[torch.dtype]:
-    backbones = [voice.denoiser.backbone for voice in writer.voices]
+    backbones = [member.model.denoiser.backbone for member in writer.members]
     return [next(getattr(one, "model", one).parameters()).dtype for one in backbones]
 
 
@@ -45,10 +45,10 @@ def test_all_canvases_are_where_the_first_model_has_them(monkeypatch):
     add_core("big")
     add_tiny("notes", 2, kind="small", core="big")
     seen = []
-    original = loading.load_model
-    monkeypatch.setattr(loading, "load_model", lambda *given: seen.append(given[1].device) or original(*given))
+    original = loaded_model.load_model
+    monkeypatch.setattr(loaded_model, "load_model", lambda *given: seen.append(given[1].device) or original(*given))
     writer = load("big", ["notes"])
-    assert seen == ["auto", str(writer.voices[0].denoiser.backbone.device)]
+    assert seen == ["auto", str(writer.members[0].model.denoiser.backbone.device)]
 
 
 def test_a_flag_a_variable_and_a_recipe_say_where(ssd, monkeypatch, tmp_path):

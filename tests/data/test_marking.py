@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from ssdcli.data import marking
 from ssdcli.data.documents import Document
 from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN, Marked, Marker
-from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.generation.gaps import Frame
-from ssdcli.generation.prompting import Reader, Voice
+from ssdcli.generation.prompting import PromptEncoder
 from ssdcli.generation.types import Request
 from ssdcli.text.chat import Chat
-from ssdcli.text.codec import Language
+from ssdcli.text.codec import Codec
 from ssdcli.text.messages import Message
 from tests.generation.test_prompting import Still
 from tests.templates import BEGIN, DEAF, END, INSTRUCT, STRICT, WORDY, chat, chat_tokenizer
+from tests.tiny import member
 
 EOT = 0
 TALK = [
@@ -38,9 +38,9 @@ def marked(
 
 def generated_from(turns: list[Message], template: Chat | None) -> list[int]:
     """What a model that learned from conversations reads before it answers, behind the end of text."""
-    voice = Voice("mine", 1.0, False, Still(), Constant(1.0), EOT, template, taught=True)  # type: ignore[arg-type]
+    reading = member("mine", Still(), chat_tokenizer(), opening=EOT, chat=template, answers=True)
     request = Request(messages=tuple(turns))
-    (prompt,) = Reader((voice,), Language(chat_tokenizer(), [END]), 0).prompts(request, Frame(turns[-1].content), ())
+    (prompt,) = PromptEncoder((reading,), 0).prompts(request, Frame(turns[-1].content), ())
     first, *ids = prompt.before
     assert first == EOT
     return ids
@@ -59,17 +59,17 @@ def answers(found: Marked) -> list[tuple[list[int], list[int], int]]:
 
 
 def test_a_plain_text_is_all_written():
-    language = Language(chat_tokenizer(), [END])
+    codec = Codec(chat_tokenizer())
     for template in (None, chat(INSTRUCT)):
         (found,) = Marker(chat_tokenizer(), EOT, template, (END,)).mark([Document("Dear <|end|>", "")])
-        assert (found.ids, found.marks) == (language.encode("Dear <|end|>"), [WRITTEN] * len(found.ids))
+        assert (found.ids, found.marks) == (codec.encode("Dear <|end|>"), [WRITTEN] * len(found.ids))
 
 
 def test_every_answer_in_paragraphs_is_written_after_what_generating_reads_and_closed():
     (first, second) = answers(marked(TALK))
-    language = Language(chat_tokenizer(), [END])
-    assert first == (generated_from(TALK[:2], None), language.encode("The boiler"), CLOSING)
-    assert second == (generated_from(TALK[:4], None), language.encode(" again <|end|>\n"), CLOSING)
+    codec = Codec(chat_tokenizer())
+    assert first == (generated_from(TALK[:2], None), codec.encode("The boiler"), CLOSING)
+    assert second == (generated_from(TALK[:4], None), codec.encode(" again <|end|>\n"), CLOSING)
     found = marked(TALK)
     assert [token for token, mark in zip(found.ids, found.marks, strict=True) if mark == CLOSING] == [EOT]
 
@@ -84,10 +84,10 @@ def test_what_is_read_before_an_answer_is_the_beginning_of_the_conversation_what
 
 @pytest.mark.parametrize("template", [INSTRUCT, DEAF], ids=["instruct", "deaf"])
 def test_every_answer_in_a_template_is_written_after_what_generating_reads_with_the_templates_own_end(template):
-    language, model = Language(chat_tokenizer(), [END]), chat(template)
+    codec, model = Codec(chat_tokenizer()), chat(template)
     first, second = answers(marked(TALK, model))
-    assert first == (generated_from(TALK[:2], model), [*language.encode("The boiler"), END], GIVEN)
-    assert second == (generated_from(TALK[:4], model), [*language.encode(" again <|end|>\n"), END], CLOSING)
+    assert first == (generated_from(TALK[:2], model), [*codec.encode("The boiler"), END], GIVEN)
+    assert second == (generated_from(TALK[:4], model), [*codec.encode(" again <|end|>\n"), END], CLOSING)
 
 
 def test_the_end_that_closes_a_document_anyway_is_not_there_twice():
@@ -107,10 +107,10 @@ def test_where_the_templates_end_is_none_an_end_that_nothing_is_read_after_close
 
 @pytest.mark.parametrize("template", [FORGETFUL, WORDY], ids=["forgetful", "trims"])
 def test_where_a_template_shows_earlier_answers_otherwise_the_last_alone_is_written(template):
-    model, language = chat(template), Language(chat_tokenizer(), [END])
+    model, codec = chat(template), Codec(chat_tokenizer())
     turns = [*TALK[:2], Message("assistant", " The boiler"), *TALK[3:]]
     assert answers(marked(turns, model)) == [
-        (generated_from(turns[:4], model), language.encode(turns[-1].content), CLOSING)
+        (generated_from(turns[:4], model), codec.encode(turns[-1].content), CLOSING)
     ]
 
 
@@ -132,4 +132,4 @@ def test_a_conversation_that_a_template_does_not_take_has_no_tokens():
     assert marked(turns, chat(STRICT)).ids == []
     documents = [Document.conversation(tuple(turns), ""), Document("Dear", "")]
     _, plain = Marker(chat_tokenizer(), EOT, chat(STRICT), (END,)).mark(documents)
-    assert plain.ids == Language(chat_tokenizer(), [END]).encode("Dear")
+    assert plain.ids == Codec(chat_tokenizer()).encode("Dear")

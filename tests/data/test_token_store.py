@@ -169,7 +169,7 @@ def test_only_the_owner_can_read_a_store(tokenizer, tmp_path):
         f"{side}{rest}": 0o600
         for side in ("train", "heldout")
         for rest in (".bin", "_marks.bin", "_starts.npy", "_bytes.npy")
-    } | {"store.json": 0o600}
+    } | {"store.json": 0o600, "trained-documents.txt": 0o600}
 
 
 def failing(count: int):

@@ -49,7 +49,7 @@ def core():
 
 
 def test_the_cast_is_the_core_the_small_model_and_both_at_the_tuned_weight(cast):
-    members = {voice: {v.name: v.weight for v in writer.voices} for voice, writer in cast.writers.items()}
+    members = {voice: {one.name: one.weight for one in writer.members} for voice, writer in cast.writers.items()}
     assert members == {"core": {"big": 1}, "small": {"notes": 1}, "ensemble": {"big": 0.7, "notes": 0.3}}
     assert cast.weight == 0.3
 

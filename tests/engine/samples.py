@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Masked, Process, Simplex, Uniform
 from ssdcli.engine.prompt import Prompt

@@ -14,7 +14,7 @@ from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Simplex
 from ssdcli.engine.prompt import Prompt
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 
 PROCESSES = pytest.mark.parametrize("process", ["masked", "simplex"])
 KINDS = pytest.mark.parametrize("kind", [Denoiser, FullDenoiser], ids=["block-causal", "full"])

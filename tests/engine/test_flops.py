@@ -13,7 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
-from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.flops import Sizes
 from ssdcli.engine.noise import CounterNoise
@@ -21,7 +22,7 @@ from ssdcli.engine.process import Masked, Simplex, SparseSimplex, Uniform
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 
 KINDS = pytest.mark.parametrize("kind", [Denoiser, FullDenoiser], ids=["cached", "full"])
 V = 50  # of small models

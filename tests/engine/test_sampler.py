@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import contrast
 from ssdcli.engine.ensemble.schedules import Constant, Sandwich
 from ssdcli.engine.noise import CounterNoise

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,35 +9,38 @@ import pytest
 import torch
 
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.process import Masked, Simplex
-from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, Reader, canvas_losses
+from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, canvas_losses
 from ssdcli.evaluation.combinations import alone
-from ssdcli.evaluation.losses import LossSettings, Pace, Passage, measure, shares
-from ssdcli.evaluation.sweep import GRID
+from ssdcli.evaluation.losses import GRID, LossSettings, Pace, measure, shares
+from ssdcli.evaluation.scored_text import ScoredText
+from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
+from tests.tiny import member
 
 V, MASK, L = 6, 5, 4
 PROCESSES = {"masked": Masked(V, MASK), "simplex": Simplex(V)}
 
 
-def reader(process, seed=0, kind=Denoiser) -> Reader:
+def reader(process, seed=0, kind=Denoiser) -> Member[LoadedModel]:
     timed = process.name == "simplex"
     config = BackboneConfig(V, 32, 1, 16, block_size=L, timed=timed, self_conditioned=timed, suppressed=(MASK,))
     torch.manual_seed(seed)
     model = BlockDiffusionLM(config).requires_grad_(False)
     model.table.mul_(6)
-    return Reader(kind(model, process), opening=0)
+    return member("", kind(model, process), role="small")
 
 
-def texts(count: int, length: int = 32) -> list[Passage]:
+def texts(count: int, length: int = 32) -> list[ScoredText]:
     generator = torch.Generator().manual_seed(1)
     drawn = torch.randint(5, (count, length), generator=generator)
-    return [Passage([0, *row], 2 * length) for row in drawn.tolist()]
+    return [ScoredText([0, *row], 2 * length) for row in drawn.tolist()]
 
 
 def measure_canvases(members, passages, weights, settings):
     """Mixtures of two members at each share of the second."""
-    return canvas_losses(members, passages, shares(weights, 2, members[0].denoiser.process), settings)
+    return canvas_losses(members, passages, shares(weights, 2, members[0].model.denoiser.process), settings)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -44,12 +48,12 @@ def test_it_estimates_what_is_measured_in_one_pass_over_whole_texts(name):
     """Blocks begin anywhere here, and there on a grid: a model that looks at nothing shows no difference."""
     process, passages = PROCESSES[name], texts(400)
     one = reader(process)
-    body = one.denoiser.backbone.body
+    body = one.model.denoiser.backbone.body
     for weight in body.layers.parameters():
         weight.zero_()
     settings = CanvasSettings()
     found = measure_canvases([one, one], passages, [0.0], settings)
-    exact = measure([one.denoiser.backbone], process, passages, [0.0], LossSettings(33, repeats=8))
+    exact = measure([one.model.denoiser.backbone], process, passages, [0.0], LossSettings(33, repeats=8))
     error = math.hypot(float(found.standard_error()[0]), float(exact.standard_error()[0]))
     assert abs(found.nats_per_token()[0] - exact.nats_per_token()[0]) < 4.5 * error
     assert found.tokens.tolist() == exact.tokens.tolist() == [32] * 400
@@ -101,7 +105,7 @@ def test_canvases_of_a_conversation_begin_in_answers_which_alone_are_scored(name
     process = PROCESSES[name]
     scored = [place in {9, 10, 30, 31, 32} for place in range(33)]
     answers = [
-        Passage(
+        ScoredText(
             [3 if counts else int(token) for token, counts in zip(text.tokens, scored, strict=True)], 9, scored=scored
         )
         for text in texts(50)
@@ -114,7 +118,7 @@ def test_canvases_of_a_conversation_begin_in_answers_which_alone_are_scored(name
             return scores
 
     one = reader(process)
-    one.denoiser.backbone.__class__ = Knowing
+    one.model.denoiser.backbone.__class__ = Knowing
     found = measure_canvases([one, one], answers, [0.0], CanvasSettings())
     assert found.tokens.tolist() == [5] * 50
     assert abs(found.nats_per_token()[0]) < 1e-3
@@ -134,19 +138,23 @@ def test_later_rounds_measure_other_canvases_of_the_same_documents():
 
 def test_a_private_context_is_read_before_the_text_and_stays_in_view_of_a_long_one():
     one = reader(PROCESSES["simplex"])
-    asked = Reader(one.denoiser, opening=0, context=(1, 2, 3))
-    assert asked.prompt([4, 4]).before == [0, 1, 2, 3, 4, 4]
-    room = one.denoiser.room
-    long = asked.prompt([*range(room), 4]).before
+    model, context = one.model, (1, 2, 3)
+    assert model.after([4, 4], context).before == [0, 1, 2, 3, 4, 4]
+    room = model.denoiser.room
+    long = model.after([*range(room), 4], context).before
     assert list(long[:5]) == [0, 1, 2, 3, 5]
     assert len(long) == room
     assert long[-1] == 4
-    anywhere = Reader(one.denoiser, opening=None, context=(1, 2, 3))
-    assert anywhere.prompt([4, 4]).before == [1, 2, 3, 4, 4]
-    assert len(anywhere.prompt([*range(room), 4]).before) == room
-    passages = texts(ENOUGH)
-    plain, informed = (canvas_losses([who], passages, [alone(0, 1)], CanvasSettings()) for who in (one, asked))
+    cutting = replace(model, format=replace(model.format, cuts_documents=True))
+    assert cutting.after([4, 4], context).before == [1, 2, 3, 4, 4]
+    assert cutting.after([4, 4]).before == [0, 4, 4]
+    assert len(cutting.after([*range(room), 4], context).before) == room
+    passages, told = texts(ENOUGH), CanvasSettings(context=context)
+    plain, informed = (canvas_losses([one], passages, [alone(0, 1)], how) for how in (CanvasSettings(), told))
     assert (plain.sums != informed.sums)[plain.sums > 1].all()
+    for role in ("core", "base"):
+        unseeing = canvas_losses([replace(one, role=role)], passages, [alone(0, 1)], told)
+        np.testing.assert_array_equal(plain.sums, unseeing.sums)
 
 
 class CountingOn:
@@ -172,10 +180,11 @@ def test_a_prompt_ends_right_before_its_canvas(name, context):
     """A prompt that holds the canvas's first token, or is a token short, makes such a model lose nearly everything."""
     denoiser = CountingOn(PROCESSES[name])
     denoiser.room = 100
-    rising = [Passage([place % MASK for place in range(18)], 17)] * 50
-    found = canvas_losses([Reader(denoiser, 0, context)], rising, [alone(0, 1)], CanvasSettings())
+    rising = [ScoredText([place % MASK for place in range(18)], 17)] * 50
+    knowing, how = member("", denoiser, role="small"), CanvasSettings(context=context)
+    found = canvas_losses([knowing], rising, [alone(0, 1)], how)
     assert found.sums.max() < 1e-3
-    unlike = canvas_losses([Reader(denoiser, 0, context)], texts(50), [alone(0, 1)], CanvasSettings())
+    unlike = canvas_losses([knowing], texts(50), [alone(0, 1)], how)
     assert unlike.nats_per_token()[0] > 10
 
 
@@ -197,9 +206,9 @@ def test_after_whole_blocks_a_canvas_loses_what_the_block_does_in_a_pass_over_th
     for blocks, text in enumerate(texts(3 * ENOUGH)):
         start = L * (1 + blocks % 3)
         scored = [place == start for place in range(start + L)]
-        passages.append(Passage(text.tokens[: start + L], 1, scored=scored))
+        passages.append(ScoredText(text.tokens[: start + L], 1, scored=scored))
     one = reader(process)
     found = canvas_losses([one], passages, [alone(0, 1)], CanvasSettings())
-    exact = measure([one.denoiser.backbone], process, passages, [0.0], LossSettings(33, repeats=1))
+    exact = measure([one.model.denoiser.backbone], process, passages, [0.0], LossSettings(33, repeats=1))
     np.testing.assert_allclose(found.sums, exact.sums, rtol=1e-4)
     assert len(np.unique(found.sums.round(3))) > ENOUGH  # what stands before tells

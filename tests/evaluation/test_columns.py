@@ -11,7 +11,7 @@ import pytest
 from ssdcli.evaluation.columns import Columns
 from ssdcli.evaluation.ensembles import cast_of
 from ssdcli.evaluation.losses import LEVELS, LossesByLevel
-from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.registry.store import Registry
 from tests.tiny import add_family
 
@@ -25,7 +25,7 @@ def columns():
     cast = cast_of(None, ["notes"], EvalSettings(rules=("mix",), schedules=("constant",)), Registry())
     (curve,) = cast.curves
     curve = SimpleNamespace(**{**vars(curve), "weights": curve.weights[:2], "lineups": curve.lineups[:2]})
-    return Columns(SimpleNamespace(parts=cast.parts, curves=(curve,)), "NELBO", ())
+    return Columns(SimpleNamespace(members=cast.members, curves=(curve,)), "NELBO", ())
 
 
 def losses_of(sums):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import average, contrast, mix
 from ssdcli.engine.ensemble.schedules import LEANS, Constant, Piecewise, Sandwich, sharing
 from ssdcli.engine.process import Masked, Simplex

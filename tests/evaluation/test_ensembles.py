@@ -6,7 +6,7 @@ import pytest
 
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.evaluation.ensembles import cast_of
-from ssdcli.evaluation.settings import EvalSettings
+from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.registry.store import Registry
 from tests.tiny import add_family, add_gated, add_tiny
 
@@ -27,7 +27,7 @@ def pairs(found):
 
 
 def weights_of(lineup):
-    return {part.name: round(part.weight, 9) for part in lineup.parts}
+    return {one.name: round(one.weight, 9) for one in lineup.members}
 
 
 def test_a_core_and_a_small_model_mix_and_average_at_all_weights():
@@ -37,7 +37,7 @@ def test_a_core_and_a_small_model_mix_and_average_at_all_weights():
     assert [curve.weights for curve in found.curves] == [GRID, GRID[:-1], GRID[:-1]] * 2
     assert weights_of(found.curves[0].lineups[2]) == {"big": 0.7, "notes": 0.3}
     assert weights_of(found.curves[0].lineups[-1]) == {"notes": 1}
-    assert [part.name for part in found.parts] == ["big", "notes"]
+    assert [one.name for one in found.members] == ["big", "notes"]
 
 
 def test_where_small_models_lean_by_default_that_comes_first():
@@ -58,7 +58,7 @@ def test_the_weight_that_is_named_is_among_those_that_are_measured():
 def test_a_model_that_is_alone_makes_no_ensemble(core, members):
     found = cast(core, members)
     assert found.curves == ()
-    assert len(found.parts) == 1
+    assert len(found.members) == 1
 
 
 def test_of_several_small_models_the_first_ones_weight_is_swept_and_the_others_keep_theirs():
@@ -91,7 +91,7 @@ def test_contrast_is_measured_where_there_is_a_base_that_fits():
         "specialist": 0.4,
         "notes, base of specialist": -0.4,
     }
-    assert [part.name for part in found.parts] == ["big", "specialist", "notes, base of specialist"]
+    assert [one.name for one in found.members] == ["big", "specialist", "notes, base of specialist"]
     Registry().remove("notes")
     assert "contrast" not in dict(pairs(cast(members=["specialist"])))
     with pytest.raises(NoSuchModel, match="'notes'"):
@@ -101,7 +101,7 @@ def test_contrast_is_measured_where_there_is_a_base_that_fits():
 def test_with_private_context_a_small_model_is_contrasted_with_itself():
     found = cast(members=["notes"], context="secret")
     assert pairs(found)[-2:] == [("contrast", "constant"), ("contrast", "leaning")]
-    assert [part.name for part in found.parts] == ["big", "notes", "notes without context"]
+    assert [one.name for one in found.members] == ["big", "notes", "notes without context"]
 
 
 def test_a_gate_is_measured_where_there_is_one_beside_one_core():
@@ -136,7 +136,7 @@ def test_a_schedule_from_a_file_has_weights_of_its_own(tmp_path):
     found = cast(members=["notes"], rules=("mix",), schedules=(str(file),))
     assert found.curves[0].weights == (None,)
     (lineup,) = found.curves[0].lineups
-    assert [part.schedule(1.0) for part in lineup.parts] == [0.9, 0.3]
+    assert [one.schedule(1.0) for one in lineup.members] == [0.9, 0.3]
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.continuations import PEOPLE
 from ssdcli.evaluation.evaluate import evaluate
 from ssdcli.evaluation.heldout_text import read_heldout
-from ssdcli.evaluation.losses import LossSettings, measure, passage_of
-from ssdcli.evaluation.settings import EvalSettings
-from ssdcli.models.folder import load_backbone
+from ssdcli.evaluation.losses import LossSettings, measure
+from ssdcli.evaluation.measurement import EvalSettings
+from ssdcli.evaluation.scored_text import scored_text
+from ssdcli.evaluation.trained_text import Training
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import Registry
 from tests.checkpoints import write_checkpoint
 from tests.pulled import add_core
@@ -50,6 +52,11 @@ def texts_of(file):
         return [json.loads(line)["text"] for line in lines]
 
 
+def heldout(data, entry, registry=None, **settings):
+    """What is measured of some text for one model."""
+    return read_heldout(data, entry, Training.of([entry], registry or Registry()), EvalSettings(**settings))
+
+
 def bits(found):
     return {one.name: one.figures.bits.value for one in found.members}
 
@@ -58,7 +65,7 @@ def bits(found):
 def test_members_and_mixtures_lose_what_they_lose_when_they_are_measured_alone(text, process):
     add_family(process)
     found = evaluate([text], members=["notes"])
-    passages = [passage_of(one, tiny_tokenizer(), 0) for one in texts_of(text)]
+    passages = [scored_text(one, tiny_tokenizer(), 0) for one in texts_of(text)]
     backbones = [load_backbone(Registry().find(name).folder) for name in ("big", "notes")]
     made = make_process(process, VOCABULARY, CONSTANTS[process])
     # Other documents' noise: documents come in another order.
@@ -94,7 +101,7 @@ def test_bytes_are_those_of_utf_8_and_not_characters(tmp_path):
     found = evaluate([str(tmp_path / "text.jsonl")], core="big")
     size = sum(len(one.encode()) for one in texts)
     assert found.bytes == size > sum(map(len, texts))
-    assert [passage_of(one, tiny_tokenizer(), 0).bytes for one in texts] == [len(one.encode()) for one in texts]
+    assert [scored_text(one, tiny_tokenizer(), 0).bytes for one in texts] == [len(one.encode()) for one in texts]
 
 
 def test_a_seed_repeats_a_measurement(text):
@@ -203,13 +210,13 @@ def test_of_its_own_training_text_what_a_model_held_out_is_measured(tmp_path):
     data = write_text(tmp_path / "own.txt")
     registry = Registry(tmp_path / "home")
     run(tiny_settings(data), registry.home)
-    found = read_heldout([data], registry.find("tiny"), 1000, 0)
+    found = heldout([data], registry.find("tiny"), registry)
     assert "was trained on this text" in found.remarks[-1]
     whole = (tmp_path / "own.txt").read_text()
     held = "".join(document.text for document in found.documents)
     assert 0 < len(held) < 0.4 * len(whole)
     assert held in whole
-    other = read_heldout([write_text(tmp_path / "other.txt", 300)], registry.find("tiny"), 1000, 0)
+    other = heldout([write_text(tmp_path / "other.txt", 300)], registry.find("tiny"), registry)
     assert other.remarks == []
     assert [document.text for document in other.documents] == [(tmp_path / "other.txt").read_text()]
 
@@ -218,11 +225,11 @@ def test_a_long_text_is_measured_in_parts_and_a_duplicate_is_counted_and_left_ou
     add_family()
     data = write_text(tmp_path / "long.txt", 6000)
     (tmp_path / "copy.txt").write_text((tmp_path / "long.txt").read_text())
-    found = read_heldout([data, str(tmp_path / "copy.txt")], Registry().find("big"), 1000, 0)
+    found = heldout([data, str(tmp_path / "copy.txt")], Registry().find("big"))
     assert len(found.documents) == 3
     assert sum(len(part.text) for part in found.documents) == (tmp_path / "long.txt").stat().st_size
     assert "duplicate" in found.remarks[0]
-    assert len(read_heldout([data], Registry().find("big"), 2, 0).documents) == 2
+    assert len(heldout([data], Registry().find("big"), documents=2).documents) == 2
 
 
 def test_what_was_skipped_is_said_and_no_text_is_refused(text, tmp_path):
@@ -239,7 +246,7 @@ def test_what_was_skipped_is_said_and_no_text_is_refused(text, tmp_path):
 def test_text_of_which_nothing_can_be_measured_is_refused(tmp_path, monkeypatch):
     add_family()
     (tmp_path / "one.txt").write_text("Dear landlord,")
-    monkeypatch.setattr("ssdcli.evaluation.evaluate.passages_of", lambda *_: [])
+    monkeypatch.setattr("ssdcli.evaluation.evaluate.scored_texts", lambda *_: [])
     with pytest.raises(UsageError, match="nothing of this text can be measured"):
         evaluate([str(tmp_path / "one.txt")], core="big")
 

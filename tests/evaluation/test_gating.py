@@ -13,12 +13,11 @@ from ssdcli.engine.ensemble.gate import FARTHEST, Gate
 from ssdcli.engine.ensemble.rules import Gated
 from ssdcli.engine.process import Simplex
 from ssdcli.engine.sampling.nucleus import entropy
-from ssdcli.evaluation.canvases import CanvasSettings, Reader, canvas_losses
+from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
 from ssdcli.evaluation.gating import ENOUGH, Curves, GateFitter, fit
-from ssdcli.evaluation.losses import LossSettings, measure_combinations, shares
-from ssdcli.evaluation.sweep import GRID
-from tests.tiny import VOCABULARY, tiny_backbone
+from ssdcli.evaluation.losses import GRID, LossSettings, measure_combinations, shares
+from tests.tiny import VOCABULARY, member, tiny_backbone
 
 V, N = 11, 4000
 PROCESS = Simplex(VOCABULARY)
@@ -113,7 +112,7 @@ def test_whole_texts_and_canvases_are_watched_and_their_losses_stay(documents):
     measured = [
         lambda extra: measure_combinations(models, PROCESS, passages, [mixture, *extra], LossSettings(16)),
         lambda extra: canvas_losses(
-            [Reader(Denoiser(model, PROCESS), 0) for model in models],
+            [member("", Denoiser(model, PROCESS)) for model in models],
             passages,
             [mixture, *extra],
             CanvasSettings(rounds=9),

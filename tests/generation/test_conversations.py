@@ -9,15 +9,14 @@ import pytest
 
 from ssdcli.api import Message, Request, Writer, choose, load
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.generation.prompting import Language, Voice
-from ssdcli.models.spec import KEY
+from ssdcli.models.core_spec import KEY
 from ssdcli.registry.store import Registry
 from ssdcli.text.chat import Chat
+from ssdcli.text.codec import Codec
 from tests.generation.test_writer import FAST, Script
 from tests.templates import BEGIN, END, INSTRUCT, STRICT, TOKENS, chat_tokenizer
-from tests.tiny import VOCABULARY, add_family, add_tiny, tiny_backbone, tiny_tokenizer
+from tests.tiny import VOCABULARY, add_family, add_tiny, member, tiny_backbone, tiny_tokenizer
 
 
 def add_chat(name: str, template: str, **changes: Any) -> None:
@@ -33,38 +32,38 @@ def test_a_core_reads_its_template_and_a_small_model_plain_text(monkeypatch):
     seen = []
     start = Denoiser.start
     monkeypatch.setattr(Denoiser, "start", lambda self, prompts: seen.append(prompts[0].before) or start(self, prompts))
-    add_chat("talker", INSTRUCT, begin=BEGIN, ends=[END, 0])
-    fields = {"kind": "small", "core": "talker", "ends": [END, 0], "weight": 0.3}
+    add_chat("talker", INSTRUCT, begin=BEGIN, ends=(END, 0))
+    fields = {"kind": "small", "core": "talker", "ends": (END, 0), "weight": 0.3}
     add_tiny("mine", 3, backbone=tiny_backbone(3, vocabulary=VOCABULARY + 8), tokenizer=chat_tokenizer(), **fields)
     writer = load("talker", ["mine"])
     result = writer.generate("Dear <|end|>", FAST, system="cold", context="boiler")
-    language = Language(chat_tokenizer(), [END])
+    codec = Codec(chat_tokenizer())
     said = (Message("system", "cold"), Message("user", "Dear <|end|>"))
     core, small = seen
-    assert core == language.encode_chat(said, Chat("talker", INSTRUCT, TOKENS).render)
+    assert core == codec.encode_chat(said, Chat("talker", INSTRUCT, TOKENS).render)
     assert (core[0], core.count(END)) == (BEGIN, 2)
-    assert small == language.encode("boiler\n\ncold\n\nDear <|end|>")
+    assert small == codec.encode("boiler\n\ncold\n\nDear <|end|>")
     assert result.prompt == "Dear <|end|>"
     conversation = Request(messages=said, context="boiler", seed=FAST.seed)
     assert writer.generate_batch([conversation], FAST)[0].text == result.text
     writer.generate("Dear ____.", FAST, infill=True)
-    assert seen[-2] == [BEGIN, *language.encode("Dear")]
+    assert seen[-2] == [BEGIN, *codec.encode("Dear")]
 
 
 def test_a_text_ends_at_any_end_of_any_member():
     tokenizer = tiny_tokenizer()
     script = Script({tokenizer.encode("a").ids[0]: [tokenizer.encode("b").ids[0], 2, *tokenizer.encode("the").ids]})
-    writer = Writer([Voice("script", 1.0, False, script, Constant(1.0), opening=0)], Language(tokenizer, [0, 2]), None)
+    writer = Writer([member("script", script, tokenizer, ends=(0, 2))], None)
     result = writer.generate("a", steps=1)
     assert (result.text, result.tokens, result.finish_reason, script.blocks) == ("b", 1, "end", 1)
-    add_tiny("big", ends=[2, 0])
+    add_tiny("big", ends=(2, 0))
     add_tiny("notes", 2, kind="small", core="big", weight=0.3)
-    assert load("big", ["notes"]).language.ends == (2, 0)
-    assert [voice.opening for voice in load("big", ["notes"]).voices] == [2, 0]
+    assert load("big", ["notes"]).ends == (2, 0)
+    assert [one.model.format.opening for one in load("big", ["notes"]).members] == [2, 0]
 
 
 def test_a_template_that_is_missing_or_refuses_is_told_of_by_name():
-    add_chat("talker", STRICT, ends=[END])
+    add_chat("talker", STRICT, ends=(END,))
     talk = (Message("user", "a"), Message("user", "b"))
     with pytest.raises(UsageError, match=r"the chat template of 'talker' .*roles must alternate"):
         load("talker").generate_batch([Request(messages=talk)], FAST)

@@ -16,8 +16,9 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
+from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.guidance import Guide
-from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Masked, Process, Simplex
 from ssdcli.engine.prompt import Prompt

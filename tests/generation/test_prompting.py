@@ -1,21 +1,25 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.generation.gaps import Frame
-from ssdcli.generation.prompting import Language, Reader, Voice
+from ssdcli.generation.loaded_model import LoadedModel
+from ssdcli.generation.prompting import PromptEncoder
 from ssdcli.generation.types import Request
 from ssdcli.text.chat import Chat
+from ssdcli.text.codec import Codec
 from ssdcli.text.messages import Message
 from tests.templates import BEGIN, END, INSTRUCT, SPECIALS, STRICT, TOKENS, USER, WORDY, chat, chat_tokenizer
-from tests.tiny import BLOCK, CONTEXT, tiny_backbone
+from tests.tiny import BLOCK, CONTEXT, member, tiny_backbone
 
 TEMPLATES = pytest.mark.parametrize("template", [INSTRUCT, STRICT, WORDY], ids=["instruct", "strict", "wordy"])
-LANGUAGE = Language(chat_tokenizer(), [END])
+CODEC = Codec(chat_tokenizer())
 WRITTEN = {*range(BEGIN, BEGIN + len(SPECIALS))}
 SPELLED = st.sampled_from([*SPECIALS, "<|mask|>", "<|end", "|>", "<", "<|", " ", "a", "dark", "\n", "é", "\U00100000"])
 
@@ -27,18 +31,18 @@ class Still:
     backbone = tiny_backbone()
 
 
-def voice(name: str, model: Chat | None, *, private: bool = False, opening: int = 0, taught: bool = False) -> Voice:
-    return Voice(name, 1.0, private, Still(), Constant(1.0), opening, model, taught)  # type: ignore[arg-type]
+def still(name: str, chat: Chat | None, **changes: Any) -> Member[LoadedModel]:
+    return member(name, Still(), chat_tokenizer(), chat=chat, **changes)
 
 
-def reader(*voices: Voice, gap: int = 0) -> Reader:
-    return Reader(voices, LANGUAGE, gap)
+def encoder(*members: Member[LoadedModel], gap: int = 0) -> PromptEncoder:
+    return PromptEncoder(members, gap)
 
 
-def read(request: Request, *voices: Voice) -> list[list[int]]:
-    """What each voice reads before the text."""
+def read(request: Request, *members: Member[LoadedModel]) -> list[list[int]]:
+    """What each member reads before the text."""
     frame = Frame(request.turns[-1].content)
-    return [list(prompt.before) for prompt in reader(*voices).prompts(request, frame, ())]
+    return [list(prompt.before) for prompt in encoder(*members).prompts(request, frame, ())]
 
 
 def turns(*contents: str) -> list[Message]:
@@ -65,100 +69,100 @@ def as_transformers(template: str, messages: list[Message]) -> list[int]:
     ids=len,
 )
 def test_a_conversation_becomes_the_ids_that_transformers_makes_of_it(template, messages):
-    assert LANGUAGE.encode_chat(messages, chat(template).render) == as_transformers(template, messages)
+    assert CODEC.encode_chat(messages, chat(template).render) == as_transformers(template, messages)
 
 
 @TEMPLATES
 @given(parts=st.lists(SPELLED, max_size=6), before=st.lists(SPELLED, max_size=3))
 def test_what_a_turn_spells_is_text_and_the_templates_own_tokens_are_as_ever(template, parts, before):
     said, earlier = "".join(parts), "".join(before)
-    ids = LANGUAGE.encode_chat(turns(earlier, "Hi", said), chat(template).render)
-    plain = LANGUAGE.encode_chat(turns("x", "Hi", "y"), chat(template).render)
+    ids = CODEC.encode_chat(turns(earlier, "Hi", said), chat(template).render)
+    plain = CODEC.encode_chat(turns("x", "Hi", "y"), chat(template).render)
     assert [id for id in ids if id in WRITTEN] == [id for id in plain if id in WRITTEN]
     assert not {0, 1, 2} & set(ids)
-    spoken = LANGUAGE.decode(ids)
+    spoken = CODEC.decode(ids)
     trimmed = said.strip() if template == WORDY else said
     assert trimmed in spoken
 
 
 def test_the_text_around_a_spelled_token_is_read_as_in_a_document():
-    ids = LANGUAGE.encode_chat(turns("the <|end|> is dark"), chat(INSTRUCT).render)
+    ids = CODEC.encode_chat(turns("the <|end|> is dark"), chat(INSTRUCT).render)
     start = ids.index(USER) + 1
-    assert ids[start : ids.index(END)] == LANGUAGE.encode("the <|end|> is dark")
+    assert ids[start : ids.index(END)] == CODEC.encode("the <|end|> is dark")
 
 
 def test_a_template_may_cut_a_spelled_token_apart():
     halved = "{% for m in messages %}<|user|>{{ m.content[3:] }}{{ m.content[:5] }}{% endfor %}"
     for spelled in ("<|end|>", "x<|end|>y", "<|begin|><|end|>"):
-        assert [id for id in LANGUAGE.encode_chat(turns(spelled), chat(halved).render) if id in WRITTEN] == [USER]
+        assert [id for id in CODEC.encode_chat(turns(spelled), chat(halved).render) if id in WRITTEN] == [USER]
 
 
 def test_half_a_surrogate_pair_is_no_harm_to_a_conversation():
     render = chat(INSTRUCT).render
-    assert LANGUAGE.encode_chat(turns("a\ud800"), render) == LANGUAGE.encode_chat(turns("a?"), render)
+    assert CODEC.encode_chat(turns("a\ud800"), render) == CODEC.encode_chat(turns("a?"), render)
 
 
 def test_after_a_conversation_a_document_is_still_nothing_but_text():
-    LANGUAGE.encode_chat(turns("Hello"), chat(INSTRUCT).render)
-    assert not WRITTEN & set(LANGUAGE.encode("".join(SPECIALS)))
+    CODEC.encode_chat(turns("Hello"), chat(INSTRUCT).render)
+    assert not WRITTEN & set(CODEC.encode("".join(SPECIALS)))
 
 
-def test_each_voice_reads_in_the_format_that_it_was_trained_on():
+def test_each_member_reads_in_the_format_that_it_was_trained_on():
     request = Request("Dear", context="cold", system="Be brief.")
     core, small, base = (
-        voice("core", chat(INSTRUCT)),
-        voice("small", None, private=True),
-        voice("base", None, opening=7),
+        still("core", chat(INSTRUCT)),
+        still("small", None, role="small"),
+        still("base", None, opening=7),
     )
     said = [Message("system", "Be brief."), Message("user", "Dear")]
     assert read(request, core, small, base) == [
         as_transformers(INSTRUCT, said),
-        [0, *LANGUAGE.encode("cold\n\nBe brief.\n\nDear")],
-        [7, *LANGUAGE.encode("Be brief.\n\nDear")],
+        [0, *CODEC.encode("cold\n\nBe brief.\n\nDear")],
+        [7, *CODEC.encode("Be brief.\n\nDear")],
     ]
 
 
 def test_a_template_writes_the_beginning_of_a_text_itself():
-    ((first, *rest),) = read(Request("Dear"), voice("core", chat(INSTRUCT), opening=BEGIN))
+    ((first, *rest),) = read(Request("Dear"), still("core", chat(INSTRUCT), opening=BEGIN))
     assert first == BEGIN
     assert BEGIN not in rest
-    ((first, *_),) = read(Request("Dear"), voice("core", chat(WORDY), opening=BEGIN))
+    ((first, *_),) = read(Request("Dear"), still("core", chat(WORDY), opening=BEGIN))
     assert first != BEGIN
 
 
-def test_a_chat_voice_that_may_see_it_reads_the_context_before_what_the_user_said_last():
+def test_a_chat_member_that_may_see_it_reads_the_context_before_what_the_user_said_last():
     request = Request(messages=tuple(turns("Dear", "Hi", "Why?")), context="cold")
-    open_one, closed = read(request, voice("a", chat(INSTRUCT), private=True), voice("b", chat(INSTRUCT)))
+    open_one, closed = read(request, still("a", chat(INSTRUCT), role="small"), still("b", chat(INSTRUCT)))
     assert open_one == as_transformers(INSTRUCT, turns("Dear", "Hi", "cold\n\nWhy?"))
     assert closed == as_transformers(INSTRUCT, turns("Dear", "Hi", "Why?"))
 
 
-def test_a_voice_that_learned_to_answer_reads_a_break_after_the_question_and_none_after_an_answer():
-    taught = voice("mine", None, private=True, opening=7, taught=True)
+def test_a_member_that_learned_to_answer_reads_a_break_after_the_question_and_none_after_an_answer():
+    taught = still("mine", None, role="small", opening=7, answers=True)
     asked, answered = turns("Dear", "Hi", "Why?"), turns("Dear", "Hi", "Why?", "Sin")
-    stretched = [7, *LANGUAGE.encode("cold\n\nDear\n\n"), *LANGUAGE.encode("Hi"), *LANGUAGE.encode("\n\nWhy?\n\n")]
+    stretched = [7, *CODEC.encode("cold\n\nDear\n\n"), *CODEC.encode("Hi"), *CODEC.encode("\n\nWhy?\n\n")]
     assert read(Request(messages=tuple(asked), context="cold"), taught) == [stretched]
-    assert read(Request(messages=tuple(answered), context="cold"), taught) == [[*stretched, *LANGUAGE.encode("Sin")]]
+    assert read(Request(messages=tuple(answered), context="cold"), taught) == [[*stretched, *CODEC.encode("Sin")]]
 
 
-def test_a_voice_that_learned_a_template_here_reads_it_behind_the_opening_as_in_training():
-    core, small = voice("core", chat(INSTRUCT), opening=7), voice("mine", chat(INSTRUCT), opening=7, taught=True)
+def test_a_member_that_learned_a_template_here_reads_it_behind_the_opening_as_in_training():
+    core, small = still("core", chat(INSTRUCT), opening=7), still("mine", chat(INSTRUCT), opening=7, answers=True)
     given, learned = read(Request("Dear"), core, small)
     assert learned == [7, *given]
 
 
-def test_around_a_gap_every_voice_reads_a_document():
+def test_around_a_gap_every_member_reads_a_document():
     frame = Frame.with_gaps("Dear ____.")
     request = Request("Dear ____.", system="Be brief.")
-    voices = voice("core", chat(INSTRUCT), opening=BEGIN), voice("mine", None, opening=BEGIN, taught=True)
-    for prompt in reader(*voices, gap=4).prompts(request, frame, ()):
-        assert list(prompt.before) == [BEGIN, *LANGUAGE.encode("Be brief.\n\nDear")]
-        assert list(prompt.after) == LANGUAGE.encode(".")
+    members = still("core", chat(INSTRUCT), opening=BEGIN), still("mine", None, opening=BEGIN, answers=True)
+    for prompt in encoder(*members, gap=4).prompts(request, frame, ()):
+        assert list(prompt.before) == [BEGIN, *CODEC.encode("Be brief.\n\nDear")]
+        assert list(prompt.after) == CODEC.encode(".")
 
 
 def test_a_conversation_that_was_cut_is_told_of():
     request = Request("dark " * 100)
-    (told,) = reader(voice("core", chat(INSTRUCT))).cuts(request, Frame(request.prompt))
+    (told,) = encoder(still("core", chat(INSTRUCT))).cuts(request, Frame(request.prompt))
     lost = len(as_transformers(INSTRUCT, turns(request.prompt))) - (CONTEXT - BLOCK)
     assert told.endswith(f"leaves out the first {lost} of the conversation.")
-    assert reader(voice("core", chat(INSTRUCT))).cuts(Request("Dear"), Frame("Dear")) == ()
+    assert encoder(still("core", chat(INSTRUCT))).cuts(Request("Dear"), Frame("Dear")) == ()

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.engine.ensemble.schedules import Constant, Leaning, Piecewise, Sandwich, sharing
 from ssdcli.errors import UsageError
 from ssdcli.generation.schedule_parser import schedules
 from ssdcli.generation.types import Blend
 
-PAIR = [("big", 0.7, False), ("notes", 0.3, True)]
+
+def shared(name: str, weight: float, role: Role) -> Member[None]:
+    return Member(name, None, Constant(weight), role, weight)
+
+
+PAIR = [shared("big", 0.7, "core"), shared("notes", 0.3, "small")]
 
 
 def test_constant_weights_are_the_members_own():
@@ -26,9 +34,9 @@ def test_they_lean_where_it_was_found_to_help_alone(process):
     assert schedules(Blend(), PAIR, process) == [Constant(0.7), Constant(0.3)] == list(sharing(0.3, process))
 
 
-@pytest.mark.parametrize("members", [PAIR[:1], PAIR[1:], [("notes", 0.3, True), ("mail", 0.7, True)]])
+@pytest.mark.parametrize("members", [PAIR[:1], PAIR[1:], [shared("notes", 0.3, "small"), shared("mail", 0.7, "small")]])
 def test_models_of_one_kind_keep_their_weights(members):
-    assert schedules(Blend(), members, "simplex") == [Constant(weight) for _, weight, _ in members]
+    assert schedules(Blend(), members, "simplex") == [Constant(one.weight) for one in members]
 
 
 @pytest.mark.parametrize(("text", "light"), [("sandwich", 0.25), ("sandwich:0.5", 0.5), ("sandwich:0", 0.0)])
@@ -84,26 +92,31 @@ def test_a_file_gives_members_weights_on_straight_lines_and_leaves_the_others(fi
     assert notes == Constant(0.3)
 
 
-CONTRASTED = [("big", 1.0, False), ("notes", 0.3, True), ("base", -0.3, False)]
+CONTRASTED = [shared("big", 1.0, "core"), shared("notes", 0.3, "small"), shared("base", 0.3, "base")]
+
+
+def scheduled(blend: Blend) -> list[Member[None]]:
+    chosen = schedules(blend, CONTRASTED, "simplex")
+    return [replace(one, schedule=schedule) for one, schedule in zip(CONTRASTED, chosen, strict=True)]
 
 
 def test_a_contrast_is_constant_unless_another_schedule_is_named():
-    assert schedules(Blend("contrast"), CONTRASTED, "simplex") == [Constant(weight) for _, weight, _ in CONTRASTED]
+    assert schedules(Blend("contrast"), CONTRASTED, "simplex") == [Constant(one.weight) for one in CONTRASTED]
 
 
-def test_what_a_contrast_holds_against_a_member_follows_it(file):
-    _, notes, base = schedules(file("notes = [[1, 0.2], [0, 0.4]]"), CONTRASTED, "simplex")
+def test_a_base_has_the_weight_of_its_small_model_negated(file):
+    _, notes, base = scheduled(file("notes = [[1, 0.2], [0, 0.4]]"))
     for t in (1.0, 0.7, 0.0):
-        assert base(t) == -notes(t) != 0
+        assert base.weight_at(t) == -notes.weight_at(t) != 0
     with pytest.raises(UsageError, match="names 'base', which is no member"):
         schedules(file("base = [[1, 0.2]]"), CONTRASTED, "simplex")
 
 
-def test_what_a_contrast_holds_against_a_member_leans_with_it():
-    core, notes, base = schedules(Blend(rule="contrast", schedule="leaning"), CONTRASTED, "simplex")
-    assert core == Constant(1.0)
+def test_a_base_leans_with_its_small_model():
+    core, notes, base = scheduled(Blend(rule="contrast", schedule="leaning"))
+    assert core.schedule == Constant(1.0)
     for t in (1.0, 0.7, 0.0):
-        assert base(t) == -notes(t) != 0
+        assert base.weight_at(t) == -notes.weight_at(t) != 0
 
 
 def test_a_contrast_keeps_its_core(file):

@@ -10,15 +10,13 @@ import torch
 
 from ssdcli.api import Blend, Options, Request, Writer, load
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import UsageError
-from ssdcli.generation.prompting import Language, Voice
 from ssdcli.generation.types import OptionChanges
 from ssdcli.registry.store import Registry
-from tests.tiny import BLOCK, ROOM, VOCABULARY, add_family, add_tiny, tiny_backbone, tiny_tokenizer
+from tests.tiny import BLOCK, ROOM, VOCABULARY, add_family, add_tiny, member, tiny_backbone, tiny_tokenizer
 
 FAST = Options(max_tokens=12, steps=2, seed=5)
 
@@ -75,8 +73,7 @@ def scripted(*texts):
     letters = "abcdefgh"
     scripts = {tokenizer.encode(letters[k]).ids[0]: tokenizer.encode(t).ids for k, t in enumerate(texts)}
     script = Script(scripts)
-    voice = Voice("script", 1.0, False, script, Constant(1.0), opening=0)
-    return Writer([voice], Language(tokenizer, [0]), "script"), script
+    return Writer([member("script", script, tokenizer)], "script"), script
 
 
 @pytest.mark.parametrize("process", ["masked", "simplex"])
@@ -144,7 +141,7 @@ def test_the_core_never_sees_the_private_context(family, starts):
     writer = load("big", {"notes": 0.3, "mail": 0.3})
     writer.generate("Dear", FAST, context="the boiler")
     encode = tiny_tokenizer().encode
-    core, notes, mail = (starts[voice.denoiser] for voice in writer.voices)
+    core, notes, mail = (starts[one.model.denoiser] for one in writer.members)
     assert core == (Prompt(encode("Dear").ids),)
     assert notes == mail == (Prompt(encode("the boiler\n\nDear").ids),)
 
@@ -283,8 +280,8 @@ def test_the_shape_of_a_result_as_json(family):
         "tokens_per_second",
     ]
     assert [{**member, "flops": 0} for member in told["members"]] == [
-        {"name": "big", "weight": 0.7, "forward_passes": 4, "flops": 0},
-        {"name": "notes", "weight": 0.3, "forward_passes": 4, "flops": 0},
+        {"name": "big", "role": "core", "weight": 0.7, "forward_passes": 4, "flops": 0},
+        {"name": "notes", "role": "small", "weight": 0.3, "forward_passes": 4, "flops": 0},
     ]
     assert all(member["flops"] > 0 for member in told["members"])
     assert told["flops_saved"] == 0
@@ -323,10 +320,10 @@ def test_options_can_be_given_as_keywords():
 def test_a_score_is_the_mean_log_probability_of_the_endings_first_tokens(family):
     writer = load("big")
     ids = tiny_tokenizer().encode(" the stairs are", add_special_tokens=False).ids
-    voice = writer.voices[0].denoiser
+    denoiser = writer.members[0].model.denoiser
     prompt = tiny_tokenizer().encode("Dear", add_special_tokens=False).ids
-    canvas = voice.process.prior(BLOCK, CounterNoise([0, 1]))
-    log_p = voice.denoise(canvas, 1.0, None, voice.start([Prompt(prompt), Prompt(prompt)])).mean(0)
+    canvas = denoiser.process.prior(BLOCK, CounterNoise([0, 1]))
+    log_p = denoiser.denoise(canvas, 1.0, None, denoiser.start([Prompt(prompt), Prompt(prompt)])).mean(0)
     expected = sum(float(log_p[i, token]) for i, token in enumerate(ids[:BLOCK])) / len(ids[:BLOCK])
     assert writer.score("Dear", [" the stairs are"], draws=2) == [pytest.approx(expected, abs=1e-5)]
     assert writer.score("Dear", [" the stairs are", "x"], draws=2)[0] == pytest.approx(expected, abs=1e-5)
@@ -336,8 +333,7 @@ def test_the_gaps_of_a_prompt_are_filled_one_after_the_other():
     tokenizer = tiny_tokenizer()
     fills = {" is": " boiler", " dark": " stairs"}
     script = Script({tokenizer.encode(k).ids[-1]: tokenizer.encode(v).ids for k, v in fills.items()})
-    voice = Voice("script", 1.0, False, script, Constant(1.0), opening=0)
-    writer = Writer([voice], Language(tokenizer, [0]), "script")
+    writer = Writer([member("script", script, tokenizer)], "script")
     pieces = list(writer.stream("The is ____ and dark ____.", infill=True, steps=1))
     result = pieces[-1].result
     assert result.text == "The is boiler and dark stairs."
@@ -421,23 +417,24 @@ def test_a_contrast_without_anything_private_is_refused(family):
 def test_a_contrast_holds_the_same_model_without_context_against_it(family, starts):
     writer = load("big", {"notes": 0.5}, blend=Blend(rule="contrast"))
     result = writer.generate("Dear", FAST, context="cold")
-    assert [(m.name, m.weight) for m in result.members] == [
-        ("big", 1.0),
-        ("notes", 0.5),
-        ("notes without context", -0.5),
+    assert [(m.name, m.role, m.weight) for m in result.members] == [
+        ("big", "core", 1.0),
+        ("notes", "small", 0.5),
+        ("notes without context", "base", 0.5),
     ]
-    core, with_context, without = writer.voices
-    assert with_context.denoiser is without.denoiser
-    assert starts[without.denoiser] == starts[core.denoiser]  # it was read last
+    assert [m["weight"] for m in result.to_json()["members"]] == [1.0, 0.5, -0.5]
+    core, with_context, without = writer.members
+    assert with_context.model is without.model
+    assert starts[without.model.denoiser] == starts[core.model.denoiser]  # it was read last
 
 
 def test_a_contrast_with_the_model_before_specialisation_needs_no_context(family):
     add_tiny("late", 4, kind="small", core="big", base="notes")
     writer = load("big", {"late": 0.5}, blend=Blend(rule="contrast"))
-    assert [(m.name, m.weight) for m in writer.generate("Dear", FAST).members] == [
-        ("big", 1.0),
-        ("late", 0.5),
-        ("notes, base of late", -0.5),
+    assert [(m.name, m.role, m.weight) for m in writer.generate("Dear", FAST).members] == [
+        ("big", "core", 1.0),
+        ("late", "small", 0.5),
+        ("notes, base of late", "base", 0.5),
     ]
 
 
@@ -453,7 +450,7 @@ def test_a_core_that_the_schedule_never_runs_reads_nothing(family, tmp_path, sta
     plan.write_text("big = [[1, 0]]\n", encoding="utf-8")
     writer = load("big", {"notes": 0.5}, blend=Blend(schedule=str(plan)))
     result = writer.generate("Dear", FAST)
-    assert writer.voices[0].denoiser not in starts
+    assert writer.members[0].model.denoiser not in starts
     assert result.text == load("none", ["notes"]).generate("Dear", FAST).text
     assert [m.forward_passes for m in result.members] == [0, 4]
     assert result.members[0].flops == 0

@@ -35,12 +35,7 @@ HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets", "bitsandbyte
 STANDARD = frozenset(sys.stdlib_module_names) - {"io", "os", "pathlib", "shutil", "tempfile"}  # without files
 
 # Still to be cut; a line goes with its import.
-UPWARD = {
-    ("ssdcli.evaluation.audit.audit", "ssdcli.api"),
-    ("ssdcli.evaluation.audit.training_text", "ssdcli.training.settings"),
-    ("ssdcli.evaluation.evaluate", "ssdcli.training.prepare"),
-    ("ssdcli.evaluation.heldout_text", "ssdcli.training.prepare"),
-}
+UPWARD: set[tuple[str, str]] = set()
 LOADS_TORCH: set[str] = set()
 BEYOND_TORCH: set[tuple[str, str]] = set()
 NAMESAKES = {"files", "gaps", "progress", "settings", "usage"}

@@ -17,8 +17,8 @@ from ssdcli.errors import DownloadFailed, SsdError, UsageError
 from ssdcli.hub.download import RepoId
 from ssdcli.hub.pull import Watch, default_name, plan, pull, registered, suited
 from ssdcli.machine.placement import Placement
-from ssdcli.models.core import load_core, read_config
-from ssdcli.models.spec import KEY
+from ssdcli.models.core_spec import KEY
+from ssdcli.models.native_checkpoint import load_core, read_config
 from ssdcli.registry.files import digest
 from ssdcli.registry.store import Entry, Registry
 from tests.hub_server import HubServer, point_at
@@ -77,7 +77,7 @@ def as_native(hub: HubServer, registry: Registry, tmp_path: Path) -> Entry:
     first = pulled(registry, name="first")
     folder = tmp_path / "native"
     folder.mkdir()
-    for file in first.manifest.files:
+    for file in (*first.manifest.files, "ssd.json"):
         (folder / file).write_bytes((first.folder / file).read_bytes())
     hub.add("org/native", folder)
     return pulled(registry, "org/native", "native")
@@ -93,7 +93,7 @@ def test_a_pulled_core_is_registered_with_all_that_running_it_takes(hub, registr
         "full",
         256,
     )
-    assert (manifest.vocabulary, manifest.begin, manifest.ends, manifest.format) == (ROWS, BEGIN, [END, TURN], "chat")
+    assert (manifest.vocabulary, manifest.begin, manifest.ends, manifest.format) == (ROWS, BEGIN, (END, TURN), "chat")
     assert set(manifest.files) == {
         "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
         "chat_template.jinja",
@@ -104,10 +104,10 @@ def test_a_pulled_core_is_registered_with_all_that_running_it_takes(hub, registr
 def test_its_folder_loads_and_holds_the_weights_that_were_published(hub, source, registry):
     entry = pulled(registry)
     config = read_config(entry.folder)
-    core = load_core(entry.folder, config, Placement("float32"), None)
+    core = load_core(entry.folder, Placement("float32"), None)
     published = load_file(source / "model-00001-of-00003.safetensors")["model.transformer.wte.weight"]
     assert torch.equal(core.model.get_input_embeddings().weight, published)
-    assert config[KEY]["family"] == "llada"
+    assert config[KEY].keys() == {"shift", "suppressed", "late_ends"}  # the manifest has the rest
     assert sum(weight.numel() for weight in core.model.parameters()) == entry.manifest.parameters
 
 

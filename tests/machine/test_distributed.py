@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from ssdcli.api import Placement, load
-from ssdcli.machine.distributed import agreed, is_first
+from ssdcli.machine.distributed import from_rank_zero, is_rank_zero
 from tests.pulled import add_core
 from tests.tiny import add_tiny
 
@@ -42,5 +42,5 @@ def test_two_processes_write_once_what_one_writes():
 
 
 def test_one_process_is_the_first_and_agrees_with_itself():
-    assert is_first()
-    assert agreed(lambda: 7) == 7
+    assert is_rank_zero()
+    assert from_rank_zero(lambda: 7) == 7

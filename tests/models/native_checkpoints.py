@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig
 
-from ssdcli.models.backbones.wiring import wiring
+from ssdcli.models.backbones.native_class import native_class_of
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.family import Family, KeyRule
-from ssdcli.models.spec import CoreSpec
 
 SIZES = {
     "vocab_size": 40,
@@ -66,7 +66,7 @@ def family(native: Mapping[str, Any], keys: Sequence[KeyRule] = (), **pickles: s
 
 def random_state(native: Mapping[str, Any], dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
     """Random weights under a class's native names, tied ones once."""
-    model: Any = wiring(native).model(AutoConfig.for_model(**native))
+    model: Any = native_class_of(native).model(AutoConfig.for_model(**native))
     torch.manual_seed(0)
     names = [name for name in model.state_dict() if name not in model.all_tied_weights_keys]
     return {name: torch.randn(model.state_dict()[name].shape).to(dtype) for name in names}
@@ -85,7 +85,7 @@ def load(folder: Path, native: Mapping[str, Any]) -> tuple[dict[str, Tensor], di
     """The weights that transformers reads, in the precision they are stored in, and what it reports."""
     config = AutoConfig.for_model(**native)
     config.save_pretrained(folder)
-    loaded: Any = wiring(native).model.from_pretrained(
+    loaded: Any = native_class_of(native).model.from_pretrained(
         folder, config=config, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
     )
     model, report = loaded

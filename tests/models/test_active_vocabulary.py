@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ssdcli.errors import SsdError
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.folder import load_backbone, save_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone
 
 V, ROWS, NEVER = 600, 9, (1, 599)
 CONFIG = BackboneConfig(V, hidden=32, layers=1, rank=16, block_size=4, context=64, suppressed=NEVER, active=ROWS)

@@ -16,7 +16,7 @@ from ssdcli.engine.process import Masked, Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.models.backbones.block_diffusion import BackboneConfig
-from ssdcli.models.folder import load_backbone, save_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone
 from ssdcli.models.initialization import Wanted, adapt
 from ssdcli.training.objective import Objective
 from tests.checkpoints import CAUSAL, NATIVE, write_checkpoint

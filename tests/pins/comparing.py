@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+_OLD_NAMES = {"self_conditioning.weight": "listen.weight"}  # of tensors: today's name, and the pinned one
 ONLY_EXACT = "sha256"  # the key of what nothing but the same type of machine can repeat
 
 
@@ -42,18 +43,20 @@ def plain(found: Any) -> Any:
 
 
 def weights(file: Path) -> dict[str, Any]:
-    """A file of tensors by its digest, and by statistics of each that bear rounding."""
+    """Digest of a file of tensors under the names that they had when pinned, and statistics that bear rounding."""
     import torch
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file, save
 
-    tensors = {}
-    for name, tensor in sorted(load_file(file).items()):
+    tensors = {_OLD_NAMES.get(name, name): tensor for name, tensor in load_file(file).items()}
+    statistics = {}
+    for name, tensor in sorted(tensors.items()):
         flat = tensor.double().flatten()
         size = flat.abs().sum()
         ramp = torch.linspace(0, 1, len(flat), dtype=torch.float64)
         # Beside the size, so that sums of numbers of both signs are held to what rounding can do to them.
-        tensors[name] = [len(flat), *(float(one) for one in (size, size + flat.sum(), size + flat @ ramp))]
-    return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "tensors": tensors}
+        statistics[name] = [len(flat), *(float(one) for one in (size, size + flat.sum(), size + flat @ ramp))]
+    digest = hashlib.sha256(save(tensors, {"format": "pt"})).hexdigest()
+    return {"sha256": digest, "tensors": statistics}
 
 
 def _shown(value: Any) -> str:

@@ -42,7 +42,7 @@ _MORE: dict[str, tuple[str, ...]] = {
     "a causal checkpoint, unshifted": (*_NOTES, "--init", "checkpoints/qwen3", "--context", "64", "--no-shift"),
     "a masked checkpoint": (*_NOTES, "--init", "checkpoints/roberta", "--context", "64"),
 }  # fmt: skip
-_IN_BRIEF = ("taught in context", "base", "begun of a pulled one", "talks by a template", "a causal checkpoint")
+_LEFT_OUT = ("begun", "adapter of a pulled one", "talks", "a pulled simplex core", "a masked checkpoint")  # in brief
 # Attention is open from the first step, as it always is in later versions; they do not know the variable.
 _OPEN = {"SSD_ANNEAL": "0"}
 
@@ -68,8 +68,11 @@ def _registered(shop: Workshop, name: str) -> dict[str, Any]:
 
 def _all(shop: Workshop, trainings: dict[str, tuple[str, ...]], steps: int) -> dict[str, Any]:
     how = ("--steps", str(steps), "--batch-tokens", "128", "--seed", "6", "--checkpoint-seconds", "1000")
-    numbered = enumerate(trainings.items())
-    return {name: _trained(shop, f"made-{n}", *arguments, *how) for n, (name, arguments) in numbered}
+    found = {}
+    for n, (name, arguments) in enumerate(trainings.items()):
+        if not shop.brief or name not in _LEFT_OUT:
+            found[name] = _trained(shop, f"made-{n}", *arguments, *how)
+    return found
 
 
 def trainings(shop: Workshop) -> dict[str, Any]:
@@ -79,8 +82,7 @@ def trainings(shop: Workshop) -> dict[str, Any]:
 
 def beginnings(shop: Workshop) -> dict[str, Any]:
     """Trainings that begin from something, learn answers, or are made for pulled cores."""
-    chosen = {name: one for name, one in _MORE.items() if not shop.brief or name in _IN_BRIEF}
-    return _all(shop, chosen, 4)
+    return _all(shop, _MORE, 4)
 
 
 def resumed(shop: Workshop) -> dict[str, Any]:

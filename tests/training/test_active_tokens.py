@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ssdcli.engine.process import Masked, Process, SparseSimplex, Uniform
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.folder import load_backbone
-from ssdcli.models.mould import Mould
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
+from ssdcli.models.core_traits import CoreTraits
 from ssdcli.models.presets import PRESETS
 from ssdcli.training import active_tokens as subject
 from ssdcli.training.active_tokens import Division, active_ids, count_tokens, divide, nearest, smoothed
@@ -35,13 +35,13 @@ def text(length: int = 2000) -> np.ndarray:
     return found[(found < V) & ~np.isin(found, NEVER)]
 
 
-def mould(width: int = 24) -> Mould:
+def traits(width: int = 24) -> CoreTraits:
     generator = torch.Generator().manual_seed(0)
-    return Mould(torch.randn(V, width, generator=generator), NEVER)
+    return CoreTraits(torch.randn(V, width, generator=generator), NEVER)
 
 
 def divided(rows: int = ROWS) -> Division:
-    division = divide(mould(), text(), rows)
+    division = divide(traits(), text(), rows)
     assert division is not None
     return division
 
@@ -49,7 +49,7 @@ def divided(rows: int = ROWS) -> Division:
 def model_of(process: str = "masked", **changes: Any) -> BlockDiffusionLM:
     settings = TrainSettings(data=("-",), block_size=4, **{"hidden": 32, "layers": 1, "context": 32, **changes})
     division = divided()
-    return build(shape(settings, PRESETS[0], OF[process], mould(), (), division), mould(), division, 0)
+    return build(shape(settings, PRESETS[0], OF[process], traits(), (), division), traits(), division, 0)
 
 
 @pytest.mark.parametrize("read", [1, 7, 1 << 20])
@@ -105,9 +105,9 @@ def test_whatever_the_text_holds_every_token_stays_possible(counts):
 
 
 def test_a_small_vocabulary_is_not_divided():
-    assert divide(mould(), text(), rows=V) is None
-    assert divide(mould(), text()) is None
-    assert divide(mould(), text(), rows=V - 1) is not None
+    assert divide(traits(), text(), rows=V) is None
+    assert divide(traits(), text()) is None
+    assert divide(traits(), text(), rows=V - 1) is not None
 
 
 def test_ids_that_are_never_text_have_the_last_row_to_themselves():
@@ -121,7 +121,7 @@ def test_ids_that_are_never_text_have_the_last_row_to_themselves():
 
 
 def test_a_text_of_few_tokens_makes_few_rows():
-    division = divide(mould(), np.array([3, 5, 3, 5, 9] * 20), ROWS)
+    division = divide(traits(), np.array([3, 5, 3, 5, 9] * 20), ROWS)
     assert division is not None
     assert division.ids.tolist() == [3, 5, 9, MASK]
     assert sorted(set(division.row.tolist())) == [0, 1, 2, 3]
@@ -129,7 +129,7 @@ def test_a_text_of_few_tokens_makes_few_rows():
 
 def test_rows_start_with_the_geometry_of_their_tokens_in_the_core():
     model, ids = model_of(hidden=24), divided().ids
-    cosines = [torch.nn.functional.normalize(x, dim=-1) for x in (model.table.detach(), mould().embeddings[ids])]
+    cosines = [torch.nn.functional.normalize(x, dim=-1) for x in (model.table.detach(), traits().embeddings[ids])]
     torch.testing.assert_close(cosines[0] @ cosines[0].T, cosines[1] @ cosines[1].T)
     assert (model.config.vocabulary, model.config.active, model.config.rank) == (V, ROWS + 1, 24)
 
@@ -142,10 +142,10 @@ def test_only_tables_of_many_rows_are_of_low_rank(rows, expected):
 
 def test_a_whole_vocabulary_is_built_from_the_whole_core():
     settings = TrainSettings(data=("-",), block_size=4, hidden=24, layers=1)
-    config = shape(settings, PRESETS[0], OF["masked"], mould(), (), None)
-    model = build(config, mould(), None, 0)
+    config = shape(settings, PRESETS[0], OF["masked"], traits(), (), None)
+    model = build(config, traits(), None, 0)
     assert (config.active, config.suppressed, model.table.shape) == (None, NEVER, (V, 24))
-    expected = torch.nn.functional.normalize(mould().embeddings, dim=-1)
+    expected = torch.nn.functional.normalize(traits().embeddings, dim=-1)
     torch.testing.assert_close(torch.nn.functional.normalize(model.table.detach(), dim=-1), expected)
 
 

@@ -17,7 +17,7 @@ from ssdcli.api import Blend, load
 from ssdcli.errors import Interrupted, NoSuchModel, SsdError, UsageError
 from ssdcli.generation.selection import choose
 from ssdcli.machine.placement import Placement
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.loading import load_model
 from ssdcli.models.lora import WEIGHTS as ADAPTER_WEIGHTS
 from ssdcli.registry import archive
@@ -94,7 +94,7 @@ def test_a_base_that_is_named_stays_the_base_and_a_contrast_has_it(text, registr
     assert registry.find("notes").manifest.base == "general"
     train_small(still(text, "general", name="letters"))
     lineup = choose("big", {"letters": 0.3}, blend=Blend(rule="contrast"))
-    assert [part.entry.name for part in lineup.parts] == ["big", "letters", "general"]
+    assert [one.model.entry.name for one in lineup.members] == ["big", "letters", "general"]
 
 
 @pytest.mark.parametrize(("kind", "process"), [("qwen3", "masked"), ("llama", "simplex"), ("roberta", "simplex")])
@@ -173,8 +173,8 @@ def test_what_does_not_fit_the_core_is_refused(text, registry):
     add_tiny("long", 4, backbone=tiny_backbone(block_size=16), **MASKED, **MEMBER)
     add_tiny("foreign", 5, tokenizer=train_tokenizer(["other words " * 50], 300), **MASKED, **MEMBER)
     assert "noise process is simplex" in refused(text, "smooth")
-    assert "its blocks have 16 tokens, not 8" in refused(text, "long")
-    assert "its tokenizer differs" in refused(text, "foreign")
+    assert "its block size is 16, not 8" in refused(text, "long")
+    assert "their tokenizers differ" in refused(text, "foreign")
     assert "no model named 'nobody'" in refused(text, "nobody")
     assert "no folder './nobody'" in refused(text, "./nobody")
 
@@ -203,7 +203,7 @@ def test_what_a_beginning_decides_or_needs_is_said(changes, says, text, registry
 
 def test_a_checkpoint_that_will_not_do_is_refused(text, registry, tmp_path):
     write_checkpoint(tmp_path / "foreign", tokenizer=train_tokenizer(["other words " * 50], 300))
-    assert "its tokenizer differs" in refused(text, tmp_path / "foreign")
+    assert "their tokenizers differ" in refused(text, tmp_path / "foreign")
     assert "is no registered model" in refused(text, tmp_path / "foreign", lora=4)
     write_checkpoint(tmp_path / "lm")
     weights_file = tmp_path / "lm" / "model.safetensors"

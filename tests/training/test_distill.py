@@ -122,8 +122,8 @@ def test_the_recipe_in_the_folder_repeats_the_training(text):
     ("changes", "said"),
     [
         ({"process": "uniform"}, "its noise process is uniform"),
-        ({"tokenizer": train_tokenizer(["other words and more of them " * 9], VOCABULARY)}, "its tokenizer differs"),
-        ({"block_size": 16}, "its blocks have 16 tokens, not 8"),
+        ({"tokenizer": train_tokenizer(["other words and more of them " * 9], VOCABULARY)}, "their tokenizers differ"),
+        ({"block_size": 16}, "its block size is 16, not 8"),
         ({"attention": "causal"}, "cannot denoise all blocks of a text in one pass"),
         ({"context": 32}, "'other' sees 32 tokens at once, and the windows of this training have 64"),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ssdcli.errors import Interrupted
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import Registry
 from ssdcli.training import job
 from ssdcli.training.job import Watcher, train_small
@@ -79,7 +79,7 @@ def test_a_training_that_gets_better_takes_all_its_steps(text, tmp_path, monkeyp
     done, _ = trained(text, tmp_path, list(falling()), monkeypatch, patience=1)
     assert done.description.steps == STEPS
     assert done.description.kept is None
-    assert "kept" not in (done.folder / "README.md").read_text()
+    assert "weights kept" not in (done.folder / "README.md").read_text()
 
 
 def test_no_patience_is_to_train_to_the_end_and_keep_the_last(text, tmp_path, monkeypatch):
@@ -101,5 +101,5 @@ def test_an_interrupted_training_remembers_what_was_best(text, tmp_path, monkeyp
             train_small(settings, watcher, registry=Registry(tmp_path / "parts"))
         patch.setattr(job, "_heldout_measure", Heldout(losses[3:]))
         parts = train_small(settings, registry=Registry(tmp_path / "parts"))
-    assert (parts.steps, parts.kept) == (whole.steps, whole.kept) == (11, 4)
+    assert [(one.description.steps, one.description.kept) for one in (parts, whole)] == [(11, 4)] * 2
     assert torch.equal(table(tmp_path / "parts"), table(tmp_path / "whole"))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from ssdcli.cli.settings import resolve
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
-from ssdcli.models.folder import load_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry import staging
 from ssdcli.registry.archive import OWN
 from ssdcli.registry.manifest import read_manifest, tokenizer_fingerprint

@@ -16,7 +16,7 @@ from ssdcli.api import load
 from ssdcli.errors import Interrupted, NoSuchModel, SsdError, UsageError
 from ssdcli.generation.selection import choose
 from ssdcli.machine.placement import Placement
-from ssdcli.models.folder import CONFIG
+from ssdcli.models.block_diffusion_checkpoint import CONFIG
 from ssdcli.models.initialization import Wanted, adapt
 from ssdcli.models.loading import load_model
 from ssdcli.models.lora import WEIGHTS

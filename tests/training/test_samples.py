@@ -9,13 +9,14 @@ import pytest
 
 from ssdcli.engine import sampler
 from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import make_process
-from ssdcli.evaluation.canvases import Reader
-from ssdcli.evaluation.losses import Passage, passage_of
+from ssdcli.evaluation.scored_text import ScoredText, scored_text
+from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.training import samples as subject
-from ssdcli.training.samples import Author, write_samples
-from tests.tiny import BLOCK, CONSTANTS, TEXT, VOCABULARY, tiny_backbone, tiny_tokenizer
+from ssdcli.training.samples import write_samples
+from tests.tiny import BLOCK, CONSTANTS, TEXT, VOCABULARY, loaded, tiny_backbone, tiny_tokenizer
 
 END = 0
 FOREVER = math.inf
@@ -26,14 +27,14 @@ def _short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "_LENGTH", 2 * BLOCK)
 
 
-def author(process: str = "masked", *seeds: int) -> Author:
+def author(process: str = "masked", *seeds: int, end: int = END) -> list[Member[LoadedModel]]:
     made = make_process(process, VOCABULARY, CONSTANTS[process])
-    members = [Reader(Denoiser(tiny_backbone(seed, process=process), made), END) for seed in seeds or (0,)]
-    return Author([(reader, Constant(1 / len(members))) for reader in members], (END,))
+    models = [loaded(Denoiser(tiny_backbone(seed, process=process), made), ends=(end,)) for seed in seeds or (0,)]
+    return [Member(str(place), model, Constant(1 / len(models))) for place, model in enumerate(models)]
 
 
-def documents(*texts: str) -> list[Passage]:
-    return [passage_of(text, tiny_tokenizer(), END) for text in texts]
+def documents(*texts: str) -> list[ScoredText]:
+    return [scored_text(text, tiny_tokenizer(), END) for text in texts]
 
 
 @pytest.mark.parametrize("process", ["simplex", "masked", "uniform"])
@@ -59,7 +60,7 @@ def test_samples_repeat_themselves_and_each_document_has_noise_of_its_own():
 
 
 def test_a_short_document_is_read_to_its_half_and_a_shorter_one_not_at_all():
-    passages = [Passage([END, *range(20, 30)], 10), Passage([END, *range(20, 24)], 4)]
+    passages = [ScoredText([END, *range(20, 30)], 10), ScoredText([END, *range(20, 24)], 4)]
     (sample,) = write_samples({"small": author()}, passages, tiny_tokenizer(), FOREVER)
     assert sample.opening == tiny_tokenizer().decode(list(range(20, 25)))
     assert sample.real == tiny_tokenizer().decode(list(range(25, 30)))
@@ -71,7 +72,7 @@ def test_a_text_stops_at_its_end():
     passages, one = documents(TEXT), author()
     whole = subject._go_on(one, [passages[0].tokens[1:13]], FOREVER)[0]
     end = whole[5]
-    (text,) = subject._go_on(Author(one.members, (end,)), [passages[0].tokens[1:13]], FOREVER)
+    (text,) = subject._go_on(author(end=end), [passages[0].tokens[1:13]], FOREVER)
     assert text == whole[: whole.index(end)]
 
 

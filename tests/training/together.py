@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from ssdcli.cli.app import main as ssd
 from ssdcli.errors import SsdError
-from ssdcli.machine.distributed import agreed, alike, first_ahead, how_many, summed
+from ssdcli.machine.distributed import barrier, from_rank_zero, rank_zero_first, summed_over_ranks, world_size
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.registry.store import Registry
 from ssdcli.training import job
@@ -81,14 +81,14 @@ def error_of(act: Callable[[], object]) -> str:
 
 def second_fails() -> None:
     """An error of one process."""
-    with alike():
+    with barrier():
         if RANK == 1:
             raise SsdError(ERROR)
 
 
 def first_fails() -> None:
     """An error of the first process before the others begin."""
-    with first_ahead():
+    with rank_zero_first():
         if RANK == 0:
             raise SsdError(ERROR)
         raise AssertionError
@@ -127,7 +127,7 @@ def all_rows(inputs: dict[str, Any]) -> dict[str, Any]:
     """The rows of all processes, in their order."""
 
     def joined(part: torch.Tensor) -> torch.Tensor:
-        parts = [torch.empty_like(part) for _ in range(how_many())]
+        parts = [torch.empty_like(part) for _ in range(world_size())]
         torch.distributed.all_gather(parts, part.contiguous())
         return torch.cat(parts)
 
@@ -171,8 +171,8 @@ def main(text: str, folder: Path) -> None:
     facts: dict[str, object] = {
         "error of the second": error_of(second_fails),
         "error of the first": error_of(first_fails),
-        "agreed": agreed(lambda: RANK),
-        "summed": summed([1.0, RANK]),
+        "agreed": from_rank_zero(lambda: RANK),
+        "summed": summed_over_ranks([1.0, RANK]),
         "distance": uneven_gradients(text, folder / "uneven"),
         "diverged": diverged(text, folder / "diverged"),
         "left": stopped(shared(text), folder / "left"),

@@ -10,7 +10,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from ssdcli.engine.ensemble.members import Ensemble
+from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.rules import Rule
 from ssdcli.engine.sampler import Step
 

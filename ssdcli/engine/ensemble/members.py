@@ -1,96 +1,48 @@
-"""Several denoisers of one canvas, each with its own prefix, that predict together."""
+"""A member of an ensemble: what it is called, its role, its weight, and when it runs. Needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Generic, Literal, TypeVar
 
-from torch import Tensor
-
-from ssdcli.engine.ensemble.rules import Rule, mix
 from ssdcli.engine.ensemble.schedules import Schedule
-from ssdcli.engine.process import Canvas
-from ssdcli.engine.prompt import Prompt
 
+Role = Literal["core", "small", "base"]
 
-class CanvasDenoiser(Protocol):
-    """What an ensemble asks of a member; `Denoiser` is one."""
-
-    def start(self, prompts: Sequence[Prompt]) -> Any:
-        """Read the prompts of a batch, none of them empty."""
-        ...
-
-    def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefix: Any) -> Tensor:
-        """Log p of the clean tokens: (B, L, V) float32, normalised."""
-        ...
-
-    def commit(self, tokens: Tensor, prefix: Any) -> Any:
-        """The prefix with a clean block (B, L) appended; the given one stays as it was."""
-        ...
+Model_co = TypeVar("Model_co", covariant=True)
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
-class Member:
-    """One model of an ensemble."""
+class Member(Generic[Model_co]):
+    """One model of an ensemble, from the command line to the result.
+
+    name: unique in the ensemble.
+    model: the model, as far as it is known at this stage: its files, loaded with its tokenizer, or a denoiser alone.
+    schedule: the weight at each noise level, never below zero.
+    role: the core, a small model, or the base that a contrast compares a small model with.
+    weight: the nominal weight, never below zero.
+    """
 
     name: str
-    denoiser: CanvasDenoiser
+    model: Model_co
     schedule: Schedule
+    role: Role = "core"
+    weight: float = 1.0
 
+    @property
+    def sees_context(self) -> bool:
+        """Whether it reads private context: small models do, cores and bases never."""
+        return self.role == "small"
 
-@dataclass(frozen=True)
-class Prediction:
-    """What an ensemble says of a canvas: log p (B, L, V) float32, and each member's own (None: it was not run)."""
+    def weight_at(self, t: float) -> float:
+        """The weight that a rule gets for it at noise level t: a base's is negated; zero means that it is not run."""
+        return self.signed(self.schedule(t))
 
-    log_p: Tensor
-    by_member: tuple[Tensor | None, ...]
+    def signed(self, weight: float) -> float:
+        """A weight with the sign that its role has in a rule and in reports: a base's is negated."""
+        return -weight if self.role == "base" else weight
 
-
-@dataclass(frozen=True)
-class Ensemble:
-    """Members that denoise together by a rule, which is `mix` (SSD-2, Han et al., NAACL 2024) unless told otherwise."""
-
-    members: tuple[Member, ...]
-    rule: Rule = mix
-
-    def weights(self, t: float) -> tuple[float, ...]:
-        """Each member's weight at t, as scheduled; below zero for what a `contrast` holds against the others."""
-        return tuple(member.schedule(t) for member in self.members)
-
-    def start(self, prompts: Sequence[Sequence[Prompt]], levels: Sequence[float]) -> tuple[Any, ...]:
-        """Read each member's own prompts: prompts[i] are those of member i.
-
-        levels: where the ensemble will be asked to denoise; a member that none of them needs reads nothing.
-        """
-        return tuple(
-            m.denoiser.start(rows) if any(m.schedule(t) != 0 for t in levels) else None
-            for m, rows in zip(self.members, prompts, strict=True)
-        )
-
-    def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefixes: tuple[Any, ...]) -> Prediction:
-        """Log p of the clean tokens by the members that run at t; ValueError if there is none.
-
-        previous: log p (B, L, V) of the ensemble at the step before, or None. Every member is self-conditioned on it,
-        even if it was skipped at that step.
-        """
-        weights = self.weights(t)
-        said = tuple(
-            member.denoiser.denoise(canvas, t, previous, prefix) if weight != 0 else None
-            for weight, member, prefix in zip(weights, self.members, prefixes, strict=True)
-        )
-        return Prediction(self.combine(said, weights), said)
-
-    def combine(self, said: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
-        """Apply the rule to what the members that ran said: (..., V) float32."""
-        running = [(log_p, w) for log_p, w in zip(said, weights, strict=True) if log_p is not None]
-        if not running:
-            raise ValueError("no member runs at this noise level: at least one weight must differ from zero")
-        return self.rule([log_p for log_p, _ in running], [w for _, w in running])
-
-    def commit(self, tokens: Tensor, prefixes: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Append a clean block (B, L) to the prefix of every member that reads."""
-        return tuple(
-            None if prefix is None else member.denoiser.commit(tokens, prefix)
-            for member, prefix in zip(self.members, prefixes, strict=True)
-        )
+    def carrying(self, model: Other) -> Member[Other]:
+        """The same member with its model at another stage."""
+        return Member(self.name, model, self.schedule, self.role, self.weight)

@@ -12,7 +12,6 @@ from random import Random
 import numpy as np
 from tokenizers import Tokenizer
 
-from ssdcli.api import Options, Request, choose
 from ssdcli.data.canaries import Canaries, read_canaries
 from ssdcli.engine.denoiser import Backbone
 from ssdcli.errors import SsdError, UsageError
@@ -22,12 +21,15 @@ from ssdcli.evaluation.audit.membership import ENOUGH, attack, match
 from ssdcli.evaluation.audit.rounds import Rounds, paired_losses
 from ssdcli.evaluation.audit.training_text import Excerpts, TrainingText, find_training_text, read_excerpts
 from ssdcli.evaluation.audit.verbatim import find, share
-from ssdcli.evaluation.losses import LossSettings, Passage, passage_of
-from ssdcli.generation.selection import NO_CORE
+from ssdcli.evaluation.losses import LossSettings
+from ssdcli.evaluation.scored_text import ScoredText, scored_text
+from ssdcli.generation.loaded_model import open_model
+from ssdcli.generation.selection import NO_CORE, choose
+from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
-from ssdcli.machine.placement import Placement
-from ssdcli.models.loading import load_model
+from ssdcli.registry.compatibility import misfit
 from ssdcli.registry.store import Entry, Registry
+from ssdcli.text.tokenizer import load_tokenizer
 
 _CANDIDATES = 511  # sentences that a canary is ranked among: exposure up to 9 bits
 _DRAWS = 32  # sets of noise levels of a loss, at most
@@ -110,27 +112,27 @@ class _Subject:
 
     @property
     def backbone(self) -> Backbone:
-        return self.writer.voices[0].denoiser.backbone
+        return self.writer.members[0].model.denoiser.backbone
 
-    def passage(self, text: str) -> Passage:
+    def passage(self, text: str) -> ScoredText:
         """A whole text between ends of text, as it stands in training."""
-        end = self.writer.voices[0].opening
-        passage = passage_of(text, self.tokenizer, end)
+        end = self.writer.members[0].model.format.opening
+        passage = scored_text(text, self.tokenizer, end)
         return replace(passage, tokens=[*passage.tokens, end])
 
-    def losses(self, passages: Sequence[Passage], core: Backbone | None, seed: int, rounds: Rounds) -> np.ndarray:
+    def losses(self, passages: Sequence[ScoredText], core: Backbone | None, seed: int, rounds: Rounds) -> np.ndarray:
         """Loss of each passage in nats under the model, after that under its core if there is one: (D, 1 or 2)."""
         members = [self.backbone] if core is None else [core, self.backbone]
         room = min(member.context for member in members)
         window = min(room, max(len(passage.tokens) for passage in passages))
         settings = LossSettings(window, seed=seed, batch=max(1, _BATCH_TOKENS // window))
-        return paired_losses(members, self.writer.voices[0].denoiser.process, passages, settings, rounds)
+        return paired_losses(members, self.writer.members[0].model.denoiser.process, passages, settings, rounds)
 
 
 def _load(entry: Entry, registry: Registry) -> _Subject:
     core, members = (entry.name, []) if entry.manifest.kind == "core" else (NO_CORE, [entry.name])
     writer = choose(core, members, registry).open()
-    tokenizer = Tokenizer.from_file(str(entry.folder / "tokenizer.json"))
+    tokenizer = load_tokenizer(entry.folder, entry.name)
     tokenizer.encode_special_tokens = True
     return _Subject(writer, tokenizer)
 
@@ -142,14 +144,9 @@ def _core(entry: Entry, registry: Registry) -> Backbone | None:
         return None
     try:
         core = registry.find(made_for)
-        theirs = core.manifest
-        alike = (theirs.tokenizer, theirs.noise, theirs.attention, theirs.block_size) == (
-            own.tokenizer,
-            own.noise,
-            own.attention,
-            own.block_size,
-        )
-        return load_model(core.folder, Placement(), own.block_size) if alike else None
+        # Losses are compared of canvases that both see alike, so the attention must be the same besides.
+        alike = core.manifest.attention == own.attention and misfit(core.manifest, own) is None
+        return open_model(core, block_size=own.block_size).denoiser.backbone if alike else None
     except SsdError:
         return None
 
@@ -218,7 +215,7 @@ class _Auditor:
             return Membership(by_loss, None)
         return Membership(by_loss, attack(*np.split(losses[:, 0] + known_better, 2)))
 
-    def _long_enough(self, texts: Sequence[str]) -> list[Passage]:
+    def _long_enough(self, texts: Sequence[str]) -> list[ScoredText]:
         """The beginnings of those texts that say something, in tokens."""
         window = min(_WINDOW, self.subject.backbone.context)
         passages = [self.subject.passage(text) for text in texts]

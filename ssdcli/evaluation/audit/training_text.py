@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from random import Random
-from typing import Generic, TypeVar
 
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import STANDARD_INPUT, read_documents
-from ssdcli.data.split import SplitSettings, fingerprint, split_documents
+from ssdcli.data.split import SplitSettings, fingerprint, recorded_split, split_documents
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.registry.recipes import load_recipe
+from ssdcli.evaluation.heldout_text import Reservoir
 from ssdcli.registry.store import Entry
 
-T = TypeVar("T")
-
-_RECIPE = "recipe.toml"
 _CHARACTERS = 4_000  # of a document that an excerpt keeps
 _HELDOUT = 128  # documents
 _TRAIN = 1024  # documents, of which some are as long as the held-out ones
@@ -64,33 +60,6 @@ def read_excerpts(text: TrainingText, draw: Random) -> Excerpts:
     return Excerpts(train.shuffled(), heldout.shuffled(), (train.offered, heldout.offered))
 
 
-@dataclass
-class Reservoir(Generic[T]):
-    """Up to `most` of what is offered, each as likely to be kept (Vitter's algorithm R, 1985)."""
-
-    most: int
-    draw: Random
-    kept: list[T] = field(default_factory=list)
-    offered: int = 0
-
-    def offer(self, one: T) -> None:
-        """Take it or leave it."""
-        self.offered += 1
-        if len(self.kept) < self.most:
-            self.kept.append(one)
-        elif (place := self.draw.randrange(self.offered)) < self.most:
-            self.kept[place] = one
-
-    def offer_all(self, several: Iterable[T]) -> None:
-        """Offer one after the other."""
-        for one in several:
-            self.offer(one)
-
-    def shuffled(self) -> list[T]:
-        """What was kept, in random order."""
-        return self.draw.sample(self.kept, len(self.kept))
-
-
 def find_training_text(entry: Entry, data: Sequence[str]) -> TrainingText:
     """How to read a model's training text; UsageError for data that cannot be it, SsdError for a model without notes.
 
@@ -101,17 +70,4 @@ def find_training_text(entry: Entry, data: Sequence[str]) -> TrainingText:
     if entry.manifest.data is None:
         raise SsdError(f"the manifest of {entry.name!r} does not tell what it was trained on.", "Train it again.")
     read_documents(data, ReadReport())  # refuses what does not exist
-    return TrainingText(entry.name, tuple(data), split_of(entry), entry.manifest.data)
-
-
-def split_of(entry: Entry) -> SplitSettings:
-    """The split of a model's training, by the recipe in its folder."""
-    try:
-        written = load_recipe(entry.folder / _RECIPE)
-        seed, heldout = written.get("seed"), written.get("heldout")
-        if not isinstance(seed, int) or not isinstance(heldout, float):
-            raise UsageError(f"its seed is {seed!r} and its heldout {heldout!r}.")
-        return SplitSettings(seed, heldout)
-    except UsageError as error:
-        problem = f"how {entry.name!r} split its text cannot be read: {error.problem}"
-        raise SsdError(problem, "Audit it without its text, or train it again.") from error
+    return TrainingText(entry.name, tuple(data), recorded_split(entry.name, entry.folder), entry.manifest.data)

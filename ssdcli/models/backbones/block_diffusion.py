@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ssdcli.engine.flops import Sizes
-from ssdcli.models.active_vocabulary import ActiveVocabulary, WholeVocabulary
+from ssdcli.models.active_vocabulary import ActiveVocabulary, WholeVocabulary, weighted_sums
 from ssdcli.models.backbones.attention import VISIBLE, chunks_of, is_worth_cutting
 from ssdcli.models.backbones.cache import PrefixCache
-from ssdcli.models.backbones.mixture import weighted_sums
 from ssdcli.models.backbones.norm import use_low_norms
 from ssdcli.registry import schema
 

@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import PrefixCache
 from ssdcli.models.backbones.native import NativeBackbone
-from ssdcli.models.spec import CoreSpec
+from ssdcli.models.core_spec import CoreSpec
 
 _SLIDING = "sliding_attention"
 

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 from ssdcli.engine.flops import Sizes
+from ssdcli.models.active_vocabulary import weighted_sums
 from ssdcli.models.backbones.cache import PrefixCache
-from ssdcli.models.backbones.experts import IN_FOURS
-from ssdcli.models.backbones.mixture import weighted_sums
-from ssdcli.models.spec import CoreSpec
+from ssdcli.models.core_spec import CoreSpec
+
+IN_FOURS = "grouped_mm_in_fours"  # what `set_experts_implementation` is told
+
+_FOUR = 4
 
 
 class NativeBackbone:
@@ -142,3 +146,26 @@ def experts_per_token(config: PreTrainedConfig) -> int:
     """How many experts of each layer work on a token; 0 where there are none."""
     text: Any = config.get_text_config()
     return int(getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None) or 0)
+
+
+def _in_fours(experts: Any, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """The experts' weighted sums for tokens (N, H), of whose experts (N, k) are the index: (N, H).
+
+    A matrix product on a CPU rounds the last rows differently where they are not a multiple of four, so every expert's
+    tokens are filled up to one. Fillers that no expert needs go to one that is not there, and are left out.
+    """
+    count = experts.num_experts
+    pairs, chosen = hidden.repeat_interleave(index.shape[1], dim=0), index.flatten()
+    lacking = -torch.bincount(chosen, minlength=count) % _FOUR
+    places, numbers = torch.arange(_FOUR - 1, device=index.device), torch.arange(count, device=index.device)
+    fillers = torch.where(places < lacking[:, None], numbers[:, None], count).flatten()
+    said = grouped_mm_experts_forward(
+        experts,
+        torch.cat([pairs, pairs.new_zeros(len(fillers), pairs.shape[1])]),
+        torch.cat([chosen, fillers])[:, None],
+        torch.cat([weights.flatten(), weights.new_zeros(len(fillers))])[:, None],
+    )
+    return said[: len(pairs)].view(*index.shape, -1).sum(1)
+
+
+ALL_EXPERTS_FUNCTIONS.register(IN_FOURS, _in_fours)

@@ -8,8 +8,22 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from ssdcli.models.backbones.roberta import RobertaBackbone
-from ssdcli.models.spec import CoreSpec
+from ssdcli.models.backbones.cache import PrefixCache
+from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.core_spec import CoreSpec
+
+
+class RobertaBackbone(NativeBackbone):
+    """log p of clean tokens from noised ones, by a RobertaForMaskedLM."""
+
+    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+        # The first rows of its table of positions, up to that of the padding's id, are no positions.
+        return super()._run(embedded, positions + self.model.config.pad_token_id + 1, mask, cache)
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        head: Any = self.model.lm_head  # a layer more than the output embeddings
+        scores: Tensor = head(hidden)
+        return scores
 
 
 class SsdLmForDiffusion(RobertaForMaskedLM):

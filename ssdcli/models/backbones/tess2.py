@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import MistralConfig, MistralForCausalLM
 
 from ssdcli.models.backbones.native import NativeBackbone
-from ssdcli.models.spec import CoreSpec
+from ssdcli.models.core_spec import CoreSpec
 
 
 class Tess2ForDiffusion(MistralForCausalLM):

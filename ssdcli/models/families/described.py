@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ssdcli.errors import SsdError
+from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.families.config import is_a
 from ssdcli.models.families.family import Config, Family, Vocabulary
-from ssdcli.models.spec import KEY, CoreSpec
 
 # Other classes do more to their inputs, or after their bodies, than a backbone here does.
 _CLASSES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "RobertaForMaskedLM")

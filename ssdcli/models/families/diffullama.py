@@ -5,9 +5,9 @@ Its config.json is a causal Llama's. The tokenizer tells them apart: it names a 
 
 from __future__ import annotations
 
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.config import count, ends, is_a, mask, native, never_text, prompt_format
 from ssdcli.models.families.family import Config, Family, Vocabulary
-from ssdcli.models.spec import CoreSpec
 
 _BLOCK = 32
 _CONTEXT = 2048  # what it was trained on; its config.json repeats the 4096 of the Llama 2 that it was made from
@@ -16,7 +16,6 @@ _CONTEXT = 2048  # what it was trained on; its config.json repeats the 4096 of t
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     hidden = mask(config, vocabulary)
     return CoreSpec(
-        family="diffullama",
         process="masked",
         constants={"mask_id": hidden},
         attention="full",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.config import ends, is_a, must, never_text, number, prompt_format
 from ssdcli.models.families.family import GENERATION, Config, Family, Vocabulary
-from ssdcli.models.spec import CoreSpec
 
 _CLASS = "DiffusionGemmaForBlockDiffusion"
 _BLOCK = 256
@@ -31,7 +31,6 @@ def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     eos = [*_ids(config.get("eos_token_id")), *_ids(text.get("eos_token_id")), *_ids(generation.get("eos_token_id"))]
     media = [vocabulary.ids.get(spelling) for spelling in _MEDIA] + [config.get(key) for key in _MEDIA_IDS]
     return CoreSpec(
-        family="diffusion-gemma",
         process="uniform",
         constants=_constants(generation),
         attention="causal",

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.config import count, ends, is_a, mask, native, never_text, off, prompt_format
 from ssdcli.models.families.family import Config, Family, Vocabulary
-from ssdcli.models.spec import CoreSpec
 
 _BLOCK = 32
 _CONTEXT = 2048  # what it was trained on; its config.json repeats the 131072 of the Qwen2 that it was made from
@@ -23,7 +23,6 @@ def _native(config: Config) -> dict[str, Any]:
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     hidden = mask(config, vocabulary, "<|mask|>")
     return CoreSpec(
-        family="dream",
         process="masked",
         constants={"mask_id": hidden},
         attention="full",

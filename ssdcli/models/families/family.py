@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssdcli.models.spec import CoreSpec
+from ssdcli.models.core_spec import CoreSpec
 
 Config = Mapping[str, Any]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.config import count, ends, is_a, mask, must, never_text, number, off, prompt_format
 from ssdcli.models.families.family import Config, Family, Rename, Vocabulary
-from ssdcli.models.spec import CoreSpec
 
 _BLOCK = 32  # of its published semi-autoregressive decoding
 
@@ -41,7 +41,6 @@ def _native(config: Config) -> dict[str, Any]:
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     hidden = mask(config, vocabulary, "<|mdm_mask|>")
     return CoreSpec(
-        family="llada",
         process="masked",
         constants={"mask_id": hidden},
         attention="full",

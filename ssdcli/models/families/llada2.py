@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.config import count, ends, is_a, mask, must, native, never_text, number, off, prompt_format
 from ssdcli.models.families.family import Config, Family, Rename, Split, Stack, Vocabulary
-from ssdcli.models.spec import CoreSpec
 
 _BLOCK = 32  # which its config.json does not tell
 _MASK = 156895  # of the published checkpoints
@@ -41,7 +41,6 @@ def _native(config: Config) -> dict[str, Any]:
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     hidden = mask(config, vocabulary, "<|mask|>", known=_MASK)
     return CoreSpec(
-        family="llada2",
         process="masked",
         constants={"mask_id": hidden},
         attention="block-causal",

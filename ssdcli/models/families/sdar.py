@@ -6,15 +6,14 @@ published, any other with its short block first instead of last, together with t
 
 from __future__ import annotations
 
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.config import count, ends, is_a, mask, native, never_text, prompt_format
 from ssdcli.models.families.family import Config, Family, Vocabulary
-from ssdcli.models.spec import CoreSpec
 
 
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     hidden = mask(config, vocabulary, "<|MASK|>")
     return CoreSpec(
-        family="sdar",
         process="masked",
         constants={"mask_id": hidden},
         attention="block-causal",

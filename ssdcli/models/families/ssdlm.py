@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.config import ends, must, never_text, number, special
 from ssdcli.models.families.family import Config, Family, Vocabulary
-from ssdcli.models.spec import CoreSpec
 
 SIMPLEX = {"K": 5.0, "s": 1e-4}  # the logits' magnitude and the cosine schedule's offset, which no file tells
 
@@ -40,7 +40,6 @@ def _native(config: Config) -> dict[str, Any]:
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     padding = number(config, "pad_token_id")
     return CoreSpec(
-        family="ssdlm",
         process="simplex",
         constants=SIMPLEX | {"steps": _STEPS},
         attention="full",

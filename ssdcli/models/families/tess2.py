@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.config import ends, must, never_text, number, prompt_format
 from ssdcli.models.families.family import Config, Family, Vocabulary
 from ssdcli.models.families.ssdlm import SIMPLEX
-from ssdcli.models.spec import CoreSpec
 
 _BLOCK = 128  # it learned to write whole answers at once
 _CONTEXT = 2048  # what it learned on, of Mistral's 32,768
@@ -49,7 +49,6 @@ def _native(config: Config) -> dict[str, Any]:
 
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     return CoreSpec(
-        family="tess2",
         process="simplex",
         constants=SIMPLEX | {"steps": _STEPS},
         attention="full",

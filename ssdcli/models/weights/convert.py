@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ssdcli.errors import SsdError
-from ssdcli.models.core import INDEX
+from ssdcli.models.block_diffusion_checkpoint import WEIGHTS
 from ssdcli.models.families.family import Family
-from ssdcli.models.folder import WEIGHTS
-from ssdcli.models.weights.contract import blueprint, check, parameters, wanted
-from ssdcli.models.weights.keys import rearranged
+from ssdcli.models.native_checkpoint import INDEX
+from ssdcli.models.weights.blueprint import blueprint, check, parameters, wanted
+from ssdcli.models.weights.key_rules import rearranged
 from ssdcli.models.weights.pickles import read_pickle
 from ssdcli.models.weights.safetensors_stream import AGAIN, StoredTensor, read_safetensors, write_safetensors
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
-from ssdcli.models.backbones.experts import IN_FOURS
+from ssdcli.models.backbones.native import IN_FOURS
 
 EXPERTS, WIDTH, INNER = 5, 48, 32
 in_fours = ALL_EXPERTS_FUNCTIONS[IN_FOURS]

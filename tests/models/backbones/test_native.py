@@ -8,9 +8,9 @@ from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt
-from ssdcli.models.backbones.mixture import weighted_sums
+from ssdcli.models.active_vocabulary import weighted_sums
 from ssdcli.models.backbones.native import NativeBackbone, sizes
-from ssdcli.models.spec import CoreSpec
+from ssdcli.models.core_spec import CoreSpec
 
 V, MASK, L = 40, 38, 4
 PROCESSES = {"masked": {"mask_id": MASK}, "simplex": {"K": 5.0, "s": 1e-4}}
@@ -34,7 +34,6 @@ def model(kind: str = "llama"):
 
 def backbone(attention: str, shift: bool = False, process: str = "masked") -> NativeBackbone:
     spec = CoreSpec(
-        family="adapted",
         process=process,
         constants=PROCESSES[process],
         attention=attention,

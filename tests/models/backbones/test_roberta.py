@@ -7,9 +7,9 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser
 from ssdcli.engine.process import Masked
 from ssdcli.engine.prompt import Prompt
-from ssdcli.models.backbones.roberta import RobertaBackbone
-from ssdcli.models.backbones.wiring import wiring
-from ssdcli.models.spec import CoreSpec
+from ssdcli.models.backbones.native_class import native_class_of
+from ssdcli.models.backbones.ssdlm import RobertaBackbone
+from ssdcli.models.core_spec import CoreSpec
 
 V, L, MASK, PAD = 40, 4, 39, 1
 TEXT = list(range(5, 16))
@@ -30,7 +30,6 @@ def denoiser(kind: type[Denoiser]) -> Denoiser:
     for weight in model.parameters():
         weight.normal_(std=0.3)
     spec = CoreSpec(
-        family="adapted",
         process="masked",
         constants={"mask_id": MASK},
         attention="block-causal" if kind is Denoiser else "full",
@@ -66,4 +65,4 @@ def test_the_last_position_of_the_window_has_an_embedding():
 
 
 def test_a_masked_roberta_is_run_by_this_backbone():
-    assert wiring({"architectures": ["RobertaForMaskedLM"]}).backbone is RobertaBackbone
+    assert native_class_of({"architectures": ["RobertaForMaskedLM"]}).backbone is RobertaBackbone

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ssdcli.models.spec import KEY, CoreSpec
+from ssdcli.models.core_spec import KEY, CoreSpec
 from tests.models.families.checkpoints import WORDS, Draw, llama_tensors, write_json, write_tokenizer, write_weights
 
 SPECIALS = ("<|endoftext|>", "<|mask|>")
 END, MASK = WORDS, WORDS + 1
 ROWS = 304
 SPEC = CoreSpec(
-    family="adapted",
     process="masked",
     constants={"mask_id": MASK},
     attention="causal",

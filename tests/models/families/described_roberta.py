@@ -8,14 +8,13 @@ from pathlib import Path
 import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from ssdcli.models.spec import KEY, CoreSpec
+from ssdcli.models.core_spec import KEY, CoreSpec
 from tests.models.families.checkpoints import WORDS, write_json, write_tokenizer
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<mask>")
 BEGIN, END, MASK = WORDS, WORDS + 2, WORDS + 3
 ROWS = MASK + 1
 SPEC = CoreSpec(
-    family="adapted",
     process="masked",
     constants={"mask_id": MASK},
     attention="full",

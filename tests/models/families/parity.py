@@ -12,8 +12,9 @@ from ssdcli.engine.denoiser import Denoiser, FullDenoiser
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt
 from ssdcli.machine.placement import Placement
-from ssdcli.models.core import load_core, read_config
-from ssdcli.models.spec import KEY, CoreSpec
+from ssdcli.models.core_spec import KEY, CoreSpec
+from ssdcli.models.native_checkpoint import load_core, read_config
+from ssdcli.registry.manifest import read_manifest
 from tests.models.families.checkpoints import WORDS
 
 TOLERANCE = 1e-5
@@ -25,13 +26,13 @@ Published = Callable[[Tensor, int], Tensor]
 
 def spec_of(folder: Path) -> CoreSpec:
     """What a pulled core says of itself."""
-    return CoreSpec.from_json(read_config(folder)[KEY])
+    return CoreSpec.of(read_manifest(folder), read_config(folder)[KEY])
 
 
 def open_core(folder: Path) -> Denoiser:
     """The denoiser of a pulled core."""
     spec = spec_of(folder)
-    backbone = load_core(folder, read_config(folder), Placement("float32"), None)
+    backbone = load_core(folder, Placement("float32"), None)
     vocabulary = backbone.model.config.get_text_config().vocab_size
     process = make_process(spec.process, vocabulary, spec.constants)
     return (FullDenoiser if spec.attention == "full" else Denoiser)(backbone, process)

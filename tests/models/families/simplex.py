@@ -13,7 +13,7 @@ from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.machine.placement import Placement
-from ssdcli.models.core import load_core, read_config
+from ssdcli.models.native_checkpoint import load_core
 
 # Log p (L, V), in float64, of the clean tokens of a canvas x_t (L, V) between known ones, at t, after a prediction
 # p (L, V) at the step before, or none.
@@ -29,7 +29,7 @@ def text(length: int, seed: int) -> list[int]:
 
 def rounded(core: Denoiser, folder: Path, dtype: str) -> Denoiser:
     """The same core, its weights read in another dtype."""
-    return FullDenoiser(load_core(folder, read_config(folder), Placement(dtype, "cpu"), None), core.process)
+    return FullDenoiser(load_core(folder, Placement(dtype, "cpu"), None), core.process)
 
 
 def noised(core: Denoiser, rows: Sequence[int], t: float) -> Tensor:

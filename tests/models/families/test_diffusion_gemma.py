@@ -9,10 +9,10 @@ from torch import Tensor
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError
-from ssdcli.models.core import input_embeddings, read_config
 from ssdcli.models.families import recognise
 from ssdcli.models.families.diffusion_gemma import DIFFUSION_GEMMA
 from ssdcli.models.families.family import Vocabulary
+from ssdcli.models.native_checkpoint import input_embeddings, read_config
 from ssdcli.text.chat import read_chat
 from ssdcli.text.messages import Message
 from tests.models.families import diffusion_gemma as tiny

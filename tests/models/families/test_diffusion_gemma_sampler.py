@@ -12,7 +12,8 @@ from torch.distributions import Categorical
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Uniform

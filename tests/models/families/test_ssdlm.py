@@ -10,10 +10,10 @@ from ssdcli.engine.noise import GeneratorNoise
 from ssdcli.engine.process import Simplex, SparseSimplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError
+from ssdcli.models.core_traits import read_core_traits
 from ssdcli.models.families import recognise
 from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.families.ssdlm import SSDLM
-from ssdcli.models.mould import read_mould
 from tests.models.families.parity import TOLERANCE, open_core
 from tests.models.families.simplex import Published, dense_weights, gaps, noised, rounded, said, text
 from tests.models.families.ssdlm import BEGIN, CONFIG, END, HEADS, LAYERS, MASK, PAD, ROWS, WIDTH
@@ -163,7 +163,7 @@ def test_the_window_is_what_it_learned_on_or_as_long_as_its_table_of_positions(p
 
 def test_small_models_take_after_the_table_of_clean_tokens(pulled, weights):
     words = weights["roberta.embeddings.word_embeddings.weight"]
-    assert torch.equal(read_mould(pulled("ssdlm")).embeddings.double(), words)
+    assert torch.equal(read_core_traits(pulled("ssdlm")).embeddings.double(), words)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

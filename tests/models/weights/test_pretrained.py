@@ -15,10 +15,10 @@ from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import OutOfMemory
 from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.placement import Need, Placement, Plan
-from ssdcli.models import core
-from ssdcli.models.spec import KEY
-from ssdcli.models.weights.contract import blueprint, parameters
+from ssdcli.models import native_checkpoint
+from ssdcli.models.weights.blueprint import blueprint, parameters
 from ssdcli.models.weights.pretrained import DISK, Part, arguments, need_of, parts, rooms, spread, stored_dtype
+from ssdcli.registry.manifest import read_manifest
 from tests.models.native_checkpoints import GLM4_MOE, LLAMA, QWEN2, ROBERTA
 from tests.pulled import write_core
 from tests.tiny import BLOCK, CONSTANTS, VOCABULARY
@@ -28,9 +28,8 @@ WIDE = {**LLAMA, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}  #
 
 
 def denoiser(folder: Path, placement: Placement) -> Denoiser:
-    config = core.read_config(folder)
-    process = config[KEY]["process"]
-    backbone = core.load_core(folder, config, placement, None)
+    process = read_manifest(folder).process
+    backbone = native_checkpoint.load_core(folder, placement, None)
     return FullDenoiser(backbone, make_process(process, VOCABULARY, CONSTANTS[process]))
 
 
@@ -75,7 +74,7 @@ def test_a_core_whose_layers_wait_on_disk_says_the_same(tmp_path, monkeypatch, n
     folder = write_core(tmp_path, native, process)
     whole = denoiser(folder, Placement(dtype, "cpu"))
     need = need_of(blueprint({**native, "vocab_size": VOCABULARY}), "bfloat16", BLOCK)
-    monkeypatch.setattr(core, "look", lambda: replace(MACHINE, free=need.resident(dtype) + 1))
+    monkeypatch.setattr(native_checkpoint, "look", lambda: replace(MACHINE, free=need.resident(dtype) + 1))
     with pytest.raises(OutOfMemory, match="--offload"):
         denoiser(folder, Placement(dtype, "cpu"))
     split = denoiser(folder, Placement(dtype, "cpu", offload=True))

@@ -20,12 +20,12 @@ from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.native import NativeBackbone
-from ssdcli.models.backbones.wiring import wiring
-from ssdcli.models.folder import CONFIG, WEIGHTS
-from ssdcli.models.spec import KEY, CoreSpec
-from ssdcli.models.weights.contract import blueprint
-from ssdcli.models.weights.int8 import keep_activations
-from ssdcli.models.weights.pretrained import arguments, need_of, stored_dtype
+from ssdcli.models.backbones.native_class import native_class_of
+from ssdcli.models.block_diffusion_checkpoint import CONFIG, WEIGHTS
+from ssdcli.models.core_spec import KEY, CoreSpec
+from ssdcli.models.weights.blueprint import blueprint
+from ssdcli.models.weights.pretrained import arguments, keep_activations, need_of, stored_dtype
+from ssdcli.registry.manifest import read_manifest
 
 INDEX = "model.safetensors.index.json"
 
@@ -43,23 +43,29 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_core(folder: Path, config: Mapping[str, Any], placement: Placement, block_size: int | None) -> NativeBackbone:
-    """Read a core, ready for inference; SsdError if its files are missing or do not fit each other.
+def native_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the native class, without the table of how it is run."""
+    return {key: value for key, value in config.items() if key != KEY}
+
+
+def load_core(folder: Path, placement: Placement, block_size: int | None) -> NativeBackbone:
+    """Read a registered core, ready for inference; SsdError if its files are missing or do not fit each other.
 
     block_size: in place of the one that a core with full attention proposes.
     """
-    wires = wiring(config)
+    config = read_config(folder)
+    native, own = native_class_of(config), native_part(config)
     try:
-        spec, own = CoreSpec.from_json(config[KEY]), {key: value for key, value in config.items() if key != KEY}
+        spec = CoreSpec.of(read_manifest(folder), config[KEY])
         twin, hardware = blueprint(own), look()
         need = need_of(twin, stored_dtype(folder), block_size or spec.block_size)
         plan = placement.plan(need, hardware)
-        model = read_native(folder, wires.model, own, arguments(plan, need, twin, hardware))
+        model = read_native(folder, native.model, own, arguments(plan, need, twin, hardware))
     except _PROBLEMS as error:
         raise unreadable(folder, error) from error
     if plan.dtype == "int8":
         keep_activations(model)
-    return wires.backbone(model.eval().requires_grad_(False), spec, block_size)
+    return native.backbone(model.eval().requires_grad_(False), spec, block_size)
 
 
 def read_native(
@@ -118,8 +124,8 @@ def input_embeddings(folder: Path, config: Mapping[str, Any]) -> Tensor:
     """The input embeddings of a core (V, H), read alone, in float32; SsdError if they are not there."""
     try:
         with torch.device("meta"):
-            native = AutoConfig.for_model(**{key: value for key, value in config.items() if key != KEY})
-            twin = wiring(config).model(native)
+            native = AutoConfig.for_model(**native_part(config))
+            twin = native_class_of(config).model(native)
         weight = twin.get_input_embeddings().weight
         names = [name for name, value in twin.named_parameters(remove_duplicate=False) if value is weight]
         return _tensor(folder, names).float()

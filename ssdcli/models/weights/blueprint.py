@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 from ssdcli.errors import SsdError
-from ssdcli.models.backbones.wiring import wiring
+from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.weights.safetensors_stream import AGAIN, StoredTensor
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -20,7 +20,7 @@ _OUTLIVED = (r"(^|\.)rotary_emb\.inv_freq$", r"(^|\.)position_ids$")  # once sav
 
 def blueprint(native: Mapping[str, Any]) -> PreTrainedModel:
     """The module of a native configuration, without memory for its weights; SsdError if it cannot be built."""
-    native_class = wiring(native).model
+    native_class = native_class_of(native).model
     try:
         with torch.device("meta"):
             return native_class(AutoConfig.for_model(**native))

@@ -1,11 +1,35 @@
-"""Token geometry handed down: a small model's embedding table from its core's, by truncated SVD."""
+"""What a core dictates to the small models that are made for it, read without loading the core."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.block_diffusion_checkpoint import load_backbone
+from ssdcli.models.core_spec import KEY
+from ssdcli.models.native_checkpoint import input_embeddings, read_config
+
+
+@dataclass(frozen=True)
+class CoreTraits:
+    """A core's vocabulary: the clean tokens' embeddings (V, H) float32, and the ids that are never text."""
+
+    embeddings: Tensor
+    suppressed: tuple[int, ...]
+
+
+def read_core_traits(folder: Path) -> CoreTraits:
+    """The traits of a registered core, made here or pulled; SsdError if it cannot be read."""
+    config = read_config(folder)
+    if KEY in config:
+        return CoreTraits(input_embeddings(folder, config), tuple(config[KEY]["suppressed"]))
+    core = load_backbone(folder)
+    everything = torch.arange(core.config.vocabulary)
+    return CoreTraits(core.embed(everything[None])[0], core.config.suppressed)
 
 
 def inherit_embeddings(model: BlockDiffusionLM, embeddings: Tensor) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from ssdcli.errors import SsdError
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.folder import load_backbone, save_backbone
+from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone
 
 CONFIG = BackboneConfig(50, hidden=32, layers=2, rank=16, block_size=4, context=64, suppressed=(0,))
 

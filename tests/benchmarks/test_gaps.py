@@ -8,19 +8,29 @@ import numpy as np
 import pytest
 import torch
 
-from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.process import Masked, Simplex
-from ssdcli.engine.prompt import Prompt
-from ssdcli.evaluation.gaps import (
+from benchmarks.lib.columns import Columns
+from benchmarks.lib.gaps import (
     Gap,
     GapLosses,
     GapSettings,
+    Viewer,
     both_sides,
     choose_gaps,
+    combined,
     left_side,
+    measure,
     measure_gaps,
+    steady,
 )
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.ensemble.rules import average, contrast
+from ssdcli.engine.ensemble.schedules import sharing
+from ssdcli.engine.process import Masked, Process, Simplex
+from ssdcli.engine.prompt import Prompt
+from ssdcli.evaluation.combinations import Combination
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
+from tests import tiny
 
 V, MASK, BLOCK = 6, 5, 4
 PROCESSES = pytest.mark.parametrize("process", [Masked(V, MASK), Simplex(V)], ids=["masked", "simplex"])
@@ -195,23 +205,84 @@ def made_up(documents: int = 300) -> GapLosses:
 def bootstrap(losses: GapLosses, statistic: Any) -> float:
     random = np.random.default_rng(1)
     drawn = (random.integers(len(losses.tokens), size=len(losses.tokens)) for _ in range(2000))
-    return float(np.std([statistic(GapLosses(losses.levels, losses.sums[d], losses.tokens[d])) for d in drawn]))
+    columns = losses.columns()
+    return float(np.std([statistic(Columns(columns.sums[d], columns.tokens[d])) for d in drawn]))
 
 
 def test_errors_are_those_of_a_bootstrap_over_documents():
     losses = made_up()
-    mean, error = losses.loss(0)
+    columns = losses.columns()
+    mean, error = columns.loss(0)
     assert mean == pytest.approx(losses.sums[:, 0].sum() / losses.tokens.sum() / 4)
     assert error == pytest.approx(bootstrap(losses, lambda drawn: drawn.loss(0)[0]), rel=0.06)
-    gain, paired = losses.gain(1, 0)
-    assert gain == pytest.approx(losses.loss(0)[0] - losses.loss(1)[0])
+    gain, paired = columns.gain(1, over=0)
+    assert gain == pytest.approx(columns.loss(0)[0] - columns.loss(1)[0])
     assert gain == pytest.approx(0.2, abs=4 * paired)
-    assert paired == pytest.approx(bootstrap(losses, lambda drawn: drawn.gain(1, 0)[0]), rel=0.06)
+    assert paired == pytest.approx(bootstrap(losses, lambda drawn: drawn.gain(1, over=0)[0]), rel=0.06)
     assert paired < 0.3 * error
 
 
 def test_the_higher_levels_can_be_looked_at_alone():
     losses = made_up()
-    high = losses.above(0.5)
-    assert high.levels.tolist() == [0.6, 0.9]
-    np.testing.assert_array_equal(high.sums, losses.sums[..., 2:])
+    np.testing.assert_array_equal(losses.columns(above=0.5).sums, losses.sums[..., 2:].mean(-1))
+
+
+# Combinations of viewers
+
+NAMES = ("core", "small", "seeing")
+TINY = GapSettings(tiny.BLOCK, tiny.BLOCK, left=16, right=8, per_document=2, levels=3, batch=3)
+TINY_PROCESSES = pytest.mark.parametrize(
+    "process", [Masked(tiny.VOCABULARY, 1), Simplex(tiny.VOCABULARY)], ids=["masked", "simplex"]
+)
+
+
+def tiny_gaps() -> list[Gap]:
+    draws = np.random.default_rng(0)
+    return choose_gaps([ScoredText([0, *draws.integers(3, 40, 30 + 7 * number)], 1) for number in range(3)], TINY)
+
+
+def viewers(process: Process) -> list[Viewer]:
+    """A core, a small model, and the small model once more, shown both sides."""
+    core, small = (Denoiser(tiny.tiny_backbone(seed, process=process.name), process) for seed in (0, 1))
+    return [Viewer(core, left_side), Viewer(small, left_side), Viewer(small, both_sides)]
+
+
+def measured(process: Process, *combinations: Combination) -> np.ndarray:
+    return measure(viewers(process), combinations, tiny_gaps(), TINY).columns().sums
+
+
+@TINY_PROCESSES
+def test_a_viewer_alone_loses_what_it_loses_when_it_is_measured_by_itself(process: Process) -> None:
+    found = measured(process, steady(NAMES, {"small": 1.0}), steady(NAMES, {"seeing": 1.0}))
+    expected = measure_gaps(viewers(process)[1].denoiser, tiny_gaps(), VIEWS, TINY).columns()
+    assert found == pytest.approx(expected.sums, rel=1e-5)
+
+
+@TINY_PROCESSES
+def test_an_average_of_a_viewer_with_itself_is_that_viewer(process: Process) -> None:
+    found = measured(process, steady(NAMES, {"small": 1.0}), steady(NAMES, {"small": 1.0, "core": 1e-9}, average))
+    assert found[:, 1] == pytest.approx(found[:, 0], rel=1e-5)
+
+
+def test_a_mixture_lies_below_the_weighted_losses_of_its_members() -> None:
+    # By the inequality of the means: the normaliser of a weighted geometric mean is at most 1.
+    weights = ({"core": 1.0}, {"small": 1.0}, {"core": 0.5, "small": 0.5})
+    found = measured(Simplex(tiny.VOCABULARY), *(steady(NAMES, each) for each in weights))
+    assert (found[:, 2] < found[:, :2].mean(1)).all()
+
+
+def test_a_schedule_weighs_by_the_level() -> None:
+    shared = dict(zip(("core", "small"), sharing(0.3, "simplex"), strict=True))
+    assert combined(NAMES, shared).weights(0.5) == (0.7, 0.3, 0.0)
+    found = measured(Simplex(tiny.VOCABULARY), combined(NAMES, shared), steady(NAMES, {"core": 0.7, "small": 0.3}))
+    assert found[:, 0] != pytest.approx(found[:, 1], rel=1e-4)
+
+
+def test_a_contrast_is_moved_by_what_a_viewer_sees_and_by_nothing_else() -> None:
+    names, process = (*NAMES, "same"), Simplex(tiny.VOCABULARY)
+    contrasts = (steady(names, {"core": 1.0, name: 0.5, "small": -0.5}, contrast) for name in ("same", "seeing"))
+    own = viewers(process)
+    found = measure([*own, own[1]], [steady(names, {"core": 1.0}), *contrasts], tiny_gaps(), TINY).columns().sums
+    core, unmoved, moved = found.T
+    assert unmoved == pytest.approx(core, rel=1e-6)
+    assert moved != pytest.approx(core, rel=1e-5)

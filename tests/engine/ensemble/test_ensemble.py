@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from ssdcli.engine.ensemble.members import Ensemble, Member
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import average, contrast, mix
 from ssdcli.engine.ensemble.schedules import Constant, Piecewise, Sandwich
 from ssdcli.engine.noise import CounterNoise

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.spectral import inherit_embeddings, truncated
+from ssdcli.models.core_traits import inherit_embeddings, truncated
 
 
 def matrix(rows: int = 60, columns: int = 12) -> torch.Tensor:

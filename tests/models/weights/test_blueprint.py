@@ -6,8 +6,8 @@ from safetensors.torch import save_file
 from transformers import AutoConfig
 
 from ssdcli.errors import SsdError
-from ssdcli.models.backbones.wiring import wiring
-from ssdcli.models.weights.contract import blueprint, check, parameters, wanted
+from ssdcli.models.backbones.native_class import native_class_of
+from ssdcli.models.weights.blueprint import blueprint, check, parameters, wanted
 from ssdcli.models.weights.safetensors_stream import StoredTensor, read_safetensors
 from tests.models.native_checkpoints import GLM4_MOE, LLAMA, QWEN2, ROBERTA, SIZES, random_state
 
@@ -47,7 +47,7 @@ def headers(model) -> dict[str, StoredTensor]:
 def test_a_module_takes_no_memory_and_counts_its_parameters_as_transformers_does_tied_ones_once(native):
     model = blueprint(native)
     assert all(weight.device.type == "meta" for weight in model.parameters())
-    whole = wiring(native).model(AutoConfig.for_model(**native))
+    whole = native_class_of(native).model(AutoConfig.for_model(**native))
     whole.tie_weights()
     assert parameters(model) == sum(weight.numel() for weight in whole.parameters())
 

@@ -12,13 +12,12 @@ from transformers import DiffusionGemmaForBlockDiffusion, PreTrainedModel, Rober
 from ssdcli.errors import SsdError
 from ssdcli.models.backbones.diffusion_gemma import DiffusionGemmaBackbone
 from ssdcli.models.backbones.native import NativeBackbone
-from ssdcli.models.backbones.roberta import RobertaBackbone
-from ssdcli.models.backbones.ssdlm import SsdLmBackbone, SsdLmForDiffusion
+from ssdcli.models.backbones.ssdlm import RobertaBackbone, SsdLmBackbone, SsdLmForDiffusion
 from ssdcli.models.backbones.tess2 import Tess2Backbone, Tess2ForDiffusion
 
 
 @dataclass(frozen=True)
-class Wiring:
+class NativeClass:
     """A native class and the backbone that knows its inputs and its head."""
 
     model: type[PreTrainedModel]
@@ -26,14 +25,14 @@ class Wiring:
 
 
 _OWN = {
-    "DiffusionGemmaForBlockDiffusion": Wiring(DiffusionGemmaForBlockDiffusion, DiffusionGemmaBackbone),
-    "RobertaForMaskedLM": Wiring(RobertaForMaskedLM, RobertaBackbone),
-    "SsdLmForDiffusion": Wiring(SsdLmForDiffusion, SsdLmBackbone),
-    "Tess2ForDiffusion": Wiring(Tess2ForDiffusion, Tess2Backbone),
+    "DiffusionGemmaForBlockDiffusion": NativeClass(DiffusionGemmaForBlockDiffusion, DiffusionGemmaBackbone),
+    "RobertaForMaskedLM": NativeClass(RobertaForMaskedLM, RobertaBackbone),
+    "SsdLmForDiffusion": NativeClass(SsdLmForDiffusion, SsdLmBackbone),
+    "Tess2ForDiffusion": NativeClass(Tess2ForDiffusion, Tess2Backbone),
 }
 
 
-def wiring(config: Mapping[str, Any]) -> Wiring:
+def native_class_of(config: Mapping[str, Any]) -> NativeClass:
     """The class that a native configuration names under `architectures`; SsdError if there is none such."""
     named = config.get("architectures")
     name = str(named[0]) if isinstance(named, list) and named else ""
@@ -42,4 +41,4 @@ def wiring(config: Mapping[str, Any]) -> Wiring:
     found = getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
         raise SsdError(f"transformers has no class {name!r}, which config.json names.", "Upgrade transformers.")
-    return Wiring(found, NativeBackbone)
+    return NativeClass(found, NativeBackbone)

@@ -1,0 +1,87 @@
+"""Several denoisers of one canvas, each with its own prefix, that predict together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.rules import Rule, mix
+from ssdcli.engine.process import Canvas
+from ssdcli.engine.prompt import Prompt
+
+
+class CanvasDenoiser(Protocol):
+    """What an ensemble asks of a member; `Denoiser` is one."""
+
+    def start(self, prompts: Sequence[Prompt]) -> Any:
+        """Read the prompts of a batch, none of them empty."""
+        ...
+
+    def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefix: Any) -> Tensor:
+        """Log p of the clean tokens: (B, L, V) float32, normalised."""
+        ...
+
+    def commit(self, tokens: Tensor, prefix: Any) -> Any:
+        """The prefix with a clean block (B, L) appended; the given one stays as it was."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an ensemble says of a canvas: log p (B, L, V) float32, and each member's own (None: it was not run)."""
+
+    log_p: Tensor
+    by_member: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Members that denoise together by a rule, which is `mix` (SSD-2, Han et al., NAACL 2024) unless told otherwise."""
+
+    members: tuple[Member[CanvasDenoiser], ...]
+    rule: Rule = mix
+
+    def weights(self, t: float) -> tuple[float, ...]:
+        """Each member's weight at t, as scheduled; a base's is negated."""
+        return tuple(member.weight_at(t) for member in self.members)
+
+    def start(self, prompts: Sequence[Sequence[Prompt]], levels: Sequence[float]) -> tuple[Any, ...]:
+        """Read each member's own prompts: prompts[i] are those of member i.
+
+        levels: where the ensemble will be asked to denoise; a member that none of them needs reads nothing.
+        """
+        return tuple(
+            m.model.start(rows) if any(m.schedule(t) != 0 for t in levels) else None
+            for m, rows in zip(self.members, prompts, strict=True)
+        )
+
+    def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefixes: tuple[Any, ...]) -> Prediction:
+        """Log p of the clean tokens by the members that run at t; ValueError if there is none.
+
+        previous: log p (B, L, V) of the ensemble at the step before, or None. Every member is self-conditioned on it,
+        even if it was skipped at that step.
+        """
+        weights = self.weights(t)
+        said = tuple(
+            member.model.denoise(canvas, t, previous, prefix) if weight != 0 else None
+            for weight, member, prefix in zip(weights, self.members, prefixes, strict=True)
+        )
+        return Prediction(self.combine(said, weights), said)
+
+    def combine(self, said: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
+        """Apply the rule to what the members that ran said: (..., V) float32."""
+        running = [(log_p, w) for log_p, w in zip(said, weights, strict=True) if log_p is not None]
+        if not running:
+            raise ValueError("no member runs at this noise level: at least one weight must differ from zero")
+        return self.rule([log_p for log_p, _ in running], [w for _, w in running])
+
+    def commit(self, tokens: Tensor, prefixes: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Append a clean block (B, L) to the prefix of every member that reads."""
+        return tuple(
+            None if prefix is None else member.model.commit(tokens, prefix)
+            for member, prefix in zip(self.members, prefixes, strict=True)
+        )

@@ -1,0 +1,57 @@
+"""What every text of a model begins with and what ends it, from its manifest and tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from ssdcli.registry.manifest import MEMBERS
+from ssdcli.registry.store import Entry
+from ssdcli.text.chat import Chat, read_chat
+from ssdcli.text.tokenizer import END_OF_TEXT, special_id
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How a model's texts begin, end, and are laid out.
+
+    opening: the id before every document.
+    ends: the ids that end a text, one at least; in training the first of them separates documents.
+    chat: the chat template, where conversations are put to the model by one.
+    answers: whether `train-small` taught it to answer. Its conversations stand behind the opening, as documents do;
+        without a template their turns are paragraphs.
+    cuts_documents: whether it was trained on windows that begin anywhere in a document, so that it can do without the
+        opening.
+    """
+
+    opening: int
+    ends: tuple[int, ...]
+    chat: Chat | None = None
+    answers: bool = False
+    cuts_documents: bool = False
+
+
+def end_of_text(tokenizer: Tokenizer, whose: str = "the tokenizer") -> int:
+    """The id of the tokenizer's own end of text (SsdError if it has none)."""
+    return special_id(tokenizer, END_OF_TEXT, whose)
+
+
+def ends_of(entry: Entry, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that end a model's texts: those in its manifest, else the tokenizer's own end of text."""
+    return entry.manifest.ends or (end_of_text(tokenizer, f"the tokenizer of {entry.name!r}"),)
+
+
+def chat_of(entry: Entry) -> Chat | None:
+    """A model's chat template, if its manifest says that it has one (SsdError if that cannot be read)."""
+    return read_chat(entry.folder, entry.name) if entry.manifest.format == "chat" else None
+
+
+def format_of(entry: Entry, tokenizer: Tokenizer, *, trained_here: bool) -> TextFormat:
+    """How a registered model reads and ends texts; `trained_here`: whether its class is the one of `train-small`."""
+    manifest, ends, chat = entry.manifest, ends_of(entry, tokenizer), chat_of(entry)
+    opening = ends[0] if manifest.begin is None else manifest.begin
+    answers = manifest.format == "turns" or (chat is not None and manifest.kind in MEMBERS)
+    # Windows of training cut documents anywhere, but leave question and answer together.
+    cuts = trained_here and manifest.begin is None and not answers
+    return TextFormat(opening, ends, chat, answers, cuts)
