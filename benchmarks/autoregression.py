@@ -127,7 +127,7 @@ class DiffusionPair:
 
         return measure([viewer(self.core), viewer(self.small)], MIXTURES, gaps, settings).columns()
 
-    def cast(self, weight: float) -> demo.Cast:
+    def cast(self, weight: float) -> demo.Trio:
         """As `ssd` writes."""
         core, small, registry = self.core.name, self.small.name, self.core.registry
         lineups = {
@@ -135,7 +135,7 @@ class DiffusionPair:
             demo.SMALL: choose("none", [small], registry),
             demo.ENSEMBLE: choose(core, {small: weight}, registry, Blend(schedule="constant")),
         }
-        return demo.Cast(core, small, weight, {voice: lineup.open() for voice, lineup in lineups.items()})
+        return demo.Trio(core, small, weight, {voice: lineup.open() for voice, lineup in lineups.items()})
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,13 @@ class CausalPair:
         """Exact losses after the text before the gaps."""
         return gap_losses(self.models, gaps, GRID)
 
-    def cast(self, weight: float) -> demo.Cast:
+    def cast(self, weight: float) -> demo.Trio:
         """As they write token by token."""
         shares = {demo.CORE: 0.0, demo.SMALL: 1.0, demo.ENSEMBLE: weight}
         writers: dict[str, Any] = {
             voice: CausalWriter(self.models, share, self.tokenizer) for voice, share in shares.items()
         }
-        return demo.Cast(CAUSAL, self.name, weight, writers)
+        return demo.Trio(CAUSAL, self.name, weight, writers)
 
 
 Pair = DiffusionPair | CausalPair
@@ -289,7 +289,7 @@ def _gain_cells(parts: Sequence[Line]) -> Iterator[str]:
 
 
 def _told(groups: Mapping[tuple[str, ...], list[Line]]) -> str:
-    asked = list(product(("said", "told apart"), demo.VOICES))
+    asked = list(product(("said", "told apart"), demo.AUTHORS))
     rows = []
     for (_, family), group in groups.items():
         parts = [line["facts"] for line in group if "facts" in line]
