@@ -17,7 +17,6 @@ from ssdcli.generation.schedule_parser import GATED, schedules
 from ssdcli.generation.types import PLAIN, Blend
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, QUANTIZED, Placement
-from ssdcli.registry.adapters import base_of
 from ssdcli.registry.compatibility import check_fit
 from ssdcli.registry.manifest import MEMBERS
 from ssdcli.registry.store import Entry, Registry
@@ -167,7 +166,7 @@ def _member(entry: Entry, role: Role, weight: float, name: str = "") -> Member[M
 
 def _with_origin(member: Member[ModelFiles], registry: Registry) -> Member[ModelFiles]:
     entry = member.model.entry
-    return member.carrying(ModelFiles(entry, base_of(entry, registry)))
+    return member.carrying(ModelFiles(entry, registry.base_of(entry)))
 
 
 def _shared(core: Entry | None, small: Sequence[tuple[Entry, float]]) -> list[Member[ModelFiles]]:

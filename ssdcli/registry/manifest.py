@@ -24,8 +24,9 @@ LATER = (
     "gate",
     "source",
 )  # fields that earlier versions did not write
-KINDS = ("core", "small", "adapter")
-MEMBERS = ("small", "adapter")  # the kinds that join a core
+ADAPTER = "adapter"  # a LoRA of a registered model, which it needs
+KINDS = ("core", "small", ADAPTER)
+MEMBERS = ("small", ADAPTER)  # the kinds that join a core
 PROCESSES = ("simplex", "masked", "uniform")
 ATTENTIONS = ("block-causal", "causal", "full")
 FORMATS = ("plain", "turns", "chat")
@@ -114,6 +115,12 @@ class Manifest(ModelSpec):
     files: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def weights_digest(self) -> str:
+        """The sha256 of what `files` lists of the weights, which stays the same under another name."""
+        listed = sorted(f"{digest} {file}\n" for file, digest in self.files.items() if file.endswith(".safetensors"))
+        return hashlib.sha256("".join(listed).encode()).hexdigest()
 
     def to_json(self) -> str:
         """Return the text of `ssd.json`."""

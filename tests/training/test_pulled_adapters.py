@@ -17,7 +17,7 @@ from ssdcli.errors import Interrupted, NoSuchModel, SsdError, UsageError
 from ssdcli.generation.selection import choose
 from ssdcli.machine.placement import Placement
 from ssdcli.models.block_diffusion_checkpoint import CONFIG
-from ssdcli.models.initialization import Wanted, adapt
+from ssdcli.models.initialization import Wanted, initialize
 from ssdcli.models.loading import load_model
 from ssdcli.models.lora import WEIGHTS
 from ssdcli.registry.store import Registry
@@ -76,7 +76,7 @@ def with_adapter(placement: Placement | None = None) -> Any:
 def without(kind: Kind) -> Any:
     """The core as a small model, and no adapter in it."""
     wanted = Wanted(VOCABULARY, SUPPRESSED, BLOCK, timed=False, self_conditioned=False, context=CONTEXT)
-    return adapt(Registry().find("big").folder, wanted, kind.get("dtype", torch.bfloat16)).eval()
+    return initialize(Registry().find("big").folder, wanted, kind.get("dtype", torch.bfloat16)).eval()
 
 
 def digests() -> dict[str, str]:
@@ -214,7 +214,7 @@ def test_an_adapter_that_does_not_tell_how_its_core_is_read_is_refused(text):
 @pytest.mark.parametrize("native", [GLM4_MOE, ROBERTA], ids=["mixture", "ssd-lm"])
 def test_cores_of_other_classes_are_refused(native, text):
     add_core("big", native=native | ROOM)
-    with pytest.raises(UsageError, match=rf"has \['{native['architectures'][0]}'\] .* and cannot be adapted"):
+    with pytest.raises(UsageError, match=rf"has \['{native['architectures'][0]}'\] .* and cannot begin a model"):
         train_small(settings(text))
     assert not (Registry().home / "training" / "notes").exists()
 
