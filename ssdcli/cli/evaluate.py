@@ -20,7 +20,7 @@ from ssdcli.cli.prompts import read_context, read_members
 from ssdcli.cli.settings import resolve
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, Swept, by_weight
+from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, SweepResult, by_weight
 from ssdcli.generation.selection import Lineup, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import FREE, Placement
@@ -211,7 +211,7 @@ def _ensembles(found: Evaluation) -> Table:
     return table
 
 
-def _best_weight(swept: Swept) -> str:
+def _best_weight(swept: SweepResult) -> str:
     if swept.best.weight is not None:
         return f"{swept.best.weight:g}"
     return "by the gate" if "gate" in catalogue.rule(swept.rule).needs else "by the file"

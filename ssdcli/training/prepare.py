@@ -65,6 +65,16 @@ class Prepared:
         return self.beginning.model
 
     @property
+    def core(self) -> Entry | None:
+        """The core that it is made for; None for a core from scratch."""
+        return None if self.parent is None else self.parent.entry
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The core's tokenizer, or the one that was learned from the data."""
+        return (self.workspace if self.core is None else self.core.folder) / TOKENIZER
+
+    @property
     def kind(self) -> str:
         """What it becomes in the registry."""
         if self.beginning.adapter is not None:
