@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ssdcli.engine.ensemble.rules import Rule, average, mix
+from ssdcli.engine.ensemble.rules import Rule, mix
 from ssdcli.engine.ensemble.schedules import Constant, Schedule
 
 
@@ -56,8 +56,8 @@ class Combined:
     def log_p_of(self, tokens: Tensor) -> Tensor:
         """Return log p of one token at each position: tokens (N,) int64 to (N,) float32."""
         own = tokens[:, None]
-        if self.rule is average:  # sum_i w_i p_i(token) needs no other token, and no pass over the vocabulary
-            return average([log_p.gather(-1, own) for log_p in self.log_ps], self.weights).squeeze(-1)
+        if getattr(self.rule, "pointwise", False):  # needs no other token, and no pass over the vocabulary
+            return self.rule([log_p.gather(-1, own) for log_p in self.log_ps], self.weights).squeeze(-1)
         return self.log_p().gather(-1, own).squeeze(-1)
 
 

@@ -7,17 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
-from ssdcli.evaluation.bounds import bound_of
-from ssdcli.evaluation.combinations import Combination, alone, cross_entropy
+from ssdcli.evaluation.combinations import Combination, Combined, Positions, Score, alone, cross_entropy
 from ssdcli.evaluation.ensembles import Candidates
 from ssdcli.evaluation.estimates import chosen_elsewhere, ratio
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.evaluation.measurement import BASE, Estimate, Figures, MemberResult, SweepPoint, SweepResult
 from ssdcli.generation.selection import Lineup
+
+NELBO = "NELBO"
+DENOISING_LOSS = "denoising loss"
 
 
 @dataclass(frozen=True)
@@ -111,3 +114,14 @@ def _combination(lineup: Lineup, names: Sequence[str]) -> Combination:
     """Return a lineup as a combination of all members: those that it lacks have weight 0."""
     own = {member.name: member.weight_at for member in lineup.members}
     return Combination(lineup.rule, tuple(own.get(name, Constant(0.0)) for name in names))
+
+
+def bound_of(process: Process) -> tuple[str, Score]:
+    """Return the name and the score of the tightest measure that a process has: its NELBO where there is one."""
+    nelbo = process.nelbo
+
+    def terms(combined: Combined, positions: Positions) -> Tensor:
+        assert nelbo is not None
+        return nelbo(combined.log_p(), positions.tokens, positions.shown, positions.levels)
+
+    return NELBO if process.bounded else DENOISING_LOSS, cross_entropy if nelbo is None else terms

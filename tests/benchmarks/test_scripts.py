@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from argparse import ArgumentParser, _SubParsersAction
+from argparse import ArgumentParser
 from importlib import import_module
 from pathlib import Path
 
@@ -14,16 +14,6 @@ FOLDER = Path(benchmarks.__file__).parent
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
 
 
-def destinations(parser: ArgumentParser) -> set[str]:
-    """The names of all arguments, those of subcommands included."""
-    found = set()
-    for action in parser._actions:
-        found.add(action.dest)
-        if isinstance(action, _SubParsersAction):
-            found |= {name for part in action.choices.values() for name in destinations(part)}
-    return found
-
-
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_asks_one_question_and_its_quick_run_changes_arguments_that_it_has(name: str) -> None:
     module = import_module(f"benchmarks.{name}")
@@ -32,7 +22,7 @@ def test_a_script_asks_one_question_and_its_quick_run_changes_arguments_that_it_
     assert callable(module.main)
     parser = ArgumentParser()
     module.arguments(parser)
-    known = destinations(parser)
+    known = {action.dest for action in parser._actions}
     assert set(getattr(module, "QUICK", {})) <= known
     assert ("quick" in known) == hasattr(module, "QUICK")
 
