@@ -218,11 +218,11 @@ def _best_weight(swept: SweepResult) -> str:
 
 
 def _texts(found: Evaluation) -> Table:
-    table = _table("TEXTS", "DISTINCT-1", "-2", "-3", "REPETITION", "ZIPF", "PERPLEXITY", "MAUVE")
+    metrics = found.generated[0].values
+    table = _table("TEXTS", *(name.replace("_", "-").upper() for name in metrics))
     for texts in found.generated:
-        shares = [f"{share:.3f}" for share in (*texts.distinct, texts.repetition)]
-        measured = (texts.zipf, texts.perplexity, texts.mauve)
-        table.add_row(f"{texts.count} x {texts.name}", *shares, *("-" if x is None else f"{x:.3f}" for x in measured))
+        values = ("-" if value is None else f"{value:.3f}" for value in texts.values.values())
+        table.add_row(f"{texts.count} x {texts.name}", *values)
     return table
 
 
