@@ -27,7 +27,7 @@ def pairs(found):
 
 
 def weights_of(lineup):
-    return {one.name: round(one.weight, 9) for one in lineup.members}
+    return {one.name: round(one.signed(one.weight), 9) for one in lineup.members}
 
 
 def test_a_core_and_a_small_model_mix_and_average_at_all_weights():
