@@ -1,6 +1,7 @@
-"""What does a denoising step cost: against a naive loop, by prefix, by member, by batch?
+"""What does a denoising step cost: against a naive loop, by prefix, by member, by batch, by vocabulary?
 
-    python -m benchmarks engine [--quick]
+    python -m benchmarks engine [--tables naive prefix members batch] [--quick]
+    python -m benchmarks engine --tables vocabulary nucleus
 
 Alternatives take turns, and the least of their times counts: ratios within one run mean something even on a busy
 machine, milliseconds less so. Weights are random, and none of the figures depends on them.
@@ -8,8 +9,10 @@ machine, milliseconds less so. Weights are random, and none of the figures depen
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,25 +20,30 @@ from torch import Tensor
 from benchmarks.lib.models import CONSTANTS, DEVICE, random_denoiser
 from benchmarks.lib.tables import heading, table
 from benchmarks.lib.timing import Run, least
+from ssdcli.engine.blocks import padding_mask
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import Simplex, make_process
+from ssdcli.engine.process import make_process
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.nucleus import Picker, keep_nucleus
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 
 QUICK = {"rounds": 5}
-VOCABULARY = 8192
-TOP_P = 0.95
+VOCABULARY, VOCABULARIES = 8192, (8192, 32_768, 65_536, 131_072, 262_144)
+PICKER = Picker(top_p=0.95)
 T, S = 0.6, 0.55
+DRAWN = 16  # tokens
 LARGE, SMALL, OTHER = (768, 8), (256, 4), (192, 5)  # hidden size and layers
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES)[:4])
     parser.add_argument("--rounds", type=int, default=15, help="how often each alternative has its turn")
     parser.add_argument("--quick", action="store_true", help="five rounds")
 
@@ -44,8 +52,8 @@ def arguments(parser: ArgumentParser) -> None:
 def main(given: Namespace) -> None:
     """Print the tables."""
     print(f"{heading()}\n")
-    for part in (against_naive, by_prefix, by_member, by_batch):
-        print(f"{part.__doc__}\n\n{part(given.rounds)}\n", flush=True)
+    for measured in (TABLES[name] for name in given.tables):
+        print(f"{measured.__doc__}\n\n{measured(given.rounds)}\n", flush=True)
 
 
 def denoiser(hidden: int, layers: int, vocabulary: int = VOCABULARY, **shape: int) -> Denoiser:
@@ -72,7 +80,8 @@ class Loop:
     def __call__(self) -> object:
         """Predict, draw, and noise to the lower level."""
         said = self.ensemble.denoise(self.canvas, T, self.previous, self.prefixes)
-        return self.process.step(self.canvas, said.log_p, (T, self.lower), Picker(top_p=TOP_P), self.noise.derive(1))
+        sampler = reverse_process(self.process).sampler
+        return sampler.step(self.canvas, said.log_p, (T, self.lower), PICKER, self.noise.derive(1))
 
 
 class Naive:
@@ -107,7 +116,7 @@ class Naive:
         hidden = backbone.encode(both, positions, mask, None)
         p = backbone.logits(hidden[:, -block:]).softmax(-1)
         ordered, places = p.sort(-1, descending=True)
-        kept = ordered.where(ordered.cumsum(-1) - ordered < TOP_P, 0)
+        kept = ordered.where(ordered.cumsum(-1) - ordered < PICKER.top_p, 0)
         drawn = torch.multinomial(kept[0], 1)
         return self.noised(places[0].gather(-1, drawn)[None, :, 0], S)
 
@@ -153,3 +162,89 @@ def by_batch(rounds: int) -> str:
     speed = {size: size / times[str(size)] * 1000 for size in sizes}
     rows = [[size, times[str(size)], speed[size], speed[size] / speed[1]] for size in sizes]
     return table(["rows", "step, ms", "rows per second", "over one row"], rows)
+
+
+# Vocabularies
+
+
+def parts(vocabulary: int) -> Mapping[str, Run]:
+    """The parts of one denoising step, and the whole step as the sampler takes it, each ready to be repeated."""
+    model = denoiser(*SMALL, vocabulary, rank=128)
+    process, backbone, prefixes = model.process, model.backbone, model.start([Prompt(range(1, 129))])
+    block = backbone.block_size
+    noise, level = CounterNoise([0], DEVICE), torch.full((1, block), T, device=DEVICE)
+    canvas = process.prior(block, noise)
+    log_p = model.denoise(canvas, T, None, prefixes)
+    tokens, embedded = PICKER.draw(log_p, noise), process.embed(canvas, backbone)
+    view = prefixes[0].canvas_positions(block), padding_mask(prefixes[0].real(block), block), prefixes[0].cache
+    hidden = backbone.encode(embedded, *view)
+    logits, lower = backbone.logits(hidden), torch.full((1,), S, dtype=torch.float64, device=DEVICE)
+
+    def step() -> object:
+        predicted = model.denoise(canvas, T, log_p, prefixes)
+        return reverse_process(process).sampler.step(canvas, predicted, (T, lower), PICKER, noise)
+
+    return {
+        "noise and its embedding": lambda: process.embed(process.corrupt(tokens, level, noise), backbone),
+        "self-conditioning": lambda: backbone.embed_mixture(log_p.exp()),
+        "body": lambda: backbone.encode(backbone.condition(embedded, level, embedded), *view),
+        "head": lambda: backbone.logits(hidden),
+        "log-softmax": lambda: torch.log_softmax(logits, dim=-1),
+        "drawing, top-p 0.95": lambda: PICKER.draw(log_p, noise),
+        "the step": step,
+    }
+
+
+def by_vocabulary(rounds: int) -> str:
+    """A step of a 256 x 4 body with embeddings of rank 128: milliseconds (times those of the smallest vocabulary)."""
+    times = {size: least(parts(size), rounds) for size in VOCABULARIES}
+    first = times[VOCABULARIES[0]]
+    rows = [[part, *(f"{ms[part]:.3g} (x{ms[part] / first[part]:.1f})" for ms in times.values())] for part in first]
+    return table(["part", *(f"V = {size:,}" for size in VOCABULARIES)], rows)
+
+
+def predictions(vocabulary: int) -> Mapping[str, Tensor]:
+    """Log p (1, L, V) of three kinds: all tokens alike, as language models predict, and one token of 99%."""
+    torch.manual_seed(0)
+    bell = torch.randn(1, DRAWN, vocabulary)
+    ranks = torch.stack([torch.randperm(vocabulary) + 1.0 for _ in range(DRAWN)])[None]
+    logits = {
+        "flat": bell / 10,
+        "typical": bell / 2 - 1.1 * ranks.log(),
+        "peaked": torch.where(ranks == 1, math.log(99 * vocabulary * math.e**0.5), bell),
+    }
+    return {kind: torch.log_softmax(x, dim=-1).to(DEVICE) for kind, x in logits.items()}
+
+
+def draw_by_sorting(log_p: Tensor) -> Tensor:
+    """The nucleus as it is usually drawn from: log p (1, L, V) to (1, L)."""
+    p, places = log_p.softmax(-1).sort(-1, descending=True)
+    kept = p.where(p.cumsum(-1) - p < PICKER.top_p, 0)
+    return places.gather(-1, torch.multinomial(kept[0], 1)[None]).squeeze(-1)
+
+
+def nucleus(rounds: int) -> str:
+    """Drawing 16 tokens from the nucleus of mass 0.95, in milliseconds; `mask` keeps it whole, for a multi-hot."""
+    noise, rows = CounterNoise([0], DEVICE), []
+    for vocabulary in VOCABULARIES:
+        for kind, log_p in predictions(vocabulary).items():
+            p = log_p.exp()
+            runs: dict[str, Run] = {
+                "by sorting": partial(draw_by_sorting, log_p),
+                "drawn": partial(PICKER.draw, log_p, noise),
+                "mask": partial(keep_nucleus, p, PICKER.top_p),
+            }
+            times = least(runs, rounds)
+            size = int(keep_nucleus(p, PICKER.top_p).count_nonzero()) // DRAWN
+            rows.append([vocabulary, kind, size, *times.values(), f"x{times['by sorting'] / times['drawn']:.0f}"])
+    return table(["V", "prediction", "tokens kept", "by sorting", "drawn", "mask", "faster than sorting"], rows)
+
+
+TABLES: Mapping[str, Callable[[int], str]] = {
+    "naive": against_naive,
+    "prefix": by_prefix,
+    "members": by_member,
+    "batch": by_batch,
+    "vocabulary": by_vocabulary,
+    "nucleus": nucleus,
+}

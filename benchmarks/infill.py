@@ -19,7 +19,8 @@ from benchmarks.lib.gaps import Gap, GapSettings, View, both_sides, choose_gaps,
 from benchmarks.lib.models import Model
 from benchmarks.lib.tables import heading, signed, table
 from ssdcli.engine.prompt import Prompt
-from ssdcli.evaluation.losses import LossSettings, Passage, measure
+from ssdcli.evaluation.losses import LossSettings, measure
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.training.settings import TrainSettings
 
 _NEAR = 16
@@ -86,7 +87,7 @@ def views_of(end: int) -> dict[str, View]:
     }
 
 
-def gap_table(model: Model, passages: Sequence[Passage], settings: GapSettings) -> str:
+def gap_table(model: Model, passages: Sequence[ScoredText], settings: GapSettings) -> str:
     """A model's losses by what it is shown, at all noise levels and at the high ones."""
     views = views_of(model.end)
     losses = measure_gaps(model.denoiser, choose_gaps(passages, settings), list(views.values()), settings)
@@ -100,7 +101,7 @@ def gap_table(model: Model, passages: Sequence[Passage], settings: GapSettings) 
     return f"{title}\n\n{table(header, rows)}\n"
 
 
-def plain_table(models: Mapping[str, Model], passages: Sequence[Passage], repeats: int) -> str:
+def plain_table(models: Mapping[str, Model], passages: Sequence[ScoredText], repeats: int) -> str:
     """The loss of whole documents from left to right, and its distance from the first model that was trained here."""
     window = min(model.backbone.context for model in models.values())
     measured = [

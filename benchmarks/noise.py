@@ -27,7 +27,9 @@ from benchmarks.lib.models import Model
 from benchmarks.lib.tables import heading, signed, table
 from benchmarks.lib.timing import least
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, Noise, fold
-from ssdcli.engine.process import Process, Simplex, SparseSimplex
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.sparse_simplex import SparseSimplex
 from ssdcli.evaluation.losses import LossSettings, measure
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
@@ -42,13 +44,11 @@ PERMUTATIONS = 300
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    parts = parser.add_subparsers(dest="part", required=True)
-    parts.add_parser("law").add_argument("--samples", type=int, default=3000, help="of 8,192 tokens; fewer of more")
-    heldout = parts.add_parser("loss")
-    heldout.add_argument("model", help="a simplex model of the user's registry")
-    heldout.add_argument("data", help="held-out text, never trained on")
-    heldout.add_argument("--passages", type=int, default=50)
-    parts.add_parser("cost")
+    parser.add_argument("part", choices=("law", "loss", "cost"))
+    parser.add_argument("model", nargs="?", help="for the loss: a simplex model of the user's registry")
+    parser.add_argument("data", nargs="?", help="for the loss: held-out text, never trained on")
+    parser.add_argument("--samples", type=int, default=3000, help="of a law with 8,192 tokens; fewer with more")
+    parser.add_argument("--passages", type=int, default=50, help="of the loss")
 
 
 def main(given: Namespace) -> None:
@@ -77,16 +77,11 @@ class Draws:
     whole: (n, H) embeddings.
     others: (n, H), without the token's own share.
     second: (n, 64), the others' in another table.
-    largest: (n,), the largest weight.
-    strongest, weakest: (n,), the extremes of a tied head's scores of others.
     """
 
     whole: Tensor
     others: Tensor
     second: Tensor
-    largest: Tensor
-    strongest: Tensor
-    weakest: Tensor
 
 
 class Tables:
@@ -101,8 +96,6 @@ class Tables:
         everything[TOKEN, vectors.shape[1] :] = 0
         self.model = model_of(everything)
         self.vocabulary, self.hidden = vectors.shape
-        self.detectors = vectors / vectors.square().sum(1, keepdim=True)
-        self.detectors[TOKEN] = 0
 
     @torch.no_grad()
     def draw(self, process: Simplex, t: float, count: int, seed: int) -> Draws:
@@ -114,15 +107,9 @@ class Tables:
     def _draw(self, process: Simplex, t: float, count: int, key: int) -> tuple[Tensor, ...]:
         tokens = torch.full((1, count), TOKEN)
         canvas = process.corrupt(tokens, torch.full(tokens.shape, t), GeneratorNoise([key]))
-        embedded = process.embed(canvas, self.model)[0]
+        embedded: Tensor = process.embed(canvas, self.model)[0]
         whole, others, second = embedded.split([self.hidden, self.hidden, SECOND], dim=-1)
-        if isinstance(process, SparseSimplex):
-            weights = canvas[0, :, 1]
-            largest = weights.amax(-1) + (1 - weights.sum(-1)) / self.vocabulary
-        else:
-            largest = canvas[0].softmax(-1).amax(-1)
-        scores = others @ self.detectors.T
-        return whole, others, second, largest, scores.amax(-1), scores.amin(-1)
+        return whole, others, second
 
 
 def energy(a: Tensor, b: Tensor) -> tuple[float, float]:
@@ -153,8 +140,8 @@ def moment_distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float
 
 
 LAW = (
-    *("t", "energy (p)", "others' energy (p)", "two members' energy (p)", "mean", "covariance"),
-    *("covariance across members", "norm, p", "largest weight, p", "strongest score, p", "weakest score, p"),
+    *("t", "energy (p)", "others' energy (p)", "two members' energy (p)"),
+    *("covariance", "covariance across members", "norm, p"),
 )
 
 
@@ -167,19 +154,12 @@ def law_row(dense: Draws, sparse: Draws) -> list[str]:
         energy(*(torch.cat([d.others, d.second], dim=1) for d in pair)),
     ]
     one, other = ((d.others - dense.others.mean(0), d.second - dense.second.mean(0)) for d in pair)
-    ones = torch.ones(len(dense.whole), 1)
-    moments = [
-        moment_distance((ones, one[0]), (ones, other[0])),
+    numbers = [
         moment_distance((one[0], one[0]), (other[0], other[0])),
         moment_distance(one, other),
-    ]
-    ps = [
         kolmogorov_p(*(d.others.norm(dim=1) for d in pair)),
-        kolmogorov_p(dense.largest, sparse.largest),
-        kolmogorov_p(dense.strongest, sparse.strongest),
-        kolmogorov_p(dense.weakest, sparse.weakest),
     ]
-    return [*(f"{ratio:.2f} ({p:.2f})" for ratio, p in energies), *(f"{number:.2f}" for number in (*moments, *ps))]
+    return [*(f"{ratio:.2f} ({p:.2f})" for ratio, p in energies), *(f"{number:.2f}" for number in numbers)]
 
 
 def laws(given: Namespace) -> str:

@@ -33,15 +33,13 @@ from benchmarks.lib.timing import least
 from ssdcli.demo import story as demo
 from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.packed import Packed
-from ssdcli.evaluation.losses import LossSettings, measure
-from ssdcli.evaluation.sweep import GRID, best_weight
+from ssdcli.evaluation.losses import GRID, LossSettings, best_weight, measure
 from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import STARTER
-from ssdcli.training.incontext import denoise_in_context
 from ssdcli.training.objective import Objective
 from ssdcli.training.settings import TrainSettings
-from ssdcli.training.teacher import Teacher
+from ssdcli.training.teacher import Teacher, denoise_in_context
 
 QUICK = {"size": "nano", "weights": (0.3,), "steps": 60}
 ALONE, TAUGHT, IN_CONTEXT = "no teacher", "teacher", "teacher with the document"
@@ -132,7 +130,7 @@ def measured(workshop: Workshop, corpus: Corpus, way: tuple[str, float, int], gi
     }
     if corpus.facts:
         os.environ["SSD_HOME"] = str(workshop.home)  # where the demo looks for models
-        line["told apart"] = demo.told_apart(demo.recall(demo.open_cast(core.name, name), corpus.facts))
+        line["told apart"] = demo.told_apart(demo.recall(demo.open_trio(core.name, name), corpus.facts))
     return line
 
 

@@ -27,8 +27,7 @@ from benchmarks.lib.experiment import Line, Workshop, add_files, grouped, run
 from benchmarks.lib.tables import spread, table
 from benchmarks.lib.timing import processor_seconds
 from ssdcli.errors import UsageError
-from ssdcli.evaluation.losses import LossSettings, measure
-from ssdcli.evaluation.sweep import GRID, best_weight
+from ssdcli.evaluation.losses import GRID, LossSettings, best_weight, measure
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import STARTER
 from ssdcli.training.settings import NO_CORE, TrainSettings

@@ -28,8 +28,7 @@ from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
 from ssdcli.data.windows import Texts, Windows, WindowShape
 from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.packed import Packed
-from ssdcli.evaluation.losses import Passage
-from ssdcli.evaluation.passages import heldout_passages
+from ssdcli.evaluation.scored_text import ScoredText, heldout_texts
 from ssdcli.generation.types import Options, Request
 from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
@@ -37,12 +36,13 @@ from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbon
 from ssdcli.models.core_traits import CoreTraits
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 from ssdcli.training.build import build, settled
-from ssdcli.training.crossentropy import head_cross_entropy
+from ssdcli.training.checkpoints import latest_checkpoint
+from ssdcli.training.cross_entropy import head_cross_entropy
 from ssdcli.training.measured import measuring_seconds
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
-from ssdcli.training.trainer import ENDLESS, Hooks, Rates, SmallTrainer, latest_checkpoint
+from ssdcli.training.trainer import ENDLESS, Hooks, Rates, SmallTrainer
 
 _HELDOUT = 4096  # tokens of held-out text that are measured now and then during a training
 _TOGETHER = 8  # windows that are predicted at once
@@ -154,7 +154,7 @@ def train_causal(settings: TrainSettings, twin: Twin, folder: Path, clock: Calla
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
     plan = _plan(settings, store.info.train.tokens / (batch * length), clock, began)
     trainer = SmallTrainer(cast(Objective, objective), windows, plan, rates, workspace)
-    chosen = heldout_passages(store, tokenizer, _HELDOUT)
+    chosen = heldout_texts(store, tokenizer, _HELDOUT)
     hooks = Hooks(
         measure=lambda: _heldout(objective.backbone, chosen),
         checkpoint_every=settings.checkpoint_seconds,
@@ -187,7 +187,7 @@ def _plan(settings: TrainSettings, steps_a_pass: float, clock: Callable[[], floa
     return Plan(budget, settings.warmup, settings.decay, clock() - began + measuring_seconds(settings), clock)
 
 
-def _heldout(model: BlockDiffusionLM, chosen: Sequence[Passage]) -> float:
+def _heldout(model: BlockDiffusionLM, chosen: Sequence[ScoredText]) -> float:
     with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
         return passage_losses((model, model), chosen, [0.0], model.context).loss(0)[0]
 
@@ -197,7 +197,7 @@ def _heldout(model: BlockDiffusionLM, chosen: Sequence[Passage]) -> float:
 
 @torch.no_grad()
 def passage_losses(
-    models: Sequence[BlockDiffusionLM], chosen: Sequence[Passage], shares: Sequence[float], window: int
+    models: Sequence[BlockDiffusionLM], chosen: Sequence[ScoredText], shares: Sequence[float], window: int
 ) -> Columns:
     """-log p of held-out documents under two models at each share of the second.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lib.models import Model
-from benchmarks.lib.tables import command, machine, today
+from benchmarks.lib.tables import command, machine, mean, signed, today
 from benchmarks.lib.timing import processor_seconds
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.registry.store import Registry
@@ -97,11 +97,12 @@ class Workshop:
             entry = self.registry.find(settings.name)
             recipe = tomllib.loads((entry.folder / "recipe.toml").read_text(encoding="utf-8"))
             chosen = replace(settings, batch_tokens=recipe["batch-tokens"])
+            training = made.description
             return {
-                "size": made.size,
-                "steps": made.steps,
-                "tokens": made.steps * tokens_a_step(chosen, entry.manifest.context),
-                "kept": made.kept,
+                "size": training.size,
+                "steps": training.steps,
+                "tokens": training.steps * tokens_a_step(chosen, entry.manifest.context),
+                "kept": training.kept,
                 "minutes": round((processor_seconds() - began) / 60, 2),
                 "own loss": round(float(made.losses.nats_per_token()[-1]), 4),
             }
@@ -144,3 +145,13 @@ def heading_of(found: Sequence[Line]) -> str:
     first = next(line for line in found if "run" in line)
     seeds = sorted({line["seed"] for line in found if "seed" in line})
     return f"{first['date']}, {first['machine']}; seeds {', '.join(map(str, seeds))}: `{first['command']}`"
+
+
+def weights_of(parts: Sequence[Line]) -> str:
+    """All weights that were chosen."""
+    return " ".join(f"{weight:g}" for weight in sorted({weight for part in parts for weight in part["weights"]}))
+
+
+def gain_of(parts: Sequence[Line]) -> str:
+    """The mean gain of some seeds and the mean of its standard errors, which are over documents."""
+    return signed(*(mean(part[column] for part in parts) for column in ("gain", "error")))

@@ -17,7 +17,7 @@ from ssdcli.engine.ensemble.schedules import Constant, Schedule
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, fold
 from ssdcli.engine.prompt import Prompt
 from ssdcli.evaluation.combinations import Combination, Positions, alone, combined_losses
-from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.scored_text import ScoredText
 
 # Gaps
 
@@ -58,7 +58,7 @@ class GapSettings:
     batch: int = 16
 
 
-def choose_gaps(passages: Sequence[Passage], settings: GapSettings) -> list[Gap]:
+def choose_gaps(passages: Sequence[ScoredText], settings: GapSettings) -> list[Gap]:
     """Gaps at random places of every document that is long enough to have a token on each side of them."""
     return [
         _gap(document, passages, fold(settings.seed, document, number), settings)
@@ -68,7 +68,7 @@ def choose_gaps(passages: Sequence[Passage], settings: GapSettings) -> list[Gap]
     ]
 
 
-def _gap(document: int, passages: Sequence[Passage], key: int, settings: GapSettings) -> Gap:
+def _gap(document: int, passages: Sequence[ScoredText], key: int, settings: GapSettings) -> Gap:
     tokens = [int(token) for token in passages[document].tokens]
     start = 1 + int(float(CounterNoise([key]).uniform(1)) * (len(tokens) - settings.text - 1))
     stop = start + settings.text

@@ -22,7 +22,7 @@ from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Canvas, Process
-from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.scored_text import ScoredText
 
 SEGMENTS = 8
 HEAVY, LIGHT = "H", "L"
@@ -90,7 +90,9 @@ class Levels:
 
 
 @torch.no_grad()
-def document_losses(members: Sequence[Backbone], process: Process, passage: Passage, share: float, key: int) -> Tensor:
+def document_losses(
+    members: Sequence[Backbone], process: Process, passage: ScoredText, share: float, key: int
+) -> Tensor:
     """A document's losses and its KL, see `Levels`: (SEGMENTS, 4). share: the small model's beside the core."""
     window = min(member.context for member in members)
     sums = torch.zeros(SEGMENTS, 4, dtype=torch.float64)

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssdcli.api import choose
 from ssdcli.cli import console
 from ssdcli.cli.memory import remedied
 from ssdcli.cli.prompts import ModelFlags, read_context, read_members
 from ssdcli.cli.settings import Recipe, resolve, with_flags
+from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, Swept, by_weight
-from ssdcli.generation.schedule_parser import GATED
-from ssdcli.generation.selection import Lineup
+from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, SweepResult, by_weight
+from ssdcli.generation.selection import Lineup, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.options.declare import group
 from ssdcli.registry.files import write_atomic
@@ -182,10 +181,10 @@ def _ensembles(found: Evaluation) -> Table:
     return table
 
 
-def _best_weight(swept: Swept) -> str:
+def _best_weight(swept: SweepResult) -> str:
     if swept.best.weight is not None:
         return f"{swept.best.weight:g}"
-    return "by the gate" if swept.rule == GATED else "by the file"
+    return "by the gate" if "gate" in catalogue.rule(swept.rule).needs else "by the file"
 
 
 def _texts(found: Evaluation) -> Table:

@@ -14,9 +14,8 @@ import typer
 from ssdcli.cli import console
 from ssdcli.cli.completion import core_names, model_names
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
-from ssdcli.registry.adapters import ADAPTER, base_of
 from ssdcli.registry.compatibility import misfit
-from ssdcli.registry.manifest import Manifest
+from ssdcli.registry.manifest import ADAPTER, Manifest
 from ssdcli.registry.store import Entry, Registry
 
 Model = Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocompletion=model_names)]
@@ -195,7 +194,7 @@ def import_(
     console.note(f"Imported {entry.name!r}.")
     _warn_of_links(entry, {other.name: other.manifest for other in registry.entries()})
     try:
-        base_of(entry, registry)
+        registry.base_of(entry)
     except (NoSuchModel, UsageError) as error:
         console.warn(f"{error.problem} {error.remedy}")
 

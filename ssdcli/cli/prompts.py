@@ -151,7 +151,7 @@ def _checked(values: dict[str, Any], checks: Mapping[str, Check], place: str) ->
             remedy = f"{suggest(key, checks)} Known are {', '.join(checks)}."
             raise UsageError(f"{place} has a key {key!r}.", remedy.strip())
         if not checks[key].holds(value):
-            raise UsageError(f"{place} has a {key} that is not {checks[key].expected}.", "Mend that line.")
+            raise UsageError(f"{place} has a {key} that is not {checks[key]}.", "Mend that line.")
     return values
 
 

@@ -97,7 +97,7 @@ def resolve(cls: type[Settings], flags: Mapping[str, object], recipe: Path | Non
 
 
 def _is_positional(parameter: inspect.Parameter) -> bool:
-    return isinstance(get_args(parameter.annotation)[-1], ArgumentInfo)
+    return any(isinstance(told, ArgumentInfo) for told in get_args(parameter.annotation))
 
 
 _COMPLETIONS: dict[str, Callable[[str], Any] | None] = {

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ssdcli.engine.process import make_process
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import Hardware
-from ssdcli.machine.placement import CPU, DTYPES, FREE, QUANTIZED, Need, Placement, Plan, in_bytes
+from ssdcli.machine.placement import CPU, DTYPES, FREE, QUANTIZED, Allocation, Need, Placement, in_bytes
 from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.loading import make_denoiser
@@ -39,52 +40,53 @@ def need_of_entry(entry: Entry) -> Need:
 def summary(need: Need, hardware: Hardware, placement: Placement = FREE) -> str:
     """One sentence: how a core would be held, or why it cannot be."""
     try:
-        return _held(placement.plan(need, hardware))
+        return _held(placement.allocate(need, hardware))
     except SsdError as error:
         return str(error)
 
 
-def _held(plan: Plan) -> str:
-    where = " and ".join(plan.devices)
-    if plan.processes > 1:
-        where += f", a part in each of {plan.processes} processes"
-    if plan.offloads:
+def _held(allocation: Allocation) -> str:
+    where = " and ".join(allocation.devices)
+    if allocation.processes > 1:
+        where += f", a part in each of {allocation.processes} processes"
+    if allocation.offloads:
         where += ", with layers that wait in memory or on disk"
-    return f"{plan.dtype} on {where}: takes {in_bytes(plan.bytes)} of {in_bytes(plan.free)} that are free."
+    taken, free = in_bytes(allocation.bytes), in_bytes(allocation.free)
+    return f"{allocation.dtype} on {where}: takes {taken} of {free} that are free."
 
 
 def outlook(entry: Entry, hardware: Hardware) -> list[str]:
     """What generation with a registered core will be like here, in sentences, and which flags would change it."""
     need = need_of_entry(entry)
     try:
-        plan = FREE.plan(need, hardware)
+        allocation = FREE.allocate(need, hardware)
     except SsdError as error:
         return [str(error), *_alternatives(need, hardware, None)]
     return [
-        _held(plan),
-        *_slow(entry, need, plan, hardware),
-        *_speed(entry, plan),
-        *_alternatives(need, hardware, plan),
+        _held(allocation),
+        *_slow(entry, need, allocation, hardware),
+        *_speed(entry, allocation),
+        *_alternatives(need, hardware, allocation),
     ]
 
 
-def _slow(entry: Entry, need: Need, plan: Plan, hardware: Hardware) -> list[str]:
+def _slow(entry: Entry, need: Need, allocation: Allocation, hardware: Hardware) -> list[str]:
     """What makes it slow, or less exact."""
     found = []
-    if plan.computes == "bfloat16" and plan.devices == (CPU,) and not hardware.bfloat16:
+    if allocation.computes == "bfloat16" and allocation.devices == (CPU,) and not hardware.bfloat16:
         found.append("This CPU is slow at bfloat16, in which it computes, but in float32 the core does not fit.")
-    if plan.dtype in QUANTIZED:
-        found.append(f"It does not fit in {need.stored}, and is less exact in {plan.dtype}.")
-    if len(plan.devices) > 1:
+    if allocation.dtype in QUANTIZED:
+        found.append(f"It does not fit in {need.stored}, and is less exact in {allocation.dtype}.")
+    if len(allocation.devices) > 1:
         found.append("The devices work one after the other.")
     if entry.manifest.attention == "full":
         found.append("It has full attention: every denoising step reads all of the text, unless --cache is given.")
     return found
 
 
-def _speed(entry: Entry, plan: Plan) -> list[str]:
+def _speed(entry: Entry, allocation: Allocation) -> list[str]:
     """An estimate from the rate at which this machine multiplies matrices now, where that decides."""
-    if plan.dtype in QUANTIZED or len(plan.devices) > 1 or plan.processes > 1:
+    if allocation.dtype in QUANTIZED or len(allocation.devices) > 1 or allocation.processes > 1:
         return []
     manifest, config = entry.manifest, read_config(entry.folder)
     if KEY not in config:
@@ -93,11 +95,12 @@ def _speed(entry: Entry, plan: Plan) -> list[str]:
     twin = native_class_of(config).backbone(blueprint(native_part(config)), CoreSpec.of(manifest, config[KEY]))
     flops = make_denoiser(twin, manifest.attention, process).flops(manifest.block_size, _SEEN)
     rows = manifest.block_size + (_SEEN if manifest.attention == "full" else 0)
-    seconds = flops / _rate(rows, getattr(torch, plan.computes), plan.devices[0])
-    pace = manifest.block_size / (seconds * process.default_steps)
+    seconds = flops / _rate(rows, getattr(torch, allocation.computes), allocation.devices[0])
+    steps = reverse_process(process).steps
+    pace = manifest.block_size / (seconds * steps)
     return [
         f"A denoising step of {manifest.block_size} tokens after {_SEEN} others takes about {seconds:.2g} s, which is "
-        f"{pace:.2g} tokens a second in {process.default_steps} steps a block: an estimate from how fast matrices "
+        f"{pace:.2g} tokens a second in {steps} steps a block: an estimate from how fast matrices "
         "were multiplied just now."
     ]
 
@@ -116,14 +119,14 @@ def _rate(rows: int, dtype: torch.dtype, device: str) -> float:
     return 2 * rows * _SIDE**2 * (count - 2) / (time.perf_counter() - started)
 
 
-def _alternatives(need: Need, hardware: Hardware, plan: Plan | None) -> list[str]:
+def _alternatives(need: Need, hardware: Hardware, allocation: Allocation | None) -> list[str]:
     """What other flags would bring."""
-    dtypes = [dtype for dtype in DTYPES[1:] if plan is None or dtype != plan.dtype]
+    dtypes = [dtype for dtype in DTYPES[1:] if allocation is None or dtype != allocation.dtype]
     possible = [dtype for dtype in dtypes if dtype not in QUANTIZED or (need.linear and hardware.quantizes)]
     placements = {f"--dtype {dtype}": replace(FREE, dtype=dtype) for dtype in possible}
-    if plan is None:
+    if allocation is None:
         placements["--offload"] = replace(FREE, offload=True)
-    if hardware.accelerators and (plan is None or plan.devices != (CPU,)):
+    if hardware.accelerators and (allocation is None or allocation.devices != (CPU,)):
         placements["--device cpu"] = replace(FREE, device=CPU)
     said = [f"With {flags}: {summary(need, hardware, placement)}" for flags, placement in placements.items()]
     if need.linear and not hardware.quantizes:

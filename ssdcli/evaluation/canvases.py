@@ -17,7 +17,8 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Canvas
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
-from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, Passage, stretch_of
+from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, stretch_of
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel
 
 ENOUGH = 8  # documents, below which nothing is measured
@@ -46,7 +47,7 @@ class _Place:
     """A canvas of a passage: it begins at the token `start` and is noised to the level t."""
 
     document: int
-    passage: Passage
+    passage: ScoredText
     start: int
     t: float
     key: int
@@ -55,7 +56,7 @@ class _Place:
 @torch.no_grad()
 def canvas_losses(
     members: Sequence[Member[LoadedModel]],
-    passages: Sequence[Passage],
+    passages: Sequence[ScoredText],
     combinations: Sequence[Combination],
     settings: CanvasSettings,
 ) -> LossesByLevel | None:
@@ -94,7 +95,7 @@ def _summed(found: Sequence[tuple[_Place, Tensor]]) -> LossesByLevel:
     return LossesByLevel(np.arange(losses.shape[1]), sums, tokens, sizes, level_sums, level_tokens)
 
 
-def _places(passages: Sequence[Passage], length: int, settings: CanvasSettings) -> Iterator[_Place]:
+def _places(passages: Sequence[ScoredText], length: int, settings: CanvasSettings) -> Iterator[_Place]:
     """Canvases of the passages that have room for one, anywhere in them; the levels cover (0, 1) evenly."""
     draws = random.Random(settings.seed)
     fitting = [(number, starts) for number, passage in enumerate(passages) if (starts := _starts(passage, length))]
@@ -105,7 +106,7 @@ def _places(passages: Sequence[Passage], length: int, settings: CanvasSettings) 
         yield _Place(number, passages[number], draws.choice(starts), t, fold(settings.seed, k))
 
 
-def _starts(passage: Passage, length: int) -> list[int]:
+def _starts(passage: ScoredText, length: int) -> list[int]:
     """Where a canvas may begin: where a text fills it, and in a conversation anywhere in an answer."""
     last = len(passage.tokens) - (length if passage.scored is None else 1)
     return [place for place, counts in enumerate(passage.counted) if counts and place <= last]

@@ -15,9 +15,8 @@ from ssdcli.data.readers.files import read_documents
 from ssdcli.data.split import SplitSettings, distinct, fingerprint, recorded_split, split_documents
 from ssdcli.data.streams import cut_text
 from ssdcli.errors import UsageError
-from ssdcli.evaluation.losses import Passage
 from ssdcli.evaluation.measurement import EvalSettings, TrainedDocument, TrainedText
-from ssdcli.evaluation.passages import marked_passage
+from ssdcli.evaluation.scored_text import ScoredText, scored_part
 from ssdcli.evaluation.trained_text import Training, union
 from ssdcli.registry.store import Entry
 from ssdcli.text.chat import Chat
@@ -153,15 +152,15 @@ def _split(learner: Entry) -> SplitSettings:
     return SplitSettings() if learner.manifest.data is None else recorded_split(learner.name, learner.folder)
 
 
-def passages_of(
+def scored_texts(
     documents: Sequence[Document], tokenizer: Tokenizer, ends: Sequence[int], chat: Chat | None
-) -> list[Passage]:
+) -> list[ScoredText]:
     """What is measured of each document, as models are trained on it; those of which nothing is are left out."""
     marker = Marker(tokenizer, ends[0], chat, ends)
     found = []
     for document, marked in zip(documents, marker.mark(documents), strict=True):
         size = len(document.text.encode())
-        passage = marked_passage([ends[0], *marked.ids], marked.marks, size, tokenizer)
+        passage = scored_part([ends[0], *marked.ids], marked.marks, size, tokenizer)
         if any(passage.counted):
             found.append(passage)
     return found

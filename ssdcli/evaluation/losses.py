@@ -10,7 +10,6 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from ssdcli.engine.blocks import block_levels
@@ -21,34 +20,11 @@ from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Canvas, Process
 from ssdcli.evaluation.combinations import Combination, Positions, alone, combined_losses
+from ssdcli.evaluation.scored_text import ScoredText
 
+GRID = tuple(i / 10 for i in range(11))  # weights of a small model beside its core
 LEVELS = 10  # stretches of equal width that the noise levels are told in
 SCORES = 1 << 22  # of the predictions that are combined at once: 512 positions of 8,192 tokens
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A held-out document: its tokens after an end-of-text id, and its length in UTF-8 bytes.
-
-    noise: passages of the same number are noised alike; by default each is by itself. scored: of a conversation, which
-    tokens are answers' rather than given; of a plain text only the first is given.
-    """
-
-    tokens: Sequence[int]
-    bytes: int
-    noise: int | None = None
-    scored: Sequence[bool] | None = None
-
-    @property
-    def counted(self) -> Sequence[bool]:
-        """Which tokens are predicted."""
-        return [False, *[True] * (len(self.tokens) - 1)] if self.scored is None else self.scored
-
-
-def passage_of(text: str, tokenizer: Tokenizer, end: int) -> Passage:
-    """A whole text as a passage; `end` is the id of end of text."""
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
-    return Passage([end, *ids], len(text.encode()))
 
 
 @dataclass(frozen=True)
@@ -142,6 +118,11 @@ def stretch_of(t: Tensor) -> Tensor:
     return (t * LEVELS).long().clamp(0, LEVELS - 1)
 
 
+def best_weight(losses: Losses) -> float:
+    """The weight in (0, 1] with the least of the losses over the grid."""
+    return GRID[1 + int(losses.nats_per_token()[1:].argmin())]
+
+
 def shares(weights: Sequence[float], members: int, process: Process) -> list[Combination]:
     """Mixtures of a core and a small model at each share of the latter, as they combine by default; of one, itself."""
     if members == 1:
@@ -152,7 +133,7 @@ def shares(weights: Sequence[float], members: int, process: Process) -> list[Com
 def measure(
     members: Sequence[Backbone],
     process: Process,
-    passages: Sequence[Passage],
+    passages: Sequence[ScoredText],
     weights: Sequence[float],
     settings: LossSettings,
 ) -> LossesByLevel:
@@ -164,7 +145,7 @@ def measure(
 def measure_combinations(
     members: Sequence[Backbone],
     process: Process,
-    passages: Sequence[Passage],
+    passages: Sequence[ScoredText],
     combinations: Sequence[Combination],
     settings: LossSettings,
 ) -> LossesByLevel:
@@ -207,7 +188,7 @@ class _Window:
     key: int
 
 
-def _batches(passages: Sequence[Passage], settings: LossSettings, block: int) -> Iterator[list[_Window]]:
+def _batches(passages: Sequence[ScoredText], settings: LossSettings, block: int) -> Iterator[list[_Window]]:
     """Cut the documents into windows of one length, a few at a time."""
     batch: list[_Window] = []
     for window in _windows(passages, settings, block):
@@ -219,7 +200,7 @@ def _batches(passages: Sequence[Passage], settings: LossSettings, block: int) ->
         yield batch
 
 
-def _windows(passages: Sequence[Passage], settings: LossSettings, block: int) -> Iterator[_Window]:
+def _windows(passages: Sequence[ScoredText], settings: LossSettings, block: int) -> Iterator[_Window]:
     for document, passage in enumerate(passages):
         noise = document if passage.noise is None else passage.noise
         for start in range(0, len(passage.tokens), settings.window):

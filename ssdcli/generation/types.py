@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import require
 from ssdcli.generation.transcript import FinishReason
 from ssdcli.options.declare import Check, at_least, check_options, one_of, option
 from ssdcli.text.messages import Message
 
-RULES = ("mix", "average", "contrast", "gated")
+
+def rules() -> tuple[str, ...]:
+    """The names of the rules by which members combine."""
+    return catalogue.names(catalogue.RULES)
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,7 @@ class Options:
     n: int = option(1, "Texts for each prompt, separated by lines of three dashes.", at_least(1), metavar="N")
     sampler: str | None = option(
         None,
-        "How a step chooses tokens. simplex: nucleus, multi-hot; masked: top-k[=K], threshold[=P], "
-        "entropy-bound[=NATS], ancestral; uniform: entropy-bound[=NATS].",
+        f"How a step chooses tokens. {catalogue.sampler_help()}.",
         metavar="NAME[=X]",
         default="the first",
     )
@@ -94,18 +97,20 @@ DEFAULTS = Options()
 class Blend:
     """How members combine.
 
-    rule: how their predictions are combined; "gated" is "mix" with the weights that the small model's gate gives.
-    schedule: when members run, by name or file; by default "leaning" where a core and small models of the simplex
-        process share the weight, else "constant".
+    rule: how their predictions are combined, by a name of the catalogue.
+    schedule: when members run: a name of the catalogue, NAME or NAME:X, or a file. By default it is the noise process's
+        own where a core and small models share the weight, else "constant".
     guides: classifiers that steer the text, each MODEL:LABEL or MODEL:LABEL=SCALE.
     """
 
-    rule: str = option("mix", f"How predictions are combined: {', '.join(RULES)}.", one_of(RULES), metavar="RULE")
+    rule: str = option(
+        rules()[0], f"How predictions are combined: {', '.join(rules())}.", one_of(rules), metavar="RULE"
+    )
     schedule: str | None = option(
         None,
-        "When members run: constant, leaning[:S], sandwich[:F] or a TOML file.",
+        f"When members run: {catalogue.schedule_help()} or a TOML file.",
         metavar="NAME",
-        default="leaning beside a simplex core, else constant",
+        default="what suits the noise process",
     )
     guides: tuple[str, ...] = option(
         (),
@@ -116,6 +121,11 @@ class Blend:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the rule needs besides predictions, see the catalogue."""
+        return catalogue.rule(self.rule).needs
 
 
 PLAIN = Blend()

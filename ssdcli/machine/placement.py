@@ -20,17 +20,21 @@ BITS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0, "int8": 8.0, "int4":
 DTYPES = (AUTO, *BITS)
 QUANTIZED = ("int8", "int4")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-_SLACK = 1.05  # of the weights, for what is rounded up and for activations
-_COPIES = 3  # of a canvas's predictions, at the moment when most of them are held
+_SLACK = 1.05  # on the weights, for rounding up and for activations
+_COPIES = 3  # of a canvas's float32 predictions at the peak: logits, their log_softmax, and what the sampler makes
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a core takes; all but the last two count parameters.
+    """What a core takes, in parameters unless said otherwise.
 
-    linear: those that can be held in 8 or 4 bits. pinned: those outside the layers, which stay on the main device.
-    layer: those of the largest layer. stored: the dtype of its files. predictions: V times L, for one text.
-    divisible: whether processes can have a part of every matrix each.
+    parameters: all of them.
+    linear: those that can be held in 8 or 4 bits.
+    pinned: those outside the layers, which stay on the main device.
+    layer: those of the largest layer.
+    stored: the dtype of its files.
+    predictions: V times L, the log-probabilities of one canvas.
+    divisible: whether several processes can hold a part of every matrix each.
     """
 
     parameters: int
@@ -61,16 +65,21 @@ def in_bytes(size: int) -> str:
 
 
 def weight_bytes(linear: int, other: int, dtype: str) -> int:
-    """What so many parameters of linear layers, and others, take; of 8 or 4 bits, the others have 16."""
+    """Bytes of so many parameters of linear layers and of others, which have 16 bits where the former have 8 or 4."""
     return int((linear * BITS[dtype] + other * max(BITS[dtype], 16)) / 8 * _SLACK)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Where a core goes: a key of BITS, torch's names of the devices, and the bytes that it takes of those free.
+class Allocation:
+    """Where a core goes and what it takes there.
 
-    devices: the main one first. computes: the dtype of activations, and of weights that are not quantised. offloads:
-    whether layers wait in memory, or on disk, for their turn. processes: how many hold a part of every matrix.
+    dtype: of the weights, a key of BITS.
+    computes: the dtype of activations, and of weights that are not quantised.
+    devices: torch's names, the main one first.
+    bytes: what it takes of those free.
+    free: the free bytes of the devices.
+    offloads: whether layers wait in memory or on disk for their turn.
+    processes: how many hold a part of every matrix.
     """
 
     dtype: str
@@ -91,9 +100,10 @@ class Plan:
 class Placement:
     """What a user asks for (UsageError for what cannot be).
 
-    dtype: one of DTYPES. device: "auto" or one of torch's ("cpu", "cuda", "cuda:1", "mps"). offload: let what does not
-    fit wait in memory and on disk. cache: let a core with full attention read its prefix once a block, which is an
-    approximation.
+    dtype: one of DTYPES.
+    device: "auto" or one of torch's: "cpu", "cuda", "cuda:1", "mps".
+    offload: let what does not fit wait in memory and on disk.
+    cache: let a core with full attention read its prefix once a block, which is an approximation.
     """
 
     dtype: str = option(
@@ -129,23 +139,24 @@ class Placement:
         return "float32" if self.dtype in (AUTO, *QUANTIZED) else self.dtype
 
     def main_device(self, hardware: Hardware) -> str:
-        """Where canvases are, unless a core has been planned elsewhere; UsageError for a device that is not there."""
+        """Where canvases are, unless a core was allocated elsewhere; UsageError for a device that is not there."""
         gpus = self._gpus(hardware)
         return gpus[0].device if gpus else CPU
 
-    def plan(self, need: Need, hardware: Hardware) -> Plan:
-        """Choose what fits, the most exact first; OutOfMemory says what is needed and what there is."""
+    def allocate(self, need: Need, hardware: Hardware) -> Allocation:
+        """The most exact allocation that fits; OutOfMemory says what is needed and what is free."""
         gpus = self._gpus(hardware)
         processes = hardware.processes if need.divisible else 1
-        plans = [_plan(need, dtype, gpus, hardware) for dtype in self._dtypes(need, gpus, hardware)]
+        candidates = [_allocation(need, dtype, gpus, hardware) for dtype in self._dtypes(need, gpus, hardware)]
+        floating = [candidate for candidate in candidates if candidate.dtype not in QUANTIZED]
         if processes > 1:
-            plans = [_shared(plan, need, processes) for plan in plans if plan.dtype not in QUANTIZED]
+            candidates = [_shared(candidate, need, processes) for candidate in floating]
         elif self.offload:
-            plans += [_offloaded(plan, need, gpus, hardware) for plan in plans if plan.dtype not in QUANTIZED]
-        for plan in plans:
-            if plan.fits:
-                return plan
-        raise self._too_large(need, plans, hardware)
+            candidates += [_offloaded(candidate, need, gpus, hardware) for candidate in floating]
+        for candidate in candidates:
+            if candidate.fits:
+                return candidate
+        raise self._too_large(need, candidates, hardware)
 
     def _dtypes(self, need: Need, gpus: Sequence[Accelerator], hardware: Hardware) -> list[str]:
         """The dtypes that may be taken, the most exact first."""
@@ -164,19 +175,19 @@ class Placement:
         return [self.dtype]
 
     def _gpus(self, hardware: Hardware) -> list[Accelerator]:
-        """The GPUs that may be used; UsageError for one that is not there."""
+        """The GPUs that may be used; UsageError for one that does not exist."""
         if self.device == CPU and not (hardware.accelerators and hardware.processes > 1):
             return []
         found = [gpu for gpu in hardware.accelerators if self.device in (AUTO, gpu.device, gpu.device.split(":")[0])]
         if found or self.device == AUTO:
             return found
         if hardware.processes > 1:
-            raise UsageError("every process of torchrun has a device of its own.", "Leave --device away.")
+            raise UsageError("every process of torchrun has a device of its own.", "Omit --device.")
         raise UsageError(f"this machine has no device {self.device!r}.", "See 'ssd doctor'.")
 
-    def _too_large(self, need: Need, plans: Sequence[Plan], hardware: Hardware) -> OutOfMemory:
+    def _too_large(self, need: Need, candidates: Sequence[Allocation], hardware: Hardware) -> OutOfMemory:
         """What to say when nothing fits."""
-        least = min(plans, key=lambda plan: plan.bytes - plan.free)
+        least = min(candidates, key=lambda allocation: allocation.bytes - allocation.free)
         alone, ways = hardware.processes == 1, ["Take a smaller core"]
         if self.dtype == AUTO and alone and not hardware.quantizes:
             ways.append("take --dtype int8 or int4 (after pip install 'ssdcli[quantize]')")
@@ -196,8 +207,9 @@ FREE = Placement()
 
 
 def _floating(stored: str, gpus: Sequence[Accelerator], hardware: Hardware) -> list[str]:
-    """The floating dtypes for weights stored as this, the most exact first; none that the processor is slow at, unless
-    it is shorter than the others.
+    """The floating dtypes for weights stored as this, the most exact first.
+
+    One that the processor is slow at is offered only if it is shorter than the others.
     """
     if gpus:
         best = stored if stored != "bfloat16" else _sixteen(gpus)
@@ -208,32 +220,32 @@ def _floating(stored: str, gpus: Sequence[Accelerator], hardware: Hardware) -> l
 
 
 def _sixteen(gpus: Sequence[Accelerator]) -> str:
-    """The dtype of 16 bits in place of longer ones: bfloat16, which has their range, but for GPUs that lack it."""
+    """The dtype of 16 bits in place of longer ones: bfloat16, which has their range, or float16 on GPUs without it."""
     return "bfloat16" if all(gpu.bfloat16 for gpu in gpus) else "float16"
 
 
-def _plan(need: Need, dtype: str, gpus: Sequence[Accelerator], hardware: Hardware) -> Plan:
-    """How the core would lie with weights of this dtype, whether it fits or not: on one GPU, on all, or on none."""
+def _allocation(need: Need, dtype: str, gpus: Sequence[Accelerator], hardware: Hardware) -> Allocation:
+    """The allocation for weights of this dtype, whether it fits or not: on one GPU, on all, or on the CPU."""
     computes = _sixteen(gpus) if dtype in QUANTIZED else dtype
     total = need.weights(dtype) + need.working
     if not gpus:
-        return Plan(dtype, computes, (CPU,), total, hardware.free)
+        return Allocation(dtype, computes, (CPU,), total, hardware.free)
     one = next((gpu for gpu in gpus if gpu.free >= total), gpus[0] if len(gpus) == 1 else None)
     if one is not None:
-        return Plan(dtype, computes, (one.device,), total, one.free)
-    # Every GPU works by itself, and may have to leave the room of a layer that no longer fits.
+        return Allocation(dtype, computes, (one.device,), total, one.free)
+    # Layers are not cut: each GPU needs its own working memory and may waste the room of one layer at its end.
     spare = need.working + weight_bytes(0, need.layer, dtype)
     free = sum(max(0, gpu.free - spare) for gpu in gpus)
-    return Plan(dtype, computes, tuple(gpu.device for gpu in gpus), need.weights(dtype), free)
+    return Allocation(dtype, computes, tuple(gpu.device for gpu in gpus), need.weights(dtype), free)
 
 
-def _shared(plan: Plan, need: Need, processes: int) -> Plan:
-    """The same for one of several processes that share the core."""
-    total = need.weights(plan.dtype) // processes + need.working
-    return replace(plan, bytes=total, processes=processes)
+def _shared(allocation: Allocation, need: Need, processes: int) -> Allocation:
+    """The same for one of several processes that each hold a part of every matrix."""
+    total = need.weights(allocation.dtype) // processes + need.working
+    return replace(allocation, bytes=total, processes=processes)
 
 
-def _offloaded(plan: Plan, need: Need, gpus: Sequence[Accelerator], hardware: Hardware) -> Plan:
-    """The same with layers that wait for their turn: only what stays on the main device has to fit."""
+def _offloaded(allocation: Allocation, need: Need, gpus: Sequence[Accelerator], hardware: Hardware) -> Allocation:
+    """The same with layers offloaded: only what stays on the main device has to fit."""
     free = gpus[0].free if gpus else hardware.free
-    return replace(plan, bytes=need.resident(plan.dtype), free=free, offloads=True)
+    return replace(allocation, bytes=need.resident(allocation.dtype), free=free, offloads=True)

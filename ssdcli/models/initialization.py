@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.models.backbones.block_diffusion import AdaptedBody, BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM, NativeBody
 from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.families.config import count, is_a, must, native, off
@@ -49,7 +49,7 @@ class Wanted:
     hides: bool = True
 
 
-def adapt(folder: Path, wanted: Wanted, dtype: torch.dtype = torch.float32) -> BlockDiffusionLM:
+def initialize(folder: Path, wanted: Wanted, dtype: torch.dtype = torch.float32) -> BlockDiffusionLM:
     """A small model with the weights of a checkpoint, held in a dtype; what is new in it begins silent.
 
     SsdError or UsageError for a checkpoint that is missing, of another class, or not in safetensors.
@@ -59,18 +59,18 @@ def adapt(folder: Path, wanted: Wanted, dtype: torch.dtype = torch.float32) -> B
     shift = _shifts(config, wanted) if wanted.shift is None else wanted.shift
     lender = _lender(folder, own, dtype)
     table, head = _tables(lender)
-    adapted = AdaptedBody(own, own_head=head is not table, shift=shift)
-    return _lent(lender, _configuration(adapted, wanted, _room(config, adapted)))
+    body = NativeBody(own, own_head=head is not table, shift=shift)
+    return _lent(lender, _configuration(body, wanted, _room(config, body)))
 
 
-def adapt_again(folder: Path, config: BackboneConfig, dtype: torch.dtype) -> BlockDiffusionLM:
+def initialize_again(folder: Path, config: BackboneConfig, dtype: torch.dtype) -> BlockDiffusionLM:
     """What `adapt` has made of a checkpoint before, by the configuration that it had then.
 
     SsdError for a checkpoint that cannot be read, or a configuration without a lent body.
     """
-    if config.adapted is None:
+    if config.native_body is None:
         raise SsdError(f"the configuration for {folder} tells of no body that it lends.", "See 'ssd models verify'.")
-    return _lent(_lender(folder, config.adapted.native, dtype), config)
+    return _lent(_lender(folder, config.native_body.native, dtype), config)
 
 
 def _lender(folder: Path, own: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
@@ -86,8 +86,9 @@ def _native(config: Mapping[str, Any]) -> dict[str, Any]:
         return native(config, kinds[0], config["architectures"][0])
     if is_a(config, MASKED):
         return _roberta(config)
+    found = config.get("architectures")
     raise UsageError(
-        f"the checkpoint's config.json has {config.get('architectures')!r} as 'architectures', and cannot be adapted.",
+        f"the checkpoint's config.json has {found!r} as 'architectures', and cannot begin a model.",
         f"It may be one of {', '.join((*CAUSAL, MASKED))}.",
     )
 
@@ -119,14 +120,14 @@ def _tables(lender: Any) -> tuple[Tensor, Tensor]:
     return table, torch.cat([head.weight, head.bias[:, None]], dim=1)
 
 
-def _room(config: Mapping[str, Any], adapted: AdaptedBody) -> int:
+def _room(config: Mapping[str, Any], body: NativeBody) -> int:
     """The tokens that the body can read, and reads as it did when it was made."""
-    positions = int(adapted.native["max_position_embeddings"]) - adapted.first_position
+    positions = int(body.native["max_position_embeddings"]) - body.first_position
     return min(positions, config.get("sliding_window") or positions)
 
 
-def _configuration(adapted: AdaptedBody, wanted: Wanted, room: int) -> BackboneConfig:
-    hidden, least = int(adapted.native["hidden_size"]), 2 * wanted.block_size
+def _configuration(body: NativeBody, wanted: Wanted, room: int) -> BackboneConfig:
+    hidden, least = int(body.native["hidden_size"]), 2 * wanted.block_size
     context = min(wanted.context or _CONTEXT, room)
     if context < least:
         raise UsageError(
@@ -136,15 +137,15 @@ def _configuration(adapted: AdaptedBody, wanted: Wanted, room: int) -> BackboneC
     return BackboneConfig(
         vocabulary=wanted.vocabulary,
         hidden=hidden,
-        layers=int(adapted.native["num_hidden_layers"]),
+        layers=int(body.native["num_hidden_layers"]),
         rank=hidden,
         block_size=wanted.block_size,
         context=context,
         timed=wanted.timed,
         self_conditioned=wanted.self_conditioned,
         suppressed=wanted.suppressed,
-        architecture=str(adapted.native["model_type"]),
-        adapted=adapted,
+        architecture=str(body.native["model_type"]),
+        native_body=body,
     )
 
 

@@ -14,7 +14,7 @@ from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.block_diffusion_checkpoint import load_backbone, read_configuration
 from ssdcli.models.core_spec import KEY
-from ssdcli.models.initialization import adapt_again
+from ssdcli.models.initialization import initialize_again
 from ssdcli.models.lora import join_adapter
 from ssdcli.models.native_checkpoint import frozen_dtype, load_core, read_config
 
@@ -48,7 +48,7 @@ def _base(folder: Path, placement: Placement, adapter: Path) -> BlockDiffusionLM
         return _small(folder, placement)
     told = placement.dtype not in (AUTO, *QUANTIZED)
     dtype = getattr(torch, placement.dtype) if told else frozen_dtype(folder)
-    model = adapt_again(folder, read_configuration(adapter), dtype)
+    model = initialize_again(folder, read_configuration(adapter), dtype)
     return model.to(placement.main_device(look())).eval().requires_grad_(False)
 
 

@@ -59,11 +59,11 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Nat
         spec = CoreSpec.of(read_manifest(folder), config[KEY])
         twin, hardware = blueprint(own), look()
         need = need_of(twin, stored_dtype(folder), block_size or spec.block_size)
-        plan = placement.plan(need, hardware)
-        model = read_native(folder, native.model, own, arguments(plan, need, twin, hardware))
+        allocation = placement.allocate(need, hardware)
+        model = read_native(folder, native.model, own, arguments(allocation, need, twin, hardware))
     except _PROBLEMS as error:
         raise unreadable(folder, error) from error
-    if plan.dtype == "int8":
+    if allocation.dtype == "int8":
         keep_activations(model)
     return native.backbone(model.eval().requires_grad_(False), spec, block_size)
 
@@ -106,7 +106,7 @@ def frozen_dtype(folder: Path) -> torch.dtype:
 
 
 def _silence() -> None:
-    """Keep the libraries' bars, and what they say of how a plan is followed, from standard error."""
+    """Keep the libraries' bars, and what they say of how an allocation is followed, from standard error."""
     disable_progress_bar()
     for library in ("accelerate", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)

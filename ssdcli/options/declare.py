@@ -23,12 +23,15 @@ Completes = Literal["", "core", "member", "beginning", "recipe"]
 class Check:
     """What a value must be.
 
-    expected: completes the sentence "it must be".
+    expected: completes the sentence "it must be", or says how.
     holds: tells whether a value is so.
     """
 
-    expected: str
+    expected: str | Callable[[], str]
     holds: Callable[[Any], bool]
+
+    def __str__(self) -> str:
+        return self.expected() if callable(self.expected) else self.expected
 
 
 def at_least(least: float) -> Check:
@@ -51,9 +54,13 @@ def multiple_of(factor: int) -> Check:
     return Check(f"a multiple of {factor}", lambda value: value > 0 and value % factor == 0)
 
 
-def one_of(choices: Sequence[str]) -> Check:
-    """One of several names."""
-    return Check(f"one of {', '.join(choices)}", lambda value: value in choices)
+def one_of(choices: Sequence[str] | Callable[[], Sequence[str]]) -> Check:
+    """One of several names; what they are may be asked only when a value is checked."""
+
+    def names() -> Sequence[str]:
+        return choices() if callable(choices) else choices
+
+    return Check(lambda: f"one of {', '.join(names())}", lambda value: value in names())
 
 
 def each(check: Check) -> Check:
@@ -109,7 +116,7 @@ def check_options(settings: DataclassInstance) -> None:
             continue
         if not check.holds(value):
             flag = f"--{flag_of(member)}"
-            raise UsageError(f"{flag} must be {check.expected}, not {value!r}.", f"Change {flag}.")
+            raise UsageError(f"{flag} must be {check}, not {value!r}.", f"Change {flag}.")
 
 
 def declared(member: Field[Any]) -> Option:

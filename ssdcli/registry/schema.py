@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-CONFIG = {"hears_itself": "self_conditioned"}
+CONFIG = {"hears_itself": "self_conditioned", "adapted": "native_body"}
 """Fields of the config.json of models made here: the old name, and today's."""
 
 TENSORS = {"listen": "self_conditioning"}

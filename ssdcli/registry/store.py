@@ -21,7 +21,7 @@ from ssdcli.registry.files import (
     sync_tree,
     write_atomic,
 )
-from ssdcli.registry.manifest import FILE, Manifest, read_manifest, write_manifest
+from ssdcli.registry.manifest import ADAPTER, FILE, Manifest, read_manifest, write_manifest
 from ssdcli.registry.names import check_name, suggest
 
 if TYPE_CHECKING:
@@ -72,6 +72,28 @@ class Registry:
     def find(self, name: str) -> Entry:
         """Return the model of this name, or raise NoSuchModel (UsageError for what cannot be a name)."""
         return self._entry(check_name(name))
+
+    def base_of(self, entry: Entry) -> Entry | None:
+        """The model that an adapter is loaded on; None for a model with weights of its own.
+
+        Raises NoSuchModel if the base is gone, UsageError if another model has its name.
+        """
+        manifest = entry.manifest
+        if manifest.kind != ADAPTER:
+            return None
+        try:
+            base = self.find(manifest.base or "")
+        except (NoSuchModel, UsageError):
+            raise NoSuchModel(
+                f"{entry.name!r} is an adapter for {manifest.base!r}, and there is no model of this name.",
+                "Import or pull that model again; an adapter is of no use without its base.",
+            ) from None
+        if base.manifest.weights_digest != manifest.base_weights:
+            raise UsageError(
+                f"{entry.name!r} is an adapter for another {base.name!r} than the one here: its weights have changed.",
+                "Bring the old base back, or train the adapter again.",
+            )
+        return base
 
     @contextmanager
     def stage(self, name: str, overwrite: bool = False) -> Iterator[Path]:

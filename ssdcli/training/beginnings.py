@@ -17,14 +17,13 @@ from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone, save_configuration
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.core_traits import CoreTraits
-from ssdcli.models.initialization import Wanted, adapt
+from ssdcli.models.initialization import Wanted, initialize
 from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
 from ssdcli.models.native_checkpoint import frozen_dtype, read_config
-from ssdcli.registry.adapters import ADAPTER, weights_digest
 from ssdcli.registry.archive import TOKENIZER
 from ssdcli.registry.compatibility import Canvas
 from ssdcli.registry.files import write_atomic
-from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint
+from ssdcli.registry.manifest import ADAPTER, Manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.training.settings import TrainSettings
 
@@ -111,11 +110,11 @@ def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockD
     if entry is None:
         folder = Path(settings.init).expanduser()
         _check_checkpoint(folder, fit)
-        return adapt(folder, _wanted(settings, fit)), None
+        return initialize(folder, _wanted(settings, fit)), None
     if KEY in read_config(entry.folder):
         _check_tokenizer(entry.manifest.tokenizer, settings.init, fit)
         fits = Canvas.of(entry.manifest).misfit(Canvas.of(fit.core, settings.block_size)) is None
-        return adapt(entry.folder, _wanted(settings, fit)), entry.name if fits else None
+        return initialize(entry.folder, _wanted(settings, fit)), entry.name if fits else None
     return _continued(entry, fit, settings), entry.name
 
 
@@ -182,7 +181,7 @@ def _wanted(settings: TrainSettings, fit: Fit) -> Wanted:
         self_conditioned=fit.process.self_conditioned,
         context=settings.context,
         shift=settings.shift,
-        hides=fit.process.name == "masked",
+        hides=fit.process.hides,
     )
 
 
@@ -207,7 +206,7 @@ def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry, workspa
 
 def _digest(entry: Entry, workspace: Path) -> str:
     """The digest of a base's weights; UsageError if it was another one when the training began."""
-    digest, kept = weights_digest(entry.manifest), workspace / _DIGEST
+    digest, kept = entry.manifest.weights_digest, workspace / _DIGEST
     if not kept.exists():
         write_atomic(kept, digest)
     if kept.read_text(encoding="utf-8") != digest:
@@ -221,4 +220,4 @@ def _base(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusionLM:
     if KEY not in read_config(entry.folder):
         return _continued(entry, fit, settings)
     _check_fit(entry, fit, settings)
-    return adapt(entry.folder, _wanted(settings, fit), frozen_dtype(entry.folder)).requires_grad_(False)
+    return initialize(entry.folder, _wanted(settings, fit), frozen_dtype(entry.folder)).requires_grad_(False)

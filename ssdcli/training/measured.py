@@ -13,8 +13,17 @@ from ssdcli.engine.ensemble.schedules import Constant, Schedule, sharing
 from ssdcli.errors import SsdError
 from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
 from ssdcli.evaluation.gating import GateFitter
-from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, Passage, measure, measure_combinations, shares
-from ssdcli.evaluation.sweep import GRID, best_weight
+from ssdcli.evaluation.losses import (
+    GRID,
+    LossesByLevel,
+    LossSettings,
+    Pace,
+    best_weight,
+    measure,
+    measure_combinations,
+    shares,
+)
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel, open_model
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.reports.description import Sample
@@ -56,7 +65,7 @@ def measured_tokens(settings: TrainSettings) -> int:
 
 
 def measure_trained(
-    prepared: Prepared, model: BlockDiffusionLM, passages: Sequence[Passage], trained_seconds: float
+    prepared: Prepared, model: BlockDiffusionLM, passages: Sequence[ScoredText], trained_seconds: float
 ) -> Measured:
     """Measure a trained model, find its weight, and let it write; the core takes part if it can be run here.
 
@@ -94,7 +103,7 @@ def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> L
 
 
 def _with_core(
-    core: LoadedModel, small: LoadedModel, passages: Sequence[Passage], fitter: GateFitter, settings: TrainSettings
+    core: LoadedModel, small: LoadedModel, passages: Sequence[ScoredText], fitter: GateFitter, settings: TrainSettings
 ) -> LossesByLevel | None:
     """Losses over the grid of weights, seen by the fitter; None if the core is too slow for the time there is."""
     one, other, process = core.denoiser.backbone, small.denoiser.backbone, core.denoiser.process

@@ -14,7 +14,8 @@ from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
-from ssdcli.evaluation.losses import Passage
+from ssdcli.engine.sampling.reverse import reverse_process
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.generation.types import DEFAULTS
 from ssdcli.reports.description import Sample
@@ -31,7 +32,7 @@ Authors = Sequence[Member[LoadedModel]]
 
 
 def write_samples(
-    authors: Mapping[str, Authors], passages: Sequence[Passage], tokenizer: Tokenizer, until: float
+    authors: Mapping[str, Authors], passages: Sequence[ScoredText], tokenizer: Tokenizer, until: float
 ) -> list[Sample]:
     """Let each model or ensemble continue the beginnings of the first documents that are long enough; seeds are fixed.
 
@@ -59,7 +60,8 @@ def _go_on(members: Authors, openings: Sequence[Sequence[int]], until: float) ->
     ensemble = Ensemble(tuple(member.carrying(member.model.denoiser) for member in members))
     prompts = [[member.model.after(opening) for opening in openings] for member in members]
     blocks: list[Tensor] = []
-    for step in sample(ensemble, denoiser.process, prompts, range(len(openings)), _config(denoiser, ends)):
+    reverse = reverse_process(denoiser.process)
+    for step in sample(ensemble, reverse, prompts, range(len(openings)), _config(denoiser, ends)):
         if step.last:
             blocks.append(denoiser.process.tokens(step.canvas).cpu())
         if time.monotonic() > until:
@@ -72,11 +74,9 @@ def _config(denoiser: Denoiser, ends: tuple[int, ...]) -> SamplerConfig:
     return SamplerConfig(
         block_size=denoiser.backbone.block_size,
         max_tokens=_LENGTH,
-        steps=denoiser.process.default_steps,
         ends=ends,
         picker=Picker(DEFAULTS.temperature, DEFAULTS.top_p),
         device=str(denoiser.backbone.device),
-        stop=denoiser.process.early_stop,
     )
 
 

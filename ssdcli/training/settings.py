@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ssdcli.engine import catalogue
 from ssdcli.errors import UsageError
 from ssdcli.models.presets import PRESETS
 from ssdcli.options.declare import Check, above, at_least, between, check_options, multiple_of, one_of, option
@@ -16,8 +17,12 @@ _MOST_CANARIES = 256
 _HIGHEST_RANK = 256
 _KEPT = ("size", "hidden", "layers")  # what a training takes from its beginning
 _OPTIMIZERS = ("muon", "adamw")
-_PROCESSES = ("simplex", "masked", "uniform")
 _SIZES = tuple(preset.name for preset in PRESETS)
+
+
+def processes() -> tuple[str, ...]:
+    """The names of the noise processes."""
+    return catalogue.names(catalogue.PROCESSES)
 
 
 def _is_part(value: float) -> bool:
@@ -124,7 +129,7 @@ class TrainSettings:
     )
     # FROM_SCRATCH: only for a core (--for none).
     process: str = option(
-        "simplex", "simplex, masked or uniform; with --for none only.", one_of(_PROCESSES), metavar="NAME"
+        processes()[0], f"{', '.join(processes())}; with --for none only.", one_of(processes), metavar="NAME"
     )
     vocabulary: int = option(8192, "Tokens to learn; with --for none only.", at_least(300), metavar="N")
 

@@ -24,7 +24,7 @@ from benchmarks.lib.causal import (
 from benchmarks.lib.gaps import Gap
 from ssdcli.data.layout import lay_out
 from ssdcli.data.marking import CLOSING, WRITTEN
-from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.types import Options, Request
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
@@ -69,7 +69,7 @@ def test_the_loss_of_a_training_is_that_of_its_texts() -> None:
 
 
 def test_a_document_costs_what_its_tokens_cost_one_after_the_other() -> None:
-    passages = [Passage(TOKENS[0].tolist(), 1), Passage([0, 50, 51], 1)]
+    passages = [ScoredText(TOKENS[0].tolist(), 1), ScoredText([0, 50, 51], 1)]
     models = (twin(0), twin(1))
     columns = passage_losses(models, passages, [0.0, 1.0], 64)
     expected = [[exact(model, torch.tensor([passage.tokens])) for model in models] for passage in passages]
@@ -78,8 +78,8 @@ def test_a_document_costs_what_its_tokens_cost_one_after_the_other() -> None:
 
 
 def test_every_token_counts_once_whatever_the_windows() -> None:
-    whole = passage_losses((twin(), twin()), [Passage(TOKENS[0].tolist(), 1)], [0.0], 64)
-    cut = passage_losses((twin(), twin()), [Passage(TOKENS[0].tolist(), 1)], [0.0], 4)
+    whole = passage_losses((twin(), twin()), [ScoredText(TOKENS[0].tolist(), 1)], [0.0], 64)
+    cut = passage_losses((twin(), twin()), [ScoredText(TOKENS[0].tolist(), 1)], [0.0], 4)
     parts = exact(twin(), TOKENS[:, :4]) + exact(twin(), TOKENS[:, 3:])
     assert cut.sums[0, 0] == pytest.approx(parts, rel=1e-5)
     assert cut.tokens == whole.tokens

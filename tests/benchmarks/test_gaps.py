@@ -25,10 +25,12 @@ from benchmarks.lib.gaps import (
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.rules import average, contrast
 from ssdcli.engine.ensemble.schedules import sharing
-from ssdcli.engine.process import Masked, Process, Simplex
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.evaluation.combinations import Combination
-from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from tests import tiny
 
@@ -238,7 +240,7 @@ TINY_PROCESSES = pytest.mark.parametrize(
 
 def tiny_gaps() -> list[Gap]:
     draws = np.random.default_rng(0)
-    return choose_gaps([Passage([0, *draws.integers(3, 40, 30 + 7 * number)], 1) for number in range(3)], TINY)
+    return choose_gaps([ScoredText([0, *draws.integers(3, 40, 30 + 7 * number)], 1) for number in range(3)], TINY)
 
 
 def viewers(process: Process) -> list[Viewer]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from ssdcli.errors import NoSuchModel, UsageError
-from ssdcli.registry.adapters import base_of, weights_digest
 from ssdcli.registry.store import Registry
 from tests.tiny import add_tiny
 
@@ -17,7 +16,7 @@ from tests.tiny import add_tiny
 def registry() -> Registry:
     """A core, and an adapter on it."""
     add_tiny("big", 1)
-    digest = weights_digest(Registry().find("big").manifest)
+    digest = Registry().find("big").manifest.weights_digest
     add_tiny("notes", 2, kind="adapter", core="big", base="big", base_weights=digest)
     return Registry()
 
@@ -49,13 +48,13 @@ def test_an_imported_adapter_without_its_base_is_said_to_lack_it(registry, run_s
 
 def test_a_base_is_known_by_its_weights_and_not_by_its_name(registry):
     adapter = registry.find("notes")
-    assert base_of(registry.find("big"), registry) is None
+    assert registry.base_of(registry.find("big")) is None
     registry.rename("big", "large")
-    base = base_of(registry.find("notes"), registry)
+    base = registry.base_of(registry.find("notes"))
     assert base is not None
     assert base.name == "large"
     with pytest.raises(NoSuchModel, match="adapter for 'big'"):
-        base_of(adapter, registry)
+        registry.base_of(adapter)
     add_tiny("large", 7)
     with pytest.raises(UsageError, match="its weights have changed"):
-        base_of(registry.find("notes"), registry)
+        registry.base_of(registry.find("notes"))

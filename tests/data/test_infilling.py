@@ -15,10 +15,12 @@ from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, denoise_sequence, lay_out
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed
-from ssdcli.engine.process import Masked, Process, Simplex
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import Interrupted, UsageError
-from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.training.objective import Objective
 from tests.packed import batch, plain
@@ -261,7 +263,7 @@ def test_a_model_learns_to_fill_a_gap_from_its_right_side():
         optimizer.step()
         plan.step()
     settings = GapSettings(SIZE, SIZE, left=2, right=12)
-    gaps = choose_gaps([Passage([END, *tokens], 1) for tokens in cyclic(150, generator).tolist()], settings)
+    gaps = choose_gaps([ScoredText([END, *tokens], 1) for tokens in cyclic(150, generator).tolist()], settings)
     losses = measure_gaps(Denoiser(model.eval(), process), gaps, [left_side, both_sides], settings).columns()
     assert losses.loss(0)[0] > math.log(14) - 0.1  # two tokens on the left say nothing
     assert losses.loss(1)[0] < losses.loss(0)[0] - 0.5

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.scored_text import ScoredText
 
 
 class Unconditional:
@@ -46,12 +46,12 @@ def unconditional() -> Callable[..., Unconditional]:
 
 
 @pytest.fixture
-def documents() -> Callable[..., list[Passage]]:
+def documents() -> Callable[..., list[ScoredText]]:
     """Makes documents of these lengths, of tokens below `vocabulary`, each after an end-of-text id of 0."""
 
-    def make(*lengths: int, vocabulary: int = 4, seed: int = 0) -> list[Passage]:
+    def make(*lengths: int, vocabulary: int = 4, seed: int = 0) -> list[ScoredText]:
         generator = torch.Generator().manual_seed(seed)
         texts = [torch.randint(vocabulary, (length,), generator=generator).tolist() for length in lengths]
-        return [Passage([0, *text], 2 * len(text) + 1) for text in texts]
+        return [ScoredText([0, *text], 2 * len(text) + 1) for text in texts]
 
     return make

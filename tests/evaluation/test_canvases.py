@@ -10,11 +10,12 @@ import torch
 
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
 from ssdcli.engine.ensemble.members import Member
-from ssdcli.engine.process import Masked, Simplex
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, canvas_losses
 from ssdcli.evaluation.combinations import alone
-from ssdcli.evaluation.losses import LossSettings, Pace, Passage, measure, shares
-from ssdcli.evaluation.sweep import GRID
+from ssdcli.evaluation.losses import GRID, LossSettings, Pace, measure, shares
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from tests.tiny import member
@@ -32,10 +33,10 @@ def reader(process, seed=0, kind=Denoiser) -> Member[LoadedModel]:
     return member("", kind(model, process), role="small")
 
 
-def texts(count: int, length: int = 32) -> list[Passage]:
+def texts(count: int, length: int = 32) -> list[ScoredText]:
     generator = torch.Generator().manual_seed(1)
     drawn = torch.randint(5, (count, length), generator=generator)
-    return [Passage([0, *row], 2 * length) for row in drawn.tolist()]
+    return [ScoredText([0, *row], 2 * length) for row in drawn.tolist()]
 
 
 def measure_canvases(members, passages, weights, settings):
@@ -105,7 +106,7 @@ def test_canvases_of_a_conversation_begin_in_answers_which_alone_are_scored(name
     process = PROCESSES[name]
     scored = [place in {9, 10, 30, 31, 32} for place in range(33)]
     answers = [
-        Passage(
+        ScoredText(
             [3 if counts else int(token) for token, counts in zip(text.tokens, scored, strict=True)], 9, scored=scored
         )
         for text in texts(50)
@@ -180,7 +181,7 @@ def test_a_prompt_ends_right_before_its_canvas(name, context):
     """A prompt that holds the canvas's first token, or is a token short, makes such a model lose nearly everything."""
     denoiser = CountingOn(PROCESSES[name])
     denoiser.room = 100
-    rising = [Passage([place % MASK for place in range(18)], 17)] * 50
+    rising = [ScoredText([place % MASK for place in range(18)], 17)] * 50
     knowing, how = member("", denoiser, role="small"), CanvasSettings(context=context)
     found = canvas_losses([knowing], rising, [alone(0, 1)], how)
     assert found.sums.max() < 1e-3
@@ -206,7 +207,7 @@ def test_after_whole_blocks_a_canvas_loses_what_the_block_does_in_a_pass_over_th
     for blocks, text in enumerate(texts(3 * ENOUGH)):
         start = L * (1 + blocks % 3)
         scored = [place == start for place in range(start + L)]
-        passages.append(Passage(text.tokens[: start + L], 1, scored=scored))
+        passages.append(ScoredText(text.tokens[: start + L], 1, scored=scored))
     one = reader(process)
     found = canvas_losses([one], passages, [alone(0, 1)], CanvasSettings())
     exact = measure([one.model.denoiser.backbone], process, passages, [0.0], LossSettings(33, repeats=1))

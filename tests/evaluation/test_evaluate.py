@@ -17,8 +17,9 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.continuations import PEOPLE
 from ssdcli.evaluation.evaluate import evaluate
 from ssdcli.evaluation.heldout_text import read_heldout
-from ssdcli.evaluation.losses import LossSettings, measure, passage_of
+from ssdcli.evaluation.losses import LossSettings, measure
 from ssdcli.evaluation.measurement import EvalSettings
+from ssdcli.evaluation.scored_text import scored_text
 from ssdcli.evaluation.trained_text import Training
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import Registry
@@ -64,7 +65,7 @@ def bits(found):
 def test_members_and_mixtures_lose_what_they_lose_when_they_are_measured_alone(text, process):
     add_family(process)
     found = evaluate([text], members=["notes"])
-    passages = [passage_of(one, tiny_tokenizer(), 0) for one in texts_of(text)]
+    passages = [scored_text(one, tiny_tokenizer(), 0) for one in texts_of(text)]
     backbones = [load_backbone(Registry().find(name).folder) for name in ("big", "notes")]
     made = make_process(process, VOCABULARY, CONSTANTS[process])
     # Other documents' noise: documents come in another order.
@@ -100,7 +101,7 @@ def test_bytes_are_those_of_utf_8_and_not_characters(tmp_path):
     found = evaluate([str(tmp_path / "text.jsonl")], core="big")
     size = sum(len(one.encode()) for one in texts)
     assert found.bytes == size > sum(map(len, texts))
-    assert [passage_of(one, tiny_tokenizer(), 0).bytes for one in texts] == [len(one.encode()) for one in texts]
+    assert [scored_text(one, tiny_tokenizer(), 0).bytes for one in texts] == [len(one.encode()) for one in texts]
 
 
 def test_a_seed_repeats_a_measurement(text):
@@ -245,7 +246,7 @@ def test_what_was_skipped_is_said_and_no_text_is_refused(text, tmp_path):
 def test_text_of_which_nothing_can_be_measured_is_refused(tmp_path, monkeypatch):
     add_family()
     (tmp_path / "one.txt").write_text("Dear landlord,")
-    monkeypatch.setattr("ssdcli.evaluation.evaluate.passages_of", lambda *_: [])
+    monkeypatch.setattr("ssdcli.evaluation.evaluate.scored_texts", lambda *_: [])
     with pytest.raises(UsageError, match="nothing of this text can be measured"):
         evaluate([str(tmp_path / "one.txt")], core="big")
 

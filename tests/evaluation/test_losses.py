@@ -10,19 +10,22 @@ import torch
 
 from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.ensemble.schedules import Constant
-from ssdcli.engine.process import Masked, Simplex
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.losses import (
+    GRID,
     LEVELS,
     Losses,
     LossSettings,
     Pace,
-    Passage,
     answer_blocks,
+    best_weight,
     measure,
     measure_combinations,
     stretch_of,
 )
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 
 V, MASK = 5, 4
@@ -41,7 +44,7 @@ def real_model(process: Any, seed: int) -> BlockDiffusionLM:
     return model
 
 
-def code_length(passage: Passage, p: list[float]) -> float:
+def code_length(passage: ScoredText, p: list[float]) -> float:
     """The nats of a document's tokens but the given first, under these probabilities."""
     return -sum(math.log(p[token]) for token in passage.tokens[1:])
 
@@ -136,7 +139,7 @@ def test_a_prediction_sees_the_text_before_its_block_and_not_the_text_after():
     def losses(tokens: list[int]) -> list[float]:
         # A prefix of the text loses the same as the whole text's first part: the differences are blocks' losses.
         return [
-            float(measure([model], MASKED, [Passage(tokens[:end], 1)], [0.0], LossSettings(12, 8)).sums[0, 0])
+            float(measure([model], MASKED, [ScoredText(tokens[:end], 1)], [0.0], LossSettings(12, 8)).sums[0, 0])
             for end in (4, 8, 12)
         ]
 
@@ -236,7 +239,7 @@ def test_a_stretch_of_levels_is_what_a_measurement_of_them_alone_finds(documents
 
 def test_a_model_that_looks_at_nothing_loses_the_same_at_every_level(unconditional, documents):
     """The simplex objective weighs each token by one."""
-    passages = [Passage([0] + [2] * 400, 400)]
+    passages = [ScoredText([0] + [2] * 400, 400)]
     losses = measure([unconditional(P)], SIMPLEX, passages, [0.0], LossSettings(40))
     np.testing.assert_allclose(losses.nats_by_level(), -math.log(P[2]), rtol=1e-5)
 
@@ -244,7 +247,9 @@ def test_a_model_that_looks_at_nothing_loses_the_same_at_every_level(uncondition
 def test_a_level_that_no_token_was_noised_to_has_no_loss_and_an_infinite_one_stays_where_it_is(
     unconditional, documents
 ):
-    losses = measure([unconditional([0.5, 0.5, 0.0, 0.0, 0.0])], SIMPLEX, [Passage([0, 2], 1)], [0.0], LossSettings(4))
+    losses = measure(
+        [unconditional([0.5, 0.5, 0.0, 0.0, 0.0])], SIMPLEX, [ScoredText([0, 2], 1)], [0.0], LossSettings(4)
+    )
     assert np.isnan(losses.nats_by_level()).sum() >= LEVELS - 2
     assert np.isinf(losses.level_sums).sum() in (1, 2)
     assert not np.isnan(losses.level_sums).any()
@@ -259,7 +264,7 @@ def test_stretches_are_of_equal_width_and_take_in_both_ends():
 def test_of_a_conversation_the_answers_alone_are_scored(unconditional, documents, window):
     (text,) = documents(30)
     scored = [place in {3, 4, 5, 6, 7, 20, 30} for place in range(31)]
-    talk = Passage(text.tokens, 9, scored=scored)
+    talk = ScoredText(text.tokens, 9, scored=scored)
     losses = measure([unconditional(P)], SIMPLEX, [talk, text], [0.0], LossSettings(window))
     expected = -sum(math.log(P[token]) for token, counts in zip(text.tokens, scored, strict=True) if counts)
     np.testing.assert_allclose(losses.sums[:, 0], [expected, code_length(text, P)], rtol=1e-5)
@@ -274,7 +279,7 @@ def test_an_answer_is_read_after_all_that_was_given_and_after_nothing_that_follo
 
     def loss(changed: int | None) -> float:
         tokens = [(token + 1) % 4 if place == changed else token for place, token in enumerate(text.tokens)]
-        passages = [Passage(tokens, 9, scored=scored)]
+        passages = [ScoredText(tokens, 9, scored=scored)]
         return float(measure([real_model(process, 0)], process, passages, [0.0], LossSettings(24, 8)).sums[0, 0])
 
     assert all(loss(place) != loss(None) for place in (1, 8, 9))
@@ -340,3 +345,27 @@ def test_a_pace_tells_of_work_or_of_time_whichever_is_further_on():
     assert pace.goes_on(now - 50, 0.3)
     assert not pace.goes_on(now - 101, 0.3)
     assert shares == [0.3, pytest.approx(0.5, abs=0.01), 1.0]
+
+
+ONES, TWOS = [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]
+
+
+def test_the_grid_goes_from_the_core_alone_to_the_small_model_alone():
+    assert pytest.approx(np.linspace(0, 1, 11)) == GRID
+    assert (GRID[0], GRID[-1]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("ones", "twos", "best"),
+    [
+        pytest.param(8, 8, 0.5, id="each knows half"),
+        pytest.param(0, 16, 1.0, id="the small model knows all"),
+        pytest.param(16, 0, 0.1, id="the core knows all, but the small model always takes part"),
+    ],
+)
+def test_the_best_weight_is_the_one_of_the_least_loss(unconditional, ones, twos, best):
+    passages = [ScoredText([0, *[1, 2] * min(ones, twos), *[1] * (ones - twos), *[2] * (twos - ones)], 16)] * 2
+    losses = measure([unconditional(ONES), unconditional(TWOS)], Simplex(3), passages, GRID, LossSettings(8))
+    assert best_weight(losses) == best
+    nats = losses.nats_per_token()
+    assert nats[losses.place(best)] == nats[1:].min()

@@ -36,7 +36,7 @@ HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets", "bitsandbyte
 STANDARD = frozenset(sys.stdlib_module_names) - {"io", "os", "pathlib", "shutil", "tempfile"}  # without files
 
 # Still to be cut; a line goes with its import.
-UPWARD = {("ssdcli.evaluation.audit.audit", "ssdcli.api")}
+UPWARD: set[tuple[str, str]] = set()
 LOADS_TORCH: set[str] = set()
 BEYOND_TORCH: set[tuple[str, str]] = set()
 NAMESAKES = {"files", "gaps", "progress", "settings", "usage"}

@@ -1,4 +1,4 @@
-"""Laws of the plan: what is chosen fits, with no fewer bits than needed, and flags are obeyed or refused."""
+"""Laws of the allocation: what is chosen fits, with no fewer bits than needed, and flags are obeyed or refused."""
 
 from __future__ import annotations
 
@@ -58,59 +58,59 @@ MACHINES = st.builds(
 
 
 def test_what_is_stored_in_16_bits_runs_so_where_the_processor_is_fast_at_it():
-    assert Placement().plan(LLADA, with_gpus(24)).dtype == "bfloat16"
-    assert Placement().plan(LLADA, with_gpus(24, bfloat16=False)).dtype == "float16"
-    assert Placement().plan(LLADA, FAST_CPU).dtype == "bfloat16"
-    assert Placement().plan(LLADA, SLOW_CPU).dtype == "float32"
-    assert Placement().plan(LLADA, replace(SLOW_CPU, free=20 * GIB)).dtype == "bfloat16"
+    assert Placement().allocate(LLADA, with_gpus(24)).dtype == "bfloat16"
+    assert Placement().allocate(LLADA, with_gpus(24, bfloat16=False)).dtype == "float16"
+    assert Placement().allocate(LLADA, FAST_CPU).dtype == "bfloat16"
+    assert Placement().allocate(LLADA, SLOW_CPU).dtype == "float32"
+    assert Placement().allocate(LLADA, replace(SLOW_CPU, free=20 * GIB)).dtype == "bfloat16"
 
 
 def test_what_does_not_fit_in_16_bits_is_quantised_where_that_is_installed():
-    assert Placement().plan(LLADA, with_gpus(12, quantizes=True)).dtype == "int8"
-    assert Placement().plan(LLADA, with_gpus(8, quantizes=True)).dtype == "int4"
+    assert Placement().allocate(LLADA, with_gpus(12, quantizes=True)).dtype == "int8"
+    assert Placement().allocate(LLADA, with_gpus(8, quantizes=True)).dtype == "int4"
     with pytest.raises(OutOfMemory, match=r"15.7 GiB in bfloat16, and 12.0 GiB are free.*pip install"):
-        Placement().plan(LLADA, with_gpus(12))
+        Placement().allocate(LLADA, with_gpus(12))
 
 
 def test_weights_stored_in_32_bits_take_16_before_they_are_quantised():
     long = replace(LLADA, stored="float32")
-    assert Placement().plan(long, with_gpus(40, quantizes=True)).dtype == "float32"
-    assert Placement().plan(long, with_gpus(24, quantizes=True)).dtype == "bfloat16"
-    assert Placement().plan(long, with_gpus(24, bfloat16=False)).dtype == "float16"
+    assert Placement().allocate(long, with_gpus(40, quantizes=True)).dtype == "float32"
+    assert Placement().allocate(long, with_gpus(24, quantizes=True)).dtype == "bfloat16"
+    assert Placement().allocate(long, with_gpus(24, bfloat16=False)).dtype == "float16"
 
 
 def test_a_core_goes_onto_one_gpu_that_has_room_and_else_onto_all():
-    assert Placement().plan(LLADA, with_gpus(8, 24)).devices == ("cuda:1",)
-    assert Placement().plan(LLADA, with_gpus(12, 12)).devices == ("cuda:0", "cuda:1")
-    assert Placement(device="cuda").plan(LLADA, with_gpus(12, 12)).devices == ("cuda:0", "cuda:1")
+    assert Placement().allocate(LLADA, with_gpus(8, 24)).devices == ("cuda:1",)
+    assert Placement().allocate(LLADA, with_gpus(12, 12)).devices == ("cuda:0", "cuda:1")
+    assert Placement(device="cuda").allocate(LLADA, with_gpus(12, 12)).devices == ("cuda:0", "cuda:1")
 
 
 def test_an_apple_gpu_is_used_and_never_quantised_for():
     mac = replace(FAST_CPU, accelerators=(gpu(12, "mps"),), quantizes=True)
-    assert Placement().plan(replace(LLADA, parameters=10**9, linear=0), mac).devices == ("mps",)
+    assert Placement().allocate(replace(LLADA, parameters=10**9, linear=0), mac).devices == ("mps",)
     with pytest.raises(OutOfMemory):
-        Placement().plan(LLADA, mac)
+        Placement().allocate(LLADA, mac)
     with pytest.raises(UsageError, match="Apple"):
-        Placement("int4").plan(LLADA, mac)
-    assert Placement("int4", "cpu").plan(LLADA, mac).devices == ("cpu",)
+        Placement("int4").allocate(LLADA, mac)
+    assert Placement("int4", "cpu").allocate(LLADA, mac).devices == ("cpu",)
 
 
 def test_processes_share_a_core_that_can_be_divided():
     two = replace(with_gpus(12), processes=2)
-    assert Placement().plan(LLADA, two).processes == 2
+    assert Placement().allocate(LLADA, two).processes == 2
     with pytest.raises(OutOfMemory):
-        Placement().plan(replace(LLADA, divisible=False), two)
+        Placement().allocate(replace(LLADA, divisible=False), two)
     roomy = replace(with_gpus(24), processes=2)
-    assert Placement().plan(replace(LLADA, divisible=False), roomy).processes == 1  # each has all of it
+    assert Placement().allocate(replace(LLADA, divisible=False), roomy).processes == 1  # each has all of it
 
 
 def test_offloading_is_for_what_does_not_fit():
-    assert not Placement(offload=True).plan(LLADA, with_gpus(24)).offloads
-    plan = Placement(offload=True).plan(LLADA, with_gpus(4))
-    assert (plan.offloads, plan.dtype, plan.devices) == (True, "bfloat16", ("cuda:0",))
-    assert Placement(offload=True).plan(LLADA, replace(FAST_CPU, free=4 * GIB)).devices == ("cpu",)
+    assert not Placement(offload=True).allocate(LLADA, with_gpus(24)).offloads
+    allocation = Placement(offload=True).allocate(LLADA, with_gpus(4))
+    assert (allocation.offloads, allocation.dtype, allocation.devices) == (True, "bfloat16", ("cuda:0",))
+    assert Placement(offload=True).allocate(LLADA, replace(FAST_CPU, free=4 * GIB)).devices == ("cpu",)
     with pytest.raises(OutOfMemory):
-        Placement(offload=True).plan(LLADA, with_gpus(2))  # not even what stays on the GPU
+        Placement(offload=True).allocate(LLADA, with_gpus(2))  # not even what stays on the GPU
 
 
 def test_quantised_weights_count_the_embeddings_and_the_head_in_16_bits():
@@ -129,13 +129,13 @@ def test_small_models_run_in_float32_unless_a_floating_dtype_is_given():
         (Placement(device="cuda"), FAST_CPU, r"no device 'cuda'.*ssd doctor"),
         (Placement(device="cuda:2"), with_gpus(24, 24), r"no device 'cuda:2'"),
         (Placement("int8"), replace(with_gpus(24, quantizes=True), processes=2), "several processes"),
-        (Placement(device="cuda:1"), replace(with_gpus(24), processes=2), "Leave --device away"),
-        (Placement(device="cpu"), replace(with_gpus(24), processes=2), "Leave --device away"),
+        (Placement(device="cuda:1"), replace(with_gpus(24), processes=2), "Omit --device"),
+        (Placement(device="cpu"), replace(with_gpus(24), processes=2), "Omit --device"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_a_sentence(placement, hardware, sentence):
     with pytest.raises(UsageError, match=sentence):
-        placement.plan(LLADA, hardware)
+        placement.allocate(LLADA, hardware)
 
 
 @pytest.mark.parametrize("given", [{"dtype": "int5"}, {"device": "gpu"}, {"device": "cuda:x"}])
@@ -147,45 +147,46 @@ def test_what_no_machine_has_is_refused_at_once(given):
 @given(NEEDS, MACHINES, st.booleans())
 def test_what_is_chosen_fits(need, hardware, offload):
     try:
-        plan = Placement(offload=offload).plan(need, hardware)
+        allocation = Placement(offload=offload).allocate(need, hardware)
     except OutOfMemory:
         return
-    assert plan.bytes <= plan.free
-    assert set(plan.devices) <= {"cpu", *(gpu.device for gpu in hardware.accelerators)}
-    assert plan.offloads <= offload
-    if len(plan.devices) > 1 and not plan.offloads:  # however layers fall, no more than one is left over on each
-        assert need.weights(plan.dtype) + len(plan.devices) * need.working <= sum(g.free for g in hardware.accelerators)
+    assert allocation.bytes <= allocation.free
+    assert set(allocation.devices) <= {"cpu", *(gpu.device for gpu in hardware.accelerators)}
+    assert allocation.offloads <= offload
+    if len(allocation.devices) > 1 and not allocation.offloads:  # however layers fall, at most one is left over on each
+        working = len(allocation.devices) * need.working
+        assert need.weights(allocation.dtype) + working <= sum(gpu.free for gpu in hardware.accelerators)
 
 
 @given(NEEDS, MACHINES)
 def test_no_fewer_bits_are_chosen_than_are_needed(need, hardware):
     try:
-        chosen = Placement().plan(need, hardware)
+        chosen = Placement().allocate(need, hardware)
     except OutOfMemory:
         return
     longer = [dtype for dtype in BITS if BITS[chosen.dtype] < BITS[dtype] <= BITS[need.stored]]
     for dtype in longer:
         with pytest.raises((OutOfMemory, UsageError)):
-            Placement(dtype).plan(need, hardware)
+            Placement(dtype).allocate(need, hardware)
 
 
 @given(NEEDS, MACHINES, st.sampled_from(DTYPES[1:]), st.sampled_from(["auto", "cpu", "cuda", "cuda:1"]), st.booleans())
 def test_flags_are_obeyed_or_refused(need, hardware, dtype, device, offload):
     try:
-        plan = Placement(dtype, device, offload).plan(need, hardware)
+        allocation = Placement(dtype, device, offload).allocate(need, hardware)
     except (OutOfMemory, UsageError):
         return
-    assert plan.dtype == dtype
-    assert device == "auto" or all(name.startswith(device) for name in plan.devices)
-    assert plan.computes == dtype or dtype in QUANTIZED
+    assert allocation.dtype == dtype
+    assert device == "auto" or all(name.startswith(device) for name in allocation.devices)
+    assert allocation.computes == dtype or dtype in QUANTIZED
 
 
 @given(NEEDS, MACHINES)
 def test_more_memory_is_never_worse(need, hardware):
     roomy = tuple(replace(g, free=2 * g.free) for g in hardware.accelerators)
     try:
-        before = Placement().plan(need, hardware)
+        before = Placement().allocate(need, hardware)
     except OutOfMemory:
         return
-    after = Placement().plan(need, replace(hardware, free=2 * hardware.free, accelerators=roomy))
+    after = Placement().allocate(need, replace(hardware, free=2 * hardware.free, accelerators=roomy))
     assert BITS[after.dtype] >= BITS[before.dtype]

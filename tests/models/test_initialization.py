@@ -12,12 +12,13 @@ from torch import Tensor
 from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, denoise_sequence
 from ssdcli.engine.packed import Packed
-from ssdcli.engine.process import Masked, Simplex
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.models.backbones.block_diffusion import BackboneConfig
 from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone
-from ssdcli.models.initialization import Wanted, adapt
+from ssdcli.models.initialization import Wanted, initialize
 from ssdcli.training.objective import Objective
 from tests.checkpoints import CAUSAL, NATIVE, write_checkpoint
 from tests.packed import batch, plain
@@ -42,7 +43,7 @@ def packed(ids: Tensor) -> Packed:
 @pytest.mark.parametrize("shift", [False, True])
 @torch.no_grad()
 def test_an_untrained_model_with_blocks_of_one_token_predicts_the_next_as_the_native_one(shift, kind, tmp_path):
-    native, model = write_checkpoint(tmp_path, kind), adapt(tmp_path, replace(SIMPLEX, shift=shift)).eval()
+    native, model = write_checkpoint(tmp_path, kind), initialize(tmp_path, replace(SIMPLEX, shift=shift)).eval()
     ids = tokens()
     causal = Packed.plain(ids, torch.arange(T).expand(2, T))
     level, previous = torch.rand(2, T), torch.randn(2, T, 32)
@@ -54,7 +55,7 @@ def test_an_untrained_model_with_blocks_of_one_token_predicts_the_next_as_the_na
 
 @torch.no_grad()
 def test_an_untrained_model_that_sees_all_predicts_as_the_native_masked_one(tmp_path):
-    native, model = write_checkpoint(tmp_path, "roberta"), adapt(tmp_path, SIMPLEX).eval()
+    native, model = write_checkpoint(tmp_path, "roberta"), initialize(tmp_path, SIMPLEX).eval()
     ids, everything = tokens(), torch.ones(2, 1, T, T, dtype=torch.bool)
     positions = torch.arange(T).expand(2, T)
     embedded = model.condition(model.embed(ids), torch.rand(2, T), torch.randn(2, T, 32))
@@ -67,7 +68,7 @@ def test_an_untrained_model_that_sees_all_predicts_as_the_native_masked_one(tmp_
 @torch.no_grad()
 def test_one_pass_over_all_blocks_is_denoising_them_one_by_one(kind, shift, tmp_path):
     write_checkpoint(tmp_path, kind)
-    model = adapt(tmp_path, replace(WANTED, shift=shift)).eval()
+    model = initialize(tmp_path, replace(WANTED, shift=shift)).eval()
     process, ids = Masked(VOCABULARY, MASK), tokens(1)
     denoiser = Denoiser(model, process)
     canvas = torch.where(torch.rand(1, T, generator=torch.Generator().manual_seed(3)) < 0.5, MASK, ids)
@@ -84,16 +85,16 @@ def test_one_pass_over_all_blocks_is_denoising_them_one_by_one(kind, shift, tmp_
 @KINDS
 def test_causal_models_keep_their_shift_and_masked_ones_have_none_unless_told(kind, tmp_path):
     write_checkpoint(tmp_path, kind)
-    assert adapt(tmp_path, WANTED).shift == (kind in CAUSAL)
-    assert not adapt(tmp_path, replace(WANTED, shift=False)).shift
-    assert adapt(tmp_path, replace(WANTED, shift=True)).shift
+    assert initialize(tmp_path, WANTED).shift == (kind in CAUSAL)
+    assert not initialize(tmp_path, replace(WANTED, shift=False)).shift
+    assert initialize(tmp_path, replace(WANTED, shift=True)).shift
 
 
 @KINDS
 @torch.no_grad()
 def test_an_adapted_model_survives_its_folder(kind, tmp_path):
     write_checkpoint(tmp_path / "native", kind)
-    model = adapt(tmp_path / "native", SIMPLEX).eval()
+    model = initialize(tmp_path / "native", SIMPLEX).eval()
     save_backbone(model, tmp_path, torch.float32)
     loaded = load_backbone(tmp_path)
     assert loaded.config == model.config
@@ -106,7 +107,7 @@ def test_an_adapted_model_survives_its_folder(kind, tmp_path):
 @pytest.mark.parametrize("process", [Masked(VOCABULARY, MASK), Simplex(VOCABULARY)], ids=["masked", "simplex"])
 def test_every_weight_of_an_adapted_model_learns_and_nothing_is_left_to_chance(kind, process, tmp_path):
     write_checkpoint(tmp_path, kind)
-    model = adapt(tmp_path, SIMPLEX if process.timed else WANTED).train()
+    model = initialize(tmp_path, SIMPLEX if process.timed else WANTED).train()
     objective = Objective(model, process, seed=0)
     rows = batch(plain(tokens(), BLOCK, 1), 0, 1)
     loss = objective(**rows)
@@ -121,7 +122,7 @@ def test_every_weight_of_an_adapted_model_learns_and_nothing_is_left_to_chance(k
 @torch.no_grad()
 def test_a_table_is_cut_to_the_cores_vocabulary_or_filled_up_with_its_mean(rows, tmp_path):
     native = write_checkpoint(tmp_path, "llama", vocab_size=rows)
-    model = adapt(tmp_path, WANTED)
+    model = initialize(tmp_path, WANTED)
     for own, lent in (
         (model.table, native.get_input_embeddings().weight),
         (model.head, native.get_output_embeddings().weight),
@@ -134,7 +135,7 @@ def test_a_table_is_cut_to_the_cores_vocabulary_or_filled_up_with_its_mean(rows,
 
 def test_a_tied_head_stays_tied(tmp_path):
     write_checkpoint(tmp_path, "qwen2")
-    model = adapt(tmp_path, WANTED)
+    model = initialize(tmp_path, WANTED)
     assert model.head is model.table
     assert not any(name.startswith("head") for name in model.state_dict())
 
@@ -143,7 +144,7 @@ def test_weights_in_several_files_are_those_in_one(tmp_path):
     write_checkpoint(tmp_path / "one")
     write_checkpoint(tmp_path / "many", shards="20KB")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
-    one, many = (adapt(tmp_path / name, WANTED).state_dict() for name in ("one", "many"))
+    one, many = (initialize(tmp_path / name, WANTED).state_dict() for name in ("one", "many"))
     assert all(torch.equal(one[name], many[name]) for name in one)
 
 
@@ -155,8 +156,8 @@ def changed(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "says"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "qwen3", "cannot be adapted"),
-        ({"architectures": None}, "qwen3", "cannot be adapted"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "qwen3", "cannot begin a model"),
+        ({"architectures": None}, "qwen3", "cannot begin a model"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "qwen3", "sliding window"),
         ({"use_sliding_window": True}, "qwen2", "use_sliding_window"),
         ({"hidden_size": 64}, "qwen3", "cannot be read"),
@@ -171,22 +172,22 @@ def test_what_a_body_here_does_not_do_is_refused(changes, kind, says, tmp_path):
     write_checkpoint(tmp_path, kind)
     changed(tmp_path, **changes)
     with pytest.raises((SsdError, UsageError), match=says):
-        adapt(tmp_path, replace(WANTED, context=None))
+        initialize(tmp_path, replace(WANTED, context=None))
 
 
 def test_a_shard_that_is_missing_is_refused(tmp_path):
     write_checkpoint(tmp_path, shards="20KB")
     next(tmp_path.glob("model-00002*")).unlink()
     with pytest.raises(SsdError, match="cannot be read"):
-        adapt(tmp_path, WANTED)
+        initialize(tmp_path, WANTED)
 
 
 def test_a_window_is_no_longer_than_what_the_model_has_seen(tmp_path):
     write_checkpoint(tmp_path, "mistral", sliding_window=48, max_position_embeddings=100)
-    assert adapt(tmp_path, replace(WANTED, context=None)).context == 48
+    assert initialize(tmp_path, replace(WANTED, context=None)).context == 48
     write_checkpoint(tmp_path, "roberta")
-    assert adapt(tmp_path, replace(WANTED, context=None)).context == 128
+    assert initialize(tmp_path, replace(WANTED, context=None)).context == 128
 
 
 def test_models_that_were_made_here_say_nothing_of_a_lent_body():
-    assert "adapted" not in BackboneConfig(50, 32, 1, 32).to_json()
+    assert "native_body" not in BackboneConfig(50, 32, 1, 32).to_json()

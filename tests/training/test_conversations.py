@@ -10,7 +10,7 @@ import pytest
 from ssdcli.api import Message, load
 from ssdcli.data.marking import CLOSING
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.evaluation.passages import heldout_passages
+from ssdcli.evaluation.scored_text import heldout_texts
 from ssdcli.registry.store import Registry
 from ssdcli.text.codec import Codec
 from ssdcli.training.job import train_small
@@ -52,7 +52,7 @@ def test_a_model_takes_the_format_of_most_of_its_text(tmp_path, talks, texts, co
 def test_held_out_conversations_are_measured_by_their_answers(tmp_path):
     add_tiny("big")
     prepared = prepare(settings(rows(tmp_path / "a.jsonl", 60, 0)), Registry())
-    found = heldout_passages(prepared.store, prepared.tokenizer, 10_000)
+    found = heldout_texts(prepared.store, prepared.tokenizer, 10_000)
     assert len(found) == prepared.store.info.heldout.documents
     for passage in found:
         assert passage.scored is not None
@@ -69,7 +69,7 @@ def test_ends_between_answers_are_no_part_of_what_is_measured(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     prepared = prepare(settings(str(tmp_path / "a.jsonl")), Registry())
     assert (prepared.store.heldout_marks == CLOSING).sum() > prepared.store.info.heldout.documents + 1
-    for passage in heldout_passages(prepared.store, prepared.tokenizer, 10_000):
+    for passage in heldout_texts(prepared.store, prepared.tokenizer, 10_000):
         assert list(passage.tokens).count(prepared.end) == 1
 
 
@@ -78,7 +78,7 @@ def test_the_answer_of_a_long_prompt_is_measured(tmp_path):
     lines = [{"prompt": f"the boiler {i} " * 2000, "response": f"It is cold {i}."} for i in range(5)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     prepared = prepare(settings(str(tmp_path / "a.jsonl")), Registry())
-    found = heldout_passages(prepared.store, prepared.tokenizer, 10_000)
+    found = heldout_texts(prepared.store, prepared.tokenizer, 10_000)
     assert found
     assert all(any(passage.counted) for passage in found)
 

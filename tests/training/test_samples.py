@@ -12,7 +12,7 @@ from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import make_process
-from ssdcli.evaluation.losses import Passage, passage_of
+from ssdcli.evaluation.scored_text import ScoredText, scored_text
 from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.training import samples as subject
 from ssdcli.training.samples import write_samples
@@ -33,8 +33,8 @@ def author(process: str = "masked", *seeds: int, end: int = END) -> list[Member[
     return [Member(str(place), model, Constant(1 / len(models))) for place, model in enumerate(models)]
 
 
-def documents(*texts: str) -> list[Passage]:
-    return [passage_of(text, tiny_tokenizer(), END) for text in texts]
+def documents(*texts: str) -> list[ScoredText]:
+    return [scored_text(text, tiny_tokenizer(), END) for text in texts]
 
 
 @pytest.mark.parametrize("process", ["simplex", "masked", "uniform"])
@@ -60,7 +60,7 @@ def test_samples_repeat_themselves_and_each_document_has_noise_of_its_own():
 
 
 def test_a_short_document_is_read_to_its_half_and_a_shorter_one_not_at_all():
-    passages = [Passage([END, *range(20, 30)], 10), Passage([END, *range(20, 24)], 4)]
+    passages = [ScoredText([END, *range(20, 30)], 10), ScoredText([END, *range(20, 24)], 4)]
     (sample,) = write_samples({"small": author()}, passages, tiny_tokenizer(), FOREVER)
     assert sample.opening == tiny_tokenizer().decode(list(range(20, 25)))
     assert sample.real == tiny_tokenizer().decode(list(range(25, 30)))

@@ -12,7 +12,6 @@ from random import Random
 import numpy as np
 from tokenizers import Tokenizer
 
-from ssdcli.api import Options, Request, choose
 from ssdcli.data.canaries import Canaries, read_canaries
 from ssdcli.engine.denoiser import Backbone
 from ssdcli.errors import SsdError, UsageError
@@ -22,9 +21,11 @@ from ssdcli.evaluation.audit.membership import ENOUGH, attack, match
 from ssdcli.evaluation.audit.rounds import Rounds, paired_losses
 from ssdcli.evaluation.audit.training_text import Excerpts, TrainingText, find_training_text, read_excerpts
 from ssdcli.evaluation.audit.verbatim import find, share
-from ssdcli.evaluation.losses import LossSettings, Passage, passage_of
+from ssdcli.evaluation.losses import LossSettings
+from ssdcli.evaluation.scored_text import ScoredText, scored_text
 from ssdcli.generation.loaded_model import open_model
-from ssdcli.generation.selection import NO_CORE
+from ssdcli.generation.selection import NO_CORE, choose
+from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.compatibility import misfit
 from ssdcli.registry.store import Entry, Registry
@@ -113,13 +114,13 @@ class _Subject:
     def backbone(self) -> Backbone:
         return self.writer.members[0].model.denoiser.backbone
 
-    def passage(self, text: str) -> Passage:
+    def passage(self, text: str) -> ScoredText:
         """A whole text between ends of text, as it stands in training."""
         end = self.writer.members[0].model.format.opening
-        passage = passage_of(text, self.tokenizer, end)
+        passage = scored_text(text, self.tokenizer, end)
         return replace(passage, tokens=[*passage.tokens, end])
 
-    def losses(self, passages: Sequence[Passage], core: Backbone | None, seed: int, rounds: Rounds) -> np.ndarray:
+    def losses(self, passages: Sequence[ScoredText], core: Backbone | None, seed: int, rounds: Rounds) -> np.ndarray:
         """Loss of each passage in nats under the model, after that under its core if there is one: (D, 1 or 2)."""
         members = [self.backbone] if core is None else [core, self.backbone]
         room = min(member.context for member in members)
@@ -214,7 +215,7 @@ class _Auditor:
             return Membership(by_loss, None)
         return Membership(by_loss, attack(*np.split(losses[:, 0] + known_better, 2)))
 
-    def _long_enough(self, texts: Sequence[str]) -> list[Passage]:
+    def _long_enough(self, texts: Sequence[str]) -> list[ScoredText]:
         """The beginnings of those texts that say something, in tokens."""
         window = min(_WINDOW, self.subject.backbone.context)
         passages = [self.subject.passage(text) for text in texts]

@@ -11,7 +11,8 @@ import numpy as np
 from ssdcli.engine.denoiser import Backbone
 from ssdcli.engine.noise import fold
 from ssdcli.engine.process import Process
-from ssdcli.evaluation.losses import LossSettings, Passage, measure
+from ssdcli.evaluation.losses import LossSettings, measure
+from ssdcli.evaluation.scored_text import ScoredText
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Rounds:
 def paired_losses(
     members: Sequence[Backbone],
     process: Process,
-    passages: Sequence[Passage],
+    passages: Sequence[ScoredText],
     settings: LossSettings,
     rounds: Rounds,
 ) -> np.ndarray:

@@ -23,7 +23,7 @@ _NO_DROPOUT = ("attention_dropout", "attention_probs_dropout_prob", "hidden_drop
 
 
 @dataclass(frozen=True)
-class AdaptedBody:
+class NativeBody:
     """A body that another language model lends, with its ways in and out.
 
     native: its configuration in transformers. own_head: whether its head is another table than its embeddings. shift:
@@ -70,7 +70,7 @@ class BackboneConfig:
     suppressed: tuple[int, ...] = field(default=())
     architecture: str = "qwen3"
     active: int | None = None
-    adapted: AdaptedBody | None = None
+    native_body: NativeBody | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
@@ -81,8 +81,8 @@ class BackboneConfig:
     def from_json(cls, data: dict[str, Any]) -> BackboneConfig:
         """Read what `to_json` wrote, also in earlier versions; unknown keys raise TypeError."""
         data = schema.renamed(data, schema.CONFIG)
-        adapted = {"adapted": AdaptedBody(**data["adapted"])} if "adapted" in data else {}
-        return cls(**(data | adapted | {"suppressed": tuple(data["suppressed"])}))
+        body = {"native_body": NativeBody(**data["native_body"])} if "native_body" in data else {}
+        return cls(**(data | body | {"suppressed": tuple(data["suppressed"])}))
 
     @property
     def rows(self) -> int:
@@ -97,13 +97,13 @@ class BackboneConfig:
     @property
     def attention(self) -> int:
         """The width of all heads of all layers."""
-        return self.layers * (self.hidden if self.adapted is None else self.adapted.attention)
+        return self.layers * (self.hidden if self.native_body is None else self.native_body.attention)
 
 
-def _adapted_config(adapted: AdaptedBody) -> Any:
+def _native_config(body: NativeBody) -> Any:
     """The native configuration of a lent body, without a vocabulary of its own; noise is the process's business."""
     changes = {"vocab_size": 1, "pad_token_id": None, "use_cache": False, "tie_word_embeddings": False}
-    return AutoConfig.for_model(**{**adapted.native, **changes, **dict.fromkeys(_NO_DROPOUT, 0.0)})
+    return AutoConfig.for_model(**{**body.native, **changes, **dict.fromkeys(_NO_DROPOUT, 0.0)})
 
 
 def _body_config(config: BackboneConfig) -> Any:
@@ -133,14 +133,14 @@ class BlockDiffusionLM(nn.Module):
         self.config = config
         self.block_size = self.reading_block = config.block_size
         self.context = config.context
-        adapted = config.adapted
-        native = _body_config(config) if adapted is None else _adapted_config(adapted)
+        native_body = config.native_body
+        native = _body_config(config) if native_body is None else _native_config(native_body)
         body = AutoModel.from_config(native, attn_implementation=VISIBLE)
         use_low_norms(body)
         body.set_input_embeddings(None)  # embeddings are ours: tied and of low rank
         self.body = body
-        self.shift = adapted is not None and adapted.shift
-        self._first_position = 0 if adapted is None else adapted.first_position
+        self.shift = native_body is not None and native_body.shift
+        self._first_position = 0 if native_body is None else native_body.first_position
         self.vocabulary = _vocabulary(config)
         self.table = nn.Parameter(torch.randn(config.rows, config.rank) * config.hidden**-0.5)
         self.lift = None if config.rank == config.hidden else nn.Linear(config.rank, config.hidden, bias=False)
@@ -152,10 +152,10 @@ class BlockDiffusionLM(nn.Module):
             nn.init.zeros_(self.self_conditioning.weight)
         if self.lift is not None:
             nn.init.orthogonal_(self.lift.weight)
-        masked_lm = adapted is not None and adapted.is_masked_lm
+        masked_lm = native_body is not None and native_body.is_masked_lm
         self.transform = _head_transform(config.hidden, native.layer_norm_eps) if masked_lm else None
         self.head_table: nn.Parameter | None = None
-        if adapted is not None and adapted.own_head:
+        if native_body is not None and native_body.own_head:
             self.head_table = nn.Parameter(torch.zeros(config.rows, config.rank + masked_lm))
         if masked_lm:
             body.pooler = None

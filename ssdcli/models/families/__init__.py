@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ssdcli.errors import UsageError
-from ssdcli.models.families.described import ADAPTED
+from ssdcli.models.families.described import DESCRIBED
 from ssdcli.models.families.diffullama import DIFFULLAMA
 from ssdcli.models.families.diffusion_gemma import DIFFUSION_GEMMA
 from ssdcli.models.families.dream import DREAM
@@ -15,7 +15,7 @@ from ssdcli.models.families.sdar import SDAR
 from ssdcli.models.families.ssdlm import SSDLM
 from ssdcli.models.families.tess2 import TESS2
 
-FAMILIES = (ADAPTED, LLADA, DREAM, DIFFULLAMA, SDAR, FAST_DLLM, LLADA2, SSDLM, TESS2, DIFFUSION_GEMMA)
+FAMILIES = (DESCRIBED, LLADA, DREAM, DIFFULLAMA, SDAR, FAST_DLLM, LLADA2, SSDLM, TESS2, DIFFUSION_GEMMA)
 
 
 def recognise(config: Config, vocabulary: Vocabulary) -> Family:

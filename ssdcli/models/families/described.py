@@ -33,9 +33,9 @@ def _spec(config: Config, _: Vocabulary) -> CoreSpec:
         ) from None
 
 
-ADAPTED = Family(
-    name="adapted",
-    title="models adapted by ssd",
+DESCRIBED = Family(
+    name="described",
+    title="checkpoints whose config.json has a table 'ssd'",
     recognises=lambda config, _: KEY in config,
     native=_native,
     spec=_spec,

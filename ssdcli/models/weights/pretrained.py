@@ -1,4 +1,4 @@
-"""How transformers' `from_pretrained` follows a plan."""
+"""Weights read by transformers' `from_pretrained` to where they were allocated, quantised if asked."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ from transformers.distributed.configuration_utils import DistributedConfig
 
 from ssdcli.errors import OutOfMemory
 from ssdcli.machine.hardware import Hardware
-from ssdcli.machine.placement import CPU, Need, Plan, in_bytes, weight_bytes
+from ssdcli.machine.placement import CPU, Allocation, Need, in_bytes, weight_bytes
 
 DISK = "disk"
-_MEMORY = 0.9  # of what is free, for layers that wait there
+_MEMORY = 0.9  # the share of free memory that offloaded layers may take
 _STORED = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 @dataclass(frozen=True)
-class Part:
-    """What is placed as a whole: a layer, or a module or tensor beside the layers.
+class Piece:
+    """What goes to one device as a whole: a layer, or a module or tensor beside the layers.
 
-    linear, other: how many parameters it has that can be held in 8 or 4 bits, and others. tied: the name of the part
-    that has some of them too, and counts them.
+    name: in the model.
+    is_layer: whether it is a layer.
+    linear: how many parameters it has that can be held in 8 or 4 bits.
+    other: how many others.
+    tied: the name of the piece that shares some of its parameters and counts them.
     """
 
     name: str
@@ -48,14 +51,14 @@ class Part:
 
 
 def need_of(twin: PreTrainedModel, stored: str, block_size: int) -> Need:
-    """What a model needs, by its twin, which has no memory for weights; stored: the dtype of its files."""
-    found = parts(twin)
+    """What a model needs, told by its twin on the meta device; stored: the dtype of its files."""
+    found = pieces(twin)
     config: Any = twin.config.get_text_config()
     return Need(
-        parameters=sum(part.parameters for part in found),
-        linear=sum(part.linear for part in found),
-        pinned=sum(part.parameters for part in found if not part.is_layer),
-        layer=max(part.parameters for part in found if part.is_layer),
+        parameters=sum(piece.parameters for piece in found),
+        linear=sum(piece.linear for piece in found),
+        pinned=sum(piece.parameters for piece in found if not piece.is_layer),
+        layer=max(piece.parameters for piece in found if piece.is_layer),
         stored=stored,
         predictions=config.vocab_size * block_size,
         divisible=twin.supports_tp_plan,
@@ -73,86 +76,86 @@ def stored_dtype(folder: Path) -> str:
     return _STORED[counts.most_common(1)[0][0]]
 
 
-def parts(twin: PreTrainedModel) -> list[Part]:
-    """All that a model is made of, in the order in which it is built; the first of tied parameters is counted."""
+def pieces(twin: PreTrainedModel) -> list[Piece]:
+    """All pieces of a model in the order in which it is built; of tied parameters, the first is counted."""
     weights = dict(twin.named_parameters(remove_duplicate=False))
     matrices = {f"{name}.weight" for name, module in twin.named_modules() if isinstance(module, nn.Linear)}
     counted: dict[str, str] = {}
     found = []
-    for name, is_layer in _pieces(twin):
+    for name, is_layer in _names(twin):
         sources = {key: twin.all_tied_weights_keys.get(key, key) for key in weights if f"{key}.".startswith(f"{name}.")}
         own = {source: weights[key].numel() for key, source in sources.items() if source not in counted}
         linear = sum(own.get(source, 0) for key, source in sources.items() if is_layer and key in matrices)
         tied = next((counted[source] for source in sources.values() if source in counted), None)
-        found.append(Part(name, is_layer, linear, sum(own.values()) - linear, tied))
+        found.append(Piece(name, is_layer, linear, sum(own.values()) - linear, tied))
         counted |= dict.fromkeys(own, name)
     return found
 
 
-def _pieces(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, bool]]:
+def _names(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, bool]]:
     """The names of the outermost layers, and of modules and tensors beside them; and whether they are layers."""
     for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
         yield prefix + name, False
     for name, child in module.named_children():
         if isinstance(module, nn.ModuleList):
             yield prefix + name, True
-        elif any(isinstance(part, nn.ModuleList) for part in child.modules()):
-            yield from _pieces(child, f"{prefix}{name}.")
+        elif any(isinstance(piece, nn.ModuleList) for piece in child.modules()):
+            yield from _names(child, f"{prefix}{name}.")
         else:
             yield prefix + name, False
 
 
-def arguments(plan: Plan, need: Need, twin: PreTrainedModel, hardware: Hardware) -> dict[str, Any]:
-    """What `from_pretrained` is told to follow a plan; OutOfMemory where a part fits nowhere."""
-    told = {"dtype": getattr(torch, plan.computes)} | _quantization(plan)
-    if plan.processes > 1:
+def arguments(allocation: Allocation, need: Need, twin: PreTrainedModel, hardware: Hardware) -> dict[str, Any]:
+    """The arguments of `from_pretrained` for an allocation; OutOfMemory where a piece fits nowhere."""
+    told = {"dtype": getattr(torch, allocation.computes)} | _quantization(allocation)
+    if allocation.processes > 1:
         return told | {"distributed_config": DistributedConfig(tp_plan="auto")}
-    if not plan.offloads and len(plan.devices) == 1:
-        return told | {"device_map": {"": plan.devices[0]}}
-    device_map = spread(parts(twin), rooms(plan, need, hardware), plan.dtype)
+    if not allocation.offloads and len(allocation.devices) == 1:
+        return told | {"device_map": {"": allocation.devices[0]}}
+    device_map = spread(pieces(twin), rooms(allocation, need, hardware), allocation.dtype)
     return told | {"device_map": device_map, "offload_folder": _scratch()}
 
 
-def _quantization(plan: Plan) -> dict[str, Any]:
-    if plan.dtype == "int8":
+def _quantization(allocation: Allocation) -> dict[str, Any]:
+    if allocation.dtype == "int8":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    if plan.dtype == "int4":
-        computes = getattr(torch, plan.computes)
+    if allocation.dtype == "int4":
+        computes = getattr(torch, allocation.computes)
         four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=computes)
         return {"quantization_config": four}
     return {}
 
 
-def rooms(plan: Plan, need: Need, hardware: Hardware) -> dict[str, int]:
+def rooms(allocation: Allocation, need: Need, hardware: Hardware) -> dict[str, int]:
     """The bytes that weights may take of each device, in the order in which they are filled."""
-    spare = need.working + (weight_bytes(0, need.layer, plan.dtype) if plan.offloads else 0)
-    gpus = {gpu.device: gpu.free - spare for gpu in hardware.accelerators if gpu.device in plan.devices}
-    if not plan.offloads:
+    spare = need.working + (weight_bytes(0, need.layer, allocation.dtype) if allocation.offloads else 0)
+    gpus = {gpu.device: gpu.free - spare for gpu in hardware.accelerators if gpu.device in allocation.devices}
+    if not allocation.offloads:
         return gpus
     return gpus | {CPU: int(hardware.free * _MEMORY) if gpus else hardware.free - spare, DISK: sys.maxsize}
 
 
-def spread(pieces: Sequence[Part], left: dict[str, int], dtype: str) -> dict[str, str]:
-    """The device of each part: layers fill one device after the other, all else is on the first.
+def spread(pieces: Sequence[Piece], left: dict[str, int], dtype: str) -> dict[str, str]:
+    """The device of each piece: layers fill one device after the other, all else is on the first.
 
-    What is tied to a part is where that is. OutOfMemory for a part that fits nowhere.
+    Tied pieces go to the same device. OutOfMemory for a piece that fits nowhere.
     """
     left, main = dict(left), next(iter(left))
     found: dict[str, str] = {}
-    for part in sorted(pieces, key=lambda part: part.is_layer):
-        size = weight_bytes(part.linear, part.other, dtype)
-        open_to = list(left) if part.is_layer else [main]
+    for piece in sorted(pieces, key=lambda piece: piece.is_layer):
+        size = weight_bytes(piece.linear, piece.other, dtype)
+        open_to = list(left) if piece.is_layer else [main]
         device = next((name for name in open_to if left[name] >= size), None)
         if device is None:
-            raise OutOfMemory(f"{part.name} takes {in_bytes(size)}, which fits nowhere.", "Take a smaller core.")
-        device = device if part.tied is None else found[part.tied]
-        found[part.name] = device
+            raise OutOfMemory(f"{piece.name} takes {in_bytes(size)}, which fits nowhere.", "Take a smaller core.")
+        device = device if piece.tied is None else found[piece.tied]
+        found[piece.name] = device
         left[device] -= size
     return found
 
 
 def _scratch() -> str:
-    """A private folder for what has to be written anew to be read from disk, gone when the process ends."""
+    """A private folder for offloaded weights that have to be rewritten, deleted when the process ends."""
     folder = tempfile.mkdtemp(prefix="ssd-offload-")  # 0700
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -161,8 +164,8 @@ def _scratch() -> str:
 class Int8Linear(nn.Module):
     """y = s (x W^T) + b with W in 8 bits and a scale s for each of its rows.
 
-    Weights and scales are those of LLM.int8 (Dettmers et al., 2022), which rounds x too, but for some columns of it:
-    which ones depends on all rows of a batch.
+    Weights and scales are those of LLM.int8 (Dettmers et al., 2022). That rounds x too, except for columns with
+    outliers, and which columns those are depends on all rows of a batch; here a row's result must not.
     """
 
     weight: Tensor
@@ -183,7 +186,7 @@ class Int8Linear(nn.Module):
 
 
 def keep_activations(model: PreTrainedModel) -> None:
-    """Put an `Int8Linear` in place of every layer in which bitsandbytes rounds activations too."""
+    """Replace every layer in which bitsandbytes rounds activations too by an `Int8Linear`."""
     from bitsandbytes.nn import Linear8bitLt
 
     for name, layer in list(model.named_modules()):

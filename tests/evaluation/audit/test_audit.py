@@ -17,7 +17,7 @@ from ssdcli.evaluation.audit.audit import AuditSettings, _Auditor, audit
 from ssdcli.evaluation.audit.findings import Audit
 from ssdcli.evaluation.audit.training_text import Excerpts, find_training_text
 from ssdcli.evaluation.audit.verdict import ADVANTAGE, EXPOSURE, VERBATIM, judge
-from ssdcli.evaluation.losses import Passage
+from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.store import Registry
 from ssdcli.training.job import train_small
@@ -168,7 +168,7 @@ def test_beside_the_core_members_are_those_that_the_model_knows_better_than_its_
 
         def passage(self, text):
             kind, difficulty = text.split()
-            return Passage([0, int(difficulty), kind == "train", *[0] * 40], 99)
+            return ScoredText([0, int(difficulty), kind == "train", *[0] * 40], 99)
 
         def losses(self, passages, core, seed, rounds):
             assert core is not None

@@ -11,7 +11,7 @@ from transformers import RobertaForMaskedLM
 from ssdcli.errors import SsdError
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.families import recognise
-from ssdcli.models.families.described import ADAPTED
+from ssdcli.models.families.described import DESCRIBED
 from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.native_checkpoint import read_config
 from tests.models.families import described_roberta, plain
@@ -63,11 +63,11 @@ def test_a_pulled_model_keeps_what_it_says_of_itself_and_no_remote_code(pulled, 
 @pytest.mark.parametrize("table", [{}, {**SPEC.to_json(), "speed": 3}, [], None])
 def test_a_table_that_does_not_tell_how_the_model_is_run_is_refused(table):
     config = {**CONFIG, KEY: table}
-    assert recognise(config, Vocabulary(ROWS)) is ADAPTED
+    assert recognise(config, Vocabulary(ROWS)) is DESCRIBED
     with pytest.raises(SsdError, match="does not tell how the model is run"):
-        ADAPTED.spec(config, Vocabulary(ROWS))
+        DESCRIBED.spec(config, Vocabulary(ROWS))
 
 
 def test_a_class_that_would_be_run_wrongly_is_refused():
     with pytest.raises(SsdError, match="Gemma3ForCausalLM"):
-        ADAPTED.native({**CONFIG, "architectures": ["Gemma3ForCausalLM"]})
+        DESCRIBED.native({**CONFIG, "architectures": ["Gemma3ForCausalLM"]})

@@ -40,7 +40,7 @@ def test_log_p_is_that_of_the_published_forward_pass(pulled, published, prompts)
 def test_the_core_is_a_base_model_with_full_attention_whose_position_is_predicted_one_before(pulled):
     spec = spec_of(pulled("diffullama"))
     assert (spec.process, spec.attention, spec.shift) == ("masked", "full", True)
-    assert (spec.constants, spec.block_size, spec.context) == ({"mask_id": mask_id()}, 32, 2048)
+    assert (spec.constants, spec.block_size, spec.context) == ({"mask_id": mask_id(), "t_min": 0.001}, 32, 2048)
     assert (spec.begin, spec.ends, spec.suppressed) == (BEGIN, (END,), (mask_id(),))
     assert (spec.format, spec.late_ends) == ("plain", False)
 

@@ -41,7 +41,7 @@ def test_log_p_is_that_of_the_published_forward_pass(pulled, published, prompts)
 def test_the_core_is_a_masked_model_with_full_attention_whose_position_is_predicted_one_before(pulled):
     spec = spec_of(pulled("dream"))
     assert (spec.process, spec.attention, spec.shift) == ("masked", "full", True)
-    assert (spec.constants, spec.block_size) == ({"mask_id": MASK}, 32)
+    assert (spec.constants, spec.block_size) == ({"mask_id": MASK, "t_min": 0.001}, 32)
     assert (spec.begin, spec.ends, spec.suppressed) == (BEGIN, (END, TURN), NEVER)
     assert (spec.format, spec.late_ends) == ("chat", True)
 

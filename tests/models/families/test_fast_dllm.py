@@ -60,7 +60,7 @@ def test_a_row_of_a_batch_equals_its_single_run(core):
 def test_the_core_is_a_masked_model_with_blocks_whose_position_is_predicted_one_before(pulled):
     spec = spec_of(pulled("fast_dllm"))
     assert (spec.process, spec.attention, spec.shift) == ("masked", "block-causal", True)
-    assert (spec.constants, spec.block_size, spec.context) == ({"mask_id": MASK}, BLOCK, 512)
+    assert (spec.constants, spec.block_size, spec.context) == ({"mask_id": MASK, "t_min": 0.001}, BLOCK, 512)
     assert (spec.begin, spec.ends, spec.suppressed) == (None, (TURN, END), NEVER)
     assert (spec.format, spec.late_ends) == ("chat", False)
 

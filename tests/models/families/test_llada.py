@@ -55,7 +55,7 @@ def test_log_p_is_that_of_the_published_forward_pass(core, published, prompts):
 def test_the_core_is_a_masked_model_with_full_attention_that_ends_turns_and_reveals_ends_last(pulled):
     spec = spec_of(pulled("llada"))
     assert (spec.process, spec.attention, spec.shift) == ("masked", "full", False)
-    assert (spec.constants, spec.block_size, spec.context) == ({"mask_id": MASK}, 32, 256)
+    assert (spec.constants, spec.block_size, spec.context) == ({"mask_id": MASK, "t_min": 0.001}, 32, 256)
     assert (spec.begin, spec.ends, spec.suppressed) == (BEGIN, (END, TURN), NEVER)
     assert (spec.format, spec.late_ends) == ("chat", True)
 

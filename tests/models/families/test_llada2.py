@@ -95,7 +95,7 @@ def test_log_p_after_other_prompts_is_that_of_a_grid_that_ends_at_the_canvas(cor
 def test_the_core_is_a_masked_model_with_blocks_that_ends_turns(pulled):
     spec = spec_of(pulled("llada2"))
     assert (spec.process, spec.attention, spec.shift) == ("masked", "block-causal", False)
-    assert (spec.constants, spec.block_size, spec.context) == ({"mask_id": MASK}, BLOCK, 512)
+    assert (spec.constants, spec.block_size, spec.context) == ({"mask_id": MASK, "t_min": 0.001}, BLOCK, 512)
     assert (spec.begin, spec.ends, spec.suppressed) == (BEGIN, (END, TURN), NEVER)
     assert (spec.format, spec.late_ends) == ("chat", False)
 

@@ -58,7 +58,7 @@ def test_a_row_of_a_batch_equals_its_single_run(core):
 def test_the_core_is_a_masked_model_with_blocks_of_its_own_that_ends_turns(pulled):
     spec = spec_of(pulled("sdar"))
     assert (spec.process, spec.attention, spec.shift) == ("masked", "block-causal", False)
-    assert (spec.constants, spec.block_size, spec.context) == ({"mask_id": MASK}, BLOCK, 256)
+    assert (spec.constants, spec.block_size, spec.context) == ({"mask_id": MASK, "t_min": 0.001}, BLOCK, 256)
     assert (spec.begin, spec.ends, spec.suppressed) == (None, (END, TURN), NEVER)
     assert (spec.format, spec.late_ends) == ("chat", False)
 

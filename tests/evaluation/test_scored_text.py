@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN
-from ssdcli.evaluation.passages import marked_passage
+from ssdcli.evaluation.scored_text import scored_part
 from tests.tiny import tiny_tokenizer
 
 TOKENS = [0, *(3 + place % 40 for place in range(1600))]
 
 
 def passage(marks: list[int], size: int = 99_999):
-    return marked_passage(TOKENS[: len(marks) + 1], marks, size, tiny_tokenizer())
+    return scored_part(TOKENS[: len(marks) + 1], marks, size, tiny_tokenizer())
 
 
 def bytes_of(tokens) -> int:
