@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ssdcli.api import Message, Request, Writer, choose, load
+from ssdcli.api import Message, Request, Writer, load
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.models.core_spec import KEY
@@ -74,9 +74,7 @@ def test_a_template_that_is_missing_or_refuses_is_told_of_by_name():
 
 def test_ends_come_late_where_a_core_floods_texts_with_them():
     add_family()
-    writers = [load("big", ["notes"])]
+    assert load("big", ["notes"]).late == ()
     config = Registry().find("big").folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {KEY: {"late_ends": True}}))
-    lineup = choose("big", ["notes"])
-    assert lineup._process((0, 2)).late == (0, 2)
-    assert writers[0]._process.late == ()
+    assert load("big", ["notes"]).late == (0,)

@@ -298,7 +298,7 @@ def test_the_shape_of_a_result_as_json(family):
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"n": 0}, "n must be at least 1, not 0"),
         ({"max_tokens": -1}, "max-tokens must be at least 0, not -1"),
-        ({"stop": ("",)}, "a stop string must not be empty"),
+        ({"stop": ("",)}, "stop must be text that is not empty"),
     ],
 )
 def test_options_are_checked_when_they_are_made(changes, problem):

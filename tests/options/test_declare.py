@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from ssdcli.cli.help import use_panels
 from ssdcli.cli.settings import resolve, with_flags
 from ssdcli.errors import UsageError
 from ssdcli.options.declare import above, at_least, between, check_options, each, group, multiple_of, one_of, option
@@ -50,7 +51,8 @@ def run(*arguments: str) -> tuple[str, list[Baking]]:
         told.append(resolve(Baking, flags, None))
 
     app.command()(with_flags(Baking, bake))
-    return CliRunner().invoke(app, list(arguments)).output, told
+    use_panels(app)
+    return CliRunner().invoke(app, list(arguments), terminal_width=200).output, told
 
 
 def test_a_field_is_a_flag_a_variable_and_a_key_of_recipes(monkeypatch, tmp_path):
@@ -63,7 +65,7 @@ def test_a_field_is_a_flag_a_variable_and_a_key_of_recipes(monkeypatch, tmp_path
 
 
 def test_help_tells_what_a_field_declares_and_its_default():
-    shown = " ".join(run("--help")[0].replace("│", " ").split())
+    shown = " ".join(run("--help")[0].split())
     for said in ("--heat", "Degrees.", "180", "--no-fan", "How long.", "until it is brown", "--loaf", "--quick"):
         assert said in shown
     assert "inner" not in shown  # a group's field that declares no option is none
