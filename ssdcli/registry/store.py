@@ -181,11 +181,6 @@ class Registry:
         found = _digests(entry.folder, known={})
         return sorted(file for file in expected.keys() | found.keys() if expected.get(file) != found.get(file))
 
-    def recover(self) -> None:
-        """End what a crash interrupted: restore a model half replaced, delete what was half written."""
-        with self._writing():
-            pass
-
     @property
     def _default_file(self) -> Path:
         return self.home / "default"

@@ -18,8 +18,8 @@ from ssdcli.data.canaries import FILE as CANARIES
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.evaluation.scored_text import heldout_texts
-from ssdcli.registry.archive import REPORT, TOKENIZER, TRAINED_DOCUMENTS
-from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint, write_manifest
+from ssdcli.registry.archive import REPORT, TRAINED_DOCUMENTS
+from ssdcli.registry.manifest import TOKENIZER, Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.store import Registry
 from ssdcli.reports.card import model_card
 from ssdcli.reports.charts import loss_curve, to_svg, weight_sweep
