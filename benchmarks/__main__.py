@@ -1,7 +1,6 @@
 """Run one of the benchmarks: `python -m benchmarks NAME [OPTIONS]`; without a name, list them.
 
-A benchmark is a module with `arguments(parser)` and `main(given)`; QUICK holds the values of arguments that `--quick`
-overrides.
+A benchmark is a module with `arguments(parser)` and `main(given)`; QUICK holds the arguments' defaults with `--quick`.
 """
 
 from __future__ import annotations
@@ -35,7 +34,8 @@ def main() -> None:
     module.arguments(parser)
     given = parser.parse_args()
     if getattr(given, "quick", False):
-        vars(given).update(getattr(module, "QUICK", {}))
+        parser.set_defaults(**module.QUICK)
+        given = parser.parse_args()
     try:
         module.main(given)
     except SsdError as error:

@@ -26,11 +26,11 @@ from typing import Any
 
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.corpora import Corpus, corpora_of, read_texts
-from benchmarks.lib.experiment import Line, Workshop, add_arguments, grouped, run
+from benchmarks.lib.experiment import Line, Workshop, add_arguments, gain_of, grouped, run, weights_of
 from benchmarks.lib.gaps import combined, steady
 from benchmarks.lib.models import Model
 from benchmarks.lib.retrieval import SHOWN, add_notes, gaps_of
-from benchmarks.lib.tables import mean, signed, spread, table
+from benchmarks.lib.tables import spread, table
 from ssdcli.engine.ensemble.schedules import sharing
 from ssdcli.evaluation.losses import GRID
 from ssdcli.registry.store import STARTER
@@ -159,9 +159,7 @@ def _table(group: Sequence[Line], corpus: str, minutes: float) -> str:
     rows: list[list[object]] = []
     for place, way in enumerate(WAYS):
         parts = [line["ways"][place] for line in group]
-        gain, error = (mean(part[column] for part in parts) for column in ("gain", "error"))
-        weights = " ".join(sorted({f"{weight:g}" for part in parts for weight in part["weights"]}))
         spent = f"{minutes:g}" if set(way.stored) - {NOTES} else "0"
-        loss = spread(part["loss"] for part in parts)
-        rows.append([way.title, loss, signed(gain, error), weights, spent, parts[0]["bytes"], way.shares])
+        loss, stored = spread(part["loss"] for part in parts), parts[0]["bytes"]
+        rows.append([way.title, loss, gain_of(parts), weights_of(parts), spent, stored, way.shares])
     return f"## {corpus}\n\n{group[0]['tokens']:,} held-out tokens\n\n{table(HEADER, rows)}"

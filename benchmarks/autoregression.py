@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from benchmarks.lib.causal import (
     CausalWriter,
@@ -41,10 +41,10 @@ from benchmarks.lib.causal import (
 )
 from benchmarks.lib.columns import Columns, collaborate
 from benchmarks.lib.corpora import Corpus, corpora_of, own_text
-from benchmarks.lib.experiment import Line, Workshop, add_arguments, grouped, run
+from benchmarks.lib.experiment import Line, Workshop, add_arguments, gain_of, grouped, run, weights_of
 from benchmarks.lib.gaps import Gap, GapSettings, Viewer, choose_gaps, measure, steady
 from benchmarks.lib.models import Model
-from benchmarks.lib.tables import mean, signed, spread, table
+from benchmarks.lib.tables import mean, spread, table
 from benchmarks.lib.timing import processor_seconds
 from ssdcli.api import Blend, choose
 from ssdcli.demo import story as demo
@@ -70,6 +70,7 @@ QUICK = {
 }
 CAUSAL, JUDGE = "autoregression", "judge"
 FACT_STEPS = 32
+MIXTURES = [steady(("core", "small"), {"core": 1 - weight, "small": weight}) for weight in GRID]
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -104,25 +105,9 @@ def work(given: Namespace, workshop: Workshop) -> None:
 # Pairs of models
 
 
-class Pair(Protocol):
-    """A core and a small model of one family."""
-
-    def likelihood(self, passages: Sequence[ScoredText]) -> Columns:
-        """Losses of documents at each weight of the grid."""
-        ...
-
-    def gaps(self, gaps: Sequence[Gap], settings: GapSettings) -> Columns:
-        """Losses of gaps at each weight of the grid."""
-        ...
-
-    def cast(self, weight: float) -> demo.Cast:
-        """The two and their ensemble as they write."""
-        ...
-
-
 @dataclass(frozen=True)
 class DiffusionPair:
-    """Two registered diffusion models, mixed at constant weights."""
+    """Two registered diffusion models, measured at each weight of the grid, which is constant over the levels."""
 
     core: Model
     small: Model
@@ -131,8 +116,7 @@ class DiffusionPair:
         """Denoising losses, which are the NELBO of masked models."""
         models = [self.core.backbone, self.small.backbone]
         settings = LossSettings(min(model.context for model in models))
-        mixtures = [steady(("core", "small"), {"core": 1 - weight, "small": weight}) for weight in GRID]
-        return Columns.of(measure_combinations(models, self.core.process, passages, mixtures, settings))
+        return Columns.of(measure_combinations(models, self.core.process, passages, MIXTURES, settings))
 
     def gaps(self, gaps: Sequence[Gap], settings: GapSettings) -> Columns:
         """Denoising losses with both sides in sight, as much of the right one as a model is best shown."""
@@ -141,10 +125,9 @@ class DiffusionPair:
             sight = model.denoiser.sight
             return Viewer(model.denoiser, lambda gap: Prompt(gap.before, gap.after[:sight], len(gap.canvas)))
 
-        mixtures = [steady(("core", "small"), {"core": 1 - weight, "small": weight}) for weight in GRID]
-        return measure([viewer(self.core), viewer(self.small)], mixtures, gaps, settings).columns()
+        return measure([viewer(self.core), viewer(self.small)], MIXTURES, gaps, settings).columns()
 
-    def cast(self, weight: float) -> demo.Cast:
+    def cast(self, weight: float) -> demo.Trio:
         """As `ssd` writes."""
         core, small, registry = self.core.name, self.small.name, self.core.registry
         lineups = {
@@ -152,12 +135,12 @@ class DiffusionPair:
             demo.SMALL: choose("none", [small], registry),
             demo.ENSEMBLE: choose(core, {small: weight}, registry, Blend(schedule="constant")),
         }
-        return demo.Cast(core, small, weight, {voice: lineup.open() for voice, lineup in lineups.items()})
+        return demo.Trio(core, small, weight, {voice: lineup.open() for voice, lineup in lineups.items()})
 
 
 @dataclass(frozen=True)
 class CausalPair:
-    """Two twins; name: of the small one."""
+    """Two twins, measured at each weight of the grid; name: of the small one."""
 
     name: str
     models: tuple[BlockDiffusionLM, BlockDiffusionLM]
@@ -171,13 +154,16 @@ class CausalPair:
         """Exact losses after the text before the gaps."""
         return gap_losses(self.models, gaps, GRID)
 
-    def cast(self, weight: float) -> demo.Cast:
+    def cast(self, weight: float) -> demo.Trio:
         """As they write token by token."""
         shares = {demo.CORE: 0.0, demo.SMALL: 1.0, demo.ENSEMBLE: weight}
         writers: dict[str, Any] = {
             voice: CausalWriter(self.models, share, self.tokenizer) for voice, share in shares.items()
         }
-        return demo.Cast(CAUSAL, self.name, weight, writers)
+        return demo.Trio(CAUSAL, self.name, weight, writers)
+
+
+Pair = DiffusionPair | CausalPair
 
 
 @dataclass(frozen=True)
@@ -298,13 +284,12 @@ def _gains(question: str, groups: Mapping[tuple[str, ...], list[Line]]) -> str:
 def _gain_cells(parts: Sequence[Line]) -> Iterator[str]:
     for column in ("core", "small", "both"):
         yield f"{mean(part[column] for part in parts):.4f}"
-    yield " ".join(f"{weight:g}" for weight in sorted({weight for part in parts for weight in part["weights"]}))
-    yield signed(*(mean(part[column] for part in parts) for column in ("gain", "error")))
+    yield from (weights_of(parts), gain_of(parts))
     yield spread(part["relative"] for part in parts)
 
 
 def _told(groups: Mapping[tuple[str, ...], list[Line]]) -> str:
-    asked = list(product(("said", "told apart"), demo.VOICES))
+    asked = list(product(("said", "told apart"), demo.AUTHORS))
     rows = []
     for (_, family), group in groups.items():
         parts = [line["facts"] for line in group if "facts" in line]

@@ -28,11 +28,11 @@ import torch
 
 from benchmarks.lib.columns import collaborate
 from benchmarks.lib.corpora import Corpus, corpora_of, own_text
-from benchmarks.lib.experiment import Line, Workshop, add_arguments, grouped, run
+from benchmarks.lib.experiment import Line, Workshop, add_arguments, gain_of, grouped, run, weights_of
 from benchmarks.lib.gaps import combined, steady
 from benchmarks.lib.models import Model
 from benchmarks.lib.retrieval import SHOWN, add_notes, gaps_of
-from benchmarks.lib.tables import mean, signed, table
+from benchmarks.lib.tables import mean, table
 from ssdcli.engine.ensemble.rules import Rule, average, contrast, mix
 from ssdcli.engine.ensemble.schedules import sharing
 from ssdcli.evaluation.combinations import Combination
@@ -213,7 +213,5 @@ def _rows(group: Sequence[Line], corpus: str, ratio: float) -> Iterator[list[obj
     for place, way in enumerate(group[0]["ways"]):
         parts = [line["ways"][place] for line in group]
         losses = [f"{mean(part[column] for part in parts):.4f}" for column in ("core", "small", "both")]
-        weights = " ".join(sorted({f"{weight:g}" for part in parts for weight in part["weights"]}))
-        gain = signed(*(mean(part[column] for part in parts) for column in ("gain", "error")))
         context = "yes" if way["context"] else "no"
-        yield [corpus, f"1/{ratio:g}", way["rule"], context, *losses, weights, gain, len(parts)]
+        yield [corpus, f"1/{ratio:g}", way["rule"], context, *losses, weights_of(parts), gain_of(parts), len(parts)]

@@ -35,7 +35,7 @@ from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
 from ssdcli.evaluation.combinations import Combination, Combined, Positions
-from ssdcli.evaluation.gating import Curves, fit
+from ssdcli.evaluation.gating import LossCurves, fit
 from ssdcli.evaluation.losses import GRID, LossSettings, measure_combinations
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.registry.store import STARTER
@@ -107,12 +107,12 @@ class Predictions:
         chunks: tuple[Tensor, ...] = torch.arange(len(self.tokens)).split(_CHUNK)
         return chunks
 
-    def curves(self, calibrations: tuple[Calibration, Calibration]) -> Curves:
+    def curves(self, calibrations: tuple[Calibration, Calibration]) -> LossCurves:
         """The losses of the calibrated members' mixtures at all weights."""
         one, other = calibrations
         core, small = self.log_ps
-        return Curves.joined(
-            [Curves.of(one(core[rows]), other(small[rows]), self.tokens[rows]) for rows in self.rows()]
+        return LossCurves.joined(
+            [LossCurves.of(one(core[rows]), other(small[rows]), self.tokens[rows]) for rows in self.rows()]
         )
 
     def features(self) -> Tensor:

@@ -56,28 +56,28 @@ RATE = 3e-3
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    parts = parser.add_subparsers(dest="part", required=True)
-    timed = parts.add_parser("speed")
-    timed.add_argument("--process", default="simplex", choices=("simplex", "masked", "uniform"))
-    timed.add_argument("--size", default="mini")
-    timed.add_argument("--sizes", type=int, nargs="+", default=[8192, 32_768, 131_072, 262_144], help="vocabularies")
-    timed.add_argument("--rounds", type=int, default=4, help="how often each alternative has its turn")
-    judged = parts.add_parser("loss")
-    judged.add_argument("train")
-    judged.add_argument("heldout")
-    judged.add_argument("--rows", type=int, default=2048, help="the most active tokens")
-    judged.add_argument("--notes", type=int, help="documents to train on, all by default")
-    judged.add_argument("--documents", type=int, default=80, help="held-out documents that are measured")
-    judged.add_argument("--size", default="nano")
-    judged.add_argument("--steps", type=int, default=200)
-    for part in (timed, judged):
-        part.add_argument("--quick", action="store_true", help="a small run of about a minute")
+    parser.add_argument("part", choices=("speed", "loss"))
+    parser.add_argument("data", nargs="*", help="for the loss: training text and held-out text")
+    parser.add_argument("--size", help="of the small model, by default mini for the speed and nano for the loss")
+    parser.add_argument("--process", default="simplex", choices=("simplex", "masked", "uniform"))
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8192, 32_768, 131_072, 262_144], help="vocabularies")
+    parser.add_argument("--rounds", type=int, default=4, help="how often each alternative has its turn")
+    parser.add_argument("--rows", type=int, default=2048, help="the most active tokens")
+    parser.add_argument("--notes", type=int, help="documents to train on, all by default")
+    parser.add_argument("--documents", type=int, default=80, help="held-out documents that are measured")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--quick", action="store_true", help="a small run of about a minute")
 
 
 def main(given: Namespace) -> None:
     """Print the tables of one part."""
     print(f"{heading()}\n", flush=True)
-    print({"speed": speed, "loss": loss}[given.part](given))
+    if given.part == "speed":
+        given.size = given.size or "mini"
+        print(speed(given))
+    else:
+        given.size = given.size or "nano"
+        print(loss(given, *given.data))
 
 
 # Speed
@@ -150,16 +150,14 @@ def parts_of(model: BlockDiffusionLM) -> dict[str, Run]:
 # Loss
 
 
-def loss(given: Namespace) -> str:
+def loss(given: Namespace, train: str, heldout: str) -> str:
     """Nats per token of held-out text, by groups of tokens."""
-    core, text = Model.named(STARTER), read_texts(given.train, given.notes)
+    core, text = Model.named(STARTER), read_texts(train, given.notes)
     tokens = np.concatenate([np.array(ids) for ids in encode(text, core.tokenizer)])
     traits = read_core_traits(core.folder)
     division = divide(traits, tokens, given.rows)
     assert division is not None
-    held = [
-        torch.tensor([core.end, *ids]) for ids in encode(read_texts(given.heldout, given.documents), core.tokenizer)
-    ]
+    held = [torch.tensor([core.end, *ids]) for ids in encode(read_texts(heldout, given.documents), core.tokenizer)]
     counts = count_tokens(tokens, len(traits.embeddings))
     targets = torch.cat([document[1:WINDOW] for document in held])
     active = torch.isin(targets, division.ids)

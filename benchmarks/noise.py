@@ -42,13 +42,11 @@ PERMUTATIONS = 300
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    parts = parser.add_subparsers(dest="part", required=True)
-    parts.add_parser("law").add_argument("--samples", type=int, default=3000, help="of 8,192 tokens; fewer of more")
-    heldout = parts.add_parser("loss")
-    heldout.add_argument("model", help="a simplex model of the user's registry")
-    heldout.add_argument("data", help="held-out text, never trained on")
-    heldout.add_argument("--passages", type=int, default=50)
-    parts.add_parser("cost")
+    parser.add_argument("part", choices=("law", "loss", "cost"))
+    parser.add_argument("model", nargs="?", help="for the loss: a simplex model of the user's registry")
+    parser.add_argument("data", nargs="?", help="for the loss: held-out text, never trained on")
+    parser.add_argument("--samples", type=int, default=3000, help="of a law with 8,192 tokens; fewer with more")
+    parser.add_argument("--passages", type=int, default=50, help="of the loss")
 
 
 def main(given: Namespace) -> None:

@@ -131,7 +131,7 @@ def measured(workshop: Workshop, corpus: Corpus, way: tuple[str, float, int], gi
     }
     if corpus.facts:
         os.environ["SSD_HOME"] = str(workshop.home)  # where the demo looks for models
-        line["told apart"] = demo.told_apart(demo.recall(demo.open_cast(core.name, name), corpus.facts))
+        line["told apart"] = demo.told_apart(demo.recall(demo.open_trio(core.name, name), corpus.facts))
     return line
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lib.models import Model
-from benchmarks.lib.tables import command, machine, today
+from benchmarks.lib.tables import command, machine, mean, signed, today
 from benchmarks.lib.timing import processor_seconds
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.registry.store import Registry
@@ -144,3 +144,13 @@ def heading_of(found: Sequence[Line]) -> str:
     first = next(line for line in found if "run" in line)
     seeds = sorted({line["seed"] for line in found if "seed" in line})
     return f"{first['date']}, {first['machine']}; seeds {', '.join(map(str, seeds))}: `{first['command']}`"
+
+
+def weights_of(parts: Sequence[Line]) -> str:
+    """All weights that were chosen."""
+    return " ".join(f"{weight:g}" for weight in sorted({weight for part in parts for weight in part["weights"]}))
+
+
+def gain_of(parts: Sequence[Line]) -> str:
+    """The mean gain of some seeds and the mean of its standard errors, which are over documents."""
+    return signed(*(mean(part[column] for part in parts) for column in ("gain", "error")))

@@ -12,14 +12,13 @@ from tokenizers import Tokenizer
 
 from benchmarks.lib.corpora import read_texts
 from ssdcli.engine.denoiser import Backbone, Denoiser
-from ssdcli.engine.process import Process, make_process
+from ssdcli.engine.process import Process
 from ssdcli.evaluation.scored_text import ScoredText, scored_text
-from ssdcli.machine.placement import Placement
+from ssdcli.generation.loaded_model import open_model, process_of
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.loading import load_model, make_denoiser
 from ssdcli.registry.manifest import Manifest
 from ssdcli.registry.store import Entry, Registry
-from ssdcli.text.tokenizer import END_OF_TEXT, special_id
+from ssdcli.text.tokenizer import END_OF_TEXT, load_tokenizer, special_id
 
 CONSTANTS = {"K": 5.0, "s": 1e-4, "mask_id": 1.0}  # each process takes its own
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +55,7 @@ class Model:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer."""
-        return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        return load_tokenizer(self.folder, self.name)
 
     @property
     def end(self) -> int:
@@ -66,15 +65,12 @@ class Model:
     @cached_property
     def process(self) -> Process:
         """Its noise process."""
-        return make_process(self.manifest.process, self.manifest.vocabulary, self.manifest.constants)
+        return process_of(self.entry)
 
     @cached_property
     def denoiser(self) -> Denoiser:
         """The loaded model; a LoRA on its base."""
-        base = self.registry.base_of(self.entry)
-        folder, adapter = (self.folder, None) if base is None else (base.folder, self.folder)
-        backbone = load_model(folder, Placement(), self.manifest.block_size, adapter)
-        return make_denoiser(backbone, self.manifest.attention, self.process)
+        return open_model(self.entry, origin=self.registry.base_of(self.entry), process=self.process).denoiser
 
     @property
     def backbone(self) -> Backbone:

@@ -15,7 +15,7 @@ import typer
 from ssdcli.cli import console
 from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.demo import story
-from ssdcli.demo.story import CORE, ENSEMBLE, SMALL, VOICES
+from ssdcli.demo.story import AUTHORS, CORE, ENSEMBLE, SMALL
 from ssdcli.machine.environment import prepare_machine
 
 if TYPE_CHECKING:
@@ -51,20 +51,20 @@ def run_demo(notebook: story.Notebook, settings: TrainSettings, *, as_json: bool
         trained = story.train(settings, screen.watcher(stop))
     tell(_training(trained))
     with console.terminal().status("writing"):
-        cast = story.open_cast(settings.core, settings.name)
-        samples = story.write_samples(cast, notebook.prompts)
-    tell(_samples(cast, samples))
+        trio = story.open_trio(settings.core, settings.name)
+        samples = story.write_all(trio, notebook.prompts)
+    tell(_samples(trio, samples))
     with console.terminal().status("measuring"):
-        prediction = story.predict(cast, notebook.heldout)
-        recalls = story.recall(cast, notebook.facts)
-    if endings := _endings(cast, recalls):
+        prediction = story.predict(trio, notebook.heldout)
+        recalls = story.recall(trio, notebook.facts)
+    if endings := _endings(trio, recalls):
         tell(endings)
-    tell(_measured(cast, prediction, recalls))
-    tell(_next(cast, notebook))
+    tell(_measured(trio, prediction, recalls))
+    tell(_next(trio, notebook))
     if as_json:
         parts = {"training": _training_json(trained), "samples": [_sample_json(sample) for sample in samples]}
         measured = {"heldout": asdict(prediction), "facts": _facts_json(recalls)}
-        names = {"title": notebook.title, "core": cast.core, "small": cast.small, "weight": cast.weight}
+        names = {"title": notebook.title, "core": trio.core, "small": trio.small, "weight": trio.weight}
         console.write_json(names | parts | measured | {"seconds": round(time.monotonic() - began, 1)})
 
 
@@ -72,9 +72,9 @@ def _say_nothing(_: str) -> None:
     pass
 
 
-def _labels(cast: story.Cast) -> dict[str, str]:
-    both = f"both ({cast.weight:g} {cast.small})"
-    return {CORE: f"{cast.core} alone", SMALL: f"{cast.small} alone", ENSEMBLE: both}
+def _labels(trio: story.Trio) -> dict[str, str]:
+    both = f"both ({trio.weight:g} {trio.small})"
+    return {CORE: f"{trio.core} alone", SMALL: f"{trio.small} alone", ENSEMBLE: both}
 
 
 def _training(trained: Trained) -> str:
@@ -82,30 +82,30 @@ def _training(trained: Trained) -> str:
     return f"Trained {trained.name} ({size}) for {trained.core}: {trained.steps:,} steps in {trained.seconds:.0f} s.\n"
 
 
-def _samples(cast: story.Cast, samples: Sequence[story.Sample]) -> str:
+def _samples(trio: story.Trio, samples: Sequence[story.Continuations]) -> str:
     """The texts side by side where there is room, else one below the other."""
     if sys.stdout.isatty() and shutil.get_terminal_size().columns >= _WIDE:
-        return _side_by_side(cast, samples)
-    labels = _labels(cast)
+        return _side_by_side(trio, samples)
+    labels = _labels(trio)
     parts = []
     for sample in samples:
-        texts = [f"[{labels[voice]}]\n{sample.prompt}{sample.texts[voice].rstrip()}\n" for voice in VOICES]
+        texts = [f"[{labels[author]}]\n{sample.prompt}{sample.texts[author].rstrip()}\n" for author in AUTHORS]
         parts.append(f"Prompt: {sample.prompt}\n\n" + "\n".join(texts))
     return "\n".join(parts)
 
 
-def _side_by_side(cast: story.Cast, samples: Sequence[story.Sample]) -> str:
+def _side_by_side(trio: story.Trio, samples: Sequence[story.Continuations]) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    labels = _labels(cast)
+    labels = _labels(trio)
     table = Table(show_lines=True, expand=True)
-    for voice in VOICES:
-        table.add_column(labels[voice], ratio=1)
+    for author in AUTHORS:
+        table.add_column(labels[author], ratio=1)
     for sample in samples:
         # Text, not str: what a model writes is no markup.
-        cells = [Text.assemble((sample.prompt, "bold"), sample.texts[voice].rstrip()) for voice in VOICES]
+        cells = [Text.assemble((sample.prompt, "bold"), sample.texts[author].rstrip()) for author in AUTHORS]
         table.add_row(*cells)
     screen = Console()
     with screen.capture() as captured:
@@ -113,9 +113,9 @@ def _side_by_side(cast: story.Cast, samples: Sequence[story.Sample]) -> str:
     return captured.get()
 
 
-def _endings(cast: story.Cast, recalls: Sequence[story.Recall]) -> str:
+def _endings(trio: story.Trio, recalls: Sequence[story.Recall]) -> str:
     """Sentences whose ending the core does not know, and both together do; nothing if there is none."""
-    labels = _labels(cast)
+    labels = _labels(trio)
     found = [one for one in recalls if one.told_apart[ENSEMBLE] and not one.told_apart[CORE]]
     if not found:
         return ""
@@ -124,20 +124,20 @@ def _endings(cast: story.Cast, recalls: Sequence[story.Recall]) -> str:
     heading = f"Of {len(recalls)} sentences, which ending is its own? {len(shown)} of the {len(found)} that the core"
     parts = [f"{heading} misses and both find:\n"]
     for one in shown:
-        endings = [f"  {labels[voice]:{width}}  ... {one.chosen[voice]}" for voice in VOICES]
+        endings = [f"  {labels[author]:{width}}  ... {one.chosen[author]}" for author in AUTHORS]
         parts.append("\n".join([f"{one.fact.prompt} ...", *endings, ""]))
     return "\n".join(parts)
 
 
-def _measured(cast: story.Cast, prediction: story.Prediction, recalls: Sequence[story.Recall]) -> str:
-    labels, known, apart = _labels(cast), story.hits(recalls), story.told_apart(recalls)
+def _measured(trio: story.Trio, prediction: story.HeldoutLoss, recalls: Sequence[story.Recall]) -> str:
+    labels, known, apart = _labels(trio), story.hits(recalls), story.told_apart(recalls)
     width = max(map(len, labels.values()))
     rows = [f"{'':{width}}  bits per byte  facts said  facts told apart"]
-    for voice in VOICES:
-        said, told = (f"{count[voice]} of {len(recalls)}" for count in (known, apart))
-        rows.append(f"{labels[voice]:{width}}  {prediction.bits_per_byte[voice]:13.3f}  {said:>10}  {told:>16}")
+    for author in AUTHORS:
+        said, told = (f"{count[author]} of {len(recalls)}" for count in (known, apart))
+        rows.append(f"{labels[author]:{width}}  {prediction.bits_per_byte[author]:13.3f}  {said:>10}  {told:>16}")
     change = f"{'save' if prediction.gain >= 0 else 'lose'} {abs(prediction.gain):.3f}"
-    better = {CORE: cast.core, SMALL: cast.small}[prediction.better]
+    better = {CORE: trio.core, SMALL: trio.small}[prediction.better]
     sentences = [
         f"Bits per byte: denoising loss on {prediction.documents} notes that no training saw; less is better.",
         f"Both together {change} over {better} alone, the better one (standard error {prediction.standard_error:.3f}).",
@@ -147,11 +147,11 @@ def _measured(cast: story.Cast, prediction: story.Prediction, recalls: Sequence[
     return "\n".join([*rows, "", *sentences, ""])
 
 
-def _next(cast: story.Cast, notebook: story.Notebook) -> str:
+def _next(trio: story.Trio, notebook: story.Notebook) -> str:
     prompt = shlex.quote(notebook.prompts[0])
     return (
-        f"Go on with it:  ssd generate {prompt} --with {cast.small}\n"
-        f"With your text: ssd train-small YOUR-FOLDER --for {cast.core} --name mine"
+        f"Go on with it:  ssd generate {prompt} --with {trio.small}\n"
+        f"With your text: ssd train-small YOUR-FOLDER --for {trio.core} --name mine"
     )
 
 
@@ -160,7 +160,7 @@ def _training_json(trained: Trained) -> dict[str, object]:
     return facts | {"seconds": round(trained.seconds, 1)}
 
 
-def _sample_json(sample: story.Sample) -> dict[str, object]:
+def _sample_json(sample: story.Continuations) -> dict[str, object]:
     return {"prompt": sample.prompt, "seed": sample.seed, **sample.texts}
 
 

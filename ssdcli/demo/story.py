@@ -25,11 +25,11 @@ NOTEBOOK = Path(__file__).parents[1] / "bundled" / "notebook"
 NAME = "demo-notebook"
 MINUTES = 3.0
 CORE, SMALL, ENSEMBLE = "core", "small", "ensemble"
-VOICES = (CORE, SMALL, ENSEMBLE)
+AUTHORS = (CORE, SMALL, ENSEMBLE)
 
 _BATCH_TOKENS = 512  # of so few notes; a quarter of the default makes four times the steps
 _PASSES = 30.0  # so that facts are remembered, at some cost to what was held out
-_SAMPLES = Options(max_tokens=48, temperature=0.8, top_p=0.9)  # at 1.0 such small models ramble
+_WRITING = Options(max_tokens=48, temperature=0.8, top_p=0.9)  # at 1.0 such small models ramble
 FACTS = Options(max_tokens=16, temperature=0, seed=0)
 _REPEATS = 2  # sets of noise levels for each held-out note
 
@@ -65,8 +65,8 @@ class Notebook:
 
 
 @dataclass(frozen=True)
-class Cast:
-    """A core, a small model made for it and their ensemble; writers has one for each of VOICES."""
+class Trio:
+    """A core, a small model made for it and their ensemble; writers has one for each of AUTHORS."""
 
     core: str
     small: str
@@ -75,8 +75,8 @@ class Cast:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One prompt, and the text of each of VOICES, all from one seed."""
+class Continuations:
+    """One prompt, and the text of each of AUTHORS, all from one seed."""
 
     prompt: str
     seed: int
@@ -84,8 +84,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Denoising loss on held-out notes in bits per byte, for each of VOICES.
+class HeldoutLoss:
+    """Denoising loss on held-out notes in bits per byte, for each of AUTHORS.
 
     gain: how many bits per byte the ensemble saves over the better of the two members, `better`.
     standard_error: of the gain, the notes being the independent draws.
@@ -100,7 +100,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Recall:
-    """A fact, what each of VOICES said, which of them said the answer, and which facts' answer each finds likeliest."""
+    """How AUTHORS did on one fact.
+
+    texts: what each of them wrote.
+    hits: whether that holds the answer.
+    chosen: which of all facts' answers each of them finds likeliest.
+    """
 
     fact: Fact
     texts: Mapping[str, str]
@@ -109,8 +114,8 @@ class Recall:
 
     @property
     def told_apart(self) -> dict[str, bool]:
-        """Which of VOICES told the answer from the others."""
-        return {voice: answer == self.fact.answer for voice, answer in self.chosen.items()}
+        """Which of AUTHORS told the answer from the others."""
+        return {author: answer == self.fact.answer for author, answer in self.chosen.items()}
 
 
 def read_notebook(folder: Path = NOTEBOOK) -> Notebook:
@@ -146,31 +151,32 @@ def train(settings: TrainSettings, watcher: Watcher) -> Trained:
     return train_small(settings, watcher, overwrite=True, registry=registry)
 
 
-def open_cast(core: str, small: str) -> Cast:
+def open_trio(core: str, small: str) -> Trio:
     """Load the core alone, the small model alone, and both at the small model's tuned weight."""
     together = choose(core, [small])
     weight = next(member.weight for member in together.members if member.model.entry.name == small)
     writers = {CORE: choose(core).open(), SMALL: choose(NO_CORE, [small]).open(), ENSEMBLE: together.open()}
-    return Cast(core, small, weight, writers)
+    return Trio(core, small, weight, writers)
 
 
-def write_samples(cast: Cast, prompts: Sequence[str], options: Options = _SAMPLES) -> list[Sample]:
-    """Let each of VOICES go on from each prompt, with the same seed for the three."""
+def write_all(trio: Trio, prompts: Sequence[str], options: Options = _WRITING) -> list[Continuations]:
+    """Let each of AUTHORS go on from each prompt, with the same seed for the three."""
     requests = [Request(prompt, seed=seed) for seed, prompt in enumerate(prompts)]
-    texts = _texts(cast, requests, options)
+    texts = _texts(trio, requests, options)
     return [
-        Sample(prompt, seed, {voice: texts[voice][seed] for voice in VOICES}) for seed, prompt in enumerate(prompts)
+        Continuations(prompt, seed, {author: texts[author][seed] for author in AUTHORS})
+        for seed, prompt in enumerate(prompts)
     ]
 
 
-def predict(cast: Cast, heldout: Path, repeats: int = _REPEATS) -> Prediction:
+def predict(trio: Trio, heldout: Path, repeats: int = _REPEATS) -> HeldoutLoss:
     """Measure the denoising loss of the members and their ensemble on notes that none of them has seen."""
     from ssdcli.evaluation.losses import LossSettings, measure
 
-    core, small = (cast.writers[voice].members[0].model.denoiser for voice in (CORE, SMALL))
-    passages = _passages(cast.core, heldout)
+    core, small = (trio.writers[author].members[0].model.denoiser for author in (CORE, SMALL))
+    passages = _passages(trio.core, heldout)
     window = min(core.backbone.context, small.backbone.context)
-    shares = {CORE: 0.0, SMALL: 1.0, ENSEMBLE: cast.weight}
+    shares = {CORE: 0.0, SMALL: 1.0, ENSEMBLE: trio.weight}
     losses = measure(
         (core.backbone, small.backbone),
         core.process,
@@ -178,25 +184,25 @@ def predict(cast: Cast, heldout: Path, repeats: int = _REPEATS) -> Prediction:
         sorted(set(shares.values())),
         LossSettings(window, repeats),
     )
-    bits = {voice: float(losses.bits_per_byte()[losses.place(share)]) for voice, share in shares.items()}
-    better = min((CORE, SMALL), key=lambda voice: bits[voice])
-    gain, error = losses.difference(cast.weight, shares[better])
+    bits = {author: float(losses.bits_per_byte()[losses.place(share)]) for author, share in shares.items()}
+    better = min((CORE, SMALL), key=lambda author: bits[author])
+    gain, error = losses.difference(trio.weight, shares[better])
     in_bits = float(losses.tokens.sum() / losses.bytes.sum()) / math.log(2)
-    return Prediction(len(passages), bits, better, gain * in_bits, error * in_bits)
+    return HeldoutLoss(len(passages), bits, better, gain * in_bits, error * in_bits)
 
 
-def recall(cast: Cast, facts: Sequence[Fact], options: Options = FACTS) -> list[Recall]:
-    """Let each of VOICES end the sentences, greedily; a hit is the answer in the text, whatever its case.
+def recall(trio: Trio, facts: Sequence[Fact], options: Options = FACTS) -> list[Recall]:
+    """Let each of AUTHORS end the sentences, greedily; a hit is the answer in the text, whatever its case.
 
     Each also ranks the answers of all facts for every sentence; a fact is told apart when its own comes first.
     """
-    texts = _texts(cast, [Request(fact.prompt, seed=0) for fact in facts], options)
-    chosen = {voice: _chosen(cast.writers[voice], facts) for voice in VOICES}
+    texts = _texts(trio, [Request(fact.prompt, seed=0) for fact in facts], options)
+    chosen = {author: _chosen(trio.writers[author], facts) for author in AUTHORS}
     recalls = []
     for place, fact in enumerate(facts):
-        said = {voice: texts[voice][place] for voice in VOICES}
-        said_it = {voice: _says(text, fact.answer) for voice, text in said.items()}
-        recalls.append(Recall(fact, said, said_it, {voice: chosen[voice][place] for voice in VOICES}))
+        said = {author: texts[author][place] for author in AUTHORS}
+        said_it = {author: _says(text, fact.answer) for author, text in said.items()}
+        recalls.append(Recall(fact, said, said_it, {author: chosen[author][place] for author in AUTHORS}))
     return recalls
 
 
@@ -210,18 +216,18 @@ def _chosen(writer: Writer, facts: Sequence[Fact]) -> list[str]:
 
 
 def hits(recalls: Sequence[Recall]) -> dict[str, int]:
-    """The number of facts that each of VOICES said."""
-    return {voice: sum(recall.hits[voice] for recall in recalls) for voice in VOICES}
+    """The number of facts that each of AUTHORS said."""
+    return {author: sum(recall.hits[author] for recall in recalls) for author in AUTHORS}
 
 
 def told_apart(recalls: Sequence[Recall]) -> dict[str, int]:
-    """The number of facts that each of VOICES told from the other answers."""
-    return {voice: sum(recall.told_apart[voice] for recall in recalls) for voice in VOICES}
+    """The number of facts that each of AUTHORS told from the other answers."""
+    return {author: sum(recall.told_apart[author] for recall in recalls) for author in AUTHORS}
 
 
-def _texts(cast: Cast, requests: Sequence[Request], options: Options) -> dict[str, list[str]]:
+def _texts(trio: Trio, requests: Sequence[Request], options: Options) -> dict[str, list[str]]:
     return {
-        voice: [result.text for result in cast.writers[voice].generate_batch(requests, options)] for voice in VOICES
+        author: [result.text for result in trio.writers[author].generate_batch(requests, options)] for author in AUTHORS
     }
 
 

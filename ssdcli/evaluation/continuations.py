@@ -1,4 +1,4 @@
-"""Texts that models write after the beginnings of documents, and what is measured of them."""
+"""TextMeasures that models write after the beginnings of documents, and what is measured of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ssdcli.data.documents import Document
 from ssdcli.evaluation.generated import can_measure_mauve, distinct, mauve, repetition, words, zipf
-from ssdcli.evaluation.measurement import Texts
+from ssdcli.evaluation.measurement import TextMeasures
 from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
 from ssdcli.text.chat import document
@@ -70,7 +70,7 @@ def continued(writer: Writer, found: Sequence[Opening]) -> list[str]:
 
 def measure_texts(
     written: Mapping[str, Sequence[str]], found: Sequence[Opening], judge: Judge | None, seed: int
-) -> tuple[Texts, ...]:
+) -> tuple[TextMeasures, ...]:
     """Measure every author's texts; MAUVE compares them with PEOPLE's."""
     readings = {} if judge is None else {who: list(_read(judge, texts, found)) for who, texts in written.items()}
     return tuple(
@@ -89,10 +89,10 @@ def not_measured(judge: Judge | None) -> list[str]:
     return said
 
 
-def _texts(who: str, texts: Sequence[str]) -> Texts:
+def _texts(who: str, texts: Sequence[str]) -> TextMeasures:
     split = [words(text) for text in texts]
     shares = distinct(split, 1), distinct(split, 2), distinct(split, 3)
-    return Texts(who, len(texts), shares, repetition(split), zipf(split))
+    return TextMeasures(who, len(texts), shares, repetition(split), zipf(split))
 
 
 def _read(judge: Judge, texts: Sequence[str], found: Sequence[Opening]) -> Iterator[Reading]:

@@ -19,7 +19,7 @@ _DIGITS = 12  # sums of weights are rounded to this many decimals
 
 
 @dataclass(frozen=True)
-class Curve:
+class Sweep:
     """A rule and a schedule at some weights of the first small model, and who runs at each of them.
 
     weights: a single None where a file says the weights.
@@ -32,7 +32,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Cast:
+class Candidates:
     """Who is measured: the core's name, the small models' with their weights, and what they are together.
 
     members: every model by itself, each as often as it reads something else. authors: the core and the small models
@@ -42,7 +42,7 @@ class Cast:
     core: str | None
     small: tuple[tuple[str, float], ...]
     members: tuple[Member[ModelFiles], ...]
-    curves: tuple[Curve, ...]
+    sweeps: tuple[Sweep, ...]
     authors: dict[str, Lineup]
 
     @property
@@ -56,24 +56,24 @@ class Cast:
         return self.small[0][0] if self.small else None
 
 
-def cast_of(core: str | None, members: SmallModels, settings: EvalSettings, registry: Registry) -> Cast:
+def find_candidates(core: str | None, members: SmallModels, settings: EvalSettings, registry: Registry) -> Candidates:
     """Find the models and what can be measured of them, from manifests alone; errors as `choose` has them."""
     plain = choose(core, members, registry)
     small = [member for member in plain.members if member.role == "small"]
     if settings.context and not small:
         raise UsageError("a private context is for small models alone, and none is named.", "Name one with --with.")
     process = plain.members[0].model.entry.manifest.process
-    maker = _Maker(plain.core, process, tuple((one.name, one.weight) for one in small), registry)
-    curves = maker.curves(settings, small)
+    maker = _SweepMaker(plain.core, process, tuple((one.name, one.weight) for one in small), registry)
+    sweeps = maker.sweeps(settings, small)
     authors = {} if plain.core is None else {plain.core: choose(plain.core, None, registry)}
     authors |= {one.name: choose(NO_CORE, {one.name: 1.0}, registry) for one in small}
-    together = [lineup for curve in curves for lineup in curve.lineups]
+    together = [lineup for sweep in sweeps for lineup in sweep.lineups]
     measured = {one.name: one for lineup in [*authors.values(), *together] for one in lineup.members}
-    return Cast(plain.core, maker.small, tuple(measured.values()), curves, authors)
+    return Candidates(plain.core, maker.small, tuple(measured.values()), sweeps, authors)
 
 
 @dataclass(frozen=True)
-class _Maker:
+class _SweepMaker:
     """Makes ensembles of a core and small models, the weight of the first of which varies."""
 
     core: str | None
@@ -81,7 +81,7 @@ class _Maker:
     small: tuple[tuple[str, float], ...]
     registry: Registry
 
-    def curves(self, settings: EvalSettings, small: Sequence[Member[ModelFiles]]) -> tuple[Curve, ...]:
+    def sweeps(self, settings: EvalSettings, small: Sequence[Member[ModelFiles]]) -> tuple[Sweep, ...]:
         """Those that are asked for, or all that can be; none for a model that is alone."""
         if len(self.small) + (self.core is not None) < 2:
             return ()
@@ -92,7 +92,7 @@ class _Maker:
         rules = settings.rules or tuple(rule for rule in RULES if (rule != CONTRAST or differ) and self._can(rule))
         pairs = [(rule, schedule) for rule in rules for schedule in settings.schedules or self._schedules(rule)]
         fitting = [pair for pair in pairs if _fits(*pair)]
-        return tuple(self._curve(*pair) for pair in fitting or pairs)
+        return tuple(self._sweep(*pair) for pair in fitting or pairs)
 
     def _schedules(self, rule: str) -> tuple[str, ...]:
         """Those that are measured unless others are named."""
@@ -110,16 +110,16 @@ class _Maker:
         """The small models' own weights, which a gate stands in for."""
         return {name: None if rule == GATED else weight for name, weight in self.small}
 
-    def _curve(self, rule: str, schedule: str) -> Curve:
+    def _sweep(self, rule: str, schedule: str) -> Sweep:
         blend = Blend(rule, schedule)
         if rule == GATED or kind(schedule) not in (CONSTANT, LEANING, SANDWICH):
-            return Curve(rule, schedule, (None,), (self._lineup(self._weighted(rule), blend),))
+            return Sweep(rule, schedule, (None,), (self._lineup(self._weighted(rule), blend),))
         weights = self._weights(rule, schedule)
         if not weights:
             rest = ", ".join(f"{name} {weight:g}" for name, weight in self.small[1:])
             problem = f"the other small models leave no weight: {rest}."
             raise UsageError(problem, "Give them less, as in --with NAME=0.3.")
-        return Curve(rule, schedule, weights, tuple(self._lineup(self._at(w), blend) for w in weights))
+        return Sweep(rule, schedule, weights, tuple(self._lineup(self._at(w), blend) for w in weights))
 
     def _weights(self, rule: str, schedule: str) -> tuple[float, ...]:
         """Weights of the first small model, that which it has among them, as far as the others leave room."""

@@ -10,14 +10,14 @@ from functools import partial
 from ssdcli.engine.process import Process
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, canvas_losses
-from ssdcli.evaluation.columns import Columns
 from ssdcli.evaluation.combinations import Combination
+from ssdcli.evaluation.comparison import Comparison
 from ssdcli.evaluation.continuations import PEOPLE, continued, measure_texts, not_measured, openings, write
-from ssdcli.evaluation.ensembles import Cast, cast_of
+from ssdcli.evaluation.ensembles import Candidates, find_candidates
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.heldout_text import HeldOutText, read_heldout, scored_texts
 from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, measure_combinations
-from ssdcli.evaluation.measurement import EvalSettings, Evaluation, Texts
+from ssdcli.evaluation.measurement import EvalSettings, Evaluation, TextMeasures
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.evaluation.trained_text import Training
 from ssdcli.generation.selection import Lineup, SmallModels
@@ -54,19 +54,19 @@ def evaluate(
     """
     began = time.monotonic()
     settings, registry = settings or EvalSettings(), registry or Registry()
-    cast = cast_of(core, members, settings, registry)
+    candidates = find_candidates(core, members, settings, registry)
     on_progress("reading", 0.0)
-    training = Training.of([member.model.entry for member in cast.members], registry)
-    text = read_heldout(data, cast.learner.model.entry, training, settings)
-    stage = _Stage.open(cast, text, settings)
-    columns = Columns.of(cast, stage.process)
+    training = Training.of([member.model.entry for member in candidates.members], registry)
+    text = read_heldout(data, candidates.learner.model.entry, training, settings)
+    stage = _Loaded.open(candidates, text, settings)
+    columns = Comparison.of(candidates, stage.process)
     fitter = GateFitter(stage.process, stage.looked_at, settings.seed)
     measured = [*columns.combinations, *columns.watched(fitter)]
     losses = stage.measure(measured, partial(on_progress, "measuring"))
     generated, missing = stage.generate(columns.best(losses), partial(on_progress, "writing"))
     return Evaluation(
-        core=cast.core,
-        small=cast.first,
+        core=candidates.core,
+        small=candidates.first,
         process=stage.process.name,
         measure=columns.measure,
         members=columns.members(losses),
@@ -92,10 +92,10 @@ def _left_over(passages: Sequence[ScoredText], losses: LossesByLevel) -> list[st
 
 
 @dataclass(frozen=True)
-class _Stage:
+class _Loaded:
     """Loaded models, and the text in their tokens. context: the private one, as far as the small models have room."""
 
-    cast: Cast
+    candidates: Candidates
     settings: EvalSettings
     writer: Writer
     judge: Judge | None
@@ -105,14 +105,14 @@ class _Stage:
     remarks: tuple[str, ...]
 
     @classmethod
-    def open(cls, cast: Cast, text: HeldOutText, settings: EvalSettings) -> _Stage:
+    def open(cls, candidates: Candidates, text: HeldOutText, settings: EvalSettings) -> _Loaded:
         """Load every model once, and put the text as they read it."""
-        first = cast.members[0].model.entry
+        first = candidates.members[0].model.entry
         chat = chat_of(first)
         if chat is not None and settings.context:
             problem = f"{first.name!r} reads by a chat template, for which private context cannot be measured."
             raise UsageError(problem, "Leave --context out.")
-        writer = Lineup(cast.core, cast.members, PLAIN, ()).open(settings.placement)
+        writer = Lineup(candidates.core, candidates.members, PLAIN, ()).open(settings.placement)
         tokenizer = load_tokenizer(first.folder, first.name)
         passages = scored_texts(text.documents, tokenizer, writer.ends, chat)
         if not passages:
@@ -120,7 +120,7 @@ class _Stage:
             raise UsageError(problem, "Name other text.")
         judge = None if settings.judge is None else load_judge(settings.judge)
         context, remarks = _context(writer, settings.context)
-        return cls(cast, settings, writer, judge, text, passages, context, remarks)
+        return cls(candidates, settings, writer, judge, text, passages, context, remarks)
 
     @property
     def looked_at(self) -> float:
@@ -150,13 +150,13 @@ class _Stage:
 
     def generate(
         self, best: Lineup | None, on_progress: Callable[[float], None]
-    ) -> tuple[tuple[Texts, ...], Sequence[str]]:
+    ) -> tuple[tuple[TextMeasures, ...], Sequence[str]]:
         """What is measured of texts by the members and their best ensemble, and sentences about what is not."""
         found = openings(self.text.documents, self.settings.generate)
         if not found:
             asked = self.settings.generate > 0
             return (), ["no document is long enough to be gone on from"] * asked
-        lineups = self.cast.authors | ({} if best is None else {ENSEMBLE: best})
+        lineups = self.candidates.authors | ({} if best is None else {ENSEMBLE: best})
         written = {PEOPLE: continued(self.writer, found)}
         for place, (who, lineup) in enumerate(lineups.items()):
             told = partial(_part, on_progress, place, len(lineups))

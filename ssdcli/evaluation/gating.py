@@ -28,14 +28,14 @@ _SPREAD = 3.0  # of a gate's numbers before any text is seen: the standard devia
 
 
 @dataclass(frozen=True)
-class Curves:
+class LossCurves:
     """Each position's loss as a function of the small model's weight: values and slopes over GRID, (N, 11) float64."""
 
     nats: Tensor
     slopes: Tensor
 
     @classmethod
-    def of(cls, core: Tensor, small: Tensor, tokens: Tensor) -> Curves:
+    def of(cls, core: Tensor, small: Tensor, tokens: Tensor) -> LossCurves:
         """Mix log p (N, V) of both at every weight of the grid; tokens (N,), the clean ones."""
         core, small = (log_p.float().clamp(min=_FLOOR) for log_p in (core, small))
         apart = small - core
@@ -47,13 +47,13 @@ class Curves:
         return cls(torch.stack(nats, dim=1).double(), torch.stack(slopes, dim=1).double())
 
     @classmethod
-    def joined(cls, parts: Sequence[Curves]) -> Curves:
+    def joined(cls, parts: Sequence[LossCurves]) -> LossCurves:
         """The positions of all parts in a row."""
         return cls(torch.cat([part.nats for part in parts]), torch.cat([part.slopes for part in parts]))
 
-    def rows(self, chosen: Tensor) -> Curves:
+    def rows(self, chosen: Tensor) -> LossCurves:
         """Those of some positions."""
-        return Curves(self.nats[chosen], self.slopes[chosen])
+        return LossCurves(self.nats[chosen], self.slopes[chosen])
 
     def at(self, weights: Tensor) -> Tensor:
         """Losses at a weight for each position, (N,) in [0, 1]: (N,), by cubic Hermite interpolation."""
@@ -74,7 +74,7 @@ def _own(values: Tensor, tokens: Tensor) -> Tensor:
     return values.gather(-1, tokens[:, None])[:, 0]
 
 
-def fit(curves: Curves, columns: Tensor, due: Tensor, spread: float = _SPREAD) -> Tensor:
+def fit(curves: LossCurves, columns: Tensor, due: Tensor, spread: float = _SPREAD) -> Tensor:
     """The coefficients (K,) of columns (N, K) with the least loss at the weights sigmoid(columns @ coefficients).
 
     due: (N,), what each position counts. spread: the standard deviation of the normal distribution that coefficients
@@ -104,7 +104,7 @@ class GateFitter:
     process: Process
     share: float = 1.0
     seed: int = 0
-    _curves: list[Curves] = field(default_factory=list, init=False)
+    _curves: list[LossCurves] = field(default_factory=list, init=False)
     _columns: list[Tensor] = field(default_factory=list, init=False)
     _due: list[Tensor] = field(default_factory=list, init=False)
 
@@ -121,8 +121,8 @@ class GateFitter:
         chosen = (torch.rand(count, generator=self._draws) < self.share).nonzero()[:, 0].to(positions.tokens.device)
         here = positions.rows(chosen)
         core, small = (log_p[chosen].float() for log_p in combined.log_ps)
-        curves = Curves.of(core, small, here.tokens)
-        self._curves.append(Curves(curves.nats.cpu(), curves.slopes.cpu()))
+        curves = LossCurves.of(core, small, here.tokens)
+        self._curves.append(LossCurves(curves.nats.cpu(), curves.slopes.cpu()))
         columns = [torch.ones(len(chosen), device=core.device), here.levels - 0.5, entropy(core), entropy(small)]
         self._columns.append(torch.stack(columns, dim=1).double().cpu())
         self._due.append(self.process.loss_weights(here.shown, here.levels).double().cpu())
@@ -132,5 +132,5 @@ class GateFitter:
         """The gate of the least loss; None where fewer than ENOUGH positions were seen."""
         if sum(map(len, self._due)) < ENOUGH:
             return None
-        curves, columns, due = Curves.joined(self._curves), torch.cat(self._columns), torch.cat(self._due)
+        curves, columns, due = LossCurves.joined(self._curves), torch.cat(self._columns), torch.cat(self._due)
         return Gate(*fit(curves, columns, due).clamp(-FARTHEST, FARTHEST).tolist())

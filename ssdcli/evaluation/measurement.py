@@ -96,7 +96,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Alone:
+class MemberResult:
     """A member by itself. role: core, small, or base for what a contrast holds against the others."""
 
     name: str
@@ -105,7 +105,7 @@ class Alone:
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """An ensemble at a weight of the first small model; None where a file says the weights."""
 
     weight: float | None
@@ -113,7 +113,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepResult:
     """One rule and schedule over the weights, and what its best weight gains over the best member.
 
     gain: in bits per byte, on documents that had no part in choosing the weight.
@@ -121,7 +121,7 @@ class Swept:
 
     rule: str
     schedule: str
-    points: tuple[Point, ...]
+    points: tuple[SweepPoint, ...]
     gain: Estimate
 
     @property
@@ -135,7 +135,7 @@ class Swept:
         return self.points[0].weight is not None
 
     @property
-    def best(self) -> Point:
+    def best(self) -> SweepPoint:
         """The point of the least bits per byte over all documents."""
         return min(self.points, key=lambda point: point.figures.bits.value)
 
@@ -151,7 +151,7 @@ class Swept:
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextMeasures:
     """Measures of the texts that somebody wrote after beginnings of documents; None for what was not measured.
 
     name: who wrote them.
@@ -214,37 +214,50 @@ class TrainedText:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured. core: None without one. small: the model whose weight was swept, if any.
+    """Everything that an evaluation found.
 
+    core: its name, None without one.
+    small: the small model whose weight was swept, if any.
+    process: the noise process of all members.
     measure: what bits per byte are of: a NELBO, which bounds the code length from above, or the denoising loss, which
-    bounds nothing. gain: of the ensemble over the best member, as in `Swept` but with rule and schedule chosen as well.
-    generated: the documents' own texts first. fitted: the small model's gate for these documents.
+        bounds nothing.
+    members: each alone.
+    ensembles: each rule and schedule over the weights.
+    gain: of the best ensemble over the best member, measured on documents that had no part in choosing the rule, the
+        schedule or the weight.
+    documents, tokens, bytes: how much text was measured.
+    seed: of documents, noise and texts.
+    seconds: how long it took.
+    generated: measures of the documents' own texts, then of what the members wrote.
+    remarks: sentences about what was left out and why.
+    fitted: the small model's gate, fitted on these documents.
+    trained: which of the documents the members were trained on.
     """
 
     core: str | None
     small: str | None
     process: str
     measure: str
-    members: tuple[Alone, ...]
-    ensembles: tuple[Swept, ...]
+    members: tuple[MemberResult, ...]
+    ensembles: tuple[SweepResult, ...]
     gain: Estimate | None
     documents: int
     tokens: int
     bytes: int
     seed: int
     seconds: float
-    generated: tuple[Texts, ...] = ()
+    generated: tuple[TextMeasures, ...] = ()
     remarks: tuple[str, ...] = ()
     fitted: Gate | None = None
     trained: TrainedText = TrainedText()
 
     @property
-    def better(self) -> Alone:
+    def better(self) -> MemberResult:
         """The member that predicts best by itself."""
         return min((one for one in self.members if one.role != BASE), key=lambda member: member.figures.bits.value)
 
     @property
-    def best(self) -> Swept | None:
+    def best(self) -> SweepResult | None:
         """The rule and schedule of the least bits per byte."""
         return min(self.ensembles, key=lambda swept: swept.best.figures.bits.value, default=None)
 
@@ -276,7 +289,7 @@ class Evaluation:
         }
 
 
-def _best(swept: Swept, gain: Estimate) -> dict[str, Any]:
+def _best(swept: SweepResult, gain: Estimate) -> dict[str, Any]:
     chosen = {"rule": swept.rule, "schedule": swept.schedule, "weight": swept.best.weight}
     return chosen | {"bits_per_byte": swept.best.figures.bits.to_json(), "gain": gain.to_json()}
 
@@ -285,7 +298,7 @@ def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def by_weight(ensembles: Sequence[Swept]) -> dict[float, list[Point | None]]:
+def by_weight(ensembles: Sequence[SweepResult]) -> dict[float, list[SweepPoint | None]]:
     """The points of all ensembles by weight, in rising order; None where one was not measured."""
     weights = sorted({point.weight for swept in ensembles for point in swept.points if point.weight is not None})
     tables = [{point.weight: point for point in swept.points} for swept in ensembles]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssdcli.evaluation.measurement import BASE, Evaluation, Swept
+from ssdcli.evaluation.measurement import BASE, Evaluation, SweepResult
 from ssdcli.reports.charts import Point, curves, stacked, to_svg, weight_sweeps
 
 _LEVEL = "noise level (0: the text itself, 1: nothing but noise)"
@@ -24,7 +24,7 @@ def plot(found: Evaluation) -> str:
     return to_svg(stacked([*pictures, levels], title))
 
 
-def _points(swept: Swept, found: Evaluation) -> list[Point]:
+def _points(swept: SweepResult, found: Evaluation) -> list[Point]:
     """An ensemble's points; of constant weights, 0 is the core alone if nobody else is left."""
     members = [member for member in found.members if member.role != BASE]
     ends_alone = swept.schedule == "constant" and len(members) == 2 and members[0].name == found.core

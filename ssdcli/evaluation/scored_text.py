@@ -1,4 +1,4 @@
-"""Texts that are scored: their tokens, and which of them count. Long documents are cut."""
+"""TextMeasures that are scored: their tokens, and which of them count. Long documents are cut."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from ssdcli.cli import app
 from ssdcli.cli import demo as command
 from ssdcli.cli.progress import Stop
 from ssdcli.demo import story
-from ssdcli.demo.story import VOICES
+from ssdcli.demo.story import AUTHORS
 from ssdcli.registry.store import Registry
 from tests.notebooks import tiny_notebook, tiny_training
 from tests.tiny import add_family
@@ -65,17 +65,17 @@ def test_json_is_one_object_with_all_of_it(ssd_demo, notebook):
     assert (told["core"], told["small"]) == ("big", "demo-notebook")
     assert told["training"]["steps"] == 2
     assert [sample["prompt"] for sample in told["samples"]] == list(notebook.prompts)
-    assert all(set(VOICES) < set(sample) for sample in told["samples"])
+    assert all(set(AUTHORS) < set(sample) for sample in told["samples"])
     assert set(told["heldout"]) == {"documents", "bits_per_byte", "better", "gain", "standard_error"}
-    assert set(told["heldout"]["bits_per_byte"]) == set(VOICES)
+    assert set(told["heldout"]["bits_per_byte"]) == set(AUTHORS)
     assert told["facts"]["asked"] == len(told["facts"]["answers"]) == 1
-    assert set(told["facts"]["known"]) == set(VOICES)
+    assert set(told["facts"]["known"]) == set(AUTHORS)
 
 
 def test_a_loss_is_called_a_loss():
     bits = {"core": 1.0, "small": 3.0, "ensemble": 1.25}
-    cast = story.Cast("big", "notes", 0.3, {})
-    told = command._measured(cast, story.Prediction(3, bits, "core", -0.25, 0.125), [])
+    trio = story.Trio("big", "notes", 0.3, {})
+    told = command._measured(trio, story.HeldoutLoss(3, bits, "core", -0.25, 0.125), [])
     assert "lose 0.250 over big alone" in told
     assert "standard error 0.125" in told
 
@@ -86,13 +86,13 @@ def recalled(name: str, core: str, ensemble: str) -> story.Recall:
 
 
 def test_endings_are_shown_that_the_core_misses_and_both_find():
-    cast = story.Cast("big", "notes", 0.3, {})
+    trio = story.Trio("big", "notes", 0.3, {})
     found = [recalled(f"pot{i}", "blue", "red") for i in range(4)]
-    told = command._endings(cast, [recalled("jug", "red", "red"), recalled("cup", "blue", "blue"), *found])
+    told = command._endings(trio, [recalled("jug", "red", "red"), recalled("cup", "blue", "blue"), *found])
     assert told.startswith("Of 6 sentences, which ending is its own? 3 of the 4 that the core misses and both find:")
     assert "the pot0 is ...\n  big alone         ... blue\n  notes alone       ... red\n" in told
     assert not any(name in told for name in ("jug", "cup", "pot3"))
-    assert command._endings(cast, [recalled("cup", "blue", "blue")]) == ""
+    assert command._endings(trio, [recalled("cup", "blue", "blue")]) == ""
 
 
 @pytest.mark.parametrize(("columns", "side_by_side"), [(120, True), (80, False)])
@@ -100,8 +100,8 @@ def test_texts_stand_side_by_side_where_there_is_room(monkeypatch, columns, side
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     texts = {"core": " [b]one[/b]", "small": " two", "ensemble": " three"}
-    cast = story.Cast("big", "notes", 0.3, {})
-    told = re.sub(r"\x1b\[[0-9;]*m", "", command._samples(cast, [story.Sample("Dear", 0, texts)]))
+    trio = story.Trio("big", "notes", 0.3, {})
+    told = re.sub(r"\x1b\[[0-9;]*m", "", command._samples(trio, [story.Continuations("Dear", 0, texts)]))
     together = [line for line in told.splitlines() if "two" in line and "three" in line]
     assert bool(together) is side_by_side
     assert "[b]one[/b]" in told  # a text is no markup

@@ -8,18 +8,18 @@ import pytest
 
 from ssdcli.api import Options, load
 from ssdcli.demo.story import (
+    AUTHORS,
     NAME,
-    VOICES,
     Fact,
     _chosen,
     hits,
-    open_cast,
+    open_trio,
     predict,
     read_notebook,
     recall,
     settings_for,
     train,
-    write_samples,
+    write_all,
 )
 from ssdcli.errors import Interrupted, UsageError
 from ssdcli.registry.store import Registry
@@ -38,9 +38,9 @@ def notebook(tmp_path):
 
 
 @pytest.fixture
-def cast():
+def trio():
     add_family(process="simplex")
-    return open_cast("big", "notes")
+    return open_trio("big", "notes")
 
 
 @pytest.fixture
@@ -48,23 +48,23 @@ def core():
     add_family(process="simplex")
 
 
-def test_the_cast_is_the_core_the_small_model_and_both_at_the_tuned_weight(cast):
-    members = {voice: {one.name: one.weight for one in writer.members} for voice, writer in cast.writers.items()}
+def test_the_cast_is_the_core_the_small_model_and_both_at_the_tuned_weight(trio):
+    members = {author: {one.name: one.weight for one in writer.members} for author, writer in trio.writers.items()}
     assert members == {"core": {"big": 1}, "small": {"notes": 1}, "ensemble": {"big": 0.7, "notes": 0.3}}
-    assert cast.weight == 0.3
+    assert trio.weight == 0.3
 
 
-def test_samples_are_what_each_writes_from_one_seed(cast):
+def test_samples_are_what_each_writes_from_one_seed(trio):
     prompts = ["Dear landlord,", "the stairs"]
     lineups = {"core": ("big", None), "small": ("none", ["notes"]), "ensemble": ("big", ["notes"])}
-    for sample, prompt in zip(write_samples(cast, prompts, QUICK), prompts, strict=True):
+    for sample, prompt in zip(write_all(trio, prompts, QUICK), prompts, strict=True):
         assert sample.prompt == prompt
-        for voice, lineup in lineups.items():
-            assert sample.texts[voice] == load(*lineup).generate(prompt, QUICK, seed=sample.seed).text
+        for author, lineup in lineups.items():
+            assert sample.texts[author] == load(*lineup).generate(prompt, QUICK, seed=sample.seed).text
 
 
-def test_the_gain_is_over_the_better_member(cast, notebook):
-    found = predict(cast, notebook.heldout, repeats=1)
+def test_the_gain_is_over_the_better_member(trio, notebook):
+    found = predict(trio, notebook.heldout, repeats=1)
     bits = found.bits_per_byte
     assert found.documents == 3
     assert bits[found.better] == min(bits["core"], bits["small"])
@@ -72,12 +72,12 @@ def test_the_gain_is_over_the_better_member(cast, notebook):
     assert found.standard_error > 0
 
 
-def test_a_fact_is_known_when_its_answer_is_said_in_whatever_case(cast):
+def test_a_fact_is_known_when_its_answer_is_said_in_whatever_case(trio):
     question = Fact("boiler", "the boiler is", "")
-    said = recall(cast, [question], GREEDY)[0].texts
-    facts = [Fact(voice, question.prompt, said[voice].strip().upper()) for voice in VOICES]
+    said = recall(trio, [question], GREEDY)[0].texts
+    facts = [Fact(author, question.prompt, said[author].strip().upper()) for author in AUTHORS]
     facts.append(Fact("never", question.prompt, "zzz zzz zzz"))
-    found = recall(cast, facts, GREEDY)
+    found = recall(trio, facts, GREEDY)
     assert all(one.hits[one.fact.id] for one in found[:3])
     assert not any(found[3].hits.values())
     assert all(0 < count < len(facts) for count in hits(found).values())

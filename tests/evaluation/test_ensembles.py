@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ssdcli.errors import NoSuchModel, UsageError
-from ssdcli.evaluation.ensembles import cast_of
+from ssdcli.evaluation.ensembles import find_candidates
 from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.registry.store import Registry
 from tests.tiny import add_family, add_gated, add_tiny
@@ -18,103 +18,103 @@ def _family():
     add_family()
 
 
-def cast(core=None, members=None, **settings):
-    return cast_of(core, members, EvalSettings(**settings), Registry())
+def candidates(core=None, members=None, **settings):
+    return find_candidates(core, members, EvalSettings(**settings), Registry())
 
 
 def pairs(found):
-    return [(curve.rule, curve.schedule) for curve in found.curves]
+    return [(sweep.rule, sweep.schedule) for sweep in found.sweeps]
 
 
 def weights_of(lineup):
-    return {one.name: round(one.weight, 9) for one in lineup.members}
+    return {one.name: round(one.signed(one.weight), 9) for one in lineup.members}
 
 
 def test_a_core_and_a_small_model_mix_and_average_at_all_weights():
-    found = cast(members=["notes"])
+    found = candidates(members=["notes"])
     assert (found.core, found.first, found.learner.name) == ("big", "notes", "notes")
     assert pairs(found) == [(rule, how) for rule in ("mix", "average") for how in ("constant", "leaning", "sandwich")]
-    assert [curve.weights for curve in found.curves] == [GRID, GRID[:-1], GRID[:-1]] * 2
-    assert weights_of(found.curves[0].lineups[2]) == {"big": 0.7, "notes": 0.3}
-    assert weights_of(found.curves[0].lineups[-1]) == {"notes": 1}
+    assert [sweep.weights for sweep in found.sweeps] == [GRID, GRID[:-1], GRID[:-1]] * 2
+    assert weights_of(found.sweeps[0].lineups[2]) == {"big": 0.7, "notes": 0.3}
+    assert weights_of(found.sweeps[0].lineups[-1]) == {"notes": 1}
     assert [one.name for one in found.members] == ["big", "notes"]
 
 
 def test_where_small_models_lean_by_default_that_comes_first():
     add_tiny("large", 4, process="simplex")
     add_tiny("letters", 5, kind="small", core="large", process="simplex")
-    found = cast(members=["letters"])
+    found = candidates(members=["letters"])
     assert pairs(found) == [(rule, how) for rule in ("mix", "average") for how in ("leaning", "constant", "sandwich")]
-    assert found.curves[0].weights == GRID[:-1]
-    contrasted = cast(members=["letters"], context="secret", rules=("contrast",))
+    assert found.sweeps[0].weights == GRID[:-1]
+    contrasted = candidates(members=["letters"], context="secret", rules=("contrast",))
     assert pairs(contrasted) == [("contrast", "constant"), ("contrast", "leaning")]  # the first is what is tuned
 
 
 def test_the_weight_that_is_named_is_among_those_that_are_measured():
-    assert cast(members={"notes": 0.37}).curves[0].weights == tuple(sorted([*GRID, 0.37]))
+    assert candidates(members={"notes": 0.37}).sweeps[0].weights == tuple(sorted([*GRID, 0.37]))
 
 
 @pytest.mark.parametrize(("core", "members"), [("big", None), ("none", ["notes"]), (None, None)])
 def test_a_model_that_is_alone_makes_no_ensemble(core, members):
-    found = cast(core, members)
-    assert found.curves == ()
+    found = candidates(core, members)
+    assert found.sweeps == ()
     assert len(found.members) == 1
 
 
 def test_of_several_small_models_the_first_ones_weight_is_swept_and_the_others_keep_theirs():
-    found = cast(members={"notes": 0.3, "mail": 0.4})
-    assert found.curves[0].weights == GRID[:6]
-    assert weights_of(found.curves[0].lineups[1]) == {"big": 0.4, "notes": 0.2, "mail": 0.4}
-    assert weights_of(found.curves[0].lineups[-1]) == {"notes": 0.6, "mail": 0.4}
-    assert found.curves[1].weights == found.curves[2].weights == GRID[:5]  # they need the core
+    found = candidates(members={"notes": 0.3, "mail": 0.4})
+    assert found.sweeps[0].weights == GRID[:6]
+    assert weights_of(found.sweeps[0].lineups[1]) == {"big": 0.4, "notes": 0.2, "mail": 0.4}
+    assert weights_of(found.sweeps[0].lineups[-1]) == {"notes": 0.6, "mail": 0.4}
+    assert found.sweeps[1].weights == found.sweeps[2].weights == GRID[:5]  # they need the core
 
 
 def test_without_a_core_the_others_share_what_the_first_leaves():
-    found = cast("none", {"notes": 0.3, "mail": 0.3})
+    found = candidates("none", {"notes": 0.3, "mail": 0.3})
     assert pairs(found) == [("mix", "constant"), ("average", "constant")]
-    assert weights_of(found.curves[0].lineups[1]) == {"notes": 0.2, "mail": 0.8}
-    assert weights_of(found.curves[0].lineups[-1]) == {"notes": 1}
+    assert weights_of(found.sweeps[0].lineups[1]) == {"notes": 0.2, "mail": 0.8}
+    assert weights_of(found.sweeps[0].lineups[-1]) == {"notes": 1}
 
 
 def test_others_that_leave_nothing_are_refused():
     with pytest.raises(UsageError, match=r"mail 0\.95"):
-        cast(members={"notes": 0.05, "mail": 0.95}, schedules=("sandwich",), rules=("mix",))
+        candidates(members={"notes": 0.05, "mail": 0.95}, schedules=("sandwich",), rules=("mix",))
 
 
 def test_contrast_is_measured_where_there_is_a_base_that_fits():
     add_tiny("specialist", 4, kind="small", core="big", base="notes")
-    found = cast(members=["specialist"])
+    found = candidates(members=["specialist"])
     assert pairs(found)[-2:] == [("contrast", "constant"), ("contrast", "leaning")]
-    assert found.curves[-2].weights == GRID
-    assert weights_of(found.curves[-2].lineups[3]) == {
+    assert found.sweeps[-2].weights == GRID
+    assert weights_of(found.sweeps[-2].lineups[3]) == {
         "big": 1,
         "specialist": 0.4,
         "notes, base of specialist": -0.4,
     }
     assert [one.name for one in found.members] == ["big", "specialist", "notes, base of specialist"]
     Registry().remove("notes")
-    assert "contrast" not in dict(pairs(cast(members=["specialist"])))
+    assert "contrast" not in dict(pairs(candidates(members=["specialist"])))
     with pytest.raises(NoSuchModel, match="'notes'"):
-        cast(members=["specialist"], rules=("contrast",))
+        candidates(members=["specialist"], rules=("contrast",))
 
 
 def test_with_private_context_a_small_model_is_contrasted_with_itself():
-    found = cast(members=["notes"], context="secret")
+    found = candidates(members=["notes"], context="secret")
     assert pairs(found)[-2:] == [("contrast", "constant"), ("contrast", "leaning")]
     assert [one.name for one in found.members] == ["big", "notes", "notes without context"]
 
 
 def test_a_gate_is_measured_where_there_is_one_beside_one_core():
     add_gated()
-    found = cast(members=["gated"])
+    found = candidates(members=["gated"])
     assert pairs(found)[-1] == ("gated", "leaning")
-    assert found.curves[-1].weights == (None,)
-    assert weights_of(found.curves[-1].lineups[0]) == {"big": 0.6, "gated": 0.4}
-    assert pairs(cast(members={"gated": 0.7}, rules=("gated",))) == [("gated", "leaning")]
+    assert found.sweeps[-1].weights == (None,)
+    assert weights_of(found.sweeps[-1].lineups[0]) == {"big": 0.6, "gated": 0.4}
+    assert pairs(candidates(members={"gated": 0.7}, rules=("gated",))) == [("gated", "leaning")]
     for others in (["gated", "notes"], ["notes"]):
-        assert "gated" not in dict(pairs(cast(members=others)))
-    assert "gated" not in dict(pairs(cast("none", ["gated", "notes"])))
-    assert "gated" not in dict(pairs(cast(members=["gated"], schedules=("constant",))))
+        assert "gated" not in dict(pairs(candidates(members=others)))
+    assert "gated" not in dict(pairs(candidates("none", ["gated", "notes"])))
+    assert "gated" not in dict(pairs(candidates(members=["gated"], schedules=("constant",))))
 
 
 @pytest.mark.parametrize(
@@ -127,15 +127,15 @@ def test_a_gate_is_measured_where_there_is_one_beside_one_core():
     ],
 )
 def test_what_is_asked_for_is_measured_as_far_as_it_can_be(settings, expected):
-    assert pairs(cast(members=["notes"], **settings)) == expected
+    assert pairs(candidates(members=["notes"], **settings)) == expected
 
 
 def test_a_schedule_from_a_file_has_weights_of_its_own(tmp_path):
     file = tmp_path / "rising.toml"
     file.write_text("big = [[1.0, 0.9], [0.0, 0.1]]\n")
-    found = cast(members=["notes"], rules=("mix",), schedules=(str(file),))
-    assert found.curves[0].weights == (None,)
-    (lineup,) = found.curves[0].lineups
+    found = candidates(members=["notes"], rules=("mix",), schedules=(str(file),))
+    assert found.sweeps[0].weights == (None,)
+    (lineup,) = found.sweeps[0].lineups
     assert [one.schedule(1.0) for one in lineup.members] == [0.9, 0.3]
 
 
@@ -152,7 +152,7 @@ def test_a_schedule_from_a_file_has_weights_of_its_own(tmp_path):
 )
 def test_what_cannot_be_is_said_before_anything_is_loaded(members, settings, said):
     with pytest.raises(UsageError, match=said):
-        cast(members=members, **settings)
+        candidates(members=members, **settings)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ssdcli.engine.process import Simplex
 from ssdcli.engine.sampling.nucleus import entropy
 from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
-from ssdcli.evaluation.gating import ENOUGH, Curves, GateFitter, fit
+from ssdcli.evaluation.gating import ENOUGH, GateFitter, LossCurves, fit
 from ssdcli.evaluation.losses import GRID, LossSettings, measure_combinations, shares
 from tests.tiny import VOCABULARY, member, tiny_backbone
 
@@ -34,7 +34,7 @@ def drawn(scale: float = 2.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor
 @pytest.mark.parametrize("weight", [0.0, 0.03, 0.2, 0.55, 0.871, 1.0])
 def test_losses_between_the_weights_of_the_grid_are_those_of_a_mixture(weight):
     core, small, tokens = drawn()
-    found = Curves.of(core, small, tokens).at(torch.full((N,), weight, dtype=torch.float64))
+    found = LossCurves.of(core, small, tokens).at(torch.full((N,), weight, dtype=torch.float64))
     mixed = torch.log_softmax(torch.lerp(core, small, weight), -1).gather(1, tokens[:, None])[:, 0]
     assert (found + mixed).abs().max() < 1e-3
 
@@ -43,7 +43,7 @@ def test_an_excluded_token_costs_much_and_not_infinitely_much():
     core, small, tokens = drawn()
     core[torch.arange(N), tokens] = -math.inf
     core = torch.log_softmax(core, -1)
-    curves = Curves.of(core, small, tokens)
+    curves = LossCurves.of(core, small, tokens)
     assert curves.nats.isfinite().all()
     assert curves.slopes.isfinite().all()
     assert float(curves.nats[:, 0].mean()) > 90
@@ -83,7 +83,7 @@ def test_a_gate_loses_no_more_than_any_constant_weight_where_it_was_fitted():
 def test_little_text_gives_a_gate_of_modest_numbers(count):
     core, small, tokens = (column[:count] for column in drawn())
     columns = torch.stack([torch.ones(count), torch.zeros(count), entropy(core), entropy(small)], 1).double()
-    found = fit(Curves.of(core, small, tokens), columns, torch.ones(count, dtype=torch.float64))
+    found = fit(LossCurves.of(core, small, tokens), columns, torch.ones(count, dtype=torch.float64))
     assert found.abs().max() < 3
 
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ssdcli.evaluation.columns import Columns
-from ssdcli.evaluation.ensembles import cast_of
+from ssdcli.evaluation.comparison import Comparison
+from ssdcli.evaluation.ensembles import find_candidates
 from ssdcli.evaluation.losses import LEVELS, LossesByLevel
 from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.registry.store import Registry
@@ -20,12 +20,12 @@ CORE, SMALL, FIRST, OTHER = range(4)  # columns: two members, then two weights o
 
 @pytest.fixture
 def columns():
-    """Columns of a core, a small model and their mixtures at two weights."""
+    """Comparison of a core, a small model and their mixtures at two weights."""
     add_family()
-    cast = cast_of(None, ["notes"], EvalSettings(rules=("mix",), schedules=("constant",)), Registry())
-    (curve,) = cast.curves
-    curve = SimpleNamespace(**{**vars(curve), "weights": curve.weights[:2], "lineups": curve.lineups[:2]})
-    return Columns(SimpleNamespace(members=cast.members, curves=(curve,)), "NELBO", ())
+    candidates = find_candidates(None, ["notes"], EvalSettings(rules=("mix",), schedules=("constant",)), Registry())
+    (sweep,) = candidates.sweeps
+    sweep = SimpleNamespace(**{**vars(sweep), "weights": sweep.weights[:2], "lineups": sweep.lineups[:2]})
+    return Comparison(SimpleNamespace(members=candidates.members, sweeps=(sweep,)), "NELBO", ())
 
 
 def losses_of(sums):
@@ -36,7 +36,7 @@ def losses_of(sums):
     return LossesByLevel(np.arange(sums.shape[1]), sums, ones, ones, by_level, np.zeros(LEVELS))
 
 
-@pytest.mark.parametrize("measured", [Columns.gain, lambda columns, losses: columns.ensembles(losses)[0].gain])
+@pytest.mark.parametrize("measured", [Comparison.gain, lambda columns, losses: columns.ensembles(losses)[0].gain])
 def test_a_gain_is_of_documents_that_did_not_choose_the_weight(columns, measured):
     """One half of the documents is best at one weight, the other half at the other: what is chosen by one half fails
     on the other, which a gain on the documents that chose would hide."""

@@ -1,4 +1,4 @@
-"""What is measured of a cast, column by column, and what the columns' losses tell."""
+"""What is measured of a candidates, column by column, and what the columns' losses tell."""
 
 from __future__ import annotations
 
@@ -12,81 +12,81 @@ from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
 from ssdcli.evaluation.bounds import bound_of
 from ssdcli.evaluation.combinations import Combination, alone, cross_entropy
-from ssdcli.evaluation.ensembles import Cast
+from ssdcli.evaluation.ensembles import Candidates
 from ssdcli.evaluation.estimates import chosen_elsewhere, ratio
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import LossesByLevel
-from ssdcli.evaluation.measurement import BASE, Alone, Estimate, Figures, Point, Swept
+from ssdcli.evaluation.measurement import BASE, Estimate, Figures, MemberResult, SweepPoint, SweepResult
 from ssdcli.generation.selection import Lineup
 
 
 @dataclass(frozen=True)
-class Columns:
-    """A column for every member and every point of every curve.
+class Comparison:
+    """A column for every member and every point of every sweep.
 
     combinations: of all of them; and once more with the denoising loss, where the process's measure is another one.
     """
 
-    cast: Cast
+    candidates: Candidates
     measure: str
     combinations: tuple[Combination, ...]
 
     @classmethod
-    def of(cls, cast: Cast, process: Process) -> Columns:
-        """All that is to be measured of a cast."""
+    def of(cls, candidates: Candidates, process: Process) -> Comparison:
+        """All that is to be measured of a candidates."""
         measure, score = bound_of(process)
-        names = [member.name for member in cast.members]
+        names = [member.name for member in candidates.members]
         members = [alone(place, len(names)) for place in range(len(names))]
-        points = [_combination(lineup, names) for curve in cast.curves for lineup in curve.lineups]
+        points = [_combination(lineup, names) for sweep in candidates.sweeps for lineup in sweep.lineups]
         own = [replace(one, score=score) for one in (*members, *points)]
         plain = [] if score is cross_entropy else [*members, *points]
-        return cls(cast, measure, (*own, *plain))
+        return cls(candidates, measure, (*own, *plain))
 
     def watched(self, fitter: GateFitter) -> list[Combination]:
         """What shows the fitter a core and its only small model; nothing where these are not who is there."""
-        roles = [member.role for member in self.cast.members]
+        roles = [member.role for member in self.candidates.members]
         if not roles.count("core") == roles.count("small") == 1:
             return []
         return [fitter.combination(len(roles), roles.index("core"), roles.index("small"))]
 
-    def members(self, losses: LossesByLevel) -> tuple[Alone, ...]:
+    def members(self, losses: LossesByLevel) -> tuple[MemberResult, ...]:
         """What each member loses by itself."""
-        members = enumerate(self.cast.members)
-        return tuple(Alone(one.name, one.role, self._figures(losses, column)) for column, one in members)
+        members = enumerate(self.candidates.members)
+        return tuple(MemberResult(one.name, one.role, self._figures(losses, column)) for column, one in members)
 
-    def ensembles(self, losses: LossesByLevel) -> tuple[Swept, ...]:
+    def ensembles(self, losses: LossesByLevel) -> tuple[SweepResult, ...]:
         """What each rule and schedule loses at all weights, and gains over the best member."""
         return tuple(self._swept(losses))
 
     def gain(self, losses: LossesByLevel) -> Estimate | None:
         """What the best of all ensembles gains over the best member; None if there are no ensembles."""
-        first, last = len(self.cast.members), self._count
+        first, last = len(self.candidates.members), self._count
         return None if first == last else self._gain(losses, range(first, last))
 
     def best(self, losses: LossesByLevel) -> Lineup | None:
         """The ensemble of the least loss; None if there are no ensembles."""
-        lineups = [lineup for curve in self.cast.curves for lineup in curve.lineups]
-        sums = losses.sums[:, len(self.cast.members) : self._count].sum(0)
+        lineups = [lineup for sweep in self.candidates.sweeps for lineup in sweep.lineups]
+        sums = losses.sums[:, len(self.candidates.members) : self._count].sum(0)
         return lineups[int(sums.argmin())] if lineups else None
 
     @property
     def _count(self) -> int:
-        return len(self.cast.members) + sum(len(curve.lineups) for curve in self.cast.curves)
+        return len(self.candidates.members) + sum(len(sweep.lineups) for sweep in self.candidates.sweeps)
 
-    def _swept(self, losses: LossesByLevel) -> Iterator[Swept]:
-        first = len(self.cast.members)
-        for curve in self.cast.curves:
-            columns = range(first, first + len(curve.lineups))
+    def _swept(self, losses: LossesByLevel) -> Iterator[SweepResult]:
+        first = len(self.candidates.members)
+        for sweep in self.candidates.sweeps:
+            columns = range(first, first + len(sweep.lineups))
             first = columns.stop
             points = [
-                Point(weight, self._figures(losses, column))
-                for weight, column in zip(curve.weights, columns, strict=True)
+                SweepPoint(weight, self._figures(losses, column))
+                for weight, column in zip(sweep.weights, columns, strict=True)
             ]
-            yield Swept(curve.rule, curve.schedule, tuple(points), self._gain(losses, columns))
+            yield SweepResult(sweep.rule, sweep.schedule, tuple(points), self._gain(losses, columns))
 
     def _gain(self, losses: LossesByLevel, columns: Sequence[int]) -> Estimate:
         """Bits per byte that the best member loses more than the best of some columns, chosen on other documents."""
-        own = [column for column, member in enumerate(self.cast.members) if member.role != BASE]
+        own = [column for column, member in enumerate(self.candidates.members) if member.role != BASE]
         better = min(own, key=lambda column: float(losses.sums[:, column].sum()))
         saved = losses.sums[:, better] - chosen_elsewhere(losses.sums[:, list(columns)])
         return ratio(saved / math.log(2), losses.bytes)
