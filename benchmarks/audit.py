@@ -67,9 +67,9 @@ def measured(given: Namespace, passes: float, registry: Registry) -> list[object
     verbatim, membership, verdict = found.verbatim, found.membership, found.verdict()
     copied = (None,) * 3 if verbatim is None else (verbatim.prompted, verbatim.unprompted, verbatim.baseline)
     attacks = (None, None) if membership is None else (membership.loss, membership.calibrated)
-    bits = trained.bits_per_byte()
+    bits = trained.description.quality.bits_per_byte
     return [
-        *(passes, trained.steps, bits.get("small", bits.get("core"))),
+        *(passes, trained.description.steps, bits.get("small", bits.get("core"))),
         *(by_times.get(times, "-") for times in _TIMES),
         *("-" if share is None else f"{share:.2%}" for share in copied),
         *("-" if one is None else f"{one.advantage:.2f} ± {one.advantage_error:.2f}" for one in attacks),

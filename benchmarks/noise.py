@@ -27,7 +27,9 @@ from benchmarks.lib.models import Model
 from benchmarks.lib.tables import heading, signed, table
 from benchmarks.lib.timing import least
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, Noise, fold
-from ssdcli.engine.process import Process, Simplex, SparseSimplex
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.sparse_simplex import SparseSimplex
 from ssdcli.evaluation.losses import LossSettings, measure
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM

@@ -37,10 +37,9 @@ from ssdcli.evaluation.losses import GRID, LossSettings, best_weight, measure
 from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import STARTER
-from ssdcli.training.incontext import denoise_in_context
 from ssdcli.training.objective import Objective
 from ssdcli.training.settings import TrainSettings
-from ssdcli.training.teacher import Teacher
+from ssdcli.training.teacher import Teacher, denoise_in_context
 
 QUICK = {"size": "nano", "weights": (0.3,), "steps": 60}
 ALONE, TAUGHT, IN_CONTEXT = "no teacher", "teacher", "teacher with the document"

@@ -36,12 +36,13 @@ from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbon
 from ssdcli.models.core_traits import CoreTraits
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 from ssdcli.training.build import build, settled
-from ssdcli.training.crossentropy import head_cross_entropy
+from ssdcli.training.checkpoints import latest_checkpoint
+from ssdcli.training.cross_entropy import head_cross_entropy
 from ssdcli.training.measured import measuring_seconds
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
-from ssdcli.training.trainer import ENDLESS, Hooks, Rates, SmallTrainer, latest_checkpoint
+from ssdcli.training.trainer import ENDLESS, Hooks, Rates, SmallTrainer
 
 _HELDOUT = 4096  # tokens of held-out text that are measured now and then during a training
 _TOGETHER = 8  # windows that are predicted at once

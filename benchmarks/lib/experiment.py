@@ -97,11 +97,12 @@ class Workshop:
             entry = self.registry.find(settings.name)
             recipe = tomllib.loads((entry.folder / "recipe.toml").read_text(encoding="utf-8"))
             chosen = replace(settings, batch_tokens=recipe["batch-tokens"])
+            training = made.description
             return {
-                "size": made.size,
-                "steps": made.steps,
-                "tokens": made.steps * tokens_a_step(chosen, entry.manifest.context),
-                "kept": made.kept,
+                "size": training.size,
+                "steps": training.steps,
+                "tokens": training.steps * tokens_a_step(chosen, entry.manifest.context),
+                "kept": training.kept,
                 "minutes": round((processor_seconds() - began) / 60, 2),
                 "own loss": round(float(made.losses.nats_per_token()[-1]), 4),
             }

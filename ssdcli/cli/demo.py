@@ -19,7 +19,7 @@ from ssdcli.demo.story import AUTHORS, CORE, ENSEMBLE, SMALL
 from ssdcli.machine.environment import prepare_machine
 
 if TYPE_CHECKING:
-    from ssdcli.training.finish import Trained
+    from ssdcli.training.job import Trained
     from ssdcli.training.settings import TrainSettings
 
 _SHOWN = 3  # sentences whose endings are shown
@@ -78,8 +78,9 @@ def _labels(trio: story.Trio) -> dict[str, str]:
 
 
 def _training(trained: Trained) -> str:
-    size = f"{trained.parameters / 1e6:.1f}M parameters"
-    return f"Trained {trained.name} ({size}) for {trained.core}: {trained.steps:,} steps in {trained.seconds:.0f} s.\n"
+    training, model = trained.description, trained.description.manifest
+    size = f"{model.parameters / 1e6:.1f}M parameters"
+    return f"Trained {model.name} ({size}) for {model.core}: {training.steps:,} steps in {training.seconds:.0f} s.\n"
 
 
 def _samples(trio: story.Trio, samples: Sequence[story.Continuations]) -> str:
@@ -156,8 +157,9 @@ def _next(trio: story.Trio, notebook: story.Notebook) -> str:
 
 
 def _training_json(trained: Trained) -> dict[str, object]:
-    facts = {"size": trained.size, "parameters": trained.parameters, "steps": trained.steps}
-    return facts | {"seconds": round(trained.seconds, 1)}
+    training = trained.description
+    facts = {"size": training.size, "parameters": training.manifest.parameters, "steps": training.steps}
+    return facts | {"seconds": round(training.seconds, 1)}
 
 
 def _sample_json(sample: story.Continuations) -> dict[str, object]:

@@ -17,9 +17,9 @@ from ssdcli.cli import evaluate_options as option
 from ssdcli.cli import generate_options as shared
 from ssdcli.cli.prompts import read_context, read_members
 from ssdcli.cli.settings import resolve
+from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory
 from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, SweepResult, by_weight
-from ssdcli.generation.schedule_parser import GATED
 from ssdcli.generation.selection import Lineup, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import FREE, Placement
@@ -213,7 +213,7 @@ def _ensembles(found: Evaluation) -> Table:
 def _best_weight(swept: SweepResult) -> str:
     if swept.best.weight is not None:
         return f"{swept.best.weight:g}"
-    return "by the gate" if swept.rule == GATED else "by the file"
+    return "by the gate" if "gate" in catalogue.rule(swept.rule).needs else "by the file"
 
 
 def _texts(found: Evaluation) -> Table:

@@ -21,7 +21,7 @@ from ssdcli.training.saved import begin, resumed
 from ssdcli.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from ssdcli.training.finish import Trained
+    from ssdcli.training.job import Trained
 
 
 def register(app: typer.Typer) -> None:
@@ -95,25 +95,23 @@ def _settings(given: dict[str, object], recipe: str | None, *, resume: bool, ove
 
 
 def _tell(trained: Trained, *, as_json: bool) -> None:
-    """What came out, on standard output: sentences, or one JSON object."""
-    bits = trained.bits_per_byte()
+    """Say on standard output what came out: sentences, or one JSON object."""
+    training, model = trained.description, trained.description.manifest
+    bits = training.quality.bits_per_byte
     if as_json:
-        facts = {"name": trained.name, "core": trained.core, "size": trained.size, "parameters": trained.parameters}
-        losses = {"weight": trained.weight, "bits_per_byte": bits}
-        console.write_json(
-            facts | losses | {"steps": trained.steps, "kept": trained.kept, "seconds": round(trained.seconds, 1)}
-        )
+        facts = {"name": model.name, "core": model.core, "size": training.size, "parameters": model.parameters}
+        losses = {"weight": model.weight, "bits_per_byte": bits}
+        steps = {"steps": training.steps, "kept": training.kept, "seconds": round(training.seconds, 1)}
+        console.write_json(facts | losses | steps)
         return
     figures = ", ".join(f"{who} {value:.3f}" for who, value in bits.items())
-    console.write(f"{trained.name}: {trained.steps:,} steps in {trained.seconds / 60:.1f} minutes, {trained.folder}")
-    if trained.kept is not None:
-        console.write(f"kept the weights of step {trained.kept:,}: the held-out text was predicted worse after it")
+    console.write(f"{model.name}: {training.steps:,} steps in {training.seconds / 60:.1f} minutes, {trained.folder}")
+    if training.kept is not None:
+        console.write(f"kept the weights of step {training.kept:,}: after it, the held-out loss rose")
     console.write(f"denoising loss on held-out text, bits per byte: {figures}")
-    if trained.core is None:
-        console.write(f"Now try: ssd generate --core {trained.name} {shlex.quote('Once upon a time')}")
-    else:
-        best = (
-            "not measured, for lack of time or of held-out texts" if trained.weight is None else f"{trained.weight:g}"
-        )
-        console.write(f"best weight beside {trained.core}: {best}")
-        console.write(f"Now try: ssd generate {shlex.quote('Dear ')} --with {trained.name}")
+    if model.core is None:
+        console.write(f"Now try: ssd generate --core {model.name} {shlex.quote('Once upon a time')}")
+        return
+    best = "not measured, for lack of time or of held-out texts" if model.weight is None else f"{model.weight:g}"
+    console.write(f"best weight beside {model.core}: {best}")
+    console.write(f"Now try: ssd generate {shlex.quote('Dear ')} --with {model.name}")

@@ -124,3 +124,8 @@ def short_number(number: int) -> str:
     if number < 1_000_000_000:
         return f"{number / 1e6:.1f} M"
     return f"{number / 1e9:.1f} G"
+
+
+def printable(text: str) -> str:
+    """Return a name that is safe to show: no control characters, nothing that cannot be encoded."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)

@@ -1,4 +1,4 @@
-"""Bytes to text to lines, in pieces of bounded size."""
+"""Sources as bytes, as text and as lines, in pieces of bounded size."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from ssdcli.data.documents import ReadReport
@@ -22,16 +24,40 @@ _REPLACEMENT = "\ufffd"
 
 
 class ByteStream(Protocol):
-    """Anything that hands out bytes as they come."""
+    """Anything that hands out bytes as they arrive."""
 
     def read1(self, size: int = -1, /) -> bytes:
         """Return at most `size` bytes, none at the end."""
 
 
-def byte_chunks(stream: ByteStream, name: str, report: ReadReport) -> Iterator[bytes]:
-    """The bytes of a stream; one that breaks off is counted and ends there.
+@dataclass(frozen=True)
+class Source:
+    """A file or a stream on its way to documents.
 
-    Raises OSError when not even the first bytes can be read.
+    name: what reports call it.
+    chunks: its bytes, unpacked, in pieces of bounded size.
+    report: where documents and skips are counted.
+    path: where it is, for formats that have to seek; None for a stream and for a compressed file.
+    """
+
+    name: str
+    chunks: Iterator[bytes]
+    report: ReadReport
+    path: Path | None = None
+
+    def text(self) -> Iterator[str]:
+        """Decode the bytes as UTF-8, in pieces."""
+        return decode(self.chunks, self.name, self.report)
+
+    def skip(self, reason: str) -> None:
+        """Count the whole source as skipped."""
+        self.report.skip(reason, self.name)
+
+
+def byte_chunks(stream: ByteStream, name: str, report: ReadReport) -> Iterator[bytes]:
+    """Yield the bytes of a stream; one that breaks off is counted and ends there.
+
+    Raises OSError if not even the first bytes can be read.
     """
     started = False
     while True:
@@ -50,7 +76,7 @@ def byte_chunks(stream: ByteStream, name: str, report: ReadReport) -> Iterator[b
 
 
 def read_head(chunks: Iterator[bytes]) -> bytes:
-    """The first bytes of a stream: at least HEAD_BYTES unless it ends before."""
+    """Return the first bytes of a stream: at least HEAD_BYTES, or all of a shorter one."""
     head = b""
     for chunk in chunks:
         head += chunk
@@ -60,25 +86,25 @@ def read_head(chunks: Iterator[bytes]) -> bytes:
 
 
 def looks_binary(head: bytes) -> bool:
-    """Whether the first bytes hold a NUL, or too many bytes that no text has."""
+    """Return whether the first bytes hold a NUL, or too many bytes that text does not have."""
     head = head[:HEAD_BYTES]
     if b"\0" in head:
         return True
-    # Not final: a character cut by the end of the head is no fault of the text.
+    # Not final, so that a character which the end of the head cuts does not count as invalid.
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
     strange = sum(c == _REPLACEMENT or (c < " " and c not in _TEXT_CONTROLS) or c == "\x7f" for c in text)
     return strange > _BINARY_FRACTION * len(head)
 
 
 def decode(chunks: Iterable[bytes], name: str, report: ReadReport) -> Iterator[str]:
-    """Text without byte order mark, every line end as LF, invalid UTF-8 replaced and counted."""
+    """Yield the text without byte order mark, with LF line ends; invalid UTF-8 is replaced and counted."""
     utf8 = codecs.getincrementaldecoder("utf-8-sig")("replace")
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
     literal = _REPLACEMENT.encode("utf-8")
     replaced, seam = 0, b""
     for chunk in chunks:
         text = decoder.decode(chunk)
-        # A U+FFFD that the file itself spells out is valid, and it may lie across two chunks.
+        # A U+FFFD that the file itself spells out is valid; two chunks may share its bytes.
         replaced += text.count(_REPLACEMENT) - (seam + chunk).count(literal)
         seam = (seam + chunk)[-2:]
         yield text
@@ -103,9 +129,9 @@ def cut_text(chunks: Iterable[str], limit: int = MAX_DOCUMENT_CHARACTERS) -> Ite
 
 
 class NumberedLines:
-    """The lines of a text without their line breaks; `number` is that of the last line handed out.
+    """The lines of a text without their line ends; `number` is that of the last line handed out.
 
-    A line longer than MAX_LINE_BYTES is counted and left out, and never held whole.
+    A line longer than MAX_LINE_BYTES is counted, left out, and never held whole.
     """
 
     def __init__(self, chunks: Iterable[str], name: str, report: ReadReport) -> None:

@@ -18,8 +18,7 @@ from ssdcli.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from ssdcli.evaluation.scored_text import ScoredText
-    from ssdcli.training.finish import Trained
-    from ssdcli.training.job import Watcher
+    from ssdcli.training.job import Trained, Watcher
 
 NOTEBOOK = Path(__file__).parents[1] / "bundled" / "notebook"
 NAME = "demo-notebook"
@@ -237,7 +236,8 @@ def _says(text: str, answer: str) -> bool:
 
 def _passages(core: str, folder: Path) -> list[ScoredText]:
     """The notes of a folder in the core's tokens."""
-    from ssdcli.data.readers.files import ReadReport, read_documents
+    from ssdcli.data.documents import ReadReport
+    from ssdcli.data.readers.files import read_documents
     from ssdcli.evaluation.scored_text import scored_text
     from ssdcli.text.openings import end_of_text
     from ssdcli.text.tokenizer import load_tokenizer

@@ -1,8 +1,7 @@
-"""Bounds on the code length of text: the negative evidence lower bound (NELBO) of the discrete processes."""
+"""What a measure of text is called and how it is scored, as far as the noise process knows."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ssdcli.engine.process import Process
@@ -11,37 +10,13 @@ from ssdcli.evaluation.combinations import Combined, Positions, Score, cross_ent
 NELBO = "NELBO"
 DENOISING_LOSS = "denoising loss"
 
-_LOWEST = 1e-6  # of the levels: at the ends the bound's terms are quotients of zeros
-
 
 def bound_of(process: Process) -> tuple[str, Score]:
-    """The name and the score of the tightest measure that a process has: the NELBO where there is one.
+    """The name and the score of the tightest measure that a process has: the NELBO where there is one."""
+    nelbo = process.nelbo
 
-    With the masked process's own weights, 1/t at masks, cross-entropy is the NELBO (Sahoo et al., 2024). Text is no
-    sample of the simplex process, which has a denoising loss alone.
-    """
-    if process.name == "uniform":
-        return NELBO, uniform_nelbo
-    return (NELBO if process.name == "masked" else DENOISING_LOSS), cross_entropy
+    def terms(combined: Combined, positions: Positions) -> Tensor:
+        assert nelbo is not None
+        return nelbo(combined.log_p(), positions.tokens, positions.shown, positions.levels)
 
-
-def uniform_nelbo(combined: Combined, positions: Positions) -> Tensor:
-    """The continuous-time NELBO of the uniform process at its linear schedule, alpha = 1 - t: (N,) nats.
-
-    A token i that is shown turns into j at a rate that is r_j times that of noise where the clean one is known to be x,
-    r_j = q_j / q_i with q_j = 1 + k [j = x] and k = V alpha / t, and m_j = sum_x p_x r_j by a prediction p. The bound
-    is the divergence of one jump process from the other, sum_{j != i} (m_j - r_j + r_j log(r_j / m_j)) / (V alpha).
-    Campbell et al., "A continuous time framework for discrete denoising models" (2022), with the prediction of the
-    clean token of D3PM (Austin et al., 2021), for which the true posterior, which cross-entropy learns, is the best.
-    """
-    p = combined.log_p().double().exp()
-    t = positions.levels.double().clamp(_LOWEST, 1 - _LOWEST)
-    others, kept = p.shape[-1] - 1, positions.shown == positions.tokens
-    k = (others + 1) * (1 - t) / t
-    p_shown, p_clean = (p.gather(-1, token[:, None]).squeeze(-1) for token in (positions.shown, positions.tokens))
-    least = (1 - p_shown) + p_shown / (1 + k)  # m_j of a token that is not predicted at all
-    log_m = (least[:, None] + k[:, None] * p).log().sum(-1) - (least + k * p_shown).log()
-    predicted = others * least + k * (1 - p_shown)
-    where_kept = ((1 + k).log() * others + others + log_m) / (1 + k)
-    where_lost = others + k - (1 + k) * k.log1p() + log_m + k * (least + k * p_clean).log()
-    return ((predicted - torch.where(kept, where_kept, where_lost)) / ((others + 1) * (1 - t))).float()
+    return NELBO if process.bounded else DENOISING_LOSS, cross_entropy if nelbo is None else terms

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ssdcli.engine.ensemble.rules import Rule, average, mix
+from ssdcli.engine.ensemble.rules import Rule, mix
 from ssdcli.engine.ensemble.schedules import Constant, Schedule
 
 
@@ -48,8 +48,8 @@ class Combined:
     def log_p_of(self, tokens: Tensor) -> Tensor:
         """Of one token at each position: tokens (N,) int64 to (N,) float32."""
         own = tokens[:, None]
-        if self.rule is average:  # what it makes of a token does not depend on the other tokens
-            return average([log_p.gather(-1, own) for log_p in self.log_ps], self.weights).squeeze(-1)
+        if getattr(self.rule, "pointwise", False):
+            return self.rule([log_p.gather(-1, own) for log_p in self.log_ps], self.weights).squeeze(-1)
         return self.log_p().gather(-1, own).squeeze(-1)
 
 

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ssdcli.data.readers.formats import printable
+from ssdcli.data.documents import printable
 
 Point = tuple[float, float]
 

@@ -1,4 +1,4 @@
-"""What there is to tell of a finished training: the one source of its card, its report and its metrics."""
+"""What there is to say about a finished training: the one source of its manifest, its card, its report and metrics."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from dataclasses import dataclass
 
 from ssdcli.data.documents import counted
 from ssdcli.data.token_store import SideInfo
+from ssdcli.registry.manifest import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Denoising losses on held-out text, by who predicts: "core", "small", "ensemble", as far as there are any.
+    """Denoising losses on held-out text, by what predicts: "core", "small" and "ensemble", where they were measured.
 
-    by_level: nats per token in stretches of noise levels of equal width from 0 to 1, nan where nothing was measured.
-    weights, sweep: the small model's weights that were tried, and the ensemble's bits per byte at each; none without a
-    core. weight: the best of them in (0, 1]. documents, tokens: how much was measured.
+    nats_per_token: the mean losses.
+    bits_per_byte: the same in another unit.
+    by_level: nats per token in bands of noise levels of equal width from 0 to 1, nan where nothing was measured.
+    weights: the small model's weights that were tried, none without a core.
+    sweep: the ensemble's bits per byte at each of them.
+    documents: how many were measured.
+    tokens: how many were measured.
     """
 
     nats_per_token: Mapping[str, float]
@@ -26,19 +31,18 @@ class Quality:
     by_level: Mapping[str, Sequence[float]]
     weights: Sequence[float] = ()
     sweep: Sequence[float] = ()
-    weight: float | None = None
     documents: int
     tokens: int
-
-    def rows(self) -> dict[str, float]:
-        """All losses by the words that name them."""
-        nats = {f"{who}, nats per token": value for who, value in self.nats_per_token.items()}
-        return nats | {f"{who}, bits per byte": value for who, value in self.bits_per_byte.items()}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """How a held-out document begins, how it really goes on, and how each writer goes on from there, by its name."""
+    """Continuations of a held-out document.
+
+    opening: how it begins.
+    real: how it really continues.
+    written: how each writer continues it, by the writer's name.
+    """
 
     opening: str
     real: str
@@ -46,34 +50,33 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What a card and a report say; a card says nothing that comes out of the text that the model was trained on.
+class Description:
+    """A trained model and its training.
 
-    kind: "core", "small" or "adapter". base: the model that it was begun from. parameters: count; body_parameters:
-    those beyond the embeddings. block_size, context, trained_tokens (seen in training): tokens. lengths: lengths[k]
-    documents have from 2^k to 2^(k+1) - 1 tokens. data_lines: sentences of a ReadReport. history: points {"step",
-    "loss", "seconds", and perhaps "heldout"}, losses in nats per token. kept: the step whose weights were kept, where
-    that was not the last. command: what was typed. settings: what the training was told, the data included. license:
-    an identifier such as "apache-2.0", if known.
+    A model card shows only what gives nothing of the training text away; the report shows all of it.
+
+    manifest: what the registry keeps of the model.
+    size: the preset that gave its shape, None for a shape of its own.
+    body_parameters: those beyond the embeddings.
+    train, heldout: the two sides of the text.
+    lengths: lengths[k] documents have from 2^k to 2^(k+1) - 1 tokens.
+    data_lines: sentences of a ReadReport.
+    trained_tokens: how many were seen in training, repetitions included.
+    seconds: duration of the training.
+    history: points {"step", "loss", "seconds"}, some with "heldout"; losses in nats per token.
+    kept: the step whose weights were kept, where that was not the last.
+    command: what repeats the training, without the names of the data.
+    settings: all settings of the training, the data included.
+    license: an identifier such as "apache-2.0", if known.
     """
 
-    name: str
-    kind: str
+    manifest: Manifest
     size: str | None = None
-    parameters: int
     body_parameters: int
-    process: str
-    constants: Mapping[str, float]
-    block_size: int
-    context: int
-    vocabulary: int
-    core: str | None = None
-    base: str | None = None
     train: SideInfo
     heldout: SideInfo
     lengths: Sequence[int]
     data_lines: Sequence[str]
-    data_fingerprint: str
     trained_tokens: int
     steps: int
     seconds: float
@@ -88,56 +91,63 @@ class Facts:
 
     @property
     def passes(self) -> float:
-        """How often the training split was seen, in the mean."""
+        """How often the training text was seen, on average."""
         return self.trained_tokens / self.train.tokens if self.train.tokens else 0.0
 
     @property
-    def weight(self) -> float | None:
-        """The small model's best weight, if one was measured."""
-        return self.quality.weight
-
-    def _counted_parameters(self) -> str:
-        if self.kind == "adapter":
-            return f"{self.parameters:,}, beside those of {self.base}"
-        return f"{self.parameters:,}, of which {self.body_parameters:,} beyond the embeddings"
+    def chosen(self) -> list[str]:
+        """What the held-out text decided, so that its losses flatter the model somewhat."""
+        decided = {
+            "the step whose weights were kept": self.settings.get("patience") != "0"
+            and any("heldout" in point for point in self.history),
+            "the weight": self.manifest.weight is not None,
+            "the gate": self.manifest.gate is not None,
+        }
+        return [what for what, did in decided.items() if did]
 
     def makings(self) -> list[tuple[str, str]]:
-        """How the model was made, as names and values, what is not known left out."""
-        constants = ", ".join(f"{name} = {value:.12g}" for name, value in self.constants.items())
+        """How the model was made, as names and values; what is unknown is left out."""
+        model = self.manifest
+        constants = ", ".join(f"{name} = {value:.12g}" for name, value in model.constants.items())
         passes = f", {self.passes:.1f} passes" if self.passes else ""
         rows = [
             ("size", self.size or ""),
-            ("made for", self.core or ""),
-            ("begun from", self.base or ""),
-            ("parameters", self._counted_parameters()),
-            ("noise process", f"{self.process} ({constants})" if constants else self.process),
-            ("block", counted(self.block_size, "token")),
-            ("context", counted(self.context, "token")),
-            ("vocabulary", counted(self.vocabulary, "token")),
+            ("made for", model.core or ""),
+            ("begun from", model.base or ""),
+            ("parameters", self._parameters()),
+            ("noise process", f"{model.process} ({constants})" if constants else model.process),
+            ("block", counted(model.block_size, "token")),
+            ("context", counted(model.context, "token")),
+            ("vocabulary", counted(model.vocabulary, "token")),
             ("training split", counted(self.train.tokens, "token")),
             ("seen in training", f"{counted(self.trained_tokens, 'token')}{passes}"),
             ("steps", f"{self.steps:,}"),
             ("weights kept", "" if self.kept is None else f"those of step {self.kept:,}"),
             ("time", f"{duration(self.seconds)} on {self.device}"),
-            ("data fingerprint", self.data_fingerprint),
+            ("data fingerprint", model.data or ""),
         ]
         return [row for row in rows if row[1]]
 
+    def _parameters(self) -> str:
+        if self.manifest.kind == "adapter":
+            return f"{self.manifest.parameters:,}, beside those of {self.manifest.base}"
+        return f"{self.manifest.parameters:,}, of which {self.body_parameters:,} beyond the embeddings"
+
 
 def metrics_lines(history: Sequence[Mapping[str, float]]) -> str:
-    """One JSON object a line for each point of the history; null where a value is not finite."""
+    """Return one JSON object a line for each point of the history; null where a value is not finite."""
     points = ({name: value if math.isfinite(value) else None for name, value in p.items()} for p in history)
     return "".join(json.dumps(point) + "\n" for point in points)
 
 
 def length_counts(lengths: Iterable[int]) -> list[int]:
-    """How many of these lengths, each at least 1, lie from 2^k to 2^(k+1) - 1, for every k up to the longest."""
+    """Return how many of these lengths, each at least 1, lie from 2^k to 2^(k+1) - 1, for every k up to the longest."""
     places = Counter(length.bit_length() - 1 for length in lengths)
     return [places[k] for k in range(max(places, default=-1) + 1)]
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: `1 h 2 min`, `12 min 34 s`, `8 s`."""
+    """Format a time as people say it: `1 h 2 min`, `12 min 34 s`, `8 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -146,7 +156,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """A loss with three decimals, or what says that there is none."""
+    """Format a loss with three decimals; a dash stands for nan."""
     if math.isnan(value):
         return "–"
     return f"{value:.3f}" if math.isfinite(value) else "infinite"

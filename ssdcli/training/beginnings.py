@@ -180,7 +180,7 @@ def _wanted(settings: TrainSettings, fit: Fit) -> Wanted:
         self_conditioned=fit.process.self_conditioned,
         context=settings.context,
         shift=settings.shift,
-        hides=fit.process.name == "masked",
+        hides=fit.process.hides,
     )
 
 

@@ -1,4 +1,4 @@
-"""One training as a job that can be interrupted at any moment and taken up again."""
+"""A training from its settings to a registered model: prepare, train, measure, write; resumable at any moment."""
 
 from __future__ import annotations
 
@@ -8,39 +8,62 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from ssdcli.data.canaries import FILE as CANARIES
 from ssdcli.data.infilling import Infilling
 from ssdcli.data.windows import Texts, Windows, WindowShape
 from ssdcli.errors import Interrupted, SsdError, UsageError
-from ssdcli.evaluation.losses import LossSettings, measure
+from ssdcli.evaluation.losses import LossesByLevel, LossSettings, measure
 from ssdcli.evaluation.scored_text import heldout_texts
 from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, rank_zero_first, world_size
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.threads import same_threads
+from ssdcli.registry.archive import REPORT, TOKENIZER, TRAINED_DOCUMENTS
 from ssdcli.registry.files import disk_errors
+from ssdcli.registry.manifest import write_manifest
 from ssdcli.registry.store import Registry
-from ssdcli.training.finish import Trained, finish
-from ssdcli.training.measured import measuring_seconds
+from ssdcli.reports.charts import loss_curve, to_svg, weight_sweep
+from ssdcli.reports.description import Description, metrics_lines
+from ssdcli.reports.rendering import model_card, report
+from ssdcli.text.chat import copy_chat
+from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
+from ssdcli.training.describe import describe, recipe
+from ssdcli.training.measured import measure_trained, measured_tokens, measuring_seconds
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.prepare import Prepared, prepare
 from ssdcli.training.saved import check_free, claimed, save, unfinished
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
-from ssdcli.training.teaching import open_teacher
+from ssdcli.training.teacher import open_teacher
 from ssdcli.training.trainer import (
     ENDLESS,
     Hooks,
     Progress,
     Rates,
     SmallTrainer,
-    latest_checkpoint,
 )
 
 Clock = Callable[[], float]
 
 _ONE_HOME = "Give all processes one SSD_HOME, on a file system that they share."
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training.
+
+    folder: of the registered model.
+    description: what there is to say about it.
+    losses: on held-out text; where a weight was chosen, the columns are the small model's weights from 0 (the core
+        alone) to 1 (itself alone), else the single column is the model alone.
+    """
+
+    folder: Path
+    description: Description
+    losses: LossesByLevel
 
 
 @dataclass(frozen=True)
@@ -195,3 +218,43 @@ def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
         return float(losses.nats_per_token()[0])
 
     return measured
+
+
+def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwrite: bool) -> Trained:
+    """Measure the weights as they will be stored, and register them."""
+    model = prepared.beginning.as_stored()
+    chosen = heldout_texts(prepared.store, prepared.tokenizer, measured_tokens(prepared.settings))
+    seconds = trainer.plan.elapsed
+    measured = measure_trained(prepared, model, chosen, seconds)
+    description = describe(prepared, trainer, measured, seconds)
+    with registry.stage(prepared.settings.name, overwrite) as folder:
+        _write(prepared, description, folder)
+    return Trained(registry.models / prepared.settings.name, description, measured.losses)
+
+
+def _write(prepared: Prepared, description: Description, folder: Path) -> None:
+    """Fill the model's folder: weights, tokenizer, card, report, metrics, pictures, recipe, manifest."""
+    with writes_weights(folder):
+        prepared.beginning.save(folder)
+    shutil.copyfile(prepared.tokenizer_file, folder / TOKENIZER)
+    if prepared.core is not None and prepared.format == "chat":
+        copy_chat(prepared.core.folder, folder)
+    if prepared.settings.canaries:
+        shutil.copyfile(prepared.workspace / CANARIES, folder / CANARIES)
+    trained_documents = prepared.store.folder / TRAINED_DOCUMENTS
+    if trained_documents.exists():  # not in a store that an earlier version made
+        shutil.copyfile(trained_documents, folder / TRAINED_DOCUMENTS)
+    manifest, quality = description.manifest, description.quality
+    texts = {
+        "metrics.jsonl": metrics_lines(description.history),
+        "loss.svg": to_svg(loss_curve(description.history, description.kept, f"{manifest.name}: training")),
+        "recipe.toml": recipe(prepared),
+        "README.md": model_card(description),
+        REPORT: report(description),
+    }
+    if manifest.weight is not None:
+        title = f"{manifest.name} with {manifest.core}"
+        texts["weight.svg"] = to_svg(weight_sweep(quality.weights, quality.sweep, title))
+    for file, text in texts.items():
+        (folder / file).write_text(text, encoding="utf-8")
+    write_manifest(folder, manifest)

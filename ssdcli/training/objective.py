@@ -13,8 +13,7 @@ from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Canvas, Process
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.training.crossentropy import head_cross_entropy
-from ssdcli.training.distilled import distilled_cross_entropy
+from ssdcli.training.cross_entropy import distilled_cross_entropy, head_cross_entropy
 from ssdcli.training.teacher import Noised, Teacher
 
 

@@ -12,6 +12,7 @@ from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.split import SplitSettings
 from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
+from ssdcli.engine import catalogue
 from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
 from ssdcli.generation.loaded_model import process_of
@@ -61,6 +62,16 @@ class Prepared:
     def model(self) -> BlockDiffusionLM:
         """The model to train."""
         return self.beginning.model
+
+    @property
+    def core(self) -> Entry | None:
+        """The core that it is made for; None for a core from scratch."""
+        return None if self.parent is None else self.parent.entry
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The core's tokenizer, or the one that was learned from the data."""
+        return (self.workspace if self.core is None else self.core.folder) / TOKENIZER
 
     @property
     def kind(self) -> str:
@@ -229,5 +240,6 @@ def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phras
 def _process(settings: TrainSettings, tokenizer: Tokenizer, parent: Parent | None) -> Process:
     if parent is not None:
         return process_of(parent.entry)
-    constants = {"K": 5.0, "s": 1e-4, "mask_id": special_id(tokenizer, MASK)}  # a process takes those that are its own
-    return make_process(settings.process, settings.vocabulary, constants)
+    usual = catalogue.process(settings.process).constants
+    mask = {"mask_id": special_id(tokenizer, MASK)}  # which a process takes if it has one
+    return make_process(settings.process, settings.vocabulary, mask | dict(usual))

@@ -67,7 +67,8 @@ def begin(registry: Registry, settings: TrainSettings, *, overwrite: bool) -> No
 
     Raises UsageError or NoSuchModel, with an unfinished training of the same name left as it is.
     """
-    from ssdcli.data.readers.files import ReadReport, read_documents
+    from ssdcli.data.documents import ReadReport
+    from ssdcli.data.readers.files import read_documents
 
     settings.check()
     with claimed(registry, settings.name) as workspace:

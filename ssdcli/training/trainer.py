@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import default_collate
@@ -29,7 +26,7 @@ from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, su
 from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.machine.threads import choice
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.training.best import Best
+from ssdcli.training.checkpoints import PARTIAL, Best, publish, steps_of, writes_weights
 from ssdcli.training.objective import Objective
 from ssdcli.training.optimizer import make_optimizer
 from ssdcli.training.plan import Plan
@@ -44,8 +41,6 @@ from ssdcli.training.sharding import (
     whole_backbone,
 )
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_PARTIAL = ".partial"
 _HISTORY = "history.json"
 _SMOOTHED = 20  # steps whose mean loss is shown
 _POINTS = 20  # points of the loss curve
@@ -83,16 +78,6 @@ class Rates:
     weight_decay: float
     batch: int  # sequences a step, of all processes together
     seed: int
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most steps in a workspace; every folder of that name is complete."""
-    found = [path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
-    return max(found, key=_steps, default=None)
-
-
-def _steps(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 class _Watch(TrainerCallback):
@@ -159,9 +144,9 @@ class SmallTrainer(Trainer):
             self.plan.restore(checkpoint)
             self._restore_history(checkpoint)
             self.best.restore(checkpoint)
-            if self.plan.done(_steps(checkpoint)):  # only what comes after the training is missing
+            if self.plan.done(steps_of(checkpoint)):  # only what comes after the training is missing
                 self._load_weights(str(checkpoint))
-                self.state.global_step = _steps(checkpoint)
+                self.state.global_step = steps_of(checkpoint)
                 return True
         self.add_callback(_Watch(self))
         self.plan.start()
@@ -258,7 +243,7 @@ class SmallTrainer(Trainer):
             self.lr_scheduler.base_lrs = [self.rates.learning_rate] * len(self.lr_scheduler.base_lrs)
             for group in self.optimizer.param_groups:
                 group["initial_lr"] = self.rates.learning_rate
-                group["lr"] = self.rates.learning_rate * self.plan.rate(_steps(Path(checkpoint)))
+                group["lr"] = self.rates.learning_rate * self.plan.rate(steps_of(Path(checkpoint)))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         """In order: the windows shuffle themselves."""
@@ -266,7 +251,7 @@ class SmallTrainer(Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         """Where Trainer writes a checkpoint before it is whole."""
-        return str(self._folder / _PARTIAL)
+        return str(self._folder / PARTIAL)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write the weights but for frozen ones, which are read again from where they came from."""
@@ -291,7 +276,7 @@ class SmallTrainer(Trainer):
         if summed_over_ranks([not finite]) != [0]:
             raise _diverged(self.state.global_step, self.rates.learning_rate)
         name = f"checkpoint-{self.state.global_step}"
-        partial, final = self._folder / _PARTIAL, self._folder / name
+        partial, final = self._folder / PARTIAL, self._folder / name
         if from_rank_zero(final.exists):
             return
         from_rank_zero(lambda: shutil.rmtree(partial, ignore_errors=True))
@@ -304,7 +289,7 @@ class SmallTrainer(Trainer):
         self.plan.save(partial)
         self.best.save(partial)
         (partial / _HISTORY).write_text(json.dumps(self.history), encoding="utf-8")
-        _publish(partial, final)
+        publish(partial, final)
 
     def _restore_history(self, checkpoint: Path) -> None:
         self.history = json.loads((checkpoint / _HISTORY).read_text(encoding="utf-8"))
@@ -317,38 +302,11 @@ def _diverged(step: int, rate: float) -> SsdError:
     )
 
 
-@contextmanager
-def writes_weights(folder: Path) -> Iterator[None]:
-    """Turn a full or forbidden disk into an SsdError, and clear away what was half written to `folder`.
-
-    Next to OSError, safetensors has an error of its own, and PyTorch reports a full disk as RuntimeError.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        problem = f"the weights cannot be written to {folder.parent}: {reason}."
-        raise SsdError(problem, "Make room or mend the rights there, then go on with --resume.") from error
-
-
-def _publish(partial: Path, final: Path) -> None:
-    """Make a complete checkpoint visible, then drop the older ones."""
-    for path in [*partial.rglob("*"), partial]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    partial.rename(final)
-    for older in final.parent.glob("checkpoint-*"):
-        if older != final:
-            shutil.rmtree(older, ignore_errors=True)
-
-
 def _arguments(rates: Rates, folder: Path) -> TrainingArguments:
     """Trainer's own settings: silent, nothing reported anywhere, saving and stopping left to the plan."""
     on_gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
-        output_dir=str(folder / _PARTIAL),
+        output_dir=str(folder / PARTIAL),
         per_device_train_batch_size=rates.batch // world_size(),
         max_steps=ENDLESS,
         use_cpu=not on_gpu,

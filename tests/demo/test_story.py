@@ -106,10 +106,11 @@ def test_training_replaces_an_earlier_model_and_an_unfinished_training(core, not
     assert unfinished(Registry(), NAME) is not None
     prepared = []
     trained = train(settings, Watcher(on_prepared=prepared.append))
-    assert (trained.name, trained.core, trained.steps) == (NAME, "big", settings.steps)
+    model = trained.description.manifest
+    assert (model.name, model.core, trained.description.steps) == (NAME, "big", settings.steps)
     assert len(prepared) == 1
     assert unfinished(Registry(), NAME) is None
-    assert Registry().find(NAME).manifest.weight == trained.weight
+    assert Registry().find(NAME).manifest.weight == trained.description.manifest.weight
 
 
 def test_the_demo_trains_on_the_notes_and_not_on_the_heldout_ones():

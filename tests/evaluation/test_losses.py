@@ -10,7 +10,8 @@ import torch
 
 from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.ensemble.schedules import Constant
-from ssdcli.engine.process import Masked, Simplex
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.losses import (
     GRID,

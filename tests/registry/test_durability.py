@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ssdcli.registry.files import write_atomic
+from ssdcli.registry.files import sync_tree, write_atomic
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="what a descriptor is of is told there")
 
@@ -97,3 +97,11 @@ def test_a_new_name_is_on_the_disk_before_other_models_mention_it(registry, add,
     after = disk.after("rename", registry.models / "large")
     assert after[0] == ("sync", registry.models)
     assert ("rename", registry.models / "notes" / "ssd.json") in after
+
+
+def test_a_tree_is_synced_to_its_last_file_and_folder(tmp_path, disk):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "file").touch()
+    sync_tree(tmp_path)
+    assert {path for _, path in disk.log} == {tmp_path, *tmp_path.rglob("*")}
+    assert disk.log[-1] == ("sync", tmp_path)

@@ -4,8 +4,8 @@ import re
 from dataclasses import replace
 
 from ssdcli.data.token_store import SideInfo
-from ssdcli.reports.card import model_card
-from tests.reports.facts import CORE, FACTS, UNMEASURED, UNWEIGHED
+from ssdcli.reports.rendering import model_card
+from tests.reports.descriptions import CORE, DESCRIPTION, UNMEASURED, UNWEIGHED, modelled
 
 
 def row(card: str, name: str) -> str:
@@ -16,24 +16,24 @@ def row(card: str, name: str) -> str:
 
 class TestModelCard:
     def test_the_front_matter_names_a_license_only_if_it_is_known(self):
-        unknown, known = model_card(FACTS), model_card(replace(FACTS, license="apache-2.0"))
+        unknown, known = model_card(DESCRIPTION), model_card(replace(DESCRIPTION, license="apache-2.0"))
         assert unknown.startswith("---\nlibrary_name: ssd\ntags: [diffusion, ssd]\n---\n\n# notes\n")
         assert known.startswith('---\nlicense: "apache-2.0"\nlibrary_name: ssd\n')
 
     def test_a_small_model_is_used_beside_its_core_and_a_core_by_itself(self):
-        assert 'ssd generate "Dear reader," --with notes' in model_card(FACTS)
-        assert "`starter`" in model_card(FACTS)
+        assert 'ssd generate "Dear reader," --with notes' in model_card(DESCRIPTION)
+        assert "`starter`" in model_card(DESCRIPTION)
         assert "ssd generate --core tiny" in model_card(CORE)
         assert "--with" not in model_card(CORE)
 
     def test_the_tuned_weight_is_told_or_how_to_find_one(self):
-        assert "tuned weight is 0.3" in model_card(FACTS)
+        assert "tuned weight is 0.3" in model_card(DESCRIPTION)
         assert "`--with notes=W` sets one" in model_card(UNWEIGHED)
 
     def test_the_makings_are_all_there(self):
-        card = model_card(FACTS)
-        assert FACTS.command in card
-        assert f"- {FACTS.data_lines[0]}\n" in card
+        card = model_card(DESCRIPTION)
+        assert DESCRIPTION.command in card
+        assert f"- {DESCRIPTION.data_lines[0]}\n" in card
         assert "weights kept" not in card
         assert row(card, "parameters") == "5,012,480, of which 1,769,472 beyond the embeddings"
         assert row(card, "noise process") == "simplex (K = 5, s = 0.0001)"
@@ -45,7 +45,7 @@ class TestModelCard:
         assert {name: row(card, name) for name in expected} == expected
 
     def test_what_is_not_known_is_left_out(self):
-        card = model_card(replace(FACTS, size=None, core=None, constants={}, train=SideInfo(0, 0, 0, 0, 0)))
+        card = model_card(replace(modelled(core=None, constants={}), size=None, train=SideInfo(0, 0, 0, 0, 0)))
         assert "| size |" not in card
         assert "| made for |" not in card
         assert row(card, "noise process") == "simplex"
@@ -53,12 +53,12 @@ class TestModelCard:
         assert "None" not in card
 
     def test_held_out_losses_are_a_table_or_a_sentence(self):
-        assert row(model_card(FACTS), "small, nats per token") == "4.151"
-        assert row(model_card(FACTS), "ensemble, bits per byte") == "1.500"
-        assert "Nothing was measured." in model_card(replace(FACTS, quality=UNMEASURED))
+        assert row(model_card(DESCRIPTION), "small, nats per token") == "4.151"
+        assert row(model_card(DESCRIPTION), "ensemble, bits per byte") == "1.500"
+        assert "Nothing was measured." in model_card(replace(DESCRIPTION, quality=UNMEASURED))
 
     def test_the_privacy_of_the_weights_is_told(self):
-        limits = model_card(FACTS).partition("## Limits and privacy")[2]
+        limits = model_card(DESCRIPTION).partition("## Limits and privacy")[2]
         assert "carry what it was trained on: share it as you would share the text" in limits
 
     def test_names_of_files_and_fields_do_not_leave_the_data(self):
@@ -66,23 +66,23 @@ class TestModelCard:
             "skipped 2 files: empty (first: letters/divorce (draft).txt)",
             "skipped 1 row: no 'text', nor 'prompt' and 'response' (first: a.jsonl:1, fields: diagnosis)",
         ]
-        card = model_card(replace(FACTS, data_lines=lines))
+        card = model_card(replace(DESCRIPTION, data_lines=lines))
         assert "- skipped 2 files: empty\n" in card
         assert "divorce" not in card
         assert "diagnosis" not in card
 
     def test_odd_words_cannot_break_the_markdown(self):
-        card = model_card(replace(FACTS, device="a|b <i>\n# c", command="ssd `x` ```\n\x1b[2J"))
+        card = model_card(replace(DESCRIPTION, device="a|b <i>\n# c", command="ssd `x` ```\n\x1b[2J"))
         assert row(card, "time").endswith(r"on a\|b \<i\> # c")
         assert "````sh\nssd `x` ```\n\ufffd[2J\n````\n" in card
 
     def test_the_step_whose_weights_were_kept_is_told(self):
-        assert row(model_card(replace(FACTS, kept=1200)), "weights kept") == "those of step 1,200"
+        assert row(model_card(replace(DESCRIPTION, kept=1200)), "weights kept") == "those of step 1,200"
 
     def test_what_stays_with_the_report_is_not_in_the_card(self):
-        card = model_card(FACTS)
-        for sample in FACTS.samples:
+        card = model_card(DESCRIPTION)
+        for sample in DESCRIPTION.samples:
             assert sample.opening not in card
             assert sample.real not in card
             assert not any(text in card for text in sample.written.values())
-        assert FACTS.settings["data"] not in card
+        assert DESCRIPTION.settings["data"] not in card

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from ssdcli.reports import charts
-from tests.reports.facts import BITS, WEIGHTS, history
+from tests.reports.descriptions import BITS, WEIGHTS, history
 
 SVG = "{http://www.w3.org/2000/svg}"
 LEVELS = {"core": [3.2 + 0.3 * i for i in range(10)], "small": [2.8 + 0.2 * i for i in range(10)]}

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from importlib.resources import files
 
 import pytest
 
 from ssdcli.reports.description import duration, length_counts, metrics_lines, number
-from tests.reports.facts import history
+from ssdcli.reports.rendering import model_card, report
+from tests.reports.descriptions import CORE, DESCRIPTION, history, modelled
 
 
 class TestMetricsLines:
@@ -36,3 +39,32 @@ def test_times_are_told_as_people_say_them(seconds, told):
 
 def test_a_loss_that_is_no_number_is_told_so():
     assert [number(value) for value in (1.23456, math.inf, math.nan)] == ["1.235", "infinite", "–"]
+
+
+GATE = {"bias": 0.0, "level": 0.0, "core": 0.0, "small": 0.0}
+UNSEEN = [{"step": 1, "loss": 2.0, "seconds": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("description", "told"),
+    [
+        (DESCRIPTION, "the step whose weights were kept and the weight"),
+        (modelled(gate=GATE), "the step whose weights were kept, the weight and the gate"),
+        (replace(DESCRIPTION, settings={"patience": "0"}), "the weight"),
+        (replace(DESCRIPTION, history=UNSEEN), "the weight"),
+        (CORE, "the step whose weights were kept"),
+    ],
+)
+def test_card_and_report_say_what_the_held_out_text_decided(description, told):
+    assert f"The same text also chose {told}. Expect" in model_card(description)
+    assert f"The same text also chose {told}: expect" in report(description)
+
+
+def test_a_held_out_text_that_decided_nothing_is_said_to_have_decided_nothing():
+    undecided = replace(CORE, settings={"patience": "0"})
+    assert "also chose" not in model_card(undecided) + report(undecided)
+
+
+def test_the_templates_are_part_of_the_package():
+    for name in ("card.md.j2", "report.html.j2", "report.css"):
+        assert (files("ssdcli.reports") / "templates" / name).is_file()

@@ -10,30 +10,29 @@ from html.parser import HTMLParser
 
 import pytest
 
-from ssdcli.reports.card import model_card
 from ssdcli.reports.description import Sample, number
-from ssdcli.reports.report import report
-from tests.reports.facts import CORE, FACTS, UNMEASURED, UNWEIGHED
+from ssdcli.reports.rendering import model_card, report
+from tests.reports.descriptions import CORE, DESCRIPTION, UNMEASURED, UNWEIGHED, modelled
 
 VOID = ("meta",)
 NASTY = "</p></style></svg><script>alert(1)</script>&amp;\"'<!-- ]]> \x00\x1b[2J \u202e 日記 👩‍👩‍👧"
 BAD = replace(
-    FACTS,
+    DESCRIPTION,
     history=[{"step": 1, "loss": math.inf, "seconds": 1.0, "heldout": math.nan}],
     quality=replace(
-        FACTS.quality,
+        DESCRIPTION.quality,
         nats_per_token={"small": math.inf},
         bits_per_byte={"small": math.nan},
         by_level={"small": [math.nan] * 9 + [math.inf]},
     ),
 )
 VARIANTS = pytest.mark.parametrize(
-    "facts",
+    "description",
     [
-        pytest.param(FACTS, id="small"),
+        pytest.param(DESCRIPTION, id="small"),
         pytest.param(CORE, id="core"),
         pytest.param(UNWEIGHED, id="no weight"),
-        pytest.param(replace(FACTS, history=[], samples=[], lengths=[], quality=UNMEASURED), id="nothing"),
+        pytest.param(replace(DESCRIPTION, history=[], samples=[], lengths=[], quality=UNMEASURED), id="nothing"),
         pytest.param(BAD, id="not finite"),
     ],
 )
@@ -72,8 +71,8 @@ class Page(HTMLParser):
 
 
 @VARIANTS
-def test_tags_balance_and_headings_go_down_one_by_one(facts):
-    page = Page(report(facts))
+def test_tags_balance_and_headings_go_down_one_by_one(description):
+    page = Page(report(description))
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -83,8 +82,8 @@ def test_tags_balance_and_headings_go_down_one_by_one(facts):
 
 
 @VARIANTS
-def test_it_needs_nothing_from_elsewhere_and_runs_nothing(facts):
-    html = report(facts)
+def test_it_needs_nothing_from_elsewhere_and_runs_nothing(description):
+    html = report(description)
     page = Page(html)
     assert not {"script", "link", "iframe", "img", "object", "base", "form"} & {tag for tag, _ in page.tags}
     names = {name for _, attributes in page.tags for name in attributes}
@@ -96,10 +95,10 @@ def test_it_needs_nothing_from_elsewhere_and_runs_nothing(facts):
 
 
 @VARIANTS
-def test_every_picture_has_a_name_and_its_numbers_in_a_table_and_every_table_says_what_its_cells_are(facts):
-    page = Page(report(facts))
+def test_every_picture_has_a_name_and_its_numbers_in_a_table_and_every_table_says_what_its_cells_are(description):
+    page = Page(report(description))
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(pictures) == (4 if facts.weight is not None else 3)
+    assert len(pictures) == (4 if description.manifest.weight is not None else 3)
     assert all(attributes["role"] == "img" for attributes in pictures)
     tables = [tag for tag, _ in page.tags if tag == "table"]
     assert len(tables) == len(pictures) + 3
@@ -108,7 +107,7 @@ def test_every_picture_has_a_name_and_its_numbers_in_a_table_and_every_table_say
 
 
 def test_it_knows_both_backgrounds_phones_and_paper():
-    html = report(FACTS)
+    html = report(DESCRIPTION)
     assert html.count("prefers-color-scheme: dark") == 2
     assert "width=device-width" in html
     for medium in ("@media print", "@media (max-width"):
@@ -116,17 +115,15 @@ def test_it_knows_both_backgrounds_phones_and_paper():
 
 
 def test_whatever_the_text_holds_is_shown_and_not_obeyed():
-    facts = replace(
-        FACTS,
-        name=NASTY,
-        core=NASTY,
+    description = replace(
+        modelled(name=NASTY, core=NASTY),
         device=NASTY,
         command=NASTY,
         data_lines=["read 1 document", f"skipped 1 file: {NASTY}"],
         settings={"data": NASTY},
         samples=[Sample(NASTY, NASTY, {"small": NASTY})],
     )
-    html = report(facts)
+    html = report(description)
     page = Page(html)
     assert "script" not in {tag for tag, _ in page.tags}
     shown = NASTY.replace("\x00", "\ufffd").replace("\x1b", "\ufffd")
@@ -135,46 +132,46 @@ def test_whatever_the_text_holds_is_shown_and_not_obeyed():
     assert shown in page.of("pre")
     assert f"skipped 1 file: {shown}" in page.of("li")
     html.encode("utf-8")
-    report(replace(FACTS, settings={"data": "caf\udce9"})).encode("utf-8")
+    report(replace(DESCRIPTION, settings={"data": "caf\udce9"})).encode("utf-8")
 
 
 def test_the_numbers_are_those_of_the_card():
-    page, card = Page(report(FACTS)), model_card(FACTS)
-    bits = [number(value) for value in FACTS.quality.bits_per_byte.values()]
+    page, card = Page(report(DESCRIPTION)), model_card(DESCRIPTION)
+    bits = [number(value) for value in DESCRIPTION.quality.bits_per_byte.values()]
     assert page.of("dd")[:3] == bits
     assert all(f"| {value} |" in card for value in bits)
-    for name, value in FACTS.makings():
+    for name, value in DESCRIPTION.makings():
         assert name in page.of("th")
         assert value in page.of("td")
     assert page.of("dd")[3:] == ["0.3", "62.6", "412,000", "10.0"]
 
 
 def test_the_weights_and_the_levels_are_told_one_by_one():
-    cells = Page(report(FACTS)).texts
+    cells = Page(report(DESCRIPTION)).texts
     told = [text for _, text in cells]
-    for weight, bits in zip(FACTS.quality.weights, FACTS.quality.sweep, strict=True):
+    for weight, bits in zip(DESCRIPTION.quality.weights, DESCRIPTION.quality.sweep, strict=True):
         place = told.index(f"{weight:g}", told.index("bits per byte"))
         assert told[place + 1] == number(bits)
     for level in range(10):
         place = told.index(f"{level / 10:.1f} to {(level + 1) / 10:.1f}")
-        losses = [FACTS.quality.by_level[who][level] for who in ("core", "small", "ensemble")]
+        losses = [DESCRIPTION.quality.by_level[who][level] for who in ("core", "small", "ensemble")]
         assert told[place + 1 : place + 4] == [number(loss) for loss in losses]
 
 
 def test_samples_stand_beside_what_they_try_to_be_and_missing_ones_are_told():
-    page = Page(report(FACTS))
+    page = Page(report(DESCRIPTION))
     told = " ".join(page.of("p"))
-    first, second = FACTS.samples
+    first, second = DESCRIPTION.samples
     for text in (first.opening, first.real, *first.written.values(), second.opening):
         assert text.strip() in told
     assert page.of("h4").count("both together") == 1
     assert page.of("h4").count("notes alone") == 2
-    assert "no time left" in Page(report(replace(FACTS, samples=[]))).text
+    assert "no time left" in Page(report(replace(DESCRIPTION, samples=[]))).text
 
 
 def test_what_was_skipped_is_told_with_its_place_or_that_nothing_was():
-    assert FACTS.data_lines[1] in Page(report(FACTS)).of("li")
-    whole = Page(report(replace(FACTS, data_lines=FACTS.data_lines[:1])))
+    assert DESCRIPTION.data_lines[1] in Page(report(DESCRIPTION)).of("li")
+    whole = Page(report(replace(DESCRIPTION, data_lines=DESCRIPTION.data_lines[:1])))
     assert "Nothing was skipped." in whole.text
     assert whole.of("li") == []
 
@@ -188,17 +185,17 @@ def test_a_core_has_no_weight_and_a_small_model_without_one_is_told_why():
 
 
 def test_what_was_trained_is_named():
-    for facts, said in (
-        (FACTS, "notes is a small model for the core starter: "),
-        (replace(FACTS, kind="adapter", base="mail"), "notes is an adapter to mail for the core starter: "),
-        (replace(FACTS, kind="adapter", base="starter"), "notes is an adapter to the core starter: "),
+    for description, said in (
+        (DESCRIPTION, "notes is a small model for the core starter: "),
+        (modelled(kind="adapter", base="mail"), "notes is an adapter to mail for the core starter: "),
+        (modelled(kind="adapter", base="starter"), "notes is an adapter to the core starter: "),
     ):
-        assert said in report(facts)
+        assert said in report(description)
 
 
 def test_the_step_whose_weights_were_kept_is_told():
-    step = int(FACTS.history[24]["step"])
-    page = Page(report(replace(FACTS, kept=step)))
+    step = int(DESCRIPTION.history[24]["step"])
+    page = Page(report(replace(DESCRIPTION, kept=step)))
     assert f"The weights that were kept are those of step {step}." in page.text
     assert any(text.startswith("kept ") for text in page.of("text"))
 

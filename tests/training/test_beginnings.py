@@ -23,7 +23,7 @@ from ssdcli.models.lora import WEIGHTS as ADAPTER_WEIGHTS
 from ssdcli.registry import archive
 from ssdcli.registry.store import Registry
 from ssdcli.text.tokenizer import train_tokenizer
-from ssdcli.training import finish as finish_module
+from ssdcli.training import job
 from ssdcli.training.job import train_small
 from ssdcli.training.saved import resumed
 from ssdcli.training.settings import TrainSettings
@@ -74,7 +74,7 @@ def test_a_registered_model_goes_on_from_its_weights_and_keeps_its_shape(init, t
     assert all(torch.equal(own[name], value.bfloat16().float()) for name, value in before.state_dict().items())
     manifest = registry.find("notes").manifest
     assert (manifest.kind, manifest.core, manifest.base, manifest.context) == ("small", "big", init, CONTEXT)
-    assert trained.size is None
+    assert trained.description.size is None
 
 
 def test_a_model_that_goes_on_learns(text, registry):
@@ -137,7 +137,7 @@ def test_an_interrupted_training_goes_on_without_its_beginning(stop, text, regis
     outcome = run(parts, registry.home)
     assert outcome.steps == list(range(stop + 1, STEPS + 1))
     assert outcome.state == whole.state
-    assert outcome.trained.bits_per_byte() == whole.trained.bits_per_byte()
+    assert outcome.trained.description.quality.bits_per_byte == whole.trained.description.quality.bits_per_byte
 
 
 def test_the_model_that_a_training_began_from_may_go_meanwhile(text, registry):
@@ -263,7 +263,7 @@ def test_an_adapter_learns_beside_what_stays_as_it_is(text, registry):
 
 def test_what_was_measured_of_an_adapter_is_what_loads(text, registry, monkeypatch):
     kept: dict[str, Tensor] = {}
-    finish = finish_module.measure_trained
+    finish = job.measure_trained
 
     def noting(prepared: Any, model: Any, *rest: Any) -> Any:
         torch.manual_seed(0)
@@ -275,7 +275,7 @@ def test_what_was_measured_of_an_adapter_is_what_loads(text, registry, monkeypat
         hidden: Tensor = model.encode(model.embed(ids), torch.arange(16)[None], mask, None)
         return hidden
 
-    monkeypatch.setattr(finish_module, "measure_trained", noting)
+    monkeypatch.setattr(job, "measure_trained", noting)
     adapter(text)
     model: Any = load_model(registry.find("big").folder, Placement(), BLOCK, registry.find("notes").folder)
     torch.testing.assert_close(model.logits(through(model)), kept["logits"], rtol=1e-2, atol=1e-2)

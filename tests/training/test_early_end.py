@@ -51,9 +51,9 @@ def table(home: Path) -> torch.Tensor:
 
 def test_overfitting_ends_a_training_early_and_the_best_weights_are_kept(text, tmp_path, monkeypatch):
     done, heldout = trained(text, tmp_path, [5.0, 4.0, 3.0, 3.1, 3.2, 3.3], monkeypatch, patience=2)
-    assert done.kept == 6
+    assert done.description.kept == 6
     # It winds down from the tenth step, the second without progress, as a training of 6 / 0.6 steps would have.
-    assert done.steps == 14
+    assert done.description.steps == 14
     torch.testing.assert_close(table(tmp_path), heldout.tables[2].bfloat16().float(), rtol=0, atol=0)
     assert "kept" in (done.folder / "README.md").read_text()
 
@@ -67,7 +67,7 @@ def test_it_winds_down_from_the_best_weights(text, tmp_path, monkeypatch):
 def test_progress_while_it_winds_down_is_kept(text, tmp_path, monkeypatch):
     losses = [5.0, 4.0, 4.1, 4.2, *[3.0] * 20]
     done, heldout = trained(text, tmp_path, losses, monkeypatch, patience=2)
-    assert done.steps < STEPS
+    assert done.description.steps < STEPS
     torch.testing.assert_close(table(tmp_path), heldout.tables[4].bfloat16().float(), rtol=0, atol=0)
 
 
@@ -77,15 +77,15 @@ def falling() -> Iterator[float]:
 
 def test_a_training_that_gets_better_takes_all_its_steps(text, tmp_path, monkeypatch):
     done, _ = trained(text, tmp_path, list(falling()), monkeypatch, patience=1)
-    assert done.steps == STEPS
-    assert done.kept is None
-    assert "kept" not in (done.folder / "README.md").read_text()
+    assert done.description.steps == STEPS
+    assert done.description.kept is None
+    assert "weights kept" not in (done.folder / "README.md").read_text()
 
 
 def test_no_patience_is_to_train_to_the_end_and_keep_the_last(text, tmp_path, monkeypatch):
     done, heldout = trained(text, tmp_path, [3.0, 4.0], monkeypatch, patience=0)
-    assert done.steps == STEPS
-    assert done.kept is None
+    assert done.description.steps == STEPS
+    assert done.description.kept is None
     torch.testing.assert_close(table(tmp_path), heldout.tables[-1].bfloat16().float(), rtol=0, atol=0)
 
 
@@ -101,5 +101,5 @@ def test_an_interrupted_training_remembers_what_was_best(text, tmp_path, monkeyp
             train_small(settings, watcher, registry=Registry(tmp_path / "parts"))
         patch.setattr(job, "_heldout_measure", Heldout(losses[3:]))
         parts = train_small(settings, registry=Registry(tmp_path / "parts"))
-    assert (parts.steps, parts.kept) == (whole.steps, whole.kept) == (11, 4)
+    assert [(one.description.steps, one.description.kept) for one in (parts, whole)] == [(11, 4)] * 2
     assert torch.equal(table(tmp_path / "parts"), table(tmp_path / "whole"))

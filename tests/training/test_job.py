@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from html import escape
 from xml.etree import ElementTree
 
@@ -23,7 +22,7 @@ from ssdcli.registry import staging
 from ssdcli.registry.archive import OWN
 from ssdcli.registry.manifest import read_manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Registry
-from ssdcli.training import beginnings, finish, job, measured, samples
+from ssdcli.training import beginnings, job, measured, samples
 from ssdcli.training.job import Watcher, train_small
 from ssdcli.training.objective import Objective
 from ssdcli.training.saved import claimed, has_checkpoint, resumed
@@ -83,13 +82,15 @@ def test_a_small_model_fits_its_core(process, text, registry):
     assert core.constants.items() <= small.constants.items()
     assert (small.kind, small.core, small.block_size) == ("small", "big", BLOCK)
     assert small.tokenizer == tokenizer_fingerprint((trained.folder / "tokenizer.json").read_bytes())
-    assert small.weight == trained.weight
+    assert small.weight == trained.description.manifest.weight
     assert 0 < small.weight <= 1
-    assert small.gate == asdict(trained.gate)
-    assert small.metrics == {f"{who} bits per byte": bits for who, bits in trained.bits_per_byte().items()}
-    assert set(trained.bits_per_byte()) == {"core", "small", "ensemble"}
+    assert small.gate == trained.description.manifest.gate
+    assert small.metrics == {
+        f"{who} bits per byte": bits for who, bits in trained.description.quality.bits_per_byte.items()
+    }
+    assert set(trained.description.quality.bits_per_byte) == {"core", "small", "ensemble"}
     best = min(trained.losses.bits_per_byte()[1:])
-    assert trained.bits_per_byte()["ensemble"] == pytest.approx(float(best))
+    assert trained.description.quality.bits_per_byte["ensemble"] == pytest.approx(float(best))
     model, host = load_backbone(trained.folder), load_backbone(registry.find("big").folder)
     assert model.config.suppressed == host.config.suppressed
     assert model.config.vocabulary == VOCABULARY
@@ -131,22 +132,22 @@ def test_the_report_shows_what_was_measured_and_written(core, text, registry, mo
     trained = train_small(settings)
     report = (trained.folder / "report.html").read_text(encoding="utf-8")
     card = (trained.folder / "README.md").read_text(encoding="utf-8")
-    for bits in trained.bits_per_byte().values():
+    for bits in trained.description.quality.bits_per_byte.values():
         assert f"<dd>{bits:.3f}</dd>" in report
         assert f"| {bits:.3f} |" in card
-    for losses in trained.nats_by_level().values():
+    for losses in trained.description.quality.by_level.values():
         assert f"<td>{losses[4]:.3f}</td>" in report
-    assert {tuple(sample.written) for sample in trained.samples} == {
+    assert {tuple(sample.written) for sample in trained.description.samples} == {
         ("small", "ensemble") if core == "big" else ("core",)
     }
-    assert escape(trained.samples[0].real.strip(), quote=False) in report
+    assert escape(trained.description.samples[0].real.strip(), quote=False) in report
     assert ("weight.svg" in {path.name for path in trained.folder.iterdir()}) == (core == "big")
     assert registry.verify("notes") == []
 
 
 def test_a_short_training_takes_no_time_for_samples(text, registry):
     trained = train_small(tiny_settings(text, steps=1))
-    assert trained.samples == ()
+    assert trained.description.samples == ()
     assert "no time left for it" in (trained.folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -268,7 +269,7 @@ def test_a_disk_without_room_for_a_checkpoint_is_one_sentence(size, text, regist
     assert "written" in caught.value.problem
     assert not list(registry.home.rglob("checkpoint-*"))
     assert snapshot(registry) == {}
-    assert run(tiny_settings(text), registry.home).trained.steps == 6
+    assert run(tiny_settings(text), registry.home).trained.description.steps == 6
 
 
 def full(*_, **__):
@@ -277,7 +278,7 @@ def full(*_, **__):
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(beginnings, "save_backbone"), (finish, "write_manifest"), (staging, "swap_in"), (staging, "sync")],
+    [(beginnings, "save_backbone"), (job, "write_manifest"), (staging, "swap_in"), (staging, "sync")],
 )
 def test_a_model_that_cannot_be_registered_can_be_later(owner, name, text, registry, monkeypatch):
     with monkeypatch.context() as patch:
@@ -288,7 +289,7 @@ def test_a_model_that_cannot_be_registered_can_be_later(owner, name, text, regis
         assert snapshot(registry) == {}
     assert has_checkpoint(registry, "tiny")
     again = train_small(tiny_settings(text), registry=registry, overwrite=name == "sync")
-    assert again.steps == 6
+    assert again.description.steps == 6
     assert registry.verify("tiny") == []
 
 
@@ -309,7 +310,7 @@ def test_a_failing_replacement_leaves_the_old_model(text, registry, monkeypatch)
     add_tiny("tiny")
     before = snapshot(registry)
     with monkeypatch.context() as patch:
-        patch.setattr(finish, "model_card", full)
+        patch.setattr(job, "model_card", full)
         with pytest.raises(SsdError, match="is full"):
             train_small(tiny_settings(text, steps=2), overwrite=True)
     assert snapshot(registry) == before
@@ -348,7 +349,7 @@ def test_a_core_that_is_none_is_refused(text, registry):
 def test_two_trainings_of_one_name_cannot_run_at_once(text, registry):
     with claimed(registry, "tiny"), pytest.raises(SsdError, match="'tiny' is being trained by another process"):
         run(tiny_settings(text), registry.home)
-    assert run(tiny_settings(text, steps=1), registry.home).trained.steps == 1
+    assert run(tiny_settings(text, steps=1), registry.home).trained.description.steps == 1
 
 
 def test_a_base_is_linked(text, registry):

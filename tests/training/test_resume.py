@@ -46,8 +46,8 @@ def assert_same(resumed: Outcome, whole: Outcome, home: Path) -> None:
     assert resumed.state == whole.state
     weights = home / "models" / "tiny" / "model.safetensors"
     assert weights.read_bytes() == (whole.trained.folder / "model.safetensors").read_bytes()
-    assert resumed.trained.steps == STEPS
-    assert resumed.trained.bits_per_byte() == whole.trained.bits_per_byte()
+    assert resumed.trained.description.steps == STEPS
+    assert resumed.trained.description.quality.bits_per_byte == whole.trained.description.quality.bits_per_byte
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -89,7 +89,7 @@ def test_more_minutes_for_the_rest_do_not_change_the_model(text, tmp_path):
     assert (longer.minutes, longer.size) == (1000.0, "nano")
     by_steps = resumed(registry, "tiny", {"steps": 2})
     assert by_steps.minutes is None
-    assert run(by_steps, tmp_path).trained.size == "nano"
+    assert run(by_steps, tmp_path).trained.description.size == "nano"
 
 
 def save_job(home: Path, **fields) -> None:

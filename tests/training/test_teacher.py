@@ -13,9 +13,8 @@ from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import make_process
 from ssdcli.models.active_vocabulary import ActiveVocabulary
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.training.incontext import context_mask, denoise_in_context, text_lengths
 from ssdcli.training.objective import Objective
-from ssdcli.training.teacher import Noised, Teacher
+from ssdcli.training.teacher import Noised, Teacher, context_mask, denoise_in_context, text_lengths
 from tests.packed import batch, plain
 from tests.tiny import BLOCK, CONSTANTS, CONTEXT, VOCABULARY, tiny_backbone
 

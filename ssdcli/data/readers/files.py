@@ -1,4 +1,4 @@
-"""From files, folders and standard input to documents."""
+"""Documents of files, folders and standard input: which files are read, and what is counted as skipped."""
 
 from __future__ import annotations
 
@@ -6,57 +6,29 @@ import gzip
 import os
 import stat
 import sys
-from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
-from ssdcli.data.documents import Document, ReadReport
-from ssdcli.data.readers.formats import (
-    csv_rows,
-    json_rows,
-    parquet_rows,
-    peek_json_lines,
-    printable,
-    row_documents,
-    text_documents,
-)
-from ssdcli.data.readers.html import page_documents
-from ssdcli.data.readers.mail import mail_documents
-from ssdcli.data.readers.office import READERS, paper_documents
-from ssdcli.data.streams import ByteStream, byte_chunks, decode, looks_binary, read_head
+from ssdcli.data.documents import Document, ReadReport, printable
+from ssdcli.data.readers.formats import FORMATS, PLAIN, UNNAMED, Format
+from ssdcli.data.streams import ByteStream, Source, byte_chunks, looks_binary, read_head
 from ssdcli.errors import UsageError
-
-__all__ = ["Document", "ReadReport", "read_documents"]
 
 STANDARD_INPUT = "-"
 _HIDDEN_FOLDERS = frozenset({"node_modules", "__pycache__"})
-_FORMATS = {
-    ".jsonl": "json lines",
-    ".ndjson": "json lines",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".html": "html",
-    ".htm": "html",
-    ".xhtml": "html",
-    ".mbox": "mbox",
-    ".pdf": "pdf",
-    ".docx": "docx",
-}
 
 
 def read_documents(sources: Sequence[str], report: ReadReport) -> Iterator[Document]:
-    """The documents of files, folders (recursively, in sorted order) and `-`, standard input.
+    """Yield the documents of files, folders (recursively, in sorted order) and `-`, standard input.
 
-    Raises UsageError at once, before anything is read, when a source does not exist. What cannot be used
-    is counted in `report`, which is complete when the iterator is exhausted.
+    Raises UsageError at once, before anything is read, if a source does not exist. What cannot be used is counted in
+    `report`, which is complete when the iterator is exhausted.
     """
     if not sources:
-        raise UsageError("No text was given.", "Name files or folders, or '-' for standard input.")
+        raise UsageError("no text was given.", "Name files or folders, or '-' for standard input.")
     for source in sources:
         if source != STANDARD_INPUT:
             _require_existing(source)
@@ -67,9 +39,9 @@ def _require_existing(source: str) -> None:
     try:
         Path(source or "no name").stat()
     except PermissionError:
-        return  # It may exist; reading it will count it as unreadable.
+        return  # it may exist; reading it will count it as unreadable
     except (OSError, ValueError) as error:
-        problem = f"There is no file or folder '{printable(source)}'."
+        problem = f"there is no file or folder '{printable(source)}'."
         raise UsageError(problem, "Check the path; '-' stands for standard input.") from error
 
 
@@ -83,7 +55,7 @@ def _read_source(source: str, report: ReadReport) -> Iterator[Document]:
 
 
 def _files(folder: Path, report: ReadReport) -> Iterator[Path]:
-    """The files in a folder and below it, in sorted order; hidden and special ones are counted."""
+    """Yield the files in a folder and below it, in sorted order; hidden and special ones are counted."""
 
     def unreadable(error: OSError) -> None:
         report.skip("unreadable", printable(str(error.filename)))
@@ -110,7 +82,7 @@ def _may_enter(folder: Path, report: ReadReport) -> bool:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether a path is a pipe, a socket or a device, which could block for ever."""
+    """Return whether a path is a pipe, a socket or a device, which could block for ever."""
     try:
         return not stat.S_ISREG(path.stat().st_mode)
     except OSError:
@@ -118,7 +90,7 @@ def _is_special(path: Path) -> bool:
 
 
 def _count_file(documents: Iterator[Document], name: str, report: ReadReport) -> Iterator[Document]:
-    """Pass the documents of one file on, and count the file as read, unreadable or empty."""
+    """Pass the documents of one file on, and count it as read, unreadable or empty."""
     documents_before, skips_before = report.documents, sum(report.skipped.values())
     try:
         yield from documents
@@ -135,51 +107,28 @@ def _read_path(path: Path, report: ReadReport) -> Iterator[Document]:
     packed = path.suffix.lower() == ".gz"
     suffix = (path.with_suffix("") if packed else path).suffix.lower()
     # A named pipe, as the shell's <(...) makes, has no telling suffix.
-    form = _FORMATS.get(suffix, "text") if path.is_file() else "unknown"
-    if form == "parquet" and not packed:
-        yield from row_documents(parquet_rows(path), name, report)
-    elif packed:
-        with gzip.open(path) as unpacked:
-            yield from _read_stream(unpacked, form, name, report)
-    else:
-        with path.open("rb") as file:
-            yield from _read_stream(file, form, name, report)
+    how = FORMATS.get(suffix, PLAIN) if path.is_file() else UNNAMED
+    with gzip.open(path) if packed else path.open("rb") as file:
+        chunks = byte_chunks(_buffered(file), name, report)
+        yield from _read(how, Source(name, chunks, report, None if packed else path))
 
 
 def _read_standard_input(report: ReadReport) -> Iterator[Document]:
-    yield from _read_stream(_buffered(sys.stdin.buffer), "unknown", "standard input", report)
+    chunks = byte_chunks(_buffered(sys.stdin.buffer), "standard input", report)
+    yield from _read(UNNAMED, Source("standard input", chunks, report))
 
 
-def _buffered(stream: BinaryIO) -> ByteStream:
-    """Standard input's byte stream, whose declared type leaves out the `read1` it has."""
+def _buffered(stream: object) -> ByteStream:
+    """A buffered stream of bytes, whose declared type leaves out the `read1` that it has."""
     return cast(ByteStream, stream)
 
 
-def _read_stream(stream: ByteStream, form: str, name: str, report: ReadReport) -> Iterator[Document]:
-    chunks = byte_chunks(stream, name, report)
-    if form in READERS:
-        yield from paper_documents(chunks, form, name, report)
-        return
-    head = read_head(chunks)
-    if looks_binary(head):
-        report.skip("binary", name)
-        return
-    if form == "mbox":
-        yield from mail_documents(chain([head], chunks), name, report)
-        return
-    text = decode(chain([head], chunks), name, report)
-    if form in ("json", "unknown"):
-        is_json_lines, text = peek_json_lines(text)
-        if form == "json" and head.removeprefix(BOM_UTF8).strip() and not is_json_lines:
-            report.skip("JSON, but not JSON lines (one object on each line)", name)
+def _read(how: Format, source: Source) -> Iterator[Document]:
+    """Read a source by its format; bytes where text should be are counted as binary."""
+    if not how.binary:
+        head = read_head(source.chunks)
+        if looks_binary(head):
+            source.skip("binary")
             return
-        form = "json lines" if is_json_lines else "text"
-    if form == "json lines":
-        yield from row_documents(json_rows(text, name, report), name, report)
-    elif form in ("csv", "tsv"):
-        rows = csv_rows(text, "," if form == "csv" else "\t", name, report)
-        yield from row_documents(rows, name, report)
-    elif form == "html":
-        yield from page_documents(text, name, report)
-    else:
-        yield from text_documents(text, name, report)
+        source = replace(source, chunks=chain([head], source.chunks))
+    yield from how.read(source)

@@ -1,13 +1,14 @@
-"""The text that a reader of an HTML page sees."""
+"""HTML: the text that a browser would show."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
 
-from ssdcli.data.documents import Document, ReadReport
-from ssdcli.data.readers.formats import text_documents
+from ssdcli.data.documents import Document
+from ssdcli.data.readers.text import text_documents
+from ssdcli.data.streams import Source
 
 MAX_PAGE_CHARACTERS = 16 << 20
 
@@ -19,17 +20,17 @@ _LINES = frozenset({"br", "li", "tr", "dt", "dd", "option"})
 
 
 class _Visible(HTMLParser):
-    """Collects what is seen of a page: paragraphs apart, white space as it is shown."""
+    """Collects the visible text of a page, with white space as a browser shows it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.parts: list[str] = []
-        self._unseen = ""  # the element that hides what is in it, which is open so often
+        self._unseen = ""  # the hidden element that is open, `_depth` times
         self._depth = 0
         self._preformatted = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Open an element."""
+        """Enter an element."""
         if not self._unseen and tag in _UNSEEN:
             self._unseen = tag
         self._depth += tag == self._unseen
@@ -37,11 +38,11 @@ class _Visible(HTMLParser):
         self._break(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """See an element that has nothing in it."""
+        """Meet an element without content."""
         self._break(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        """Close an element."""
+        """Leave an element."""
         self._depth -= tag == self._unseen
         if self._depth == 0:
             self._unseen = ""
@@ -49,7 +50,7 @@ class _Visible(HTMLParser):
         self._break(tag)
 
     def handle_data(self, data: str) -> None:
-        """Take text over unless it is hidden."""
+        """Collect text that is not hidden."""
         if self._unseen:
             return
         if not self._preformatted:
@@ -63,30 +64,30 @@ class _Visible(HTMLParser):
 
 
 def visible_text(page: str) -> str:
-    """The text of an HTML page, its paragraphs parted by blank lines. Raises ValueError when it is broken."""
+    """Return the text of an HTML page with blank lines between paragraphs; ValueError if the page is broken."""
     parser = _Visible()
     try:
         parser.feed(page)
         parser.close()
-    except AssertionError as error:  # what the parser raises at declarations that no HTML has
+    except AssertionError as error:  # the parser raises it at declarations that are not HTML's
         raise ValueError(str(error)) from error
     text = re.sub(r" +\n", "\n", "".join(parser.parts))
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
-def page_documents(chunks: Iterable[str], name: str, report: ReadReport) -> Iterator[Document]:
-    """An HTML page as one document, or several when it is long; a broken or huge one is counted."""
+def read_html(source: Source) -> Iterator[Document]:
+    """Read an HTML page as one document, or as several if it is long; a broken or huge one is counted."""
     parts: list[str] = []
     length = 0
-    for chunk in chunks:
+    for chunk in source.text():
         length += len(chunk)
         if length > MAX_PAGE_CHARACTERS:
-            report.skip("HTML of more than 16 M characters", name)
+            source.skip("HTML of more than 16 M characters")
             return
         parts.append(chunk)
     try:
         text = visible_text("".join(parts))
     except ValueError:
-        report.skip("broken HTML", name)
+        source.skip("broken HTML")
         return
-    yield from text_documents([text], name, report)
+    yield from text_documents([text], source.name, source.report)

@@ -1,4 +1,4 @@
-"""The mails of an mbox file (RFC 4155), one at a time."""
+"""Mail: the messages of an mbox file (RFC 4155), one at a time."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ import email.policy
 import re
 from collections.abc import Iterable, Iterator
 
-from ssdcli.data.documents import Document, ReadReport
-from ssdcli.data.readers.formats import clean, text_documents
+from ssdcli.data.documents import Document
 from ssdcli.data.readers.html import visible_text
+from ssdcli.data.readers.text import clean, text_documents
+from ssdcli.data.streams import Source
 
 MAX_MAIL_BYTES = 16 << 20
 
-_PARTING = re.compile(rb"(\r?\n)\r?\n\Z")  # the blank line behind a mail is not its own
+_PARTING = re.compile(rb"(\r?\n)\r?\n\Z")  # the blank line after a mail is not part of it
 _ESCAPED = re.compile(r"^>(>*From )", re.MULTILINE)
 
 
-def mail_documents(chunks: Iterable[bytes], name: str, report: ReadReport) -> Iterator[Document]:
-    """The text of each mail, by itself or of its HTML; mails without one, broken and huge ones are counted."""
-    number = 0
-    for number, mail in enumerate(_mails(chunks), 1):
-        place = f"{name}:{number}"
+def read_mbox(source: Source) -> Iterator[Document]:
+    """Read the text of each mail, or that of its HTML; mails without any, broken and huge ones are counted."""
+    number, report = 0, source.report
+    for number, mail in enumerate(_mails(source.chunks), 1):
+        place = f"{source.name}:{number}"
         if len(mail) > MAX_MAIL_BYTES:
             report.skip("mail of more than 16 MiB", place, "mail")
             continue
         try:
             text = _body(mail)
-        except Exception:  # the library raises many kinds at malformed mails
+        except Exception:  # the library raises many kinds of errors at malformed mails
             report.skip("broken mail", place, "mail")
             continue
         if not text.strip():
@@ -35,11 +36,11 @@ def mail_documents(chunks: Iterable[bytes], name: str, report: ReadReport) -> It
         else:
             yield from text_documents([clean(text, place, report)], place, report)
     if number == 0:
-        report.skip("an mbox without mails", name)
+        source.skip("an mbox without mails")
 
 
 def _mails(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Mails without the line that parts them, those that are too long cut just behind the limit."""
+    """Yield the mails without their `From ` lines; one that is too long is cut just past the limit."""
     held, blank, begun = bytearray(), True, False
     for line in _lines(chunks):
         if blank and line.startswith(b"From "):
@@ -55,7 +56,7 @@ def _mails(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines with their breaks; one that is longer than any mail may be comes in pieces."""
+    """Yield lines with their line ends; one that is longer than a mail may be comes in pieces."""
     rest = b""
     for chunk in chunks:
         *lines, rest = (rest + chunk).splitlines(keepends=True)
@@ -67,7 +68,7 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _body(mail: bytes) -> str:
-    """What a mail says, quoted replies and all; nothing when it is neither text nor HTML."""
+    """Return the text of a mail, quoted replies included; nothing if it is neither text nor HTML."""
     message = email.message_from_bytes(_PARTING.sub(rb"\1", mail), policy=email.policy.default)
     body = message.get_body(("plain", "html"))
     if body is None:

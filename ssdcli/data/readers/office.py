@@ -1,55 +1,62 @@
-"""The text of PDF and DOCX files, by libraries that are installed beside `ssd` on request."""
+"""Office documents: the text of PDF and DOCX files, by libraries of the extra `documents`."""
 
 from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 
-from ssdcli.data.documents import Document, ReadReport
-from ssdcli.data.readers.formats import clean, text_documents
+from ssdcli.data.documents import Document
+from ssdcli.data.readers.text import clean, text_documents
+from ssdcli.data.streams import Source
 
-MAX_PAPER_BYTES = 256 << 20  # of a DOCX once it is unpacked
+MAX_BYTES = 256 << 20  # of a DOCX, once it is unpacked
 EXTRA = "ssdcli[documents]"
 
-logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it logs every irregularity of a file that it can read
+logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it logs every irregularity of files that it reads well
 
 
 class Locked(ValueError):
     """A file that only opens with a password."""
 
 
-def paper_documents(chunks: Iterable[bytes], form: str, name: str, report: ReadReport) -> Iterator[Document]:
-    """The text of a paper, its form one of READERS, as one document or several; what has none is counted."""
-    kind = form.upper()
+def read_pdf(source: Source) -> Iterator[Document]:
+    """Read the text of all pages; scanned pages are pictures and have none."""
+    yield from _read(source, "PDF", _pdf_text)
+
+
+def read_docx(source: Source) -> Iterator[Document]:
+    """Read paragraphs, and tables with tabs between their cells."""
+    yield from _read(source, "DOCX", _docx_text)
+
+
+def _read(source: Source, kind: str, text_of: Callable[[BytesIO], str]) -> Iterator[Document]:
+    """Read a file as one document, or as several if it is long; one without text is counted."""
     held = bytearray()
-    for chunk in chunks:
+    for chunk in source.chunks:
         held += chunk
-        if len(held) > MAX_PAPER_BYTES:
-            report.skip(f"{kind} of more than 256 MiB", name)
+        if len(held) > MAX_BYTES:
+            source.skip(f"{kind} of more than 256 MiB")
             return
     if not held:
         return
     try:
-        text = READERS[form](BytesIO(held))
+        text = text_of(BytesIO(held))
     except ImportError:
-        report.skip(f"{kind}, which needs pip install '{EXTRA}'", name)
-        return
+        source.skip(f"{kind}, which needs pip install '{EXTRA}'")
     except Locked:
-        report.skip(f"{kind} with a password", name)
-        return
-    except Exception:  # the libraries raise many kinds at malformed files
-        report.skip(f"broken {kind}", name)
-        return
-    if not text.strip():
-        report.skip(f"{kind} without text", name)
-        return
-    yield from text_documents([clean(text, name, report)], name, report)
+        source.skip(f"{kind} with a password")
+    except Exception:  # the libraries raise many kinds of errors at malformed files
+        source.skip(f"broken {kind}")
+    else:
+        if text.strip():
+            yield from text_documents([clean(text, source.name, source.report)], source.name, source.report)
+        else:
+            source.skip(f"{kind} without text")
 
 
 def _pdf_text(file: BytesIO) -> str:
-    """The text of all pages; that of scanned ones is in pictures, which nobody reads here."""
     from pypdf import PasswordType, PdfReader
 
     reader = PdfReader(file)
@@ -59,11 +66,10 @@ def _pdf_text(file: BytesIO) -> str:
 
 
 def _docx_text(file: BytesIO) -> str:
-    """Paragraphs apart, and the rows of tables with tabs between the cells."""
     from docx import Document as open_docx
     from docx.text.paragraph import Paragraph
 
-    if sum(part.file_size for part in zipfile.ZipFile(file).infolist()) > MAX_PAPER_BYTES:
+    if sum(part.file_size for part in zipfile.ZipFile(file).infolist()) > MAX_BYTES:
         raise ValueError("it unpacks to more than a document can be")
     parts = []
     for part in open_docx(file).iter_inner_content():
@@ -72,6 +78,3 @@ def _docx_text(file: BytesIO) -> str:
         else:
             parts.append("\n".join("\t".join(cell.text for cell in row.cells) for row in part.rows))
     return "\n\n".join(part for part in parts if part.strip())
-
-
-READERS: dict[str, Callable[[BytesIO], str]] = {"pdf": _pdf_text, "docx": _docx_text}

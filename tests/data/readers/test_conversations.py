@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ssdcli.data import streams
 from ssdcli.data.documents import Document, ReadReport
 from ssdcli.data.readers.files import read_documents
-from ssdcli.data.readers.formats import row_documents
+from ssdcli.data.readers.rows import row_documents
 from ssdcli.text.messages import Message
 
 SYSTEM, ASK, ANSWER = Message("system", "Be brief."), Message("user", "Why?"), Message("assistant", "So.")
@@ -167,7 +167,7 @@ def test_the_report_tells_conversations_from_texts(tmp_path: Path):
 
 def test_a_conversation_is_never_cut_and_one_that_is_too_long_is_counted(monkeypatch):
     monkeypatch.setattr(streams, "MAX_DOCUMENT_CHARACTERS", 100)
-    monkeypatch.setattr("ssdcli.data.readers.formats.MAX_DOCUMENT_CHARACTERS", 100)
+    monkeypatch.setattr("ssdcli.data.readers.rows.MAX_DOCUMENT_CHARACTERS", 100)
     documents, report = rows({"prompt": "a" * 90, "response": "b" * 8}, {"prompt": "a" * 90, "response": "b" * 9})
     assert [len(document.text) for document in documents] == [100]
     assert report.skipped == {"a conversation of more than 100 characters": 1}

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ssdcli.data import streams
-from ssdcli.data.documents import short_number
-from ssdcli.data.readers.files import Document, ReadReport, read_documents
-from ssdcli.data.readers.formats import NO_TEXT_FIELDS
+from ssdcli.data.documents import Document, ReadReport, short_number
+from ssdcli.data.readers.files import read_documents
+from ssdcli.data.readers.rows import NO_TEXT_FIELDS
 from ssdcli.errors import UsageError
 
 MEBIBYTE = 1 << 20

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers import html as pages
 from ssdcli.data.readers.files import read_documents
-from ssdcli.data.readers.html import page_documents, visible_text
+from ssdcli.data.readers.html import read_html, visible_text
+from ssdcli.data.streams import Source
 
 
 @pytest.mark.parametrize(
@@ -53,5 +54,5 @@ def test_broken_huge_and_empty_pages_are_counted(tmp_path: Path, monkeypatch):
 )
 def test_no_page_stops_the_reader(parts):
     report = ReadReport()
-    list(page_documents(["".join(parts), "<p>end"], "a", report))
+    list(read_html(Source("a", iter(["".join(parts).encode(), b"<p>end"]), report)))
     assert set(report.skipped) <= {"broken HTML"}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ssdcli.data.documents import Document, ReadReport
 from ssdcli.data.readers import mail as mails
 from ssdcli.data.readers.files import read_documents
-from ssdcli.data.readers.mail import mail_documents
+from ssdcli.data.readers.mail import read_mbox
+from ssdcli.data.streams import Source
 
 
 def read(path: Path) -> tuple[list[Document], ReadReport]:
@@ -75,7 +76,7 @@ def test_a_mail_that_is_too_long_is_counted_without_being_held(monkeypatch):
     monkeypatch.setattr(mails, "MAX_MAIL_BYTES", 1000)
     chunks = [b"From a\n\nfirst\n\nFrom b\n\n", *[b"x" * 100] * 50, b"\n\nFrom c\n\nthird\n"]
     report = ReadReport()
-    assert [document.text.strip() for document in mail_documents(chunks, "a", report)] == ["first", "third"]
+    assert [document.text.strip() for document in read_mbox(Source("a", iter(chunks), report))] == ["first", "third"]
     assert report.skipped == {"mail of more than 16 MiB": 1}
 
 
@@ -98,12 +99,13 @@ def test_mails_do_not_depend_on_how_the_bytes_come(sizes, breaks):
         size = sizes[len(chunks) % len(sizes)]
         chunks.append(data[place : place + size])
         place += size
-    found = [document.text.strip() for document in mail_documents(chunks, "a", ReadReport())]
+    found = [document.text.strip() for document in read_mbox(Source("a", iter(chunks), ReadReport()))]
     assert found == ["one", "two"]
 
 
 @pytest.mark.parametrize("header", [b"Content-Type: ;;;", b"Content-Transfer-Encoding: base64", b"\xff\xfe: \x00"])
 def test_strange_headers_do_not_stop_the_reader(header):
     report = ReadReport()
-    documents = mail_documents([b"From a\n" + header + b"\n\n=?x?\n\nFrom b\n\nlast\n"], "a", report)
+    mails = b"From a\n" + header + b"\n\n=?x?\n\nFrom b\n\nlast\n"
+    documents = read_mbox(Source("a", iter([mails]), report))
     assert [document.text.strip() for document in documents][-1] == "last"

@@ -83,7 +83,7 @@ def test_a_pdf_is_read_without_a_password_where_it_needs_none_to_be_read(tmp_pat
 
 
 def test_what_holds_no_text_is_counted_by_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(papers, "MAX_PAPER_BYTES", 1_000_000)
+    monkeypatch.setattr(papers, "MAX_BYTES", 1_000_000)
     bomb = docx_of("x" * 1_000_000)
     assert len(bomb) < 1_000_000
     for name, content in {

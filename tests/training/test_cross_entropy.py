@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssdcli.training.crossentropy import head_cross_entropy
+from ssdcli.training.cross_entropy import head_cross_entropy
 
 R, V = 12, 40
 NONE = torch.empty(0, dtype=torch.int64)

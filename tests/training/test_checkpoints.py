@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
-from ssdcli.training.best import Best
+from ssdcli.training import checkpoints
+from ssdcli.training.checkpoints import Best, latest_checkpoint, publish
 
 
 def model(value: float) -> nn.Module:
@@ -64,3 +68,39 @@ def test_nothing_kept_is_nothing_saved(tmp_path: Path):
     best = Best()
     best.restore(tmp_path)
     assert best.loss == math.inf
+
+
+def checkpoint(folder: Path) -> Path:
+    """A folder with files at two depths."""
+    (folder / "deeper").mkdir(parents=True)
+    for path in (folder / "model.safetensors", folder / "deeper" / "state.json"):
+        path.write_text("1")
+    return folder
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows opens no folders")
+def test_a_checkpoint_is_on_the_disk_before_its_name_and_its_name_before_the_older_ones_go(tmp_path, monkeypatch):
+    checkpoint(tmp_path / "checkpoint-1")
+    partial = checkpoint(tmp_path / "partial")
+    whole = {path.stat().st_ino for path in (partial, *partial.rglob("*"))}
+    parent = tmp_path.stat().st_ino
+    events: list[object] = []
+    rename, rmtree = Path.rename, shutil.rmtree
+
+    def noted_rename(path: Path, target: Path) -> Path:
+        events.append("rename")
+        return rename(path, target)
+
+    def noted_rmtree(path: Path, **how: bool) -> None:
+        events.append("remove")
+        rmtree(path, **how)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", noted_rmtree)
+    publish(partial, tmp_path / "checkpoint-2")
+    named = events.index("rename")
+    assert set(events[:named]) == whole
+    assert events[named + 1 :] == [parent, "remove"]
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert not (tmp_path / "checkpoint-1").exists()

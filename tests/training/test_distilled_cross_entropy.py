@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssdcli.training.crossentropy import head_cross_entropy
-from ssdcli.training.distilled import Lesson, distilled_cross_entropy
+from ssdcli.training.cross_entropy import Lesson, distilled_cross_entropy, head_cross_entropy
 
 N, V, R = 1100, 40, 8  # more rows than are held at once
 NEVER = torch.tensor([3, 7])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from ssdcli.data.token_store import SideInfo
-from ssdcli.reports.description import Facts, Quality, Sample
+from ssdcli.registry.manifest import Manifest
+from ssdcli.reports.description import Description, Quality, Sample
 
 WEIGHTS = [i / 10 for i in range(11)]
 BITS = [1.5 + (weight - 0.3) ** 2 for weight in WEIGHTS]
@@ -20,18 +22,27 @@ def history(points: int, heldout_every: int = 5) -> list[dict[str, float]]:
     return curve
 
 
-FACTS = Facts(
+MANIFEST = Manifest(
     name="notes",
     kind="small",
-    size="mini",
+    architecture="block-diffusion",
     parameters=5_012_480,
-    body_parameters=1_769_472,
     process="simplex",
     constants={"K": 5.0, "s": 1e-4},
     block_size=32,
     context=512,
+    attention="block-causal",
     vocabulary=8192,
+    tokenizer="fed321",
     core="starter",
+    weight=0.3,
+    data="ab12cd",
+    created="2026-01-02T03:04:05+00:00",
+)
+DESCRIPTION = Description(
+    manifest=MANIFEST,
+    size="mini",
+    body_parameters=1_769_472,
     train=SideInfo(tokens=412_000, documents=1_600, conversations=0, bytes=1_700_000, characters=1_650_000),
     heldout=SideInfo(tokens=22_000, documents=84, conversations=0, bytes=91_000, characters=90_000),
     lengths=[0, 0, 3, 40, 300, 900, 441],
@@ -39,7 +50,6 @@ FACTS = Facts(
         "read 1,684 documents (1.8 M characters) from 12 files",
         "skipped 2 files: empty (first: letters/draft.txt)",
     ],
-    data_fingerprint="ab12cd",
     trained_tokens=4_120_000,
     steps=1700,
     seconds=3754.4,
@@ -53,7 +63,6 @@ FACTS = Facts(
         },
         weights=WEIGHTS,
         sweep=BITS,
-        weight=0.3,
         documents=30,
         tokens=16_000,
     ),
@@ -75,13 +84,16 @@ ALONE = Quality(
     documents=30,
     tokens=16_000,
 )
-UNWEIGHED = replace(FACTS, quality=ALONE, samples=[])
+UNWEIGHED = replace(DESCRIPTION, manifest=replace(MANIFEST, weight=None), quality=ALONE, samples=[])
 CORE = replace(
-    FACTS,
-    name="tiny",
-    kind="core",
+    DESCRIPTION,
+    manifest=replace(MANIFEST, name="tiny", kind="core", core=None, weight=None),
     size=None,
-    core=None,
     quality=replace(ALONE, nats_per_token={"core": 4.1}, bits_per_byte={"core": 1.9}, by_level={"core": [3.0] * 10}),
     samples=[Sample("Once", " upon a time.", {"core": " there was."})],
 )
+
+
+def modelled(description: Description = DESCRIPTION, **changes: Any) -> Description:
+    """A description with changes in its manifest."""
+    return replace(description, manifest=replace(description.manifest, **changes))

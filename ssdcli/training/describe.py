@@ -1,0 +1,159 @@
+"""The description of a finished training, from which its manifest, card and report are made; and its recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from math import isfinite
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint
+from ssdcli.reports.description import Description, Quality, length_counts
+from ssdcli.training.measured import Measured
+from ssdcli.training.prepare import Prepared
+from ssdcli.training.settings import FROM_SCRATCH, TrainSettings
+from ssdcli.training.trainer import SmallTrainer
+
+_T = TypeVar("_T")
+
+_VERSIONS = ("torch", "transformers", "tokenizers", "safetensors")
+
+
+def describe(prepared: Prepared, trainer: SmallTrainer, measured: Measured, seconds: float) -> Description:
+    """Describe a trained model and its training, which took so many seconds."""
+    info, steps = prepared.store.info, trainer.state.global_step
+    quality = _quality(measured, has_core=prepared.parent is not None)
+    documents = [*prepared.store.train_documents, *prepared.store.heldout_documents]
+    return Description(
+        manifest=_manifest(prepared, measured, quality),
+        size=prepared.size,
+        body_parameters=sum(p.numel() for p in prepared.model.body.parameters()),
+        train=info.train,
+        heldout=info.heldout,
+        lengths=length_counts(stop - start for start, stop, _ in documents),
+        data_lines=info.report,
+        trained_tokens=steps * trainer.tokens_per_step,
+        steps=steps,
+        seconds=seconds,
+        device=_device(),
+        history=trainer.history,
+        kept=trainer.kept,
+        quality=quality,
+        samples=tuple(measured.samples),
+        command=_command(prepared.settings),
+        settings=_told(prepared.settings),
+    )
+
+
+def _manifest(prepared: Prepared, measured: Measured, quality: Quality) -> Manifest:
+    """What the registry keeps of the model; the digests of its files are added when it is registered."""
+    config, core = prepared.model.config, prepared.core
+    bits = {f"{who} bits per byte": value for who, value in quality.bits_per_byte.items() if isfinite(value)}
+    return Manifest(
+        name=prepared.settings.name,
+        kind=prepared.kind,
+        architecture=config.architecture,
+        process=prepared.process.name,
+        constants=dict(prepared.process.constants()),
+        block_size=config.block_size,
+        context=config.context,
+        attention="block-causal",
+        vocabulary=config.vocabulary,
+        tokenizer=tokenizer_fingerprint(prepared.tokenizer_file.read_bytes()),
+        parameters=prepared.beginning.parameters,
+        core=None if core is None else core.name,
+        base=prepared.base,
+        base_weights=prepared.beginning.base_weights,
+        format=prepared.format,
+        ends=() if core is None else core.manifest.ends,
+        weight=measured.weight,
+        gate=None if measured.gate is None else asdict(measured.gate),
+        data=prepared.store.info.fingerprint,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={name: version(name) for name in _VERSIONS},
+        metrics=bits,
+    )
+
+
+def _quality(measured: Measured, *, has_core: bool) -> Quality:
+    losses = measured.losses
+    swept = measured.weight is not None
+
+    def by_member(columns: list[_T]) -> dict[str, _T]:
+        """The columns of the core, the small model and their best ensemble, where these were measured."""
+        if measured.weight is None:
+            return {"small" if has_core else "core": columns[-1]}
+        return {"core": columns[0], "small": columns[-1], "ensemble": columns[losses.place(measured.weight)]}
+
+    return Quality(
+        nats_per_token=by_member(losses.nats_per_token().tolist()),
+        bits_per_byte=by_member(losses.bits_per_byte().tolist()),
+        by_level=by_member(losses.nats_by_level().T.tolist()),
+        weights=losses.weights.tolist() if swept else [],
+        sweep=losses.bits_per_byte().tolist() if swept else [],
+        documents=len(losses.tokens),
+        tokens=int(losses.tokens.sum()),
+    )
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
+def _told(settings: TrainSettings) -> dict[str, str]:
+    """All settings that have a value, by the names of their flags."""
+    flags, values = _flags(settings), asdict(settings) | {"data": " ".join(settings.data)}
+    return {flags[key]: str(value) for key, value in values.items() if value is not None}
+
+
+def _flags(settings: TrainSettings) -> dict[str, str]:
+    """The names of the flags, by field."""
+    return {field.name: field.metadata.get("flag", field.name).replace("_", "-") for field in fields(settings)}
+
+
+def _given(settings: TrainSettings) -> Mapping[str, object]:
+    """The settings that differ from their defaults, by the names of their flags."""
+    flags = _flags(settings)
+    defaults = asdict(TrainSettings())
+    return {flags[key]: value for key, value in asdict(settings).items() if value != defaults[key] and key != "data"}
+
+
+def _command(settings: TrainSettings) -> str:
+    """The command that repeats the training; the paths of the data are private, so it does not name them."""
+    flags = {"for": settings.core} | dict(_given(_placeless(settings)))
+    return " ".join(["ssd train-small DATA", *(_typed(flag, value) for flag, value in flags.items())])
+
+
+def _typed(flag: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
+
+
+def _placeless(settings: TrainSettings) -> TrainSettings:
+    """The settings with the name alone of the checkpoint that the training began from, since its path is private."""
+    return settings if settings.init is None else replace(settings, init=Path(settings.init).name)
+
+
+def recipe(prepared: Prepared) -> str:
+    """Return the resolved recipe in TOML: every setting but the name, the data and what the core decides."""
+    settings = _placeless(prepared.settings)
+    flags = _flags(settings)
+    left_out = ["data", "name"]
+    if prepared.core is not None:
+        left_out += FROM_SCRATCH
+        left_out += [] if prepared.core.manifest.attention == "full" else ["block_size"]
+    lines = [
+        "# ssd train-small DATA --name NAME --recipe recipe.toml",
+        "# The settings that this model was trained with.",
+    ]
+    for key, value in asdict(settings).items():
+        if value is not None and key not in left_out:
+            lines.append(f"{flags[key]} = {json.dumps(value, ensure_ascii=False)}")  # for such values, JSON is TOML
+    return "\n".join(lines) + "\n"
