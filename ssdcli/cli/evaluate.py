@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssdcli.cli import console
-from ssdcli.cli.memory import remedied
 from ssdcli.cli.prompts import ModelFlags, read_context, read_members
 from ssdcli.cli.settings import Recipe, resolve, with_flags
 from ssdcli.engine import catalogue
-from ssdcli.errors import SsdError, UsageError
+from ssdcli.errors import SsdError, UsageError, on_out_of_memory
 from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, SweepResult, by_weight
 from ssdcli.generation.selection import Lineup, choose
 from ssdcli.machine.environment import prepare_machine
@@ -77,7 +76,7 @@ def evaluate(
     prepare_machine()
     from ssdcli.evaluation.evaluate import evaluate as run
 
-    with remedied("Take smaller models, or a --dtype of fewer bits."), _bar() as on_progress:
+    with on_out_of_memory("Take smaller models, or a --dtype of fewer bits."), _bar() as on_progress:
         found = run(data or (), core, small, settings, on_progress)
     _keep(found, plot, save=save)
     for remark in found.remarks:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssdcli.cli import console
-from ssdcli.cli.memory import remedied
 from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.cli.settings import Recipe, resolve, with_flags
-from ssdcli.errors import UsageError
+from ssdcli.errors import UsageError, on_out_of_memory
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.registry.recipes import find_recipe
@@ -44,7 +43,7 @@ def train_small(
     from ssdcli.training.job import train_small as run
 
     remedy = "Take a smaller --size, or a smaller --batch-tokens."
-    with remedied(remedy), stoppable() as stop, Screen(settings.name) as screen:
+    with on_out_of_memory(remedy), stoppable() as stop, Screen(settings.name) as screen:
         trained = run(settings, screen.watcher(stop), overwrite=overwrite)
     _tell(trained, as_json=json)
 

@@ -44,7 +44,7 @@ class Twice:
 
 def run(*arguments: str) -> tuple[str, list[Baking]]:
     """What a command with a flag for every setting writes, and what it is told."""
-    app, told = typer.Typer(), []
+    app, told = typer.Typer(rich_markup_mode=None), []
 
     def bake(flags: dict[str, object], quick: bool = False) -> None:
         """Bake."""
