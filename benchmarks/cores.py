@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from ssdcli.engine.process import Process, make_process
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.core_spec import CoreSpec
 
@@ -121,12 +122,12 @@ def large(shape: Shape) -> Denoiser:
 def generation(parts: Mapping[str, tuple[Denoiser, float]], rows: int, steps: int) -> Run:
     """A function that writes TOKENS tokens after PROMPT others, in so many rows; no text ends before."""
     ensemble = Ensemble(tuple(Member(name, part, Constant(weight)) for name, (part, weight) in parts.items()))
-    process = next(iter(parts.values()))[0].process
-    config = SamplerConfig(BLOCK, TOKENS, steps, (-1,), Picker(1.0, 0.95), device=DEVICE)
+    reverse = replace(reverse_process(next(iter(parts.values()))[0].process), steps=steps)
+    config = SamplerConfig(BLOCK, TOKENS, (-1,), Picker(1.0, 0.95), device=DEVICE)
     prompts = [[Prompt(list(range(5, 5 + PROMPT)))] * rows] * len(parts)
 
     def run() -> None:
-        for _ in sample(ensemble, process, prompts, list(range(rows)), config):
+        for _ in sample(ensemble, reverse, prompts, list(range(rows)), config):
             pass
 
     return run

@@ -26,9 +26,11 @@ from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import Simplex, make_process
+from ssdcli.engine.process import make_process
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampling.nucleus import Picker, keep_nucleus
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 
 QUICK = {"rounds": 5}
@@ -78,7 +80,8 @@ class Loop:
     def __call__(self) -> object:
         """Predict, draw, and noise to the lower level."""
         said = self.ensemble.denoise(self.canvas, T, self.previous, self.prefixes)
-        return self.process.step(self.canvas, said.log_p, (T, self.lower), PICKER, self.noise.derive(1))
+        sampler = reverse_process(self.process).sampler
+        return sampler.step(self.canvas, said.log_p, (T, self.lower), PICKER, self.noise.derive(1))
 
 
 class Naive:
@@ -179,7 +182,7 @@ def parts(vocabulary: int) -> Mapping[str, Run]:
 
     def step() -> object:
         predicted = model.denoise(canvas, T, log_p, prefixes)
-        return process.step(canvas, predicted, (T, lower), PICKER, noise)
+        return reverse_process(process).sampler.step(canvas, predicted, (T, lower), PICKER, noise)
 
     return {
         "noise and its embedding": lambda: process.embed(process.corrupt(tokens, level, noise), backbone),

@@ -27,7 +27,7 @@ from benchmarks.lib.tables import heading, signed, table
 from benchmarks.lib.timing import least
 from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import Masked
+from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.block_diffusion_checkpoint import load_backbone

@@ -15,12 +15,11 @@ import typer
 from ssdcli.cli import console
 from ssdcli.cli import evaluate_options as option
 from ssdcli.cli import generate_options as shared
-from ssdcli.cli.memory import remedied
 from ssdcli.cli.prompts import read_context, read_members
 from ssdcli.cli.settings import resolve
-from ssdcli.errors import SsdError, UsageError
+from ssdcli.engine import catalogue
+from ssdcli.errors import SsdError, UsageError, on_out_of_memory
 from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, SweepResult, by_weight
-from ssdcli.generation.schedule_parser import GATED
 from ssdcli.generation.selection import Lineup, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import FREE, Placement
@@ -107,7 +106,7 @@ def evaluate(
     prepare_machine()
     from ssdcli.evaluation.evaluate import evaluate as run
 
-    with remedied("Take smaller models, or a --dtype of fewer bits."), _bar() as on_progress:
+    with on_out_of_memory("Take smaller models, or a --dtype of fewer bits."), _bar() as on_progress:
         found = run(data or (), told.core, small, settings, on_progress)
     _keep(found, plot, save=save)
     for remark in found.remarks:
@@ -214,7 +213,7 @@ def _ensembles(found: Evaluation) -> Table:
 def _best_weight(swept: SweepResult) -> str:
     if swept.best.weight is not None:
         return f"{swept.best.weight:g}"
-    return "by the gate" if swept.rule == GATED else "by the file"
+    return "by the gate" if "gate" in catalogue.rule(swept.rule).needs else "by the file"
 
 
 def _texts(found: Evaluation) -> Table:

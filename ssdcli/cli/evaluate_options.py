@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ssdcli.cli.help import MORE
-from ssdcli.generation.types import RULES
+from ssdcli.engine import catalogue
 
 Data = Annotated[
     list[str] | None, typer.Argument(help="Files and folders of text that no member was trained on; - is stdin.")
@@ -39,7 +39,10 @@ Judge = Annotated[
 Rules = Annotated[
     list[str] | None,
     typer.Option(
-        "--rule", metavar="RULE", rich_help_panel=MORE, help=f"{', '.join(RULES)}; repeatable. [default: all that fit]"
+        "--rule",
+        metavar="RULE",
+        rich_help_panel=MORE,
+        help=f"{', '.join(catalogue.names(catalogue.RULES))}; repeatable. [default: all that fit]",
     ),
 ]
 Schedules = Annotated[
@@ -48,7 +51,7 @@ Schedules = Annotated[
         "--schedule",
         metavar="NAME",
         rich_help_panel=MORE,
-        help="constant, leaning[:S], sandwich[:F] or a TOML file; repeatable. [default: these three]",
+        help=f"{catalogue.schedule_help()} or a TOML file; repeatable. [default: all that fit, but files]",
     ),
 ]
 Seed = Annotated[

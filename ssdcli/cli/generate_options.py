@@ -9,7 +9,8 @@ import typer
 
 from ssdcli.cli.completion import core_names, member_names, recipe_names
 from ssdcli.cli.help import MORE
-from ssdcli.generation.types import PLAIN, RULES, Options
+from ssdcli.engine import catalogue
+from ssdcli.generation.types import PLAIN, Options
 from ssdcli.machine.placement import DTYPES, FREE
 
 SEPARATOR = "---"  # a line of its own between two texts
@@ -99,7 +100,7 @@ Rule = Annotated[
     typer.Option(
         metavar="RULE",
         rich_help_panel=MORE,
-        help=f"How predictions are combined: {', '.join(RULES)}. [default: {PLAIN.rule}]",
+        help=f"How predictions are combined: {', '.join(catalogue.names(catalogue.RULES))}. [default: {PLAIN.rule}]",
     ),
 ]
 Schedule = Annotated[
@@ -107,8 +108,7 @@ Schedule = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=MORE,
-        help="When members run: constant, leaning[:S], sandwich[:F] or a TOML file. "
-        "[default: leaning beside a simplex core, else constant]",
+        help=f"When members run: {catalogue.schedule_help()} or a TOML file. [default: as the noise process has it]",
     ),
 ]
 Guide = Annotated[
@@ -124,8 +124,7 @@ Sampler = Annotated[
     typer.Option(
         metavar="NAME[=X]",
         rich_help_panel=MORE,
-        help="How a step chooses. simplex: nucleus, multi-hot; masked: top-k[=K], threshold[=P], entropy-bound[=NATS], "
-        "ancestral; uniform: entropy-bound[=NATS]. [default: the first]",
+        help=f"How a step chooses. {catalogue.sampler_help()}. [default: the first]",
     ),
 ]
 Remask = Annotated[

@@ -8,6 +8,7 @@ import typer
 
 from ssdcli.cli import completion
 from ssdcli.cli.help import MORE
+from ssdcli.engine import catalogue
 
 Data = Annotated[list[str] | None, typer.Argument(help="Files and folders of text; - is standard input.")]
 Core = Annotated[
@@ -95,7 +96,10 @@ Layers = Annotated[int | None, typer.Option(help="Depth, instead of a size's.", 
 Context = Annotated[int | None, typer.Option(help="Tokens of a training window.", rich_help_panel=MORE)]
 CheckpointSeconds = Annotated[float | None, typer.Option(help="Seconds between checkpoints.", rich_help_panel=MORE)]
 Process = Annotated[
-    str | None, typer.Option(help="simplex, masked or uniform; with --for none only.", rich_help_panel=MORE)
+    str | None,
+    typer.Option(
+        help=f"{', '.join(catalogue.names(catalogue.PROCESSES))}; with --for none only.", rich_help_panel=MORE
+    ),
 ]
 BlockSize = Annotated[
     int | None, typer.Option(help="Tokens of a block, where the core leaves it open.", rich_help_panel=MORE)

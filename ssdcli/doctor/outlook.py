@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ssdcli.engine.process import make_process
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.placement import CPU, DTYPES, FREE, QUANTIZED, Allocation, Need, Placement, in_bytes
@@ -95,10 +96,11 @@ def _speed(entry: Entry, allocation: Allocation) -> list[str]:
     flops = make_denoiser(twin, manifest.attention, process).flops(manifest.block_size, _SEEN)
     rows = manifest.block_size + (_SEEN if manifest.attention == "full" else 0)
     seconds = flops / _rate(rows, getattr(torch, allocation.computes), allocation.devices[0])
-    pace = manifest.block_size / (seconds * process.default_steps)
+    steps = reverse_process(process).steps
+    pace = manifest.block_size / (seconds * steps)
     return [
         f"A denoising step of {manifest.block_size} tokens after {_SEEN} others takes about {seconds:.2g} s, which is "
-        f"{pace:.2g} tokens a second in {process.default_steps} steps a block: an estimate from how fast matrices "
+        f"{pace:.2g} tokens a second in {steps} steps a block: an estimate from how fast matrices "
         "were multiplied just now."
     ]
 

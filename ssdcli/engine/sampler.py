@@ -13,28 +13,30 @@ from torch import Tensor
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.guidance import Guide, guided
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import Canvas, Process
+from ssdcli.engine.process import Canvas
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampling.nucleus import Picker
-from ssdcli.engine.sampling.stopping import EarlyStop, Quorum, Settling
+from ssdcli.engine.sampling.reverse import ReverseProcess
+from ssdcli.engine.sampling.stopping import Quorum, Settling
 
 _PRIOR = 1 << 32  # the word that names the draw of a block's first canvas; steps are numbered from 0
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How to sample: blocks of `block_size` tokens, each denoised in `steps` steps, until an end or enough tokens.
+    """What is written: blocks of `block_size` tokens until an end or enough tokens, and how tokens are drawn.
 
     ends: the ids that end a text, one at least.
+    picker: temperature and nucleus.
+    device: of the canvases.
+    guides: what steers the predictions.
     """
 
     block_size: int
     max_tokens: int
-    steps: int
     ends: tuple[int, ...]
     picker: Picker
     device: str = "cpu"
-    stop: EarlyStop | None = None
     guides: tuple[Guide, ...] = ()
 
 
@@ -42,14 +44,19 @@ class SamplerConfig:
 class Step:
     """One denoising step of a block.
 
-    weights: each member's weight at t (zero: not run). by_member: what each predicted at t, (B, L, V) or None.
-    log_p: what they predicted together, known tokens certain, guides included, at the process's own temperature:
-    (B, L, V); the next step is self-conditioned on it. canvas: what became of it.
-    decided: the positions whose token this step chose: (B, L) bool. active: the rows that were not done before it:
-    (B,) bool. last: whether this step ends the block.
-
     A row that is not active keeps its canvas, and its predictions count for nothing. A canvas is clean when its row is
     done; one whose text ended in an earlier block is never denoised, and stays noise.
+
+    block, index: the step's place: that of its block, and its own in the block.
+    t: the noise level at which it begins.
+    weights: each member's weight at t; zero if it was not run.
+    by_member: what each predicted at t, (B, L, V) or None.
+    log_p: what they predicted together, (B, L, V): known tokens certain, guides included, at the temperature of the
+        reverse process. The next step is self-conditioned on it.
+    canvas: what became of it.
+    decided: the positions whose token this step chose: (B, L) bool.
+    active: the rows that were not done before it: (B,) bool.
+    last: whether this step ends the block.
     """
 
     block: int
@@ -73,7 +80,7 @@ def time_grid(steps: int) -> list[float]:
 
 def sample(
     ensemble: Ensemble,
-    process: Process,
+    reverse: ReverseProcess,
     prompts: Sequence[Sequence[Prompt]],
     seeds: Sequence[int],
     config: SamplerConfig,
@@ -86,7 +93,7 @@ def sample(
     """
     if config.max_tokens < 1:
         return
-    prefixes = ensemble.start(prompts, time_grid(config.steps)[:-1])
+    prefixes = ensemble.start(prompts, time_grid(reverse.steps)[:-1])
     noise = CounterNoise(seeds, config.device)
     written = torch.empty((len(seeds), 0), dtype=torch.int64, device=config.device)
     ended = torch.zeros(len(seeds), dtype=torch.bool, device=config.device)
@@ -94,8 +101,8 @@ def sample(
     blocks = -(-config.max_tokens // config.block_size)
     for number in range(blocks):
         block = _Block(number, prefixes, written, ended)
-        canvas = yield from _denoise(ensemble, process, block, noise.derive(number), config)
-        tokens = torch.where(ended[:, None], config.ends[0], process.tokens(canvas))
+        canvas = yield from _denoise(ensemble, reverse, block, noise.derive(number), config)
+        tokens = torch.where(ended[:, None], config.ends[0], reverse.process.tokens(canvas))
         ended = torch.isin(tokens, ends).any(-1)
         if number + 1 == blocks or bool(ended.all()):  # between blocks, the host waits for the device
             return
@@ -105,7 +112,13 @@ def sample(
 
 @dataclass(frozen=True)
 class _Block:
-    """What there is before a block: each member's prefix, the tokens written (B, n), the rows that ended (B,)."""
+    """What there is before a block.
+
+    number: its place in the text.
+    prefixes: one a member.
+    written: the tokens before it, (B, n).
+    ended: the rows whose text is over, (B,) bool.
+    """
 
     number: int
     prefixes: tuple[Any, ...]
@@ -114,39 +127,41 @@ class _Block:
 
 
 def _denoise(
-    ensemble: Ensemble, process: Process, block: _Block, noise: CounterNoise, config: SamplerConfig
+    ensemble: Ensemble, reverse: ReverseProcess, block: _Block, noise: CounterNoise, config: SamplerConfig
 ) -> Generator[Step, None, Canvas]:
-    """Take a canvas from pure noise to clean tokens, but for the rows that ended before; returns it."""
+    """Take a canvas from pure noise to clean tokens, but for the rows that ended before; returns it.
+
+    Each step predicts the clean tokens, log p(x0 | x_t), and lets the sampler draw x_s of a lower level s from it.
+    """
+    process, sampler = reverse.process, reverse.sampler
     canvas = process.prior(config.block_size, noise.derive(_PRIOR))
     done, previous, settling, quorum = block.ended, None, None, Quorum()
-    for index, (t, s) in enumerate(pairwise(time_grid(config.steps))):
-        said = ensemble.denoise(canvas, t, previous, block.prefixes)
-        log_p = _tempered(process, guided(process.carry_over(canvas, said.log_p), config.guides, block.written), t)
-        settling, stops = _settle(settling, log_p, config)
+    for index, (t, s) in enumerate(pairwise(time_grid(reverse.steps))):
+        prediction = ensemble.denoise(canvas, t, previous, block.prefixes)
+        log_p = guided(process.carry_over(canvas, prediction.log_p), config.guides, block.written)
+        log_p = reverse.tempered(log_p, t)
+        settling, stops = _settle(reverse, settling, log_p, config.picker)
         lower = s * (~stops).double()  # a row that stops is denoised to the end at once
-        denoised = process.step(canvas, log_p, (t, lower), config.picker, noise.derive(index))
-        decided = process.decided(canvas, denoised) & ~done[:, None]
+        denoised = sampler.step(canvas, log_p, (t, lower), config.picker, noise.derive(index))
+        decided = sampler.decided(canvas, denoised) & ~done[:, None]
         canvas = _where(done, canvas, denoised)
-        active, done = ~done, done | stops | process.finished(canvas)
+        active, done = ~done, done | stops | sampler.finished(canvas)
         last = s == 0 or quorum.reached(done)
-        yield Step(block.number, index, t, ensemble.weights(t), said.by_member, log_p, canvas, decided, active, last)
+        weights, by_member = ensemble.weights(t), prediction.by_member
+        yield Step(block.number, index, t, weights, by_member, log_p, canvas, decided, active, last)
         if last:
             break
         previous = log_p
     return canvas
 
 
-def _tempered(process: Process, log_p: Tensor, t: float) -> Tensor:
-    """Log p (B, L, V) at the temperature that the process itself has at t."""
-    hot, cold = process.temperatures
-    return Picker(cold + (hot - cold) * t).tempered(log_p)
-
-
-def _settle(before: Settling | None, log_p: Tensor, config: SamplerConfig) -> tuple[Settling | None, Tensor]:
+def _settle(
+    reverse: ReverseProcess, before: Settling | None, log_p: Tensor, picker: Picker
+) -> tuple[Settling | None, Tensor]:
     """What an early stop remembers of the block's steps, and the rows that stop now: (B,) bool."""
-    if config.stop is None:
+    if reverse.stop is None:
         return None, torch.zeros(log_p.shape[0], dtype=torch.bool, device=log_p.device)
-    return config.stop.settle(before, config.picker.tempered(log_p))
+    return reverse.stop.settle(before, picker.tempered(log_p))
 
 
 def _where(rows: Tensor, kept: Tensor, new: Tensor) -> Tensor:

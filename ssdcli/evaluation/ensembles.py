@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.losses import GRID
 from ssdcli.evaluation.measurement import EvalSettings
-from ssdcli.generation.schedule_parser import CONSTANT, GATED, LEANING, SANDWICH, among, kind
-from ssdcli.generation.selection import CONTRAST, NO_CORE, Lineup, ModelFiles, SmallModels, choose
-from ssdcli.generation.types import RULES, Blend
+from ssdcli.generation.schedule_parser import among, goes_with, named
+from ssdcli.generation.selection import NO_CORE, Lineup, ModelFiles, SmallModels, choose
+from ssdcli.generation.types import Blend
 from ssdcli.registry.store import Registry
 
 _DIGITS = 12  # sums of weights are rounded to this many decimals
@@ -86,17 +87,19 @@ class _SweepMaker:
         if len(self.small) + (self.core is not None) < 2:
             return ()
         differ = bool(settings.context) or all(member.model.entry.manifest.base is not None for member in small)
-        if CONTRAST in settings.rules and not differ:
-            problem = "a contrast needs private context, or a small model that was trained with --base."
-            raise UsageError(problem, "Pass --context FILE, or leave --rule contrast out.")
-        rules = settings.rules or tuple(rule for rule in RULES if (rule != CONTRAST or differ) and self._can(rule))
+        same = () if differ else tuple(rule for rule in settings.rules if "base" in Blend(rule).needs)
+        if same:
+            problem = f"a {same[0]} needs private context, or a small model that was trained with --base."
+            raise UsageError(problem, f"Pass --context FILE, or leave --rule {same[0]} out.")
+        possible = [rule for rule in catalogue.names(catalogue.RULES) if differ or "base" not in Blend(rule).needs]
+        rules = settings.rules or tuple(rule for rule in possible if self._can(rule))
         pairs = [(rule, schedule) for rule in rules for schedule in settings.schedules or self._schedules(rule)]
-        fitting = [pair for pair in pairs if _fits(*pair)]
+        fitting = [(rule, schedule) for rule, schedule in pairs if goes_with(Blend(rule), schedule)]
         return tuple(self._sweep(*pair) for pair in fitting or pairs)
 
     def _schedules(self, rule: str) -> tuple[str, ...]:
         """Those that are measured unless others are named."""
-        return (CONSTANT,) if self.core is None else among(rule, self.process)
+        return (catalogue.SCHEDULES[0].name,) if self.core is None else among(Blend(rule), self.process)
 
     def _can(self, rule: str) -> bool:
         """Whether they combine so: a contrast needs a core, and bases that fit it; a gate one small model with one."""
@@ -108,11 +111,11 @@ class _SweepMaker:
 
     def _weighted(self, rule: str) -> dict[str, float | None]:
         """The small models' own weights, which a gate stands in for."""
-        return {name: None if rule == GATED else weight for name, weight in self.small}
+        return {name: None if "gate" in Blend(rule).needs else weight for name, weight in self.small}
 
     def _sweep(self, rule: str, schedule: str) -> Sweep:
         blend = Blend(rule, schedule)
-        if rule == GATED or kind(schedule) not in (CONSTANT, LEANING, SANDWICH):
+        if "gate" in blend.needs or named(schedule) is None:
             return Sweep(rule, schedule, (None,), (self._lineup(self._weighted(rule), blend),))
         weights = self._weights(rule, schedule)
         if not weights:
@@ -124,10 +127,13 @@ class _SweepMaker:
     def _weights(self, rule: str, schedule: str) -> tuple[float, ...]:
         """Weights of the first small model, that which it has among them, as far as the others leave room."""
         (_, own), *others = self.small
-        room = 1.0 if self.core is None or rule == CONTRAST else 1 - math.fsum(w for _, w in others)
+        whole = self.core is None or "base" in Blend(rule).needs
+        room = 1.0 if whole else 1 - math.fsum(w for _, w in others)
         room = round(room, _DIGITS)
         tried = sorted({*GRID[1:], own})
-        return tuple(w for w in tried if (w < room if kind(schedule) in (LEANING, SANDWICH) else w <= room))
+        declared = named(schedule)
+        needs_both = declared is not None and declared.varies is not None
+        return tuple(w for w in tried if (w < room if needs_both else w <= room))
 
     def _at(self, weight: float) -> dict[str, float | None]:
         """The small models' weights when the first has this one; without a core the others share the rest."""
@@ -140,10 +146,3 @@ class _SweepMaker:
 
     def _lineup(self, weights: dict[str, float | None], blend: Blend) -> Lineup:
         return choose(self.core or NO_CORE, weights, self.registry, blend)
-
-
-def _fits(rule: str, schedule: str) -> bool:
-    """Whether a rule is measured with a schedule that was named for all rules."""
-    if rule == GATED:
-        return schedule in among(rule, "")
-    return not (rule == CONTRAST and kind(schedule) == SANDWICH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ssdcli.evaluation.measurement import BASE, Evaluation, SweepResult
+from ssdcli.generation.schedule_parser import named
 from ssdcli.reports.charts import Point, curves, stacked, to_svg, weight_sweeps
 
 _LEVEL = "noise level (0: the text itself, 1: nothing but noise)"
@@ -27,7 +28,9 @@ def plot(found: Evaluation) -> str:
 def _points(swept: SweepResult, found: Evaluation) -> list[Point]:
     """An ensemble's points; of constant weights, 0 is the core alone if nobody else is left."""
     members = [member for member in found.members if member.role != BASE]
-    ends_alone = swept.schedule == "constant" and len(members) == 2 and members[0].name == found.core
+    declared = named(swept.schedule)
+    steady = declared is not None and declared.varies is None
+    ends_alone = steady and len(members) == 2 and members[0].name == found.core
     alone = [(0.0, members[0].figures.bits.value)] * ends_alone
     return [*alone, *((point.weight or 0.0, point.figures.bits.value) for point in swept.points)]
 

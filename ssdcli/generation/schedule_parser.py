@@ -7,83 +7,88 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ssdcli.engine import catalogue
+from ssdcli.engine.catalogue import ScheduleDeclaration
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.ensemble.members import Member
-from ssdcli.engine.ensemble.schedules import LEANS, Constant, Leaning, Piecewise, Sandwich, Schedule
+from ssdcli.engine.ensemble.schedules import Constant, Piecewise, Schedule
 from ssdcli.errors import UsageError
 from ssdcli.generation.types import Blend
 from ssdcli.registry.names import suggest
 
-CONSTANT = "constant"
-LEANING = "leaning"
-SANDWICH = "sandwich"
-GATED = "gated"  # the rule that leans as the gate says
-_STEEPEST = 20.0  # a weight that grows by e^20 over the way is no less than a switch
 _FORM = "Write a line such as notes = [[1.0, 0.0], [0.5, 0.3]] for each member: pairs of noise level and weight."
 
 Members = Sequence[Member[Any]]
 
 
 def schedules(blend: Blend, members: Members, process: str, gate: Gate | None = None) -> list[Schedule]:
-    """Each member's schedule: constant, `leaning[:S]`, `sandwich[:F]`, or what a TOML file says; a gate's own.
+    """Each member's schedule, by a name of the catalogue or by a TOML file; a gate's own.
 
     UsageError for what cannot be.
     """
     if gate is not None:
         return _gated(blend, gate)
-    schedule = _default(blend.rule, members, process) if blend.schedule is None else blend.schedule
-    name, number = kind(schedule), schedule.partition(":")[1:]
-    if schedule == CONSTANT:
-        return [Constant(member.weight) for member in members]
-    if name == LEANING:
-        return _leaning(members, number)
-    if name == SANDWICH:
-        return _sandwiched(blend.rule, members, number)
-    return _from_file(Path(schedule).expanduser(), members, blend.rule)
+    schedule = _default(blend, members, process) if blend.schedule is None else blend.schedule
+    declared = named(schedule)
+    if declared is None:
+        return _from_file(Path(schedule).expanduser(), members, blend)
+    return _of(declared, schedule.partition(":")[1:], members, blend)
 
 
-def among(rule: str, process: str) -> tuple[str, ...]:
+def named(schedule: str) -> ScheduleDeclaration | None:
+    """What the catalogue has of this name, to which a number may be added after a colon; None for a file."""
+    name, colon, _ = schedule.partition(":")
+    known = {one.name: one for one in catalogue.SCHEDULES}
+    return known[name] if name in known and not (colon and known[name].number is None) else None
+
+
+def among(blend: Blend, process: str) -> tuple[str, ...]:
     """The schedules of a core and small models that need no file; the first is taken unless another is named."""
-    if rule == GATED:
-        return (LEANING,)
-    leans = process in LEANS and rule != "contrast"
-    return (LEANING, CONSTANT, SANDWICH) if leans else (CONSTANT, LEANING, SANDWICH)
+    if "gate" in blend.needs:
+        return (Gate.schedule,)
+    usual = catalogue.SCHEDULES[0].name if "base" in blend.needs else catalogue.process(process).schedule
+    return (usual, *(one.name for one in catalogue.SCHEDULES if one.name != usual))
 
 
-def _default(rule: str, members: Members, process: str) -> str:
-    return among(rule, process)[0] if _both(members) else CONSTANT
+def goes_with(blend: Blend, schedule: str) -> bool:
+    """Whether the rule of a blend can run by a schedule of this name, or by a file."""
+    if "gate" in blend.needs:
+        return schedule == Gate.schedule
+    declared = named(schedule)
+    return declared is None or not _leaves_core_out(declared, blend)
 
 
-def kind(schedule: str) -> str:
-    """A schedule's name without its number: CONSTANT, LEANING or SANDWICH; else it is a file's."""
-    return schedule.partition(":")[0]
+def _leaves_core_out(declared: ScheduleDeclaration, blend: Blend) -> bool:
+    """Whether a schedule pauses the core where the rule needs it at every step."""
+    return declared.pauses and declared.varies == "core" and "base" in blend.needs
+
+
+def _default(blend: Blend, members: Members, process: str) -> str:
+    return among(blend, process)[0] if _both(members) else catalogue.SCHEDULES[0].name
 
 
 def _gated(blend: Blend, gate: Gate) -> list[Schedule]:
-    if blend.schedule not in (None, *among(GATED, "")):
+    if blend.schedule not in (None, Gate.schedule):
         raise UsageError("a gate itself says when a small model weighs how much.", "Leave --schedule out.")
     return list(gate.schedules())
 
 
-def _leaning(members: Members, number: tuple[str, str]) -> list[Schedule]:
-    """The small models and their bases gain weight where there is more noise."""
-    _check_both(members, LEANING)
-    slope = _number(number, Leaning.slope, -_STEEPEST, _STEEPEST, "the leaning's slope", "Say leaning:2.")
-    return [Constant(m.weight) if m.role == "core" else Leaning(m.weight, slope) for m in members]
-
-
-def _sandwiched(rule: str, members: Members, number: tuple[str, str]) -> list[Schedule]:
-    """The core in the middle of the way alone."""
-    if rule == "contrast":
-        raise UsageError("a contrast needs the core at every step.", "Use the sandwich with --rule mix or average.")
-    _check_both(members, SANDWICH)
-    light = _number(number, Sandwich.light, 0, 1, "the sandwich's share of light steps", "Say sandwich:0.25.")
-    return [Sandwich(m.weight, light) if m.role == "core" else Constant(m.weight) for m in members]
-
-
-def _check_both(members: Members, name: str) -> None:
+def _of(declared: ScheduleDeclaration, number: tuple[str, str], members: Members, blend: Blend) -> list[Schedule]:
+    """A declared schedule for the members whose weight it varies, with the number behind its colon, if any."""
+    if declared.varies is None:
+        return [declared.load()(member.weight) for member in members]
+    name = declared.name
+    if _leaves_core_out(declared, blend):
+        hint = f"Omit --schedule, or use {name} with --rule {catalogue.RULES[0].name}."
+        raise UsageError(f"a {blend.rule} needs the core at every step, and {name} pauses it.", hint)
     if not _both(members):
         raise UsageError(f"a {name} needs a core and a small model that both run.", "Name both, or leave it out.")
+    given = _number(declared, *number)
+    core_varies = declared.varies == "core"
+    return [
+        declared.load()(member.weight, **given) if (member.role == "core") == core_varies else Constant(member.weight)
+        for member in members
+    ]
 
 
 def _both(members: Members) -> bool:
@@ -91,19 +96,21 @@ def _both(members: Members) -> bool:
     return {"core", "small"} <= {member.role for member in members}
 
 
-def _number(given: tuple[str, str], default: float, least: float, most: float, what: str, hint: str) -> float:
-    """The number behind a schedule's colon, if there is one."""
-    colon, text = given
+def _number(declared: ScheduleDeclaration, colon: str, text: str) -> dict[str, float | None]:
+    """The number of a schedule as its argument: what stands behind the colon, or the default."""
+    number = declared.number
+    if number is None:
+        return {}
+    if not colon:
+        return {number.name: number.default}
     try:
-        number = float(text) if colon else default
+        return {number.name: number.checked(float(text))}
     except ValueError:
-        number = float("nan")
-    if not least <= number <= most:
-        raise UsageError(f"{what} must be between {least:g} and {most:g}, not {text!r}.", hint)
-    return number
+        problem = f"the {number.name} of the {declared.name} must be {number.expected}, not {text!r}."
+        raise UsageError(problem, f"Write {declared.name}:{number.default:g}.") from None
 
 
-def _from_file(path: Path, members: Members, rule: str) -> list[Schedule]:
+def _from_file(path: Path, members: Members, blend: Blend) -> list[Schedule]:
     """Piecewise linear weights by member; a member that the file does not name keeps its weight.
 
     A base follows its small model in the list and has the same schedule.
@@ -121,8 +128,8 @@ def _from_file(path: Path, members: Members, rule: str) -> list[Schedule]:
     for member in members:
         leader = leader if member.role == "base" else member.name
         chosen.append(_piecewise(path, leader, tables[leader]) if leader in tables else Constant(member.weight))
-        if rule == "contrast" and member.role == "core":
-            _check_always_on(path, member.name, chosen[-1])
+        if "base" in blend.needs and member.role == "core":
+            _check_always_on(path, blend.rule, member.name, chosen[-1])
     idle = next((t / 1000 for t in range(1000, 0, -1) if all(schedule(t / 1000) == 0 for schedule in chosen)), None)
     if idle is not None:
         problem = f"the schedule {str(path)!r} lets no member run at noise level {idle:g}."
@@ -130,9 +137,9 @@ def _from_file(path: Path, members: Members, rule: str) -> list[Schedule]:
     return chosen
 
 
-def _check_always_on(path: Path, core: str, schedule: Schedule) -> None:
+def _check_always_on(path: Path, rule: str, core: str, schedule: Schedule) -> None:
     if any(schedule(t / 1000) == 0 for t in range(1, 1001)):
-        problem = f"the schedule {str(path)!r} leaves out {core!r}, and a contrast needs the core at every step."
+        problem = f"the schedule {str(path)!r} leaves out {core!r}, and a {rule} needs the core at every step."
         raise UsageError(problem, "Give it a weight above zero at every level.")
 
 
@@ -142,7 +149,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(
             f"the schedule {str(path)!r} cannot be read ({error.strerror}).",
-            f"Say {CONSTANT}, {LEANING}[:S], {SANDWICH}[:F], or name a file.",
+            f"Write {catalogue.schedule_help()}, or name a file.",
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the schedule {str(path)!r} is not valid TOML ({error}).", _FORM) from None

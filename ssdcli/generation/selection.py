@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.generation.guides import GuideSpec, open_guide
-from ssdcli.generation.schedule_parser import GATED, schedules
+from ssdcli.generation.schedule_parser import schedules
 from ssdcli.generation.types import PLAIN, Blend
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, QUANTIZED, Placement
@@ -23,11 +24,9 @@ from ssdcli.registry.store import Entry, Registry
 
 if TYPE_CHECKING:
     from ssdcli.engine.ensemble.rules import Rule
-    from ssdcli.engine.process import Process
     from ssdcli.generation.loaded_model import LoadedModel
 
 NO_CORE = "none"
-CONTRAST = "contrast"
 UNTUNED = 0.5  # the weight of a small model for which none was measured
 _DIGITS = 12  # weights are rounded to this many decimals, so that 0.9 and 0.1 leave nothing
 
@@ -75,7 +74,7 @@ class Lineup:
 
     def open(self, placement: Placement = FREE) -> Writer:
         """Load the models where `placement` says, by default as they fit (SsdError if one cannot be read)."""
-        from ssdcli.generation.loaded_model import open_model
+        from ssdcli.generation.loaded_model import open_model, process_of
         from ssdcli.text.codec import Codec
         from ssdcli.text.openings import ends_of
         from ssdcli.text.tokenizer import load_tokenizer
@@ -84,7 +83,8 @@ class Lineup:
         first = self.members[0].model.entry
         codec = Codec(load_tokenizer(first.folder, first.name))
         ends = tuple(end for member in self.members for end in ends_of(member.model.entry, codec.tokenizer))
-        process = self._process(tuple(dict.fromkeys(ends)))
+        floods = any(_core_table(member.model.weights).get("late_ends") for member in self.members)
+        process = process_of(first)
         loaded: dict[str, LoadedModel] = {}
         for files in {member.model.entry.name: member.model for member in self.members}.values():
             model = loaded[files.entry.name] = open_model(
@@ -95,40 +95,29 @@ class Lineup:
         members = [member.carrying(loaded[member.model.entry.name]) for member in self.members]
         manifest = first.manifest
         guides = tuple(open_guide(spec, manifest.tokenizer, manifest.vocabulary, device) for spec in self.guides)
-        return Writer(members, self.core, self.rule, guides)
+        return Writer(members, self.core, self.rule, guides, tuple(dict.fromkeys(ends)) if floods else ())
 
     @property
     def rule(self) -> Rule:
         """How the predictions are combined."""
-        from ssdcli.engine.ensemble.rules import Gated, average, contrast, mix
-
-        gate = self.gate
-        if gate is not None:
-            return Gated(gate.core, gate.small)
-        return {"mix": mix, "average": average, "contrast": contrast}[self.blend.rule]
+        declared, gate = catalogue.rule(self.blend.rule).load(), self.gate
+        rule: Rule = declared if gate is None else declared(gate)
+        return rule
 
     @property
     def gate(self) -> Gate | None:
         """The small model's gate, where members combine by one."""
-        return _gate(self.members[-1].model.entry) if self.blend.rule == GATED else None
+        return _gate(self.members[-1].model.entry) if "gate" in self.blend.needs else None
 
     def reopen(self, writer: Writer) -> Writer:
         """Open with the models that another writer has loaded, whose members include all of these; without guides."""
         known = {member.name: member.model for member in writer.members}
-        return Writer([member.carrying(known[member.name]) for member in self.members], self.core, self.rule)
+        members = [member.carrying(known[member.name]) for member in self.members]
+        return Writer(members, self.core, self.rule, late=writer.late)
 
     def _check(self, placement: Placement) -> None:
         if placement.dtype in QUANTIZED and not any(_core_table(member.model.weights) for member in self.members):
             raise UsageError(f"--dtype {placement.dtype} is for pulled cores, and none is here.", "Omit it.")
-
-    def _process(self, ends: tuple[int, ...]) -> Process:
-        """The noise process of all members; the ends wait where a core floods texts with them."""
-        from ssdcli.engine.process import Masked
-        from ssdcli.generation.loaded_model import process_of
-
-        process = process_of(self.members[0].model.entry)
-        floods = any(_core_table(member.model.weights).get("late_ends") for member in self.members)
-        return replace(process, late=ends) if floods and isinstance(process, Masked) else process
 
 
 def choose(
@@ -139,7 +128,7 @@ def choose(
     guides = tuple(GuideSpec.parse(text) for text in blend.guides)
     shares = [(_small(registry.find(name)), weight) for name, weight in _pairs(members)]
     chosen = _core(core, [entry for entry, _ in shares], registry)
-    running = [_with_origin(member, registry) for member in _fitting_members(chosen, shares, blend.rule, registry)]
+    running = [_with_origin(member, registry) for member in _fitting_members(chosen, shares, blend.needs, registry)]
     lineup = Lineup(None if chosen is None else chosen.name, tuple(running), blend, guides)
     scheduled = schedules(blend, running, running[0].model.entry.manifest.process, lineup.gate)
     pairs = zip(running, scheduled, strict=True)
@@ -147,14 +136,14 @@ def choose(
 
 
 def _fitting_members(
-    core: Entry | None, small: Sequence[tuple[Entry, float | None]], rule: str, registry: Registry
+    core: Entry | None, small: Sequence[tuple[Entry, float | None]], needs: Sequence[str], registry: Registry
 ) -> list[Member[ModelFiles]]:
-    """Who runs by a rule, the core first, at constant weights; UsageError for models that do not fit each other."""
-    if rule == GATED:
+    """Who runs by a rule with these needs, the core first, at constant weights; UsageError for a misfit."""
+    if "gate" in needs:
         members = _gated(core, small)
     else:
         shares = [(entry, _weight(entry, weight)) for entry, weight in small]
-        members = _contrasted(core, shares, registry) if rule == CONTRAST else _shared(core, shares)
+        members = _contrasted(core, shares, registry) if "base" in needs else _shared(core, shares)
     for other, member in combinations(members, 2):
         check_fit(member.model.entry, other.model.entry, registry)
     return members

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import require
 from ssdcli.generation.transcript import FinishReason
@@ -61,7 +62,6 @@ class Options:
 
 
 DEFAULTS = Options()
-RULES = ("mix", "average", "contrast", "gated")
 
 
 class OptionChanges(TypedDict, total=False):
@@ -87,18 +87,24 @@ class OptionChanges(TypedDict, total=False):
 class Blend:
     """How members combine: a rule, a schedule, and guides.
 
-    rule: mix, average, contrast, or gated, which is mix with the weights that the small model's gate gives.
-    schedule: "constant", "leaning[:S]", "sandwich[:F]" or a file; by default leaning where a core and small models
-    of the simplex process share the weight, else constant.
+    rule: a name that the catalogue has.
+    schedule: a name that the catalogue has, NAME or NAME:X, or a file; by default the noise process's own where a core
+        and small models share the weight, else constant.
     guides: classifiers to steer by, each MODEL:LABEL or MODEL:LABEL=SCALE.
     """
 
-    rule: str = "mix"
+    rule: str = catalogue.RULES[0].name
     schedule: str | None = None
     guides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require(self.rule in RULES, f"rule must be one of {', '.join(RULES)}, not {self.rule!r}.")
+        rules = catalogue.names(catalogue.RULES)
+        require(self.rule in rules, f"rule must be one of {', '.join(rules)}, not {self.rule!r}.")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the rule needs besides predictions, see the catalogue."""
+        return catalogue.rule(self.rule).needs
 
 
 PLAIN = Blend()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import UsageError, require
@@ -22,8 +23,8 @@ from ssdcli.machine.distributed import from_rank_zero
 if TYPE_CHECKING:
     from ssdcli.engine.ensemble.guidance import Guide
     from ssdcli.engine.ensemble.rules import Rule
-    from ssdcli.engine.process import Process
     from ssdcli.engine.sampler import SamplerConfig
+    from ssdcli.engine.sampling.reverse import ReverseProcess
     from ssdcli.generation.loaded_model import LoadedModel
 
 _TOGETHER = 8  # rows denoised at once, at most
@@ -43,13 +44,20 @@ class Writer:
         core: str | None,
         rule: Rule | None = None,
         guides: Sequence[Guide] = (),
+        late: tuple[int, ...] = (),
     ) -> None:
-        """`rule` is `mix` unless given; a `core` that is no member is reported with a weight of zero."""
+        """Take members that are loaded, as they combine.
+
+        core: its name; one that is no member is reported with a weight of zero.
+        rule: `mix` unless given.
+        late: ids that end a text, whose positions wait until all others are revealed (see `Choice`).
+        """
         from ssdcli.engine.ensemble.ensemble import Ensemble
         from ssdcli.engine.ensemble.rules import mix
 
         self.members = tuple(members)
         self.core = core
+        self.late = late
         self.codec = members[0].model.codec
         self.ends = tuple(dict.fromkeys(end for member in members for end in member.model.format.ends))
         denoisers = tuple(member.carrying(member.model.denoiser) for member in members)
@@ -190,15 +198,15 @@ class Writer:
         from ssdcli.engine.sampler import sample
         from ssdcli.generation.trace import BlockNotes
 
-        rows, reader, process = list(writing.values()), self._reader(options), self._process_for(options)
+        rows, reader, reverse = list(writing.values()), self._reader(options), self._reverse(options)
         read = [reader.prompts(row.request, row.frame, row.fills) for row in rows]
         for row, prompts in zip(rows, read, strict=True):
             row.usage.start(prompts)
         gaps = [len(row.fills) for row in rows]
         keys = [fold(row.seed, gap) if gap else row.seed for row, gap in zip(rows, gaps, strict=True)]
-        notes = BlockNotes(self._ensemble, process, options.explain)
+        notes = BlockNotes(self._ensemble, self._process, options.explain)
         by_member = list(zip(*read, strict=True))
-        for step in sample(self._ensemble, process, by_member, keys, self._config(options)):
+        for step in sample(self._ensemble, reverse, by_member, keys, self._config(options)):
             notes.take(step)
             if step.last:
                 blocks = notes.read()
@@ -208,37 +216,36 @@ class Writer:
                 if all(len(row.fills) > gap for row, gap in zip(rows, gaps, strict=True)):
                     return
 
-    def _process_for(self, options: Options) -> Process:
-        """The noise process with the reverse step that the options name (UsageError when it has none such)."""
-        from ssdcli.engine.process import Sampling
+    def _reverse(self, options: Options) -> ReverseProcess:
+        """How canvases are denoised (UsageError when the options name a sampler that the process has not)."""
+        from ssdcli.engine.sampling.reverse import Choice, reverse_process
+        from ssdcli.engine.sampling.stopping import EarlyStop
 
         name, equals, number = (options.sampler or "").partition("=")
         try:
-            value = float(number) if equals else None
-            return self._process.sampled_by(Sampling(name or None, value, options.remask))
+            choice = Choice(name or None, float(number) if equals else None, options.remask, self.late)
+            own = reverse_process(self._process, choice)
         except ValueError as error:
-            known = ", ".join(self._process.samplings)
+            known = ", ".join(catalogue.names(catalogue.samplers(self._process.name)))
             raise UsageError(
                 f"the sampler cannot be {options.sampler!r} with remask {options.remask:g} ({error}).",
                 f"The {self._process.name} process knows {known}; give a number as in --sampler NAME=0.5.",
             ) from None
+        bound = options.early_stop
+        stop = own.stop if bound is None else EarlyStop(bound) if bound else None
+        return replace(own, steps=own.steps if options.steps is None else options.steps, stop=stop)
 
     def _config(self, options: Options) -> SamplerConfig:
         from ssdcli.engine.sampler import SamplerConfig
         from ssdcli.engine.sampling.nucleus import Picker
-        from ssdcli.engine.sampling.stopping import EarlyStop
 
         backbone = self.members[0].model.denoiser.backbone
-        bound = options.early_stop
-        stop = self._process.early_stop if bound is None else EarlyStop(bound) if bound else None
         return SamplerConfig(
             block_size=backbone.block_size,
             max_tokens=_longest(options),
-            steps=self._process.default_steps if options.steps is None else options.steps,
             ends=self.ends,
             picker=Picker(options.temperature, options.top_p),
             device=str(backbone.device),
-            stop=stop,
             guides=self._guides,
         )
 

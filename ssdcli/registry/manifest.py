@@ -10,11 +10,16 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError
 from ssdcli.registry.files import write_atomic
 
 SCHEMA = 1
 FILE = "ssd.json"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in several files
+TOKENIZER = "tokenizer.json"
 LATER = (
     "base",
     "base_weights",
@@ -27,13 +32,11 @@ LATER = (
 ADAPTER = "adapter"  # a LoRA of a registered model, which it needs
 KINDS = ("core", "small", ADAPTER)
 MEMBERS = ("small", ADAPTER)  # the kinds that join a core
-PROCESSES = ("simplex", "masked", "uniform")
 ATTENTIONS = ("block-causal", "causal", "full")
 FORMATS = ("plain", "turns", "chat")
 
 _GATE = ("bias", "level", "core", "small")
 _STEEPEST = 50.0  # a gate's numbers are log-odds, and exponents
-_USUAL: dict[str, dict[str, float]] = {"masked": {"t_min": 1e-3}}  # as the processes have them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,7 @@ class ModelSpec:
     @property
     def noise(self) -> tuple[str, dict[str, float]]:
         """The noise process and all of its constants, those included that may be left out."""
-        return self.process, _USUAL.get(self.process, {}) | self.constants
+        return self.process, catalogue.process(self.process).completed(self.constants)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +262,10 @@ def _one_of(choices: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
     return f"one of {', '.join(choices)}", choices.__contains__
 
 
+def _is_process(value: Any) -> bool:
+    return value in catalogue.names(catalogue.PROCESSES)
+
+
 _COUNT = ("a whole number of at least 0", _count)
 _TEXT = ("a text that is not empty", _text)
 _OPTIONAL_TEXT = ("a text or null", _optional_text)
@@ -269,7 +276,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "name": _TEXT,
     "kind": _one_of(KINDS),
     "architecture": _TEXT,
-    "process": _one_of(PROCESSES),
+    "process": (_one_of(catalogue.names(catalogue.PROCESSES))[0], _is_process),
     "constants": _NUMBERS,
     "block_size": _COUNT,
     "context": _COUNT,

@@ -12,15 +12,15 @@ from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.split import SplitSettings
 from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
+from ssdcli.engine import catalogue
 from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
 from ssdcli.generation.loaded_model import process_of
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.core_traits import CoreTraits, read_core_traits
-from ssdcli.registry.archive import TOKENIZER
 from ssdcli.registry.compatibility import Canvas
 from ssdcli.registry.files import write_atomic
-from ssdcli.registry.manifest import ADAPTER
+from ssdcli.registry.manifest import ADAPTER, TOKENIZER
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.openings import chat_of, end_of_text, ends_of
 from ssdcli.text.tokenizer import MASK, PAD, load_tokenizer, special_id, train_tokenizer
@@ -240,5 +240,6 @@ def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phras
 def _process(settings: TrainSettings, tokenizer: Tokenizer, parent: Parent | None) -> Process:
     if parent is not None:
         return process_of(parent.entry)
-    constants = {"K": 5.0, "s": 1e-4, "mask_id": special_id(tokenizer, MASK)}  # a process takes those that are its own
-    return make_process(settings.process, settings.vocabulary, constants)
+    usual = catalogue.process(settings.process).constants
+    mask = {"mask_id": special_id(tokenizer, MASK)}  # which a process takes if it has one
+    return make_process(settings.process, settings.vocabulary, mask | dict(usual))

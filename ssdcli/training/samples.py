@@ -14,6 +14,7 @@ from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.generation.types import DEFAULTS
@@ -59,7 +60,8 @@ def _go_on(members: Authors, openings: Sequence[Sequence[int]], until: float) ->
     ensemble = Ensemble(tuple(member.carrying(member.model.denoiser) for member in members))
     prompts = [[member.model.after(opening) for opening in openings] for member in members]
     blocks: list[Tensor] = []
-    for step in sample(ensemble, denoiser.process, prompts, range(len(openings)), _config(denoiser, ends)):
+    reverse = reverse_process(denoiser.process)
+    for step in sample(ensemble, reverse, prompts, range(len(openings)), _config(denoiser, ends)):
         if step.last:
             blocks.append(denoiser.process.tokens(step.canvas).cpu())
         if time.monotonic() > until:
@@ -72,11 +74,9 @@ def _config(denoiser: Denoiser, ends: tuple[int, ...]) -> SamplerConfig:
     return SamplerConfig(
         block_size=denoiser.backbone.block_size,
         max_tokens=_LENGTH,
-        steps=denoiser.process.default_steps,
         ends=ends,
         picker=Picker(DEFAULTS.temperature, DEFAULTS.top_p),
         device=str(denoiser.backbone.device),
-        stop=denoiser.process.early_stop,
     )
 
 

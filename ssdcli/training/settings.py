@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from ssdcli.engine import catalogue
 from ssdcli.errors import UsageError
 from ssdcli.models.presets import PRESETS, find_preset
 
@@ -16,7 +17,6 @@ _MOST_CANARIES = 256
 _HIGHEST_RANK = 256
 _KEPT = ("size", "hidden", "layers")  # what a training takes from its beginning
 _OPTIMIZERS = ("muon", "adamw")
-_PROCESSES = ("simplex", "masked", "uniform")
 _SIZES = ", ".join(preset.name for preset in PRESETS)
 
 
@@ -55,11 +55,12 @@ class TrainSettings:
     checkpoint_seconds: float = 60.0  # between checkpoints
     block_size: int | None = None  # a core decides about it, unless it has full attention
     # FROM_SCRATCH: only for a core (--for none).
-    process: str = "simplex"
+    process: str = catalogue.PROCESSES[0].name
     vocabulary: int = 8192
 
     def check(self) -> None:
         """Raise UsageError for what cannot be right whatever the data is."""
+        processes = catalogue.names(catalogue.PROCESSES)
         if not self.name:
             raise UsageError("the new model has no name.", "Pass --name.")
         for name, holds, expected in (
@@ -85,7 +86,7 @@ class TrainSettings:
             ("context", self.context is None or self.context > 0, "at least 1"),
             ("block_size", _is_block(self.block_size), "a multiple of 4"),  # see Denoiser
             ("vocabulary", self.vocabulary >= 300, "at least 300"),
-            ("process", self.process in _PROCESSES, f"one of {', '.join(_PROCESSES)}"),
+            ("process", self.process in processes, f"one of {', '.join(processes)}"),
         ):
             if not holds:
                 flag = name.replace("_", "-")

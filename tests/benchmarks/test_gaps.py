@@ -25,7 +25,9 @@ from benchmarks.lib.gaps import (
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.rules import average, contrast
 from ssdcli.engine.ensemble.schedules import sharing
-from ssdcli.engine.process import Masked, Process, Simplex
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.scored_text import ScoredText

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks.lib.segments import HEAVY, LIGHT, SEGMENTS, Levels, Segments, all_schedules, document_losses, shapes
-from ssdcli.engine.process import Masked
+from ssdcli.engine.process.masked import Masked
 from ssdcli.evaluation.scored_text import ScoredText
 from tests.tiny import VOCABULARY, tiny_backbone
 

@@ -15,7 +15,9 @@ from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, denoise_sequence, lay_out
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed
-from ssdcli.engine.process import Masked, Process, Simplex
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import Interrupted, UsageError
 from ssdcli.evaluation.scored_text import ScoredText

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.denoiser import Denoiser
-from ssdcli.engine.process import Masked, Simplex, Uniform
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 

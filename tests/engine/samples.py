@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,14 @@ from torch import Tensor
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
-from ssdcli.engine.process import Masked, Process, Simplex, Uniform
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import SamplerConfig, Step, sample
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import reverse_process
 
 NEVER = -1  # an end of text that never comes
 V, L = 6, 4
@@ -30,15 +35,20 @@ def alone(denoiser: Any) -> Ensemble:
 
 
 def settings(**changes: Any) -> SamplerConfig:
-    fields: dict[str, Any] = {"block_size": L, "max_tokens": 3 * L, "steps": 5, "ends": (NEVER,), "picker": Picker()}
+    fields: dict[str, Any] = {"block_size": L, "max_tokens": 3 * L, "ends": (NEVER,), "picker": Picker()}
     return SamplerConfig(**{**fields, **changes})
 
 
-def run(ensemble: Any, process: Process, seeds: list[int], prompts: Any = None, **changes: Any) -> list[Step]:
-    """All steps of an ensemble, or of one denoiser alone; each row has a prompt of one token."""
+def run(ensemble: Any, process: Any, seeds: list[int], prompts: Any = None, **changes: Any) -> list[Step]:
+    """All steps of an ensemble, or of one denoiser alone; each row has a prompt of one token.
+
+    process: a noise process, or a sampler of one.
+    """
+    how = process.reverse() if hasattr(process, "reverse") else reverse_process(process)
+    how = replace(how, steps=changes.pop("steps", 5), stop=changes.pop("stop", None))
     group = ensemble if isinstance(ensemble, Ensemble) else alone(ensemble)
     rows = [Prompt([1])] * len(seeds) if prompts is None else [Prompt(prompt) for prompt in prompts]
-    return list(sample(group, process, [rows] * len(group.members), seeds, settings(**changes)))
+    return list(sample(group, how, [rows] * len(group.members), seeds, settings(**changes)))
 
 
 def generated(steps: list[Step], process: Process) -> Tensor:

@@ -12,7 +12,7 @@ from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser, Prefix, denoise_sequence
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed
-from ssdcli.engine.process import Simplex
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 

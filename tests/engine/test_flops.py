@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -18,10 +19,14 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.flops import Sizes
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import Masked, Simplex, SparseSimplex, Uniform
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.sparse_simplex import SparseSimplex
+from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 
 KINDS = pytest.mark.parametrize("kind", [Denoiser, FullDenoiser], ids=["cached", "full"])
@@ -86,10 +91,11 @@ def test_a_whole_text_takes_what_is_counted_though_the_window_fills_up(tiny, kin
     """Nine blocks, of which the eighth is one too many for the window; or as many as fill a gap."""
     denoiser, steps = tiny(kind, Simplex(V)), 2
     blocks = prompt.gap // 4 if prompt.gap else 9
-    config = SamplerConfig(4, 4 * blocks, steps, ends=(-1,), picker=Picker())
+    config = SamplerConfig(4, 4 * blocks, ends=(-1,), picker=Picker())
+    reverse = replace(reverse_process(denoiser.process), steps=steps)
     group = Ensemble((Member("one", denoiser, Constant(1.0)),))
     with counted() as counter:
-        taken = len(list(sample(group, denoiser.process, [[prompt]], [1], config)))
+        taken = len(list(sample(group, reverse, [[prompt]], [1], config)))
     assert taken == steps * blocks
     expected = sum(reading + steps * step for reading, step in islice(denoiser.costs(prompt), blocks))
     assert expected >= counter.get_total_flops()  # a block's first step has no previous prediction

@@ -15,11 +15,14 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import contrast
 from ssdcli.engine.ensemble.schedules import Constant, Sandwich
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import Process, Simplex, Uniform
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.uniform import Published, Uniform
 from ssdcli.engine.sampler import time_grid
+from ssdcli.engine.sampling.acceptance import Acceptance
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.engine.sampling.stopping import EarlyStop, Quorum
-from ssdcli.engine.sampling.unmasking import EntropyBound
 from tests.engine.samples import PROCESSES, REAL_PROCESSES, L, P, Towards, V, generated, run
 
 
@@ -85,7 +88,7 @@ def test_the_noise_of_a_step_is_that_of_its_seed_block_and_number_alone(known_de
         if step.index > 0:
             lower = torch.full((2,), time_grid(4)[step.index + 1], dtype=torch.float64)
             noise = CounterNoise(seeds).derive(step.block, step.index)
-            again = process.step(before.canvas, step.log_p, (step.t, lower), Picker(), noise)
+            again = reverse_process(process).sampler.step(before.canvas, step.log_p, (step.t, lower), Picker(), noise)
             assert torch.equal(again, step.canvas)
 
 
@@ -138,7 +141,7 @@ def test_decided_are_the_positions_of_active_rows_whose_token_the_step_chose(kno
     steps = run(known_denoiser(P), process, [0, 1, 2], steps=4, stop=EarlyStop(entropy=10.0, steps=2))
     for before, after in itertools.pairwise(steps):
         if before.block == after.block:
-            chosen = process.decided(before.canvas, after.canvas) & after.active[:, None]
+            chosen = reverse_process(process).sampler.decided(before.canvas, after.canvas) & after.active[:, None]
             assert torch.equal(after.decided, chosen)
 
 
@@ -207,7 +210,7 @@ def test_no_step_of_a_block_reads_from_the_device(make_denoiser, process, monkey
         denoiser.backbone.to("meta")
     members = (Member("core", small, Constant(1.0)), Member("base", base, Constant(-0.5)))
     changes: dict[str, Any] = {
-        "stop": EarlyStop(),
+        "stop": EarlyStop(0.005),
         "guides": (Towards(2, 1.0),),
         "picker": Picker(0.8, 0.9),
         "device": "meta",
@@ -258,7 +261,7 @@ def test_all_members_hear_what_they_said_together_also_those_that_were_idle():
 
 def test_predictions_are_brought_to_the_temperature_of_their_time_before_all_else():
     """It falls over the steps; the next step is conditioned on what was tempered, and a row stops by it."""
-    recorder, process = Recorder(), Uniform(V, timed=False, temperatures=(0.8, 0.4))
+    recorder, process = Recorder(), Uniform(V, Published(hot=0.8, cold=0.4))
     steps = run(recorder, process, [0, 1], max_tokens=L, steps=4)
     for step, said, temperature in zip(steps, recorder.said, (0.8, 0.7, 0.6, 0.5), strict=True):
         torch.testing.assert_close(step.log_p, torch.log_softmax(said / temperature, dim=-1))
@@ -271,10 +274,7 @@ def test_predictions_are_brought_to_the_temperature_of_their_time_before_all_els
 
 def test_a_temperature_that_is_asked_for_comes_on_top_of_the_processes_own(known_denoiser):
     seeds = list(range(500))
-    process, even = (
-        Uniform(V, EntropyBound(100.0), timed=False, temperatures=(0.5, 0.5)),
-        Uniform(V, EntropyBound(100.0)),
-    )
+    process, even = Uniform(V, Published(0.5, 0.5, bound=100.0)), Acceptance(Uniform(V), 100.0)
     asked = run(known_denoiser(P), process, seeds, max_tokens=L, steps=2, picker=Picker(0.6))[0]
     whole = run(known_denoiser(P), even, seeds, max_tokens=L, steps=2, picker=Picker(0.3))[0]
     assert torch.equal(asked.canvas, whole.canvas)

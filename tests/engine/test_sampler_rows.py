@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import Masked, Process
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.sampler import Step
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.stopping import EarlyStop

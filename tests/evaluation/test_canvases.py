@@ -10,7 +10,8 @@ import torch
 
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
 from ssdcli.engine.ensemble.members import Member
-from ssdcli.engine.process import Masked, Simplex
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, canvas_losses
 from ssdcli.evaluation.combinations import alone
 from ssdcli.evaluation.losses import GRID, LossSettings, Pace, measure, shares

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import average, contrast, mix
-from ssdcli.engine.ensemble.schedules import LEANS, Constant, Piecewise, Sandwich, sharing
-from ssdcli.engine.process import Masked, Simplex
+from ssdcli.engine.ensemble.schedules import Constant, Piecewise, Sandwich, sharing
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.evaluation.combinations import Combination, Positions, alone, combined_losses
 from ssdcli.evaluation.losses import LEVELS, LossSettings, measure, measure_combinations
 from tests.tiny import VOCABULARY, tiny_backbone
@@ -89,7 +91,7 @@ def test_one_measurement_of_many_is_many_measurements(process, documents):
         alone_found = measure_combinations(members, process, passages, [combination], settings)
         np.testing.assert_allclose(found.sums[:, column], alone_found.sums[:, 0], rtol=1e-5)
         np.testing.assert_allclose(found.level_sums[:, column], alone_found.level_sums[:, 0], rtol=1e-4, atol=1e-4)
-    default = "leaning" if process.name in LEANS else "mix"
+    default = "leaning" if catalogue.process(process.name).schedule == "leaning" else "mix"
     shares = measure(members[:2], process, passages, [0.3, 1.0], settings)
     np.testing.assert_allclose(found.sums[:, list(COMBINATIONS).index(default)], shares.sums[:, 0], rtol=1e-5)
     np.testing.assert_allclose(found.sums[:, -1], shares.sums[:, 1], rtol=1e-5)

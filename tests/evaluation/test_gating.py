@@ -11,7 +11,7 @@ import torch
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.gate import FARTHEST, Gate
 from ssdcli.engine.ensemble.rules import Gated
-from ssdcli.engine.process import Simplex
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.sampling.nucleus import entropy
 from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses

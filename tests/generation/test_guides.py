@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.guidance import Guide
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
-from ssdcli.engine.process import Masked, Process, Simplex
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.generation.guides import DEFAULT_SCALE, GuideSpec, open_guide
 from ssdcli.registry.manifest import tokenizer_fingerprint
@@ -115,9 +119,10 @@ class Even:
 def write(process: Process, *guides: Guide) -> Tensor:
     """Texts of the same seeds under these guides: (ROWS, LENGTH)."""
     ensemble = Ensemble((Member("even", Even(), Constant(1.0)),))
-    config = SamplerConfig(BLOCK, LENGTH, steps=2, ends=(-1,), picker=Picker(), guides=guides)
+    config = SamplerConfig(BLOCK, LENGTH, ends=(-1,), picker=Picker(), guides=guides)
+    reverse = replace(reverse_process(process), steps=2)
     prompts = [[Prompt([0])] * ROWS]
-    last = {step.block: step for step in sample(ensemble, process, prompts, list(range(ROWS)), config)}
+    last = {step.block: step for step in sample(ensemble, reverse, prompts, list(range(ROWS)), config)}
     return torch.cat([process.tokens(step.canvas) for step in last.values()], dim=1)
 
 

@@ -46,7 +46,7 @@ def test_a_sandwich_leaves_the_core_out_at_both_ends(text, light):
 
 @pytest.mark.parametrize("text", ["sandwich:", "sandwich:x", "sandwich:-1", "sandwich:1.5", "sandwich:nan"])
 def test_a_share_that_is_none_is_refused(text):
-    with pytest.raises(UsageError, match="share of light steps must be between 0 and 1"):
+    with pytest.raises(UsageError, match="light of the sandwich must be between 0 and 1"):
         schedules(Blend(schedule=text), PAIR, "simplex")
 
 
@@ -57,7 +57,7 @@ def test_a_leaning_gives_small_models_more_weight_in_more_noise(text, slope):
 
 @pytest.mark.parametrize("text", ["leaning:", "leaning:x", "leaning:21", "leaning:-inf", "leaning:nan"])
 def test_a_slope_that_is_none_is_refused(text):
-    with pytest.raises(UsageError, match="slope must be between -20 and 20"):
+    with pytest.raises(UsageError, match="slope of the leaning must be between -20 and 20"):
         schedules(Blend(schedule=text), PAIR, "simplex")
 
 

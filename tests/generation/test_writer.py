@@ -11,7 +11,7 @@ import torch
 from ssdcli.api import Blend, Options, Request, Writer, load
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import Masked
+from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import UsageError
 from ssdcli.generation.types import OptionChanges

@@ -12,7 +12,8 @@ from torch import Tensor
 from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, denoise_sequence
 from ssdcli.engine.packed import Packed
-from ssdcli.engine.process import Masked, Simplex
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.models.backbones.block_diffusion import BackboneConfig

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssdcli.engine.process import Masked, Process, SparseSimplex, Uniform
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.sparse_simplex import SparseSimplex
+from ssdcli.engine.process.uniform import Uniform
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.core_traits import CoreTraits

@@ -9,7 +9,10 @@ import torch
 
 from ssdcli.engine.denoiser import denoise_sequence
 from ssdcli.engine.packed import Packed
-from ssdcli.engine.process import Masked, Process, Simplex, Uniform
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.uniform import Uniform
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.training.objective import Objective
 from tests.packed import batch, plain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ssdcli.engine.ensemble.schedules import Constant, Leaning, Schedule
 
@@ -17,6 +18,8 @@ class Gate:
     The small model's log-odds against its core at a position are bias + level (t - 1/2) + core H_core + small H_small,
     H being the entropy, in nats, of what each of them predicts there.
     """
+
+    schedule: ClassVar[str] = "leaning"  # the name of what `schedules` returns for the small model
 
     bias: float
     level: float

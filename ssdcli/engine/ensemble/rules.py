@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.sampling.nucleus import entropy
 
 _SUREST = 15.0  # log odds that leave the other member next to nothing: with more, float32 would know a weight of zero
@@ -17,7 +18,10 @@ _FLOOR = -100.0  # log p of a token that a member of negative weight excludes
 
 
 class Rule(Protocol):
-    """A way to combine predictions."""
+    """A way to combine predictions.
+
+    A rule whose result for a token depends on no other token says so by an attribute `pointwise` that is true.
+    """
 
     def __call__(self, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         """Combine log_ps (..., V), one a running member, by weights that are not zero: (..., V) float32, normalised."""
@@ -33,15 +37,23 @@ def mix(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return _product(log_ps, _shares(weights))
 
 
-def average(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """P = sum_i w_i p_i, weights scaled to sum to one: log p (..., V) float32.
+class _Average:
+    """P = sum_i w_i p_i, weights scaled to sum to one.
 
     A token is excluded (-inf) only where all members exclude it. Weights that are not above zero raise ValueError.
     """
-    combined, *others = [log_p.float() + math.log(w) for log_p, w in zip(log_ps, _shares(weights), strict=True)]
-    for share in others:
-        combined = torch.logaddexp(combined, share)
-    return combined
+
+    pointwise = True
+
+    def __call__(self, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """Log p: (..., V) float32."""
+        combined, *others = [log_p.float() + math.log(w) for log_p, w in zip(log_ps, _shares(weights), strict=True)]
+        for share in others:
+            combined = torch.logaddexp(combined, share)
+        return combined
+
+
+average = _Average()
 
 
 def contrast(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -79,6 +91,11 @@ class Gated:
         odds = math.log(others / own) + self.first * entropy(one) + self.second * entropy(other)
         share = torch.sigmoid(odds.clamp(-_SUREST, _SUREST))[..., None]
         return _renormalised((1 - share) * one + share * other, torch.where(share > 0.5, other, one))
+
+
+def gated(gate: Gate) -> Gated:
+    """The rule that belongs to a gate, whose schedules hold what depends on the noise level."""
+    return Gated(gate.core, gate.small)
 
 
 def _shares(weights: Sequence[float]) -> list[float]:

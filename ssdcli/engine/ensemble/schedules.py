@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
+from ssdcli.engine import catalogue
+
 _ROUNDING = 1e-9  # levels are quotients and differences: one that is meant to lie on a bound may miss it by so much
 
 
@@ -45,13 +47,10 @@ class Leaning:
         return self.weight * math.exp(self.slope * (t - 0.5))
 
 
-# The noise processes under which small models lean beside a core unless they are told otherwise (BENCHMARKS.md).
-LEANS = frozenset({"simplex"})
-
-
 def sharing(share: float, process: str) -> tuple[Schedule, Schedule]:
     """A core's schedule and a small model's, of this share of the weight, as they are unless others are named."""
-    return Constant(1 - share), Leaning(share) if process in LEANS and share < 1 else Constant(share)
+    own: Schedule = catalogue.schedule(catalogue.process(process).schedule).load()(share)
+    return Constant(1 - share), own if share < 1 else Constant(share)
 
 
 @dataclass(frozen=True)

@@ -4,47 +4,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ssdcli.engine.noise import CounterNoise, Noise
-from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
-from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.noise import Noise
+from ssdcli.engine.process.process import EmbeddingSpace
 
 _STEPS = 64  # of the models made here
 
 
 @dataclass(frozen=True)
 class Simplex:
-    """A token w is the vector +K at w and -K elsewhere; noise of standard deviation K replaces it as t grows."""
+    """A token w is the vector +K at w and -K elsewhere; noise of standard deviation K replaces it as t grows.
+
+    K: the magnitude of the logits.
+    s: the offset of the cosine schedule.
+    steps: how many a block takes, as the checkpoint was published.
+    """
 
     vocabulary: int
     K: float = 5.0
     s: float = 1e-4
-    default_steps: int = _STEPS
+    steps: int = _STEPS
 
     name = "simplex"
     timed = True
     mixes = True
     self_conditioned = True
-    early_stop = None
-    temperatures = (1.0, 1.0)
-    samplings = ("nucleus", "multi-hot")
+    hides = False
+    bounded = False  # text is no sample of the process
+    nelbo = None
 
     @classmethod
     def from_constants(cls, vocabulary: int, constants: Mapping[str, float]) -> Simplex:
-        """Rebuild the process that a manifest describes."""
+        """The process that a manifest describes."""
         return cls(vocabulary, constants["K"], constants["s"], int(constants.get("steps", _STEPS)))
 
     def constants(self) -> Mapping[str, float]:
-        """K (the logits' magnitude), s (the schedule's offset), and steps if a block takes another number of them."""
-        steps = {} if self.default_steps == _STEPS else {"steps": self.default_steps}
+        """K, s, and the steps of a block if they are another number than those of the models made here."""
+        steps = {} if self.steps == _STEPS else {"steps": self.steps}
         return {"K": self.K, "s": self.s} | steps
 
     def abar(self, t: Tensor) -> Tensor:
-        """Share of signal left at level t, cosine schedule normalised to abar(0) = 1 (Nichol and Dhariwal, 2021)."""
+        """Share of signal left at level t, cosine schedule normalised to abar(0) = 1 (Nichol and Dhariwal, 2021).
+
+        The offset s keeps the noise of the first levels from vanishing; the clamp takes off what rounding leaves of
+        cos(pi/2) at t = 1.
+        """
         angle = (t + self.s) / (1 + self.s) * (math.pi / 2)
         start = math.cos(self.s / (1 + self.s) * (math.pi / 2))
         return ((angle.cos() / start) ** 2).clamp(0, 1)
@@ -59,7 +67,10 @@ class Simplex:
         return x.scatter_add_(-1, tokens[..., None], 2 * signal)
 
     def _ground(self, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Every token at -K and noised, (B, L, V), and K as it is at t, (B, L, 1)."""
+        """Every token at -K and noised, (B, L, V), and K as it is at t, (B, L, 1).
+
+        Raising a token from -K to +K then adds 2K sqrt(abar): the noise is drawn once, whatever is raised.
+        """
         abar = self.abar(t.float())[..., None]
         signal = abar.sqrt() * self.K
         x = noise.normal(t.shape[1], self.vocabulary)
@@ -77,45 +88,15 @@ class Simplex:
         """As given: any token of a canvas may be noise."""
         return log_p
 
-    def sampled_by(self, sampling: Sampling) -> Simplex:
-        """Return this process with the projection of that name."""
-        kind = MultiHot if self._projection(sampling) == "multi-hot" else Simplex
-        return kind(*astuple(self))
+    def corrupt_nucleus(self, drawn: Tensor, p: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        """Noise positions whose whole nucleus is at +K, or at t = 0 the drawn token alone: (B, L, V) float32.
 
-    def _projection(self, sampling: Sampling) -> str:
-        """The projection asked for; ValueError where it is unknown, or has a number, or should remask."""
-        name = sampling.name_among(self.samplings)
-        sampling.forbid_remasking()
-        if sampling.value is not None:
-            raise ValueError(f"{name} sampling takes no number, and {sampling.value} is given")
-        return name
-
-    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
-        """Project the prediction onto one token a position, and noise that token to the lower level afresh."""
-        tokens = picker.draw(log_p, noise)
-        return self.corrupt(tokens, times[1][:, None].expand_as(tokens), noise)
-
-    def decided(self, before: Tensor, after: Tensor) -> Tensor:
-        """The positions that show another token: every step draws all of them, and most as the step before."""
-        return self.tokens(before) != self.tokens(after)
-
-    def finished(self, canvas: Tensor) -> Tensor:
-        """None: a canvas does not show whether it is clean."""
-        return torch.zeros(canvas.shape[0], dtype=torch.bool, device=canvas.device)
+        drawn: (B, L) int64. p: (B, L, V), above zero in the nucleus. t: (B, L).
+        """
+        raised = ((p > 0) & (t[..., None] > 0)).scatter_(-1, drawn[..., None], True)
+        x, signal = self._ground(t, noise)
+        return x.addcmul_(raised.to(x.dtype), 2 * signal)
 
     def tokens(self, canvas: Tensor) -> Tensor:
         """The largest logit of each position."""
         return canvas.argmax(-1)
-
-
-class MultiHot(Simplex):
-    """The multi-hot projection of SSD-LM: every token of the nucleus is +K, so that none is chosen before the end."""
-
-    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
-        """Raise the nucleus of each position and noise it to the lower level; at s = 0, one token drawn from it."""
-        drawn = picker.draw(log_p, noise)
-        lower = times[1][:, None].expand_as(drawn)
-        nucleus = picker.probabilities(log_p) > 0
-        raised = (nucleus & (lower[..., None] > 0)).scatter_(-1, drawn[..., None], True)
-        x, signal = self._ground(lower, noise)
-        return x.addcmul_(raised.to(x.dtype), 2 * signal)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ssdcli.engine.noise import CounterNoise, Noise
-from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
+from ssdcli.engine.noise import Noise
 from ssdcli.engine.process.order_statistics import distinct, largest_normals, lognormal_below, skipping
+from ssdcli.engine.process.process import EmbeddingSpace
 from ssdcli.engine.process.simplex import Simplex
-from ssdcli.engine.sampling.nucleus import Picker
 
 _LARGE = 1 << 15  # the vocabulary from which on noise is sparse
 _HOT = 16  # the most tokens of a multi-hot projection
@@ -28,12 +27,19 @@ def simplex(vocabulary: int, constants: Mapping[str, float]) -> Simplex:
 class SparseSimplex(Simplex):
     """The simplex process where a canvas holds, in place of V logits, what their softmax does to a mean of embeddings.
 
-    A canvas (B, L, 2, S) float32 is S token ids (exact below 2^24) and their weights; what the weights leave of 1 is
-    spread evenly over the vocabulary. The first tokens are those of the text, with their own noise. The next `top`
-    are the largest of all other noises, drawn exactly and given to random tokens. All that is left is spread evenly,
-    at its mean given the smallest of these; how it varies is told by `scattered` more random tokens of equal weight
-    and random sign. So the sum of what is left and its mixture of embeddings have the right means and covariances,
-    whatever the table, and models with different tables see the same canvas.
+    A model reads a noised position as softmax(x_t) @ W, to which most of V weights contribute next to nothing. So a
+    canvas (B, L, 2, S) float32 is S token ids (exact below 2^24) and their weights; what the weights leave of 1 is
+    spread evenly over the vocabulary. It holds three kinds of tokens:
+
+    - those of the text, with their own noise;
+    - the `top` largest of all other noises, drawn exactly by their order statistics and given to random tokens;
+    - `scattered` random tokens that stand for all the rest. The rest is spread evenly at its mean, given that it is
+      below the smallest of the top; these tokens, of equal weight and random sign, restore its variance.
+
+    So the sum of the rest and its mixture of embeddings have the right means and covariances, whatever the table, and
+    models with different tables see the same canvas.
+
+    top, scattered: how many of these tokens there are.
     """
 
     top: int = 32
@@ -57,8 +63,8 @@ class SparseSimplex(Simplex):
     def _noised(self, named: Tensor, raised: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """Noise the tokens named (B, L, k), of which the raised ones are at +K and all others of the vocabulary at -K.
 
-        Weights are in units of the mean weight of a token that is neither named nor at the top, until they are
-        divided by their sum.
+        The shift of all logits by -K sqrt(abar) drops out of the softmax. Weights are in units of the mean weight of a
+        token of the rest, that is neither named nor at the top, until they are divided by their sum.
         """
         length, k = named.shape[1:]
         abar = self.abar(t.double())[..., None]
@@ -68,9 +74,13 @@ class SparseSimplex(Simplex):
         own = (2 * self.K * abar.sqrt() * raised + sigma * noise.normal(length, k) - log_mean).exp()
         largest = (sigma * highest - log_mean).exp()
         left = self.vocabulary - k - self.top
+        # The rest varies by left * variance; so do the scattered tokens' weights, which sum to 0 on average:
+        # scattered * size^2 = left * variance.
         size = (variance * (left / self.scattered)).sqrt()
         swing = torch.where(noise.uniform(length, self.scattered) < 0.5, -size, size)
         total = own.sum(-1) + largest.sum(-1) + (left + swing.sum(-1)).clamp(min=0)
+        # What is spread evenly gives each of the V tokens 1 / total, so that only what exceeds this unit is written:
+        # 1 - (sum of these weights) = V / total.
         weights = torch.cat([own - 1, largest - 1, swing], dim=-1) / total[..., None]
         others = distinct(noise.uniform(length, self.top + self.scattered + 1), self.vocabulary - k)
         ids = torch.cat([named, skipping(others, named)], dim=-1)
@@ -81,24 +91,17 @@ class SparseSimplex(Simplex):
         ids, weights = canvas.unbind(2)
         return space.embed_sparse(ids.long(), weights)
 
-    def sampled_by(self, sampling: Sampling) -> SparseSimplex:
-        """Return this process with the projection of that name."""
-        kind = MultiHotSparse if self._projection(sampling) == "multi-hot" else SparseSimplex
-        return kind(*astuple(self))
+    def corrupt_nucleus(self, drawn: Tensor, p: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        """Noise positions whose nucleus, the 16 likeliest at most, is at +K, or at t = 0 the drawn token alone.
+
+        drawn: (B, L) int64, which counts as the likeliest. p: (B, L, V), above zero in the nucleus. t: (B, L). Returns
+        (B, L, 2, S) float32.
+        """
+        likeliest = p.scatter(-1, drawn[..., None], math.inf).topk(_HOT)
+        raised = (likeliest.values > 0) & (t[..., None] > 0) | likeliest.values.isinf()
+        return self._noised(likeliest.indices, raised, t, noise)
 
     def tokens(self, canvas: Tensor) -> Tensor:
         """The token of the largest weight at each position."""
         ids, weights = canvas.unbind(2)
         return ids.gather(-1, weights.argmax(-1, keepdim=True)).squeeze(-1).long()
-
-
-class MultiHotSparse(SparseSimplex):
-    """The multi-hot projection of SSD-LM, of no more than the drawn token and the 15 likeliest others."""
-
-    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
-        """Raise the likeliest of the nucleus and noise them to the lower level; at s = 0, the drawn token alone."""
-        drawn = picker.draw(log_p, noise)
-        lower = times[1][:, None].expand_as(drawn)
-        likeliest = picker.probabilities(log_p).scatter_(-1, drawn[..., None], math.inf).topk(_HOT)
-        raised = (likeliest.values > 0) & (lower[..., None] > 0) | likeliest.values.isinf()
-        return self._noised(likeliest.indices, raised, lower, noise)

@@ -3,16 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from ssdcli.engine.noise import CounterNoise, Noise
-from ssdcli.engine.process.base import EmbeddingSpace, Sampling, Times
-from ssdcli.engine.sampling.nucleus import Picker, entropy
-from ssdcli.engine.sampling.stopping import EarlyStop
-from ssdcli.engine.sampling.unmasking import EntropyBound, lowest, room
+from ssdcli.engine.noise import Noise
+from ssdcli.engine.process.process import EmbeddingSpace
+
+_LOWEST = 1e-6  # of the levels: at the ends the NELBO's terms are quotients of zeros
+
+
+@dataclass(frozen=True)
+class Published:
+    """How a checkpoint is sampled by those who published it.
+
+    hot, cold: the temperatures of predictions at t = 1 and at t = 0.
+    bound: on the entropy, in nats, of what a step accepts.
+    sure, stable: the entropy in nats a position, and the steps, of its early stop.
+    steps: how many a block takes.
+    """
+
+    hot: float = 1.0
+    cold: float = 1.0
+    bound: float = 0.1
+    sure: float = 0.005
+    stable: int = 1
+    steps: int = 48
+
+
+def uniform(vocabulary: int, constants: Mapping[str, float]) -> Uniform:
+    """The process that a manifest describes."""
+    if constants.get("timed", 1):
+        return Uniform(vocabulary)
+    hot, cold, bound, sure = (constants[name] for name in ("hot", "cold", "bound", "sure"))
+    return Uniform(vocabulary, Published(hot, cold, bound, sure, int(constants["stable"]), int(constants["steps"])))
+
+
+def uniform_nelbo(log_p: Tensor, tokens: Tensor, shown: Tensor, levels: Tensor) -> Tensor:
+    """The continuous-time NELBO of the linear schedule, alpha = 1 - t, at N positions: (N,) nats.
+
+    log_p: (N, V). tokens: (N,), the clean ones. shown: (N,), those of the canvas. levels: (N,).
+
+    A token i that is shown turns into j at a rate that is r_j times that of noise where the clean one is known to be x,
+    r_j = q_j / q_i with q_j = 1 + k [j = x] and k = V alpha / t, and m_j = sum_x p_x r_j by a prediction p. The bound
+    is the divergence of one jump process from the other, sum_{j != i} (m_j - r_j + r_j log(r_j / m_j)) / (V alpha).
+    The sums over j that do not depend on p have closed forms, one where the clean token is shown and one elsewhere.
+    Campbell et al., "A continuous time framework for discrete denoising models" (2022), with the prediction of the
+    clean token of D3PM (Austin et al., 2021), for which the true posterior, which cross-entropy learns, is the best.
+    """
+    p = log_p.double().exp()
+    t = levels.double().clamp(_LOWEST, 1 - _LOWEST)
+    others, kept = p.shape[-1] - 1, shown == tokens
+    k = (others + 1) * (1 - t) / t
+    p_shown, p_clean = (p.gather(-1, token[:, None]).squeeze(-1) for token in (shown, tokens))
+    least = (1 - p_shown) + p_shown / (1 + k)  # m_j of a token that is not predicted at all
+    log_m = (least[:, None] + k[:, None] * p).log().sum(-1) - (least + k * p_shown).log()
+    predicted = others * least + k * (1 - p_shown)
+    where_kept = ((1 + k).log() * others + others + log_m) / (1 + k)
+    where_lost = others + k - (1 + k) * k.log1p() + log_m + k * (least + k * p_clean).log()
+    return ((predicted - torch.where(kept, where_kept, where_lost)) / ((others + 1) * (1 - t))).float()
 
 
 @dataclass(frozen=True)
@@ -22,54 +72,27 @@ class Uniform:
     A canvas (B, L) int64 holds w where a token w is the text's or was drawn from a prediction, and ~w, below zero,
     where w is noise. Models see no difference.
 
-    timed: whether models are told the level. Where they are, a canvas keeps to it. Where they are not, it is denoised
-    by DiffusionGemma's own rules: the bound alone decides how fast, the temperature falls, and the end is greedy.
+    published: of a checkpoint whose model is not told the level.
     """
 
     vocabulary: int
-    acceptance: EntropyBound = field(default_factory=EntropyBound)
-    timed: bool = True
-    temperatures: tuple[float, float] = (1.0, 1.0)
-    early_stop: EarlyStop = field(default_factory=EarlyStop)
-    default_steps: int = 48
+    published: Published | None = None
 
     name = "uniform"
     mixes = False
     self_conditioned = True
-    samplings = ("entropy-bound",)
+    hides = False
+    bounded = True
+    nelbo = staticmethod(uniform_nelbo)
 
-    @classmethod
-    def from_constants(cls, vocabulary: int, constants: Mapping[str, float]) -> Uniform:
-        """Rebuild the process that a manifest describes."""
-        if constants.get("timed", 1):
-            return cls(vocabulary)
-        return cls(
-            vocabulary,
-            acceptance=EntropyBound(constants["bound"]),
-            timed=False,
-            temperatures=(constants["hot"], constants["cold"]),
-            early_stop=EarlyStop(constants["sure"], int(constants["stable"])),
-            default_steps=int(constants["steps"]),
-        )
+    @property
+    def timed(self) -> bool:
+        """Whether the model is told the level."""
+        return self.published is None
 
     def constants(self) -> Mapping[str, float]:
-        """None where models are told the level; else what the sampler of their checkpoint goes by.
-
-        hot, cold: its temperatures at t = 1 and t = 0. bound: on the entropy of what is accepted. sure, stable: the
-        entropy and the steps of its early stop. steps: how many it takes.
-        """
-        if self.timed:
-            return {}
-        hot, cold = self.temperatures
-        return {
-            "timed": 0,
-            "hot": hot,
-            "cold": cold,
-            "bound": self.acceptance.bound,
-            "sure": self.early_stop.entropy,
-            "stable": self.early_stop.steps,
-            "steps": self.default_steps,
-        }
+        """None where models are told the level; else how their checkpoint is sampled."""
+        return {} if self.published is None else {"timed": 0, **asdict(self.published)}
 
     def prior(self, length: int, noise: Noise) -> Tensor:
         """Random tokens: (B, L) int64, all of them noise."""
@@ -92,36 +115,6 @@ class Uniform:
     def carry_over(self, canvas: Tensor, log_p: Tensor) -> Tensor:
         """As given: any token of a canvas may be noise."""
         return log_p
-
-    def sampled_by(self, sampling: Sampling) -> Uniform:
-        """Return this process with another entropy bound; the default is its own."""
-        sampling.name_among(self.samplings)
-        sampling.forbid_remasking()
-        return self if sampling.value is None else replace(self, acceptance=EntropyBound(sampling.value))
-
-    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
-        """Draw tokens, accept the surest as far as the entropy bound goes, and renew the noise everywhere else.
-
-        Nothing is accepted for good: the next step draws again at every position. No more than a share s stays noise,
-        if the model is told so; by the bound alone most of a canvas may wait for the last step, which then takes the
-        likeliest tokens.
-        """
-        length, s = canvas.shape[1], times[1]
-        drawn, fresh = picker.draw(log_p, noise), self.prior(length, noise)
-        if not self.timed:
-            drawn = torch.where(s[:, None] == 0, log_p.argmax(-1), drawn)
-        doubt = entropy(picker.tempered(log_p).float())
-        noisy = room(length, s if self.timed else s.ceil())
-        due = lowest(doubt, torch.ones_like(canvas, dtype=torch.bool), length - noisy)
-        return torch.where(self.acceptance.within(doubt) | due, drawn, fresh)
-
-    def decided(self, before: Tensor, after: Tensor) -> Tensor:
-        """The positions where a token was accepted that the canvas did not hold before."""
-        return (after >= 0) & (after != before)
-
-    def finished(self, canvas: Tensor) -> Tensor:
-        """None: every step draws anew."""
-        return torch.zeros(canvas.shape[0], dtype=torch.bool, device=canvas.device)
 
     def tokens(self, canvas: Tensor) -> Tensor:
         """The tokens, be they noise or not."""

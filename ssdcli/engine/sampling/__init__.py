@@ -1,3 +1,3 @@
-"""The reverse step: which positions are revealed, which tokens are drawn, and when a row stops."""
+"""Samplers: the reverse of noise processes. Which positions are revealed, which tokens drawn, when a row stops."""
 
 from __future__ import annotations

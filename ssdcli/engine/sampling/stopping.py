@@ -12,7 +12,11 @@ from ssdcli.engine.sampling.nucleus import entropy
 
 @dataclass(frozen=True)
 class Settling:
-    """What is remembered of earlier steps: the likeliest tokens (B, L), and for how many they are the same (B,)."""
+    """What is remembered of earlier steps.
+
+    likeliest: the likeliest tokens, (B, L) int64.
+    since: for how many steps they have been the same, (B,) int64.
+    """
 
     likeliest: Tensor
     since: Tensor
@@ -22,10 +26,11 @@ class Settling:
 class EarlyStop:
     """A row stops when its likeliest tokens have been the same for `steps` steps and its mean entropy is low.
 
-    entropy: the bound, in nats a position. The rule of DiffusionGemma, with its numbers.
+    entropy: the bound, in nats a position.
+    steps: how long they must have been the same. The rule of DiffusionGemma.
     """
 
-    entropy: float = 0.005
+    entropy: float
     steps: int = 1
 
     def settle(self, before: Settling | None, log_p: Tensor) -> tuple[Settling, Tensor]:

@@ -1,120 +1,96 @@
-"""Which positions of a masked canvas a step reveals, and which it hides again."""
+"""The reverse step of the masked process: which hidden positions a step reveals, and which it hides again."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from ssdcli.engine.noise import Noise
-from ssdcli.engine.sampling.nucleus import entropy
+from ssdcli.engine.noise import CounterNoise, Noise
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import ReverseProcess, Times
+
+_STEPS = 16
 
 
-class Unmasking(Protocol):
-    """An order of the hidden positions, and how many of them a step may reveal before their time.
+@dataclass(frozen=True)
+class Unmasking(ABC):
+    """What the samplers of the masked process share; each has its own order.
 
-    The order and the number depend on predictions and never on the tokens drawn, so that with one position a step the
-    joint distribution is sampled without bias. Predictions are judged as the model made them: sharpened by a low
-    temperature, all would seem sure at once.
+    remask: the probability with which a step hides each known token again.
+    late: ids that end a text; a position where one of them is the likeliest token waits until all others are revealed.
+        A model that learned from answers padded with ends is surest of these, and would end every text at once (the
+        remedy of LLaDA, Nie et al., 2025).
     """
 
-    def __call__(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Return the doubt about each position, least revealed first: (B, L), and the number: (B,).
+    process: Masked
+    remask: float = field(default=0.0, kw_only=True)
+    late: tuple[int, ...] = field(default=(), kw_only=True)
+
+    @abstractmethod
+    def order(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """The doubt about each position, least revealed first: (B, L), and how many may go before their time: (B,).
+
+        Both depend on predictions and never on the tokens drawn, so that with one position a step the joint
+        distribution is sampled without bias. Predictions are judged as the model made them: sharpened by a low
+        temperature, all would seem sure at once.
 
         log_p: (B, L, V) float32. hidden: (B, L) bool.
         """
-        ...
 
+    def reverse(self) -> ReverseProcess:
+        """16 steps a block."""
+        return ReverseProcess(self, _STEPS)
 
-@dataclass(frozen=True)
-class TopK:
-    """The positions of lowest entropy, k in each step; with none, the time alone decides how many."""
+    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
+        """Reveal positions until no more than a share s of the canvas is hidden, and those that may go before.
 
-    k: float = 0
+        With remasking, known tokens are hidden again, as many as the share s has room for; for each of them another
+        position is revealed, so that the time keeps its pace (ReMDM-cap, Wang et al., 2025).
+        """
+        hidden = canvas == self.process.mask_id
+        ends = hidden & self._expects_end(log_p)
+        text = hidden & ~ends
+        drawn = picker.draw(log_p, noise)
+        doubt, ready = self.order(log_p.float(), text, noise)
+        chance = noise.uniform(canvas.shape[1])
+        left = room(canvas.shape[1], times[1])
+        again = lowest(chance, ~hidden & (chance < self.remask), left)
+        due = hidden.sum(-1) + again.sum(-1) - left
+        revealed = lowest(doubt, text, torch.maximum(due, ready))
+        revealed = revealed | ends_in_turn(ends, text, due - revealed.sum(-1))
+        return self._closed(torch.where(revealed, drawn, canvas.masked_fill(again, self.process.mask_id)))
 
-    def __post_init__(self) -> None:
-        if self.k < 0 or self.k % 1 != 0:
-            raise ValueError(f"the positions of a top-k step must be a whole number, not {self.k}")
+    def _expects_end(self, log_p: Tensor) -> Tensor:
+        """The positions where a late token is the likeliest: (B, L) bool."""
+        if not self.late:
+            return torch.zeros(log_p.shape[:2], dtype=torch.bool, device=log_p.device)
+        return self._is_late(log_p.argmax(-1))
 
-    def __call__(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Order by entropy; k."""
-        return entropy(log_p), torch.full_like(hidden[:, 0], int(self.k), dtype=torch.int64)
+    def _is_late(self, tokens: Tensor) -> Tensor:
+        """Which tokens (B, L) are late ones: bool."""
+        return reduce(torch.logical_or, [tokens == end for end in self.late])
 
+    def _closed(self, canvas: Tensor) -> Tensor:
+        """Fill what is hidden behind an end of text before which nothing is: the text cannot change any more."""
+        if not self.late or self.remask:
+            return canvas
+        hidden = canvas == self.process.mask_id
+        over = (self._is_late(canvas) & (hidden.cumsum(-1) == 0)).cumsum(-1) > 0
+        return torch.where(hidden & over, self.late[0], canvas)
 
-@dataclass(frozen=True)
-class Threshold:
-    """All positions whose largest probability reaches the threshold, one at least (Fast-dLLM, Wu et al., 2025)."""
+    def decided(self, before: Tensor, after: Tensor) -> Tensor:
+        """The positions that were unmasked."""
+        return (before == self.process.mask_id) & (after != self.process.mask_id)
 
-    threshold: float = 0.9
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise ValueError(f"a threshold must be above 0 and at most 1, not {self.threshold}")
-
-    def __call__(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Order by the largest probability; those that reach the threshold."""
-        confidence = log_p.amax(-1).exp()
-        return -confidence, (hidden & (confidence >= self.threshold)).sum(-1).clamp(min=1)
-
-
-@dataclass(frozen=True)
-class EntropyBound:
-    """The positions of lowest entropy while their sum of entropies, less the largest, stays within a bound in nats.
-
-    What is left of the sum bounds the mutual information of the positions, so that they are nearly independent and may
-    be drawn at once (EB-Sampler, Ben-Hamu et al., 2025).
-    """
-
-    bound: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.bound < math.inf:
-            raise ValueError(f"an entropy bound must be a number of nats of at least 0, not {self.bound}")
-
-    def within(self, entropies: Tensor) -> Tensor:
-        """The positions that may be drawn at once, one at least: (B, L) to (B, L) bool; never those of infinity."""
-        ordered, places = entropies.sort(dim=-1, stable=True)
-        chosen = ordered.cumsum(-1) - ordered <= self.bound
-        return torch.zeros_like(chosen).scatter(-1, places, chosen)
-
-    def __call__(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Order by entropy; those within the bound."""
-        doubt = entropy(log_p)
-        return doubt, self.within(doubt.masked_fill(~hidden, math.inf)).sum(-1)
-
-
-@dataclass(frozen=True)
-class Ancestral:
-    """Any positions, each order equally likely, as many as the time asks for.
-
-    With one position a step it is the first-hitting sampler (Zheng et al., 2025): exact for a model that is not told
-    the noise level.
-    """
-
-    def __call__(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Order at random; none."""
-        return noise.uniform(hidden.shape[1]), torch.zeros_like(hidden[:, 0], dtype=torch.int64)
-
-
-UNMASKINGS: dict[str, Callable[..., Unmasking]] = {
-    "top-k": TopK,
-    "threshold": Threshold,
-    "entropy-bound": EntropyBound,
-    "ancestral": Ancestral,
-}
-
-
-def make_unmasking(name: str, value: float | None) -> Unmasking:
-    """Build what a name of UNMASKINGS and its number (None: the usual one) stand for; ValueError if it is wrong."""
-    if value is None:
-        return UNMASKINGS[name]()
-    if name == "ancestral":
-        raise ValueError(f"ancestral sampling takes no number, and {value} is given")
-    return UNMASKINGS[name](value)
+    def finished(self, canvas: Tensor) -> Tensor:
+        """The rows without a mask; none with remasking, which changes known tokens until the last step."""
+        return (canvas != self.process.mask_id).all(-1) & (self.remask == 0)
 
 
 def room(length: int, s: Tensor) -> Tensor:
@@ -136,4 +112,4 @@ def ends_in_turn(ends: Tensor, text: Tensor, due: Tensor) -> Tensor:
 def lowest(scores: Tensor, among: Tensor, count: Tensor) -> Tensor:
     """Pick `count` (B,) positions, those of the lowest scores (B, L) among some (B, L) bool: (B, L) bool."""
     order = scores.masked_fill(~among, math.inf).argsort(dim=-1, stable=True)
-    return among & (order.argsort(dim=-1) < count[:, None])
+    return among & (order.argsort(dim=-1) < count[:, None])  # the argsort of an order is each position's rank

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,10 +16,14 @@ from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import average, contrast, mix
 from ssdcli.engine.ensemble.schedules import Constant, Sandwich
-from ssdcli.engine.process import Masked, Process, Simplex, Uniform
+from ssdcli.engine.process import Process
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.engine.sampling.stopping import EarlyStop
 
 RULES = pytest.mark.parametrize("rule", [mix, average, contrast])
@@ -184,9 +189,9 @@ def test_a_row_owes_the_same_in_any_batch_bit_for_bit(rule):
 
 def explained(group: Ensemble, process: Process, **changes: Any) -> list[tuple[Explanation, list[Any]]]:
     """Every block's explanation at its end, with its steps."""
-    fields = {"block_size": L, "max_tokens": 3 * L, "steps": 5, "ends": (-1,), "picker": Picker()}
+    how = replace(reverse_process(process), steps=changes.pop("steps", 5), stop=changes.pop("stop", None))
     prompts = [[Prompt([1])] * 3] * len(group.members)
-    steps = list(sample(group, process, prompts, [1, 2, 3], SamplerConfig(**{**fields, **changes})))
+    steps = list(sample(group, how, prompts, [1, 2, 3], SamplerConfig(L, 3 * L, (-1,), Picker(), **changes)))
     blocks = []
     for _, of_block in itertools.groupby(steps, lambda step: step.block):
         explanation, taken = Explanation.empty(group, 3, L), list(of_block)

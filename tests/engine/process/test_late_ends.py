@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import Masked, Sampling
+from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.sampler import Step
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import Choice
+from ssdcli.engine.sampling.unmasking import Unmasking
 from tests.engine.process.test_masked import ANY_SAMPLING, BY_TIME, SAMPLINGS, denoised, random_log_p
 from tests.engine.process.toys import (
     GREEDY,
@@ -24,13 +26,14 @@ from tests.engine.process.toys import (
     counted,
     drawn_from,
     noise_of,
+    sampler,
     times,
 )
 from tests.engine.samples import generated, run
 
 MASK, END, TURN, SIZE = 9, 7, 8, 16  # 0 to 6 are text
-LATE = Masked(MASK + 1, MASK, late=(END, TURN))
-HASTY = replace(LATE, late=())
+PROCESS, ENDS = Masked(MASK + 1, MASK), (END, TURN)
+LATE, HASTY = sampler(PROCESS, Choice(late=ENDS)), sampler(PROCESS)
 WORDS = [3, 1, 4, 1, 5, 2]
 ENOUGH = pytest.mark.parametrize("steps", [8, 16, 40])
 
@@ -58,10 +61,10 @@ class Flood:
         return words
 
 
-def write(process: Masked, words: list[int], **changes: Any) -> list[Step]:
+def write(one: Unmasking, words: list[int], **changes: Any) -> list[Step]:
     """One block by a flooding model, row i with its number of words."""
-    fields: dict[str, Any] = {"block_size": SIZE, "max_tokens": SIZE, "picker": GREEDY, "ends": LATE.late, "steps": 16}
-    return run(Flood(), process, list(range(len(words))), [[count] for count in words], **{**fields, **changes})
+    fields: dict[str, Any] = {"block_size": SIZE, "max_tokens": SIZE, "picker": GREEDY, "ends": ENDS, "steps": 16}
+    return run(Flood(), one, list(range(len(words))), [[count] for count in words], **{**fields, **changes})
 
 
 def text(tokens: Tensor) -> list[int]:
@@ -72,18 +75,17 @@ def text(tokens: Tensor) -> list[int]:
 
 @ENOUGH
 def test_a_model_that_floods_ends_at_once_and_writes_its_text_where_ends_come_late(steps):
-    (hasty,) = generated(write(HASTY, [6], steps=steps), HASTY)
+    (hasty,) = generated(write(HASTY, [6], steps=steps), PROCESS)
     assert len(text(hasty)) < 3
-    (patient,) = generated(write(LATE, [6], steps=steps), LATE)
+    (patient,) = generated(write(LATE, [6], steps=steps), PROCESS)
     assert text(patient) == WORDS
 
 
 @ENOUGH
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_every_sampling_lets_ends_come_late(sampling, steps):
-    process = LATE.sampled_by(sampling)
-    assert process.late == LATE.late
-    (tokens,) = generated(write(process, [5], steps=steps), process)
+    patient = sampler(PROCESS, replace(sampling, late=ENDS))
+    (tokens,) = generated(write(patient, [5], steps=steps), PROCESS)
     assert text(tokens) == WORDS[:5]
 
 
@@ -100,7 +102,7 @@ def test_a_row_is_what_it_is_alone():
     together = write(LATE, counts, picker=Picker())
     for row, words in enumerate(counts):
         noise = {"picker": Picker()}
-        fields: dict[str, Any] = {"block_size": SIZE, "max_tokens": SIZE, "ends": LATE.late, "steps": 16}
+        fields: dict[str, Any] = {"block_size": SIZE, "max_tokens": SIZE, "ends": ENDS, "steps": 16}
         single = run(Flood(), LATE, [row], [[words]], **fields, **noise)
         assert [bool(step.active[row]) for step in together] == [place < len(single) for place in range(len(together))]
         assert all(torch.equal(a.canvas[row], b.canvas[0]) for a, b in zip(together, single, strict=False))
@@ -113,12 +115,12 @@ def test_an_end_that_nothing_expects_changes_nothing_bit_for_bit():
         s=st.sampled_from([0.0, 0.3, 0.9]),
         seed=st.integers(0, 99),
     )
-    def same(sampling: Sampling, remask: float, s: float, seed: int) -> None:
-        process = Masked(TEXT + 1, mask_id=TEXT).sampled_by(Sampling(sampling.name, sampling.value, remask))
+    def same(sampling: Choice, remask: float, s: float, seed: int) -> None:
+        plain = sampler(Masked(TEXT + 1, mask_id=TEXT), replace(sampling, remask=remask))
         canvas = torch.randint(TEXT + 1, (3, 10), generator=torch.Generator().manual_seed(seed))
         steps = [
             one.step(canvas, random_log_p(3, 10, seed), times(s, 3), Picker(), noise_of(seed, 3))
-            for one in (process, replace(process, late=(77,)))
+            for one in (plain, replace(plain, late=(77,)))
         ]
         assert torch.equal(*steps)
 
@@ -132,9 +134,9 @@ def test_an_end_that_nothing_expects_changes_nothing_bit_for_bit():
     seed=st.integers(0, 99),
 )
 def test_no_more_than_its_share_stays_hidden_though_ends_come_late(sampling, remask, s, seed):
-    process = Masked(TEXT + 1, TEXT, late=(0, 1)).sampled_by(Sampling(sampling.name, sampling.value, remask))
+    patient = sampler(Masked(TEXT + 1, TEXT), replace(sampling, remask=remask, late=(0, 1)))
     canvas = torch.randint(TEXT + 1, (3, 10), generator=torch.Generator().manual_seed(seed))
-    after = process.step(canvas, random_log_p(3, 10, seed), times(s, 3), Picker(), noise_of(seed, 3))
+    after = patient.step(canvas, random_log_p(3, 10, seed), times(s, 3), Picker(), noise_of(seed, 3))
     assert ((after == TEXT).sum(-1) <= 10 * s + 1e-6).all()
     assert torch.equal(after == canvas, (canvas != TEXT) | (after == TEXT)) or remask
 
@@ -171,7 +173,7 @@ def test_what_is_hidden_before_an_end_is_still_to_come():
     nothing[..., MASK] = -torch.inf
     after = LATE.step(canvas, nothing, times(0.5, 2), GREEDY, CounterNoise([0, 1]))
     assert after.tolist() == [[1, MASK, END, MASK], [1, 2, TURN, END]]
-    remasking = LATE.sampled_by(Sampling(remask=1e-9))
+    remasking = sampler(PROCESS, Choice(remask=1e-9, late=ENDS))
     assert remasking.step(canvas, nothing, times(0.5, 2), GREEDY, CounterNoise([0, 1]))[1, 3] == MASK
 
 
@@ -179,15 +181,10 @@ def test_what_is_hidden_before_an_end_is_still_to_come():
 def test_one_position_a_step_samples_the_texts_of_the_joint_distribution(sampling):
     """What stands behind the first end is no text: outcomes that differ there alone are the same."""
     joint = (correlated_joint() + 0.005) / (1 + 0.005 * len(OUTCOMES))
-    process = Masked(TEXT + 1, mask_id=TEXT, late=(2,)).sampled_by(sampling)
+    patient = sampler(Masked(TEXT + 1, mask_id=TEXT), replace(sampling, late=(2,)))
     ended = (OUTCOMES == 2).cumsum(-1) > 0
     codes = (torch.where(ended, 2, OUTCOMES) * torch.tensor([9, 3, 1])).sum(-1)
     texts = torch.zeros(len(OUTCOMES), dtype=torch.float64).index_add(0, codes, joint)
-    canvas = denoised(process, joint, (2 / 3, 1 / 3, 0), count=30_000)
+    canvas = denoised(patient, joint, (2 / 3, 1 / 3, 0), count=30_000)
     closed = torch.where((canvas == 2).cumsum(-1) > 0, 2, canvas)
-    assert drawn_from(counted(process, closed), texts)
-
-
-def test_late_ends_are_no_constant_of_the_process():
-    assert LATE.constants() == HASTY.constants()
-    assert Masked.from_constants(MASK + 1, LATE.constants()) == HASTY
+    assert drawn_from(counted(patient.process, closed), texts)

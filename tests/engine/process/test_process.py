@@ -7,27 +7,31 @@ import math
 import pytest
 import torch
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.noise import CounterNoise, fold
-from ssdcli.engine.process import Masked, Sampling, Simplex, SparseSimplex, Uniform, make_process
+from ssdcli.engine.process import make_process
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.sparse_simplex import SparseSimplex
+from ssdcli.engine.process.uniform import Published, Uniform
 from ssdcli.engine.sampling.nucleus import Picker
-from ssdcli.engine.sampling.stopping import EarlyStop
-from ssdcli.engine.sampling.unmasking import EntropyBound
-from tests.engine.process.toys import noise_of, times
+from ssdcli.engine.sampling.reverse import Choice
+from tests.engine.process.toys import noise_of, sampler, times
 
 V = 60
 MADE = [
     Masked(V, mask_id=3),
     Masked(V, mask_id=V - 1, t_min=0.01),
     Simplex(V),
-    Simplex(V, K=3.5, s=0.008, default_steps=100),
+    Simplex(V, K=3.5, s=0.008, steps=100),
     Uniform(V),
-    Uniform(V, EntropyBound(0.3), timed=False, temperatures=(0.8, 0.4), early_stop=EarlyStop(0.01, 2), default_steps=9),
+    Uniform(V, Published(0.8, 0.4, bound=0.3, sure=0.01, stable=2, steps=9)),
 ]
 ALL = [*MADE, SparseSimplex(V, top=8, scattered=16)]
-SAMPLED = [process.sampled_by(Sampling(name)) for process in ALL for name in process.samplings]
-SAMPLED += [Masked(V, mask_id=3).sampled_by(Sampling("ancestral", remask=0.4))]
+SAMPLERS = [sampler(process, Choice(one.name)) for process in ALL for one in catalogue.samplers(process.name)]
+SAMPLERS += [sampler(Masked(V, mask_id=3), Choice("ancestral", remask=0.4))]
 PROCESSES = pytest.mark.parametrize("process", ALL, ids=str)
-SAMPLED_PROCESSES = pytest.mark.parametrize("process", SAMPLED, ids=str)
+EACH_SAMPLER = pytest.mark.parametrize("one", SAMPLERS, ids=str)
 
 
 class Table:
@@ -90,27 +94,29 @@ def test_an_unknown_process_is_refused_with_those_that_are_known():
 
 
 @PROCESSES
-def test_an_unknown_sampling_is_refused_with_those_that_are_known(process):
-    with pytest.raises(ValueError, match=f"'guess': known are {', '.join(process.samplings)}"):
-        process.sampled_by(Sampling("guess"))
+def test_an_unknown_sampler_is_refused_with_those_that_are_known(process):
+    known = ", ".join(catalogue.names(catalogue.samplers(process.name)))
+    with pytest.raises(ValueError, match=f"'guess': known are {known}"):
+        sampler(process, Choice("guess"))
 
 
-@SAMPLED_PROCESSES
+@EACH_SAMPLER
 @pytest.mark.parametrize("picker", [Picker(), Picker(0.7, 0.9)], ids=str)
-def test_a_row_is_corrupted_and_denoised_as_it_is_alone(process, picker):
+def test_a_row_is_corrupted_and_denoised_as_it_is_alone(one, picker):
+    process = one.process
     tokens = torch.arange(24).view(4, 6) % 3
     t = torch.rand(4, 6, generator=torch.Generator().manual_seed(1))
     log_p = random_log_p(4, 6)
     lower = [0.4, 0.0, 0.7, 0.2]
     prior = process.prior(6, noise_of(0, 4))
     canvas = process.corrupt(tokens, t, noise_of(1, 4))
-    stepped = process.step(canvas, log_p, times(lower, 4), picker, noise_of(2, 4))
+    stepped = one.step(canvas, log_p, times(lower, 4), picker, noise_of(2, 4))
     for row in range(4):
-        one = slice(row, row + 1)
-        assert torch.equal(process.prior(6, alone(0, row)), prior[one])
-        assert torch.equal(process.corrupt(tokens[one], t[one], alone(1, row)), canvas[one])
-        single = process.step(canvas[one], log_p[one], times(lower[row], 1), picker, alone(2, row))
-        assert torch.equal(single, stepped[one])
+        here = slice(row, row + 1)
+        assert torch.equal(process.prior(6, alone(0, row)), prior[here])
+        assert torch.equal(process.corrupt(tokens[here], t[here], alone(1, row)), canvas[here])
+        single = one.step(canvas[here], log_p[here], times(lower[row], 1), picker, alone(2, row))
+        assert torch.equal(single, stepped[here])
 
 
 def alone(step: int, row: int) -> CounterNoise:
@@ -118,49 +124,53 @@ def alone(step: int, row: int) -> CounterNoise:
     return CounterNoise([fold(row, step)])
 
 
-@SAMPLED_PROCESSES
-def test_neither_corruption_nor_a_step_changes_what_it_is_given(process):
+@EACH_SAMPLER
+def test_neither_corruption_nor_a_step_changes_what_it_is_given(one):
+    process = one.process
     tokens, t = torch.arange(6)[None] + 4, torch.full((1, 6), 0.7)
     canvas = process.corrupt(tokens, t, CounterNoise([1]))
     log_p = random_log_p(1, 6)
     before = canvas.clone(), log_p.clone()
-    process.step(canvas, log_p, times(0.2, 1), Picker(), CounterNoise([2]))
+    one.step(canvas, log_p, times(0.2, 1), Picker(), CounterNoise([2]))
     assert torch.equal(tokens, torch.arange(6)[None] + 4)
     assert torch.equal(t, torch.full((1, 6), 0.7))
     assert torch.equal(canvas, before[0])
     assert torch.equal(log_p, before[1])
 
 
-@SAMPLED_PROCESSES
-def test_a_step_takes_as_many_numbers_whatever_it_finds(process):
+@EACH_SAMPLER
+def test_a_step_takes_as_many_numbers_whatever_it_finds(one):
+    process = one.process
     taken = set()
     for seed, level in itertools.product(range(3), (0.0, 0.5, 1.0)):
         canvas = process.corrupt(torch.arange(12).view(2, 6), torch.full((2, 6), level), noise_of(seed, 2))
         noise = Counting(2)
-        process.step(canvas, random_log_p(2, 6, seed=seed), times(level / 2, 2), Picker(0.8, 0.9), noise)
+        one.step(canvas, random_log_p(2, 6, seed=seed), times(level / 2, 2), Picker(0.8, 0.9), noise)
         taken.add(tuple(noise.taken))
     assert len(taken) == 1
 
 
-@SAMPLED_PROCESSES
-def test_a_clean_canvas_is_left_as_it_is_by_a_prediction_that_agrees_with_it(process):
+@EACH_SAMPLER
+def test_a_clean_canvas_is_left_as_it_is_by_a_prediction_that_agrees_with_it(one):
+    process = one.process
     tokens = torch.randint(4, V - 1, (3, 6), generator=torch.Generator().manual_seed(5))
     canvas = process.corrupt(tokens, torch.zeros(3, 6), noise_of(0, 3))
     agreeing = torch.nn.functional.one_hot(tokens, V).float().log()
     for picker in (Picker(), Picker(0.0), Picker(0.7, 0.9)):
-        after = process.step(canvas, agreeing, times(0.0, 3), picker, noise_of(1, 3))
+        after = one.step(canvas, agreeing, times(0.0, 3), picker, noise_of(1, 3))
         assert torch.equal(process.tokens(after), tokens)
 
 
-@SAMPLED_PROCESSES
-def test_the_last_step_takes_the_drawn_tokens_and_decides_those_that_are_new(process):
+@EACH_SAMPLER
+def test_the_last_step_takes_the_drawn_tokens_and_decides_those_that_are_new(one):
+    process = one.process
     canvas = process.prior(6, noise_of(0, 3))
     log_p = random_log_p(3, 6)
     log_p[..., [3, V - 1]] = -math.inf
-    after = process.step(canvas, log_p, times(0.0, 3), Picker(0.0), noise_of(1, 3))
+    after = one.step(canvas, log_p, times(0.0, 3), Picker(0.0), noise_of(1, 3))
     assert torch.equal(process.tokens(after), log_p.argmax(-1))
     changed = process.tokens(canvas) != process.tokens(after)
-    assert process.decided(canvas, after)[changed].all()
+    assert one.decided(canvas, after)[changed].all()
 
 
 @PROCESSES

@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, fold
-from ssdcli.engine.process import Sampling, Simplex, SparseSimplex
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.sparse_simplex import SparseSimplex
 from ssdcli.engine.sampler import time_grid
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import Choice
+from tests.engine.process.toys import sampler
 
 V = 3
 PROCESS = Simplex(V)
+SAMPLER = sampler(PROCESS)
 OUTCOMES = torch.tensor(list(itertools.product(range(V), repeat=2)))
 LEVELS = [0.0, 0.1, 0.5, 0.9, 1.0]
 
@@ -39,7 +43,7 @@ def generate(joint: Tensor, steps: int, count: int) -> Tensor:
     grid = time_grid(steps)
     for index, (t, lower) in enumerate(itertools.pairwise(grid)):
         noise = CounterNoise([fold(row, index) for row in range(count)])
-        canvas = PROCESS.step(canvas, exact_log_p(canvas, t, joint), (t, levels(lower, count)), Picker(), noise)
+        canvas = SAMPLER.step(canvas, exact_log_p(canvas, t, joint), (t, levels(lower, count)), Picker(), noise)
     tokens = PROCESS.tokens(canvas)
     return torch.bincount(tokens[:, 0] * V + tokens[:, 1], minlength=V * V).double().view(V, V)
 
@@ -115,7 +119,7 @@ def test_the_last_step_leaves_the_drawn_tokens():
     torch.manual_seed(0)
     log_p = torch.log_softmax(torch.randn(4, 6, V), dim=-1)
     canvas = PROCESS.prior(6, CounterNoise(range(4)))
-    made = PROCESS.step(canvas, log_p, (0.1, levels(0, 4)), Picker(temperature=0.0), CounterNoise(range(4)))
+    made = SAMPLER.step(canvas, log_p, (0.1, levels(0, 4)), Picker(temperature=0.0), CounterNoise(range(4)))
     assert torch.equal(PROCESS.tokens(made), log_p.argmax(-1))
 
 
@@ -157,7 +161,7 @@ def multi_hot_steps(process: Simplex, lower: Tensor, rows: int) -> tuple[Tensor,
     """A step from the same prediction everywhere by both projections, with the same noise: two canvases."""
     log_p = NUCLEUS.log().expand(rows, 25, MANY)
     canvas = process.prior(25, CounterNoise(range(rows)))
-    both = [process.sampled_by(Sampling(name)) for name in process.samplings]
+    both = [sampler(process, Choice(name)) for name in ("nucleus", "multi-hot")]
     made = [p.step(canvas, log_p, (0.6, lower), Picker(top_p=0.85), CounterNoise(range(rows))) for p in both]
     return made[0], made[1]
 
@@ -189,19 +193,15 @@ def test_multi_hot_ends_with_one_token_drawn_from_the_nucleus_row_by_row():
 
 @pytest.mark.parametrize("process", [Simplex(MANY), SparseSimplex(MANY)], ids=["dense", "sparse"])
 def test_a_projection_is_chosen_by_name_and_what_is_unknown_is_refused(process):
-    assert process.samplings == ("nucleus", "multi-hot")
-    multi_hot = process.sampled_by(Sampling("multi-hot"))
-    assert multi_hot != process
-    assert multi_hot.constants() == process.constants()
-    assert multi_hot.vocabulary == MANY
-    for chosen in (process, multi_hot):
-        assert chosen.sampled_by(Sampling()) == chosen.sampled_by(Sampling("nucleus")) == process
-        assert chosen.sampled_by(Sampling("multi-hot")) == multi_hot
+    multi_hot = sampler(process, Choice("multi-hot"))
+    assert multi_hot != sampler(process)
+    assert multi_hot.process == process
+    assert sampler(process, Choice("nucleus")) == sampler(process)
     with pytest.raises(ValueError, match=r"'top-k'.*nucleus, multi-hot"):
-        process.sampled_by(Sampling("top-k"))
+        sampler(process, Choice("top-k"))
     with pytest.raises(ValueError, match=r"multi-hot sampling takes no number, and 0.5 is given"):
-        process.sampled_by(Sampling("multi-hot", 0.5))
+        sampler(process, Choice("multi-hot", 0.5))
     with pytest.raises(ValueError, match=r"nucleus sampling takes no number, and 2 is given"):
-        process.sampled_by(Sampling(value=2))
-    with pytest.raises(ValueError, match="takes known tokens back"):
-        process.sampled_by(Sampling("nucleus", remask=0.1))
+        sampler(process, Choice(number=2))
+    with pytest.raises(ValueError, match="takes no known tokens back"):
+        sampler(process, Choice("nucleus", remask=0.1))

@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise
-from ssdcli.engine.process import Sampling, Simplex, SparseSimplex, make_process
+from ssdcli.engine.process import make_process
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.sparse_simplex import SparseSimplex
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import Choice
+from tests.engine.process.toys import sampler
 
 V, H = 1000, 8
 TOKEN = 123
 DENSE, SPARSE = Simplex(V), SparseSimplex(V)
-MULTI_HOT = SPARSE.sampled_by(Sampling("multi-hot"))
+ONE_HOT, MULTI_HOT = sampler(SPARSE), sampler(SPARSE, Choice("multi-hot"))
 LEVELS = pytest.mark.parametrize("t", [1.0, 0.7, 0.4, 0.3, 0.2, 0.1, 0.02])
 
 
@@ -199,43 +203,43 @@ def test_each_position_has_its_own_level():
     assert (canvas[:, 1::2, 1, 0] < 0.5).float().mean() > 0.8
 
 
-@pytest.mark.parametrize("process", [SPARSE, MULTI_HOT], ids=["nucleus", "multi-hot"])
-def test_a_row_is_noised_and_denoised_as_it_is_alone(process):
+@pytest.mark.parametrize("one", [ONE_HOT, MULTI_HOT], ids=["nucleus", "multi-hot"])
+def test_a_row_is_noised_and_denoised_as_it_is_alone(one):
     torch.manual_seed(0)
     log_p = torch.log_softmax(torch.randn(4, 6, V), dim=-1)
     lower = torch.tensor([0.4, 0.0, 0.4, 0.2], dtype=torch.float64)
     keys = [5, 6, 7, 8]
     tokens, t = torch.arange(24).view(4, 6), torch.rand(4, 6)
     noises = CounterNoise(keys), CounterNoise(keys)
-    canvas = process.corrupt(tokens, t, noises[0])
-    stepped = process.step(canvas, log_p, (0.8, lower), Picker(top_p=0.5), noises[1])
+    canvas = SPARSE.corrupt(tokens, t, noises[0])
+    stepped = one.step(canvas, log_p, (0.8, lower), Picker(top_p=0.5), noises[1])
     for row, key in enumerate(keys):
-        one = slice(row, row + 1)
-        assert torch.equal(process.corrupt(tokens[one], t[one], CounterNoise([key])), canvas[one])
-        single = process.step(canvas[one], log_p[one], (0.8, lower[one]), Picker(top_p=0.5), CounterNoise([key]))
-        assert torch.equal(single, stepped[one])
+        here = slice(row, row + 1)
+        assert torch.equal(SPARSE.corrupt(tokens[here], t[here], CounterNoise([key])), canvas[here])
+        single = one.step(canvas[here], log_p[here], (0.8, lower[here]), Picker(top_p=0.5), CounterNoise([key]))
+        assert torch.equal(single, stepped[here])
 
 
-@pytest.mark.parametrize("process", [SPARSE, MULTI_HOT], ids=["nucleus", "multi-hot"])
-def test_the_last_step_leaves_the_drawn_tokens(process):
+@pytest.mark.parametrize("one", [ONE_HOT, MULTI_HOT], ids=["nucleus", "multi-hot"])
+def test_the_last_step_leaves_the_drawn_tokens(one):
     p = torch.full((V,), 0.1 / (V - 2)).index_copy(0, torch.tensor([7, 900]), torch.tensor([0.6, 0.3]))
     log_p = p.log().expand(200, 25, V)
     lower = torch.zeros(200, dtype=torch.float64)
-    canvas = process.prior(25, CounterNoise(range(200)))
-    clean = process.step(canvas, log_p, (0.1, lower), Picker(top_p=0.85), CounterNoise(range(200)))
-    made = process.tokens(clean)
+    canvas = SPARSE.prior(25, CounterNoise(range(200)))
+    clean = one.step(canvas, log_p, (0.1, lower), Picker(top_p=0.85), CounterNoise(range(200)))
+    made = SPARSE.tokens(clean)
     assert set(made.unique().tolist()) == {7, 900}
     assert (clean[:, :, 1].topk(2).values.diff(dim=-1) < -0.9).all()  # one token and nothing else
     assert abs(float((made == 7).double().mean()) - 2 / 3) < 4.5 * math.sqrt(2 / 9 / 5000)
-    greedy = process.step(canvas, log_p, (0.1, lower), Picker(temperature=0.0), CounterNoise(range(200)))
-    assert (process.tokens(greedy) == 7).all()
+    greedy = one.step(canvas, log_p, (0.1, lower), Picker(temperature=0.0), CounterNoise(range(200)))
+    assert (SPARSE.tokens(greedy) == 7).all()
 
 
 @pytest.mark.parametrize("hot", [1, 3, 16, 40])
 def test_multi_hot_raises_the_likeliest_of_the_nucleus_up_to_sixteen(hot):
     p = torch.full((V,), 0.01 / V)
     p[torch.arange(hot) * 20 + 5] += 0.99 / hot * torch.linspace(1.01, 0.99, hot)
-    canvas = MULTI_HOT.prior(25, CounterNoise(range(40)))
+    canvas = SPARSE.prior(25, CounterNoise(range(40)))
     step = (canvas, p.log().expand(40, 25, V), (0.5, torch.full((40,), 0.1, dtype=torch.float64)))
     ids, weights = MULTI_HOT.step(*step, Picker(top_p=0.97), CounterNoise(range(40))).unbind(2)
     assert (ids.sort(-1).values.diff(dim=-1) > 0).all()
@@ -253,11 +257,11 @@ def test_multi_hot_noise_has_the_law_that_dense_noise_gives_it():
     p[:4] += torch.tensor([0.4, 0.2, 0.2, 0.1])
     table, lower = skewed_table(), torch.full((60,), 0.3, dtype=torch.float64)
     samples = []
-    for process in (DENSE.sampled_by(Sampling("multi-hot")), MULTI_HOT):
-        canvas = process.prior(25, CounterNoise(range(60)))
+    for one in (sampler(DENSE, Choice("multi-hot")), MULTI_HOT):
+        canvas = one.process.prior(25, CounterNoise(range(60)))
         noise = CounterNoise(range(100, 160))
-        made = process.step(canvas, p.log().expand(60, 25, V), (0.5, lower), Picker(top_p=0.85), noise)
-        samples.append(process.embed(made, Table(table)).flatten(0, 1))
+        made = one.step(canvas, p.log().expand(60, 25, V), (0.5, lower), Picker(top_p=0.85), noise)
+        samples.append(one.process.embed(made, Table(table)).flatten(0, 1))
     assert energy_p(*samples) > 0.01
 
 

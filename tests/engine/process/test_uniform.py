@@ -9,15 +9,26 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import Sampling, Uniform
+from ssdcli.engine.process.uniform import Published, Uniform
 from ssdcli.engine.sampler import time_grid
+from ssdcli.engine.sampling.acceptance import Acceptance
 from ssdcli.engine.sampling.nucleus import Picker
-from ssdcli.engine.sampling.unmasking import EntropyBound
-from tests.engine.process.toys import GREEDY, counted, drawn_from, independent_joint, marginals, noise_of, times
+from ssdcli.engine.sampling.reverse import Choice
+from tests.engine.process.toys import (
+    GREEDY,
+    counted,
+    drawn_from,
+    independent_joint,
+    marginals,
+    noise_of,
+    sampler,
+    times,
+)
 
 V = 50
 PROCESS = Uniform(V)
-UNTOLD = Uniform(V, acceptance=EntropyBound(0.09), timed=False)
+UNTOLD = Uniform(V, Published(bound=0.09))
+SAMPLER = sampler(PROCESS)
 
 
 def even(count: int) -> Tensor:
@@ -37,9 +48,9 @@ def of_entropies(*entropies: float) -> Tensor:
     return log_p
 
 
-def accepted(process: Uniform, log_p: Tensor, picker: Picker = GREEDY, s: float = 1.0) -> list[list[bool]]:
-    canvas = process.prior(log_p.shape[1], CounterNoise(range(len(log_p))))
-    after = process.step(canvas, log_p, times(s, len(log_p)), picker, noise_of(1, len(log_p)))
+def accepted(one: Acceptance, log_p: Tensor, picker: Picker = GREEDY, s: float = 1.0) -> list[list[bool]]:
+    canvas = one.process.prior(log_p.shape[1], CounterNoise(range(len(log_p))))
+    after = one.step(canvas, log_p, times(s, len(log_p)), picker, noise_of(1, len(log_p)))
     return (after >= 0).tolist()
 
 
@@ -105,12 +116,12 @@ def test_every_position_counts_the_same():
     ],
 )
 def test_the_surest_positions_are_accepted_as_far_as_the_bound_goes(bound, expected):
-    process = PROCESS.sampled_by(Sampling("entropy-bound", bound))
-    assert accepted(process, of_entropies(0.3, 0.1, 0.6, 0.5)) == [expected]
+    one = sampler(PROCESS, Choice("entropy-bound", bound))
+    assert accepted(one, of_entropies(0.3, 0.1, 0.6, 0.5)) == [expected]
 
 
 def test_one_position_is_accepted_however_unsure_all_are():
-    assert accepted(PROCESS, torch.full((2, 5, V), 1 / V).log()) == [[True, False, False, False, False]] * 2
+    assert accepted(SAMPLER, torch.full((2, 5, V), 1 / V).log()) == [[True, False, False, False, False]] * 2
 
 
 @pytest.mark.parametrize(
@@ -124,43 +135,45 @@ def test_one_position_is_accepted_however_unsure_all_are():
     ],
 )
 def test_no_more_than_the_share_of_the_level_stays_noise(s, expected):
-    process = PROCESS.sampled_by(Sampling(value=0.0))
-    assert accepted(process, of_entropies(0.3, 0.1, 0.6, 0.5), s=s) == [expected]
+    one = sampler(PROCESS, Choice(number=0.0))
+    assert accepted(one, of_entropies(0.3, 0.1, 0.6, 0.5), s=s) == [expected]
 
 
 @pytest.mark.parametrize("s", [0.99, 0.5, 1 / 48])
 def test_where_no_level_is_told_the_bound_alone_decides_until_the_last_step(s):
     log_p = of_entropies(0.3, 0.1, 0.6, 0.5)
-    assert accepted(UNTOLD, log_p, s=s) == [[False, True, False, False]]
-    assert accepted(UNTOLD, log_p, s=0.0) == [[True] * 4]
+    assert accepted(sampler(UNTOLD), log_p, s=s) == [[False, True, False, False]]
+    assert accepted(sampler(UNTOLD), log_p, s=0.0) == [[True] * 4]
 
 
 def test_where_no_level_is_told_rows_at_the_end_take_the_likeliest_tokens_and_the_others_drawn_ones():
     rows = 400
     log_p = torch.tensor([0.6, 0.4]).log().expand(rows, 1, 2)
     s = [0.0, 0.9] * (rows // 2)
-    after = replace(UNTOLD, vocabulary=2).step(torch.zeros(rows, 1), log_p, times(s, rows), Picker(), noise_of(1, rows))
+    after = sampler(replace(UNTOLD, vocabulary=2)).step(
+        torch.zeros(rows, 1), log_p, times(s, rows), Picker(), noise_of(1, rows)
+    )
     assert (after[::2] == 0).all()
     assert abs(float((after[1::2] == 1).double().mean()) - 0.4) < 5 * math.sqrt(0.24 / (rows // 2))
 
 
 def test_positions_that_are_certain_are_all_accepted():
     log_p = torch.cat([of_entropies(*[0.0] * 6), of_entropies(0.5, 0.6)], dim=1)
-    assert accepted(PROCESS.sampled_by(Sampling(value=0.0)), log_p) == [[True] * 7 + [False]]
+    assert accepted(sampler(PROCESS, Choice(number=0.0)), log_p) == [[True] * 7 + [False]]
 
 
 def test_doubt_is_that_of_the_distribution_that_tokens_are_drawn_from():
     log_p = of_entropies(0.3, 0.3, 0.3)
-    assert accepted(PROCESS, log_p, Picker()) == [[True, False, False]]
-    assert accepted(PROCESS, log_p, Picker(temperature=0.3)) == [[True, True, True]]
-    assert accepted(PROCESS, log_p, Picker(temperature=3.0)) == [[True, False, False]]
+    assert accepted(SAMPLER, log_p, Picker()) == [[True, False, False]]
+    assert accepted(SAMPLER, log_p, Picker(temperature=0.3)) == [[True, True, True]]
+    assert accepted(SAMPLER, log_p, Picker(temperature=3.0)) == [[True, False, False]]
 
 
 def test_accepted_positions_take_the_drawn_token_and_the_others_fresh_noise():
     rows = 20_000
     canvas = PROCESS.corrupt(torch.full((rows, 3), 7), torch.full((rows, 3), 0.5), noise_of(0, rows))
     log_p = of_entropies(0.4, 0.6, 0.69).expand(rows, -1, -1)
-    after = PROCESS.step(canvas, log_p, times(1.0, rows), Picker(), noise_of(1, rows))
+    after = SAMPLER.step(canvas, log_p, times(1.0, rows), Picker(), noise_of(1, rows))
     assert (after >= 0).all(0).tolist() == [True, False, False]
     expected = log_p[0, 0].exp().double()
     assert drawn_from(torch.bincount(after[:, 0], minlength=V).double(), expected / expected.sum())
@@ -175,18 +188,18 @@ def test_rows_that_reach_zero_take_the_drawn_tokens_everywhere_and_the_others_go
     log_p = torch.full((3, 4, V), 1 / V).log()
     log_p[..., 9] += 1e-3
     canvas = PROCESS.prior(4, CounterNoise([1, 2, 3]))
-    after = PROCESS.step(canvas, log_p.log_softmax(-1), times([0.0, 0.99, 0.0], 3), GREEDY, noise_of(1, 3))
+    after = SAMPLER.step(canvas, log_p.log_softmax(-1), times([0.0, 0.99, 0.0], 3), GREEDY, noise_of(1, 3))
     assert (after[[0, 2]] == 9).all()
     assert (after >= 0).sum(-1).tolist() == [4, 1, 4]
 
 
 def test_noise_is_never_decided_and_an_accepted_token_only_where_it_is_new():
     before, after = torch.tensor([[~4, ~4, ~4, 4, 4, 4]]), torch.tensor([[4, 5, ~5, 4, 5, ~5]])
-    assert PROCESS.decided(before, after).tolist() == [[True, True, False, False, True, False]]
+    assert SAMPLER.decided(before, after).tolist() == [[True, True, False, False, True, False]]
 
 
 def test_no_canvas_shows_that_it_is_finished():
-    assert PROCESS.finished(torch.tensor([[1, 2], [~1, 2]])).tolist() == [False, False]
+    assert SAMPLER.finished(torch.tensor([[1, 2], [~1, 2]])).tolist() == [False, False]
 
 
 def exact_log_p(tokens: Tensor, t: float, texts: Tensor, p: Tensor, vocabulary: int = V) -> Tensor:
@@ -207,7 +220,7 @@ def test_at_one_level_a_lone_token_comes_to_rest_at_p_times_its_noised_p(t):
     canvas = process.prior(1, noise_of(0, rows))
     for step in range(1, 20):
         log_p = posteriors[process.tokens(canvas)[:, 0]]
-        canvas = process.step(canvas, log_p, times(1.0, rows), Picker(), noise_of(step, rows))
+        canvas = sampler(process).step(canvas, log_p, times(1.0, rows), Picker(), noise_of(step, rows))
     rest = p * ((1 - t) * p + t / 4)
     assert drawn_from(torch.bincount(canvas[:, 0], minlength=4).double(), rest / rest.sum())
 
@@ -216,11 +229,12 @@ def test_at_one_level_a_lone_token_comes_to_rest_at_p_times_its_noised_p(t):
 @pytest.mark.parametrize("steps", [1, 6])
 def test_independent_tokens_are_drawn_as_predicted_where_the_canvas_tells_nothing(bound, steps):
     rows, joint = 10_000, independent_joint()
-    process = Uniform(3).sampled_by(Sampling(value=bound))
+    process = Uniform(3)
+    one = sampler(process, Choice(number=bound))
     log_p = marginals(joint[None]).expand(rows, -1, -1)
     canvas = process.prior(3, noise_of(0, rows))
     for index, s in enumerate(time_grid(steps)[1:]):
-        canvas = process.step(canvas, log_p, times(s, rows), Picker(), noise_of(1 + index, rows))
+        canvas = one.step(canvas, log_p, times(s, rows), Picker(), noise_of(1 + index, rows))
     assert drawn_from(counted(process, canvas), joint)
 
 
@@ -235,7 +249,7 @@ def test_many_steps_with_the_exact_denoiser_write_texts_that_there_are():
         canvas = PROCESS.prior(6, noise_of(0, rows))
         for index, (t, s) in enumerate(itertools.pairwise(time_grid(steps))):
             log_p = exact_log_p(PROCESS.tokens(canvas), t, texts, even(27))
-            canvas = PROCESS.step(canvas, log_p, times(s, rows), Picker(), noise_of(1 + index, rows))
+            canvas = SAMPLER.step(canvas, log_p, times(s, rows), Picker(), noise_of(1 + index, rows))
         written = (PROCESS.tokens(canvas)[:, None] == texts).all(-1)
         share[steps] = float(written.any(-1).double().mean())
     assert share[1] < 0.1
@@ -259,8 +273,8 @@ def test_the_accepted_positions_are_those_of_diffusion_gemma():
         theirs = EntropyBoundSampler(EntropyBoundSamplerConfig(bound), length, V, 48)
         tokens = PROCESS.tokens(canvas)
         theirs.accept_canvas(tokens, tokens, logits / 0.7, 10)
-        process = PROCESS.sampled_by(Sampling("entropy-bound", bound))
-        after = process.step(canvas, logits.log_softmax(-1), times(1.0, rows), Picker(0.7), noise_of(1, rows))
+        one = sampler(PROCESS, Choice("entropy-bound", bound))
+        after = one.step(canvas, logits.log_softmax(-1), times(1.0, rows), Picker(0.7), noise_of(1, rows))
         assert torch.equal((after >= 0), theirs.accepted_token_mask)
         counts.update((after >= 0).sum(-1).tolist())
     assert len(counts) > 8
@@ -269,22 +283,23 @@ def test_the_accepted_positions_are_those_of_diffusion_gemma():
 @pytest.mark.parametrize(
     ("sampling", "complaint"),
     [
-        (Sampling("top-k"), "unknown sampling 'top-k': known are entropy-bound"),
-        (Sampling("entropy-bound", -1.0), "at least 0, not -1.0"),
-        (Sampling(value=math.nan), "at least 0, not nan"),
-        (Sampling(remask=0.1), "only the masked process takes known tokens back"),
+        (Choice("top-k"), "unknown sampler 'top-k': known are entropy-bound"),
+        (Choice("entropy-bound", -1.0), "at least 0, not -1.0"),
+        (Choice(number=math.nan), "at least 0, not nan"),
+        (Choice(remask=0.1), "takes no known tokens back"),
     ],
     ids=str,
 )
 def test_what_no_sampling_can_be_is_refused(sampling, complaint):
     with pytest.raises(ValueError, match=complaint):
-        PROCESS.sampled_by(sampling)
+        sampler(PROCESS, sampling)
 
 
 def test_the_bound_is_the_processes_own_unless_one_is_asked_for():
-    assert PROCESS.sampled_by(Sampling()) == PROCESS.sampled_by(Sampling("entropy-bound", 0.1)) == PROCESS
-    assert UNTOLD.sampled_by(Sampling()) == UNTOLD
-    assert UNTOLD.sampled_by(Sampling(value=0.5)) == replace(UNTOLD, acceptance=EntropyBound(0.5))
+    log_p = of_entropies(0.085, 0.085, 0.5)
+    for process, accepts in ((PROCESS, 2), (UNTOLD, 2), (Uniform(V, Published(bound=0.08)), 1)):
+        assert sum(accepted(sampler(process), log_p)[0]) == accepts
+        assert sum(accepted(sampler(process, Choice(number=0.2)), log_p)[0]) == 3
 
 
 def test_a_process_of_models_that_are_told_the_level_has_no_constants():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from ssdcli.engine.noise import CounterNoise, fold
 from ssdcli.engine.process import Process
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.reverse import USUAL, Choice, reverse_process
 
 TEXT, LENGTH = 3, 3  # token ids 0, 1, 2 in three places
 OUTCOMES = torch.tensor(list(itertools.product(range(TEXT), repeat=LENGTH)))
@@ -35,6 +37,11 @@ def marginals(weights: Tensor, vocabulary: int = TEXT) -> Tensor:
     """log p at each place, of outcomes weighted by (B, 27) above zero: (B, L, V) float32."""
     onehot = torch.nn.functional.one_hot(OUTCOMES, vocabulary).double()
     return torch.einsum("bo,olv->blv", weights / weights.sum(-1, keepdim=True), onehot).log().float()
+
+
+def sampler(process: Process, choice: Choice = USUAL) -> Any:
+    """What makes the steps of a process."""
+    return reverse_process(process, choice).sampler
 
 
 def times(s: float | Sequence[float], rows: int) -> tuple[float, Tensor]:

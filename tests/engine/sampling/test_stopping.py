@@ -59,7 +59,7 @@ def test_the_bound_is_on_the_mean_entropy_of_a_rows_positions():
 def test_certainty_has_no_entropy():
     certain = said(1, 2, p=1.0)
     assert certain.isneginf().any()
-    assert stops(EarlyStop(), [certain] * 2) == [[False], [True]]
+    assert stops(EarlyStop(0.005), [certain] * 2) == [[False], [True]]
 
 
 def test_each_row_stops_for_itself():

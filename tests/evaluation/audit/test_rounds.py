@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssdcli.engine.process import Simplex
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.evaluation.audit.rounds import Rounds, paired_losses
 from ssdcli.evaluation.losses import LossSettings
 from tests.tiny import VOCABULARY, tiny_backbone

@@ -5,7 +5,7 @@ import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser
-from ssdcli.engine.process import Masked
+from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.backbones.ssdlm import RobertaBackbone

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import Simplex
+from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.machine.placement import Placement
 from ssdcli.models.native_checkpoint import load_core

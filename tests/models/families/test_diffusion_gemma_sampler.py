@@ -16,10 +16,11 @@ from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import Uniform
+from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import _PRIOR, SamplerConfig, Step, sample
 from ssdcli.engine.sampling.nucleus import Picker, entropy
+from ssdcli.engine.sampling.reverse import reverse_process
 from tests.models.families import diffusion_gemma as tiny
 from tests.models.families.parity import open_core
 
@@ -89,17 +90,10 @@ def generate(native: Any, process: Uniform, prompts: list[list[int]], seeds: lis
 
 
 def ours(core: Denoiser, prompts: list[list[int]], seeds: list[int]) -> list[Step]:
-    process = core.process
-    config = SamplerConfig(
-        block_size=tiny.BLOCK,
-        max_tokens=BLOCKS * tiny.BLOCK,
-        steps=process.default_steps,
-        ends=ENDS,
-        picker=Picker(),
-        stop=process.early_stop,
-    )
+    config = SamplerConfig(tiny.BLOCK, BLOCKS * tiny.BLOCK, ENDS, Picker())
     group = Ensemble((Member("core", core, Constant(1.0)),))
-    return list(sample(group, process, [[Prompt(prompt) for prompt in prompts]], seeds, config))
+    rows = [Prompt(prompt) for prompt in prompts]
+    return list(sample(group, reverse_process(core.process), [rows], seeds, config))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +113,7 @@ def prompts(rows: int, length: int) -> list[list[int]]:
 
 def same(process: Uniform, step: Step, theirs: NativeStep) -> None:
     """Hold the rows of a step that are active against the native one."""
-    rows, last = step.active, step.index + 1 == process.default_steps
+    rows, last = step.active, step.index + 1 == reverse_process(process).steps
     torch.testing.assert_close(step.log_p[rows].double(), theirs.log_p[rows].double(), rtol=0, atol=CLOSE)
     theirs_doubt = Categorical(logits=theirs.log_p[rows]).entropy()
     torch.testing.assert_close(entropy(step.log_p[rows]).double(), theirs_doubt.double(), rtol=0, atol=CLOSE)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import GeneratorNoise
-from ssdcli.engine.process import Simplex, SparseSimplex
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.sparse_simplex import SparseSimplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError
 from ssdcli.models.core_traits import read_core_traits

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import GeneratorNoise
-from ssdcli.engine.process import SparseSimplex
+from ssdcli.engine.process.sparse_simplex import SparseSimplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError
 from ssdcli.models.families import recognise

@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssdcli.engine.ensemble.rules import mix
-from ssdcli.engine.process import Masked, Simplex, Uniform
-from ssdcli.evaluation.bounds import DENOISING_LOSS, NELBO, bound_of, uniform_nelbo
-from ssdcli.evaluation.combinations import Combined, Positions, cross_entropy
+from ssdcli.engine.process.uniform import uniform_nelbo
 
 P = torch.tensor([0.5, 0.25, 0.15, 0.1], dtype=torch.float64)
 V = len(P)
@@ -23,7 +20,7 @@ def expected(predict) -> float:
     shown = torch.arange(V).repeat(V * len(LEVELS))
     chance = P[clean] * (t / V + (1 - t) * (clean == shown))
     log_p = predict(shown, t).log()
-    nats = uniform_nelbo(Combined(mix, [log_p], [1.0]), Positions(clean, t, shown))
+    nats = uniform_nelbo(log_p, clean, shown, t)
     return float((chance * nats).sum() / len(LEVELS))
 
 
@@ -56,7 +53,7 @@ def test_who_knows_the_text_loses_nothing():
     tokens = torch.arange(V)
     for shown in (tokens, tokens.roll(1)):
         log_p = torch.nn.functional.one_hot(tokens, V).float().log()
-        nats = uniform_nelbo(Combined(mix, [log_p], [1.0]), Positions(tokens, torch.tensor([0.0, 0.1, 0.9, 1]), shown))
+        nats = uniform_nelbo(log_p, tokens, shown, torch.tensor([0.0, 0.1, 0.9, 1]))
         assert nats.tolist() == pytest.approx([0.0] * V, abs=1e-4)
 
 
@@ -64,12 +61,6 @@ def test_at_any_level_the_bound_is_finite_and_not_below_zero():
     generator = torch.Generator().manual_seed(0)
     log_p = torch.log_softmax(5 * torch.randn(500, 50, generator=generator), -1)
     tokens, shown = torch.randint(50, (2, 500), generator=generator)
-    nats = uniform_nelbo(Combined(mix, [log_p], [1.0]), Positions(tokens, torch.rand(500, generator=generator), shown))
+    nats = uniform_nelbo(log_p, tokens, shown, torch.rand(500, generator=generator))
     assert (nats >= -1e-4).all()
     assert nats.isfinite().all()
-
-
-def test_each_process_has_its_measure():
-    assert bound_of(Masked(V, 0)) == (NELBO, cross_entropy)
-    assert bound_of(Uniform(V)) == (NELBO, uniform_nelbo)
-    assert bound_of(Simplex(V)) == (DENOISING_LOSS, cross_entropy)

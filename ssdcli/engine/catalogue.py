@@ -1,0 +1,310 @@
+"""What there is to choose from: noise processes, samplers, rules and schedules, each declared once. Needs no torch.
+
+A new one is a file of its own and an entry here. The command line, manifests, settings and the engine read this
+catalogue, and no other module names what is in it. The first entry of a kind is the default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, TypeVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """The number of a name, as in `threshold=0.9`, or any other that is checked alike.
+
+    name: the argument that takes it.
+    symbol: what help texts write for it.
+    default: None where the process has its own.
+    least, most: its bounds.
+    above, below: whether it must lie strictly above `least`, strictly below `most`.
+    whole: whether it must be a whole number.
+    """
+
+    name: str
+    symbol: str = "X"
+    default: float | None = None
+    least: float = 0.0
+    most: float = math.inf
+    above: bool = False
+    below: bool = False
+    whole: bool = False
+
+    def checked(self, value: float) -> float:
+        """The value; ValueError where it is out of bounds."""
+        low = value > self.least if self.above else value >= self.least
+        high = value < self.most if self.below or self.most == math.inf else value <= self.most
+        if not (low and high and (not self.whole or value % 1 == 0)):
+            raise ValueError(f"{self.name} must be {self.expected}, not {value}")
+        return value
+
+    @property
+    def expected(self) -> str:
+        """What it must be, in words."""
+        kind = "a whole number of " if self.whole else ""
+        if self.most < math.inf and not self.above and not self.below:
+            return f"{kind}between {self.least:g} and {self.most:g}"
+        low = f"{kind}{'above' if self.above else 'at least'} {self.least:g}"
+        return low if self.most == math.inf else f"{low} and {'below' if self.below else 'at most'} {self.most:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """Something that can be chosen by name.
+
+    target: where it is, as `module:object`.
+    help: a line for help texts and documents.
+    """
+
+    name: str
+    target: str
+    help: str
+
+    def load(self) -> Any:
+        """Import the object."""
+        module, _, name = self.target.partition(":")
+        return getattr(import_module(module), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessDeclaration(Declaration):
+    """A noise process. The target makes one from a vocabulary size and constants.
+
+    constants: what they are unless told otherwise, for a model that is trained from scratch.
+    optional: those of them that a manifest may leave out.
+    schedule: the small models' beside a core, unless another is named (BENCHMARKS.md has the measurements).
+    """
+
+    constants: Mapping[str, float] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    schedule: str = "constant"
+
+    def completed(self, constants: Mapping[str, float]) -> dict[str, float]:
+        """The constants of a manifest, with those that it leaves out."""
+        return {name: self.constants[name] for name in self.optional} | dict(constants)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerDeclaration(Declaration):
+    """A sampler. The target makes one from a process, its number, and the options that it takes.
+
+    process: the noise process that it reverses.
+    number: what may follow its name; None for a sampler that takes none.
+    takes: of the options `remask` and `late`, those that it has (see `Choice`).
+    """
+
+    process: str
+    number: Number | None = None
+    takes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleDeclaration(Declaration):
+    """A rule. The target combines predictions, or makes what does from a gate if the rule needs one.
+
+    needs: `core`; `base`, whose prediction counts with the member's weight negated, the core's being whole; `gate`, the
+    numbers in the manifest of the one small model. Members share a weight of 1 where neither of the last two is needed.
+    """
+
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleDeclaration(Declaration):
+    """A schedule. The target makes one from a weight and its number.
+
+    varies: whose weight it changes over the noise levels, `small` or `core`; the others' stay. None for nobody's.
+    pauses: whether there are levels at which these members are not run.
+    number: what may follow its name.
+    """
+
+    varies: str | None = None
+    pauses: bool = False
+    number: Number | None = None
+
+
+PROCESSES: tuple[ProcessDeclaration, ...] = (
+    ProcessDeclaration(
+        name="simplex",
+        target="ssdcli.engine.process.sparse_simplex:simplex",
+        help="Gaussian noise on almost-one-hot logits, as in SSD-LM",
+        constants={"K": 5.0, "s": 1e-4},
+        schedule="leaning",
+    ),
+    ProcessDeclaration(
+        name="masked",
+        target="ssdcli.engine.process.masked:masked",
+        help="tokens are hidden one by one, as in MDLM and LLaDA",
+        constants={"t_min": 1e-3},
+        optional=("t_min",),
+    ),
+    ProcessDeclaration(
+        name="uniform",
+        target="ssdcli.engine.process.uniform:uniform",
+        help="tokens are replaced by random ones, as in DiffusionGemma",
+    ),
+)
+
+REMASK = Number(name="remask", symbol="P", default=0.0, most=1.0, below=True)
+"""The probability with which a step hides a known token again."""
+
+_UNMASKING = ("remask", "late")
+
+SAMPLERS: tuple[SamplerDeclaration, ...] = (
+    SamplerDeclaration(
+        name="nucleus",
+        target="ssdcli.engine.sampling.one_hot:OneHot",
+        help="projects each position onto one token of its nucleus",
+        process="simplex",
+    ),
+    SamplerDeclaration(
+        name="multi-hot",
+        target="ssdcli.engine.sampling.multi_hot:MultiHot",
+        help="projects each position onto its whole nucleus",
+        process="simplex",
+    ),
+    SamplerDeclaration(
+        name="top-k",
+        target="ssdcli.engine.sampling.top_k:TopK",
+        help="reveals the K positions of lowest entropy",
+        process="masked",
+        number=Number(name="k", symbol="K", default=0, whole=True),
+        takes=_UNMASKING,
+    ),
+    SamplerDeclaration(
+        name="threshold",
+        target="ssdcli.engine.sampling.threshold:Threshold",
+        help="reveals the positions whose likeliest token has a probability of P or more",
+        process="masked",
+        number=Number(name="threshold", symbol="P", default=0.9, most=1.0, above=True),
+        takes=_UNMASKING,
+    ),
+    SamplerDeclaration(
+        name="entropy-bound",
+        target="ssdcli.engine.sampling.entropy_bound:EntropyBound",
+        help="reveals the positions of lowest entropy, up to so many nats together",
+        process="masked",
+        number=Number(name="bound", symbol="NATS", default=0.1),
+        takes=_UNMASKING,
+    ),
+    SamplerDeclaration(
+        name="ancestral",
+        target="ssdcli.engine.sampling.ancestral:Ancestral",
+        help="reveals positions in random order",
+        process="masked",
+        takes=_UNMASKING,
+    ),
+    SamplerDeclaration(
+        name="entropy-bound",
+        target="ssdcli.engine.sampling.acceptance:Acceptance",
+        help="accepts the positions of lowest entropy, up to so many nats together, and renoises the others",
+        process="uniform",
+        number=Number(name="bound", symbol="NATS"),
+    ),
+)
+
+RULES: tuple[RuleDeclaration, ...] = (
+    RuleDeclaration(
+        name="mix",
+        target="ssdcli.engine.ensemble.rules:mix",
+        help="the weighted mean of log-probabilities",
+    ),
+    RuleDeclaration(
+        name="average",
+        target="ssdcli.engine.ensemble.rules:average",
+        help="the weighted mean of probabilities",
+    ),
+    RuleDeclaration(
+        name="contrast",
+        target="ssdcli.engine.ensemble.rules:contrast",
+        help="the core, plus what a small model says more than its base",
+        needs=("core", "base"),
+    ),
+    RuleDeclaration(
+        name="gated",
+        target="ssdcli.engine.ensemble.rules:gated",
+        help="mix, with the weights that the small model's gate gives",
+        needs=("core", "gate"),
+    ),
+)
+
+SCHEDULES: tuple[ScheduleDeclaration, ...] = (
+    ScheduleDeclaration(
+        name="constant",
+        target="ssdcli.engine.ensemble.schedules:Constant",
+        help="the same weights at every noise level",
+    ),
+    ScheduleDeclaration(
+        name="leaning",
+        target="ssdcli.engine.ensemble.schedules:Leaning",
+        help="small models weigh more where there is more noise",
+        varies="small",
+        number=Number(name="slope", symbol="S", default=2.0, least=-20.0, most=20.0),  # e^20 is no less than a switch
+    ),
+    ScheduleDeclaration(
+        name="sandwich",
+        target="ssdcli.engine.ensemble.schedules:Sandwich",
+        help="the core runs in the middle of the trajectory alone, but for a share F of it",
+        varies="core",
+        pauses=True,
+        number=Number(name="light", symbol="F", default=0.25, most=1.0),
+    ),
+)
+
+_Declared = TypeVar("_Declared", bound=Declaration)
+
+
+def process(name: str) -> ProcessDeclaration:
+    """The noise process of a name; ValueError names those that are known."""
+    return _find("noise process", name, PROCESSES)
+
+
+def samplers(process: str) -> tuple[SamplerDeclaration, ...]:
+    """All samplers of a noise process, the default first."""
+    return tuple(one for one in SAMPLERS if one.process == process)
+
+
+def sampler(process: str, name: str | None = None) -> SamplerDeclaration:
+    """The sampler of a name, or the default; ValueError names those that the process has."""
+    known = samplers(process)
+    return _find("sampler", known[0].name if name is None else name, known)
+
+
+def rule(name: str) -> RuleDeclaration:
+    """The rule of a name; ValueError names those that are known."""
+    return _find("rule", name, RULES)
+
+
+def schedule(name: str) -> ScheduleDeclaration:
+    """The schedule of a name; ValueError names those that are known."""
+    return _find("schedule", name, SCHEDULES)
+
+
+def names(declared: Iterable[Declaration]) -> tuple[str, ...]:
+    """The names of some declarations, in their order."""
+    return tuple(one.name for one in declared)
+
+
+def sampler_help() -> str:
+    """Every process with its samplers and their numbers, for help texts."""
+    return "; ".join(f"{one.name}: {', '.join(map(_with_number, samplers(one.name)))}" for one in PROCESSES)
+
+
+def schedule_help() -> str:
+    """All schedules with their numbers, for help texts."""
+    return ", ".join(one.name if one.number is None else f"{one.name}[:{one.number.symbol}]" for one in SCHEDULES)
+
+
+def _with_number(one: SamplerDeclaration) -> str:
+    return one.name if one.number is None else f"{one.name}[={one.number.symbol}]"
+
+
+def _find(kind: str, name: str, declared: tuple[_Declared, ...]) -> _Declared:
+    for one in declared:
+        if one.name == name:
+            return one
+    raise ValueError(f"unknown {kind} {name!r}: known are {', '.join(names(declared))}")

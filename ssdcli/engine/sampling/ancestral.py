@@ -1,0 +1,24 @@
+"""Ancestral unmasking: positions in random order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssdcli.engine.noise import Noise
+from ssdcli.engine.sampling.unmasking import Unmasking
+
+
+@dataclass(frozen=True)
+class Ancestral(Unmasking):
+    """Any positions, each order equally likely, as many as the time asks for.
+
+    With one position a step it is the first-hitting sampler (Zheng et al., 2025): exact for a model that is not told
+    the noise level.
+    """
+
+    def order(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Order at random; none before its time."""
+        return noise.uniform(hidden.shape[1]), torch.zeros_like(hidden[:, 0], dtype=torch.int64)

@@ -1,0 +1,23 @@
+"""Top-k unmasking: a fixed number of positions a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssdcli.engine.noise import Noise
+from ssdcli.engine.sampling.nucleus import entropy
+from ssdcli.engine.sampling.unmasking import Unmasking
+
+
+@dataclass(frozen=True)
+class TopK(Unmasking):
+    """The positions of lowest entropy, k in each step; with k = 0, the time alone decides how many."""
+
+    k: float = 0
+
+    def order(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Order by entropy; k."""
+        return entropy(log_p), torch.full_like(hidden[:, 0], int(self.k), dtype=torch.int64)
