@@ -14,9 +14,9 @@ from ssdcli.models.core_spec import CoreSpec
 
 
 class Tess2ForDiffusion(MistralForCausalLM):
-    """The native class, which `from_pretrained` loads: Mistral and the embedding of the noise level."""
+    """The class that `from_pretrained` loads: Mistral and an embedding of the noise level."""
 
-    _keep_in_fp32_modules = ["timestep_embed"]  # noqa: RUF012 - float16 keeps them whole, and no quantiser cuts them
+    _keep_in_fp32_modules = ["timestep_embed"]  # noqa: RUF012 - stays in float32 under float16, and is not quantised
 
     def __init__(self, config: MistralConfig) -> None:
         """Build with random weights."""
