@@ -37,9 +37,9 @@ class Tess2Backbone(NativeBackbone):
         self.sizes = replace(self.sizes, time=model.config.hidden_size, self_conditioning=0)
 
     def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
-        """Half the canvas (B, L, H) and half what was predicted before, with the noise level's embedding W t added.
+        """Average the canvas (B, L, H) and the previous prediction, and add the noise level's embedding W t.
 
-        Where nothing was predicted yet, its half is the mean embedding: TESS-2 learned with a softmax of zeros there.
+        Without a previous prediction the mean embedding stands in: TESS-2 was trained with a softmax of zeros there.
         """
         assert t is not None
         previous = self._mean() if previous is None else previous

@@ -121,5 +121,5 @@ def never_text(vocabulary: Vocabulary, rows: int, *more: int) -> tuple[int, ...]
 
 
 def prompt_format(vocabulary: Vocabulary) -> str:
-    """ "chat" if the tokenizer has a template, else "plain"."""
+    """The format: "chat" if the tokenizer has a template, else "plain"."""
     return "chat" if vocabulary.chat else "plain"
