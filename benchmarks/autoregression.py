@@ -33,8 +33,8 @@ from benchmarks.lib.causal import (
     CausalWriter,
     Twin,
     gap_losses,
-    passage_losses,
     save_for_transformers,
+    text_losses,
     train_causal,
     traits_of,
     twin_of,
@@ -112,11 +112,11 @@ class DiffusionPair:
     core: Model
     small: Model
 
-    def likelihood(self, passages: Sequence[ScoredText]) -> Columns:
+    def likelihood(self, scored_texts: Sequence[ScoredText]) -> Columns:
         """Denoising losses, which are the NELBO of masked models."""
         models = [self.core.backbone, self.small.backbone]
         settings = LossSettings(min(model.context for model in models))
-        return Columns.of(measure_combinations(models, self.core.process, passages, MIXTURES, settings))
+        return Columns.of(measure_combinations(models, self.core.process, scored_texts, MIXTURES, settings))
 
     def gaps(self, gaps: Sequence[Gap], settings: GapSettings) -> Columns:
         """Denoising losses with both sides in sight, as much of the right one as a model is best shown."""
@@ -146,9 +146,9 @@ class CausalPair:
     models: tuple[BlockDiffusionLM, BlockDiffusionLM]
     tokenizer: Any
 
-    def likelihood(self, passages: Sequence[ScoredText]) -> Columns:
+    def likelihood(self, scored_texts: Sequence[ScoredText]) -> Columns:
         """Exact losses."""
-        return passage_losses(self.models, passages, GRID, min(model.context for model in self.models))
+        return text_losses(self.models, scored_texts, GRID, min(model.context for model in self.models))
 
     def gaps(self, gaps: Sequence[Gap], settings: GapSettings) -> Columns:
         """Exact losses after the text before the gaps."""
@@ -238,10 +238,10 @@ class Bench:
 def measured(bench: Bench, family: str, corpus: Corpus, seed: int) -> Line:
     """What the models of a family gain from each other, on each question."""
     pair, core = bench.pair(family, corpus, seed), bench.core(bench.families[0])
-    passages = core.passages(corpus.heldout, bench.given.documents)
-    columns, block = pair.likelihood(passages), core.manifest.block_size
+    scored_texts = core.scored_texts(corpus.heldout, bench.given.documents)
+    columns, block = pair.likelihood(scored_texts), core.manifest.block_size
     settings = GapSettings(block, block, per_document=bench.given.repeats)
-    gaps = pair.gaps(choose_gaps(passages, settings), settings)
+    gaps = pair.gaps(choose_gaps(scored_texts, settings), settings)
     result = {"likelihood": _collaboration(columns), "gaps": _collaboration(gaps)}
     return result | ({"facts": _facts(pair, columns, corpus)} if corpus.facts else {})
 

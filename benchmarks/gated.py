@@ -78,8 +78,8 @@ def measured(workshop: Workshop, corpus: Corpus, seed: int, given: Namespace) ->
     workshop.trained(replace(settings, **budget(given)))
     core, small = workshop.model(given.core), workshop.model(name)
     window = LossSettings(min(core.backbone.context, small.backbone.context), repeats=2, seed=1)
-    passages = core.passages(corpus.heldout, given.documents)
-    return compare(record((core.backbone, small.backbone), core.process, passages, window, given.positions))
+    scored_texts = core.scored_texts(corpus.heldout, given.documents)
+    return compare(record((core.backbone, small.backbone), core.process, scored_texts, window, given.positions))
 
 
 # Predictions
@@ -150,17 +150,17 @@ class _Recorder:
 def record(
     members: tuple[Backbone, Backbone],
     process: Process,
-    passages: Sequence[ScoredText],
+    scored_texts: Sequence[ScoredText],
     settings: LossSettings,
     most: int,
 ) -> Predictions:
     """Run both members on noised held-out text, and keep about `most` of all positions, drawn evenly."""
-    total = settings.repeats * sum(sum(passage.counted) for passage in passages)
+    total = settings.repeats * sum(sum(scored_text.counted) for scored_text in scored_texts)
     recorder = _Recorder(process, min(1.0, most / total), settings.seed)
     both = Combination(mix, (Constant(0.5), Constant(0.5)), recorder)
-    for document, passage in enumerate(passages):
+    for document, scored_text in enumerate(scored_texts):
         recorder.document = document
-        measure_combinations(members, process, [replace(passage, noise=document)], [both], settings)
+        measure_combinations(members, process, [replace(scored_text, noise=document)], [both], settings)
     core, small, tokens, levels, due, documents = (torch.cat(column) for column in zip(*recorder.kept, strict=True))
     return Predictions((core, small), tokens, levels, due, documents)
 

@@ -46,14 +46,14 @@ def main(given: Namespace) -> None:
     """Train the models that are missing, and measure all of them and their core."""
     models = {model.name: model for model in trained(Workshop(given), given)}
     core = models[given.core]
-    passages, block = core.passages(given.heldout, given.documents), core.manifest.block_size
-    print(f"{heading()}\n\n{len(passages)} held-out documents, {core.process.name}; losses in nats per token")
+    scored_texts, block = core.scored_texts(given.heldout, given.documents), core.manifest.block_size
+    print(f"{heading()}\n\n{len(scored_texts)} held-out documents, {core.process.name}; losses in nats per token")
     for text in (block, block // 2):
         print(f"\n## Gaps of {block} with {text} tokens of text\n")
         settings = GapSettings(block, text, per_document=given.repeats)
         for model in models.values():
-            print(gap_table(model, passages, settings), flush=True)
-    print(f"## Plain text\n\n{plain_table(models, passages, given.repeats)}")
+            print(gap_table(model, scored_texts, settings), flush=True)
+    print(f"## Plain text\n\n{plain_table(models, scored_texts, given.repeats)}")
 
 
 def trained(workshop: Workshop, given: Namespace) -> Iterator[Model]:
@@ -87,10 +87,10 @@ def views_of(end: int) -> dict[str, View]:
     }
 
 
-def gap_table(model: Model, passages: Sequence[ScoredText], settings: GapSettings) -> str:
+def gap_table(model: Model, scored_texts: Sequence[ScoredText], settings: GapSettings) -> str:
     """A model's losses by what it is shown, at all noise levels and at the high ones."""
     views = views_of(model.end)
-    losses = measure_gaps(model.denoiser, choose_gaps(passages, settings), list(views.values()), settings)
+    losses = measure_gaps(model.denoiser, choose_gaps(scored_texts, settings), list(views.values()), settings)
     parts = losses.columns(), losses.columns(above=_HIGH)
     rows = [
         [name, *(cell for part in parts for cell in (f"{part.loss(place)[0]:.4f}", _over(part, place, 0)))]
@@ -101,11 +101,11 @@ def gap_table(model: Model, passages: Sequence[ScoredText], settings: GapSetting
     return f"{title}\n\n{table(header, rows)}\n"
 
 
-def plain_table(models: Mapping[str, Model], passages: Sequence[ScoredText], repeats: int) -> str:
+def plain_table(models: Mapping[str, Model], scored_texts: Sequence[ScoredText], repeats: int) -> str:
     """The loss of whole documents from left to right, and its distance from the first model that was trained here."""
     window = min(model.backbone.context for model in models.values())
     measured = [
-        measure([model.backbone], model.process, passages, [0.0], LossSettings(window, repeats))
+        measure([model.backbone], model.process, scored_texts, [0.0], LossSettings(window, repeats))
         for model in models.values()
     ]
     columns = Columns.side_by_side([Columns.of(losses) for losses in measured])

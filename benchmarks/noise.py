@@ -1,7 +1,7 @@
 """Is sparse simplex noise the same as dense noise, and what does it save?
 
     python -m benchmarks noise law [--samples 3000]
-    python -m benchmarks noise loss starter-simplex HELDOUT.jsonl.gz [--passages 50]
+    python -m benchmarks noise loss starter-simplex HELDOUT.jsonl.gz [--documents 50]
     python -m benchmarks noise cost
 
 `law` compares draws of one noised token as three tables embed them, `loss` a simplex model's held-out loss under both
@@ -48,7 +48,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="for the loss: a simplex model of the user's registry")
     parser.add_argument("data", nargs="?", help="for the loss: held-out text, never trained on")
     parser.add_argument("--samples", type=int, default=3000, help="of a law with 8,192 tokens; fewer with more")
-    parser.add_argument("--passages", type=int, default=50, help="of the loss")
+    parser.add_argument("--documents", type=int, default=50, help="of the loss")
 
 
 def main(given: Namespace) -> None:
@@ -202,22 +202,22 @@ class Again(Simplex):
 
 
 def loss(given: Namespace) -> str:
-    """A simplex model's denoising loss under both noises on the same passages at the same noise levels."""
+    """A simplex model's denoising loss under both noises on the same documents at the same noise levels."""
     model = Model.named(given.model)
-    passages, vocabulary = model.passages(given.data, given.passages), model.manifest.vocabulary
+    scored_texts, vocabulary = model.scored_texts(given.data, given.documents), model.manifest.vocabulary
     settings = LossSettings(model.backbone.context, repeats=4)
     processes = {
         "dense": Simplex(vocabulary),
         "dense, other draws": Again(vocabulary),
         "sparse": SparseSimplex(vocabulary),
     }
-    measured = [measure([model.backbone], process, passages, [0.0], settings) for process in processes.values()]
+    measured = [measure([model.backbone], process, scored_texts, [0.0], settings) for process in processes.values()]
     columns = Columns.side_by_side([Columns.of(losses) for losses in measured])
     rows = [
         [name, f"{columns.loss(place)[0]:.4f}", signed(*columns.gain(0, over=place)) if place else ""]
         for place, name in enumerate(processes)
     ]
-    title = f"{len(passages)} passages, {columns.tokens.sum():,} tokens, {settings.repeats} sets of noise levels"
+    title = f"{len(scored_texts)} documents, {columns.tokens.sum():,} tokens, {settings.repeats} sets of noise levels"
     return f"{title}\n\n{table(['noise', 'nats per token', 'more than dense, paired'], rows)}"
 
 

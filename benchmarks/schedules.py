@@ -107,14 +107,14 @@ class Pair(Bench):
         """The losses by segment, and the FLOPs of a step of the heavy and the light member in mid-window."""
         denoisers = [member.model.denoiser for member in self._members]
         networks, process = [denoiser.backbone for denoiser in denoisers], denoisers[0].process
-        passages = self.core.passages(self.heldout, self.given.documents)
-        losses = [document_losses(networks, process, passage, self.share, key) for key, passage in enumerate(passages)]
+        texts = self.core.scored_texts(self.heldout, self.given.documents)
+        losses = [document_losses(networks, process, text, self.share, key) for key, text in enumerate(texts)]
         window = min(network.context for network in networks)
         core, small = (denoiser.flops(denoiser.backbone.block_size, window // 2) for denoiser in denoisers)
         return {
             "share": self.share,
             "flops": [core + small if self.share else core, small],
-            "tokens": [sum(passage.counted[: WINDOWS * window]) for passage in passages],
+            "tokens": [sum(text.counted[: WINDOWS * window]) for text in texts],
             "losses": torch.stack(losses).numpy().round(3).tolist(),
         }
 

@@ -44,7 +44,7 @@ def arguments(parser: ArgumentParser) -> None:
 def main(given: Namespace) -> None:
     """Print the table."""
     models = [Model.named(given.core), Model.named(given.small)]
-    texts = [passage.tokens[: 2 * WINDOW] for passage in models[0].passages(given.heldout, given.documents)]
+    texts = [scored_text.tokens[: 2 * WINDOW] for scored_text in models[0].scored_texts(given.heldout, given.documents)]
     sums = torch.zeros(len(texts), len(CONDITIONINGS), len(WEIGHTS))
     for document, tokens in enumerate(texts):
         for place, start in enumerate(range(0, len(tokens), WINDOW)):

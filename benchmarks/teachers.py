@@ -118,9 +118,9 @@ def measured(workshop: Workshop, corpus: Corpus, way: tuple[str, float, int], gi
         settings = replace(settings, distill=STARTER, distill_weight=weight, distill_context=kind == IN_CONTEXT)
     workshop.trained(settings)
     small = workshop.model(name)
-    passages = core.passages(corpus.heldout, given.documents)
+    scored_texts = core.scored_texts(corpus.heldout, given.documents)
     settled = LossSettings(small.backbone.context)
-    losses = measure([core.backbone, small.backbone], core.process, passages, GRID, settled)
+    losses = measure([core.backbone, small.backbone], core.process, scored_texts, GRID, settled)
     best = best_weight(losses)
     line = {
         "sums": losses.sums[:, -1].round(3).tolist(),

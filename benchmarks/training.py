@@ -131,7 +131,7 @@ def measured(workshop: Workshop, settings: TrainSettings, given: Namespace) -> L
     networks = [model.backbone for model in (*cores, small)]
     window = LossSettings(min(network.context for network in networks))
     weights = GRID if cores else [1.0]
-    losses = measure(networks, small.process, small.passages(given.data[1], given.documents), weights, window)
+    losses = measure(networks, small.process, small.scored_texts(given.data[1], given.documents), weights, window)
     best = best_weight(losses) if cores else 1.0
     nats = losses.nats_per_token()
     return {

@@ -189,14 +189,14 @@ def _plan(settings: TrainSettings, steps_a_pass: float, clock: Callable[[], floa
 
 def _heldout(model: BlockDiffusionLM, chosen: Sequence[ScoredText]) -> float:
     with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
-        return passage_losses((model, model), chosen, [0.0], model.context).loss(0)[0]
+        return text_losses((model, model), chosen, [0.0], model.context).loss(0)[0]
 
 
 # Measuring
 
 
 @torch.no_grad()
-def passage_losses(
+def text_losses(
     models: Sequence[BlockDiffusionLM], chosen: Sequence[ScoredText], shares: Sequence[float], window: int
 ) -> Columns:
     """-log p of held-out documents under two models at each share of the second.
@@ -205,9 +205,9 @@ def passage_losses(
     """
     sums = np.zeros((len(chosen), len(shares)))
     windows = [
-        (document, list(map(int, passage.tokens[max(0, start - 1) : start + window])))
-        for document, passage in enumerate(chosen)
-        for start in range(0, len(passage.tokens), window)
+        (document, list(map(int, scored_text.tokens[max(0, start - 1) : start + window])))
+        for document, scored_text in enumerate(chosen)
+        for start in range(0, len(scored_text.tokens), window)
     ]
     windows = [(document, tokens) for document, tokens in windows if len(tokens) > 1]
     for first in range(0, len(windows), _TOGETHER):
@@ -218,7 +218,7 @@ def passage_losses(
         log_ps = [log_p_next(model, rows[:, :-1])[counts] for model in models]
         losses[counts] = _losses(log_ps, rows[:, 1:][counts], shares)
         np.add.at(sums, [document for document, _ in batch], losses.sum(1).numpy())
-    return Columns(sums, np.array([len(passage.tokens) - 1 for passage in chosen]))
+    return Columns(sums, np.array([len(scored_text.tokens) - 1 for scored_text in chosen]))
 
 
 @torch.no_grad()

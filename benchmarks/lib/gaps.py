@@ -26,7 +26,7 @@ from ssdcli.evaluation.scored_text import ScoredText
 class Gap:
     """A part of a held-out document that is to be filled.
 
-    document: its place among the passages.
+    document: its place among the documents.
     before, after: the tokens on both sides.
     canvas: `length` tokens of text and, where there is room, an end of text and the beginning of another document.
     key: names its noise.
@@ -58,21 +58,21 @@ class GapSettings:
     batch: int = 16
 
 
-def choose_gaps(passages: Sequence[ScoredText], settings: GapSettings) -> list[Gap]:
+def choose_gaps(scored_texts: Sequence[ScoredText], settings: GapSettings) -> list[Gap]:
     """Gaps at random places of every document that is long enough to have a token on each side of them."""
     return [
-        _gap(document, passages, fold(settings.seed, document, number), settings)
-        for document, passage in enumerate(passages)
+        _gap(document, scored_texts, fold(settings.seed, document, number), settings)
+        for document, scored_text in enumerate(scored_texts)
         for number in range(settings.per_document)
-        if len(passage.tokens) >= settings.text + 2
+        if len(scored_text.tokens) >= settings.text + 2
     ]
 
 
-def _gap(document: int, passages: Sequence[ScoredText], key: int, settings: GapSettings) -> Gap:
-    tokens = [int(token) for token in passages[document].tokens]
+def _gap(document: int, scored_texts: Sequence[ScoredText], key: int, settings: GapSettings) -> Gap:
+    tokens = [int(token) for token in scored_texts[document].tokens]
     start = 1 + int(float(CounterNoise([key]).uniform(1)) * (len(tokens) - settings.text - 1))
     stop = start + settings.text
-    other = (int(token) for token in cycle(passages[(document + 1) % len(passages)].tokens))
+    other = (int(token) for token in cycle(scored_texts[(document + 1) % len(scored_texts)].tokens))
     return Gap(
         document=document,
         before=tokens[max(0, start - settings.left) : start],

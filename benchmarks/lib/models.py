@@ -77,7 +77,7 @@ class Model:
         """The loaded network."""
         return self.denoiser.backbone
 
-    def passages(self, heldout: str, limit: int | None = None) -> list[ScoredText]:
+    def scored_texts(self, heldout: str, limit: int | None = None) -> list[ScoredText]:
         """Held-out documents in the model's tokens, at most the first `limit`."""
         return [scored_text(text, self.tokenizer, self.end) for text in read_texts(heldout, limit)]
 

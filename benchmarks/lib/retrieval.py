@@ -108,5 +108,5 @@ def gaps_of(
     viewers |= {name + SHOWN: Viewer(models[name].denoiser, note) for name in shown}
     block = core.backbone.block_size
     settings = GapSettings(block, block, left=room, per_document=given.repeats)
-    gaps = choose_gaps(core.passages(corpus.heldout, given.documents), settings)
+    gaps = choose_gaps(core.scored_texts(corpus.heldout, given.documents), settings)
     return viewers, lambda combinations: measure(list(viewers.values()), combinations, gaps, settings).columns()

@@ -91,15 +91,15 @@ class Levels:
 
 @torch.no_grad()
 def document_losses(
-    members: Sequence[Backbone], process: Process, passage: ScoredText, share: float, key: int
+    members: Sequence[Backbone], process: Process, document: ScoredText, share: float, key: int
 ) -> Tensor:
     """A document's losses and its KL, see `Levels`: (SEGMENTS, 4). share: the small model's beside the core."""
     window = min(member.context for member in members)
     sums = torch.zeros(SEGMENTS, 4, dtype=torch.float64)
-    for start in range(0, min(len(passage.tokens), WINDOWS * window), window):
+    for start in range(0, min(len(document.tokens), WINDOWS * window), window):
         here = slice(start, start + window)
-        tokens = torch.tensor(passage.tokens[here]).expand(SEGMENTS, -1)
-        sums += window_losses(members, process, (tokens, torch.tensor(passage.counted[here])), share, fold(key, start))
+        tokens = torch.tensor(document.tokens[here]).expand(SEGMENTS, -1)
+        sums += window_losses(members, process, (tokens, torch.tensor(document.counted[here])), share, fold(key, start))
     return sums
 
 

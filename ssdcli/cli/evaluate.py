@@ -15,11 +15,10 @@ import typer
 from ssdcli.cli import console
 from ssdcli.cli import evaluate_options as option
 from ssdcli.cli import generate_options as shared
-from ssdcli.cli.memory import remedied
 from ssdcli.cli.prompts import read_context, read_members
 from ssdcli.cli.settings import resolve
 from ssdcli.engine import catalogue
-from ssdcli.errors import SsdError, UsageError
+from ssdcli.errors import SsdError, UsageError, on_out_of_memory
 from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, SweepResult, by_weight
 from ssdcli.generation.selection import Lineup, choose
 from ssdcli.machine.environment import prepare_machine
@@ -107,7 +106,7 @@ def evaluate(
     prepare_machine()
     from ssdcli.evaluation.evaluate import evaluate as run
 
-    with remedied("Take smaller models, or a --dtype of fewer bits."), _bar() as on_progress:
+    with on_out_of_memory("Take smaller models, or a --dtype of fewer bits."), _bar() as on_progress:
         found = run(data or (), told.core, small, settings, on_progress)
     _keep(found, plot, save=save)
     for remark in found.remarks:

@@ -12,10 +12,9 @@ from ssdcli.api import Blend, Lineup, Options, Placement, Request, Result, Write
 from ssdcli.cli import console
 from ssdcli.cli import generate_options as option
 from ssdcli.cli.explanation import shown, tell_colours
-from ssdcli.cli.memory import remedied
 from ssdcli.cli.prompts import read_batch, read_context, read_members, read_prompt
 from ssdcli.cli.settings import resolve
-from ssdcli.errors import UsageError
+from ssdcli.errors import UsageError, on_out_of_memory
 from ssdcli.generation.types import PLAIN
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
@@ -126,7 +125,7 @@ def _generate(prompt: str | None, settings: GenerateSettings) -> None:
     lineup = choose(settings.core, members, blend=settings.blend)
     prepare_machine()
     requests = from_rank_zero(lambda: _requests(prompt, settings))
-    with remedied(_remedy(lineup)):
+    with on_out_of_memory(_remedy(lineup)):
         _write(lineup.open(placement), requests, options, settings)
 
 

@@ -10,10 +10,9 @@ import typer
 
 from ssdcli.cli import console
 from ssdcli.cli import train_options as option
-from ssdcli.cli.memory import remedied
 from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.cli.settings import resolve
-from ssdcli.errors import UsageError
+from ssdcli.errors import UsageError, on_out_of_memory
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.registry.recipes import find_recipe
@@ -76,7 +75,7 @@ def train_small(
     from ssdcli.training.job import train_small as run
 
     remedy = "Take a smaller --size, or a smaller --batch-tokens."
-    with remedied(remedy), stoppable() as stop, Screen(settings.name) as screen:
+    with on_out_of_memory(remedy), stoppable() as stop, Screen(settings.name) as screen:
         trained = run(settings, screen.watcher(stop), overwrite=overwrite)
     _tell(trained, as_json=json)
 

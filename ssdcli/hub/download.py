@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ssdcli.errors import DownloadFailed, SsdError, UsageError
 from ssdcli.hub.resume import fetch_blob
+from ssdcli.registry.manifest import CONFIG, FILE, INDEX, WEIGHTS
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-INDEX = "model.safetensors.index.json"
-WEIGHTS = "model.safetensors"
-
 _SMALL = (
-    "config.json",
+    CONFIG,
     "generation_config.json",
     "tokenizer*.json",
     "special_tokens_map.json",
@@ -34,7 +32,7 @@ _SMALL = (
     "tokenizer.model",
     "chat_template.jinja",
     INDEX,
-    "ssd.json",
+    FILE,
 )
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[\w.][\w./-]*", re.ASCII)

@@ -14,7 +14,6 @@ from typing import Any
 
 from ssdcli.errors import SsdError
 from ssdcli.hub.download import (
-    INDEX,
     Listing,
     RemoteFile,
     RepoId,
@@ -26,24 +25,14 @@ from ssdcli.hub.download import (
     to_fetch,
     weight_files,
 )
-from ssdcli.hub.tokenizer_files import (
-    SETTINGS,
-    TEMPLATE,
-    TOKENIZER,
-    make_tokenizer,
-    read_table,
-    read_template,
-    read_vocabulary,
-)
+from ssdcli.hub.tokenizer_files import SETTINGS, TEMPLATE, make_tokenizer, read_table, read_template, read_vocabulary
 from ssdcli.models.core_spec import KEY, CoreSpec, spec_fields
 from ssdcli.models.families import recognise
 from ssdcli.models.families.family import GENERATION, Family, Vocabulary
 from ssdcli.models.presets import PRESETS, Preset
-from ssdcli.registry.manifest import FILE, Manifest, tokenizer_fingerprint, write_manifest
+from ssdcli.registry.manifest import CONFIG, FILE, INDEX, TOKENIZER, Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.names import LONGEST
 from ssdcli.registry.store import Entry, Registry
-
-CONFIG = "config.json"
 
 _SHARE = 0.01  # of the core's parameters: a small model costs next to nothing beside it
 _VERSIONS = ("torch", "transformers", "tokenizers", "safetensors")

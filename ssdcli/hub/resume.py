@@ -20,7 +20,7 @@ def fetch_blob(url: str, blob: Path, size: int, bar: type[Any]) -> None:
     """
     from filelock import FileLock
     from huggingface_hub import get_hf_file_metadata
-    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but loaded lazily
     from huggingface_hub.utils._runtime import is_xet_available
 
     headers = build_hf_headers()

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 
 from ssdcli.errors import SsdError
 from ssdcli.models.families.family import Vocabulary
+from ssdcli.registry.manifest import TOKENIZER
 
-TOKENIZER = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 

@@ -15,8 +15,7 @@ from tokenizers import Tokenizer
 from transformers.utils import logging
 
 from ssdcli.errors import SsdError
-
-_TOKENIZER = "tokenizer.json"
+from ssdcli.registry.manifest import TOKENIZER
 
 
 def read_model(auto: Any, folder: Path, what: str) -> tuple[Any, dict[str, Any]]:
@@ -55,9 +54,9 @@ def read_model(auto: Any, folder: Path, what: str) -> tuple[Any, dict[str, Any]]
 def read_tokenizer(folder: Path, what: str) -> Tokenizer:
     """Read a model's tokenizer, which neither pads nor cuts; SsdError if it cannot be read."""
     try:
-        tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as error:  # the library raises nothing more precise
-        raise SsdError(f"the {what}'s {folder / _TOKENIZER} cannot be read ({error}).", "Get it again.") from error
+        raise SsdError(f"the {what}'s {folder / TOKENIZER} cannot be read ({error}).", "Get it again.") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

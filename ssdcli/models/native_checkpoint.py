@@ -21,15 +21,12 @@ from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.backbones.native_class import native_class_of
-from ssdcli.models.block_diffusion_checkpoint import CONFIG, WEIGHTS
 from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.weights.blueprint import blueprint
 from ssdcli.models.weights.pretrained import arguments, keep_activations, need_of, stored_dtype
-from ssdcli.registry.manifest import read_manifest
+from ssdcli.registry.manifest import CONFIG, INDEX, WEIGHTS, read_manifest
 
-INDEX = "model.safetensors.index.json"
-
-_PROBLEMS = (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
+PROBLEMS = (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -61,7 +58,7 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Nat
         need = need_of(twin, stored_dtype(folder), block_size or spec.block_size)
         allocation = placement.allocate(need, hardware)
         model = read_native(folder, native.model, own, arguments(allocation, need, twin, hardware))
-    except _PROBLEMS as error:
+    except PROBLEMS as error:
         raise unreadable(folder, error) from error
     if allocation.dtype == "int8":
         keep_activations(model)
@@ -88,7 +85,7 @@ def read_native(
         )
         model, report = loaded
         _check(report)
-    except _PROBLEMS as error:
+    except PROBLEMS as error:
         raise unreadable(folder, error) from error
     read: PreTrainedModel = model
     return read
@@ -101,7 +98,7 @@ def frozen_dtype(folder: Path) -> torch.dtype:
     """
     try:
         return torch.bfloat16 if stored_dtype(folder) == "bfloat16" else torch.float32
-    except _PROBLEMS as error:
+    except PROBLEMS as error:
         raise unreadable(folder, error) from error
 
 
@@ -129,7 +126,7 @@ def input_embeddings(folder: Path, config: Mapping[str, Any]) -> Tensor:
         weight = twin.get_input_embeddings().weight
         names = [name for name, value in twin.named_parameters(remove_duplicate=False) if value is weight]
         return _tensor(folder, names).float()
-    except _PROBLEMS as error:
+    except PROBLEMS as error:
         raise unreadable(folder, error) from error
 
 

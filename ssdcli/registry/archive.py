@@ -20,11 +20,10 @@ from typing import IO, BinaryIO, Self
 
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.registry.files import replacing
-from ssdcli.registry.manifest import FILE, Manifest, tokenizer_fingerprint, write_manifest
+from ssdcli.registry.manifest import FILE, TOKENIZER, Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.names import check_name
 from ssdcli.registry.store import Entry, Registry
 
-TOKENIZER = "tokenizer.json"
 REPORT = "report.html"  # shows the text that a model was trained on
 TRAINED_DOCUMENTS = "trained-documents.txt"  # digests, by which a guess of a document can be tested
 OWN = (

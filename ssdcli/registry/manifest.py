@@ -16,6 +16,10 @@ from ssdcli.registry.files import write_atomic
 
 SCHEMA = 1
 FILE = "ssd.json"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in several files
+TOKENIZER = "tokenizer.json"
 LATER = (
     "base",
     "base_weights",

@@ -18,6 +18,7 @@ from ssdcli.registry.files import (
     disk_errors,
     files_below,
     make_private,
+    sync,
     sync_tree,
     write_atomic,
 )
@@ -130,6 +131,7 @@ class Registry:
             self._check_free(new, overwrite=False)
             manifest = read_manifest(folder)
             folder.rename(self.models / new)
+            sync(self.models)  # before anything on the disk mentions the new name
             write_manifest(self.models / new, replace(manifest, name=new))
             for entry in self.entries():
                 core, base = (new if link == old else link for link in (entry.manifest.core, entry.manifest.base))
@@ -180,11 +182,6 @@ class Registry:
         expected = entry.manifest.files
         found = _digests(entry.folder, known={})
         return sorted(file for file in expected.keys() | found.keys() if expected.get(file) != found.get(file))
-
-    def recover(self) -> None:
-        """End what a crash interrupted: restore a model half replaced, delete what was half written."""
-        with self._writing():
-            pass
 
     @property
     def _default_file(self) -> Path:

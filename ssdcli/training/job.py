@@ -21,9 +21,9 @@ from ssdcli.evaluation.scored_text import heldout_texts
 from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, rank_zero_first, world_size
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.threads import same_threads
-from ssdcli.registry.archive import REPORT, TOKENIZER, TRAINED_DOCUMENTS
+from ssdcli.registry.archive import REPORT, TRAINED_DOCUMENTS
 from ssdcli.registry.files import disk_errors
-from ssdcli.registry.manifest import write_manifest
+from ssdcli.registry.manifest import TOKENIZER, write_manifest
 from ssdcli.registry.store import Registry
 from ssdcli.reports.charts import loss_curve, to_svg, weight_sweep
 from ssdcli.reports.description import Description, metrics_lines

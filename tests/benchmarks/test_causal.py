@@ -15,8 +15,8 @@ from benchmarks.lib.causal import (
     Twin,
     gap_losses,
     log_p_next,
-    passage_losses,
     save_for_transformers,
+    text_losses,
     train_causal,
     traits_of,
     twin_of,
@@ -71,15 +71,15 @@ def test_the_loss_of_a_training_is_that_of_its_texts() -> None:
 def test_a_document_costs_what_its_tokens_cost_one_after_the_other() -> None:
     passages = [ScoredText(TOKENS[0].tolist(), 1), ScoredText([0, 50, 51], 1)]
     models = (twin(0), twin(1))
-    columns = passage_losses(models, passages, [0.0, 1.0], 64)
+    columns = text_losses(models, passages, [0.0, 1.0], 64)
     expected = [[exact(model, torch.tensor([passage.tokens])) for model in models] for passage in passages]
     assert columns.sums == pytest.approx(np.array(expected), rel=1e-5)
     assert columns.tokens.tolist() == [7, 2]
 
 
 def test_every_token_counts_once_whatever_the_windows() -> None:
-    whole = passage_losses((twin(), twin()), [ScoredText(TOKENS[0].tolist(), 1)], [0.0], 64)
-    cut = passage_losses((twin(), twin()), [ScoredText(TOKENS[0].tolist(), 1)], [0.0], 4)
+    whole = text_losses((twin(), twin()), [ScoredText(TOKENS[0].tolist(), 1)], [0.0], 64)
+    cut = text_losses((twin(), twin()), [ScoredText(TOKENS[0].tolist(), 1)], [0.0], 4)
     parts = exact(twin(), TOKENS[:, :4]) + exact(twin(), TOKENS[:, 3:])
     assert cut.sums[0, 0] == pytest.approx(parts, rel=1e-5)
     assert cut.tokens == whole.tokens

@@ -16,10 +16,10 @@ from ssdcli.api import load
 from ssdcli.errors import Interrupted, NoSuchModel, SsdError, UsageError
 from ssdcli.generation.selection import choose
 from ssdcli.machine.placement import Placement
-from ssdcli.models.block_diffusion_checkpoint import CONFIG
 from ssdcli.models.initialization import Wanted, initialize
 from ssdcli.models.loading import load_model
 from ssdcli.models.lora import WEIGHTS
+from ssdcli.registry.manifest import CONFIG
 from ssdcli.registry.store import Registry
 from ssdcli.training import job
 from ssdcli.training import measured as measured_module

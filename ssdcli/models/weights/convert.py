@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ssdcli.errors import SsdError
-from ssdcli.models.block_diffusion_checkpoint import WEIGHTS
 from ssdcli.models.families.family import Family
-from ssdcli.models.native_checkpoint import INDEX
 from ssdcli.models.weights.blueprint import blueprint, check, parameters, wanted
 from ssdcli.models.weights.key_rules import rearranged
 from ssdcli.models.weights.pickles import read_pickle
 from ssdcli.models.weights.safetensors_stream import AGAIN, StoredTensor, read_safetensors, write_safetensors
+from ssdcli.registry.manifest import INDEX, WEIGHTS
 
 SHARD = 5 * 10**9  # bytes of weights in one file: less is lost when a copy of one breaks off
 
