@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.errors import require
-from ssdcli.generation.types import Blend
+from ssdcli.generation.types import rules
 from ssdcli.machine.placement import FREE, Placement
+from ssdcli.options.declare import above, at_least, check_options, each, group, one_of, option
 
 BASE = "base"  # the role of a member that others are held against
 
@@ -30,23 +32,38 @@ class EvalSettings:
     include_trained: whether documents that a member was trained on are measured, too.
     """
 
-    rules: tuple[str, ...] = ()
-    schedules: tuple[str, ...] = ()
+    rules: tuple[str, ...] = option(
+        (),
+        f"{', '.join(rules())}. Repeatable.",
+        each(one_of(rules)),
+        flag="rule",
+        metavar="RULE",
+        default="all that fit",
+    )
+    schedules: tuple[str, ...] = option(
+        (),
+        f"{catalogue.schedule_help()} or a TOML file. Repeatable.",
+        flag="schedule",
+        metavar="NAME",
+        default="all that fit, except files",
+    )
     context: str = ""
-    documents: int = 1000
-    minutes: float = 3.0
-    seed: int = 0
-    generate: int = 0
-    judge: Path | None = None
-    placement: Placement = FREE
-    include_trained: bool = False
+    documents: int = option(1000, "The most documents to measure.", at_least(1), metavar="N", common=True)
+    minutes: float = option(3.0, "Time for measuring losses.", above(0), metavar="M", common=True)
+    seed: int = option(0, "Seed of documents, noise and texts.", metavar="N")
+    generate: int = option(
+        0, "Let all models continue N documents, and measure the texts.", at_least(0), metavar="N", common=True
+    )
+    judge: Path | None = option(
+        None, "A causal language model for the perplexity and MAUVE of these texts.", metavar="FOLDER", common=True
+    )
+    placement: Placement = group(FREE, without=("cache",))
+    include_trained: bool = option(
+        False, "Also measure documents that a member was trained on, which are left out by default."
+    )
 
     def __post_init__(self) -> None:
-        for rule in self.rules:
-            Blend(rule)
-        require(self.documents >= 1, f"documents must be at least 1, not {self.documents}.")
-        require(0 < self.minutes < math.inf, f"minutes must be above 0, not {self.minutes}.")
-        require(self.generate >= 0, f"generate must be at least 0, not {self.generate}.")
+        check_options(self)
         reads = self.judge is None or self.generate > 0
         require(reads, "a judge reads texts, and none are to be generated.", "Pass --generate 50, or omit --judge.")
 

@@ -14,7 +14,7 @@ import torch
 
 from ssdcli.data.canaries import FILE as CANARIES
 from ssdcli.data.infilling import Infilling
-from ssdcli.data.windows import Texts, Windows, WindowShape
+from ssdcli.data.windows import Corpus, Windows, WindowShape
 from ssdcli.errors import Interrupted, SsdError, UsageError
 from ssdcli.evaluation.losses import LossesByLevel, LossSettings, measure
 from ssdcli.evaluation.scored_text import heldout_texts
@@ -164,7 +164,7 @@ def check_shares(batch: int, processes: int) -> None:
 def _train(prepared: Prepared, watcher: Watcher, plan: Plan) -> SmallTrainer:
     settings, config, batch = prepared.settings, prepared.model.config, batch_of(prepared)
     shape = WindowShape(config.context, config.block_size, _infilling(prepared))
-    windows = Windows(Texts.of(prepared.store), shape, settings.seed, batch * ENDLESS)
+    windows = Windows(Corpus.of(prepared.store), shape, settings.seed, batch * ENDLESS)
     assert settings.learning_rate is not None  # what was left open is settled before
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
     objective = Objective(prepared.model, prepared.process, settings.seed, open_teacher(prepared))
