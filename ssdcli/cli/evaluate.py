@@ -21,7 +21,7 @@ from ssdcli.generation.schedule_parser import named
 from ssdcli.generation.selection import Lineup, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.options.declare import group
-from ssdcli.registry.files import write_atomic
+from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
 
