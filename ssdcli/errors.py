@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SsdError(Exception):
     """A failure with a sentence that says what is wrong and one that says what to do (exit code 1)."""
@@ -48,3 +51,24 @@ def require(holds: bool, problem: str, remedy: str = "Give such a value.") -> No
     """Raise UsageError unless the condition holds."""
     if not holds:
         raise UsageError(problem, remedy)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python's or PyTorch's is about memory."""
+    # PyTorch raises an error of its own on GPUs, known here by its name, and a RuntimeError on CPUs.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )
+
+
+@contextmanager
+def on_out_of_memory(remedy: str) -> Iterator[None]:
+    """Raise OutOfMemory with this remedy in place of an error that is about memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory("out of memory.", remedy) from error

@@ -52,12 +52,13 @@ class Fault:
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came; range: of the bytes asked for, token: whether it carried one."""
+    """One request as it came; range: of the bytes asked for, token: whether it carried one, agent: who says to ask."""
 
     method: str
     path: str
     range: str | None
     token: str | None
+    agent: str | None
 
 
 class HubServer:
@@ -173,7 +174,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = urlsplit(self.path).path
         hub, token = self.server.hub, (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
-        hub.requests.append(Request(self.command, unquote(path), self.headers.get("Range"), token))
+        agent = self.headers.get("User-Agent")
+        hub.requests.append(Request(self.command, unquote(path), self.headers.get("Range"), token, agent))
         found = _API.fullmatch(path) or _RESOLVE.fullmatch(path)
         if found is None:
             return self._refuse(404, "", "Sorry, we can't find the page you are looking for.")

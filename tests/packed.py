@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ssdcli.data.marking import CLOSING, WRITTEN
-from ssdcli.data.windows import Texts
+from ssdcli.data.windows import Corpus
 from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.packed import Packed
 
 
-def texts_of(documents: Sequence[Sequence[int]], end: int, marks: Sequence[Sequence[int]] | None = None) -> Texts:
+def texts_of(documents: Sequence[Sequence[int]], end: int, marks: Sequence[Sequence[int]] | None = None) -> Corpus:
     """Documents, all of them to be written unless `marks` says what of them is given."""
     if marks is None:
         marks = [[WRITTEN] * len(document) for document in documents]
@@ -25,7 +25,7 @@ def texts_of(documents: Sequence[Sequence[int]], end: int, marks: Sequence[Seque
         marked += [*marks_of_it, CLOSING]
     first = np.array(starts, dtype=np.int64)
     stops = first + [len(document) for document in documents]
-    return Texts(np.array(stream, dtype=np.uint16), np.array(marked, dtype=np.uint8), first, stops)
+    return Corpus(np.array(stream, dtype=np.uint16), np.array(marked, dtype=np.uint8), first, stops)
 
 
 def plain(tokens: Tensor, block: int, offset: int = 0) -> Packed:

@@ -25,7 +25,7 @@ from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.split import SplitSettings
 from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
-from ssdcli.data.windows import Texts, Windows, WindowShape
+from ssdcli.data.windows import Corpus, Windows, WindowShape
 from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.packed import Packed
 from ssdcli.evaluation.scored_text import ScoredText, heldout_texts
@@ -150,7 +150,7 @@ def train_causal(settings: TrainSettings, twin: Twin, folder: Path, clock: Calla
     objective = NextToken(build(twin.config, twin.traits, None, settings.seed))
     length = twin.config.context
     batch = max(1, settings.batch_tokens // length)
-    windows = Windows(Texts.of(store), WindowShape(length, 1), settings.seed, batch * ENDLESS)
+    windows = Windows(Corpus.of(store), WindowShape(length, 1), settings.seed, batch * ENDLESS)
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
     plan = _plan(settings, store.info.train.tokens / (batch * length), clock, began)
     trainer = SmallTrainer(cast(Objective, objective), windows, plan, rates, workspace)

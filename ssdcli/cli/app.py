@@ -13,8 +13,7 @@ from typer.main import get_command
 from ssdcli import __version__
 from ssdcli.cli import audit, console, demo, doctor, evaluate, generate, models, pull, recipes, train
 from ssdcli.cli.help import PanelGroup, use_panels
-from ssdcli.cli.memory import is_out_of_memory
-from ssdcli.errors import Interrupted, OutOfMemory, SsdError
+from ssdcli.errors import Interrupted, OutOfMemory, SsdError, is_out_of_memory
 from ssdcli.machine.distributed import is_rank_zero
 
 CLOSED_PIPE = 141  # what a shell reports for a command that SIGPIPE ended

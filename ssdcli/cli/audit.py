@@ -10,7 +10,7 @@ import typer
 
 from ssdcli.cli import console
 from ssdcli.cli.completion import model_names
-from ssdcli.cli.memory import remedied
+from ssdcli.errors import on_out_of_memory
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.registry.store import Registry
 
@@ -43,7 +43,7 @@ def audit(name: Model, data: Data = None, minutes: Minutes = 3.0, seed: Seed = 0
     from ssdcli.evaluation.audit.audit import AuditSettings
     from ssdcli.evaluation.audit.audit import audit as run
 
-    with remedied("Close other programs, or audit on a machine with more memory."), _bar(name) as on_progress:
+    with on_out_of_memory("Close other programs, or audit on a machine with more memory."), _bar(name) as on_progress:
         found = run(name, data or (), AuditSettings(minutes, seed), on_progress)
     if as_json:
         console.write_json(found.to_json())

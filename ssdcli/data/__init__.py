@@ -1,3 +1,3 @@
-"""From a person's files to documents, and from documents to tokens."""
+"""A person's files to documents, documents to tokens, tokens to training windows."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Canaries: made-up secrets that are planted in the training text, so that an audit can tell what a model kept."""
+"""Canaries: made-up secrets planted in the training text, by which an audit measures what a model memorised."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ _REPEATS = (1, 2, 4, 8)
 class Canaries:
     """Random digits in a sentence (Carlini et al., "The Secret Sharer", 2019), as a function of a secret seed.
 
-    form: the sentence, with {} for the digits. repeats: how often a canary is planted, taken by turns.
+    Spaces separate the digits, so that every canary has as many tokens, out of the same small set: the same noise hits
+    all of them, and none stands out by its tokens alone.
 
-    The digits stand apart, so that all of a form have the same number of tokens and of these only such as every
-    canary has: what noise falls on one falls on all, and none is told from the others by its tokens alone.
+    seed: what they are drawn from.
+    count: how many there are.
+    form: the sentence, with {} for the digits.
+    digits: how many there are in one.
+    repeats: how often canaries are planted, in rotation.
     """
 
     seed: int
@@ -38,20 +42,20 @@ class Canaries:
     repeats: tuple[int, ...] = _REPEATS
 
     def texts(self) -> list[str]:
-        """Each canary once."""
+        """Return each canary once."""
         return self._drawn(f"planted {self.seed}", self.count)
 
     def times(self) -> list[int]:
-        """How often each is planted."""
+        """Return how often each is planted."""
         return [self.repeats[place % len(self.repeats)] for place in range(self.count)]
 
     def planted(self) -> list[str]:
-        """Every copy of every canary, in rounds, so that the copies of one lie far apart."""
+        """Return every copy of every canary, in rounds, so that the copies of one lie far apart."""
         known = list(zip(self.texts(), self.times(), strict=True))
         return [text for turn in range(max(self.repeats)) for text, times in known if times > turn]
 
     def candidates(self, count: int, seed: int) -> list[str]:
-        """Sentences of the same form that were never planted."""
+        """Return sentences of the same form that were never planted."""
         return self._drawn(f"candidates {seed}", count)
 
     def _drawn(self, use: str, count: int) -> list[str]:
@@ -60,7 +64,7 @@ class Canaries:
 
 
 def scatter(split: Iterable[tuple[Document, bool]], planted: Iterable[str]) -> Iterator[tuple[Document, bool]]:
-    """A split with planted texts as training documents of their own: one after each other one, then what is left."""
+    """Add planted texts to a split as training documents: one after each other training document, then the rest."""
     canaries = ((Document(text, "canary"), False) for text in planted)
     for document, is_heldout in split:
         yield document, is_heldout
@@ -70,7 +74,7 @@ def scatter(split: Iterable[tuple[Document, bool]], planted: Iterable[str]) -> I
 
 
 def keep_canaries(folder: Path, count: int) -> Canaries:
-    """The canaries of a training, drawn and noted in its folder when it begins, and the same when it goes on."""
+    """Return the canaries of a training: drawn and stored when it begins, the same ones when it is resumed."""
     found = read_canaries(folder)
     if found is None:
         found = Canaries(secrets.randbits(64), count)
@@ -79,7 +83,7 @@ def keep_canaries(folder: Path, count: int) -> Canaries:
 
 
 def read_canaries(folder: Path) -> Canaries | None:
-    """The canaries that a folder tells of, if any; SsdError if the file cannot be read."""
+    """Read the canaries that a folder lists, if it does; SsdError if the file cannot be read."""
     path = folder / FILE
     if not path.exists():
         return None

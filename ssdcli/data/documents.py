@@ -1,4 +1,4 @@
-"""A document, and the report of what was read and what was skipped."""
+"""Documents, and the report of what was read and what was skipped."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ Digest: TypeAlias = bytes
 
 @dataclass(frozen=True)
 class Document:
-    """One text and the place it came from, such as `notes.md` or `mail.jsonl:17`.
+    """One text and where it came from.
 
-    turns: those of a conversation, which the text is made of; a plain text has none.
+    source: such as `notes.md` or `mail.jsonl:17`.
+    turns: of a conversation, whose text is made of them; a plain text has none.
     """
 
     text: str
@@ -24,13 +25,13 @@ class Document:
 
     @classmethod
     def conversation(cls, turns: tuple[Message, ...], source: str) -> Self:
-        """A conversation, whose text has its turns as paragraphs."""
+        """Make a document of a conversation; in its text, the turns are paragraphs."""
         return cls(phrasing.document(turns), source, turns)
 
 
 @dataclass
 class Skips:
-    """How often something was skipped for one reason, and the first place where it was."""
+    """How often something was skipped for one reason, and where it first was."""
 
     unit: str
     first: str
@@ -39,9 +40,9 @@ class Skips:
 
 @dataclass
 class ReadReport:
-    """What was read and what was skipped, filled while the documents are being consumed.
+    """What was read and what was skipped, counted while the documents are being consumed.
 
-    conversations: how many of the documents are such.
+    conversations: how many of the documents are conversations.
     bytes: UTF-8 bytes of the documents.
     words: words of the distinct documents, counted when they are split.
     digests: 16-byte digests of the distinct documents.
@@ -65,7 +66,7 @@ class ReadReport:
         return {reason: skips.count for reason, skips in self.skips.items()}
 
     def skip(self, reason: str, place: str, unit: str = "file") -> None:
-        """Count one skipped unit, and remember the first place of each reason."""
+        """Count one skipped unit, and remember where each reason first occurred."""
         self.skips.setdefault(reason, Skips(unit, place)).count += 1
 
     def add(self, document: Document) -> None:
@@ -82,7 +83,7 @@ class ReadReport:
         self.first_replaced = self.first_replaced or place
 
     def lines(self) -> list[str]:
-        """Sentences for people, the first about what was read."""
+        """Return sentences for people, the first about what was read."""
         kinds = [(self.documents - self.conversations, "document"), (self.conversations, "conversation")]
         found = " and ".join(counted(count, noun) for count, noun in kinds if count)
         size = f"({short_number(self.characters)} characters)"
@@ -96,7 +97,7 @@ class ReadReport:
         return sentences
 
     def counts(self) -> dict[str, Any]:
-        """The numbers of this report as plain JSON values."""
+        """Return the numbers of this report as plain JSON values."""
         return {
             "files": self.files,
             "documents": self.documents,
@@ -110,7 +111,7 @@ class ReadReport:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number and its noun: `1 file`, `1,684 documents`."""
+    """Format a number and its noun: `1 file`, `1,684 documents`."""
     if count == 1:
         return f"1 {noun}"
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
@@ -118,7 +119,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def short_number(number: int) -> str:
-    """A number as people say it: `9,412`, `1.8 M`, `2.1 G`."""
+    """Format a number as people say it: `9,412`, `1.8 M`, `2.1 G`."""
     if number < 1_000_000:
         return f"{number:,}"
     if number < 1_000_000_000:

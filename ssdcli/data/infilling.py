@@ -1,4 +1,4 @@
-"""Gaps in training texts: a few blocks are read last, when both sides of them are known."""
+"""Gaps in training texts: a few blocks that come last in reading order, when both sides of them are known."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from torch import Tensor
 from ssdcli.engine.noise import Noise
 from ssdcli.engine.packed import Packed
 
-_LIMITS = (6 / 11, 9 / 11)  # a gap has 1, 2 or 3 blocks with probabilities in the ratio of 1 to 1/2 to 1/3
-_SHORT = 0.5  # the share of gaps whose text ends before they do
+_LIMITS = (
+    6 / 11,
+    9 / 11,
+)  # of a uniform draw: 1, 2 and 3 blocks are as likely as 1 : 1/2 : 1/3 = 6 : 3 : 2
+_SHORT = 0.5  # share of the gaps whose text ends before they do
 
 
 @dataclass(frozen=True)
 class Gaps:
     """A gap in each sample, (B, 1) int64 each.
 
-    first: the number of its first block. count: its blocks, 0 for none. text: the tokens that belong into it.
+    first: the number of its first block.
+    count: its blocks, 0 for no gap.
+    text: the tokens of the text that belongs in it.
     """
 
     first: Tensor
@@ -28,15 +33,19 @@ class Gaps:
 
 @dataclass(frozen=True)
 class Infilling:
-    """Teaches a model to fill gaps: a share of the texts gets one; `end` is the id of end of text."""
+    """How a model learns to fill gaps.
+
+    share: of the texts that get a gap.
+    end: the id of end of text, which closes a text that does not fill its gap.
+    """
 
     share: float
     end: int
 
     def open(self, text: Packed, size: int, noise: Noise) -> Packed:
-        """Open a gap in a row (1, T) of one text in blocks of `size` tokens, or leave it as it is.
+        """Open a gap in one text (1, T) with blocks of `size` tokens, or leave it as it is.
 
-        One that is too short for the longest gap between two sides has none.
+        A text that is too short for the longest gap and a block at either side gets none.
         """
         if int(text.blocks.max()) < len(_LIMITS) + 2:
             return text
@@ -44,10 +53,13 @@ class Infilling:
 
 
 def draw_gaps(blocks: Tensor, size: int, share: float, noise: Noise) -> Gaps:
-    """Draw the gaps of samples by their blocks (B, T) int64, numbered from left to right.
+    """Draw the gaps of samples.
 
-    A gap has k blocks with a probability in proportion to 1/k, k = 1..3, and is anywhere between the first and the
-    last block. Half of the gaps are filled to the end; the lengths of the other texts are log-uniform.
+    A gap has k blocks with probability proportional to 1/k, k = 1..3, anywhere between the first and the last block.
+    Half of the gaps are full; in the others the text's length n is log-uniform, width^u for uniform u: at every scale,
+    short texts are as well represented as long ones.
+
+    blocks: (B, T) int64, numbered from left to right.
     """
     chance, kind, place, length = (noise.uniform(1) for _ in range(4))
     count = 1 + torch.bucketize(kind, torch.tensor(_LIMITS, device=blocks.device))
@@ -59,10 +71,10 @@ def draw_gaps(blocks: Tensor, size: int, share: float, noise: Noise) -> Gaps:
 
 
 def open_gaps(plain: Packed, gaps: Gaps, size: int, end: int) -> Packed:
-    """Give every gap its blocks, close its text with `end` where it does not fill them, and read them last.
+    """Give every gap its blocks, which come last in reading order; `end` closes a text that does not fill them.
 
-    What stands behind the text moves to the right by the positions that are left over, and what falls out of the row
-    fills these. That does not count, as nothing behind an end of text does (see `lay_out`).
+    What follows the text moves right by the positions that are left over, and what falls out of the row fills these,
+    outside of the loss, as after any end of text (see `in_blocks`).
     """
     places = torch.arange(plain.length, device=plain.tokens.device)
     stop = (plain.blocks < gaps.first).sum(1, keepdim=True) + gaps.text
@@ -80,7 +92,7 @@ def open_gaps(plain: Packed, gaps: Gaps, size: int, end: int) -> Packed:
 
 
 def read_last(blocks: Tensor, gaps: Gaps) -> Tensor:
-    """Renumber blocks (B, T) int64 in reading order: those left of the gap, those right of it, those in it."""
+    """Renumber blocks (B, T) int64 in reading order: left of the gap, right of it, in it."""
     behind = gaps.first + gaps.count
     known = torch.where(blocks < gaps.first, blocks, blocks - gaps.count)
     waiting = blocks + blocks.amax(1, keepdim=True) + 1 - behind

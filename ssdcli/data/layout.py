@@ -1,4 +1,4 @@
-"""From a document's tokens to the columns in which it is denoised: whole blocks, and nothing behind its end to see."""
+"""A document's tokens in the whole blocks in which it is denoised."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from ssdcli.engine.packed import Packed
 
 @dataclass(frozen=True)
 class _Run:
-    """The tokens from `start` to `stop` in `columns` columns, the first block of which has `first`."""
+    """A stretch of tokens that are all given, or all to be written.
+
+    start, stop: its tokens.
+    first: columns of its first block.
+    columns: columns in all; blocks after the first are whole.
+    """
 
     start: int
     stop: int
@@ -24,16 +29,18 @@ class _Run:
     columns: int
 
 
-def lay_out(tokens: Tokens, marks: Tokens, lead: int, size: int) -> Packed:
-    """Lay out one document: tokens and marks (n,), its opening and its closing end of text included, to (1, columns).
+def in_blocks(tokens: Tokens, marks: Tokens, lead: int, size: int) -> Packed:
+    """Place one document in whole blocks: (1, columns).
 
-    A plain document has `lead` columns in its first block, then blocks of `size`. What a conversation's model is to
-    write begins with a block of its own, and what is given before ends one: as when it generates.
+    A plain document has `lead` columns in its first block, then blocks of `size`. In a conversation, each answer begins
+    a block and each prompt ends one, as in generation.
 
-    Behind the end of a text its last block goes on with tokens of the document itself, which do not count: a canvas
-    must not tell by its length where the text ends. (As further ends of text, they would have to count or not. If they
-    counted, a canvas's last positions would be ends before anything is known, and samplers would leave texts empty; if
-    not, a model would not know that what it guesses there means nothing, and would not end.)
+    The last block is filled up with tokens of the document itself, outside of the loss, since the length of a canvas
+    must not reveal where the text ends. Ends of text are no filling: inside the loss they would teach a model to put
+    ends at the last positions of every canvas, and samplers would return empty texts; outside of it, nothing would
+    teach a model that what it predicts after an end is meaningless, and it would not end.
+
+    tokens, marks: (n,), with the ends of text before and after the document.
     """
     parts, block, position = [], 0, 0
     marks = np.concatenate([[GIVEN], marks[1:]])
@@ -53,17 +60,17 @@ def lay_out(tokens: Tokens, marks: Tokens, lead: int, size: int) -> Packed:
 
 
 def plain_width(tokens: int, lead: int, size: int) -> int:
-    """The columns of a plain document of so many tokens, ends of text included."""
+    """Return the columns of a plain document of so many tokens, both ends of text included."""
     return lead + max(0, -(-(tokens - lead) // size)) * size
 
 
 def conversation_width(marks: Tokens, size: int) -> int:
-    """The columns of a conversation with these marks, ends of text included."""
+    """Return the columns of a conversation with these marks, both ends of text included."""
     return sum(run.columns for run in _runs(np.concatenate([[GIVEN], marks[1:]]), size, size))
 
 
 def _runs(marks: Tokens, lead: int, size: int) -> Iterator[_Run]:
-    """Cut a document where what is given and what is to be written meet."""
+    """Cut a document where prompts and answers meet."""
     given = marks == GIVEN
     if not given[1:].any():
         yield _Run(0, len(marks), lead, plain_width(len(marks), lead, size))

@@ -1,4 +1,4 @@
-"""From documents to tokens, each marked as given, as written by the model, or as closing what it wrote."""
+"""Documents as tokens and their loss mask: what a model is given, what it learns to write, and what closes that."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ssdcli.text.chat import Chat, Stretch, stretches
 from ssdcli.text.codec import Codec
 from ssdcli.text.messages import Message
 
-GIVEN: Final = 0  # a prompt: never noised or scored
-WRITTEN: Final = 1  # noised and scored
-CLOSING: Final = 2  # an end after what was written: a target, but nothing that later text is read after
+GIVEN: Final = 0  # of a prompt: neither noised nor in the loss
+WRITTEN: Final = 1  # noised and in the loss
+CLOSING: Final = 2  # an end after an answer: in the loss, but later text is not conditioned on it
 
-_CHECKED = 10_000_000  # characters that are rendered to see whether a template shows earlier answers as they were
+_CHECKED = 10_000_000  # characters to render, at most, to see whether a template keeps earlier answers as they were
 _PROBE = Message("user", "?")  # shows how a template closes the answer before it
 
 
 @dataclass
 class Marked:
-    """Tokens and the mark of each."""
+    """Tokens, and a mark for each: GIVEN, WRITTEN or CLOSING."""
 
     ids: list[int] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
@@ -43,13 +43,13 @@ class Marked:
 
 
 class Marker:
-    """Turns documents into marked tokens, exactly as they are read when a model is to write their answers.
+    """Turns documents into marked tokens, exactly as they are encoded when a model generates their answers.
 
-    Without a chat template the turns of a conversation are paragraphs.
+    Without a chat template, the turns of a conversation are paragraphs.
     """
 
     def __init__(self, tokenizer: Tokenizer, end: int, chat: Chat | None, ends: Sequence[int]) -> None:
-        """Take over the tokenizer; `end` closes an answer unless the template itself does so with one of `ends`."""
+        """Encode with this tokenizer; `end` closes an answer unless the template itself does so with one of `ends`."""
         self._tokenizer = tokenizer
         self._codec = Codec(tokenizer)
         self._ends = ends
@@ -57,7 +57,7 @@ class Marker:
         self._chat = chat
 
     def mark(self, documents: Sequence[Document]) -> Iterator[Marked]:
-        """The tokens of each document; none where the chat template does not take a conversation."""
+        """Yield the tokens of each document; none of a conversation that the chat template refuses."""
         stretched = [self._stretches(document) for document in documents]
         texts = [stretch.text for stretch in chain.from_iterable(stretched)]
         encodings = iter(self._tokenizer.encode_batch(texts, add_special_tokens=False))
@@ -68,13 +68,13 @@ class Marker:
                 yield self._in_paragraphs([(next(encodings).ids, part.written) for part in parts])
 
     def _stretches(self, document: Document) -> list[Stretch]:
-        """The texts that are read by themselves: none of them in a template."""
+        """The texts that are encoded separately; a template encodes its conversations whole."""
         if not document.turns:
             return [Stretch(document.text, True)]
         return stretches(document.turns) if self._chat is None else []
 
     def _in_paragraphs(self, parts: Sequence[tuple[list[int], bool]]) -> Marked:
-        """Stretches with an end after each that was written but the last."""
+        """Join stretches, with an end after each that was written but the last."""
         marked = Marked()
         for ids, written in parts:
             if marked.ids and not written:
@@ -83,7 +83,7 @@ class Marker:
         return marked
 
     def _in_template(self, turns: Sequence[Message], chat: Chat) -> Marked:
-        """A conversation by a template: with all its answers, or the last alone if earlier ones are shown otherwise."""
+        """Encode a conversation by a template: all answers, or the last if the template changes earlier ones."""
         user = next(place for place, turn in enumerate(turns) if turn.role == "user")
         answers = [place for place, turn in enumerate(turns) if turn.role == "assistant" and place > user]
         marked = Marked()
@@ -96,7 +96,7 @@ class Marker:
         return marked
 
     def _all_answers(self, turns: Sequence[Message], answers: Sequence[int], chat: Chat) -> Marked:
-        """All answers, each with its end; nothing if what one is written after is not how the conversation begins."""
+        """Mark all answers, each with its end; nothing if a prompt is not how the whole conversation begins."""
         whole = self._codec.encode_chat([*turns, _PROBE], chat.render)
         marked, place = Marked(), 0
         for answer in answers:
@@ -109,12 +109,12 @@ class Marker:
             closed = whole[stop] in self._ends
             marked.add([whole[stop] if closed else self._end], WRITTEN if closed else CLOSING)
             place = stop + closed
-        if marked.ids[-1] == self._end:  # which closes every document
+        if marked.ids[-1] == self._end:  # every document is closed with it anyway
             marked.drop_last()
         return marked
 
     def _one_answer(self, turns: Sequence[Message], chat: Chat) -> Marked:
-        """The answer that is the last turn, after what is read before it."""
+        """Mark the last turn as the answer to those before it."""
         marked = Marked()
         marked.add(self._codec.encode_chat(turns[:-1], chat.render), GIVEN)
         marked.add(self._codec.encode(turns[-1].content), WRITTEN)

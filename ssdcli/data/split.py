@@ -1,4 +1,4 @@
-"""From documents to a training and a held-out part, the same for the same texts in any order."""
+"""The split of documents into a training and a held-out side, the same for the same texts in any order."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ _SMALL_HELDOUT_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How much text is held out, and the seed that decides which."""
+    """How documents are split.
+
+    seed: decides which are held out.
+    heldout_fraction: how many are, between 0 and 1.
+    """
 
     seed: int = 0
     heldout_fraction: float = 0.05
 
     def __post_init__(self) -> None:
         if not 0 < self.heldout_fraction < 1:
-            problem = f"The held-out fraction must lie between 0 and 1, but is {self.heldout_fraction}."
+            problem = f"the held-out fraction must lie between 0 and 1, but is {self.heldout_fraction}."
             raise UsageError(problem, "Use a fraction such as 0.05.")
 
 
@@ -49,7 +53,7 @@ def recorded_split(name: str, folder: Path) -> SplitSettings:
 
 @dataclass(frozen=True)
 class _Passage:
-    """A document, or a part of a long one; the passages of lowest key are held out."""
+    """A document, or a part of a long one; passages with the lowest keys are held out."""
 
     key: float
     document: Document
@@ -58,11 +62,11 @@ class _Passage:
 def split_documents(
     documents: Iterable[Document], settings: SplitSettings, report: ReadReport
 ) -> Iterator[tuple[Document, bool]]:
-    """Distinct documents, each with whether it is held out.
+    """Yield distinct documents, each with whether it is held out.
 
-    Duplicates are counted in `report`, which also collects words and digests. Texts longer than
-    PASSAGE_CHARACTERS come out in parts, so that no single one can outweigh its side of the split.
-    Below FEW_PASSAGES of them, the end of the text is held out instead of whole passages. Conversations stay whole.
+    Duplicates are counted in `report`, which also collects words and digests. Texts longer than PASSAGE_CHARACTERS are
+    yielded in parts, so that no single one can outweigh its side of the split. If there are fewer than FEW_PASSAGES
+    parts, the end of the text is held out instead of whole parts. Conversations stay whole.
     """
     passages = _passages(distinct(documents, report), settings.seed)
     first = list(islice(passages, FEW_PASSAGES))
@@ -73,7 +77,7 @@ def split_documents(
 
 
 def fingerprint(digests: Iterable[bytes]) -> str:
-    """A name for a set of documents: SHA-256, in hex, over their sorted digests."""
+    """Return a name for a set of documents: SHA-256, in hex, over their sorted digests."""
     total = sha256()
     for digest in sorted(digests):
         total.update(digest)
@@ -81,7 +85,7 @@ def fingerprint(digests: Iterable[bytes]) -> str:
 
 
 def distinct(documents: Iterable[Document], report: ReadReport) -> Iterator[Document]:
-    """Documents without their duplicates, which are counted in `report` as words and digests are."""
+    """Yield documents without their duplicates, which are counted in `report`, as are words and digests."""
     for document in documents:
         words = document.text.split()
         digest = _digest(words)
@@ -94,7 +98,7 @@ def distinct(documents: Iterable[Document], report: ReadReport) -> Iterator[Docu
 
 
 def _digest(words: list[str]) -> bytes:
-    """A digest that does not depend on white space."""
+    """Return a digest of the words, whatever white space separates them."""
     return blake2b(" ".join(words).encode("utf-8"), digest_size=_DIGEST_BYTES).digest()
 
 
@@ -107,15 +111,15 @@ def _passages(documents: Iterable[Document], seed: int) -> Iterator[_Passage]:
 
 
 def _key(text: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the words and the seed alone."""
+    """Return a number in [0, 1) that depends on the words and the seed alone."""
     digest = blake2b(_digest(text.split()), key=str(seed).encode("ascii"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def _split_many(first: list[_Passage], others: Iterator[_Passage], fraction: float) -> Iterator[tuple[Document, bool]]:
-    """Hold out each passage whose key lies below the fraction, and the one of lowest key in any case.
+    """Hold out each passage whose key lies below the fraction, and the one with the lowest key in any case.
 
-    That one is known only at the end, so the lowest so far is kept back.
+    Which that is shows only at the end, so the lowest so far is kept back.
     """
     lowest = first[0]
     for passages in (first[1:], others):
@@ -128,8 +132,8 @@ def _split_many(first: list[_Passage], others: Iterator[_Passage], fraction: flo
 def _split_few(passages: list[_Passage], fraction: float) -> Iterator[tuple[Document, bool]]:
     """Hold out the end of a small corpus, in the order of the keys: whole passages and the end of one more.
 
-    At least _SMALL_HELDOUT_CHARACTERS are wanted, since a measure over a few words says nothing, but no
-    more of the whole than _SMALL_HELDOUT_FRACTION. A conversation is held out whole or not at all.
+    At least _SMALL_HELDOUT_CHARACTERS are wanted, since a loss over a few words says nothing, but no more than
+    _SMALL_HELDOUT_FRACTION of the whole. A conversation is held out whole or not at all.
     """
     total = sum(len(passage.document.text) for passage in passages)
     wanted = max(fraction * total, min(_SMALL_HELDOUT_FRACTION * total, _SMALL_HELDOUT_CHARACTERS))
@@ -153,7 +157,7 @@ def _split_few(passages: list[_Passage], fraction: float) -> Iterator[tuple[Docu
 
 
 def _place_to_cut(text: str, tail: int) -> int:
-    """Where to cut so that about `tail` characters follow: between paragraphs, lines, words, or anywhere."""
+    """Return where to cut so that about `tail` characters follow: between paragraphs, lines or words, or anywhere."""
     latest = max(len(text) - tail, 0)
     earliest = max(len(text) - 4 * tail, 0)
     for separator in ("\n\n", "\n", " "):

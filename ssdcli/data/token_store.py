@@ -1,4 +1,4 @@
-"""The tokens of a corpus on disk: one file for each side of the split, read through memory maps."""
+"""The tokens of a corpus on disk, memory-mapped: for each side of the split tokens, loss mask and boundaries."""
 
 from __future__ import annotations
 
@@ -36,10 +36,13 @@ Tokens = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """The id that separates documents (end of text), how they are split, and how conversations are put.
+    """How documents become a store.
 
-    chat: a template; without one the turns are paragraphs. ends: the ids that a template may close an answer with.
-    planted: texts to train on that are none of the documents.
+    eot_id: the id of end of text, which separates documents.
+    split: which of them are held out.
+    chat: the template of conversations; without one their turns are paragraphs.
+    ends: ids with which a template may close an answer.
+    planted: texts to train on beside the documents.
     """
 
     eot_id: int
@@ -51,7 +54,14 @@ class StoreSettings:
 
 @dataclass(frozen=True)
 class SideInfo:
-    """The size of one side: tokens with separators, documents, conversations among them, UTF-8 bytes, characters."""
+    """The size of one side of the split.
+
+    tokens: separators included.
+    documents: conversations included.
+    conversations: how many of the documents are conversations.
+    bytes: of the text as UTF-8.
+    characters: of the text.
+    """
 
     tokens: int
     documents: int
@@ -62,7 +72,14 @@ class SideInfo:
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What a finished store holds; `fingerprint` names the set of documents that it was made from."""
+    """What a finished store holds.
+
+    version: of the format.
+    dtype: of the tokens.
+    fingerprint: names the set of documents that it was made from.
+    read: the counts of the report.
+    report: its sentences.
+    """
 
     version: int
     dtype: str
@@ -81,7 +98,8 @@ class StoreInfo:
 class TokenStore:
     """A finished store: `train` and `heldout` are `EOT document EOT document ... EOT`, (tokens,) integers.
 
-    The marks of their tokens are GIVEN, WRITTEN or CLOSING, as the separators are; plain documents are all WRITTEN.
+    The marks of their tokens are the loss mask: GIVEN, WRITTEN or CLOSING. Separators are CLOSING; a plain document is
+    WRITTEN throughout.
     """
 
     folder: Path
@@ -89,7 +107,7 @@ class TokenStore:
 
     @classmethod
     def is_finished(cls, folder: Path) -> bool:
-        """Whether a folder holds a whole store of this version."""
+        """Return whether a folder holds a whole store of this version."""
         try:
             cls.open(folder)
         except SsdError:
@@ -98,7 +116,7 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: Path) -> TokenStore:
-        """Open a finished store. Raises SsdError when it is missing, unfinished or damaged."""
+        """Open a finished store; SsdError if it is missing, unfinished or damaged."""
         try:
             info = _read_info(folder)
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -157,8 +175,8 @@ def build_store(
 ) -> TokenStore:
     """Split and tokenise documents into `folder`, replacing what an earlier build left there.
 
-    `report` is the one that the reader of `documents` fills. Memory does not grow with the text, but for a
-    digest and two numbers per document. Raises SsdError when there is no text, or too little to train on.
+    `report` is the one that the reader of `documents` fills. Memory grows by a few digests and two numbers a document,
+    not by its text. Raises SsdError if there is no text, or too little to train on.
     """
     encoder = _plain_encoder(tokenizer, settings.eot_id)
     marker = Marker(encoder, settings.eot_id, settings.chat, settings.ends)
@@ -203,15 +221,15 @@ def build_store(
 
 
 def _plain_encoder(tokenizer: Tokenizer, eot_id: int) -> Tokenizer:
-    """A copy, since whoever reads text with it changes its settings."""
+    """Return a copy of the tokenizer, since encoding changes its settings."""
     if tokenizer.id_to_token(eot_id) is None:
-        problem = f"The tokenizer has no token of id {eot_id} to separate documents."
+        problem = f"the tokenizer has no token of id {eot_id} to separate documents."
         raise SsdError(problem, "Use the end-of-text id of the tokenizer's own model.")
     return Tokenizer.from_str(tokenizer.to_str())
 
 
 def _batches(split: Iterable[tuple[Document, bool]]) -> Iterator[list[tuple[Document, bool]]]:
-    """Batches of bounded size, since an encoding takes many times the memory of its text."""
+    """Yield batches of bounded size, since an encoding takes many times the memory of its text."""
     batch: list[tuple[Document, bool]] = []
     characters = 0
     for document, is_heldout in split:
@@ -227,7 +245,7 @@ def _batches(split: Iterable[tuple[Document, bool]]) -> Iterator[list[tuple[Docu
 def _marked(
     split: Iterable[tuple[Document, bool]], marker: Marker, report: ReadReport
 ) -> Iterator[tuple[Document, bool, Marked]]:
-    """The documents, each with whether it is held out and its tokens."""
+    """Yield the documents, each with whether it is held out and its marked tokens."""
     for batch in _batches(split):
         tokens = marker.mark([document for document, _ in batch])
         for (document, is_heldout), marked in zip(batch, tokens, strict=True):
@@ -238,19 +256,19 @@ def _marked(
 
 def _require_enough(train: SideInfo, heldout: SideInfo, report: ReadReport) -> None:
     if train.documents + heldout.documents == 0:
-        problem = f"There is no text to train on: {'; '.join(report.lines())}."
+        problem = f"there is no text to train on: {'; '.join(report.lines())}."
         raise SsdError(problem, "Name files or folders that hold text.")
     tokens = train.tokens - train.documents - 1
     if tokens < MIN_TRAINING_TOKENS or heldout.documents == 0:
         problem = (
-            f"There is too little text: found {counted(report.words, 'word')}; training needs at least "
+            f"there is too little text: found {counted(report.words, 'word')}; training needs at least "
             f"{MIN_TRAINING_TOKENS} tokens (found {tokens}) besides a part to hold out."
         )
         raise SsdError(problem, "Add more text; a few pages are a good start.")
 
 
 class _SideWriter:
-    """Writes one side of a store under temporary names, which are removed unless it is finished."""
+    """Writes one side of a store under temporary names; they are removed unless it is finished."""
 
     def __init__(self, folder: Path, name: str, dtype: np.dtype[Any], eot_id: int) -> None:
         self._folder = folder
@@ -278,11 +296,11 @@ class _SideWriter:
 
     @property
     def info(self) -> SideInfo:
-        """What has been written so far."""
+        """The size of what has been written so far."""
         return SideInfo(self._tokens, len(self._starts), self._conversations, sum(self._bytes), self._characters)
 
     def append(self, document: Document, marked: Marked) -> None:
-        """Add one document and the separator after it; one without any token is left out."""
+        """Add one document and the separator after it; a document without tokens is left out."""
         if not marked.ids:
             return
         self._starts.append(self._tokens)
@@ -313,13 +331,13 @@ def _partial(path: Path) -> Path:
 
 
 def _open_private(path: Path) -> BinaryIO:
-    """A new file that only its owner can read."""
+    """Open a new file that only its owner can read."""
     path.unlink(missing_ok=True)
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def _commit(file: BinaryIO, path: Path) -> None:
-    """Bring a partial file to disk, then give it its name."""
+    """Force a partial file to the disk, then give it its name."""
     file.flush()
     os.fsync(file.fileno())
     _partial(path).replace(path)
@@ -347,5 +365,5 @@ def _check_size(path: Path, expected: int) -> None:
 
 
 def _not_a_store(folder: Path, reason: str) -> SsdError:
-    problem = f"The folder '{folder}' holds no finished token store: {reason}."
+    problem = f"the folder '{folder}' holds no finished token store: {reason}."
     return SsdError(problem, "Start the training again from its text.")

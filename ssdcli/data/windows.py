@@ -1,4 +1,4 @@
-"""Training samples: windows packed with documents, in an order that is a function of the seed alone."""
+"""Training samples: windows that documents are packed into, in an order that depends on the seed alone."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ssdcli.data.infilling import Infilling
-from ssdcli.data.layout import conversation_width, lay_out, plain_width
+from ssdcli.data.layout import conversation_width, in_blocks, plain_width
 from ssdcli.data.marking import GIVEN
 from ssdcli.data.token_store import Tokens, TokenStore
 from ssdcli.engine.noise import CounterNoise, fold
 from ssdcli.engine.packed import Packed
 
-_GAPS = 1  # the word that names a text's draws for its gap
-_WAITING = 64  # documents among which one is looked for that fits into the rest of a window
+_GAPS = 1  # names the draws for a text's gap
+_WAITING = 64  # documents among which one is sought that fits into the rest of a window
 _CHUNK = 1 << 20
 
 Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Documents in a stream of tokens (N,) with marks (N,), see `TokenStore`; starts, stops: (D,), ends left out."""
+class Corpus:
+    """Documents in a stream of tokens, see `TokenStore`.
+
+    tokens, marks: (N,).
+    starts, stops: (D,), where each document lies, without the ends of text around it.
+    """
 
     tokens: Tokens
     marks: Tokens
@@ -37,13 +41,13 @@ class Texts:
     stops: Integers
 
     @classmethod
-    def of(cls, store: TokenStore) -> Texts:
-        """The training side of a store."""
+    def of(cls, store: TokenStore) -> Corpus:
+        """Return the training side of a store."""
         starts, stops, _ = np.array(store.train_documents, dtype=np.int64).T
         return cls(store.train, store.train_marks, starts, stops)
 
     def conversations(self) -> Integers:
-        """Which documents are conversations, in order."""
+        """Return the numbers of the documents that are conversations, in ascending order."""
         found: list[Integers] = []
         for first in range(0, len(self.marks), _CHUNK):
             given = first + np.flatnonzero(self.marks[first : first + _CHUNK] == GIVEN)
@@ -53,7 +57,12 @@ class Texts:
 
 @dataclass(frozen=True)
 class WindowShape:
-    """Tokens of a window and of a block, and the gaps that its texts get, if any."""
+    """The shape of a training sample.
+
+    length: tokens of a window.
+    block: tokens of a block.
+    infilling: how gaps are opened in its texts, if they are.
+    """
 
     length: int
     block: int
@@ -62,9 +71,12 @@ class WindowShape:
 
 @dataclass(frozen=True)
 class _Epoch:
-    """Where documents lie in the windows of an epoch, put end to end: (n,) int64 each, in the order of the places.
+    """Where documents lie in the windows of an epoch, put end to end.
 
-    leads: the columns in the first blocks of plain documents. windows: in what order the windows come.
+    documents: (n,), numbers of documents in the order of their places.
+    starts, stops: (n,), the columns that each takes.
+    leads: (n,), columns in the first block of each plain document.
+    windows: (w,), the order in which the windows are served.
     """
 
     documents: Integers
@@ -75,23 +87,23 @@ class _Epoch:
 
 
 class Windows(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
-    """Endless epochs over documents, packed anew in each; sample i is always the same.
+    """Endless epochs over documents, which are packed anew in each; sample i is always the same.
 
-    Plain documents are cut where a window ends; a conversation that fits into a window is whole.
+    A plain document is cut where a window ends; a conversation that fits into a window stays whole.
     """
 
-    def __init__(self, texts: Texts, shape: WindowShape, seed: int, samples: int) -> None:
-        """`samples` bounds the index."""
-        self._texts = texts
+    def __init__(self, corpus: Corpus, shape: WindowShape, seed: int, samples: int) -> None:
+        """`samples` is the number of samples to claim; the epochs are endless."""
+        self._corpus = corpus
         self._shape = shape
         self.length = shape.length
         self._seed = seed
         self._samples = samples
-        talks = texts.conversations()
-        self._is_talk = np.zeros(len(texts.starts), dtype=bool)
+        talks = corpus.conversations()
+        self._is_talk = np.zeros(len(corpus.starts), dtype=bool)
         self._is_talk[talks] = True
         self._talk_widths = {int(d): conversation_width(self._document(int(d))[1], shape.block) for d in talks}
-        self._firsts = [0]  # the first sample of each epoch that was laid out, and the one after
+        self._firsts = [0]  # of each epoch that was packed, and of the next one
         self._number = -1
         self._epoch: _Epoch
 
@@ -109,7 +121,7 @@ class Windows(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
         }
 
     def _find(self, index: int) -> tuple[_Epoch, int]:
-        """The epoch of a sample, and its window there."""
+        """Return the epoch of a sample, and its window there."""
         while index >= self._firsts[-1]:
             self._turn_to(len(self._firsts) - 1)
             self._firsts.append(self._firsts[-1] + len(self._epoch.windows))
@@ -122,7 +134,7 @@ class Windows(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
             self._epoch, self._number = self._pack(number), number
 
     def _pack(self, number: int) -> _Epoch:
-        """Put all documents into windows, in a new order; the last window is filled up with the first of them."""
+        """Pack all documents into windows, in a new order; the first ones return to fill up the last window."""
         random = np.random.default_rng((self._seed, number))
         order = random.permutation(len(self._is_talk))
         leads = random.integers(1, self._shape.block + 1, len(order))
@@ -135,13 +147,13 @@ class Windows(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
     def _width(self, document: int, lead: int) -> int:
         if self._is_talk[document]:
             return self._talk_widths[document]
-        tokens = int(self._texts.stops[document] - self._texts.starts[document]) + 2
+        tokens = int(self._corpus.stops[document] - self._corpus.starts[document]) + 2
         return plain_width(tokens, lead, self._shape.block)
 
     def _placed(self, order: Integers, widths: Integers) -> tuple[list[tuple[int, int]], int]:
-        """Documents with their places, and how many windows they fill.
+        """Return the documents with their places, and how many windows they fill.
 
-        Each comes in its turn, but for conversations that wait for a window with room.
+        Each is placed in its turn, but a conversation waits for a window with enough room.
         """
         whole = self._is_talk & (widths <= self.length)
         coming = zip(count(), cycle(order.tolist()), strict=False)
@@ -164,12 +176,12 @@ class Windows(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
         return placed, end // self.length
 
     def _pieces(self, epoch: _Epoch, window: int, index: int) -> Iterator[Packed]:
-        """The parts of documents in a window, in order; those of plain ones perhaps with a gap."""
+        """Yield the parts of documents in a window, in order; those of plain ones may get a gap."""
         low, high = window * self.length, (window + 1) * self.length
         first, last = np.searchsorted(epoch.stops, low, "right"), np.searchsorted(epoch.starts, high)
         for place in range(int(first), int(last)):
             document, start = int(epoch.documents[place]), int(epoch.starts[place])
-            text = lay_out(*self._document(document), int(epoch.leads[place]), self._shape.block)
+            text = in_blocks(*self._document(document), int(epoch.leads[place]), self._shape.block)
             piece = text.cut(max(low - start, 0), min(high - start, text.length))
             infilling = self._shape.infilling
             if infilling is not None and not self._is_talk[document]:
@@ -178,6 +190,6 @@ class Windows(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
             yield piece
 
     def _document(self, number: int) -> tuple[Tokens, Tokens]:
-        """A document's tokens and marks, with the ends of text before and after it."""
-        here = slice(int(self._texts.starts[number]) - 1, int(self._texts.stops[number]) + 1)
-        return self._texts.tokens[here], self._texts.marks[here]
+        """Return a document's tokens and marks, with the ends of text before and after it."""
+        here = slice(int(self._corpus.starts[number]) - 1, int(self._corpus.stops[number]) + 1)
+        return self._corpus.tokens[here], self._corpus.marks[here]

@@ -1,4 +1,4 @@
-"""Denoising losses of members that are met only as denoisers, canvas by canvas, as far as the time goes."""
+"""Per-canvas losses under a time budget, for models that cannot score a whole text."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Canvas
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
-from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, stretch_of
+from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, level_bin
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel
 
-ENOUGH = 8  # documents, below which nothing is measured
+ENOUGH = 8  # documents that are measured, at least
 
-_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly over a circle
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # its multiples modulo 1 cover [0, 1) evenly, however many of them there are
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,17 @@ class CanvasSettings:
 
 @dataclass(frozen=True)
 class _Place:
-    """A canvas of a passage: it begins at the token `start` and is noised to the level t."""
+    """A canvas of a text.
+
+    document: its place among the texts.
+    text: the document.
+    start: the first token of the canvas.
+    t: its noise level.
+    key: names its noise.
+    """
 
     document: int
-    passage: ScoredText
+    text: ScoredText
     start: int
     t: float
     key: int
@@ -56,19 +63,19 @@ class _Place:
 @torch.no_grad()
 def canvas_losses(
     members: Sequence[Member[LoadedModel]],
-    passages: Sequence[ScoredText],
+    texts: Sequence[ScoredText],
     combinations: Sequence[Combination],
     settings: CanvasSettings,
 ) -> LossesByLevel | None:
-    """Measure combinations of members on canvases of the documents, first one of each, then another one of each.
+    """Measure combinations of members on canvases of the texts: first one canvas of each, then another one of each.
 
-    Every model can be measured so, whatever it attends to; where a whole text can be denoised in one pass,
-    `measure_combinations` is much faster. Self-conditioning is off. None when there are fewer than ENOUGH documents
-    that a canvas fits into, or time for fewer.
+    Every model can be measured like this, whatever it attends to; where a whole text can be denoised in one pass,
+    `measure_combinations` is much faster. Self-conditioning is off. None if fewer than ENOUGH texts have room for a
+    canvas, or are reached in time.
     """
     began = time.monotonic()
     length = members[0].model.denoiser.backbone.block_size
-    places = list(_places(passages, length, settings))
+    places = list(_places(texts, length, settings))
     found: list[tuple[_Place, Tensor]] = []
     for place in places:
         found.append((place, _losses(members, place, combinations, settings.context)))
@@ -79,37 +86,45 @@ def canvas_losses(
 
 
 def _summed(found: Sequence[tuple[_Place, Tensor]]) -> LossesByLevel:
-    """The losses of documents, each the mean over its canvases, which share its tokens."""
+    """Sum the losses by document.
+
+    A canvas is a sample of its document: the mean loss over a document's canvases, times the document's tokens,
+    estimates its loss without bias, however many canvases there was time for.
+    """
     numbers, rows = np.unique([place.document for place, _ in found], return_inverse=True)
-    passages = {place.document: place.passage for place, _ in found}
-    tokens = np.array([sum(passages[number].counted) for number in numbers])
-    each = (tokens / np.bincount(rows))[rows]  # tokens that a canvas stands for
+    texts = {place.document: place.text for place, _ in found}
+    tokens = np.array([sum(texts[number].counted) for number in numbers])
+    each = (tokens / np.bincount(rows))[rows]  # tokens that each canvas stands for
     losses = torch.stack([mean for _, mean in found]).numpy() * each[:, None]
     sums = np.zeros((len(numbers), losses.shape[1]))
     np.add.at(sums, rows, losses)
-    stretches = stretch_of(torch.tensor([place.t for place, _ in found])).numpy()
+    bins = level_bin(torch.tensor([place.t for place, _ in found])).numpy()
     level_sums, level_tokens = np.zeros((LEVELS, losses.shape[1])), np.zeros(LEVELS)
-    np.add.at(level_sums, stretches, losses)
-    np.add.at(level_tokens, stretches, each)
-    sizes = np.array([passages[number].bytes for number in numbers])
+    np.add.at(level_sums, bins, losses)
+    np.add.at(level_tokens, bins, each)
+    sizes = np.array([texts[number].bytes for number in numbers])
     return LossesByLevel(np.arange(losses.shape[1]), sums, tokens, sizes, level_sums, level_tokens)
 
 
-def _places(passages: Sequence[ScoredText], length: int, settings: CanvasSettings) -> Iterator[_Place]:
-    """Canvases of the passages that have room for one, anywhere in them; the levels cover (0, 1) evenly."""
+def _places(texts: Sequence[ScoredText], length: int, settings: CanvasSettings) -> Iterator[_Place]:
+    """Draw canvases anywhere in the texts that have room for one.
+
+    Levels are a low-discrepancy sequence from a random start: each is uniform in (0, 1), so that estimates have no
+    bias, and together they cover it evenly wherever time cuts them off, which takes out most of their variance.
+    """
     draws = random.Random(settings.seed)
-    fitting = [(number, starts) for number, passage in enumerate(passages) if (starts := _starts(passage, length))]
+    fitting = [(number, starts) for number, text in enumerate(texts) if (starts := _starts(text, length))]
     draws.shuffle(fitting)
     first = draws.random()
     for k, (number, starts) in enumerate(fitting * settings.rounds):
         t = (first + k * _GOLDEN_RATIO) % 1
-        yield _Place(number, passages[number], draws.choice(starts), t, fold(settings.seed, k))
+        yield _Place(number, texts[number], draws.choice(starts), t, fold(settings.seed, k))
 
 
-def _starts(passage: ScoredText, length: int) -> list[int]:
-    """Where a canvas may begin: where a text fills it, and in a conversation anywhere in an answer."""
-    last = len(passage.tokens) - (length if passage.scored is None else 1)
-    return [place for place, counts in enumerate(passage.counted) if counts and place <= last]
+def _starts(text: ScoredText, length: int) -> list[int]:
+    """List where a canvas may begin: where the text fills it, and in a conversation anywhere in an answer."""
+    last = len(text.tokens) - (length if text.scored is None else 1)
+    return [place for place, counts in enumerate(text.counted) if counts and place <= last]
 
 
 def _losses(
@@ -118,14 +133,14 @@ def _losses(
     combinations: Sequence[Combination],
     context: tuple[int, ...],
 ) -> Tensor:
-    """Mean loss of a canvas's tokens under each combination: (C,)."""
+    """Return the mean loss of a canvas's tokens under each combination: (C,)."""
     process, backbone = members[0].model.denoiser.process, members[0].model.denoiser.backbone
     here = slice(place.start, place.start + backbone.block_size)
-    # Behind the last answer of a conversation anything may stand, which does not count.
-    text = islice(chain(place.passage.tokens[here], cycle(place.passage.tokens)), backbone.block_size)
-    tokens = torch.tensor([list(text)], device=backbone.device)
+    # The last answer of a conversation may end before the canvas does: what fills the canvas up does not count.
+    filled = islice(chain(place.text.tokens[here], cycle(place.text.tokens)), backbone.block_size)
+    tokens = torch.tensor([list(filled)], device=backbone.device)
     scored = torch.zeros(tokens.shape[1], device=backbone.device)
-    scored[: len(place.passage.tokens[here])] = torch.tensor(place.passage.counted[here], dtype=torch.float32)
+    scored[: len(place.text.tokens[here])] = torch.tensor(place.text.counted[here], dtype=torch.float32)
     t = torch.full(tokens.shape, place.t, device=backbone.device)
     canvas = process.corrupt(tokens, t, GeneratorNoise([place.key], backbone.device))
     log_ps = [_predict(member, place, canvas, context).to(backbone.device)[0] for member in members]
@@ -139,7 +154,7 @@ def _losses(
 
 
 def _predict(member: Member[LoadedModel], place: _Place, canvas: Canvas, context: tuple[int, ...]) -> Tensor:
-    """What a member predicts for a canvas after the text before it: (1, L, V)."""
-    before = member.model.after(place.passage.tokens[1 : place.start], context if member.sees_context else ())
+    """Return a member's log p on a canvas after the text before it: (1, L, V)."""
+    before = member.model.after(place.text.tokens[1 : place.start], context if member.sees_context else ())
     denoiser = member.model.denoiser
     return denoiser.denoise(canvas, place.t, None, denoiser.start([before]))

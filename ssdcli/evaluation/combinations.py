@@ -1,4 +1,9 @@
-"""What members lose together: every rule, weight and schedule from the same predictions of each member."""
+"""Losses of ensembles: every rule, weight and schedule, from one prediction of each member.
+
+A member's prediction on a noised canvas does not depend on how it is combined (self-conditioning is off), so that each
+member runs once however many combinations are compared. They are compared on the same noise, which is why their
+differences are far more certain than the losses themselves.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +22,9 @@ from ssdcli.engine.ensemble.schedules import Constant, Schedule
 class Positions:
     """N positions of noised canvases whose clean tokens are predicted.
 
-    tokens: (N,) int64, the clean ones. levels: (N,) float32, each one's noise level. shown: (N,) int64, the token that
-    the canvas shows there.
+    tokens: (N,) int64, the clean tokens.
+    levels: (N,) float32, the noise levels.
+    shown: (N,) int64, the tokens that the canvas shows.
     """
 
     tokens: Tensor
@@ -26,15 +32,17 @@ class Positions:
     shown: Tensor
 
     def rows(self, chosen: Tensor) -> Positions:
-        """Some of the positions: chosen (n,) int64."""
+        """Select positions: chosen (n,) int64."""
         return Positions(self.tokens[chosen], self.levels[chosen], self.shown[chosen])
 
 
 @dataclass(frozen=True)
 class Combined:
-    """Predictions of the members that run, log_ps of (N, V) each, to be combined by a rule and weights above zero.
+    """Predictions of the members that run, and how they are combined.
 
-    Only under `contrast` are there weights below zero.
+    rule: combines them.
+    log_ps: (N, V) of each member.
+    weights: of each member, never zero; below zero for a base under `contrast`.
     """
 
     rule: Rule
@@ -42,52 +50,59 @@ class Combined:
     weights: Sequence[float]
 
     def log_p(self) -> Tensor:
-        """Of all tokens: (N, V) float32."""
+        """Return log p of every token: (N, V) float32."""
         return self.rule(self.log_ps, self.weights)
 
     def log_p_of(self, tokens: Tensor) -> Tensor:
-        """Of one token at each position: tokens (N,) int64 to (N,) float32."""
+        """Return log p of one token at each position: tokens (N,) int64 to (N,) float32."""
         own = tokens[:, None]
-        if getattr(self.rule, "pointwise", False):
+        if getattr(self.rule, "pointwise", False):  # needs no other token, and no pass over the vocabulary
             return self.rule([log_p.gather(-1, own) for log_p in self.log_ps], self.weights).squeeze(-1)
         return self.log_p().gather(-1, own).squeeze(-1)
 
 
 class Score(Protocol):
-    """What a prediction costs."""
+    """A loss at each position."""
 
     def __call__(self, combined: Combined, positions: Positions) -> Tensor:
-        """Nats at each position, before the process's own weight of it: (N,)."""
+        """Return nats at each position, before the process weights them: (N,)."""
         ...
 
 
 def cross_entropy(combined: Combined, positions: Positions) -> Tensor:
-    """Minus log p of the clean tokens: (N,)."""
+    """Return -log p of the clean tokens: (N,)."""
     return -combined.log_p_of(positions.tokens)
 
 
 @dataclass(frozen=True)
 class Combination:
-    """How members predict together: a rule, a schedule for each in the members' order, and what is measured of it."""
+    """How members predict together, and what is measured.
+
+    rule: combines their predictions.
+    schedules: one for each member, in their order.
+    score: the loss of the combined prediction.
+    """
 
     rule: Rule
     schedules: tuple[Schedule, ...]
     score: Score = cross_entropy
 
     def weights(self, t: float) -> tuple[float, ...]:
-        """Each member's weight at a noise level; zero for one that does not run."""
+        """Return each member's weight at a noise level; zero for one that does not run."""
         return tuple(schedule(t) for schedule in self.schedules)
 
 
 def alone(member: int, members: int) -> Combination:
-    """One of several members by itself."""
+    """Return the combination in which one of several members runs alone."""
     return Combination(mix, tuple(Constant(float(place == member)) for place in range(members)))
 
 
 def combined_losses(log_ps: Sequence[Tensor], positions: Positions, combinations: Sequence[Combination]) -> Tensor:
-    """What each of C combinations loses at N positions, each at the weights of its level: (N, C).
+    """Compute the loss of each of C combinations at N positions: (N, C).
 
-    log_ps: (N, V) of each member. What several combinations do alike at a level is computed once.
+    log_ps: (N, V) of each member. Weights depend on the noise level, and levels come in blocks, so that few of them are
+    different. Combinations with the same score, rule and weights at a level (a sandwich and a constant weight in the
+    middle, say) are computed together, once.
     """
     levels, level_of = positions.levels.unique(return_inverse=True)
     wanted = _wanted(levels.tolist(), combinations)
@@ -97,7 +112,7 @@ def combined_losses(log_ps: Sequence[Tensor], positions: Positions, combinations
         rows = columns.any(1).nonzero().squeeze(1)
         here = positions.rows(rows)
         running = [(log_p, w) for log_p, w in zip(log_ps, weights, strict=True) if w != 0]
-        # Most weights are the same at all levels: then nothing is copied.
+        # Most combinations have the same weights at all levels: then all rows are used and nothing is copied.
         said = [log_p if len(rows) == len(log_p) else log_p[rows] for log_p, _ in running]
         loss = score(Combined(rule, said, [w for _, w in running]), here)
         losses[rows] = torch.where(columns[rows], loss[:, None], losses[rows])
@@ -108,7 +123,7 @@ _Work = tuple[Score, Rule, tuple[float, ...]]
 
 
 def _wanted(levels: Sequence[float], combinations: Sequence[Combination]) -> dict[_Work, Tensor]:
-    """What is to be computed, and the levels and combinations that need it: (levels, C) bool."""
+    """List what is to be computed, each with the levels and combinations that need it: (levels, C) bool."""
     wanted: dict[_Work, Tensor] = {}
     for column, combination in enumerate(combinations):
         for place, level in enumerate(levels):

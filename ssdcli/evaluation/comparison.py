@@ -1,4 +1,4 @@
-"""What is measured of a candidates, column by column, and what the columns' losses tell."""
+"""The comparison of members and ensembles: what is measured of each, and what the losses tell."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
-from ssdcli.evaluation.bounds import bound_of
-from ssdcli.evaluation.combinations import Combination, alone, cross_entropy
+from ssdcli.evaluation.combinations import Combination, Combined, Positions, Score, alone, cross_entropy
 from ssdcli.evaluation.ensembles import Candidates
 from ssdcli.evaluation.estimates import chosen_elsewhere, ratio
 from ssdcli.evaluation.gating import GateFitter
@@ -19,12 +19,17 @@ from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.evaluation.measurement import BASE, Estimate, Figures, MemberResult, SweepPoint, SweepResult
 from ssdcli.generation.selection import Lineup
 
+NELBO = "NELBO"
+DENOISING_LOSS = "denoising loss"
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """A column for every member and every point of every sweep.
+    """What is compared: every member, and every point of every sweep, each a column of the losses.
 
-    combinations: of all of them; and once more with the denoising loss, where the process's measure is another one.
+    candidates: the members and sweeps.
+    measure: what their bits per byte are of.
+    combinations: one for each column; then once more with the denoising loss, where that is not the measure.
     """
 
     candidates: Candidates
@@ -33,7 +38,7 @@ class Comparison:
 
     @classmethod
     def of(cls, candidates: Candidates, process: Process) -> Comparison:
-        """All that is to be measured of a candidates."""
+        """List all that is to be measured."""
         measure, score = bound_of(process)
         names = [member.name for member in candidates.members]
         members = [alone(place, len(names)) for place in range(len(names))]
@@ -43,28 +48,28 @@ class Comparison:
         return cls(candidates, measure, (*own, *plain))
 
     def watched(self, fitter: GateFitter) -> list[Combination]:
-        """What shows the fitter a core and its only small model; nothing where these are not who is there."""
+        """Show the fitter a core and its only small model; nothing where there are others."""
         roles = [member.role for member in self.candidates.members]
         if not roles.count("core") == roles.count("small") == 1:
             return []
         return [fitter.combination(len(roles), roles.index("core"), roles.index("small"))]
 
     def members(self, losses: LossesByLevel) -> tuple[MemberResult, ...]:
-        """What each member loses by itself."""
+        """Return each member's figures alone."""
         members = enumerate(self.candidates.members)
         return tuple(MemberResult(one.name, one.role, self._figures(losses, column)) for column, one in members)
 
     def ensembles(self, losses: LossesByLevel) -> tuple[SweepResult, ...]:
-        """What each rule and schedule loses at all weights, and gains over the best member."""
+        """Return the figures of each rule and schedule over the weights, and its gain over the best member."""
         return tuple(self._swept(losses))
 
     def gain(self, losses: LossesByLevel) -> Estimate | None:
-        """What the best of all ensembles gains over the best member; None if there are no ensembles."""
+        """Return the gain of the best ensemble over the best member; None if there is no ensemble."""
         first, last = len(self.candidates.members), self._count
         return None if first == last else self._gain(losses, range(first, last))
 
     def best(self, losses: LossesByLevel) -> Lineup | None:
-        """The ensemble of the least loss; None if there are no ensembles."""
+        """Return the ensemble of the least loss; None if there is none."""
         lineups = [lineup for sweep in self.candidates.sweeps for lineup in sweep.lineups]
         sums = losses.sums[:, len(self.candidates.members) : self._count].sum(0)
         return lineups[int(sums.argmin())] if lineups else None
@@ -85,7 +90,11 @@ class Comparison:
             yield SweepResult(sweep.rule, sweep.schedule, tuple(points), self._gain(losses, columns))
 
     def _gain(self, losses: LossesByLevel, columns: Sequence[int]) -> Estimate:
-        """Bits per byte that the best member loses more than the best of some columns, chosen on other documents."""
+        """Return the bits per byte that the best of some columns saves over the best member.
+
+        The column is chosen on documents other than those that it is measured on. The member is chosen on all of them,
+        which flatters the member, and so makes the gain a cautious one.
+        """
         own = [column for column, member in enumerate(self.candidates.members) if member.role != BASE]
         better = min(own, key=lambda column: float(losses.sums[:, column].sum()))
         saved = losses.sums[:, better] - chosen_elsewhere(losses.sums[:, list(columns)])
@@ -102,6 +111,17 @@ class Comparison:
 
 
 def _combination(lineup: Lineup, names: Sequence[str]) -> Combination:
-    """A lineup's members among all; those that it has not do not run."""
+    """Return a lineup as a combination of all members: those that it lacks have weight 0."""
     own = {member.name: member.weight_at for member in lineup.members}
     return Combination(lineup.rule, tuple(own.get(name, Constant(0.0)) for name in names))
+
+
+def bound_of(process: Process) -> tuple[str, Score]:
+    """Return the name and the score of the tightest measure that a process has: its NELBO where there is one."""
+    nelbo = process.nelbo
+
+    def terms(combined: Combined, positions: Positions) -> Tensor:
+        assert nelbo is not None
+        return nelbo(combined.log_p(), positions.tokens, positions.shown, positions.levels)
+
+    return NELBO if process.bounded else DENOISING_LOSS, cross_entropy if nelbo is None else terms

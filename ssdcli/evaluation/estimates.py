@@ -1,4 +1,8 @@
-"""Means over documents with 95% confidence intervals; documents are the independent draws."""
+"""Means over documents with 95% confidence intervals.
+
+The independent draws are documents, not tokens: the tokens of a document share a topic, a style and an author, and
+intervals from tokens would be far too narrow.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,13 @@ _NORMAL = NormalDist().inv_cdf(0.975)
 
 
 def ratio(sums: np.ndarray, sizes: np.ndarray) -> Estimate:
-    """Sum of the documents' sums by the sum of their sizes, both (D,), with the interval of a ratio estimator."""
+    """Divide the sum of the documents' sums by the sum of their sizes, both (D,): a ratio estimator R.
+
+    Long documents weigh more, as in a code length. The size is random, too, so that the variance is not that of a mean:
+    by linearisation (the delta method), R - E[R] is nearly the mean of s_d - R n_d over the mean size, with
+    D / (D - 1) for the degree of freedom that R has taken. Student's t in place of the normal quantile makes the
+    interval honest for few documents. For D = 1 there is no interval.
+    """
     value, documents = sums.sum() / sizes.sum(), len(sums)
     if documents < 2:
         return Estimate(float(value), math.nan)
@@ -22,9 +32,10 @@ def ratio(sums: np.ndarray, sizes: np.ndarray) -> Estimate:
 
 
 def student(freedom: int) -> float:
-    """The 97.5% quantile of Student's t, within 1% from 3 degrees of freedom on.
+    """Return the 97.5% quantile of Student's t, within 1% from 3 degrees of freedom on.
 
-    Abramowitz and Stegun, "Handbook of Mathematical Functions" (1964), 26.7.5.
+    An expansion about the normal quantile z in powers of 1 / freedom: Abramowitz and Stegun, "Handbook of Mathematical
+    Functions" (1964), 26.7.5.
     """
     z = _NORMAL
     terms = (
@@ -37,9 +48,12 @@ def student(freedom: int) -> float:
 
 
 def chosen_elsewhere(sums: np.ndarray) -> np.ndarray:
-    """Each document's loss in that column (D, C) which is best for the other half of the documents: (D,).
+    """Return each document's loss in the column of sums (D, C) that is best for the other half of the documents: (D,).
 
-    So what is chosen is measured on documents that did not choose it. The documents must be in random order.
+    The least of C noisy means is below the least of their expectations, so that a choice looks better on the documents
+    that made it than it is. Here each half is judged by the other half's choice (two-fold cross-validation), which is
+    unbiased for a choice made on half as much text, and so a little pessimistic. Halves are the even and the odd
+    documents, which must be in random order.
     """
     found = np.empty(len(sums))
     for half in (0, 1):

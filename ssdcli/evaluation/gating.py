@@ -1,8 +1,15 @@
-"""Gates that are fitted: a small model's weight beside its core, from the level and from how unsure both are.
+"""Fitting a gate: a small model's weight beside its core, from the noise level and both members' entropies.
 
-The mixture of two predictions at one position loses Z(w) - (1 - w) log p_core - w log p_small of the clean token, where
-Z is a convex function of the small model's weight w alone. Its values and slopes at a few weights give the loss at any
-weight, so that a gate is fitted without looking at the vocabulary again.
+The geometric mixture of two predictions at one position has the loss
+
+    f(w) = Z(w) - (1 - w) log p_core(x) - w log p_small(x),    Z(w) = log sum_v p_core(v)^(1-w) p_small(v)^w
+
+at the clean token x. Z is a log-sum-exp of functions that are linear in w, hence convex, and so is f: it is smooth
+enough that its values and slopes on a grid of 11 weights give it everywhere (cubic Hermite interpolation). With
+
+    f'(w) = E_{p_w}[d] - d(x),    d(v) = log p_small(v) - log p_core(v)
+
+both come from one pass over the vocabulary, and the gate is fitted without looking at it again.
 """
 
 from __future__ import annotations
@@ -21,22 +28,26 @@ from ssdcli.engine.sampling.nucleus import entropy
 from ssdcli.evaluation.combinations import Combination, Combined, Positions
 from ssdcli.evaluation.losses import GRID
 
-ENOUGH = 100  # positions, below which no gate is fitted
+ENOUGH = 100  # positions that a gate is fitted to, at least
 
-_FLOOR = -100.0  # log p of a token that is excluded
-_SPREAD = 3.0  # of a gate's numbers before any text is seen: the standard deviation of a normal distribution about 0
+_FLOOR = -100.0  # log p of an excluded token: -inf would make 0 * inf of a weight of zero
+_SPREAD = 3.0  # the standard deviation of the normal prior of a gate's numbers, whose mean is 0
 
 
 @dataclass(frozen=True)
 class LossCurves:
-    """Each position's loss as a function of the small model's weight: values and slopes over GRID, (N, 11) float64."""
+    """Each position's loss as a function of the small model's weight.
+
+    nats: f over GRID, (N, 11) float64.
+    slopes: f' over GRID, (N, 11) float64.
+    """
 
     nats: Tensor
     slopes: Tensor
 
     @classmethod
     def of(cls, core: Tensor, small: Tensor, tokens: Tensor) -> LossCurves:
-        """Mix log p (N, V) of both at every weight of the grid; tokens (N,), the clean ones."""
+        """Mix both members' log p, (N, V) each, at every weight of the grid; tokens (N,), the clean ones."""
         core, small = (log_p.float().clamp(min=_FLOOR) for log_p in (core, small))
         apart = small - core
         nats, slopes = [], []
@@ -48,15 +59,19 @@ class LossCurves:
 
     @classmethod
     def joined(cls, parts: Sequence[LossCurves]) -> LossCurves:
-        """The positions of all parts in a row."""
+        """Concatenate the positions of all parts."""
         return cls(torch.cat([part.nats for part in parts]), torch.cat([part.slopes for part in parts]))
 
     def rows(self, chosen: Tensor) -> LossCurves:
-        """Those of some positions."""
+        """Select positions."""
         return LossCurves(self.nats[chosen], self.slopes[chosen])
 
     def at(self, weights: Tensor) -> Tensor:
-        """Losses at a weight for each position, (N,) in [0, 1]: (N,), by cubic Hermite interpolation."""
+        """Interpolate each position's loss at its own weight: (N,) in [0, 1] to (N,).
+
+        With u in [0, 1] between two weights of the grid, v = 1 - u, values f and slopes g (times the step):
+        f_0 v^2 (1 + 2u) + f_1 u^2 (1 + 2v) + u v (g_0 v - g_1 u), the cubic that has both values and both slopes.
+        """
         step = 1 / (len(GRID) - 1)
         first = (weights / step).long().clamp(0, len(GRID) - 2)
         u = weights / step - first
@@ -70,15 +85,18 @@ class LossCurves:
 
 
 def _own(values: Tensor, tokens: Tensor) -> Tensor:
-    """Of one token at each position: values (N, V), tokens (N,) to (N,)."""
+    """Gather one token at each position: values (N, V), tokens (N,) to (N,)."""
     return values.gather(-1, tokens[:, None])[:, 0]
 
 
 def fit(curves: LossCurves, columns: Tensor, due: Tensor, spread: float = _SPREAD) -> Tensor:
-    """The coefficients (K,) of columns (N, K) with the least loss at the weights sigmoid(columns @ coefficients).
+    """Fit the coefficients (K,) of features, columns (N, K), for the weights sigmoid(columns @ coefficients).
 
-    due: (N,), what each position counts. spread: the standard deviation of the normal distribution that coefficients
-    come from a priori, which matters where there is little text.
+    Minimises the loss plus |c|^2 / (2 spread^2): the most likely coefficients under a normal prior, which matters where
+    there is little text. There are at most four coefficients and the loss is smooth: L-BFGS takes a few dozen steps.
+
+    due: (N,), the process's weight of each position.
+    spread: the standard deviation of the prior.
     """
     coefficients = torch.zeros(columns.shape[1], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([coefficients], max_iter=200, line_search_fn="strong_wolfe")
@@ -98,7 +116,9 @@ def fit(curves: LossCurves, columns: Tensor, due: Tensor, spread: float = _SPREA
 class GateFitter:
     """Watches two of several members as their losses are measured, and fits a gate to what it saw.
 
-    share: of the positions, those that are looked at, drawn at random. process: tells what each of them counts.
+    process: weights the positions.
+    share: of the positions that are looked at, drawn at random.
+    seed: of that draw.
     """
 
     process: Process
@@ -112,7 +132,7 @@ class GateFitter:
         self._draws = torch.Generator().manual_seed(self.seed)
 
     def combination(self, members: int = 2, core: int = 0, small: int = 1) -> Combination:
-        """What is measured along with others for the fitter to see the two; its own losses are zero."""
+        """Return a combination that shows the fitter both members when it is measured; its own loss is zero."""
         running = tuple(Constant(0.5 if place in (core, small) else 0.0) for place in range(members))
         return Combination(mix, running, self._look)
 
@@ -129,7 +149,7 @@ class GateFitter:
         return torch.zeros(count, device=core.device)
 
     def gate(self) -> Gate | None:
-        """The gate of the least loss; None where fewer than ENOUGH positions were seen."""
+        """Fit the gate; None if fewer than ENOUGH positions were seen."""
         if sum(map(len, self._due)) < ENOUGH:
             return None
         curves, columns, due = LossCurves.joined(self._curves), torch.cat(self._columns), torch.cat(self._due)

@@ -1,4 +1,8 @@
-"""Denoising losses of members and of their mixtures, on the same noised canvases, document by document."""
+"""Denoising losses of whole texts, document by document: all blocks of a window in one pass.
+
+Members that can score a whole text (`BlockDiffusionLM`) see [noised ; clean] under a mask by which each noised block
+reads the clean blocks before it, so that one pass denoises every block of a window.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +27,23 @@ from ssdcli.evaluation.combinations import Combination, Positions, alone, combin
 from ssdcli.evaluation.scored_text import ScoredText
 
 GRID = tuple(i / 10 for i in range(11))  # weights of a small model beside its core
-LEVELS = 10  # stretches of equal width that the noise levels are told in
-SCORES = 1 << 22  # of the predictions that are combined at once: 512 positions of 8,192 tokens
+LEVELS = 10  # bins of equal width that losses are reported in by noise level
+SCORES = 1 << 22  # log-probabilities that are combined at once, which bounds memory: 512 positions of 8,192 tokens
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a measurement may take, and who is told which share of it is done, by its work or by its time."""
+    """How long a measurement may take.
+
+    seconds: after which it stops at the next document.
+    on_progress: told the share that is done, of the work or of the time, whichever is larger.
+    """
 
     seconds: float = math.inf
     on_progress: Callable[[float], None] = lambda _: None
 
     def goes_on(self, began: float, share: float) -> bool:
-        """Tell of progress; whether a measurement that began then, by the monotonic clock, has time left."""
+        """Report progress, and return whether a measurement that began at that monotonic time may continue."""
         spent = time.monotonic() - began
         goes_on = spent < self.seconds
         self.on_progress(max(share, spent / self.seconds) if goes_on else 1.0)
@@ -44,7 +52,14 @@ class Pace:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """How a loss is measured: in windows of `window` tokens, each at `repeats` sets of noise levels."""
+    """How losses are measured.
+
+    window: tokens that are read together; longer texts are cut.
+    repeats: sets of noise levels that each window is measured at.
+    seed: of the noise.
+    batch: windows in a pass.
+    pace: how long it may take.
+    """
 
     window: int
     repeats: int = 2
@@ -55,10 +70,12 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class Losses:
-    """Summed losses in nats for each document and weight.
+    """Losses of D documents at W weights, or under W combinations.
 
-    weights: (W,) the second member's share, or where combinations were measured, their numbers; sums: (D, W), estimates
-    of a document's loss summed over its tokens, the noise level averaged; tokens, bytes: (D,).
+    weights: (W,) the second member's weights, or the numbers of the combinations.
+    sums: (D, W), estimates of a document's loss in nats, summed over its tokens and averaged over the noise level.
+    tokens: (D,), how many of a document's tokens count.
+    bytes: (D,), their length in UTF-8.
     """
 
     weights: np.ndarray
@@ -67,64 +84,70 @@ class Losses:
     bytes: np.ndarray
 
     def nats_per_token(self) -> np.ndarray:
-        """Mean loss at each weight: (W,)."""
+        """Return the mean loss at each weight: (W,)."""
         return np.asarray(self.sums.sum(0) / self.tokens.sum())
 
     def bits_per_byte(self) -> np.ndarray:
-        """The same in bits per UTF-8 byte; an upper bound of the code length for the masked process: (W,)."""
+        """Return the same in bits per UTF-8 byte: (W,).
+
+        A byte is a unit that does not depend on the tokenizer. For the masked process this bounds the code length.
+        """
         return np.asarray(self.sums.sum(0) / self.bytes.sum() / math.log(2))
 
     def standard_error(self) -> np.ndarray:
-        """Of `nats_per_token`, documents being the independent draws (ratio estimator): (W,)."""
+        """Return that of `nats_per_token`: (W,). Documents are the independent draws (ratio estimator)."""
         residual = self.sums - self.nats_per_token() * self.tokens[:, None]
         return np.asarray(np.sqrt((residual**2).sum(0)) / self.tokens.sum())
 
     def difference(self, weight: float, other: float) -> tuple[float, float]:
-        """Loss at `other` minus loss at `weight` in nats per token, and its standard error, paired by document."""
+        """Return the loss at `other` less that at `weight` in nats per token, and its standard error.
+
+        Both are of the same documents on the same noise: most of their scatter is common, and cancels in the pairs.
+        """
         delta = self.sums[:, self.place(other)] - self.sums[:, self.place(weight)]
         mean = delta.sum() / self.tokens.sum()
         return float(mean), float(np.sqrt(((delta - mean * self.tokens) ** 2).sum()) / self.tokens.sum())
 
     def place(self, weight: float) -> int:
-        """The column of a weight."""
+        """Return the column of a weight: the nearest, so that rounding does no harm."""
         return int(np.abs(self.weights - weight).argmin())
 
 
 @dataclass(frozen=True)
 class LossesByLevel(Losses):
-    """Losses that also tell of each of LEVELS stretches of noise levels what it adds to those of all documents.
+    """Losses of all documents together in LEVELS bins of the noise level, besides those of each document.
 
-    level_sums: (LEVELS, W), which add up to `sums` over the documents. level_tokens: (LEVELS,), how many tokens were
-    noised to such a level, which add up to all tokens.
+    level_sums: (LEVELS, W), which add up to `sums` over the documents.
+    level_tokens: (LEVELS,), how many tokens were noised to each bin, which add up to all tokens.
     """
 
     level_sums: np.ndarray
     level_tokens: np.ndarray
 
     def nats_by_level(self) -> np.ndarray:
-        """Mean loss of a token that is noised to each stretch of levels: (LEVELS, W), nan where none was."""
+        """Return the mean loss of a token that is noised to each bin: (LEVELS, W), nan where none was."""
         seen = np.where(self.level_tokens > 0, self.level_tokens, np.nan)
         return np.asarray(self.level_sums / seen[:, None])
 
     def over(self, weights: Sequence[float]) -> LossesByLevel:
-        """The first columns, which are those of these weights."""
+        """Keep the first columns, which are those of these weights."""
         first = slice(len(weights))
         columns = {"sums": self.sums[:, first], "level_sums": self.level_sums[:, first]}
         return replace(self, weights=np.array(weights), **columns)
 
 
-def stretch_of(t: Tensor) -> Tensor:
-    """Which of the LEVELS stretches, from 0, each noise level lies in: (...) float to (...) int64."""
+def level_bin(t: Tensor) -> Tensor:
+    """Return the bin of each noise level, from 0: (...) float to (...) int64."""
     return (t * LEVELS).long().clamp(0, LEVELS - 1)
 
 
 def best_weight(losses: Losses) -> float:
-    """The weight in (0, 1] with the least of the losses over the grid."""
+    """Return the weight of the grid with the least loss, 0 left out: the small model always takes part."""
     return GRID[1 + int(losses.nats_per_token()[1:].argmin())]
 
 
 def shares(weights: Sequence[float], members: int, process: Process) -> list[Combination]:
-    """Mixtures of a core and a small model at each share of the latter, as they combine by default; of one, itself."""
+    """Return mixtures of a core and a small model at each weight of the latter, as they combine by default."""
     if members == 1:
         return [alone(0, 1)] * len(weights)
     return [Combination(mix, sharing(share, process.name)) for share in weights]
@@ -133,44 +156,44 @@ def shares(weights: Sequence[float], members: int, process: Process) -> list[Com
 def measure(
     members: Sequence[Backbone],
     process: Process,
-    passages: Sequence[ScoredText],
+    texts: Sequence[ScoredText],
     weights: Sequence[float],
     settings: LossSettings,
 ) -> LossesByLevel:
-    """Measure the loss of one member, or of mixtures of two at each share of the second."""
+    """Measure the loss of one member, or of mixtures of two at each weight of the second."""
     mixtures = shares(weights, len(members), process)
-    return measure_combinations(members, process, passages, mixtures, settings).over(weights)
+    return measure_combinations(members, process, texts, mixtures, settings).over(weights)
 
 
 def measure_combinations(
     members: Sequence[Backbone],
     process: Process,
-    passages: Sequence[ScoredText],
+    texts: Sequence[ScoredText],
     combinations: Sequence[Combination],
     settings: LossSettings,
 ) -> LossesByLevel:
-    """Measure the loss of combinations of members on the same noise, of as many passages as there is time for.
+    """Measure the loss of combinations of members on the same noise, of as many texts as there is time for.
 
-    Self-conditioning is off, so that one prediction of each member serves them all. The first passage is always
-    measured.
+    Self-conditioning is off, so that one prediction of each member serves all combinations. Texts are measured in their
+    order, whole or not at all; the first always is.
     """
-    sums = np.zeros((len(passages), LEVELS, len(combinations)))
-    seen = np.zeros((len(passages), LEVELS))
+    sums = np.zeros((len(texts), LEVELS, len(combinations)))
+    seen = np.zeros((len(texts), LEVELS))
     began, whole = time.monotonic(), 0
-    for batch in _batches(passages, settings, members[0].block_size):
+    for batch in _batches(texts, settings, members[0].block_size):
         losses, tokens = _batch_losses(members, process, batch, combinations)
         documents = [window.document for window in batch]
         np.add.at(sums, documents, losses.numpy() / settings.repeats)
         np.add.at(seen, documents, tokens.numpy() / settings.repeats)
         whole = batch[-1].document + batch[-1].ends
-        if not settings.pace.goes_on(began, whole / len(passages)) and whole:
+        if not settings.pace.goes_on(began, whole / len(texts)) and whole:
             break
-    measured = passages[:whole]
+    measured = texts[:whole]
     return LossesByLevel(
         weights=np.arange(len(combinations)),
         sums=sums[:whole].sum(1),
-        tokens=np.array([sum(passage.counted) for passage in measured]),
-        bytes=np.array([passage.bytes for passage in measured]),
+        tokens=np.array([sum(text.counted) for text in measured]),
+        bytes=np.array([text.bytes for text in measured]),
         level_sums=sums[:whole].sum(0),
         level_tokens=seen[:whole].sum(0),
     )
@@ -178,7 +201,15 @@ def measure_combinations(
 
 @dataclass(frozen=True)
 class _Window:
-    """A stretch of a document in blocks, padded; `scored` marks the tokens that count, `ends` a document's last one."""
+    """A part of a document, padded.
+
+    document: its place among the texts.
+    ends: whether this is the last window of it.
+    tokens: (window,) int64.
+    blocks: (window,) int64, the block of each token.
+    scored: (window,) bool, which tokens count.
+    key: names its noise.
+    """
 
     document: int
     ends: bool
@@ -188,10 +219,10 @@ class _Window:
     key: int
 
 
-def _batches(passages: Sequence[ScoredText], settings: LossSettings, block: int) -> Iterator[list[_Window]]:
-    """Cut the documents into windows of one length, a few at a time."""
+def _batches(texts: Sequence[ScoredText], settings: LossSettings, block: int) -> Iterator[list[_Window]]:
+    """Cut the documents into windows of one length, and yield them in batches."""
     batch: list[_Window] = []
-    for window in _windows(passages, settings, block):
+    for window in _windows(texts, settings, block):
         batch.append(window)
         if len(batch) == settings.batch:
             yield batch
@@ -200,28 +231,29 @@ def _batches(passages: Sequence[ScoredText], settings: LossSettings, block: int)
         yield batch
 
 
-def _windows(passages: Sequence[ScoredText], settings: LossSettings, block: int) -> Iterator[_Window]:
-    for document, passage in enumerate(passages):
-        noise = document if passage.noise is None else passage.noise
-        for start in range(0, len(passage.tokens), settings.window):
+def _windows(texts: Sequence[ScoredText], settings: LossSettings, block: int) -> Iterator[_Window]:
+    for document, text in enumerate(texts):
+        noise = document if text.noise is None else text.noise
+        for start in range(0, len(text.tokens), settings.window):
             here = slice(start, start + settings.window)
-            padding = settings.window - len(passage.tokens[here])
-            tokens = [*map(int, passage.tokens[here]), *[0] * padding]
-            scored = [*passage.counted[here], *[False] * padding]
-            plain = passage.scored is None
+            padding = settings.window - len(text.tokens[here])
+            tokens = [*map(int, text.tokens[here]), *[0] * padding]
+            scored = [*text.counted[here], *[False] * padding]
+            plain = text.scored is None
             blocks = [place // block for place in range(settings.window)] if plain else answer_blocks(scored, block)
             columns = torch.tensor(tokens), torch.tensor(blocks), torch.tensor(scored)
-            is_last = start + settings.window >= len(passage.tokens)
+            is_last = start + settings.window >= len(text.tokens)
             for repeat in range(settings.repeats):
                 ends = is_last and repeat == settings.repeats - 1
                 yield _Window(document, ends, *columns, fold(settings.seed, noise, start, repeat))
 
 
 def answer_blocks(scored: Sequence[bool], size: int) -> list[int]:
-    """Number the blocks of a conversation, each of whose answers begins one, as when it is written.
+    """Number the blocks of a conversation: each answer begins a block, as it does when it is generated.
 
-    What is given ends at the end of a block, after it has filled up the answer's last one: that the answer ends there
-    must not be told by the length of a block.
+    scored: which tokens are answers'. The text after an answer first fills up the answer's last block, so that the
+    length of that block does not reveal where the answer ends; what is left of it is cut into blocks from its end, so
+    that the next answer begins a block again.
     """
     blocks: list[int] = []
     left = 0  # columns of the last block
@@ -239,7 +271,7 @@ def answer_blocks(scored: Sequence[bool], size: int) -> list[int]:
 def _batch_losses(
     members: Sequence[Backbone], process: Process, batch: list[_Window], combinations: Sequence[Combination]
 ) -> tuple[Tensor, Tensor]:
-    """Of each window and stretch of levels, each combination's summed loss, and the tokens: (B, T, C), (B, T)."""
+    """Return each combination's summed loss by window and bin of levels, and the tokens: (B, T, C), (B, T)."""
     device = members[0].device
     tokens = torch.stack([window.tokens for window in batch]).to(device)
     noise = GeneratorNoise([window.key for window in batch], device)
@@ -263,8 +295,8 @@ def _batch_losses(
 
 
 def _by_level(values: Tensor, t: Tensor) -> Tensor:
-    """Sums of values (B, L, W) over the positions of each stretch of levels: (B, LEVELS, W) on the CPU."""
-    places = stretch_of(t).cpu()[..., None].expand(values.shape)
+    """Sum values (B, L, W) over the positions of each bin of levels: (B, LEVELS, W) on the CPU."""
+    places = level_bin(t).cpu()[..., None].expand(values.shape)
     return torch.zeros(values.shape[0], LEVELS, values.shape[2]).scatter_add_(1, places, values.cpu())
 
 

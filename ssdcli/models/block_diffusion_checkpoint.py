@@ -1,4 +1,4 @@
-"""A model's weights and configuration in a folder: model.safetensors and config.json."""
+"""A block-diffusion model in a folder: its weights in model.safetensors, its configuration in config.json."""
 
 from __future__ import annotations
 
@@ -6,18 +6,11 @@ import json
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ssdcli.errors import SsdError
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-
-
-_PROBLEMS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
+from ssdcli.models.native_checkpoint import PROBLEMS, unreadable
+from ssdcli.registry.manifest import CONFIG, WEIGHTS
 
 
 def save_backbone(model: BlockDiffusionLM, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -37,32 +30,22 @@ def read_configuration(folder: Path) -> BackboneConfig:
     """Read the configuration of a model that was made here; SsdError if there is none."""
     try:
         return BackboneConfig.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except _PROBLEMS as error:
-        raise _unreadable(folder, error) from error
-
-
-def best_device() -> str:
-    """Where models run: a GPU if PyTorch can use one, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    except PROBLEMS as error:
+        raise unreadable(folder, error) from error
 
 
 def load_backbone(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> BlockDiffusionLM:
-    """Read a model, ready for inference; SsdError if files are missing or do not fit each other.
+    """Read a model, ready for inference; SsdError if files are missing or contradict each other.
 
-    dtype: of the weights alone; rounded rotary frequencies would turn far positions by visible angles.
+    dtype: of the parameters. Buffers stay in float32: rounded rotary frequencies would visibly turn distant positions.
     """
     config = read_configuration(folder)
     try:
         model = BlockDiffusionLM(config)
         model.load_state_dict(load_file(folder / WEIGHTS))
-    except _PROBLEMS as error:
-        raise _unreadable(folder, error) from error
+    except PROBLEMS as error:
+        raise unreadable(folder, error) from error
     model.requires_grad_(False)
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)
     return model.to(device).eval()
-
-
-def _unreadable(folder: Path, error: Exception) -> SsdError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return SsdError(f"the model in {folder} cannot be read: {reason}.", "See 'ssd models verify'.")

@@ -1,4 +1,4 @@
-"""A pulled core in a folder: a native checkpoint whose config.json tells how it is run."""
+"""A pulled core in a folder: a checkpoint of a native class, and in its config.json how it is run."""
 
 from __future__ import annotations
 
@@ -21,15 +21,12 @@ from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.backbones.native_class import native_class_of
-from ssdcli.models.block_diffusion_checkpoint import CONFIG, WEIGHTS
 from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.weights.blueprint import blueprint
 from ssdcli.models.weights.pretrained import arguments, keep_activations, need_of, stored_dtype
-from ssdcli.registry.manifest import read_manifest
+from ssdcli.registry.manifest import CONFIG, INDEX, WEIGHTS, read_manifest
 
-INDEX = "model.safetensors.index.json"
-
-_PROBLEMS = (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
+PROBLEMS = (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -49,9 +46,9 @@ def native_part(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_core(folder: Path, placement: Placement, block_size: int | None) -> NativeBackbone:
-    """Read a registered core, ready for inference; SsdError if its files are missing or do not fit each other.
+    """Read a registered core, ready for inference; SsdError if files are missing or contradict each other.
 
-    block_size: in place of the one that a core with full attention proposes.
+    block_size: replaces the one that a core with full attention proposes.
     """
     config = read_config(folder)
     native, own = native_class_of(config), native_part(config)
@@ -61,7 +58,7 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Nat
         need = need_of(twin, stored_dtype(folder), block_size or spec.block_size)
         allocation = placement.allocate(need, hardware)
         model = read_native(folder, native.model, own, arguments(allocation, need, twin, hardware))
-    except _PROBLEMS as error:
+    except PROBLEMS as error:
         raise unreadable(folder, error) from error
     if allocation.dtype == "int8":
         keep_activations(model)
@@ -73,7 +70,7 @@ def read_native(
 ) -> PreTrainedModel:
     """Read a class's weights from a folder's safetensors; SsdError if they are missing or another class's.
 
-    native: the configuration. told: what else `from_pretrained` is told.
+    native: the configuration. told: further arguments of `from_pretrained`.
     """
     _silence()
     try:
@@ -88,25 +85,25 @@ def read_native(
         )
         model, report = loaded
         _check(report)
-    except _PROBLEMS as error:
+    except PROBLEMS as error:
         raise unreadable(folder, error) from error
     read: PreTrainedModel = model
     return read
 
 
 def frozen_dtype(folder: Path) -> torch.dtype:
-    """What weights that are never trained are held in: bfloat16 where they are stored so, else float32.
+    """The dtype of weights that are never trained: bfloat16 if they are stored in it, else float32.
 
     SsdError for files that cannot be read.
     """
     try:
         return torch.bfloat16 if stored_dtype(folder) == "bfloat16" else torch.float32
-    except _PROBLEMS as error:
+    except PROBLEMS as error:
         raise unreadable(folder, error) from error
 
 
 def _silence() -> None:
-    """Keep the libraries' bars, and what they say of how an allocation is followed, from standard error."""
+    """Keep the libraries' progress bars and their notes on devices off standard error."""
     disable_progress_bar()
     for library in ("accelerate", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -114,14 +111,14 @@ def _silence() -> None:
 
 
 def _check(report: Mapping[str, Any]) -> None:
-    """Raise ValueError for weights that are not those of the class."""
+    """Raise ValueError if the weights are not the class's."""
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:
             raise ValueError(f"{problem.replace('_', ' ')}: {', '.join(map(str, sorted(report[problem])))}")
 
 
 def input_embeddings(folder: Path, config: Mapping[str, Any]) -> Tensor:
-    """The input embeddings of a core (V, H), read alone, in float32; SsdError if they are not there."""
+    """A core's input embeddings (V, H) in float32, read without the rest; SsdError if they are missing."""
     try:
         with torch.device("meta"):
             native = AutoConfig.for_model(**native_part(config))
@@ -129,7 +126,7 @@ def input_embeddings(folder: Path, config: Mapping[str, Any]) -> Tensor:
         weight = twin.get_input_embeddings().weight
         names = [name for name, value in twin.named_parameters(remove_duplicate=False) if value is weight]
         return _tensor(folder, names).float()
-    except _PROBLEMS as error:
+    except PROBLEMS as error:
         raise unreadable(folder, error) from error
 
 
@@ -147,6 +144,6 @@ def _tensor(folder: Path, names: list[str]) -> Tensor:
 
 
 def unreadable(folder: Path, error: Exception) -> SsdError:
-    """What to say of a model that cannot be read."""
+    """The error for a model that cannot be read."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return SsdError(f"the model in {folder} cannot be read: {reason}.", "See 'ssd models verify'.")

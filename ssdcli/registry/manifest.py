@@ -16,6 +16,10 @@ from ssdcli.registry.files import write_atomic
 
 SCHEMA = 1
 FILE = "ssd.json"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in several files
+TOKENIZER = "tokenizer.json"
 LATER = (
     "base",
     "base_weights",
@@ -68,7 +72,7 @@ class ModelSpec:
 
     @property
     def noise(self) -> tuple[str, dict[str, float]]:
-        """The noise process and all of its constants, those included that may be left out."""
+        """The noise process and all of its constants, including those that may be left out."""
         return self.process, catalogue.process(self.process).completed(self.constants)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ssdcli.errors import SsdError
-from ssdcli.registry.archive import TOKENIZER
+from ssdcli.registry.manifest import TOKENIZER
 
 END_OF_TEXT = "<|endoftext|>"
 MASK = "<|mask|>"

@@ -14,16 +14,16 @@ import torch
 
 from ssdcli.data.canaries import FILE as CANARIES
 from ssdcli.data.infilling import Infilling
-from ssdcli.data.windows import Texts, Windows, WindowShape
+from ssdcli.data.windows import Corpus, Windows, WindowShape
 from ssdcli.errors import Interrupted, SsdError, UsageError
 from ssdcli.evaluation.losses import LossesByLevel, LossSettings, measure
 from ssdcli.evaluation.scored_text import heldout_texts
 from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, rank_zero_first, world_size
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.threads import same_threads
-from ssdcli.registry.archive import REPORT, TOKENIZER, TRAINED_DOCUMENTS
+from ssdcli.registry.archive import REPORT, TRAINED_DOCUMENTS
 from ssdcli.registry.files import disk_errors
-from ssdcli.registry.manifest import write_manifest
+from ssdcli.registry.manifest import TOKENIZER, write_manifest
 from ssdcli.registry.store import Registry
 from ssdcli.reports.charts import loss_curve, to_svg, weight_sweep
 from ssdcli.reports.description import Description, metrics_lines
@@ -164,7 +164,7 @@ def check_shares(batch: int, processes: int) -> None:
 def _train(prepared: Prepared, watcher: Watcher, plan: Plan) -> SmallTrainer:
     settings, config, batch = prepared.settings, prepared.model.config, batch_of(prepared)
     shape = WindowShape(config.context, config.block_size, _infilling(prepared))
-    windows = Windows(Texts.of(prepared.store), shape, settings.seed, batch * ENDLESS)
+    windows = Windows(Corpus.of(prepared.store), shape, settings.seed, batch * ENDLESS)
     assert settings.learning_rate is not None  # what was left open is settled before
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
     objective = Objective(prepared.model, prepared.process, settings.seed, open_teacher(prepared))

@@ -22,7 +22,7 @@ from benchmarks.lib.causal import (
     twin_of,
 )
 from benchmarks.lib.gaps import Gap
-from ssdcli.data.layout import lay_out
+from ssdcli.data.layout import in_blocks
 from ssdcli.data.marking import CLOSING, WRITTEN
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.types import Options, Request
@@ -63,7 +63,7 @@ def test_the_loss_of_a_training_is_that_of_its_texts() -> None:
     model = twin()
     tokens = np.array([0, *range(40, 52), 0])
     marks = np.array([CLOSING, *[WRITTEN] * 12, CLOSING])
-    packed = lay_out(tokens, marks, 1, 1)
+    packed = in_blocks(tokens, marks, 1, 1)
     loss = NextToken(model)(vars(packed), torch.tensor([0]))
     assert float(loss) == pytest.approx(exact(model, packed.tokens) / 13, rel=1e-4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def test_a_checkpoint_is_pulled_in_a_process_of_its_own_without_a_word(source, t
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert written
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+
+
+def test_the_hub_is_told_nothing_of_what_is_installed(source, tmp_path, run_ssd, monkeypatch):
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    with HubServer() as server:
+        server.add(NAME, source)
+        assert run_ssd("pull", NAME, env=server.env(tmp_path / "cache")).returncode == 0
+    agents = {request.agent for request in server.requests}
+    assert agents
+    assert all(re.fullmatch(r"unknown/None; hf_hub/[\w.]+; python/[\w.]+", str(agent)) for agent in agents), agents
 
 
 def test_json_tells_what_was_registered(hub, ssd):

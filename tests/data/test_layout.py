@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssdcli.data.layout import conversation_width, lay_out, plain_width
+from ssdcli.data.layout import conversation_width, in_blocks, plain_width
 from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN
 
 END, SIZE = 0, 4
@@ -30,7 +30,7 @@ def talk(turns: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
 
 @given(st.integers(1, 20), st.integers(1, SIZE))
 def test_a_plain_document_stands_whole_in_a_first_block_and_whole_others(length, lead):
-    packed = lay_out(*plain(length), lead, SIZE)
+    packed = in_blocks(*plain(length), lead, SIZE)
     assert packed.length == plain_width(length + 2, lead, SIZE) >= length + 2
     assert packed.tokens[0, : length + 2].tolist() == [END, *range(1, length + 1), END]
     sizes = packed.blocks[0].bincount().tolist()
@@ -41,21 +41,21 @@ def test_a_plain_document_stands_whole_in_a_first_block_and_whole_others(length,
 
 @given(st.integers(1, 20), st.integers(1, SIZE))
 def test_all_but_the_opening_counts_the_end_too_and_nothing_behind_it(length, lead):
-    packed = lay_out(*plain(length), lead, SIZE)
+    packed = in_blocks(*plain(length), lead, SIZE)
     rest = packed.length - length - 2
     assert packed.scored[0].tolist() == [False, *[True] * (length + 1), *[False] * rest]
     assert packed.known[0].tolist() == [*[True] * (length + 1), *[False] * (rest + 1)]
 
 
 def test_behind_the_end_stands_text_of_the_document_itself():
-    packed = lay_out(*plain(3), 2, 16)
+    packed = in_blocks(*plain(3), 2, 16)
     assert packed.tokens[0].tolist() == [END, 1, 2, 3, END, *[1, 2, 3] * 4, 1]
 
 
 @given(LENGTHS)
 def test_an_answer_begins_a_block_and_what_is_given_ends_one(turns):
     tokens, marks = talk(turns)
-    packed = lay_out(tokens, marks, 1, SIZE)
+    packed = in_blocks(tokens, marks, 1, SIZE)
     assert packed.length == conversation_width(marks, SIZE)
     blocks, scored = packed.blocks[0], packed.scored[0]
     begins = [i for i in range(1, packed.length) if scored[i] and not scored[i - 1]]
@@ -72,7 +72,7 @@ def test_an_answer_begins_a_block_and_what_is_given_ends_one(turns):
 @given(LENGTHS)
 def test_answers_and_their_ends_count_and_what_is_given_does_not(turns):
     tokens, marks = talk(turns)
-    packed = lay_out(tokens, marks, 1, SIZE)
+    packed = in_blocks(tokens, marks, 1, SIZE)
     marked = [token for token, mark in zip(tokens[1:], marks[1:], strict=True) if mark != GIVEN]
     assert packed.tokens[packed.scored].tolist() == marked
 
@@ -81,7 +81,7 @@ def test_answers_and_their_ends_count_and_what_is_given_does_not(turns):
 def test_later_turns_are_read_after_the_text_alone(turns):
     """Ends inside a conversation and what fills their blocks are no text, and take no positions from it."""
     tokens, marks = talk(turns)
-    packed = lay_out(tokens, marks, 1, SIZE)
+    packed = in_blocks(tokens, marks, 1, SIZE)
     text = [int(token) for token, mark in zip(tokens[1:], marks[1:], strict=True) if mark != CLOSING]
     assert packed.tokens[packed.known].tolist() == [END, *text]
     assert packed.positions[packed.known].tolist() == list(range(len(text) + 1))
@@ -90,4 +90,4 @@ def test_later_turns_are_read_after_the_text_alone(turns):
 @pytest.mark.parametrize("lead", [1, 3])
 def test_the_first_block_of_a_conversation_is_not_drawn(lead):
     tokens, marks = talk([(5, 3)])
-    assert lay_out(tokens, marks, lead, SIZE).blocks.tolist() == lay_out(tokens, marks, 1, SIZE).blocks.tolist()
+    assert in_blocks(tokens, marks, lead, SIZE).blocks.tolist() == in_blocks(tokens, marks, 1, SIZE).blocks.tolist()

@@ -7,14 +7,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from ssdcli.evaluation.comparison import Comparison
+from ssdcli.engine.ensemble.rules import average
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.simplex import Simplex
+from ssdcli.engine.process.uniform import Uniform, uniform_nelbo
+from ssdcli.evaluation.combinations import Combined, Positions, cross_entropy
+from ssdcli.evaluation.comparison import DENOISING_LOSS, NELBO, Comparison, bound_of
 from ssdcli.evaluation.ensembles import find_candidates
 from ssdcli.evaluation.losses import LEVELS, LossesByLevel
 from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.registry.store import Registry
 from tests.tiny import add_family
 
+V = 4
 CORE, SMALL, FIRST, OTHER = range(4)  # columns: two members, then two weights of their ensemble
 
 
@@ -50,3 +57,17 @@ def test_a_gain_is_over_the_best_member(columns):
     losses = losses_of([[5.0, 4.0, 3.0, 3.5]] * 6)
     assert columns.gain(losses).value == pytest.approx(1.0)
     assert columns.gain(losses).margin == pytest.approx(0.0, abs=1e-9)
+
+
+def test_each_process_has_its_measure():
+    assert bound_of(Masked(V, 0)) == (NELBO, cross_entropy)
+    assert bound_of(Simplex(V)) == (DENOISING_LOSS, cross_entropy)
+
+
+def test_the_terms_of_a_nelbo_are_those_of_what_the_members_predict_together():
+    name, score = bound_of(Uniform(V))
+    said = [torch.log_softmax(torch.randn(9, V), -1) for _ in range(2)]
+    tokens, shown, levels = torch.randint(V, (9,)), torch.randint(V, (9,)), torch.rand(9)
+    found = score(Combined(average, said, [0.3, 0.7]), Positions(tokens, levels, shown))
+    assert name == NELBO
+    assert torch.equal(found, uniform_nelbo(average(said, [0.3, 0.7]), tokens, shown, levels))

@@ -21,9 +21,9 @@ from ssdcli.evaluation.losses import (
     Pace,
     answer_blocks,
     best_weight,
+    level_bin,
     measure,
     measure_combinations,
-    stretch_of,
 )
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
@@ -222,7 +222,7 @@ class OnlyAt(Masked):
     stretch = 0
 
     def loss_weights(self, canvas: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return super().loss_weights(canvas, t) * (stretch_of(t) == self.stretch)
+        return super().loss_weights(canvas, t) * (level_bin(t) == self.stretch)
 
 
 def test_a_stretch_of_levels_is_what_a_measurement_of_them_alone_finds(documents):
@@ -257,7 +257,7 @@ def test_a_level_that_no_token_was_noised_to_has_no_loss_and_an_infinite_one_sta
 
 
 def test_stretches_are_of_equal_width_and_take_in_both_ends():
-    assert stretch_of(torch.tensor([0.0, 0.05, 0.1001, 0.55, 0.9999, 1.0])).tolist() == [0, 0, 1, 5, 9, 9]
+    assert level_bin(torch.tensor([0.0, 0.05, 0.1001, 0.55, 0.9999, 1.0])).tolist() == [0, 0, 1, 5, 9, 9]
 
 
 @pytest.mark.parametrize("window", [4, 8, 40])

@@ -26,9 +26,10 @@ ROOMS = (
     "registry",
     "engine",
     "machine",
+    "options",
 )
 LOOSE = ("__init__", "__main__", "api", "errors")
-BESIDE = {"__init__": "cli", "__main__": "cli", "api": "demo", "errors": "machine"}  # where a loose module ranks
+BESIDE = {"__init__": "cli", "__main__": "cli", "api": "demo", "errors": "options"}  # where a loose module ranks
 
 TORCH_FREE = ("cli", "registry", "hub", "engine.catalogue")
 HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets", "bitsandbytes", "safetensors.torch")

@@ -16,10 +16,10 @@ from ssdcli.api import load
 from ssdcli.errors import Interrupted, NoSuchModel, SsdError, UsageError
 from ssdcli.generation.selection import choose
 from ssdcli.machine.placement import Placement
-from ssdcli.models.block_diffusion_checkpoint import CONFIG
 from ssdcli.models.initialization import Wanted, initialize
 from ssdcli.models.loading import load_model
 from ssdcli.models.lora import WEIGHTS
+from ssdcli.registry.manifest import CONFIG
 from ssdcli.registry.store import Registry
 from ssdcli.training import job
 from ssdcli.training import measured as measured_module
@@ -204,7 +204,7 @@ def test_an_adapter_that_does_not_tell_how_its_core_is_read_is_refused(text):
     config = Registry().find("notes").folder / CONFIG
     for content in ("{}", '{"vocabulary": 300, "hidden": 32, "layers": 2, "rank": 32, "suppressed": []}'):
         config.write_text(content, encoding="utf-8")
-        with pytest.raises(SsdError, match=r"cannot be read|no body that it lends"):
+        with pytest.raises(SsdError, match=r"cannot be read|names no native body"):
             choose("big", ["notes"]).open()
     config.unlink()
     with pytest.raises(SsdError, match="cannot be read"):
