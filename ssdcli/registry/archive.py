@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Self
 
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.registry.files import replacing
+from ssdcli.registry.disk import replacing
 from ssdcli.registry.manifest import FILE, TOKENIZER, Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.names import check_name
 from ssdcli.registry.store import Entry, Registry

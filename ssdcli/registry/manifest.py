@@ -12,7 +12,7 @@ from typing import Any
 
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError
-from ssdcli.registry.files import write_atomic
+from ssdcli.registry.disk import write_atomic
 
 SCHEMA = 1
 FILE = "ssd.json"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssdcli.registry.files import PRIVATE_FILE, PRIVATE_FOLDER, sync
+from ssdcli.registry.disk import PRIVATE_FILE, PRIVATE_FOLDER, sync
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.registry import staging
-from ssdcli.registry.files import (
+from ssdcli.registry.disk import (
     close_to_others,
     digest,
     disk_errors,

@@ -19,7 +19,7 @@ from ssdcli.hub.pull import Watch, default_name, plan, pull, registered, suited
 from ssdcli.machine.placement import Placement
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.native_checkpoint import load_core, read_config
-from ssdcli.registry.files import digest
+from ssdcli.registry.disk import digest
 from ssdcli.registry.store import Entry, Registry
 from tests.hub_server import HubServer, point_at
 from tests.models.families.checkpoints import write_json
