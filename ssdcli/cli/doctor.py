@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 For = Annotated[
     str | None,
-    typer.Option(
-        "--for", metavar="CORE", autocompletion=core_names, help="Say what 'generate' will do with this core."
-    ),
+    typer.Option("--for", metavar="CORE", autocompletion=core_names, help="Say how 'generate' would run this core."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
@@ -34,7 +32,7 @@ def doctor(core: For = None, as_json: AsJson = False) -> None:
     """Show what this machine has, which cores fit, and whether the registry is whole."""
     registry = Registry()
     if core is not None:
-        _foretell(registry, core, as_json=as_json)
+        _write_outlook(registry, core, as_json=as_json)
         return
     prepare_machine()
     from ssdcli.doctor.health import examine
@@ -47,11 +45,11 @@ def doctor(core: For = None, as_json: AsJson = False) -> None:
     if checkup.problems:
         raise SsdError(
             f"{len(checkup.problems)} of the models cannot be used: {', '.join(checkup.problems)}.",
-            "'ssd models rm' removes what is broken.",
+            "Remove broken ones with 'ssd models rm'.",
         )
 
 
-def _foretell(registry: Registry, name: str, *, as_json: bool) -> None:
+def _write_outlook(registry: Registry, name: str, *, as_json: bool) -> None:
     entry = registry.find(name)
     if entry.manifest.kind != "core":
         raise UsageError(f"{name!r} is of kind {entry.manifest.kind!r}, not a core.", "See 'ssd models list'.")
@@ -67,7 +65,7 @@ def _foretell(registry: Registry, name: str, *, as_json: bool) -> None:
 
 
 def _rows(checkup: Checkup) -> list[tuple[str, str]]:
-    """The table: what was looked at, and what was found."""
+    """The rows of the table."""
     hardware = checkup.hardware
     fast = "" if hardware.bfloat16 else ", slow at bfloat16"
     memory = f"{in_bytes(hardware.memory)}, {in_bytes(hardware.free)} free"

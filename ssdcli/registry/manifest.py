@@ -12,7 +12,7 @@ from typing import Any
 
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError
-from ssdcli.registry.files import write_atomic
+from ssdcli.registry.disk import write_atomic
 
 SCHEMA = 1
 FILE = "ssd.json"
@@ -72,7 +72,7 @@ class ModelSpec:
 
     @property
     def noise(self) -> tuple[str, dict[str, float]]:
-        """The noise process and all of its constants, those included that may be left out."""
+        """The noise process and all of its constants, including those that may be left out."""
         return self.process, catalogue.process(self.process).completed(self.constants)
 
 
@@ -141,7 +141,7 @@ class Manifest(ModelSpec):
             raise _malformed(f"{source} lacks the field {missing[0]!r}.")
         unknown = [name for name in values if name not in known]
         if unknown:
-            raise _malformed(f"{source} has a field {unknown[0]!r} that no manifest has.")
+            raise _malformed(f"{source} has a field {unknown[0]!r} that this version of ssd does not know.")
         try:
             return cls(**values | {"ends": _frozen(values.get("ends", []))})
         except SsdError as error:

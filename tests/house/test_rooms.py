@@ -39,7 +39,7 @@ STANDARD = frozenset(sys.stdlib_module_names) - {"io", "os", "pathlib", "shutil"
 UPWARD: set[tuple[str, str]] = set()
 LOADS_TORCH: set[str] = set()
 BEYOND_TORCH: set[tuple[str, str]] = set()
-NAMESAKES = {"files", "gaps", "progress", "settings", "usage"}
+NAMESAKES = {"settings"}
 
 
 def test_only_these_modules_stand_beside_the_rooms() -> None:

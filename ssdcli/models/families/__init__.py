@@ -1,4 +1,4 @@
-"""The families of public diffusion language models that are known, one file each."""
+"""The known families of public diffusion language models, one file each."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FAMILIES = (DESCRIBED, LLADA, DREAM, DIFFULLAMA, SDAR, FAST_DLLM, LLADA2, SSDLM,
 
 
 def recognise(config: Config, vocabulary: Vocabulary) -> Family:
-    """The family of a checkpoint, by its config.json; UsageError names those that are known."""
+    """The family of a checkpoint, by its config.json and tokenizer; UsageError names the known ones."""
     for family in FAMILIES:
         if family.recognises(config, vocabulary):
             return family
     kind = config.get("model_type", "that is not named")
     names = ", ".join(str(name) for name in config.get("architectures") or ()) or "none named"
     raise UsageError(
-        f"this is a checkpoint of model type {kind!r} (architectures: {names}), which is no diffusion language model "
-        "that ssd knows.",
+        f"this is a checkpoint of model type {kind!r} (architectures: {names}), which is not a diffusion language "
+        "model that ssd knows.",
         f"Known are {', '.join(family.title for family in FAMILIES)}.",
     )
