@@ -18,6 +18,7 @@ from ssdcli.generation.types import DEFAULTS, Contribution, Options, Piece, Requ
 from ssdcli.machine.distributed import from_rank_zero
 
 if TYPE_CHECKING:
+    from ssdcli.engine.denoiser import Denoiser
     from ssdcli.engine.ensemble.guidance import Guide
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.engine.sampler import SamplerConfig
@@ -59,7 +60,8 @@ class Writer:
         self.ends = tuple(dict.fromkeys(end for member in members for end in member.model.format.ends))
         denoisers = tuple(member.carrying(member.model.denoiser) for member in members)
         self._ensemble = Ensemble(denoisers, rule or mix)
-        self._process = members[0].model.denoiser.process
+        self._denoiser = members[0].model.denoiser
+        self._process = self._denoiser.process
         self._guides = tuple(guides)
 
     def generate(
@@ -123,7 +125,7 @@ class Writer:
         """
         from ssdcli.engine.noise import CounterNoise
 
-        config = self._config(DEFAULTS)
+        config = sampler_config(self._denoiser, self.ends, DEFAULTS)
         encoder = PromptEncoder(self.members, gap=0)
         prompts = [[own] * draws for own in encoder.prompts(Request(prompt), PromptParts(prompt), ())]
         canvas = self._process.prior(config.block_size, CounterNoise(range(draws), config.device))
@@ -134,7 +136,7 @@ class Writer:
 
     def _together(self) -> int:
         """How many rows are denoised at once: fewer where a canvas is long and the vocabulary large."""
-        scores = self.members[0].model.denoiser.backbone.block_size * self._process.vocabulary
+        scores = self._denoiser.backbone.block_size * self._process.vocabulary
         return max(1, min(_TOGETHER, _SCORES // scores))
 
     def _rows(self, requests: Sequence[Request], options: Options) -> list[Row]:
@@ -209,7 +211,8 @@ class Writer:
                 row.warnings = encoder.cuts(row.request, row.parts, prompts[-1])
         trace, names = BlockTrace(self._ensemble, self._process, options.explain), [m.name for m in self.members]
         by_member = list(zip(*prompts, strict=True))
-        for step in sample(self._ensemble, self._reverse(options), by_member, keys, self._config(options)):
+        config = sampler_config(self._denoiser, self.ends, options, self._guides)
+        for step in sample(self._ensemble, self._reverse(options), by_member, keys, config):
             trace.take(step)
             if step.last:
                 for (place, row), block in zip(open_rows.items(), trace.read(), strict=True):
@@ -236,20 +239,6 @@ class Writer:
         bound = options.early_stop
         stop = own.stop if bound is None else EarlyStop(bound) if bound else None
         return replace(own, steps=own.steps if options.steps is None else options.steps, stop=stop)
-
-    def _config(self, options: Options) -> SamplerConfig:
-        from ssdcli.engine.sampler import SamplerConfig
-        from ssdcli.engine.sampling.nucleus import Picker
-
-        backbone = self.members[0].model.denoiser.backbone
-        return SamplerConfig(
-            block_size=backbone.block_size,
-            max_tokens=_longest(options),
-            ends=self.ends,
-            picker=Picker(options.temperature, options.top_p),
-            device=str(backbone.device),
-            guides=self._guides,
-        )
 
     def _result(self, row: Row, started: float, options: Options) -> Result:
         names = [member.name for member in self.members]
@@ -282,3 +271,23 @@ class Writer:
 def _longest(options: Options) -> int:
     """The most tokens of a gap, or of the text."""
     return options.gap if options.infill else options.max_tokens
+
+
+def sampler_config(
+    denoiser: Denoiser, ends: tuple[int, ...], options: Options, guides: tuple[Guide, ...] = ()
+) -> SamplerConfig:
+    """How the engine samples under these options.
+
+    denoiser: the first member's, whose blocks and device are those of all. ends: the ids that end a text.
+    """
+    from ssdcli.engine.sampler import SamplerConfig
+    from ssdcli.engine.sampling.nucleus import Picker
+
+    return SamplerConfig(
+        block_size=denoiser.backbone.block_size,
+        max_tokens=_longest(options),
+        ends=ends,
+        picker=Picker(options.temperature, options.top_p),
+        device=str(denoiser.backbone.device),
+        guides=guides,
+    )
