@@ -11,7 +11,7 @@ from ssdcli.evaluation.generated import METRICS, Written, words
 from ssdcli.evaluation.measurement import TextMeasures
 from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
-from ssdcli.text.chat import document
+from ssdcli.text.codec import document
 
 if TYPE_CHECKING:
     from ssdcli.models.judge import Judge, Reading
