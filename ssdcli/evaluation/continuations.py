@@ -1,4 +1,4 @@
-"""TextMeasures that models write after the beginnings of documents, and what is measured of them."""
+"""Texts that models write after the beginnings of documents, and their measures."""
 
 from __future__ import annotations
 
