@@ -16,8 +16,7 @@ from ssdcli.cli import console
 from ssdcli.errors import UsageError
 from ssdcli.options.declare import Check, option
 from ssdcli.registry.names import suggest
-from ssdcli.text.chat import BETWEEN
-from ssdcli.text.messages import Message
+from ssdcli.text.messages import BETWEEN, Message
 
 PATIENCE = 1.0  # seconds of silence before a reader of standard input says that it waits
 STDIN = "-"
@@ -60,6 +59,12 @@ _MESSAGES = Check("a list", lambda _: True)  # told of with more detail where th
 _LINE = {"prompt": _TEXT, "context": _TEXT, "id": _NAME, "seed": _WHOLE, "messages": _MESSAGES, "system": _TEXT}
 _MESSAGE = {"role": _TEXT, "content": _TEXT}
 _EXAMPLES = 'Write lines such as {"prompt": "Dear landlord,"} or {"messages": [{"role": "user", "content": "Hello!"}]}.'
+
+
+def read_requests(prompt: str | None, batch: str | None, context: Sequence[Path]) -> list[Request]:
+    """Return what is asked for: the lines of a batch, or one prompt; each with the private context of the files."""
+    private = read_context(context)
+    return [Request(read_prompt(prompt), private)] if batch is None else read_batch(batch, private)
 
 
 def read_prompt(argument: str | None) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import require
-from ssdcli.generation.transcript import FinishReason
 from ssdcli.options.declare import Check, at_least, check_options, one_of, option
 from ssdcli.text.messages import Message
+
+FinishReason = Literal["end", "stop", "length"]
 
 
 def rules() -> tuple[str, ...]:
@@ -246,7 +247,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of committed text; the last piece of a text carries its result."""
+    """Some committed text; the last piece of a text carries its result."""
 
     text: str
     result: Result | None = None

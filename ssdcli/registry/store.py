@@ -44,7 +44,13 @@ def home() -> Path:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model of the registry: its name is that of its folder."""
+    """A model of the registry.
+
+    name: that of its folder.
+    folder: where its files are.
+    manifest: what it says of itself.
+    bundled: whether it came with ssd, and cannot be changed.
+    """
 
     name: str
     folder: Path
@@ -159,7 +165,7 @@ class Registry:
     def set_weight(self, name: str, weight: float, gate: Mapping[str, float] | None = None) -> None:
         """Store the tuned weight, in (0, 1], of a small model, and a gate's numbers, if one was fitted."""
         if not 0 < weight <= 1:
-            raise UsageError(f"a weight is above 0 and at most 1, not {weight}.", "Give such a weight.")
+            raise UsageError(f"a weight is above 0 and at most 1, not {weight}.", "Give a weight in that range.")
         with self._changing(name) as folder:
             manifest = replace(read_manifest(folder), weight=weight)
             write_manifest(folder, manifest if gate is None else replace(manifest, gate=dict(gate)))

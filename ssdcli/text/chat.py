@@ -1,4 +1,4 @@
-"""How a conversation is put to a model: as one document, or by the model's chat template."""
+"""A model's chat template: read, and rendered for a conversation."""
 
 from __future__ import annotations
 
@@ -7,47 +7,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from ssdcli.errors import SsdError, UsageError, require
-from ssdcli.text.messages import Message
+from ssdcli.text.messages import BETWEEN, Message
 
-BETWEEN = "\n\n"  # what parts the paragraphs of a document: context, system text, turns
 TEMPLATE = "chat_template.jinja"
 _SETTINGS = "tokenizer_config.json"
 _REMEDY = "Give messages as it expects them, mostly the user's and the assistant's by turns."
 _PROBE = "seven green herons"  # what no template says by itself
-
-
-def document(turns: Sequence[Message], context: str = "") -> str:
-    """A conversation as models read it that learned from plain text: its turns are paragraphs, after the context."""
-    *earlier, last = [turn.content for turn in turns]
-    return BETWEEN.join([*(part for part in (context, *earlier) if part), last])
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A part of a conversation: what the assistant wrote, or what it was given before that."""
-
-    text: str
-    written: bool
-
-
-def stretches(turns: Sequence[Message], context: str = "") -> list[Stretch]:
-    """A conversation as models read it that learned from conversations in paragraphs.
-
-    The texts make up its document, and what a model is to answer ends with a break. Where they are read one by one,
-    the ids of a conversation begin with those of its beginning.
-    """
-    said = [(context, False), *((turn.content, turn.role == "assistant") for turn in turns)]
-    found: list[Stretch] = []
-    for written, paragraphs in groupby((part for part in said if part[0]), key=itemgetter(1)):
-        text = BETWEEN.join(text for text, _ in paragraphs)
-        found.append(Stretch(text if written else BETWEEN * bool(found) + text + BETWEEN, written))
-    return found
 
 
 def told(turns: Sequence[Message], context: str) -> tuple[Message, ...]:

@@ -1,19 +1,52 @@
-"""From text to ids and back, for a text, a conversation in paragraphs, and one in a chat template."""
+"""From text to ids and back: of a document, a conversation in paragraphs, and one in a chat template."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from ssdcli.text.chat import stretches
-from ssdcli.text.messages import Message
+from ssdcli.text.messages import BETWEEN, Message
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _PRIVATE_USE = range(0x100000, 0x10FFFE)  # characters that mean nothing to anybody
+
+
+def document(turns: Sequence[Message], context: str = "") -> str:
+    """A conversation for models that learned from plain text: paragraphs, one for each turn, after the context."""
+    *earlier, last = [turn.content for turn in turns]
+    return BETWEEN.join([*(part for part in (context, *earlier) if part), last])
+
+
+@dataclass(frozen=True)
+class Section:
+    """Successive paragraphs of a conversation.
+
+    text: with the breaks around it.
+    written: whether the assistant wrote it, or was given it.
+    """
+
+    text: str
+    written: bool
+
+
+def sections(turns: Sequence[Message], context: str = "") -> list[Section]:
+    """A conversation for models that learned from conversations in paragraphs.
+
+    Together the texts are its document; what a model is to answer ends with a break. Since they are encoded one by one,
+    the ids of a conversation begin with those of its beginning.
+    """
+    said = [(context, False), *((turn.content, turn.role == "assistant") for turn in turns)]
+    found: list[Section] = []
+    for written, paragraphs in groupby((part for part in said if part[0]), key=itemgetter(1)):
+        text = BETWEEN.join(text for text, _ in paragraphs)
+        found.append(Section(text if written else BETWEEN * bool(found) + text + BETWEEN, written))
+    return found
 
 
 class Codec:
@@ -30,8 +63,8 @@ class Codec:
         self._special = "|".join(map(re.escape, longest_first)) or "(?!)"
 
     def encode_turns(self, turns: Sequence[Message], context: str = "") -> list[int]:
-        """The ids of a conversation in paragraphs, each stretch of it read by itself."""
-        return [token for stretch in stretches(turns, context) for token in self.encode(stretch.text)]
+        """The ids of a conversation in paragraphs, each section encoded by itself."""
+        return [token for section in sections(turns, context) for token in self.encode(section.text)]
 
     def encode_chat(self, turns: Sequence[Message], render: Callable[[Sequence[Message]], str]) -> list[int]:
         """The ids of what `render` makes of a conversation.

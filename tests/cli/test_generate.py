@@ -400,7 +400,7 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
         (
             ["--schedule", "never"],
             "the schedule 'never' cannot be read (No such file or directory). "
-            "Say constant, leaning[:S], sandwich[:F], or name a file.",
+            "Write constant, leaning[:S], sandwich[:F], or name a file.",
         ),
         (
             ["--schedule", "sandwich"],
@@ -442,7 +442,7 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
             "the context file 'gone' cannot be read (No such file or directory). Name a text file.",
         ),
         (["--batch", "gone"], "the batch file 'gone' cannot be read (No such file or directory). Name a text file."),
-        (["Dear", "--batch", "-"], "with --batch the prompts come from its lines. Leave the PROMPT away."),
+        (["Dear", "--batch", "-"], "with --batch the prompts come from its lines. Omit the PROMPT."),
     ],
 )
 def test_what_cannot_be_right_is_one_line_and_code_2(family, refused, arguments, problem):

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.text.chat import BETWEEN, Chat, copy_chat, document, read_chat, stretches, told
-from ssdcli.text.messages import Message
+from ssdcli.text.chat import Chat, copy_chat, read_chat, told
+from ssdcli.text.codec import document, sections
+from ssdcli.text.messages import BETWEEN, Message
 from tests.templates import DEAF, INSTRUCT, STRICT, chat
 
 SYSTEM = Message("system", "Be brief.")
@@ -42,7 +43,7 @@ def test_a_document_has_the_context_and_the_turns_as_paragraphs(turns, context, 
     ],
 )
 def test_stretches_are_the_answers_of_a_document_and_what_is_given_before_them(turns, context, parts):
-    found = stretches(turns, context)
+    found = sections(turns, context)
     assert [stretch.text for stretch in found] == parts
     assert [stretch.text for stretch in found if stretch.written] == [
         turn.content for turn in turns if turn.role == "assistant" and turn.content
