@@ -1,4 +1,4 @@
-"""What the shell offers after a half-typed name, from manifests and file names alone."""
+"""Completion of names in the shell, from manifests and file names alone."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def _of_kinds(kinds: tuple[str, ...], incomplete: str) -> list[tuple[str, str]]:
 def _entries() -> list[Entry]:
     try:
         return Registry().entries()
-    except (SsdError, OSError):  # a shell that waits for names has no place for an error
+    except (SsdError, OSError):  # a shell that asks for names has no place for an error
         return []

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 For = Annotated[
     str | None,
-    typer.Option(
-        "--for", metavar="CORE", autocompletion=core_names, help="Say what 'generate' will do with this core."
-    ),
+    typer.Option("--for", metavar="CORE", autocompletion=core_names, help="Say how 'generate' would run this core."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
@@ -47,7 +45,7 @@ def doctor(core: For = None, as_json: AsJson = False) -> None:
     if checkup.problems:
         raise SsdError(
             f"{len(checkup.problems)} of the models cannot be used: {', '.join(checkup.problems)}.",
-            "'ssd models rm' removes what is broken.",
+            "Remove broken ones with 'ssd models rm'.",
         )
 
 
@@ -67,7 +65,7 @@ def _foretell(registry: Registry, name: str, *, as_json: bool) -> None:
 
 
 def _rows(checkup: Checkup) -> list[tuple[str, str]]:
-    """The table: what was looked at, and what was found."""
+    """The rows of the table."""
     hardware = checkup.hardware
     fast = "" if hardware.bfloat16 else ", slow at bfloat16"
     memory = f"{in_bytes(hardware.memory)}, {in_bytes(hardware.free)} free"

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssdcli.cli import console
-from ssdcli.cli import evaluate_options as option
-from ssdcli.cli import generate_options as shared
-from ssdcli.cli.prompts import read_context, read_members
-from ssdcli.cli.settings import resolve
+from ssdcli.cli.prompts import ModelFlags, read_context, read_members
+from ssdcli.cli.settings import Recipe, resolve, with_flags
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory
 from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, SweepResult, by_weight
 from ssdcli.generation.selection import Lineup, choose
 from ssdcli.machine.environment import prepare_machine
-from ssdcli.machine.placement import FREE, Placement
-from ssdcli.registry.files import write_atomic
+from ssdcli.options.declare import group
+from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
 
@@ -35,79 +33,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Told:
-    """What `ssd eval` is told about models and measuring; the defaults are those of `EvalSettings`."""
+    """What `ssd eval` is told about models and measuring."""
 
-    core: str | None = None
-    members: tuple[str, ...] = field(default=(), metadata={"flag": "with"})
-    context: tuple[Path, ...] = ()
-    rules: tuple[str, ...] = field(default=EvalSettings.rules, metadata={"flag": "rule"})
-    schedules: tuple[str, ...] = field(default=EvalSettings.schedules, metadata={"flag": "schedule"})
-    documents: int = EvalSettings.documents
-    minutes: float = EvalSettings.minutes
-    seed: int = EvalSettings.seed
-    generate: int = EvalSettings.generate
-    judge: Path | None = EvalSettings.judge
-    dtype: str = FREE.dtype
-    device: str = FREE.device
-    offload: bool = FREE.offload
-    include_trained: bool = EvalSettings.include_trained
-
-    def settings(self) -> EvalSettings:
-        """The settings of the measurement, checked, with the private context read."""
-        return EvalSettings(
-            rules=self.rules,
-            schedules=self.schedules,
-            context=read_context(self.context),
-            documents=self.documents,
-            minutes=self.minutes,
-            seed=self.seed,
-            generate=self.generate,
-            judge=self.judge,
-            placement=Placement(self.dtype, self.device, self.offload),
-            include_trained=self.include_trained,
-        )
+    models: ModelFlags = group(ModelFlags())
+    measuring: EvalSettings = group(EvalSettings())
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("eval")(evaluate)
+    app.command("eval")(with_flags(_Told, evaluate))
 
 
 def evaluate(
-    data: option.Data = None,
-    core: shared.Core = None,
-    members: shared.With = None,
-    context: shared.Context = None,
-    documents: option.Documents = None,
-    minutes: option.Minutes = None,
-    save: option.Save = False,
-    plot: option.Plot = None,
-    generate: option.Generate = None,
-    judge: option.Judge = None,
-    as_json: option.AsJson = False,
-    rules: option.Rules = None,
-    schedules: option.Schedules = None,
-    seed: option.Seed = None,
-    include_trained: option.IncludeTrained = None,
-    dtype: shared.Dtype = None,
-    device: shared.Device = None,
-    offload: shared.Offload = None,
-    recipe: shared.Recipe = None,
+    flags: Mapping[str, object],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files and folders of text that no member was trained on; - is standard input."),
+    ] = None,
+    save: Annotated[
+        bool,
+        typer.Option(
+            "--save",
+            help="Store the best weight (mix, default schedule) and a gate in the first small model's manifest.",
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", help="Draw bits per byte against the weight and the noise level."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
+    recipe: Recipe = None,
 ) -> None:
     """Measure how well a core, small models and both together predict held-out text, at every weight.
 
     Documents are the independent draws of all intervals, which are of 95%.
     """
-    flags = {name: value for name, value in locals().items() if name in _Told.__dataclass_fields__}
-    told = resolve(_Told, flags, None if recipe is None else find_recipe(recipe))
-    settings, small = told.settings(), read_members(told.members)
-    lineup = choose(told.core, small)  # a typo is answered before torch is imported
+    told: _Told = resolve(_Told, flags, None if recipe is None else find_recipe(recipe))
+    core, small = told.models.core, read_members(told.models.members)
+    settings = replace(told.measuring, context=read_context(told.models.context))
+    lineup = choose(core, small)  # a typo is answered before torch is imported
     _check(lineup, data or [], plot, save=save)
     prepare_machine()
     from ssdcli.evaluation.evaluate import evaluate as run
 
     with on_out_of_memory("Take smaller models, or a --dtype of fewer bits."), _bar() as on_progress:
-        found = run(data or (), told.core, small, settings, on_progress)
+        found = run(data or (), core, small, settings, on_progress)
     _keep(found, plot, save=save)
     for remark in found.remarks:
         console.warn(f"{remark}.")
@@ -217,11 +187,11 @@ def _best_weight(swept: SweepResult) -> str:
 
 
 def _texts(found: Evaluation) -> Table:
-    table = _table("TEXTS", "DISTINCT-1", "-2", "-3", "REPETITION", "ZIPF", "PERPLEXITY", "MAUVE")
+    metrics = found.generated[0].values
+    table = _table("TEXTS", *(name.replace("_", "-").upper() for name in metrics))
     for texts in found.generated:
-        shares = [f"{share:.3f}" for share in (*texts.distinct, texts.repetition)]
-        measured = (texts.zipf, texts.perplexity, texts.mauve)
-        table.add_row(f"{texts.count} x {texts.name}", *shares, *("-" if x is None else f"{x:.3f}" for x in measured))
+        values = ("-" if value is None else f"{value:.3f}" for value in texts.values.values())
+        table.add_row(f"{texts.count} x {texts.name}", *values)
     return table
 
 

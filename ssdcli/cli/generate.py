@@ -3,126 +3,73 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 
 from ssdcli.api import Blend, Lineup, Options, Placement, Request, Result, Writer, choose
 from ssdcli.cli import console
-from ssdcli.cli import generate_options as option
 from ssdcli.cli.explanation import shown, tell_colours
-from ssdcli.cli.prompts import read_batch, read_context, read_members, read_prompt
-from ssdcli.cli.settings import resolve
+from ssdcli.cli.prompts import ModelFlags, read_batch, read_context, read_members, read_prompt
+from ssdcli.cli.settings import Recipe, resolve, with_flags
 from ssdcli.errors import UsageError, on_out_of_memory
-from ssdcli.generation.types import PLAIN
+from ssdcli.generation.types import DEFAULTS, PLAIN
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import FREE
+from ssdcli.options.declare import group, option
 from ssdcli.registry.recipes import find_recipe
+
+SEPARATOR = "---"  # a line of its own between two texts
 
 
 @dataclass(frozen=True)
 class GenerateSettings:
-    """What `ssd generate` is told; the options of writing have the defaults of `Options`."""
+    """What `ssd generate` is told."""
 
-    core: str | None = None
-    members: tuple[str, ...] = field(default=(), metadata={"flag": "with"})
-    context: tuple[Path, ...] = ()
-    max_tokens: int = Options.max_tokens
-    steps: int | None = Options.steps
-    temperature: float = Options.temperature
-    top_p: float = Options.top_p
-    stop: tuple[str, ...] = Options.stop
-    seed: int | None = Options.seed
-    n: int = Options.n
-    sampler: str | None = Options.sampler
-    remask: float = Options.remask
-    early_stop: float | None = Options.early_stop
-    infill: bool = Options.infill
-    gap: int = Options.gap
-    explain: bool = Options.explain
-    system: str = Options.system
-    rule: str = PLAIN.rule
-    schedule: str | None = PLAIN.schedule
-    guide: tuple[str, ...] = PLAIN.guides
-    dtype: str = FREE.dtype
-    device: str = FREE.device
-    offload: bool = FREE.offload
-    cache: bool = FREE.cache
-    batch: str | None = None
-    json: bool = False
-    stats: bool = False
-
-    @property
-    def options(self) -> Options:
-        """The options of writing, checked."""
-        return Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
-
-    @property
-    def blend(self) -> Blend:
-        """How the members combine, checked."""
-        return Blend(self.rule, self.schedule, self.guide)
-
-    @property
-    def placement(self) -> Placement:
-        """Where models run, checked as far as it can be without looking at the machine."""
-        return Placement(self.dtype, self.device, self.offload, self.cache)
+    models: ModelFlags = group(ModelFlags())
+    options: Options = group(DEFAULTS)
+    blend: Blend = group(PLAIN)
+    placement: Placement = group(FREE)
+    batch: str | None = option(
+        None,
+        "JSON lines with 'prompt' or 'messages' and, optionally, 'id', 'context', 'seed', 'system'; '-' is stdin.",
+        metavar="FILE",
+        common=True,
+    )
+    json: bool = option(False, "Write one JSON object a line for each text.", common=True)
+    stats: bool = option(False, "Tell seeds, forward passes and speed on standard error.", common=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add `ssd generate` to the app."""
-    app.command()(generate)
+    app.command("generate")(with_flags(GenerateSettings, generate))
 
 
 def generate(
-    prompt: option.Prompt = None,
-    core: option.Core = None,
-    members: option.With = None,
-    context: option.Context = None,
-    max_tokens: option.MaxTokens = None,
-    temperature: option.Temperature = None,
-    seed: option.Seed = None,
-    batch: option.Batch = None,
-    json: option.AsJson = None,
-    stats: option.Stats = None,
-    n: option.Texts = None,
-    stop: option.Stop = None,
-    steps: option.Steps = None,
-    top_p: option.TopP = None,
-    rule: option.Rule = None,
-    schedule: option.Schedule = None,
-    guide: option.Guide = None,
-    infill: option.Infill = None,
-    gap: option.Gap = None,
-    explain: option.Explain = None,
-    system: option.System = None,
-    sampler: option.Sampler = None,
-    remask: option.Remask = None,
-    early_stop: option.EarlyStop = None,
-    dtype: option.Dtype = None,
-    device: option.Device = None,
-    offload: option.Offload = None,
-    cache: option.Cache = None,
-    recipe: option.Recipe = None,
+    flags: Mapping[str, object],
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="What the text continues; standard input comes before it.")
+    ] = None,
+    recipe: Recipe = None,
 ) -> None:
     """Write text with a core, with small models, or with both together.
 
-    Standard output carries the text alone. Several texts are parted by lines of three dashes, or use --json.
+    Standard output carries the text alone. Several texts are separated by lines of three dashes; see also --json.
     """
-    flags = dict(locals())
-    settings = {field.name: flags[field.name] for field in fields(GenerateSettings)}
-    _generate(prompt, resolve(GenerateSettings, settings, None if recipe is None else find_recipe(recipe)))
+    _generate(prompt, resolve(GenerateSettings, flags, None if recipe is None else find_recipe(recipe)))
 
 
 def _generate(prompt: str | None, settings: GenerateSettings) -> None:
     """Check all that can be checked at once, read the input, load the models and write."""
-    options, placement, members = settings.options, settings.placement, read_members(settings.members)
-    if settings.context and not members:
+    options, placement, members = settings.options, settings.placement, read_members(settings.models.members)
+    if settings.models.context and not members:
         raise UsageError("--context is for small models alone, and none is named.", "Name one, as in --with notes.")
     if settings.batch is not None and prompt is not None:
         raise UsageError("with --batch the prompts come from its lines.", "Leave the PROMPT away.")
-    lineup = choose(settings.core, members, blend=settings.blend)
+    lineup = choose(settings.models.core, members, blend=settings.blend)
     prepare_machine()
     requests = from_rank_zero(lambda: _requests(prompt, settings))
     with on_out_of_memory(_remedy(lineup)):
@@ -138,7 +85,7 @@ def _remedy(lineup: Lineup) -> str:
 
 def _write(writer: Writer, requests: list[Request], options: Options, settings: GenerateSettings) -> None:
     """Write the texts as they are asked for: one as it grows, or each as a whole."""
-    if settings.batch is None and options.n == 1 and not settings.json and not settings.explain:
+    if settings.batch is None and options.n == 1 and not settings.json and not options.explain:
         _stream(writer, requests[0], settings)
         return
     for place, result in enumerate(writer.results(requests, options)):
@@ -146,11 +93,11 @@ def _write(writer: Writer, requests: list[Request], options: Options, settings: 
         if settings.json:
             console.write_json(result.to_json())
         else:
-            console.write(f"{option.SEPARATOR}\n" * bool(place) + shown(result), end=_line_end(result.text))
+            console.write(f"{SEPARATOR}\n" * bool(place) + shown(result), end=_line_end(result.text))
 
 
 def _requests(prompt: str | None, settings: GenerateSettings) -> list[Request]:
-    context = read_context(settings.context)
+    context = read_context(settings.models.context)
     if settings.batch is not None:
         return read_batch(settings.batch, context)
     return [Request(read_prompt(prompt), context)]

@@ -19,12 +19,12 @@ from ssdcli.registry.manifest import ADAPTER, Manifest
 from ssdcli.registry.store import Entry, Registry
 
 Model = Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocompletion=model_names)]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what has the name already.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what already has this name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 STREAM = "-"  # standard input or output, in place of a file
 
-models = typer.Typer(help="List, show, remove, rename, check and pass on the models of the registry.")
+models = typer.Typer(help="List, show, rename, remove, verify, export and import models.")
 
 
 def register(app: typer.Typer) -> None:
@@ -51,11 +51,9 @@ def list_models(as_json: AsJson = False) -> None:
 def show(
     name: Model,
     as_json: AsJson = False,
-    open_report: Annotated[
-        bool, typer.Option("--open", help="Open the report of its training in the browser, too.")
-    ] = False,
+    open_report: Annotated[bool, typer.Option("--open", help="Also open its training report in the browser.")] = False,
 ) -> None:
-    """Show a model's manifest, its folder and its card."""
+    """Show a model's manifest, folder and card."""
     registry = Registry()
     entry = registry.find(name)
     if open_report:
@@ -79,7 +77,7 @@ def rm(
     name: Model,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it without asking.")] = False,
 ) -> None:
-    """Remove a model and its weights for good."""
+    """Delete a model and its weights permanently."""
     registry = Registry()
     if name not in registry.broken():
         registry.find(name)
@@ -113,7 +111,7 @@ def default(
         str | None, typer.Argument(metavar="NAME", help="The core to use.", autocompletion=core_names)
     ] = None,
 ) -> None:
-    """Print the core that is used when none is named, or choose it."""
+    """Print or choose the core that is used when none is named."""
     registry = Registry()
     if name is None:
         console.write(registry.default())
@@ -143,7 +141,7 @@ def export(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a model into one file, which 'ssd models import' reads."""
+    """Write a model to one file, which 'ssd models import' reads."""
     from ssdcli.registry import archive
 
     entry = Registry().find(name)
@@ -152,8 +150,8 @@ def export(
     if target != STREAM:
         archive.check_target(path, overwrite)
     elif sys.stdout.isatty():
-        raise UsageError("an archive is nothing for a terminal to show.", "Name a file, or pipe it somewhere.")
-    if entry.manifest.source is None and not entry.bundled:  # neither pulled nor bundled: made from somebody's text
+        raise UsageError("an archive cannot be shown on a terminal.", "Name a file, or pipe it somewhere.")
+    if entry.manifest.source is None and not entry.bundled:  # neither pulled nor bundled, so made from somebody's text
         _warn_of_leaks(entry)
     if target != STREAM:
         archive.export_to_file(entry, path, overwrite)
@@ -163,14 +161,14 @@ def export(
 
 
 def _warn_of_leaks(entry: Entry) -> None:
-    """Say what whoever gets a model could learn of its training text, as far as it was measured."""
+    """Warn of what a recipient could learn of the training text, as far as it was measured."""
     from ssdcli.evaluation.audit.verdict import judge
 
     verdict = judge(entry.name, entry.manifest.metrics)
     if verdict is None:
         console.warn(
             f"the weights of {entry.name!r} carry private text, and how much was never measured (ssd audit "
-            f"{entry.name} DATA); give them only to whom you would give that text."
+            f"{entry.name} DATA); give them only to people whom you would give that text."
         )
     elif verdict.level == "high":
         console.warn(f"HIGH RISK. {verdict.meaning}")
@@ -184,7 +182,7 @@ def import_(
     name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Give it another name.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Register the model of an archive, after checking all of it."""
+    """Register the model in an archive, after checking all of it."""
     from ssdcli.registry import archive
 
     registry = Registry()
@@ -267,12 +265,12 @@ def _shown(value: object) -> str:
 
 
 def _printable(text: str) -> str:
-    # A model from elsewhere says what it likes about itself, but it must not steer the terminal.
+    # A model from elsewhere may say what it likes about itself, but must not send control codes to the terminal.
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _open_report(entry: Entry) -> None:
-    """Show a model's report in the browser, and say where it is; SsdError if there is none."""
+    """Open a model's report in the browser and print its path; SsdError if there is none."""
     import webbrowser
 
     from ssdcli.registry.archive import REPORT
@@ -280,7 +278,7 @@ def _open_report(entry: Entry) -> None:
     report = entry.folder / REPORT
     if not report.is_file():
         raise SsdError(
-            f"{entry.name!r} has no report: only a training writes one, and it stays on the machine of the training.",
+            f"{entry.name!r} has no report: only training writes one, and it stays on the machine where that ran.",
             f"Read its card with 'ssd models show {entry.name}'.",
         )
     typer.echo(report, err=True)
@@ -295,6 +293,6 @@ def _card(entry: Entry) -> str:
 
 def _confirm_removal(name: str) -> None:
     if not console.can_ask():
-        raise UsageError(f"removing {name!r} needs a yes, and there is no terminal to ask on.", "Pass --yes.")
-    if not console.agrees(f"Remove {name!r} for good?"):
+        raise UsageError(f"removing {name!r} needs confirmation, and there is no terminal to ask on.", "Pass --yes.")
+    if not console.agrees(f"Delete {name!r} permanently?"):
         raise SsdError(f"{name!r} was kept.")

@@ -7,12 +7,14 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ssdcli.api import Request
 from ssdcli.cli import console
 from ssdcli.errors import UsageError
+from ssdcli.options.declare import Check, option
 from ssdcli.registry.names import suggest
 from ssdcli.text.chat import BETWEEN
 from ssdcli.text.messages import Message
@@ -20,17 +22,43 @@ from ssdcli.text.messages import Message
 PATIENCE = 1.0  # seconds of silence before a reader of standard input says that it waits
 STDIN = "-"
 
-Kinds = Mapping[str, tuple[tuple[type, ...], str]]
 
-_LINE: Kinds = {
-    "prompt": ((str,), "text"),
-    "context": ((str,), "text"),
-    "id": ((str, int), "text or a whole number"),
-    "seed": ((int,), "a whole number"),
-    "messages": ((object,), "a list"),
-    "system": ((str,), "text"),
-}
-_MESSAGE: Kinds = {"role": ((str,), "text"), "content": ((str,), "text")}
+@dataclass(frozen=True)
+class ModelFlags:
+    """The models that a command works with.
+
+    core: the large model's name, or "none".
+    members: small models, each NAME or NAME=WEIGHT.
+    context: files of private context.
+    """
+
+    core: str | None = option(
+        None,
+        "The large model, or 'none'.",
+        metavar="NAME",
+        default="the core that the first small model was made for",
+        common=True,
+        completes="core",
+    )
+    members: tuple[str, ...] = option(
+        (),
+        "A small model, and its weight in (0, 1] if not the tuned one; the core keeps the rest. Repeatable.",
+        flag="with",
+        metavar="NAME[=W]",
+        common=True,
+        completes="member",
+    )
+    context: tuple[Path, ...] = option(
+        (), "Private context, which the small models alone see. Repeatable.", metavar="FILE", common=True
+    )
+
+
+_TEXT = Check("text", lambda value: isinstance(value, str))
+_WHOLE = Check("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
+_NAME = Check("text or a whole number", lambda value: _TEXT.holds(value) or _WHOLE.holds(value))
+_MESSAGES = Check("a list", lambda _: True)  # told of with more detail where they are read
+_LINE = {"prompt": _TEXT, "context": _TEXT, "id": _NAME, "seed": _WHOLE, "messages": _MESSAGES, "system": _TEXT}
+_MESSAGE = {"role": _TEXT, "content": _TEXT}
 _EXAMPLES = 'Write lines such as {"prompt": "Dear landlord,"} or {"messages": [{"role": "user", "content": "Hello!"}]}.'
 
 
@@ -116,16 +144,14 @@ def _placed(place: str) -> Iterator[None]:
         raise UsageError(f"{place}: {error.problem}", error.remedy) from None
 
 
-def _checked(values: dict[str, Any], kinds: Kinds, place: str) -> dict[str, Any]:
-    """The same values; UsageError names a key that is not known, or not of its kind."""
+def _checked(values: dict[str, Any], checks: Mapping[str, Check], place: str) -> dict[str, Any]:
+    """The same values; UsageError names a key that is not known, or whose value fails its check."""
     for key, value in values.items():
-        if key not in kinds:
-            raise UsageError(
-                f"{place} has a key {key!r}.", f"{suggest(key, kinds)} Known are {', '.join(kinds)}.".strip()
-            )
-        types, expected = kinds[key]
-        if not isinstance(value, types) or isinstance(value, bool):
-            raise UsageError(f"{place} has a {key} that is not {expected}.", "Mend that line.")
+        if key not in checks:
+            remedy = f"{suggest(key, checks)} Known are {', '.join(checks)}."
+            raise UsageError(f"{place} has a key {key!r}.", remedy.strip())
+        if not checks[key].holds(value):
+            raise UsageError(f"{place} has a {key} that is not {checks[key]}.", "Mend that line.")
     return values
 
 

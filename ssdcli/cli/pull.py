@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from ssdcli.hub.pull import PullPlan, Watch
 
 Repo = Annotated[str, typer.Argument(metavar="REPO", help="ORG/NAME on the hub, or ORG/NAME@REVISION.")]
-As = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Its name here [the repository's].")]
+As = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Its name here [default: the repository's].")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be fetched and whether it fits; fetch no weights.")
+    bool, typer.Option("--dry-run", help="Say what would be fetched and whether it fits, without fetching the weights.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
@@ -36,7 +36,7 @@ def pull(
     repo: Repo, name: As = None, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
     """Download a public checkpoint from the Hugging Face hub and register it as a core."""
-    # Read when huggingface_hub is imported: its warnings would stand between ours, and nothing is sent anywhere.
+    # Read when huggingface_hub is imported: its warnings would mix with ours, and nothing may be sent anywhere.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from ssdcli.hub import pull as pipeline
@@ -63,7 +63,7 @@ def pull(
 
 @contextmanager
 def _bar(plan: PullPlan) -> Iterator[Watch]:
-    """A bar on standard error over the bytes of the weights."""
+    """A progress bar over the bytes of the weights, on standard error."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from ssdcli.hub.pull import Watch

@@ -1,4 +1,4 @@
-"""`ssd recipes`: look at the recipes and copy them."""
+"""`ssd recipes`: list, show and copy recipes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def copy(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ) -> None:
-    """Copy a recipe to edit it, and print where it is."""
+    """Copy a recipe, to edit it, and print the copy's path."""
     source = find_recipe(name)
     target = destination or Path()
     if target.is_dir():

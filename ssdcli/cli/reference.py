@@ -6,7 +6,6 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from typer.main import get_command
@@ -14,6 +13,7 @@ from typer.main import get_command
 from ssdcli import errors
 from ssdcli.cli import app as entry
 from ssdcli.cli.help import MORE
+from ssdcli.options import declare
 
 _HEAD = """\
 # Reference
@@ -90,24 +90,16 @@ def _usage(command: Any) -> str:
 
 
 def settings_of(command: Any) -> dict[str, tuple[str, object]]:
-    """The parameters that can be set elsewhere, by name: their `SSD_*` variable and their default.
-
-    A command that takes recipes resolves a dataclass whose fields are parameters of the command.
-    """
+    """The parameters that can be set elsewhere, by name: their `SSD_*` variable and their default."""
     callback = command.callback
-    while hasattr(callback, "__wrapped__"):
+    while hasattr(callback, "__wrapped__") and not hasattr(callback, "settings"):
         callback = callback.__wrapped__
-    names = set(inspect.signature(callback).parameters)
-    if "recipe" not in names:
-        return {}
-    classes = [value for value in callback.__globals__.values() if isinstance(value, type) and is_dataclass(value)]
-    fitting = [cls for cls in classes if {field.name for field in fields(cls)} <= names]
-    chosen = max(fitting, key=lambda cls: len(fields(cls)))
-    found = {}
-    for field in fields(chosen):
-        flag = str(field.metadata.get("flag", field.name))
-        found[field.name] = (f"SSD_{flag.upper()}", field.default)
-    return found
+    cls = getattr(callback, "settings", None)
+    found = {} if cls is None else declare.settings_of(cls)
+    return {
+        name: (f"SSD_{declare.flag_of(member).replace('-', '_').upper()}", member.default)
+        for name, (member, _) in found.items()
+    }
 
 
 def _rows(root: Any, defaults: dict[str, tuple[str, object]]) -> list[tuple[str, str, str, str]]:

@@ -1,16 +1,27 @@
-"""Settings from four places: a flag wins over `SSD_*`, that over the recipe, and that over the default."""
+"""Settings of a command: its flags, made from the fields of a dataclass, and values from four places.
+
+A flag wins over `SSD_*`, that over the recipe, and that over the default.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field
+from functools import wraps
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import typer
+from typer.models import ArgumentInfo
+
+from ssdcli.cli import completion
+from ssdcli.cli.help import MORE
 from ssdcli.errors import UsageError
+from ssdcli.options.declare import build, declared, flag_of, settings_of
 from ssdcli.registry.recipes import load_recipe
 
 if TYPE_CHECKING:
@@ -26,40 +37,125 @@ class _Misfit(Exception):
     """A value that is not of the expected kind; the message names that kind."""
 
 
-def resolve(cls: type[Settings], flags: Mapping[str, object], recipe: Path | None) -> Settings:
-    """Make the frozen dataclass `cls` of settings from flags, `SSD_*` variables, a recipe and its defaults.
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=MORE,
+        autocompletion=completion.recipe_names,
+        help="A recipe, or a TOML file, with settings.",
+    ),
+]
 
-    A field whose flag has another name carries it as the metadata "flag". A flag of None or of no elements was not
-    given. UsageError names the source of a value that is not right.
+
+def with_flags(cls: type[DataclassInstance], command: Callable[..., None]) -> Callable[..., None]:
+    """A command for typer that has a flag for every setting of `cls` besides its own parameters.
+
+    The command gets the values by the names of the settings, as its argument `flags`; None stands for a flag that was
+    not given.
     """
-    members = [member for member in fields(cls) if member.init]
-    names = [member.name for member in members]
-    strangers = [name for name in flags if name not in names]
+    hints = get_type_hints(command, include_extras=True)
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != "flags"
+    ]
+    made = [_parameter(name, member, kind) for name, (member, kind) in settings_of(cls).items()]
+    names = {parameter.name for parameter in made}
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        flags = {name: given.pop(name) for name in names}
+        command(**given, flags=flags)
+
+    parameters = sorted([*made, *own], key=lambda parameter: not _is_positional(parameter))
+    run.settings = cls  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def resolve(cls: type[Settings], flags: Mapping[str, object], recipe: Path | None) -> Settings:
+    """Make a frozen dataclass of settings from flags, `SSD_*` variables, a recipe and its defaults.
+
+    A flag of None or of no elements was not given. UsageError names the source of a value that is not right.
+    """
+    known = settings_of(cls)
+    strangers = [name for name in flags if name not in known]
     if strangers:
         raise TypeError(f"{cls.__name__} has no setting {strangers[0]!r}")
-    flag_of = {member.name: str(member.metadata.get("flag", member.name)) for member in members}
-    written = {} if recipe is None else load_recipe(recipe, flag_of.values())
-    kinds = get_type_hints(cls)
+    written = {} if recipe is None else load_recipe(recipe, [flag_of(member) for member, _ in known.values()])
     values: dict[str, Any] = {}
-    for member in members:
-        found = _given(flag_of[member.name], flags.get(member.name), written, recipe)
+    for name, (member, kind) in known.items():
+        found = _given(flag_of(member), flags.get(name), written, recipe)
         if found is not None:
-            values[member.name] = _converted(found, kinds[member.name])
+            values[name] = _converted(found, kind)
         elif _is_required(member):
-            flag = _flag(flag_of[member.name])
-            raise UsageError(f"{flag} is needed.", f"Pass {flag}.")
-    return cls(**values)
+            raise UsageError(f"--{flag_of(member)} is needed.", f"Pass --{flag_of(member)}.")
+    settings: Settings = build(cls, values)
+    return settings
 
 
-def _given(name: str, given: object, written: Mapping[str, object], recipe: Path | None) -> tuple[str, object] | None:
+def _is_positional(parameter: inspect.Parameter) -> bool:
+    return any(isinstance(told, ArgumentInfo) for told in get_args(parameter.annotation))
+
+
+_COMPLETIONS: dict[str, Callable[[str], Any] | None] = {
+    "": None,
+    "core": completion.core_names,
+    "member": completion.member_names,
+    "beginning": completion.beginning_names,
+    "recipe": completion.recipe_names,
+}
+
+
+def _parameter(name: str, member: Field[Any], kind: Any) -> inspect.Parameter:
+    """A setting as a parameter of a command, which is None unless it is given."""
+    told = declared(member)
+    shown = told.default or _default_in_help(member.default)
+    help = f"{told.help} [default: {shown}]" if shown else told.help
+    if told.positional:
+        info: Any = typer.Argument(metavar=told.metavar, help=help)
+    else:
+        flag = flag_of(member)
+        info = typer.Option(
+            f"--{flag}/--no-{flag}" if told.negatable else f"--{flag}",
+            metavar=told.metavar,
+            help=help,
+            rich_help_panel=None if told.common else MORE,
+            autocompletion=_COMPLETIONS[told.completes],
+        )
+    annotation: Any = Annotated[_given_kind(kind) | None, info]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _given_kind(kind: Any) -> Any:
+    """The type that the command line converts to: of several the first, of a tuple a list of its elements."""
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        return _given_kind(next(one for one in get_args(kind) if one is not NoneType))
+    if origin is Literal:
+        return str
+    return list[get_args(kind)[0]] if origin is tuple else kind  # type: ignore[misc]
+
+
+def _default_in_help(default: object) -> str:
+    """A default as a user would write it; nothing for what is off, empty or left open."""
+    if default is MISSING or default is None or isinstance(default, bool) or default in ("", ()):
+        return ""
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _given(flag: str, given: object, written: Mapping[str, object], recipe: Path | None) -> tuple[str, object] | None:
     """Return the source, as errors name it, and the value of the first place that gives this setting."""
+    name = flag.replace("-", "_")
     if given not in (None, [], ()):
-        return f"{_flag(name)} {_shown(given)}", given
+        return f"--{flag} {_shown(given)}", given
     variable = f"SSD_{name.upper()}"
     if os.environ.get(variable):
         return f"{variable}={os.environ[variable]!r}", os.environ[variable]
     if name in written:
-        return f"{name.replace('_', '-')} = {_shown(written[name])} in {recipe}", written[name]
+        return f"{flag} = {_shown(written[name])} in {recipe}", written[name]
     return None
 
 
@@ -153,10 +249,6 @@ _SCALARS: dict[Any, Callable[[object], object]] = {
 
 def _is_required(member: Field[Any]) -> bool:
     return member.default is MISSING and member.default_factory is MISSING
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _shown(value: object) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssdcli.cli import console
-from ssdcli.cli import train_options as option
 from ssdcli.cli.progress import Screen, stoppable
-from ssdcli.cli.settings import resolve
+from ssdcli.cli.settings import Recipe, resolve, with_flags
 from ssdcli.errors import UsageError, on_out_of_memory
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
@@ -26,50 +26,18 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("train-small")(train_small)
+    app.command("train-small")(with_flags(TrainSettings, train_small))
 
 
 def train_small(
-    data: option.Data = None,
-    core: option.Core = None,
-    name: option.Name = None,
-    size: option.Size = None,
-    minutes: option.Minutes = None,
-    steps: option.Steps = None,
-    seed: option.Seed = None,
-    init: option.Init = None,
-    lora: option.Lora = None,
-    resume: option.Resume = False,
-    overwrite: option.Overwrite = False,
-    recipe: option.Recipe = None,
-    json: option.Json = False,
-    base: option.Base = None,
-    passes: option.Passes = None,
-    heldout: option.Heldout = None,
-    gap_share: option.GapShare = None,
-    canaries: option.Canaries = None,
-    distill: option.Distill = None,
-    distill_weight: option.DistillWeight = None,
-    distill_context: option.DistillContext = None,
-    shift: option.Shift = None,
-    batch_tokens: option.BatchTokens = None,
-    optimizer: option.Optimizer = None,
-    learning_rate: option.LearningRate = None,
-    weight_decay: option.WeightDecay = None,
-    warmup: option.Warmup = None,
-    decay: option.Decay = None,
-    patience: option.Patience = None,
-    hidden: option.Hidden = None,
-    layers: option.Layers = None,
-    context: option.Context = None,
-    checkpoint_seconds: option.CheckpointSeconds = None,
-    process: option.Process = None,
-    block_size: option.BlockSize = None,
-    vocabulary: option.Vocabulary = None,
+    flags: Mapping[str, object],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")] = False,
+    recipe: Recipe = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
     """Train a small model on your own text, on this machine, and register it."""
-    flags = dict(locals())
-    given = {field.name: flags[field.name] for field in fields(TrainSettings) if flags[field.name] not in (None, [])}
+    given = {name: value for name, value in flags.items() if value not in (None, [])}
     prepare_machine()
     settings = from_rank_zero(lambda: _settings(given, recipe, resume=resume, overwrite=overwrite))
     from ssdcli.training.job import train_small as run

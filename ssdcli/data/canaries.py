@@ -12,7 +12,7 @@ from random import Random
 
 from ssdcli.data.documents import Document
 from ssdcli.errors import SsdError
-from ssdcli.registry.files import write_atomic
+from ssdcli.registry.disk import write_atomic
 
 FILE = "canaries.json"
 

@@ -14,7 +14,7 @@ from ssdcli.data.split import PASSAGE_CHARACTERS
 from ssdcli.data.streams import cut_text
 from ssdcli.errors import SsdError
 from ssdcli.registry.archive import TRAINED_DOCUMENTS as FILE
-from ssdcli.registry.files import write_atomic
+from ssdcli.registry.disk import write_atomic
 
 _DIGEST_BYTES = 8  # among a million documents, one of another million is mistaken once in 18 million times
 _SALT_BYTES = 16

@@ -21,8 +21,13 @@ _PACKAGES = ("ssdcli", "torch", "transformers", "tokenizers", "safetensors", "hu
 class Checkup:
     """What was found.
 
-    disks: the free bytes of the disks that hold SSD_HOME and the hub's cache, by folder. versions: of packages, None
-    for one that is missing. problems: what is broken, by model. cores: how each core would be held here, by name.
+    hardware: devices and memory.
+    disks: the free bytes of the disks that hold SSD_HOME and the hub's cache, by folder.
+    versions: of packages; None for one that is missing.
+    offline: whether the network must not be used.
+    models: how many are registered.
+    problems: what is broken, by model.
+    cores: how each core would run here, by name.
     """
 
     hardware: Hardware
@@ -39,7 +44,7 @@ class Checkup:
 
 
 def examine(registry: Registry) -> Checkup:
-    """Look at the machine and the registry, without reading any weights."""
+    """Examine the machine and the registry without reading any weights."""
     hardware, entries = look(), registry.entries()
     problems = registry.broken() | {entry.name: lack for entry in entries if (lack := _lack(entry)) is not None}
     cores = [entry for entry in entries if entry.manifest.kind == "core" and entry.name not in problems]
@@ -55,7 +60,7 @@ def examine(registry: Registry) -> Checkup:
 
 
 def _lack(entry: Entry) -> str | None:
-    """What is missing of a model, if anything is."""
+    """The files that a model lacks, as a sentence; None if it has all."""
     files = entry.manifest.files
     missing = [file for file in files if not (entry.folder / file).is_file()]
     if missing:

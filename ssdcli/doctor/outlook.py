@@ -1,4 +1,4 @@
-"""What `ssd generate` will do with a core on this machine, said beforehand."""
+"""How `ssd generate` would run a core on this machine, predicted without loading it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ssdcli.models.weights.pretrained import need_of, stored_dtype
 if TYPE_CHECKING:
     from ssdcli.registry.store import Entry
 
-_SEEN = 128  # tokens before the canvas whose denoising is foretold
-_SIDE = 4096  # of the matrices that are multiplied to measure the machine: two of them are in no cache
-_SECONDS = 0.3  # of measuring
+_SEEN = 128  # tokens before the canvas of the predicted step
+_SIDE = 4096  # of the matrices that are multiplied to measure the machine: no cache holds two of them
+_SECONDS = 0.3  # spent measuring
 
 
 def need_of_entry(entry: Entry) -> Need:
-    """What a registered core takes; SsdError if it cannot be read."""
+    """What a registered core needs; SsdError if it cannot be read."""
     config, manifest = read_config(entry.folder), entry.manifest
     if KEY in config:
         return need_of(blueprint(native_part(config)), stored_dtype(entry.folder), manifest.block_size)
@@ -50,13 +50,13 @@ def _held(allocation: Allocation) -> str:
     if allocation.processes > 1:
         where += f", a part in each of {allocation.processes} processes"
     if allocation.offloads:
-        where += ", with layers that wait in memory or on disk"
+        where += ", with layers waiting in memory or on disk"
     taken, free = in_bytes(allocation.bytes), in_bytes(allocation.free)
-    return f"{allocation.dtype} on {where}: takes {taken} of {free} that are free."
+    return f"{allocation.dtype} on {where}: takes {taken} of the {free} that are free."
 
 
 def outlook(entry: Entry, hardware: Hardware) -> list[str]:
-    """What generation with a registered core will be like here, in sentences, and which flags would change it."""
+    """How a registered core would run here, in sentences, and which flags would change that."""
     need = need_of_entry(entry)
     try:
         allocation = FREE.allocate(need, hardware)
@@ -71,21 +71,21 @@ def outlook(entry: Entry, hardware: Hardware) -> list[str]:
 
 
 def _slow(entry: Entry, need: Need, allocation: Allocation, hardware: Hardware) -> list[str]:
-    """What makes it slow, or less exact."""
+    """What would make it slow or less exact, in sentences."""
     found = []
     if allocation.computes == "bfloat16" and allocation.devices == (CPU,) and not hardware.bfloat16:
         found.append("This CPU is slow at bfloat16, in which it computes, but in float32 the core does not fit.")
     if allocation.dtype in QUANTIZED:
         found.append(f"It does not fit in {need.stored}, and is less exact in {allocation.dtype}.")
     if len(allocation.devices) > 1:
-        found.append("The devices work one after the other.")
+        found.append("The devices work one after another.")
     if entry.manifest.attention == "full":
         found.append("It has full attention: every denoising step reads all of the text, unless --cache is given.")
     return found
 
 
 def _speed(entry: Entry, allocation: Allocation) -> list[str]:
-    """An estimate from the rate at which this machine multiplies matrices now, where that decides."""
+    """The speed, estimated from how fast this machine multiplies matrices now; nothing where other things decide."""
     if allocation.dtype in QUANTIZED or len(allocation.devices) > 1 or allocation.processes > 1:
         return []
     manifest, config = entry.manifest, read_config(entry.folder)
@@ -106,7 +106,7 @@ def _speed(entry: Entry, allocation: Allocation) -> list[str]:
 
 
 def _rate(rows: int, dtype: torch.dtype, device: str) -> float:
-    """FLOPs a second of multiplying so many rows by large matrices."""
+    """FLOP/s of multiplying so many rows by large matrices."""
     x = torch.ones(rows, _SIDE, dtype=dtype, device=device)
     matrices = [torch.ones(_SIDE, _SIDE, dtype=dtype, device=device) for _ in range(2)]
     count, started = 0, 0.0
@@ -120,7 +120,7 @@ def _rate(rows: int, dtype: torch.dtype, device: str) -> float:
 
 
 def _alternatives(need: Need, hardware: Hardware, allocation: Allocation | None) -> list[str]:
-    """What other flags would bring."""
+    """What other flags would do, in sentences."""
     dtypes = [dtype for dtype in DTYPES[1:] if allocation is None or dtype != allocation.dtype]
     possible = [dtype for dtype in dtypes if dtype not in QUANTIZED or (need.linear and hardware.quantizes)]
     placements = {f"--dtype {dtype}": replace(FREE, dtype=dtype) for dtype in possible}

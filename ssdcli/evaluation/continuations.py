@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ssdcli.data.documents import Document
-from ssdcli.evaluation.generated import can_measure_mauve, distinct, mauve, repetition, words, zipf
+from ssdcli.evaluation.generated import METRICS, Written, words
 from ssdcli.evaluation.measurement import TextMeasures
 from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
@@ -21,14 +18,19 @@ if TYPE_CHECKING:
 
 PEOPLE = "held-out text"
 
-_TOKENS = 128  # of a text, at most
-_CHARACTERS = 200  # of a document that are gone on from, half of it at most
-_SHORTEST = 80  # characters of a document that is gone on from
+_TOKENS = 128  # that are written, at most
+_CHARACTERS = 200  # of a document's beginning, at most; and no more than half of the document
+_SHORTEST = 80  # characters of a document that is continued, at least
 
 
 @dataclass(frozen=True)
 class Opening:
-    """The beginning of a document: how a model is asked to go on, what stands before its text, what really follows."""
+    """The beginning of a document.
+
+    request: asks a model to continue it.
+    before: the text before what the model writes.
+    after: how the document really continues.
+    """
 
     request: Request
     before: str
@@ -36,7 +38,7 @@ class Opening:
 
 
 def openings(documents: Sequence[Document], most: int) -> list[Opening]:
-    """The beginnings of the first documents that are long enough; conversations go on with their last answer."""
+    """Return the beginnings of the first documents that are long enough; of conversations all but the last answer."""
     fitting = (one for one in documents if one.turns or len(one.text) >= _SHORTEST)
     return [_opening(one) for one, _ in zip(fitting, range(most), strict=False)]
 
@@ -52,7 +54,7 @@ def _opening(one: Document) -> Opening:
 def write(
     writer: Writer, found: Sequence[Opening], context: str, seed: int, on_progress: Callable[[float], None]
 ) -> list[str]:
-    """What an ensemble writes after each opening; its small models see the private context."""
+    """Let an ensemble continue each opening; its small models see the private context."""
     private = any(member.sees_context for member in writer.members)
     requests = [replace(opening.request, context=context if private else "") for opening in found]
     texts = []
@@ -63,7 +65,7 @@ def write(
 
 
 def continued(writer: Writer, found: Sequence[Opening]) -> list[str]:
-    """How the documents go on, as far as a model would write."""
+    """Return how the documents continue, cut to the length that models write."""
     codec = writer.codec
     return [codec.decode(codec.encode(opening.after)[:_TOKENS]) for opening in found]
 
@@ -71,49 +73,22 @@ def continued(writer: Writer, found: Sequence[Opening]) -> list[str]:
 def measure_texts(
     written: Mapping[str, Sequence[str]], found: Sequence[Opening], judge: Judge | None, seed: int
 ) -> tuple[TextMeasures, ...]:
-    """Measure every author's texts; MAUVE compares them with PEOPLE's."""
-    readings = {} if judge is None else {who: list(_read(judge, texts, found)) for who, texts in written.items()}
+    """Measure every author's texts, among them PEOPLE's, which the others' are compared with."""
+    readings = {who: () if judge is None else tuple(_read(judge, texts, found)) for who, texts in written.items()}
     return tuple(
-        replace(_texts(who, texts), perplexity=_perplexity(readings.get(who, [])), mauve=_mauve(readings, who, seed))
+        _measures(who, Written([words(text) for text in texts], readings[who], _reference(readings, who), seed))
         for who, texts in written.items()
     )
 
 
-def not_measured(judge: Judge | None) -> list[str]:
-    """Sentences about what needs more to be measured."""
-    said = []
-    if judge is None:
-        said.append("perplexity and MAUVE need a reader: name the folder of a causal language model with --judge")
-    if not can_measure_mauve():
-        said.append("MAUVE needs its library: pip install 'ssdcli[mauve]'")
-    return said
+def _measures(who: str, written: Written) -> TextMeasures:
+    return TextMeasures(who, len(written.texts), {name: metric(written) for name, metric in METRICS.items()})
 
 
-def _texts(who: str, texts: Sequence[str]) -> TextMeasures:
-    split = [words(text) for text in texts]
-    shares = distinct(split, 1), distinct(split, 2), distinct(split, 3)
-    return TextMeasures(who, len(texts), shares, repetition(split), zipf(split))
+def _reference(readings: Mapping[str, Sequence[Reading]], who: str) -> Sequence[Reading]:
+    return () if who == PEOPLE else readings[PEOPLE]
 
 
 def _read(judge: Judge, texts: Sequence[str], found: Sequence[Opening]) -> Iterator[Reading]:
     for opening, text in zip(found, texts, strict=True):
         yield judge.read(opening.before, text)
-
-
-def _perplexity(readings: Sequence[Reading]) -> float | None:
-    """Of all texts together, a token of the judge's."""
-    tokens = sum(reading.tokens for reading in readings)
-    return math.exp(math.fsum(reading.nats for reading in readings) / tokens) if tokens else None
-
-
-def _mauve(readings: Mapping[str, Sequence[Reading]], who: str, seed: int) -> float | None:
-    """Of an author's texts against PEOPLE's; of PEOPLE's the ceiling, one half of their texts against the other.
-
-    The halves are smaller samples than a whole against a whole, so the ceiling is, if anything, a little low.
-    """
-    if not readings or not can_measure_mauve():
-        return None
-    own, people = (np.stack([reading.features for reading in readings[name]]) for name in (who, PEOPLE))
-    if who != PEOPLE:
-        return mauve(own, people, seed)
-    return mauve(people[::2], people[1::2], seed) if len(people) > 1 else None

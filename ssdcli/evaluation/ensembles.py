@@ -1,4 +1,4 @@
-"""Which ensembles are measured: every rule and schedule that fits the members, over the first small one's weight."""
+"""Which ensembles are measured: every rule and schedule that fits the members, over the first small model's weight."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ _DIGITS = 12  # sums of weights are rounded to this many decimals
 
 @dataclass(frozen=True)
 class Sweep:
-    """A rule and a schedule at some weights of the first small model, and who runs at each of them.
+    """A rule and a schedule at several weights of the first small model.
 
-    weights: a single None where a file says the weights.
+    rule, schedule: how the members combine.
+    weights: of the first small model; a single None where a gate or a file sets them.
+    lineups: who runs at each weight.
     """
 
     rule: str
@@ -34,10 +36,13 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Who is measured: the core's name, the small models' with their weights, and what they are together.
+    """What is measured.
 
-    members: every model by itself, each as often as it reads something else. authors: the core and the small models
-    alone, by name.
+    core: its name, None without one.
+    small: the small models and their weights.
+    members: every model alone; one that also runs without private context is a member twice.
+    sweeps: the ensembles.
+    authors: the core and the small models alone, by name.
     """
 
     core: str | None
@@ -58,11 +63,11 @@ class Candidates:
 
 
 def find_candidates(core: str | None, members: SmallModels, settings: EvalSettings, registry: Registry) -> Candidates:
-    """Find the models and what can be measured of them, from manifests alone; errors as `choose` has them."""
+    """Find the models and what can be measured of them, from manifests alone; raises what `choose` does."""
     plain = choose(core, members, registry)
     small = [member for member in plain.members if member.role == "small"]
     if settings.context and not small:
-        raise UsageError("a private context is for small models alone, and none is named.", "Name one with --with.")
+        raise UsageError("private context is seen by small models alone, and none is named.", "Name one with --with.")
     process = plain.members[0].model.entry.manifest.process
     maker = _SweepMaker(plain.core, process, tuple((one.name, one.weight) for one in small), registry)
     sweeps = maker.sweeps(settings, small)
@@ -75,7 +80,13 @@ def find_candidates(core: str | None, members: SmallModels, settings: EvalSettin
 
 @dataclass(frozen=True)
 class _SweepMaker:
-    """Makes ensembles of a core and small models, the weight of the first of which varies."""
+    """Makes ensembles of a core and small models over the weight of the first small model.
+
+    core: its name, None without one.
+    process: the noise process of all.
+    small: the small models and their weights.
+    registry: where the models are.
+    """
 
     core: str | None
     process: str
@@ -83,7 +94,7 @@ class _SweepMaker:
     registry: Registry
 
     def sweeps(self, settings: EvalSettings, small: Sequence[Member[ModelFiles]]) -> tuple[Sweep, ...]:
-        """Those that are asked for, or all that can be; none for a model that is alone."""
+        """Return the sweeps that are asked for, or all that are possible; none for a single model."""
         if len(self.small) + (self.core is not None) < 2:
             return ()
         differ = bool(settings.context) or all(member.model.entry.manifest.base is not None for member in small)
@@ -98,11 +109,11 @@ class _SweepMaker:
         return tuple(self._sweep(*pair) for pair in fitting or pairs)
 
     def _schedules(self, rule: str) -> tuple[str, ...]:
-        """Those that are measured unless others are named."""
+        """Return the schedules that are measured unless others are named."""
         return (catalogue.SCHEDULES[0].name,) if self.core is None else among(Blend(rule), self.process)
 
     def _can(self, rule: str) -> bool:
-        """Whether they combine so: a contrast needs a core, and bases that fit it; a gate one small model with one."""
+        """Return whether the members can combine by a rule: some need certain roles, and models that fit."""
         try:
             self._lineup(self._weighted(rule), Blend(rule))
         except SsdError:
@@ -110,7 +121,7 @@ class _SweepMaker:
         return True
 
     def _weighted(self, rule: str) -> dict[str, float | None]:
-        """The small models' own weights, which a gate stands in for."""
+        """Return the small models' own weights; none where a gate sets them."""
         return {name: None if "gate" in Blend(rule).needs else weight for name, weight in self.small}
 
     def _sweep(self, rule: str, schedule: str) -> Sweep:
@@ -125,7 +136,7 @@ class _SweepMaker:
         return Sweep(rule, schedule, weights, tuple(self._lineup(self._at(w), blend) for w in weights))
 
     def _weights(self, rule: str, schedule: str) -> tuple[float, ...]:
-        """Weights of the first small model, that which it has among them, as far as the others leave room."""
+        """Return weights of the first small model, its own among them, up to what the others leave."""
         (_, own), *others = self.small
         whole = self.core is None or "base" in Blend(rule).needs
         room = 1.0 if whole else 1 - math.fsum(w for _, w in others)
@@ -136,7 +147,7 @@ class _SweepMaker:
         return tuple(w for w in tried if (w < room if needs_both else w <= room))
 
     def _at(self, weight: float) -> dict[str, float | None]:
-        """The small models' weights when the first has this one; without a core the others share the rest."""
+        """Return all small models' weights when the first has this one; without a core the others share the rest."""
         (first, _), *others = self.small
         if self.core is not None:
             return {first: weight, **dict(others)}

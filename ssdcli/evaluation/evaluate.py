@@ -1,4 +1,4 @@
-"""`ssd eval`: how well a core, small models and their ensembles predict held-out text, and what they write."""
+"""`ssd eval`: how well a core, small models and their ensembles predict held-out text, and how well they write."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, canvas_losses
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.comparison import Comparison
-from ssdcli.evaluation.continuations import PEOPLE, continued, measure_texts, not_measured, openings, write
+from ssdcli.evaluation.continuations import PEOPLE, continued, measure_texts, openings, write
 from ssdcli.evaluation.ensembles import Candidates, find_candidates
 from ssdcli.evaluation.gating import GateFitter
+from ssdcli.evaluation.generated import not_measured
 from ssdcli.evaluation.heldout_text import HeldOutText, read_heldout, scored_texts
 from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, measure_combinations
 from ssdcli.evaluation.measurement import EvalSettings, Evaluation, TextMeasures
@@ -32,11 +33,11 @@ from ssdcli.text.tokenizer import load_tokenizer
 
 ENSEMBLE = "ensemble"
 
-_CANVASES = 8  # of a document, at most, where it is not denoised as a whole
+_CANVASES = 8  # of a document, at most, where models cannot score it as a whole
 _BATCH_TOKENS = 2048
-_GATED = 5000  # tokens of the text, or so, that a gate is fitted on
+_GATED = 5000  # tokens that a gate is fitted to, about: enough for its four numbers
 
-OnProgress = Callable[[str, float], None]  # told what is done now, and which share of it
+OnProgress = Callable[[str, float], None]  # told what is being done, and which share of it is done
 
 
 def evaluate(
@@ -49,8 +50,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure members and their ensembles on held-out text: files and folders, as for a training.
 
-    core, members: as `load` takes them; the weight of the first small model is swept, those of the others stay. Raises
-    NoSuchModel and UsageError for models and text that do not go together, SsdError for what cannot be measured.
+    core, members: as `load` takes them. The weight of the first small model is swept, those of the others stay.
+
+    Raises NoSuchModel and UsageError for models and text that do not go together, SsdError for what cannot be measured.
     """
     began = time.monotonic()
     settings, registry = settings or EvalSettings(), registry or Registry()
@@ -78,54 +80,64 @@ def evaluate(
         seed=settings.seed,
         seconds=time.monotonic() - began,
         generated=generated,
-        remarks=(*text.remarks, *stage.remarks, *_left_over(stage.passages, losses), *missing),
+        remarks=(*text.remarks, *stage.remarks, *_left_over(stage.scored, losses), *missing),
         fitted=fitter.gate(),
         trained=text.trained,
     )
 
 
-def _left_over(passages: Sequence[ScoredText], losses: LossesByLevel) -> list[str]:
-    """Whether some documents were not measured."""
+def _left_over(scored: Sequence[ScoredText], losses: LossesByLevel) -> list[str]:
+    """Return a sentence if some documents were not measured."""
     measured = len(losses.tokens)
-    told = f"{measured} of {len(passages)} documents were measured: for the others there was no room or no time"
-    return [told] if measured < len(passages) else []
+    told = f"{measured} of {len(scored)} documents were measured: the others are too short, or time ran out"
+    return [told] if measured < len(scored) else []
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """Loaded models, and the text in their tokens. context: the private one, as far as the small models have room."""
+    """Loaded models, and the text in their tokens.
+
+    candidates: what is measured.
+    settings: how.
+    writer: all members, loaded once.
+    judge: reads what they write.
+    text: the documents.
+    scored: the documents in tokens.
+    context: the private context, cut to the room that the small models have.
+    remarks: sentences about that cut.
+    """
 
     candidates: Candidates
     settings: EvalSettings
     writer: Writer
     judge: Judge | None
     text: HeldOutText
-    passages: list[ScoredText]
+    scored: list[ScoredText]
     context: tuple[int, ...]
     remarks: tuple[str, ...]
 
     @classmethod
     def open(cls, candidates: Candidates, text: HeldOutText, settings: EvalSettings) -> _Loaded:
-        """Load every model once, and put the text as they read it."""
+        """Load every model once, and encode the text as they read it."""
         first = candidates.members[0].model.entry
         chat = chat_of(first)
         if chat is not None and settings.context:
-            problem = f"{first.name!r} reads by a chat template, for which private context cannot be measured."
-            raise UsageError(problem, "Leave --context out.")
+            problem = f"{first.name!r} has a chat template, with which private context cannot be measured."
+            raise UsageError(problem, "Omit --context.")
         writer = Lineup(candidates.core, candidates.members, PLAIN, ()).open(settings.placement)
         tokenizer = load_tokenizer(first.folder, first.name)
-        passages = scored_texts(text.documents, tokenizer, writer.ends, chat)
-        if not passages:
+        scored = scored_texts(text.documents, tokenizer, writer.ends, chat)
+        if not scored:
             problem = f"nothing of this text can be measured: {'; '.join(text.remarks) or 'it has no answers'}."
             raise UsageError(problem, "Name other text.")
         judge = None if settings.judge is None else load_judge(settings.judge)
         context, remarks = _context(writer, settings.context)
-        return cls(candidates, settings, writer, judge, text, passages, context, remarks)
+        return cls(candidates, settings, writer, judge, text, scored, context, remarks)
 
     @property
     def looked_at(self) -> float:
-        """The share of the positions that a gate is fitted on."""
-        return min(1.0, _GATED / sum(sum(passage.counted) for passage in self.passages))
+        """The share of the positions that a gate is fitted to."""
+        return min(1.0, _GATED / sum(sum(one.counted) for one in self.scored))
 
     @property
     def process(self) -> Process:
@@ -133,44 +145,46 @@ class _Loaded:
         return self.writer.members[0].model.denoiser.process
 
     def measure(self, combinations: Sequence[Combination], on_progress: Callable[[float], None]) -> LossesByLevel:
-        """The losses of all combinations: of whole texts in one pass where every member can, else of canvases."""
+        """Measure all combinations: on whole texts if every member can score them, else canvas by canvas."""
         pace = Pace(60 * self.settings.minutes, on_progress)
         backbones = [member.model.denoiser.backbone for member in self.writer.members]
         if not self.context and all(isinstance(backbone, BlockDiffusionLM) for backbone in backbones):
             window = min(backbone.context for backbone in backbones)
             batch = max(1, _BATCH_TOKENS // window)
             windows = LossSettings(window, seed=self.settings.seed, batch=batch, pace=pace)
-            return measure_combinations(backbones, self.process, self.passages, combinations, windows)
+            return measure_combinations(backbones, self.process, self.scored, combinations, windows)
         how = CanvasSettings(pace, self.settings.seed, _CANVASES, self.context)
-        losses = canvas_losses(self.writer.members, self.passages, combinations, how)
+        losses = canvas_losses(self.writer.members, self.scored, combinations, how)
         if losses is None:
             problem = f"fewer than {ENOUGH} documents have room for a block, or the time is too short for them."
-            raise SsdError(problem, "Name more text, or give more --minutes.")
+            raise SsdError(problem, "Name more text, or raise --minutes.")
         return losses
 
     def generate(
         self, best: Lineup | None, on_progress: Callable[[float], None]
     ) -> tuple[tuple[TextMeasures, ...], Sequence[str]]:
-        """What is measured of texts by the members and their best ensemble, and sentences about what is not."""
+        """Let the members and their best ensemble write, and measure their texts; sentences tell what is missing."""
         found = openings(self.text.documents, self.settings.generate)
         if not found:
             asked = self.settings.generate > 0
-            return (), ["no document is long enough to be gone on from"] * asked
+            return (), ["no document is long enough to be continued"] * asked
         lineups = self.candidates.authors | ({} if best is None else {ENSEMBLE: best})
         written = {PEOPLE: continued(self.writer, found)}
         for place, (who, lineup) in enumerate(lineups.items()):
             told = partial(_part, on_progress, place, len(lineups))
             written[who] = write(lineup.reopen(self.writer), found, self.settings.context, self.settings.seed, told)
-        return measure_texts(written, found, self.judge, self.settings.seed), not_measured(self.judge)
+        return measure_texts(written, found, self.judge, self.settings.seed), not_measured(
+            has_judge=self.judge is not None
+        )
 
 
 def _part(on_progress: Callable[[float], None], done: int, parts: int, share: float) -> None:
-    """Tell of progress in one of several parts."""
+    """Report progress in one of several parts."""
     on_progress((done + share) / parts)
 
 
 def _context(writer: Writer, text: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The ids of the private context, half of the smallest window at most, and a sentence if that is not all."""
+    """Encode the private context, cut to half of the smallest window, and return a sentence if it was cut."""
     if not text:
         return (), ()
     ids = writer.codec.encode(text + BETWEEN)

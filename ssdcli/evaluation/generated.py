@@ -1,34 +1,58 @@
-"""Measures of written text: how varied it is, whether it loops, and how far it is from people's text."""
+"""Measures of written text: how varied it is, whether it loops, and how far it is from people's text.
+
+A new measure is a function of `Written` and a line in METRICS: JSON and tables show whatever is there.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from ssdcli.models.judge import Reading
+
 _WORD = re.compile(r"\w+|[^\w\s]")
-_RANKS = 5_000  # words that a Zipf coefficient is fitted to, the most frequent ones
-_LOOP_WORDS = 2  # of a phrase that is said in a loop, at least
-_LOOPS = 3  # times that it is said
+_RANKS = 5_000  # the most frequent words, which a Zipf coefficient is fitted to: rarer ones occur once or twice
+_LOOP_WORDS = 2  # words of a repeated phrase, at least
+_LOOPS = 3  # times that it is repeated
+
+
+@dataclass(frozen=True)
+class Written:
+    """One author's texts, to be measured.
+
+    texts: their words.
+    readings: what a judge found of each text; empty without a judge.
+    reference: its readings of people's texts; empty for people's own.
+    seed: of random draws.
+    """
+
+    texts: Sequence[Sequence[str]]
+    readings: Sequence[Reading] = ()
+    reference: Sequence[Reading] = ()
+    seed: int = 0
 
 
 def words(text: str) -> list[str]:
-    """The words and punctuation marks of a text."""
+    """Split a text into words and punctuation marks."""
     return _WORD.findall(text)
 
 
 def distinct(texts: Sequence[Sequence[str]], n: int) -> float:
-    """The share of all n-grams in texts of words that are different ones; nan if there is none (Li et al., 2016)."""
+    """Return the share of different n-grams among all n-grams of all texts; nan without any (Li et al., 2016)."""
     grams = [tuple(text[place : place + n]) for text in texts for place in range(len(text) - n + 1)]
     return len(set(grams)) / len(grams) if grams else math.nan
 
 
 def repetition(texts: Sequence[Sequence[str]]) -> float:
-    """The share of texts that end in a phrase of two words or more, said three times; nan without a text.
+    """Return the share of texts that end in a phrase of two words or more, three times over; nan without a text.
 
     Holtzman et al., "The curious case of neural text degeneration" (2020).
     """
@@ -44,7 +68,7 @@ def _loops(text: Sequence[str]) -> bool:
 
 
 def zipf(texts: Sequence[Sequence[str]]) -> float:
-    """The s of frequency ~ rank^-s, fitted to logarithms by least squares; nan for fewer than two words.
+    """Fit s in frequency ~ rank^-s to logarithms by least squares; nan for fewer than two words.
 
     English text has about 1 (Zipf, 1949); Holtzman et al. (2020) compare texts by it.
     """
@@ -57,15 +81,60 @@ def zipf(texts: Sequence[Sequence[str]]) -> float:
 
 
 def can_measure_mauve() -> bool:
-    """Whether the library that computes MAUVE is installed."""
+    """Return whether the library that computes MAUVE is installed."""
     return find_spec("mauve") is not None
 
 
-def mauve(features: np.ndarray, reference: np.ndarray, seed: int) -> float:
-    """How alike two sets of texts are, by features of (N, H) and (M, H): in (0, 1], 1 for the same distribution.
+def perplexity(readings: Sequence[Reading]) -> float | None:
+    """Return the judge's perplexity of all texts together, per token of its own; None without a token."""
+    tokens = sum(reading.tokens for reading in readings)
+    return math.exp(math.fsum(reading.nats for reading in readings) / tokens) if tokens else None
 
-    Pillutla et al., "MAUVE" (2021), by its library.
+
+def likeness(written: Written) -> float | None:
+    """Return the MAUVE of an author's texts and people's, or of people's texts the ceiling: one half and the other.
+
+    The halves are smaller samples than two wholes, so the ceiling is, if anything, a little low. None without a judge,
+    without the library, and for a single text of people's.
+    """
+    if not written.readings or not can_measure_mauve():
+        return None
+    own, people = (_features(readings) for readings in (written.readings, written.reference or written.readings))
+    if written.reference:
+        return mauve(own, people, written.seed)
+    return mauve(people[::2], people[1::2], written.seed) if len(people) > 1 else None
+
+
+def mauve(features: np.ndarray, reference: np.ndarray, seed: int) -> float:
+    """Compare two sets of texts by features of (N, H) and (M, H): in (0, 1], 1 for the same distribution.
+
+    Pillutla et al., "MAUVE: measuring the gap between neural text and human text using divergence frontiers" (2021).
     """
     from mauve import compute_mauve
 
     return float(compute_mauve(p_features=features, q_features=reference, seed=seed).mauve)
+
+
+def _features(readings: Sequence[Reading]) -> np.ndarray:
+    return np.stack([reading.features for reading in readings])
+
+
+METRICS: Mapping[str, Callable[[Written], float | None]] = {
+    "distinct_1": lambda written: distinct(written.texts, 1),
+    "distinct_2": lambda written: distinct(written.texts, 2),
+    "distinct_3": lambda written: distinct(written.texts, 3),
+    "repetition": lambda written: repetition(written.texts),
+    "zipf": lambda written: zipf(written.texts),
+    "perplexity": lambda written: perplexity(written.readings),
+    "mauve": likeness,
+}
+
+
+def not_measured(*, has_judge: bool) -> list[str]:
+    """Return sentences about metrics that lack something."""
+    said = []
+    if not has_judge:
+        said.append("perplexity and MAUVE need a judge: name the folder of a causal language model with --judge")
+    if not can_measure_mauve():
+        said.append("MAUVE needs its library: pip install 'ssdcli[mauve]'")
+    return said

@@ -1,19 +1,21 @@
-"""What a measurement of an ensemble found, for JSON and for words. Needs neither torch nor numpy."""
+"""What an evaluation is told, and what it found. Needs neither torch nor numpy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.errors import require
-from ssdcli.generation.types import Blend
+from ssdcli.generation.types import rules
 from ssdcli.machine.placement import FREE, Placement
+from ssdcli.options.declare import above, at_least, check_options, each, group, one_of, option
 
-BASE = "base"  # the role of a member that others are held against
+BASE = "base"  # the role of a member that a contrast compares a small model with
 
 
 @dataclass(frozen=True)
@@ -30,30 +32,49 @@ class EvalSettings:
     include_trained: whether documents that a member was trained on are measured, too.
     """
 
-    rules: tuple[str, ...] = ()
-    schedules: tuple[str, ...] = ()
+    rules: tuple[str, ...] = option(
+        (),
+        f"{', '.join(rules())}. Repeatable.",
+        each(one_of(rules)),
+        flag="rule",
+        metavar="RULE",
+        default="all that fit",
+    )
+    schedules: tuple[str, ...] = option(
+        (),
+        f"{catalogue.schedule_help()} or a TOML file. Repeatable.",
+        flag="schedule",
+        metavar="NAME",
+        default="all that fit, except files",
+    )
     context: str = ""
-    documents: int = 1000
-    minutes: float = 3.0
-    seed: int = 0
-    generate: int = 0
-    judge: Path | None = None
-    placement: Placement = FREE
-    include_trained: bool = False
+    documents: int = option(1000, "The most documents to measure.", at_least(1), metavar="N", common=True)
+    minutes: float = option(3.0, "Time for measuring losses.", above(0), metavar="M", common=True)
+    seed: int = option(0, "Seed of documents, noise and texts.", metavar="N")
+    generate: int = option(
+        0, "Let all models continue N documents, and measure the texts.", at_least(0), metavar="N", common=True
+    )
+    judge: Path | None = option(
+        None, "A causal language model for the perplexity and MAUVE of these texts.", metavar="FOLDER", common=True
+    )
+    placement: Placement = group(FREE, without=("cache",))
+    include_trained: bool = option(
+        False, "Also measure documents that a member was trained on, which are left out by default."
+    )
 
     def __post_init__(self) -> None:
-        for rule in self.rules:
-            Blend(rule)
-        require(self.documents >= 1, f"documents must be at least 1, not {self.documents}.")
-        require(0 < self.minutes < math.inf, f"minutes must be above 0, not {self.minutes}.")
-        require(self.generate >= 0, f"generate must be at least 0, not {self.generate}.")
+        check_options(self)
         reads = self.judge is None or self.generate > 0
         require(reads, "a judge reads texts, and none are to be generated.", "Pass --generate 50, or omit --judge.")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and half the width of its 95% confidence interval, which is nan where there is a single document."""
+    """A number with its 95% confidence interval.
+
+    value: the number.
+    margin: half the width of the interval, nan for a single document.
+    """
 
     value: float
     margin: float
@@ -69,17 +90,18 @@ class Estimate:
         return self.value + self.margin
 
     def to_json(self) -> dict[str, float | None]:
-        """Value and ends, None for what is not finite."""
+        """Return the value and both ends, None for what is not finite."""
         named = {"value": self.value, "low": self.low, "high": self.high}
         return {name: number if math.isfinite(number) else None for name, number in named.items()}
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What predicting text costs.
+    """What it costs to predict the text.
 
-    bits: per UTF-8 byte. nats: the mean denoising loss over the noise level, in nats per token. by_level: bits per byte
-    in stretches of noise levels of equal width from 0 to 1, nan where no token was noised so.
+    bits: per UTF-8 byte.
+    nats: the mean denoising loss over the noise level, in nats per token.
+    by_level: bits per byte in bins of the noise level, from 0 to 1, nan where no token was noised to it.
     """
 
     bits: Estimate
@@ -87,7 +109,7 @@ class Figures:
     by_level: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Estimates with the ends of their intervals."""
+        """Return the estimates with the ends of their intervals."""
         return {
             "bits_per_byte": self.bits.to_json(),
             "nats_per_token": self.nats.to_json(),
@@ -97,7 +119,12 @@ class Figures:
 
 @dataclass(frozen=True)
 class MemberResult:
-    """A member by itself. role: core, small, or base for what a contrast holds against the others."""
+    """A member alone.
+
+    name: the model.
+    role: core, small or base.
+    figures: its losses.
+    """
 
     name: str
     role: str
@@ -106,7 +133,11 @@ class MemberResult:
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """An ensemble at a weight of the first small model; None where a file says the weights."""
+    """An ensemble at one weight.
+
+    weight: of the first small model; None where a gate or a file sets the weights.
+    figures: the ensemble's losses.
+    """
 
     weight: float | None
     figures: Figures
@@ -114,9 +145,11 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """One rule and schedule over the weights, and what its best weight gains over the best member.
+    """One rule and schedule over the weights.
 
-    gain: in bits per byte, on documents that had no part in choosing the weight.
+    rule, schedule: how the members combine.
+    points: one for each weight.
+    gain: bits per byte that the best weight saves over the best member, on documents that had no part in choosing it.
     """
 
     rule: str
@@ -131,7 +164,7 @@ class SweepResult:
 
     @property
     def over_weights(self) -> bool:
-        """Whether the first small model's weight was swept; else a gate or a file says it."""
+        """Whether the first small model's weight was swept; else a gate or a file sets it."""
         return self.points[0].weight is not None
 
     @property
@@ -140,7 +173,7 @@ class SweepResult:
         return min(self.points, key=lambda point: point.figures.bits.value)
 
     def to_json(self) -> dict[str, Any]:
-        """All points, the weight of the best one, and the gain."""
+        """Return all points, the weight of the best one, and the gain."""
         return {
             "rule": self.rule,
             "schedule": self.schedule,
@@ -152,31 +185,21 @@ class SweepResult:
 
 @dataclass(frozen=True)
 class TextMeasures:
-    """Measures of the texts that somebody wrote after beginnings of documents; None for what was not measured.
+    """Measures of the texts that one author wrote after beginnings of documents.
 
-    name: who wrote them.
-    count: how many there are.
-    distinct: the shares of word n-grams that are different ones, for n = 1, 2, 3.
-    repetition: the share of texts that end in a loop.
-    zipf: the exponent of word frequencies.
-    perplexity: under a judge.
-    mauve: against the documents; of the documents, one half against the other.
+    name: the author.
+    count: how many texts there are.
+    values: by the names in `generated.METRICS`; None for what was not measured.
     """
 
     name: str
     count: int
-    distinct: tuple[float, float, float]
-    repetition: float
-    zipf: float
-    perplexity: float | None = None
-    mauve: float | None = None
+    values: Mapping[str, float | None]
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, distinct-n one by one."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "distinct"}
-        shares = {f"distinct_{n}": share for n, share in enumerate(self.distinct, 1)}
-        numbers = shares | values
-        return {key: _finite(value) if isinstance(value, float) else value for key, value in numbers.items()}
+        """Return name, count and values, None for what is not finite."""
+        values = {name: None if value is None else _finite(value) for name, value in self.values.items()}
+        return {"name": self.name, "count": self.count, **values}
 
 
 @dataclass(frozen=True)
@@ -267,7 +290,7 @@ class Evaluation:
         return self.ensembles[0].best.weight if self.ensembles else None
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `ssd eval --json` writes."""
+        """Return the object that `ssd eval --json` writes."""
         best = self.best
         return {
             "core": self.core,
@@ -299,7 +322,7 @@ def _finite(number: float) -> float | None:
 
 
 def by_weight(ensembles: Sequence[SweepResult]) -> dict[float, list[SweepPoint | None]]:
-    """The points of all ensembles by weight, in rising order; None where one was not measured."""
+    """Return the points of all ensembles by weight, in rising order; None where one was not measured."""
     weights = sorted({point.weight for swept in ensembles for point in swept.points if point.weight is not None})
     tables = [{point.weight: point for point in swept.points} for swept in ensembles]
     return {weight: [table.get(weight) for table in tables] for weight in weights}

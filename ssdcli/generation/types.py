@@ -2,104 +2,125 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypedDict
+from typing import Any
 
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import require
 from ssdcli.generation.transcript import FinishReason
+from ssdcli.options.declare import Check, at_least, check_options, one_of, option
 from ssdcli.text.messages import Message
+
+
+def rules() -> tuple[str, ...]:
+    """The names of the rules by which members combine."""
+    return catalogue.names(catalogue.RULES)
 
 
 @dataclass(frozen=True)
 class Options:
     """How to write; every value is checked when it is made (UsageError).
 
-    max_tokens: the longest answer. steps: denoising steps a block, by default the noise process's own.
-    temperature: 0 takes the likeliest token; any other is a factor where a core brings temperatures of its own.
-    top_p: the mass that tokens are drawn from.
+    max_tokens: the longest answer.
+    steps: denoising steps for each block.
+    temperature: 0 takes the likeliest token; where a core has temperatures of its own, another value multiplies them.
+    top_p: the probability mass of the nucleus that tokens are drawn from.
     stop: strings that end the text and are not part of it.
-    seed: drawn when None; the k-th text of a call has the seed plus k, from 0.
-    n: texts a prompt.
-    sampler: how a denoising step chooses, NAME or NAME=X, by default the noise process's own.
-    remask: the probability with which a step takes a known token back (masked models).
-    early_stop: a text stops denoising once it is stable and its mean entropy is below so many nats a token; 0 for
-    never, by default as the noise process does.
-    infill: fill the gaps, `____`, of the prompt with at most `gap` tokens each; the text is the whole, filled.
-    explain: tell for each token which member it owes most to.
-    system: what comes before a conversation: by the chat template, or as a first paragraph where there is none.
+    seed: of the first prompt; the prompts of a batch count up from it.
+    n: texts for each prompt.
+    sampler: how a denoising step chooses tokens, NAME or NAME=X.
+    remask: the probability that a step hides a known token again.
+    early_stop: denoising of a text stops once it is stable with a mean entropy below this, in nats per token.
+    infill: whether the gaps of the prompt are filled; the text is then the whole prompt with its gaps filled.
+    gap: the most tokens that fill a gap.
+    explain: whether each token is attributed to the members.
+    system: text before the conversation, by the chat template, or as a first paragraph where there is none.
     """
 
-    max_tokens: int = 128
-    steps: int | None = None
-    temperature: float = 1.0
-    top_p: float = 0.95
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-    n: int = 1
-    sampler: str | None = None
-    remask: float = 0.0
-    early_stop: float | None = None
-    infill: bool = False
-    gap: int = 16
-    explain: bool = False
-    system: str = ""
+    max_tokens: int = option(128, "The most tokens to write.", at_least(0), metavar="N", common=True)
+    steps: int | None = option(
+        None, "Denoising steps for each block.", at_least(1), metavar="N", default="what the noise process needs"
+    )
+    temperature: float = option(1.0, "0 takes the likeliest tokens.", at_least(0), metavar="T", common=True)
+    top_p: float = option(
+        0.95,
+        "Draw from the likeliest tokens that together have this probability.",
+        Check("above 0 and at most 1", lambda value: 0 < value <= 1),
+        metavar="P",
+    )
+    stop: tuple[str, ...] = option(
+        (), "End before this text. Repeatable.", Check("text that is not empty", all), metavar="TEXT"
+    )
+    seed: int | None = option(
+        None, "The same seed gives the same text.", metavar="N", default="drawn at random", common=True
+    )
+    n: int = option(1, "Texts for each prompt, separated by lines of three dashes.", at_least(1), metavar="N")
+    sampler: str | None = option(
+        None,
+        f"How a step chooses tokens. {catalogue.sampler_help()}.",
+        metavar="NAME[=X]",
+        default="the first",
+    )
+    remask: float = option(
+        0.0,
+        "Probability that a step of a masked model hides a known token again.",
+        Check("at least 0 and below 1", lambda value: 0 <= value < 1),
+        metavar="P",
+    )
+    early_stop: float | None = option(
+        None,
+        "Stop denoising a text that is stable and has a lower mean entropy than this; 0 for never.",
+        at_least(0),
+        metavar="NATS",
+        default="what suits the noise process",
+    )
+    infill: bool = option(False, "Fill the gaps, ____, in the prompt, and write all of it.")
+    gap: int = option(16, "The most tokens that fill a gap.", at_least(1), metavar="N")
+    explain: bool = option(
+        False, "Colour each token by the member that it owes most to; with --json, write the numbers."
+    )
+    system: str = option(
+        "",
+        "System text before the conversation; for models without a chat template, a first paragraph.",
+        metavar="TEXT",
+    )
 
     def __post_init__(self) -> None:
-        require(self.max_tokens >= 0, f"max-tokens must be at least 0, not {self.max_tokens}.")
-        require(self.steps is None or self.steps >= 1, f"steps must be at least 1, not {self.steps}.")
-        heat = 0 <= self.temperature < math.inf
-        require(heat, f"temperature must be at least 0, not {self.temperature}.")
-        require(0 < self.top_p <= 1, f"top-p must be above 0 and at most 1, not {self.top_p}.")
-        require(all(self.stop), "a stop string must not be empty.")
-        require(self.n >= 1, f"n must be at least 1, not {self.n}.")
-        require(0 <= self.remask < 1, f"remask must be at least 0 and below 1, not {self.remask}.")
-        bound = self.early_stop is None or 0 <= self.early_stop < math.inf
-        require(bound, f"early-stop must be at least 0, not {self.early_stop}.")
-        require(self.gap >= 1, f"gap must be at least 1, not {self.gap}.")
+        check_options(self)
 
 
 DEFAULTS = Options()
 
 
-class OptionChanges(TypedDict, total=False):
-    """The fields of `Options` as keyword arguments."""
-
-    max_tokens: int
-    steps: int | None
-    temperature: float
-    top_p: float
-    stop: tuple[str, ...]
-    seed: int | None
-    n: int
-    sampler: str | None
-    remask: float
-    early_stop: float | None
-    infill: bool
-    gap: int
-    explain: bool
-    system: str
-
-
 @dataclass(frozen=True)
 class Blend:
-    """How members combine: a rule, a schedule, and guides.
+    """How members combine.
 
-    rule: a name that the catalogue has.
-    schedule: a name that the catalogue has, NAME or NAME:X, or a file; by default the noise process's own where a core
-        and small models share the weight, else constant.
-    guides: classifiers to steer by, each MODEL:LABEL or MODEL:LABEL=SCALE.
+    rule: how their predictions are combined, by a name of the catalogue.
+    schedule: when members run: a name of the catalogue, NAME or NAME:X, or a file. By default it is the noise process's
+        own where a core and small models share the weight, else "constant".
+    guides: classifiers that steer the text, each MODEL:LABEL or MODEL:LABEL=SCALE.
     """
 
-    rule: str = catalogue.RULES[0].name
-    schedule: str | None = None
-    guides: tuple[str, ...] = ()
+    rule: str = option(
+        rules()[0], f"How predictions are combined: {', '.join(rules())}.", one_of(rules), metavar="RULE"
+    )
+    schedule: str | None = option(
+        None,
+        f"When members run: {catalogue.schedule_help()} or a TOML file.",
+        metavar="NAME",
+        default="what suits the noise process",
+    )
+    guides: tuple[str, ...] = option(
+        (),
+        "Steer with a classifier that has the same tokenizer: a folder, and one of its labels. Repeatable.",
+        flag="guide",
+        metavar="MODEL:LABEL[=SCALE]",
+    )
 
     def __post_init__(self) -> None:
-        rules = catalogue.names(catalogue.RULES)
-        require(self.rule in rules, f"rule must be one of {', '.join(rules)}, not {self.rule!r}.")
+        check_options(self)
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any
 
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
@@ -16,7 +16,7 @@ from ssdcli.generation.gaps import Frame
 from ssdcli.generation.prompting import PromptEncoder
 from ssdcli.generation.row import Row
 from ssdcli.generation.transcript import Limits, Transcript
-from ssdcli.generation.types import DEFAULTS, Contribution, OptionChanges, Options, Piece, Request, Result
+from ssdcli.generation.types import DEFAULTS, Contribution, Options, Piece, Request, Result
 from ssdcli.generation.usage import Usage
 from ssdcli.machine.distributed import from_rank_zero
 
@@ -72,7 +72,7 @@ class Writer:
         *,
         context: str = "",
         on_text: Callable[[str], None] | None = None,
-        **changes: Unpack[OptionChanges],
+        **changes: Any,
     ) -> Result:
         """Write one text after the prompt; `on_text` is called with each stretch as it is committed.
 
@@ -92,7 +92,7 @@ class Writer:
         options: Options = DEFAULTS,
         *,
         context: str = "",
-        **changes: Unpack[OptionChanges],
+        **changes: Any,
     ) -> Iterator[Piece]:
         """Write one text, block by block, the last piece with the result; keywords replace options."""
         options = replace(options, **changes)

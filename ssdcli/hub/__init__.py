@@ -1,3 +1,3 @@
-"""From a repository or a folder to a registered core."""
+"""From a repository of the hub to a registered core."""
 
 from __future__ import annotations

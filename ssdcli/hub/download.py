@@ -1,4 +1,4 @@
-"""The hub's side of a pull: what a repository holds, and its files, whole and checked, in the hub's own cache."""
+"""What a repository of the hub holds, and its files, complete and checked, in the hub's own cache."""
 
 from __future__ import annotations
 
@@ -67,8 +67,10 @@ class RepoId:
 class RemoteFile:
     """A file of a repository.
 
-    size: bytes. digest: the sha256 of what is in large file storage, git's sha1 of anything else; it is also the
-    name of the file's content in the hub's cache. None where nobody tells.
+    name: its path in the repository.
+    size: in bytes.
+    digest: the sha256 of what is in large file storage, git's sha1 of anything else; also the name of the file's
+        content in the hub's cache. None where it is not known.
     """
 
     name: str
@@ -77,11 +79,11 @@ class RemoteFile:
 
     @property
     def is_large(self) -> bool:
-        """Whether it is in large file storage, and its digest a sha256."""
+        """Whether it is in large file storage, so that its digest is a sha256."""
         return len(self.digest or "") == 64
 
     def check(self, path: Path) -> bool:
-        """Whether a file on the disk is this one."""
+        """Whether the file at this path has this size and digest."""
         if path.stat().st_size != self.size:
             return False
         if self.digest is None:
@@ -93,7 +95,14 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a repository holds at one commit; licence: as its card has it."""
+    """What a repository holds at one commit.
+
+    repo: as it was asked for.
+    commit: its sha.
+    files: in it.
+    gated: whether access must be asked for.
+    licence: as the card has it.
+    """
 
     repo: RepoId
     commit: str
@@ -112,14 +121,14 @@ class Listing:
 
 
 def is_offline() -> bool:
-    """Whether SSD_OFFLINE or HF_HUB_OFFLINE forbids to ask the network."""
+    """Whether SSD_OFFLINE or HF_HUB_OFFLINE forbids using the network."""
     from huggingface_hub import is_offline_mode
 
     return os.environ.get("SSD_OFFLINE", "").lower() in ("1", "on", "yes", "true") or is_offline_mode()
 
 
 def look(repo: RepoId) -> Listing:
-    """What the hub has under this name, or, offline, what its cache has; DownloadFailed says why there is nothing."""
+    """What the hub has under this name, or, offline, its cache; DownloadFailed says why there is nothing."""
     if is_offline():
         return _look_into_cache(repo)
     from huggingface_hub import HfApi
@@ -135,7 +144,7 @@ def look(repo: RepoId) -> Listing:
 
 
 def small_files(listing: Listing) -> tuple[RemoteFile, ...]:
-    """Configuration, tokenizer and index: all that tells what a checkpoint is."""
+    """Configuration, tokenizer and index: all that is needed to recognise a checkpoint."""
     top = [file for file in listing.files if "/" not in file.name]
     return tuple(file for file in top if any(fnmatchcase(file.name, name) for name in _SMALL))
 
@@ -143,8 +152,8 @@ def small_files(listing: Listing) -> tuple[RemoteFile, ...]:
 def weight_files(listing: Listing, shards: Iterable[str], pickles: Iterable[str]) -> tuple[RemoteFile, ...]:
     """The files with the weights; SsdError if there are none, or some are missing.
 
-    shards: that the index names, none without an index. pickles: that the family is known for, which count only where
-    there are no safetensors at all.
+    shards: the files that the index names; none without an index. pickles: those that the family is known to have, used
+    only where there are no safetensors at all.
     """
     tensors = [file.name for file in listing.files if file.name.endswith(_SAFE) and "/" not in file.name]
     names = sorted(set(shards)) or ([WEIGHTS] if WEIGHTS in tensors else tensors) or list(pickles)
@@ -159,15 +168,15 @@ def weight_files(listing: Listing, shards: Iterable[str], pickles: Iterable[str]
 
 
 def to_fetch(listing: Listing, files: Iterable[RemoteFile]) -> int:
-    """Bytes of these files that are not in the cache."""
+    """How many bytes of these files are not in the cache."""
     return sum(file.size for file in files if not _is_cached(listing, file))
 
 
 def fetch(listing: Listing, files: Sequence[RemoteFile], report: Report) -> dict[str, Path]:
-    """Bring files into the cache and check them; `report` is told of bytes as they arrive.
+    """Bring files into the cache and check them; `report` is called with the number of bytes as they arrive.
 
-    Returns the paths by name. DownloadFailed names the file that is not what the listing says; it leaves the cache, so
-    that the next attempt fetches it again.
+    Returns the paths by name. DownloadFailed names a file that differs from the listing; it is deleted from the cache,
+    so that the next attempt fetches it again.
     """
     paths = {}
     for file in files:
@@ -185,7 +194,7 @@ def fetch(listing: Listing, files: Sequence[RemoteFile], report: Report) -> dict
 
 
 def check_space(wanted: Iterable[tuple[Path, int]]) -> None:
-    """Raise DownloadFailed unless the disk of each folder has room for so many bytes, counted together per disk."""
+    """Raise DownloadFailed unless each disk has room for the bytes wanted in all folders on it."""
     disks: dict[int, tuple[Path, int]] = {}
     for folder, size in wanted:
         there = next(path for path in (folder, *folder.parents) if path.exists())
@@ -195,14 +204,14 @@ def check_space(wanted: Iterable[tuple[Path, int]]) -> None:
         free = shutil.disk_usage(there).free
         if size > free:
             raise DownloadFailed(
-                f"this takes {size / 1e9:.1f} GB on the disk of {there}, which has {free / 1e9:.1f} GB left.",
+                f"this takes {size / 1e9:.1f} GB on the disk of {there}, which has {free / 1e9:.1f} GB free.",
                 "Free some space, or set HF_HUB_CACHE or SSD_HOME to a folder on another disk.",
             )
 
 
 @contextmanager
 def _failures(repo: RepoId, file: str | None = None) -> Iterator[None]:
-    """Turn what goes wrong between here and the hub into an error that says what to do."""
+    """Turn what goes wrong with the hub or the network into an error that says what to do."""
     from huggingface_hub import constants, errors
 
     try:
@@ -217,14 +226,14 @@ def _failures(repo: RepoId, file: str | None = None) -> Iterator[None]:
         raise DownloadFailed(
             f"what answers at {constants.ENDPOINT} is no hub.", "Check the network and HF_ENDPOINT."
         ) from error
-    except errors.HTTPError as error:  # type: ignore[attr-defined]  # of the library that the hub's is built on
+    except errors.HTTPError as error:  # type: ignore[attr-defined]  # re-exported from httpx
         if file is None:
             raise _unreachable() from error
         raise DownloadFailed(f"the connection broke off while {file} of {repo} was fetched.", _AGAIN) from error
     except OSError as error:
-        if error.errno is None:  # it has fewer bytes than were announced
+        if error.errno is None:  # fewer bytes than were announced
             raise DownloadFailed(f"{file} of {repo} arrived cut short.", _AGAIN) from error
-        remedy = "Free some space or mend the rights there, or set HF_HUB_CACHE to another folder."
+        remedy = "Free some space or correct the permissions there, or set HF_HUB_CACHE to another folder."
         raise DownloadFailed(f"{cache_folder()} cannot be written ({error.strerror}).", remedy) from error
 
 
@@ -236,18 +245,18 @@ def _unreachable() -> DownloadFailed:
 
 
 def _refused(repo: RepoId, error: HfHubHTTPError) -> DownloadFailed:
-    """What an answer with an error means."""
+    """What an error that the hub answers with means."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):
         page = f"{constants.ENDPOINT}/{repo.name}"
         remedy = f"Ask for access at {page}, then log in with 'hf auth login' or set HF_TOKEN."
-        return DownloadFailed(f"{repo.name} is gated: its authors let in only those who have agreed to terms.", remedy)
+        return DownloadFailed(f"{repo.name} is gated: its authors ask users to agree to terms.", remedy)
     if isinstance(error, errors.RepositoryNotFoundError):
         remedy = "Check the spelling; if it is private, log in with 'hf auth login'."
         return DownloadFailed(f"the hub has no repository {repo.name}.", remedy)
     if isinstance(error, errors.RevisionNotFoundError):
-        remedy = "Name one of its branches, tags or commits, or leave the revision out."
+        remedy = "Name one of its branches, tags or commits, or omit the revision."
         return DownloadFailed(f"{repo.name} has no revision {repo.revision!r}.", remedy)
     status = error.response.status_code
     if status == 401:
@@ -256,7 +265,7 @@ def _refused(repo: RepoId, error: HfHubHTTPError) -> DownloadFailed:
 
 
 def cache_folder() -> Path:
-    """Where the hub's files are kept, for every program that uses them."""
+    """The hub's cache, which all programs share."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
@@ -280,22 +289,22 @@ def _download(listing: Listing, file: RemoteFile, report: Report) -> Path:
 
 
 def _bar(report: Report) -> type[Any]:
-    """A progress bar that is not drawn, but reports."""
+    """A class of progress bars that report instead of being drawn."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bar(tqdm):
         def __init__(self, initial: int = 0, **_: object) -> None:
             super().__init__(disable=True)  # type: ignore[no-untyped-call]
-            report(initial)  # what an earlier process left
+            report(initial)  # what an earlier process had fetched
 
         def update(self, n: float | None = 1) -> None:
             report(int(n or 0))
 
         def update_transfer(self, n: float) -> None:
-            """Say nothing: with Xet, what comes over the wire is not what a file is made of."""
+            """Ignored: with Xet, bytes over the wire are not bytes of the file."""
 
         def set_transfer_postfix_str(self, *_: object, **__: object) -> None:
-            """Say nothing."""
+            """Ignored."""
 
     return Bar
 
@@ -310,12 +319,12 @@ def _is_cached(listing: Listing, file: RemoteFile) -> bool:
 
 
 def _blob(listing: Listing, file: RemoteFile) -> Path:
-    """Where the cache has a file's content."""
+    """The place of a file's content in the cache."""
     return _storage(listing.repo) / "blobs" / (file.digest or "")
 
 
 def _remember(listing: Listing) -> None:
-    """Note in the cache which commit a branch or tag was, as the hub's own downloads by branch do."""
+    """Write to the cache which commit a branch or tag was, as huggingface_hub does when it downloads by branch."""
     ref = _storage(listing.repo) / "refs" / listing.repo.revision
     if listing.repo.revision != listing.commit and not is_offline():
         ref.parent.mkdir(parents=True, exist_ok=True)

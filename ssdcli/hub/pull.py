@@ -1,4 +1,4 @@
-"""From a repository of the hub to a core in the registry: look, fetch, recognise, convert, register."""
+"""From a repository of the hub to a registered core: look, fetch, recognise, convert, register."""
 
 from __future__ import annotations
 
@@ -34,14 +34,18 @@ from ssdcli.registry.manifest import CONFIG, FILE, INDEX, TOKENIZER, Manifest, t
 from ssdcli.registry.names import LONGEST
 from ssdcli.registry.store import Entry, Registry
 
-_SHARE = 0.01  # of the core's parameters: a small model costs next to nothing beside it
+_SHARE = 0.01  # of the core's parameters: such a small model costs next to nothing beside the core
 _VERSIONS = ("torch", "transformers", "tokenizers", "safetensors")
 _REMEDY = "Name another repository, or another revision of this one."
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What is told while a pull goes on: of bytes that arrived, and once that they are being converted."""
+    """Callbacks of a pull.
+
+    fetched: called with the number of bytes that arrived.
+    converting: called once, when conversion begins.
+    """
 
     fetched: Callable[[int], None]
     converting: Callable[[], None]
@@ -51,8 +55,14 @@ class Watch:
 class PullPlan:
     """What a pull will do, known from the small files alone, which are fetched by then.
 
-    config: as the repository has it; native: that of the native class. tokenizer: the content of tokenizer.json.
-    small: the small files on the disk. weights: what is still to be fetched or linked.
+    listing: the repository's content.
+    family: of the checkpoint.
+    spec: how the core will be run.
+    config: the checkpoint's own configuration.
+    native: the native class's.
+    tokenizer: the content of tokenizer.json.
+    small: the small files on the disk, by name.
+    weights: the files that are still to be fetched or linked.
     """
 
     listing: Listing
@@ -71,24 +81,24 @@ class PullPlan:
 
     @property
     def weight_bytes(self) -> int:
-        """Of the weights as the repository has them."""
+        """Bytes of the weights in the repository."""
         return sum(file.size for file in self.weights)
 
     @property
     def bytes_to_fetch(self) -> int:
-        """Of the weights that are not in the hub's cache."""
+        """Bytes of the weights that are not in the hub's cache."""
         return to_fetch(self.listing, self.weights)
 
     @property
     def links(self) -> bool:
-        """Whether the weights can stay in the hub's cache, since they are native ones already."""
+        """Whether the weights are native already, so that they can be linked from the hub's cache."""
         return not self.family.keys and all(file.name.endswith(".safetensors") for file in self.weights)
 
 
 def plan(repo: RepoId) -> PullPlan:
     """Look at a repository and fetch its small files.
 
-    Raises DownloadFailed where the hub has no answer, UsageError for an unknown architecture, SsdError for a checkpoint
+    Raises DownloadFailed if the hub cannot be asked, UsageError for an unknown architecture, SsdError for a checkpoint
     that contradicts itself.
     """
     listing = look(repo)
@@ -116,8 +126,8 @@ def plan(repo: RepoId) -> PullPlan:
 def pull(plan: PullPlan, name: str, registry: Registry, watch: Watch, overwrite: bool = False) -> Entry:
     """Fetch the weights, convert them and register the core; whatever fails, nothing is registered.
 
-    What the hub's cache has is not fetched again. Raises DownloadFailed, UsageError for a name that is taken, and
-    SsdError for weights that are not what the configuration says.
+    What is in the hub's cache is not fetched again. Raises DownloadFailed, UsageError for a name that is taken, and
+    SsdError for weights that contradict the configuration.
     """
     from ssdcli.models.weights.convert import convert
 
@@ -133,12 +143,12 @@ def pull(plan: PullPlan, name: str, registry: Registry, watch: Watch, overwrite:
 
 
 def registered(plan: PullPlan, name: str, registry: Registry) -> Entry | None:
-    """The model of this name, if it is what the plan would make."""
+    """The model of this name, if it is already what the plan would make."""
     return next((e for e in registry.entries() if e.name == name and e.manifest.source == plan.listing.source), None)
 
 
 def default_name(repo: RepoId) -> str:
-    """The last part of the repository's name, in the registry's grammar."""
+    """The last part of the repository's name, spelled as a model name."""
     return repo.name.rpartition("/")[2].lower().lstrip("._-")[:LONGEST]
 
 
@@ -148,7 +158,7 @@ def suited(parameters: int) -> Preset:
 
 
 def _config(small: Mapping[str, Path]) -> dict[str, Any]:
-    """The checkpoint's config.json; where it was a registered core's, completed from the manifest beside it."""
+    """The checkpoint's config.json; that of a registered core is completed from the manifest beside it."""
     config = read_table(small, CONFIG)
     if FILE in small and isinstance(config.get(KEY), dict):
         manifest = Manifest.from_json(small[FILE].read_text(encoding="utf-8"), f"the checkpoint's {FILE}")
@@ -157,7 +167,7 @@ def _config(small: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _tokenizer(config: Mapping[str, Any], small: Mapping[str, Path]) -> bytes:
-    """The content of the checkpoint's tokenizer.json, or of one made for it."""
+    """The content of the checkpoint's tokenizer.json, or of one made from its older files."""
     if TOKENIZER in small:
         return small[TOKENIZER].read_bytes()
     native = recognise(config, Vocabulary(size=0)).native(config)
@@ -170,14 +180,14 @@ def _shards(small: Mapping[str, Path]) -> list[str]:
         return []
     places = read_table(small, INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
-        raise SsdError(f"the checkpoint's {INDEX} does not tell which file holds which tensor.", _REMEDY)
+        raise SsdError(f"the checkpoint's {INDEX} does not say which file holds which tensor.", _REMEDY)
     return list(places.values())
 
 
 def _rows(native: Mapping[str, Any]) -> int:
     rows = native.get("vocab_size", native.get("text_config", {}).get("vocab_size"))
     if not isinstance(rows, int):
-        raise SsdError(f"the checkpoint's {CONFIG} does not tell the size of its vocabulary.", _REMEDY)
+        raise SsdError(f"the checkpoint's {CONFIG} does not say how large its vocabulary is.", _REMEDY)
     return rows
 
 
@@ -192,20 +202,20 @@ def _check_size(vocabulary: Vocabulary, native: Mapping[str, Any]) -> None:
 
 
 def _checked(plan: PullPlan, paths: Mapping[str, Path], folder: Path) -> dict[str, str]:
-    """The sha256 of the files in a folder that are links to fetched ones, which were checked as they arrived."""
+    """The sha256 of those files in a folder that are links to fetched ones, which have been checked already."""
     digests = {_place(paths[file.name]): file.digest for file in plan.weights if len(file.digest or "") == 64}
     found = {path.name: digests.get(_place(path)) for path in folder.iterdir()}
     return {name: digest for name, digest in found.items() if digest is not None}
 
 
 def _place(path: Path) -> tuple[int, int]:
-    """What tells whether two names are of one file."""
+    """Equal for two names of one file."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
 
 def _write_texts(plan: PullPlan, name: str, parameters: int, folder: Path) -> None:
-    """Write all of a core's folder but the weights and the manifest."""
+    """Write everything in a core's folder except the weights and the manifest."""
     config = {**plan.native, KEY: plan.spec.table()}
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / TOKENIZER).write_bytes(plan.tokenizer)

@@ -1,6 +1,6 @@
-"""A large file of the hub, fetched from where an earlier process had to stop.
+"""A large file of the hub, resumed where an earlier process stopped.
 
-huggingface_hub goes on after a broken connection, but forgets what it has of a file when its process ends.
+huggingface_hub resumes after a broken connection, but not after its process was killed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _PARTIAL = ".ssd-partial"
 
 
 def fetch_blob(url: str, blob: Path, size: int, bar: type[Any]) -> None:
-    """Bring the content at a URL of the hub to `blob`; what arrives before a failure is kept beside it.
+    """Download the content at a URL of the hub to `blob`; what arrives before a failure is kept beside it.
 
-    Nothing is done for files that come by Xet, which keeps chunks of its own. Raises what huggingface_hub raises; the
-    content is only as long as it should be, its digest is for the caller to check.
+    Does nothing for files that come by Xet, which has a cache of its own. Raises what huggingface_hub raises. Only the
+    length is checked here; the digest is the caller's business.
     """
     from filelock import FileLock
     from huggingface_hub import get_hf_file_metadata
@@ -28,7 +28,7 @@ def fetch_blob(url: str, blob: Path, size: int, bar: type[Any]) -> None:
     if found.xet_file_data is not None and is_xet_available():
         return
     if urlsplit(found.location).netloc != urlsplit(url).netloc:
-        headers.pop("authorization", None)  # another host is given no token
+        headers.pop("authorization", None)  # never send the token to another host
     partial = blob.with_name(blob.name + _PARTIAL)
     lock = partial.with_name(f"{partial.name}.lock")
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def fetch_blob(url: str, blob: Path, size: int, bar: type[Any]) -> None:
 
 
 def _append(url: str, partial: Path, size: int, headers: dict[str, str], bar: type[Any]) -> None:
-    """Fetch what a partial file lacks; one that ends, but not where it should, is of no use and goes."""
+    """Download the rest of a partial file; delete it if the whole then has the wrong length."""
     from huggingface_hub.file_download import http_get
 
     try:
@@ -49,6 +49,6 @@ def _append(url: str, partial: Path, size: int, headers: dict[str, str], bar: ty
             had = stream.tell()
             http_get(url, stream, resume_size=had, headers=headers, expected_size=size, tqdm_class=bar)
     except OSError as error:
-        if error.errno is None:  # not the disk's: it has another size than was announced
+        if error.errno is None:  # not from the disk: the size is not the one announced
             partial.unlink()
         raise

@@ -1,4 +1,4 @@
-"""What the tokenizer files of a checkpoint say, whatever their age: the vocabulary, the special ids, the template."""
+"""The tokenizer files of a checkpoint, old or new: vocabulary, special ids, chat template."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TEMPLATE = "chat_template.jinja"
 _SPECIAL = "special_tokens_map.json"
 _GENERATION = "generation_config.json"
 _SOURCES = ("vocab.json", "vocab.txt", "tokenizer.model")
-_OF_THE_REPOSITORY = ("auto_map", "tokenizer_class")  # what names code that only the repository has
+_OF_THE_REPOSITORY = ("auto_map", "tokenizer_class")  # they name code that only the repository has
 _REMEDY = "Pull another revision of the repository, or one that holds the same model with a tokenizer.json."
 
 Files = Mapping[str, Path]
 
 
 def read_table(files: Files, name: str) -> dict[str, Any]:
-    """A JSON file of a checkpoint, empty if it is not there; SsdError if it holds no table."""
+    """A JSON file of a checkpoint; empty if it is missing, SsdError if it holds no table."""
     if name not in files:
         return {}
     try:
@@ -84,9 +84,9 @@ def read_template(files: Files) -> str | None:
 
 
 def make_tokenizer(files: Files, model_type: str) -> bytes:
-    """A tokenizer.json out of older files, by the class that transformers has for a native model type.
+    """A tokenizer.json made from older files by transformers' class for a native model type.
 
-    No code of the repository is run. SsdError if there is no such class, or it needs more than there is.
+    No code of the repository is run. SsdError if there is no such class, or if it needs files that are missing.
     """
     if any(name in files for name in _SOURCES):
         from transformers import AutoTokenizer
@@ -100,13 +100,13 @@ def make_tokenizer(files: Files, model_type: str) -> bytes:
             try:
                 made = AutoTokenizer.from_pretrained(folder, tokenizer_type=model_type, local_files_only=True)
                 return bytes(made.backend_tokenizer.to_str(), "utf-8")
-            except Exception as error:  # whatever a class makes of files that are not for it
+            except Exception as error:  # a class fails in its own way on files that are not meant for it
                 raise _no_tokenizer() from error
     raise _no_tokenizer()
 
 
 def _later(settings: Mapping[str, Any]) -> dict[str, int]:
-    """The tokens that are added to a tokenizer.json when it is loaded."""
+    """Tokens that transformers adds to tokenizer.json on loading, by their text."""
     added = settings.get("added_tokens_decoder")
     return {token["content"]: int(id) for id, token in added.items()} if isinstance(added, dict) else {}
 

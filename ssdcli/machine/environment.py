@@ -1,4 +1,4 @@
-"""What has to be set before torch is imported, so that it runs well on small and shared machines."""
+"""What must be set before torch is imported for it to run well on small and shared machines."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def prepare_machine() -> None:
-    """Keep freed memory, ask for large pages, let idle threads sleep. Call it before the first import of torch."""
-    # OpenMP's threads spin at every barrier by default: when another process holds one of the cores, each matrix
-    # product waits for a whole time slice of the scheduler. To sleep at once is no better: waking up takes longer than
-    # most of a small model's operations. So GNU's threads spin for a while, and then sleep.
+    """Keep freed memory, ask for large pages, let idle threads sleep; call it before torch is first imported."""
+    # By default OpenMP's threads spin at every barrier: if another process holds a core, each matrix product then waits
+    # for a whole time slice of the scheduler. Sleeping at once is no better, because waking up takes longer than most
+    # operations of a small model. So GNU's threads spin for a short while, and then sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # most Linuxes give large pages to those alone that ask
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # most Linux systems give large pages only to those who ask
     keep_memory()
 
 
 def keep_memory() -> bool:
-    """Tell glibc's malloc to keep large blocks instead of returning each to the kernel; False where there is none.
+    """Tell glibc's malloc to keep large blocks instead of returning them to the kernel; False without glibc.
 
-    By default every tensor over 128 KiB is mapped afresh, and the kernel clears each of its pages again at every step.
+    By default every tensor over 128 KiB is mapped anew, and the kernel clears all of its pages again at every step.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""What this machine has to run models on."""
+"""The devices and the memory of this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from ssdcli.errors import UsageError
 
 @dataclass(frozen=True)
 class Accelerator:
-    """A GPU: torch's name of it ("cuda:0", "mps"), its maker's, its memory in bytes, whether it multiplies bfloat16."""
+    """A GPU.
+
+    device: torch's name of it: "cuda:0", "mps".
+    name: its maker's name of it.
+    memory: in bytes.
+    free: in bytes, now.
+    bfloat16: whether it multiplies bfloat16 natively.
+    """
 
     device: str
     name: str
@@ -25,10 +32,15 @@ class Accelerator:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What one process may use: memory in bytes, cores, GPUs, and whether weights can be held in 8 and 4 bits.
+    """What one process may use.
 
-    bfloat16: whether the CPU multiplies it natively. quantizes: whether bitsandbytes is installed. processes: how many
-    run one model together (torchrun); each has a GPU of its own, and its part of the memory.
+    cores: of the CPU.
+    memory: in bytes.
+    free: in bytes, now; of several processes on a machine, each has its share.
+    bfloat16: whether the CPU multiplies bfloat16 natively.
+    accelerators: the GPUs; of several processes, each has one.
+    quantizes: whether weights can be held in 8 and 4 bits, which needs bitsandbytes.
+    processes: how many run one model together (torchrun).
     """
 
     cores: int
@@ -41,7 +53,7 @@ class Hardware:
 
 
 def look() -> Hardware:
-    """Describe the machine as it is now; UsageError for a process without a GPU beside others that have one."""
+    """Describe the machine as it is now; UsageError if there are GPUs, but fewer than processes."""
     memory = psutil.virtual_memory()
     return Hardware(
         cores=os.cpu_count() or 1,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ssdcli.errors import OutOfMemory, UsageError
+from ssdcli.options.declare import Check, check_options, one_of, option
 
 if TYPE_CHECKING:
     from ssdcli.machine.hardware import Accelerator, Hardware
@@ -105,16 +106,32 @@ class Placement:
     cache: let a core with full attention read its prefix once a block, which is an approximation.
     """
 
-    dtype: str = AUTO
-    device: str = AUTO
-    offload: bool = False
-    cache: bool = False
+    dtype: str = option(
+        AUTO,
+        f"How a pulled core's weights are held: {', '.join(DTYPES)}.",
+        one_of(DTYPES),
+        metavar="DTYPE",
+        default="auto, which takes what fits",
+    )
+    device: str = option(
+        AUTO,
+        "Where models run: cpu, cuda, cuda:N or mps.",
+        Check("auto, cpu, cuda, cuda:N or mps", lambda value: _DEVICE.fullmatch(value) is not None),
+        metavar="NAME",
+        default="auto, which takes GPUs if there are any",
+    )
+    offload: bool = option(
+        False,
+        "Let a core that does not fit wait in memory and on disk, which is slow; see 'ssd doctor --for CORE'.",
+    )
+    cache: bool = option(
+        False,
+        "Let a core with full attention read the text before a block only once, not at every step: fast, but "
+        "approximate.",
+    )
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise UsageError(f"there is no dtype {self.dtype!r}.", f"Choose one of {', '.join(DTYPES)}.")
-        if not _DEVICE.fullmatch(self.device):
-            raise UsageError(f"there is no device {self.device!r}.", "Choose auto, cpu, cuda, cuda:N or mps.")
+        check_options(self)
 
     @property
     def small(self) -> str:

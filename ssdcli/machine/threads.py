@@ -1,6 +1,6 @@
-"""How many threads to train with, found by trying: on a machine with other work, one can do more than all.
+"""The number of threads to train with, found by trial: on a busy machine, one can be faster than all.
 
-The threads of a matrix product wait for the last of them. Where another program holds a core, they all wait until the
+The threads of a matrix product wait for the slowest of them. If another program holds a core, all wait until the
 scheduler gives it back: on two cores a step then takes up to eight times as long with two threads as with one.
 """
 
@@ -16,17 +16,17 @@ import torch
 
 from ssdcli.machine.distributed import world_size
 
-_STEPS = 3  # that are compared
-_PAUSE = 100  # the shortest steps' time between two trials, at first
-_LONGEST = 8  # times that, when trials change nothing
-_HOPELESS = 1.5  # a step so many times as long as what it is compared with ends a trial
+_STEPS = 3  # of each number, whose medians are compared
+_PAUSE = 100  # between two trials, in times of the shortest step; doubled when a trial changed nothing
+_LONGEST = 8  # the longest pause, in times of the first
+_HOPELESS = 1.5  # a step so many times as long as those before ends a trial at once
 
 
 class Threads:
-    """Times the steps of a training, and now and then some of them with the other number of threads: one, or all."""
+    """Times training steps, and now and then tries a few with the other number of threads: one, or all."""
 
     def __init__(self, number: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Begins with `number`."""
+        """Begin with `number` threads; clock: in seconds."""
         self.number = number
         self._other = 1
         self._clock = clock
@@ -42,7 +42,7 @@ class Threads:
         self._began = self._clock()
 
     def end(self) -> int:
-        """Note that it ends; returns the number of threads for the next one."""
+        """Note that it ends, and return the number of threads for the next one."""
         now = self._clock()
         if self._times is None or self._began is None:
             self._times = []
@@ -57,7 +57,7 @@ class Threads:
         return self.number
 
     def _judge(self, to_beat: float, seconds: float, now: float) -> None:
-        """End a trial when its outcome is clear."""
+        """End a trial once its outcome is clear; to_beat, seconds: median times of the old and the new number."""
         if self._times is not None and len(self._times) < _STEPS and seconds < _HOPELESS * to_beat:
             return
         better = seconds < to_beat
@@ -82,7 +82,7 @@ def choice(repeatable: bool) -> Threads | None:
 
 @contextmanager
 def same_threads() -> Iterator[None]:
-    """Leave torch with as many threads as it had."""
+    """Restore torch's number of threads on exit."""
     number = torch.get_num_threads()
     try:
         yield

@@ -1,1 +1,1 @@
-"""Native transformers backbones, and how they are kept in a folder."""
+"""Checkpoints as denoisers: backbones, families of public checkpoints, and weights on disk."""

@@ -1,4 +1,4 @@
-"""Models from elsewhere that only judge or steer: read from local folders, natively, without a word."""
+"""Other people's models that only judge or steer, read by transformers' auto classes from local folders."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ssdcli.registry.manifest import TOKENIZER
 
 
 def read_model(auto: Any, folder: Path, what: str) -> tuple[Any, dict[str, Any]]:
-    """Read a model in float32 by one of transformers' auto classes, from safetensors alone, and say what they lacked.
+    """Read a model in float32 by one of transformers' auto classes, from safetensors alone, with the loading report.
 
-    SsdError, which calls the model `what`, if it cannot be read.
+    what: the error's name for the model. SsdError if it cannot be read.
     """
     try:
         model, report = auto.from_pretrained(
@@ -52,7 +52,7 @@ def read_model(auto: Any, folder: Path, what: str) -> tuple[Any, dict[str, Any]]
 
 
 def read_tokenizer(folder: Path, what: str) -> Tokenizer:
-    """Read a model's tokenizer, which neither pads nor cuts; SsdError if it cannot be read."""
+    """Read a model's tokenizer, without padding and truncation; SsdError if it cannot be read."""
     try:
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as error:  # the library raises nothing more precise
@@ -63,7 +63,7 @@ def read_tokenizer(folder: Path, what: str) -> Tokenizer:
 
 
 def window_of(model: Any) -> int:
-    """The most positions that a model reads; the family of RoBERTa begins to count behind its padding index."""
+    """The most positions that a model reads; RoBERTa's relatives start to count after the padding index."""
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest is None or longest < 0:
         return sys.maxsize

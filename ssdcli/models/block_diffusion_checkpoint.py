@@ -1,4 +1,4 @@
-"""A model's weights and configuration in a folder: model.safetensors and config.json."""
+"""A block-diffusion model in a folder: its weights in model.safetensors, its configuration in config.json."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def read_configuration(folder: Path) -> BackboneConfig:
 
 
 def load_backbone(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> BlockDiffusionLM:
-    """Read a model, ready for inference; SsdError if files are missing or do not fit each other.
+    """Read a model, ready for inference; SsdError if files are missing or contradict each other.
 
-    dtype: of the weights alone; rounded rotary frequencies would turn far positions by visible angles.
+    dtype: of the parameters. Buffers stay in float32: rounded rotary frequencies would visibly turn distant positions.
     """
     config = read_configuration(folder)
     try:

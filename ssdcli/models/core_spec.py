@@ -30,11 +30,11 @@ class CoreSpec(ModelSpec):
     late_ends: bool = False
 
     def table(self) -> dict[str, Any]:
-        """What config.json holds beside a manifest."""
+        """The table in config.json where a manifest holds the rest."""
         return {"shift": self.shift, "suppressed": list(self.suppressed), "late_ends": self.late_ends}
 
     def to_json(self) -> dict[str, Any]:
-        """What config.json holds where there is no manifest."""
+        """The table in config.json where there is no manifest."""
         return asdict(self) | {"ends": list(self.ends), "suppressed": list(self.suppressed)}
 
     @classmethod
@@ -45,10 +45,10 @@ class CoreSpec(ModelSpec):
 
     @classmethod
     def of(cls, manifest: Manifest, table: Mapping[str, Any]) -> Self:
-        """Read a registered core's, from its manifest and the table in its config.json; errors as `from_json`."""
+        """A registered core's, from its manifest and the table in its config.json; errors as in `from_json`."""
         return cls.from_json({**table, **spec_fields(manifest)})
 
 
 def spec_fields(manifest: ModelSpec) -> dict[str, Any]:
-    """What a manifest tells of how the model is run, by the names that the table has for it."""
+    """The fields of a manifest or spec that say how a model is run."""
     return {member.name: getattr(manifest, member.name) for member in fields(ModelSpec)}

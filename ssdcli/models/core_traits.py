@@ -16,7 +16,11 @@ from ssdcli.models.native_checkpoint import input_embeddings, read_config
 
 @dataclass(frozen=True)
 class CoreTraits:
-    """A core's vocabulary: the clean tokens' embeddings (V, H) float32, and the ids that are never text."""
+    """What small models take over from their core.
+
+    embeddings: of the clean tokens, (V, H) float32.
+    suppressed: ids that are never text.
+    """
 
     embeddings: Tensor
     suppressed: tuple[int, ...]
@@ -33,11 +37,12 @@ def read_core_traits(folder: Path) -> CoreTraits:
 
 
 def inherit_embeddings(model: BlockDiffusionLM, embeddings: Tensor) -> None:
-    """Start `model`'s table as the best approximation of the core's embeddings (n, H) at its rank, in place.
+    """Initialise a model's table, in place, with the best approximation of the core's embeddings (n, H) at its rank.
 
     The core's matrix E = U S W^T (n x H) becomes U_r S_r (n x r): inner products between tokens are kept as well as
-    r dimensions can (Eckart and Young, 1936). Directions are free, so that W is dropped where the widths differ. The
-    scale is that of the fresh table: a trained core's rows are longer, and such a head starts certain and wrong.
+    r dimensions can (Eckart and Young, 1936). A rotation of the rows changes none of them, so W is dropped where the
+    widths differ. The scale is that of the fresh table: a trained core's rows are longer, and a head of that scale
+    would start out certain and wrong.
     """
     with torch.no_grad():
         table = truncated(embeddings, model.config.rank)
@@ -51,7 +56,7 @@ def truncated(matrix: Tensor, rank: int) -> Tensor:
 
 def directions(matrix: Tensor, rank: int) -> Tensor:
     """The r principal directions of the rows of `matrix` (V, H): (H, r), r <= H."""
-    # Eigenvectors of the H x H Gram matrix: no V x V factor, and H is small.
+    # The eigenvectors of E^T E (H x H) are W, the right singular vectors; unlike an SVD, this makes no V x H factor.
     values, vectors = torch.linalg.eigh(matrix.T @ matrix)
     order = values.argsort(descending=True)[:rank]
     kept: Tensor = vectors[:, order]

@@ -1,4 +1,4 @@
-"""A causal or masked language model as the beginning of a small one: its body, its tables, its logit shift."""
+"""A small model initialised from a causal or masked language model: its body, its tables, its logit shift."""
 
 from __future__ import annotations
 
@@ -27,16 +27,22 @@ CAUSAL = {
 }
 MASKED = "RobertaForMaskedLM"
 
-_CONTEXT = 512  # tokens of a window, unless told otherwise
+_CONTEXT = 512  # tokens, unless told otherwise
 _ROBERTA = ("type_vocab_size", "hidden_act", "layer_norm_eps")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a small model has to be: its core's vocabulary V, ids that are never text, blocks, and its process's inputs.
+    """What the small model must be to fit its core and process.
 
-    context: tokens of a window, if told. shift: whether a token is predicted where the one before it stands, if told.
-    hides: whether noise leaves nothing of a token to see where it stands.
+    vocabulary: V.
+    suppressed: ids that are never text.
+    block_size: in tokens.
+    timed: whether the noise level is an input.
+    self_conditioned: whether the previous prediction is an input.
+    context: in tokens; None for the usual.
+    shift: whether the token of position i is predicted at i - 1; None for what suits the checkpoint.
+    hides: whether noise hides a token completely, as a mask does.
     """
 
     vocabulary: int
@@ -50,7 +56,7 @@ class Wanted:
 
 
 def initialize(folder: Path, wanted: Wanted, dtype: torch.dtype = torch.float32) -> BlockDiffusionLM:
-    """A small model with the weights of a checkpoint, held in a dtype; what is new in it begins silent.
+    """A small model with a checkpoint's weights, in a dtype; what is new in it starts as zero and changes nothing.
 
     SsdError or UsageError for a checkpoint that is missing, of another class, or not in safetensors.
     """
@@ -64,12 +70,12 @@ def initialize(folder: Path, wanted: Wanted, dtype: torch.dtype = torch.float32)
 
 
 def initialize_again(folder: Path, config: BackboneConfig, dtype: torch.dtype) -> BlockDiffusionLM:
-    """What `adapt` has made of a checkpoint before, by the configuration that it had then.
+    """The model that `initialize` made of a checkpoint before, by its stored configuration.
 
-    SsdError for a checkpoint that cannot be read, or a configuration without a lent body.
+    SsdError for a checkpoint that cannot be read, or a configuration without a native body.
     """
     if config.native_body is None:
-        raise SsdError(f"the configuration for {folder} tells of no body that it lends.", "See 'ssd models verify'.")
+        raise SsdError(f"the configuration for {folder} names no native body.", "See 'ssd models verify'.")
     return _lent(_lender(folder, config.native_body.native, dtype), config)
 
 
@@ -78,7 +84,7 @@ def _lender(folder: Path, own: Mapping[str, Any], dtype: torch.dtype) -> PreTrai
 
 
 def _native(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the class without causality; a sentence for what its body here does not do."""
+    """The class's configuration without causality; UsageError for what a body here cannot do."""
     kinds = [kind for name, kind in CAUSAL.items() if is_a(config, name)]
     if kinds:
         if any(layer != "full_attention" for layer in config.get("layer_types") or ()):
@@ -105,9 +111,10 @@ def _roberta(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shifts(config: Mapping[str, Any], wanted: Wanted) -> bool:
-    """What a pulled core does, and a causal model where noise hides tokens; see BENCHMARKS.md, Beginnings.
+    """Whether to shift: as a pulled core does; and for a causal model, where noise hides tokens completely.
 
-    A token that shows through its noise does so where it stands, and is best predicted there.
+    A token that shows through its noise does so at its own position, and is best predicted there (BENCHMARKS.md,
+    Beginnings).
     """
     return bool(config[KEY]["shift"]) if KEY in config else wanted.hides and is_a(config, *CAUSAL)
 
@@ -121,7 +128,7 @@ def _tables(lender: Any) -> tuple[Tensor, Tensor]:
 
 
 def _room(config: Mapping[str, Any], body: NativeBody) -> int:
-    """The tokens that the body can read, and reads as it did when it was made."""
+    """How many tokens the body can read as it was trained to."""
     positions = int(body.native["max_position_embeddings"]) - body.first_position
     return min(positions, config.get("sliding_window") or positions)
 
@@ -150,7 +157,7 @@ def _configuration(body: NativeBody, wanted: Wanted, room: int) -> BackboneConfi
 
 
 def _lent(lender: Any, config: BackboneConfig) -> BlockDiffusionLM:
-    """A model that takes another's weights over, its body's without a copy; what it has besides begins silent."""
+    """A model that takes over another's weights, the body's without copying; its other parts start as zero."""
     with init_empty_weights():
         model = BlockDiffusionLM(config)
     table, head = (nn.Parameter(_resized(table.detach(), config.vocabulary)) for table in _tables(lender))
@@ -170,7 +177,7 @@ def _lent(lender: Any, config: BackboneConfig) -> BlockDiffusionLM:
 
 
 def _begin_silent(part: nn.Module) -> None:
-    """Draw the weights of linear layers one behind the other, but for the last one's, which are zero."""
+    """Draw the weights of consecutive linear layers, except the last one's, which are zero."""
     layers = [layer for layer in part.modules() if isinstance(layer, nn.Linear)]
     for layer in layers:
         layer.to_empty(device="cpu").reset_parameters()
@@ -179,5 +186,5 @@ def _begin_silent(part: nn.Module) -> None:
 
 
 def _resized(table: Tensor, rows: int) -> Tensor:
-    """The first rows of a table, and the mean of all where it has fewer (Hewitt, 2021)."""
+    """The first rows of a table; missing ones are the mean of all rows (Hewitt, 2021)."""
     return torch.cat([table[:rows], table.mean(0).expand(max(0, rows - len(table)), -1)])

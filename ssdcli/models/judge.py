@@ -1,4 +1,4 @@
-"""A causal language model from elsewhere that reads what was written."""
+"""A causal language model from elsewhere that judges generated text."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from transformers import AutoModelForCausalLM
 from ssdcli.errors import SsdError
 from ssdcli.models.auto_model import quiet, read_model, read_tokenizer, window_of
 
-_CAUSAL = ("ForCausalLM", "LMHeadModel")  # how architectures end that predict the next token
+_CAUSAL = ("ForCausalLM", "LMHeadModel")  # name endings of architectures that predict the next token
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A text's loss after its prompt in nats, over so many of the judge's tokens, and its last hidden state: (H,)."""
+    """What a judge makes of a text after its prompt.
+
+    nats: the text's loss.
+    tokens: how many of the judge's tokens that is the sum over.
+    features: the last hidden state, (H,).
+    """
 
     nats: float
     tokens: int
@@ -37,18 +42,18 @@ class Judge:
 
     @torch.no_grad()
     def read(self, prompt: str, text: str) -> Reading:
-        """Read a text after its prompt, as far as the judge's window goes; the prompt is not scored."""
+        """Score a text after its prompt, up to the judge's window; the prompt itself is not scored."""
         ids = self._tokenizer.encode(prompt + text).ids[: self._window]
         known = _common(ids, self._tokenizer.encode(prompt).ids)
         told = self._model(torch.tensor([ids], device=self._model.device), output_hidden_states=True, use_cache=False)
-        first = max(known, 1)  # nothing tells of the first token
+        first = max(known, 1)  # nothing predicts the first token
         log_p = torch.log_softmax(told.logits[0, first - 1 : -1].float(), dim=-1)
         nats = -log_p.gather(-1, torch.tensor(ids[first:], device=log_p.device)[:, None]).sum()
         return Reading(float(nats), len(ids) - first, told.hidden_states[-1][0, -1].float().cpu().numpy())
 
 
 def load_judge(folder: Path, device: str = "cpu") -> Judge:
-    """Read a causal language model and its tokenizer from a local folder; SsdError if it is none or cannot be read."""
+    """Read a causal language model and its tokenizer from a local folder; SsdError if there is none."""
     with quiet():
         model, report = read_model(AutoModelForCausalLM, folder, "judge")
     named = model.config.architectures or [type(model).__name__]
@@ -59,6 +64,6 @@ def load_judge(folder: Path, device: str = "cpu") -> Judge:
 
 
 def _common(ids: list[int], others: list[int]) -> int:
-    """How many ids two texts begin with alike."""
+    """The length of the common beginning of two texts."""
     pairs = zip(ids, others, strict=False)
     return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(ids), len(others)))

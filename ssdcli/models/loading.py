@@ -22,8 +22,8 @@ from ssdcli.models.native_checkpoint import frozen_dtype, load_core, read_config
 def load_model(folder: Path, placement: Placement, block_size: int, adapter: Path | None = None) -> Backbone:
     """Read a model, ready for inference; SsdError if it cannot be read.
 
-    block_size: of the canvases; models that are not free in it have their own, and it must be this one. adapter: the
-    folder of one that the model is the base of.
+    block_size: of the canvases; a model with a block size of its own must have this one. adapter: the folder of an
+    adapter to load on this model.
     """
     if adapter is None:
         return _load(folder, placement, block_size)
@@ -43,7 +43,7 @@ def _small(folder: Path, placement: Placement) -> BlockDiffusionLM:
 
 
 def _base(folder: Path, placement: Placement, adapter: Path) -> BlockDiffusionLM:
-    """What an adapter was trained on: a model made here, or a pulled one, read as it was in that training."""
+    """An adapter's base: a model made here, or a pulled one, read as it was when the adapter was trained."""
     if KEY not in read_config(folder):
         return _small(folder, placement)
     told = placement.dtype not in (AUTO, *QUANTIZED)
@@ -53,7 +53,7 @@ def _base(folder: Path, placement: Placement, adapter: Path) -> BlockDiffusionLM
 
 
 def make_denoiser(backbone: Backbone, attention: str, process: Process, *, cache: bool = False) -> Denoiser:
-    """The denoiser for a manifest's attention; `cache` as in `Placement`: it makes a difference for "full" alone."""
+    """The denoiser for a manifest's attention; cache: as in `Placement`, for "full" alone."""
     if attention != "full":
         return Denoiser(backbone, process)
     return BlockCachedDenoiser(backbone, process) if cache else FullDenoiser(backbone, process)

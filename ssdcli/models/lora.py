@@ -21,16 +21,16 @@ CONFIG = "adapter_config.json"
 
 
 class Tunable(Protocol):
-    """A model that adapters fit."""
+    """A model that can have an adapter."""
 
     @property
     def layers(self) -> PreTrainedModel:
-        """The native module whose linear layers they stand beside."""
+        """The native module whose linear layers get adapters."""
         ...
 
 
 def add_adapter(model: Tunable, rank: int, seed: int) -> PeftModel:
-    """Put a trainable adapter into a model, which predicts as before until it is trained; all else is frozen.
+    """Add a trainable adapter to a model and freeze all else; untrained, it changes no prediction.
 
     ValueError for a rank that no layer has.
     """
@@ -44,21 +44,21 @@ def add_adapter(model: Tunable, rank: int, seed: int) -> PeftModel:
 
 
 def _inject(module: PreTrainedModel, rank: int) -> PeftModel:
-    """The updates are scaled by 2, whatever the rank."""
+    """Add an adapter whose update is (alpha / r) B A with alpha = 2 r: scaled by 2 at any rank."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tied embeddings, which no adapter is beside
+        warnings.simplefilter("ignore")  # about tied embeddings, which get no adapter
         adapted: Any = get_peft_model(module, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
     tuned: PeftModel = adapted
     return tuned
 
 
 def adapter_parameters(adapter: PeftModel) -> int:
-    """How many numbers an adapter has."""
+    """The number of an adapter's parameters."""
     return sum(value.numel() for value in get_peft_model_state_dict(adapter).values())
 
 
 def save_adapter(adapter: PeftModel, folder: Path) -> None:
-    """Write its weights, as bfloat16, and what peft knows it by."""
+    """Write an adapter's weights, as bfloat16, and its configuration, as peft does."""
     state = get_peft_model_state_dict(adapter)
     weights = {name: value.detach().to("cpu", torch.bfloat16).contiguous() for name, value in state.items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
@@ -66,15 +66,15 @@ def save_adapter(adapter: PeftModel, folder: Path) -> None:
 
 
 def join_adapter(model: Tunable, folder: Path) -> None:
-    """Let a model predict with the adapter in a folder; SsdError if that cannot be read or is another model's.
+    """Load the adapter in a folder on a model; SsdError if it cannot be read or is another model's.
 
-    It is added to weights in float32. It stays beside shorter ones, whose rounding would take most of it away.
+    Float32 weights absorb it. Beside shorter ones it stays apart, because their rounding would swallow most of it.
     """
     try:
         adapter = _inject(model.layers, int(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["r"]))
         state = load_file(folder / WEIGHTS)
         if state.keys() != get_peft_model_state_dict(adapter).keys():
-            raise ValueError("it stands beside other layers than its base has")
+            raise ValueError("its base has other layers")
         set_peft_model_state_dict(adapter, state)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""A pulled core in a folder: a native checkpoint whose config.json tells how it is run."""
+"""A pulled core in a folder: a checkpoint of a native class, and in its config.json how it is run."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def native_part(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_core(folder: Path, placement: Placement, block_size: int | None) -> NativeBackbone:
-    """Read a registered core, ready for inference; SsdError if its files are missing or do not fit each other.
+    """Read a registered core, ready for inference; SsdError if files are missing or contradict each other.
 
-    block_size: in place of the one that a core with full attention proposes.
+    block_size: replaces the one that a core with full attention proposes.
     """
     config = read_config(folder)
     native, own = native_class_of(config), native_part(config)
@@ -70,7 +70,7 @@ def read_native(
 ) -> PreTrainedModel:
     """Read a class's weights from a folder's safetensors; SsdError if they are missing or another class's.
 
-    native: the configuration. told: what else `from_pretrained` is told.
+    native: the configuration. told: further arguments of `from_pretrained`.
     """
     _silence()
     try:
@@ -92,7 +92,7 @@ def read_native(
 
 
 def frozen_dtype(folder: Path) -> torch.dtype:
-    """What weights that are never trained are held in: bfloat16 where they are stored so, else float32.
+    """The dtype of weights that are never trained: bfloat16 if they are stored in it, else float32.
 
     SsdError for files that cannot be read.
     """
@@ -103,7 +103,7 @@ def frozen_dtype(folder: Path) -> torch.dtype:
 
 
 def _silence() -> None:
-    """Keep the libraries' bars, and what they say of how an allocation is followed, from standard error."""
+    """Keep the libraries' progress bars and their notes on devices off standard error."""
     disable_progress_bar()
     for library in ("accelerate", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -111,14 +111,14 @@ def _silence() -> None:
 
 
 def _check(report: Mapping[str, Any]) -> None:
-    """Raise ValueError for weights that are not those of the class."""
+    """Raise ValueError if the weights are not the class's."""
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:
             raise ValueError(f"{problem.replace('_', ' ')}: {', '.join(map(str, sorted(report[problem])))}")
 
 
 def input_embeddings(folder: Path, config: Mapping[str, Any]) -> Tensor:
-    """The input embeddings of a core (V, H), read alone, in float32; SsdError if they are not there."""
+    """A core's input embeddings (V, H) in float32, read without the rest; SsdError if they are missing."""
     try:
         with torch.device("meta"):
             native = AutoConfig.for_model(**native_part(config))
@@ -144,6 +144,6 @@ def _tensor(folder: Path, names: list[str]) -> Tensor:
 
 
 def unreadable(folder: Path, error: Exception) -> SsdError:
-    """What to say of a model that cannot be read."""
+    """The error for a model that cannot be read."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return SsdError(f"the model in {folder} cannot be read: {reason}.", "See 'ssd models verify'.")

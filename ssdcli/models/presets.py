@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """A body's width and depth; `parameters` are those of the body, without embeddings."""
+    """A size of small models; hidden: H, context: in tokens."""
 
     name: str
     hidden: int
@@ -16,7 +16,7 @@ class Preset:
 
     @property
     def parameters(self) -> int:
-        """12 H^2 a layer: four attention projections and a SwiGLU of 8/3 H."""
+        """Of the body, without embeddings: 4 H^2 of attention and 3 * 8/3 H^2 of SwiGLU make 12 H^2 a layer."""
         return 12 * self.hidden**2 * self.layers
 
 

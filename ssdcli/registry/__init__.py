@@ -1,1 +1,1 @@
-"""Models on disk: names, manifests, the local store and the recipes."""
+"""Models on disk: names, manifests, the store, archives, recipes, and which models fit each other."""

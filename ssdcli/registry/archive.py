@@ -1,8 +1,8 @@
-"""A model as one file: a tar of the manifest and the files that it lists, and the way back.
+"""A model as one file: a tar of the manifest and the files that it lists, exported and imported.
 
 The tar is not compressed, since weights hardly shrink, and its bytes depend on the model alone. The manifest comes
-first, so that all that follows can be held against it before anything is written: only regular files that it lists,
-each once and with its digest, reach the registry.
+first, so that everything after it is checked against it before it is written: only regular files that it lists, each
+once and with its digest, reach the registry.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Self
 
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.registry.files import replacing
+from ssdcli.registry.disk import replacing
 from ssdcli.registry.manifest import FILE, TOKENIZER, Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.names import check_name
 from ssdcli.registry.store import Entry, Registry
@@ -41,18 +41,18 @@ _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 
 class _Refused(Exception):
-    """A reason not to export or import, as the end of a sentence."""
+    """Why an archive is not written or read; the message is a clause that ends a sentence."""
 
 
 class _PlainHeader(tarfile.TarInfo):
-    """A member's header; anything but a regular file, or the long name of one, is refused before tarfile reads it."""
+    """A tar header that refuses anything but regular files and their long names before tarfile acts on it."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         header = super().frombuf(buf, encoding, errors)
         is_long_name = header.type == tarfile.GNUTYPE_LONGNAME and header.size <= 2 * _LONGEST_PATH
         if not is_long_name and (header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or header.size < 0):
-            raise _Refused(f"it holds {header.name!r}, which is no regular file")
+            raise _Refused(f"it holds {header.name!r}, which is not a regular file")
         return header
 
 
@@ -75,7 +75,7 @@ class _Digested:
 
 
 def export_to_file(entry: Entry, path: Path, overwrite: bool = False) -> None:
-    """Write a model's archive, private and whole or not at all; UsageError for a path that cannot be written to."""
+    """Write a model's archive, private, whole or not at all; UsageError for a path that cannot be written to."""
     check_target(path, overwrite)
     with _written(path), replacing(path) as stream:
         export_model(entry, stream)
@@ -83,7 +83,7 @@ def export_to_file(entry: Entry, path: Path, overwrite: bool = False) -> None:
 
 
 def check_target(path: Path, overwrite: bool) -> None:
-    """Raise UsageError for a path that no archive can be written to, SsdError where the disk does not tell."""
+    """Raise UsageError for a path that no archive can be written to, SsdError if the disk cannot be read."""
     with _written(path):
         _check_target(path, overwrite)
 
@@ -100,7 +100,7 @@ def _written(path: Path) -> Iterator[None]:
 def export_model(entry: Entry, stream: BinaryIO) -> None:
     """Write a model's archive to a stream; SsdError when a file of it is not what the manifest lists.
 
-    Files of OWN stay behind, and the archive's manifest does not tell of them.
+    The files in OWN stay behind, and the archive's manifest does not list them.
     """
     kept = {file: digest for file, digest in entry.manifest.files.items() if file not in OWN}
     entry = replace(entry, manifest=replace(entry.manifest, files=kept))
@@ -120,8 +120,8 @@ def import_model(
 ) -> Entry:
     """Register the model of an archive, under its own name or another one.
 
-    source: what the errors call the archive. Raises UsageError for a name that is taken or is none, and SsdError for an
-    archive that is not exactly what an export writes; nothing is registered then.
+    source: what the errors call the archive. Raises UsageError for a name that is taken or not allowed, and SsdError
+    for anything but what an export writes; then nothing is registered.
     """
     with (
         _explained(f"{source} cannot be imported", "Take what the same version of 'ssd models export' wrote."),
@@ -146,7 +146,7 @@ def _explained(subject: str, remedy: str) -> Iterator[None]:
         reason = "".join(filter(str.isprintable, str(refused)))[:_LONGEST_REASON]
         raise SsdError(f"{subject}: {reason}.", remedy) from refused
     except tarfile.TarError as error:
-        raise SsdError(f"{subject}: it is no plain tar archive, or only a part of one ({error}).", remedy) from error
+        raise SsdError(f"{subject}: it is not a plain tar archive, or not all of one ({error}).", remedy) from error
     except RecursionError as error:
         raise SsdError(f"{subject}: it is nested too deeply.", remedy) from error
 
@@ -157,13 +157,13 @@ def _check_target(path: Path, overwrite: bool) -> None:
     if not path.exists():
         return
     if not path.is_file():
-        raise UsageError(f"{str(path)!r} is no regular file.", "Name a file, or - for standard output.")
+        raise UsageError(f"{str(path)!r} is not a regular file.", "Name a file, or - for standard output.")
     if not overwrite:
         raise UsageError(f"{str(path)!r} exists already.", "Pass --overwrite to replace it, or name another file.")
 
 
 def _header(name: str, size: int) -> tarfile.TarInfo:
-    """A header that says nothing of the machine, the user or the hour: the defaults of TarInfo."""
+    """A header that reveals nothing of the machine, the user or the time: TarInfo's defaults."""
     header = tarfile.TarInfo(name)
     header.size = size
     header.mode = 0o600
@@ -182,14 +182,14 @@ def _add(tar: tarfile.TarFile, entry: Entry, file: str) -> None:
 
 
 def _read_manifest(tar: tarfile.TarFile) -> tuple[str, Manifest]:
-    """The folder that the archive is of, and the manifest that it begins with, its list of files checked."""
+    """The archive's folder and the manifest that it begins with, whose list of files is checked."""
     member = tar.next()
     if member is None:
         raise _Refused("it is empty")
     _check_path(member.name)
     folder, _, file = member.name.partition("/")
     if file != FILE:
-        raise _Refused(f"it begins with {member.name!r} and not with a model's {FILE}")
+        raise _Refused(f"it begins with {member.name!r} not with a model's {FILE}")
     _check_size(FILE, member.size)
     manifest = _parsed(_content(tar, member).read())
     _check_files(folder, manifest)
@@ -210,7 +210,7 @@ def _parsed(text: bytes) -> Manifest:
 
 
 def _check_files(folder: str, manifest: Manifest) -> None:
-    """Refuse a manifest whose files could not all lie in one folder, on any system."""
+    """Refuse a manifest whose files could not lie in one folder on every operating system."""
     paths = [f"{folder}/{file}" for file in (FILE, *manifest.files)]
     for path in paths:
         _check_path(path)
@@ -226,23 +226,23 @@ def _check_files(folder: str, manifest: Manifest) -> None:
 
 def _check_path(path: str) -> None:
     if len(path) > _LONGEST_PATH or not all(map(_PART.fullmatch, path.split("/"))):
-        raise _Refused(f"{path!r} is no plain path inside the model's folder")
+        raise _Refused(f"{path!r} is not a plain path inside the model's folder")
     if path.lower().endswith(_PICKLES):
         raise _Refused(f"{path!r} may be a pickle, which can run code when it is read")
 
 
 def _check_size(file: str, size: int) -> None:
     if size > _LARGEST_READ[file]:
-        raise _Refused(f"its {file} has {size:,} bytes, more than the {_LARGEST_READ[file]:,} that any needs")
+        raise _Refused(f"its {file} has {size:,} bytes, more than the {_LARGEST_READ[file]:,} that any model needs")
 
 
 def _unpack(tar: tarfile.TarFile, folder: str, manifest: Manifest, stage: Path) -> None:
-    """Copy all that the manifest lists, and nothing else, into the stage."""
+    """Copy exactly the files that the manifest lists into the stage."""
     awaited = {f"{folder}/{file}": file for file in manifest.files}
     for member in iter(tar.next, None):
         _check_path(member.name)
         if member.name not in awaited:
-            raise _Refused(f"it holds {member.name!r}, which its manifest does not list, or which it held before")
+            raise _Refused(f"it holds {member.name!r}, which its manifest does not list, or lists once")
         file = awaited.pop(member.name)
         _check_digest(manifest, file, _copy(_content(tar, member), stage / file))
     if awaited:
@@ -271,7 +271,7 @@ def _check_digest(manifest: Manifest, file: str, found: str) -> None:
 
 
 def _check_weights(folder: Path, manifest: Manifest) -> None:
-    """Refuse weights whose header and size do not fit each other, by the library that reads them later."""
+    """Refuse weights whose header and size contradict each other, as the library that reads them later finds."""
     from safetensors import SafetensorError, safe_open
 
     for file in manifest.files:
@@ -291,4 +291,4 @@ def _check_tokenizer(folder: Path, manifest: Manifest) -> None:
     except SsdError as error:
         raise _Refused(error.problem.rstrip(".")) from error
     if found != manifest.tokenizer:
-        raise _Refused(f"its {TOKENIZER} is another one than the model was made for")
+        raise _Refused(f"its {TOKENIZER} is not the one that the model was made for")

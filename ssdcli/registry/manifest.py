@@ -12,7 +12,7 @@ from typing import Any
 
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError
-from ssdcli.registry.files import write_atomic
+from ssdcli.registry.disk import write_atomic
 
 SCHEMA = 1
 FILE = "ssd.json"
@@ -72,7 +72,7 @@ class ModelSpec:
 
     @property
     def noise(self) -> tuple[str, dict[str, float]]:
-        """The noise process and all of its constants, those included that may be left out."""
+        """The noise process and all of its constants, including those that may be left out."""
         return self.process, catalogue.process(self.process).completed(self.constants)
 
 

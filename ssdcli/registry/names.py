@@ -1,4 +1,4 @@
-"""The one grammar of model names, and the nearest known name to a mistyped one."""
+"""The grammar of model names, and the known name nearest to a mistyped one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ADVICE = (
 
 
 def check_name(name: str) -> str:
-    """Return the name unchanged, or raise UsageError: nothing outside the registry can be named."""
+    """Return the name unchanged, or raise UsageError; no allowed name leads out of the registry."""
     if len(name) <= LONGEST and _GRAMMAR.fullmatch(name):
         return name
     lowered = name.lower()

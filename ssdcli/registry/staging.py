@@ -1,9 +1,9 @@
-"""The crash-safe way into and out of the models' folder.
+"""Crash-safe replacement and removal of models.
 
 A model is written into a hidden sibling `.NAME.ID`, while its writer holds the lock file `.NAME.ID.lock`.
 Replacing renames the old model to `.NAME.old-ID`, the new one to NAME, and then deletes the old one; removing
-renames to `.NAME.gone-ID` first. So whatever a crash leaves can be told apart by its name alone, and `settle`
-ends it. Whatever renames or deletes here is called under the registry's lock.
+renames to `.NAME.gone-ID` first. So the name alone tells what a crash left behind, and `settle` finishes or undoes
+it. Everything here that renames or deletes is called under the registry's lock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssdcli.registry.files import PRIVATE_FILE, PRIVATE_FOLDER, sync
+from ssdcli.registry.disk import PRIVATE_FILE, PRIVATE_FOLDER, sync
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -27,21 +27,21 @@ _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<mark>old-|gone-)?[0-9a-f]{8}(?P<loc
 
 @dataclass(frozen=True)
 class Stage:
-    """A folder being written, and the lock that shows that its writer lives."""
+    """A folder being written, and the lock that its writer holds while it is alive."""
 
     folder: Path
     alive: BaseFileLock
 
     def close(self) -> None:
-        """Delete what was not published, and let go of the lock."""
+        """Delete what was not published, and release the lock."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.alive.release()
         _lock_path(self.folder).unlink(missing_ok=True)
 
 
 def lock(path: Path) -> BaseFileLock:
-    """Return the lock between processes that is held through the file at `path`."""
-    from filelock import FileLock  # costs more than listing the models, and reading needs none
+    """Return the lock between processes whose file is at `path`."""
+    from filelock import FileLock  # its import takes longer than listing the models, which needs no lock
 
     return FileLock(path, mode=PRIVATE_FILE)
 
@@ -56,7 +56,7 @@ def open_stage(models: Path, name: str) -> Stage:
 
 
 def swap_in(folder: Path, target: Path) -> None:
-    """Rename a finished folder to its model's name, in place of the old model when there is one."""
+    """Rename a finished folder to its model's name, replacing the old model if there is one."""
     aside = target.with_name(f".{target.name}.old-{secrets.token_hex(4)}")
     replaces = target.exists()
     if replaces:
@@ -81,16 +81,16 @@ def take_out(target: Path) -> None:
 
 
 def model_names(models: Path) -> set[str]:
-    """Return the names of the models' folders, also of a model that is set aside at this moment."""
+    """Return the names of the models, including one that is set aside at this moment."""
     paths = _paths(models)
-    # What is nothing any more was set aside since it was listed.
+    # A path that no longer exists was set aside after it was listed, and counts under its hidden name.
     visible = {path.name for path in paths if not path.name.startswith(".") and not path.is_file()}
     hidden = (_LEFTOVER.fullmatch(path.name) for path in paths)
     return visible | {found["name"] for found in hidden if found and found["mark"] == "old-"}
 
 
 def settle(models: Path) -> None:
-    """End every interrupted write: the old model comes back when the new one did not get its name."""
+    """Finish or undo every interrupted write: the old model comes back if the new one did not get its name."""
     for path in _paths(models):
         found = _LEFTOVER.fullmatch(path.name)
         if found is None:
@@ -107,7 +107,7 @@ def settle(models: Path) -> None:
 
 
 def _delete_if_orphan(lock_path: Path) -> None:
-    # Lock and folder come and go under the registry's lock, so a lock on its own is a crash's.
+    # A lock and its folder are made and deleted under the registry's lock, so a lock alone was left by a crash.
     if not lock_path.with_suffix("").exists():
         lock_path.unlink(missing_ok=True)
 

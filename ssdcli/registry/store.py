@@ -1,4 +1,4 @@
-"""The registry: one private folder per model, changed under a lock, whole at every moment."""
+"""The registry: one private folder per model, changed under a lock, and whole at any moment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.registry import staging
-from ssdcli.registry.files import (
+from ssdcli.registry.disk import (
     close_to_others,
     digest,
     disk_errors,
@@ -33,7 +33,7 @@ BUNDLED = Path(__file__).parents[1] / "bundled" / "models"
 
 
 def home() -> Path:
-    """Return the folder of all that ssd keeps: SSD_HOME, or the platform's folder for user data."""
+    """Return the folder in which ssd keeps everything: SSD_HOME, or the platform's folder for user data."""
     chosen = os.environ.get("SSD_HOME")
     if chosen:
         return Path(chosen).expanduser().absolute()
@@ -61,7 +61,7 @@ class Registry:
         self._bundled = bundled
 
     def entries(self) -> list[Entry]:
-        """Return every model that can be read, by name; `broken` tells of the others."""
+        """Return every model that can be read, sorted by name; `broken` has the others."""
         found = (self._entry_or_problem(name) for name in self._names())
         return [entry for entry in found if isinstance(entry, Entry)]
 
@@ -71,7 +71,7 @@ class Registry:
         return {name: problem for name, problem in found.items() if isinstance(problem, str)}
 
     def find(self, name: str) -> Entry:
-        """Return the model of this name, or raise NoSuchModel (UsageError for what cannot be a name)."""
+        """Return the model of this name, or raise NoSuchModel (UsageError for what is not a name)."""
         return self._entry(check_name(name))
 
     def base_of(self, entry: Entry) -> Entry | None:
@@ -98,9 +98,9 @@ class Registry:
 
     @contextmanager
     def stage(self, name: str, overwrite: bool = False) -> Iterator[Path]:
-        """Yield a private folder for a model and its manifest; a clean exit makes it the model `name`.
+        """Yield a private folder for a model and its manifest; a clean exit registers it as `name`.
 
-        Raises UsageError when the name is taken and `overwrite` is off, SsdError when the disk refuses.
+        Raises UsageError when the name is taken and `overwrite` is off, SsdError when the disk is full or forbids it.
         """
         check_name(name)
         with disk_errors(self.home):
@@ -118,14 +118,14 @@ class Registry:
                     stage.close()
 
     def remove(self, name: str) -> None:
-        """Delete a model, readable or not; the default falls back to the starter when it was this one."""
+        """Delete a model, readable or not; if it was the default, the starter becomes that again."""
         with self._changing(name) as folder:
             staging.take_out(folder)
             if self._chosen_default() == name:
                 self._default_file.unlink()
 
     def rename(self, old: str, new: str) -> None:
-        """Give a model another name, also where the default and the models made of it or for it mention it."""
+        """Rename a model, also in the default and in the manifests of models made from it or for it."""
         check_name(new)
         with self._changing(old) as folder:
             self._check_free(new, overwrite=False)
@@ -171,7 +171,7 @@ class Registry:
             write_manifest(folder, replace(manifest, metrics=manifest.metrics | dict(metrics)))
 
     def workspace(self, name: str) -> Path:
-        """Return the private folder of the unfinished training of a model, made when it is not there."""
+        """Return the private folder of a model's unfinished training, made if it is missing."""
         check_name(name)
         with disk_errors(self.home):
             return make_private(self.home / "training" / name)
@@ -193,7 +193,7 @@ class Registry:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Hold the registry's lock, with whatever was interrupted ended first."""
+        """Hold the registry's lock, and first finish or undo what was interrupted."""
         with disk_errors(self.home):
             make_private(self.models)
             with staging.held(self._lock):
@@ -225,7 +225,7 @@ class Registry:
         except SsdError:
             if not os.access(self.models, os.W_OK):
                 raise
-        # A writer may be replacing it, or a crash stopped one: under the lock neither is possible.
+        # A writer may be replacing it at this moment, or a crash may have stopped one: the lock rules out both.
         with self._writing():
             return self._read(name)
 
@@ -239,7 +239,7 @@ class Registry:
         raise self._no_such(name)
 
     def _entry_or_problem(self, name: str) -> Entry | str | None:
-        """Return the model, what is wrong with it, or None when it went away meanwhile."""
+        """Return the model, what is wrong with it, or None if it was removed meanwhile."""
         try:
             return self._entry(check_name(name))
         except NoSuchModel:
@@ -266,7 +266,7 @@ class Registry:
 
 
 def _seal(folder: Path, name: str) -> None:
-    """Complete the manifest with the name and the digests, and force everything to the disk."""
+    """Complete the manifest with name and digests, make everything private, and force it to the disk."""
     manifest = read_manifest(folder)
     write_manifest(folder, replace(manifest, name=name, files=_digests(folder, manifest.files)))
     close_to_others(folder)
@@ -274,6 +274,6 @@ def _seal(folder: Path, name: str) -> None:
 
 
 def _digests(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
-    """The table of files that belongs into the manifest of a folder; known: of files that its writer has checked."""
+    """The table of files for a folder's manifest; known: digests of files that the writer has checked already."""
     listed = {path.relative_to(folder).as_posix(): path for path in files_below(folder) if path != folder / FILE}
     return {file: known.get(file) or digest(path) for file, path in listed.items()}

@@ -21,7 +21,7 @@ from ssdcli.models.initialization import Wanted, initialize
 from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
 from ssdcli.models.native_checkpoint import frozen_dtype, read_config
 from ssdcli.registry.compatibility import Canvas
-from ssdcli.registry.files import write_atomic
+from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.manifest import ADAPTER, TOKENIZER, Manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.training.settings import TrainSettings

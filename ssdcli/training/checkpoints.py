@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssdcli.errors import SsdError
-from ssdcli.registry.files import sync, sync_tree
+from ssdcli.registry.disk import sync, sync_tree
 from ssdcli.registry.schema import tensor_name
 
 PARTIAL = ".partial"  # the name of a checkpoint's folder until it is whole

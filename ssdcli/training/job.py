@@ -22,7 +22,7 @@ from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, ra
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.threads import same_threads
 from ssdcli.registry.archive import REPORT, TRAINED_DOCUMENTS
-from ssdcli.registry.files import disk_errors
+from ssdcli.registry.disk import disk_errors
 from ssdcli.registry.manifest import TOKENIZER, write_manifest
 from ssdcli.registry.store import Registry
 from ssdcli.reports.charts import loss_curve, to_svg, weight_sweep

@@ -19,7 +19,7 @@ from ssdcli.generation.loaded_model import process_of
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.core_traits import CoreTraits, read_core_traits
 from ssdcli.registry.compatibility import Canvas
-from ssdcli.registry.files import write_atomic
+from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.manifest import ADAPTER, TOKENIZER
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.openings import chat_of, end_of_text, ends_of

@@ -12,7 +12,7 @@ from pathlib import Path
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.machine.distributed import is_rank_zero
 from ssdcli.registry import staging
-from ssdcli.registry.files import disk_errors, make_private, write_atomic
+from ssdcli.registry.disk import disk_errors, make_private, write_atomic
 from ssdcli.registry.names import check_name
 from ssdcli.registry.schema import REMOVED_SETTINGS
 from ssdcli.registry.store import Registry

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ssdcli.engine import catalogue
 from ssdcli.errors import UsageError
-from ssdcli.models.presets import PRESETS, find_preset
+from ssdcli.models.presets import PRESETS
+from ssdcli.options.declare import Check, above, at_least, between, check_options, multiple_of, one_of, option
 
 NO_CORE = "none"
 FROM_SCRATCH = ("process", "vocabulary")  # a small model takes these from its core
@@ -17,80 +17,127 @@ _MOST_CANARIES = 256
 _HIGHEST_RANK = 256
 _KEPT = ("size", "hidden", "layers")  # what a training takes from its beginning
 _OPTIMIZERS = ("muon", "adamw")
-_SIZES = ", ".join(preset.name for preset in PRESETS)
+_SIZES = tuple(preset.name for preset in PRESETS)
+
+
+def processes() -> tuple[str, ...]:
+    """The names of the noise processes."""
+    return catalogue.names(catalogue.PROCESSES)
+
+
+def _is_part(value: float) -> bool:
+    return 0 < value < 1
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """Settings of `ssd train-small`; None means that the data, the core or the size decides."""
 
-    data: tuple[str, ...] = ()
-    core: str = field(default="starter", metadata={"flag": "for"})
-    name: str = ""
-    size: str | None = None
-    minutes: float | None = None
-    steps: int | None = None
-    passes: float = 10.0  # over the training text, at most; more are memorised (a number of steps is taken whole)
-    seed: int = 0
-    init: str | None = None  # a registered model, or the folder of a checkpoint, that the training begins from
-    lora: int | None = None  # the rank of an adapter, which alone is trained
-    base: str | None = None  # the small model that this one is contrasted with
-    heldout: float = 0.05  # share of the documents kept for measuring
-    gap_share: float = 0.25  # share of the training windows with a gap to fill
-    canaries: int = 0  # made-up secrets in the training text, by which an audit tells what was memorised
-    distill: str | None = None  # the model whose predictions are learned beside the text
-    distill_weight: float = 0.3  # their share of the loss
-    distill_context: bool = False  # whether that model has read each document before it predicts it
-    shift: bool | None = None  # whether a token is predicted where the one before it stands; None: what suits it
-    optimizer: str = "muon"
-    batch_tokens: int | None = None  # of a step; None for what suits the text, see `choose_batch_tokens`
-    learning_rate: float | None = None  # at its peak; None for what suits the beginning, see `choose_rate`
-    weight_decay: float = 0.1
-    warmup: int = 50  # steps
-    decay: float = 0.4  # share of the steps over which the learning rate falls to zero
-    patience: int = 4  # of 20 measurements; held-out losses without progress before the training ends early
-    hidden: int | None = None
-    layers: int | None = None
-    context: int | None = None  # tokens of a training window
-    checkpoint_seconds: float = 60.0  # between checkpoints
-    block_size: int | None = None  # a core decides about it, unless it has full attention
+    data: tuple[str, ...] = option((), "Files and folders of text; - is standard input.", positional=True)
+    core: str = option(
+        "starter", "The core that the model will write with.", flag="for", metavar="NAME", common=True, completes="core"
+    )
+    name: str = option("", "The new model's name.", metavar="NAME", common=True)
+    size: str | None = option(
+        None,
+        f"{', '.join(_SIZES)}.",
+        one_of(_SIZES),
+        metavar="SIZE",
+        default="what suits the data and the time",
+        common=True,
+    )
+    minutes: float | None = option(
+        None, "Time for everything.", above(0), default=f"{DEFAULT_MINUTES:g}", metavar="M", common=True
+    )
+    steps: int | None = option(None, "Training steps, instead of minutes.", at_least(1), metavar="N", common=True)
+    # More passes are memorised; a number of steps is taken whole.
+    passes: float = option(10.0, "The most passes over the text, however long the time.", above(0), metavar="N")
+    seed: int = option(0, "Seed of weights, order and noise.", metavar="N", common=True)
+    init: str | None = option(
+        None,
+        "The registered model, or checkpoint folder, to begin from.",
+        metavar="NAME|FOLDER",
+        default="from scratch",
+        common=True,
+        completes="beginning",
+    )
+    lora: int | None = option(
+        None,
+        "Train only an adapter of this rank on --init, such as 8.",
+        between(1, _HIGHEST_RANK),
+        metavar="RANK",
+        common=True,
+    )
+    base: str | None = option(
+        None, "The small model before specialisation, for --rule contrast.", metavar="NAME", completes="member"
+    )
+    heldout: float = option(
+        0.05, "Share of the text that is kept for measuring.", Check("above 0 and below 1", _is_part), metavar="SHARE"
+    )
+    gap_share: float = option(
+        0.25, "Share of the training windows that have a gap to fill.", between(0, 1), metavar="SHARE"
+    )
+    canaries: int = option(
+        0,
+        "Made-up secrets to plant in the text for 'ssd audit'; 8 are enough.",
+        between(0, _MOST_CANARIES),
+        metavar="N",
+    )
+    distill: str | None = option(
+        None,
+        "A model, such as the core, whose predictions are learned as well as the text.",
+        metavar="NAME",
+        completes="core",
+    )
+    distill_weight: float = option(0.3, "Share of the loss that --distill has.", between(0, 1), metavar="SHARE")
+    distill_context: bool = option(False, "Let the model of --distill read each document before it predicts it.")
+    shift: bool | None = option(
+        None,
+        "Predict a token at the place of the one before it.",
+        default="what suits --init and the noise",
+        negatable=True,
+    )
+    optimizer: str = option(
+        "muon", "muon (for matrices, with AdamW for the rest) or adamw.", one_of(_OPTIMIZERS), metavar="NAME"
+    )
+    batch_tokens: int | None = option(
+        None, "Tokens of a training step.", at_least(1), metavar="N", default="what suits the text"
+    )
+    learning_rate: float | None = option(
+        None, "Peak learning rate.", above(0), metavar="X", default="what suits the beginning"
+    )
+    weight_decay: float = option(0.1, "Weight decay of the matrices.", at_least(0), metavar="X")
+    warmup: int = option(50, "Steps over which the learning rate rises.", at_least(0), metavar="N")
+    decay: float = option(
+        0.4, "Share of the steps over which the learning rate falls to zero.", between(0, 1), metavar="SHARE"
+    )
+    patience: int = option(
+        4, "End early after this many measurements, of 20, without progress; 0 for never.", at_least(0), metavar="N"
+    )
+    hidden: int | None = option(None, "Width, instead of a --size's.", multiple_of(32), metavar="N")
+    layers: int | None = option(None, "Depth, instead of a --size's.", at_least(1), metavar="N")
+    context: int | None = option(
+        None, "Tokens of a training window.", at_least(1), metavar="N", default="what suits the size"
+    )
+    checkpoint_seconds: float = option(60.0, "Seconds between checkpoints.", at_least(0), metavar="S")
+    block_size: int | None = option(
+        None,
+        "Tokens of a block, where the core leaves it open.",
+        multiple_of(4),  # see Denoiser
+        metavar="N",
+        default="the core's",
+    )
     # FROM_SCRATCH: only for a core (--for none).
-    process: str = catalogue.PROCESSES[0].name
-    vocabulary: int = 8192
+    process: str = option(
+        processes()[0], f"{', '.join(processes())}; with --for none only.", one_of(processes), metavar="NAME"
+    )
+    vocabulary: int = option(8192, "Tokens to learn; with --for none only.", at_least(300), metavar="N")
 
     def check(self) -> None:
         """Raise UsageError for what cannot be right whatever the data is."""
-        processes = catalogue.names(catalogue.PROCESSES)
         if not self.name:
             raise UsageError("the new model has no name.", "Pass --name.")
-        for name, holds, expected in (
-            ("size", self.size is None or find_preset(self.size) is not None, f"one of {_SIZES}"),
-            ("minutes", self.minutes is None or 0 < self.minutes < math.inf, "above 0"),
-            ("steps", self.steps is None or self.steps > 0, "at least 1"),
-            ("passes", 0 < self.passes < math.inf, "above 0"),
-            ("heldout", 0 < self.heldout < 1, "between 0 and 1"),
-            ("gap_share", 0 <= self.gap_share <= 1, "between 0 and 1"),
-            ("canaries", 0 <= self.canaries <= _MOST_CANARIES, f"from 0 to {_MOST_CANARIES}"),
-            ("distill_weight", 0 <= self.distill_weight <= 1, "between 0 and 1"),
-            ("lora", self.lora is None or 1 <= self.lora <= _HIGHEST_RANK, f"from 1 to {_HIGHEST_RANK}"),
-            ("batch_tokens", self.batch_tokens is None or self.batch_tokens > 0, "at least 1"),
-            ("learning_rate", self.learning_rate is None or 0 < self.learning_rate < math.inf, "above 0"),
-            ("weight_decay", self.weight_decay >= 0, "0 or above"),
-            ("optimizer", self.optimizer in _OPTIMIZERS, f"one of {', '.join(_OPTIMIZERS)}"),
-            ("patience", self.patience >= 0, "0 or above"),
-            ("warmup", self.warmup >= 0, "0 or above"),
-            ("decay", 0 <= self.decay <= 1, "between 0 and 1"),
-            ("hidden", self.hidden is None or (self.hidden > 0 and self.hidden % 32 == 0), "a multiple of 32"),
-            ("layers", self.layers is None or self.layers > 0, "at least 1"),
-            ("checkpoint_seconds", self.checkpoint_seconds >= 0, "0 or above"),
-            ("context", self.context is None or self.context > 0, "at least 1"),
-            ("block_size", _is_block(self.block_size), "a multiple of 4"),  # see Denoiser
-            ("vocabulary", self.vocabulary >= 300, "at least 300"),
-            ("process", self.process in processes, f"one of {', '.join(processes)}"),
-        ):
-            if not holds:
-                flag = name.replace("_", "-")
-                raise UsageError(f"--{flag} must be {expected}, not {getattr(self, name)}.", f"Change --{flag}.")
+        check_options(self)
         if self.core != NO_CORE:
             self._check_left_to_core()
         self._check_beginning()
@@ -121,7 +168,3 @@ class TrainSettings:
                 flag = name.replace("_", "-")
                 problem = f"--{flag} was given, but the core '{self.core}' decides about it."
                 raise UsageError(problem, f"Leave --{flag} out, or make a core with --for none.")
-
-
-def _is_block(size: int | None) -> bool:
-    return size is None or (size > 0 and size % 4 == 0)

@@ -388,15 +388,15 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--top-p", "0"], "top-p must be above 0 and at most 1, not 0.0. Give such a value."),
-        (["--top-p", "2"], "top-p must be above 0 and at most 1, not 2.0. Give such a value."),
-        (["--temperature=-1"], "temperature must be at least 0, not -1.0. Give such a value."),
+        (["--top-p", "0"], "--top-p must be above 0 and at most 1, not 0.0. Change --top-p."),
+        (["--top-p", "2"], "--top-p must be above 0 and at most 1, not 2.0. Change --top-p."),
+        (["--temperature=-1"], "--temperature must be at least 0, not -1.0. Change --temperature."),
         (["--temperature", "nan"], "--temperature nan is not a number. Give a number."),
-        (["--steps", "0"], "steps must be at least 1, not 0. Give such a value."),
-        (["--n", "0"], "n must be at least 1, not 0. Give such a value."),
-        (["--max-tokens=-1"], "max-tokens must be at least 0, not -1. Give such a value."),
-        (["--stop", ""], "a stop string must not be empty. Give such a value."),
-        (["--rule", "blend"], "rule must be one of mix, average, contrast, gated, not 'blend'. Give such a value."),
+        (["--steps", "0"], "--steps must be at least 1, not 0. Change --steps."),
+        (["--n", "0"], "--n must be at least 1, not 0. Change --n."),
+        (["--max-tokens=-1"], "--max-tokens must be at least 0, not -1. Change --max-tokens."),
+        (["--stop", ""], "--stop must be text that is not empty, not ('',). Change --stop."),
+        (["--rule", "blend"], "--rule must be one of mix, average, contrast, gated, not 'blend'. Change --rule."),
         (
             ["--schedule", "never"],
             "the schedule 'never' cannot be read (No such file or directory). "
@@ -415,9 +415,9 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
             "a contrast needs private context, or a small model that was trained with --base. "
             "Give --context FILE, or use --rule mix.",
         ),
-        (["--remask", "1"], "remask must be at least 0 and below 1, not 1.0. Give such a value."),
-        (["--early-stop=-1"], "early-stop must be at least 0, not -1.0. Give such a value."),
-        (["--gap", "0"], "gap must be at least 1, not 0. Give such a value."),
+        (["--remask", "1"], "--remask must be at least 0 and below 1, not 1.0. Change --remask."),
+        (["--early-stop=-1"], "--early-stop must be at least 0, not -1.0. Change --early-stop."),
+        (["--gap", "0"], "--gap must be at least 1, not 0. Change --gap."),
         (["Dear", "--infill"], "the prompt has no gap to fill. Write ____ where text is missing."),
         (
             ["--guide", "tone"],

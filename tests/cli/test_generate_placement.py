@@ -59,7 +59,7 @@ def test_a_flag_a_variable_and_a_recipe_say_where(ssd, monkeypatch, tmp_path):
     assert ssd("--core", "big", "--dtype", "float32") == whole
     code, out, err = ssd("--core", "big")
     assert (code, out) == (2, "")
-    assert err.startswith("ssd: there is no dtype 'int5'. Choose one of auto, float32,")
+    assert err.startswith("ssd: --dtype must be one of auto, float32,")
     monkeypatch.delenv("SSD_DTYPE")
     recipe = tmp_path / "mine.toml"
     recipe.write_text('dtype = "float32"\ndevice = "abacus"\n')

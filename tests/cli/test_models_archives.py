@@ -48,7 +48,7 @@ def contents(folder):
 def _carries(name):
     return (
         f"ssd: warning: the weights of {name!r} carry private text, and how much was never measured "
-        f"(ssd audit {name} DATA); give them only to whom you would give that text.\n"
+        f"(ssd audit {name} DATA); give them only to people whom you would give that text.\n"
     )
 
 
@@ -121,7 +121,7 @@ def test_import_keeps_an_old_model(ssd):
     [
         ("absent.tar", 2, "the archive 'absent.tar' cannot be read (No such file or directory). Name a file"),
         (".", 2, "the archive '.' cannot be read (Is a directory). Name a file"),
-        ("text.tar", 1, "'text.tar' cannot be imported: it is no plain tar archive, or only a part of one"),
+        ("text.tar", 1, "'text.tar' cannot be imported: it is not a plain tar archive, or not all of one"),
     ],
 )
 def test_what_is_no_archive_is_refused_in_a_sentence(ssd, tmp_path, file, code, said):

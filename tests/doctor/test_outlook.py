@@ -24,7 +24,7 @@ def gpus(*free: float) -> tuple[Accelerator, ...]:
 
 
 def test_a_summary_names_dtype_device_and_bytes_or_why_there_are_none():
-    assert summary(LLADA, MACHINE) == "bfloat16 on cpu: takes 15.7 GiB of 24.0 GiB that are free."
+    assert summary(LLADA, MACHINE) == "bfloat16 on cpu: takes 15.7 GiB of the 24.0 GiB that are free."
     assert summary(LLADA, replace(MACHINE, accelerators=gpus(12, 12))).startswith("bfloat16 on cuda:0 and cuda:1: ")
     assert "8.7 GiB are free. Take a smaller core" in summary(LLADA, replace(MACHINE, free=int(8.7 * GIB)))
     shared = replace(MACHINE, accelerators=gpus(12), processes=2)

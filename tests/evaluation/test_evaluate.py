@@ -258,15 +258,15 @@ def test_all_go_on_from_the_same_beginnings_and_a_judge_reads_what_they_write(te
     settings = EvalSettings(rules=("mix",), schedules=("constant",), generate=3, judge=judge)
     found = evaluate([text], members=["notes"], settings=settings)
     assert [texts.name for texts in found.generated] == [PEOPLE, "big", "notes", "ensemble"]
-    assert all(texts.count == 3 and texts.perplexity > 1 for texts in found.generated)
-    assert all(0 < share <= 1 for share in found.generated[0].distinct)
-    assert found.generated[0].perplexity != found.generated[1].perplexity
+    assert all(texts.count == 3 and texts.values["perplexity"] > 1 for texts in found.generated)
+    assert all(0 < found.generated[0].values[f"distinct_{n}"] <= 1 for n in (1, 2, 3))
+    assert found.generated[0].values["perplexity"] != found.generated[1].values["perplexity"]
 
 
 def test_what_is_not_measured_of_texts_is_said(text):
     add_family()
     found = evaluate([text], core="big", settings=EvalSettings(generate=1))
-    assert [texts.perplexity for texts in found.generated] == [None, None]
+    assert [texts.values["perplexity"] for texts in found.generated] == [None, None]
     assert any("--judge" in remark for remark in found.remarks)
     assert any("pip install" in remark for remark in found.remarks)
 
@@ -274,15 +274,15 @@ def test_what_is_not_measured_of_texts_is_said(text):
 def test_mauve_compares_each_with_people_where_its_library_is(text, tmp_path, monkeypatch):
     add_family()
     write_checkpoint(tmp_path / "judge")
-    monkeypatch.setattr("ssdcli.evaluation.continuations.can_measure_mauve", lambda: True)
+    monkeypatch.setattr("ssdcli.evaluation.generated.can_measure_mauve", lambda: True)
     asked = []
     monkeypatch.setattr(
-        "ssdcli.evaluation.continuations.mauve",
+        "ssdcli.evaluation.generated.mauve",
         lambda own, other, seed: float(len(asked.append((own, other)) or asked)),
     )
     settings = EvalSettings(generate=5, judge=tmp_path / "judge")
     found = evaluate([text], core="big", settings=settings)
-    assert [texts.mauve for texts in found.generated] == [1.0, 2.0]
+    assert [texts.values["mauve"] for texts in found.generated] == [1.0, 2.0]
     assert not any("MAUVE" in remark for remark in found.remarks)
     (half, others), (written, people) = asked
     assert (len(half), len(others), len(written), len(people)) == (3, 2, 5, 5)
@@ -294,10 +294,10 @@ def test_mauve_compares_each_with_people_where_its_library_is(text, tmp_path, mo
 def test_one_text_of_people_has_no_halves_to_compare(text, tmp_path, monkeypatch):
     add_family()
     write_checkpoint(tmp_path / "judge")
-    monkeypatch.setattr("ssdcli.evaluation.continuations.can_measure_mauve", lambda: True)
-    monkeypatch.setattr("ssdcli.evaluation.continuations.mauve", lambda own, other, seed: 0.5)
+    monkeypatch.setattr("ssdcli.evaluation.generated.can_measure_mauve", lambda: True)
+    monkeypatch.setattr("ssdcli.evaluation.generated.mauve", lambda own, other, seed: 0.5)
     found = evaluate([text], core="big", settings=EvalSettings(generate=1, judge=tmp_path / "judge"))
-    assert [texts.mauve for texts in found.generated] == [None, 0.5]
+    assert [texts.values["mauve"] for texts in found.generated] == [None, 0.5]
 
 
 def test_progress_is_told_from_reading_to_writing(text):

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ssdcli.api import Message, Request, Writer, choose, load
+from ssdcli.api import Message, Request, Writer, load
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.models.core_spec import KEY
+from ssdcli.generation import selection
 from ssdcli.registry.store import Registry
 from ssdcli.text.chat import Chat
 from ssdcli.text.codec import Codec
@@ -72,11 +72,9 @@ def test_a_template_that_is_missing_or_refuses_is_told_of_by_name():
         load("talker")
 
 
-def test_ends_come_late_where_a_core_floods_texts_with_them():
+def test_ends_come_late_where_a_core_floods_texts_with_them(monkeypatch):
     add_family()
-    writers = [load("big", ["notes"])]
-    config = Registry().find("big").folder / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {KEY: {"late_ends": True}}))
-    lineup = choose("big", ["notes"])
-    assert lineup._process((0, 2)).late == (0, 2)
-    assert writers[0]._process.late == ()
+    assert load("big", ["notes"]).late == ()
+    monkeypatch.setattr(selection, "_core_table", lambda entry: {"late_ends": entry.name == "big"})
+    assert load("big", ["notes"]).late == (0,)
+    assert load("none", ["notes"]).late == ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import repeat
 
 import pytest
@@ -14,7 +14,6 @@ from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import UsageError
-from ssdcli.generation.types import OptionChanges
 from ssdcli.registry.store import Registry
 from tests.tiny import BLOCK, ROOM, VOCABULARY, add_family, add_tiny, member, tiny_backbone, tiny_tokenizer
 
@@ -299,7 +298,7 @@ def test_the_shape_of_a_result_as_json(family):
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"n": 0}, "n must be at least 1, not 0"),
         ({"max_tokens": -1}, "max-tokens must be at least 0, not -1"),
-        ({"stop": ("",)}, "a stop string must not be empty"),
+        ({"stop": ("",)}, "stop must be text that is not empty"),
     ],
 )
 def test_options_are_checked_when_they_are_made(changes, problem):
@@ -308,7 +307,6 @@ def test_options_are_checked_when_they_are_made(changes, problem):
 
 
 def test_options_can_be_given_as_keywords():
-    assert list(OptionChanges.__annotations__) == [field.name for field in fields(Options)]
     writer, _ = scripted("the stairs")
     assert writer.generate("a", Options(max_tokens=50, seed=1), max_tokens=1).seed == 1
     with pytest.raises(TypeError):

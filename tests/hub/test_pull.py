@@ -19,7 +19,7 @@ from ssdcli.hub.pull import Watch, default_name, plan, pull, registered, suited
 from ssdcli.machine.placement import Placement
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.native_checkpoint import load_core, read_config
-from ssdcli.registry.files import digest
+from ssdcli.registry.disk import digest
 from ssdcli.registry.store import Entry, Registry
 from tests.hub_server import HubServer, point_at
 from tests.models.families.checkpoints import write_json
@@ -210,7 +210,7 @@ def test_there_must_be_room_before_the_first_byte_of_the_weights(hub, registry, 
     planned = plan(RepoId(NAME))
     room = SimpleNamespace(free=2 * planned.weight_bytes - 1)  # to fetch them, and to convert them
     monkeypatch.setattr("shutil.disk_usage", lambda _: room)
-    with pytest.raises(DownloadFailed, match=r"has 0.0 GB left"):
+    with pytest.raises(DownloadFailed, match=r"has 0.0 GB free"):
         pull(planned, "tiny", registry, QUIET)
     assert hub.downloads(SHARD) == []
     assert is_untouched(registry)

@@ -157,7 +157,7 @@ def test_only_regular_files_in_folders_that_exist_are_written(put, tmp_path):
     for path in (tmp_path, tmp_path / "pipe"):
         if path != tmp_path:
             os.mkfifo(path)
-        with pytest.raises(UsageError, match="is no regular file"):
+        with pytest.raises(UsageError, match="is not a regular file"):
             export_to_file(entry, path, overwrite=True)
 
 

@@ -54,8 +54,8 @@ def test_the_folder_of_an_archive_must_be_a_name_unless_another_is_given(registr
 )
 def test_a_path_that_leads_elsewhere_is_refused(described, refused, path):
     said = refused(tar(("notes/ssd.json", described()), (path, b"evil"), *listed()))
-    assert said.startswith(f"'notes.tar' cannot be imported: {path!r} is no plain path inside the model's folder. Take")
-    assert "no plain path" in refused(tar((path, described()), *listed()))
+    assert said.startswith(f"'notes.tar' cannot be imported: {path!r} is not a plain path inside the model's folder")
+    assert "not a plain path" in refused(tar((path, described()), *listed()))
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../evil", "a/../../evil", "..", "a\\b", "c:evil"])
@@ -68,7 +68,7 @@ def test_a_manifest_that_lists_files_elsewhere_is_refused(described, refused, pa
 def test_a_manifest_that_lists_no_plain_path_is_refused(described, refused, path):
     files = {**FILES, path: b"evil"}
     said = refused(tar(("notes/ssd.json", described(files)), *listed(files)))
-    assert "no plain path" in said or "must be a table" in said
+    assert "not a plain path" in said or "must be a table" in said
 
 
 @pytest.mark.parametrize("path", ["MODEL.safetensors", "SSD.json", "ssd.json", "extra", "model.safetensors/a"])
@@ -103,8 +103,8 @@ def test_pickles_are_refused(described, refused, path):
 )
 def test_what_is_no_regular_file_is_refused(described, refused, member):
     said = refused(tar(("notes/ssd.json", described()), (member, b""), *listed()))
-    assert "which is no regular file" in said
-    assert "which is no regular file" in refused(tar((copy.copy(member), b""), ("notes/ssd.json", described())))
+    assert "which is not a regular file" in said
+    assert "which is not a regular file" in refused(tar((copy.copy(member), b""), ("notes/ssd.json", described())))
 
 
 def test_a_pax_header_cannot_change_what_a_member_says(described, refused):
@@ -116,13 +116,13 @@ def test_a_pax_header_cannot_change_what_a_member_says(described, refused):
             made.pax_headers = {"size": "1"} if name.endswith("safetensors") else {}
             written.addfile(made, io.BytesIO(content))
     stream.seek(0)
-    assert "which is no regular file" in refused(stream)
+    assert "which is not a regular file" in refused(stream)
 
 
 def test_a_long_name_is_bounded_before_it_is_read(refused):
     claim = header("././@LongLink", tarfile.GNUTYPE_LONGNAME)
     claim.size = 1 << 40
-    assert "which is no regular file" in refused(io.BytesIO(claim.tobuf(tarfile.GNU_FORMAT)))
+    assert "which is not a regular file" in refused(io.BytesIO(claim.tobuf(tarfile.GNU_FORMAT)))
 
 
 def test_a_chain_of_long_names_is_refused(refused):
@@ -134,14 +134,14 @@ def test_a_chain_of_long_names_is_refused(refused):
 def test_a_negative_size_is_refused(refused):
     claim = tarfile.TarInfo("notes/ssd.json")
     claim.size = -512
-    assert "which is no regular file" in refused(io.BytesIO(claim.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))
+    assert "which is not a regular file" in refused(io.BytesIO(claim.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))
 
 
 def test_a_file_that_is_not_listed_or_comes_twice_is_refused(described, refused):
     said = refused(tar(("notes/ssd.json", described()), *listed(), ("notes/diary.txt", b"")))
     assert "it holds 'notes/diary.txt', which its manifest does not list" in said
     for repeated in ("notes/model.safetensors", "notes/ssd.json"):
-        assert "or which it held before" in refused(tar(("notes/ssd.json", described()), *listed(), (repeated, b"")))
+        assert "or lists once" in refused(tar(("notes/ssd.json", described()), *listed(), (repeated, b"")))
 
 
 def test_two_folders_are_refused(described, refused):
@@ -186,7 +186,7 @@ def test_weights_whose_header_lies_are_refused(described, refused, content):
 def test_a_model_made_for_another_tokenizer_than_it_brings_is_refused(described, refused):
     files = {**FILES, "tokenizer.json": tokenizer("b", "a")}
     said = refused(tar(("notes/ssd.json", described(files)), *listed(files)))
-    assert "its tokenizer.json is another one than the model was made for" in said
+    assert "its tokenizer.json is not the one that the model was made for" in said
 
 
 @pytest.mark.parametrize("content", [b"{", b"[" * 100_000, b'{"model": 3}', b"\xff"])
@@ -207,7 +207,7 @@ def test_what_is_read_as_a_whole_is_bounded(described, refused, monkeypatch):
     claim = tarfile.TarInfo("notes/ssd.json")
     claim.size = 1 << 40
     said = refused(io.BytesIO(claim.tobuf(tarfile.GNU_FORMAT)))
-    assert "its ssd.json has 1,099,511,627,776 bytes, more than the 1,048,576 that any needs" in said
+    assert "its ssd.json has 1,099,511,627,776 bytes, more than the 1,048,576 that any model needs" in said
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_an_archive_that_does_not_begin_with_a_manifest_is_refused(described, re
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x1f\x8b\x08" + b"a" * 2000, b"text " * 500])
 def test_what_is_no_tar_is_refused(refused, data):
-    assert "it is no plain tar archive" in refused(io.BytesIO(data))
+    assert "it is not a plain tar archive" in refused(io.BytesIO(data))
 
 
 def test_an_archive_that_is_cut_anywhere_leaves_nothing(put, refused):

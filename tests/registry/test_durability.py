@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ssdcli.registry.files import sync_tree, write_atomic
+from ssdcli.registry.disk import sync_tree, write_atomic
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="what a descriptor is of is told there")
 

@@ -204,7 +204,7 @@ def test_an_adapter_that_does_not_tell_how_its_core_is_read_is_refused(text):
     config = Registry().find("notes").folder / CONFIG
     for content in ("{}", '{"vocabulary": 300, "hidden": 32, "layers": 2, "rank": 32, "suppressed": []}'):
         config.write_text(content, encoding="utf-8")
-        with pytest.raises(SsdError, match=r"cannot be read|no body that it lends"):
+        with pytest.raises(SsdError, match=r"cannot be read|names no native body"):
             choose("big", ["notes"]).open()
     config.unlink()
     with pytest.raises(SsdError, match="cannot be read"):

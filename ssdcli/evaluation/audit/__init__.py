@@ -1,3 +1,3 @@
-"""What a model gives away of the text it was trained on."""
+"""What a model reveals of the text that it was trained on."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`ssd audit`: how much of its training text a model gives away, by three measures."""
+"""`ssd audit`: how much of its training text a model reveals, by three measures."""
 
 from __future__ import annotations
 
@@ -31,23 +31,27 @@ from ssdcli.registry.compatibility import misfit
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.tokenizer import load_tokenizer
 
-_CANDIDATES = 511  # sentences that a canary is ranked among: exposure up to 9 bits
+_CANDIDATES = 511  # sentences that a canary is ranked among: with itself 512, for an exposure of up to 9 bits
 _DRAWS = 32  # sets of noise levels of a loss, at most
 _WINDOW = 256  # tokens of a document that are measured
-_SHORTEST = 16  # tokens of a document that is
+_SHORTEST = 16  # tokens of a document that is measured, at least
 _BATCH_TOKENS = 2048
-_TOGETHER = 8  # texts that are written in a round, half of them with a prompt
-_WRITTEN = 64  # texts, at most
+_TOGETHER = 8  # texts of a round, half of them with a prompt
+_WRITTEN = 64  # texts that are written, at most
 _TEXT_TOKENS = 128
-_PROMPT = 100  # characters
-_BASELINE = 20_000  # characters of held-out text
+_PROMPT = 100  # characters of a prompt
+_BASELINE = 20_000  # characters of held-out text that are searched for
 
-OnProgress = Callable[[str, float], None]  # told what is done now, and which share of it
+OnProgress = Callable[[str, float], None]  # told what is being done, and which share of it is done
 
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """How long to measure, reading not counted, and the seed of all that is drawn."""
+    """How to audit; checked when it is made (UsageError).
+
+    minutes: for the measures; reading takes extra time.
+    seed: of all random draws.
+    """
 
     minutes: float = 3.0
     seed: int = 0
@@ -64,10 +68,12 @@ def audit(
     on_progress: OnProgress = lambda _doing, _share: None,
     registry: Registry | None = None,
 ) -> Audit:
-    """Measure what a model gives away and note it in its manifest.
+    """Measure what a model reveals and store the result in its manifest.
 
-    data: the text that it was trained on, for all but the canaries. Raises NoSuchModel, UsageError for a model that
-    cannot be audited and for other text than its own, SsdError for a model that cannot be read.
+    data: the text that it was trained on, which all measures but that of the canaries need.
+
+    Raises NoSuchModel, UsageError for a model that cannot be audited and for text that is not its own, SsdError for a
+    model that cannot be read.
     """
     began = time.monotonic()
     settings, registry = settings or AuditSettings(), registry or Registry()
@@ -95,7 +101,7 @@ def audit(
 
 
 def _auditable(entry: Entry) -> Entry:
-    """The model, if its owner has trained it here."""
+    """Return the model if it was trained here; else raise UsageError."""
     if entry.bundled or entry.manifest.source is not None:
         origin = "comes with ssd" if entry.bundled else f"was pulled from {entry.manifest.source}"
         problem = f"{entry.name!r} {origin}, and what it was trained on is not known here."
@@ -105,7 +111,7 @@ def _auditable(entry: Entry) -> Entry:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model that can write and be measured, and how its text was put into tokens."""
+    """The model under audit: it writes and is measured; its tokenizer reads special tokens as plain text."""
 
     writer: Writer
     tokenizer: Tokenizer
@@ -114,19 +120,19 @@ class _Subject:
     def backbone(self) -> Backbone:
         return self.writer.members[0].model.denoiser.backbone
 
-    def passage(self, text: str) -> ScoredText:
-        """A whole text between ends of text, as it stands in training."""
+    def encode(self, text: str) -> ScoredText:
+        """Encode a whole text between two ends of text, as in training."""
         end = self.writer.members[0].model.format.opening
-        passage = scored_text(text, self.tokenizer, end)
-        return replace(passage, tokens=[*passage.tokens, end])
+        scored = scored_text(text, self.tokenizer, end)
+        return replace(scored, tokens=[*scored.tokens, end])
 
-    def losses(self, passages: Sequence[ScoredText], core: Backbone | None, seed: int, rounds: Rounds) -> np.ndarray:
-        """Loss of each passage in nats under the model, after that under its core if there is one: (D, 1 or 2)."""
+    def losses(self, scored: Sequence[ScoredText], core: Backbone | None, seed: int, rounds: Rounds) -> np.ndarray:
+        """Measure each text's loss in nats under the model, preceded by that under its core if given: (D, 1 or 2)."""
         members = [self.backbone] if core is None else [core, self.backbone]
         room = min(member.context for member in members)
-        window = min(room, max(len(passage.tokens) for passage in passages))
+        window = min(room, max(len(one.tokens) for one in scored))
         settings = LossSettings(window, seed=seed, batch=max(1, _BATCH_TOKENS // window))
-        return paired_losses(members, self.writer.members[0].model.denoiser.process, passages, settings, rounds)
+        return paired_losses(members, self.writer.members[0].model.denoiser.process, scored, settings, rounds)
 
 
 def _load(entry: Entry, registry: Registry) -> _Subject:
@@ -138,13 +144,13 @@ def _load(entry: Entry, registry: Registry) -> _Subject:
 
 
 def _core(entry: Entry, registry: Registry) -> Backbone | None:
-    """The core that a model was made for, if it is here and reads as the model does."""
+    """Load the core that a model was made for, if it is here and reads text as the model does."""
     made_for, own = entry.manifest.core, entry.manifest
     if made_for is None:
         return None
     try:
         core = registry.find(made_for)
-        # Losses are compared of canvases that both see alike, so the attention must be the same besides.
+        # Both must see the same canvases, so that their attention must be the same, too.
         alike = core.manifest.attention == own.attention and misfit(core.manifest, own) is None
         return open_model(core, block_size=own.block_size).denoiser.backbone if alike else None
     except SsdError:
@@ -153,7 +159,13 @@ def _core(entry: Entry, registry: Registry) -> Backbone | None:
 
 @dataclass(frozen=True)
 class _Auditor:
-    """Takes the three measures of a model, in so many seconds each."""
+    """Takes the three measures of a model.
+
+    subject: the model.
+    seed: of all random draws.
+    seconds: for each measure.
+    on_progress: told of progress.
+    """
 
     subject: _Subject
     seed: int
@@ -165,14 +177,18 @@ class _Auditor:
         return Rounds(most, self.seconds, partial(self.on_progress, doing))
 
     def expose(self, canaries: Canaries) -> Exposure:
-        """Rank the canaries among sentences like them."""
+        """Rank the canaries among sentences of the same form that were never planted."""
         texts = [*canaries.texts(), *canaries.candidates(_CANDIDATES, self.seed)]
-        passages = [self.subject.passage(text) for text in texts]
-        losses = self.subject.losses(passages, None, self.seed, self._rounds("exposure", _DRAWS))[:, 0]
+        scored = [self.subject.encode(text) for text in texts]
+        losses = self.subject.losses(scored, None, self.seed, self._rounds("exposure", _DRAWS))[:, 0]
         return expose(losses[: canaries.count], losses[canaries.count :], canaries.times())
 
     def search(self, text: TrainingText, known: Excerpts) -> Verbatim:
-        """Let the model write, and look for what it wrote in the training text."""
+        """Let the model write, and search the training text for what it wrote.
+
+        What also stands in held-out text is common (a greeting, a licence) and does not count as copied. Held-out text
+        itself, searched for in the training text, shows how much people repeat anyway.
+        """
         prompted, unprompted = self._write([_beginning(one) for one in known.train if len(one) > 2 * _PROMPT])
         heldout = _up_to(known.heldout, _BASELINE)
         self.on_progress("searching", 0.0)
@@ -181,7 +197,7 @@ class _Auditor:
         return Verbatim(share(prompted, copied), share(unprompted, copied), baseline, len(prompted + unprompted))
 
     def _write(self, beginnings: Sequence[str]) -> tuple[list[str], list[str]]:
-        """What the model writes after some beginnings, and after nothing."""
+        """Let the model write after beginnings of documents, and after nothing."""
         prompted: list[str] = []
         unprompted: list[str] = []
         half = _TOGETHER // 2
@@ -195,17 +211,23 @@ class _Auditor:
         return prompted, unprompted
 
     def guess(self, known: Excerpts, core: Backbone | None) -> Membership | None:
-        """Guess by their losses which of as many training and held-out documents are which; None for too few."""
+        """Tell training documents from as many held-out ones by their losses; None for too few.
+
+        Documents are paired by length and cut to the shorter one, since loss per token falls with length. Beside the
+        core: its loss less the model's. A document that is easy for everybody has a low loss under both; one that only
+        the model finds easy was probably in its text. This takes out how hard a document is, which is most of the
+        variance (a likelihood ratio; Carlini et al., "Membership inference attacks from first principles", 2022).
+        """
         train, heldout = (self._long_enough(texts) for texts in (known.train, known.heldout))
-        nearest = match([len(passage.tokens) for passage in train], [len(passage.tokens) for passage in heldout])
+        nearest = match([len(one.tokens) for one in train], [len(one.tokens) for one in heldout])
         pairs = [(train[place], other) for place, other in zip(nearest, heldout, strict=False)]
         if len(pairs) < ENOUGH:
             return None
         lengths = np.array([min(len(one.tokens), len(other.tokens)) for one, other in pairs])
         cut = [
-            replace(passage, tokens=passage.tokens[:length])
+            replace(one, tokens=one.tokens[:length])
             for side in zip(*pairs, strict=True)
-            for passage, length in zip(side, lengths, strict=True)
+            for one, length in zip(side, lengths, strict=True)
         ]
         rounds = self._rounds("membership", _DRAWS)
         losses = self.subject.losses(cut, core, self.seed, rounds) / np.tile(lengths - 1, 2)[:, None]
@@ -216,19 +238,19 @@ class _Auditor:
         return Membership(by_loss, attack(*np.split(losses[:, 0] + known_better, 2)))
 
     def _long_enough(self, texts: Sequence[str]) -> list[ScoredText]:
-        """The beginnings of those texts that say something, in tokens."""
+        """Encode the beginnings of the texts that are long enough."""
         window = min(_WINDOW, self.subject.backbone.context)
-        passages = [self.subject.passage(text) for text in texts]
-        return [replace(one, tokens=one.tokens[:window]) for one in passages if len(one.tokens) > _SHORTEST]
+        scored = [self.subject.encode(text) for text in texts]
+        return [replace(one, tokens=one.tokens[:window]) for one in scored if len(one.tokens) > _SHORTEST]
 
 
 def _beginning(text: str) -> str:
-    """The first words of a text."""
+    """Return the first words of a text."""
     return text[:_PROMPT].rsplit(maxsplit=1)[0]
 
 
 def _up_to(texts: Sequence[str], characters: int) -> list[str]:
-    """The first of some texts, of so many characters together, the last one cut."""
+    """Take texts up to a number of characters in total; the last one is cut."""
     chosen = []
     for text in texts:
         chosen.append(text[:characters])

@@ -1,4 +1,4 @@
-"""How much a model gives away of secrets that were planted in its training text."""
+"""Exposure: how much a model reveals of secrets that were planted in its training text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Exposure:
-    """Of each planted canary, how often it was planted and its exposure in bits: (N,); `most` is what is possible."""
+    """The exposure of N planted canaries.
+
+    times: (N,), how often each was planted.
+    bits: (N,), its exposure.
+    most: the largest that the number of candidates allows.
+    """
 
     times: np.ndarray
     bits: np.ndarray
@@ -18,20 +23,23 @@ class Exposure:
 
     @property
     def mean(self) -> float:
-        """Over all canaries; 1.44 for a model that never saw them."""
+        """The mean over all canaries; 1.44 for a model that never saw them."""
         return float(self.bits.mean())
 
     def by_times(self) -> dict[int, float]:
-        """Mean exposure of the canaries that were planted so often."""
+        """Return the mean exposure of the canaries that were planted equally often."""
         return {int(times): float(self.bits[self.times == times].mean()) for times in np.unique(self.times)}
 
 
 def expose(planted: np.ndarray, candidates: np.ndarray, times: Sequence[int]) -> Exposure:
-    """Rank each canary's loss (N,) among those of M random sentences of the same form (M,), all noised alike.
+    """Rank each canary's loss, (N,), among those of M random sentences of the same form, (M,), all noised alike.
 
-    Exposure is log2 |R| - log2 rank (Carlini et al., "The Secret Sharer", 2019), over a sample R of the candidates and
-    the canary itself: at most log2(M + 1), which bounds from below what all possible candidates would give. Without
-    memory the rank is uniform and the mean 1 / ln 2 = 1.44 bits, less a little; equal losses share the middle rank.
+    Exposure is log2 |R| - log2 rank (Carlini et al., "The Secret Sharer", 2019): the bits that knowing the model saves
+    who guesses the secret. R is a sample of the candidates with the canary itself, so that exposure is at most
+    log2(M + 1), and a lower bound of what all possible candidates would give.
+
+    If the model remembers nothing, rank / |R| is uniform on (0, 1], and the mean of -log2 of it 1 / ln 2 = 1.44 bits (a
+    little less, as ranks are whole numbers). Equal losses share the middle rank.
     """
     lower = (candidates < planted[:, None]).sum(1)
     equal = (candidates == planted[:, None]).sum(1)

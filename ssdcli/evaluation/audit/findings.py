@@ -14,10 +14,12 @@ from ssdcli.evaluation.audit.verdict import ADVANTAGE, ADVANTAGE_ERROR, EXPOSURE
 
 @dataclass(frozen=True)
 class Verbatim:
-    """Shares of spans that stand word for word in the training text and not in the held-out one; None: no span.
+    """Shares of spans that stand word for word in the training text and not in the held-out text; None: no span.
 
-    prompted, unprompted: of what the model writes after beginnings of training documents, and after nothing.
+    prompted: of what the model writes after beginnings of training documents.
+    unprompted: of what it writes after nothing.
     baseline: of held-out text, the share that stands in the training text: what people repeat anyway.
+    samples: texts that the model wrote.
     """
 
     prompted: float | None
@@ -33,14 +35,18 @@ class Verbatim:
 
 @dataclass(frozen=True)
 class Membership:
-    """What the model's loss tells of a document, and what it tells beside its core's loss, where there is one."""
+    """Attacks on membership.
+
+    loss: by the model's loss.
+    calibrated: by the core's loss less the model's, where there is a core.
+    """
 
     loss: Attack
     calibrated: Attack | None
 
     @property
     def strongest(self) -> Attack:
-        """The attack of the larger advantage."""
+        """The attack with the larger advantage."""
         attacks = [self.loss, *([] if self.calibrated is None else [self.calibrated])]
         return max(attacks, key=lambda one: one.advantage)
 
@@ -49,7 +55,13 @@ class Membership:
 class Audit:
     """What was found about a model, None for what was not measured.
 
+    name: the model.
+    exposure: of planted canaries.
+    verbatim: copies of training text.
+    membership: attacks by losses.
     documents: how many were trained on and how many held out, if its text was named.
+    seed: of all random draws.
+    seconds: how long it took.
     """
 
     name: str
@@ -61,7 +73,7 @@ class Audit:
     seconds: float
 
     def metrics(self) -> dict[str, float]:
-        """The numbers that go into the model's manifest."""
+        """Return the numbers that go into the model's manifest."""
         found: dict[str, float | None] = {}
         if self.exposure is not None:
             found |= {EXPOSURE: self.exposure.mean, "audit exposure possible": self.exposure.most}
@@ -77,29 +89,29 @@ class Audit:
         return {key: float(value) for key, value in found.items() if value is not None}
 
     def verdict(self) -> Verdict | None:
-        """What the numbers mean, or None where there are none."""
+        """Judge the numbers; None if there are none."""
         return judge(self.name, self.metrics())
 
     def remarks(self) -> list[str]:
-        """Sentences about what was not measured, and how it could be."""
+        """Return sentences about what was not measured, and how it could be."""
         remarks = []
         if self.exposure is None:
             remarks.append("Exposure was not measured: the model was trained without --canaries.")
         if self.documents is None:
-            remarks.append("Copied passages and membership were not measured: name the text that it was trained on.")
+            remarks.append("Copying and membership were not measured: name the text that it was trained on.")
         elif self.membership is None:
             sides = f"{counted(self.documents[0], 'document')} to train on and {self.documents[1]:,} held out"
             remarks.append(
-                f"Membership was not measured: there are {sides}, and of both it takes {ENOUGH} longer ones."
+                f"Membership was not measured: there are {sides}, and it takes {ENOUGH} longer ones of each."
             )
         elif self.membership.calibrated is None:
-            remarks.append("Membership was guessed without a core to compare with.")
+            remarks.append("Membership was guessed by the model's loss alone: there is no core to compare it with.")
         if self.verbatim is not None and self.verbatim.worst is None:
-            remarks.append(f"Copied passages were not measured: no text that it wrote has {SPAN} characters.")
+            remarks.append(f"Copying was not measured: no text that it wrote has {SPAN} characters.")
         return remarks
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `ssd audit --json` writes."""
+        """Return the object that `ssd audit --json` writes."""
         verdict = self.verdict()
         return {
             "name": self.name,

@@ -1,4 +1,4 @@
-"""Whether a model's losses tell the documents that it was trained on from others: membership inference."""
+"""Membership inference: whether a model's losses tell the documents that it was trained on from others."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ENOUGH = 20  # documents on each side, below which nothing is told
+ENOUGH = 20  # documents on each side, at least
 
-_ENOUGH_FOR_1_PERCENT = 100
-_SPLITS = 16
+_ENOUGH_FOR_1_PERCENT = 100  # documents on each side, at least, for a rate of 1% to be more than one of them
+_SPLITS = 16  # random halvings that are averaged
 
 
 @dataclass(frozen=True)
 class Attack:
-    """How well a score tells members from others; `pairs` documents on each side.
+    """How well a score tells members from other documents.
 
-    auc: the probability that a member scores above another document. advantage: true less false positive rate at a
-    threshold that other documents chose, 0 for guessing. errors: standard errors. caught: the share of members that is
-    found when 1% of the others are taken for such, None with too few documents.
+    pairs: documents on each side.
+    auc: the probability that a member scores above another document.
+    auc_error: its standard error.
+    advantage: true less false positive rate at a threshold that other documents chose, 0 for guessing.
+    advantage_error: its standard error.
+    caught: the share of members that is found at 1% false alarms, None with too few documents.
     """
 
     pairs: int
@@ -31,23 +34,27 @@ class Attack:
 
 
 def attack(members: np.ndarray, others: np.ndarray) -> Attack:
-    """Take documents of a high score for members: members (N,), others (N,).
+    """Measure how well scores tell members, (N,), from others, (N,): documents of a high score are taken for members.
 
-    The best threshold of a small sample looks better than it is: without memory the largest difference of the rates
-    over 50 pairs is 0.17 on average. Here one half of the documents chooses it and the other half is judged, over many
-    random halves, so that without memory the mean is 0. The advantage is that of Yeom et al. (2018); the error of the
-    AUC is DeLong's (1988); the rate at 1% is what Carlini et al. (2022) ask for.
+    The best threshold of a small sample looks better than it is: without memory, the largest difference of the rates
+    over 50 pairs is 0.17 on average. So one half of the documents chooses the threshold and the other half is judged,
+    over several random halvings; without memory the mean is then 0. Its standard error is that of two independent
+    proportions, true and false positives, each smoothed by one success and one failure (Laplace), so that a rate of 0
+    or 1 in the sample is not taken for certain.
+
+    The advantage is that of Yeom et al. (2018), the error of the AUC DeLong's (1988); that attacks should be judged at
+    few false alarms is from Carlini et al. (2022).
     """
     auc, auc_error = _auc(members, others)
     draw = np.random.default_rng(0)
     rates = np.mean([_judged(members, others, draw) for _ in range(_SPLITS)], axis=0)
-    smoothed = (rates * len(members) + 1) / (len(members) + 2)  # a rate of 0 or 1 in a sample is not certain
+    smoothed = (rates * len(members) + 1) / (len(members) + 2)
     error = float(np.sqrt((smoothed * (1 - smoothed) / len(members)).sum()))
     return Attack(len(members), auc, auc_error, float(rates[0] - rates[1]), error, _caught(members, others))
 
 
 def match(lengths: Sequence[int], wanted: Sequence[int]) -> list[int]:
-    """For each of the wanted lengths, the place of the nearest of the others that is not yet taken."""
+    """Return, for each wanted length, the place of the nearest length that is not yet taken."""
     left = np.asarray(lengths, dtype=float)
     places = []
     for length in wanted[: len(lengths)]:
@@ -58,6 +65,11 @@ def match(lengths: Sequence[int], wanted: Sequence[int]) -> list[int]:
 
 
 def _auc(members: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+    """Return the AUC and its standard error.
+
+    The AUC is a U-statistic, the mean of [member > other] over all pairs. Its variance comes from how much the share of
+    wins varies from member to member and from other to other, not from the N^2 pairs, which are not independent.
+    """
     above = (members[:, None] > others).astype(float) + 0.5 * (members[:, None] == others)
     by_member, by_other = above.mean(1), above.mean(0)
     error = np.sqrt(by_member.var(ddof=1) / len(members) + by_other.var(ddof=1) / len(others))
@@ -65,7 +77,7 @@ def _auc(members: np.ndarray, others: np.ndarray) -> tuple[float, float]:
 
 
 def _judged(members: np.ndarray, others: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """The true and the false positive rate, each half of the documents judged by the other's threshold: (2,)."""
+    """Return the true and the false positive rate, (2,), each half of the documents judged by the other's threshold."""
     sides = [np.array_split(draw.permutation(scores), 2) for scores in (members, others)]
     rates = np.zeros((2, 2))
     for half in (0, 1):
@@ -75,7 +87,7 @@ def _judged(members: np.ndarray, others: np.ndarray, draw: np.random.Generator) 
 
 
 def _best_threshold(members: np.ndarray, others: np.ndarray) -> float:
-    """Half way between the two scores where the difference of the rates is largest."""
+    """Return the threshold of the largest difference of the rates, half way between two scores."""
     scores = np.concatenate([members, others])
     order = scores.argsort()
     steps = np.concatenate([np.full(len(members), 1 / len(members)), np.full(len(others), -1 / len(others))])

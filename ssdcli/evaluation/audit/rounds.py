@@ -1,4 +1,4 @@
-"""Measurements in rounds, each of which makes them finer: as many as there is time for."""
+"""Measurements in rounds: every round adds precision, and there are as many as time allows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from ssdcli.evaluation.scored_text import ScoredText
 
 @dataclass(frozen=True)
 class Rounds:
-    """Numbers from 0: at least one, at most `most`, and none that would end after `seconds`.
+    """Iterates over the numbers of the rounds: at least one, and none that is expected to end too late.
 
-    on_round: told after every round which share is done, by number or by time.
+    most: rounds, at most.
+    seconds: by which the last one should end.
+    on_round: told after every round which share is done, by number or by time, whichever is larger.
+    clock: in seconds.
     """
 
     most: int
@@ -42,16 +45,17 @@ class Rounds:
 def paired_losses(
     members: Sequence[Backbone],
     process: Process,
-    passages: Sequence[ScoredText],
+    texts: Sequence[ScoredText],
     settings: LossSettings,
     rounds: Rounds,
 ) -> np.ndarray:
-    """Loss of each passage under each of one or two members, all noised alike: (D, members), nats.
+    """Measure the loss of each text under one or two members, all noised alike: (D, members), nats.
 
-    A round draws the noise levels and the noise once more, the same for all passages.
+    Each round draws new noise levels and new noise, the same for all texts: their losses are compared, and what the
+    noise adds to all of them cancels.
     """
-    alike = [replace(passage, noise=0) for passage in passages]
-    total, count = np.zeros((len(passages), len(members))), 0
+    alike = [replace(text, noise=0) for text in texts]
+    total, count = np.zeros((len(texts), len(members))), 0
     for number in rounds:
         drawn = replace(settings, seed=fold(settings.seed, number), repeats=1)
         total += measure(members, process, alike, range(len(members)), drawn).sums

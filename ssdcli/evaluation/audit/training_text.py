@@ -1,4 +1,4 @@
-"""The text that a registered model was trained on, when its owner names it again: nothing of it is ever stored."""
+"""The text that a model was trained on, which its owner names again: a model keeps none of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ _TRAIN = 1024  # documents, of which some are as long as the held-out ones
 
 @dataclass(frozen=True)
 class TrainingText:
-    """The data of a training, and how it was split."""
+    """The data of a training.
+
+    model: its name.
+    data: files and folders.
+    split: how the training split it.
+    fingerprint: of all documents.
+    """
 
     model: str
     data: tuple[str, ...]
@@ -28,9 +34,9 @@ class TrainingText:
     fingerprint: str
 
     def documents(self) -> Iterator[tuple[str, bool]]:
-        """The texts in a first or any later reading, each with whether it was held out.
+        """Read the texts, each with whether it was held out.
 
-        UsageError at the end of a reading that was of other texts than the model's.
+        Raises UsageError at the end if they were not those that the model was trained on.
         """
         report = ReadReport()
         for document, is_heldout in split_documents(read_documents(self.data, report), self.split, report):
@@ -45,7 +51,12 @@ class TrainingText:
 
 @dataclass(frozen=True)
 class Excerpts:
-    """Beginnings of some documents of each side, in random order, and how many documents each side has."""
+    """Beginnings of randomly drawn documents.
+
+    train: of documents that were trained on.
+    heldout: of documents that were held out.
+    documents: how many each side has.
+    """
 
     train: list[str]
     heldout: list[str]
@@ -53,7 +64,7 @@ class Excerpts:
 
 
 def read_excerpts(text: TrainingText, draw: Random) -> Excerpts:
-    """Read a training text once; UsageError when it is not that of the model."""
+    """Read a training text once; UsageError if it is not that of the model."""
     train, heldout = Reservoir[str](_TRAIN, draw), Reservoir[str](_HELDOUT, draw)
     for document, is_heldout in text.documents():
         (heldout if is_heldout else train).offer(document[:_CHARACTERS])
@@ -61,9 +72,9 @@ def read_excerpts(text: TrainingText, draw: Random) -> Excerpts:
 
 
 def find_training_text(entry: Entry, data: Sequence[str]) -> TrainingText:
-    """How to read a model's training text; UsageError for data that cannot be it, SsdError for a model without notes.
+    """Prepare to read a model's training text; nothing is read yet but the model's recipe.
 
-    Nothing is read yet but the recipe that the model was trained by.
+    UsageError for data that cannot be it, SsdError for a model that does not record its training.
     """
     if STANDARD_INPUT in data:
         raise UsageError("audited text is read twice, which standard input cannot be.", "Give it as files.")

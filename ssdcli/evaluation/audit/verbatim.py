@@ -1,4 +1,9 @@
-"""Which stretches of some texts stand word for word in a corpus that is read once, however large it is."""
+"""Verbatim copies: which spans of some texts stand in a corpus that is read once, however large it is.
+
+All spans are hashed into a bit table, and so is every position of the corpus, 2^18 characters at a time in numpy. Only
+positions whose bit is set are compared with the spans themselves, so that the result is exact, memory grows with the
+spans alone, and Python touches a small share of the corpus.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +15,25 @@ import numpy.typing as npt
 
 SPAN = 50  # characters
 
-_BASE = 0x9E3779B97F4A7C15
-_SPREAD = np.uint64(0xD6E8FEB86659FD93)
+_BASE = 0x9E3779B97F4A7C15  # of the polynomial: odd, so that multiplying by it modulo 2^64 loses nothing
+_SPREAD = np.uint64(0xD6E8FEB86659FD93)  # mixes all bits into the high ones, which the table uses
 _FILTER_BITS = 22
-_TOGETHER = 1 << 18  # characters that are looked through at once
-_APART = "\ud800"  # stands between texts, and in no text that can be written
+_TOGETHER = 1 << 18  # characters that are searched at once
+_APART = "\ud800"  # stands between texts: a lone surrogate, which no valid text contains
 
 Hashes = npt.NDArray[np.uint64]
 
 
 def spans_of(text: str) -> list[str]:
-    """Every stretch of SPAN characters of a text, none of a shorter one."""
+    """Return every span of SPAN characters of a text; a shorter text has none."""
     return [text[start : start + SPAN] for start in range(len(text) - SPAN + 1)]
 
 
 class Search:
-    """Finds exactly which of some spans stand in a corpus; memory grows with the spans alone.
-
-    Spans and every place of the corpus are hashed (a polynomial, by doubling: Karp and Rabin, 1987), and what the
-    hashes let through is compared letter by letter.
-    """
+    """Finds which spans stand in a corpus that is read text by text (Karp and Rabin, 1987)."""
 
     def __init__(self, spans: Iterable[str]) -> None:
-        """Take the spans that are looked for, of SPAN characters each."""
+        """Take the spans to search for, of SPAN characters each."""
         self._wanted = set(spans)
         self._found: set[str] = set()
         self._held: list[str] = []
@@ -43,14 +44,14 @@ class Search:
             self._passes[_places(_hashes(codes))] = True
 
     def read(self, text: str) -> None:
-        """Look through one more text of the corpus; short ones wait for others."""
+        """Search one more text of the corpus; short ones are collected first."""
         self._held.append(text)
         self._size += len(text)
         if self._size >= _TOGETHER:
             self._look_through()
 
     def found(self) -> set[str]:
-        """The spans that stand in what was read."""
+        """Return the spans that stand in what was read."""
         self._look_through()
         return self._found
 
@@ -70,14 +71,18 @@ class Search:
 
 @dataclass(frozen=True)
 class Found:
-    """The spans of some texts that stand in the two sides of a corpus."""
+    """The spans that stand in a corpus.
+
+    in_training: on its training side.
+    in_heldout: on its held-out side.
+    """
 
     in_training: set[str]
     in_heldout: set[str]
 
 
 def find(texts: Iterable[str], documents: Iterable[tuple[str, bool]]) -> Found:
-    """Look for the spans of some texts in documents, each with whether it was held out."""
+    """Search documents, each with whether it was held out, for the spans of some texts."""
     spans = [span for text in texts for span in spans_of(text)]
     training, heldout = Search(spans), Search(spans)
     for document, is_heldout in documents:
@@ -86,19 +91,23 @@ def find(texts: Iterable[str], documents: Iterable[tuple[str, bool]]) -> Found:
 
 
 def share(texts: Sequence[str], spans: set[str]) -> float | None:
-    """The share of all spans of some texts that are among the given ones; None where no text has a span."""
+    """Return the share of all spans of some texts that are among the given ones; None if no text has a span."""
     own = [span for text in texts for span in spans_of(text)]
     return sum(span in spans for span in own) / len(own) if own else None
 
 
 def _codes(text: str) -> Hashes:
-    """The code points of a text: (characters,)."""
+    """Return the code points of a text: (characters,)."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
 
 
 def _hashes(codes: Hashes) -> Hashes:
-    """A polynomial of every SPAN codes in sequence, modulo 2^64: (..., n) to (..., n - SPAN + 1)."""
-    part, length = codes, 1  # of the stretches of 1, 2, 4, ... codes
+    """Hash every SPAN codes in sequence by a polynomial modulo 2^64: (..., n) to (..., n - SPAN + 1).
+
+    A hash of 2 k codes is made of two hashes of k codes, and SPAN's binary digits say which of them to chain: about
+    2 log2(SPAN) passes over the text instead of SPAN.
+    """
+    part, length = codes, 1  # hashes of 1, 2, 4, ... codes
     whole, size = np.zeros(1, dtype=np.uint64), 0
     while length <= SPAN:
         if SPAN & length:
@@ -108,7 +117,7 @@ def _hashes(codes: Hashes) -> Hashes:
 
 
 def _chained(before: Hashes, after: Hashes, length: int) -> Hashes:
-    """Hashes of stretches followed by others of so many codes, as far as there are both."""
+    """Chain hashes with those of the `length` codes that follow: h(a b) = h(a) BASE^length + h(b)."""
     power = np.uint64(pow(_BASE, length, 1 << 64))
     return before[..., : after.shape[-1]] * power + after
 

@@ -1,4 +1,4 @@
-"""Attention that computes only what a mask leaves to see: masks of packed texts hide most of all pairs."""
+"""Attention that skips what a mask hides, which in packed texts is most of all pairs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 
 VISIBLE = "visible"  # its name among transformers' attention functions
 
-_QUERIES = 128  # fewer hide more keys from all of a chunk, and make the products too small to be fast
+_QUERIES = 128  # fewer would hide more keys from a whole chunk, but make the products too small to be fast
 
 
 @dataclass(frozen=True)
 class Chunk:
     """Neighbouring queries of one row, and the columns that any of them sees.
 
-    runs: stretches of columns, K in all. bias: (queries, K), 0 for what a query sees and -inf for what it does not.
+    row: of the batch.
+    queries: their positions.
+    runs: ranges of columns, K in all.
+    bias: (queries, K), 0 for what a query sees and -inf for what it does not.
     """
 
     row: int
@@ -29,25 +32,25 @@ class Chunk:
     bias: Tensor
 
     def take(self, columns: Tensor) -> Tensor:
-        """What these queries see of (B, H, L, d): (H, K, d)."""
+        """Gather the visible columns of (B, H, L, d): (H, K, d)."""
         return torch.cat([columns[self.row, :, run] for run in self.runs], dim=1)
 
     def give(self, total: Tensor, part: Tensor) -> None:
-        """Add (H, K, d) to the columns of (B, H, L, d) that it belongs to."""
+        """Add (H, K, d) to the visible columns of (B, H, L, d); the transpose of `take`."""
         sizes = [run.stop - run.start for run in self.runs]
         for run, piece in zip(self.runs, part.split(sizes, dim=1), strict=True):
             total[self.row, :, run] += piece
 
 
 def is_worth_cutting(mask: Tensor) -> bool:
-    """Whether a mask (B, 1, L, L) has several chunks; on a GPU, all at once is no slower than pieces."""
+    """Whether a mask (B, 1, L, L) makes several chunks; on a GPU, everything at once is no slower."""
     return mask.device.type == "cpu" and mask.shape[2] > _QUERIES
 
 
 def chunks_of(mask: Tensor, dtype: torch.dtype) -> tuple[Chunk, ...]:
-    """Cut a mask (B, 1, L, L) bool, in which every query sees something, for states of this dtype.
+    """Cut a mask (B, 1, L, L) bool, in which every query sees something, into chunks for states of this dtype.
 
-    Under autocast it is that of autocast instead.
+    Under autocast, its dtype is used instead.
     """
     kind = mask.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
@@ -64,13 +67,17 @@ def _chunk(row: int, queries: slice, mask: Tensor, dtype: torch.dtype) -> Chunk:
 
 
 def _runs(seen: Tensor) -> tuple[slice, ...]:
-    """The stretches of true values in (L,) bool."""
+    """The ranges of true values in (L,) bool."""
     edges = nn.functional.pad(seen.int(), (1, 1)).diff().nonzero().squeeze(1).tolist()
     return tuple(slice(first, last) for first, last in zip(edges[::2], edges[1::2], strict=True))
 
 
 class _Attention(torch.autograd.Function):
-    """Softmax attention chunk by chunk; the probabilities are kept for the backward pass."""
+    """Softmax attention chunk by chunk; the probabilities are kept for the backward pass.
+
+    With S = Q K^T + bias, P = softmax(S) by rows and O = P V, the gradients are dV = P^T dO,
+    dS = P * (dP - rowsum(P * dP)) where dP = dO V^T, dQ = dS K and dK = dS^T Q.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, chunks: tuple[Chunk, ...]) -> Tensor:
@@ -90,6 +97,7 @@ class _Attention(torch.autograd.Function):
         """The gradients of queries, keys and values, the last two summed in float32."""
         query, key, value, *seen = ctx.saved_tensors
         by_query = torch.empty_like(query)
+        # Several chunks add to the same column, in bfloat16 with too much rounding.
         by_key, by_value = (torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (key, value))
         for chunk, p in zip(ctx.chunks, seen, strict=True):
             grad = grads[0][chunk.row, chunk.queries].transpose(0, 1)
@@ -109,7 +117,7 @@ def visible_attention(
     chunks: tuple[Chunk, ...] | None = None,
     **native: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: by chunks where the mask was cut into some, else PyTorch's own."""
+    """Attention as transformers calls it: chunk by chunk if the mask was cut, else PyTorch's own."""
     if chunks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **native)
     dtype, groups = chunks[0].bias.dtype, query.shape[1] // key.shape[1]

@@ -1,4 +1,4 @@
-"""The small models made here: a native transformers body, block-causal, most with tied low-rank embeddings."""
+"""The models made here: a native transformers body, block-causal, usually with tied low-rank embeddings."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _NO_DROPOUT = ("attention_dropout", "attention_probs_dropout_prob", "hidden_drop
 
 @dataclass(frozen=True)
 class NativeBody:
-    """A body that another language model lends, with its ways in and out.
+    """A body that was initialised from another language model, with that model's embeddings and head.
 
-    native: its configuration in transformers. own_head: whether its head is another table than its embeddings. shift:
-    whether it predicts a token where the one before it stands.
+    native: its configuration in transformers.
+    own_head: whether the head is a table of its own, not that of the embeddings.
+    shift: whether the token of position i is predicted at i - 1.
     """
 
     native: Mapping[str, Any]
@@ -36,17 +37,17 @@ class NativeBody:
 
     @property
     def is_masked_lm(self) -> bool:
-        """Whether it is a RoBERTa: with a table of positions, and a layer and biases in its head."""
+        """Whether it is a RoBERTa: with a table of positions, and one more layer and biases in its head."""
         return bool(self.native["model_type"] == "roberta")
 
     @property
     def first_position(self) -> int:
-        """The number of the first position; in RoBERTa's table, that of the padding's id and those below are none."""
+        """The number of the first position; RoBERTa's begin after the id of its padding."""
         return int(self.native["pad_token_id"]) + 1 if self.is_masked_lm else 0
 
     @property
     def attention(self) -> int:
-        """The width of all heads of a layer."""
+        """The width of all heads of one layer."""
         heads = int(self.native["num_attention_heads"])
         width = self.native.get("head_dim") or self.native["hidden_size"] // heads
         return heads * int(width)
@@ -56,7 +57,18 @@ class NativeBody:
 class BackboneConfig:
     """Everything needed to build the module again; written to a model's config.json.
 
-    active: the rows of an active vocabulary; None for a row a token. adapted: the body that another model lends.
+    vocabulary: V.
+    hidden: H.
+    layers: of the body.
+    rank: the width of the table; below H, a matrix lifts it.
+    block_size: in tokens.
+    context: in tokens.
+    timed: whether the noise level is an input.
+    self_conditioned: whether the previous prediction is an input.
+    suppressed: ids that are never text.
+    architecture: the body's model type in transformers.
+    active: the rows of an active vocabulary; None for one row per token.
+    native_body: what the body was initialised from another model with, if it was.
     """
 
     vocabulary: int
@@ -91,7 +103,7 @@ class BackboneConfig:
 
     @property
     def heads(self) -> int:
-        """Attention heads of 64 dimensions, of 32 where the width is no multiple or narrow."""
+        """Attention heads of 64 dimensions; of 32 where H is below 256 or not a multiple of 64."""
         return max(1, self.hidden // (64 if self.hidden >= 256 and self.hidden % 64 == 0 else 32))
 
     @property
@@ -101,13 +113,17 @@ class BackboneConfig:
 
 
 def _native_config(body: NativeBody) -> Any:
-    """The native configuration of a lent body, without a vocabulary of its own; noise is the process's business."""
+    """The configuration of a native body, without a vocabulary and without dropout: noise is the process's business."""
     changes = {"vocab_size": 1, "pad_token_id": None, "use_cache": False, "tie_word_embeddings": False}
     return AutoConfig.for_model(**{**body.native, **changes, **dict.fromkeys(_NO_DROPOUT, 0.0)})
 
 
 def _body_config(config: BackboneConfig) -> Any:
-    """The native configuration of the body: SwiGLU of 8/3 H rounded to 32, full attention, no vocabulary of its own."""
+    """The configuration of a new body: full attention, and no vocabulary of its own.
+
+    SwiGLU has three matrices, so a width of 8/3 H gives it as many parameters as a plain MLP of 4 H; the width is
+    rounded up to a multiple of 32.
+    """
     return AutoConfig.for_model(
         config.architecture,
         vocab_size=1,
@@ -125,7 +141,7 @@ def _body_config(config: BackboneConfig) -> Any:
 
 
 class BlockDiffusionLM(nn.Module):
-    """log p of clean tokens from noised ones; implements the engine's Backbone."""
+    """Predicts log p of clean tokens from noised ones; implements the engine's Backbone."""
 
     def __init__(self, config: BackboneConfig) -> None:
         """Build with random weights."""
@@ -137,7 +153,7 @@ class BlockDiffusionLM(nn.Module):
         native = _body_config(config) if native_body is None else _native_config(native_body)
         body = AutoModel.from_config(native, attn_implementation=VISIBLE)
         use_low_norms(body)
-        body.set_input_embeddings(None)  # embeddings are ours: tied and of low rank
+        body.set_input_embeddings(None)  # embeddings are our own: tied and of low rank
         self.body = body
         self.shift = native_body is not None and native_body.shift
         self._first_position = 0 if native_body is None else native_body.first_position
@@ -161,7 +177,7 @@ class BlockDiffusionLM(nn.Module):
             body.pooler = None
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Take a state whose tensors may have the names of earlier versions."""
+        """Load a state whose tensors may have names of earlier versions."""
         for name in [name for name in state_dict if name.startswith(prefix)]:
             state_dict[prefix + schema.tensor_name(name.removeprefix(prefix))] = state_dict.pop(name)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -173,13 +189,13 @@ class BlockDiffusionLM(nn.Module):
 
     @property
     def layers(self) -> PreTrainedModel:
-        """The native module whose linear layers adapters stand beside."""
+        """The native module whose linear layers get adapters."""
         body: PreTrainedModel = self.body
         return body
 
     @property
     def sizes(self) -> Sizes:
-        """What its parts take to compute."""
+        """The multiply-adds of its parts."""
         return Sizes(
             body=_multiply_adds(self.body) + _multiply_adds(self.transform),
             attention=self.config.attention,
@@ -210,7 +226,7 @@ class BlockDiffusionLM(nn.Module):
         return self._lifted(p.to(self.table.dtype) @ self.table)
 
     def embed_sparse(self, ids: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sums of embeddings, what is left of 1 being spread evenly over all: (B, L, S) to (B, L, H)."""
+        """Weighted sums of embeddings; the rest of the weight, up to 1, is spread over all: (B, L, S) to (B, L, H)."""
         rows, sizes = self.vocabulary.rows(ids), self.vocabulary.sizes(self.table)
         return self._lifted(weighted_sums(self.table, rows, weights, sizes))
 
@@ -227,7 +243,7 @@ class BlockDiffusionLM(nn.Module):
         return PrefixCache.empty(self.config.layers)
 
     def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
-        """Run the body after the cache, which is left as it was: (B, L, H) to (B, L, H)."""
+        """Run the body after the cache, which is not changed: (B, L, H) to (B, L, H)."""
         return self._run(embedded, positions, mask, None if cache is None else cache.view())
 
     def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
@@ -251,11 +267,11 @@ class BlockDiffusionLM(nn.Module):
 
     @property
     def head(self) -> Tensor:
-        """What the states of `to_rank` are multiplied with: (n, r), the table unless the head has one of its own."""
+        """The table that multiplies what `to_rank` returns: (n, r); the embeddings' unless the head has its own."""
         return self.table if self.head_table is None else self.head_table
 
     def to_rank(self, hidden: Tensor) -> Tensor:
-        """Bring hidden states (..., H) to the head's width (..., r); a last 1 meets the biases, where there are any."""
+        """Project hidden states (..., H) to the head's width (..., r); where there are biases, a 1 is appended."""
         if self.transform is not None:
             return nn.functional.pad(self.transform(hidden), (0, 1), value=1.0)
         return hidden if self.lift is None else hidden @ self.lift.weight
@@ -276,7 +292,7 @@ def _vocabulary(config: BackboneConfig) -> WholeVocabulary | ActiveVocabulary:
 
 
 def _multiply_adds(part: nn.Module | None) -> int:
-    """How many a token takes in all matrices of a part."""
+    """How many multiply-adds a token takes in all matrices of a part."""
     return 0 if part is None else sum(weight.numel() for weight in part.parameters() if weight.ndim == 2)
 
 
@@ -292,5 +308,5 @@ def _time_embedding(hidden: int) -> nn.Sequential:
 
 
 def _head_transform(hidden: int, epsilon: float) -> nn.Sequential:
-    """What RoBERTa's head does before it scores (Liu et al., 2019)."""
+    """The layer of RoBERTa's head before the scores (Liu et al., 2019)."""
     return nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden, epsilon))

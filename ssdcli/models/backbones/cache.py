@@ -9,17 +9,17 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class PrefixCache(Cache):
-    """Keys and values of a prefix; a forward pass goes through a view, which grows while the cache stays as it was.
+    """Keys and values of a prefix; a forward pass grows a view of it and leaves the cache unchanged.
 
-    tail: the hidden states (B, n, H) and the positions (B, n) of the columns that were read last, for models that
-    predict a token where the one before it stands.
+    tail: the hidden states (B, n, H) and positions (B, n) of the last columns that were read, for models that predict
+        the token of position i at i - 1.
     """
 
     tail: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def empty(cls, layers: int) -> PrefixCache:
-        """The cache of an empty prefix, for a model of so many layers."""
+        """The cache of an empty prefix, for a model with so many layers."""
         return cls([DynamicLayer() for _ in range(layers)])
 
     def first(self, count: int) -> PrefixCache:
@@ -36,5 +36,5 @@ class PrefixCache(Cache):
         return kept
 
     def view(self) -> PrefixCache:
-        """The same prefix, sharing the tensors: a layer grows by making new ones."""
+        """The same prefix, sharing its tensors; a layer that grows makes new ones."""
         return PrefixCache([copy(layer) for layer in self.layers])

@@ -1,4 +1,4 @@
-"""DiffusionGemma behind the engine's Backbone: its encoder reads prefixes, its decoder reads canvases after them."""
+"""DiffusionGemma behind the engine's Backbone: its encoder reads prefixes, its decoder the canvas after them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _SLIDING = "sliding_attention"
 class DiffusionGemmaBackbone(NativeBackbone):
     """log p of clean tokens from noised ones, by a DiffusionGemmaForBlockDiffusion.
 
-    A prefix is read causally. A canvas sees all of itself and all of the prefix, in layers with a sliding window as
-    much of it as they keep: one column less than the window.
+    A prefix is read causally. A canvas sees all of itself and of the prefix; in layers with a sliding window, only
+    the columns of the prefix that these keep: one fewer than the window.
     """
 
     self_conditioned = True
@@ -41,16 +41,16 @@ class DiffusionGemmaBackbone(NativeBackbone):
         return self._scaled(super().embed_mixture(p))
 
     def embed_sparse(self, ids: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sums of embeddings, what is left of 1 being spread evenly over all: (B, L, S) to (B, L, H)."""
+        """Weighted sums of embeddings; the rest of the weight, up to 1, is spread over all: (B, L, S) to (B, L, H)."""
         return self._scaled(super().embed_sparse(ids, weights))
 
     def _scaled(self, embedded: Tensor) -> Tensor:
-        scale: Any = self.model.get_input_embeddings().embed_scale  # which `embed` applies by itself
+        scale: Any = self.model.get_input_embeddings().embed_scale  # `embed` applies it by itself
         scaled: Tensor = embedded * scale.to(embedded.dtype)
         return scaled
 
     def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
-        """Add what is made of the previous prediction's embedding (B, L, H), and norm; it is told no level."""
+        """Add the self-conditioning signal of the previous prediction's embedding (B, L, H), and norm; t is unused."""
         signal = torch.zeros_like(embedded) if previous is None else previous
         conditioned: Tensor = self.model.model.decoder.self_conditioning(embedded, signal)
         return conditioned
@@ -63,7 +63,7 @@ class DiffusionGemmaBackbone(NativeBackbone):
         )
 
     def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
-        """Run the decoder after the cache of a prefix, which is left as it was: (B, L, H) to (B, L, H)."""
+        """Run the decoder after the cache of a prefix, which is not changed: (B, L, H) to (B, L, H)."""
         decoder = self.model.model.decoder
         masks = self._masks(mask, mask)
         turns = {kind: decoder.rotary_emb(embedded, positions, kind) for kind in set(self._kinds)}
@@ -80,7 +80,7 @@ class DiffusionGemmaBackbone(NativeBackbone):
         return normed
 
     def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
-        """The cache with (B, L, H) appended, which the encoder reads."""
+        """The cache with (B, L, H), read by the encoder, appended."""
         grown = cache.view()
         length, width = mask.shape[-2:]
         near = mask.new_ones(length, width).triu(width - length - self._window + 1)
@@ -94,7 +94,7 @@ class DiffusionGemmaBackbone(NativeBackbone):
         return grown
 
     def _masks(self, full: Tensor, sliding: Tensor) -> dict[str, Tensor]:
-        """Masks (B, 1, L, P + L) by the kind of layer, without the columns that those with a window have dropped."""
+        """Masks (B, 1, L, P + L) by kind of layer; those with a window lack the columns that they have dropped."""
         length, width = full.shape[-2:]
         return {"full_attention": full, _SLIDING: sliding[..., max(0, width - length - self._window + 1) :]}
 
@@ -104,7 +104,7 @@ class DiffusionGemmaBackbone(NativeBackbone):
 
 
 def _sizes(config: DiffusionGemmaConfig) -> Sizes:
-    """What its parts take to compute; of experts, those that run."""
+    """The multiply-adds of its parts; of experts, those that run."""
     with torch.device("meta"):
         decoder: Any = DiffusionGemmaDecoderModel(config)
     text: Any = config.text_config

@@ -1,4 +1,4 @@
-"""A native transformers language model behind the engine's Backbone: what every pulled core runs on."""
+"""A native transformers language model behind the engine's Backbone: every pulled core is one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ssdcli.models.active_vocabulary import weighted_sums
 from ssdcli.models.backbones.cache import PrefixCache
 from ssdcli.models.core_spec import CoreSpec
 
-IN_FOURS = "grouped_mm_in_fours"  # what `set_experts_implementation` is told
+IN_FOURS = "grouped_mm_in_fours"  # its name for `set_experts_implementation`
 
 _FOUR = 4
 
@@ -29,7 +29,7 @@ class NativeBackbone:
     self_conditioned = False
 
     def __init__(self, model: PreTrainedModel, spec: CoreSpec, block_size: int | None = None) -> None:
-        """Wrap a loaded model; `block_size` replaces the proposed one of a core with full attention."""
+        """Wrap a loaded model; `block_size` replaces the one that a core with full attention proposes."""
         self.model = model
         self.spec = spec
         self.block_size = spec.block_size if block_size is None else block_size
@@ -46,12 +46,12 @@ class NativeBackbone:
 
     @property
     def device(self) -> torch.device:
-        """Where canvases and prefixes are: with the input embeddings."""
+        """The device of the input embeddings, where canvases and prefixes are too."""
         return self._table.device
 
     @property
     def layers(self) -> PreTrainedModel:
-        """The native module whose linear layers adapters stand beside."""
+        """The native module whose linear layers get adapters."""
         return self.model
 
     @property
@@ -63,7 +63,7 @@ class NativeBackbone:
 
     @cached_property
     def _mixed(self) -> Tensor:
-        """The embeddings whose mixtures are a canvas, whole also where processes hold a part each: (V, H)."""
+        """The embeddings whose mixtures a canvas is, gathered if ranks hold a part each: (V, H)."""
         table = self._table
         return table.full_tensor() if isinstance(table, DTensor) else table
 
@@ -78,12 +78,12 @@ class NativeBackbone:
         return p.to(self._mixed.dtype) @ self._mixed
 
     def embed_sparse(self, ids: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sums of embeddings, what is left of 1 being spread evenly over all: (B, L, S) to (B, L, H)."""
+        """Weighted sums of embeddings; the rest of the weight, up to 1, is spread over all: (B, L, S) to (B, L, H)."""
         table = self._mixed
         return weighted_sums(table, ids, weights, table.new_ones(len(table)))
 
     def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
-        """As given: a masked model reads neither the noise level nor a previous prediction."""
+        """Nothing is added: a masked model reads neither the noise level nor a previous prediction."""
         return embedded
 
     def new_cache(self) -> PrefixCache:
@@ -91,7 +91,7 @@ class NativeBackbone:
         return PrefixCache.empty(self.model.config.get_text_config().num_hidden_layers)
 
     def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
-        """Run the body after the cache, which is left as it was: (B, L, H) to (B, L, H)."""
+        """Run the body after the cache, which is not changed: (B, L, H) to (B, L, H)."""
         return self._run(embedded, positions, mask, None if cache is None else cache.view())
 
     def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
@@ -124,7 +124,7 @@ class NativeBackbone:
 
 
 def sizes(model: PreTrainedModel) -> Sizes:
-    """What the parts of a model take to compute, whatever its weights are stored as; of experts, those that run."""
+    """The multiply-adds of a model's parts, however its weights are stored; of experts, those that run."""
     config: Any = model.config.get_text_config()
     with torch.device("meta"):
         twin: Any = type(model)(deepcopy(model.config))
@@ -143,16 +143,17 @@ def sizes(model: PreTrainedModel) -> Sizes:
 
 
 def experts_per_token(config: PreTrainedConfig) -> int:
-    """How many experts of each layer work on a token; 0 where there are none."""
+    """How many experts of a layer work on a token; 0 without experts."""
     text: Any = config.get_text_config()
     return int(getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None) or 0)
 
 
 def _in_fours(experts: Any, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """The experts' weighted sums for tokens (N, H), of whose experts (N, k) are the index: (N, H).
+    """The experts' weighted sums for tokens (N, H), where index (N, k) names each token's experts: (N, H).
 
-    A matrix product on a CPU rounds the last rows differently where they are not a multiple of four, so every expert's
-    tokens are filled up to one. Fillers that no expert needs go to one that is not there, and are left out.
+    A matrix product on a CPU rounds the last rows differently when their number is not a multiple of four, and then a
+    token's result would depend on the others of its expert. So each expert's tokens are padded to a multiple of four.
+    Padding that no expert needs goes to an expert that does not exist, and is skipped.
     """
     count = experts.num_experts
     pairs, chosen = hidden.repeat_interleave(index.shape[1], dim=0), index.flatten()

@@ -1,4 +1,4 @@
-"""Which native class a core's config.json names, and the backbone that runs it."""
+"""The native class that a core's config.json names, and the backbone that runs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ssdcli.models.backbones.tess2 import Tess2Backbone, Tess2ForDiffusion
 
 @dataclass(frozen=True)
 class NativeClass:
-    """A native class and the backbone that knows its inputs and its head."""
+    """A class of transformers, and the backbone that knows its inputs and its head."""
 
     model: type[PreTrainedModel]
     backbone: type[NativeBackbone]
@@ -33,7 +33,7 @@ _OWN = {
 
 
 def native_class_of(config: Mapping[str, Any]) -> NativeClass:
-    """The class that a native configuration names under `architectures`; SsdError if there is none such."""
+    """The class that a native configuration names under `architectures`; SsdError if transformers lacks it."""
     named = config.get("architectures")
     name = str(named[0]) if isinstance(named, list) and named else ""
     if name in _OWN:

@@ -1,4 +1,4 @@
-"""Root mean square norms at the precision of autocast, forward and backward."""
+"""Root mean square norms in the dtype of autocast, forward and backward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 
 class _LowNorm(torch.autograd.Function):
-    """x / rms(x) * weight, of which only the root mean squares are taken in float32."""
+    """y = g x / rms(x), with only the root mean square taken in float32.
+
+    With n = x / rms(x), dn = g dy and N numbers in a row, dx = (dn - n (n . dn) / N) / rms(x): the part of dn along n
+    is lost, since n has a fixed length. dg = sum of n dy over all rows.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -24,7 +28,7 @@ class _LowNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        """The gradients of x and of the weight, the latter summed in float32."""
+        """The gradients of x and of the weight; the latter is summed in float32."""
         normal, gain, scale = ctx.saved_tensors
         width = len(gain)
         product = grads[0] * normal
@@ -35,9 +39,9 @@ class _LowNorm(torch.autograd.Function):
 
 
 class LowNorm(Qwen3RMSNorm):
-    """A norm that stays in the dtype of a CPU's autocast; transformers' own is taken in float32 and returns it.
+    """A norm that stays in the dtype of autocast on a CPU, where transformers' own goes to float32 and stays there.
 
-    On a GPU, compiled kernels read and write once whatever the dtype between.
+    On a GPU, compiled kernels read and write once anyway.
     """
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -50,7 +54,7 @@ class LowNorm(Qwen3RMSNorm):
 
 
 def use_low_norms(body: nn.Module) -> None:
-    """Put a LowNorm of the same weight in the place of each norm of a body."""
+    """Replace each norm of a body by a LowNorm with the same weight."""
     for name, norm in list(body.named_modules()):
         if isinstance(norm, Qwen3RMSNorm):
             low = LowNorm(len(norm.weight), norm.variance_epsilon)

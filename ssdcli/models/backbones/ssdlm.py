@@ -1,4 +1,4 @@
-"""SSD-LM (Han et al., ACL 2023) behind the engine's Backbone: a RoBERTa with a second table, for noised tokens."""
+"""RoBERTa (Liu et al., 2019) and SSD-LM (Han et al., ACL 2023), a RoBERTa with a second table for noised tokens."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class RobertaBackbone(NativeBackbone):
     """log p of clean tokens from noised ones, by a RobertaForMaskedLM."""
 
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
-        # The first rows of its table of positions, up to that of the padding's id, are no positions.
+        # In RoBERTa's table of positions, the first is after the row of the padding's id.
         return super()._run(embedded, positions + self.model.config.pad_token_id + 1, mask, cache)
 
     def _scores(self, hidden: Tensor) -> Tensor:
-        head: Any = self.model.lm_head  # a layer more than the output embeddings
+        head: Any = self.model.lm_head  # it has a layer before the output embeddings
         scores: Tensor = head(hidden)
         return scores
 
 
 class SsdLmForDiffusion(RobertaForMaskedLM):
-    """The native class, which `from_pretrained` loads: RoBERTa and SSD-LM's two layers, under their files' names."""
+    """The class that `from_pretrained` loads: RoBERTa and SSD-LM's two layers, named after their files."""
 
-    _keep_in_fp32_modules = ["embed_sum_layer", "timestep_layer"]  # noqa: RUF012 - float16 keeps them whole, and no quantiser cuts them
+    _keep_in_fp32_modules = ["embed_sum_layer", "timestep_layer"]  # noqa: RUF012 - stay in float32 under float16, and are not quantised
 
     def __init__(self, config: RobertaConfig) -> None:
         """Build with random weights."""
@@ -45,7 +45,7 @@ class SsdLmBackbone(RobertaBackbone):
     model: SsdLmForDiffusion
 
     def __init__(self, model: Any, spec: CoreSpec, block_size: int | None = None) -> None:
-        """Wrap a loaded model, whose table of noised tokens is laid out anew: one token's numbers lie together."""
+        """Wrap a loaded model, and lay its table of noised tokens out token by token."""
         super().__init__(model, spec, block_size)
         self.sizes = replace(self.sizes, time=model.config.hidden_size)
         weight = model.embed_sum_layer.weight

@@ -14,9 +14,9 @@ from ssdcli.models.core_spec import CoreSpec
 
 
 class Tess2ForDiffusion(MistralForCausalLM):
-    """The native class, which `from_pretrained` loads: Mistral and the embedding of the noise level."""
+    """The class that `from_pretrained` loads: Mistral and an embedding of the noise level."""
 
-    _keep_in_fp32_modules = ["timestep_embed"]  # noqa: RUF012 - float16 keeps them whole, and no quantiser cuts them
+    _keep_in_fp32_modules = ["timestep_embed"]  # noqa: RUF012 - stays in float32 under float16, and is not quantised
 
     def __init__(self, config: MistralConfig) -> None:
         """Build with random weights."""
@@ -37,9 +37,9 @@ class Tess2Backbone(NativeBackbone):
         self.sizes = replace(self.sizes, time=model.config.hidden_size, self_conditioning=0)
 
     def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
-        """Half the canvas (B, L, H) and half what was predicted before, with the noise level's embedding W t added.
+        """Average the canvas (B, L, H) and the previous prediction, and add the noise level's embedding W t.
 
-        Where nothing was predicted yet, its half is the mean embedding: TESS-2 learned with a softmax of zeros there.
+        Without a previous prediction the mean embedding stands in: TESS-2 was trained with a softmax of zeros there.
         """
         assert t is not None
         previous = self._mean() if previous is None else previous

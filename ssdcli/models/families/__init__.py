@@ -1,4 +1,4 @@
-"""The families of public diffusion language models that are known, one file each."""
+"""The known families of public diffusion language models, one file each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAMILIES = (DESCRIBED, LLADA, DREAM, DIFFULLAMA, SDAR, FAST_DLLM, LLADA2, SSDLM,
 
 
 def recognise(config: Config, vocabulary: Vocabulary) -> Family:
-    """The family of a checkpoint, by its config.json; UsageError names those that are known."""
+    """The family of a checkpoint, by its config.json and tokenizer; UsageError names the known ones."""
     for family in FAMILIES:
         if family.recognises(config, vocabulary):
             return family

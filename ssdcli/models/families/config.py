@@ -1,4 +1,4 @@
-"""What the adapters ask of a config.json, with a clear sentence where the answer is missing or contradicts itself."""
+"""What families read from a config.json, with a clear error where it is missing or contradicts itself."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _REMEDY = "Get the checkpoint from its authors again, or name another."
 
 
 def number(config: Config, key: str) -> Any:
-    """The number that a configuration must give; SsdError if it does not."""
+    """A number that a configuration must have; SsdError if it does not."""
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise SsdError(f"the checkpoint's config.json gives no number as {key!r}, but {value!r}.", _REMEDY)
+        raise SsdError(f"the checkpoint's config.json has {value!r} as {key!r}, which is not a number.", _REMEDY)
     return value
 
 
 def count(config: Config, key: str) -> int:
-    """The whole number above zero that a configuration must give; SsdError if it does not."""
+    """A positive whole number that a configuration must have; SsdError if it does not."""
     value = number(config, key)
     if value < 1 or value % 1:
         raise SsdError(f"the checkpoint's config.json has {key!r} as {value!r}, which counts nothing.", _REMEDY)
@@ -48,14 +48,14 @@ def count(config: Config, key: str) -> int:
 
 
 def must(config: Config, key: str, expected: object, default: object = None) -> None:
-    """Raise SsdError unless a configuration has the one value that the family's native class stands for."""
+    """Raise SsdError unless a configuration has the one value that the native class implements."""
     found = config.get(key, expected if default is None else default)
     if found != expected:
         raise SsdError(f"the checkpoint's config.json has {key!r} as {found!r}; only {expected!r} is known.", _REMEDY)
 
 
 def off(config: Config, *keys: str) -> None:
-    """Raise SsdError if a configuration switches on one of these, which the family's native class does not have."""
+    """Raise SsdError if a configuration switches on one of these, which the native class does not implement."""
     for key in keys:
         if config.get(key):
             raise SsdError(
@@ -69,7 +69,7 @@ def is_a(config: Config, *classes: str) -> bool:
 
 
 def native(config: Config, kind: str, architecture: str) -> dict[str, Any]:
-    """The configuration of a native class that goes by the same names, without causality."""
+    """The configuration of a native class with the same key names, without causality."""
     for key in _SIZES:
         count(config, key)
     off(config, "use_sliding_window")
@@ -78,9 +78,9 @@ def native(config: Config, kind: str, architecture: str) -> dict[str, Any]:
 
 
 def mask(config: Config, vocabulary: Vocabulary, *texts: str, known: int | None = None) -> int:
-    """The mask's id: config.json's, else that of an added token, else the tokenizer's, else the one that is known.
+    """The mask's id: that in config.json, else an added token's, else the tokenizer's, else the known one.
 
-    SsdError if the first two differ, or if there is none below the number of embeddings.
+    SsdError if the first two differ, or if none is below the number of embeddings.
     """
     named = None if config.get("mask_token_id") is None else number(config, "mask_token_id")
     added = next((vocabulary.ids[text] for text in texts if text in vocabulary.ids), None)
@@ -97,7 +97,7 @@ def mask(config: Config, vocabulary: Vocabulary, *texts: str, known: int | None 
 
 
 def special(vocabulary: Vocabulary, *texts: str) -> int:
-    """The id of an added token by the first of its spellings that is there; SsdError if none is."""
+    """The id of an added token by the first of these spellings that exists; SsdError if none does."""
     for text in texts:
         if text in vocabulary.ids:
             return vocabulary.ids[text]
@@ -105,7 +105,7 @@ def special(vocabulary: Vocabulary, *texts: str) -> int:
 
 
 def ends(config: Config, vocabulary: Vocabulary, *texts: str) -> tuple[int, ...]:
-    """The ids that end a text: those named in config.json, the tokenizer's own, and these special tokens if there."""
+    """The ids that end a text: those in config.json, the tokenizer's own, and these tokens where they exist."""
     named = config.get("eos_token_id")
     ids = list(named) if isinstance(named, list) else [named]
     ids += [vocabulary.end, *(vocabulary.ids.get(text) for text in texts)]
@@ -121,5 +121,5 @@ def never_text(vocabulary: Vocabulary, rows: int, *more: int) -> tuple[int, ...]
 
 
 def prompt_format(vocabulary: Vocabulary) -> str:
-    """Chat where the tokenizer has a template."""
+    """The format: "chat" if the tokenizer has a template, else "plain"."""
     return "chat" if vocabulary.chat else "plain"

@@ -1,4 +1,4 @@
-"""A native causal or masked language model that was adapted here: its config.json tells how it is run."""
+"""A causal or masked language model of a native class whose config.json says in a table how it is run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.families.config import is_a
 from ssdcli.models.families.family import Config, Family, Vocabulary
 
-# Other classes do more to their inputs, or after their bodies, than a backbone here does.
+# Other classes do more to their inputs, or after their bodies, than the backbones here implement.
 _CLASSES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "RobertaForMaskedLM")
 
 
@@ -28,7 +28,7 @@ def _spec(config: Config, _: Vocabulary) -> CoreSpec:
         return CoreSpec.from_json(config[KEY])
     except (TypeError, KeyError) as error:
         raise SsdError(
-            f"the table {KEY!r} of config.json does not tell how the model is run ({error}).",
+            f"the table {KEY!r} of config.json does not say how the model is run ({error}).",
             "Save the model again with this version of ssd.",
         ) from None
 

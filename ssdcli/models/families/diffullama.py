@@ -1,6 +1,6 @@
 """DiffuLLaMA (Gong et al., 2024): a Llama with full attention, whose position i is predicted at i - 1.
 
-Its config.json is a causal Llama's. The tokenizer tells them apart: it names a mask, one of Llama's own tokens.
+Its config.json is a causal Llama's. The tokenizer tells them apart: DiffuLLaMA's names a mask, one of Llama's tokens.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from ssdcli.models.families.config import count, ends, is_a, mask, native, never
 from ssdcli.models.families.family import Config, Family, Vocabulary
 
 _BLOCK = 32
-_CONTEXT = 2048  # what it was trained on; its config.json repeats the 4096 of the Llama 2 that it was made from
+_CONTEXT = 2048  # its training length; config.json repeats the 4096 of the Llama 2 that it was made from
 
 
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:

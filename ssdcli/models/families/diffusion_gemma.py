@@ -1,7 +1,7 @@
 """DiffusionGemma (Google, 2026): a native class whose encoder reads prefixes and whose decoder denoises canvases.
 
-Its vision tower stays with it, though images are never read: it is a fiftieth of the weights, the native class is not
-built without it, and all files can be linked as they are.
+Its vision tower is kept, though images are never read: it is a fiftieth of the weights, the native class requires it,
+and so all files can be linked as they are.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
 
 
 def _text(config: Config) -> Config:
-    """What the configuration says of the language model."""
+    """The language model's part of the configuration."""
     table: Config = config.get("text_config") or {}
     return table
 
@@ -54,12 +54,12 @@ def _ids(named: int | list[int] | None) -> list[int | None]:
 
 
 def _given(config: Config, key: str, default: float) -> Any:
-    """The number that a configuration gives, if it gives any."""
+    """A number of a configuration, or the default if it has none."""
     return default if config.get(key) is None else number(config, key)
 
 
 def _constants(generation: Config) -> dict[str, float]:
-    """What the sampler goes by, see `Uniform`; the defaults are those of the native class's own sampler."""
+    """The sampler's constants, see `Uniform`; defaults as in the native class's own sampler."""
     return {
         "timed": 0,
         "hot": _given(generation, "t_max", 0.8),

@@ -12,7 +12,7 @@ from ssdcli.models.families.config import count, ends, is_a, mask, native, never
 from ssdcli.models.families.family import Config, Family, Vocabulary
 
 _BLOCK = 32
-_CONTEXT = 2048  # what it was trained on; its config.json repeats the 131072 of the Qwen2 that it was made from
+_CONTEXT = 2048  # its training length; config.json repeats the 131072 of the Qwen2 that it was made from
 
 
 def _native(config: Config) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A family of public checkpoints: how its files become a native transformers checkpoint that knows how it is run."""
+"""A family of public checkpoints: how to recognise it, convert its files to a native checkpoint, and run that."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ GENERATION = "generation_config"
 class Vocabulary:
     """What the tokenizer files of a checkpoint say.
 
-    size: one more than the largest id. ids: of the added tokens, by their text. begin, end, mask, pad: the ids that
-    tokenizer_config.json names, where it does. chat: whether there is a chat template.
+    size: one more than the largest id.
+    ids: of the added tokens, by their text.
+    begin: the id of the beginning of a text; this and the next three as tokenizer_config.json has them, if it does.
+    end: the id of the end of a text.
+    mask: the mask's id.
+    pad: the padding's id.
+    chat: whether there is a chat template.
     """
 
     size: int
@@ -40,7 +45,7 @@ class Rename:
 
 @dataclass(frozen=True)
 class Split:
-    """A tensor cut along its first dimension: one target (patterns as in Rename) for each of the sizes."""
+    """A tensor cut along its first dimension into parts of these sizes, one target (as in Rename) each."""
 
     pattern: str
     targets: tuple[str, ...]
@@ -49,9 +54,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Stack:
-    """Tensors that become one, with a new first dimension; the group `n` of the pattern is each one's place in it.
+    """Tensors stacked along a new first dimension; the pattern's group `n` is each tensor's place in it.
 
-    With several patterns, those of one place are first joined along their first dimension, in this order.
+    With several patterns, those of the same place are first concatenated along their first dimension, in this order.
     """
 
     patterns: tuple[str, ...]
@@ -60,7 +65,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Drop:
-    """A tensor that no native class has a use for."""
+    """A tensor that no native class uses."""
 
     pattern: str
 
@@ -70,14 +75,17 @@ KeyRule = Rename | Split | Stack | Drop
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One family's adapter.
+    """One family.
 
-    title: as people know it. recognises: whether config.json, and what the tokenizer says, are of this family. native:
-    the native class's configuration, which `AutoConfig` reads. spec: how it is run; its configuration also has what
-    generation_config.json says, under GENERATION. Both raise SsdError, a clear sentence, for a checkpoint that
-    contradicts itself or what the family is known for. keys: rules for the tensors'
-    names, tried in order; a tensor that matches none keeps its name. pickles: the files of a repository without
-    safetensors, and what their tensors' names begin with in the converted checkpoint.
+    name: in manifests.
+    title: as people know it.
+    recognises: whether a config.json and a tokenizer are of this family.
+    native: the native class's configuration for `AutoConfig`; SsdError for a checkpoint that contradicts itself or
+        what the family is known for.
+    spec: how it is run, from config.json with generation_config.json under GENERATION; errors as in `native`.
+    keys: rules for tensor names, tried in order; a tensor that matches none keeps its name.
+    pickles: the files of weights in a repository without safetensors, and the prefix of their tensors' names in the
+        converted checkpoint.
     """
 
     name: str

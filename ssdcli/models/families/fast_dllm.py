@@ -1,7 +1,7 @@
 """Fast-dLLM v2 (Wu et al., 2025): a Qwen2 that sees the blocks before a block and all of the block.
 
-Position i is predicted at i - 1; the first of a block by the last token before it, as that was read. As in SDAR, the
-grid of blocks ends at the canvas, so that a prompt's short block is its first instead of its last.
+Position i is predicted at i - 1, and the first of a block at the last token of the prefix. As in SDAR, the grid of
+blocks ends at the canvas, so that a prompt's short block is its first instead of its last.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LLaDA (Nie et al., 2025): a Llama with full attention, under names of its own."""
+"""LLaDA (Nie et al., 2025): a Llama with full attention whose tensors have names of their own."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
         begin=vocabulary.begin,
         ends=ends(config, vocabulary, "<|eot_id|>"),
         suppressed=never_text(vocabulary, _rows(config), hidden),
-        late_ends=vocabulary.chat,  # the answers that it learned from were padded with ends of text
+        late_ends=vocabulary.chat,  # its training answers were padded with ends of text
         format=prompt_format(vocabulary),
     )
 
 
 def _rows(config: Config) -> int:
-    """Of the embeddings and the head, which may be more than the vocabulary."""
+    """Rows of the embeddings and the head, which may be more than the vocabulary."""
     return int(config.get("embedding_size") or count(config, "vocab_size"))
 
 

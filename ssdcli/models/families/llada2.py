@@ -11,7 +11,7 @@ from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.config import count, ends, is_a, mask, must, native, never_text, number, off, prompt_format
 from ssdcli.models.families.family import Config, Family, Rename, Split, Stack, Vocabulary
 
-_BLOCK = 32  # which its config.json does not tell
+_BLOCK = 32  # its config.json does not say
 _MASK = 156895  # of the published checkpoints
 
 

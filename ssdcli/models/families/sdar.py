@@ -1,7 +1,7 @@
 """SDAR (Cheng et al., 2025): a Qwen3 that sees the blocks before a block and all of the block.
 
-Its published grid of blocks begins with the text. Here it ends at the canvas: a prompt of whole blocks is read as
-published, any other with its short block first instead of last, together with the first tokens of the answer.
+Its published grid of blocks starts at the beginning of the text. Here the grid ends at the canvas: a prompt of whole
+blocks is read as published; any other has its short block first, not last together with the answer's first tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
         process="masked",
         constants={"mask_id": hidden},
         attention="block-causal",
-        block_size=count(config, "block_size"),  # from 4 to 64: nothing but config.json tells which
+        block_size=count(config, "block_size"),  # from 4 to 64; only config.json says which
         context=count(config, "max_position_embeddings"),
         begin=vocabulary.begin,
         ends=ends(config, vocabulary, "<|im_end|>", "<|endoftext|>"),

@@ -8,10 +8,10 @@ from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.config import ends, must, never_text, number, special
 from ssdcli.models.families.family import Config, Family, Vocabulary
 
-SIMPLEX = {"K": 5.0, "s": 1e-4}  # the logits' magnitude and the cosine schedule's offset, which no file tells
+SIMPLEX = {"K": 5.0, "s": 1e-4}  # the logits' magnitude and the cosine schedule's offset, which no file has
 
-_BLOCK = 24  # it learned on 25; canvases of multiples of 4 give a row the same bits in any batch
-_CONTEXT = 200  # what it learned on, of RoBERTa's 512
+_BLOCK = 24  # trained on 25; with a multiple of 4, a row has the same bits in any batch
+_CONTEXT = 200  # its training length, of RoBERTa's 512
 _STEPS = 1000  # of its published decoding
 _KEPT = (
     "vocab_size",

@@ -9,8 +9,8 @@ from ssdcli.models.families.config import ends, must, never_text, number, prompt
 from ssdcli.models.families.family import Config, Family, Vocabulary
 from ssdcli.models.families.ssdlm import SIMPLEX
 
-_BLOCK = 128  # it learned to write whole answers at once
-_CONTEXT = 2048  # what it learned on, of Mistral's 32,768
+_BLOCK = 128  # trained to write whole answers at once
+_CONTEXT = 2048  # its training length, of Mistral's 32,768
 _STEPS = 100  # of its published decoding
 _KEPT = (
     "vocab_size",
@@ -38,7 +38,7 @@ def _native(config: Config) -> dict[str, Any]:
     must(config, "self_condition", "logits_mean")
     must(config, "self_condition_mix_before_weights", True)
     own = {key: config[key] for key in _KEPT if key in config}
-    # Its window of attention is longer than the texts that it learned on.
+    # Its attention window is longer than the texts it was trained on.
     return own | {
         "model_type": "mistral",
         "architectures": ["Tess2ForDiffusion"],
@@ -56,7 +56,7 @@ def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
         context=min(_CONTEXT, number(config, "max_position_embeddings")),
         shift=True,
         begin=vocabulary.begin,
-        ends=ends(config, vocabulary, "[PAD]"),  # it learned to fill what an answer leaves of the canvas with padding
+        ends=ends(config, vocabulary, "[PAD]"),  # trained to fill the rest of a canvas after an answer with padding
         suppressed=never_text(vocabulary, number(config, "vocab_size")),
         format=prompt_format(vocabulary),
     )

@@ -1,4 +1,4 @@
-"""What a native class expects of a checkpoint's tensors, known without its weights."""
+"""The module of a native class without weights, and the tensors that it expects of a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.weights.safetensors_stream import AGAIN, StoredTensor
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_OUTLIVED = (r"(^|\.)rotary_emb\.inv_freq$", r"(^|\.)position_ids$")  # once saved, computed anew by every class now
+_OUTLIVED = (r"(^|\.)rotary_emb\.inv_freq$", r"(^|\.)position_ids$")  # saved in the past; every class computes them now
 
 
 def blueprint(native: Mapping[str, Any]) -> PreTrainedModel:
-    """The module of a native configuration, without memory for its weights; SsdError if it cannot be built."""
+    """The module of a native configuration on the meta device; SsdError if it cannot be built."""
     native_class = native_class_of(native).model
     try:
         with torch.device("meta"):
@@ -30,7 +30,7 @@ def blueprint(native: Mapping[str, Any]) -> PreTrainedModel:
 
 
 def check(model: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> None:
-    """Raise SsdError for a tensor that the model lacks, has no place for, or has in another shape or kind."""
+    """Raise SsdError for a tensor that is missing, unexpected, or of the wrong shape or type."""
     expected = model.state_dict()
     tied = model.all_tied_weights_keys
     present = {tied.get(name, name) for name in tensors}
@@ -52,7 +52,7 @@ def _check_tensor(name: str, found: StoredTensor, expected: Tensor) -> None:
 
 
 def wanted(model: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The tensors that the model reads, in its own order, without those that only repeat what they are tied to."""
+    """The tensors that the model reads, in its order, without tied ones that repeat their source."""
     found = {name: tensors[name] for name in model.state_dict() if name in tensors}
     for name, source in model.all_tied_weights_keys.items():
         if name in found and source in found and found[name].digest() == found[source].digest():
@@ -61,13 +61,13 @@ def wanted(model: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> dict[
 
 
 def parameters(model: PreTrainedModel) -> int:
-    """How many numbers are learned, tied ones counted once."""
+    """The number of parameters; tied ones count once."""
     named = model.named_parameters(remove_duplicate=False)
     return sum(weight.numel() for name, weight in named if name not in model.all_tied_weights_keys)
 
 
 def _ignored(model: PreTrainedModel, name: str) -> bool:
-    """Whether transformers too passes over a tensor without a place in the model."""
+    """Whether transformers too ignores a tensor that the model has no place for."""
     return any(re.search(pattern, name) for pattern in (*_OUTLIVED, *(model._keys_to_ignore_on_load_unexpected or ())))
 
 

@@ -1,4 +1,4 @@
-"""Downloaded weights into a native transformers checkpoint: linked where they are one already, else streamed."""
+"""Conversion of downloaded weights to a native checkpoint: linked if they are one already, else streamed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssdcli.models.weights.pickles import read_pickle
 from ssdcli.models.weights.safetensors_stream import AGAIN, StoredTensor, read_safetensors, write_safetensors
 from ssdcli.registry.manifest import INDEX, WEIGHTS
 
-SHARD = 5 * 10**9  # bytes of weights in one file: less is lost when a copy of one breaks off
+SHARD = 5 * 10**9  # bytes in one file, so that a copy that breaks off loses little
 
 _SAFE = ".safetensors"
 _Tensors = Mapping[str, StoredTensor]
@@ -24,9 +24,9 @@ _Tensors = Mapping[str, StoredTensor]
 def convert(sources: Sequence[Path], target: Path, family: Family, config: Mapping[str, Any]) -> int:
     """Write or link the weights in `sources` as native ones into the folder `target`; return how many parameters.
 
-    sources: at least one. config: the checkpoint's own. The files' headers are held against the native class before
-    anything is written: SsdError names the file that is damaged, or the tensor that is not as expected. Numbers stay as
-    they are stored, and a few MB of them are in memory at a time.
+    sources: at least one. config: the checkpoint's own. The headers are checked against the native class before
+    anything is written: SsdError names the damaged file, or the tensor that is not as expected. Numbers keep their
+    stored precision, and only a few MB are in memory at a time.
     """
     model = blueprint(family.native(config))
     _check_index(sources)
@@ -42,14 +42,14 @@ def convert(sources: Sequence[Path], target: Path, family: Family, config: Mappi
 
 
 def _check_index(sources: Sequence[Path]) -> None:
-    """Raise SsdError if an index beside the files names others than these."""
+    """Raise SsdError if the index names other files than these."""
     index = sources[0].with_name(INDEX)
     if not index.exists():
         return
     try:
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SsdError(f"{INDEX} does not tell which file holds which tensor.", AGAIN) from error
+        raise SsdError(f"{INDEX} does not say which file holds which tensor.", AGAIN) from error
     there = {source.name for source in sources}
     if named - there:
         raise SsdError(f"{INDEX} names {min(named - there)}, which is not there.", AGAIN)
@@ -67,7 +67,7 @@ def _read(source: Path, family: Family) -> dict[str, StoredTensor]:
 
 
 def _merged(files: Sequence[tuple[Path, _Tensors]]) -> dict[str, StoredTensor]:
-    """The tensors of all files; SsdError if two hold one name."""
+    """The tensors of all files; SsdError if two files hold the same name."""
     merged: dict[str, StoredTensor] = {}
     for source, tensors in files:
         for name, tensor in tensors.items():
@@ -78,12 +78,12 @@ def _merged(files: Sequence[tuple[Path, _Tensors]]) -> dict[str, StoredTensor]:
 
 
 def _link(files: Sequence[tuple[Path, _Tensors]], target: Path) -> None:
-    """Give the files the names of a native checkpoint's, without a copy."""
+    """Link the files under a native checkpoint's names."""
     for (source, _), name in zip(files, _names(len(files)), strict=True):
         origin = source.resolve()
         try:
             (target / name).hardlink_to(origin)
-        except OSError:  # another file system, or one without hard links
+        except OSError:  # on another file system, or one without hard links
             (target / name).symlink_to(origin)
     _write_index([tensors for _, tensors in files], target)
 
@@ -109,7 +109,7 @@ def _shards(tensors: _Tensors) -> Iterator[dict[str, StoredTensor]]:
 
 
 def _names(count: int) -> list[str]:
-    """What transformers looks for: one file, or numbered ones beside an index."""
+    """The file names that transformers looks for: one file, or numbered ones beside an index."""
     return [WEIGHTS] if count == 1 else [f"model-{i:05}-of-{count:05}{_SAFE}" for i in range(1, count + 1)]
 
 

@@ -1,4 +1,4 @@
-"""A family's rules for tensors' names, applied to tensors that stay in their files."""
+"""A family's rules for tensor names, applied to tensors that stay in their files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ssdcli.models.families.family import Config, KeyRule, Rename, Split, Stack
 from ssdcli.models.weights.safetensors_stream import AGAIN, StoredTensor, joined, stacked
 
 _Key = TypeVar("_Key", bound=Hashable)
-_Parts = dict[tuple[int, int], StoredTensor]  # by place, and by which of the rule's patterns it has
+_Parts = dict[tuple[int, int], StoredTensor]  # by place, and by the index of the rule's pattern
 
 
 def rearranged(stored: Mapping[str, StoredTensor], rules: Sequence[KeyRule], config: Config) -> dict[str, StoredTensor]:
-    """The tensors under native names: each by the first rule that its whole name matches, or as it is.
+    """The tensors under native names: each by the first rule that matches its whole name, else unchanged.
 
-    SsdError for a tensor that cannot be cut or stacked as its rule says, or where two get one name.
+    SsdError for a tensor that cannot be cut or stacked as its rule says, or if two get the same name.
     """
     native: dict[str, StoredTensor] = {}
     stacks: dict[tuple[str, Stack], _Parts] = defaultdict(dict)
@@ -41,7 +41,7 @@ def rearranged(stored: Mapping[str, StoredTensor], rules: Sequence[KeyRule], con
 
 
 def _first(rules: Sequence[KeyRule], name: str) -> tuple[KeyRule, int, re.Match[str]] | None:
-    """The first rule that a name matches, by which of its patterns, and how."""
+    """The first rule that matches a name, the index of its pattern, and the match; None without one."""
     for rule in rules:
         for column, pattern in enumerate(rule.patterns if isinstance(rule, Stack) else (rule.pattern,)):
             groups = re.fullmatch(pattern, name)
@@ -64,7 +64,7 @@ def _cut(name: str, tensor: StoredTensor, rows: tuple[int, ...]) -> list[StoredT
 
 
 def _stack(target: str, rule: Stack, parts: _Parts) -> StoredTensor:
-    """The parts in the order of their places, those of one place joined first."""
+    """Stack the parts in the order of their places, after joining those of one place."""
     columns = range(len(rule.patterns))
     count = max(place for place, _ in parts) + 1
     for place, column in ((place, column) for place in range(count) for column in columns):

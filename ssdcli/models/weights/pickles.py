@@ -1,4 +1,4 @@
-"""Checkpoints that are pickles: opened only where they hold nothing but tensors, and read without a copy."""
+"""Checkpoints that are pickles: opened only if they hold nothing but tensors, and read without copying."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ssdcli.errors import SsdError
 from ssdcli.models.weights.safetensors_stream import AGAIN, StoredTensor
 
-_WRAPPER = "module."  # what data-parallel training puts before every name
+_WRAPPER = "module."  # prefix that data-parallel training adds to every name
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -41,17 +41,17 @@ class TensorSpan:
         return TensorSpan(self.tensor, self.begin + begin, self.begin + end)
 
     def pieces(self) -> Iterator[memoryview]:
-        """The bytes, at once: they are mapped from the file unless the tensor is a view of another order."""
+        """The bytes in one piece, mapped from the file unless the tensor is not in row-major order there."""
         whole = self.tensor.detach().contiguous()
-        # A single element may keep a stride that stands in the way of seeing it as bytes.
+        # A single element may have a stride with which it cannot be viewed as bytes.
         values = whole.as_strided((whole.numel(),), (1,)).view(torch.uint8)
         yield values[self.begin : self.end].numpy().data
 
 
 def read_pickle(path: Path, prefix: str) -> dict[str, StoredTensor]:
-    """The tensors of a pickled table by `prefix` and name; SsdError if anything else is in the file."""
+    """The tensors of a pickled table, by prefix + name; SsdError if the file holds anything else."""
     try:
-        # Files from before the zip format cannot be mapped.
+        # Only the zip format can be mapped, not the older one.
         table = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # damaged pickles fail in every way
         raise _refused(path, (str(error).strip().splitlines() or [type(error).__name__])[0]) from error

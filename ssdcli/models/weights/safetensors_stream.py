@@ -1,4 +1,4 @@
-"""Tensors that stay in their files: read from headers, cut, joined and stacked unread, and written piece by piece."""
+"""Tensors that stay in their files: described by headers, cut, joined and stacked unread, copied in pieces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from ssdcli.errors import SsdError
 
-AGAIN = "Get it again; if that changes nothing, its authors have to mend it."
+AGAIN = "Get it again; if that does not help, its authors must repair it."
 
 _PIECE = 2**22  # bytes held at a time
 
@@ -44,7 +44,7 @@ class FileSpan:
 
     def pieces(self) -> Iterator[bytes]:
         """The bytes in order, a few at a time; SsdError if the file has become shorter."""
-        # Read and not mapped: mapped pages count as memory of the process until it ends.
+        # Read, not mapped: mapped pages would count as memory of the process until it ends.
         with self.file.open("rb", buffering=0) as stream:
             stream.seek(self.begin)
             left = self.end - self.begin
@@ -58,11 +58,17 @@ class FileSpan:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in row-major order, wherever its bytes are. dtype: as safetensors names it, e.g. "BF16"."""
+    """A tensor in row-major order, wherever its bytes are.
+
+    dtype: as safetensors names it: "BF16".
+    shape: as usual.
+    size: in bytes.
+    spans: where the bytes are, in order.
+    """
 
     dtype: str
     shape: tuple[int, ...]
-    size: int  # bytes
+    size: int
     spans: tuple[Span, ...]
 
     @property
@@ -71,7 +77,7 @@ class StoredTensor:
         return self.size // max(1, math.prod(self.shape))
 
     def cut(self, rows: Sequence[int]) -> list[StoredTensor]:
-        """Parts of so many rows along the first dimension; ValueError unless they are all of its rows."""
+        """Cut along the first dimension into parts of so many rows; ValueError unless these are all rows."""
         if not self.shape or min(rows) < 1 or sum(rows) != self.shape[0]:
             raise ValueError(f"a tensor of shape {self.shape} has no {' + '.join(map(str, rows))} rows")
         (span,) = self.spans
@@ -101,7 +107,7 @@ class StoredTensor:
 
 
 def joined(tensors: Sequence[StoredTensor]) -> StoredTensor:
-    """Tensors one after the other along their first dimension; ValueError if they do not fit each other."""
+    """Concatenate tensors along their first dimension; ValueError if they do not fit each other."""
     _must_agree([(tensor.dtype, tensor.shape[1:]) for tensor in tensors])
     if not all(tensor.shape for tensor in tensors):
         raise ValueError("a single number has no rows")
@@ -109,7 +115,7 @@ def joined(tensors: Sequence[StoredTensor]) -> StoredTensor:
 
 
 def stacked(tensors: Sequence[StoredTensor]) -> StoredTensor:
-    """Tensors along a new first dimension; ValueError if they do not fit each other."""
+    """Stack tensors along a new first dimension; ValueError if they do not fit each other."""
     _must_agree([(tensor.dtype, tensor.shape) for tensor in tensors])
     return _chained(tensors, (len(tensors), *tensors[0].shape))
 
@@ -126,9 +132,9 @@ def _chained(tensors: Sequence[StoredTensor], shape: tuple[int, ...]) -> StoredT
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file by name, from its header alone; SsdError if it is cut off or contradicts itself."""
+    """The tensors of a file by name, from its header alone; SsdError if it is truncated or contradicts itself."""
     try:
-        # The library holds shapes, types, offsets and the file's length against each other, but tells no offsets.
+        # The library checks shapes, types, offsets and the file's length, but does not reveal the offsets.
         with safe_open(path, "pt"), path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(length))
@@ -145,8 +151,8 @@ def _stored(path: Path, start: int, entry: Mapping[str, Any]) -> StoredTensor:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    """Write a file tensor after tensor, holding a few bytes at a time."""
-    # The widest first: each tensor then begins at a multiple of its elements' width, as readers need.
+    """Write a file tensor by tensor, a few MB at a time."""
+    # The widest elements first, so that each tensor begins at a multiple of its element width, as readers require.
     ordered = sorted(tensors.items(), key=lambda item: -item[1].width)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0

@@ -166,7 +166,7 @@ def test_beside_the_core_members_are_those_that_the_model_knows_better_than_its_
 
         backbone = SimpleNamespace(context=64)
 
-        def passage(self, text):
+        def encode(self, text):
             kind, difficulty = text.split()
             return ScoredText([0, int(difficulty), kind == "train", *[0] * 40], 99)
 

@@ -24,7 +24,7 @@ def test_a_model_that_was_never_audited_has_no_verdict():
         ({VERBATIM: 0.01}, "moderate", "sometimes make it repeat passages"),
         ({VERBATIM: 0.1}, "high", "word for word"),
         ({ADVANTAGE: 0.11}, "moderate", "which documents"),
-        ({ADVANTAGE: 0.3}, "high", "give them only to whom"),
+        ({ADVANTAGE: 0.3}, "high", "give them only to people"),
         ({ADVANTAGE: 0.3, ADVANTAGE_ERROR: 0.16}, "low", "no sign"),
     ],
 )

@@ -64,7 +64,7 @@ def test_a_pulled_model_keeps_what_it_says_of_itself_and_no_remote_code(pulled, 
 def test_a_table_that_does_not_tell_how_the_model_is_run_is_refused(table):
     config = {**CONFIG, KEY: table}
     assert recognise(config, Vocabulary(ROWS)) is DESCRIBED
-    with pytest.raises(SsdError, match="does not tell how the model is run"):
+    with pytest.raises(SsdError, match="does not say how the model is run"):
         DESCRIBED.spec(config, Vocabulary(ROWS))
 
 

@@ -271,7 +271,7 @@ def test_an_index_and_the_files_beside_it_must_name_each_other(tmp_path, target)
         convert(sources, target, family(QWEN2), {})
     for broken in ("{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": ["b"]}}'):
         (tmp_path / "in" / INDEX).write_text(broken)
-        with pytest.raises(SsdError, match="does not tell which file"):
+        with pytest.raises(SsdError, match="does not say which file"):
             convert(sources, target, family(QWEN2), {})
     assert not list(target.iterdir())
     indexed(tmp_path / "in", {"a": one, "b": two})

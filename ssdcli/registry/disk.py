@@ -1,4 +1,4 @@
-"""Files that survive a crash: private folders, digests, syncing, atomic writes, and clear disk errors."""
+"""Files that survive a crash: private folders, digests, syncing, atomic writes, and disk errors made clear."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def close_to_others(folder: Path) -> None:
-    """Take the rights of group and others from a folder and all in it that is its own."""
+    """Make a folder, and all in it that is not linked from elsewhere, readable by its owner alone."""
     folder.chmod(PRIVATE_FOLDER)
     for path in filterfalse(is_linked, folder.rglob("*")):
         path.chmod(PRIVATE_FOLDER if path.is_dir() else PRIVATE_FILE)
 
 
 def is_linked(path: Path) -> bool:
-    """Whether the content of a file is also elsewhere, such as in the hub's cache, and not this folder's alone."""
+    """Whether a file's content is shared with another place, such as the hub's cache."""
     return path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)
 
 
 def sync_tree(folder: Path) -> None:
-    """Force every folder below this one, every file of its own, and itself, to the disk."""
+    """Force a folder, every folder below it, and every file that is not linked from elsewhere to the disk."""
     for path in filterfalse(is_linked, folder.rglob("*")):
         sync(path)
     sync(folder)
@@ -58,7 +58,7 @@ def sync_tree(folder: Path) -> None:
 
 def sync(path: Path) -> None:
     """Force one file's content, or one folder's list of names, to the disk."""
-    if os.name == "nt":  # Windows opens no folders, and flushes no file that was opened for reading.
+    if os.name == "nt":  # Windows cannot open folders, nor flush a file that was opened for reading.
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -75,7 +75,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a private file that takes the place of `path` at a clean exit and vanishes at any other."""
+    """Yield a private file that replaces `path` on a clean exit and is deleted on any other."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
@@ -100,7 +100,7 @@ def disk_errors(home: Path) -> Iterator[None]:
         if problem is None:
             raise
         raise SsdError(
-            problem, "Free some space or mend the rights there, or set SSD_HOME to another folder."
+            problem, "Free some space or correct the permissions there, or set SSD_HOME to another folder."
         ) from error
 
 
