@@ -1,4 +1,4 @@
-"""What a training is told: one flat set of settings for flags, variables and recipes."""
+"""The settings of a training, one flat set for flags, variables and recipes."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ from ssdcli.registry.store import Registry
 from ssdcli.text.tokenizer import train_tokenizer
 from ssdcli.training import job
 from ssdcli.training.job import train_small
-from ssdcli.training.saved import resumed
 from ssdcli.training.settings import TrainSettings
+from ssdcli.training.unfinished import resumed
 from tests.checkpoints import write_checkpoint
 from tests.tiny import BLOCK, CONTEXT, add_tiny, tiny_backbone
 from tests.trainings import run, write_text
@@ -204,7 +204,7 @@ def test_what_a_beginning_decides_or_needs_is_said(changes, says, text, registry
 def test_a_checkpoint_that_will_not_do_is_refused(text, registry, tmp_path):
     write_checkpoint(tmp_path / "foreign", tokenizer=train_tokenizer(["other words " * 50], 300))
     assert "their tokenizers differ" in refused(text, tmp_path / "foreign")
-    assert "is no registered model" in refused(text, tmp_path / "foreign", lora=4)
+    assert "is not a registered model" in refused(text, tmp_path / "foreign", lora=4)
     write_checkpoint(tmp_path / "lm")
     weights_file = tmp_path / "lm" / "model.safetensors"
     weights_file.rename(tmp_path / "lm" / "pytorch_model.bin")
@@ -325,7 +325,7 @@ def test_an_adapter_travels_without_its_base(text, registry, tmp_path):
 def test_an_adapter_is_no_beginning_and_no_base(text, registry):
     adapter(text)
     assert "is an adapter" in refused(text, "notes", name="more")
-    with pytest.raises(UsageError, match="is no small model that fits"):
+    with pytest.raises(UsageError, match="is not a small model that fits"):
         train_small(still(text, "big", base="notes", name="more"))
 
 
