@@ -150,7 +150,7 @@ def measured(workshop: Workshop, settings: TrainSettings, given: Namespace) -> L
 def report(found: Sequence[Line]) -> str:
     """A row for each corpus, budget and variant: means over the seeds, and the spread where there are several."""
     rows = [
-        [*name, group[0]["size"], len(group), *(spread(line[column] for line in group) for column in COLUMNS)]
+        [*name, group[0]["size"] or "", len(group), *(spread(line[column] for line in group) for column in COLUMNS)]
         for name, group in grouped(found, "corpus", "minutes", "variant").items()
     ]
     return table(["corpus", "minutes", "variant", "size", "seeds", *COLUMNS], rows)

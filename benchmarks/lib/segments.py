@@ -128,5 +128,5 @@ def predict(
     """Log p of every token of noised windows: (B, T, V); previous: the log p that the member is conditioned on."""
     level = t if process.timed else None
     conditioning = None if previous is None else member.embed_mixture(previous.exp())
-    hidden = denoise_sequence(member, process.embed(canvas, member), packed, (level, conditioning))
+    hidden = denoise_sequence(member, process.embed(canvas, member), packed, level, conditioning)
     return member.logits(hidden).log_softmax(-1)

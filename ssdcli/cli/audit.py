@@ -1,9 +1,8 @@
-"""`ssd audit`: how much of its training text a model gives away."""
+"""`ssd audit`: how much of its training text a model reveals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +14,6 @@ from ssdcli.machine.environment import prepare_machine
 from ssdcli.registry.store import Registry
 
 if TYPE_CHECKING:
-    from ssdcli.evaluation.audit.audit import OnProgress
     from ssdcli.evaluation.audit.findings import Audit
     from ssdcli.evaluation.audit.membership import Attack
 
@@ -23,11 +21,11 @@ Model = Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocom
 Data = Annotated[
     list[str] | None,
     typer.Argument(
-        help="The text that it was trained on, which is nowhere kept; without it only canaries are looked at."
+        help="The text that it was trained on, which ssd does not keep; without it only canaries are measured."
     ),
 ]
-Minutes = Annotated[float, typer.Option(help="Time for measuring; reading comes on top.")]
-Seed = Annotated[int, typer.Option(help="Seed of all that is drawn.")]
+Minutes = Annotated[float, typer.Option(help="Time for measuring; reading takes extra time.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -37,13 +35,16 @@ def register(app: typer.Typer) -> None:
 
 
 def audit(name: Model, data: Data = None, minutes: Minutes = 3.0, seed: Seed = 0, as_json: AsJson = False) -> None:
-    """Measure how much of its training text a model gives away."""
+    """Measure how much of its training text a model reveals."""
     Registry().find(name)  # a typo is answered before torch is imported
     prepare_machine()
     from ssdcli.evaluation.audit.audit import AuditSettings
     from ssdcli.evaluation.audit.audit import audit as run
 
-    with on_out_of_memory("Close other programs, or audit on a machine with more memory."), _bar(name) as on_progress:
+    with (
+        on_out_of_memory("Close other programs, or audit on a machine with more memory."),
+        console.progress(name) as on_progress,
+    ):
         found = run(name, data or (), AuditSettings(minutes, seed), on_progress)
     if as_json:
         console.write_json(found.to_json())
@@ -51,22 +52,8 @@ def audit(name: Model, data: Data = None, minutes: Minutes = 3.0, seed: Seed = 0
         _tell(found)
 
 
-@contextmanager
-def _bar(name: str) -> Iterator[OnProgress]:
-    """A progress bar on standard error, where somebody watches."""
-    from rich.progress import Progress
-
-    with Progress(console=console.terminal(), transient=True) as bar:
-        task = bar.add_task(f"audit of {name}")
-
-        def show(doing: str, share: float) -> None:
-            bar.update(task, description=f"{name}: {doing}", completed=share, total=1.0)
-
-        yield show
-
-
 def _tell(found: Audit) -> None:
-    """The measures in a table, what was not measured, and what it means."""
+    """Write the measures as a table, what was not measured, and what it all means."""
     console.write_table([("MEASURE", "FOUND", "TO COMPARE"), *_rows(found)])
     for remark in found.remarks():
         console.write(remark)

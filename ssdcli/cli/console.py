@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -96,6 +97,20 @@ def terminal() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, quiet=not is_lively())
+
+
+@contextmanager
+def progress(subject: str = "") -> Iterator[Callable[[str, float], None]]:
+    """Show a bar on standard error, if somebody watches; yield what is told what is being done and the share done."""
+    from rich.progress import Progress
+
+    with Progress(console=terminal(), transient=True) as bar:
+        task = bar.add_task(subject)
+
+        def show(doing: str, share: float) -> None:
+            bar.update(task, description=f"{subject}: {doing}" if subject else doing, completed=share, total=1.0)
+
+        yield show
 
 
 def abandon_streams() -> None:

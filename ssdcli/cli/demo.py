@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ssdcli.training.job import Trained
     from ssdcli.training.settings import TrainSettings
 
-_SHOWN = 3  # sentences whose endings are shown
-_WIDE = 96  # columns of a terminal that has room for three texts side by side
+_SHOWN = 3  # facts that are shown
+_WIDE = 96  # columns of a terminal, at least, for three texts side by side
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def demo(
 
 
 def run_demo(notebook: story.Notebook, settings: TrainSettings, *, as_json: bool) -> None:
-    """Tell the story of this notebook and this training on standard output, part by part, or as one JSON object."""
+    """Write the story of a notebook and a training to standard output, part by part or as one JSON object."""
     began = time.monotonic()
     tell: Callable[[str], None] = _say_nothing if as_json else console.write
     tell(f"{notebook.title}. {notebook.description}")
@@ -84,7 +84,7 @@ def _training(trained: Trained) -> str:
 
 
 def _samples(trio: story.Trio, samples: Sequence[story.Continuations]) -> str:
-    """The texts side by side where there is room, else one below the other."""
+    """Show the texts side by side where there is room, else one below the other."""
     if sys.stdout.isatty() and shutil.get_terminal_size().columns >= _WIDE:
         return _side_by_side(trio, samples)
     labels = _labels(trio)
@@ -105,7 +105,7 @@ def _side_by_side(trio: story.Trio, samples: Sequence[story.Continuations]) -> s
     for author in AUTHORS:
         table.add_column(labels[author], ratio=1)
     for sample in samples:
-        # Text, not str: what a model writes is no markup.
+        # Text, not str: rich would read a model's brackets as markup.
         cells = [Text.assemble((sample.prompt, "bold"), sample.texts[author].rstrip()) for author in AUTHORS]
         table.add_row(*cells)
     screen = Console()
@@ -115,35 +115,35 @@ def _side_by_side(trio: story.Trio, samples: Sequence[story.Continuations]) -> s
 
 
 def _endings(trio: story.Trio, recalls: Sequence[story.Recall]) -> str:
-    """Sentences whose ending the core does not know, and both together do; nothing if there is none."""
+    """Show facts that the core gets wrong and both together get right; nothing if there is none."""
     labels = _labels(trio)
     found = [one for one in recalls if one.told_apart[ENSEMBLE] and not one.told_apart[CORE]]
     if not found:
         return ""
     shown = found[:_SHOWN]
     width = max(map(len, labels.values()))
-    heading = f"Of {len(recalls)} sentences, which ending is its own? {len(shown)} of the {len(found)} that the core"
-    parts = [f"{heading} misses and both find:\n"]
+    heading = f"Which of {len(recalls)} endings is right? {len(shown)} of the {len(found)} sentences that the core gets"
+    parts = [f"{heading} wrong and both together get right:\n"]
     for one in shown:
         endings = [f"  {labels[author]:{width}}  ... {one.chosen[author]}" for author in AUTHORS]
         parts.append("\n".join([f"{one.fact.prompt} ...", *endings, ""]))
     return "\n".join(parts)
 
 
-def _measured(trio: story.Trio, prediction: story.HeldoutLoss, recalls: Sequence[story.Recall]) -> str:
+def _measured(trio: story.Trio, loss: story.HeldoutLoss, recalls: Sequence[story.Recall]) -> str:
     labels, known, apart = _labels(trio), story.hits(recalls), story.told_apart(recalls)
     width = max(map(len, labels.values()))
     rows = [f"{'':{width}}  bits per byte  facts said  facts told apart"]
     for author in AUTHORS:
         said, told = (f"{count[author]} of {len(recalls)}" for count in (known, apart))
-        rows.append(f"{labels[author]:{width}}  {prediction.bits_per_byte[author]:13.3f}  {said:>10}  {told:>16}")
-    change = f"{'save' if prediction.gain >= 0 else 'lose'} {abs(prediction.gain):.3f}"
-    better = {CORE: trio.core, SMALL: trio.small}[prediction.better]
+        rows.append(f"{labels[author]:{width}}  {loss.bits_per_byte[author]:13.3f}  {said:>10}  {told:>16}")
+    change = f"{'save' if loss.gain >= 0 else 'lose'} {abs(loss.gain):.3f}"
+    better = {CORE: trio.core, SMALL: trio.small}[loss.better]
     sentences = [
-        f"Bits per byte: denoising loss on {prediction.documents} notes that no training saw; less is better.",
-        f"Both together {change} over {better} alone, the better one (standard error {prediction.standard_error:.3f}).",
-        "Facts said: sentences of the notes, continued greedily, that were given their invented ending.",
-        f"Facts told apart: the ending was found among those of all {len(recalls)}; guessing finds one.",
+        f"Bits per byte: denoising loss on {loss.documents} notes that were not trained on; less is better.",
+        f"Both together {change} over {better} alone, the better one (standard error {loss.standard_error:.3f}).",
+        "Facts said: sentences of the notes that were completed, greedily, with their invented ending.",
+        f"Facts told apart: the right ending was chosen among those of all {len(recalls)}; guessing gets one right.",
     ]
     return "\n".join([*rows, "", *sentences, ""])
 
@@ -151,7 +151,7 @@ def _measured(trio: story.Trio, prediction: story.HeldoutLoss, recalls: Sequence
 def _next(trio: story.Trio, notebook: story.Notebook) -> str:
     prompt = shlex.quote(notebook.prompts[0])
     return (
-        f"Go on with it:  ssd generate {prompt} --with {trio.small}\n"
+        f"Write with it:  ssd generate {prompt} --with {trio.small}\n"
         f"With your text: ssd train-small YOUR-FOLDER --for {trio.core} --name mine"
     )
 

@@ -32,7 +32,7 @@ def doctor(core: For = None, as_json: AsJson = False) -> None:
     """Show what this machine has, which cores fit, and whether the registry is whole."""
     registry = Registry()
     if core is not None:
-        _foretell(registry, core, as_json=as_json)
+        _write_outlook(registry, core, as_json=as_json)
         return
     prepare_machine()
     from ssdcli.doctor.health import examine
@@ -49,7 +49,7 @@ def doctor(core: For = None, as_json: AsJson = False) -> None:
         )
 
 
-def _foretell(registry: Registry, name: str, *, as_json: bool) -> None:
+def _write_outlook(registry: Registry, name: str, *, as_json: bool) -> None:
     entry = registry.find(name)
     if entry.manifest.kind != "core":
         raise UsageError(f"{name!r} is of kind {entry.manifest.kind!r}, not a core.", "See 'ssd models list'.")

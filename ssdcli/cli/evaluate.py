@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +16,8 @@ from ssdcli.cli.prompts import ModelFlags, read_context, read_members
 from ssdcli.cli.settings import Recipe, resolve, with_flags
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory
-from ssdcli.evaluation.measurement import Estimate, EvalSettings, Evaluation, Figures, SweepResult, by_weight
+from ssdcli.evaluation.measurement import BASE, Estimate, EvalSettings, Evaluation, Figures, SweepResult, by_weight
+from ssdcli.generation.schedule_parser import named
 from ssdcli.generation.selection import Lineup, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.options.declare import group
@@ -28,7 +28,8 @@ from ssdcli.registry.store import Registry
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ssdcli.evaluation.evaluate import OnProgress
+
+_LEVEL = "noise level (0: the text itself, 1: nothing but noise)"
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
     recipe: Recipe = None,
 ) -> None:
-    """Measure how well a core, small models and both together predict held-out text, at every weight.
+    """Measure how well a core, small models and their ensembles predict held-out text, at every weight.
 
-    Documents are the independent draws of all intervals, which are of 95%.
+    Intervals are 95% confidence intervals, with documents as the independent draws.
     """
     told: _Told = resolve(_Told, flags, None if recipe is None else find_recipe(recipe))
     core, small = told.models.core, read_members(told.models.members)
@@ -76,7 +77,7 @@ def evaluate(
     prepare_machine()
     from ssdcli.evaluation.evaluate import evaluate as run
 
-    with on_out_of_memory("Take smaller models, or a --dtype of fewer bits."), _bar() as on_progress:
+    with on_out_of_memory("Use smaller models, or a --dtype with fewer bits."), console.progress() as on_progress:
         found = run(data or (), core, small, settings, on_progress)
     _keep(found, plot, save=save)
     for remark in found.remarks:
@@ -88,58 +89,81 @@ def evaluate(
 
 
 def _check(lineup: Lineup, data: list[str], plot: Path | None, *, save: bool) -> None:
-    """Refuse what could only fail at the end."""
+    """Refuse early what would otherwise fail at the end."""
     if not data:
         raise UsageError("no text is named.", "Name files or folders of held-out text, or - for standard input.")
     small = [member.model.entry for member in lineup.members if member.role == "small"]
     if save and not small:
         raise UsageError("--save stores the weight of a small model, and none is named.", "Name one with --with.")
     if save and small[0].bundled:
-        raise UsageError(f"{small[0].name!r} comes with ssd and cannot be changed.", "Leave --save out.")
+        raise UsageError(f"{small[0].name!r} comes with ssd and cannot be changed.", "Omit --save.")
     if plot is not None and not plot.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {str(plot.absolute().parent)!r} for the plot.", "Make it first.")
 
 
 def _keep(found: Evaluation, plot: Path | None, *, save: bool) -> None:
-    """Store the weight and draw the plot, as far as they are asked for."""
+    """Store the weight and draw the plot, if asked to."""
     if save:
         weight = found.tuned_weight
         if found.small is None or weight is None:
-            raise UsageError("no weight was swept that could be stored.", "Leave --save out, or the schedule's file.")
+            raise UsageError("no weight was swept, so there is none to store.", "Omit --save, or the schedule's file.")
         gate = found.fitted
         Registry().set_weight(found.small, weight, None if gate is None else asdict(gate))
         console.note(f"stored the weight {weight:g}{' and the gate' * (gate is not None)} of {found.small}")
     if plot is not None:
-        from ssdcli.evaluation.plotting import plot as draw
-
         try:
-            write_atomic(plot.absolute(), draw(found))
+            write_atomic(plot.absolute(), _svg(found))
         except OSError as error:
             raise SsdError(f"the plot cannot be written ({error.strerror}).", "Name another file.") from error
 
 
-@contextmanager
-def _bar() -> Iterator[OnProgress]:
-    """A progress bar on standard error, where somebody watches."""
-    from rich.progress import Progress
+def _svg(found: Evaluation) -> str:
+    """Draw bits per byte: a picture of each schedule over the weight, and one of the members over the noise level."""
+    from ssdcli.reports.charts import curves, stacked, to_svg, weight_sweeps
 
-    with Progress(console=console.terminal(), transient=True) as bar:
-        task = bar.add_task("")
+    title = " with ".join(name for name in (found.core, found.small) if name is not None)
+    ensembles = [swept for swept in found.ensembles if swept.over_weights]
+    schedules = dict.fromkeys(swept.schedule for swept in ensembles)
+    pictures = [
+        weight_sweeps(
+            {swept.rule: _points(swept, found) for swept in ensembles if swept.schedule == schedule},
+            f"{title}, {schedule} weights: {found.measure}",
+        )
+        for schedule in schedules
+    ]
+    levels = curves(_levels(found), f"{title}: {found.measure}", (_LEVEL, "bits per byte"))
+    return to_svg(stacked([*pictures, levels], title))
 
-        def show(doing: str, share: float) -> None:
-            bar.update(task, description=doing, completed=share, total=1.0)
 
-        yield show
+def _points(swept: SweepResult, found: Evaluation) -> list[tuple[float, float]]:
+    """Return an ensemble's points; at constant weights, 0 is the core alone if there is no other member."""
+    members = [member for member in found.members if member.role != BASE]
+    declared = named(swept.schedule)
+    steady = declared is not None and declared.varies is None
+    ends_alone = steady and len(members) == 2 and members[0].name == found.core
+    alone = [(0.0, members[0].figures.bits.value)] * ends_alone
+    return [*alone, *((point.weight or 0.0, point.figures.bits.value) for point in swept.points)]
+
+
+def _levels(found: Evaluation) -> dict[str, list[tuple[float, float]]]:
+    """Return the core, the first small model and their best ensemble over the levels."""
+    shown = {one.name: one.figures for one in found.members if one.name in (found.core, found.small)}
+    best = found.best
+    lines = shown if best is None else shown | {"ensemble": best.best.figures}
+    return {
+        who: [((place + 0.5) / len(figures.by_level), bits) for place, bits in enumerate(figures.by_level)]
+        for who, figures in lines.items()
+    }
 
 
 _MEANING = {
-    "NELBO": "bits per byte are of the NELBO, which bounds the length of the text's best code from above",
-    "denoising loss": "bits per byte are of the mean denoising loss, which bounds no code's length",
+    "NELBO": "bits per byte are of the NELBO, an upper bound of the text's code length",
+    "denoising loss": "bits per byte are of the mean denoising loss, which is no bound of a code length",
 }
 
 
 def _tell(found: Evaluation) -> None:
-    """The figures in tables, and what they mean in sentences."""
+    """Write the figures as tables, and what they mean as sentences."""
     _write_table(_members(found))
     if found.ensembles:
         _write_table(_sweep(found))
@@ -147,7 +171,9 @@ def _tell(found: Evaluation) -> None:
     if found.generated:
         _write_table(_texts(found))
     size = f"{found.documents:,} documents, {found.tokens:,} tokens, {found.bytes:,} bytes"
-    console.write(f"{size}, {found.process} process; {_MEANING[found.measure]}. Intervals are of 95%.")
+    console.write(
+        f"{size}, {found.process} process; {_MEANING[found.measure]}. Intervals are 95% confidence intervals."
+    )
     best = found.best
     if best is not None and found.gain is not None:
         weight = "" if best.best.weight is None else f" at weight {best.best.weight:g}"
@@ -163,7 +189,7 @@ def _members(found: Evaluation) -> Table:
 
 
 def _sweep(found: Evaluation) -> Table:
-    """Bits per byte of every ensemble over the weights, the least of each in bold."""
+    """Tabulate bits per byte of every ensemble over the weights, the least of each in bold."""
     ensembles = [swept for swept in found.ensembles if swept.over_weights]
     table = _table(f"WEIGHT OF {found.small}", *(swept.name.upper() for swept in ensembles))
     for weight, points in by_weight(ensembles).items():
@@ -205,7 +231,7 @@ def _interval(estimate: Estimate, sign: str = "") -> str:
 
 
 def _table(first: str, *others: str) -> Table:
-    """A table without lines, its numbers flush right."""
+    """Return a table without lines, its numbers flush right."""
     from rich.table import Table
 
     table = Table(first, box=None, pad_edge=False, header_style="bold")
@@ -215,7 +241,7 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _write_table(table: Table) -> None:
-    """Write a table and an empty line to standard output, in bold only on terminals."""
+    """Write a table and an empty line to standard output, with bold text only on a terminal."""
     from rich.console import Console
 
     screen = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False)

@@ -46,7 +46,7 @@ def pull(
     name = check_name(name or pipeline.default_name(wanted))
     plan = pipeline.plan(wanted)
     if dry_run:
-        _foretell(_facts(plan, name), as_json=as_json)
+        _write_facts(_facts(plan, name), as_json=as_json)
         return
     registry = Registry()
     entry = None if overwrite else pipeline.registered(plan, name, registry)
@@ -115,7 +115,7 @@ def _outlook(plan: PullPlan, twin: PreTrainedModel) -> str:
     return summary(need_of(twin, stored, plan.spec.block_size), look())
 
 
-def _foretell(facts: dict[str, Any], *, as_json: bool) -> None:
+def _write_facts(facts: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         console.write_json(facts)
         return

@@ -1,4 +1,4 @@
-"""The whole story on a notebook: train a small model, write with it, and measure what it brings to its core."""
+"""The whole story on a notebook: train a small model, write with it, and measure what it adds to its core."""
 
 from __future__ import annotations
 
@@ -26,16 +26,21 @@ MINUTES = 3.0
 CORE, SMALL, ENSEMBLE = "core", "small", "ensemble"
 AUTHORS = (CORE, SMALL, ENSEMBLE)
 
-_BATCH_TOKENS = 512  # of so few notes; a quarter of the default makes four times the steps
-_PASSES = 30.0  # so that facts are remembered, at some cost to what was held out
-_WRITING = Options(max_tokens=48, temperature=0.8, top_p=0.9)  # at 1.0 such small models ramble
+_BATCH_TOKENS = 512  # a quarter of the default: four times the steps on so few notes
+_PASSES = 30.0  # so that facts are remembered, at some cost on held-out notes
+_WRITING = Options(max_tokens=48, temperature=0.8, top_p=0.9)  # models as small as these ramble at temperature 1
 FACTS = Options(max_tokens=16, temperature=0, seed=0)
 _REPEATS = 2  # sets of noise levels for each held-out note
 
 
 @dataclass(frozen=True)
 class Fact:
-    """The beginning of a sentence of the notes, and what comes next in it."""
+    """A sentence of the notes.
+
+    id: its name.
+    prompt: its beginning.
+    answer: what comes next.
+    """
 
     id: str
     prompt: str
@@ -44,7 +49,13 @@ class Fact:
 
 @dataclass(frozen=True)
 class Notebook:
-    """A folder with notes to train on, held-out notes, prompts and facts."""
+    """A folder of notes.
+
+    folder: holds the notes to train on, and held-out ones.
+    title, description: what it says of itself.
+    prompts: beginnings to continue.
+    facts: sentences of the notes, to be completed.
+    """
 
     folder: Path
     title: str
@@ -65,7 +76,12 @@ class Notebook:
 
 @dataclass(frozen=True)
 class Trio:
-    """A core, a small model made for it and their ensemble; writers has one for each of AUTHORS."""
+    """A core, a small model made for it, and their ensemble.
+
+    core, small: the names of the two.
+    weight: the small model's, beside the core.
+    writers: one for each of AUTHORS.
+    """
 
     core: str
     small: str
@@ -75,7 +91,12 @@ class Trio:
 
 @dataclass(frozen=True)
 class Continuations:
-    """One prompt, and the text of each of AUTHORS, all from one seed."""
+    """What AUTHORS write after one prompt.
+
+    prompt: the beginning.
+    seed: the same for all.
+    texts: by author.
+    """
 
     prompt: str
     seed: int
@@ -84,10 +105,13 @@ class Continuations:
 
 @dataclass(frozen=True)
 class HeldoutLoss:
-    """Denoising loss on held-out notes in bits per byte, for each of AUTHORS.
+    """Denoising loss on held-out notes.
 
-    gain: how many bits per byte the ensemble saves over the better of the two members, `better`.
-    standard_error: of the gain, the notes being the independent draws.
+    documents: how many notes.
+    bits_per_byte: of each of AUTHORS.
+    better: the better of the two members.
+    gain: bits per byte that the ensemble saves over it.
+    standard_error: of the gain, with notes as the independent draws.
     """
 
     documents: int
@@ -113,12 +137,12 @@ class Recall:
 
     @property
     def told_apart(self) -> dict[str, bool]:
-        """Which of AUTHORS told the answer from the others."""
+        """Which of AUTHORS chose the right answer."""
         return {author: answer == self.fact.answer for author, answer in self.chosen.items()}
 
 
 def read_notebook(folder: Path = NOTEBOOK) -> Notebook:
-    """Read what the notebook says of itself; its notes stay where they are."""
+    """Read a notebook's description, prompts and facts; its notes stay where they are."""
     about = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
     lines = (folder / "cloze.jsonl").read_text(encoding="utf-8").splitlines()
     facts = [json.loads(line) for line in lines if line.strip()]
@@ -132,7 +156,7 @@ def read_notebook(folder: Path = NOTEBOOK) -> Notebook:
 
 
 def settings_for(notebook: Notebook, minutes: float = MINUTES) -> TrainSettings:
-    """How the demo trains: on the notes, for the bundled core (UsageError for minutes that cannot be right)."""
+    """Return how the demo trains: on the notes, for the bundled core (UsageError for impossible minutes)."""
     data = (str(notebook.notes),)
     settings = TrainSettings(
         data=data, core=STARTER, name=NAME, minutes=minutes, batch_tokens=_BATCH_TOKENS, passes=_PASSES
@@ -142,7 +166,7 @@ def settings_for(notebook: Notebook, minutes: float = MINUTES) -> TrainSettings:
 
 
 def train(settings: TrainSettings, watcher: Watcher) -> Trained:
-    """Train and register the small model, in the place of an earlier one of its name."""
+    """Train and register the small model, replacing an earlier one of its name."""
     from ssdcli.training.job import train_small
 
     registry = Registry()
@@ -159,7 +183,7 @@ def open_trio(core: str, small: str) -> Trio:
 
 
 def write_all(trio: Trio, prompts: Sequence[str], options: Options = _WRITING) -> list[Continuations]:
-    """Let each of AUTHORS go on from each prompt, with the same seed for the three."""
+    """Let each of AUTHORS continue each prompt, all with the same seed."""
     requests = [Request(prompt, seed=seed) for seed, prompt in enumerate(prompts)]
     texts = _texts(trio, requests, options)
     return [
@@ -169,7 +193,7 @@ def write_all(trio: Trio, prompts: Sequence[str], options: Options = _WRITING) -
 
 
 def predict(trio: Trio, heldout: Path, repeats: int = _REPEATS) -> HeldoutLoss:
-    """Measure the denoising loss of the members and their ensemble on notes that none of them has seen."""
+    """Measure the denoising loss of the members and their ensemble on notes that neither member has seen."""
     from ssdcli.evaluation.losses import LossSettings, measure
 
     core, small = (trio.writers[author].members[0].model.denoiser for author in (CORE, SMALL))
@@ -191,9 +215,9 @@ def predict(trio: Trio, heldout: Path, repeats: int = _REPEATS) -> HeldoutLoss:
 
 
 def recall(trio: Trio, facts: Sequence[Fact], options: Options = FACTS) -> list[Recall]:
-    """Let each of AUTHORS end the sentences, greedily; a hit is the answer in the text, whatever its case.
+    """Let each of AUTHORS complete the sentences, greedily; a text that holds the answer, in any case, is a hit.
 
-    Each also ranks the answers of all facts for every sentence; a fact is told apart when its own comes first.
+    Each also ranks the answers of all facts for every sentence; a fact is told apart if its own answer comes first.
     """
     texts = _texts(trio, [Request(fact.prompt, seed=0) for fact in facts], options)
     chosen = {author: _chosen(trio.writers[author], facts) for author in AUTHORS}
@@ -206,7 +230,10 @@ def recall(trio: Trio, facts: Sequence[Fact], options: Options = FACTS) -> list[
 
 
 def _chosen(writer: Writer, facts: Sequence[Fact]) -> list[str]:
-    """The likeliest of all answers for each fact's sentence, beyond what an answer is for any sentence."""
+    """Choose an answer for each fact's sentence: the one whose log p gains most over its mean for all sentences.
+
+    The mean takes out that some answers are likely anywhere (short ones, common words).
+    """
     answers = [" " + fact.answer for fact in facts]
     scores = [writer.score(fact.prompt, answers) for fact in facts]
     usual = [sum(column) / len(column) for column in zip(*scores, strict=True)]
@@ -215,12 +242,12 @@ def _chosen(writer: Writer, facts: Sequence[Fact]) -> list[str]:
 
 
 def hits(recalls: Sequence[Recall]) -> dict[str, int]:
-    """The number of facts that each of AUTHORS said."""
+    """Count the facts that each of AUTHORS said."""
     return {author: sum(recall.hits[author] for recall in recalls) for author in AUTHORS}
 
 
 def told_apart(recalls: Sequence[Recall]) -> dict[str, int]:
-    """The number of facts that each of AUTHORS told from the other answers."""
+    """Count the facts that each of AUTHORS told apart."""
     return {author: sum(recall.told_apart[author] for recall in recalls) for author in AUTHORS}
 
 
@@ -235,7 +262,7 @@ def _says(text: str, answer: str) -> bool:
 
 
 def _passages(core: str, folder: Path) -> list[ScoredText]:
-    """The notes of a folder in the core's tokens."""
+    """Read the notes of a folder in the core's tokens."""
     from ssdcli.data.documents import ReadReport
     from ssdcli.data.readers.files import read_documents
     from ssdcli.evaluation.scored_text import scored_text

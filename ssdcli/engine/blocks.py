@@ -1,4 +1,4 @@
-"""Attention masks of block-causal models: a block sees itself both ways and the clean blocks before it."""
+"""Attention masks of block-causal models: a block sees all of itself, and the clean blocks before it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssdcli.engine.prompt import PADDING
 def block_ids(length: int, block: int, offsets: Tensor) -> Tensor:
     """Number the positions of a sequence by block: (B, length) int64.
 
-    offsets: (B,) int64 in [0, block), the number of positions that the first block of each row lacks.
+    offsets: (B,) int64 in [0, block), how many positions short the first block of each row is.
     """
     positions = torch.arange(length, device=offsets.device)
     return (positions[None, :] + offsets[:, None]) // block
@@ -22,12 +22,13 @@ def block_ids(length: int, block: int, offsets: Tensor) -> Tensor:
 def block_levels(blocks: Tensor, noise: Noise) -> Tensor:
     """One noise level a block, low-discrepancy within a sequence: blocks (B, T) int64 to t (B, T) in (0, 1).
 
-    The levels of a sequence's n blocks are (u + k) / n, k = 0..n-1, in random order: each is uniform, together they
-    cover the unit interval evenly.
+    The levels of a sequence's n blocks are (u + k) / n, k = 0..n-1, in random order: each is uniform, and together they
+    cover the unit interval evenly, which lowers the variance of the loss (Kingma et al., "Variational diffusion
+    models", 2021).
     """
     count = blocks.amax(1, keepdim=True) + 1
     places = torch.arange(blocks.shape[1], device=blocks.device)
-    # As many draws whatever the number of blocks: a sample's noise does not depend on its neighbours'.
+    # The same number of draws for any number of blocks: a sample's noise must not depend on its batch.
     draws = noise.uniform(len(places)).masked_fill(places >= count, 2)
     levels = (draws.argsort(dim=1).argsort(dim=1) + noise.uniform(1)) / count
     return levels.gather(1, blocks)
@@ -37,8 +38,9 @@ def training_mask(packed: Packed) -> Tensor:
     """Who sees whom in [noised ; clean], both (B, T): (B, 1, 2T, 2T) bool.
 
     A noised block sees itself and the clean blocks before it in its text; a clean block sees itself and those before it
-    (Arriola et al., "Block diffusion", 2025). What is not known is not seen as clean text, but by itself, so that no
-    row of the softmax is empty.
+    (Arriola et al., "Block diffusion", 2025). So one pass trains all blocks, each after the clean text that it will
+    have when it is written. A clean column that is not known is seen by itself alone, so that no row of the softmax is
+    empty.
     """
     own_text = packed.texts[:, :, None] == packed.texts[:, None, :]
     query, key = packed.blocks[:, :, None], packed.blocks[:, None, :]
@@ -52,8 +54,8 @@ def training_mask(packed: Packed) -> Tensor:
 def prefix_mask(ranks: Tensor, queries: int | None = None) -> Tensor:
     """Who sees whom in prefixes: ranks (B, P) int64, when a token's block is read, to (B, 1, P, P) bool.
 
-    A token sees its own block both ways and those of lower rank. Padding has rank PADDING and sees itself alone, so
-    that no row of the softmax is empty. queries: only the rows of the last so many tokens: (B, 1, queries, P).
+    A token sees all of its own block and of those of lower rank. Padding has rank PADDING and sees itself alone, so
+    that no row of the softmax is empty. queries: how many rows of the mask are returned, from the end.
     """
     width = ranks.shape[1]
     first = 0 if queries is None else width - queries
@@ -63,5 +65,5 @@ def prefix_mask(ranks: Tensor, queries: int | None = None) -> Tensor:
 
 
 def padding_mask(real: Tensor, queries: int) -> Tensor:
-    """Queries that see all but the padding: real (B, K) bool, false for padding, to (B, 1, queries, K) bool."""
+    """A mask by which queries see all but padding: real (B, K) bool, false for padding, to (B, 1, queries, K) bool."""
     return real[:, None, None, :].expand(-1, 1, queries, -1)

@@ -1,4 +1,4 @@
-"""One model as (canvas, t, prefix) -> log p(x0): what every ensemble and sampler is made of."""
+"""One model as (canvas, t, prefix) -> log p(x0): what ensembles and samplers are built on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssdcli.engine.flops import Sizes
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Canvas, EmbeddingSpace, Process
-from ssdcli.engine.prompt import PADDING, Layout, Prompt, fit, lay_out
+from ssdcli.engine.prompt import PADDING, Prompt, ReadingOrder, fit, reading_order
 from ssdcli.engine.shift import following, preceding, predicting
 
 _STEP = 32  # columns, at least, between the widths that prefixes are padded to
@@ -23,8 +23,11 @@ _STEP = 32  # columns, at least, between the widths that prefixes are padded to
 class Backbone(EmbeddingSpace, Protocol):
     """A language model seen from the engine: any native architecture behind a few calls.
 
-    reading_block: how many tokens of a prefix see each other; a block's, or 1 for a model that reads causally. shift:
-    whether a token is predicted by the hidden state of the one before it; its caches have a `tail` (see `following`).
+    block_size: the tokens of a canvas.
+    reading_block: how many tokens of a prefix see each other: a block's, or 1 for a model that reads causally.
+    context: the longest window, in tokens.
+    shift: whether a token is predicted by the hidden state of the one before it; its caches have a `tail` (see
+        `following`).
     """
 
     block_size: int
@@ -39,7 +42,7 @@ class Backbone(EmbeddingSpace, Protocol):
 
     @property
     def sizes(self) -> Sizes:
-        """What its parts take to compute."""
+        """What its parts cost to compute."""
         ...
 
     @property
@@ -52,7 +55,7 @@ class Backbone(EmbeddingSpace, Protocol):
         ...
 
     def new_cache(self) -> Any:
-        """An empty KV cache; of one that was read at once, `first(n)` is that of its first n columns."""
+        """An empty KV cache; `first(n)` of a cache that was read at once is the cache of its first n columns."""
         ...
 
     def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: Any | None) -> Tensor:
@@ -72,14 +75,15 @@ def denoise_sequence(
     backbone: Backbone,
     embedded: Tensor,
     packed: Packed,
-    level_and_previous: tuple[Tensor | None, Tensor | None],
+    t: Tensor | None,
+    previous: Tensor | None = None,
 ) -> Tensor:
     """Denoise all blocks of packed texts in one pass over [noised ; clean]: hidden states (B, T, H).
 
-    embedded: (B, T, H) embeddings of the noised tokens; level_and_previous: the noise levels (B, T) and the
-    previous prediction's embedding (B, T, H), where there are any.
+    embedded: (B, T, H), the noised tokens. t: (B, T), the noise levels, for a model that is told them. previous:
+    (B, T, H), the previous prediction embedded, for self-conditioning.
     """
-    noised = backbone.condition(embedded, *level_and_previous)
+    noised = backbone.condition(embedded, t, previous)
     both = torch.cat([noised, backbone.embed(packed.tokens).to(noised.dtype)], dim=1)
     hidden = backbone.encode(both, packed.positions.repeat(1, 2), training_mask(packed), None)
     return predicting(hidden, packed) if backbone.shift else hidden[:, : packed.length]
@@ -87,11 +91,13 @@ def denoise_sequence(
 
 @dataclass(frozen=True)
 class Prefix:
-    """Known text of some rows of a batch, which are read at one width: P columns, padded on the left.
+    """Known text of some rows of a batch, read at one width: P columns, padded on the left.
 
-    rows: (b,) int64, which rows of the batch. tokens, positions, ranks: (b, P) int64, in the order of reading, see
-    `prefix_mask`. canvas_at: (b,) int64, the position of the next canvas. slides: whether the window moves on when it
-    is full; a gap ends before that. cache: the KV cache of the columns, where there is one.
+    rows: (b,) int64, which rows of the batch these are.
+    tokens, positions, ranks: (b, P) int64, in reading order, see `prefix_mask`.
+    canvas_at: (b,) int64, the position of the next canvas.
+    slides: whether the window moves on when it is full; a gap ends before that.
+    cache: the KV cache of the columns, where there is one.
     """
 
     rows: Tensor
@@ -111,7 +117,7 @@ class Prefix:
         return torch.nn.functional.pad(self.ranks != PADDING, (0, length), value=True)
 
     def followed_by(self, tokens: Tensor, block: int) -> Prefix:
-        """The columns with those of clean tokens (b, L) behind them, which are read in blocks of this size."""
+        """The prefix with clean tokens (b, L) appended, which are read in blocks of this size."""
         positions = self.canvas_positions(tokens.shape[1])
         ranks = self.ranks.amax(1, keepdim=True) + 1 + torch.arange(tokens.shape[1], device=tokens.device) // block
         return replace(
@@ -137,10 +143,10 @@ class Prefix:
 class Denoiser:
     """A backbone that reads a prefix once, block by block or token by token, and its noise process.
 
-    A row's arithmetic does not depend on its neighbours: rows share a forward pass only where each would be padded to
-    the same width if it were alone. On a CPU, in float32, that is so bit for bit if canvases are whole multiples of 4
-    tokens long; a matrix product rounds the last rows of others differently. The prefixes of a batch are a tuple that
-    holds every row once.
+    A row's arithmetic does not depend on its neighbours: rows share a forward pass only if each would be padded to the
+    same width alone. On a CPU, in float32, this holds bit for bit for canvases of a multiple of 4 tokens, since matrix
+    products handle rows in groups of 4 and round the last rows of other counts differently. The prefixes of a batch are
+    a tuple in which every row occurs once.
     """
 
     def __init__(self, backbone: Backbone, process: Process) -> None:
@@ -155,34 +161,34 @@ class Denoiser:
 
     @property
     def sight(self) -> int:
-        """The tokens after a gap that it is best shown: the nearest block (see BENCHMARKS.md, Infilling)."""
+        """How many tokens after a gap it should be shown: the nearest block (measured, see docs/lab)."""
         return self.backbone.block_size
 
     def start(self, prompts: Sequence[Prompt]) -> tuple[Prefix, ...]:
-        """Read the prompts, none without a token before the canvas, each cut to the room there is (see `fit`)."""
-        groups: dict[tuple[int, bool], dict[int, Layout]] = {}
+        """Read the prompts, each cut to the window (see `fit`) and with at least one token before the canvas."""
+        groups: dict[tuple[int, bool], dict[int, ReadingOrder]] = {}
         for row, prompt in enumerate(prompts):
-            layout = self._lay_out(prompt)
-            groups.setdefault((self._width(len(layout.tokens)), prompt.gap == 0), {})[row] = layout
-        return tuple(self._read(self._columns(layouts, *how)) for how, layouts in groups.items())
+            order = self._reading_order(prompt)
+            groups.setdefault((self._width(len(order.tokens)), prompt.gap == 0), {})[row] = order
+        return tuple(self._read(self._columns(orders, *how)) for how, orders in groups.items())
 
-    def _lay_out(self, prompt: Prompt) -> Layout:
+    def _reading_order(self, prompt: Prompt) -> ReadingOrder:
         """Cut a prompt to the window and place it."""
-        return lay_out(fit(prompt, self.backbone.context, self.backbone.block_size), self.backbone.reading_block)
+        return reading_order(fit(prompt, self.backbone.context, self.backbone.block_size), self.backbone.reading_block)
 
     def _width(self, columns: int) -> int:
-        """The columns that so many tokens are padded to."""
-        # Widths lie a quarter to an eighth apart: rows of like length go together, and little is computed for nothing.
+        """The number of columns that this many tokens are padded to."""
+        # Widths lie a quarter to an eighth apart: rows of similar length share a pass, and little padding is computed.
         step = max(_STEP, 1 << columns.bit_length() >> 3)
         return min(-(-columns // step) * step, self.room)
 
-    def _columns(self, layouts: Mapping[int, Layout], width: int, slides: bool) -> Prefix:
-        """Rows with these layouts at one width, not read yet."""
+    def _columns(self, orders: Mapping[int, ReadingOrder], width: int, slides: bool) -> Prefix:
+        """Rows with these orders at one width, not read yet."""
         device = self.backbone.device
-        rows = torch.tensor(list(layouts), device=device)
-        columns = torch.tensor([layout.columns(width) for layout in layouts.values()], device=device)
+        rows = torch.tensor(list(orders), device=device)
+        columns = torch.tensor([order.columns(width) for order in orders.values()], device=device)
         tokens, positions, ranks = columns.unbind(1)
-        canvas_at = torch.tensor([layout.canvas_at for layout in layouts.values()], device=device)
+        canvas_at = torch.tensor([order.canvas_at for order in orders.values()], device=device)
         return Prefix(rows, tokens, positions, ranks, canvas_at, slides)
 
     def _read(self, prefix: Prefix) -> Prefix:
@@ -223,7 +229,7 @@ class Denoiser:
         return following(hidden, positions, prefix.cache.tail) if self.backbone.shift else hidden
 
     def commit(self, tokens: Tensor, prefixes: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
-        """Append a clean block (B, L); where the window is full, the later half of the text is read again."""
+        """Append a clean block (B, L); where the window is full, the later half of the text is read anew."""
         return tuple(self._commit(tokens[prefix.rows], prefix) for prefix in prefixes)
 
     def _commit(self, tokens: Tensor, prefix: Prefix) -> Prefix:
@@ -236,7 +242,7 @@ class Denoiser:
 
     @property
     def _half(self) -> int:
-        """The columns that are read again when the window is full."""
+        """How many columns are read anew when the window is full."""
         return self._width(-(-self.room // 2))
 
     def flops(self, length: int, seen: int) -> int:
@@ -248,13 +254,13 @@ class Denoiser:
         return sizes.reading(length, seen) + sizes.denoising(length, self.process)
 
     def flops_of_reading(self, columns: int, seen: int) -> int:
-        """Estimate the FLOPs of reading so many columns of one row's prefix after `seen` others."""
+        """Estimate the FLOPs of reading this many columns of one row's prefix after `seen` others."""
         return self.backbone.sizes.reading(columns, seen)
 
     def costs(self, prompt: Prompt) -> Iterator[tuple[int, int]]:
-        """FLOPs of writing after a prompt, block by block: of what `start` or `commit` reads, and of each step."""
+        """FLOPs of generating after a prompt, a pair a block: what `start` or `commit` reads, and each step."""
         size = self.backbone.block_size
-        seen, columns = 0, self._width(len(self._lay_out(prompt).tokens))
+        seen, columns = 0, self._width(len(self._reading_order(prompt).tokens))
         while True:
             yield self.flops_of_reading(columns, seen), self.flops(size, seen + columns)
             seen, columns = seen + columns, size
@@ -263,11 +269,11 @@ class Denoiser:
 
 
 class FullDenoiser(Denoiser):
-    """A backbone with full attention, whose prefix sees the canvas: all is computed anew at every step."""
+    """A backbone with full attention, whose prefix sees the canvas: every step computes all of it."""
 
     @property
     def sight(self) -> int:
-        """The tokens after a gap that it is best shown: all."""
+        """How many tokens after a gap it should be shown: all."""
         return self.backbone.context
 
     def _remember(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> None:
@@ -295,13 +301,13 @@ class FullDenoiser(Denoiser):
 class BlockCachedDenoiser(Denoiser):
     """A backbone with full attention whose prefix is read once a block, not at every step: an approximation.
 
-    What the prefix's tokens make of the canvas is taken from the block's beginning, when the canvas is pure noise
-    (prefix cache of Fast-dLLM, Wu et al., 2025). A step then costs the canvas alone.
+    The prefix's keys and values are those of the block's beginning, when the canvas is pure noise (prefix cache of
+    Fast-dLLM, Wu et al., 2025). A step then costs the canvas alone.
     """
 
     @property
     def sight(self) -> int:
-        """The tokens after a gap that it is best shown: all."""
+        """How many tokens after a gap it should be shown: all."""
         return self.backbone.context
 
     def _read(self, prefix: Prefix) -> Prefix:
@@ -325,5 +331,5 @@ class BlockCachedDenoiser(Denoiser):
         return self._read(grown.last(self._half) if full else grown)
 
     def flops_of_reading(self, columns: int, seen: int) -> int:
-        """Estimate the FLOPs of reading a prefix anew, with a canvas, when so many columns came to the others."""
+        """Estimate the FLOPs of reading a prefix anew, with a canvas, after `columns` new tokens."""
         return self.backbone.sizes.reading(seen + columns + self.backbone.block_size, 0)

@@ -1,4 +1,4 @@
-"""Floating point operations, estimated: two for each multiply-add of a matrix product, nothing for all else."""
+"""Estimated floating point operations: two for each multiply-add of a matrix product, none for anything else."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from ssdcli.engine.process import Process
 class Sizes:
     """How many multiply-adds a token takes in the parts of a backbone.
 
-    body: the matrices of all layers. attention: the width of all heads of all layers, which is what it takes to score
-    a key, and again to add up its value. table: V x r, once for the head and for a mixture of embeddings. lift: r x H,
-    between the table and the body. time: the way in of the noise level. self_conditioning: that of the previous
-    prediction, beside its mixture of embeddings; None for a model without.
+    body: the matrices of all layers.
+    attention: the width of all heads of all layers, which is what it takes to score a key, and again to add up its
+        value.
+    table: V x r, once for the head and once for a mixture of embeddings.
+    lift: r x H, between the table and the body.
+    time: the noise level's way in.
+    self_conditioning: the previous prediction's way in, besides its mixture of embeddings; None for a model without.
     """
 
     body: int
@@ -29,7 +32,7 @@ class Sizes:
         return 2 * tokens * (self.lift + self.body + 2 * self.attention * (seen + tokens))
 
     def denoising(self, tokens: int, process: Process) -> int:
-        """FLOPs that a canvas takes beyond its reading: a mixture of embeddings, conditioning and the head."""
+        """FLOPs that a canvas takes beyond `reading`: a mixture of embeddings, conditioning and the head."""
         mixture = self.table if process.mixes else 0
         level = self.time if process.timed else 0
         conditioned = process.self_conditioned and self.self_conditioning is not None

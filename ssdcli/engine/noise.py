@@ -9,7 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014), as signed 64-bit integers.
+# The constants of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014) as signed
+# 64-bit integers, the only ones that torch multiplies. _GOLDEN is odd and near 2^64 / phi: its multiples, one for each
+# counter, visit all words before they repeat. The two others let each input bit flip half of the output bits.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
@@ -39,14 +41,17 @@ def _signed(word: int) -> int:
 
 
 def _mix_(x: Tensor) -> Tensor:
-    """The splitmix64 finaliser, a bijection of int64 with avalanche, in place."""
+    """The splitmix64 finaliser, in place: a bijection of int64 with avalanche."""
     for bits, factor in ((30, _MIX_1), (27, _MIX_2)):
         x.bitwise_xor_(_shift_right(x, bits)).mul_(factor)
     return x.bitwise_xor_(_shift_right(x, 31))
 
 
 def fold(key: int, *words: int) -> int:
-    """Derive a 64-bit key from a key and the words (block, step, ...) that name its use."""
+    """Derive a 64-bit key from a key and the words (block, step, ...) that name its use.
+
+    Python's own integers do here what `_mix_` does on tensors.
+    """
     for word in words:
         x = (key ^ (word * 0x9E3779B97F4A7C15)) & _MASK
         x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
@@ -56,7 +61,11 @@ def fold(key: int, *words: int) -> int:
 
 
 class CounterNoise:
-    """Noise of a batch of rows, each row keyed by its own integer (counter-based: no state but a draw count)."""
+    """Noise of a batch of rows, each keyed by its own integer.
+
+    Counter-based: the n-th draw is a hash of (key, n), so that there is no state but a count, and a row draws the same
+    numbers in any batch.
+    """
 
     def __init__(self, keys: Sequence[int] | Tensor, device: torch.device | str = "cpu") -> None:
         """Take one 64-bit key a row."""
@@ -73,19 +82,29 @@ class CounterNoise:
         return CounterNoise(keys)
 
     def _words(self, count: int) -> Tensor:
-        """Hash the next counters of every row, two words from each: (B, count) int32, uniform over all values."""
+        """Hash the next counters of every row, two words from each: (B, count) int32, uniform over all values.
+
+        The key is hashed first: two keys a multiple of _GOLDEN apart would otherwise share one sequence, shifted.
+        """
         pairs = (count + 1) // 2
         counters = torch.arange(self._drawn + 1, self._drawn + 1 + pairs, device=self._keys.device).mul_(_GOLDEN)
         self._drawn += pairs
         return _mix_(_mix_(self._keys.clone())[:, None] + counters).view(torch.int32)[:, :count]
 
     def uniform(self, *shape: int) -> Tensor:
-        """Draws in the open interval (0, 1): (B, *shape) float32, on a grid of 2**-23 offset by half a cell."""
+        """Draws in the open interval (0, 1): (B, *shape) float32, on a grid of 2**-23 offset by half a cell.
+
+        The offset keeps 0 and 1 out, whose logarithms and quantiles are infinite.
+        """
         cells = self._words(math.prod(shape)) >> 9  # 23 bits, from -2**22 on
         return cells.float().mul_(2**-23).add_(0.5 + 2**-24).reshape(-1, *shape)
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal draws, up to 6.7 in size: (B, *shape) float32 (Box and Muller, 1958, both of each pair)."""
+        """Standard normal draws, up to 6.7 in size: (B, *shape) float32 (Box and Muller, 1958, both of each pair).
+
+        A point of the plane whose coordinates are standard normal has an angle that is uniform and a squared radius
+        that is exponential with mean 2, hence -2 log u. The least u is 2**-32, which bounds the radius.
+        """
         count = math.prod(shape)
         half = (count + 1) // 2
         words = self._words(2 * half)

@@ -1,4 +1,4 @@
-"""Texts side by side in rows, as they are denoised in one pass."""
+"""Texts packed side by side in rows, which are denoised in one pass."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from torch import Tensor
 class Packed:
     """Rows of texts, (B, T) each; no text sees another.
 
-    tokens: int64. blocks: int64, the block that a column is denoised with; those of a text are numbered in the order in
-    which they are read, from left to right but for gaps. positions: int64, within the text. texts: int64, which text of
-    its row a column belongs to. known: bool, whether later blocks read the column as clean text. scored: bool, whether
-    its loss counts.
+    tokens: int64.
+    blocks: int64, the block that a column is denoised with; the blocks of a text are numbered in reading order, from
+        left to right except for gaps.
+    positions: int64, within the text.
+    texts: int64, the text of its row that a column belongs to.
+    known: bool, whether later blocks read the column as clean text.
+    scored: bool, whether its loss counts.
     """
 
     tokens: Tensor
@@ -35,7 +38,7 @@ class Packed:
 
     @classmethod
     def padding(cls, length: int) -> Packed:
-        """A row of `length` columns that nobody reads and that do not count, none or one block."""
+        """A row of `length` columns that no other column sees and whose loss does not count; one block."""
         nothing = torch.zeros(1, length, dtype=torch.int64)
         unseen = torch.zeros(1, length, dtype=torch.bool)
         return cls(nothing, nothing, torch.arange(length)[None], nothing, unseen, unseen)
@@ -50,13 +53,13 @@ class Packed:
         return Packed(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def cut(self, start: int, stop: int) -> Packed:
-        """The columns from `start` to `stop` of rows of one text each, as texts of their own."""
+        """The columns from `start` to `stop` of rows of one text each, as texts in their own right."""
         part = Packed(*(getattr(self, field.name)[:, start:stop] for field in fields(self)))
         return replace(part, blocks=part.blocks - part.blocks[:, :1], positions=part.positions - part.positions[:, :1])
 
     @classmethod
     def joined(cls, texts: Sequence[Packed]) -> Packed:
-        """Rows of one text each, side by side; their blocks are numbered on, from 0."""
+        """One row from rows of one text each, side by side; block numbers continue from text to text, from 0."""
         parts, first = [], 0
         for number, text in enumerate(texts):
             parts.append(replace(text, blocks=text.blocks + first, texts=torch.full_like(text.texts, number)))

@@ -1,4 +1,4 @@
-"""What a member reads around a canvas, and in which order."""
+"""What a member reads around a canvas, and in what order."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ PADDING = -(1 << 40)  # the rank of a column that holds no token
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens before the canvas and, when a gap is to be filled, after it.
+    """Tokens before the canvas and, when a gap is filled, after it. ValueError for tokens after it without a gap.
 
-    after: None stands for a token that is not known yet, such as those of a later gap. gap: the number of positions
-    between the two sides, a whole number of blocks. ValueError if something comes after no gap.
+    before: ids.
+    after: ids; None stands for a token that is not known yet, such as those of a later gap.
+    gap: the number of positions between the two sides, a whole number of blocks.
     """
 
     before: Sequence[int]
@@ -28,8 +29,8 @@ class Prompt:
 def fit(prompt: Prompt, context: int, block: int) -> Prompt:
     """Cut a prompt to a window of `context` positions, of which the gap, or a block, is left free.
 
-    What is far from the canvas goes first; where both sides are long, each keeps half of the room. ValueError if there
-    is no room.
+    Tokens far from the canvas go first; where both sides are long, each keeps half of the room. ValueError if there is
+    no room.
     """
     room = context - max(prompt.gap, block)
     if room < 1:
@@ -39,9 +40,12 @@ def fit(prompt: Prompt, context: int, block: int) -> Prompt:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A prompt's known tokens in the order in which they are read, with their positions and their blocks' ranks.
+class ReadingOrder:
+    """A prompt's known tokens in the order in which a model reads them.
 
+    tokens: their ids.
+    positions: their places in the text.
+    ranks: when the block of each is read; the tokens of one rank see each other.
     canvas_at: the position of the canvas.
     """
 
@@ -56,14 +60,15 @@ class Layout:
         return [[0] * margin + self.tokens, [0] * margin + self.positions, [PADDING] * margin + self.ranks]
 
 
-def lay_out(prompt: Prompt, block: int) -> Layout:
-    """Place a prompt: what comes before the canvas is read first, then what comes after it, block by block.
+def reading_order(prompt: Prompt, block: int) -> ReadingOrder:
+    """Order a prompt: the tokens before the canvas are read first, then those after it, block by block.
 
-    The block grid of the one ends at the canvas, that of the other begins behind the gap.
+    On the left, blocks are counted back from the canvas, so that it begins a block of its own; on the right they are
+    counted from the end of the gap.
     """
     before, start = len(prompt.before), len(prompt.before) + prompt.gap
     known = [(place, token) for place, token in enumerate(prompt.after) if token is not None]
-    return Layout(
+    return ReadingOrder(
         tokens=[*prompt.before, *(token for _, token in known)],
         positions=[*range(before), *(start + place for place, _ in known)],
         ranks=[*(-(from_end // block) for from_end in range(before - 1, -1, -1)), *(1 + i // block for i, _ in known)],

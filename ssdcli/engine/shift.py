@@ -1,4 +1,7 @@
-"""Models that predict a token where the one before it stands: whose hidden state is whose."""
+"""Shifted models, as causal language models are: the hidden state of one token predicts the next.
+
+Each function here finds, for the columns that are to be predicted, the columns before them in the text.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from ssdcli.engine.packed import Packed
 def preceding(hidden: Tensor, positions: Tensor) -> Tensor:
     """The hidden states (B, L, H) of the columns before each in the text, whatever their order; of the first, its own.
 
-    Around a gap, the columns to its right are read before those of the canvas.
+    Columns need not be in the order of the text: around a gap, those to its right are read before the canvas. Sorting
+    by position gives the text's order, and the argsort of an order gives each column its rank in it.
     """
     order = positions.argsort(dim=1, stable=True)
     before = order.gather(1, (order.argsort(dim=1) - 1).clamp(min=0))
@@ -19,7 +23,9 @@ def preceding(hidden: Tensor, positions: Tensor) -> Tensor:
 
 
 def following(hidden: Tensor, positions: Tensor, tail: tuple[Tensor, Tensor]) -> Tensor:
-    """The hidden states before each column of a canvas (B, L, H), the first of which follows what was read last.
+    """The hidden states before each column of a canvas (B, L, H).
+
+    Within the canvas that is the column on the left; the first column's is the last one of the prefix.
 
     tail: hidden states (B, n, H) and positions (B, n) of the columns that were read last.
     """
@@ -27,8 +33,9 @@ def following(hidden: Tensor, positions: Tensor, tail: tuple[Tensor, Tensor]) ->
 
 
 def _at(read: tuple[Tensor, Tensor], position: Tensor) -> Tensor:
-    """The hidden states (B, 1, H) of the columns at a position (B, 1); padding, at 0, stands before what is there."""
+    """The hidden states (B, 1, H) of the columns at a position (B, 1)."""
     hidden, positions = read
+    # Padding has position 0, too, and comes before the text: so the last column at a position is the one wanted.
     last = ((positions == position) * torch.arange(1, positions.shape[1] + 1, device=positions.device)).argmax(1)
     return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2]))
 
@@ -36,8 +43,8 @@ def _at(read: tuple[Tensor, Tensor], position: Tensor) -> Tensor:
 def predicting(hidden: Tensor, packed: Packed) -> Tensor:
     """Of the hidden states of [noised ; clean] (B, 2T, H) those that predict the noised tokens: (B, T, H).
 
-    As when a text is written block by block: the noised column before it in its block, for a block's first column the
-    clean one before it, and its own where there is none that was read before.
+    They are the ones that there are when the text is written block by block: of the noised column before it in its
+    block; for the first column of a block, of the clean column before it; its own where nothing was read before it.
     """
     before = (packed.texts[:, :, None] == packed.texts[:, None, :]) & (
         packed.positions[:, :, None] - 1 == packed.positions[:, None, :]

@@ -1,4 +1,4 @@
-"""The text that an ensemble is measured on: some documents of what the user names, none that a member has learned."""
+"""The text that an ensemble is measured on: documents of what the user names that no member was trained on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ssdcli.data.marking import Marker
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.split import SplitSettings, distinct, fingerprint, recorded_split, split_documents
 from ssdcli.data.streams import cut_text
+from ssdcli.data.trained_documents import Span
 from ssdcli.errors import UsageError
 from ssdcli.evaluation.measurement import EvalSettings, TrainedDocument, TrainedText
 from ssdcli.evaluation.scored_text import ScoredText, scored_part
@@ -23,12 +24,12 @@ from ssdcli.text.chat import Chat
 
 T = TypeVar("T")
 
-_CHARACTERS = 16_000  # of a part of a long text: more than is measured of it
+_CHARACTERS = 16_000  # of the parts that a long text is cut into: more than is measured of each
 
 
 @dataclass
 class Reservoir(Generic[T]):
-    """Up to `most` of what is offered, each as likely to be kept (Vitter's algorithm R, 1985)."""
+    """Keeps up to `most` of what is offered, all with the same chance (Vitter's algorithm R, 1985)."""
 
     most: int
     draw: Random
@@ -59,7 +60,12 @@ class Reservoir(Generic[T]):
 
 @dataclass(frozen=True)
 class HeldOutText:
-    """Documents in random order, what the members were trained on, and sentences about what was left out and why."""
+    """The documents to measure.
+
+    documents: in random order.
+    trained: what the members were trained on.
+    remarks: sentences about what was left out and why.
+    """
 
     documents: list[Document]
     trained: TrainedText
@@ -77,7 +83,7 @@ def read_heldout(data: Sequence[str], learner: Entry, training: Training, settin
     documents = draws.offered(distinct(read_documents(data, report), report))
     for document, is_heldout in split_documents(documents, _split(learner), ReadReport()):
         if is_heldout:
-            draws.heldout.offer_all(draws.parts(document))
+            draws.offer_heldout(document)
     first, *remarks = report.lines()
     if not report.digests:
         raise UsageError(f"there is no text to measure: {'; '.join([first, *remarks])}.", "Name files that hold text.")
@@ -93,7 +99,12 @@ def read_heldout(data: Sequence[str], learner: Entry, training: Training, settin
 
 
 class _Draws:
-    """Draws documents from all that is read, and from what the learner held out."""
+    """Draws documents from all that is read, and from what the learner held out.
+
+    everything: what is new of all documents.
+    heldout: what is new of those that the learner held out.
+    seen: the documents that a member was trained on.
+    """
 
     def __init__(self, training: Training, settings: EvalSettings) -> None:
         self._training = training
@@ -105,32 +116,32 @@ class _Draws:
     def offered(self, documents: Iterable[Document]) -> Iterator[Document]:
         """Yield the same documents, each of which is offered on its way."""
         for document in documents:
-            spans = self._training.spans(document)
+            by_member = self._training.spans(document)
+            spans = union(span for own in by_member.values() for span in own)
             if spans:
-                covered = sum(stop - start for start, stop in union(span for own in spans.values() for span in own))
-                self.seen.append(TrainedDocument(document.source, tuple(spans), covered / len(document.text)))
-            self.everything.offer_all(self.parts(document))
+                share = sum(stop - start for start, stop in spans) / len(document.text)
+                self.seen.append(TrainedDocument(document.source, tuple(by_member), share))
+            self.everything.offer_all(_parts(document, [] if self._include else spans))
             yield document
 
-    def parts(self, document: Document) -> Iterator[Document]:
-        """Yield what may be measured of a document, in parts that count as documents where it is long."""
-        if document.turns:
-            if self._include or not self._training.spans(document):
-                yield document
-            return
-        for piece in [document.text] if self._include else self._new(document):
-            for text in cut_text([piece], _CHARACTERS):
-                if not text.isspace():
-                    yield replace(document, text=text)
+    def offer_heldout(self, document: Document) -> None:
+        """Offer what the learner held out; another member may have been trained on it."""
+        spans = [span for own in self._training.spans(document).values() for span in own]
+        self.heldout.offer_all(_parts(document, union(spans)))
 
-    def _new(self, document: Document) -> Iterator[str]:
-        """Yield the stretches of a text between those that were trained on."""
-        start = 0
-        trained = union(span for spans in self._training.spans(document).values() for span in spans)
-        for stop, following in [*trained, (len(document.text), 0)]:
-            if stop > start:
-                yield document.text[start:stop]
-            start = following
+
+def _parts(document: Document, trained: Sequence[Span]) -> Iterator[Document]:
+    """Yield what is not trained on of a document, in parts that count as documents where it is long."""
+    if document.turns:
+        if not trained:
+            yield document
+        return
+    start = 0
+    for stop, following in [*trained, (len(document.text), 0)]:
+        for text in cut_text([document.text[start:stop]], _CHARACTERS):
+            if not text.isspace():
+                yield replace(document, text=text)
+        start = following
 
 
 def _remarks(trained: TrainedText, documents: int) -> list[str]:
@@ -148,19 +159,19 @@ def _remarks(trained: TrainedText, documents: int) -> list[str]:
 
 
 def _split(learner: Entry) -> SplitSettings:
-    """How the learner's text was split, if it was trained here."""
+    """Return how the learner's text was split, if it records that."""
     return SplitSettings() if learner.manifest.data is None else recorded_split(learner.name, learner.folder)
 
 
 def scored_texts(
     documents: Sequence[Document], tokenizer: Tokenizer, ends: Sequence[int], chat: Chat | None
 ) -> list[ScoredText]:
-    """What is measured of each document, as models are trained on it; those of which nothing is are left out."""
+    """Encode what is scored of each document, as in training; documents without a scored token are left out."""
     marker = Marker(tokenizer, ends[0], chat, ends)
     found = []
     for document, marked in zip(documents, marker.mark(documents), strict=True):
         size = len(document.text.encode())
-        passage = scored_part([ends[0], *marked.ids], marked.marks, size, tokenizer)
-        if any(passage.counted):
-            found.append(passage)
+        scored = scored_part([ends[0], *marked.ids], marked.marks, size, tokenizer)
+        if any(scored.counted):
+            found.append(scored)
     return found

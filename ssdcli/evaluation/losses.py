@@ -302,4 +302,4 @@ def _by_level(values: Tensor, t: Tensor) -> Tensor:
 
 def _hidden(member: Backbone, process: Process, canvas: Canvas, packed: Packed, t: Tensor) -> Tensor:
     level = t if process.timed else None
-    return denoise_sequence(member, process.embed(canvas, member), packed, (level, None))
+    return denoise_sequence(member, process.embed(canvas, member), packed, level)

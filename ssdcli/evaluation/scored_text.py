@@ -51,10 +51,10 @@ def heldout_texts(store: TokenStore, tokenizer: Tokenizer, limit: int) -> list[S
         if left <= 0:
             break
         tokens, marks = store.heldout[start - 1 : stop].tolist(), store.heldout_marks[start:stop].tolist()
-        passage = scored_part(tokens, marks, size, tokenizer)
-        if any(passage.counted):
-            chosen.append(passage)
-            left -= len(passage.tokens)
+        scored = scored_part(tokens, marks, size, tokenizer)
+        if any(scored.counted):
+            chosen.append(scored)
+            left -= len(scored.tokens)
     return chosen
 
 
@@ -76,7 +76,7 @@ def scored_part(tokens: list[int], marks: list[int], size: int, tokenizer: Token
 
 
 def _conversation(tokens: list[int], marks: list[int], tokenizer: Tokenizer) -> ScoredText:
-    """A passage of which only the answers count, without the closing tokens: nothing is conditioned on them."""
+    """Keep the answers as what is scored, and drop the closing tokens: nothing is conditioned on them."""
     kept = [(token, mark == WRITTEN) for token, mark in zip(tokens, [GIVEN, *marks], strict=True) if mark != CLOSING]
     answers = [token for token, counts in kept if counts]
     size = len(tokenizer.decode(answers).encode())

@@ -46,7 +46,7 @@ class Training:
 
 
 def _lineage(entry: Entry, registry: Registry) -> Iterator[Entry]:
-    """A model and those that it was continued from, as far as they are here."""
+    """Yield a model and those that it was continued from, as far as they are registered."""
     seen = set()
     while entry.name not in seen:
         seen.add(entry.name)
@@ -60,12 +60,12 @@ def _lineage(entry: Entry, registry: Registry) -> Iterator[Entry]:
 
 
 def _is_personal(entry: Entry) -> bool:
-    """Whether a model was trained by a user of ssd, here or elsewhere."""
+    """Return whether a model was trained by a user of ssd, here or elsewhere."""
     return entry.manifest.data is not None and not entry.bundled and entry.manifest.source is None
 
 
 def union(spans: Iterable[Span]) -> list[Span]:
-    """The stretches that some spans cover together, in order."""
+    """Join spans that overlap or touch, in order."""
     joined: list[Span] = []
     for start, stop in sorted(spans):
         if joined and start <= joined[-1][1]:

@@ -224,7 +224,7 @@ def _failures(repo: RepoId, file: str | None = None) -> Iterator[None]:
         raise _unreachable() from error
     except ValueError as error:
         raise DownloadFailed(
-            f"what answers at {constants.ENDPOINT} is no hub.", "Check the network and HF_ENDPOINT."
+            f"what answers at {constants.ENDPOINT} is not a hub.", "Check the network and HF_ENDPOINT."
         ) from error
     except errors.HTTPError as error:  # type: ignore[attr-defined]  # re-exported from httpx
         if file is None:
@@ -232,7 +232,7 @@ def _failures(repo: RepoId, file: str | None = None) -> Iterator[None]:
         raise DownloadFailed(f"the connection broke off while {file} of {repo} was fetched.", _AGAIN) from error
     except OSError as error:
         if error.errno is None:  # fewer bytes than were announced
-            raise DownloadFailed(f"{file} of {repo} arrived cut short.", _AGAIN) from error
+            raise DownloadFailed(f"{file} of {repo} arrived incomplete.", _AGAIN) from error
         remedy = "Free some space or correct the permissions there, or set HF_HUB_CACHE to another folder."
         raise DownloadFailed(f"{cache_folder()} cannot be written ({error.strerror}).", remedy) from error
 

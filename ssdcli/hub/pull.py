@@ -104,7 +104,7 @@ def plan(repo: RepoId) -> PullPlan:
     listing = look(repo)
     small = fetch(listing, small_files(listing), lambda _: None)
     if CONFIG not in small:
-        raise SsdError(f"{repo} has no {CONFIG}, so it is no checkpoint of a model.", _REMEDY)
+        raise SsdError(f"{repo} has no {CONFIG}, so it is not a checkpoint of a model.", _REMEDY)
     config = _config(small)
     tokenizer = _tokenizer(config, small)
     vocabulary = read_vocabulary(tokenizer, small)

@@ -169,9 +169,12 @@ class Placement:
                 "Install it with: pip install 'ssdcli[quantize]'.",
             )
         if self.dtype in QUANTIZED and not quantizes:
-            raise UsageError(f"--dtype {self.dtype} is not for Apple GPUs.", "Add --device cpu, or take another.")
+            raise UsageError(f"--dtype {self.dtype} does not work on Apple GPUs.", "Add --device cpu, or take another.")
         if self.dtype in QUANTIZED and hardware.processes > 1:
-            raise UsageError(f"--dtype {self.dtype} is not for several processes.", "Take another, or no torchrun.")
+            raise UsageError(
+                f"--dtype {self.dtype} does not work with several processes.",
+                "Choose another, or run without torchrun.",
+            )
         return [self.dtype]
 
     def _gpus(self, hardware: Hardware) -> list[Accelerator]:

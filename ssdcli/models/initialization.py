@@ -63,10 +63,10 @@ def initialize(folder: Path, wanted: Wanted, dtype: torch.dtype = torch.float32)
     config = read_config(folder)
     own = _native(config)
     shift = _shifts(config, wanted) if wanted.shift is None else wanted.shift
-    lender = _lender(folder, own, dtype)
-    table, head = _tables(lender)
+    source = _source(folder, own, dtype)
+    table, head = _tables(source)
     body = NativeBody(own, own_head=head is not table, shift=shift)
-    return _lent(lender, _configuration(body, wanted, _room(config, body)))
+    return _assembled(source, _configuration(body, wanted, _room(config, body)))
 
 
 def initialize_again(folder: Path, config: BackboneConfig, dtype: torch.dtype) -> BlockDiffusionLM:
@@ -76,10 +76,10 @@ def initialize_again(folder: Path, config: BackboneConfig, dtype: torch.dtype) -
     """
     if config.native_body is None:
         raise SsdError(f"the configuration for {folder} names no native body.", "See 'ssd models verify'.")
-    return _lent(_lender(folder, config.native_body.native, dtype), config)
+    return _assembled(_source(folder, config.native_body.native, dtype), config)
 
 
-def _lender(folder: Path, own: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+def _source(folder: Path, own: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
     return read_native(folder, native_class_of(own).model, own, {"dtype": dtype})
 
 
@@ -88,7 +88,7 @@ def _native(config: Mapping[str, Any]) -> dict[str, Any]:
     kinds = [kind for name, kind in CAUSAL.items() if is_a(config, name)]
     if kinds:
         if any(layer != "full_attention" for layer in config.get("layer_types") or ()):
-            raise UsageError("some layers of the checkpoint see a sliding window only.", "Name another for --init.")
+            raise UsageError("some layers of the checkpoint have a sliding window.", "Name another for --init.")
         return native(config, kinds[0], config["architectures"][0])
     if is_a(config, MASKED):
         return _roberta(config)
@@ -119,9 +119,9 @@ def _shifts(config: Mapping[str, Any], wanted: Wanted) -> bool:
     return bool(config[KEY]["shift"]) if KEY in config else wanted.hides and is_a(config, *CAUSAL)
 
 
-def _tables(lender: Any) -> tuple[Tensor, Tensor]:
+def _tables(source: Any) -> tuple[Tensor, Tensor]:
     """The embeddings (V, H) and what the head multiplies: the same, another (V, H), or (V, H + 1) with biases."""
-    table, head = lender.get_input_embeddings().weight, lender.get_output_embeddings()
+    table, head = source.get_input_embeddings().weight, source.get_output_embeddings()
     if head.bias is None:
         return table, head.weight
     return table, torch.cat([head.weight, head.bias[:, None]], dim=1)
@@ -156,27 +156,27 @@ def _configuration(body: NativeBody, wanted: Wanted, room: int) -> BackboneConfi
     )
 
 
-def _lent(lender: Any, config: BackboneConfig) -> BlockDiffusionLM:
+def _assembled(source: Any, config: BackboneConfig) -> BlockDiffusionLM:
     """A model that takes over another's weights, the body's without copying; its other parts start as zero."""
     with init_empty_weights():
         model = BlockDiffusionLM(config)
-    table, head = (nn.Parameter(_resized(table.detach(), config.vocabulary)) for table in _tables(lender))
+    table, head = (nn.Parameter(_resized(table.detach(), config.vocabulary)) for table in _tables(source))
     model.table = table
     if model.head_table is not None:
         model.head_table = head
-    body = lender.base_model
+    body = source.base_model
     body.set_input_embeddings(None)
     model.body.load_state_dict(body.state_dict(), assign=True)
     if model.transform is not None:
-        model.transform[0].load_state_dict(lender.lm_head.dense.state_dict(), assign=True)
-        model.transform[2].load_state_dict(lender.lm_head.layer_norm.state_dict(), assign=True)
+        model.transform[0].load_state_dict(source.lm_head.dense.state_dict(), assign=True)
+        model.transform[2].load_state_dict(source.lm_head.layer_norm.state_dict(), assign=True)
     for part in (model.time, model.self_conditioning):
         if part is not None:
-            _begin_silent(part.to(table.dtype))
+            _zero_last_layer(part.to(table.dtype))
     return model
 
 
-def _begin_silent(part: nn.Module) -> None:
+def _zero_last_layer(part: nn.Module) -> None:
     """Draw the weights of consecutive linear layers, except the last one's, which are zero."""
     layers = [layer for layer in part.modules() if isinstance(layer, nn.Linear)]
     for layer in layers:

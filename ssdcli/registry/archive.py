@@ -189,7 +189,7 @@ def _read_manifest(tar: tarfile.TarFile) -> tuple[str, Manifest]:
     _check_path(member.name)
     folder, _, file = member.name.partition("/")
     if file != FILE:
-        raise _Refused(f"it begins with {member.name!r} not with a model's {FILE}")
+        raise _Refused(f"it begins with {member.name!r}, not with a model's {FILE}")
     _check_size(FILE, member.size)
     manifest = _parsed(_content(tar, member).read())
     _check_files(folder, manifest)

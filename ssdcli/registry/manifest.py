@@ -141,7 +141,7 @@ class Manifest(ModelSpec):
             raise _malformed(f"{source} lacks the field {missing[0]!r}.")
         unknown = [name for name in values if name not in known]
         if unknown:
-            raise _malformed(f"{source} has a field {unknown[0]!r} that no manifest has.")
+            raise _malformed(f"{source} has a field {unknown[0]!r} that this version of ssd does not know.")
         try:
             return cls(**values | {"ends": _frozen(values.get("ends", []))})
         except SsdError as error:

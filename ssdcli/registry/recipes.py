@@ -88,7 +88,7 @@ def read_recipe(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(_read(path))
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}.", "Mend that line.") from None
+        raise UsageError(f"{path} is not valid TOML: {error}.", "Correct that line.") from None
 
 
 def _read(path: Path) -> str:

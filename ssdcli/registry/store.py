@@ -159,7 +159,7 @@ class Registry:
     def set_weight(self, name: str, weight: float, gate: Mapping[str, float] | None = None) -> None:
         """Store the tuned weight, in (0, 1], of a small model, and a gate's numbers, if one was fitted."""
         if not 0 < weight <= 1:
-            raise UsageError(f"a weight is above 0 and at most 1, not {weight}.", "Give such a weight.")
+            raise UsageError(f"a weight is above 0 and at most 1, not {weight}.", "Give a weight in that range.")
         with self._changing(name) as folder:
             manifest = replace(read_manifest(folder), weight=weight)
             write_manifest(folder, manifest if gate is None else replace(manifest, gate=dict(gate)))

@@ -86,10 +86,10 @@ class Objective(nn.Module):
         if rows.numel():
             with torch.no_grad():
                 first_level = None if level is None else level[rows]
-                first = denoise_sequence(self.backbone, embedded[rows], packed.rows(rows), (first_level, None))
+                first = denoise_sequence(self.backbone, embedded[rows], packed.rows(rows), first_level)
                 prediction = self._embedded_prediction(first)
             previous = torch.zeros_like(embedded).index_copy(0, rows, prediction.to(embedded.dtype))
-        return denoise_sequence(self.backbone, embedded, packed, (level, previous))
+        return denoise_sequence(self.backbone, embedded, packed, level, previous)
 
     def _embedded_prediction(self, hidden: Tensor) -> Tensor:
         """The embedding of a first prediction, sequence by sequence to keep the logits small: (b, T, H)."""

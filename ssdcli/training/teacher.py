@@ -46,7 +46,7 @@ def open_teacher(prepared: Prepared) -> Teacher | None:
 
 def without_context(backbone: Backbone, embedded: Tensor, packed: Packed, level: Tensor | None) -> Tensor:
     """Denoise texts as a small model does, without self-conditioning: hidden states (B, T, H)."""
-    return denoise_sequence(backbone, embedded, packed, (level, None))
+    return denoise_sequence(backbone, embedded, packed, level)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def test_the_story_is_told_on_standard_output_alone(ssd_demo, notebook):
     for label in ("big alone", "demo-notebook alone", "both ("):
         assert out.count(f"[{label}") == len(notebook.prompts)
         assert [line for line in out.splitlines() if line.startswith(label) and line.endswith(" of 1")]
-    assert "3 notes that no training saw" in out
+    assert "3 notes that were not trained on" in out
     assert Registry().find("demo-notebook").manifest.core == "big"
 
 
@@ -89,7 +89,7 @@ def test_endings_are_shown_that_the_core_misses_and_both_find():
     trio = story.Trio("big", "notes", 0.3, {})
     found = [recalled(f"pot{i}", "blue", "red") for i in range(4)]
     told = command._endings(trio, [recalled("jug", "red", "red"), recalled("cup", "blue", "blue"), *found])
-    assert told.startswith("Of 6 sentences, which ending is its own? 3 of the 4 that the core misses and both find:")
+    assert told.startswith("Which of 6 endings is right? 3 of the 4 sentences that the core gets wrong and both")
     assert "the pot0 is ...\n  big alone         ... blue\n  notes alone       ... red\n" in told
     assert not any(name in told for name in ("jug", "cup", "pot3"))
     assert command._endings(trio, [recalled("cup", "blue", "blue")]) == ""

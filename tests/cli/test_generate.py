@@ -400,7 +400,7 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
         (
             ["--schedule", "never"],
             "the schedule 'never' cannot be read (No such file or directory). "
-            "Say constant, leaning[:S], sandwich[:F], or name a file.",
+            "Write constant, leaning[:S], sandwich[:F], or name a file.",
         ),
         (
             ["--schedule", "sandwich"],

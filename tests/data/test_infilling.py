@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.lib.gaps import GapSettings, both_sides, choose_gaps, left_side, measure_gaps
 from ssdcli.data.infilling import Gaps, Infilling, draw_gaps, open_gaps
 from ssdcli.engine.blocks import block_ids
-from ssdcli.engine.denoiser import Denoiser, denoise_sequence, lay_out
+from ssdcli.engine.denoiser import Denoiser, denoise_sequence, reading_order
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Process
@@ -78,11 +78,11 @@ def test_a_sample_with_a_gap_is_a_permutation_of_its_window_with_an_end_behind_t
 def test_blocks_are_read_as_when_the_gap_is_filled_and_the_gap_is_read_last(place):
     reading, (start, stop) = opened(*place), sides(*place[:3])
     tokens, blocks = reading.tokens[0].tolist(), reading.blocks[0].tolist()
-    layout = lay_out(Prompt(tokens[:start], tokens[stop:], stop - start), SIZE)
+    order = reading_order(Prompt(tokens[:start], tokens[stop:], stop - start), SIZE)
     known = [*range(start), *range(stop, T)]
-    assert layout.positions == known
-    numbers = {rank: number for number, rank in enumerate(sorted(set(layout.ranks)))}
-    assert [blocks[place] for place in known] == [numbers[rank] for rank in layout.ranks]
+    assert order.positions == known
+    numbers = {rank: number for number, rank in enumerate(sorted(set(order.ranks)))}
+    assert [blocks[place] for place in known] == [numbers[rank] for rank in order.ranks]
     assert blocks[start:stop] == [len(numbers) + number // SIZE for number in range(stop - start)]
 
 
@@ -180,7 +180,7 @@ def make(process: Process, **changes: Any) -> BlockDiffusionLM:
 def log_p_of(model: BlockDiffusionLM, process: Process, reading: Packed, canvas: torch.Tensor) -> torch.Tensor:
     """What the one pass of training predicts at t = 0.6."""
     level = torch.full(reading.tokens.shape, 0.6) if process.timed else None
-    hidden = denoise_sequence(model, process.embed(canvas, model), reading, (level, None))
+    hidden = denoise_sequence(model, process.embed(canvas, model), reading, level)
     return torch.log_softmax(model.logits(hidden), dim=-1)
 
 
@@ -210,7 +210,7 @@ def test_the_gap_sees_both_sides_and_is_not_seen_by_them(process):
     embedded = process.embed(canvas, model).detach().requires_grad_(True)
     clean = model.embed(reading.tokens).detach().requires_grad_(True)
     model.embed = lambda _: clean  # type: ignore[method-assign]
-    hidden = denoise_sequence(model, embedded, reading, (None, None))
+    hidden = denoise_sequence(model, embedded, reading, None)
     place = torch.arange(T)
     for query in (1, start - 1, start, start + SIZE, stop - 1, stop, T - 1):
         loss = (hidden[0, query] * torch.linspace(-1, 2, hidden.shape[-1])).sum()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ssdcli.engine.blocks import block_ids, block_levels, padding_mask, prefix_mask, training_mask
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise
 from ssdcli.engine.packed import Packed
-from ssdcli.engine.prompt import PADDING, Prompt, lay_out
+from ssdcli.engine.prompt import PADDING, Prompt, reading_order
 
 
 def test_blocks_are_numbered_from_a_first_one_that_may_be_short():
@@ -45,7 +45,7 @@ def test_a_prefix_and_the_training_blocks_that_end_with_it_see_alike():
         offset = torch.tensor([-length % 4])
         blocks = block_ids(length, 4, offset)
         clean = training_mask(Packed.plain(blocks, blocks))[:, :, length:, length:]
-        ranks = lay_out(Prompt([1] * length), 4).ranks
+        ranks = reading_order(Prompt([1] * length), 4).ranks
         assert torch.equal(prefix_mask(torch.tensor([ranks])), clean)
 
 

@@ -73,7 +73,7 @@ def predict_all(denoiser: Denoiser, canvas: Tensor, clean: Tensor, blocks: Tenso
     level = torch.full(clean.shape, 0.6) if process.timed else None
     embedded_previous = None if previous is None else backbone.embed_mixture(previous.exp())
     embedded = process.embed(canvas, backbone)
-    hidden = denoise_sequence(backbone, embedded, Packed.plain(clean, blocks), (level, embedded_previous))
+    hidden = denoise_sequence(backbone, embedded, Packed.plain(clean, blocks), level, embedded_previous)
     return torch.log_softmax(backbone.logits(hidden), dim=-1)
 
 
@@ -131,7 +131,7 @@ def test_in_training_a_block_depends_on_its_noise_and_earlier_clean_text_alone(m
     blocks = block_ids(18, BLOCK, torch.tensor([2]))
     level = torch.full(clean.shape, 0.6) if denoiser.process.timed else None
     backbone.embed = lambda _: context
-    hidden = denoise_sequence(backbone, embedded, Packed.plain(clean, blocks), (level, None))
+    hidden = denoise_sequence(backbone, embedded, Packed.plain(clean, blocks), level)
     torch.manual_seed(5)
     for query in range(18):
         loss = (hidden[0, query] * torch.randn(hidden.shape[-1])).sum()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssdcli.engine.prompt import PADDING, Prompt, fit, lay_out
+from ssdcli.engine.prompt import PADDING, Prompt, fit, reading_order
 
 BLOCK = 4
 
@@ -51,28 +51,28 @@ def test_nothing_can_come_after_no_gap():
 
 @given(prompts())
 def test_every_known_token_stands_at_its_place_in_the_text(prompt):
-    layout = lay_out(prompt, BLOCK)
+    order = reading_order(prompt, BLOCK)
     text = [*prompt.before, *[None] * prompt.gap, *prompt.after]
-    assert layout.canvas_at == len(prompt.before)
-    assert layout.positions == [place for place, token in enumerate(text) if token is not None]
-    assert layout.tokens == [text[place] for place in layout.positions]
+    assert order.canvas_at == len(prompt.before)
+    assert order.positions == [place for place, token in enumerate(text) if token is not None]
+    assert order.tokens == [text[place] for place in order.positions]
 
 
 @given(prompts())
 def test_blocks_are_counted_from_both_ends_of_the_gap_and_those_before_it_are_read_first(prompt):
-    layout = lay_out(prompt, BLOCK)
-    behind = layout.canvas_at + prompt.gap
-    for rank, position in zip(layout.ranks, layout.positions, strict=True):
-        if position < layout.canvas_at:
-            assert rank == -((layout.canvas_at - 1 - position) // BLOCK)
+    order = reading_order(prompt, BLOCK)
+    behind = order.canvas_at + prompt.gap
+    for rank, position in zip(order.ranks, order.positions, strict=True):
+        if position < order.canvas_at:
+            assert rank == -((order.canvas_at - 1 - position) // BLOCK)
         else:
             assert rank == (position - behind) // BLOCK + 1
-    assert layout.ranks == sorted(layout.ranks)
+    assert order.ranks == sorted(order.ranks)
 
 
 def test_columns_are_padded_on_the_left():
-    layout = lay_out(Prompt([7, 8], [9], 4), BLOCK)
-    tokens, positions, ranks = layout.columns(5)
+    order = reading_order(Prompt([7, 8], [9], 4), BLOCK)
+    tokens, positions, ranks = order.columns(5)
     assert tokens[2:] == [7, 8, 9]
     assert positions[2:] == [0, 1, 6]
     assert ranks == [PADDING, PADDING, 0, 0, 1]

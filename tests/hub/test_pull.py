@@ -281,7 +281,7 @@ def without(file: str) -> Callable[[HubServer, Path], None]:
     ("break_it", "kind", "problem"),
     [
         (wrong_digest, DownloadFailed, f"{SHARD} of {NAME} arrived damaged"),
-        (truncated, DownloadFailed, f"{SHARD} of {NAME} arrived cut short"),
+        (truncated, DownloadFailed, f"{SHARD} of {NAME} arrived incomplete"),
         (no_shard, SsdError, f"lacks {SHARD}"),
         (lying_header, SsdError, SHARD),
         (wrong_shape, SsdError, r"model.*should be of shape \(.*\)"),

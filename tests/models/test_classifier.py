@@ -156,7 +156,7 @@ def test_labels_that_do_not_exclude_each_other_have_a_probability_each(changes, 
 
 
 def test_a_model_of_numbers_is_refused(tmp_path):
-    with pytest.raises(SsdError, match="trained to give a number"):
+    with pytest.raises(SsdError, match="trained for regression"):
         load_classifier(save(build("Bert", problem_type="regression"), tmp_path))
 
 
@@ -170,7 +170,7 @@ def test_a_model_without_a_trained_head_is_refused(tmp_path):
 def test_an_architecture_that_reads_tokens_alone_is_refused(tmp_path):
     shape = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": VOCABULARY}
     model = transformers.T5ForSequenceClassification(transformers.T5Config(**shape))
-    with pytest.raises(SsdError, match="T5ForSequenceClassification does not read embeddings"):
+    with pytest.raises(SsdError, match="T5ForSequenceClassification does not treat embeddings"):
         load_classifier(save(model, tmp_path))
 
 

@@ -47,7 +47,7 @@ def test_an_untrained_model_with_blocks_of_one_token_predicts_the_next_as_the_na
     ids = tokens()
     causal = Packed.plain(ids, torch.arange(T).expand(2, T))
     level, previous = torch.rand(2, T), torch.randn(2, T, 32)
-    found = model.logits(denoise_sequence(model, model.embed(ids), causal, (level, previous)))
+    found = model.logits(denoise_sequence(model, model.embed(ids), causal, level, previous))
     expected = native(input_ids=ids).logits
     found, expected = (found[:, 1:], expected[:, :-1]) if shift else (found, expected)
     torch.testing.assert_close(found[..., TEXT], expected[..., TEXT])
@@ -72,7 +72,7 @@ def test_one_pass_over_all_blocks_is_denoising_them_one_by_one(kind, shift, tmp_
     process, ids = Masked(VOCABULARY, MASK), tokens(1)
     denoiser = Denoiser(model, process)
     canvas = torch.where(torch.rand(1, T, generator=torch.Generator().manual_seed(3)) < 0.5, MASK, ids)
-    hidden = denoise_sequence(model, process.embed(canvas, model), packed(ids), (None, None))
+    hidden = denoise_sequence(model, process.embed(canvas, model), packed(ids), None)
     at_once = torch.log_softmax(model.logits(hidden), dim=-1)
     prefixes = denoiser.start([Prompt(ids[0, :BLOCK].tolist())])
     for start in range(BLOCK, T, BLOCK):

@@ -238,7 +238,7 @@ def test_a_manifest_that_is_none_is_refused(refused, text):
 
 def test_an_archive_that_does_not_begin_with_a_manifest_is_refused(described, refused):
     said = refused(tar(*listed(), ("notes/ssd.json", described())))
-    assert "it begins with 'notes/model.safetensors' and not with a model's ssd.json" in said
+    assert "it begins with 'notes/model.safetensors', not with a model's ssd.json" in said
     assert "it begins with 'ssd.json'" in refused(tar(("ssd.json", described())))
     assert "it is empty" in refused(tar())
 

@@ -211,7 +211,7 @@ def test_the_loss_is_the_weighted_cross_entropy_of_all_blocks_in_one_pass(proces
     embedded = objective.process.embed(kept["canvas"], backbone)
     level = t if objective.process.timed else None
     with torch.no_grad():
-        hidden = denoise_sequence(backbone, embedded, packed, (level, None))
+        hidden = denoise_sequence(backbone, embedded, packed, level)
         log_p = torch.log_softmax(backbone.logits(hidden), dim=-1)
     losses = -log_p.gather(-1, tokens[..., None]).squeeze(-1)
     weights = objective.process.loss_weights(kept["canvas"], t)

@@ -1,4 +1,4 @@
-"""Whom a token is owed to: each member's share in the ensemble's choice."""
+"""Attribution: each member's share in the ensemble's choice of a token."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ _FLOOR = -100.0  # nats: keeps the gains finite where a set of members excludes 
 def shares(ensemble: Ensemble, by_member: Sequence[Tensor | None], weights: Sequence[float], tokens: Tensor) -> Tensor:
     """Each member's share in the ensemble's choice of tokens (B, L): (B, L, members) float32, summing to one.
 
-    Let v(S) be the log-probability that the ensemble would give the token if the members outside of S knew nothing,
-    that is, if they were uniform over the tokens that the ensemble allows; rule and weights stay, and less than -100
-    nats counts as -100. A member's value is its Shapley value in that game (Shapley, 1953): what its joining S adds to
-    v(S), averaged over the orders in which the members can join. So the values sum to how far the members together
-    moved the token's log-probability, members that say the same with the same weight are worth the same, and one that
-    is uniform or was not run is worth nothing. The shares are the values above zero, scaled to sum to one: a token owes
-    nothing to a member that spoke against it. Where none spoke for it, the shares are those of the running members'
-    absolute weights. Guides are no members, and the temperature plays no part.
+    It is a game that the members play together. v(S) is the log-probability that the ensemble would give the token if
+    only the members in S had an opinion and the others were uniform over the tokens that the ensemble allows; rule and
+    weights stay, and anything below -100 nats counts as -100. A member's value is its Shapley value (Shapley, 1953):
+    what it adds to v(S) on joining S, averaged over the orders in which the members can join. Hence
+
+    - the values sum to how far the members together moved the token's log-probability;
+    - members that predict the same with the same weight have the same value;
+    - a member that is uniform, or was not run, has none.
+
+    The shares are the values above zero, scaled to sum to one: a token owes nothing to a member that spoke against it.
+    Where none spoke for it, the shares are those of the running members' absolute weights. Guides are no members, and
+    the temperature plays no part.
     """
     running = [i for i, log_p in enumerate(by_member) if log_p is not None]
     used = [weights[i] for i in running]
@@ -53,11 +57,14 @@ def _game(rule: Rule, log_ps: Sequence[Tensor], weights: Sequence[float], tokens
 
 
 def _shapley(game: Sequence[Tensor]) -> list[Tensor]:
-    """The members' values in a game as `_game` makes it: n of (B, L)."""
+    """The members' values in a game as `_game` makes it: n of (B, L).
+
+    Of n! orders, |S|! (n - 1 - |S|)! have exactly S before the member: a share of 1 / (n * C(n - 1, |S|)).
+    """
     count = (len(game) - 1).bit_length()
 
     def gain(member: int, others: int) -> Tensor:
-        """What a member adds to these others, times the chance that just they come before it in a random order."""
+        """What a member adds to these others, times the chance that exactly they come before it in a random order."""
         orders = count * math.comb(count - 1, others.bit_count())
         return (game[others | 1 << member] - game[others]) / orders
 
@@ -66,16 +73,17 @@ def _shapley(game: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _sum(terms: Sequence[Tensor]) -> Tensor:
-    """Add tensors up one by one: reductions take another order for another batch."""
+    """Add tensors one by one: a reduction may sum in another order in another batch, and round otherwise."""
     return reduce(torch.add, terms)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Whom the tokens of a block are owed to, as of the last step that decided each; NaN before the first step.
+    """Attribution of each token of a block to members, at the last step that decided it; NaN before the first step.
 
-    shares: (B, L, members) float32, see `shares`. p: the probability that the ensemble, guides included, gave the
-    token: (B, L) float32.
+    ensemble: whose rule and members it is about.
+    shares: (B, L, members) float32, see `shares`.
+    p: the probability that the ensemble, guides included, gave the token: (B, L) float32.
     """
 
     ensemble: Ensemble
@@ -84,15 +92,17 @@ class Explanation:
 
     @classmethod
     def empty(cls, ensemble: Ensemble, rows: int, length: int, device: torch.device | str = "cpu") -> Explanation:
-        """Of a block of which nothing is decided."""
+        """The attribution of a block in which nothing is decided yet."""
         shares = torch.full((rows, length, len(ensemble.members)), math.nan, device=device)
         return cls(ensemble, shares, torch.full((rows, length), math.nan, device=device))
 
     def after(self, step: Step, tokens: Tensor) -> Explanation:
-        """Take in the block's next step; tokens: (B, L) int64, those that its canvas shows.
+        """The attribution after another step of the block.
 
         A step decides the positions where it chose another token than the canvas showed, and those that no step has
-        decided yet.
+        decided before.
+
+        tokens: (B, L) int64, those that the step's canvas shows.
         """
         decided = step.active[:, None] & (step.decided | self.p.isnan())
         owed = shares(self.ensemble, step.by_member, step.weights, tokens)

@@ -1,4 +1,4 @@
-"""Gates: a small model's weight beside its core by the noise level and by how unsure both are. Needs no torch."""
+"""Gates: a small model's weight beside its core by noise level and by both models' entropy. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ FARTHEST = 50.0  # a gate's numbers are between plus and minus this
 
 @dataclass(frozen=True)
 class Gate:
-    """Two members mix with weights that a position's level and predictions decide: four numbers, fitted on text.
+    """Position-wise weights of two members that `mix`: four numbers, fitted on text.
 
-    The small model's log-odds against its core at a position are bias + level (t - 1/2) + core H_core + small H_small,
-    H being the entropy, in nats, of what each of them predicts there.
+    The log-odds of the small model against its core at a position are
+    bias + level (t - 1/2) + core H_core + small H_small, H being the entropy, in nats, of a member's prediction there.
+
+    bias: at t = 1/2, when both are certain.
+    level: the slope in the noise level.
+    core, small: the slopes in the two entropies.
     """
 
     schedule: ClassVar[str] = "leaning"  # the name of what `schedules` returns for the small model
@@ -27,5 +31,5 @@ class Gate:
     small: float
 
     def schedules(self) -> tuple[Schedule, Schedule]:
-        """The core's and the small model's: what of the odds depends on the noise level alone."""
+        """The core's and the small model's: the part of the log-odds that depends on the noise level alone."""
         return Constant(1.0), Leaning(math.exp(self.bias), self.level)

@@ -1,4 +1,4 @@
-"""Guides: off-the-shelf classifiers that steer an ensemble (the modular control of SSD-LM, Han et al., ACL 2023)."""
+"""Guides: off-the-shelf classifiers that steer an ensemble (modular control of SSD-LM, Han et al., ACL 2023)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 
 
 class Guide(Protocol):
-    """Something that would have the text be otherwise."""
+    """Something that steers the text."""
 
     @property
     def scale(self) -> float:
-        """How strongly it steers: zero is not at all, below zero is away from what it wants."""
+        """The guidance scale: zero is no steering, below zero is away from what it wants."""
         ...
 
     def push(self, log_p: Tensor, written: Tensor) -> Tensor:
-        """Where to move the logits log_p (B, L, V), given the tokens written before (B, n): (B, L, V) float32."""
+        """Where to move the logits log_p (B, L, V), given the tokens before (B, n): (B, L, V) float32."""
         ...
 
 
 def guided(log_p: Tensor, guides: Sequence[Guide], written: Tensor) -> Tensor:
     """Add every guide's push, times its scale, to the ensemble's prediction, and renormalise: (B, L, V).
 
-    A guide whose scale is zero is not asked.
+    A guide whose scale is zero is never called.
     """
     steering = [guide for guide in guides if guide.scale != 0]
     if not steering:
@@ -40,8 +40,9 @@ def guided(log_p: Tensor, guides: Sequence[Guide], written: Tensor) -> Tensor:
 class Classifier(Protocol):
     """A classifier of texts that reads embeddings, so that a token can be a mixture of tokens.
 
-    table: (V, H) float32, the embedding of each token, of the ensemble's and perhaps of more. window: the longest
-    text, special tokens included. opening, closing: int64, the ids of the special tokens around a text.
+    table: (V, H) float32, the embeddings of the ensemble's tokens, and perhaps of more.
+    window: the longest text, special tokens included.
+    opening, closing: int64, the ids of the special tokens around a text.
     """
 
     table: Tensor
@@ -56,7 +57,12 @@ class Classifier(Protocol):
 
 @dataclass(frozen=True)
 class ClassifierGuide:
-    """Steers towards texts that a classifier gives the label, a column of its log p."""
+    """Steers towards texts to which a classifier gives a label.
+
+    classifier: over the same tokenizer as the ensemble.
+    label: the column of its log p.
+    scale: see `Guide`.
+    """
 
     classifier: Classifier
     label: int
@@ -70,11 +76,16 @@ class ClassifierGuide:
         """
         if log_p.device.type != "cpu":
             return self._push(log_p, written)
-        # There, how a product is summed depends on its number of rows, and a classifier's head has one row a text.
+        # On a CPU the order in which a product is summed depends on its number of rows, and a classifier's head has one
+        # row a text: one text at a time, a row is what it is alone.
         return torch.cat([self._push(*row) for row in zip(log_p.split(1), written.split(1), strict=True)])
 
     def _push(self, log_p: Tensor, written: Tensor) -> Tensor:
-        """Through the softmax by hand, p * (E d - <p, E d>), so that no graph holds a (B, L, V) tensor."""
+        """Differentiate through the softmax by hand, so that no graph holds a (B, L, V) tensor.
+
+        With c = p E, the mixture that the classifier reads, and d = d log p(label) / dc, the chain rule gives E d for
+        the gradient by p; the softmax's Jacobian, diag(p) - p p^T, makes that p * (E d - <p, E d>).
+        """
         p = torch.softmax(log_p.float(), dim=-1)
         table = self.classifier.table[: p.shape[-1]]
         canvas = p @ table
@@ -90,7 +101,7 @@ class ClassifierGuide:
         return gradient
 
     def _framed(self, canvas: Tensor, written: Tensor) -> Tensor:
-        """What the classifier reads around and with an embedded canvas (B, L, H): (B, T, H)."""
+        """An embedded canvas (B, L, H) with what the classifier reads around it: (B, T, H)."""
         reader, rows = self.classifier, len(canvas)
         room = reader.window - len(reader.opening) - canvas.shape[1] - len(reader.closing)
         if room < 0:

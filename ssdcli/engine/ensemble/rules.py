@@ -13,7 +13,7 @@ from torch import Tensor
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.sampling.nucleus import entropy
 
-_SUREST = 15.0  # log odds that leave the other member next to nothing: with more, float32 would know a weight of zero
+_SUREST = 15.0  # log-odds; with larger ones, float32 rounds the other member's weight to zero
 _FLOOR = -100.0  # log p of a token that a member of negative weight excludes
 
 
@@ -31,8 +31,8 @@ class Rule(Protocol):
 def mix(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Log p = sum_i w_i log p_i, renormalised, weights scaled to sum to one: (..., V) float32.
 
-    A token that one member excludes (-inf) is excluded by all; where that leaves none, the heaviest member decides
-    alone. Weights that are not above zero raise ValueError. SSD-2 (Han et al., NAACL 2024).
+    A token that one member excludes (-inf) is excluded; where no token is left, the heaviest member decides alone.
+    Weights that are not above zero raise ValueError. SSD-2 (Han et al., NAACL 2024).
     """
     return _product(log_ps, _shares(weights))
 
@@ -72,11 +72,12 @@ def contrast(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 @dataclass(frozen=True)
 class Gated:
-    """`mix` of two members whose weights at a position also depend on how unsure each of them is there.
+    """`mix` of two members whose weights at a position also depend on their entropies there.
 
-    The second member's log-odds against the first are those of their weights, plus `first` times the entropy of what
-    the first predicts and `second` times that of what the second predicts, in nats. A member that runs alone decides
-    alone.
+    The second member's log-odds against the first are those of their weights, plus a linear function of both entropies
+    in nats. A member that runs alone decides alone.
+
+    first, second: the slopes in the first and in the second member's entropy.
     """
 
     first: float

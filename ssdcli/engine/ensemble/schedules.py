@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ssdcli.engine import catalogue
 
-_ROUNDING = 1e-9  # levels are quotients and differences: one that is meant to lie on a bound may miss it by so much
+_ROUNDING = 1e-9  # levels are quotients and differences: one that is meant to lie on a bound may miss it by this much
 
 
 class Schedule(Protocol):
@@ -35,8 +35,11 @@ class Constant:
 class Leaning:
     """A weight that grows with the noise: `weight` at t = 1/2.
 
-    slope: how fast. Where weights are shares (mix, average), a member's log-odds against the constant rest are a
-    straight line in t of this slope: logit w + slope (t - 1/2).
+    Where weights are shares (mix, average), a member's log-odds against constant others are a straight line in t:
+    log(w e^(slope (t - 1/2)) / (1 - w)) = logit w + slope (t - 1/2).
+
+    weight: at t = 1/2.
+    slope: of the log-odds.
     """
 
     weight: float
@@ -48,17 +51,18 @@ class Leaning:
 
 
 def sharing(share: float, process: str) -> tuple[Schedule, Schedule]:
-    """A core's schedule and a small model's, of this share of the weight, as they are unless others are named."""
+    """The default schedules of a core and a small model that has this share of the weight."""
     own: Schedule = catalogue.schedule(catalogue.process(process).schedule).load()(share)
     return Constant(1 - share), own if share < 1 else Constant(share)
 
 
 @dataclass(frozen=True)
 class Sandwich:
-    """A heavy member's weight: zero in the first and the last part of the way, `weight` between them.
+    """A heavy member's weight: zero in the first and the last part of the trajectory, `weight` between them.
 
-    light: the share of the way without it, in [0, 1] (else ValueError), half of it at each end. "Not All Denoising
-    Steps Are Equal" (Sedykh, Sorokin and Malykh, 2026) takes 1/4.
+    weight: in the middle.
+    light: the share of the trajectory without it, in [0, 1] (else ValueError), half of it at each end. "Not All
+        Denoising Steps Are Equal" (Sedykh, Sorokin and Malykh, 2026) takes 1/4.
     """
 
     weight: float

@@ -20,7 +20,10 @@ class Picker:
     """How a token is drawn from log p: temperature, then the nucleus of mass top-p (Holtzman et al., 2020).
 
     A token is in the nucleus if the strictly likelier ones hold a mass below top-p: equally likely ones stay or go
-    together, and the likeliest always stays.
+    together, and the likeliest always stays. So top-p -> 0 is greedy, and the order of ids plays no part.
+
+    temperature: divides the logits; 0 takes the likeliest token.
+    top_p: in (0, 1].
     """
 
     temperature: float = 1.0
@@ -40,7 +43,7 @@ class Picker:
     def draw(self, log_p: Tensor, noise: CounterNoise) -> Tensor:
         """Draw one token a position: log_p (B, L, V), one noise stream a row; returns (B, L) int64.
 
-        What else is drawn from the noise is the same at every temperature and top-p: a draw has a stream of its own.
+        A draw has a noise stream of its own, so that whatever else is drawn is the same at every temperature and top-p.
         """
         if self.temperature == 0:
             return log_p.argmax(-1)
@@ -60,8 +63,11 @@ class Picker:
 def keep_nucleus(p: Tensor, top_p: float) -> Tensor:
     """Zero every token but the likeliest whose strictly likelier ones hold a mass of `top_p` or more.
 
-    p: (..., V) float32, summing to one. Positive floats are ordered as their bit patterns are, so that the smallest
-    kept probability is found exactly by 31 halvings, each three cheap passes over V.
+    p: (..., V) float32, summing to one.
+
+    The nucleus is { w : p(w) >= p* } with p* the smallest probability above which the mass is less than top_p. Positive
+    floats are ordered as their bit patterns are, so that p* is found exactly by bisecting the patterns: 31 halvings,
+    each three cheap passes over V, where a sort of V would take longer.
     """
     high = p.amax(-1, keepdim=True).view(torch.int32)  # holds: nothing is above the likeliest
     low = torch.zeros_like(high)  # fails: the mass above it is too much (or it is zero)
@@ -83,7 +89,8 @@ def entropy(log_p: Tensor) -> Tensor:
 def _total(x: Tensor) -> Tensor:
     """Sum over the last dimension, (..., V) to (...), to the same bits for a row alone as for one among others.
 
-    torch shares the plain sum of a single row out among threads, those of several rows it does not.
+    torch divides the plain sum of a single long row among threads, but not those of several rows. Summing blocks first
+    leaves no row long enough for that.
     """
     whole = x.shape[-1] // _BLOCK
     body, rest = x[..., : whole * _BLOCK], x[..., whole * _BLOCK :]
@@ -98,7 +105,8 @@ def _blocks(weights: Tensor) -> Tensor:
 def _draw(blocks: Tensor, uniforms: Tensor) -> Tensor:
     """Draw a token by weight, first its block and then itself: blocks (N, n, 128), uniforms (2, N); returns (N,).
 
-    With a uniform for each, tokens far less likely than the steps of a float32 uniform keep their share.
+    p(w) = p(block) p(w | block). With a uniform for each factor, tokens far less likely than the steps of a float32
+    uniform, 2**-23, keep their share; and only one of the blocks is looked into.
     """
     block = _invert(blocks.sum(-1), uniforms[0])
     rows = torch.arange(len(blocks), device=blocks.device)
@@ -115,8 +123,10 @@ def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
 def _rounds(top_p: float, vocabulary: int) -> int:
     """How many draws leave a position without a token of the nucleus with a probability of at most 2**-24.
 
-    The mass above a rejected token is at most a uniform share of the mass drawn from, so that the logarithm of what is
-    left falls by an exponential variate or more a round, and is never below that of the nucleus's own mass N. Hence
+    A round draws by inverting the cumulative sum of the tokens in falling order, as it were: what is strictly likelier
+    than the rejected token, and is left for the next round, is at most a uniform share of the mass drawn from. So the
+    logarithm of what is left falls by an exponential variate or more a round, and it never falls below the logarithm of
+    the nucleus's own mass N. The number of unit exponentials that fit into -log N is Poisson, hence
     P(R rejections) <= P(Poisson(-log N) >= R), where N is at least top_p, and at least 1 / V.
     """
     rate = -math.log(max(top_p, 1 / vocabulary))
@@ -131,9 +141,10 @@ def _rounds(top_p: float, vocabulary: int) -> int:
 def _draw_from_nucleus(blocks: Tensor, top_p: float, uniforms: Tensor) -> Tensor:
     """Draw a token of each nucleus by rejection: p in blocks (N, n, 128), uniforms (R, 2, N); returns (N,) int64.
 
-    A token drawn from all is in the nucleus if the strictly likelier ones hold less than `top_p`; then it is drawn as
-    the nucleus would have it. If it is not, neither is any that is no likelier: all these lose their weight, in place,
-    and the next round draws among the others. What the last round leaves open takes the likeliest token.
+    A token drawn from all tokens is in the nucleus if the strictly likelier ones hold less than `top_p`; given that, it
+    has the nucleus's own distribution. If it is not in the nucleus, neither is any token that is no likelier: all of
+    these lose their weight, in place, and the next round draws among the others. A position that the last round leaves
+    open takes the likeliest token.
     """
     tokens = torch.zeros_like(uniforms[0, 0], dtype=torch.int64)
     rows = torch.arange(len(tokens), device=tokens.device)
@@ -145,7 +156,7 @@ def _draw_from_nucleus(blocks: Tensor, top_p: float, uniforms: Tensor) -> Tensor
         inside = blocks.sum(-1).sum(-1) < bound
         tokens[rows] = torch.where(inside, drawn, tokens[rows])
         bound = bound.masked_fill(inside, 0)  # a row takes one token only
-        if _readable(blocks):
+        if _readable(blocks):  # on a GPU all rounds are run, since asking would make the host wait
             rows, blocks, bound = rows[~inside], blocks[~inside], bound[~inside]
             if not len(rows):
                 break
@@ -154,5 +165,5 @@ def _draw_from_nucleus(blocks: Tensor, top_p: float, uniforms: Tensor) -> Tensor
 
 
 def _readable(x: Tensor) -> bool:
-    """Whether the host can look into a tensor without having to wait for a device."""
+    """Whether the host can read a tensor without waiting for a device."""
     return x.is_cpu

@@ -1,4 +1,4 @@
-"""Early stops: a row that has settled takes no more steps."""
+"""Early stops: a row whose prediction has settled takes no more steps."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ class EarlyStop:
 
 
 class Quorum:
-    """Tells whether all rows are done without making the host wait for a GPU: there, the answer may come late.
+    """Tells whether all rows are done, without making the host wait for a GPU.
 
-    That is harmless, since a row that is done does not change; only work is lost.
+    There the answer is copied in the background and may come some steps late. That is harmless: a row that is done does
+    not change any more, and only work is lost.
     """
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ def recognise(config: Config, vocabulary: Vocabulary) -> Family:
     kind = config.get("model_type", "that is not named")
     names = ", ".join(str(name) for name in config.get("architectures") or ()) or "none named"
     raise UsageError(
-        f"this is a checkpoint of model type {kind!r} (architectures: {names}), which is no diffusion language model "
-        "that ssd knows.",
+        f"this is a checkpoint of model type {kind!r} (architectures: {names}), which is not a diffusion language "
+        "model that ssd knows.",
         f"Known are {', '.join(family.title for family in FAMILIES)}.",
     )

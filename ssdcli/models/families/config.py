@@ -43,7 +43,9 @@ def count(config: Config, key: str) -> int:
     """A positive whole number that a configuration must have; SsdError if it does not."""
     value = number(config, key)
     if value < 1 or value % 1:
-        raise SsdError(f"the checkpoint's config.json has {key!r} as {value!r}, which counts nothing.", _REMEDY)
+        raise SsdError(
+            f"the checkpoint's config.json has {key!r} as {value!r}, which is not a positive whole number.", _REMEDY
+        )
     return int(value)
 
 

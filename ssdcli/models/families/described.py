@@ -16,8 +16,8 @@ _CLASSES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3
 def _native(config: Config) -> dict[str, Any]:
     if not is_a(config, *_CLASSES):
         raise SsdError(
-            f"the checkpoint's config.json has 'architectures' as {config.get('architectures')!r}, which no adapted "
-            "model may be.",
+            f"the checkpoint's config.json has 'architectures' as {config.get('architectures')!r}, which no "
+            "checkpoint of this kind may have.",
             f"It may be one of {', '.join(_CLASSES)}.",
         )
     return {key: value for key, value in config.items() if key not in (KEY, "auto_map")}

@@ -52,7 +52,7 @@ def _check_index(sources: Sequence[Path]) -> None:
         raise SsdError(f"{INDEX} does not say which file holds which tensor.", AGAIN) from error
     there = {source.name for source in sources}
     if named - there:
-        raise SsdError(f"{INDEX} names {min(named - there)}, which is not there.", AGAIN)
+        raise SsdError(f"{INDEX} names {min(named - there)}, which is missing.", AGAIN)
     if there - named:
         raise SsdError(f"{min(there - named)} is there, and {INDEX} does not name it.", AGAIN)
 
@@ -63,7 +63,7 @@ def _read(source: Path, family: Family) -> dict[str, StoredTensor]:
     for name, prefix in family.pickles.items():
         if source.match(name):
             return read_pickle(source, prefix)
-    raise SsdError(f"{source.name} is no file of weights that is known of {family.title}.", AGAIN)
+    raise SsdError(f"{source.name} is not a file of weights that {family.title} is known to have.", AGAIN)
 
 
 def _merged(files: Sequence[tuple[Path, _Tensors]]) -> dict[str, StoredTensor]:

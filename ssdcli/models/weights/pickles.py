@@ -73,7 +73,7 @@ def _stored(path: Path, name: object, value: object) -> StoredTensor:
 
 def _refused(path: Path, reason: str) -> SsdError:
     return SsdError(
-        f"{path.name} is damaged or holds something else than plain tensors ({reason.rstrip('.')}); a pickle of "
-        "anything else could run any program, and is not opened.",
+        f"{path.name} is damaged or holds something other than plain tensors ({reason.rstrip('.')}); such a "
+        "pickle could run any program, and is not opened.",
         AGAIN,
     )

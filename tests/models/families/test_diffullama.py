@@ -47,7 +47,7 @@ def test_the_core_is_a_base_model_with_full_attention_whose_position_is_predicte
 
 def test_a_causal_llama_without_a_mask_is_refused_as_no_diffusion_model():
     assert recognise(CONFIG, WORDS) is DIFFULLAMA
-    with pytest.raises(SsdError, match=r"LlamaForCausalLM.*no diffusion language model that ssd knows") as refusal:
+    with pytest.raises(SsdError, match=r"LlamaForCausalLM.*not a diffusion language model that ssd knows") as refusal:
         recognise(CONFIG, replace(WORDS, mask=None))
     assert "DiffuLLaMA" in str(refusal.value.remedy)
 

@@ -78,5 +78,5 @@ def test_a_checkpoint_without_a_mask_is_refused():
 
 def test_only_its_own_class_is_known():
     assert recognise(CONFIG, WORDS) is FAST_DLLM
-    with pytest.raises(SsdError, match=r"Qwen2ForCausalLM.*no diffusion language model that ssd knows"):
+    with pytest.raises(SsdError, match=r"Qwen2ForCausalLM.*not a diffusion language model that ssd knows"):
         recognise({**CONFIG, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, WORDS)

@@ -218,7 +218,7 @@ def test_a_head_that_differs_from_what_it_is_tied_to_is_kept(tmp_path, target):
 
 def test_a_pickle_that_the_family_does_not_name_is_not_opened(tmp_path, target):
     (tmp_path / "other.pt").write_bytes(b"anything")
-    with pytest.raises(SsdError, match=r"other\.pt is no file of weights that is known of Toy"):
+    with pytest.raises(SsdError, match=r"other\.pt is not a file of weights that Toy is known to have"):
         convert([tmp_path / "other.pt"], target, family(ROBERTA, **PICKLES), {})
 
 
@@ -264,7 +264,7 @@ def test_an_index_and_the_files_beside_it_must_name_each_other(tmp_path, target)
     sources = save_shards(state, tmp_path / "in", 2)
     one, two = (source.name for source in sources)
     indexed(tmp_path / "in", {"a": one, "b": two, "c": "model-00003.safetensors"})
-    with pytest.raises(SsdError, match=r"names model-00003\.safetensors, which is not there"):
+    with pytest.raises(SsdError, match=r"names model-00003\.safetensors, which is missing"):
         convert(sources, target, family(QWEN2), {})
     indexed(tmp_path / "in", {"a": one})
     with pytest.raises(SsdError, match=rf"{two} is there, and .* does not name it"):

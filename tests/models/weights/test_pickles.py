@@ -68,7 +68,7 @@ class Harmful:
 )
 def test_a_pickle_with_anything_but_tensors_is_refused_and_nothing_in_it_runs(tmp_path, content, capsys):
     torch.save(content, tmp_path / "layer.pt")
-    with pytest.raises(SsdError, match=r"layer\.pt is damaged or holds something else than plain tensors"):
+    with pytest.raises(SsdError, match=r"layer\.pt is damaged or holds something other than plain tensors"):
         read_pickle(tmp_path / "layer.pt", "")
     assert "executed" not in capsys.readouterr().out
 
