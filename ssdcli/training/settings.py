@@ -150,7 +150,7 @@ class TrainSettings:
         if self.init is None:
             for flag, given in (("lora", self.lora), ("shift", self.shift)):
                 if given is not None:
-                    raise UsageError(f"--{flag} was given, but --init was not.", "Name it with --init.")
+                    raise UsageError(f"--{flag} was given, but --init was not.", "Name what to begin from with --init.")
             return
         if self.core == NO_CORE:
             problem = "what --init names has a tokenizer already, and a core from scratch learns its own."

@@ -187,7 +187,7 @@ def test_a_full_disk_is_one_sentence(train, text, monkeypatch):
     monkeypatch.setattr("ssdcli.training.plan.Plan.save", full)
     done = train(text, *TINY, keeps_workspace=True)
     assert done.code == 1
-    assert "No space left on device. Make room" in done.error
+    assert "No space left on device. Free some space" in done.error
 
 
 def test_standard_input_is_data_but_not_for_a_core(train, text, monkeypatch):

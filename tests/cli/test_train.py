@@ -63,7 +63,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(text, home, capsys):
     (checkpoint,) = (home / "training" / "tiny").glob("checkpoint-*")
     steps = int(checkpoint.name.partition("-")[2])
     assert app.main(["train-small", text, *CORE]) == 2
-    assert "Pass --resume to go on" in capsys.readouterr().err
+    assert "Pass --resume to continue it" in capsys.readouterr().err
     assert app.main([*command, "--steps", str(steps + 2), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == steps + 2
     assert saved_settings(Registry(), "tiny") is None

@@ -191,8 +191,8 @@ def test_what_does_not_fit_the_core_is_refused(text, registry):
         ({"lora": 0}, "--lora must be between 1 and 256"),
         ({"lora": 200}, "--lora 200 is too large"),
         ({"lora": 4, "base": "general"}, "an adapter's base is what it begins from"),
-        ({"lora": 4, "init": None}, "nothing to begin from"),
-        ({"shift": True, "init": None}, "nothing to begin from"),
+        ({"lora": 4, "init": None}, "but --init was not"),
+        ({"shift": True, "init": None}, "but --init was not"),
     ],
 )
 def test_what_a_beginning_decides_or_needs_is_said(changes, says, text, registry):
