@@ -57,12 +57,12 @@ def generate(
 ) -> None:
     """Write text with a core, with small models, or with both together.
 
-    Standard output carries the text alone. Several texts are separated by lines of three dashes; see also --json.
+    Standard output carries only the text. Several texts are separated by lines of three dashes; see also --json.
     """
     settings: GenerateSettings = resolve(GenerateSettings, flags, None if recipe is None else find_recipe(recipe))
     models, members = settings.models, read_members(settings.models.members)
     if models.context and not members:
-        raise UsageError("--context is for small models alone, and none is named.", "Name one, as in --with notes.")
+        raise UsageError("--context is for small models only, and none is named.", "Name one, as in --with notes.")
     if settings.batch is not None and prompt is not None:
         raise UsageError("with --batch the prompts come from its lines.", "Omit the PROMPT.")
     lineup = choose(models.core, members, blend=settings.blend)  # a typo is answered before torch is imported

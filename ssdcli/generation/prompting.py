@@ -11,7 +11,7 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.prompt import Prompt, fit
 from ssdcli.errors import UsageError
 from ssdcli.generation.types import Request
-from ssdcli.text.chat import Chat, told
+from ssdcli.text.chat import Chat, with_context
 from ssdcli.text.codec import Codec, document
 from ssdcli.text.messages import Message
 
@@ -107,7 +107,7 @@ class PromptEncoder:
         """The ids that a member continues, in the format that it was trained on."""
         chat, form = self._chat(member), member.model.format
         if chat is not None:
-            ids = self.codec.encode_chat(told(turns, context), chat.render)
+            ids = self.codec.encode_chat(with_context(turns, context), chat.render)
             return [form.opening, *ids] if form.answers else ids  # a core's template writes the opening itself
         ids = self._paragraphs(member, turns, context)
         return ids if ids and form.cuts_documents else [form.opening, *ids]

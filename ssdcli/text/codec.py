@@ -14,7 +14,7 @@ from ssdcli.text.messages import BETWEEN, Message
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_PRIVATE_USE = range(0x100000, 0x10FFFE)  # characters that mean nothing to anybody
+_PRIVATE_USE = range(0x100000, 0x10FFFE)  # characters without a meaning
 
 
 def document(turns: Sequence[Message], context: str = "") -> str:
@@ -50,7 +50,7 @@ def sections(turns: Sequence[Message], context: str = "") -> list[Section]:
 
 
 class Codec:
-    """A tokenizer that reads text as nothing but text; special tokens come from chat templates alone."""
+    """A tokenizer that never reads special tokens from text; they come from chat templates only."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Take over the tokenizer, whose settings are changed."""
@@ -69,14 +69,14 @@ class Codec:
     def encode_chat(self, turns: Sequence[Message], render: Callable[[Sequence[Message]], str]) -> list[int]:
         """The ids of what `render` makes of a conversation.
 
-        The special tokens that it writes itself are such; those that a turn spells are text.
+        Special tokens that the template writes are encoded as such; those that a turn spells are plain text.
         """
         said = "".join(turn.content for turn in turns)
         mark = next(chr(code) for code in _PRIVATE_USE if chr(code) not in said)
         text = render([replace(turn, content=self._marked(turn.content, mark)) for turn in turns])
         if mark not in text:
             return self._encode_specials(text)
-        # No match touches a marked character, whatever the template has cut away around it.
+        # A marked character never matches, whatever the template has cut off around it.
         parts = re.split(f"(?<!{mark})({self._special})", text)
         ids: list[int] = []
         for place, part in enumerate(parts):
@@ -88,7 +88,7 @@ class Codec:
         return re.sub(self._special, lambda spelled: "".join(mark + character for character in spelled[0]), text)
 
     def _encode_specials(self, text: str) -> list[int]:
-        """The ids of a text whose special tokens are such."""
+        """The ids of a text in which special tokens are encoded as such."""
         self.tokenizer.encode_special_tokens = False
         try:
             return self.encode(text)
@@ -97,7 +97,7 @@ class Codec:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, with nothing added."""
-        # Half of a surrogate pair, as a JSON escape can make one, is no character.
+        # A JSON escape can spell half of a surrogate pair, which is no character.
         clean = text.encode("utf-8", "replace").decode("utf-8")
         ids: list[int] = self.tokenizer.encode(clean, add_special_tokens=False).ids
         return ids
