@@ -207,7 +207,8 @@ def report(found: Sequence[Line]) -> str:
 def row(line: Line) -> list[object]:
     """Shares with standard errors, the perplexity, and how varied the texts are."""
     shares = [f"{np.mean(line[name]):.2f} ± {error(line[name]):.2f}" for name in ("guided", "by words")]
-    return [f"{line['scale']}", *shares, f"{perplexity(line):,.0f}", line["distinct-2"], line["repetition"]]
+    scale = line["scale"] if line["scale"] == REAL else f"{line['scale']:g}"
+    return [scale, *shares, f"{perplexity(line):,.0f}", line["distinct-2"], line["repetition"]]
 
 
 def error(said: Sequence[bool]) -> float:

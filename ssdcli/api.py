@@ -43,8 +43,8 @@ def load(
 
     core: a model's name; "none" for none, the small models' weights then scaled to sum to one; by default the
     core that the first small model was made for, else the registry's default.
-    members: small models and their weights in (0, 1], or names alone; a weight of None is the tuned one in
-    the manifest, else 0.5. The core keeps what is left of 1, and is not run if that is nothing.
+    members: small models and their weights in (0, 1], or only names; a weight of None stands for the tuned one in
+    the manifest, else 0.5. The core gets what is left of 1, and is not run if that is 0.
     blend: how and when they combine, and what guides them.
     placement: the dtype of all, the device of canvases, and whether a core may wait in memory and on disk.
 

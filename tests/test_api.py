@@ -51,8 +51,8 @@ def test_a_gate_says_the_weights_at_every_level(family):
         ("big", ["gated", "mail"], None, "for a core and one small model"),
         ("big", ["mail"], None, "'mail' has no gate"),
         ("big", {"gated": 0.3}, None, "decides its weight"),
-        ("big", ["gated"], "sandwich", "a gate itself says"),
-        ("big", ["gated"], "leaning:3", "a gate itself says"),
+        ("big", ["gated"], "sandwich", "a gate sets the weights"),
+        ("big", ["gated"], "leaning:3", "a gate sets the weights"),
     ],
 )
 def test_where_a_gate_has_nothing_to_say_it_is_refused(family, core, members, schedule, said):
@@ -124,7 +124,7 @@ def test_a_core_cannot_join_another(family):
 @pytest.mark.parametrize(
     ("core", "members", "problem"),
     [
-        ("none", None, "nothing can be generated"),
+        ("none", None, "neither a core nor a small model"),
         ("notes", ["notes"], "'notes' cannot be the core and a member"),
         ("big", ["notes", "notes"], "'notes' is named twice"),
     ],

@@ -16,7 +16,7 @@ from benchmarks.lib.gaps import Gap, GapSettings, View, Viewer, choose_gaps, lef
 from benchmarks.lib.models import Model
 from ssdcli.engine.prompt import Prompt
 from ssdcli.evaluation.combinations import Combination
-from ssdcli.text.chat import BETWEEN
+from ssdcli.text.messages import BETWEEN
 
 SHOWN = ", shown a note"
 Measure = Callable[[Sequence[Combination]], Columns]

@@ -41,7 +41,7 @@ use_panels(app)
 @app.callback()
 def ssd(
     context: typer.Context,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Write only warnings and errors.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
@@ -94,7 +94,7 @@ def _hoisted(arguments: list[str]) -> list[str]:
 
 
 def _report(error: BaseException) -> int:
-    """Say what ended the command, in one line on standard error, and return its exit code."""
+    """Write one line on what ended the command to standard error, and return its exit code."""
     if isinstance(error, SsdError):
         console.fail(str(error), error)
         return error.exit_code

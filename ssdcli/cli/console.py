@@ -22,7 +22,7 @@ class _Mode:
     debug: bool = False
 
 
-# One process has one terminal, so what the user asked of it is kept here, by `configure` alone.
+# A process has one terminal, so its settings are module state, which only `configure` changes.
 _MODE = _Mode()
 
 
@@ -57,7 +57,7 @@ def is_lively() -> bool:
 
 
 def note(sentence: str) -> None:
-    """Say something to a user who is watching; a pipeline and -q never see it."""
+    """Write a remark to standard error if it is a terminal and -q is off."""
     if is_lively():
         _say(sentence)
 
@@ -75,25 +75,25 @@ def agrees(question: str) -> bool:
 
 
 def warn(sentence: str) -> None:
-    """Say on standard error, always, what the user should know."""
+    """Write a warning to standard error, even in a pipeline."""
     _say(f"ssd: warning: {sentence}")
 
 
 def fail(message: str, error: BaseException | None = None) -> None:
-    """Say in one line what ended the command, after the traceback of the error when --debug asks for it."""
+    """Write one line on what ended the command, after the error's traceback if --debug asks for it."""
     if _MODE.debug and error is not None:
         traceback.print_exception(error)
     _say(f"ssd: {_continued(' '.join(message.split()))}")
 
 
 def _continued(sentence: str) -> str:
-    """The sentence as it goes on after the program's name: without its capital, unless that begins an abbreviation."""
+    """The sentence as it continues after the program's name: in lower case, unless it begins with an abbreviation."""
     return sentence[:1].lower() + sentence[1:] if sentence[1:2].islower() else sentence
 
 
 @cache
 def terminal() -> Console:
-    """Return rich's console on standard error, for bars and animation; it is silent when nobody watches."""
+    """Return rich's console on standard error, for bars and animation; it is silent if that is no terminal."""
     from rich.console import Console
 
     return Console(stderr=True, quiet=not is_lively())
@@ -114,7 +114,7 @@ def progress(subject: str = "") -> Iterator[Callable[[str, float], None]]:
 
 
 def abandon_streams() -> None:
-    """Let what is still to be written vanish, after the reader of a pipe has gone."""
+    """Discard further output, after the reader of a pipe has closed it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())

@@ -1,4 +1,4 @@
-"""A text in colours: each token in that of the member it owes most to."""
+"""A text in colours: each token in that of the member that it owes most to."""
 
 from __future__ import annotations
 
@@ -9,29 +9,27 @@ from collections.abc import Sequence
 from ssdcli.cli import console
 from ssdcli.generation.types import Result, TokenShares
 
-_COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI foregrounds; members beyond them begin anew
+_COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI foregrounds; further members begin again with the first
 
 
 def shown(result: Result) -> str:
-    """The text as it is written: in colours if it was explained and a terminal will show them."""
+    """The text as it is printed: in colours if it was explained and a terminal will show them."""
     if result.explain is None or not _colourful():
         return result.text
-    names = [use.name for use in result.members]
+    names = [member.name for member in result.members]
     written = "".join(token.text for token in result.explain)
-    if not result.text.startswith(written):  # gaps were filled: what stands around them is nobody's
+    if not result.text.startswith(written):  # gaps were filled, and the text around them belongs to no member
         return result.text
     rest = result.text[len(written) :]
     return "".join(_painted(token.text, names.index(_owed(token))) for token in result.explain) + rest
 
 
-def tell_colours(result: Result) -> None:
-    """Say on standard error, where somebody watches, whose colour is which and how much each member gave."""
-    if not result.explain:
-        return
-    given = {use.name: _mean([token.by.get(use.name, 0.0) for token in result.explain]) for use in result.members}
+def tell_colours(explain: Sequence[TokenShares], names: Sequence[str]) -> None:
+    """Write to a terminal's standard error which colour stands for which member, and each member's mean share."""
+    means = {name: _mean([token.by.get(name, 0.0) for token in explain]) for name in names}
     legend = [
         f"{_painted(name, place) if _colourful() else name} {share:.0%}"
-        for place, (name, share) in enumerate(given.items())
+        for place, (name, share) in enumerate(means.items())
     ]
     console.note(f"owed to {', '.join(legend)}")
 

@@ -12,8 +12,8 @@ import typer
 from ssdcli.api import Blend, Lineup, Options, Placement, Request, Result, Writer, choose
 from ssdcli.cli import console
 from ssdcli.cli.explanation import shown, tell_colours
-from ssdcli.cli.prompts import ModelFlags, read_batch, read_context, read_members, read_prompt
-from ssdcli.cli.settings import Recipe, resolve, with_flags
+from ssdcli.cli.flags import Recipe, resolve, with_flags
+from ssdcli.cli.prompts import ModelFlags, read_members, read_requests
 from ssdcli.errors import UsageError, on_out_of_memory
 from ssdcli.generation.types import DEFAULTS, PLAIN
 from ssdcli.machine.distributed import from_rank_zero
@@ -57,23 +57,19 @@ def generate(
 ) -> None:
     """Write text with a core, with small models, or with both together.
 
-    Standard output carries the text alone. Several texts are separated by lines of three dashes; see also --json.
+    Standard output carries only the text. Several texts are separated by lines of three dashes; see also --json.
     """
-    _generate(prompt, resolve(GenerateSettings, flags, None if recipe is None else find_recipe(recipe)))
-
-
-def _generate(prompt: str | None, settings: GenerateSettings) -> None:
-    """Check all that can be checked at once, read the input, load the models and write."""
-    options, placement, members = settings.options, settings.placement, read_members(settings.models.members)
-    if settings.models.context and not members:
-        raise UsageError("--context is for small models alone, and none is named.", "Name one, as in --with notes.")
+    settings: GenerateSettings = resolve(GenerateSettings, flags, None if recipe is None else find_recipe(recipe))
+    models, members = settings.models, read_members(settings.models.members)
+    if models.context and not members:
+        raise UsageError("--context is for small models only, and none is named.", "Name one, as in --with notes.")
     if settings.batch is not None and prompt is not None:
-        raise UsageError("with --batch the prompts come from its lines.", "Leave the PROMPT away.")
-    lineup = choose(settings.models.core, members, blend=settings.blend)
+        raise UsageError("with --batch the prompts come from its lines.", "Omit the PROMPT.")
+    lineup = choose(models.core, members, blend=settings.blend)  # a typo is answered before torch is imported
     prepare_machine()
-    requests = from_rank_zero(lambda: _requests(prompt, settings))
+    requests = from_rank_zero(lambda: read_requests(prompt, settings.batch, models.context))
     with on_out_of_memory(_remedy(lineup)):
-        _write(lineup.open(placement), requests, options, settings)
+        _write(lineup.open(settings.placement), requests, settings)
 
 
 def _remedy(lineup: Lineup) -> str:
@@ -83,10 +79,17 @@ def _remedy(lineup: Lineup) -> str:
     return "Write fewer texts at once (--n, --batch), or take smaller models."
 
 
-def _write(writer: Writer, requests: list[Request], options: Options, settings: GenerateSettings) -> None:
+def _write(writer: Writer, requests: list[Request], settings: GenerateSettings) -> None:
     """Write the texts as they are asked for: one as it grows, or each as a whole."""
+    options = settings.options
     if settings.batch is None and options.n == 1 and not settings.json and not options.explain:
-        _stream(writer, requests[0], settings)
+        (request,) = requests
+        for piece in writer.stream(request.prompt, options, context=request.context):
+            if piece.text:
+                console.write(piece.text, end="")
+            if piece.result is not None:
+                console.write("", end=_line_end(piece.result.text))
+                _tell(piece.result, settings)
         return
     for place, result in enumerate(writer.results(requests, options)):
         _tell(result, settings)
@@ -96,37 +99,20 @@ def _write(writer: Writer, requests: list[Request], options: Options, settings: 
             console.write(f"{SEPARATOR}\n" * bool(place) + shown(result), end=_line_end(result.text))
 
 
-def _requests(prompt: str | None, settings: GenerateSettings) -> list[Request]:
-    context = read_context(settings.models.context)
-    if settings.batch is not None:
-        return read_batch(settings.batch, context)
-    return [Request(read_prompt(prompt), context)]
-
-
-def _stream(writer: Writer, request: Request, settings: GenerateSettings) -> None:
-    """Write the one text as its blocks are committed."""
-    result = writer.generate(request.prompt, settings.options, context=request.context, on_text=_write_piece)
-    console.write("", end=_line_end(result.text))
-    _tell(result, settings)
-
-
-def _write_piece(text: str) -> None:
-    console.write(text, end="")
-
-
 def _line_end(text: str) -> str:
     return "" if text.endswith("\n") else "\n"
 
 
 def _tell(result: Result, settings: GenerateSettings) -> None:
-    """Say on standard error what the user should know of a text, and what --stats asks for."""
+    """Write to standard error what the user should know of a text, and what --stats asks for."""
     prefix = "" if settings.batch is None else f"{result.id}: "
     for warning in result.warnings:
         console.warn(prefix + warning)
-    tell_colours(result)
+    if result.explain:
+        tell_colours(result.explain, [member.name for member in result.members])
     if settings.stats:
-        passes = ", ".join(f"{use.name} ({use.signed(use.weight):g}) {use.forward_passes}" for use in result.members)
-        work = ", ".join(f"{use.name} {_count(use.flops)}FLOP" for use in result.members)
+        passes = ", ".join(f"{one.name} ({one.signed(one.weight):g}) {one.forward_passes}" for one in result.members)
+        work = ", ".join(f"{one.name} {_count(one.flops)}FLOP" for one in result.members)
         speed = f"{result.tokens} tokens in {result.seconds:.1f} s ({result.tokens_per_second:.1f} a second)"
         saved = f", {result.flops_saved:.1%} saved by the schedule" if result.flops_saved else ""
         sys.stderr.write(f"{prefix}seed {result.seed}; {speed}; forward passes: {passes}; about {work}{saved}\n")

@@ -17,7 +17,7 @@ class PanelCommand(TyperCommand):
     """A command that starts fast and whose help has one section per panel."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments, with no conversion that nobody asked for."""
+        """Parse the arguments, without needless conversions."""
         _spare_conversions(self.get_params(ctx), ctx.resilient_parsing)
         return super().parse_args(ctx, args)
 
@@ -30,7 +30,7 @@ class PanelGroup(TyperGroup):
     """A group of commands that starts fast and whose help has one section per panel."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments, with no conversion that nobody asked for."""
+        """Parse the arguments, without needless conversions."""
         _spare_conversions(self.get_params(ctx), ctx.resilient_parsing)
         return super().parse_args(ctx, args)
 

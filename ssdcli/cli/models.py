@@ -161,7 +161,7 @@ def export(
 
 
 def _warn_of_leaks(entry: Entry) -> None:
-    """Warn of what a recipient could learn of the training text, as far as it was measured."""
+    """Warn of what a recipient could learn of the training text, if that was measured."""
     from ssdcli.evaluation.audit.verdict import judge
 
     verdict = judge(entry.name, entry.manifest.metrics)

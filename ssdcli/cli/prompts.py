@@ -16,10 +16,9 @@ from ssdcli.cli import console
 from ssdcli.errors import UsageError
 from ssdcli.options.declare import Check, option
 from ssdcli.registry.names import suggest
-from ssdcli.text.chat import BETWEEN
-from ssdcli.text.messages import Message
+from ssdcli.text.messages import BETWEEN, Message
 
-PATIENCE = 1.0  # seconds of silence before a reader of standard input says that it waits
+PATIENCE = 1.0  # seconds without input before a warning that standard input is being read
 STDIN = "-"
 
 
@@ -56,20 +55,26 @@ class ModelFlags:
 _TEXT = Check("text", lambda value: isinstance(value, str))
 _WHOLE = Check("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
 _NAME = Check("text or a whole number", lambda value: _TEXT.holds(value) or _WHOLE.holds(value))
-_MESSAGES = Check("a list", lambda _: True)  # told of with more detail where they are read
+_MESSAGES = Check("a list", lambda _: True)  # `_messages` checks it in detail
 _LINE = {"prompt": _TEXT, "context": _TEXT, "id": _NAME, "seed": _WHOLE, "messages": _MESSAGES, "system": _TEXT}
 _MESSAGE = {"role": _TEXT, "content": _TEXT}
 _EXAMPLES = 'Write lines such as {"prompt": "Dear landlord,"} or {"messages": [{"role": "user", "content": "Hello!"}]}.'
 
 
+def read_requests(prompt: str | None, batch: str | None, context: Sequence[Path]) -> list[Request]:
+    """Return what is asked for: the lines of a batch, or one prompt; each with the private context of the files."""
+    private = read_context(context)
+    return [Request(read_prompt(prompt), private)] if batch is None else read_batch(batch, private)
+
+
 def read_prompt(argument: str | None) -> str:
-    """Return standard input, if it is no terminal, and the argument, an empty line between the two."""
-    piped = "" if sys.stdin is None or sys.stdin.isatty() else _one_line_end_less(_read_standard_input())
+    """Return standard input, if it is no terminal, and the argument, with an empty line between them."""
+    piped = "" if sys.stdin is None or sys.stdin.isatty() else _without_last_line_end(_read_standard_input())
     return BETWEEN.join(part for part in (piped, argument or "") if part)
 
 
 def read_members(given: tuple[str, ...]) -> dict[str, float | None]:
-    """Small models and their weights, of NAME and NAME=W; UsageError for what is neither."""
+    """Small models and their weights from NAME and NAME=W; UsageError for anything else."""
     members: dict[str, float | None] = {}
     for item in given:
         name, equals, number = item.partition("=")
@@ -86,13 +91,13 @@ def read_members(given: tuple[str, ...]) -> dict[str, float | None]:
 
 def read_context(paths: Sequence[Path]) -> str:
     """Return the files' texts with empty lines between them; UsageError names one that cannot be read."""
-    return BETWEEN.join(_one_line_end_less(_read_file(path, "context file")) for path in paths)
+    return BETWEEN.join(_without_last_line_end(_read_file(path, "context file")) for path in paths)
 
 
 def read_batch(source: str, context: str) -> list[Request]:
     """Read JSON lines from a file or, for "-", standard input; UsageError names the line that is wrong.
 
-    context: goes before each line's own.
+    context: private text in front of each line's own.
     """
     if source == STDIN:
         text = "" if sys.stdin is None else _read_standard_input()
@@ -109,7 +114,7 @@ def _request(line: str, place: str, context: str) -> Request:
     if "prompt" not in values and "messages" not in values:
         raise UsageError(f"{place} has no prompt.", _EXAMPLES)
     if "prompt" in values and "messages" in values:
-        raise UsageError(f"{place} has both a prompt and messages.", "Leave one of them away.")
+        raise UsageError(f"{place} has both a prompt and messages.", "Omit one of them.")
     own = [part for part in (context, values.get("context", "")) if part]
     values["context"] = BETWEEN.join(own)
     if "messages" in values:
@@ -137,7 +142,7 @@ def _message(item: object, place: str) -> Message:
 
 @contextmanager
 def _placed(place: str) -> Iterator[None]:
-    """Say of what is wrong where it is."""
+    """Put the place in front of the message of an error."""
     try:
         yield
     except UsageError as error:
@@ -151,7 +156,7 @@ def _checked(values: dict[str, Any], checks: Mapping[str, Check], place: str) ->
             remedy = f"{suggest(key, checks)} Known are {', '.join(checks)}."
             raise UsageError(f"{place} has a key {key!r}.", remedy.strip())
         if not checks[key].holds(value):
-            raise UsageError(f"{place} has a {key} that is not {checks[key]}.", "Mend that line.")
+            raise UsageError(f"{place} has a {key} that is not {checks[key]}.", "Correct that line.")
     return values
 
 
@@ -159,7 +164,7 @@ def _parsed(line: str, place: str) -> dict[str, Any]:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{place} is not valid JSON ({error}).", "Mend that line.") from None
+        raise UsageError(f"{place} is not valid JSON ({error}).", "Correct that line.") from None
     if not isinstance(values, dict):
         raise UsageError(f"{place} is not a JSON object.", _EXAMPLES)
     return values
@@ -185,14 +190,14 @@ def _read_file(path: Path, what: str) -> str:
 
 
 def _as_text(data: bytes, source: str) -> str:
-    """Decode UTF-8; what is none is replaced, with a warning."""
+    """Decode UTF-8; bytes that are not UTF-8 are replaced, with a warning."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        console.warn(f"{source} is not all UTF-8; the bytes that are not were replaced.")
+        console.warn(f"{source} is not all UTF-8; the other bytes were replaced.")
         return data.decode("utf-8-sig", errors="replace")
 
 
-def _one_line_end_less(text: str) -> str:
-    """Drop the line end that every text file ends with: an answer goes on where the prompt stops."""
+def _without_last_line_end(text: str) -> str:
+    """Drop the line end at the end of a text file, so that an answer continues the prompt's last line."""
     return text.removesuffix("\n").removesuffix("\r")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssdcli.cli import console
+from ssdcli.cli.flags import Recipe, resolve, with_flags
 from ssdcli.cli.progress import Screen, stoppable
-from ssdcli.cli.settings import Recipe, resolve, with_flags
 from ssdcli.errors import UsageError, on_out_of_memory
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
 
-from ssdcli.text import chat as phrasing
+from ssdcli.text import codec
 from ssdcli.text.messages import Message
 
 Digest: TypeAlias = bytes
@@ -26,7 +26,7 @@ class Document:
     @classmethod
     def conversation(cls, turns: tuple[Message, ...], source: str) -> Self:
         """Make a document of a conversation; in its text, the turns are paragraphs."""
-        return cls(phrasing.document(turns), source, turns)
+        return cls(codec.document(turns), source, turns)
 
 
 @dataclass

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from ssdcli.data.documents import Document
 from ssdcli.errors import UsageError
-from ssdcli.text.chat import Chat, Stretch, stretches
-from ssdcli.text.codec import Codec
+from ssdcli.text.chat import Chat
+from ssdcli.text.codec import Codec, Section, sections
 from ssdcli.text.messages import Message
 
 GIVEN: Final = 0  # of a prompt: neither noised nor in the loss
@@ -58,23 +58,23 @@ class Marker:
 
     def mark(self, documents: Sequence[Document]) -> Iterator[Marked]:
         """Yield the tokens of each document; none of a conversation that the chat template refuses."""
-        stretched = [self._stretches(document) for document in documents]
-        texts = [stretch.text for stretch in chain.from_iterable(stretched)]
+        divided = [self._sections(document) for document in documents]
+        texts = [section.text for section in chain.from_iterable(divided)]
         encodings = iter(self._tokenizer.encode_batch(texts, add_special_tokens=False))
-        for document, parts in zip(documents, stretched, strict=True):
+        for document, parts in zip(documents, divided, strict=True):
             if self._chat is not None and document.turns:
                 yield self._in_template(document.turns, self._chat)
             else:
                 yield self._in_paragraphs([(next(encodings).ids, part.written) for part in parts])
 
-    def _stretches(self, document: Document) -> list[Stretch]:
+    def _sections(self, document: Document) -> list[Section]:
         """The texts that are encoded separately; a template encodes its conversations whole."""
         if not document.turns:
-            return [Stretch(document.text, True)]
-        return stretches(document.turns) if self._chat is None else []
+            return [Section(document.text, True)]
+        return sections(document.turns) if self._chat is None else []
 
     def _in_paragraphs(self, parts: Sequence[tuple[list[int], bool]]) -> Marked:
-        """Join stretches, with an end after each that was written but the last."""
+        """Join sections, with an end after each that was written but the last."""
         marked = Marked()
         for ids, written in parts:
             if marked.ids and not written:

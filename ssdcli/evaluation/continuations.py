@@ -1,4 +1,4 @@
-"""TextMeasures that models write after the beginnings of documents, and what is measured of them."""
+"""Texts that models write after the beginnings of documents, and their measures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ssdcli.evaluation.generated import METRICS, Written, words
 from ssdcli.evaluation.measurement import TextMeasures
 from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
-from ssdcli.text.chat import document
+from ssdcli.text.codec import document
 
 if TYPE_CHECKING:
     from ssdcli.models.judge import Judge, Reading

@@ -27,7 +27,7 @@ from ssdcli.generation.writer import Writer
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.judge import Judge, load_judge
 from ssdcli.registry.store import Registry
-from ssdcli.text.chat import BETWEEN
+from ssdcli.text.messages import BETWEEN
 from ssdcli.text.openings import chat_of
 from ssdcli.text.tokenizer import load_tokenizer
 

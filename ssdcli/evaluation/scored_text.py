@@ -1,4 +1,4 @@
-"""TextMeasures that are scored: their tokens, and which of them count. Long documents are cut."""
+"""Texts that are scored: their tokens, and which of them count. Long documents are cut."""
 
 from __future__ import annotations
 

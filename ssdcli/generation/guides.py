@@ -30,7 +30,7 @@ _SHOWN = 20  # labels
 
 @dataclass(frozen=True)
 class GuideSpec:
-    """A classifier, the label to steer to, and how strongly (below zero: away from it).
+    """A classifier, the label to steer to, and how strongly; a negative scale steers away from it.
 
     model: a folder, or the name of a model in the cache of huggingface_hub. label: its name or its number.
     """

@@ -1,7 +1,8 @@
-"""How a request is read: the ids that each member sees before, and for a gap after, what it is to write."""
+"""How a prompt is read: split at its gaps, and encoded for each member in the format that it was trained on."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,21 +10,74 @@ from typing import TYPE_CHECKING
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.prompt import Prompt, fit
 from ssdcli.errors import UsageError
-from ssdcli.generation.gaps import Frame
 from ssdcli.generation.types import Request
-from ssdcli.text.chat import Chat, document, told
+from ssdcli.text.chat import Chat, with_context
+from ssdcli.text.codec import Codec, document
 from ssdcli.text.messages import Message
 
 if TYPE_CHECKING:
     from ssdcli.generation.loaded_model import LoadedModel
-    from ssdcli.text.codec import Codec
+
+_GAP = re.compile("_{4,}")
+
+
+@dataclass(frozen=True)
+class PromptParts:
+    """A prompt, and its literal parts where gaps are to be filled: one part more than there are gaps.
+
+    A prompt that is continued has no parts; its single gap is its end. Spaces before a gap belong to the text that
+    fills it, since a token begins with the space before its word.
+    """
+
+    prompt: str
+    parts: tuple[str, ...] | None = None
+
+    @classmethod
+    def with_gaps(cls, prompt: str) -> PromptParts:
+        """Split a prompt at its gaps, which are four or more underscores."""
+        return cls(prompt, tuple(_GAP.split(prompt)))
+
+    @property
+    def gaps(self) -> int:
+        """How many gaps are to be filled."""
+        return 1 if self.parts is None else len(self.parts) - 1
+
+    def before(self, filled: Sequence[str]) -> str:
+        """The text before the next gap, given the texts of the gaps before it."""
+        if self.parts is None:
+            return self.prompt
+        return self.text(filled) + self.parts[len(filled)].rstrip(" ")
+
+    def after(self, gap: int) -> tuple[str, ...]:
+        """The literal parts after a gap, with an open gap between each two; none for a continuation."""
+        if self.parts is None:
+            return ()
+        *inner, last = self.parts[gap + 1 :]
+        return (*(part.rstrip(" ") for part in inner), last)
+
+    def certain(self, filled: Sequence[str], partial: str) -> str:
+        """The text that will not change while the next gap, of which `partial` is certain, is filled."""
+        return partial if self.parts is None else self.before(filled)
+
+    def text(self, filled: Sequence[str]) -> str:
+        """The whole text once all gaps are filled; before that, as far as the last filled gap."""
+        if self.parts is None:
+            return "".join(filled)
+        joined = "".join(_join(part, text) for part, text in zip(self.parts, filled, strict=False))
+        return joined + self.parts[-1] if len(filled) == self.gaps else joined
+
+
+def _join(part: str, text: str) -> str:
+    """A literal part and the text of the gap after it, with the spaces that the part had."""
+    text = text.strip(" ")
+    return part + text if text else part.rstrip(" ")
 
 
 @dataclass(frozen=True)
 class PromptEncoder:
     """Turns requests into prompts, one for each member.
 
-    members: those that read them.
+    members: those that read them, all with the same tokenizer.
     gap: the most tokens that fill a gap of a prompt; 0 when a prompt is continued.
     """
 
@@ -35,10 +89,11 @@ class PromptEncoder:
         """The tokenizer that all members share."""
         return self.members[0].model.codec
 
-    def prompts(self, request: Request, frame: Frame, fills: Sequence[str]) -> tuple[Prompt, ...]:
-        """Each member's prompt for the next stretch: the conversation, the text so far, what follows a gap."""
-        turns = _so_far(request, frame, fills)
-        after = self._after(frame, len(fills))
+    def prompts(self, request: Request, parts: PromptParts, filled: Sequence[str]) -> tuple[Prompt, ...]:
+        """Each member's prompt for the next gap: the conversation and the text so far, and what follows the gap."""
+        *earlier, last = request.turns
+        turns = (*earlier, replace(last, content=parts.before(filled)))
+        after = self._after(parts, len(filled)) if self.gap else ()
         return tuple(
             Prompt(
                 before=self._before(member, turns, request.context if member.sees_context else ""),
@@ -49,22 +104,22 @@ class PromptEncoder:
         )
 
     def _before(self, member: Member[LoadedModel], turns: Sequence[Message], context: str) -> list[int]:
-        """The ids that a member is to go on from, in the format that it was trained on."""
+        """The ids that a member continues, in the format that it was trained on."""
         chat, form = self._chat(member), member.model.format
         if chat is not None:
-            ids = self.codec.encode_chat(told(turns, context), chat.render)
+            ids = self.codec.encode_chat(with_context(turns, context), chat.render)
             return [form.opening, *ids] if form.answers else ids  # a core's template writes the opening itself
-        ids = self._text(member, turns, context)
+        ids = self._paragraphs(member, turns, context)
         return ids if ids and form.cuts_documents else [form.opening, *ids]
 
-    def _text(self, member: Member[LoadedModel], turns: Sequence[Message], context: str) -> list[int]:
-        """What a member without a template reads, but for the opening."""
+    def _paragraphs(self, member: Member[LoadedModel], turns: Sequence[Message], context: str) -> list[int]:
+        """What a member without a template reads, except for the opening."""
         if member.model.format.answers and not self.gap:
             return self.codec.encode_turns(turns, context)
         return self.codec.encode(document(turns, context))
 
     def _chat(self, member: Member[LoadedModel]) -> Chat | None:
-        """The template by which a member reads; what surrounds a gap is a document for all."""
+        """The template by which a member reads; the text around a gap is a document for every member."""
         return None if self.gap else member.model.format.chat
 
     def _positions(self, member: Member[LoadedModel]) -> int:
@@ -72,16 +127,16 @@ class PromptEncoder:
         block = member.model.denoiser.backbone.block_size
         return -(-self.gap // block) * block
 
-    def _after(self, frame: Frame, passage: int) -> tuple[int | None, ...]:
+    def _after(self, parts: PromptParts, gap: int) -> tuple[int | None, ...]:
         """The ids of what follows a gap, with unknown ones where later gaps are still open."""
         ids: list[int | None] = []
-        for place, part in enumerate(frame.after(passage)):
+        for place, part in enumerate(parts.after(gap)):
             ids += [None] * (self._positions(self.members[0]) if place else 0)
             ids += self.codec.encode(part)
         return tuple(ids)
 
     def check_gap(self) -> None:
-        """Raise UsageError when the gap leaves a member too little to read."""
+        """Raise UsageError when a gap leaves a member too little to read."""
         for member in self.members:
             most = member.model.denoiser.backbone.context // 2
             if self._positions(member) > most:
@@ -90,38 +145,34 @@ class PromptEncoder:
                     f"Give a --gap of at most {most}.",
                 )
 
-    def cuts(self, request: Request, frame: Frame) -> tuple[str, ...]:
-        """Say of each member what it has no room for, when it reads what comes before the first stretch."""
-        said = []
-        turns = _so_far(request, frame, ())
-        for member, prompt in zip(self.members, self.prompts(request, frame, ()), strict=True):
-            kept = fit(prompt, member.model.denoiser.backbone.context, member.model.denoiser.backbone.block_size)
-            room = len(kept.before)
-            if what := self._left_out(member, len(prompt.before) - room, turns, request.context):
-                said.append(f"{member.name!r} has room for {room} tokens before its answer and leaves out {what}.")
+    def cuts(self, request: Request, parts: PromptParts, prompts: Sequence[Prompt]) -> tuple[str, ...]:
+        """A sentence for each thing that a member has no room for in its prompt for the first gap."""
+        sentences = []
+        for member, prompt in zip(self.members, prompts, strict=True):
+            backbone = member.model.denoiser.backbone
+            kept = fit(prompt, backbone.context, backbone.block_size)
+            room, lost = len(kept.before), len(prompt.before) - len(kept.before)
+            if lost and (what := self._left_out(member, lost, request, parts)):
+                sentences.append(f"{member.name!r} has room for {room} tokens before its answer and leaves out {what}.")
             lost = sum(token is not None for token in prompt.after[len(kept.after) :])
             if lost:
-                said.append(f"{member.name!r} has no room for the last {lost} tokens after the gap.")
-        return tuple(said)
+                sentences.append(f"{member.name!r} has no room for the last {lost} tokens after the gap.")
+        return tuple(sentences)
 
-    def _left_out(self, member: Member[LoadedModel], lost: int, turns: Sequence[Message], context: str) -> str:
-        """What a member has no room for before the canvas; the opening of a document is nobody's loss."""
+    def _left_out(self, member: Member[LoadedModel], lost: int, request: Request, parts: PromptParts) -> str:
+        """What a member has no room for when the first `lost` tokens are cut; the opening of a document is no loss."""
         if self._chat(member) is not None:
-            return f"the first {lost} of the conversation" if lost > 0 else ""
-        own = context if member.sees_context else ""
-        text = len(self._text(member, turns, own))
+            return f"the first {lost} of the conversation"
+        *earlier, last = request.turns
+        turns = (*earlier, replace(last, content=parts.before(())))
+        own = request.context if member.sees_context else ""
+        text = len(self._paragraphs(member, turns, own))
         opening = len(self._before(member, turns, own)) - text
-        return _cut(lost - opening, text - len(self._text(member, turns, "")))
-
-
-def _so_far(request: Request, frame: Frame, fills: Sequence[str]) -> tuple[Message, ...]:
-    """The conversation up to the next stretch that is to be written."""
-    *earlier, last = request.turns
-    return (*earlier, replace(last, content=frame.before(fills)))
+        return _cut(lost - opening, text - len(self._paragraphs(member, turns, "")))
 
 
 def _cut(lost: int, context: int) -> str:
-    """What has no room of a document that begins with so many tokens of context."""
+    """What is cut of a document that begins with so many tokens of context."""
     if lost <= 0:
         return ""
     if lost <= context:

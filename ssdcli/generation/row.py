@@ -1,38 +1,41 @@
-"""One text being written, stretch by stretch and block by block."""
+"""One text while it is written: a row of a batch, gap by gap and block by block, and what it costs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Protocol
 
-from ssdcli.generation.gaps import Frame
-from ssdcli.generation.transcript import FinishReason, Transcript
-from ssdcli.generation.types import Request, TokenShares
-from ssdcli.generation.usage import Usage
+from ssdcli.engine.prompt import Prompt
+from ssdcli.generation.prompting import PromptParts
+from ssdcli.generation.types import FinishReason, Request, TokenShares
 
 if TYPE_CHECKING:
     from ssdcli.generation.trace import WrittenBlock
 
 _WORST_FIRST: tuple[FinishReason, ...] = ("length", "stop", "end")
+_UNFINISHED = "\ufffd"  # what a decoder shows in place of a character whose last bytes are still to come
 
 
 class Row:
-    """The text of one request; for the gaps of a prompt it is the prompt, as far as it is certain."""
+    """One text for a request, as far as it is written; where gaps of a prompt are filled, it includes the prompt."""
 
     def __init__(
         self,
         request: Request,
         seed: int,
-        frame: Frame,
+        parts: PromptParts,
         new_transcript: Callable[[], Transcript],
         usage: Usage,
     ) -> None:
-        """`new_transcript` makes one for each stretch that the frame has."""
+        """`new_transcript` makes one for each gap of the prompt."""
         self.request = request
         self.seed = seed
-        self.frame = frame
+        self.parts = parts
         self.usage = usage
-        self.fills: list[str] = []
+        self.filled: list[str] = []
+        self.warnings: tuple[str, ...] = ()
         self.tokens = 0
         self.explained: list[TokenShares] = []
         self._reasons: list[FinishReason] = []
@@ -43,17 +46,17 @@ class Row:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to be written."""
-        return len(self.fills) == self.frame.passages
+        """Whether all gaps are filled."""
+        return len(self.filled) == self.parts.gaps
 
     @property
     def text(self) -> str:
-        """What is certain of the text."""
-        return self.frame.text(self.fills) if self.finished else self.frame.certain(self.fills, self._transcript.text)
+        """The text as far as it is certain."""
+        return self.parts.text(self.filled) if self.finished else self.parts.certain(self.filled, self._transcript.text)
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why the writing ended; of several gaps, "length" if one was full, else "stop" if one was stopped."""
+        """Why the text ended; with several gaps "length" if one was full, else "stop" if one was stopped."""
         return min(self._reasons, key=_WORST_FIRST.index) if self.finished else None
 
     def add(self, block: WrittenBlock, names: Sequence[str]) -> str:
@@ -70,14 +73,148 @@ class Row:
         return new
 
     def _close(self) -> None:
-        """Go on to the next stretch if this one is written."""
+        """Go on to the next gap if this one is filled."""
         if self._transcript.finish_reason is not None:
-            self.fills.append(self._transcript.text)
+            self.filled.append(self._transcript.text)
             self._reasons.append(self._transcript.finish_reason)
             self._transcript = self._new_transcript()
 
     def _explain(self, block: WrittenBlock, known: int, names: Sequence[str]) -> None:
-        """Note whom the tokens of a block are owed to that the text has kept."""
+        """Attribute the tokens of a block that the text has kept to the members."""
         for place, (token, text) in enumerate(self._transcript.pieces(known)):
             by = dict(zip(names, block.shares[place], strict=True))
             self.explained.append(TokenShares(token, text, block.p[place], by))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a text ends.
+
+    ends: ids, of which the first that is written ends it.
+    max_tokens: its greatest length.
+    stop: strings, before the first of which it ends.
+    """
+
+    ends: frozenset[int]
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+
+
+class Transcript:
+    """The text of a gap: its tokens, block by block, up to its end, a stop string or its last token.
+
+    What a later block could still take back or complete is not shown yet.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], limits: Limits) -> None:
+        """`decode` turns the ids of a whole text into characters, special tokens skipped."""
+        self._decode = decode
+        self._limits = limits
+        self._ids: list[int] = []
+        self.text = ""
+        self.finish_reason: FinishReason | None = None if limits.max_tokens > 0 else "length"
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were written, up to the one that completed a stop string."""
+        return len(self._ids)
+
+    def pieces(self, start: int) -> list[tuple[int, str]]:
+        """The ids written from `start` on, each with the text that it completed."""
+        text = self._written(self._ids) if self.finish_reason is None else self.text
+        ends = [len(self._written(self._ids[:n])) for n in range(start, len(self._ids) + 1)]
+        return [(id, text[a:b]) for id, (a, b) in zip(self._ids[start:], pairwise(ends), strict=True)]
+
+    def add(self, block: Sequence[int]) -> str:
+        """Take the ids of a committed block and return the text that is certain now and was not before."""
+        known = len(self._ids)
+        self._take(block)
+        written = self._written(self._ids)
+        cut = self._first_stop(written)
+        if cut is not None:
+            self.finish_reason = "stop"
+            self._ids = self._ids[: self._tokens_to_stop(known)]
+            written = written[:cut]
+        elif self.finish_reason is None:
+            written = written[: len(written) - self._undecided(written)]
+        new = written[len(self.text) :]
+        self.text += new
+        return new
+
+    def _take(self, block: Sequence[int]) -> None:
+        """Append the ids up to the first end of text or the last allowed token."""
+        fresh = list(block[: self._limits.max_tokens - len(self._ids)])
+        end = next((place for place, id in enumerate(fresh) if id in self._limits.ends), None)
+        if end is not None:
+            self.finish_reason = "end"
+            fresh = fresh[:end]
+        elif len(self._ids) + len(fresh) == self._limits.max_tokens:
+            self.finish_reason = "length"
+        self._ids += fresh
+
+    def _written(self, ids: Sequence[int]) -> str:
+        return self._decode(ids).rstrip(_UNFINISHED)
+
+    def _first_stop(self, text: str) -> int | None:
+        """The place of the earliest stop string."""
+        return min((place for stop in self._limits.stop if (place := text.find(stop)) >= 0), default=None)
+
+    def _tokens_to_stop(self, known: int) -> int:
+        """The least number of tokens, more than `known`, whose text holds a stop string."""
+        counts = range(known + 1, len(self._ids) + 1)
+        return next(n for n in counts if self._first_stop(self._written(self._ids[:n])) is not None)
+
+    def _undecided(self, text: str) -> int:
+        """The length of the longest tail of the text that may be the start of a stop string."""
+        longest = max(map(len, self._limits.stop), default=1) - 1
+        lengths = range(min(longest, len(text)), 0, -1)
+        return next((n for n in lengths if any(s.startswith(text[-n:]) for s in self._limits.stop)), 0)
+
+
+class Metered(Protocol):
+    """A model that knows what its work costs; `Denoiser` is one."""
+
+    def costs(self, prompt: Prompt) -> Iterator[tuple[int, int]]:
+        """FLOPs after a prompt, block by block: of reading what is new before it, and of each denoising step."""
+        ...
+
+
+class Usage:
+    """Counts what one row costs, as if it were alone.
+
+    A member reads what it has not read yet when it is next run.
+    """
+
+    def __init__(self, members: Sequence[Metered]) -> None:
+        """Of a row for which nothing was done yet."""
+        self.steps = 0
+        self._members = members
+        self._passes = [0] * len(members)
+        self._flops = [0] * len(members)
+        self._whole = 0  # FLOPs if every member ran at every step
+
+    def start(self, prompts: Sequence[Prompt]) -> None:
+        """Begin another gap, which member i fills after prompts[i]."""
+        self._costs = [member.costs(prompt) for member, prompt in zip(self._members, prompts, strict=True)]
+        self._unread = [0] * len(self._members)
+
+    def block(self, weights: Sequence[Sequence[float]]) -> None:
+        """Count the gap's next block: weights[j][i] is member i's at the row's step j, zero if it was not run."""
+        self.steps += len(weights)
+        for i, costs in enumerate(self._costs):
+            reading, denoising = next(costs)
+            self._whole += reading + len(weights) * denoising
+            self._unread[i] += reading
+            if passes := sum(step[i] != 0 for step in weights):
+                self._passes[i] += passes
+                self._flops[i] += self._unread[i] + passes * denoising
+                self._unread[i] = 0
+
+    def of(self, member: int) -> tuple[int, int]:
+        """A member's denoising forward passes, and the FLOPs of these and of what it read."""
+        return self._passes[member], self._flops[member]
+
+    @property
+    def saved(self) -> float:
+        """The share of FLOPs that the schedule saved: 1 - spent / what all members would take at every step."""
+        return 1 - sum(self._flops) / self._whole if self._whole else 0.0

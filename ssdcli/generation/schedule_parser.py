@@ -24,7 +24,7 @@ Members = Sequence[Member[Any]]
 def schedules(blend: Blend, members: Members, process: str, gate: Gate | None = None) -> list[Schedule]:
     """Each member's schedule, by a name of the catalogue or by a TOML file; a gate's own.
 
-    UsageError for what cannot be.
+    UsageError for a schedule that does not exist or does not fit the rule and the members.
     """
     if gate is not None:
         return _gated(blend, gate)
@@ -69,12 +69,12 @@ def _default(blend: Blend, members: Members, process: str) -> str:
 
 def _gated(blend: Blend, gate: Gate) -> list[Schedule]:
     if blend.schedule not in (None, Gate.schedule):
-        raise UsageError("a gate itself says when a small model weighs how much.", "Leave --schedule out.")
+        raise UsageError("a gate sets the weights at every noise level itself.", "Omit --schedule.")
     return list(gate.schedules())
 
 
 def _of(declared: ScheduleDeclaration, number: tuple[str, str], members: Members, blend: Blend) -> list[Schedule]:
-    """A declared schedule for the members whose weight it varies, with the number behind its colon, if any."""
+    """A declared schedule for the members whose weight it varies, with the number after its colon, if any."""
     if declared.varies is None:
         return [declared.load()(member.weight) for member in members]
     name = declared.name
@@ -82,7 +82,7 @@ def _of(declared: ScheduleDeclaration, number: tuple[str, str], members: Members
         hint = f"Omit --schedule, or use {name} with --rule {catalogue.RULES[0].name}."
         raise UsageError(f"a {blend.rule} needs the core at every step, and {name} pauses it.", hint)
     if not _both(members):
-        raise UsageError(f"a {name} needs a core and a small model that both run.", "Name both, or leave it out.")
+        raise UsageError(f"a {name} needs a core and a small model that both run.", "Name both, or omit it.")
     given = _number(declared, *number)
     core_varies = declared.varies == "core"
     return [
@@ -97,7 +97,7 @@ def _both(members: Members) -> bool:
 
 
 def _number(declared: ScheduleDeclaration, colon: str, text: str) -> dict[str, float | None]:
-    """The number of a schedule as its argument: what stands behind the colon, or the default."""
+    """The number of a schedule as its argument: the one after the colon, or the default."""
     number = declared.number
     if number is None:
         return {}

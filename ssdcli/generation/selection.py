@@ -1,4 +1,4 @@
-"""Which models write together: chosen from manifests alone, so that a misfit is said before much is imported."""
+"""Which models write together, chosen from their manifests alone: a misfit is reported before torch is imported."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ModelFiles:
 
     @property
     def weights(self) -> Entry:
-        """The model whose files hold the weights, but for an adapter's own."""
+        """The model whose files hold the weights, except for an adapter's own."""
         return self.origin or self.entry
 
 
@@ -54,7 +54,7 @@ class ModelFiles:
 class Lineup:
     """Who writes together, and how.
 
-    core: the core's name, also if the small models leave it no weight, so that it is no member; None without a core.
+    core: the core's name, even if it is no member because the small models leave it no weight; None without a core.
     members: those that run, the core first, and each base right after its small model.
     blend: the rule and the schedule.
     guides: classifiers to steer by.
@@ -67,7 +67,7 @@ class Lineup:
 
     @property
     def block_size(self) -> int:
-        """The tokens of a canvas: those of the first model that fixes it, else what the core proposes."""
+        """The tokens of a canvas: fixed by the first model that has blocks of its own, else proposed by the core."""
         manifests = [member.model.entry.manifest for member in self.members]
         fixed = [manifest.block_size for manifest in manifests if manifest.attention != "full"]
         return fixed[0] if fixed else manifests[0].block_size
@@ -91,7 +91,7 @@ class Lineup:
                 files.entry, placement, origin=files.origin, block_size=self.block_size, process=process, codec=codec
             )
             device = str(model.denoiser.backbone.device)
-            placement = replace(placement, device=device)  # that of all canvases
+            placement = replace(placement, device=device)  # the first model decides where all canvases are
         members = [member.carrying(loaded[member.model.entry.name]) for member in self.members]
         manifest = first.manifest
         guides = tuple(open_guide(spec, manifest.tokenizer, manifest.vocabulary, device) for spec in self.guides)
@@ -159,7 +159,7 @@ def _with_origin(member: Member[ModelFiles], registry: Registry) -> Member[Model
 
 
 def _shared(core: Entry | None, small: Sequence[tuple[Entry, float]]) -> list[Member[ModelFiles]]:
-    """Weights that sum to one: what the small models leave is the core's."""
+    """Weights that sum to one: the core gets what the small models leave."""
     if core is None:
         total = math.fsum(weight for _, weight in small)
         return [_member(entry, "small", weight / total) for entry, weight in small]
@@ -169,7 +169,7 @@ def _shared(core: Entry | None, small: Sequence[tuple[Entry, float]]) -> list[Me
 
 
 def _gated(core: Entry | None, small: Sequence[tuple[Entry, float | None]]) -> list[Member[ModelFiles]]:
-    """A core and the small model whose gate weighs them at each position; reported is the constant weight."""
+    """A core and the small model whose gate weighs them at each position; the reported weight is the constant one."""
     if core is None or len(small) != 1:
         raise UsageError("a gate is for a core and one small model.", "Name both, as in --core starter --with notes.")
     ((entry, weight),) = small
@@ -178,7 +178,7 @@ def _gated(core: Entry | None, small: Sequence[tuple[Entry, float | None]]) -> l
         raise UsageError(f"{entry.name!r} has no gate.", remedy)
     if weight is not None:
         problem = f"the gate of {entry.name!r} decides its weight, so none can be given."
-        raise UsageError(problem, f"Name it as --with {entry.name} alone.")
+        raise UsageError(problem, f"Write --with {entry.name}, without a weight.")
     usual = _weight(entry, None)
     return [_member(core, "core", _rest([entry.name], [usual])), _member(entry, "small", usual)]
 
@@ -240,7 +240,7 @@ def _core(name: str | None, small: Sequence[Entry], registry: Registry) -> Entry
     """The core that is named, the first small model's own, or the default; None for `none`."""
     if name == NO_CORE:
         if not small:
-            raise UsageError("without a core and without a small model nothing can be generated.", "Name one.")
+            raise UsageError("there is neither a core nor a small model.", "Name one.")
         return None
     if name is not None:
         if name in [entry.name for entry in small]:
@@ -263,10 +263,8 @@ def _weight(entry: Entry, given: float | None) -> float:
     if weight is None:
         return UNTUNED
     if not 0 < weight <= 1:
-        raise UsageError(
-            f"the weight of {entry.name!r} must be above 0 and at most 1, not {weight:g}.",
-            "Give such a weight.",
-        )
+        problem = f"the weight of {entry.name!r} must be above 0 and at most 1, not {weight:g}."
+        raise UsageError(problem, f"Change it, as in --with {entry.name}=0.3.")
     return weight
 
 
@@ -283,7 +281,7 @@ def _rest(names: Sequence[str], weights: Sequence[float]) -> float:
 
 
 def _core_table(entry: Entry) -> Mapping[str, Any]:
-    """What a pulled core says of itself beyond its native class; of other models nothing."""
+    """The part of a pulled core's config.json that ssd wrote; empty for other models."""
     from ssdcli.models.core_spec import KEY
     from ssdcli.models.native_checkpoint import read_config
 

@@ -1,4 +1,4 @@
-"""What is noted of a block's denoising steps, on the device, and read by the host once, at the block's end."""
+"""A trace of a block's denoising steps, kept on the device and read by the host once, when the block ends."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from ssdcli.engine.sampler import Step
 
 @dataclass(frozen=True)
 class WrittenBlock:
-    """One row's part of a block.
+    """One row of a block.
 
-    tokens: its ids. weights: those of the members at each step that the row took. p, shares: the tokens'
-    probabilities when they were chosen and what they owe each member; empty where nobody asked.
+    tokens: its ids.
+    weights: the members' at each step that the row took.
+    p: the tokens' probabilities when they were chosen; empty unless asked for.
+    shares: each token's attribution to the members; empty unless asked for.
     """
 
     tokens: Sequence[int]
@@ -28,11 +30,11 @@ class WrittenBlock:
     shares: Sequence[Sequence[float]]
 
 
-class BlockNotes:
+class BlockTrace:
     """Takes the steps of one block after another."""
 
     def __init__(self, ensemble: Ensemble, process: Process, explain: bool) -> None:
-        """`explain`: whether it is to be noted whom each token is owed to."""
+        """`explain`: whether tokens are attributed to the members."""
         self._ensemble = ensemble
         self._process = process
         self._explain = explain
@@ -40,7 +42,7 @@ class BlockNotes:
         self._explanation: Explanation | None = None
 
     def take(self, step: Step) -> None:
-        """Note another step."""
+        """Record another step."""
         self._steps.append((step.weights, step.active))
         self._tokens = self._process.tokens(step.canvas)
         if self._explain:
@@ -49,7 +51,7 @@ class BlockNotes:
             self._explanation = before.after(step, self._tokens)
 
     def read(self) -> list[WrittenBlock]:
-        """The rows' parts of the block whose last step was taken; the next step begins another."""
+        """The rows of the block whose last step was taken; the next step begins another block."""
         weights = [weights for weights, _ in self._steps]
         active = torch.stack([active for _, active in self._steps], dim=1).tolist()
         tokens = self._tokens.tolist()

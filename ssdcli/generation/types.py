@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import require
-from ssdcli.generation.transcript import FinishReason
 from ssdcli.options.declare import Check, at_least, check_options, one_of, option
 from ssdcli.text.messages import Message
+
+FinishReason = Literal["end", "stop", "length"]
 
 
 def rules() -> tuple[str, ...]:
@@ -133,10 +134,14 @@ PLAIN = Blend()
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt, or one conversation, of a batch; only the small members see its context.
+    """One prompt or conversation.
 
-    seed, system: win over the options'. messages: instead of a prompt; the first may be the system's, and if the last
-    is the assistant's, its text is gone on from.
+    context: private text, which only small models see.
+    id: names the result; by default its place in the batch.
+    seed: used instead of the options'.
+    messages: a conversation instead of a prompt. The first message may be the system's; if the last is the
+        assistant's, its text is continued.
+    system: used instead of the options'.
     """
 
     prompt: str = ""
@@ -149,11 +154,11 @@ class Request:
     def __post_init__(self) -> None:
         if self.messages:
             first, *others = [message.role for message in self.messages]
-            require(not self.prompt, "a prompt and messages exclude each other.", "Leave one of them away.")
+            require(not self.prompt, "a prompt and messages exclude each other.", "Omit one of them.")
             require("user" in others or first == "user", "no message is the user's.", "Add what the user says.")
             require("system" not in others, "only the first message can be the system's.", "Move it there.")
             twice = first == "system" and self.system
-            require(not twice, "the system text is given apart and in a message.", "Leave one of them away.")
+            require(not twice, "the system text is given twice, by itself and in a message.", "Omit one of them.")
 
     @property
     def turns(self) -> tuple[Message, ...]:
@@ -164,7 +169,7 @@ class Request:
 
     @property
     def asked(self) -> str:
-        """What the user said last."""
+        """The user's last message."""
         return next(turn.content for turn in reversed(self.turns) if turn.role == "user")
 
     def under(self, system: str) -> Request:
@@ -196,7 +201,12 @@ class Contribution(Member[None]):
 
 @dataclass(frozen=True)
 class TokenShares:
-    """A written token, its probability when it was chosen, and each member's share in that, which sum to one."""
+    """The attribution of a written token.
+
+    token: its id.
+    p: its probability when it was chosen.
+    by: each member's share in that, by name; the shares sum to one.
+    """
 
     token: int
     text: str
@@ -206,13 +216,18 @@ class TokenShares:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished text and what it took.
+    """A finished text and what it cost.
 
-    core: None when there was none. members: the core first. tokens: of the text. steps: denoising steps.
-    seconds: from the start of the row's batch to the row's end.
-    flops_saved: the share of the denoising that the schedule spared, 0 where every member ran at every step.
-    explain: the text's tokens, if the options asked for it.
+    prompt: the user's last message.
+    finish_reason: "end" of text, a "stop" string, or "length".
+    core: its name; None without one.
+    members: the core first.
+    tokens: of the text.
+    steps: denoising steps.
+    seconds: from the start of its batch until it was finished.
+    flops_saved: the share of the computation that the schedule saved; 0 if every member ran at every step.
     warnings: sentences, such as that a prompt was cut.
+    explain: the attribution of its tokens, if the options asked for it.
     """
 
     id: str | int
@@ -231,7 +246,7 @@ class Result:
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens of the text by seconds taken."""
+        """The speed of writing."""
         return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -246,7 +261,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of committed text; the last piece of a text carries its result."""
+    """Some committed text; the last piece of a text carries its result."""
 
     text: str
     result: Result | None = None

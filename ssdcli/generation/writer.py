@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,13 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import UsageError, require
-from ssdcli.generation.gaps import Frame
-from ssdcli.generation.prompting import PromptEncoder
-from ssdcli.generation.row import Row
-from ssdcli.generation.transcript import Limits, Transcript
+from ssdcli.generation.prompting import PromptEncoder, PromptParts
+from ssdcli.generation.row import Limits, Row, Transcript, Usage
 from ssdcli.generation.types import DEFAULTS, Contribution, Options, Piece, Request, Result
-from ssdcli.generation.usage import Usage
 from ssdcli.machine.distributed import from_rank_zero
 
 if TYPE_CHECKING:
+    from ssdcli.engine.denoiser import Denoiser
     from ssdcli.engine.ensemble.guidance import Guide
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.engine.sampler import SamplerConfig
@@ -62,7 +60,8 @@ class Writer:
         self.ends = tuple(dict.fromkeys(end for member in members for end in member.model.format.ends))
         denoisers = tuple(member.carrying(member.model.denoiser) for member in members)
         self._ensemble = Ensemble(denoisers, rule or mix)
-        self._process = members[0].model.denoiser.process
+        self._denoiser = members[0].model.denoiser
+        self._process = self._denoiser.process
         self._guides = tuple(guides)
 
     def generate(
@@ -74,7 +73,7 @@ class Writer:
         on_text: Callable[[str], None] | None = None,
         **changes: Any,
     ) -> Result:
-        """Write one text after the prompt; `on_text` is called with each stretch as it is committed.
+        """Write one text after the prompt; `on_text` is called with text as it is committed.
 
         Keyword arguments replace fields of the options: generate("Dear", seed=1, max_tokens=20).
         """
@@ -126,9 +125,9 @@ class Writer:
         """
         from ssdcli.engine.noise import CounterNoise
 
-        config = self._config(DEFAULTS)
-        reader = PromptEncoder(self.members, gap=0)
-        prompts = [[own] * draws for own in reader.prompts(Request(prompt), Frame(prompt), ())]
+        config = sampler_config(self._denoiser, self.ends, DEFAULTS)
+        encoder = PromptEncoder(self.members, gap=0)
+        prompts = [[own] * draws for own in encoder.prompts(Request(prompt), PromptParts(prompt), ())]
         canvas = self._process.prior(config.block_size, CounterNoise(range(draws), config.device))
         said = self._ensemble.denoise(canvas, 1.0, None, self._ensemble.start(prompts, [1.0]))
         log_p = said.log_p.mean(0)
@@ -137,28 +136,31 @@ class Writer:
 
     def _together(self) -> int:
         """How many rows are denoised at once: fewer where a canvas is long and the vocabulary large."""
-        scores = self.members[0].model.denoiser.backbone.block_size * self._process.vocabulary
+        scores = self._denoiser.backbone.block_size * self._process.vocabulary
         return max(1, min(_TOGETHER, _SCORES // scores))
 
     def _rows(self, requests: Sequence[Request], options: Options) -> list[Row]:
-        """Read every request, and give each of its n texts a seed."""
+        """Check every request, and give each of its n texts a seed.
+
+        The first texts of a batch count up from the seed, then the second ones, so that a line's texts keep their
+        seeds if n grows.
+        """
         first = from_rank_zero(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
         limits = Limits(frozenset(self.ends), _longest(options), options.stop)
         rows = []
         for place, request in enumerate(requests):
-            frame = self._frame(request, options)
+            parts = self._parts(request, options)
             named = replace(request.under(options.system), id=place if request.id is None else request.id)
-            seed = first + place * options.n if request.seed is None else request.seed
             for k in range(options.n):
+                seed = first + place + k * len(requests) if request.seed is None else request.seed + k
                 usage = Usage([member.model.denoiser for member in self.members])
-                rows.append(Row(named, seed + k, frame, lambda: Transcript(self.codec.decode, limits), usage))
+                rows.append(Row(named, seed, parts, lambda: Transcript(self.codec.decode, limits), usage))
         return rows
 
-    def _frame(self, request: Request, options: Options) -> Frame:
-        """What stands around the text; refuses a request that cannot be read."""
-        private = any(member.sees_context for member in self.members)
+    def _parts(self, request: Request, options: Options) -> PromptParts:
+        """The prompt split at its gaps; UsageError for a request that these members cannot answer."""
         require(
-            private or not request.context,
+            any(member.sees_context for member in self.members) or not request.context,
             "only small models see a private context, and there is none here.",
             "Add one, or put the text into the prompt.",
         )
@@ -167,18 +169,18 @@ class Writer:
             "a contrast needs private context, or a small model that was trained with --base.",
             "Give --context FILE, or use --rule mix.",
         )
-        last = request.turns[-1].content
-        frame = Frame.with_gaps(last) if options.infill else Frame(last)
-        require(frame.passages > 0, "the prompt has no gap to fill.", "Write ____ where text is missing.")
-        self._reader(options).check_gap()
-        return frame
+        prompt = request.turns[-1].content
+        parts = PromptParts.with_gaps(prompt) if options.infill else PromptParts(prompt)
+        require(parts.gaps > 0, "the prompt has no gap to fill.", "Write ____ where text is missing.")
+        self._encoder(options).check_gap()
+        return parts
 
     def _is_its_own_base(self, base: Member[LoadedModel]) -> bool:
         """Whether a base is the same model as its small model, from which it then differs by the context alone."""
         others = [member for member in self.members if member.role != "base"]
         return base.role == "base" and any(member.model is base.model for member in others)
 
-    def _reader(self, options: Options) -> PromptEncoder:
+    def _encoder(self, options: Options) -> PromptEncoder:
         return PromptEncoder(self.members, options.gap if options.infill else 0)
 
     def _write(self, rows: Sequence[Row], options: Options) -> Iterator[tuple[int, Piece]]:
@@ -187,33 +189,36 @@ class Writer:
         for place, row in enumerate(rows):
             if row.finished:  # there is nothing to write
                 yield place, Piece(row.text, self._result(row, started, options))
-        while writing := {place: row for place, row in enumerate(rows) if not row.finished}:
-            for place, text in self._write_stretch(writing, options):
+        while not all(row.finished for row in rows):
+            for place, text in self._fill_gap(rows, options):
                 row = rows[place]
                 yield place, Piece(text, self._result(row, started, options) if row.finished else None)
 
-    def _write_stretch(self, writing: Mapping[int, Row], options: Options) -> Iterator[tuple[int, str]]:
-        """Write one stretch of every row: to its end, or to its next gap."""
+    def _fill_gap(self, rows: Sequence[Row], options: Options) -> Iterator[tuple[int, str]]:
+        """Fill the next gap of every row that has one; yields a row's place and the text that it committed."""
         from ssdcli.engine.noise import fold
         from ssdcli.engine.sampler import sample
-        from ssdcli.generation.trace import BlockNotes
+        from ssdcli.generation.trace import BlockTrace
 
-        rows, reader, reverse = list(writing.values()), self._reader(options), self._reverse(options)
-        read = [reader.prompts(row.request, row.frame, row.fills) for row in rows]
-        for row, prompts in zip(rows, read, strict=True):
-            row.usage.start(prompts)
-        gaps = [len(row.fills) for row in rows]
-        keys = [fold(row.seed, gap) if gap else row.seed for row, gap in zip(rows, gaps, strict=True)]
-        notes = BlockNotes(self._ensemble, self._process, options.explain)
-        by_member = list(zip(*read, strict=True))
-        for step in sample(self._ensemble, reverse, by_member, keys, self._config(options)):
-            notes.take(step)
+        encoder, gaps = self._encoder(options), [len(row.filled) for row in rows]
+        open_rows = {place: row for place, row in enumerate(rows) if not row.finished}
+        prompts, keys = [], []
+        for row in open_rows.values():
+            prompts.append(encoder.prompts(row.request, row.parts, row.filled))
+            keys.append(fold(row.seed, len(row.filled)) if row.filled else row.seed)
+            row.usage.start(prompts[-1])
+            if not row.filled:
+                row.warnings = encoder.cuts(row.request, row.parts, prompts[-1])
+        trace, names = BlockTrace(self._ensemble, self._process, options.explain), [m.name for m in self.members]
+        by_member = list(zip(*prompts, strict=True))
+        config = sampler_config(self._denoiser, self.ends, options, self._guides)
+        for step in sample(self._ensemble, self._reverse(options), by_member, keys, config):
+            trace.take(step)
             if step.last:
-                blocks = notes.read()
-                for (place, row), gap, block in zip(writing.items(), gaps, blocks, strict=True):
-                    if len(row.fills) == gap:
-                        yield place, row.add(block, [member.name for member in self.members])
-                if all(len(row.fills) > gap for row, gap in zip(rows, gaps, strict=True)):
+                for (place, row), block in zip(open_rows.items(), trace.read(), strict=True):
+                    if len(row.filled) == gaps[place]:
+                        yield place, row.add(block, names)
+                if all(len(row.filled) > gaps[place] for place, row in open_rows.items()):
                     return
 
     def _reverse(self, options: Options) -> ReverseProcess:
@@ -234,20 +239,6 @@ class Writer:
         bound = options.early_stop
         stop = own.stop if bound is None else EarlyStop(bound) if bound else None
         return replace(own, steps=own.steps if options.steps is None else options.steps, stop=stop)
-
-    def _config(self, options: Options) -> SamplerConfig:
-        from ssdcli.engine.sampler import SamplerConfig
-        from ssdcli.engine.sampling.nucleus import Picker
-
-        backbone = self.members[0].model.denoiser.backbone
-        return SamplerConfig(
-            block_size=backbone.block_size,
-            max_tokens=_longest(options),
-            ends=self.ends,
-            picker=Picker(options.temperature, options.top_p),
-            device=str(backbone.device),
-            guides=self._guides,
-        )
 
     def _result(self, row: Row, started: float, options: Options) -> Result:
         names = [member.name for member in self.members]
@@ -272,11 +263,31 @@ class Writer:
             steps=row.usage.steps,
             seconds=time.perf_counter() - started,
             flops_saved=row.usage.saved,
-            warnings=self._reader(options).cuts(row.request, row.frame),
+            warnings=row.warnings,
             explain=tuple(row.explained) if options.explain else None,
         )
 
 
 def _longest(options: Options) -> int:
-    """The tokens of a stretch of text, at most."""
+    """The most tokens of a gap, or of the text."""
     return options.gap if options.infill else options.max_tokens
+
+
+def sampler_config(
+    denoiser: Denoiser, ends: tuple[int, ...], options: Options, guides: tuple[Guide, ...] = ()
+) -> SamplerConfig:
+    """How the engine samples under these options.
+
+    denoiser: the first member's, whose blocks and device are those of all. ends: the ids that end a text.
+    """
+    from ssdcli.engine.sampler import SamplerConfig
+    from ssdcli.engine.sampling.nucleus import Picker
+
+    return SamplerConfig(
+        block_size=denoiser.backbone.block_size,
+        max_tokens=_longest(options),
+        ends=ends,
+        picker=Picker(options.temperature, options.top_p),
+        device=str(denoiser.backbone.device),
+        guides=guides,
+    )

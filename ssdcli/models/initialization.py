@@ -27,7 +27,7 @@ CAUSAL = {
 }
 MASKED = "RobertaForMaskedLM"
 
-_CONTEXT = 512  # tokens, unless told otherwise
+_CONTEXT = 512  # tokens, by default
 _ROBERTA = ("type_vocab_size", "hidden_act", "layer_norm_eps")
 
 

@@ -45,11 +45,11 @@ class Judge:
         """Score a text after its prompt, up to the judge's window; the prompt itself is not scored."""
         ids = self._tokenizer.encode(prompt + text).ids[: self._window]
         known = _common(ids, self._tokenizer.encode(prompt).ids)
-        told = self._model(torch.tensor([ids], device=self._model.device), output_hidden_states=True, use_cache=False)
+        output = self._model(torch.tensor([ids], device=self._model.device), output_hidden_states=True, use_cache=False)
         first = max(known, 1)  # nothing predicts the first token
-        log_p = torch.log_softmax(told.logits[0, first - 1 : -1].float(), dim=-1)
+        log_p = torch.log_softmax(output.logits[0, first - 1 : -1].float(), dim=-1)
         nats = -log_p.gather(-1, torch.tensor(ids[first:], device=log_p.device)[:, None]).sum()
-        return Reading(float(nats), len(ids) - first, told.hidden_states[-1][0, -1].float().cpu().numpy())
+        return Reading(float(nats), len(ids) - first, output.hidden_states[-1][0, -1].float().cpu().numpy())
 
 
 def load_judge(folder: Path, device: str = "cpu") -> Judge:

@@ -46,8 +46,8 @@ def _base(folder: Path, placement: Placement, adapter: Path) -> BlockDiffusionLM
     """An adapter's base: a model made here, or a pulled one, read as it was when the adapter was trained."""
     if KEY not in read_config(folder):
         return _small(folder, placement)
-    told = placement.dtype not in (AUTO, *QUANTIZED)
-    dtype = getattr(torch, placement.dtype) if told else frozen_dtype(folder)
+    chosen = placement.dtype not in (AUTO, *QUANTIZED)
+    dtype = getattr(torch, placement.dtype) if chosen else frozen_dtype(folder)
     model = initialize_again(folder, read_configuration(adapter), dtype)
     return model.to(placement.main_device(look())).eval().requires_grad_(False)
 

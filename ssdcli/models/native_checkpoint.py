@@ -66,11 +66,11 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Nat
 
 
 def read_native(
-    folder: Path, kind: type[PreTrainedModel], native: Mapping[str, Any], told: Mapping[str, Any]
+    folder: Path, kind: type[PreTrainedModel], native: Mapping[str, Any], options: Mapping[str, Any]
 ) -> PreTrainedModel:
     """Read a class's weights from a folder's safetensors; SsdError if they are missing or another class's.
 
-    native: the configuration. told: further arguments of `from_pretrained`.
+    native: the configuration. options: further arguments of `from_pretrained`.
     """
     _silence()
     try:
@@ -81,7 +81,7 @@ def read_native(
             use_safetensors=True,
             attn_implementation="sdpa",
             output_loading_info=True,
-            **told,
+            **options,
         )
         model, report = loaded
         _check(report)

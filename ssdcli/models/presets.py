@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """A size of small models; hidden: H, context: in tokens."""
+    """A size of small models.
+
+    name: as in --size.
+    hidden: H.
+    layers: of the body.
+    context: in tokens.
+    """
 
     name: str
     hidden: int

@@ -1,4 +1,4 @@
-"""Whether models can denoise one canvas together, told from their manifests alone."""
+"""Whether models can denoise one canvas together, by their manifests alone."""
 
 from __future__ import annotations
 

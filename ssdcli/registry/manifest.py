@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError
+from ssdcli.options.declare import Check, one_of
 from ssdcli.registry.disk import write_atomic
 
 SCHEMA = 1
@@ -65,10 +65,9 @@ class ModelSpec:
     def __post_init__(self) -> None:
         for member in fields(self):
             if member.name in _CHECKS:
-                expected, holds = _CHECKS[member.name]
-                value = getattr(self, member.name)
-                if not holds(value):
-                    raise SsdError(f"the field {member.name!r} must be {expected}, not {value!r}.")
+                check, value = _CHECKS[member.name], getattr(self, member.name)
+                if not check.holds(value):
+                    raise SsdError(f"the field {member.name!r} must be {check}, not {value!r}.")
 
     @property
     def noise(self) -> tuple[str, dict[str, float]]:
@@ -258,29 +257,21 @@ def _is_relative(path: str) -> bool:
     return not path.startswith("/") and "\\" not in path and ":" not in path and ".." not in path.split("/")
 
 
-def _one_of(choices: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
-    return f"one of {', '.join(choices)}", choices.__contains__
+_COUNT = Check("a whole number of at least 0", _count)
+_TEXT = Check("a text that is not empty", _text)
+_OPTIONAL_TEXT = Check("a text or null", _optional_text)
+_NUMBERS = Check("a table of finite numbers", _numbers)
 
-
-def _is_process(value: Any) -> bool:
-    return value in catalogue.names(catalogue.PROCESSES)
-
-
-_COUNT = ("a whole number of at least 0", _count)
-_TEXT = ("a text that is not empty", _text)
-_OPTIONAL_TEXT = ("a text or null", _optional_text)
-_NUMBERS = ("a table of finite numbers", _numbers)
-
-_CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "schema": (f"{SCHEMA}", lambda value: value == SCHEMA and _count(value)),
+_CHECKS: dict[str, Check] = {
+    "schema": Check(f"{SCHEMA}", lambda value: value == SCHEMA and _count(value)),
     "name": _TEXT,
-    "kind": _one_of(KINDS),
+    "kind": one_of(KINDS),
     "architecture": _TEXT,
-    "process": (_one_of(catalogue.names(catalogue.PROCESSES))[0], _is_process),
+    "process": one_of(lambda: catalogue.names(catalogue.PROCESSES)),
     "constants": _NUMBERS,
     "block_size": _COUNT,
     "context": _COUNT,
-    "attention": _one_of(ATTENTIONS),
+    "attention": one_of(ATTENTIONS),
     "vocabulary": _COUNT,
     "tokenizer": _TEXT,
     "parameters": _COUNT,
@@ -288,14 +279,14 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "base": _OPTIONAL_TEXT,
     "base_weights": _OPTIONAL_TEXT,
     "source": _OPTIONAL_TEXT,
-    "begin": ("a whole number of at least 0, or null", lambda value: value is None or _count(value)),
-    "ends": ("a list of whole numbers of at least 0", _counts),
-    "format": _one_of(FORMATS),
-    "weight": ("a number above 0 and at most 1, or null", _weight),
-    "gate": (f"null or a table of {', '.join(_GATE)}, each between -{_STEEPEST:g} and {_STEEPEST:g}", _gate),
+    "begin": Check("a whole number of at least 0, or null", lambda value: value is None or _count(value)),
+    "ends": Check("a list of whole numbers of at least 0", _counts),
+    "format": one_of(FORMATS),
+    "weight": Check("a number above 0 and at most 1, or null", _weight),
+    "gate": Check(f"null or a table of {', '.join(_GATE)}, each between -{_STEEPEST:g} and {_STEEPEST:g}", _gate),
     "data": _OPTIONAL_TEXT,
     "created": _TEXT,
-    "files": ("a table of sha256 digests by relative path", _inside),
-    "versions": ("a table of texts", _texts),
+    "files": Check("a table of sha256 digests by relative path", _inside),
+    "versions": Check("a table of texts", _texts),
     "metrics": _NUMBERS,
 }

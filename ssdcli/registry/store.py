@@ -44,7 +44,13 @@ def home() -> Path:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model of the registry: its name is that of its folder."""
+    """A model of the registry.
+
+    name: that of its folder.
+    folder: where its files are.
+    manifest: what it says of itself.
+    bundled: whether it came with ssd, and cannot be changed.
+    """
 
     name: str
     folder: Path

@@ -1,4 +1,4 @@
-"""How a conversation is put to a model: as one document, or by the model's chat template."""
+"""A model's chat template: read, and rendered for a conversation."""
 
 from __future__ import annotations
 
@@ -7,51 +7,20 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from ssdcli.errors import SsdError, UsageError, require
-from ssdcli.text.messages import Message
+from ssdcli.text.messages import BETWEEN, Message
 
-BETWEEN = "\n\n"  # what parts the paragraphs of a document: context, system text, turns
 TEMPLATE = "chat_template.jinja"
 _SETTINGS = "tokenizer_config.json"
-_REMEDY = "Give messages as it expects them, mostly the user's and the assistant's by turns."
-_PROBE = "seven green herons"  # what no template says by itself
+_REMEDY = "Most templates expect messages of the user and the assistant in turn."
+_PROBE = "seven green herons"  # text that no template contains
 
 
-def document(turns: Sequence[Message], context: str = "") -> str:
-    """A conversation as models read it that learned from plain text: its turns are paragraphs, after the context."""
-    *earlier, last = [turn.content for turn in turns]
-    return BETWEEN.join([*(part for part in (context, *earlier) if part), last])
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A part of a conversation: what the assistant wrote, or what it was given before that."""
-
-    text: str
-    written: bool
-
-
-def stretches(turns: Sequence[Message], context: str = "") -> list[Stretch]:
-    """A conversation as models read it that learned from conversations in paragraphs.
-
-    The texts make up its document, and what a model is to answer ends with a break. Where they are read one by one,
-    the ids of a conversation begin with those of its beginning.
-    """
-    said = [(context, False), *((turn.content, turn.role == "assistant") for turn in turns)]
-    found: list[Stretch] = []
-    for written, paragraphs in groupby((part for part in said if part[0]), key=itemgetter(1)):
-        text = BETWEEN.join(text for text, _ in paragraphs)
-        found.append(Stretch(text if written else BETWEEN * bool(found) + text + BETWEEN, written))
-    return found
-
-
-def told(turns: Sequence[Message], context: str) -> tuple[Message, ...]:
-    """A conversation with a context before what the user said last, where templates put documents to be asked about."""
+def with_context(turns: Sequence[Message], context: str) -> tuple[Message, ...]:
+    """A conversation with a context in front of the user's last message, where templates expect documents."""
     if not context:
         return tuple(turns)
     last = max(place for place, turn in enumerate(turns) if turn.role == "user")
@@ -60,22 +29,27 @@ def told(turns: Sequence[Message], context: str) -> tuple[Message, ...]:
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat template. name: its model's. template: Jinja. tokens: what it may name, such as `bos_token`."""
+    """A chat template.
+
+    name: its model's.
+    template: Jinja.
+    tokens: those that it may refer to, such as `bos_token`.
+    """
 
     name: str
     template: str
     tokens: Mapping[str, str]
 
     def render(self, turns: Sequence[Message]) -> str:
-        """What the model is to go on from; UsageError when the template does not take the conversation.
+        """The text that the model continues; UsageError if the template refuses the conversation.
 
-        A template that shows no system text finds it in the user's first turn.
+        For a template that ignores system text, it is put in front of the user's first turn.
         """
         first, *others = turns
         if first.role == "system" and not self._shows_system:
             turns = _preceded(others, [turn.role for turn in others].index("user"), first.content)
         rendered = self._rendered(turns)
-        require(bool(rendered), f"the chat template of {self.name!r} makes nothing of these messages.", _REMEDY)
+        require(bool(rendered), f"the chat template of {self.name!r} renders these messages as nothing.", _REMEDY)
         return rendered
 
     @cached_property
@@ -88,19 +62,19 @@ class Chat:
     def _rendered(self, turns: Sequence[Message]) -> str:
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        goes_on = turns[-1].role == "assistant"
+        continues = turns[-1].role == "assistant"
         named: Mapping[str, Any] = self.tokens
         try:
             rendered: Any = render_jinja_template(
                 [[asdict(turn) for turn in turns]],
                 chat_template=self.template,
-                add_generation_prompt=not goes_on,
-                continue_final_message=goes_on,
+                add_generation_prompt=not continues,
+                continue_final_message=continues,
                 **named,
             )
-        except Exception as error:  # a template is a program from elsewhere, which may raise anything
+        except Exception as error:  # a template is a foreign program, which may raise anything
             reason = str(error).partition("\n")[0]
-            problem = f"the chat template of {self.name!r} does not take these messages ({reason})."
+            problem = f"the chat template of {self.name!r} refuses these messages ({reason})."
             raise UsageError(problem, _REMEDY) from error
         text: str = rendered[0][0]
         return text
@@ -125,13 +99,13 @@ def read_chat(folder: Path, name: str) -> Chat:
 
 
 def copy_chat(source: Path, target: Path) -> None:
-    """Copy the files of a model's chat template, as many as there are, into another model's folder."""
+    """Copy those files of a model's chat template that exist into another model's folder."""
     for name in (TEMPLATE, _SETTINGS):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
 
 
 def _preceded(turns: Sequence[Message], place: int, text: str) -> tuple[Message, ...]:
-    """A conversation with a text before one of its turns' own."""
+    """A conversation with a text in front of one of its turns."""
     turn = turns[place]
     return (*turns[:place], replace(turn, content=text + BETWEEN + turn.content), *turns[place + 1 :])

@@ -1,23 +1,56 @@
-"""From text to ids and back, for a text, a conversation in paragraphs, and one in a chat template."""
+"""From text to ids and back: of a document, a conversation in paragraphs, and one in a chat template."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from ssdcli.text.chat import stretches
-from ssdcli.text.messages import Message
+from ssdcli.text.messages import BETWEEN, Message
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_PRIVATE_USE = range(0x100000, 0x10FFFE)  # characters that mean nothing to anybody
+_PRIVATE_USE = range(0x100000, 0x10FFFE)  # characters without a meaning
+
+
+def document(turns: Sequence[Message], context: str = "") -> str:
+    """A conversation for models that learned from plain text: paragraphs, one for each turn, after the context."""
+    *earlier, last = [turn.content for turn in turns]
+    return BETWEEN.join([*(part for part in (context, *earlier) if part), last])
+
+
+@dataclass(frozen=True)
+class Section:
+    """Successive paragraphs of a conversation.
+
+    text: with the breaks around it.
+    written: whether the assistant wrote it, or was given it.
+    """
+
+    text: str
+    written: bool
+
+
+def sections(turns: Sequence[Message], context: str = "") -> list[Section]:
+    """A conversation for models that learned from conversations in paragraphs.
+
+    Together the texts are its document; what a model is to answer ends with a break. Since they are encoded one by one,
+    the ids of a conversation begin with those of its beginning.
+    """
+    said = [(context, False), *((turn.content, turn.role == "assistant") for turn in turns)]
+    found: list[Section] = []
+    for written, paragraphs in groupby((part for part in said if part[0]), key=itemgetter(1)):
+        text = BETWEEN.join(text for text, _ in paragraphs)
+        found.append(Section(text if written else BETWEEN * bool(found) + text + BETWEEN, written))
+    return found
 
 
 class Codec:
-    """A tokenizer that reads text as nothing but text; special tokens come from chat templates alone."""
+    """A tokenizer that never reads special tokens from text; they come from chat templates only."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Take over the tokenizer, whose settings are changed."""
@@ -30,20 +63,20 @@ class Codec:
         self._special = "|".join(map(re.escape, longest_first)) or "(?!)"
 
     def encode_turns(self, turns: Sequence[Message], context: str = "") -> list[int]:
-        """The ids of a conversation in paragraphs, each stretch of it read by itself."""
-        return [token for stretch in stretches(turns, context) for token in self.encode(stretch.text)]
+        """The ids of a conversation in paragraphs, each section encoded by itself."""
+        return [token for section in sections(turns, context) for token in self.encode(section.text)]
 
     def encode_chat(self, turns: Sequence[Message], render: Callable[[Sequence[Message]], str]) -> list[int]:
         """The ids of what `render` makes of a conversation.
 
-        The special tokens that it writes itself are such; those that a turn spells are text.
+        Special tokens that the template writes are encoded as such; those that a turn spells are plain text.
         """
         said = "".join(turn.content for turn in turns)
         mark = next(chr(code) for code in _PRIVATE_USE if chr(code) not in said)
         text = render([replace(turn, content=self._marked(turn.content, mark)) for turn in turns])
         if mark not in text:
             return self._encode_specials(text)
-        # No match touches a marked character, whatever the template has cut away around it.
+        # A marked character never matches, whatever the template has cut off around it.
         parts = re.split(f"(?<!{mark})({self._special})", text)
         ids: list[int] = []
         for place, part in enumerate(parts):
@@ -55,7 +88,7 @@ class Codec:
         return re.sub(self._special, lambda spelled: "".join(mark + character for character in spelled[0]), text)
 
     def _encode_specials(self, text: str) -> list[int]:
-        """The ids of a text whose special tokens are such."""
+        """The ids of a text in which special tokens are encoded as such."""
         self.tokenizer.encode_special_tokens = False
         try:
             return self.encode(text)
@@ -64,7 +97,7 @@ class Codec:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, with nothing added."""
-        # Half of a surrogate pair, as a JSON escape can make one, is no character.
+        # A JSON escape can spell half of a surrogate pair, which is no character.
         clean = text.encode("utf-8", "replace").decode("utf-8")
         ids: list[int] = self.tokenizer.encode(clean, add_special_tokens=False).ids
         return ids

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 from ssdcli.errors import require
 
+BETWEEN = "\n\n"  # separates the paragraphs of a document: context, system text, turns
+
 Role = Literal["system", "user", "assistant"]
 
 

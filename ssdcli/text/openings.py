@@ -19,7 +19,7 @@ class TextFormat:
     opening: the id before every document.
     ends: the ids that end a text, one at least; in training the first of them separates documents.
     chat: the chat template, where conversations are put to the model by one.
-    answers: whether `train-small` taught it to answer. Its conversations stand behind the opening, as documents do;
+    answers: whether `train-small` taught it to answer. Its conversations come after the opening, as documents do;
         without a template their turns are paragraphs.
     cuts_documents: whether it was trained on windows that begin anywhere in a document, so that it can do without the
         opening.

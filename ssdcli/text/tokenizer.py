@@ -33,7 +33,7 @@ def special_id(tokenizer: Tokenizer, token: str, whose: str = "the tokenizer") -
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Learn a byte-level BPE of `vocabulary` tokens, special ones included; digits stand alone."""
+    """Learn a byte-level BPE of `vocabulary` tokens, including special ones; each digit is a token of its own."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -9,15 +9,14 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
-from ssdcli.engine.sampler import SamplerConfig, sample
-from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampler import sample
 from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel
-from ssdcli.generation.types import DEFAULTS
+from ssdcli.generation.types import Options
+from ssdcli.generation.writer import sampler_config
 from ssdcli.reports.description import Sample
 
 _DOCUMENTS = 3
@@ -26,7 +25,6 @@ _LENGTH = 48  # tokens that are written
 _SHORTEST = 8  # tokens of a document
 
 _UNFINISHED = "\ufffd"  # what a decoder shows in place of a character that was cut
-
 
 Authors = Sequence[Member[LoadedModel]]
 
@@ -60,24 +58,13 @@ def _go_on(members: Authors, openings: Sequence[Sequence[int]], until: float) ->
     ensemble = Ensemble(tuple(member.carrying(member.model.denoiser) for member in members))
     prompts = [[member.model.after(opening) for opening in openings] for member in members]
     blocks: list[Tensor] = []
-    reverse = reverse_process(denoiser.process)
-    for step in sample(ensemble, reverse, prompts, range(len(openings)), _config(denoiser, ends)):
+    config = sampler_config(denoiser, ends, Options(max_tokens=_LENGTH))  # as `ssd generate` samples by default
+    for step in sample(ensemble, reverse_process(denoiser.process), prompts, range(len(openings)), config):
         if step.last:
             blocks.append(denoiser.process.tokens(step.canvas).cpu())
         if time.monotonic() > until:
             break
     return [_up_to_end(row, ends) for row in torch.cat(blocks, 1).tolist()] if blocks else []
-
-
-def _config(denoiser: Denoiser, ends: tuple[int, ...]) -> SamplerConfig:
-    """As `ssd generate` samples unless it is told otherwise."""
-    return SamplerConfig(
-        block_size=denoiser.backbone.block_size,
-        max_tokens=_LENGTH,
-        ends=ends,
-        picker=Picker(DEFAULTS.temperature, DEFAULTS.top_p),
-        device=str(denoiser.backbone.device),
-    )
 
 
 def _up_to_end(ids: Sequence[int], ends: tuple[int, ...]) -> list[int]:

@@ -20,7 +20,7 @@ from ssdcli.machine.distributed import world_size
 from ssdcli.models.active_vocabulary import ActiveVocabulary, WholeVocabulary
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.native_checkpoint import read_config
-from ssdcli.text.chat import BETWEEN
+from ssdcli.text.messages import BETWEEN
 from ssdcli.training.cross_entropy import Lesson
 from ssdcli.training.prepare import Prepared
 

@@ -404,7 +404,7 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
         ),
         (
             ["--schedule", "sandwich"],
-            "a sandwich needs a core and a small model that both run. Name both, or leave it out.",
+            "a sandwich needs a core and a small model that both run. Name both, or omit it.",
         ),
         (
             ["--rule", "contrast"],
@@ -429,20 +429,20 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
         (["--with", "notes", "--with", "notes=1"], "--with names 'notes' twice. Name each small model once."),
         (
             ["--with", "notes=0"],
-            "the weight of 'notes' must be above 0 and at most 1, not 0. Give such a weight.",
+            "the weight of 'notes' must be above 0 and at most 1, not 0. Change it, as in --with notes=0.3.",
         ),
         (
             ["--with", "notes=0.6", "--with", "mail"],
             "the weights of the small models sum to 1.1, which is more than 1: 0.6 (notes) + 0.5 (mail). "
             "Give smaller ones, as in --with NAME=0.3.",
         ),
-        (["--context", "x"], "--context is for small models alone, and none is named. Name one, as in --with notes."),
+        (["--context", "x"], "--context is for small models only, and none is named. Name one, as in --with notes."),
         (
             ["--with", "notes", "--context", "gone"],
             "the context file 'gone' cannot be read (No such file or directory). Name a text file.",
         ),
         (["--batch", "gone"], "the batch file 'gone' cannot be read (No such file or directory). Name a text file."),
-        (["Dear", "--batch", "-"], "with --batch the prompts come from its lines. Leave the PROMPT away."),
+        (["Dear", "--batch", "-"], "with --batch the prompts come from its lines. Omit the PROMPT."),
     ],
 )
 def test_what_cannot_be_right_is_one_line_and_code_2(family, refused, arguments, problem):

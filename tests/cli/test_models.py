@@ -237,6 +237,6 @@ def test_a_model_without_a_report_is_told_so(models, run_ssd):
     done = run_ssd("models", "show", "notes", "--open")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "ssd: 'notes' has no report: only a training writes one, and it stays on the machine of the training. "
+        "ssd: 'notes' has no report: only training writes one, and it stays on the machine where that ran. "
         "Read its card with 'ssd models show notes'.\n"
     )

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from ssdcli.data import marking
 from ssdcli.data.documents import Document
 from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN, Marked, Marker
-from ssdcli.generation.gaps import Frame
-from ssdcli.generation.prompting import PromptEncoder
+from ssdcli.generation.prompting import PromptEncoder, PromptParts
 from ssdcli.generation.types import Request
 from ssdcli.text.chat import Chat
 from ssdcli.text.codec import Codec
@@ -40,7 +39,7 @@ def generated_from(turns: list[Message], template: Chat | None) -> list[int]:
     """What a model that learned from conversations reads before it answers, behind the end of text."""
     reading = member("mine", Still(), chat_tokenizer(), opening=EOT, chat=template, answers=True)
     request = Request(messages=tuple(turns))
-    (prompt,) = PromptEncoder((reading,), 0).prompts(request, Frame(turns[-1].content), ())
+    (prompt,) = PromptEncoder((reading,), 0).prompts(request, PromptParts(turns[-1].content), ())
     first, *ids = prompt.before
     assert first == EOT
     return ids

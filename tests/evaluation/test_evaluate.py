@@ -16,6 +16,7 @@ from ssdcli.engine.process import make_process
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.continuations import PEOPLE
 from ssdcli.evaluation.evaluate import evaluate
+from ssdcli.evaluation.generated import METRICS
 from ssdcli.evaluation.heldout_text import read_heldout
 from ssdcli.evaluation.losses import LossSettings, measure
 from ssdcli.evaluation.measurement import EvalSettings
@@ -298,6 +299,13 @@ def test_one_text_of_people_has_no_halves_to_compare(text, tmp_path, monkeypatch
     monkeypatch.setattr("ssdcli.evaluation.generated.mauve", lambda own, other, seed: 0.5)
     found = evaluate([text], core="big", settings=EvalSettings(generate=1, judge=tmp_path / "judge"))
     assert [texts.values["mauve"] for texts in found.generated] == [None, 0.5]
+
+
+def test_a_new_metric_of_texts_is_one_function_in_one_table(text, monkeypatch):
+    add_family()
+    monkeypatch.setitem(METRICS, "words", lambda written: sum(map(len, written.texts)) / len(written.texts))
+    found = evaluate([text], core="big", settings=EvalSettings(generate=2))
+    assert all(told["words"] > 0 for told in found.to_json()["generated"])
 
 
 def test_progress_is_told_from_reading_to_writing(text):

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from ssdcli.engine.ensemble.members import Member
-from ssdcli.generation.gaps import Frame
 from ssdcli.generation.loaded_model import LoadedModel
-from ssdcli.generation.prompting import PromptEncoder
+from ssdcli.generation.prompting import PromptEncoder, PromptParts
 from ssdcli.generation.types import Request
 from ssdcli.text.chat import Chat
 from ssdcli.text.codec import Codec
@@ -41,8 +40,14 @@ def encoder(*members: Member[LoadedModel], gap: int = 0) -> PromptEncoder:
 
 def read(request: Request, *members: Member[LoadedModel]) -> list[list[int]]:
     """What each member reads before the text."""
-    frame = Frame(request.turns[-1].content)
+    frame = PromptParts(request.turns[-1].content)
     return [list(prompt.before) for prompt in encoder(*members).prompts(request, frame, ())]
+
+
+def cuts(reader: PromptEncoder, request: Request) -> tuple[str, ...]:
+    """What the members have no room for."""
+    parts = PromptParts(request.prompt)
+    return reader.cuts(request, parts, reader.prompts(request, parts, ()))
 
 
 def turns(*contents: str) -> list[Message]:
@@ -152,7 +157,7 @@ def test_a_member_that_learned_a_template_here_reads_it_behind_the_opening_as_in
 
 
 def test_around_a_gap_every_member_reads_a_document():
-    frame = Frame.with_gaps("Dear ____.")
+    frame = PromptParts.with_gaps("Dear ____.")
     request = Request("Dear ____.", system="Be brief.")
     members = still("core", chat(INSTRUCT), opening=BEGIN), still("mine", None, opening=BEGIN, answers=True)
     for prompt in encoder(*members, gap=4).prompts(request, frame, ()):
@@ -162,7 +167,7 @@ def test_around_a_gap_every_member_reads_a_document():
 
 def test_a_conversation_that_was_cut_is_told_of():
     request = Request("dark " * 100)
-    (told,) = encoder(still("core", chat(INSTRUCT))).cuts(request, Frame(request.prompt))
+    (told,) = cuts(encoder(still("core", chat(INSTRUCT))), request)
     lost = len(as_transformers(INSTRUCT, turns(request.prompt))) - (CONTEXT - BLOCK)
     assert told.endswith(f"leaves out the first {lost} of the conversation.")
-    assert encoder(still("core", chat(INSTRUCT))).cuts(Request("Dear"), Frame("Dear")) == ()
+    assert cuts(encoder(still("core", chat(INSTRUCT))), Request("Dear")) == ()

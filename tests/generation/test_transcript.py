@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ssdcli.generation.transcript import Limits, Transcript
+from ssdcli.generation.row import Limits, Transcript
 
 END = 0
 

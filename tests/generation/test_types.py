@@ -39,7 +39,7 @@ def test_a_system_text_of_its_own_wins():
         ({"messages": (ANSWER,)}, "no message is the user's"),
         ({"messages": (SYSTEM,)}, "no message is the user's"),
         ({"messages": (HELLO, SYSTEM)}, "only the first message can be the system's"),
-        ({"messages": (SYSTEM, HELLO), "system": "b"}, "the system text is given apart and in a message"),
+        ({"messages": (SYSTEM, HELLO), "system": "b"}, "the system text is given twice"),
     ],
 )
 def test_what_is_no_conversation_is_refused(fields: dict[str, Any], problem: str):

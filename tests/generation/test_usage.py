@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ssdcli.engine.ensemble.schedules import Sandwich
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import time_grid
-from ssdcli.generation.usage import Usage
+from ssdcli.generation.row import Usage
 
 
 class Priced:

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.text.chat import BETWEEN, Chat, copy_chat, document, read_chat, stretches, told
-from ssdcli.text.messages import Message
+from ssdcli.text.chat import Chat, copy_chat, read_chat, with_context
+from ssdcli.text.codec import document, sections
+from ssdcli.text.messages import BETWEEN, Message
 from tests.templates import DEAF, INSTRUCT, STRICT, chat
 
 SYSTEM = Message("system", "Be brief.")
@@ -42,7 +43,7 @@ def test_a_document_has_the_context_and_the_turns_as_paragraphs(turns, context, 
     ],
 )
 def test_stretches_are_the_answers_of_a_document_and_what_is_given_before_them(turns, context, parts):
-    found = stretches(turns, context)
+    found = sections(turns, context)
     assert [stretch.text for stretch in found] == parts
     assert [stretch.text for stretch in found if stretch.written] == [
         turn.content for turn in turns if turn.role == "assistant" and turn.content
@@ -52,10 +53,10 @@ def test_stretches_are_the_answers_of_a_document_and_what_is_given_before_them(t
 
 def test_a_context_is_read_right_before_what_the_user_said_last():
     turns = [SYSTEM, HELLO, ANSWER, MORE, Message("assistant", "Since")]
-    *_, last_but_one, last = told(turns, "cold")
+    *_, last_but_one, last = with_context(turns, "cold")
     assert (last_but_one, last) == (Message("user", "cold\n\nWhy?"), turns[-1])
-    assert told(turns, "cold")[:3] == tuple(turns[:3])
-    assert told(turns, "") == tuple(turns)
+    assert with_context(turns, "cold")[:3] == tuple(turns[:3])
+    assert with_context(turns, "") == tuple(turns)
 
 
 def test_a_template_puts_every_turn_and_opens_the_answer():
@@ -96,12 +97,12 @@ def test_a_system_text_that_a_template_does_not_show_goes_into_the_users_first_t
 def test_a_template_that_does_not_take_a_conversation_is_one_sentence_that_names_the_model(template, turns, reason):
     with pytest.raises(UsageError, match=reason) as raised:
         chat(template).render(turns)
-    assert raised.value.problem.startswith("the chat template of 'big' does not take these messages (")
+    assert raised.value.problem.startswith("the chat template of 'big' refuses these messages (")
     assert "\n" not in str(raised.value)
 
 
 def test_a_template_that_makes_nothing_is_refused():
-    with pytest.raises(UsageError, match="the chat template of 'big' makes nothing of these messages"):
+    with pytest.raises(UsageError, match="the chat template of 'big' renders these messages as nothing"):
         chat("{% if false %}x{% endif %}").render([HELLO])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ssdcli.cli.settings import resolve
+from ssdcli.cli.flags import resolve
 from ssdcli.errors import Interrupted, NoSuchModel, UsageError
 from ssdcli.registry.store import Registry
 from ssdcli.text.tokenizer import train_tokenizer

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ssdcli.cli.settings import resolve
+from ssdcli.cli.flags import resolve
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry import staging

@@ -7,8 +7,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, cast, get_args
 
-from ssdcli.text.chat import BETWEEN
-from ssdcli.text.messages import Message, Role
+from ssdcli.text.messages import BETWEEN, Message, Role
 
 FIELDS = ("messages", "prompt", "response", "system")
 

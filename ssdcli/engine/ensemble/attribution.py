@@ -50,8 +50,8 @@ def _game(rule: Rule, log_ps: Sequence[Tensor], weights: Sequence[float], tokens
     uniform = torch.log_softmax(torch.where(excluded, -math.inf, 0.0), dim=-1)
 
     def worth(members: int) -> Tensor:
-        said = [log_p if members >> i & 1 else uniform for i, log_p in enumerate(log_ps)]
-        return rule(said, weights).gather(-1, tokens[..., None])[..., 0].clamp(min=_FLOOR)
+        predictions = [log_p if members >> i & 1 else uniform for i, log_p in enumerate(log_ps)]
+        return rule(predictions, weights).gather(-1, tokens[..., None])[..., 0].clamp(min=_FLOOR)
 
     return [worth(members) for members in range(1 << len(log_ps))]
 

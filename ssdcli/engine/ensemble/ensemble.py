@@ -32,7 +32,11 @@ class CanvasDenoiser(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an ensemble says of a canvas: log p (B, L, V) float32, and each member's own (None: it was not run)."""
+    """What an ensemble predicts of a canvas.
+
+    log_p: of the clean tokens, (B, L, V) float32.
+    by_member: each member's own; None for one that was not run.
+    """
 
     log_p: Tensor
     by_member: tuple[Tensor | None, ...]
@@ -40,7 +44,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Members that denoise together by a rule, which is `mix` (SSD-2, Han et al., NAACL 2024) unless told otherwise."""
+    """Members that denoise together.
+
+    members: in the order of prompts and prefixes; each base follows its small model.
+    rule: how predictions combine; by default as in SSD-2 (Han et al., NAACL 2024).
+    """
 
     members: tuple[Member[CanvasDenoiser], ...]
     rule: Rule = mix
@@ -66,15 +74,15 @@ class Ensemble:
         even if it was skipped at that step.
         """
         weights = self.weights(t)
-        said = tuple(
+        by_member = tuple(
             member.model.denoise(canvas, t, previous, prefix) if weight != 0 else None
             for weight, member, prefix in zip(weights, self.members, prefixes, strict=True)
         )
-        return Prediction(self.combine(said, weights), said)
+        return Prediction(self.combine(by_member, weights), by_member)
 
-    def combine(self, said: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
-        """Apply the rule to what the members that ran said: (..., V) float32."""
-        running = [(log_p, w) for log_p, w in zip(said, weights, strict=True) if log_p is not None]
+    def combine(self, by_member: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
+        """Apply the rule to what the members that ran by_member: (..., V) float32."""
+        running = [(log_p, w) for log_p, w in zip(by_member, weights, strict=True) if log_p is not None]
         if not running:
             raise ValueError("no member runs at this noise level: at least one weight must differ from zero")
         return self.rule([log_p for log_p, _ in running], [w for _, w in running])

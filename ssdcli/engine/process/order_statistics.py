@@ -1,4 +1,4 @@
-"""The largest of many normal draws without the others, what the others add up to, and whose they are."""
+"""The largest of many normal draws without drawing the others, the sum of the others, and random distinct ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The multi-hot projection of SSD-LM."""
+"""The multi-hot projection of SSD-LM (Han et al., ACL 2023)."""
 
 from __future__ import annotations
 

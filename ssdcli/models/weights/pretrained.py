@@ -51,7 +51,7 @@ class Piece:
 
 
 def need_of(twin: PreTrainedModel, stored: str, block_size: int) -> Need:
-    """What a model needs, told by its twin on the meta device; stored: the dtype of its files."""
+    """What a model needs, read off its twin on the meta device; stored: the dtype of its files."""
     found = pieces(twin)
     config: Any = twin.config.get_text_config()
     return Need(
@@ -107,13 +107,13 @@ def _names(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, bool]]:
 
 def arguments(allocation: Allocation, need: Need, twin: PreTrainedModel, hardware: Hardware) -> dict[str, Any]:
     """The arguments of `from_pretrained` for an allocation; OutOfMemory where a piece fits nowhere."""
-    told = {"dtype": getattr(torch, allocation.computes)} | _quantization(allocation)
+    options = {"dtype": getattr(torch, allocation.computes)} | _quantization(allocation)
     if allocation.processes > 1:
-        return told | {"distributed_config": DistributedConfig(tp_plan="auto")}
+        return options | {"distributed_config": DistributedConfig(tp_plan="auto")}
     if not allocation.offloads and len(allocation.devices) == 1:
-        return told | {"device_map": {"": allocation.devices[0]}}
+        return options | {"device_map": {"": allocation.devices[0]}}
     device_map = spread(pieces(twin), rooms(allocation, need, hardware), allocation.dtype)
-    return told | {"device_map": device_map, "offload_folder": _scratch()}
+    return options | {"device_map": device_map, "offload_folder": _scratch()}
 
 
 def _quantization(allocation: Allocation) -> dict[str, Any]:
