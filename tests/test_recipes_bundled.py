@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from ssdcli.cli.flags import resolve
 from ssdcli.cli.generate import GenerateSettings
-from ssdcli.cli.settings import resolve
 from ssdcli.registry.recipes import describe, find_recipe, recipe_names
 from ssdcli.training.settings import TrainSettings
 

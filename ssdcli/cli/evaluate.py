@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssdcli.cli import console
+from ssdcli.cli.flags import Recipe, resolve, with_flags
 from ssdcli.cli.prompts import ModelFlags, read_context, read_members
-from ssdcli.cli.settings import Recipe, resolve, with_flags
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory
 from ssdcli.evaluation.measurement import BASE, Estimate, EvalSettings, Evaluation, Figures, SweepResult, by_weight

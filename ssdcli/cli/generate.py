@@ -12,8 +12,8 @@ import typer
 from ssdcli.api import Blend, Lineup, Options, Placement, Request, Result, Writer, choose
 from ssdcli.cli import console
 from ssdcli.cli.explanation import shown, tell_colours
+from ssdcli.cli.flags import Recipe, resolve, with_flags
 from ssdcli.cli.prompts import ModelFlags, read_members, read_requests
-from ssdcli.cli.settings import Recipe, resolve, with_flags
 from ssdcli.errors import UsageError, on_out_of_memory
 from ssdcli.generation.types import DEFAULTS, PLAIN
 from ssdcli.machine.distributed import from_rank_zero

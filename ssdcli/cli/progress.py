@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stop:
-    """Whether the user asked for a stop, and whether there is a training step to be finished first."""
+    """Whether the user asked to stop, and whether a training step has to be finished first."""
 
     asked: bool = False
     in_step: bool = False
@@ -27,7 +27,7 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """While steps are taken, the first ^C (or SIGTERM) asks for a stop after the step; any other one stops at once."""
+    """Let the first ^C (or SIGTERM) during a step stop the training after it; any other stops it at once."""
     stop = Stop()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
@@ -45,7 +45,7 @@ def stoppable() -> Iterator[Stop]:
 
 
 class Screen:
-    """The progress bar on standard error, and what was read, above it."""
+    """A progress bar on standard error, and above it what was read."""
 
     def __init__(self, name: str) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -67,7 +67,7 @@ class Screen:
         self._bar.stop()
 
     def watcher(self, stop: Stop) -> Watcher:
-        """Callbacks that draw on this screen, and tell `stop` when there are steps to be finished."""
+        """Return callbacks that draw on this screen, and tell `stop` while steps are being taken."""
         from ssdcli.training.job import Watcher
 
         def prepared(what: Prepared) -> None:

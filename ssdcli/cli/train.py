@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssdcli.cli import console
+from ssdcli.cli.flags import Recipe, resolve, with_flags
 from ssdcli.cli.progress import Screen, stoppable
-from ssdcli.cli.settings import Recipe, resolve, with_flags
 from ssdcli.errors import UsageError, on_out_of_memory
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
-from ssdcli.training.saved import begin, resumed
 from ssdcli.training.settings import TrainSettings
+from ssdcli.training.unfinished import begin, resumed
 
 if TYPE_CHECKING:
     from ssdcli.training.job import Trained
@@ -42,21 +42,21 @@ def train_small(
     settings = from_rank_zero(lambda: _settings(given, recipe, resume=resume, overwrite=overwrite))
     from ssdcli.training.job import train_small as run
 
-    remedy = "Take a smaller --size, or a smaller --batch-tokens."
+    remedy = "Choose a smaller --size or a smaller --batch-tokens."
     with on_out_of_memory(remedy), stoppable() as stop, Screen(settings.name) as screen:
         trained = run(settings, screen.watcher(stop), overwrite=overwrite)
     _tell(trained, as_json=json)
 
 
 def _settings(given: dict[str, object], recipe: str | None, *, resume: bool, overwrite: bool) -> TrainSettings:
-    """What to train: the flags resolved, or a saved training with what may be changed."""
+    """Return the settings of a new training from flags, or those of a saved one with what may change."""
     if resume:
         if "name" not in given:
-            raise UsageError("--resume does not say what to resume.", "Pass --name.")
+            raise UsageError("--resume needs the name of a training.", "Pass --name.")
         return resumed(Registry(), str(given["name"]), {k: v for k, v in given.items() if k != "name"})
     settings = resolve(TrainSettings, given, None if recipe is None else find_recipe(recipe))
     for budget, other in (("minutes", "steps"), ("steps", "minutes")):
-        if budget in given and other not in given:  # a flag wins over the other kind of budget from elsewhere
+        if budget in given and other not in given:  # a flag also wins over the other kind of budget from elsewhere
             settings = replace(settings, **{other: None})  # type: ignore[arg-type]
     begin(Registry(), settings, overwrite=overwrite)
     return settings

@@ -13,8 +13,8 @@ from ssdcli.generation.selection import NO_CORE, choose
 from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.store import STARTER, Registry
-from ssdcli.training.saved import begin
 from ssdcli.training.settings import TrainSettings
+from ssdcli.training.unfinished import begin
 
 if TYPE_CHECKING:
     from ssdcli.evaluation.scored_text import ScoredText

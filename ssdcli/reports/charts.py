@@ -1,4 +1,4 @@
-"""Pictures of a training as SVG, for both backgrounds: curves over two axes, and bars."""
+"""Charts as SVG, for light and dark backgrounds: curves over two axes, and bars."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ STYLE = """
 
 
 def to_svg(picture: ET.Element) -> str:
-    """A picture as the text of an SVG file, which brings its style along."""
+    """Return a picture as the text of an SVG file, its style included."""
     style = ET.Element("style")
     style.text = STYLE
     root = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", **picture.attrib})
@@ -63,7 +63,7 @@ def to_svg(picture: ET.Element) -> str:
 
 
 def loss_curve(history: Sequence[Mapping[str, float]], kept: int | None, title: str) -> ET.Element:
-    """A picture of the training loss and the held-out loss over the steps.
+    """Draw the training loss and the held-out loss over the steps.
 
     history: points {"step", "loss", and perhaps "heldout"}, losses in nats per token. kept: the step whose weights
     were kept where that was not the last, which is marked on the held-out curve.
@@ -81,7 +81,7 @@ def loss_curve(history: Sequence[Mapping[str, float]], kept: int | None, title: 
 
 
 def weight_sweep(weights: Sequence[float], bits_per_byte: Sequence[float], title: str) -> ET.Element:
-    """A picture of an ensemble's bits per byte over the small model's weight, its minimum marked."""
+    """Draw an ensemble's bits per byte over the small model's weight, with its minimum marked."""
     points = sorted(_finite(zip(weights, bits_per_byte, strict=True)))
     if not points:
         return _sentence(title, "No weight was measured.")
@@ -93,7 +93,7 @@ def weight_sweep(weights: Sequence[float], bits_per_byte: Sequence[float], title
 
 
 def weight_sweeps(ensembles: Mapping[str, Sequence[Point]], title: str) -> ET.Element:
-    """A picture of up to three ensembles' bits per byte over the first small model's weight, each minimum marked."""
+    """Draw up to three ensembles' bits per byte over the first small model's weight, with each minimum marked."""
     lines = _named({name: _finite(points) for name, points in ensembles.items()})
     if not lines:
         return _sentence(title, "No weight was measured.")
@@ -108,7 +108,7 @@ def weight_sweeps(ensembles: Mapping[str, Sequence[Point]], title: str) -> ET.El
 
 
 def stacked(pictures: Sequence[ET.Element], title: str) -> ET.Element:
-    """Pictures one below the other."""
+    """Put pictures one below the other."""
     root = _empty(title, len(pictures) * _HEIGHT)
     for place, picture in enumerate(pictures):
         picture.set("y", str(place * _HEIGHT))
@@ -117,7 +117,7 @@ def stacked(pictures: Sequence[ET.Element], title: str) -> ET.Element:
 
 
 def level_losses(by_member: Mapping[str, Sequence[float]], title: str) -> ET.Element:
-    """A picture of losses over the noise level, one line a member.
+    """Draw losses over the noise level, one line a member.
 
     by_member: nats per token in stretches of levels of equal width from 0 to 1; those that are not finite are left out.
     """
@@ -129,7 +129,7 @@ def level_losses(by_member: Mapping[str, Sequence[float]], title: str) -> ET.Ele
 
 
 def curves(lines: Mapping[str, Sequence[Point]], title: str, axes: tuple[str, str]) -> ET.Element:
-    """A picture of up to three named lines over two named axes; points that are not finite are left out."""
+    """Draw up to three named lines over two named axes; points that are not finite are left out."""
     named = _named({name: _finite(points) for name, points in lines.items()})
     if not named:
         return _sentence(title, "Nothing was measured.")
@@ -138,7 +138,7 @@ def curves(lines: Mapping[str, Sequence[Point]], title: str, axes: tuple[str, st
 
 
 def curves_over_doublings(lines: Mapping[str, Sequence[Point]], title: str, axes: tuple[str, str]) -> ET.Element:
-    """The same over a logarithmic axis, on which powers of two are written; points at or below zero are left out."""
+    """Draw the same over a logarithmic axis labelled with powers of two; points at or below zero are left out."""
     exponents = {name: [(math.log2(x), y) for x, y in _finite(points) if x > 0] for name, points in lines.items()}
     named = _named(exponents)
     if not named:
@@ -148,13 +148,13 @@ def curves_over_doublings(lines: Mapping[str, Sequence[Point]], title: str, axes
 
 
 def _lines_over(x: _Axis, lines: Sequence[_Line], title: str, y: str) -> ET.Element:
-    """Named lines over an axis, without a mark."""
+    """Draw named lines over an axis, without marks."""
     values = _axis_around(y, [value for line in lines for _, value in line.points], marked=False)
     return _curves(_Frame(title, x, values, _RIGHT_WITH_LABELS), lines, [])
 
 
 def length_bars(counts: Sequence[int], title: str) -> ET.Element:
-    """A picture of how many documents are how long: counts[k] have from 2^k to 2^(k+1) - 1 tokens."""
+    """Draw the lengths of documents: counts[k] of them have from 2^k to 2^(k+1) - 1 tokens."""
     filled = [k for k, count in enumerate(counts) if count]
     if not filled:
         return _sentence(title, "There is no document.")
@@ -172,7 +172,7 @@ def length_bars(counts: Sequence[int], title: str) -> ET.Element:
 
 @dataclass(frozen=True)
 class _Axis:
-    """A range of values and the distance between its ticks, which lie at multiples of it."""
+    """A range of values with ticks at the multiples of `step`."""
 
     title: str
     low: float
@@ -185,7 +185,7 @@ class _Axis:
         return [i * self.step for i in range(first, last + 1)]
 
     def label(self, value: float) -> str:
-        """A value with as many decimals as the ticks need."""
+        """Format a value with as many decimals as the ticks need."""
         decimals = max(0, -math.floor(math.log10(self.step) + _ROUNDING))
         return f"{value:,.{decimals}f}"
 
@@ -194,21 +194,21 @@ class _Axis:
 
 
 class _Doublings(_Axis):
-    """An axis of exponents, on which the powers of two are written."""
+    """An axis of exponents, labelled with powers of two."""
 
     def label(self, value: float) -> str:
-        """The power of two."""
+        """Format the power of two."""
         return f"{2**value:,.0f}"
 
 
 def _doublings(title: str, low: int, high: int) -> _Doublings:
-    """An axis from 2^low to 2^high, of one doubling at least."""
+    """Make an axis from 2^low to 2^high, of at least one doubling."""
     high = max(high, low + 1)
     return _Doublings(title, low, high, 1 if high - low <= _TICKS_UP_TO else 2)
 
 
 def _axis(title: str, low: float, high: float) -> _Axis:
-    """An axis of 4 to 6 ticks that begins on the last tick below `low` and ends at `high`."""
+    """Make an axis of 4 to 6 ticks that begins at the last tick below `low` and ends at `high`."""
     unit = 10.0 ** math.floor(math.log10((high - low) / 6))
     for step in (factor * unit for factor in _FACTORS):
         start = math.floor(low / step + _ROUNDING) * step
@@ -218,7 +218,7 @@ def _axis(title: str, low: float, high: float) -> _Axis:
 
 
 def _axis_around(title: str, values: Sequence[float], *, marked: bool) -> _Axis:
-    """An axis with all the values well inside, and room for a mark below them."""
+    """Make an axis with all values well inside, and room for a mark below them."""
     low, high = min(values), max(values)
     low -= _ROOM_FOR_MARK * (high - low) * marked
     spread = max(high - low, _LEAST_SPREAD * max(abs(low), abs(high), 1.0))
@@ -228,7 +228,7 @@ def _axis_around(title: str, values: Sequence[float], *, marked: bool) -> _Axis:
 
 @dataclass(frozen=True)
 class _Line:
-    """Points to connect, what to write at their end (or nothing), and a class of the style sheet."""
+    """Points to connect, a label for their end (or none), and a class of the style sheet."""
 
     label: str
     points: list[Point]
@@ -236,14 +236,14 @@ class _Line:
 
 
 def _named(lines: Mapping[str, list[Point]]) -> list[_Line]:
-    """Lines of different looks, those without a point left out."""
+    """Make lines of different styles; those without points are left out."""
     styled = zip(lines.items(), _STYLES, strict=False)
     return [_Line(f"{name} {points[-1][1]:.3f}", points, style) for (name, points), style in styled if points]
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """A point to draw a ring around, and what to write below it (or nothing)."""
+    """A point to draw a ring around, and a label below it (or none)."""
 
     point: Point
     text: str
@@ -252,7 +252,10 @@ class _Mark:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Two axes in a picture, the right end of the horizontal one in pixels."""
+    """Two axes in a picture.
+
+    right: where the horizontal one ends, in pixels.
+    """
 
     title: str
     x: _Axis
@@ -260,12 +263,12 @@ class _Frame:
     right: int
 
     def at(self, point: Point) -> Point:
-        """Where in the picture a point lies, in pixels from the top left."""
+        """Return where a point lies in the picture, in pixels from the top left."""
         x, y = self.x.share(point[0]), self.y.share(point[1])
         return _LEFT + x * (self.right - _LEFT), _BOTTOM - y * (_BOTTOM - _TOP)
 
     def picture(self) -> ET.Element:
-        """The axes alone."""
+        """Draw the axes alone."""
         root = _picture(self.title)
         for tick in self.y.ticks():
             _, y = self.at((self.x.low, tick))
@@ -291,7 +294,7 @@ def _curves(frame: _Frame, lines: Sequence[_Line], marks: Sequence[_Mark]) -> ET
 
 
 def _label_heights(frame: _Frame, lines: Sequence[_Line]) -> list[float]:
-    """Where the lines' labels go: at their ends, pushed upwards until none covers another."""
+    """Place the lines' labels at their ends, pushed upwards until none covers another."""
     ends = [frame.at(line.points[-1])[1] for line in lines]
     heights, limit = ends.copy(), math.inf
     for i in sorted(range(len(ends)), key=lambda i: -ends[i]):
@@ -328,7 +331,7 @@ def _sentence(title: str, sentence: str) -> ET.Element:
 
 
 def _picture(title: str) -> ET.Element:
-    """An empty picture with its background and its title."""
+    """Make an empty picture with its background and its title."""
     title = " ".join(printable(word) for word in title.split())
     root = _empty(title, _HEIGHT)
     ET.SubElement(root, "rect", {"class": "paper", "rx": "8", "width": str(_WIDTH), "height": str(_HEIGHT)})
@@ -338,7 +341,7 @@ def _picture(title: str) -> ET.Element:
 
 
 def _empty(title: str, height: int) -> ET.Element:
-    """Nothing but a title that readers of the screen hear."""
+    """Make a picture with nothing but a title for screen readers."""
     size = {"width": str(_WIDTH), "height": str(height), "viewBox": f"0 0 {_WIDTH} {height}"}
     root = ET.Element("svg", {**size, "class": "ssd-chart", "role": "img"})
     ET.SubElement(root, "title").text = title

@@ -1,4 +1,4 @@
-"""The active vocabulary of a small model: the tokens of its training text, and where all others belong."""
+"""The active vocabulary of a small model: rows for the tokens of its training text, which all others share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ssdcli.data.token_store import Tokens
 from ssdcli.models.core_traits import CoreTraits, directions
 
-_ROWS = 16_384  # the most active tokens, and the largest vocabulary that is whole; see BENCHMARKS.md
+_ROWS = 16_384  # at most; a vocabulary of no more tokens stays whole
 _LIKENESS = 128  # dimensions of the core's embeddings in which tokens are compared
 _CHUNK = 1 << 12
 _READ = 1 << 20
@@ -21,8 +21,10 @@ _READ = 1 << 20
 class Division:
     """A vocabulary of V tokens in n rows, see `ActiveVocabulary`.
 
-    ids: (n,) int64, the token that each row is of in the first place. row: (V,) int64. share: (V,) and floor: (n,)
-    float32.
+    ids: (n,) int64, the active token of each row.
+    row: (V,) int64, the row of each token.
+    share: (V,) float32, log p(token | its row).
+    floor: (n,) float32, the log of the probability that a row keeps for its tokens that the text lacks.
     """
 
     ids: Tensor
@@ -31,13 +33,13 @@ class Division:
     floor: Tensor
 
     def state(self) -> dict[str, Tensor]:
-        """The buffers of an `ActiveVocabulary`."""
+        """Return the buffers of an `ActiveVocabulary`."""
         size = self.row.bincount(minlength=len(self.ids))
         return {"row": self.row, "size": size, "share": self.share, "floor": self.floor}
 
 
 def divide(traits: CoreTraits, text: Tokens, rows: int = _ROWS) -> Division | None:
-    """Divide a core's vocabulary by a training text (tokens,); None if it has no more than `rows` tokens."""
+    """Divide a core's vocabulary by a training text, (tokens,); None if it has no more than `rows` tokens."""
     vocabulary = len(traits.embeddings)
     if vocabulary <= rows:
         return None
@@ -51,7 +53,7 @@ def divide(traits: CoreTraits, text: Tokens, rows: int = _ROWS) -> Division | No
 
 
 def count_tokens(text: Tokens, vocabulary: int) -> Tensor:
-    """How often each token stands in a text: (V,) int64."""
+    """Count how often each token occurs in a text: (V,) int64."""
     counts = np.zeros(vocabulary, dtype=np.int64)
     for start in range(0, len(text), _READ):
         counts += np.bincount(text[start : start + _READ], minlength=vocabulary)
@@ -59,13 +61,13 @@ def count_tokens(text: Tokens, vocabulary: int) -> Tensor:
 
 
 def active_ids(counts: Tensor, limit: int) -> Tensor:
-    """The ids that occur, the most frequent `limit` of them, in order: (n,) int64."""
+    """Return the ids that occur, at most the `limit` most frequent, in ascending order: (n,) int64."""
     often = counts.argsort(descending=True, stable=True)[:limit]
     return often[counts[often] > 0].sort().values
 
 
 def nearest(embeddings: Tensor, active: Tensor) -> Tensor:
-    """For each token the place in `active` of the one most like it, by cosine: (V, H) to (V,) int64."""
+    """Find the place in `active` of the token most similar to each, by cosine: (V, H) to (V,) int64."""
     axes = directions(embeddings[active], min(_LIKENESS, embeddings.shape[1]))
     points = torch.nn.functional.normalize(embeddings @ axes, dim=-1)
     named = points[active].T

@@ -1,4 +1,4 @@
-"""What a training begins from, other than from scratch: a registered model, or a checkpoint on this machine."""
+"""What a training begins from, if not from scratch: a registered model, or a checkpoint on this machine."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from ssdcli.registry.manifest import ADAPTER, TOKENIZER, Manifest, tokenizer_fin
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.training.settings import TrainSettings
 
-_KEPT = "beginning"  # the copy in a workspace, so that a training goes on without what it began from
+_KEPT = "beginning"  # the copy in a workspace, with which a training resumes even if the original is gone
 _ORIGIN = "origin.json"
-_DIGEST = "base.sha256"  # of the model that an adapter is trained on
+_DIGEST = "base.sha256"  # of the weights that an adapter is trained on
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Beginning:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are its own."""
+        """How many parameters are its own."""
         if self.adapter is not None:
             return adapter_parameters(self.adapter)
         return sum(p.numel() for p in self.model.parameters())
 
     def as_stored(self) -> BlockDiffusionLM:
-        """The model on the CPU, its own numbers rounded as `save` writes them, ready for inference."""
+        """Return the model on the CPU for inference, its own parameters rounded as `save` writes them."""
         own = self.model.state_dict().values() if self.adapter is None else self._learned()
         for value in own:
             if value.is_floating_point():
@@ -63,7 +63,7 @@ class Beginning:
         return [weight.detach() for weight in self.model.parameters() if weight.requires_grad]
 
     def save(self, folder: Path) -> None:
-        """Write what is its own: the adapter and how its base is read, or all weights."""
+        """Write its own parameters: the adapter and how its base is read, or all weights."""
         if self.adapter is not None:
             save_adapter(self.adapter, folder)
             save_configuration(self.model.config, folder)
@@ -73,7 +73,7 @@ class Beginning:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a small model has to fit: the core's manifest, its vocabulary and its process."""
+    """What a small model has to fit: the core's manifest, traits and noise process."""
 
     core: Manifest
     traits: CoreTraits
@@ -81,9 +81,9 @@ class Fit:
 
 
 def open_beginning(settings: TrainSettings, fit: Fit, registry: Registry, workspace: Path) -> Beginning:
-    """Read what the settings name, or what an earlier start of the same training kept of it.
+    """Read the model that the settings name, or the copy that an earlier start of the same training kept.
 
-    Raises UsageError for what does not fit the core, SsdError for files that cannot be read.
+    Raises UsageError for a model that does not fit the core, SsdError for files that cannot be read.
     """
     if settings.lora is not None:
         return _with_adapter(settings, fit, registry, workspace)
@@ -118,7 +118,7 @@ def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockD
 
 
 def _entry(init: str, registry: Registry) -> Entry | None:
-    """The registered model of this name; None for the folder of a checkpoint."""
+    """Return the registered model of this name; None for the folder of a checkpoint."""
     folder = Path(init).expanduser()
     try:
         entry = registry.find(init)
@@ -135,12 +135,12 @@ def _entry(init: str, registry: Registry) -> Entry | None:
 
 
 def _continued(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusionLM:
-    """A model that was made here, which keeps all that it is."""
+    """Load a model that was made here, which keeps its shape."""
     _check_fit(entry, fit, settings)
     for flag, given in (("context", settings.context), ("shift", settings.shift)):
         if given is not None:
-            problem = f"--{flag} was given, but '{entry.name}' has decided about it already."
-            raise UsageError(problem, f"Leave --{flag} out, or --init.")
+            problem = f"--{flag} was given, but '{entry.name}' has already decided that."
+            raise UsageError(problem, f"Omit --{flag} or --init.")
     return load_backbone(entry.folder)
 
 
@@ -171,7 +171,7 @@ def _check_tokenizer(found: str, init: str, fit: Fit) -> None:
 
 
 def _wanted(settings: TrainSettings, fit: Fit) -> Wanted:
-    assert settings.block_size is not None  # what was left open is settled before
+    assert settings.block_size is not None  # what was left open has been decided
     return Wanted(
         vocabulary=fit.core.vocabulary,
         suppressed=fit.traits.suppressed,
@@ -185,13 +185,13 @@ def _wanted(settings: TrainSettings, fit: Fit) -> Wanted:
 
 
 def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry, workspace: Path) -> Beginning:
-    """A registered model with a new adapter; its own weights stay where they are."""
+    """Load a registered model and add a new adapter; the model's own weights stay where they are."""
     assert settings.init is not None
     assert settings.lora is not None
     entry = _entry(settings.init, registry)
     if entry is None:
-        problem = f"an adapter is kept beside its base, and '{settings.init}' is no registered model."
-        remedy = f"Make it a model first, with --init {settings.init}; then pass that one's name, and --lora."
+        problem = f"an adapter is kept beside its base, and '{settings.init}' is not a registered model."
+        remedy = f"First make a model of it with --init {settings.init}, then pass that model's name and --lora."
         raise UsageError(problem, remedy)
     digest = _digest(entry, workspace)
     model = _base(entry, fit, settings)
@@ -199,23 +199,23 @@ def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry, workspa
         adapter = add_adapter(model, settings.lora, settings.seed)
     except ValueError as error:
         problem = f"--lora {settings.lora} is too large for '{settings.init}': {error}."
-        raise UsageError(problem, "Take a smaller rank, as 8.") from error
+        raise UsageError(problem, "Choose a smaller rank, such as 8.") from error
     return Beginning(model.train(), entry.name, adapter, digest)
 
 
 def _digest(entry: Entry, workspace: Path) -> str:
-    """The digest of a base's weights; UsageError if it was another one when the training began."""
+    """Return the digest of a base's weights; UsageError if they have changed since the training began."""
     digest, kept = entry.manifest.weights_digest, workspace / _DIGEST
     if not kept.exists():
         write_atomic(kept, digest)
     if kept.read_text(encoding="utf-8") != digest:
         problem = f"the weights of '{entry.name}' have changed since the training of its adapter began."
-        raise UsageError(problem, "Bring the old ones back, or start anew with --overwrite.")
+        raise UsageError(problem, "Restore the old ones, or start over with --overwrite.")
     return digest
 
 
 def _base(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusionLM:
-    """What an adapter is trained on; a pulled model is read as a small one, and held as it is stored."""
+    """Load what an adapter is trained on; a pulled model is read as a small one, in the dtype that it is stored in."""
     if KEY not in read_config(entry.folder):
         return _continued(entry, fit, settings)
     _check_fit(entry, fit, settings)

@@ -1,4 +1,4 @@
-"""The model that a training starts from: its size, its shape, its first weights."""
+"""A new model: its size, its shape and its first weights; and the batch and the learning rate that suit a training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONTEXTS = 8  # a window holds at least this many blocks
 
 
 def settled(settings: TrainSettings, tokens: int) -> TrainSettings:
-    """Checked settings with what they leave open decided, once: a resumed training may get more minutes or passes.
+    """Return checked settings with what they leave open decided, once for all: a resumed training may get more minutes.
 
     tokens: of the training text.
     """
@@ -29,7 +29,7 @@ def settled(settings: TrainSettings, tokens: int) -> TrainSettings:
 
 
 def choose_preset(settings: TrainSettings, tokens: int) -> Preset:
-    """The preset that checked settings ask for, or one that the training tokens and the time given can feed."""
+    """Return the preset that checked settings name, or the largest that the training tokens and the time can feed."""
     asked = None if settings.size is None else find_preset(settings.size)
     if asked is not None:
         return asked
@@ -44,9 +44,9 @@ _STEPS = 500  # that a model from scratch should get; see BENCHMARKS.md, Trainin
 
 
 def choose_batch_tokens(settings: TrainSettings, tokens: int) -> int:
-    """The tokens of a step that checked settings ask for; else fewer where the text allows a new model few steps.
+    """Return the tokens of a step that checked settings name; else fewer where a small text allows few steps.
 
-    tokens: of the training text, which is passed over so often at most.
+    tokens: of the training text; the passes over it are limited, and so are the steps.
     """
     if settings.batch_tokens is not None:
         return settings.batch_tokens
@@ -60,9 +60,9 @@ _CONTINUED_RATE = 1e-3
 
 
 def choose_rate(settings: TrainSettings) -> float:
-    """The peak learning rate that checked settings ask for; else a lower one for weights that have learned before.
+    """Return the peak learning rate that checked settings name; else a lower one for weights that were trained before.
 
-    One rate suits all widths, since Muon's updates have the same root mean square in all of them.
+    One rate suits all widths, since Muon's updates have the same root mean square at every width.
     """
     if settings.learning_rate is not None:
         return settings.learning_rate
@@ -75,7 +75,7 @@ _PARAMETERS_PER_MINUTE = 225_000  # of two CPU cores; see BENCHMARKS.md, Trainin
 
 
 def _affordable(settings: TrainSettings) -> float:
-    """Body parameters that the granted time can train on a machine without a GPU."""
+    """Return how many body parameters can be trained in the granted time on a machine without a GPU."""
     by_steps = settings.minutes is None and settings.steps is not None
     if by_steps or torch.cuda.is_available():
         return float("inf")
@@ -90,14 +90,16 @@ def shape(
     never: tuple[int, ...],
     division: Division | None,
 ) -> BackboneConfig:
-    """The configuration of the new model: preset and settings give the body, process and core all that must fit them.
+    """Return the configuration of a new model: its body by preset and settings, the rest as process and core require.
 
-    traits: the core's. never: ids that are never text, for a core made from scratch. division: of a large vocabulary.
+    traits: the core's.
+    never: ids that are never text, for a core made from scratch.
+    division: of a large vocabulary.
     """
     hidden = settings.hidden or preset.hidden
     vocabulary, width = (settings.vocabulary, hidden) if traits is None else traits.embeddings.shape
     rank, block = min(hidden, width), settings.block_size
-    assert block is not None  # what was left open is settled before
+    assert block is not None  # what was left open has been decided
     config = BackboneConfig(
         vocabulary=vocabulary,
         hidden=hidden,
@@ -114,7 +116,7 @@ def shape(
 
 
 def build(config: BackboneConfig, traits: CoreTraits | None, division: Division | None, seed: int) -> BlockDiffusionLM:
-    """A model with first weights drawn from `seed`, its embeddings inherited from the core if there is one."""
+    """Make a model with first weights drawn from `seed`; it inherits the core's embeddings if there is a core."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BlockDiffusionLM(config)

@@ -35,7 +35,6 @@ from ssdcli.training.measured import measure_trained, measured_tokens, measuring
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.prepare import Prepared, prepare
-from ssdcli.training.saved import check_free, claimed, save, unfinished
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 from ssdcli.training.teacher import open_teacher
 from ssdcli.training.trainer import (
@@ -45,6 +44,7 @@ from ssdcli.training.trainer import (
     Rates,
     SmallTrainer,
 )
+from ssdcli.training.unfinished import check_free, claimed, save_settings, saved_settings
 
 Clock = Callable[[], float]
 
@@ -68,7 +68,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Watcher:
-    """How a caller follows a training and stops it; every call is made from the training's own thread."""
+    """How a caller follows a training and stops it; all calls are made from the training's own thread."""
 
     on_prepared: Callable[[Prepared], None] = lambda _: None
     on_progress: Callable[[Progress], None] = lambda _: None
@@ -86,14 +86,14 @@ def train_small(
 ) -> Trained:
     """Train a small model (or, for the core `none`, a core) from the user's text and register it.
 
-    An unfinished training of the same name and settings is taken up where its last checkpoint left it. Raises
-    UsageError for what cannot be right, SsdError for text or a disk that will not do, Interrupted when the watcher
-    wants to stop; in all cases what was there before is still there.
+    An unfinished training of the same name and settings is resumed from its last checkpoint. Raises UsageError for
+    settings that cannot be right, SsdError for text or a disk that will not do, Interrupted when the watcher wants to
+    stop; whichever is raised, what was there before is still there.
 
     Under torchrun or accelerate every process makes this call. The first reads the text, writes and registers; the
     others find its workspace in the same folder, and return what it returns.
 
-    clock: in seconds, by which `minutes` are counted.
+    clock: returns seconds; `minutes` are counted by it.
     """
     began = clock()
     watcher = watcher or Watcher()
@@ -116,9 +116,9 @@ def train_small(
 
 
 def _prepare(settings: TrainSettings, registry: Registry) -> Prepared:
-    """Prepare a training, and keep its settings with the size that was chosen; a bad start leaves nothing behind."""
+    """Prepare a training and keep its settings as they were completed; a failed start leaves nothing behind."""
     workspace = registry.workspace(settings.name)
-    save(workspace, settings)
+    save_settings(workspace, settings)
     try:
         prepared = prepare(settings, registry)
         check_shares(batch_of(prepared), world_size())
@@ -126,21 +126,21 @@ def _prepare(settings: TrainSettings, registry: Registry) -> Prepared:
         if latest_checkpoint(workspace) is None:
             shutil.rmtree(workspace)
         raise
-    save(workspace, prepared.settings)
+    save_settings(workspace, prepared.settings)
     return prepared
 
 
 def _join(name: str, registry: Registry) -> Prepared:
-    """Prepare a training with what the first process has left in its workspace."""
-    settings = unfinished(registry, name)
+    """Prepare a training from what the first process left in its workspace."""
+    settings = saved_settings(registry, name)
     if settings is None:
-        problem = f"a process does not find the text that the first one read, in {registry.home}."
+        problem = f"a process cannot find the text that the first one read, in {registry.home}."
         raise SsdError(problem, _ONE_HOME)
     return prepare(settings, registry)
 
 
 def _check_joined(prepared: Prepared) -> None:
-    """Raise SsdError if another training than the first process's lies in this one's workspace."""
+    """Raise SsdError if this process's workspace holds another training than the first process's."""
     own = (prepared.settings, prepared.store.info.fingerprint)
     with barrier():
         if from_rank_zero(lambda: own) != own:
@@ -148,24 +148,24 @@ def _check_joined(prepared: Prepared) -> None:
 
 
 def batch_of(prepared: Prepared) -> int:
-    """Sequences a step, of all processes together."""
+    """Return the sequences of a step, over all processes."""
     tokens = prepared.settings.batch_tokens
-    assert tokens is not None  # what was left open is settled before
+    assert tokens is not None  # what was left open has been decided
     return max(1, tokens // prepared.model.config.context)
 
 
 def check_shares(batch: int, processes: int) -> None:
-    """Raise UsageError if a step's sequences cannot be dealt out evenly to the processes."""
+    """Raise UsageError if a step's sequences cannot be divided evenly among the processes."""
     if batch % processes:
-        problem = f"a step of {batch} sequences cannot be dealt out evenly to {processes} processes."
-        raise UsageError(problem, "Pass a --batch-tokens of which they can have equal shares, or start fewer.")
+        problem = f"a step of {batch} sequences cannot be divided evenly among {processes} processes."
+        raise UsageError(problem, "Pass a --batch-tokens that they can share evenly, or start fewer processes.")
 
 
 def _train(prepared: Prepared, watcher: Watcher, plan: Plan) -> SmallTrainer:
     settings, config, batch = prepared.settings, prepared.model.config, batch_of(prepared)
     shape = WindowShape(config.context, config.block_size, _infilling(prepared))
     windows = Windows(Corpus.of(prepared.store), shape, settings.seed, batch * ENDLESS)
-    assert settings.learning_rate is not None  # what was left open is settled before
+    assert settings.learning_rate is not None  # what was left open has been decided
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
     objective = Objective(prepared.model, prepared.process, settings.seed, open_teacher(prepared))
     trainer = SmallTrainer(objective, windows, plan, rates, prepared.workspace)
@@ -179,22 +179,22 @@ def _train(prepared: Prepared, watcher: Watcher, plan: Plan) -> SmallTrainer:
     if not trainer.run(hooks, from_rank_zero(lambda: latest_checkpoint(prepared.workspace))):
         raise Interrupted(
             f"the training of '{settings.name}' was stopped; its checkpoint is kept.",
-            f"Go on with 'ssd train-small --resume --name {settings.name}'.",
+            f"Continue with 'ssd train-small --resume --name {settings.name}'.",
         )
-    objective.teacher = None  # gives its memory back before the core is measured
+    objective.teacher = None  # frees its memory before the core is measured
     return trainer
 
 
 def _infilling(prepared: Prepared) -> Infilling | None:
-    """The gaps of the training, if it has any."""
+    """How gaps are opened in the training texts, if they are."""
     share = prepared.settings.gap_share
     return Infilling(share, prepared.end) if share > 0 else None
 
 
 def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
-    """Steps if they were given, else minutes: what came before the training and the measuring after it count.
+    """Plan by steps if they were given, else by minutes, which include the preparation and the measuring.
 
-    In the time that a small text has too much of, no more steps are taken than pass over it often enough.
+    Minutes that are too many for a small text are not used up: the passes over it are limited.
     """
     settings = prepared.settings
     if settings.minutes is None and settings.steps is not None:
@@ -207,7 +207,7 @@ def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
 
 
 def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
-    """Held-out loss of the model in training, on a few passages and always the same noise."""
+    """Return a function that measures the held-out loss so far, on a few texts and always with the same noise."""
     chosen = heldout_texts(prepared.store, prepared.tokenizer, limit=4096)
     settings = LossSettings(prepared.model.config.context, repeats=1)
 

@@ -1,4 +1,4 @@
-"""How well a trained model predicts its held-out text, alone and with its core at every weight, and what it writes."""
+"""Measuring a trained model on held-out text: alone, with its core at every weight, with a gate; and its samples."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from ssdcli.training.prepare import Parent, Prepared
 from ssdcli.training.samples import write_samples
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 
-_TOKENS_PER_SECOND = 400  # of held-out text that two cores measure at all weights, with time left for samples
-_GATED = 3000  # tokens of held-out text, or so, that a gate is fitted on
-_LOSSES = 0.6  # of the time for measuring, where losses take as long as they may
-_SAMPLES = 0.1  # of the time that a training took: writing samples never takes longer
+_TOKENS_PER_SECOND = 400  # of held-out text that two processor cores measure, with time left for samples
+_GATED = 3000  # tokens of held-out text, roughly, that a gate is fitted to
+_LOSSES = 0.6  # share of the time for measuring that the losses of a slow core may take
+_SAMPLES = 0.1  # of the training's duration, which samples never exceed
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,10 @@ class Measured:
     """Losses on held-out text, and samples.
 
     losses: where a weight was chosen, the columns are the small model's weights from 0, the core alone, to 1; else the
-    single column is the trained model alone. weight: the best of those in (0, 1]. gate: None without a core, or where
-    there was too little text to fit one.
+        single column is the trained model alone.
+    weight: the best of those in (0, 1]; None without a core, or with one that could not be run here in time.
+    gate: None without a core, or with too little text to fit one.
+    samples: none where there was no time for them.
     """
 
     losses: LossesByLevel
@@ -55,21 +57,23 @@ class Measured:
 
 
 def measuring_seconds(settings: TrainSettings) -> float:
-    """The part of the time of a training, in seconds, that is kept for measuring and registering at the end."""
+    """Return how many seconds of a training are reserved for measuring and registering at its end."""
     return min(30.0, max(3.0, 0.05 * 60 * (settings.minutes or DEFAULT_MINUTES)))
 
 
 def measured_tokens(settings: TrainSettings) -> int:
-    """How much of the held-out text is measured at the end."""
+    """Return how many held-out tokens are measured at the end."""
     return round(_TOKENS_PER_SECOND * measuring_seconds(settings))
 
 
 def measure_trained(
     prepared: Prepared, model: BlockDiffusionLM, passages: Sequence[ScoredText], trained_seconds: float
 ) -> Measured:
-    """Measure a trained model, find its weight, and let it write; the core takes part if it can be run here.
+    """Measure a trained model, choose its weight, fit its gate and write samples, with the core if it can run here.
 
-    What the time does not suffice for is left out. trained_seconds: how long the training took.
+    What there is no time for is left out.
+
+    trained_seconds: how long the training took.
     """
     until = time.monotonic() + measuring_seconds(prepared.settings)
     core = None if prepared.parent is None else _open_core(prepared.parent, prepared, model)
@@ -86,14 +90,14 @@ def measure_trained(
 
 
 def _trained(prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel:
-    """The trained model, which is not registered yet, as it will be loaded."""
+    """The trained model, before it is registered, in the form in which it will be loaded."""
     parent, tokenizer = prepared.parent, prepared.tokenizer
     ends = (prepared.end,) if parent is None else ends_of(parent.entry, tokenizer)
     return LoadedModel(Denoiser(model, prepared.process), Codec(tokenizer), TextFormat(prepared.end, ends))
 
 
 def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel | None:
-    """The core, or None if it cannot be run here; the trained model moves to its device."""
+    """Load the core, or return None if it cannot run here; the trained model moves to the core's device."""
     try:
         core = open_model(parent.entry, block_size=model.block_size, process=prepared.process)
     except SsdError:
@@ -105,7 +109,7 @@ def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> L
 def _with_core(
     core: LoadedModel, small: LoadedModel, passages: Sequence[ScoredText], fitter: GateFitter, settings: TrainSettings
 ) -> LossesByLevel | None:
-    """Losses over the grid of weights, seen by the fitter; None if the core is too slow for the time there is."""
+    """Measure the losses over the grid of weights while the fitter watches; None if the core is too slow."""
     one, other, process = core.denoiser.backbone, small.denoiser.backbone, core.denoiser.process
     measured = [*shares(GRID, 2, process), fitter.combination()]
     if isinstance(one, BlockDiffusionLM):
@@ -126,7 +130,7 @@ def _pair(
 def _authors(
     prepared: Prepared, small: LoadedModel, core: LoadedModel | None, weight: float | None
 ) -> dict[str, list[Member[LoadedModel]]]:
-    """Who writes samples, by name: the model alone, and with its core where a weight was found."""
+    """The writers of samples, by name: the model alone, and with its core where a weight was chosen."""
     if prepared.parent is None:
         return {"core": [Member("core", small, Constant(1.0), "core")]}
     alone = {"small": [Member("small", small, Constant(1.0), "small")]}

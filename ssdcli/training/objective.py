@@ -1,4 +1,13 @@
-"""The training objective: all blocks of a sequence denoised in one pass, each at its own noise level."""
+"""The training objective: all blocks of a sequence are denoised in one pass, each at its own noise level.
+
+With t_i the level of the block of position i and w the process's weight, the loss is
+
+    sum_i w(t_i) CE(x_i | its noised block, the clean blocks before it) / number of positions that count.
+
+For masked noise, w is 1/t at masked positions and 0 elsewhere; the expectation over t is then a bound on the negative
+log-likelihood (Sahoo et al., "MDLM", 2024; by blocks: Arriola et al., "Block diffusion", 2025). The levels of a
+sequence cover (0, 1) evenly (see `block_levels`), which lowers the variance.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +27,7 @@ from ssdcli.training.teacher import Noised, Teacher
 
 
 class Objective(nn.Module):
-    """A backbone that returns its own training loss."""
+    """A backbone whose forward pass returns its training loss."""
 
     def __init__(
         self,
@@ -27,7 +36,7 @@ class Objective(nn.Module):
         seed: int,
         teacher: Teacher | None = None,
     ) -> None:
-        """All randomness is a function of `seed` and a sample's index, so that a resumed run repeats it."""
+        """All noise is a function of `seed` and the sample's index, so that a resumed training repeats it."""
         super().__init__()
         self.backbone = backbone
         self.process = process
@@ -35,9 +44,12 @@ class Objective(nn.Module):
         self.teacher = teacher
 
     def forward(self, columns: Mapping[str, Tensor], index: Tensor) -> Tensor:
-        """Mean loss in nats per scored token: the fields of `Packed`, and index (B,) int64, which names the samples.
+        """Return the mean loss in nats per scored token.
 
-        With a teacher its value is the same, and its gradient that of a mixture, see `distilled_cross_entropy`.
+        With a teacher the value is still that of the text, and the gradient that of `distilled_cross_entropy`.
+
+        columns: the fields of `Packed`.
+        index: (B,) int64, the numbers of the samples.
         """
         packed, indices = Packed(**columns), index.tolist()
         noise = GeneratorNoise([fold(self.seed, i) for i in indices], index.device)
@@ -46,7 +58,7 @@ class Objective(nn.Module):
         conditioned = self._conditioned_rows(indices, index.device)
         hidden = self._hidden(packed, canvas, t, conditioned)
         weights = (self.process.loss_weights(canvas, t) * packed.scored).reshape(-1)
-        due = weights.nonzero().squeeze(1)  # only noised positions go through the head
+        due = weights.nonzero().squeeze(1)  # only these positions go through the head
         targets, vocabulary = packed.tokens.reshape(-1)[due], self.backbone.vocabulary
         scored, table = self.backbone.to_rank(hidden).reshape(weights.shape[0], -1)[due], self.backbone.head
         if self.teacher is None:
@@ -54,7 +66,7 @@ class Objective(nn.Module):
         else:
             lesson = self.teacher.lesson(Noised(packed, canvas, t), due)
             mixed, plain = distilled_cross_entropy(scored, table, lesson, weights[due], vocabulary.muted)
-            total = plain + (mixed - mixed.detach())  # what is shown stays comparable, what is learned is the mixture
+            total = plain + (mixed - mixed.detach())  # the text's value with the mixture's gradient
         return (total - (weights[due] * vocabulary.log_share(targets)).sum()) / packed.scored.sum().clamp(min=1)
 
     def _conditioned_rows(self, indices: list[int], device: torch.device) -> Tensor:
@@ -63,7 +75,11 @@ class Objective(nn.Module):
         return torch.tensor(rows, dtype=torch.int64, device=device)
 
     def _hidden(self, packed: Packed, canvas: Canvas, t: Tensor, rows: Tensor) -> Tensor:
-        """Hidden states of the noised half: (B, T, H)."""
+        """Return the hidden states of the noised half: (B, T, H).
+
+        The given rows are self-conditioned: a first pass without gradient predicts them, and its prediction is an
+        input of the second.
+        """
         embedded = self.process.embed(canvas, self.backbone)
         level = t if self.process.timed else None
         previous = None

@@ -1,4 +1,9 @@
-"""The optimisers of small models: Muon for the matrices of the body and AdamW for all else, as one; or AdamW alone."""
+"""The optimisers of small models: Muon for the matrices of the body with AdamW for all else, or AdamW alone.
+
+Muon replaces a matrix's momentum M = U S V^T by U V^T, in a few Newton-Schulz iterations: the update is as large in
+directions in which the gradient is small as in others. That suits a matrix that multiplies hidden states; the
+rows of an embedding table are looked up one by one, and its singular directions mean little.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +12,16 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
-_BETAS = (0.9, 0.95)
+_BETAS = (0.9, 0.95)  # a short memory of the squared gradient, since trainings are short
 
 _Weights = list[nn.Parameter]
 
 
 class Pair(Optimizer):
-    """Two optimisers that step, are scheduled and are saved as one."""
+    """Two optimisers that are stepped, scheduled and saved as one."""
 
     def __init__(self, first: Optimizer, second: Optimizer) -> None:
-        """Make one optimiser of two."""
+        """Join two optimisers."""
         self.parts = (first, second)
         super().__init__([*first.param_groups, *second.param_groups], {})
         self._share()
@@ -27,12 +32,12 @@ class Pair(Optimizer):
             part.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         super().load_state_dict(state_dict)
         self._share()
 
     def _share(self) -> None:
-        """Let both work on the groups and the state of the whole: schedulers and FSDP know no other."""
+        """Let both use the groups and the state of the pair, which are all that schedulers and FSDP see."""
         first, second = self.parts
         count = len(first.param_groups)
         first.param_groups, second.param_groups = self.param_groups[:count], self.param_groups[count:]
@@ -40,7 +45,7 @@ class Pair(Optimizer):
 
 
 def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, name: str = "muon") -> Optimizer:
-    """Return what OPTIMIZERS knows by this name; an adapter beside frozen weights is AdamW's in any case."""
+    """Make the optimiser of this name; an adapter beside frozen weights always gets AdamW, without weight decay."""
     named = [(path, weight) for path, weight in model.named_parameters() if weight.requires_grad]
     matrices = [weight for path, weight in named if weight.ndim == 2 and not path.endswith("table")]
     chosen = {id(weight) for weight in matrices}
@@ -51,17 +56,18 @@ def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, 
 
 
 def _muon(matrices: _Weights, others: _Weights, learning_rate: float, weight_decay: float) -> Optimizer:
-    """Muon (Jordan et al., 2024) where weights multiply hidden states, AdamW for embeddings, gains and biases.
+    """Muon (Jordan et al., 2024) for matrices that multiply hidden states, AdamW for embeddings, gains and biases.
 
-    Muon's update is scaled to the root mean square of AdamW's, so that both share one learning rate. The embedding
-    table does not decay: the rows of rare tokens would be erased.
+    An orthogonal m x n update has a root mean square of 1 / sqrt(max(m, n)); Muon's is scaled by 0.2 sqrt(max(m, n)) to
+    that of AdamW's updates (Liu et al., 2025), so that one learning rate serves both. The embedding table does not
+    decay: the rows of rare tokens get few gradients and would shrink to nothing.
     """
     muon = Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
     return Pair(muon, AdamW(others, lr=learning_rate, betas=_BETAS, weight_decay=0.0, fused=True))
 
 
 def _adamw(matrices: _Weights, others: _Weights, learning_rate: float, weight_decay: float) -> Optimizer:
-    """AdamW (Loshchilov and Hutter, 2019) for all; only matrices decay."""
+    """AdamW (Loshchilov and Hutter, 2019) for all weights; only matrices decay."""
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return AdamW(groups, lr=learning_rate, betas=_BETAS, fused=True)
 

@@ -1,4 +1,4 @@
-"""What a training needs before its first step: tokens on disk, what the core dictates, a model to train."""
+"""What a training needs before its first step: tokens on disk, what the core dictates, and a model."""
 
 from __future__ import annotations
 
@@ -42,9 +42,11 @@ class Parent:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that a training needs, read and built; `size` is None unless the model is from scratch by a preset.
+    """Everything that a training needs, read and built.
 
-    end: the id of end of text, which parts documents. teacher: the model whose predictions are learned, if any.
+    end: the id of end of text, which separates documents.
+    size: the preset of a model from scratch, None for any other model.
+    teacher: the model whose predictions are learned, if any.
     """
 
     settings: TrainSettings
@@ -75,19 +77,19 @@ class Prepared:
 
     @property
     def kind(self) -> str:
-        """What it becomes in the registry."""
+        """The kind of model that it becomes in the registry."""
         if self.beginning.adapter is not None:
             return ADAPTER
         return "core" if self.parent is None else "small"
 
     @property
     def base(self) -> str | None:
-        """The registered model that it is to be contrasted with: the one that is named, or what it began from."""
+        """Its base for contrasts: the registered model that is named as such, or the one that it began from."""
         return self.settings.base or self.beginning.base
 
     @property
     def format(self) -> str:
-        """How the model is put its prompts: as at least half of the documents that it is trained on."""
+        """How prompts are put to the model: as in at least half of the documents that it is trained on."""
         train = self.store.info.train
         if 2 * train.conversations < train.documents:
             return "plain"
@@ -96,7 +98,7 @@ class Prepared:
 
 
 def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
-    """Read the data, take from the core what must fit it, and build the model."""
+    """Read the data, take over what the core dictates, and build the model."""
     workspace = registry.workspace(settings.name)
     parent = _parent(settings, registry)
     settings = replace(settings, block_size=_block_size(settings, parent))
@@ -119,7 +121,7 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
 def _beginning(
     settings: TrainSettings, process: Process, registry: Registry, parent: Parent | None
 ) -> Beginning | None:
-    """What the settings name to begin from; None for a training from scratch."""
+    """Open what the settings name to begin from; None for a training from scratch."""
     if parent is None or settings.init is None:
         return None
     fit = Fit(parent.entry.manifest, parent.traits, process)
@@ -129,7 +131,7 @@ def _beginning(
 def _from_scratch(
     settings: TrainSettings, process: Process, tokenizer: Tokenizer, store: TokenStore, parent: Parent | None
 ) -> BlockDiffusionLM:
-    """A new model of the shape that was chosen, which takes from the core what must fit it."""
+    """Build a new model of the chosen shape, which takes over what the core dictates."""
     preset = choose_preset(settings, store.info.train.tokens)
     never = _never_text(tokenizer, settings.vocabulary) if parent is None else ()
     traits = None if parent is None else parent.traits
@@ -144,13 +146,13 @@ def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
     entry = registry.find(settings.core)
     if entry.manifest.kind != "core":
         raise UsageError(
-            f"'{settings.core}' is not a core but of kind '{entry.manifest.kind}'.", "Name a core with --for."
+            f"'{settings.core}' is not a core but a model of kind '{entry.manifest.kind}'.", "Name a core with --for."
         )
     return Parent(entry, read_core_traits(entry.folder))
 
 
 def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
-    """The block that is asked for, or the core's; UsageError where the core fixes another."""
+    """Return the block size that is asked for, or the core's; UsageError where the core has fixed another."""
     if parent is None:
         return settings.block_size or DEFAULT_BLOCK
     core, asked = parent.entry.manifest, settings.block_size
@@ -161,63 +163,64 @@ def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
 
 
 def _check_base(settings: TrainSettings, registry: Registry, parent: Parent | None) -> None:
-    """Raise UsageError for a base that could not denoise a canvas of the core's."""
+    """Raise UsageError for a base that could not denoise the core's canvases."""
     if settings.base is None:
         return
     base = registry.find(settings.base).manifest
     wanted = None if parent is None else Canvas.of(parent.entry.manifest, settings.block_size)
     if wanted is None or base.kind != "small" or Canvas.of(base).misfit(wanted) is not None:
-        problem = f"'{settings.base}' is no small model that fits the core '{settings.core}'."
+        problem = f"'{settings.base}' is not a small model that fits the core '{settings.core}'."
         raise UsageError(problem, f"Name one that was made with --for {settings.core}.")
 
 
 def _teacher(settings: TrainSettings, registry: Registry, parent: Parent | None) -> Entry | None:
-    """The model whose predictions are learned; UsageError for one that cannot denoise a whole window in one pass."""
+    """Find the model whose predictions are learned; UsageError for one that cannot denoise a window in one pass."""
     if settings.distill is None:
         return None
     entry = registry.find(settings.distill)
-    problem = "a core from scratch has tokens of its own" if parent is None else _untaught(entry, parent, settings)
+    problem = "a core from scratch has its own tokens" if parent is None else _untaught(entry, parent, settings)
     if problem is not None:
-        raise UsageError(f"'{settings.distill}' cannot teach: {problem}.", "Name another --distill, or leave it out.")
+        remedy = "Name another model with --distill, or omit it."
+        raise UsageError(f"'{settings.distill}' cannot teach: {problem}.", remedy)
     return entry
 
 
 def _untaught(entry: Entry, parent: Parent, settings: TrainSettings) -> str | None:
-    """What keeps a model from teaching those that are made for a core, if anything does."""
+    """Return why a model cannot teach one that is made for a core; None if it can."""
     if entry.manifest.attention == "causal":
         return "it cannot denoise all blocks of a text in one pass"
     return Canvas.of(entry.manifest).misfit(Canvas.of(parent.entry.manifest, settings.block_size))
 
 
 def _check_window(teacher: Entry | None, window: int) -> None:
-    """Raise UsageError for windows that are longer than what the teacher sees."""
+    """Raise UsageError for windows that are longer than the teacher's context."""
     if teacher is not None and window > teacher.manifest.context:
         most = teacher.manifest.context
-        problem = f"'{teacher.name}' sees {most} tokens at once, and the windows of this training have {window}."
-        raise UsageError(problem, f"Pass --context {most}, or leave --distill out.")
+        problem = f"'{teacher.name}' has a context of {most} tokens, and the windows of this training have {window}."
+        raise UsageError(problem, f"Pass --context {most}, or omit --distill.")
 
 
 def _tokenizer(settings: TrainSettings, workspace: Path, parent: Parent | None) -> Tokenizer:
-    """The core's tokenizer, or one learned from the data when there is no core."""
+    """Load the core's tokenizer, or learn one from the data if there is no core."""
     if parent is not None:
         return load_tokenizer(parent.entry.folder, parent.entry.name)
     path = workspace / TOKENIZER
     if not path.exists():
         if "-" in settings.data:
-            raise UsageError("a core's data is read twice, which standard input cannot be.", "Give it as a file.")
+            raise UsageError("a core's data is read twice, and standard input cannot be.", "Pass it as a file.")
         texts = (document.text for document in read_documents(settings.data, ReadReport()))
         write_atomic(path, train_tokenizer(texts, settings.vocabulary).to_str(pretty=True))
     return Tokenizer.from_file(str(path))
 
 
 def _never_text(tokenizer: Tokenizer, vocabulary: int) -> tuple[int, ...]:
-    """The ids that stand for no text: mask, padding, and those that too little text has left without a token."""
+    """Return the ids that are never text: mask, padding, and those for which the text was too small."""
     unused = range(tokenizer.get_vocab_size(), vocabulary)
     return (special_id(tokenizer, MASK), special_id(tokenizer, PAD), *unused)
 
 
 def _phrasing(end: int, parent: Parent | None) -> StoreSettings:
-    """How text is put: as the core reads it, whose chat template conversations have where it has one."""
+    """How text is encoded: as the core reads it, conversations by its chat template if it has one."""
     if parent is None or parent.entry.manifest.format != "chat":
         return StoreSettings(end)
     core = parent.entry
@@ -225,7 +228,7 @@ def _phrasing(end: int, parent: Parent | None) -> StoreSettings:
 
 
 def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phrasing: StoreSettings) -> TokenStore:
-    """The tokens on disk, from an earlier start of the same training if there was one."""
+    """Open the tokens on disk, or write them unless an earlier start of the same training has."""
     folder = workspace / _TOKENS
     if TokenStore.is_finished(folder):
         return TokenStore.open(folder)

@@ -1,4 +1,4 @@
-"""What a training is told: one flat set of settings for flags, variables and recipes."""
+"""The settings of a training, one flat set for flags, variables and recipes."""
 
 from __future__ import annotations
 
@@ -144,27 +144,27 @@ class TrainSettings:
         if self.distill is None and self.distill_context:
             raise UsageError("--distill-context was given, but no teacher.", "Name one with --distill.")
         if self.minutes is not None and self.steps is not None:
-            raise UsageError("both --minutes and --steps are given.", "Leave one of them out.")
+            raise UsageError("both --minutes and --steps are given.", "Omit one of them.")
 
     def _check_beginning(self) -> None:
         if self.init is None:
             for flag, given in (("lora", self.lora), ("shift", self.shift)):
                 if given is not None:
-                    raise UsageError(f"--{flag} was given, but nothing to begin from.", "Name it with --init.")
+                    raise UsageError(f"--{flag} was given, but --init was not.", "Name what to begin from with --init.")
             return
         if self.core == NO_CORE:
-            problem = "a beginning has a tokenizer already, and a core from scratch learns its own."
-            raise UsageError(problem, "Name the core that it fits with --for, or leave --init out.")
+            problem = "what --init names has a tokenizer already, and a core from scratch learns its own."
+            raise UsageError(problem, "Name the core that it fits with --for, or omit --init.")
         for name in _KEPT:
             if getattr(self, name) is not None:
-                problem = f"--{name} was given, but '{self.init}' has its shape already."
-                raise UsageError(problem, f"Leave --{name} out, or --init.")
+                problem = f"--{name} was given, but '{self.init}' already has a shape."
+                raise UsageError(problem, f"Omit --{name} or --init.")
         if self.lora is not None and self.base is not None:
-            raise UsageError("an adapter's base is what it begins from.", "Leave --base out.")
+            raise UsageError("an adapter's base is what it begins from.", "Omit --base.")
 
     def _check_left_to_core(self) -> None:
         for name in FROM_SCRATCH:
             if getattr(self, name) != getattr(TrainSettings, name):
                 flag = name.replace("_", "-")
-                problem = f"--{flag} was given, but the core '{self.core}' decides about it."
-                raise UsageError(problem, f"Leave --{flag} out, or make a core with --for none.")
+                problem = f"--{flag} was given, but the core '{self.core}' decides that."
+                raise UsageError(problem, f"Omit --{flag}, or make a core with --for none.")

@@ -1,4 +1,4 @@
-"""FSDP, which deals the weights of a model out to processes, and what it asks of a training."""
+"""FSDP, which shards the weights of a model over processes, and what it requires of a training."""
 
 from __future__ import annotations
 
@@ -22,57 +22,57 @@ _BACKBONE = "backbone."  # of an Objective
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether the weights are dealt out."""
+    """Return whether the weights are sharded."""
     return getattr(accelerator.state, "fsdp_plugin", None) is not None
 
 
 def set_up(accelerator: Accelerator, model: nn.Module, sequences: int) -> None:
-    """Let FSDP compute as trainings do without it; UsageError where it cannot.
+    """Let FSDP compute exactly what a training computes without it; UsageError where it cannot.
 
-    sequences: those of a step in each process.
+    sequences: of a step in each process.
     """
     if not is_sharded(accelerator):
         if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-            raise UsageError("FSDP deals a model out to GPUs, and there are none.", "Leave --use_fsdp out.")
+            raise UsageError("FSDP shards a model over GPUs, and there are none.", "Omit --use_fsdp.")
         return
     plugin = accelerator.state.fsdp_plugin
     if plugin.fsdp_version == 1:
-        problem = "FSDP 1 makes one row of all matrices, and Muon needs them whole."
+        problem = "FSDP 1 flattens all matrices into one vector, and Muon needs them whole."
         raise UsageError(problem, "Pass --fsdp_version 2 to accelerate.")
     if not all(parameter.requires_grad for parameter in model.parameters()):
-        raise UsageError("an adapter is not trained with FSDP.", "Leave --use_fsdp out, or --lora.")
-    if sequences == 1:  # of two samples one takes a pass more, in which all processes have to join
+        raise UsageError("an adapter cannot be trained with FSDP.", "Omit --use_fsdp or --lora.")
+    if sequences == 1:  # every second sample takes one more pass, which all processes have to join
         problem = "FSDP needs at least two sequences a step in each process."
-        raise UsageError(problem, "Pass a larger --batch-tokens, or leave --use_fsdp out.")
-    plugin.mixed_precision_policy = None  # FSDP's own rounding would reach the loss: see autocast
+        raise UsageError(problem, "Pass a larger --batch-tokens, or omit --use_fsdp.")
+    plugin.mixed_precision_policy = None  # FSDP's own rounding would affect the loss, see `autocast`
 
 
 def autocast(accelerator: Accelerator) -> AbstractContextManager[None]:
-    """The rounding that accelerate gives every model but one that is dealt out."""
+    """Return the autocast that accelerate applies to every model but a sharded one."""
     if not is_sharded(accelerator):
         return nullcontext()
-    # The first pass that a weight is gathered for can be one without gradients, and a cached cast would have none.
+    # Not cached: a weight may first be cast in a pass without gradients, and that cast would have none later.
     uncached: AbstractContextManager[None] = accelerator.autocast(AutocastKwargs(cache_enabled=False))
     return uncached
 
 
 def check_resumable(checkpoint: Path, accelerator: Accelerator) -> None:
-    """Raise UsageError for a checkpoint of a training with FSDP where there is none, and the other way round."""
+    """Raise UsageError for a checkpoint with FSDP in a training without it, or the other way round."""
     sharded = is_sharded(accelerator)
     if sharded == (checkpoint / OPTIMIZER_NAME).exists():
         began, now = ("without", "with") if sharded else ("with", "without")
-        problem = f"the training was begun {began} FSDP and cannot go on {now} it."
-        raise UsageError(problem, f"Resume it {began} FSDP, or start anew with --overwrite.")
+        problem = f"the training was begun {began} FSDP and cannot be resumed {now} it."
+        raise UsageError(problem, f"Resume it {began} FSDP, or start over with --overwrite.")
 
 
 def local(parameter: Tensor) -> Tensor:
-    """What this process holds of a parameter."""
+    """Return the part of a parameter that this process holds."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Hold whole what was dealt out, but for the parts that gather themselves when they are called."""
+    """Gather a sharded module's own weights; its submodules gather theirs when they are called."""
     if not isinstance(module, FSDPModule):
         yield
         return
@@ -82,7 +82,7 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 
 def learned_weights(objective: Objective, accelerator: Accelerator) -> dict[str, Tensor]:
-    """The weights of the backbone that are trained, whole, in the first process at least; all have to ask for them."""
+    """Return the trained weights of the backbone, whole at least in the first process; all processes must call it."""
     learned: dict[str, Tensor] = {
         name: weight for name, weight in objective.backbone.named_parameters() if weight.requires_grad
     }
@@ -93,7 +93,7 @@ def learned_weights(objective: Objective, accelerator: Accelerator) -> dict[str,
 
 
 def whole_backbone(objective: Objective, accelerator: Accelerator) -> BlockDiffusionLM:
-    """The backbone with all of its weights, in the first process at least; all processes have to ask for it."""
+    """Return the backbone with whole weights, at least in the first process; all processes must call it."""
     backbone = objective.backbone
     if not is_sharded(accelerator):
         return backbone

@@ -42,14 +42,14 @@ from ssdcli.training.sharding import (
 )
 
 _HISTORY = "history.json"
-_SMOOTHED = 20  # steps whose mean loss is shown
+_SMOOTHED = 20  # steps over which the shown loss is averaged
 _POINTS = 20  # points of the loss curve
-ENDLESS = 10**7  # steps: the plan decides when to stop
+ENDLESS = 10**7  # steps; the plan decides when to stop
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is: the loss is the mean of the last steps, in nats per token."""
+    """How far a training is; the loss is the mean over recent steps, in nats per token."""
 
     step: int
     total: int | None
@@ -60,28 +60,36 @@ class Progress:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the caller of a training wants to know and to say."""
+    """What the caller of a training wants to be told, and what it decides.
+
+    measure: returns the held-out loss, and is called now and then.
+    checkpoint_every: seconds.
+    patience: measurements without progress after which the training ends early; 0 for never.
+    """
 
     on_progress: Callable[[Progress], None] = lambda _: None
     wants_stop: Callable[[], bool] = lambda: False
-    measure: Callable[[], float] | None = None  # held-out loss, taken now and then
-    checkpoint_every: float = 60.0  # seconds
-    patience: int = 0  # measurements without progress, after which the training ends early; 0: it never does
+    measure: Callable[[], float] | None = None
+    checkpoint_every: float = 60.0
+    patience: int = 0
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Optimiser settings and the shape of a step."""
+    """Settings of the optimiser, and the size of a step.
+
+    batch: sequences of a step, over all processes.
+    """
 
     optimizer: str
     learning_rate: float
     weight_decay: float
-    batch: int  # sequences a step, of all processes together
+    batch: int
     seed: int
 
 
 class _Watch(TrainerCallback):
-    """Follows the plan: stops in time, saves by the clock, reports every step."""
+    """Follows the plan: stops in time, saves by the clock, and reports every step."""
 
     def __init__(self, trainer: SmallTrainer) -> None:
         self._trainer = trainer
@@ -94,7 +102,7 @@ class _Watch(TrainerCallback):
             self._threads.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Replan, report, and decide whether to stop or save."""
+        """Replan, report, and decide whether to stop or to save."""
         trainer, plan, hooks = self._trainer, self._trainer.plan, self._trainer.hooks
         if self._threads:
             torch.set_num_threads(self._threads.end())
@@ -112,12 +120,12 @@ class _Watch(TrainerCallback):
 
 
 class SmallTrainer(Trainer):
-    """Trains an Objective by a Plan; every checkpoint holds all that makes a resumed run the same run."""
+    """Trains an Objective by a Plan; a checkpoint holds all that a resumed training needs to end the same."""
 
     def __init__(self, objective: Objective, windows: Windows, plan: Plan, rates: Rates, folder: Path) -> None:
-        """`folder` is the workspace: checkpoint-N folders appear in it by rename.
+        """`folder` is the workspace, in which checkpoint-N folders appear by renames.
 
-        UsageError for an FSDP that cannot be.
+        UsageError for FSDP settings that do not work.
         """
         transformers_logging.set_verbosity_error()
         super().__init__(
@@ -137,14 +145,14 @@ class SmallTrainer(Trainer):
         set_up(self.accelerator, objective, self.args.per_device_train_batch_size)
 
     def run(self, hooks: Hooks, checkpoint: Path | None = None) -> bool:
-        """Train to the end of the plan, from a checkpoint if one is given; False if the caller stopped it before."""
+        """Train to the end of the plan, from a checkpoint if one is given; return False if the caller stopped it."""
         self.hooks = hooks
         if checkpoint is not None:
             check_resumable(checkpoint, self.accelerator)
             self.plan.restore(checkpoint)
             self._restore_history(checkpoint)
             self.best.restore(checkpoint)
-            if self.plan.done(steps_of(checkpoint)):  # only what comes after the training is missing
+            if self.plan.done(steps_of(checkpoint)):  # only what follows the training is missing
                 self._load_weights(str(checkpoint))
                 self.state.global_step = steps_of(checkpoint)
                 return True
@@ -154,13 +162,13 @@ class SmallTrainer(Trainer):
         return self.plan.done(self.state.global_step)
 
     def _load_weights(self, checkpoint: str) -> None:
-        if is_sharded(self.accelerator):  # they are dealt out first
+        if is_sharded(self.accelerator):  # they are sharded first
             self._prepare_for_training(ENDLESS, None, checkpoint)  # type: ignore[no-untyped-call]
         else:
             self._load_from_checkpoint(checkpoint, self.model)
 
     def whole(self) -> BlockDiffusionLM:
-        """The backbone with the weights that are kept, in the first process at least; all have to ask for it."""
+        """Return the backbone with the weights to keep, at least in the first process; all processes must call it."""
         backbone = whole_backbone(self.objective, self.accelerator)
         self.best.give(backbone)
         return backbone
@@ -171,9 +179,9 @@ class SmallTrainer(Trainer):
         return None if self.best.step in (0, self.state.global_step) else self.best.step
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """The part of this process in the mean loss per scored token; SsdError in all when that is not a number.
+        """Return this process's part of the mean loss per scored token; SsdError in all if that is not a number.
 
-        The processes' gradients are averaged, so each part is weighed by its share of the tokens.
+        The processes' gradients are averaged, so each part is weighted by its share of the tokens.
         """
         loss: Tensor = model(**inputs)
         scored = float(inputs["columns"]["scored"].sum())
@@ -185,11 +193,11 @@ class SmallTrainer(Trainer):
         return loss * (world_size() * scored / max(1.0, tokens))
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[None]:
-        """What accelerate leaves to be done for a model that is dealt out."""
+        """Return the autocast that accelerate leaves out for a sharded model."""
         return autocast(self.accelerator)
 
     def report(self, step: int) -> None:
-        """Note the loss, measure the held-out loss when it is due, and tell the caller."""
+        """Record the loss, measure the held-out loss when it is due, and tell the caller."""
         pace = self.plan.seconds_per_step()
         speed = self.tokens_per_step / pace if pace else 0.0
         left = (self.plan.total - step) * pace if pace and self.plan.total is not None else None
@@ -199,12 +207,12 @@ class SmallTrainer(Trainer):
         self.hooks.on_progress(Progress(step, self.plan.total, loss, speed, left))
 
     def _due(self, step: int) -> bool:
-        """Whether `step` ends one of the parts that the training is divided into for its curve."""
+        """Return whether the loss curve gets a point at `step`."""
         total = self.plan.total or 0
         return total > 0 and (step == total or step % max(1, total // _POINTS) == 0)
 
     def _measured(self, step: int) -> dict[str, float]:
-        """The held-out loss, if it is measured; a training that gets no better by it winds down."""
+        """Measure the held-out loss, if there is one; a training that no longer lowers it winds down."""
         if self.hooks.measure is None:
             return {}
         with gathered(self.objective):
@@ -217,27 +225,31 @@ class SmallTrainer(Trainer):
         return {"heldout": heldout}
 
     def _wind_down(self, step: int) -> None:
-        """Go back to the best weights, and let the learning rate fall as if they had been the last before it does."""
+        """Return to the best weights, and let the learning rate fall as it would have after them.
+
+        Had the plan ended its constant phase at the best step b, its total would have been b / (1 - decay), and the
+        decay would have taken b * decay / (1 - decay) steps.
+        """
         if not is_sharded(self.accelerator):
             self.best.give(self.objective.backbone)
         self.plan.wind_down(step, round(self.best.step * self.plan.decay / (1 - self.plan.decay)))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The project's own choice of optimiser for each kind of parameter."""
+        """Make the optimiser that suits each kind of parameter."""
         if self.optimizer is None:
             rates = self.rates
             self.optimizer = make_optimizer(self.objective, rates.learning_rate, rates.weight_decay, rates.optimizer)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
-        """The plan's schedule."""
+        """Schedule the learning rate by the plan."""
         if self.lr_scheduler is None:
             self.lr_scheduler = LambdaLR(optimizer or self.create_optimizer(), self.plan.rate)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Restore the states; a learning rate that the user changed for the resumed run wins over the saved one."""
+        """Restore the states; a learning rate that the user changed on resuming wins over the saved one."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.lr_scheduler is not None and self.optimizer is not None:
             self.lr_scheduler.base_lrs = [self.rates.learning_rate] * len(self.lr_scheduler.base_lrs)
@@ -246,32 +258,32 @@ class SmallTrainer(Trainer):
                 group["lr"] = self.rates.learning_rate * self.plan.rate(steps_of(Path(checkpoint)))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        """In order: the windows shuffle themselves."""
+        """Sample in order: the windows are shuffled already."""
         return torch.utils.data.SequentialSampler(train_dataset or self._window)
 
     def _get_output_dir(self, trial: Any) -> str:
-        """Where Trainer writes a checkpoint before it is whole."""
+        """Return where Trainer writes a checkpoint before it is whole."""
         return str(self._folder / PARTIAL)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write the weights but for frozen ones, which are read again from where they came from."""
+        """Write all weights but frozen ones, which are read again from where they came from."""
         frozen = self._frozen()
         state = self.objective.state_dict() if state_dict is None else state_dict
         super()._save(output_dir, {name: value for name, value in state.items() if name not in frozen})
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Raise SsdError for a checkpoint of another model; of this one, frozen weights may be missing."""
+        """Raise SsdError for a checkpoint of another model; only frozen weights may be missing."""
         strange = {*load_result.missing_keys, *load_result.unexpected_keys} - self._frozen()
         if strange:
-            problem = f"the checkpoint in {self._folder} is another model's: they differ in {min(strange)}."
-            raise SsdError(problem, "Start the training anew with --overwrite.")
+            problem = f"the checkpoint in {self._folder} is of another model: they differ in {min(strange)}."
+            raise SsdError(problem, "Start the training over with --overwrite.")
 
     def _frozen(self) -> set[str]:
-        """The names of the weights that stay as they are."""
+        """Return the names of the weights that are not trained."""
         return {name for name, weight in self.objective.named_parameters() if not weight.requires_grad}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint beside the others, and let it appear at once: a crash leaves the last one or this one."""
+        """Write a checkpoint that appears only when it is whole: a crash leaves the previous one or this one."""
         finite = all(bool(torch.isfinite(local(parameter)).all()) for parameter in self.objective.parameters())
         if summed_over_ranks([not finite]) != [0]:
             raise _diverged(self.state.global_step, self.rates.learning_rate)
@@ -298,12 +310,12 @@ class SmallTrainer(Trainer):
 def _diverged(step: int, rate: float) -> SsdError:
     return SsdError(
         f"the training diverged: at step {step} its loss or its weights are not numbers.",
-        f"Go on from its last good checkpoint at a lower rate: --resume --learning-rate {rate / 3:.1g}.",
+        f"Continue from its last good checkpoint at a lower rate: --resume --learning-rate {rate / 3:.1g}.",
     )
 
 
 def _arguments(rates: Rates, folder: Path) -> TrainingArguments:
-    """Trainer's own settings: silent, nothing reported anywhere, saving and stopping left to the plan."""
+    """Return Trainer's own settings: it is silent and reports nowhere; saving and stopping are left to the plan."""
     on_gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(folder / PARTIAL),
@@ -321,5 +333,5 @@ def _arguments(rates: Rates, folder: Path) -> TrainingArguments:
         dataloader_pin_memory=on_gpu,
         ddp_find_unused_parameters=rates.batch == world_size(),  # a single sequence may not be self-conditioned
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # nn.DataParallel knows no samples; torchrun gives each GPU a process
+    arguments._n_gpu = min(1, arguments.n_gpu)  # nn.DataParallel cannot split samples
     return arguments

@@ -63,7 +63,7 @@ def test_a_flag_a_variable_and_a_recipe_say_where(ssd, monkeypatch, tmp_path):
     monkeypatch.delenv("SSD_DTYPE")
     recipe = tmp_path / "mine.toml"
     recipe.write_text('dtype = "float32"\ndevice = "abacus"\n')
-    assert "there is no device 'abacus'" in ssd("--core", "big", "--recipe", str(recipe))[2]
+    assert "not 'abacus'" in ssd("--core", "big", "--recipe", str(recipe))[2]
 
 
 def test_8_bits_are_for_pulled_cores(ssd):

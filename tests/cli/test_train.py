@@ -15,7 +15,7 @@ import pytest
 from ssdcli.cli import app, console
 from ssdcli.errors import Interrupted
 from ssdcli.registry.store import Registry
-from ssdcli.training.saved import begin, unfinished
+from ssdcli.training.unfinished import begin, saved_settings
 from tests.tiny import add_tiny
 from tests.trainings import run, tiny_settings, write_text
 
@@ -63,10 +63,10 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(text, home, capsys):
     (checkpoint,) = (home / "training" / "tiny").glob("checkpoint-*")
     steps = int(checkpoint.name.partition("-")[2])
     assert app.main(["train-small", text, *CORE]) == 2
-    assert "Pass --resume to go on" in capsys.readouterr().err
+    assert "Pass --resume to continue it" in capsys.readouterr().err
     assert app.main([*command, "--steps", str(steps + 2), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == steps + 2
-    assert unfinished(Registry(), "tiny") is None
+    assert saved_settings(Registry(), "tiny") is None
 
 
 def test_the_answer_as_sentences(text, capsys):

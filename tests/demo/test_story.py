@@ -24,7 +24,7 @@ from ssdcli.demo.story import (
 from ssdcli.errors import Interrupted, UsageError
 from ssdcli.registry.store import Registry
 from ssdcli.training.job import Watcher
-from ssdcli.training.saved import unfinished
+from ssdcli.training.unfinished import saved_settings
 from tests.notebooks import tiny_notebook, tiny_training
 from tests.tiny import add_family
 
@@ -103,13 +103,13 @@ def test_training_replaces_an_earlier_model_and_an_unfinished_training(core, not
     train(settings, Watcher())
     with pytest.raises(Interrupted):
         train(settings, Watcher(wants_stop=lambda: True))
-    assert unfinished(Registry(), NAME) is not None
+    assert saved_settings(Registry(), NAME) is not None
     prepared = []
     trained = train(settings, Watcher(on_prepared=prepared.append))
     model = trained.description.manifest
     assert (model.name, model.core, trained.description.steps) == (NAME, "big", settings.steps)
     assert len(prepared) == 1
-    assert unfinished(Registry(), NAME) is None
+    assert saved_settings(Registry(), NAME) is None
     assert Registry().find(NAME).manifest.weight == trained.description.manifest.weight
 
 

@@ -35,12 +35,6 @@ TORCH_FREE = ("cli", "registry", "hub", "engine.catalogue")
 HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets", "bitsandbytes", "safetensors.torch")
 STANDARD = frozenset(sys.stdlib_module_names) - {"io", "os", "pathlib", "shutil", "tempfile"}  # without files
 
-# Still to be cut; a line goes with its import.
-UPWARD: set[tuple[str, str]] = set()
-LOADS_TORCH: set[str] = set()
-BEYOND_TORCH: set[tuple[str, str]] = set()
-NAMESAKES = {"settings"}
-
 
 def test_only_these_modules_stand_beside_the_rooms() -> None:
     """Everything else is in a room, and every room is in the list."""
@@ -53,10 +47,7 @@ def test_only_these_modules_stand_beside_the_rooms() -> None:
 def test_imports_point_down_the_list_of_rooms(name: str) -> None:
     """No module, not even within a function, imports one of a room above its own."""
     upward = [(module, found) for module in modules() if room(module) == name for found in _upward(module)]
-    new = [
-        f"{module}:{found.line} imports {found.name}" for module, found in upward if (module, found.name) not in UPWARD
-    ]
-    assert not new
+    assert not [f"{module}:{found.line} imports {found.name}" for module, found in upward]
 
 
 @pytest.mark.parametrize("name", LOOSE)
@@ -75,21 +66,18 @@ def test_the_engine_imports_torch_and_itself_alone() -> None:
         for found in imports(module)
         if found.name.split(".")[0] not in STANDARD | {"torch"} and not found.name.startswith("ssdcli.engine")
     }
-    assert outside <= BEYOND_TORCH
+    assert not outside
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if name.removeprefix("ssdcli.").startswith(TORCH_FREE)])
 def test_start_up_loads_no_torch(module: str) -> None:
     """Neither does the module import torch where it is loaded, nor anything that it imports."""
-    if module not in LOADS_TORCH:
-        assert not _way_to_torch(module)
+    assert not _way_to_torch(module)
 
 
 def test_the_command_line_loads_no_torch_through_other_libraries() -> None:
     """What the source does not tell: the real import, with all of the libraries that it brings."""
-    wanted = [
-        name for name in modules() if name.removeprefix("ssdcli.").startswith(TORCH_FREE) and name not in LOADS_TORCH
-    ]
+    wanted = [name for name in modules() if name.removeprefix("ssdcli.").startswith(TORCH_FREE)]
     script = f"import sys\nfor name in {wanted}:\n    __import__(name)\n    assert 'torch' not in sys.modules, name"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False)
     assert result.returncode == 0, result.stderr
@@ -101,7 +89,7 @@ def test_no_two_files_share_a_name() -> None:
     for path in PACKAGE.rglob("*.py"):
         if path.stem != "__init__":
             places[path.stem].append(path.relative_to(PACKAGE).as_posix())
-    shared = {name: sorted(paths) for name, paths in places.items() if len(paths) > 1 and name not in NAMESAKES}
+    shared = {name: sorted(paths) for name, paths in places.items() if len(paths) > 1}
     assert shared == {name: paths for name, paths in shared.items() if tuple(paths) in SAME_THING}
 
 

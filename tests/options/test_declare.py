@@ -8,8 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from ssdcli.cli.flags import resolve, with_flags
 from ssdcli.cli.help import use_panels
-from ssdcli.cli.settings import resolve, with_flags
 from ssdcli.errors import UsageError
 from ssdcli.options.declare import above, at_least, between, check_options, each, group, multiple_of, one_of, option
 

@@ -10,12 +10,14 @@ import os
 import sys
 from pathlib import Path
 
+from ssdcli.data import token_store
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.token_store import StoreSettings, build_store
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id, train_tokenizer
 
+_BATCH = 100_000  # characters that are encoded at once: small, so that little text reaches the steady state
 _LINE = "dear landlord, the boiler is cold again and the stairs are dark, so please send somebody.\n"
 
 
@@ -28,6 +30,7 @@ def write_letters(path: Path, megabytes: float) -> None:
 
 def tokenise(text: Path, folder: Path) -> None:
     """What a training does with its text, at the moment when it has a tokenizer."""
+    token_store._BATCH_CHARACTERS = _BATCH
     tokenizer = train_tokenizer([_LINE], 300)
     report = ReadReport()
     settings = StoreSettings(special_id(tokenizer, END_OF_TEXT))

@@ -25,8 +25,8 @@ from ssdcli.registry.store import Registry
 from ssdcli.text.tokenizer import train_tokenizer
 from ssdcli.training import job
 from ssdcli.training.job import train_small
-from ssdcli.training.saved import resumed
 from ssdcli.training.settings import TrainSettings
+from ssdcli.training.unfinished import resumed
 from tests.checkpoints import write_checkpoint
 from tests.tiny import BLOCK, CONTEXT, add_tiny, tiny_backbone
 from tests.trainings import run, write_text
@@ -187,12 +187,12 @@ def test_what_does_not_fit_the_core_is_refused(text, registry):
         ({"layers": 1}, "--layers was given"),
         ({"context": 32}, "--context was given"),
         ({"shift": True}, "--shift was given"),
-        ({"core": "none"}, "a beginning has a tokenizer already"),
+        ({"core": "none"}, "what --init names has a tokenizer already"),
         ({"lora": 0}, "--lora must be between 1 and 256"),
         ({"lora": 200}, "--lora 200 is too large"),
         ({"lora": 4, "base": "general"}, "an adapter's base is what it begins from"),
-        ({"lora": 4, "init": None}, "nothing to begin from"),
-        ({"shift": True, "init": None}, "nothing to begin from"),
+        ({"lora": 4, "init": None}, "but --init was not"),
+        ({"shift": True, "init": None}, "but --init was not"),
     ],
 )
 def test_what_a_beginning_decides_or_needs_is_said(changes, says, text, registry):
@@ -204,7 +204,7 @@ def test_what_a_beginning_decides_or_needs_is_said(changes, says, text, registry
 def test_a_checkpoint_that_will_not_do_is_refused(text, registry, tmp_path):
     write_checkpoint(tmp_path / "foreign", tokenizer=train_tokenizer(["other words " * 50], 300))
     assert "their tokenizers differ" in refused(text, tmp_path / "foreign")
-    assert "is no registered model" in refused(text, tmp_path / "foreign", lora=4)
+    assert "is not a registered model" in refused(text, tmp_path / "foreign", lora=4)
     write_checkpoint(tmp_path / "lm")
     weights_file = tmp_path / "lm" / "model.safetensors"
     weights_file.rename(tmp_path / "lm" / "pytorch_model.bin")
@@ -325,7 +325,7 @@ def test_an_adapter_travels_without_its_base(text, registry, tmp_path):
 def test_an_adapter_is_no_beginning_and_no_base(text, registry):
     adapter(text)
     assert "is an adapter" in refused(text, "notes", name="more")
-    with pytest.raises(UsageError, match="is no small model that fits"):
+    with pytest.raises(UsageError, match="is not a small model that fits"):
         train_small(still(text, "big", base="notes", name="more"))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ssdcli.cli.settings import resolve
+from ssdcli.cli.flags import resolve
 from ssdcli.errors import Interrupted, NoSuchModel, UsageError
 from ssdcli.registry.store import Registry
 from ssdcli.text.tokenizer import train_tokenizer
@@ -125,7 +125,7 @@ def test_the_recipe_in_the_folder_repeats_the_training(text):
         ({"tokenizer": train_tokenizer(["other words and more of them " * 9], VOCABULARY)}, "their tokenizers differ"),
         ({"block_size": 16}, "its block size is 16, not 8"),
         ({"attention": "causal"}, "cannot denoise all blocks of a text in one pass"),
-        ({"context": 32}, "'other' sees 32 tokens at once, and the windows of this training have 64"),
+        ({"context": 32}, "'other' has a context of 32 tokens, and the windows of this training have 64"),
     ],
 )
 def test_a_model_that_cannot_teach_is_refused(changes, said, text):
@@ -140,7 +140,7 @@ def test_a_model_that_cannot_teach_is_refused(changes, said, text):
 
 def test_a_core_from_scratch_has_no_teacher(text):
     add_tiny("big", process="simplex")
-    with pytest.raises(UsageError, match="a core from scratch has tokens of its own"):
+    with pytest.raises(UsageError, match="a core from scratch has its own tokens"):
         train_small(taught(text, core="none", vocabulary=300, block_size=8))
 
 

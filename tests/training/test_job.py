@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ssdcli.cli.settings import resolve
+from ssdcli.cli.flags import resolve
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry import staging
@@ -25,8 +25,8 @@ from ssdcli.registry.store import Registry
 from ssdcli.training import beginnings, job, measured, samples
 from ssdcli.training.job import Watcher, train_small
 from ssdcli.training.objective import Objective
-from ssdcli.training.saved import claimed, has_checkpoint, resumed
 from ssdcli.training.settings import TrainSettings
+from ssdcli.training.unfinished import claimed, has_checkpoint, resumed
 from tests.tiny import BLOCK, VOCABULARY, add_tiny
 from tests.trainings import SECRET, SHAPE, run, tiny_settings, write_text
 
@@ -294,7 +294,7 @@ def test_a_model_that_cannot_be_registered_can_be_later(owner, name, text, regis
 
 
 def test_a_full_disk_before_the_first_step_leaves_nothing(text, registry, monkeypatch):
-    monkeypatch.setattr(job, "save", full)
+    monkeypatch.setattr(job, "save_settings", full)
     with pytest.raises(SsdError, match=r"disk .* is full"):
         run(tiny_settings(text), registry.home)
     assert not has_checkpoint(registry, "tiny")
@@ -339,7 +339,7 @@ def test_names_that_are_taken_are_refused_before_anything_is_read(text, tmp_path
 def test_a_core_that_is_none_is_refused(text, registry):
     add_tiny("big")
     add_tiny("mail", kind="small", core="big")
-    with pytest.raises(UsageError, match="'mail' is not a core but of kind 'small'"):
+    with pytest.raises(UsageError, match="'mail' is not a core but a model of kind 'small'"):
         train_small(small_settings(text, core="mail"))
     with pytest.raises(NoSuchModel):
         train_small(small_settings(text, core="nobody"))
@@ -363,7 +363,7 @@ def test_a_base_is_linked(text, registry):
 def test_a_base_that_does_not_fit_is_refused(base, text, registry):
     add_tiny("big", process="simplex")
     add_tiny("masked-one", 5, kind="small", core="big")
-    with pytest.raises(UsageError, match=f"'{base}' is no small model that fits the core 'big'"):
+    with pytest.raises(UsageError, match=f"'{base}' is not a small model that fits the core 'big'"):
         train_small(small_settings(text, base=base))
     with pytest.raises(NoSuchModel):
         train_small(small_settings(text, base="nobody"))

@@ -174,7 +174,7 @@ def test_a_checkpoint_of_another_model_is_refused(text):
     state = load_file(checkpoint)
     state["backbone.other"] = state.popitem()[1]
     save_file(state, checkpoint, {"format": "pt"})
-    with pytest.raises(SsdError, match="is another model's: they differ in backbone"):
+    with pytest.raises(SsdError, match="is of another model: they differ in backbone"):
         train_small(settings(text))
 
 
@@ -229,6 +229,6 @@ def test_a_pulled_model_of_another_process_is_refused(text):
 def test_a_checkpoint_has_to_become_a_model_before_it_has_an_adapter(text, tmp_path):
     add_core("big", **LLADA)
     write_checkpoint(tmp_path / "lm")
-    with pytest.raises(UsageError, match="is no registered model") as raised:
+    with pytest.raises(UsageError, match="is not a registered model") as raised:
         train_small(settings(text, init=str(tmp_path / "lm")))
-    assert f"Make it a model first, with --init {tmp_path / 'lm'}" in raised.value.remedy
+    assert f"First make a model of it with --init {tmp_path / 'lm'}" in raised.value.remedy

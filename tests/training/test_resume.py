@@ -13,8 +13,8 @@ import pytest
 
 from ssdcli.errors import Interrupted, SsdError, UsageError
 from ssdcli.registry.store import Registry
-from ssdcli.training.saved import begin, resumed, unfinished
 from ssdcli.training.settings import TrainSettings
+from ssdcli.training.unfinished import begin, resumed, saved_settings
 from tests.training.killed import KILLED_AT, MOMENTS
 from tests.trainings import STEPS, Outcome, run, tiny_settings, write_text
 
@@ -56,7 +56,7 @@ def test_a_training_stopped_twice_ends_as_if_it_never_was(process, text, uninter
     for last in (1, 4):
         with pytest.raises(Interrupted, match="--resume --name tiny"):
             run(settings, tmp_path, stop_after=last)
-        assert unfinished(Registry(tmp_path), "tiny") is not None
+        assert saved_settings(Registry(tmp_path), "tiny") is not None
     outcome = run(settings, tmp_path)
     assert outcome.steps == [5, 6]
     assert_same(outcome, uninterrupted[process], tmp_path)
@@ -102,13 +102,13 @@ def test_the_settings_of_an_older_version_can_be_resumed(tmp_path):
     old = asdict(tiny_settings("notes.txt"))
     del old["checkpoint_seconds"]
     save_job(tmp_path, **old, anneal=0.2, distill_samples=9)
-    assert unfinished(Registry(tmp_path), "tiny") == tiny_settings("notes.txt", checkpoint_seconds=60.0)
+    assert saved_settings(Registry(tmp_path), "tiny") == tiny_settings("notes.txt", checkpoint_seconds=60.0)
 
 
 def test_settings_that_cannot_be_read_are_named(tmp_path):
     save_job(tmp_path, data=[], colour="green")
     with pytest.raises(SsdError, match=r"job\.json cannot be read"):
-        unfinished(Registry(tmp_path), "tiny")
+        saved_settings(Registry(tmp_path), "tiny")
 
 
 def test_only_the_budget_and_the_rate_of_a_training_can_be_changed(tmp_path):
@@ -140,7 +140,7 @@ def test_a_new_start_that_cannot_be_leaves_an_interrupted_training_alone(text, t
 
 
 def test_what_was_never_begun_cannot_be_resumed(tmp_path):
-    assert unfinished(Registry(tmp_path), "tiny") is None
+    assert saved_settings(Registry(tmp_path), "tiny") is None
     with pytest.raises(UsageError, match="there is no unfinished training of 'tiny'"):
         resumed(Registry(tmp_path), "tiny", {})
 

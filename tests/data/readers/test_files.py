@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -16,8 +17,10 @@ import pytest
 
 from ssdcli.data import streams
 from ssdcli.data.documents import Document, ReadReport, short_number
+from ssdcli.data.readers import formats
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.readers.rows import NO_TEXT_FIELDS
+from ssdcli.data.readers.text import text_documents
 from ssdcli.errors import UsageError
 
 MEBIBYTE = 1 << 20
@@ -405,3 +408,15 @@ def test_memory_stays_far_below_the_size_of_the_file(tmp_path, form):
     tracemalloc.stop()
     assert report.characters >= 60_000_000
     assert peak + arrow_peak < 10_000_000
+
+
+def test_a_new_format_is_one_function_and_one_line_of_the_table(tmp_path, monkeypatch):
+    def read_backwards(source: streams.Source) -> Iterator[Document]:
+        yield from text_documents(["".join(source.text())[::-1]], source.name, source.report)
+
+    monkeypatch.setitem(formats.FORMATS, ".back", formats.Format(read_backwards))
+    assert texts(write(tmp_path / "a.back", "olleh")) == ["hello"]
+    assert skipped(write(tmp_path / "b.back", b"\0" * 99)) == {"binary": 1}
+    with gzip.open(tmp_path / "c.back.gz", "wb") as file:
+        file.write(b"dlrow")
+    assert texts(tmp_path / "c.back.gz") == ["world"]

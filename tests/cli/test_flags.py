@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from ssdcli.cli.settings import resolve
+from ssdcli.cli.flags import resolve
 from ssdcli.errors import UsageError
 
 

@@ -1,4 +1,4 @@
-"""Unfinished trainings: their settings, and who may touch their workspace. Needs no torch."""
+"""Unfinished trainings: their workspaces, the settings kept there, and the lock on them. Needs no torch."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _JOB = "job.json"
 _CHANGEABLE = ("minutes", "steps", "passes", "learning_rate", "checkpoint_seconds")
 
 
-def save(workspace: Path, settings: TrainSettings) -> None:
+def save_settings(workspace: Path, settings: TrainSettings) -> None:
     """Keep the settings of a training in its workspace."""
     write_atomic(workspace / _JOB, json.dumps(asdict(settings), indent=2) + "\n")
 
 
-def unfinished(registry: Registry, name: str) -> TrainSettings | None:
-    """The settings of a training of this name that was started and not finished; SsdError if they cannot be read."""
+def saved_settings(registry: Registry, name: str) -> TrainSettings | None:
+    """Return the settings of an unfinished training of this name, if there is one; SsdError if they cannot be read."""
     path = _workspace(registry, name) / _JOB
     if not path.exists():
         return None
@@ -38,14 +38,14 @@ def unfinished(registry: Registry, name: str) -> TrainSettings | None:
         return TrainSettings(**(known | {"data": tuple(saved["data"])}))
     except (OSError, ValueError, TypeError, KeyError) as error:
         problem = f"the settings of the unfinished training in {path} cannot be read ({error})."
-        raise SsdError(problem, "Start it anew with --overwrite.") from error
+        raise SsdError(problem, "Start it over with --overwrite.") from error
 
 
 def resumed(registry: Registry, name: str, given: Mapping[str, object]) -> TrainSettings:
-    """The settings to go on with: the saved ones, and of the newly given ones those that a training can change."""
-    saved = unfinished(registry, name)
+    """Return the settings to resume with: the saved ones, and newly given ones of those that may change."""
+    saved = saved_settings(registry, name)
     if saved is None:
-        raise UsageError(f"there is no unfinished training of '{name}'.", "Leave --resume out to start one.")
+        raise UsageError(f"there is no unfinished training of '{name}'.", "Omit --resume to start one.")
     changed = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     changed = {key: value for key, value in changed.items() if value != getattr(saved, key)}
     fixed = [key for key in changed if key not in _CHANGEABLE]
@@ -63,9 +63,9 @@ def resumed(registry: Registry, name: str, given: Mapping[str, object]) -> Train
 
 
 def begin(registry: Registry, settings: TrainSettings, *, overwrite: bool) -> None:
-    """Make room for a new training, after all that can be checked before reading its text.
+    """Make room for a new training, once all that can be checked before its text is read has been.
 
-    Raises UsageError or NoSuchModel, with an unfinished training of the same name left as it is.
+    Raises UsageError or NoSuchModel, and then leaves an unfinished training of the same name as it is.
     """
     from ssdcli.data.documents import ReadReport
     from ssdcli.data.readers.files import read_documents
@@ -74,19 +74,19 @@ def begin(registry: Registry, settings: TrainSettings, *, overwrite: bool) -> No
     with claimed(registry, settings.name) as workspace:
         if has_checkpoint(registry, settings.name) and not overwrite:
             raise UsageError(
-                f"a training of '{settings.name}' was interrupted and can go on.",
-                "Pass --resume to go on, or --overwrite to start anew.",
+                f"a training of '{settings.name}' was interrupted and can be resumed.",
+                "Pass --resume to continue it, or --overwrite to start over.",
             )
         check_free(registry, settings.name, overwrite=overwrite)
         if settings.core != NO_CORE:
             registry.find(settings.core)
-        read_documents(settings.data, ReadReport())  # refuses what does not exist, and reads nothing yet
+        read_documents(settings.data, ReadReport())  # refuses what does not exist; nothing is read yet
         if workspace.exists():
             shutil.rmtree(workspace)
 
 
 def check_free(registry: Registry, name: str, *, overwrite: bool) -> None:
-    """Raise UsageError when a new model cannot have this name."""
+    """Raise UsageError if a new model cannot have this name."""
     found = next((entry for entry in registry.entries() if entry.name == name), None)
     if found is not None and found.bundled:
         raise UsageError(f"'{name}' comes with ssd and cannot be replaced.", "Choose another --name.")
@@ -96,15 +96,15 @@ def check_free(registry: Registry, name: str, *, overwrite: bool) -> None:
 
 
 def has_checkpoint(registry: Registry, name: str) -> bool:
-    """Whether a training of this name was interrupted after its first checkpoint."""
+    """Return whether a training of this name was interrupted after its first checkpoint."""
     return any(_workspace(registry, name).glob("checkpoint-*"))
 
 
 @contextmanager
 def claimed(registry: Registry, name: str) -> Iterator[Path]:
-    """Keep other processes out of a training's workspace, which need not exist; SsdError when one is in it.
+    """Lock a training's workspace, which need not exist, against other processes; SsdError if one has locked it.
 
-    Under torchrun the first process does so for all of them.
+    Under torchrun the first process locks it for all of them.
     """
     from filelock import Timeout
 
