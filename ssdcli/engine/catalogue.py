@@ -76,7 +76,7 @@ class ProcessDeclaration(Declaration):
 
     constants: what they are unless told otherwise, for a model that is trained from scratch.
     optional: those of them that a manifest may leave out.
-    schedule: the small models' beside a core, unless another is named (BENCHMARKS.md has the measurements).
+    schedule: the small models' beside a core, unless another is named (measured in docs/lab/gating.md).
     """
 
     constants: Mapping[str, float] = field(default_factory=dict)
