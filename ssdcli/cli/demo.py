@@ -17,6 +17,7 @@ from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.demo import story
 from ssdcli.demo.story import AUTHORS, CORE, ENSEMBLE, SMALL
 from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.units import in_parameters
 
 if TYPE_CHECKING:
     from ssdcli.training.job import Trained
@@ -79,7 +80,7 @@ def _labels(trio: story.Trio) -> dict[str, str]:
 
 def _training(trained: Trained) -> str:
     training, model = trained.description, trained.description.manifest
-    size = f"{model.parameters / 1e6:.1f}M parameters"
+    size = f"{in_parameters(model.parameters)} parameters"
     return f"Trained {model.name} ({size}) for {model.core}: {training.steps:,} steps in {training.seconds:.0f} s.\n"
 
 

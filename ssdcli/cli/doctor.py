@@ -10,7 +10,7 @@ from ssdcli.cli import console
 from ssdcli.cli.completion import core_names
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.machine.environment import prepare_machine
-from ssdcli.machine.placement import in_bytes
+from ssdcli.machine.units import in_bytes
 from ssdcli.registry.store import Registry
 
 if TYPE_CHECKING:

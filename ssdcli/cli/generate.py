@@ -19,6 +19,7 @@ from ssdcli.generation.types import DEFAULTS, PLAIN
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import FREE
+from ssdcli.machine.units import large
 from ssdcli.options.declare import group, option
 from ssdcli.registry.recipes import find_recipe
 
@@ -112,15 +113,7 @@ def _tell(result: Result, settings: GenerateSettings) -> None:
         tell_colours(result.explain, [member.name for member in result.members])
     if settings.stats:
         passes = ", ".join(f"{one.name} ({one.signed(one.weight):g}) {one.forward_passes}" for one in result.members)
-        work = ", ".join(f"{one.name} {_count(one.flops)}FLOP" for one in result.members)
+        work = ", ".join(f"{one.name} {large(one.flops, 'FLOP')}" for one in result.members)
         speed = f"{result.tokens} tokens in {result.seconds:.1f} s ({result.tokens_per_second:.1f} a second)"
         saved = f", {result.flops_saved:.1%} saved by the schedule" if result.flops_saved else ""
         sys.stderr.write(f"{prefix}seed {result.seed}; {speed}; forward passes: {passes}; about {work}{saved}\n")
-
-
-def _count(number: int) -> str:
-    """A large number with the prefix of its unit: 3.2 G."""
-    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if number >= size:
-            return f"{number / size:.1f} {prefix}"
-    return f"{number} "

@@ -14,6 +14,7 @@ import typer
 from ssdcli.cli import console
 from ssdcli.cli.completion import core_names, model_names
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
+from ssdcli.machine.units import in_parameters
 from ssdcli.registry.compatibility import misfit
 from ssdcli.registry.manifest import ADAPTER, Manifest
 from ssdcli.registry.store import Entry, Registry
@@ -243,15 +244,8 @@ def _row(entry: Entry, default: str) -> tuple[str, ...]:
     manifest = entry.manifest
     beside = [f"on {manifest.base}"] if manifest.kind == ADAPTER else []
     marks = [*beside, *(["bundled"] if entry.bundled else []), *(["default"] if entry.name == default else [])]
-    numbers = (_in_millions(manifest.parameters), manifest.core or "-", _shown(manifest.weight))
+    numbers = (in_parameters(manifest.parameters), manifest.core or "-", _shown(manifest.weight))
     return (entry.name, manifest.kind, manifest.process, *numbers, ", ".join(marks))
-
-
-def _in_millions(count: int) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return str(count)
 
 
 def _shown(value: object) -> str:

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ssdcli.cli import console
+from ssdcli.machine.units import in_parameters
 
 if TYPE_CHECKING:
     from ssdcli.training.job import Watcher
@@ -83,10 +84,10 @@ class Screen:
     def _prepared(self, prepared: Prepared) -> None:
         for line in prepared.store.info.report:
             (console.warn if line.startswith("skipped") else console.note)(line)
-        millions, init = prepared.beginning.parameters / 1e6, prepared.settings.init
+        parameters, init = in_parameters(prepared.beginning.parameters), prepared.settings.init
         kind = "adapter" if prepared.kind == "adapter" else prepared.size or "custom"
         begun = "" if init is None else f", begun from {init}"
-        console.note(f"{kind}: {millions:.1f}M parameters, {prepared.process.name} process{begun}")
+        console.note(f"{kind}: {parameters} parameters, {prepared.process.name} process{begun}")
         self._bar.update(self._task, description="training")
 
     def _progress(self, progress: Progress) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssdcli.cli import console
+from ssdcli.machine.units import in_parameters, large
 from ssdcli.registry.names import check_name
 from ssdcli.registry.store import Entry, Registry
 
@@ -55,7 +56,9 @@ def pull(
     else:
         with _bar(plan) as watch:
             entry = pipeline.pull(plan, name, registry, watch, overwrite)
-        console.note(f"Registered {name!r}: {plan.family.title}, {entry.manifest.parameters / 1e6:,.0f}M parameters.")
+        console.note(
+            f"Registered {name!r}: {plan.family.title}, {in_parameters(entry.manifest.parameters)} parameters."
+        )
         console.note(f"Now try: ssd generate --core {name} 'Once upon a time'")
     if as_json:
         console.write_json(_registered(entry))
@@ -120,7 +123,7 @@ def _write_facts(facts: dict[str, Any], *, as_json: bool) -> None:
         console.write_json(facts)
         return
     rows = [(key.replace("_", " "), _shown(key, value)) for key, value in facts.items() if key != "files"]
-    console.write_table([*rows, *(("file", f"{file}, {_gigabytes(size)}") for file, size in facts["files"].items())])
+    console.write_table([*rows, *(("file", f"{file}, {large(size, 'B')}") for file, size in facts["files"].items())])
 
 
 def _shown(key: str, value: object) -> str:
@@ -129,12 +132,8 @@ def _shown(key: str, value: object) -> str:
     if isinstance(value, list):
         return ", ".join(value)
     if key.startswith("bytes") and isinstance(value, int):
-        return _gigabytes(value)
+        return large(value, "B")
     return f"{value:,}" if isinstance(value, int) else str(value or "-")
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:,.2f} GB"
 
 
 def _registered(entry: Entry) -> dict[str, Any]:

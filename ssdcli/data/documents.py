@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
 
+from ssdcli.machine.units import counted, large
 from ssdcli.text import codec
 from ssdcli.text.messages import Message
 
@@ -86,7 +87,7 @@ class ReadReport:
         """Return sentences for people, the first about what was read."""
         kinds = [(self.documents - self.conversations, "document"), (self.conversations, "conversation")]
         found = " and ".join(counted(count, noun) for count, noun in kinds if count)
-        size = f"({short_number(self.characters)} characters)"
+        size = f"({large(self.characters)} characters)"
         sentences = [f"read {found if found else '0 documents'} {size} from {counted(self.files, 'file')}"]
         for reason, skips in self.skips.items():
             sentences.append(f"skipped {counted(skips.count, skips.unit)}: {reason} (first: {skips.first})")
@@ -108,23 +109,6 @@ class ReadReport:
             "skipped": self.skipped,
             "replaced_characters": self.replaced_characters,
         }
-
-
-def counted(count: int, noun: str) -> str:
-    """Format a number and its noun: `1 file`, `1,684 documents`."""
-    if count == 1:
-        return f"1 {noun}"
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{count:,} {plural}"
-
-
-def short_number(number: int) -> str:
-    """Format a number as people say it: `9,412`, `1.8 M`, `2.1 G`."""
-    if number < 1_000_000:
-        return f"{number:,}"
-    if number < 1_000_000_000:
-        return f"{number / 1e6:.1f} M"
-    return f"{number / 1e9:.1f} G"
 
 
 def printable(text: str) -> str:

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ssdcli.data.canaries import scatter
-from ssdcli.data.documents import Document, ReadReport, counted
+from ssdcli.data.documents import Document, ReadReport
 from ssdcli.data.marking import CLOSING, Marked, Marker
 from ssdcli.data.split import SplitSettings, fingerprint, split_documents
 from ssdcli.data.trained_documents import TrainedDocuments
 from ssdcli.errors import SsdError
+from ssdcli.machine.units import counted
 from ssdcli.text.chat import Chat
 
 MIN_TRAINING_TOKENS = 64

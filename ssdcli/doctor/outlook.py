@@ -12,7 +12,8 @@ from ssdcli.engine.process import make_process
 from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import Hardware
-from ssdcli.machine.placement import CPU, DTYPES, FREE, QUANTIZED, Allocation, Need, Placement, in_bytes
+from ssdcli.machine.placement import CPU, DTYPES, FREE, QUANTIZED, Allocation, Need, Placement
+from ssdcli.machine.units import in_bytes
 from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.loading import make_denoiser

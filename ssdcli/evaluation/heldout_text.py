@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from tokenizers import Tokenizer
 
-from ssdcli.data.documents import Document, ReadReport, counted
+from ssdcli.data.documents import Document, ReadReport
 from ssdcli.data.marking import Marker
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.split import SplitSettings, distinct, fingerprint, recorded_split, split_documents
@@ -19,6 +19,7 @@ from ssdcli.errors import UsageError
 from ssdcli.evaluation.measurement import EvalSettings, TrainedDocument, TrainedText
 from ssdcli.evaluation.scored_text import ScoredText, scored_part
 from ssdcli.evaluation.trained_text import Training, union
+from ssdcli.machine.units import counted
 from ssdcli.registry.store import Entry
 from ssdcli.text.chat import Chat
 

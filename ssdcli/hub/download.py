@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ssdcli.errors import DownloadFailed, SsdError, UsageError
 from ssdcli.hub.resume import fetch_blob
+from ssdcli.machine.units import large
 from ssdcli.registry.manifest import CONFIG, FILE, INDEX, WEIGHTS
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def check_space(wanted: Iterable[tuple[Path, int]]) -> None:
         free = shutil.disk_usage(there).free
         if size > free:
             raise DownloadFailed(
-                f"this takes {size / 1e9:.1f} GB on the disk of {there}, which has {free / 1e9:.1f} GB free.",
+                f"this takes {large(size, 'B')} on the disk of {there}, which has {large(free, 'B')} free.",
                 "Free some space, or set HF_HUB_CACHE or SSD_HOME to a folder on another disk.",
             )
 

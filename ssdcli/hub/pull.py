@@ -26,6 +26,7 @@ from ssdcli.hub.download import (
     weight_files,
 )
 from ssdcli.hub.tokenizer_files import SETTINGS, TEMPLATE, make_tokenizer, read_table, read_template, read_vocabulary
+from ssdcli.machine.units import in_parameters
 from ssdcli.models.core_spec import KEY, CoreSpec, spec_fields
 from ssdcli.models.families import recognise
 from ssdcli.models.families.family import GENERATION, Family, Vocabulary
@@ -233,7 +234,7 @@ def _card(plan: PullPlan, name: str, parameters: int) -> str:
     return f"""\
 # {name}
 
-A core for `ssd generate`: {plan.family.title}, {parameters / 1e6:,.0f}M parameters.
+A core for `ssd generate`: {plan.family.title}, {in_parameters(parameters)} parameters.
 
 | | |
 |---|---|

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ssdcli.errors import OutOfMemory, UsageError
+from ssdcli.machine.units import in_bytes
 from ssdcli.options.declare import Check, check_options, one_of, option
 
 if TYPE_CHECKING:
     from ssdcli.machine.hardware import Accelerator, Hardware
 
-GIB = 1 << 30
+
 AUTO = "auto"
 CPU = "cpu"
 BITS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0, "int8": 8.0, "int4": 4.5}  # with the scales of 64 numbers
@@ -57,11 +58,6 @@ class Need:
     def resident(self, dtype: str) -> int:
         """Bytes on the main device when the layers wait elsewhere for their turn."""
         return weight_bytes(0, self.pinned + self.layer, dtype) + self.working
-
-
-def in_bytes(size: int) -> str:
-    """A size in bytes as people read it: 15.7 GiB."""
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / (GIB >> 10):.0f} MiB"
 
 
 def weight_bytes(linear: int, other: int, dtype: str) -> int:

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ssdcli.data.documents import counted
 from ssdcli.data.token_store import SideInfo
+from ssdcli.machine.units import counted, duration
 from ssdcli.registry.manifest import Manifest
 
 
@@ -144,15 +144,6 @@ def length_counts(lengths: Iterable[int]) -> list[int]:
     """Return how many of these lengths, each at least 1, lie from 2^k to 2^(k+1) - 1, for every k up to the longest."""
     places = Counter(length.bit_length() - 1 for length in lengths)
     return [places[k] for k in range(max(places, default=-1) + 1)]
-
-
-def duration(seconds: float) -> str:
-    """Format a time as people say it: `1 h 2 min`, `12 min 34 s`, `8 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def number(value: float) -> str:

@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ssdcli.data.documents import counted, printable, short_number
+from ssdcli.data.documents import printable
 from ssdcli.data.token_store import SideInfo
+from ssdcli.machine.units import counted, duration, in_parameters
 from ssdcli.reports import charts
-from ssdcli.reports.description import Description, Quality, duration, number
+from ssdcli.reports.description import Description, Quality, number
 
 Row = tuple[str, ...]
 
@@ -112,7 +113,7 @@ def _names(description: Description) -> dict[str, str]:
 def _summary(description: Description, names: Mapping[str, str]) -> str:
     model, bits = description.manifest, description.quality.bits_per_byte
     made = (
-        f"{model.name} is {_identity(description)}: {short_number(model.parameters)} parameters, trained for "
+        f"{model.name} is {_identity(description)}: {in_parameters(model.parameters)} parameters, trained for "
         f"{duration(description.seconds)} on {counted(description.train.tokens, 'token')} of text."
     )
     found = [f"{names[who]} loses {number(value)}" for who, value in bits.items() if who != "ensemble"]

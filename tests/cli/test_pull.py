@@ -112,7 +112,7 @@ def test_a_dry_run_is_readable(hub, ssd):
     lines = dict(line.split("  ", 1) for line in out.splitlines())
     assert lines["family"].strip() == "LLaDA"
     assert lines["gated"].strip() == "no"
-    assert "model-00003-of-00003.safetensors, 0.00 GB" in out
+    assert "model-00003-of-00003.safetensors, " in out
 
 
 def test_a_dry_run_tells_whether_the_core_fits_this_machine(hub, ssd, monkeypatch):

@@ -10,7 +10,8 @@ import pytest
 from ssdcli.doctor.outlook import need_of_entry, outlook, summary
 from ssdcli.machine import hardware
 from ssdcli.machine.hardware import Accelerator, Hardware
-from ssdcli.machine.placement import GIB, Need, Placement
+from ssdcli.machine.placement import Need, Placement
+from ssdcli.machine.units import GIB
 from ssdcli.models import native_checkpoint
 from ssdcli.registry.store import Registry
 from tests.pulled import add_core

@@ -210,7 +210,7 @@ def test_there_must_be_room_before_the_first_byte_of_the_weights(hub, registry, 
     planned = plan(RepoId(NAME))
     room = SimpleNamespace(free=2 * planned.weight_bytes - 1)  # to fetch them, and to convert them
     monkeypatch.setattr("shutil.disk_usage", lambda _: room)
-    with pytest.raises(DownloadFailed, match=r"has 0.0 GB free"):
+    with pytest.raises(DownloadFailed, match=r"has [0-9,]+ B free"):
         pull(planned, "tiny", registry, QUIET)
     assert hub.downloads(SHARD) == []
     assert is_untouched(registry)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ssdcli.errors import OutOfMemory, UsageError
 from ssdcli.machine.hardware import Accelerator, Hardware
-from ssdcli.machine.placement import BITS, DTYPES, GIB, QUANTIZED, Need, Placement
+from ssdcli.machine.placement import BITS, DTYPES, QUANTIZED, Need, Placement
+from ssdcli.machine.units import GIB
 
 LLADA = Need(8_015_581_184, 6_979_321_856, 1_035_997_184, 218_112_000, "bfloat16", 126464 * 32)
 SLOW_CPU = Hardware(cores=8, memory=64 * GIB, free=48 * GIB, bfloat16=False)

@@ -7,7 +7,8 @@ from importlib.resources import files
 
 import pytest
 
-from ssdcli.reports.description import duration, length_counts, metrics_lines, number
+from ssdcli.machine.units import duration
+from ssdcli.reports.description import length_counts, metrics_lines, number
 from ssdcli.reports.rendering import model_card, report
 from tests.reports.descriptions import CORE, DESCRIPTION, history, modelled
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ssdcli.data.documents import counted
 from ssdcli.evaluation.audit.exposure import Exposure
 from ssdcli.evaluation.audit.membership import ENOUGH, Attack
 from ssdcli.evaluation.audit.verbatim import SPAN
 from ssdcli.evaluation.audit.verdict import ADVANTAGE, ADVANTAGE_ERROR, EXPOSURE, VERBATIM, Verdict, judge
+from ssdcli.machine.units import counted
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from transformers.distributed.configuration_utils import DistributedConfig
 
 from ssdcli.errors import OutOfMemory
 from ssdcli.machine.hardware import Hardware
-from ssdcli.machine.placement import CPU, Allocation, Need, in_bytes, weight_bytes
+from ssdcli.machine.placement import CPU, Allocation, Need, weight_bytes
+from ssdcli.machine.units import in_bytes
 
 DISK = "disk"
 _MEMORY = 0.9  # the share of free memory that offloaded layers may take

@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ssdcli.data import streams
-from ssdcli.data.documents import Document, ReadReport, short_number
+from ssdcli.data.documents import Document, ReadReport
 from ssdcli.data.readers import formats
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.readers.rows import NO_TEXT_FIELDS
 from ssdcli.data.readers.text import text_documents
 from ssdcli.errors import UsageError
+from ssdcli.machine.units import large
 
 MEBIBYTE = 1 << 20
 
@@ -387,7 +388,7 @@ def test_report_lines():
     assert report.lines()[1] == "skipped 2 files: binary (first: a.png)"
     assert report.counts()["skipped"] == {"binary": 2}
     assert json.loads(json.dumps(report.counts())) == report.counts()
-    assert [short_number(n) for n in (0, 9412, 2_100_000_000)] == ["0", "9,412", "2.1 G"]
+    assert [large(n) for n in (0, 9412, 999_600, 2_100_000_000)] == ["0", "9,412", "1 M", "2.1 G"]
 
 
 @pytest.mark.parametrize("form", ["txt", "jsonl", "csv", "parquet"])
