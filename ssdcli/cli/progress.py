@@ -68,7 +68,7 @@ class Screen:
         self._bar.stop()
 
     def watcher(self, stop: Stop) -> Watcher:
-        """Return callbacks that draw on this screen, and tell `stop` while steps are being taken."""
+        """Callbacks that draw on this screen, and tell `stop` while steps are being taken."""
         from ssdcli.training.job import Watcher
 
         def prepared(what: Prepared) -> None:

@@ -49,7 +49,7 @@ def train_small(
 
 
 def _settings(given: dict[str, object], recipe: str | None, *, resume: bool, overwrite: bool) -> TrainSettings:
-    """Return the settings of a new training from flags, or those of a saved one with what may change."""
+    """The settings of a new training from flags, or those of a saved one with what may change."""
     if resume:
         if "name" not in given:
             raise UsageError("--resume needs the name of a training.", "Pass --name.")

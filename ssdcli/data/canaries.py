@@ -42,20 +42,20 @@ class Canaries:
     repeats: tuple[int, ...] = _REPEATS
 
     def texts(self) -> list[str]:
-        """Return each canary once."""
+        """Each canary once."""
         return self._drawn(f"planted {self.seed}", self.count)
 
     def times(self) -> list[int]:
-        """Return how often each is planted."""
+        """How often each is planted."""
         return [self.repeats[place % len(self.repeats)] for place in range(self.count)]
 
     def planted(self) -> list[str]:
-        """Return every copy of every canary, in rounds, so that the copies of one lie far apart."""
+        """Every copy of every canary, in rounds, so that the copies of one lie far apart."""
         known = list(zip(self.texts(), self.times(), strict=True))
         return [text for turn in range(max(self.repeats)) for text, times in known if times > turn]
 
     def candidates(self, count: int, seed: int) -> list[str]:
-        """Return sentences of the same form that were never planted."""
+        """Sentences of the same form that were never planted."""
         return self._drawn(f"candidates {seed}", count)
 
     def _drawn(self, use: str, count: int) -> list[str]:
@@ -74,7 +74,7 @@ def scatter(split: Iterable[tuple[Document, bool]], planted: Iterable[str]) -> I
 
 
 def keep_canaries(folder: Path, count: int) -> Canaries:
-    """Return the canaries of a training: drawn and stored when it begins, the same ones when it is resumed."""
+    """The canaries of a training: drawn and stored when it begins, the same ones when it is resumed."""
     found = read_canaries(folder)
     if found is None:
         found = Canaries(secrets.randbits(64), count)

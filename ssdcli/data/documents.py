@@ -84,7 +84,7 @@ class ReadReport:
         self.first_replaced = self.first_replaced or place
 
     def lines(self) -> list[str]:
-        """Return sentences for people, the first about what was read."""
+        """Sentences for people, the first about what was read."""
         kinds = [(self.documents - self.conversations, "document"), (self.conversations, "conversation")]
         found = " and ".join(counted(count, noun) for count, noun in kinds if count)
         size = f"({large(self.characters)} characters)"
@@ -98,7 +98,7 @@ class ReadReport:
         return sentences
 
     def counts(self) -> dict[str, Any]:
-        """Return the numbers of this report as plain JSON values."""
+        """The numbers of this report as plain JSON values."""
         return {
             "files": self.files,
             "documents": self.documents,
@@ -112,5 +112,5 @@ class ReadReport:
 
 
 def printable(text: str) -> str:
-    """Return a name that is safe to show: no control characters, nothing that cannot be encoded."""
+    """A name that is safe to show: no control characters, nothing that cannot be encoded."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)

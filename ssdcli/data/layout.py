@@ -60,12 +60,12 @@ def in_blocks(tokens: Tokens, marks: Tokens, lead: int, size: int) -> Packed:
 
 
 def plain_width(tokens: int, lead: int, size: int) -> int:
-    """Return the columns of a plain document of so many tokens, both ends of text included."""
+    """The columns of a plain document of so many tokens, both ends of text included."""
     return lead + max(0, -(-(tokens - lead) // size)) * size
 
 
 def conversation_width(marks: Tokens, size: int) -> int:
-    """Return the columns of a conversation with these marks, both ends of text included."""
+    """The columns of a conversation with these marks, both ends of text included."""
     return sum(run.columns for run in _runs(np.concatenate([[GIVEN], marks[1:]]), size, size))
 
 

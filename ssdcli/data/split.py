@@ -77,7 +77,7 @@ def split_documents(
 
 
 def fingerprint(digests: Iterable[bytes]) -> str:
-    """Return a name for a set of documents: SHA-256, in hex, over their sorted digests."""
+    """A name for a set of documents: SHA-256, in hex, over their sorted digests."""
     total = sha256()
     for digest in sorted(digests):
         total.update(digest)
@@ -98,7 +98,7 @@ def distinct(documents: Iterable[Document], report: ReadReport) -> Iterator[Docu
 
 
 def _digest(words: list[str]) -> bytes:
-    """Return a digest of the words, whatever white space separates them."""
+    """A digest of the words, whatever white space separates them."""
     return blake2b(" ".join(words).encode("utf-8"), digest_size=_DIGEST_BYTES).digest()
 
 
@@ -111,7 +111,7 @@ def _passages(documents: Iterable[Document], seed: int) -> Iterator[_Passage]:
 
 
 def _key(text: str, seed: int) -> float:
-    """Return a number in [0, 1) that depends on the words and the seed alone."""
+    """A number in [0, 1) that depends on the words and the seed alone."""
     digest = blake2b(_digest(text.split()), key=str(seed).encode("ascii"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
@@ -157,7 +157,7 @@ def _split_few(passages: list[_Passage], fraction: float) -> Iterator[tuple[Docu
 
 
 def _place_to_cut(text: str, tail: int) -> int:
-    """Return where to cut so that about `tail` characters follow: between paragraphs, lines or words, or anywhere."""
+    """Where to cut so that about `tail` characters follow: between paragraphs, lines or words, or anywhere."""
     latest = max(len(text) - tail, 0)
     earliest = max(len(text) - 4 * tail, 0)
     for separator in ("\n\n", "\n", " "):

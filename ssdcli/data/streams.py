@@ -27,7 +27,7 @@ class ByteStream(Protocol):
     """Anything that hands out bytes as they arrive."""
 
     def read1(self, size: int = -1, /) -> bytes:
-        """Return at most `size` bytes, none at the end."""
+        """At most `size` bytes, none at the end."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def byte_chunks(stream: ByteStream, name: str, report: ReadReport) -> Iterator[b
 
 
 def read_head(chunks: Iterator[bytes]) -> bytes:
-    """Return the first bytes of a stream: at least HEAD_BYTES, or all of a shorter one."""
+    """The first bytes of a stream: at least HEAD_BYTES, or all of a shorter one."""
     head = b""
     for chunk in chunks:
         head += chunk
@@ -86,7 +86,7 @@ def read_head(chunks: Iterator[bytes]) -> bytes:
 
 
 def looks_binary(head: bytes) -> bool:
-    """Return whether the first bytes hold a NUL, or too many bytes that text does not have."""
+    """Whether the first bytes hold a NUL, or too many bytes that text does not have."""
     head = head[:HEAD_BYTES]
     if b"\0" in head:
         return True

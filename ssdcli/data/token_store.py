@@ -108,7 +108,7 @@ class TokenStore:
 
     @classmethod
     def is_finished(cls, folder: Path) -> bool:
-        """Return whether a folder holds a whole store of this version."""
+        """Whether a folder holds a whole store of this version."""
         try:
             cls.open(folder)
         except SsdError:
@@ -222,7 +222,7 @@ def build_store(
 
 
 def _plain_encoder(tokenizer: Tokenizer, eot_id: int) -> Tokenizer:
-    """Return a copy of the tokenizer, since encoding changes its settings."""
+    """A copy of the tokenizer, since encoding changes its settings."""
     if tokenizer.id_to_token(eot_id) is None:
         problem = f"the tokenizer has no token of id {eot_id} to separate documents."
         raise SsdError(problem, "Use the end-of-text id of the tokenizer's own model.")

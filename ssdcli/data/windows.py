@@ -42,12 +42,12 @@ class Corpus:
 
     @classmethod
     def of(cls, store: TokenStore) -> Corpus:
-        """Return the training side of a store."""
+        """The training side of a store."""
         starts, stops, _ = np.array(store.train_documents, dtype=np.int64).T
         return cls(store.train, store.train_marks, starts, stops)
 
     def conversations(self) -> Integers:
-        """Return the numbers of the documents that are conversations, in ascending order."""
+        """The numbers of the documents that are conversations, in ascending order."""
         found: list[Integers] = []
         for first in range(0, len(self.marks), _CHUNK):
             given = first + np.flatnonzero(self.marks[first : first + _CHUNK] == GIVEN)
@@ -121,7 +121,7 @@ class Windows(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
         }
 
     def _find(self, index: int) -> tuple[_Epoch, int]:
-        """Return the epoch of a sample, and its window there."""
+        """The epoch of a sample, and its window there."""
         while index >= self._firsts[-1]:
             self._turn_to(len(self._firsts) - 1)
             self._firsts.append(self._firsts[-1] + len(self._epoch.windows))
@@ -151,7 +151,7 @@ class Windows(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
         return plain_width(tokens, lead, self._shape.block)
 
     def _placed(self, order: Integers, widths: Integers) -> tuple[list[tuple[int, int]], int]:
-        """Return the documents with their places, and how many windows they fill.
+        """The documents with their places, and how many windows they fill.
 
         Each is placed in its turn, but a conversation waits for a window with enough room.
         """
@@ -190,6 +190,6 @@ class Windows(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
             yield piece
 
     def _document(self, number: int) -> tuple[Tokens, Tokens]:
-        """Return a document's tokens and marks, with the ends of text before and after it."""
+        """A document's tokens and marks, with the ends of text before and after it."""
         here = slice(int(self._corpus.starts[number]) - 1, int(self._corpus.stops[number]) + 1)
         return self._corpus.tokens[here], self._corpus.marks[here]

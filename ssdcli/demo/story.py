@@ -156,7 +156,7 @@ def read_notebook(folder: Path = NOTEBOOK) -> Notebook:
 
 
 def settings_for(notebook: Notebook, minutes: float = MINUTES) -> TrainSettings:
-    """Return how the demo trains: on the notes, for the bundled core (UsageError for impossible minutes)."""
+    """How the demo trains: on the notes, for the bundled core (UsageError for impossible minutes)."""
     data = (str(notebook.notes),)
     settings = TrainSettings(
         data=data, core=STARTER, name=NAME, minutes=minutes, batch_tokens=_BATCH_TOKENS, passes=_PASSES

@@ -52,7 +52,7 @@ STYLE = """
 
 
 def to_svg(picture: ET.Element) -> str:
-    """Return a picture as the text of an SVG file, its style included."""
+    """A picture as the text of an SVG file, its style included."""
     style = ET.Element("style")
     style.text = STYLE
     root = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", **picture.attrib})
@@ -263,7 +263,7 @@ class _Frame:
     right: int
 
     def at(self, point: Point) -> Point:
-        """Return where a point lies in the picture, in pixels from the top left."""
+        """Where a point lies in the picture, in pixels from the top left."""
         x, y = self.x.share(point[0]), self.y.share(point[1])
         return _LEFT + x * (self.right - _LEFT), _BOTTOM - y * (_BOTTOM - _TOP)
 

@@ -135,13 +135,13 @@ class Description:
 
 
 def metrics_lines(history: Sequence[Mapping[str, float]]) -> str:
-    """Return one JSON object a line for each point of the history; null where a value is not finite."""
+    """One JSON object a line for each point of the history; null where a value is not finite."""
     points = ({name: value if math.isfinite(value) else None for name, value in p.items()} for p in history)
     return "".join(json.dumps(point) + "\n" for point in points)
 
 
 def length_counts(lengths: Iterable[int]) -> list[int]:
-    """Return how many of these lengths, each at least 1, lie from 2^k to 2^(k+1) - 1, for every k up to the longest."""
+    """How many of these lengths, each at least 1, lie from 2^k to 2^(k+1) - 1, for every k up to the longest."""
     places = Counter(length.bit_length() - 1 for length in lengths)
     return [places[k] for k in range(max(places, default=-1) + 1)]
 

@@ -28,7 +28,7 @@ _UNFIT = ("Cc", "Cs")  # control characters and lone surrogates, which neither a
 
 
 def model_card(description: Description) -> str:
-    """Return the Markdown model card, whose front matter has the form of the Hugging Face hub's."""
+    """The Markdown model card, whose front matter has the form of the Hugging Face hub's."""
     quality = description.quality
     losses = [(f"{who}, nats per token", value) for who, value in quality.nats_per_token.items()]
     losses += [(f"{who}, bits per byte", value) for who, value in quality.bits_per_byte.items()]
@@ -36,7 +36,7 @@ def model_card(description: Description) -> str:
 
 
 def report(description: Description) -> str:
-    """Return the text of `report.html`, in which the user's text is shown as it is and never interpreted."""
+    """The text of `report.html`, in which the user's text is shown as it is and never interpreted."""
     quality, names, lengths = description.quality, _names(description), description.lengths
     pictures = {
         "history": charts.loss_curve(description.history, description.kept, "Loss over the steps"),

@@ -33,7 +33,7 @@ class Division:
     floor: Tensor
 
     def state(self) -> dict[str, Tensor]:
-        """Return the buffers of an `ActiveVocabulary`."""
+        """The buffers of an `ActiveVocabulary`."""
         size = self.row.bincount(minlength=len(self.ids))
         return {"row": self.row, "size": size, "share": self.share, "floor": self.floor}
 
@@ -61,7 +61,7 @@ def count_tokens(text: Tokens, vocabulary: int) -> Tensor:
 
 
 def active_ids(counts: Tensor, limit: int) -> Tensor:
-    """Return the ids that occur, at most the `limit` most frequent, in ascending order: (n,) int64."""
+    """The ids that occur, at most the `limit` most frequent, in ascending order: (n,) int64."""
     often = counts.argsort(descending=True, stable=True)[:limit]
     return often[counts[often] > 0].sort().values
 

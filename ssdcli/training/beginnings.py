@@ -52,7 +52,7 @@ class Beginning:
         return sum(p.numel() for p in self.model.parameters())
 
     def as_stored(self) -> BlockDiffusionLM:
-        """Return the model on the CPU for inference, its own parameters rounded as `save` writes them."""
+        """The model on the CPU for inference, its own parameters rounded as `save` writes them."""
         own = self.model.state_dict().values() if self.adapter is None else self._learned()
         for value in own:
             if value.is_floating_point():
@@ -118,7 +118,7 @@ def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockD
 
 
 def _entry(init: str, registry: Registry) -> Entry | None:
-    """Return the registered model of this name; None for the folder of a checkpoint."""
+    """The registered model of this name; None for the folder of a checkpoint."""
     folder = Path(init).expanduser()
     try:
         entry = registry.find(init)
@@ -204,7 +204,7 @@ def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry, workspa
 
 
 def _digest(entry: Entry, workspace: Path) -> str:
-    """Return the digest of a base's weights; UsageError if they have changed since the training began."""
+    """The digest of a base's weights; UsageError if they have changed since the training began."""
     digest, kept = entry.manifest.weights_digest, workspace / _DIGEST
     if not kept.exists():
         write_atomic(kept, digest)

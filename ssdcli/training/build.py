@@ -19,7 +19,7 @@ _CONTEXTS = 8  # a window holds at least this many blocks
 
 
 def settled(settings: TrainSettings, tokens: int) -> TrainSettings:
-    """Return checked settings with what they leave open decided, once for all: a resumed training may get more minutes.
+    """Checked settings with what they leave open decided, once for all: a resumed training may get more minutes.
 
     tokens: of the training text.
     """
@@ -29,7 +29,7 @@ def settled(settings: TrainSettings, tokens: int) -> TrainSettings:
 
 
 def choose_preset(settings: TrainSettings, tokens: int) -> Preset:
-    """Return the preset that checked settings name, or the largest that the training tokens and the time can feed."""
+    """The preset that checked settings name, or the largest that the training tokens and the time can feed."""
     asked = None if settings.size is None else find_preset(settings.size)
     if asked is not None:
         return asked
@@ -44,7 +44,7 @@ _STEPS = 500  # that a model from scratch should get; see docs/lab/training.md
 
 
 def choose_batch_tokens(settings: TrainSettings, tokens: int) -> int:
-    """Return the tokens of a step that checked settings name; else fewer where a small text allows few steps.
+    """The tokens of a step that checked settings name; else fewer where a small text allows few steps.
 
     tokens: of the training text; the passes over it are limited, and so are the steps.
     """
@@ -60,7 +60,7 @@ _CONTINUED_RATE = 1e-3
 
 
 def choose_rate(settings: TrainSettings) -> float:
-    """Return the peak learning rate that checked settings name; else a lower one for weights that were trained before.
+    """The peak learning rate that checked settings name; else a lower one for weights that were trained before.
 
     One rate suits all widths, since Muon's updates have the same root mean square at every width.
     """
@@ -75,7 +75,7 @@ _PARAMETERS_PER_MINUTE = 225_000  # of two CPU cores; see docs/lab/training.md
 
 
 def _affordable(settings: TrainSettings) -> float:
-    """Return how many body parameters can be trained in the granted time on a machine without a GPU."""
+    """How many body parameters can be trained in the granted time on a machine without a GPU."""
     by_steps = settings.minutes is None and settings.steps is not None
     if by_steps or torch.cuda.is_available():
         return float("inf")
@@ -90,7 +90,7 @@ def shape(
     never: tuple[int, ...],
     division: Division | None,
 ) -> BackboneConfig:
-    """Return the configuration of a new model: its body by preset and settings, the rest as process and core require.
+    """The configuration of a new model: its body by preset and settings, the rest as process and core require.
 
     traits: the core's.
     never: ids that are never text, for a core made from scratch.

@@ -23,13 +23,13 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint with the most steps in a workspace; every folder of that name is complete."""
+    """The checkpoint with the most steps in a workspace; every folder of that name is complete."""
     found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
     return max(found, key=steps_of, default=None)
 
 
 def steps_of(checkpoint: Path) -> int:
-    """Return how many steps were taken before a checkpoint."""
+    """How many steps were taken before a checkpoint."""
     return int(checkpoint.name.rpartition("-")[2])
 
 

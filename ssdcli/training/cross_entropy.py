@@ -54,7 +54,7 @@ def head_cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, weights: 
 def distilled_cross_entropy(
     hidden: Tensor, table: Tensor, lesson: Lesson, weights: Tensor, never: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the weighted cross-entropies, in nats, to a lesson's mixture and, without a gradient, to its tokens.
+    """The weighted cross-entropies, in nats, to a lesson's mixture and, without a gradient, to its tokens.
 
     The mixture is (1 - a) onehot(token) + a q, where a is the teacher's share and q its prediction. Up to a constant,
     the first sum is that of (1 - a) CE(token) + a KL(q || p) (Hinton et al., 2015, at temperature 1).
@@ -75,7 +75,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, weights: Tensor, never: Tensor) -> Tensor:
-        """Return the sum; its gradients are kept for the backward pass."""
+        """The sum; its gradients are kept for the backward pass."""
         table_low = table.to(hidden.dtype)
         total = torch.zeros((), device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
@@ -114,7 +114,7 @@ class _DistilledCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, table: Tensor, lesson: Lesson, weights: Tensor, never: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return both sums; the gradients of the first are kept for the backward pass."""
+        """Both sums; the gradients of the first are kept for the backward pass."""
         table_low = table.to(hidden.dtype)
         mixed, plain = torch.zeros((), device=hidden.device), torch.zeros((), device=hidden.device)
         grad_hidden = torch.empty_like(hidden)

@@ -142,7 +142,7 @@ def _placeless(settings: TrainSettings) -> TrainSettings:
 
 
 def recipe(prepared: Prepared) -> str:
-    """Return the resolved recipe in TOML: every setting but the name, the data and what the core decides."""
+    """The resolved recipe in TOML: every setting but the name, the data and what the core decides."""
     settings = _placeless(prepared.settings)
     flags = _flags(settings)
     left_out = ["data", "name"]

@@ -148,7 +148,7 @@ def _check_joined(prepared: Prepared) -> None:
 
 
 def batch_of(prepared: Prepared) -> int:
-    """Return the sequences of a step, over all processes."""
+    """The sequences of a step, over all processes."""
     tokens = prepared.settings.batch_tokens
     assert tokens is not None  # what was left open has been decided
     return max(1, tokens // prepared.model.config.context)
@@ -207,7 +207,7 @@ def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
 
 
 def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
-    """Return a function that measures the held-out loss so far, on a few texts and always with the same noise."""
+    """A function that measures the held-out loss so far, on a few texts and always with the same noise."""
     chosen = heldout_texts(prepared.store, prepared.tokenizer, limit=4096)
     settings = LossSettings(prepared.model.config.context, repeats=1)
 

@@ -57,12 +57,12 @@ class Measured:
 
 
 def measuring_seconds(settings: TrainSettings) -> float:
-    """Return how many seconds of a training are reserved for measuring and registering at its end."""
+    """How many seconds of a training are reserved for measuring and registering at its end."""
     return min(30.0, max(3.0, 0.05 * 60 * (settings.minutes or DEFAULT_MINUTES)))
 
 
 def measured_tokens(settings: TrainSettings) -> int:
-    """Return how many held-out tokens are measured at the end."""
+    """How many held-out tokens are measured at the end."""
     return round(_TOKENS_PER_SECOND * measuring_seconds(settings))
 
 

@@ -44,7 +44,7 @@ class Objective(nn.Module):
         self.teacher = teacher
 
     def forward(self, columns: Mapping[str, Tensor], index: Tensor) -> Tensor:
-        """Return the mean loss in nats per scored token.
+        """The mean loss in nats per scored token.
 
         With a teacher the value is still that of the text, and the gradient that of `distilled_cross_entropy`.
 
@@ -75,7 +75,7 @@ class Objective(nn.Module):
         return torch.tensor(rows, dtype=torch.int64, device=device)
 
     def _hidden(self, packed: Packed, canvas: Canvas, t: Tensor, rows: Tensor) -> Tensor:
-        """Return the hidden states of the noised half: (B, T, H).
+        """The hidden states of the noised half: (B, T, H).
 
         The given rows are self-conditioned: a first pass without gradient predicts them, and its prediction is an
         input of the second.

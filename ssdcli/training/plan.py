@@ -69,7 +69,7 @@ class Plan:
         return self.spent + (self._clock() - self._started if self._started is not None else 0.0)
 
     def seconds_per_step(self) -> float | None:
-        """Return the mean duration of this process's recent steps, or None before enough were seen."""
+        """The mean duration of this process's recent steps, or None before enough were seen."""
         if len(self._ends) < _MEASURED:
             return None
         return (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
@@ -91,7 +91,7 @@ class Plan:
         self.total = planned
 
     def done(self, step: int) -> bool:
-        """Return whether all planned steps are taken."""
+        """Whether all planned steps are taken."""
         return self.total is not None and step >= self.total
 
     def wind_down(self, step: int, steps: int) -> None:
@@ -101,11 +101,11 @@ class Plan:
             self.decay = (self.total - step) / self.total
 
     def winds_down(self, step: int) -> bool:
-        """Return whether the learning rate is falling."""
+        """Whether the learning rate is falling."""
         return self.total is not None and step >= self.total * (1 - self.decay)
 
     def rate(self, step: int) -> float:
-        """Return the factor on the peak learning rate at `step`, counted from 0."""
+        """The factor on the peak learning rate at `step`, counted from 0."""
         rising = min(1.0, (step + 1) / max(1, min(self.warmup, (self.total or 5 * self.warmup) // 5)))
         if self.total is None:
             return rising

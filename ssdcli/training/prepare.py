@@ -152,7 +152,7 @@ def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
 
 
 def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
-    """Return the block size that is asked for, or the core's; UsageError where the core has fixed another."""
+    """The block size that is asked for, or the core's; UsageError where the core has fixed another."""
     if parent is None:
         return settings.block_size or DEFAULT_BLOCK
     core, asked = parent.entry.manifest, settings.block_size
@@ -186,7 +186,7 @@ def _teacher(settings: TrainSettings, registry: Registry, parent: Parent | None)
 
 
 def _untaught(entry: Entry, parent: Parent, settings: TrainSettings) -> str | None:
-    """Return why a model cannot teach one that is made for a core; None if it can."""
+    """Why a model cannot teach one that is made for a core; None if it can."""
     if entry.manifest.attention == "causal":
         return "it cannot denoise all blocks of a text in one pass"
     return Canvas.of(entry.manifest).misfit(Canvas.of(parent.entry.manifest, settings.block_size))
@@ -214,7 +214,7 @@ def _tokenizer(settings: TrainSettings, workspace: Path, parent: Parent | None) 
 
 
 def _never_text(tokenizer: Tokenizer, vocabulary: int) -> tuple[int, ...]:
-    """Return the ids that are never text: mask, padding, and those for which the text was too small."""
+    """The ids that are never text: mask, padding, and those for which the text was too small."""
     unused = range(tokenizer.get_vocab_size(), vocabulary)
     return (special_id(tokenizer, MASK), special_id(tokenizer, PAD), *unused)
 

@@ -22,7 +22,7 @@ _BACKBONE = "backbone."  # of an Objective
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Return whether the weights are sharded."""
+    """Whether the weights are sharded."""
     return getattr(accelerator.state, "fsdp_plugin", None) is not None
 
 
@@ -48,7 +48,7 @@ def set_up(accelerator: Accelerator, model: nn.Module, sequences: int) -> None:
 
 
 def autocast(accelerator: Accelerator) -> AbstractContextManager[None]:
-    """Return the autocast that accelerate applies to every model but a sharded one."""
+    """The autocast that accelerate applies to every model but a sharded one."""
     if not is_sharded(accelerator):
         return nullcontext()
     # Not cached: a weight may first be cast in a pass without gradients, and that cast would have none later.
@@ -66,7 +66,7 @@ def check_resumable(checkpoint: Path, accelerator: Accelerator) -> None:
 
 
 def local(parameter: Tensor) -> Tensor:
-    """Return the part of a parameter that this process holds."""
+    """The part of a parameter that this process holds."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
@@ -82,7 +82,7 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 
 def learned_weights(objective: Objective, accelerator: Accelerator) -> dict[str, Tensor]:
-    """Return the trained weights of the backbone, whole at least in the first process; all processes must call it."""
+    """The trained weights of the backbone, whole at least in the first process; all processes must call it."""
     learned: dict[str, Tensor] = {
         name: weight for name, weight in objective.backbone.named_parameters() if weight.requires_grad
     }
@@ -93,7 +93,7 @@ def learned_weights(objective: Objective, accelerator: Accelerator) -> dict[str,
 
 
 def whole_backbone(objective: Objective, accelerator: Accelerator) -> BlockDiffusionLM:
-    """Return the backbone with whole weights, at least in the first process; all processes must call it."""
+    """The backbone with whole weights, at least in the first process; all processes must call it."""
     backbone = objective.backbone
     if not is_sharded(accelerator):
         return backbone

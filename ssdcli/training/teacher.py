@@ -82,20 +82,20 @@ class Teacher:
 
     @torch.no_grad()
     def lesson(self, noised: Noised, due: Tensor) -> Lesson:
-        """Return what it predicts at the columns `due`, (N,) int64 places in (B, T) read row by row."""
+        """What it predicts at the columns `due`, (N,) int64 places in (B, T) read row by row."""
         hidden = self.hidden(noised)[due]
         tokens = self.vocabulary.rows(noised.packed.tokens.reshape(-1)[due])
         return Lesson(tokens, lambda rows: self.probabilities(hidden[rows]), self.share)
 
     def hidden(self, noised: Noised) -> Tensor:
-        """Return the hidden states of all columns, row by row: (B * T, H)."""
+        """The hidden states of all columns, row by row: (B * T, H)."""
         embedded = self.process.embed(noised.canvas, self.backbone)
         level = noised.t if self.process.timed else None
         return self.read(self.backbone, embedded, noised.packed, level).flatten(0, 1)
 
     @torch.no_grad()
     def probabilities(self, hidden: Tensor) -> Tensor:
-        """Return the probabilities of the learner's rows: hidden (n, H) to (n, rows) float32, 0 where never text."""
+        """The probabilities of the learner's rows: hidden (n, H) to (n, rows) float32, 0 where never text."""
         at_once = max(1, _SCORES // self.process.vocabulary)
         parts = [self.vocabulary.pooled(self.backbone.logits(part).softmax(-1)) for part in hidden.split(at_once)]
         p = torch.cat(parts).index_fill_(-1, self.vocabulary.muted, 0)
@@ -130,13 +130,13 @@ def denoise_in_context(
 
 
 def text_lengths(packed: Packed) -> Tensor:
-    """Return how many known tokens the text of each column has: (B, T) int64."""
+    """How many known tokens the text of each column has: (B, T) int64."""
     ends = (packed.positions + 1) * packed.known
     return torch.zeros_like(ends).scatter_reduce(1, packed.texts, ends, "amax").gather(1, packed.texts)
 
 
 def context_mask(packed: Packed, seen: Tensor, block: int) -> Tensor:
-    """Return the attention mask of [noised ; clean ; context], each (B, T): (B, 1, 3T, 3T) bool, True where attended.
+    """The attention mask of [noised ; clean ; context], each (B, T): (B, 1, 3T, 3T) bool, True where attended.
 
     Noised and clean columns attend to each other as they do without context, and to all of their own text's context,
     which itself is read block by block.

@@ -168,7 +168,7 @@ class SmallTrainer(Trainer):
             self._load_from_checkpoint(checkpoint, self.model)
 
     def whole(self) -> BlockDiffusionLM:
-        """Return the backbone with the weights to keep, at least in the first process; all processes must call it."""
+        """The backbone with the weights to keep, at least in the first process; all processes must call it."""
         backbone = whole_backbone(self.objective, self.accelerator)
         self.best.give(backbone)
         return backbone
@@ -179,7 +179,7 @@ class SmallTrainer(Trainer):
         return None if self.best.step in (0, self.state.global_step) else self.best.step
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Return this process's part of the mean loss per scored token; SsdError in all if that is not a number.
+        """This process's part of the mean loss per scored token; SsdError in all if that is not a number.
 
         The processes' gradients are averaged, so each part is weighted by its share of the tokens.
         """
@@ -193,7 +193,7 @@ class SmallTrainer(Trainer):
         return loss * (world_size() * scored / max(1.0, tokens))
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[None]:
-        """Return the autocast that accelerate leaves out for a sharded model."""
+        """The autocast that accelerate leaves out for a sharded model."""
         return autocast(self.accelerator)
 
     def report(self, step: int) -> None:
@@ -207,7 +207,7 @@ class SmallTrainer(Trainer):
         self.hooks.on_progress(Progress(step, self.plan.total, loss, speed, left))
 
     def _due(self, step: int) -> bool:
-        """Return whether the loss curve gets a point at `step`."""
+        """Whether the loss curve gets a point at `step`."""
         total = self.plan.total or 0
         return total > 0 and (step == total or step % max(1, total // _POINTS) == 0)
 
@@ -262,7 +262,7 @@ class SmallTrainer(Trainer):
         return torch.utils.data.SequentialSampler(train_dataset or self._window)
 
     def _get_output_dir(self, trial: Any) -> str:
-        """Return where Trainer writes a checkpoint before it is whole."""
+        """Where Trainer writes a checkpoint before it is whole."""
         return str(self._folder / PARTIAL)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -279,7 +279,7 @@ class SmallTrainer(Trainer):
             raise SsdError(problem, "Start the training over with --overwrite.")
 
     def _frozen(self) -> set[str]:
-        """Return the names of the weights that are not trained."""
+        """The names of the weights that are not trained."""
         return {name for name, weight in self.objective.named_parameters() if not weight.requires_grad}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -315,7 +315,7 @@ def _diverged(step: int, rate: float) -> SsdError:
 
 
 def _arguments(rates: Rates, folder: Path) -> TrainingArguments:
-    """Return Trainer's own settings: it is silent and reports nowhere; saving and stopping are left to the plan."""
+    """Trainer's own settings: it is silent and reports nowhere; saving and stopping are left to the plan."""
     on_gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(folder / PARTIAL),

@@ -28,7 +28,7 @@ def save_settings(workspace: Path, settings: TrainSettings) -> None:
 
 
 def saved_settings(registry: Registry, name: str) -> TrainSettings | None:
-    """Return the settings of an unfinished training of this name, if there is one; SsdError if they cannot be read."""
+    """The settings of an unfinished training of this name, if there is one; SsdError if they cannot be read."""
     path = _workspace(registry, name) / _JOB
     if not path.exists():
         return None
@@ -42,7 +42,7 @@ def saved_settings(registry: Registry, name: str) -> TrainSettings | None:
 
 
 def resumed(registry: Registry, name: str, given: Mapping[str, object]) -> TrainSettings:
-    """Return the settings to resume with: the saved ones, and newly given ones of those that may change."""
+    """The settings to resume with: the saved ones, and newly given ones of those that may change."""
     saved = saved_settings(registry, name)
     if saved is None:
         raise UsageError(f"there is no unfinished training of '{name}'.", "Omit --resume to start one.")
@@ -96,7 +96,7 @@ def check_free(registry: Registry, name: str, *, overwrite: bool) -> None:
 
 
 def has_checkpoint(registry: Registry, name: str) -> bool:
-    """Return whether a training of this name was interrupted after its first checkpoint."""
+    """Whether a training of this name was interrupted after its first checkpoint."""
     return any(_workspace(registry, name).glob("checkpoint-*"))
 
 

@@ -19,12 +19,12 @@ class Unfit(Exception):
 
 
 def has_conversation(row: Mapping[str, Any]) -> bool:
-    """Return whether a row has messages, or a prompt and a response, whatever they hold."""
+    """Whether a row has messages, or a prompt and a response, whatever they hold."""
     return row.get("messages") is not None or all(isinstance(row.get(name), str) for name in ("prompt", "response"))
 
 
 def row_turns(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    """Return the turns of a row's conversation, up to the last answer; consecutive messages of one role are one turn.
+    """The turns of a row's conversation, up to the last answer; consecutive messages of one role are one turn.
 
     Raises Unfit.
     """
@@ -57,7 +57,7 @@ def _role(role: object) -> Role:
 
 
 def _content(content: object) -> str:
-    """Return a text, or join the texts of parts such as {"type": "text", "text": "..."}."""
+    """A text, or join the texts of parts such as {"type": "text", "text": "..."}."""
     parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
     found = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
     texts = [text for text in found if isinstance(text, str)]
@@ -67,7 +67,7 @@ def _content(content: object) -> str:
 
 
 def _checked(turns: Sequence[Message]) -> tuple[Message, ...]:
-    """Return the turns up to the last answer, without an empty system turn."""
+    """The turns up to the last answer, without an empty system turn."""
     if any(turn.role == "system" for turn in turns[1:]):
         raise Unfit("a system message that is not the first")
     answers = [place for place, turn in enumerate(turns) if turn.role == "assistant"]

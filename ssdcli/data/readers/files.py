@@ -82,7 +82,7 @@ def _may_enter(folder: Path, report: ReadReport) -> bool:
 
 
 def _is_special(path: Path) -> bool:
-    """Return whether a path is a pipe, a socket or a device, which could block for ever."""
+    """Whether a path is a pipe, a socket or a device, which could block for ever."""
     try:
         return not stat.S_ISREG(path.stat().st_mode)
     except OSError:

@@ -64,7 +64,7 @@ class _Visible(HTMLParser):
 
 
 def visible_text(page: str) -> str:
-    """Return the text of an HTML page with blank lines between paragraphs; ValueError if the page is broken."""
+    """The text of an HTML page with blank lines between paragraphs; ValueError if the page is broken."""
     parser = _Visible()
     try:
         parser.feed(page)

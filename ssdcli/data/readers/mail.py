@@ -68,7 +68,7 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _body(mail: bytes) -> str:
-    """Return the text of a mail, quoted replies included; nothing if it is neither text nor HTML."""
+    """The text of a mail, quoted replies included; nothing if it is neither text nor HTML."""
     message = email.message_from_bytes(_PARTING.sub(rb"\1", mail), policy=email.policy.default)
     body = message.get_body(("plain", "html"))
     if body is None:

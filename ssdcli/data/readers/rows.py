@@ -122,7 +122,7 @@ def _json_rows(chunks: Iterable[str], source: Source) -> Iterator[NumberedRow]:
 
 
 def _object(line: str) -> Row | None:
-    """Return the JSON object in a line, or None if it holds anything else."""
+    """The JSON object in a line, or None if it holds anything else."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -131,7 +131,7 @@ def _object(line: str) -> Row | None:
 
 
 def _peek_json_lines(chunks: Iterator[str]) -> tuple[bool, Iterator[str]]:
-    """Return whether the first line that is not blank is a JSON object, and all the chunks again."""
+    """Whether the first line that is not blank is a JSON object, and all the chunks again."""
     held: list[str] = []
     line = ""
     for chunk in chunks:
