@@ -35,10 +35,10 @@ from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusi
 from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone
 from ssdcli.models.core_traits import CoreTraits
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id
+from ssdcli.training.assessment import measuring_seconds
 from ssdcli.training.build import build, settled
 from ssdcli.training.checkpoints import latest_checkpoint
 from ssdcli.training.cross_entropy import head_cross_entropy
-from ssdcli.training.measured import measuring_seconds
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings

@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    minutes: Annotated[float, typer.Option("--minutes", help="Time for the training.")] = story.MINUTES,
+    minutes: Annotated[float, typer.Option("--minutes", metavar="M", help="Time for the training.")] = story.MINUTES,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
     """Train on a bundled notebook, then compare the core, the small model and both together."""

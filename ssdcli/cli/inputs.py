@@ -14,12 +14,11 @@ from typing import Any
 from ssdcli.api import Request
 from ssdcli.cli import console
 from ssdcli.errors import UsageError
-from ssdcli.options.declare import Check, option
+from ssdcli.options.declare import STREAM, Check, option
 from ssdcli.registry.names import suggest
 from ssdcli.text.messages import BETWEEN, Message
 
 PATIENCE = 1.0  # seconds without input before a warning that standard input is being read
-STDIN = "-"
 
 
 @dataclass(frozen=True)
@@ -99,11 +98,11 @@ def read_batch(source: str, context: str) -> list[Request]:
 
     context: private text in front of each line's own.
     """
-    if source == STDIN:
+    if source == STREAM:
         text = "" if sys.stdin is None else _read_standard_input()
     else:
         text = _read_file(Path(source).expanduser(), "batch file")
-    name = "standard input" if source == STDIN else source
+    name = "standard input" if source == STREAM else source
     # Not splitlines: JSON text may hold other line ends, such as U+2028, as they are.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     return [_request(line, f"line {number} of {name}", context) for number, line in lines]

@@ -15,6 +15,7 @@ from ssdcli.cli import console
 from ssdcli.cli.completion import core_names, model_names
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.machine.units import in_parameters
+from ssdcli.options.declare import STREAM
 from ssdcli.registry.compatibility import misfit
 from ssdcli.registry.manifest import ADAPTER, Manifest
 from ssdcli.registry.store import Entry, Registry
@@ -23,7 +24,6 @@ Model = Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocom
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what already has this name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
-STREAM = "-"  # standard input or output, in place of a file
 
 models = typer.Typer(help="List, show, rename, remove, verify, export and import models.")
 

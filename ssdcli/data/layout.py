@@ -16,9 +16,10 @@ from ssdcli.engine.packed import Packed
 
 @dataclass(frozen=True)
 class _Run:
-    """A stretch of tokens that are all given, or all to be written.
+    """Consecutive tokens that are all given, or all to be written.
 
-    start, stop: its tokens.
+    start: the first of its tokens.
+    stop: the place after its last token.
     first: columns of its first block.
     columns: columns in all; blocks after the first are whole.
     """

@@ -68,7 +68,7 @@ def split_documents(
     yielded in parts, so that no single one can outweigh its side of the split. If there are fewer than FEW_PASSAGES
     parts, the end of the text is held out instead of whole parts. Conversations stay whole.
     """
-    passages = _passages(distinct(documents, report), settings.seed)
+    passages = _passages(without_duplicates(documents, report), settings.seed)
     first = list(islice(passages, FEW_PASSAGES))
     if len(first) < FEW_PASSAGES:
         yield from _split_few(first, settings.heldout_fraction)
@@ -84,7 +84,7 @@ def fingerprint(digests: Iterable[bytes]) -> str:
     return total.hexdigest()
 
 
-def distinct(documents: Iterable[Document], report: ReadReport) -> Iterator[Document]:
+def without_duplicates(documents: Iterable[Document], report: ReadReport) -> Iterator[Document]:
     """Yield documents without their duplicates, which are counted in `report`, as are words and digests."""
     for document in documents:
         words = document.text.split()

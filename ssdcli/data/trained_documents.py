@@ -62,7 +62,7 @@ class TrainedDocuments:
         self.digests.update(beginnings[-1:])
 
     def spans(self, text: str) -> list[Span]:
-        """Find the stretches of a document that were trained on, in characters.
+        """Find the parts of a document that were trained on, as (start, stop) in characters.
 
         Each part of a long document is recognised as a whole, or by the longest beginning that was a document of its
         own: text that was appended since is new, and so is the end of a document whose end was held out.

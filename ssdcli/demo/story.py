@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssdcli.generation.selection import NO_CORE, choose
+from ssdcli.generation.selection import choose
 from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
+from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import STARTER, Registry
 from ssdcli.training.settings import TrainSettings
 from ssdcli.training.unfinished import begin
@@ -158,11 +159,9 @@ def read_notebook(folder: Path = NOTEBOOK) -> Notebook:
 def settings_for(notebook: Notebook, minutes: float = MINUTES) -> TrainSettings:
     """How the demo trains: on the notes, for the bundled core (UsageError for impossible minutes)."""
     data = (str(notebook.notes),)
-    settings = TrainSettings(
+    return TrainSettings(
         data=data, core=STARTER, name=NAME, minutes=minutes, batch_tokens=_BATCH_TOKENS, passes=_PASSES
     )
-    settings.check()
-    return settings
 
 
 def train(settings: TrainSettings, watcher: Watcher) -> Trained:

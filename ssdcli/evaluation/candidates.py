@@ -12,8 +12,9 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.losses import GRID
 from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.generation.schedule_parser import among, goes_with, named
-from ssdcli.generation.selection import NO_CORE, EnsembleSpec, ModelFiles, SmallModels, choose
+from ssdcli.generation.selection import EnsembleSpec, ModelFiles, SmallModels, choose
 from ssdcli.generation.types import Blend
+from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Registry
 
 _DIGITS = 12  # sums of weights are rounded to this many decimals

@@ -20,13 +20,13 @@ from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, QUANTIZED, Placement
 from ssdcli.registry.compatibility import check_fit
 from ssdcli.registry.manifest import MEMBERS
+from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 
 if TYPE_CHECKING:
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.generation.loaded_model import LoadedModel
 
-NO_CORE = "none"
 UNTUNED = 0.5  # the weight of a small model for which none was measured
 _DIGITS = 12  # weights are rounded to this many decimals, so that 0.9 and 0.1 leave nothing
 

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,20 @@ from ssdcli.models.core_spec import KEY, CoreSpec, spec_fields
 from ssdcli.models.families import recognise
 from ssdcli.models.families.family import GENERATION, Family, Vocabulary
 from ssdcli.models.presets import PRESETS, Preset
-from ssdcli.registry.manifest import CONFIG, FILE, INDEX, TOKENIZER, Manifest, tokenizer_fingerprint, write_manifest
+from ssdcli.registry.manifest import (
+    CONFIG,
+    FILE,
+    INDEX,
+    TOKENIZER,
+    Manifest,
+    package_versions,
+    tokenizer_fingerprint,
+    write_manifest,
+)
 from ssdcli.registry.names import LONGEST
 from ssdcli.registry.store import Entry, Registry
 
 _SHARE = 0.01  # of the core's parameters: such a small model costs next to nothing beside the core
-_VERSIONS = ("torch", "transformers", "tokenizers", "safetensors")
 _REMEDY = "Name another repository, or another revision of this one."
 
 
@@ -273,5 +280,5 @@ def _manifest(plan: PullPlan, name: str, parameters: int, digests: dict[str, str
         format=spec.format,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         files=digests,
-        versions={package: version(package) for package in _VERSIONS},
+        versions=package_versions(),
     )

@@ -12,6 +12,8 @@ from ssdcli.errors import UsageError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+STREAM = "-"  # standard input or output, in place of a file
+
 _OPTION = "option"  # keys of a field's metadata
 _FLAG = "flag"
 _WITHOUT = "without"

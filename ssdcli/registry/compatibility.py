@@ -31,9 +31,7 @@ class Canvas:
     @classmethod
     def of(cls, manifest: Manifest, block_size: int | None = None) -> Self:
         """The canvas that a registered model denoises; with a block size, that of a small model made for it."""
-        if block_size is None and manifest.attention != "full":
-            block_size = manifest.block_size
-        return cls(manifest.tokenizer, manifest.vocabulary, *manifest.noise, block_size)
+        return cls(manifest.tokenizer, manifest.vocabulary, *manifest.noise, block_size or manifest.fixed_block)
 
     def misfit(self, other: Canvas) -> str | None:
         """What keeps a model of this canvas from joining one of the other, as a clause; None if nothing does."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ KINDS = ("core", "small", ADAPTER)
 MEMBERS = ("small", ADAPTER)  # the kinds that join a core
 ATTENTIONS = ("block-causal", "causal", "full")
 FORMATS = ("plain", "turns", "chat")
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
 _GATE = ("bias", "level", "core", "small")
 _STEEPEST = 50.0  # a gate's numbers are log-odds, and exponents
@@ -73,6 +75,11 @@ class ModelSpec:
     def noise(self) -> tuple[str, dict[str, float]]:
         """The noise process and all of its constants, including those that may be left out."""
         return self.process, catalogue.process(self.process).completed(self.constants)
+
+    @property
+    def fixed_block(self) -> int | None:
+        """Its block size, where it can denoise no other; None with full attention."""
+        return None if self.attention == "full" else self.block_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +169,11 @@ def read_manifest(folder: Path) -> Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest into a model's folder, whole or not at all."""
     write_atomic(folder / FILE, manifest.to_json())
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of the packages that a model's files are made with."""
+    return {name: version(name) for name in _PACKAGES}
 
 
 def tokenizer_fingerprint(tokenizer_json: bytes) -> str:

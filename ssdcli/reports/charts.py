@@ -65,8 +65,8 @@ def to_svg(picture: ET.Element) -> str:
 def loss_curve(history: Sequence[Mapping[str, float]], kept: int | None, title: str) -> ET.Element:
     """Draw the training loss and the held-out loss over the steps.
 
-    history: points {"step", "loss", and perhaps "heldout"}, losses in nats per token. kept: the step whose weights
-    were kept where that was not the last, which is marked on the held-out curve.
+    history: points {"step", "loss", and perhaps "heldout"}, losses in nats per token.
+    kept: the step whose weights were kept where that was not the last; it is marked on the held-out curve.
     """
     training = _finite((p["step"], p["loss"]) for p in history)
     heldout = _finite((p["step"], p["heldout"]) for p in history if "heldout" in p)
@@ -119,7 +119,7 @@ def stacked(pictures: Sequence[ET.Element], title: str) -> ET.Element:
 def level_losses(by_member: Mapping[str, Sequence[float]], title: str) -> ET.Element:
     """Draw losses over the noise level, one line a member.
 
-    by_member: nats per token in stretches of levels of equal width from 0 to 1; those that are not finite are left out.
+    by_member: nats per token in bands of levels of equal width from 0 to 1; those that are not finite are left out.
     """
     lines = _named({who: _finite(((i + 0.5) / len(ys), y) for i, y in enumerate(ys)) for who, ys in by_member.items()})
     if not lines:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,9 +33,11 @@ _DIGEST = "base.sha256"  # of the weights that an adapter is trained on
 
 @dataclass(frozen=True)
 class Beginning:
-    """A model to train; with an adapter in it, that alone is trained.
+    """A model to train.
 
+    model: with an adapter in it, that alone is trained.
     base: the registered model that it begins from, if it is one that can be its base.
+    adapter: None where the model's own weights are trained.
     base_weights: the digest of the weights that an adapter is for.
     """
 
@@ -73,9 +75,16 @@ class Beginning:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a small model has to fit: the core's manifest, traits and noise process."""
+    """What a small model has to fit.
+
+    core: the core's manifest.
+    canvas: the core's, with the block size of this training.
+    traits: the core's.
+    process: the core's noise process.
+    """
 
     core: Manifest
+    canvas: Canvas
     traits: CoreTraits
     process: Process
 
@@ -111,8 +120,8 @@ def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockD
         _check_checkpoint(folder, fit)
         return initialize(folder, _wanted(settings, fit)), None
     if KEY in read_config(entry.folder):
-        _check_tokenizer(entry.manifest.tokenizer, settings.init, fit)
-        fits = Canvas.of(entry.manifest).misfit(Canvas.of(fit.core, settings.block_size)) is None
+        _check_fit(entry.name, replace(fit.canvas, tokenizer=entry.manifest.tokenizer), fit)
+        fits = Canvas.of(entry.manifest).misfit(fit.canvas) is None
         return initialize(entry.folder, _wanted(settings, fit)), entry.name if fits else None
     return _continued(entry, fit, settings), entry.name
 
@@ -136,7 +145,7 @@ def _entry(init: str, registry: Registry) -> Entry | None:
 
 def _continued(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusionLM:
     """Load a model that was made here, which keeps its shape."""
-    _check_fit(entry, fit, settings)
+    _check_fit(entry.name, Canvas.of(entry.manifest), fit)
     for flag, given in (("context", settings.context), ("shift", settings.shift)):
         if given is not None:
             problem = f"--{flag} was given, but '{entry.name}' has already decided that."
@@ -144,13 +153,14 @@ def _continued(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusio
     return load_backbone(entry.folder)
 
 
-def _check_fit(entry: Entry, fit: Fit, settings: TrainSettings) -> None:
-    """Raise UsageError for a model that could not denoise the canvases of the one to be trained."""
-    problem = Canvas.of(entry.manifest).misfit(Canvas.of(fit.core, settings.block_size))
+def _check_fit(init: str, canvas: Canvas, fit: Fit) -> None:
+    """Raise UsageError for a beginning whose canvas is not that of the model to be trained."""
+    problem = canvas.misfit(fit.canvas)
     if problem is not None:
         raise UsageError(
-            f"'{entry.name}' does not fit the core '{fit.core.name}': {problem}.",
-            f"Begin from the core itself, or from a model that was made with --for {fit.core.name}.",
+            f"'{init}' does not fit the core '{fit.core.name}': {problem}.",
+            f"Begin from the core itself, from a model that was made with --for {fit.core.name}, or from a checkpoint "
+            "with its tokenizer.",
         )
 
 
@@ -161,13 +171,8 @@ def _check_checkpoint(folder: Path, fit: Fit) -> None:
     if not any(folder.glob("*.safetensors")):
         problem = f"{folder} holds no *.safetensors; other weights can run code and are never read."
         raise UsageError(problem, "Convert them with transformers' save_pretrained.")
-    _check_tokenizer(tokenizer_fingerprint((folder / TOKENIZER).read_bytes()), str(folder), fit)
-
-
-def _check_tokenizer(found: str, init: str, fit: Fit) -> None:
-    if found != fit.core.tokenizer:
-        problem = f"'{init}' does not fit the core '{fit.core.name}': their tokenizers differ."
-        raise UsageError(problem, "Name a checkpoint with the core's tokenizer, or another core with --for.")
+    tokenizer = tokenizer_fingerprint((folder / TOKENIZER).read_bytes())
+    _check_fit(str(folder), replace(fit.canvas, tokenizer=tokenizer), fit)  # all else is made to fit
 
 
 def _wanted(settings: TrainSettings, fit: Fit) -> Wanted:
@@ -218,5 +223,5 @@ def _base(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusionLM:
     """Load what an adapter is trained on; a pulled model is read as a small one, in the dtype that it is stored in."""
     if KEY not in read_config(entry.folder):
         return _continued(entry, fit, settings)
-    _check_fit(entry, fit, settings)
+    _check_fit(entry.name, Canvas.of(entry.manifest), fit)
     return initialize(entry.folder, _wanted(settings, fit), frozen_dtype(entry.folder)).requires_grad_(False)

@@ -19,7 +19,7 @@ _CONTEXTS = 8  # a window holds at least this many blocks
 
 
 def settled(settings: TrainSettings, tokens: int) -> TrainSettings:
-    """Checked settings with what they leave open decided, once for all: a resumed training may get more minutes.
+    """Checked settings with what they leave open decided once and for all: a resumed training may get more minutes.
 
     tokens: of the training text.
     """

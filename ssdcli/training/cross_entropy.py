@@ -39,7 +39,7 @@ class Lesson:
 
 
 def head_cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, weights: Tensor, never: Tensor) -> Tensor:
-    """Return sum_n weights_n * CE(hidden_n @ table^T, targets_n) in nats, a scalar float32.
+    """The sum over n of weights_n * CE(hidden_n @ table^T, targets_n) in nats, a scalar float32.
 
     hidden: (N, r).
     table: (V, r).

@@ -6,32 +6,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint
+from ssdcli.options.declare import flag_of
+from ssdcli.registry.manifest import Manifest, package_versions, tokenizer_fingerprint
 from ssdcli.reports.description import Description, Quality, length_counts
-from ssdcli.training.measured import Measured
+from ssdcli.training.assessment import Assessment
 from ssdcli.training.prepare import Prepared
 from ssdcli.training.settings import FROM_SCRATCH, TrainSettings
 from ssdcli.training.trainer import SmallTrainer
 
 _T = TypeVar("_T")
 
-_VERSIONS = ("torch", "transformers", "tokenizers", "safetensors")
 
-
-def describe(prepared: Prepared, trainer: SmallTrainer, measured: Measured, seconds: float) -> Description:
+def describe(prepared: Prepared, trainer: SmallTrainer, found: Assessment, seconds: float) -> Description:
     """Describe a trained model and its training, which took so many seconds."""
     info, steps = prepared.store.info, trainer.state.global_step
-    quality = _quality(measured, has_core=prepared.parent is not None)
+    quality = _quality(found, has_core=prepared.parent is not None)
     documents = [*prepared.store.train_documents, *prepared.store.heldout_documents]
     return Description(
-        manifest=_manifest(prepared, measured, quality),
+        manifest=_manifest(prepared, found, quality),
         size=prepared.size,
         body_parameters=sum(p.numel() for p in prepared.model.body.parameters()),
         train=info.train,
@@ -45,13 +43,13 @@ def describe(prepared: Prepared, trainer: SmallTrainer, measured: Measured, seco
         history=trainer.history,
         kept=trainer.kept,
         quality=quality,
-        samples=tuple(measured.samples),
+        samples=tuple(found.samples),
         command=_command(prepared.settings),
         settings=_told(prepared.settings),
     )
 
 
-def _manifest(prepared: Prepared, measured: Measured, quality: Quality) -> Manifest:
+def _manifest(prepared: Prepared, found: Assessment, quality: Quality) -> Manifest:
     """What the registry keeps of the model; the digests of its files are added when it is registered."""
     config, core = prepared.model.config, prepared.core
     bits = {f"{who} bits per byte": value for who, value in quality.bits_per_byte.items() if isfinite(value)}
@@ -72,24 +70,24 @@ def _manifest(prepared: Prepared, measured: Measured, quality: Quality) -> Manif
         base_weights=prepared.beginning.base_weights,
         format=prepared.format,
         ends=() if core is None else core.manifest.ends,
-        weight=measured.weight,
-        gate=None if measured.gate is None else asdict(measured.gate),
+        weight=found.weight,
+        gate=None if found.gate is None else asdict(found.gate),
         data=prepared.store.info.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={name: version(name) for name in _VERSIONS},
+        versions=package_versions(),
         metrics=bits,
     )
 
 
-def _quality(measured: Measured, *, has_core: bool) -> Quality:
-    losses = measured.losses
-    swept = measured.weight is not None
+def _quality(found: Assessment, *, has_core: bool) -> Quality:
+    losses = found.losses
+    swept = found.weight is not None
 
     def by_member(columns: list[_T]) -> dict[str, _T]:
-        """The columns of the core, the small model and their best ensemble, where these were measured."""
-        if measured.weight is None:
+        """The columns of the core, the small model and their best ensemble, where these were found."""
+        if found.weight is None:
             return {"small" if has_core else "core": columns[-1]}
-        return {"core": columns[0], "small": columns[-1], "ensemble": columns[losses.place(measured.weight)]}
+        return {"core": columns[0], "small": columns[-1], "ensemble": columns[losses.place(found.weight)]}
 
     return Quality(
         nats_per_token=by_member(losses.nats_per_token().tolist()),
@@ -114,7 +112,7 @@ def _told(settings: TrainSettings) -> dict[str, str]:
 
 def _flags(settings: TrainSettings) -> dict[str, str]:
     """The names of the flags, by field."""
-    return {field.name: field.metadata.get("flag", field.name).replace("_", "-") for field in fields(settings)}
+    return {field.name: flag_of(field) for field in fields(settings)}
 
 
 def _given(settings: TrainSettings) -> Mapping[str, object]:
@@ -148,7 +146,7 @@ def recipe(prepared: Prepared) -> str:
     left_out = ["data", "name"]
     if prepared.core is not None:
         left_out += FROM_SCRATCH
-        left_out += [] if prepared.core.manifest.attention == "full" else ["block_size"]
+        left_out += [] if prepared.core.manifest.fixed_block is None else ["block_size"]
     lines = [
         "# ssd train-small DATA --name NAME --recipe recipe.toml",
         "# The settings that this model was trained with.",

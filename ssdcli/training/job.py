@@ -29,9 +29,9 @@ from ssdcli.reports.charts import loss_curve, to_svg, weight_sweep
 from ssdcli.reports.description import Description, metrics_lines
 from ssdcli.reports.rendering import model_card, report
 from ssdcli.text.chat import copy_chat
+from ssdcli.training.assessment import assess, measured_tokens, measuring_seconds
 from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
 from ssdcli.training.describe import describe, recipe
-from ssdcli.training.measured import measure_trained, measured_tokens, measuring_seconds
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.prepare import Prepared, prepare
@@ -98,7 +98,7 @@ def train_small(
     began = clock()
     watcher = watcher or Watcher()
     registry = registry or Registry()
-    settings.check()
+    settings.check_complete()
     with ExitStack() as stack, disk_errors(registry.home), same_threads():
         with rank_zero_first():
             look()
@@ -225,7 +225,7 @@ def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwr
     model = prepared.beginning.as_stored()
     chosen = heldout_texts(prepared.store, prepared.tokenizer, measured_tokens(prepared.settings))
     seconds = trainer.plan.elapsed
-    measured = measure_trained(prepared, model, chosen, seconds)
+    measured = assess(prepared, model, chosen, seconds)
     description = describe(prepared, trainer, measured, seconds)
     with registry.stage(prepared.settings.name, overwrite) as folder:
         _write(prepared, description, folder)

@@ -18,23 +18,28 @@ from ssdcli.errors import UsageError
 from ssdcli.generation.loaded_model import process_of
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.core_traits import CoreTraits, read_core_traits
+from ssdcli.options.declare import STREAM
 from ssdcli.registry.compatibility import Canvas
 from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.manifest import ADAPTER, TOKENIZER
+from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.openings import chat_of, end_of_text, ends_of
 from ssdcli.text.tokenizer import MASK, PAD, load_tokenizer, special_id, train_tokenizer
 from ssdcli.training.active_tokens import divide
 from ssdcli.training.beginnings import Beginning, Fit, open_beginning
 from ssdcli.training.build import build, choose_preset, settled, shape
-from ssdcli.training.settings import DEFAULT_BLOCK, NO_CORE, TrainSettings
+from ssdcli.training.settings import DEFAULT_BLOCK, TrainSettings
 
 _TOKENS = "tokens"
 
 
 @dataclass(frozen=True)
 class Parent:
-    """The core that a small model is made for, and what it dictates."""
+    """The core that a small model is made for.
+
+    traits: what it dictates.
+    """
 
     entry: Entry
     traits: CoreTraits
@@ -44,8 +49,15 @@ class Parent:
 class Prepared:
     """Everything that a training needs, read and built.
 
+    settings: with what they left open decided.
+    workspace: the folder of the training's own files.
+    tokenizer: the core's, or the one that was learned from the data.
     end: the id of end of text, which separates documents.
+    store: the tokens of the data.
+    process: the noise process.
+    beginning: the model to train.
     size: the preset of a model from scratch, None for any other model.
+    parent: the core that it is made for, None for a core from scratch.
     teacher: the model whose predictions are learned, if any.
     """
 
@@ -124,7 +136,8 @@ def _beginning(
     """Open what the settings name to begin from; None for a training from scratch."""
     if parent is None or settings.init is None:
         return None
-    fit = Fit(parent.entry.manifest, parent.traits, process)
+    canvas = Canvas.of(parent.entry.manifest, settings.block_size)
+    fit = Fit(parent.entry.manifest, canvas, parent.traits, process)
     return open_beginning(settings, fit, registry, registry.workspace(settings.name))
 
 
@@ -156,7 +169,7 @@ def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
     if parent is None:
         return settings.block_size or DEFAULT_BLOCK
     core, asked = parent.entry.manifest, settings.block_size
-    if asked is not None and Canvas.of(core).block_size not in (None, asked):
+    if asked is not None and core.fixed_block not in (None, asked):
         problem = f"--block-size {asked} was given, but the core '{settings.core}' has blocks of {core.block_size}."
         raise UsageError(problem, "Omit --block-size, or make a core with --for none.")
     return asked or core.block_size
@@ -206,7 +219,7 @@ def _tokenizer(settings: TrainSettings, workspace: Path, parent: Parent | None) 
         return load_tokenizer(parent.entry.folder, parent.entry.name)
     path = workspace / TOKENIZER
     if not path.exists():
-        if "-" in settings.data:
+        if STREAM in settings.data:
             raise UsageError("a core's data is read twice, and standard input cannot be.", "Pass it as a file.")
         texts = (document.text for document in read_documents(settings.data, ReadReport()))
         write_atomic(path, train_tokenizer(texts, settings.vocabulary).to_str(pretty=True))

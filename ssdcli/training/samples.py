@@ -30,7 +30,7 @@ Authors = Sequence[Member[LoadedModel]]
 
 
 def write_samples(
-    authors: Mapping[str, Authors], passages: Sequence[ScoredText], tokenizer: Tokenizer, until: float
+    authors: Mapping[str, Authors], texts: Sequence[ScoredText], tokenizer: Tokenizer, until: float
 ) -> list[Sample]:
     """Let each model or ensemble continue the beginnings of the first documents that are long enough; seeds are fixed.
 
@@ -38,13 +38,13 @@ def write_samples(
     until: when to stop, by the monotonic clock. Texts then end after the current block, and an author who has not
         finished a block is left out; without any author there are no samples.
     """
-    documents = [passage.tokens[1:] for passage in passages if len(passage.tokens) > _SHORTEST][:_DOCUMENTS]
+    documents = [text.tokens[1:] for text in texts if len(text.tokens) > _SHORTEST][:_DOCUMENTS]
     openings = [tokens[: min(_OPENING, len(tokens) // 2)] for tokens in documents]
     written = {name: _go_on(members, openings, until) for name, members in authors.items()}
-    texts = {name: rows for name, rows in written.items() if rows}
+    written = {name: rows for name, rows in written.items() if rows}
     return [
-        _sample(tokens, openings[place], {name: rows[place] for name, rows in texts.items()}, tokenizer)
-        for place, tokens in enumerate(documents if texts else [])
+        _sample(tokens, openings[place], {name: rows[place] for name, rows in written.items()}, tokenizer)
+        for place, tokens in enumerate(documents if written else [])
     ]
 
 

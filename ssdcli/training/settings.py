@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ssdcli.engine import catalogue
 from ssdcli.errors import UsageError
 from ssdcli.models.presets import PRESETS
-from ssdcli.options.declare import Check, above, at_least, between, check_options, multiple_of, one_of, option
+from ssdcli.options.declare import Check, above, at_least, between, check_options, flag_of, multiple_of, one_of, option
+from ssdcli.registry.names import NO_CORE
 
-NO_CORE = "none"
 FROM_SCRATCH = ("process", "vocabulary")  # a small model takes these from its core
 DEFAULT_BLOCK = 16
 DEFAULT_MINUTES = 10.0
@@ -33,29 +33,36 @@ def _is_part(value: float) -> bool:
 class TrainSettings:
     """Settings of `ssd train-small`; None means that the data, the core or the size decides."""
 
-    data: tuple[str, ...] = option((), "Files and folders of text; - is standard input.", positional=True)
+    data: tuple[str, ...] = option(
+        (), "Files and folders of text; - is standard input.", metavar="PATH...", positional=True
+    )
     core: str = option(
-        "starter", "The core that the model will write with.", flag="for", metavar="NAME", common=True, completes="core"
+        "starter",
+        "The core that the model will write with; none makes a core.",
+        flag="for",
+        metavar="NAME",
+        common=True,
+        completes="core",
     )
     name: str = option("", "The new model's name.", metavar="NAME", common=True)
     size: str | None = option(
         None,
-        f"{', '.join(_SIZES)}.",
+        f"The model's size: {', '.join(_SIZES)}.",
         one_of(_SIZES),
         metavar="SIZE",
         default="what suits the data and the time",
         common=True,
     )
     minutes: float | None = option(
-        None, "Time for everything.", above(0), default=f"{DEFAULT_MINUTES:g}", metavar="M", common=True
+        None, "Total time, measuring included.", above(0), default=f"{DEFAULT_MINUTES:g}", metavar="M", common=True
     )
-    steps: int | None = option(None, "Training steps, instead of minutes.", at_least(1), metavar="N", common=True)
+    steps: int | None = option(None, "Training steps, instead of --minutes.", at_least(1), metavar="N", common=True)
     # More passes are memorised; a number of steps is taken whole.
-    passes: float = option(10.0, "The most passes over the text, however long the time.", above(0), metavar="N")
-    seed: int = option(0, "Seed of weights, order and noise.", metavar="N", common=True)
+    passes: float = option(10.0, "The most passes over the text, even if time remains.", above(0), metavar="N")
+    seed: int = option(0, "Seed for weights, order and noise.", metavar="N", common=True)
     init: str | None = option(
         None,
-        "The registered model, or checkpoint folder, to begin from.",
+        "Registered model or checkpoint folder to begin from.",
         metavar="NAME|FOLDER",
         default="from scratch",
         common=True,
@@ -69,13 +76,13 @@ class TrainSettings:
         common=True,
     )
     base: str | None = option(
-        None, "The small model before specialisation, for --rule contrast.", metavar="NAME", completes="member"
+        None, "The small model before specialisation, which some rules subtract.", metavar="NAME", completes="member"
     )
     heldout: float = option(
-        0.05, "Share of the text that is kept for measuring.", Check("above 0 and below 1", _is_part), metavar="SHARE"
+        0.05, "Share of the text to hold out for measuring.", Check("above 0 and below 1", _is_part), metavar="SHARE"
     )
     gap_share: float = option(
-        0.25, "Share of the training windows that have a gap to fill.", between(0, 1), metavar="SHARE"
+        0.25, "Share of the texts in training windows that get a gap to fill.", between(0, 1), metavar="SHARE"
     )
     canaries: int = option(
         0,
@@ -85,15 +92,15 @@ class TrainSettings:
     )
     distill: str | None = option(
         None,
-        "A model, such as the core, whose predictions are learned as well as the text.",
+        "A model, such as the core, whose predictions are learned too.",
         metavar="NAME",
         completes="core",
     )
-    distill_weight: float = option(0.3, "Share of the loss that --distill has.", between(0, 1), metavar="SHARE")
-    distill_context: bool = option(False, "Let the model of --distill read each document before it predicts it.")
+    distill_weight: float = option(0.3, "Share of the loss that comes from --distill.", between(0, 1), metavar="SHARE")
+    distill_context: bool = option(False, "Let the --distill model read each document before predicting it.")
     shift: bool | None = option(
         None,
-        "Predict a token at the place of the one before it.",
+        "Predict each token from the position before it, as causal models do.",
         default="what suits --init and the noise",
         negatable=True,
     )
@@ -101,7 +108,7 @@ class TrainSettings:
         "muon", "muon (for matrices, with AdamW for the rest) or adamw.", one_of(_OPTIMIZERS), metavar="NAME"
     )
     batch_tokens: int | None = option(
-        None, "Tokens of a training step.", at_least(1), metavar="N", default="what suits the text"
+        None, "Tokens per training step.", at_least(1), metavar="N", default="what suits the text"
     )
     learning_rate: float | None = option(
         None, "Peak learning rate.", above(0), metavar="X", default="what suits the beginning"
@@ -112,37 +119,45 @@ class TrainSettings:
         0.4, "Share of the steps over which the learning rate falls to zero.", between(0, 1), metavar="SHARE"
     )
     patience: int = option(
-        4, "End early after this many measurements, of 20, without progress; 0 for never.", at_least(0), metavar="N"
+        4,
+        "Stop early after this many of the 20 measurements without improvement; 0 never stops early.",
+        at_least(0),
+        metavar="N",
     )
-    hidden: int | None = option(None, "Width, instead of a --size's.", multiple_of(32), metavar="N")
-    layers: int | None = option(None, "Depth, instead of a --size's.", at_least(1), metavar="N")
+    hidden: int | None = option(None, "Hidden width; overrides --size.", multiple_of(32), metavar="N")
+    layers: int | None = option(None, "Number of layers; overrides --size.", at_least(1), metavar="N")
     context: int | None = option(
-        None, "Tokens of a training window.", at_least(1), metavar="N", default="what suits the size"
+        None, "Tokens per training window.", at_least(1), metavar="N", default="what suits the size"
     )
     checkpoint_seconds: float = option(60.0, "Seconds between checkpoints.", at_least(0), metavar="S")
     block_size: int | None = option(
         None,
-        "Tokens of a block, where the core leaves it open.",
+        "Tokens per block, if the core does not fix it.",
         multiple_of(4),  # see Denoiser
         metavar="N",
         default="the core's",
     )
     # FROM_SCRATCH: only for a core (--for none).
     process: str = option(
-        processes()[0], f"{', '.join(processes())}; with --for none only.", one_of(processes), metavar="NAME"
+        processes()[0],
+        f"The noise process, only with --for none: {', '.join(processes())}.",
+        one_of(processes),
+        metavar="NAME",
     )
-    vocabulary: int = option(8192, "Tokens to learn; with --for none only.", at_least(300), metavar="N")
+    vocabulary: int = option(8192, "Tokens in the vocabulary, only with --for none.", at_least(300), metavar="N")
 
-    def check(self) -> None:
-        """Raise UsageError for what cannot be right whatever the data is."""
-        if not self.name:
-            raise UsageError("the new model has no name.", "Pass --name.")
+    def __post_init__(self) -> None:
         check_options(self)
         if self.core != NO_CORE:
             self._check_left_to_core()
         self._check_beginning()
         if self.distill is None and self.distill_context:
             raise UsageError("--distill-context was given, but no teacher.", "Name one with --distill.")
+
+    def check_complete(self) -> None:
+        """Raise UsageError unless a training can start: it needs a name, and only one budget."""
+        if not self.name:
+            raise UsageError("the new model has no name.", "Pass --name.")
         if self.minutes is not None and self.steps is not None:
             raise UsageError("both --minutes and --steps are given.", "Omit one of them.")
 
@@ -163,8 +178,8 @@ class TrainSettings:
             raise UsageError("an adapter's base is what it begins from.", "Omit --base.")
 
     def _check_left_to_core(self) -> None:
-        for name in FROM_SCRATCH:
-            if getattr(self, name) != getattr(TrainSettings, name):
-                flag = name.replace("_", "-")
+        for member in fields(self):
+            if member.name in FROM_SCRATCH and getattr(self, member.name) != member.default:
+                flag = flag_of(member)
                 problem = f"--{flag} was given, but the core '{self.core}' decides that."
-                raise UsageError(problem, f"Omit --{flag}, or make a core with --for none.")
+                raise UsageError(problem, f"Omit --{flag}, or make a core with --for {NO_CORE}.")

@@ -26,7 +26,7 @@ from ssdcli.training.prepare import Prepared
 
 _SCORES = 1 << 22  # predictions over all tokens that are held at once: 512 positions of 8,192 tokens
 
-Reading = Callable[[Backbone, Tensor, Packed, Tensor | None], Tensor]
+Read = Callable[[Backbone, Tensor, Packed, Tensor | None], Tensor]
 
 
 def open_teacher(prepared: Prepared) -> Teacher | None:
@@ -37,11 +37,11 @@ def open_teacher(prepared: Prepared) -> Teacher | None:
     if world_size() > 1 and KEY in read_config(entry.folder):
         raise UsageError(f"the pulled model '{entry.name}' can only teach a single process.", "Run without torchrun.")
     backbone = open_model(entry, block_size=model.block_size).denoiser.backbone
-    reading: Reading = without_context
+    read: Read = without_context
     if settings.distill_context:
         between = prepared.tokenizer.encode(BETWEEN, add_special_tokens=False).ids[-1]
-        reading = partial(denoise_in_context, separator=(prepared.end, between))
-    return Teacher(backbone, prepared.process, model.vocabulary, settings.distill_weight, reading)
+        read = partial(denoise_in_context, separator=(prepared.end, between))
+    return Teacher(backbone, prepared.process, model.vocabulary, settings.distill_weight, read)
 
 
 def without_context(backbone: Backbone, embedded: Tensor, packed: Packed, level: Tensor | None) -> Tensor:
@@ -78,7 +78,7 @@ class Teacher:
     process: Process
     vocabulary: WholeVocabulary | ActiveVocabulary
     share: float
-    read: Reading = without_context
+    read: Read = without_context
 
     @torch.no_grad()
     def lesson(self, noised: Noised, due: Tensor) -> Lesson:
@@ -118,12 +118,16 @@ def denoise_in_context(
     opens = (packed.positions == 0) & (packed.tokens == opening)
     tokens = torch.cat([packed.tokens.masked_fill(opens, between), packed.tokens], dim=1)
     columns = torch.cat([noised, backbone.embed(tokens).to(noised.dtype)], dim=1)
+    # A context of k tokens has the positions 0..k-1, and the text goes on at k: k + n must fit into the window of the
+    # model, so only the last k = min(n, window - n) tokens of the text's own n are repeated before it.
     lengths = text_lengths(packed)
     kept = torch.minimum(lengths, (backbone.context - lengths).clamp(min=0))
     dropped = lengths - kept
     seen = packed.known & (packed.positions >= dropped)
     behind, before = packed.positions + kept, (packed.positions - dropped).clamp(min=0)
     positions = torch.cat([behind, behind, before], dim=1)
+    # The context comes last among the columns, whose order means nothing to attention: positions and mask say what
+    # stands where. So the noised half is still the first T columns of the result.
     mask = context_mask(packed, seen, backbone.reading_block)
     hidden = backbone.encode(columns, positions, mask, None)[:, : 2 * packed.length]
     return predicting(hidden, packed) if backbone.shift else hidden[:, : packed.length]

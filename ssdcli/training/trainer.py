@@ -179,7 +179,7 @@ class SmallTrainer(Trainer):
         return None if self.best.step in (0, self.state.global_step) else self.best.step
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """This process's part of the mean loss per scored token; SsdError in all if that is not a number.
+        """The mean loss per scored token, this process's part of it; SsdError in all if that is not a number.
 
         The processes' gradients are averaged, so each part is weighted by its share of the tokens.
         """

@@ -6,17 +6,18 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.machine.distributed import is_rank_zero
+from ssdcli.options.declare import flag_of
 from ssdcli.registry import staging
 from ssdcli.registry.disk import disk_errors, make_private, write_atomic
-from ssdcli.registry.names import check_name
+from ssdcli.registry.names import NO_CORE, check_name
 from ssdcli.registry.schema import REMOVED_SETTINGS
 from ssdcli.registry.store import Registry
-from ssdcli.training.settings import NO_CORE, TrainSettings
+from ssdcli.training.settings import TrainSettings
 
 _JOB = "job.json"
 _CHANGEABLE = ("minutes", "steps", "passes", "learning_rate", "checkpoint_seconds")
@@ -48,17 +49,18 @@ def resumed(registry: Registry, name: str, given: Mapping[str, object]) -> Train
         raise UsageError(f"there is no unfinished training of '{name}'.", "Omit --resume to start one.")
     changed = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     changed = {key: value for key, value in changed.items() if value != getattr(saved, key)}
+    flags = {member.name: flag_of(member) for member in fields(TrainSettings)}
     fixed = [key for key in changed if key not in _CHANGEABLE]
     if fixed:
         raise UsageError(
-            f"a resumed training keeps its {fixed[0].replace('_', '-')}.",
-            f"With --resume only {', '.join('--' + key.replace('_', '-') for key in _CHANGEABLE)} can be changed.",
+            f"a resumed training keeps its {flags[fixed[0]]}.",
+            f"With --resume only {', '.join('--' + flags[key] for key in _CHANGEABLE)} can be changed.",
         )
     for key, other in (("minutes", "steps"), ("steps", "minutes")):
         if key in given and other not in given:
             changed[other] = None
     settings = replace(saved, **changed)  # type: ignore[arg-type]
-    settings.check()
+    settings.check_complete()
     return settings
 
 
@@ -70,7 +72,7 @@ def begin(registry: Registry, settings: TrainSettings, *, overwrite: bool) -> No
     from ssdcli.data.documents import ReadReport
     from ssdcli.data.readers.files import read_documents
 
-    settings.check()
+    settings.check_complete()
     with claimed(registry, settings.name) as workspace:
         if has_checkpoint(registry, settings.name) and not overwrite:
             raise UsageError(

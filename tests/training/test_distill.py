@@ -152,10 +152,10 @@ def test_a_teacher_that_is_not_there_is_said(text):
 
 def test_what_is_for_a_teacher_is_refused_without_one():
     with pytest.raises(UsageError, match="but no teacher"):
-        TrainSettings(name="notes", distill_context=True).check()
+        TrainSettings(name="notes", distill_context=True)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])
 def test_a_share_beyond_the_whole_is_refused(share):
     with pytest.raises(UsageError, match="--distill-weight must be between 0 and 1"):
-        TrainSettings(name="notes", distill="big", distill_weight=share).check()
+        TrainSettings(name="notes", distill="big", distill_weight=share)

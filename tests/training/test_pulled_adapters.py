@@ -21,8 +21,8 @@ from ssdcli.models.loading import load_model
 from ssdcli.models.lora import WEIGHTS
 from ssdcli.registry.manifest import CONFIG
 from ssdcli.registry.store import Registry
+from ssdcli.training import assessment as measured_module
 from ssdcli.training import job
-from ssdcli.training import measured as measured_module
 from ssdcli.training.job import train_small
 from ssdcli.training.settings import TrainSettings
 from tests.checkpoints import write_checkpoint

@@ -57,7 +57,7 @@ def _role(role: object) -> Role:
 
 
 def _content(content: object) -> str:
-    """A text, or join the texts of parts such as {"type": "text", "text": "..."}."""
+    """The text of a message, which may come in parts such as {"type": "text", "text": "..."}."""
     parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
     found = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
     texts = [text for text in found if isinstance(text, str)]

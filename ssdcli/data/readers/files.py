@@ -16,8 +16,8 @@ from ssdcli.data.documents import Document, ReadReport, printable
 from ssdcli.data.readers.formats import FORMATS, PLAIN, UNNAMED, Format
 from ssdcli.data.streams import ByteStream, Source, byte_chunks, looks_binary, read_head
 from ssdcli.errors import UsageError
+from ssdcli.options.declare import STREAM
 
-STANDARD_INPUT = "-"
 _HIDDEN_FOLDERS = frozenset({"node_modules", "__pycache__"})
 
 
@@ -30,7 +30,7 @@ def read_documents(sources: Sequence[str], report: ReadReport) -> Iterator[Docum
     if not sources:
         raise UsageError("no text was given.", "Name files or folders, or '-' for standard input.")
     for source in sources:
-        if source != STANDARD_INPUT:
+        if source != STREAM:
             _require_existing(source)
     return chain.from_iterable(_read_source(source, report) for source in sources)
 
@@ -46,7 +46,7 @@ def _require_existing(source: str) -> None:
 
 
 def _read_source(source: str, report: ReadReport) -> Iterator[Document]:
-    if source == STANDARD_INPUT:
+    if source == STREAM:
         yield from _count_file(_read_standard_input(report), "standard input", report)
         return
     path = Path(source)

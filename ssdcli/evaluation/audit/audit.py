@@ -24,10 +24,11 @@ from ssdcli.evaluation.audit.verbatim import find, share
 from ssdcli.evaluation.losses import LossSettings
 from ssdcli.evaluation.scored_text import ScoredText, scored_text
 from ssdcli.generation.loaded_model import open_model
-from ssdcli.generation.selection import NO_CORE, choose
+from ssdcli.generation.selection import choose
 from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.compatibility import misfit
+from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.tokenizer import load_tokenizer
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from random import Random
 
 from ssdcli.data.documents import ReadReport
-from ssdcli.data.readers.files import STANDARD_INPUT, read_documents
+from ssdcli.data.readers.files import read_documents
 from ssdcli.data.split import SplitSettings, fingerprint, recorded_split, split_documents
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.heldout_text import Reservoir
+from ssdcli.options.declare import STREAM
 from ssdcli.registry.store import Entry
 
 _CHARACTERS = 4_000  # of a document that an excerpt keeps
@@ -76,7 +77,7 @@ def find_training_text(entry: Entry, data: Sequence[str]) -> TrainingText:
 
     UsageError for data that cannot be it, SsdError for a model that does not record its training.
     """
-    if STANDARD_INPUT in data:
+    if STREAM in data:
         raise UsageError("audited text is read twice, which standard input cannot be.", "Give it as files.")
     if entry.manifest.data is None:
         raise SsdError(f"the manifest of {entry.name!r} does not tell what it was trained on.", "Train it again.")

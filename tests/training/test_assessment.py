@@ -13,7 +13,7 @@ from ssdcli.evaluation.losses import GRID, LossSettings, measure_combinations, s
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel, open_model
 from ssdcli.registry.store import Registry
-from ssdcli.training import measured
+from ssdcli.training import assessment
 from ssdcli.training.settings import TrainSettings
 from tests.pulled import add_core
 from tests.tiny import CONTEXT, VOCABULARY, loaded, member, tiny_backbone
@@ -25,7 +25,7 @@ TEXTS = [ScoredText([0, *DRAW.integers(3, 250, 40).tolist()], 100) for _ in rang
 
 @pytest.fixture(autouse=True)
 def _without_haste(monkeypatch):
-    monkeypatch.setattr(measured, "measuring_seconds", lambda _: 1e6)
+    monkeypatch.setattr(assessment, "measuring_seconds", lambda _: 1e6)
 
 
 def small() -> LoadedModel:
@@ -35,7 +35,7 @@ def small() -> LoadedModel:
 def fitted(core: LoadedModel, other: LoadedModel):
     """The losses over the grid, and the gate, that `measure_trained` finds."""
     fitter = GateFitter(PROCESS)
-    losses = measured._with_core(core, other, TEXTS, fitter, TrainSettings())
+    losses = assessment._with_core(core, other, TEXTS, fitter, TrainSettings())
     assert losses is not None
     return losses.sums, fitter.gate()
 

@@ -40,7 +40,7 @@ _SAMPLES = 0.1  # of the training's duration, which samples never exceed
 
 
 @dataclass(frozen=True)
-class Measured:
+class Assessment:
     """Losses on held-out text, and samples.
 
     losses: where a weight was chosen, the columns are the small model's weights from 0, the core alone, to 1; else the
@@ -66,9 +66,9 @@ def measured_tokens(settings: TrainSettings) -> int:
     return round(_TOKENS_PER_SECOND * measuring_seconds(settings))
 
 
-def measure_trained(
-    prepared: Prepared, model: BlockDiffusionLM, passages: Sequence[ScoredText], trained_seconds: float
-) -> Measured:
+def assess(
+    prepared: Prepared, model: BlockDiffusionLM, texts: Sequence[ScoredText], trained_seconds: float
+) -> Assessment:
     """Measure a trained model, choose its weight, fit its gate and write samples, with the core if it can run here.
 
     What there is no time for is left out.
@@ -79,14 +79,14 @@ def measure_trained(
     core = None if prepared.parent is None else _open_core(prepared.parent, prepared, model)
     small = _trained(prepared, model)
     fitter = GateFitter(prepared.process, min(1.0, _GATED / max(1, measured_tokens(prepared.settings))))
-    losses = None if core is None else _with_core(core, small, passages, fitter, prepared.settings)
+    losses = None if core is None else _with_core(core, small, texts, fitter, prepared.settings)
     weight = None if losses is None else best_weight(losses)
     if losses is None:
-        losses = measure([model], prepared.process, passages, [1.0], LossSettings(model.config.context))
+        losses = measure([model], prepared.process, texts, [1.0], LossSettings(model.config.context))
     authors = _authors(prepared, small, core, weight)
     until = min(until, time.monotonic() + _SAMPLES * trained_seconds)
-    samples = write_samples(authors, passages, prepared.tokenizer, until)
-    return Measured(losses, weight, fitter.gate(), samples)
+    samples = write_samples(authors, texts, prepared.tokenizer, until)
+    return Assessment(losses, weight, fitter.gate(), samples)
 
 
 def _trained(prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel:
@@ -107,16 +107,16 @@ def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> L
 
 
 def _with_core(
-    core: LoadedModel, small: LoadedModel, passages: Sequence[ScoredText], fitter: GateFitter, settings: TrainSettings
+    core: LoadedModel, small: LoadedModel, texts: Sequence[ScoredText], fitter: GateFitter, settings: TrainSettings
 ) -> LossesByLevel | None:
     """Measure the losses over the grid of weights while the fitter watches; None if the core is too slow."""
     one, other, process = core.denoiser.backbone, small.denoiser.backbone, core.denoiser.process
     measured = [*shares(GRID, 2, process), fitter.combination()]
     if isinstance(one, BlockDiffusionLM):
         windows = LossSettings(min(one.context, other.context))
-        return measure_combinations((one, other), process, passages, measured, windows).over(GRID)
+        return measure_combinations((one, other), process, texts, measured, windows).over(GRID)
     pace = Pace(_LOSSES * measuring_seconds(settings))
-    losses = canvas_losses(_pair(core, small), passages, measured, CanvasSettings(pace))
+    losses = canvas_losses(_pair(core, small), texts, measured, CanvasSettings(pace))
     return None if losses is None else losses.over(GRID)
 
 
