@@ -1,6 +1,8 @@
 """Run one of the benchmarks: `python -m benchmarks NAME [OPTIONS]`; without a name, list them.
 
-A benchmark is a module with `arguments(parser)` and `main(given)`; QUICK holds the arguments' defaults with `--quick`.
+A benchmark is a module with `arguments(parser)` and `main(given)`. A long one, whose results are kept, has instead of
+`main` what `lib.experiment.run` calls: `work(given, workshop)`, `report(lines)`, and perhaps `check(given)` and
+`plot(lines, folder)`. QUICK holds the arguments' defaults with `--quick`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from ssdcli.errors import SsdError
 from ssdcli.machine.environment import prepare_machine
@@ -30,16 +33,32 @@ def main() -> None:
         prepare_machine()
     sys.argv = [f"python -m benchmarks {name}", *sys.argv[2:]]
     module = import_module(f"benchmarks.{name}")
-    parser = ArgumentParser(prog=sys.argv[0], description=module.__doc__, formatter_class=RawDescriptionHelpFormatter)
-    module.arguments(parser)
+    parser = parser_of(module, sys.argv[0])
     given = parser.parse_args()
     if getattr(given, "quick", False):
         parser.set_defaults(**module.QUICK)
         given = parser.parse_args()
     try:
-        module.main(given)
+        if hasattr(module, "main"):
+            module.main(given)
+        else:
+            import_module("benchmarks.lib.experiment").run(given, module)
     except SsdError as error:
         sys.exit(str(error))
+
+
+def parser_of(benchmark: ModuleType, name: str) -> ArgumentParser:
+    """The arguments of a benchmark, and those that others of its kind have too."""
+    parser = ArgumentParser(prog=name, description=benchmark.__doc__, formatter_class=RawDescriptionHelpFormatter)
+    benchmark.arguments(parser)
+    if not hasattr(benchmark, "main"):
+        parser.add_argument("--out", type=Path, help="file of results, a line each; models are kept beside it")
+        parser.add_argument("--table", type=Path, help="only print the tables of this file")
+    if hasattr(benchmark, "plot"):
+        parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the tables' figures, too")
+    if hasattr(benchmark, "QUICK"):
+        parser.add_argument("--quick", action="store_true", help="a small run of about a minute")
+    return parser
 
 
 def _question(path: Path) -> str:

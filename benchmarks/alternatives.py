@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.corpora import Corpus, corpora_of, read_texts
-from benchmarks.lib.experiment import Line, Workshop, add_arguments, gain_of, grouped, run, weights_of
+from benchmarks.lib.experiment import Line, Workshop, add_arguments, gain_of, grouped, weights_of
 from benchmarks.lib.gaps import combined, steady
 from benchmarks.lib.models import Model
 from benchmarks.lib.retrieval import SHOWN, add_notes, gaps_of
@@ -76,11 +76,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-3, 1e-3, 3e-4], help="learning rates to try")
     parser.add_argument("--rank", type=int, default=16, help="of the LoRA")
     parser.add_argument("--size", help="of the small model, by default the one that train-small chooses")
-
-
-def main(given: Namespace) -> None:
-    """Train what is missing, measure what has not been measured yet, and print a table for each corpus."""
-    run(given, partial(work, given), report)
 
 
 def work(given: Namespace, workshop: Workshop) -> None:

@@ -32,7 +32,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--size", default="nano")
     parser.add_argument("--heldout", type=float, default=0.2)
     parser.add_argument("--canaries", type=int, default=16)
-    parser.add_argument("--quick", action="store_true", help="one pass and a short audit")
 
 
 def main(given: Namespace) -> None:

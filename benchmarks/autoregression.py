@@ -41,7 +41,7 @@ from benchmarks.lib.causal import (
 )
 from benchmarks.lib.columns import Columns, collaborate
 from benchmarks.lib.corpora import Corpus, corpora_of, own_text
-from benchmarks.lib.experiment import Line, Workshop, add_arguments, gain_of, grouped, run, weights_of
+from benchmarks.lib.experiment import Line, Workshop, add_arguments, gain_of, grouped, weights_of
 from benchmarks.lib.gaps import Gap, GapSettings, Viewer, choose_gaps, measure, steady
 from benchmarks.lib.models import Model
 from benchmarks.lib.tables import mean, spread, table
@@ -87,11 +87,10 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=4, help="gaps of a document")
 
 
-def main(given: Namespace) -> None:
-    """Train what is missing, measure what has not been measured yet, and print the tables."""
-    if given.table is None and (not given.general or given.core_minutes is None):
+def check(given: Namespace) -> None:
+    """UsageError for arguments that leave nothing to measure."""
+    if not given.general or given.core_minutes is None:
         raise UsageError("nothing says what the cores learn, and for how long.", "Name text and --core-minutes.")
-    run(given, partial(work, given), report)
 
 
 def work(given: Namespace, workshop: Workshop) -> None:

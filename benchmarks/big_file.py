@@ -24,7 +24,6 @@ _TRAINING = ["--for", "none", "--size", "nano", "--steps", "2", "--name", "big-f
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--megabytes", type=float, nargs="+", default=[1, 500])
-    parser.add_argument("--quick", action="store_true", help="one megabyte")
 
 
 def main(given: Namespace) -> None:

@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.lib.columns import collaborate
 from benchmarks.lib.corpora import Corpus, corpora_of, own_text
-from benchmarks.lib.experiment import Line, Workshop, add_arguments, gain_of, grouped, run, weights_of
+from benchmarks.lib.experiment import Line, Workshop, add_arguments, gain_of, grouped, weights_of
 from benchmarks.lib.gaps import combined, steady
 from benchmarks.lib.models import Model
 from benchmarks.lib.retrieval import SHOWN, add_notes, gaps_of
@@ -88,11 +88,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--core", default=STARTER, help="the core of the models that are trained")
     parser.add_argument("--ratios", type=float, nargs="+", default=[3, 10, 30, 100], help="the core's body to theirs")
     parser.add_argument("--general", nargs="+", default=[], help="text for the base of contrasts without context")
-
-
-def main(given: Namespace) -> None:
-    """Train what is missing, measure what has not been measured yet, and print the tables."""
-    run(given, partial(work, given), report)
 
 
 def work(given: Namespace, workshop: Workshop) -> None:

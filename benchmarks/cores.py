@@ -42,7 +42,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=32, help="of a block")
     parser.add_argument("--rows", type=int, nargs="+", default=(1, 8))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="tiny models, one round")
 
 
 @torch.inference_mode()

@@ -45,7 +45,6 @@ def arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES)[:4])
     parser.add_argument("--rounds", type=int, default=15, help="how often each alternative has its turn")
-    parser.add_argument("--quick", action="store_true", help="five rounds")
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.corpora import Corpus, corpora_of
-from benchmarks.lib.experiment import Line, Workshop, add_arguments, budget, grouped, run
+from benchmarks.lib.experiment import Line, Workshop, add_arguments, budget, grouped
 from benchmarks.lib.tables import signed, table
 from ssdcli.engine.denoiser import Backbone
 from ssdcli.engine.ensemble.rules import mix
@@ -57,11 +57,6 @@ def arguments(parser: ArgumentParser) -> None:
     add_arguments(parser)
     parser.add_argument("--core", default=STARTER, help="of the user's registry")
     parser.add_argument("--positions", type=int, default=16_000, help="predictions that are kept, 32 KB each")
-
-
-def main(given: Namespace) -> None:
-    """Train what is missing, measure what has not been measured yet, and print a table for each corpus."""
-    run(given, partial(work, given), report)
 
 
 def work(given: Namespace, workshop: Workshop) -> None:

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks.lib.experiment import Line, Workshop, add_files, run
+from benchmarks.lib.experiment import Line, Workshop
 from benchmarks.lib.tables import table
 from benchmarks.lib.writing import WRITTEN, Bench, add_judge, draw, write, writer_of
 from ssdcli.api import Options, Request, choose
@@ -50,18 +50,13 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=64, help="texts at each scale")
     parser.add_argument("--steps", type=int, default=600, help="training steps of the classifier")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the table's figures, too")
     add_judge(parser)
-    add_files(parser)
 
 
-def main(given: Namespace) -> None:
-    """Write at every scale that is missing, and print the table."""
-    if given.table is None and not (given.data and given.kinds):
+def check(given: Namespace) -> None:
+    """UsageError for arguments that leave nothing to measure."""
+    if not (given.data and given.kinds):
         raise UsageError("nothing says what to tell apart.", "Name the data and the --kinds in it, or a --table.")
-    found = run(given, partial(work, given), report)
-    if given.plot is not None:
-        plot({line["scale"]: line for line in found if line.get("scale", REAL) != REAL}, given.plot)
 
 
 def work(given: Namespace, workshop: Workshop) -> None:
@@ -221,8 +216,9 @@ def perplexity(line: Line) -> float:
     return math.exp(float(np.mean(line["nats"])))
 
 
-def plot(found: Mapping[float, Line], folder: Path) -> None:
+def plot(lines: Sequence[Line], folder: Path) -> None:
     """Two pictures over the scale: the guided shares, and the perplexity beside that of unguided text."""
+    found: Mapping[float, Line] = {line["scale"]: line for line in lines if line.get("scale", REAL) != REAL}
     axis = "scale of the guide"
     shares = {
         name: [(scale, float(np.mean(line[key]))) for scale, line in found.items()]

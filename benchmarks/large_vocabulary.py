@@ -66,7 +66,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--notes", type=int, help="documents to train on, all by default")
     parser.add_argument("--documents", type=int, default=80, help="held-out documents that are measured")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--quick", action="store_true", help="a small run of about a minute")
 
 
 def main(given: Namespace) -> None:

@@ -50,7 +50,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--prefixes", type=int, nargs="+", default=(64, 256, 1024), help="tokens, where speeds are taken"
     )
-    parser.add_argument("--quick", action="store_true", help="a small run of about a minute")
 
 
 def main(given: Namespace) -> None:

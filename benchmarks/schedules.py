@@ -31,7 +31,7 @@ import torch
 
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.corpora import Corpus, corpora_of
-from benchmarks.lib.experiment import Line, Workshop, add_arguments, budget, grouped, run
+from benchmarks.lib.experiment import Line, Workshop, add_arguments, budget, grouped
 from benchmarks.lib.models import Model
 from benchmarks.lib.segments import (
     HEAVY,
@@ -72,16 +72,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--size", default="nano", help="of the small models")
     parser.add_argument("--rows", type=int, default=64, help="texts under each schedule")
     parser.add_argument("--steps", type=int, help="a block, by default the noise process's own")
-    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the tables' figures, too")
     add_judge(parser)
-
-
-def main(given: Namespace) -> None:
-    """Do what is missing, and print the tables of each pair of models."""
-    found = run(given, partial(work, given), report)
-    if given.plot is not None:
-        for (core, corpus, _), pieces in pieces_of(found).items():
-            plot(pieces, given.plot / f"schedules-{core}-{corpus}", f"{core}, {corpus}")
 
 
 # The work
@@ -301,7 +292,13 @@ def agreement(found: Pieces) -> str:
     return f"Rank correlation of the two losses over {len(half)} schedules that are half heavy: {rho:.2f}."
 
 
-def plot(found: Pieces, stem: Path, title: str) -> None:
+def plot(found: Sequence[Line], folder: Path) -> None:
+    """Pictures of each pair of models."""
+    for (core, corpus, _), pieces in pieces_of(found).items():
+        draw_pair(pieces, folder / f"schedules-{core}-{corpus}", f"{core}, {corpus}")
+
+
+def draw_pair(found: Pieces, stem: Path, title: str) -> None:
     """Three pictures: losses over the noise level, and losses and texts over the FLOPs saved."""
     levels = Levels.of(found[LEVELS])
     total = levels.tokens.sum()

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.corpora import corpora_of
-from benchmarks.lib.experiment import Line, Workshop, add_arguments, grouped, run
+from benchmarks.lib.experiment import Line, Workshop, add_arguments, grouped
 from benchmarks.lib.tables import mean, table
 from benchmarks.lib.writing import WRITTEN, Bench, add_judge, draw, write, writer_of
 from ssdcli.api import Options, choose
@@ -53,16 +53,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=32, help="texts in each way")
     parser.add_argument("--temperature", type=float, default=Options.temperature)
     parser.add_argument("--top-p", type=float, default=Options.top_p)
-    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the tables' figures, too")
     add_judge(parser)
-
-
-def main(given: Namespace) -> None:
-    """Write what is missing, and print a table for each model."""
-    found = run(given, partial(work, given), report)
-    if given.plot is not None:
-        for (name,), group in grouped(found, "model").items():
-            draw(picture(name, ways_of(group)), given.plot / f"steps-{name}.svg")
 
 
 # The work
@@ -182,6 +173,12 @@ def agreement(texts: Sequence[str], others: Sequence[str]) -> float:
     """The share of words in the same place that are the same."""
     pairs = [pair for one, other in zip(texts, others, strict=True) for pair in zip_longest(words(one), words(other))]
     return mean(one == other for one, other in pairs) if pairs else 0.0
+
+
+def plot(found: Sequence[Line], folder: Path) -> None:
+    """A picture of each model."""
+    for (name,), group in grouped(found, "model").items():
+        draw(picture(name, ways_of(group)), folder / f"steps-{name}.svg")
 
 
 def picture(model: str, ways: Ways) -> ET.Element:

@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.corpora import Corpus, corpora_of
-from benchmarks.lib.experiment import Line, Workshop, add_files, grouped, run
+from benchmarks.lib.experiment import Line, Workshop, grouped
 from benchmarks.lib.models import Model
 from benchmarks.lib.tables import signed, table
 from benchmarks.lib.timing import least
@@ -54,12 +54,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-tokens", type=int, default=512)
     parser.add_argument("--documents", type=int, default=100, help="held-out documents that are measured")
     parser.add_argument("--seed", type=int, default=0)
-    add_files(parser)
-
-
-def main(given: Namespace) -> None:
-    """Train what is missing, and print the tables."""
-    run(given, partial(work, given), report)
 
 
 def work(given: Namespace, workshop: Workshop) -> None:

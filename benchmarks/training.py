@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lib.causal import Twin, save_for_transformers, train_causal, twin_of
-from benchmarks.lib.experiment import Line, Workshop, add_files, grouped, run
+from benchmarks.lib.experiment import Line, Workshop, grouped
 from benchmarks.lib.tables import spread, table
 from benchmarks.lib.timing import processor_seconds
 from ssdcli.errors import UsageError
@@ -69,14 +69,12 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--general", help="text that a causal twin learns from")
     parser.add_argument("--twin-steps", type=int, default=1000)
     parser.add_argument("--documents", type=int, help="measure on the first so many held-out documents only")
-    add_files(parser)
 
 
-def main(given: Namespace) -> None:
-    """Train what is missing, and print the table."""
-    if given.table is None and len(given.data) != 2:
+def check(given: Namespace) -> None:
+    """UsageError for arguments that leave nothing to measure."""
+    if len(given.data) != 2:
         raise UsageError("training and held-out text are missing.", "Name both, or a --table.")
-    run(given, partial(work, given), report)
 
 
 def work(given: Namespace, workshop: Workshop) -> None:

@@ -49,7 +49,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--process", default="simplex", choices=("simplex", "masked", "uniform"))
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--sizes", nargs="+", default=[preset.name for preset in PRESETS[:3]], help="of the last table")
-    parser.add_argument("--quick", action="store_true", help="nano, three rounds")
 
 
 def main(given: Namespace) -> None:

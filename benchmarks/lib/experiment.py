@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from benchmarks.lib.models import Model
@@ -33,26 +34,21 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="of processor time for each small training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--documents", type=int, help="measure on the first so many held-out documents only")
-    add_files(parser)
 
 
-def add_files(parser: ArgumentParser) -> None:
-    """Add the arguments that say where results are kept."""
-    parser.add_argument("--out", type=Path, help="file of results, a line for each piece; models are kept beside it")
-    parser.add_argument("--table", type=Path, help="only print the tables of this file")
-    parser.add_argument("--quick", action="store_true", help="a small run of about a minute")
-
-
-def run(given: Namespace, work: Callable[[Workshop], None], report: Callable[[Sequence[Line]], str]) -> list[Line]:
-    """Do the work that is missing, unless `--table` names a file of results; print its report and return its lines."""
+def run(given: Namespace, benchmark: ModuleType) -> None:
+    """Do the work that is missing, unless `--table` names a file of results; print its report, and draw its plots."""
     path: Path | None = given.table
     if path is None:
+        if hasattr(benchmark, "check"):
+            benchmark.check(given)
         workshop = Workshop(given)
-        work(workshop)
+        benchmark.work(given, workshop)
         path = workshop.out
     found = lines(path)
-    print(f"{heading_of(found)}\n\n{report(found)}")
-    return found
+    print(f"{heading_of(found)}\n\n{benchmark.report(found)}")
+    if getattr(given, "plot", None) is not None:
+        benchmark.plot(found, given.plot)
 
 
 def budget(given: Namespace) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def _settings(given: dict[str, object], recipe: str | None, *, resume: bool, ove
 
 
 def _tell(trained: Trained, *, as_json: bool) -> None:
-    """Say on standard output what came out: sentences, or one JSON object."""
+    """Write the results to standard output: sentences, or one JSON object."""
     training, model = trained.description, trained.description.manifest
     bits = training.quality.bits_per_byte
     if as_json:

@@ -16,6 +16,7 @@ Digest: TypeAlias = bytes
 class Document:
     """One text and where it came from.
 
+    text: what it says.
     source: such as `notes.md` or `mail.jsonl:17`.
     turns: of a conversation, whose text is made of them; a plain text has none.
     """
@@ -32,7 +33,12 @@ class Document:
 
 @dataclass
 class Skips:
-    """How often something was skipped for one reason, and where it first was."""
+    """How often something was skipped for one reason.
+
+    unit: what was skipped, such as `file` or `row`.
+    first: where it first was.
+    count: how often.
+    """
 
     unit: str
     first: str
@@ -43,9 +49,16 @@ class Skips:
 class ReadReport:
     """What was read and what was skipped, counted while the documents are being consumed.
 
+    files: how many held documents.
+    documents: how many were read, conversations included.
     conversations: how many of the documents are conversations.
-    bytes: UTF-8 bytes of the documents.
-    words: words of the distinct documents, counted when they are split.
+    characters: of the documents.
+    bytes: of the documents as UTF-8.
+    words: of the distinct documents, counted when they are split.
+    skips: what was skipped, by reason.
+    replaced_characters: invalid ones, replaced by U+FFFD.
+    replaced_files: files and rows with such characters.
+    first_replaced: where the first of them was.
     digests: 16-byte digests of the distinct documents.
     """
 

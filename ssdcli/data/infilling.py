@@ -10,10 +10,8 @@ from torch import Tensor
 from ssdcli.engine.noise import Noise
 from ssdcli.engine.packed import Packed
 
-_LIMITS = (
-    6 / 11,
-    9 / 11,
-)  # of a uniform draw: 1, 2 and 3 blocks are as likely as 1 : 1/2 : 1/3 = 6 : 3 : 2
+# Of a uniform draw: 1, 2 and 3 blocks are as likely as 1 : 1/2 : 1/3 = 6 : 3 : 2.
+_LIMITS = (6 / 11, 9 / 11)
 _SHORT = 0.5  # share of the gaps whose text ends before they do
 
 

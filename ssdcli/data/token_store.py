@@ -77,9 +77,15 @@ class StoreInfo:
 
     version: of the format.
     dtype: of the tokens.
+    eot_id: the id of end of text, which separates documents.
+    vocabulary: how many ids the tokenizer has.
+    seed: decided which documents were held out.
+    heldout_fraction: how many were, between 0 and 1.
     fingerprint: names the set of documents that it was made from.
-    read: the counts of the report.
-    report: its sentences.
+    train: the size of the training side.
+    heldout: the size of the held-out side.
+    read: the counts of the report of reading.
+    report: the sentences of that report.
     """
 
     version: int
@@ -101,6 +107,9 @@ class TokenStore:
 
     The marks of their tokens are the loss mask: GIVEN, WRITTEN or CLOSING. Separators are CLOSING; a plain document is
     WRITTEN throughout.
+
+    folder: holds its files.
+    info: what they hold.
     """
 
     folder: Path
@@ -216,7 +225,7 @@ def build_store(
         )
         _save_info(folder, info)
     except OSError as error:
-        problem = f"The tokens of the training text cannot be written to '{folder}': {error.strerror}."
+        problem = f"the tokens of the training text cannot be written to '{folder}': {error.strerror}."
         raise SsdError(problem, "Make room there, or check who may write to it.") from error
     return TokenStore.open(folder)
 

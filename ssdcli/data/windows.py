@@ -31,8 +31,10 @@ Integers = npt.NDArray[np.int64]
 class Corpus:
     """Documents in a stream of tokens, see `TokenStore`.
 
-    tokens, marks: (N,).
-    starts, stops: (D,), where each document lies, without the ends of text around it.
+    tokens: (N,).
+    marks: (N,), of the tokens.
+    starts: (D,), the place of each document's first token, after an end of text.
+    stops: (D,), the place after its last token, of another end of text.
     """
 
     tokens: Tokens
@@ -74,7 +76,8 @@ class _Epoch:
     """Where documents lie in the windows of an epoch, put end to end.
 
     documents: (n,), numbers of documents in the order of their places.
-    starts, stops: (n,), the columns that each takes.
+    starts: (n,), the first column of each.
+    stops: (n,), the column after its last.
     leads: (n,), columns in the first block of each plain document.
     windows: (w,), the order in which the windows are served.
     """

@@ -53,7 +53,8 @@ class Notebook:
     """A folder of notes.
 
     folder: holds the notes to train on, and held-out ones.
-    title, description: what it says of itself.
+    title: the notebook's name.
+    description: what it is about, in a sentence.
     prompts: beginnings to continue.
     facts: sentences of the notes, to be completed.
     """
@@ -79,7 +80,8 @@ class Notebook:
 class Trio:
     """A core, a small model made for it, and their ensemble.
 
-    core, small: the names of the two.
+    core: the core's name.
+    small: the small model's name.
     weight: the small model's, beside the core.
     writers: one for each of AUTHORS.
     """
@@ -126,6 +128,7 @@ class HeldoutLoss:
 class Recall:
     """How AUTHORS did on one fact.
 
+    fact: the sentence.
     texts: what each of them wrote.
     hits: whether that holds the answer.
     chosen: which of all facts' answers each of them finds likeliest.
@@ -196,13 +199,13 @@ def predict(trio: Trio, heldout: Path, repeats: int = _REPEATS) -> HeldoutLoss:
     from ssdcli.evaluation.losses import LossSettings, measure
 
     core, small = (trio.writers[author].members[0].model.denoiser for author in (CORE, SMALL))
-    passages = _passages(trio.core, heldout)
+    texts = _heldout_texts(trio.core, heldout)
     window = min(core.backbone.context, small.backbone.context)
     shares = {CORE: 0.0, SMALL: 1.0, ENSEMBLE: trio.weight}
     losses = measure(
         (core.backbone, small.backbone),
         core.process,
-        passages,
+        texts,
         sorted(set(shares.values())),
         LossSettings(window, repeats),
     )
@@ -210,7 +213,7 @@ def predict(trio: Trio, heldout: Path, repeats: int = _REPEATS) -> HeldoutLoss:
     better = min((CORE, SMALL), key=lambda author: bits[author])
     gain, error = losses.difference(trio.weight, shares[better])
     in_bits = float(losses.tokens.sum() / losses.bytes.sum()) / math.log(2)
-    return HeldoutLoss(len(passages), bits, better, gain * in_bits, error * in_bits)
+    return HeldoutLoss(len(texts), bits, better, gain * in_bits, error * in_bits)
 
 
 def recall(trio: Trio, facts: Sequence[Fact], options: Options = FACTS) -> list[Recall]:
@@ -260,7 +263,7 @@ def _says(text: str, answer: str) -> bool:
     return " ".join(answer.split()).casefold() in " ".join(text.split()).casefold()
 
 
-def _passages(core: str, folder: Path) -> list[ScoredText]:
+def _heldout_texts(core: str, folder: Path) -> list[ScoredText]:
     """Read the notes of a folder in the core's tokens."""
     from ssdcli.data.documents import ReadReport
     from ssdcli.data.readers.files import read_documents

@@ -21,15 +21,8 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights in several files
 TOKENIZER = "tokenizer.json"
-LATER = (
-    "base",
-    "base_weights",
-    "begin",
-    "ends",
-    "format",
-    "gate",
-    "source",
-)  # fields that earlier versions did not write
+# Fields that earlier versions did not write.
+LATER = ("base", "base_weights", "begin", "ends", "format", "gate", "source")
 ADAPTER = "adapter"  # a LoRA of a registered model, which it needs
 KINDS = ("core", "small", ADAPTER)
 MEMBERS = ("small", ADAPTER)  # the kinds that join a core

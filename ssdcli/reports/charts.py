@@ -172,7 +172,13 @@ def length_bars(counts: Sequence[int], title: str) -> ET.Element:
 
 @dataclass(frozen=True)
 class _Axis:
-    """A range of values with ticks at the multiples of `step`."""
+    """A range of values with ticks.
+
+    title: its name and unit.
+    low: where it begins.
+    high: where it ends.
+    step: ticks are at its multiples.
+    """
 
     title: str
     low: float
@@ -228,7 +234,12 @@ def _axis_around(title: str, values: Sequence[float], *, marked: bool) -> _Axis:
 
 @dataclass(frozen=True)
 class _Line:
-    """Points to connect, a label for their end (or none), and a class of the style sheet."""
+    """Points to connect.
+
+    label: shown at their end, or empty.
+    points: from left to right.
+    style: a class of the style sheet.
+    """
 
     label: str
     points: list[Point]
@@ -243,7 +254,12 @@ def _named(lines: Mapping[str, list[Point]]) -> list[_Line]:
 
 @dataclass(frozen=True)
 class _Mark:
-    """A point to draw a ring around, and a label below it (or none)."""
+    """A point to draw a ring around.
+
+    point: where it is.
+    text: shown below it, or empty.
+    style: a class of the style sheet.
+    """
 
     point: Point
     text: str
@@ -254,6 +270,9 @@ class _Mark:
 class _Frame:
     """Two axes in a picture.
 
+    title: the picture's.
+    x: the horizontal axis.
+    y: the vertical axis.
     right: where the horizontal one ends, in pixels.
     """
 

@@ -58,14 +58,19 @@ class Description:
     manifest: what the registry keeps of the model.
     size: the preset that gave its shape, None for a shape of its own.
     body_parameters: those beyond the embeddings.
-    train, heldout: the two sides of the text.
+    train: the size of the text that was trained on.
+    heldout: the size of the text that was held out.
     lengths: lengths[k] documents have from 2^k to 2^(k+1) - 1 tokens.
     data_lines: sentences of a ReadReport.
     trained_tokens: how many were seen in training, repetitions included.
+    steps: how many were taken.
     seconds: duration of the training.
+    device: that it was trained on.
     history: points {"step", "loss", "seconds"}, some with "heldout"; losses in nats per token.
     kept: the step whose weights were kept, where that was not the last.
-    command: what repeats the training, without the names of the data.
+    quality: what was measured on the held-out text.
+    samples: what the model writes, alone and with its core.
+    command: the command that repeats the training, without the names of the data.
     settings: all settings of the training, the data included.
     license: an identifier such as "apache-2.0", if known.
     """

@@ -57,7 +57,7 @@ class Assessment:
 
 
 def measuring_seconds(settings: TrainSettings) -> float:
-    """How many seconds of a training are reserved for measuring and registering at its end."""
+    """Seconds of a training that are reserved for measuring and registering at its end."""
     return min(30.0, max(3.0, 0.05 * 60 * (settings.minutes or DEFAULT_MINUTES)))
 
 
@@ -111,12 +111,12 @@ def _with_core(
 ) -> LossesByLevel | None:
     """Measure the losses over the grid of weights while the fitter watches; None if the core is too slow."""
     one, other, process = core.denoiser.backbone, small.denoiser.backbone, core.denoiser.process
-    measured = [*shares(GRID, 2, process), fitter.combination()]
+    combinations = [*shares(GRID, 2, process), fitter.combination()]
     if isinstance(one, BlockDiffusionLM):
         windows = LossSettings(min(one.context, other.context))
-        return measure_combinations((one, other), process, texts, measured, windows).over(GRID)
+        return measure_combinations((one, other), process, texts, combinations, windows).over(GRID)
     pace = Pace(_LOSSES * measuring_seconds(settings))
-    losses = canvas_losses(_pair(core, small), texts, measured, CanvasSettings(pace))
+    losses = canvas_losses(_pair(core, small), texts, combinations, CanvasSettings(pace))
     return None if losses is None else losses.over(GRID)
 
 

@@ -56,7 +56,7 @@ class Trained:
     """A finished training.
 
     folder: of the registered model.
-    description: what there is to say about it.
+    description: of the model and its training.
     losses: on held-out text; where a weight was chosen, the columns are the small model's weights from 0 (the core
         alone) to 1 (itself alone), else the single column is the model alone.
     """
@@ -68,7 +68,13 @@ class Trained:
 
 @dataclass(frozen=True)
 class Watcher:
-    """How a caller follows a training and stops it; all calls are made from the training's own thread."""
+    """How a caller follows a training and stops it; all calls are made from the training's own thread.
+
+    on_prepared: called before the first step.
+    on_progress: called after every step.
+    on_measuring: called after the last step.
+    wants_stop: asked after every step.
+    """
 
     on_prepared: Callable[[Prepared], None] = lambda _: None
     on_progress: Callable[[Progress], None] = lambda _: None
@@ -225,11 +231,11 @@ def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwr
     model = prepared.beginning.as_stored()
     chosen = heldout_texts(prepared.store, prepared.tokenizer, measured_tokens(prepared.settings))
     seconds = trainer.plan.elapsed
-    measured = assess(prepared, model, chosen, seconds)
-    description = describe(prepared, trainer, measured, seconds)
+    found = assess(prepared, model, chosen, seconds)
+    description = describe(prepared, trainer, found, seconds)
     with registry.stage(prepared.settings.name, overwrite) as folder:
         _write(prepared, description, folder)
-    return Trained(registry.models / prepared.settings.name, description, measured.losses)
+    return Trained(registry.models / prepared.settings.name, description, found.losses)
 
 
 def _write(prepared: Prepared, description: Description, folder: Path) -> None:

@@ -22,6 +22,8 @@ _RECENT = 200
 class Budget:
     """What the user granted: a number of steps, or seconds.
 
+    steps: to take, if they are given.
+    seconds: to spend, if steps are not given.
     most: steps that are worth taking of what the seconds allow.
     """
 

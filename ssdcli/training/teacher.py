@@ -69,6 +69,8 @@ class Teacher:
 
     It is not an nn.Module, so that it is no submodule of what learns from it.
 
+    backbone: its network.
+    process: its noise process, which is the learner's.
     vocabulary: the learner's rows, over which predictions are pooled.
     share: its part in the loss, from 0 to 1.
     read: how texts are put to it.

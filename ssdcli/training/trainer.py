@@ -49,7 +49,14 @@ ENDLESS = 10**7  # steps; the plan decides when to stop
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is; the loss is the mean over recent steps, in nats per token."""
+    """How far a training is.
+
+    step: how many steps are done.
+    total: how many are planned; None as long as that is not known.
+    loss: the mean over recent steps, in nats per token.
+    tokens_per_second: the recent speed.
+    seconds_left: until the last planned step; None as long as that is not known.
+    """
 
     step: int
     total: int | None
@@ -60,10 +67,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the caller of a training wants to be told, and what it decides.
+    """What the caller of a training is told, and what it decides.
 
-    measure: returns the held-out loss, and is called now and then.
-    checkpoint_every: seconds.
+    on_progress: called after every step.
+    wants_stop: asked after every step.
+    measure: returns the held-out loss; called now and then.
+    checkpoint_every: seconds between checkpoints.
     patience: measurements without progress after which the training ends early; 0 for never.
     """
 
@@ -78,7 +87,11 @@ class Hooks:
 class Rates:
     """Settings of the optimiser, and the size of a step.
 
+    optimizer: its name.
+    learning_rate: at its peak.
+    weight_decay: of the matrices.
     batch: sequences of a step, over all processes.
+    seed: of transformers' own draws.
     """
 
     optimizer: str

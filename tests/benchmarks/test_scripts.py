@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from argparse import ArgumentParser
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import benchmarks
+from benchmarks.__main__ import parser_of
 
 FOLDER = Path(benchmarks.__file__).parent
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
@@ -19,10 +19,8 @@ def test_a_script_asks_one_question_and_its_quick_run_changes_arguments_that_it_
     module = import_module(f"benchmarks.{name}")
     assert module.__doc__.partition("\n")[0].count("?") > 0
     assert f"python -m benchmarks {name}" in module.__doc__
-    assert callable(module.main)
-    parser = ArgumentParser()
-    module.arguments(parser)
-    known = {action.dest for action in parser._actions}
+    assert hasattr(module, "main") or (callable(module.work) and callable(module.report))
+    known = {action.dest for action in parser_of(module, name)._actions}
     assert set(getattr(module, "QUICK", {})) <= known
     assert ("quick" in known) == hasattr(module, "QUICK")
 

@@ -186,9 +186,5 @@ def _parquet_rows(path: Path) -> Iterator[NumberedRow]:
                 for number, row in enumerate(rows, read + 1):
                     yield number, {**absent, **row}
                 read += batch.num_rows
-    except (
-        pyarrow.ArrowException,
-        ValueError,
-        OverflowError,
-    ) as error:  # any may come from converting a column
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:  # any may come from converting a column
         raise OSError(str(error)) from error
