@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ssdcli.evaluation.measurement import EvalSettings, Evaluation
-from ssdcli.generation.selection import Lineup, SmallModels, choose
+from ssdcli.generation.selection import EnsembleSpec, SmallModels, choose
 from ssdcli.generation.types import PLAIN, Blend, Contribution, Options, Piece, Request, Result, TokenShares
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, Placement
@@ -15,9 +15,9 @@ from ssdcli.text.messages import Message
 __all__ = [
     "Blend",
     "Contribution",
+    "EnsembleSpec",
     "EvalSettings",
     "Evaluation",
-    "Lineup",
     "Message",
     "Options",
     "Piece",

@@ -13,12 +13,12 @@ import typer
 
 from ssdcli.cli import console
 from ssdcli.cli.flags import Recipe, resolve, with_flags
-from ssdcli.cli.prompts import ModelFlags, read_context, read_members
+from ssdcli.cli.inputs import ModelFlags, read_context, read_members
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory
 from ssdcli.evaluation.measurement import BASE, Estimate, EvalSettings, Evaluation, Figures, SweepResult, by_weight
 from ssdcli.generation.schedule_parser import named
-from ssdcli.generation.selection import Lineup, choose
+from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.options.declare import group
 from ssdcli.registry.disk import write_atomic
@@ -73,8 +73,8 @@ def evaluate(
     told: _Told = resolve(_Told, flags, None if recipe is None else find_recipe(recipe))
     core, small = told.models.core, read_members(told.models.members)
     settings = replace(told.measuring, context=read_context(told.models.context))
-    lineup = choose(core, small)  # a typo is answered before torch is imported
-    _check(lineup, data or [], plot, save=save)
+    spec = choose(core, small)  # a typo is answered before torch is imported
+    _check(spec, data or [], plot, save=save)
     prepare_machine()
     from ssdcli.evaluation.evaluate import evaluate as run
 
@@ -89,11 +89,11 @@ def evaluate(
         _tell(found)
 
 
-def _check(lineup: Lineup, data: list[str], plot: Path | None, *, save: bool) -> None:
+def _check(spec: EnsembleSpec, data: list[str], plot: Path | None, *, save: bool) -> None:
     """Refuse early what would otherwise fail at the end."""
     if not data:
         raise UsageError("no text is named.", "Name files or folders of held-out text, or - for standard input.")
-    small = [member.model.entry for member in lineup.members if member.role == "small"]
+    small = [member.model.entry for member in spec.members if member.role == "small"]
     if save and not small:
         raise UsageError("--save stores the weight of a small model, and none is named.", "Name one with --with.")
     if save and small[0].bundled:

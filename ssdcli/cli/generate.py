@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from ssdcli.api import Blend, Lineup, Options, Placement, Request, Result, Writer, choose
+from ssdcli.api import Blend, EnsembleSpec, Options, Placement, Request, Result, Writer, choose
 from ssdcli.cli import console
 from ssdcli.cli.explanation import shown, tell_colours
 from ssdcli.cli.flags import Recipe, resolve, with_flags
-from ssdcli.cli.prompts import ModelFlags, read_members, read_requests
+from ssdcli.cli.inputs import ModelFlags, read_members, read_requests
 from ssdcli.errors import UsageError, on_out_of_memory
 from ssdcli.generation.types import DEFAULTS, PLAIN
 from ssdcli.machine.distributed import from_rank_zero
@@ -65,16 +65,16 @@ def generate(
         raise UsageError("--context is for small models only, and none is named.", "Name one, as in --with notes.")
     if settings.batch is not None and prompt is not None:
         raise UsageError("with --batch the prompts come from its lines.", "Omit the PROMPT.")
-    lineup = choose(models.core, members, blend=settings.blend)  # a typo is answered before torch is imported
+    spec = choose(models.core, members, blend=settings.blend)  # a typo is answered before torch is imported
     prepare_machine()
     requests = from_rank_zero(lambda: read_requests(prompt, settings.batch, models.context))
-    with on_out_of_memory(_remedy(lineup)):
-        _write(lineup.open(settings.placement), requests, settings)
+    with on_out_of_memory(_remedy(spec)):
+        _write(spec.open(settings.placement), requests, settings)
 
 
-def _remedy(lineup: Lineup) -> str:
+def _remedy(spec: EnsembleSpec) -> str:
     """What to do when memory ends: only a pulled core can be held in other ways."""
-    if any(member.model.entry.manifest.source for member in lineup.members):
+    if any(member.model.entry.manifest.source for member in spec.members):
         return "Take a --dtype of fewer bits, or --offload, or fewer texts at once (--n, --batch)."
     return "Write fewer texts at once (--n, --batch), or take smaller models."
 

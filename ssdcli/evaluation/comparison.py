@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
+from ssdcli.evaluation.candidates import Candidates
 from ssdcli.evaluation.combinations import Combination, Combined, Positions, Score, alone, cross_entropy
-from ssdcli.evaluation.ensembles import Candidates
 from ssdcli.evaluation.estimates import chosen_elsewhere, ratio
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.evaluation.measurement import BASE, Estimate, Figures, MemberResult, SweepPoint, SweepResult
-from ssdcli.generation.selection import Lineup
+from ssdcli.generation.selection import EnsembleSpec
 
 NELBO = "NELBO"
 DENOISING_LOSS = "denoising loss"
@@ -42,7 +42,7 @@ class Comparison:
         measure, score = bound_of(process)
         names = [member.name for member in candidates.members]
         members = [alone(place, len(names)) for place in range(len(names))]
-        points = [_combination(lineup, names) for sweep in candidates.sweeps for lineup in sweep.lineups]
+        points = [_combination(spec, names) for sweep in candidates.sweeps for spec in sweep.specs]
         own = [replace(one, score=score) for one in (*members, *points)]
         plain = [] if score is cross_entropy else [*members, *points]
         return cls(candidates, measure, (*own, *plain))
@@ -68,20 +68,20 @@ class Comparison:
         first, last = len(self.candidates.members), self._count
         return None if first == last else self._gain(losses, range(first, last))
 
-    def best(self, losses: LossesByLevel) -> Lineup | None:
+    def best(self, losses: LossesByLevel) -> EnsembleSpec | None:
         """Return the ensemble of the least loss; None if there is none."""
-        lineups = [lineup for sweep in self.candidates.sweeps for lineup in sweep.lineups]
+        specs = [spec for sweep in self.candidates.sweeps for spec in sweep.specs]
         sums = losses.sums[:, len(self.candidates.members) : self._count].sum(0)
-        return lineups[int(sums.argmin())] if lineups else None
+        return specs[int(sums.argmin())] if specs else None
 
     @property
     def _count(self) -> int:
-        return len(self.candidates.members) + sum(len(sweep.lineups) for sweep in self.candidates.sweeps)
+        return len(self.candidates.members) + sum(len(sweep.specs) for sweep in self.candidates.sweeps)
 
     def _swept(self, losses: LossesByLevel) -> Iterator[SweepResult]:
         first = len(self.candidates.members)
         for sweep in self.candidates.sweeps:
-            columns = range(first, first + len(sweep.lineups))
+            columns = range(first, first + len(sweep.specs))
             first = columns.stop
             points = [
                 SweepPoint(weight, self._figures(losses, column))
@@ -110,10 +110,10 @@ class Comparison:
         )
 
 
-def _combination(lineup: Lineup, names: Sequence[str]) -> Combination:
-    """Return a lineup as a combination of all members: those that it lacks have weight 0."""
-    own = {member.name: member.weight_at for member in lineup.members}
-    return Combination(lineup.rule, tuple(own.get(name, Constant(0.0)) for name in names))
+def _combination(spec: EnsembleSpec, names: Sequence[str]) -> Combination:
+    """Return an ensemble as a combination of all members: those that it lacks have weight 0."""
+    own = {member.name: member.weight_at for member in spec.members}
+    return Combination(spec.rule, tuple(own.get(name, Constant(0.0)) for name in names))
 
 
 def bound_of(process: Process) -> tuple[str, Score]:

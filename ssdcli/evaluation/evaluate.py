@@ -9,11 +9,11 @@ from functools import partial
 
 from ssdcli.engine.process import Process
 from ssdcli.errors import SsdError, UsageError
+from ssdcli.evaluation.candidates import Candidates, find_candidates
 from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, canvas_losses
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.comparison import Comparison
 from ssdcli.evaluation.continuations import PEOPLE, continued, measure_texts, openings, write
-from ssdcli.evaluation.ensembles import Candidates, find_candidates
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.generated import not_measured
 from ssdcli.evaluation.heldout_text import HeldOutText, read_heldout, scored_texts
@@ -21,7 +21,7 @@ from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, measure_
 from ssdcli.evaluation.measurement import EvalSettings, Evaluation, TextMeasures
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.evaluation.trained_text import Training
-from ssdcli.generation.selection import Lineup, SmallModels
+from ssdcli.generation.selection import EnsembleSpec, SmallModels
 from ssdcli.generation.types import PLAIN
 from ssdcli.generation.writer import Writer
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
@@ -124,7 +124,7 @@ class _Loaded:
         if chat is not None and settings.context:
             problem = f"{first.name!r} has a chat template, with which private context cannot be measured."
             raise UsageError(problem, "Omit --context.")
-        writer = Lineup(candidates.core, candidates.members, PLAIN, ()).open(settings.placement)
+        writer = EnsembleSpec(candidates.core, candidates.members, PLAIN, ()).open(settings.placement)
         tokenizer = load_tokenizer(first.folder, first.name)
         scored = scored_texts(text.documents, tokenizer, writer.ends, chat)
         if not scored:
@@ -161,18 +161,18 @@ class _Loaded:
         return losses
 
     def generate(
-        self, best: Lineup | None, on_progress: Callable[[float], None]
+        self, best: EnsembleSpec | None, on_progress: Callable[[float], None]
     ) -> tuple[tuple[TextMeasures, ...], Sequence[str]]:
         """Let the members and their best ensemble write, and measure their texts; sentences tell what is missing."""
         found = openings(self.text.documents, self.settings.generate)
         if not found:
             asked = self.settings.generate > 0
             return (), ["no document is long enough to be continued"] * asked
-        lineups = self.candidates.authors | ({} if best is None else {ENSEMBLE: best})
+        specs = self.candidates.authors | ({} if best is None else {ENSEMBLE: best})
         written = {PEOPLE: continued(self.writer, found)}
-        for place, (who, lineup) in enumerate(lineups.items()):
-            told = partial(_part, on_progress, place, len(lineups))
-            written[who] = write(lineup.reopen(self.writer), found, self.settings.context, self.settings.seed, told)
+        for place, (who, spec) in enumerate(specs.items()):
+            told = partial(_part, on_progress, place, len(specs))
+            written[who] = write(spec.reopen(self.writer), found, self.settings.context, self.settings.seed, told)
         return measure_texts(written, found, self.judge, self.settings.seed), not_measured(
             has_judge=self.judge is not None
         )

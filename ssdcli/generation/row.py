@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from ssdcli.engine.prompt import Prompt
-from ssdcli.generation.prompting import PromptParts
+from ssdcli.generation.prompt_encoder import PromptParts
 from ssdcli.generation.types import FinishReason, Request, TokenShares
 
 if TYPE_CHECKING:

@@ -51,7 +51,7 @@ class ModelFiles:
 
 
 @dataclass(frozen=True)
-class Lineup:
+class EnsembleSpec:
     """Who writes together, and how.
 
     core: the core's name, even if it is no member because the small models leave it no weight; None without a core.
@@ -122,17 +122,17 @@ class Lineup:
 
 def choose(
     core: str | None = None, members: SmallModels = None, registry: Registry | None = None, blend: Blend = PLAIN
-) -> Lineup:
+) -> EnsembleSpec:
     """Find the models of an ensemble, as `load` does, from their manifests and without loading them."""
     registry = Registry() if registry is None else registry
     guides = tuple(GuideSpec.parse(text) for text in blend.guides)
     shares = [(_small(registry.find(name)), weight) for name, weight in _pairs(members)]
     chosen = _core(core, [entry for entry, _ in shares], registry)
     running = [_with_origin(member, registry) for member in _fitting_members(chosen, shares, blend.needs, registry)]
-    lineup = Lineup(None if chosen is None else chosen.name, tuple(running), blend, guides)
-    scheduled = schedules(blend, running, running[0].model.entry.manifest.process, lineup.gate)
+    spec = EnsembleSpec(None if chosen is None else chosen.name, tuple(running), blend, guides)
+    scheduled = schedules(blend, running, running[0].model.entry.manifest.process, spec.gate)
     pairs = zip(running, scheduled, strict=True)
-    return replace(lineup, members=tuple(replace(member, schedule=schedule) for member, schedule in pairs))
+    return replace(spec, members=tuple(replace(member, schedule=schedule) for member, schedule in pairs))
 
 
 def _fitting_members(

@@ -12,7 +12,7 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import UsageError, require
-from ssdcli.generation.prompting import PromptEncoder, PromptParts
+from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.row import Limits, Row, Transcript, Usage
 from ssdcli.generation.types import DEFAULTS, Contribution, Options, Piece, Request, Result
 from ssdcli.machine.distributed import from_rank_zero

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from ssdcli.api import Blend, Options, load
-from ssdcli.cli import app, console, explanation, prompts
+from ssdcli.cli import app, console, explanation, inputs
 from ssdcli.registry.store import Registry
 from tests.tiny import ROOM, add_family
 
@@ -241,14 +241,14 @@ def test_the_prompt_is_standard_input_and_then_the_argument(answer, argument, st
 
 
 def test_a_closed_standard_input_is_none(answer, monkeypatch):
-    monkeypatch.setattr(prompts.sys, "stdin", None)
-    assert prompts.read_prompt("Dear") == "Dear"
-    assert prompts.read_batch("-", "") == []
+    monkeypatch.setattr(inputs.sys, "stdin", None)
+    assert inputs.read_prompt("Dear") == "Dear"
+    assert inputs.read_batch("-", "") == []
 
 
 def test_a_silent_standard_input_is_waited_for_with_a_word(monkeypatch, capsys):
     ours, theirs = os.pipe()
-    monkeypatch.setattr(prompts, "PATIENCE", 0.01)
+    monkeypatch.setattr(inputs, "PATIENCE", 0.01)
     monkeypatch.setattr(sys, "stdin", os.fdopen(ours))
     said = []
 
@@ -258,17 +258,17 @@ def test_a_silent_standard_input_is_waited_for_with_a_word(monkeypatch, capsys):
         os.close(theirs)
 
     monkeypatch.setattr("ssdcli.cli.console.warn", say)
-    assert prompts.read_prompt(None) == "Dear"
+    assert inputs.read_prompt(None) == "Dear"
     assert said == ["waiting for standard input; ^D or '< /dev/null' ends it."]
     sys.stdin.close()
 
 
 def test_a_quick_standard_input_is_read_without_a_word(monkeypatch):
-    monkeypatch.setattr(prompts, "PATIENCE", 0.2)
+    monkeypatch.setattr(inputs, "PATIENCE", 0.2)
     said = []
     monkeypatch.setattr("ssdcli.cli.console.warn", said.append)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Dear")))
-    prompts.read_prompt(None)
+    inputs.read_prompt(None)
     time.sleep(0.3)
     assert said == []
 
@@ -451,7 +451,7 @@ def test_what_cannot_be_right_is_one_line_and_code_2(family, refused, arguments,
 
 
 def test_a_mistyped_model_ends_with_code_3_before_anything_is_read(family, ssd, monkeypatch):
-    monkeypatch.setattr(prompts, "read_prompt", None)
+    monkeypatch.setattr(inputs, "read_prompt", None)
     said = "ssd: no model named 'note'. Did you mean 'notes'? See 'ssd models list'.\n"
     assert ssd("Dear", "--with", "note") == (3, "", said)
 

@@ -12,7 +12,7 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.losses import GRID
 from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.generation.schedule_parser import among, goes_with, named
-from ssdcli.generation.selection import NO_CORE, Lineup, ModelFiles, SmallModels, choose
+from ssdcli.generation.selection import NO_CORE, EnsembleSpec, ModelFiles, SmallModels, choose
 from ssdcli.generation.types import Blend
 from ssdcli.registry.store import Registry
 
@@ -25,13 +25,13 @@ class Sweep:
 
     rule, schedule: how the members combine.
     weights: of the first small model; a single None where a gate or a file sets them.
-    lineups: who runs at each weight.
+    specs: who runs at each weight.
     """
 
     rule: str
     schedule: str
     weights: tuple[float | None, ...]
-    lineups: tuple[Lineup, ...]
+    specs: tuple[EnsembleSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Candidates:
     small: tuple[tuple[str, float], ...]
     members: tuple[Member[ModelFiles], ...]
     sweeps: tuple[Sweep, ...]
-    authors: dict[str, Lineup]
+    authors: dict[str, EnsembleSpec]
 
     @property
     def learner(self) -> Member[ModelFiles]:
@@ -73,8 +73,8 @@ def find_candidates(core: str | None, members: SmallModels, settings: EvalSettin
     sweeps = maker.sweeps(settings, small)
     authors = {} if plain.core is None else {plain.core: choose(plain.core, None, registry)}
     authors |= {one.name: choose(NO_CORE, {one.name: 1.0}, registry) for one in small}
-    together = [lineup for sweep in sweeps for lineup in sweep.lineups]
-    measured = {one.name: one for lineup in [*authors.values(), *together] for one in lineup.members}
+    together = [spec for sweep in sweeps for spec in sweep.specs]
+    measured = {one.name: one for spec in [*authors.values(), *together] for one in spec.members}
     return Candidates(plain.core, maker.small, tuple(measured.values()), sweeps, authors)
 
 
@@ -115,7 +115,7 @@ class _SweepMaker:
     def _can(self, rule: str) -> bool:
         """Return whether the members can combine by a rule: some need certain roles, and models that fit."""
         try:
-            self._lineup(self._weighted(rule), Blend(rule))
+            self._choose(self._weighted(rule), Blend(rule))
         except SsdError:
             return False
         return True
@@ -127,13 +127,13 @@ class _SweepMaker:
     def _sweep(self, rule: str, schedule: str) -> Sweep:
         blend = Blend(rule, schedule)
         if "gate" in blend.needs or named(schedule) is None:
-            return Sweep(rule, schedule, (None,), (self._lineup(self._weighted(rule), blend),))
+            return Sweep(rule, schedule, (None,), (self._choose(self._weighted(rule), blend),))
         weights = self._weights(rule, schedule)
         if not weights:
             rest = ", ".join(f"{name} {weight:g}" for name, weight in self.small[1:])
             problem = f"the other small models leave no weight: {rest}."
             raise UsageError(problem, "Give them less, as in --with NAME=0.3.")
-        return Sweep(rule, schedule, weights, tuple(self._lineup(self._at(w), blend) for w in weights))
+        return Sweep(rule, schedule, weights, tuple(self._choose(self._at(w), blend) for w in weights))
 
     def _weights(self, rule: str, schedule: str) -> tuple[float, ...]:
         """Return weights of the first small model, its own among them, up to what the others leave."""
@@ -155,5 +155,5 @@ class _SweepMaker:
         rest = {name: (1 - weight) * w / total for name, w in others if weight < 1}
         return {first: weight, **rest}
 
-    def _lineup(self, weights: dict[str, float | None], blend: Blend) -> Lineup:
+    def _choose(self, weights: dict[str, float | None], blend: Blend) -> EnsembleSpec:
         return choose(self.core or NO_CORE, weights, self.registry, blend)
