@@ -94,9 +94,7 @@ def rm(
             console.warn(f"{entry.name!r} was made for {name!r}, which is gone; name another core with --core.")
         if entry.manifest.base == name:
             rule = catalogue.needing("base").name
-            console.warn(
-                f"{entry.name!r} has lost its base {name!r}; --rule {rule} needs one of this name."
-            )
+            console.warn(f"{entry.name!r} has lost its base {name!r}; --rule {rule} needs one of this name.")
 
 
 @models.command()
@@ -226,9 +224,7 @@ def _warn_of_links(entry: Entry, others: Mapping[str, Manifest]) -> None:
         console.warn(f"{name!r} was made for another {core!r} than the one here: {problem}.")
     if base is not None and base not in others and entry.manifest.kind != ADAPTER:
         rule = catalogue.needing("base").name
-        console.warn(
-            f"{name!r} was specialised from {base!r}; --rule {rule} needs a model of this name."
-        )
+        console.warn(f"{name!r} was specialised from {base!r}; --rule {rule} needs a model of this name.")
 
 
 def _summary(entry: Entry, default: str) -> dict[str, object]:

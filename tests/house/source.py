@@ -81,7 +81,7 @@ def _imports(node: ast.AST, when_loaded: bool) -> Iterator[Import]:
             yield from (Import(alias.name, child.lineno, when_loaded) for alias in child.names)
         elif isinstance(child, ast.Constant):  # for `import_module` and the catalogue's targets
             name = str(child.value).partition(":")[0]
-            if name in modules():
+            if "." in name and name in modules():  # "ssdcli" alone is also the name of what pip installs
                 yield Import(name, child.lineno, when_loaded=False)
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, f"line {child.lineno}: relative imports are not used here"
