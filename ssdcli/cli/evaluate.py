@@ -55,7 +55,8 @@ def evaluate(
         bool,
         typer.Option(
             "--save",
-            help="Store the best weight (mix, default schedule) and a gate in the first small model's manifest.",
+            help=f"Store the best weight ({catalogue.default_rule()}, default schedule) and a gate in the first small "
+            "model's manifest.",
         ),
     ] = False,
     plot: Annotated[

@@ -14,7 +14,8 @@ from typing import Any
 from ssdcli.api import Request
 from ssdcli.cli import console
 from ssdcli.errors import UsageError
-from ssdcli.options.declare import STREAM, Check, option
+from ssdcli.options.checks import Check
+from ssdcli.options.declare import STREAM, option
 from ssdcli.registry.names import suggest
 from ssdcli.text.messages import BETWEEN, Message
 

@@ -13,7 +13,8 @@ from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.errors import require
 from ssdcli.generation.types import rules
 from ssdcli.machine.placement import FREE, Placement
-from ssdcli.options.declare import above, at_least, check_options, each, group, one_of, option
+from ssdcli.options.checks import above, at_least, each, one_of
+from ssdcli.options.declare import check_options, group, option
 
 BASE = "base"  # the role of a member that a contrast compares a small model with
 
@@ -22,7 +23,7 @@ BASE = "base"  # the role of a member that a contrast compares a small model wit
 class EvalSettings:
     """What to measure on held-out text; every value is checked when it is made (UsageError).
 
-    rules, schedules: of the ensemble; by default all that its members allow, and "constant", "leaning" and "sandwich".
+    rules, schedules: of the ensemble; by default all that its members allow, and all schedules of the catalogue.
     context: private text, which the small models alone see.
     documents: how many are drawn at random from the text, at most.
     minutes: for the losses; reading and generating take extra time.

@@ -174,7 +174,7 @@ def _gated(core: Entry | None, small: Sequence[tuple[Entry, float | None]]) -> l
         raise UsageError("a gate is for a core and one small model.", "Name both, as in --core starter --with notes.")
     ((entry, weight),) = small
     if _gate(entry) is None:
-        remedy = f"Fit one with 'ssd eval TEXT --with {entry.name} --save', or use --rule mix."
+        remedy = f"Fit one with 'ssd eval TEXT --with {entry.name} --save', or use --rule {catalogue.default_rule()}."
         raise UsageError(f"{entry.name!r} has no gate.", remedy)
     if weight is not None:
         problem = f"the gate of {entry.name!r} decides its weight, so none can be given."
@@ -211,7 +211,7 @@ def _base(entry: Entry, base: str, registry: Registry) -> Entry:
     except NoSuchModel:
         raise NoSuchModel(
             f"{entry.name!r} was specialised from {base!r}, and there is no model of this name to contrast it with.",
-            "Train or import it again, or use --rule mix.",
+            f"Train or import it again, or use --rule {catalogue.default_rule()}.",
         ) from None
 
 

@@ -167,7 +167,7 @@ class Writer:
         require(
             bool(request.context) or not any(self._is_its_own_base(member) for member in self.members),
             "a contrast needs private context, or a small model that was trained with --base.",
-            "Give --context FILE, or use --rule mix.",
+            f"Give --context FILE, or use --rule {catalogue.default_rule()}.",
         )
         prompt = request.turns[-1].content
         parts = PromptParts.with_gaps(prompt) if options.infill else PromptParts(prompt)

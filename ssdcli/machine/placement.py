@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ssdcli.errors import OutOfMemory, UsageError
 from ssdcli.machine.units import in_bytes
-from ssdcli.options.declare import Check, check_options, one_of, option
+from ssdcli.options.checks import Check, one_of
+from ssdcli.options.declare import check_options, option
 
 if TYPE_CHECKING:
     from ssdcli.machine.hardware import Accelerator, Hardware

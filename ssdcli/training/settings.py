@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from ssdcli.engine import catalogue
 from ssdcli.errors import UsageError
 from ssdcli.models.presets import PRESETS
-from ssdcli.options.declare import Check, above, at_least, between, check_options, flag_of, multiple_of, one_of, option
+from ssdcli.options.checks import Check, above, at_least, between, multiple_of, one_of
+from ssdcli.options.declare import check_options, flag_of, option
 from ssdcli.registry.names import NO_CORE
 
 FROM_SCRATCH = ("process", "vocabulary")  # a small model takes these from its core
@@ -76,7 +77,10 @@ class TrainSettings:
         common=True,
     )
     base: str | None = option(
-        None, "The small model before specialisation, which some rules subtract.", metavar="NAME", completes="member"
+        None,
+        f"The small model before specialisation, for --rule {catalogue.needing('base').name}.",
+        metavar="NAME",
+        completes="member",
     )
     heldout: float = option(
         0.05, "Share of the text to hold out for measuring.", Check("above 0 and below 1", _is_part), metavar="SHARE"
@@ -140,7 +144,7 @@ class TrainSettings:
     # FROM_SCRATCH: only for a core (--for none).
     process: str = option(
         processes()[0],
-        f"The noise process, only with --for none: {', '.join(processes())}.",
+        f"Only with --for none: {catalogue.described(catalogue.PROCESSES)}.",
         one_of(processes),
         metavar="NAME",
     )
