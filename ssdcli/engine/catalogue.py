@@ -289,6 +289,16 @@ def names(declared: Iterable[Declaration]) -> tuple[str, ...]:
     return tuple(one.name for one in declared)
 
 
+def default_rule() -> str:
+    """The name of the rule that is used unless another is chosen."""
+    return RULES[0].name
+
+
+def needing(what: str) -> RuleDeclaration:
+    """The first rule that needs something: `base` or `gate`."""
+    return next(one for one in RULES if what in one.needs)
+
+
 def sampler_help() -> str:
     """Every process with its samplers and their numbers, for help texts."""
     return "; ".join(f"{one.name}: {', '.join(map(_with_number, samplers(one.name)))}" for one in PROCESSES)

@@ -8,8 +8,8 @@ from ssdcli.engine import catalogue
 from ssdcli.errors import UsageError
 from ssdcli.models.presets import PRESETS
 from ssdcli.options.declare import Check, above, at_least, between, check_options, multiple_of, one_of, option
+from ssdcli.registry.names import NO_CORE
 
-NO_CORE = "none"
 FROM_SCRATCH = ("process", "vocabulary")  # a small model takes these from its core
 DEFAULT_BLOCK = 16
 DEFAULT_MINUTES = 10.0

@@ -155,7 +155,7 @@ def test_text_may_come_through_a_pipe(run_ssd):
         (("text.jsonl", "--with", "notes=2"), 2, "above 0 and at most 1"),
         (("text.jsonl", "--core", "big", "--save"), 2, "--save stores the weight of a small model"),
         (("text.jsonl", "--with", "notes", "--rule", "mash"), 2, "rule must be one of"),
-        (("text.jsonl", "--with", "notes", "--rule", "contrast"), 2, "a contrast needs private context"),
+        (("text.jsonl", "--with", "notes", "--rule", "contrast"), 2, "the rule contrast needs private context"),
         (("text.jsonl", "--with", "notes", "--schedule", "nowhere.toml"), 2, "'nowhere.toml' cannot be read"),
         (("text.jsonl", "--with", "notes", "--plot", "no/where.svg"), 2, "there is no folder"),
         (("text.jsonl", "--with", "notes", "--minutes", "0"), 2, "minutes must be above 0"),
