@@ -163,7 +163,7 @@ def test_text_may_come_through_a_pipe(run_ssd):
         (("text.jsonl", "--with", "notes", "--judge", "x"), 2, "a judge reads texts"),
         (("text.jsonl", "--with", "notes", "--judge", "x", "--generate", "2"), 1, "the judge in x cannot be read"),
         (("text.jsonl", "--with", "notes", "--context", "none.txt"), 2, "context file 'none.txt' cannot be read"),
-        (("text.jsonl", "--context", "text.jsonl"), 2, "seen by small models alone"),
+        (("text.jsonl", "--context", "text.jsonl"), 2, "only small models see private context"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(ssd, arguments, code, sentence):
