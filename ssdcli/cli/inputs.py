@@ -15,7 +15,8 @@ from ssdcli.api import Request
 from ssdcli.cli import console
 from ssdcli.data.readers.files import STANDARD_INPUT
 from ssdcli.errors import UsageError
-from ssdcli.options.declare import Check, option
+from ssdcli.options.checks import Check
+from ssdcli.options.declare import option
 from ssdcli.registry.names import NO_CORE, suggest
 from ssdcli.text.messages import BETWEEN, Message
 

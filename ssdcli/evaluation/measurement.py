@@ -14,7 +14,8 @@ from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.errors import require
 from ssdcli.generation.types import rules
 from ssdcli.machine.placement import FREE, Placement
-from ssdcli.options.declare import above, at_least, check_options, each, group, one_of, option
+from ssdcli.options.checks import above, at_least, each, one_of
+from ssdcli.options.declare import check_options, group, option
 
 NELBO = "NELBO"
 DENOISING_LOSS = "denoising loss"

@@ -8,7 +8,8 @@ from typing import Any, Literal, TypedDict
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import require
-from ssdcli.options.declare import Check, at_least, check_options, one_of, option
+from ssdcli.options.checks import Check, above, at_least, each, one_of
+from ssdcli.options.declare import check_options, option
 from ssdcli.text.messages import Message
 
 FinishReason = Literal["end", "stop", "length"]
@@ -47,11 +48,11 @@ class Options:
     top_p: float = option(
         0.95,
         "Draw from the likeliest tokens that together have this probability.",
-        Check("above 0 and at most 1", lambda value: 0 < value <= 1),
+        above(0, most=1),
         metavar="P",
     )
     stop: tuple[str, ...] = option(
-        (), "End before this text. Repeatable.", Check("text that is not empty", all), metavar="TEXT"
+        (), "End before this text. Repeatable.", each(Check("text that is not empty", bool, "END")), metavar="TEXT"
     )
     seed: int | None = option(
         None, "The same seed gives the same text.", metavar="N", default="drawn at random", common=True
@@ -64,10 +65,10 @@ class Options:
         default="the first",
     )
     remask: float = option(
-        0.0,
+        catalogue.REMASK.usual,
         "Probability that a step of a masked model hides a known token again.",
-        Check("at least 0 and below 1", lambda value: 0 <= value < 1),
-        metavar="P",
+        catalogue.REMASK.check,
+        metavar=catalogue.REMASK.symbol,
     )
     early_stop: float | None = option(
         None,
@@ -119,16 +120,19 @@ class Blend:
 
     rule: how their predictions are combined, by a name of the catalogue.
     schedule: when members run: a name of the catalogue, NAME or NAME:X, or a file. By default it is the noise process's
-        own where a core and small models share the weight, else "constant".
+        own where a core and small models share the weight, else the catalogue's first.
     guides: classifiers that steer the text, each MODEL:LABEL or MODEL:LABEL=SCALE.
     """
 
     rule: str = option(
-        rules()[0], f"How predictions are combined: {', '.join(rules())}.", one_of(rules), metavar="RULE"
+        catalogue.default_rule(),
+        f"How predictions are combined: {catalogue.described(catalogue.RULES)}.",
+        one_of(rules),
+        metavar="RULE",
     )
     schedule: str | None = option(
         None,
-        f"When members run: {catalogue.schedule_help()} or a TOML file.",
+        f"When members run: {catalogue.described(catalogue.SCHEDULES)}, or a TOML file.",
         metavar="NAME",
         default="what suits the noise process",
     )

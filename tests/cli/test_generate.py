@@ -391,15 +391,18 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--top-p", "0"], "--top-p must be above 0 and at most 1, not 0.0. Change --top-p."),
-        (["--top-p", "2"], "--top-p must be above 0 and at most 1, not 2.0. Change --top-p."),
-        (["--temperature=-1"], "--temperature must be at least 0, not -1.0. Change --temperature."),
-        (["--temperature", "nan"], "--temperature nan is not a number. Give a number."),
-        (["--steps", "0"], "--steps must be at least 1, not 0. Change --steps."),
-        (["--n", "0"], "--n must be at least 1, not 0. Change --n."),
-        (["--max-tokens=-1"], "--max-tokens must be at least 0, not -1. Change --max-tokens."),
-        (["--stop", ""], "--stop must be text that is not empty, not ('',). Change --stop."),
-        (["--rule", "blend"], "--rule must be one of mix, average, contrast, gated, not 'blend'. Change --rule."),
+        (["--top-p", "0"], "--top-p 0 must be above 0 and at most 1. Write --top-p 0.95, for example."),
+        (["--top-p", "2"], "--top-p 2 must be above 0 and at most 1. Write --top-p 0.95, for example."),
+        (["--temperature=-1"], "--temperature -1 must be at least 0. Write --temperature 1, for example."),
+        (["--temperature", "nan"], "--temperature nan must be a number. Write --temperature 1, for example."),
+        (["--steps", "0"], "--steps 0 must be at least 1. Write --steps 1, for example."),
+        (["--n", "0"], "--n 0 must be at least 1. Write --n 1, for example."),
+        (["--max-tokens=-1"], "--max-tokens -1 must be at least 0. Write --max-tokens 128, for example."),
+        (["--stop", ""], "--stop '' must be text that is not empty. Write --stop END, for example."),
+        (
+            ["--rule", "blend"],
+            "--rule blend must be one of mix, average, contrast, gated. Write --rule mix, for example.",
+        ),
         (
             ["--schedule", "never"],
             "the schedule 'never' cannot be read (No such file or directory). "
@@ -418,9 +421,9 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
             "the rule contrast needs private context, or a small model trained with --base. "
             "Give --context FILE, or use --rule mix.",
         ),
-        (["--remask", "1"], "--remask must be at least 0 and below 1, not 1.0. Change --remask."),
-        (["--early-stop=-1"], "--early-stop must be at least 0, not -1.0. Change --early-stop."),
-        (["--gap", "0"], "--gap must be at least 1, not 0. Change --gap."),
+        (["--remask", "1"], "--remask 1 must be at least 0 and below 1. Write --remask 0, for example."),
+        (["--early-stop=-1"], "--early-stop -1 must be at least 0. Write --early-stop 0, for example."),
+        (["--gap", "0"], "--gap 0 must be at least 1. Write --gap 16, for example."),
         (["Dear", "--infill"], "the prompt has no gap to fill. Write ____ where text is missing."),
         (
             ["--guide", "tone"],

@@ -147,7 +147,7 @@ def test_a_schedule_from_a_file_has_weights_of_its_own(tmp_path):
         (None, {"context": "x"}, "none is named"),
         (["notes"], {"schedules": ("nowhere.toml",)}, "cannot be read"),
         (["notes"], {"rules": ("gated",)}, "'notes' has no gate"),
-        (["notes"], {"rules": ("mash",)}, "rule must be one of"),
+        (["notes"], {"rules": ("mash",)}, "rules='mash' must be one of"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_loaded(members, settings, said):
@@ -158,10 +158,10 @@ def test_what_cannot_be_is_said_before_anything_is_loaded(members, settings, sai
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"documents": 0}, "documents must be at least 1"),
-        ({"minutes": 0}, "minutes must be above 0"),
-        ({"minutes": float("inf")}, "minutes must be above 0"),
-        ({"generate": -1}, "generate must be at least 0"),
+        ({"documents": 0}, "documents=0 must be at least 1"),
+        ({"minutes": 0}, "minutes=0 must be above 0"),
+        ({"minutes": float("inf")}, "minutes=inf must be above 0"),
+        ({"generate": -1}, "generate=-1 must be at least 0"),
         ({"judge": "folder"}, "none are to be generated"),
     ],
 )

@@ -291,13 +291,13 @@ def test_the_shape_of_a_result_as_json(family):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"top_p": 0}, "top-p must be above 0 and at most 1, not 0"),
-        ({"top_p": 2}, "top-p must be above 0 and at most 1, not 2"),
-        ({"temperature": -1}, "temperature must be at least 0, not -1"),
-        ({"temperature": float("nan")}, "temperature must be at least 0, not nan"),
-        ({"steps": 0}, "steps must be at least 1, not 0"),
-        ({"n": 0}, "n must be at least 1, not 0"),
-        ({"max_tokens": -1}, "max-tokens must be at least 0, not -1"),
+        ({"top_p": 0}, "top_p=0 must be above 0 and at most 1"),
+        ({"top_p": 2}, "top_p=2 must be above 0 and at most 1"),
+        ({"temperature": -1}, "temperature=-1 must be at least 0"),
+        ({"temperature": float("nan")}, "temperature=nan must be at least 0"),
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"n": 0}, "n=0 must be at least 1"),
+        ({"max_tokens": -1}, "max_tokens=-1 must be at least 0"),
         ({"stop": ("",)}, "stop must be text that is not empty"),
     ],
 )
