@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.ensemble.ensemble import Ensemble
-from ssdcli.engine.ensemble.rules import Rule
+from ssdcli.engine.ensemble.rules import FLOOR, Rule
 from ssdcli.engine.sampler import Step
-
-_FLOOR = -100.0  # nats: keeps the gains finite where a set of members excludes a token
 
 
 def shares(ensemble: Ensemble, by_member: Sequence[Tensor | None], weights: Sequence[float], tokens: Tensor) -> Tensor:
@@ -51,7 +49,7 @@ def _game(rule: Rule, log_ps: Sequence[Tensor], weights: Sequence[float], tokens
 
     def worth(members: int) -> Tensor:
         predictions = [log_p if members >> i & 1 else uniform for i, log_p in enumerate(log_ps)]
-        return rule(predictions, weights).gather(-1, tokens[..., None])[..., 0].clamp(min=_FLOOR)
+        return rule(predictions, weights).gather(-1, tokens[..., None])[..., 0].clamp(min=FLOOR)
 
     return [worth(members) for members in range(1 << len(log_ps))]
 

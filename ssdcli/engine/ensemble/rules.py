@@ -14,7 +14,7 @@ from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.sampling.nucleus import entropy
 
 _SUREST = 15.0  # log-odds; with larger ones, float32 rounds the other member's weight to zero
-_FLOOR = -100.0  # log p of a token that a member of negative weight excludes
+FLOOR = -100.0  # log p in place of -inf, wherever it is multiplied or subtracted
 
 
 class Rule(Protocol):
@@ -66,7 +66,7 @@ def contrast(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     base gave it e^-100. Where no token is left, the heaviest member decides alone.
     """
     bounded = [
-        log_p if w > 0 else log_p.nan_to_num(nan=math.nan, neginf=_FLOOR)
+        log_p if w > 0 else log_p.nan_to_num(nan=math.nan, neginf=FLOOR)
         for log_p, w in zip(log_ps, weights, strict=True)
     ]
     return _product(bounded, weights)
