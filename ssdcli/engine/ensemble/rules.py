@@ -20,7 +20,7 @@ _FLOOR = -100.0  # log p of a token that a member of negative weight excludes
 class Rule(Protocol):
     """A way to combine predictions.
 
-    A rule whose result for a token depends on no other token says so by an attribute `pointwise` that is true.
+    A rule whose result for a token depends on no other token sets `pointwise = True`.
     """
 
     def __call__(self, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -77,7 +77,8 @@ class Gated:
     The second member's log-odds against the first are those of their weights, plus a linear function of both entropies
     in nats. A member that runs alone decides alone.
 
-    first, second: the slopes in the first and in the second member's entropy.
+    first: the slope in the first member's entropy.
+    second: the slope in the second member's.
     """
 
     first: float
