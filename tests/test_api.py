@@ -46,11 +46,11 @@ def test_a_gate_says_the_weights_at_every_level(family):
 @pytest.mark.parametrize(
     ("core", "members", "schedule", "said"),
     [
-        ("big", None, None, "for a core and one small model"),
-        ("none", ["gated"], None, "for a core and one small model"),
-        ("big", ["gated", "mail"], None, "for a core and one small model"),
+        ("big", None, None, "needs a core and one small model"),
+        ("none", ["gated"], None, "needs a core and one small model"),
+        ("big", ["gated", "mail"], None, "needs a core and one small model"),
         ("big", ["mail"], None, "'mail' has no gate"),
-        ("big", {"gated": 0.3}, None, "decides its weight"),
+        ("big", {"gated": 0.3}, None, "is set by its gate"),
         ("big", ["gated"], "sandwich", "a gate sets the weights"),
         ("big", ["gated"], "leaning:3", "a gate sets the weights"),
     ],
@@ -125,7 +125,7 @@ def test_a_core_cannot_join_another(family):
     ("core", "members", "problem"),
     [
         ("none", None, "neither a core nor a small model"),
-        ("notes", ["notes"], "'notes' cannot be the core and a member"),
+        ("notes", ["notes"], "'notes' cannot be both the core and a small model"),
         ("big", ["notes", "notes"], "'notes' is named twice"),
     ],
 )

@@ -9,8 +9,8 @@ from ssdcli.errors import UsageError
 from ssdcli.models.presets import PRESETS
 from ssdcli.options.checks import Check, above, at_least, between, multiple_of, one_of
 from ssdcli.options.declare import check_options, option
+from ssdcli.registry.names import NO_CORE
 
-NO_CORE = "none"
 FROM_SCRATCH = ("process", "vocabulary")  # a small model takes these from its core
 DEFAULT_BLOCK = 16
 DEFAULT_MINUTES = 10.0

@@ -155,7 +155,7 @@ def test_text_may_come_through_a_pipe(run_ssd):
         (("text.jsonl", "--with", "notes=2"), 2, "above 0 and at most 1"),
         (("text.jsonl", "--core", "big", "--save"), 2, "--save stores the weight of a small model"),
         (("text.jsonl", "--with", "notes", "--rule", "mash"), 2, "--rule mash must be one of"),
-        (("text.jsonl", "--with", "notes", "--rule", "contrast"), 2, "a contrast needs private context"),
+        (("text.jsonl", "--with", "notes", "--rule", "contrast"), 2, "the rule contrast needs private context"),
         (("text.jsonl", "--with", "notes", "--schedule", "nowhere.toml"), 2, "'nowhere.toml' cannot be read"),
         (("text.jsonl", "--with", "notes", "--plot", "no/where.svg"), 2, "there is no folder"),
         (("text.jsonl", "--with", "notes", "--minutes", "0"), 2, "--minutes 0 must be above 0"),
@@ -163,7 +163,7 @@ def test_text_may_come_through_a_pipe(run_ssd):
         (("text.jsonl", "--with", "notes", "--judge", "x"), 2, "a judge reads texts"),
         (("text.jsonl", "--with", "notes", "--judge", "x", "--generate", "2"), 1, "the judge in x cannot be read"),
         (("text.jsonl", "--with", "notes", "--context", "none.txt"), 2, "context file 'none.txt' cannot be read"),
-        (("text.jsonl", "--context", "text.jsonl"), 2, "seen by small models alone"),
+        (("text.jsonl", "--context", "text.jsonl"), 2, "only small models see private context"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(ssd, arguments, code, sentence):

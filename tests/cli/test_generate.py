@@ -159,7 +159,7 @@ def test_a_text_is_coloured_where_a_terminal_shows_it(family, ssd, monkeypatch):
     _, out, err = ssd("Dear", "--with", "notes", "--explain", *FAST)
     assert re.sub(r"\x1b\[\d+m", "", out) == text + "\n"
     assert {"\x1b[36m", "\x1b[33m"} >= set(re.findall(r"\x1b\[3\dm", out)) != set()
-    assert re.fullmatch(r"owed to big \d+%, notes \d+%\n", re.sub(r"\x1b\[\d+m", "", err))
+    assert re.fullmatch(r"attribution: big: \d+%, notes: \d+%\n", re.sub(r"\x1b\[\d+m", "", err))
 
 
 def test_what_stands_around_a_gap_has_no_colour(family, ssd, monkeypatch):
@@ -172,7 +172,7 @@ def test_what_stands_around_a_gap_has_no_colour(family, ssd, monkeypatch):
 def test_a_core_that_is_not_run_is_owed_nothing(family, ssd, monkeypatch):
     monkeypatch.setattr(console, "is_lively", lambda: True)
     _, _, err = ssd("Dear", "--with", "notes=1", "--explain", *FAST)
-    assert err == "owed to big 0%, notes 100%\n"
+    assert err == "attribution: big: 0%, notes: 100%\n"
 
 
 def test_no_colour_is_obeyed(monkeypatch):
@@ -369,13 +369,16 @@ def test_an_empty_batch_has_no_answers(family, ssd):
         ),
         (
             '{"messages": [{"role": "user", "content": "a", "name": "b"}]}',
-            "message 1 of line 2 of standard input has a key 'name'. Known are role, content.",
+            "message 1 of line 2 of standard input has an unknown key 'name'. Known keys: role, content.",
         ),
         (
             '{"messages": [{"role": "assistant", "content": "a"}]}',
-            "line 2 of standard input: no message is the user's.",
+            "line 2 of standard input: there is no user message.",
         ),
-        ('{"prompt": "a", "contxt": ""}', "line 2 of standard input has a key 'contxt'. Did you mean 'context'?"),
+        (
+            '{"prompt": "a", "contxt": ""}',
+            "line 2 of standard input has an unknown key 'contxt'. Did you mean 'context'?",
+        ),
     ],
 )
 def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, problem):
@@ -411,11 +414,11 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
         ),
         (
             ["--rule", "contrast"],
-            "a contrast needs a core and a small model. Name both, as in --core starter --with notes.",
+            "the rule contrast needs a core and a small model. Name both, as in --core starter --with notes.",
         ),
         (
             ["--with", "notes", "--rule", "contrast"],
-            "a contrast needs private context, or a small model that was trained with --base. "
+            "the rule contrast needs private context, or a small model trained with --base. "
             "Give --context FILE, or use --rule mix.",
         ),
         (["--remask", "1"], "--remask 1 must be at least 0 and below 1. Write --remask 0, for example."),

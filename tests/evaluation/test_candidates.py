@@ -142,7 +142,7 @@ def test_a_schedule_from_a_file_has_weights_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("members", "settings", "said"),
     [
-        (["notes"], {"rules": ("contrast",)}, "a contrast needs private context"),
+        (["notes"], {"rules": ("contrast",)}, "the rule contrast needs private context"),
         (["notes"], {"rules": ("contrast",), "schedules": ("sandwich",), "context": "x"}, "at every step"),
         (None, {"context": "x"}, "none is named"),
         (["notes"], {"schedules": ("nowhere.toml",)}, "cannot be read"),
