@@ -27,9 +27,9 @@ def shares(ensemble: Ensemble, by_member: Sequence[Tensor | None], weights: Sequ
     - members that predict the same with the same weight have the same value;
     - a member that is uniform, or was not run, has none.
 
-    The shares are the values above zero, scaled to sum to one: a token owes nothing to a member that spoke against it.
-    Where none spoke for it, the shares are those of the running members' absolute weights. Guides are no members, and
-    the temperature plays no part.
+    The shares are the values above zero, scaled to sum to one. Members that lowered the token's probability get no
+    share. If none raised it, the shares are those of the running members' absolute weights. Guides are not members, and
+    the temperature does not matter.
     """
     running = [i for i, log_p in enumerate(by_member) if log_p is not None]
     used = [weights[i] for i in running]

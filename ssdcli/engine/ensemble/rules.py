@@ -22,7 +22,7 @@ class Rule(Protocol):
 
     Weights are the engine's encoding of roles (see `Member.signed`): a base's is negative, all others are positive.
 
-    A rule whose result for a token depends on no other token says so by an attribute `pointwise` that is true.
+    A rule whose result for a token depends on no other token sets `pointwise = True`.
     """
 
     def __call__(self, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -79,7 +79,8 @@ class Gated:
     The second member's log-odds against the first are those of their weights, plus a linear function of both entropies
     in nats. A member that runs alone decides alone.
 
-    first, second: the slopes in the first and in the second member's entropy.
+    first: the slope in the first member's entropy.
+    second: the slope in the second member's.
     """
 
     first: float
