@@ -24,7 +24,7 @@ from ssdcli.hub.download import (
     to_fetch,
     weight_files,
 )
-from ssdcli.hub.tokenizer_files import SETTINGS, TEMPLATE, make_tokenizer, read_table, read_template, read_vocabulary
+from ssdcli.hub.tokenizer_files import make_tokenizer, read_table, read_template, read_vocabulary
 from ssdcli.machine.units import in_parameters
 from ssdcli.models.core_spec import KEY, CoreSpec, spec_fields
 from ssdcli.models.families import recognise
@@ -34,7 +34,9 @@ from ssdcli.registry.manifest import (
     CONFIG,
     FILE,
     INDEX,
+    TEMPLATE,
     TOKENIZER,
+    TOKENIZER_SETTINGS,
     Manifest,
     package_versions,
     tokenizer_fingerprint,
@@ -52,7 +54,7 @@ class Watch:
     """Callbacks of a pull.
 
     fetched: called with the number of bytes that arrived.
-    converting: called once, when conversion begins.
+    converting: called once, when the conversion begins.
     """
 
     fetched: Callable[[int], None]
@@ -227,8 +229,8 @@ def _write_texts(plan: PullPlan, name: str, parameters: int, folder: Path) -> No
     config = {**plan.native, KEY: plan.spec.table()}
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / TOKENIZER).write_bytes(plan.tokenizer)
-    if SETTINGS in plan.small:
-        shutil.copyfile(plan.small[SETTINGS], folder / SETTINGS)
+    if TOKENIZER_SETTINGS in plan.small:
+        shutil.copyfile(plan.small[TOKENIZER_SETTINGS], folder / TOKENIZER_SETTINGS)
     template = read_template(plan.small)
     if template is not None:
         (folder / TEMPLATE).write_text(template, encoding="utf-8")
@@ -236,48 +238,36 @@ def _write_texts(plan: PullPlan, name: str, parameters: int, folder: Path) -> No
 
 
 def _card(plan: PullPlan, name: str, parameters: int) -> str:
+    from ssdcli.reports.rendering import pulled_card
+
     spec, listing = plan.spec, plan.listing
-    weights = "linked from the hub's cache" if plan.links else "converted"
-    return f"""\
-# {name}
-
-A core for `ssd generate`: {plan.family.title}, {in_parameters(parameters)} parameters.
-
-| | |
-|---|---|
-| source | {listing.repo.name} |
-| revision | {listing.commit} |
-| licence | {listing.licence or "not stated"}, see the source |
-| noise process | {spec.process} |
-| attention | {spec.attention}, blocks of {spec.block_size} tokens |
-| context | {spec.context} tokens |
-| prompts | {"through the chat template" if spec.format == "chat" else "as they are"} |
-| weights | {weights} |
-
-Its authors' card, with what it is meant for and where it fails, is at the source.
-"""
+    facts = {
+        "source": listing.repo.name,
+        "revision": listing.commit,
+        "licence": f"{listing.licence or 'not stated'}, see the source",
+        "noise process": spec.process,
+        "attention": f"{spec.attention}, blocks of {spec.block_size} tokens",
+        "context": f"{spec.context} tokens",
+        "prompts": "through the chat template" if spec.format == "chat" else "as they are",
+        "weights": "linked from the hub's cache" if plan.links else "converted",
+    }
+    return pulled_card(name, f"{plan.family.title}, {in_parameters(parameters)} parameters", facts)
 
 
 def _manifest(plan: PullPlan, name: str, parameters: int, digests: dict[str, str]) -> Manifest:
     from ssdcli.engine.process import make_process
 
     spec = plan.spec
+    made = make_process(spec.process, plan.vocabulary, spec.constants)
     return Manifest(
+        **spec_fields(spec) | {"constants": dict(made.constants())},
         name=name,
         kind="core",
         architecture=plan.family.name,
-        process=spec.process,
-        constants=dict(make_process(spec.process, plan.vocabulary, spec.constants).constants()),
-        block_size=spec.block_size,
-        context=spec.context,
-        attention=spec.attention,
         vocabulary=plan.vocabulary,
         tokenizer=tokenizer_fingerprint(plan.tokenizer),
         parameters=parameters,
         source=plan.listing.source,
-        begin=spec.begin,
-        ends=spec.ends,
-        format=spec.format,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         files=digests,
         versions=package_versions(),

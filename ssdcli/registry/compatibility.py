@@ -11,7 +11,7 @@ from ssdcli.registry.store import Entry, Registry
 
 
 @dataclass(frozen=True)
-class Canvas:
+class CanvasShape:
     """What models must have in common to denoise a canvas together.
 
     tokenizer: its fingerprint.
@@ -33,7 +33,7 @@ class Canvas:
         """The canvas that a registered model denoises; with a block size, that of a small model made for it."""
         return cls(manifest.tokenizer, manifest.vocabulary, *manifest.noise, block_size or manifest.fixed_block)
 
-    def misfit(self, other: Canvas) -> str | None:
+    def misfit(self, other: CanvasShape) -> str | None:
         """What keeps a model of this canvas from joining one of the other, as a clause; None if nothing does."""
         if self.tokenizer != other.tokenizer:
             return "their tokenizers differ"
@@ -52,7 +52,7 @@ class Canvas:
 
 def misfit(one: Manifest, other: Manifest) -> str | None:
     """What keeps a model from sharing a canvas with another, as a clause about the first; None if nothing does."""
-    return Canvas.of(one).misfit(Canvas.of(other))
+    return CanvasShape.of(one).misfit(CanvasShape.of(other))
 
 
 def check_fit(entry: Entry, other: Entry, registry: Registry) -> None:

@@ -20,7 +20,7 @@ from ssdcli.models.core_traits import CoreTraits
 from ssdcli.models.initialization import Wanted, initialize
 from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
 from ssdcli.models.native_checkpoint import frozen_dtype, read_config
-from ssdcli.registry.compatibility import Canvas
+from ssdcli.registry.compatibility import CanvasShape
 from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.manifest import ADAPTER, TOKENIZER, Manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Entry, Registry
@@ -84,7 +84,7 @@ class Fit:
     """
 
     core: Manifest
-    canvas: Canvas
+    canvas: CanvasShape
     traits: CoreTraits
     process: Process
 
@@ -121,7 +121,7 @@ def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockD
         return initialize(folder, _wanted(settings, fit)), None
     if KEY in read_config(entry.folder):
         _check_fit(entry.name, replace(fit.canvas, tokenizer=entry.manifest.tokenizer), fit)
-        fits = Canvas.of(entry.manifest).misfit(fit.canvas) is None
+        fits = CanvasShape.of(entry.manifest).misfit(fit.canvas) is None
         return initialize(entry.folder, _wanted(settings, fit)), entry.name if fits else None
     return _continued(entry, fit, settings), entry.name
 
@@ -145,7 +145,7 @@ def _entry(init: str, registry: Registry) -> Entry | None:
 
 def _continued(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusionLM:
     """Load a model that was made here, which keeps its shape."""
-    _check_fit(entry.name, Canvas.of(entry.manifest), fit)
+    _check_fit(entry.name, CanvasShape.of(entry.manifest), fit)
     for flag, given in (("context", settings.context), ("shift", settings.shift)):
         if given is not None:
             problem = f"--{flag} was given, but '{entry.name}' has already decided that."
@@ -153,7 +153,7 @@ def _continued(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusio
     return load_backbone(entry.folder)
 
 
-def _check_fit(init: str, canvas: Canvas, fit: Fit) -> None:
+def _check_fit(init: str, canvas: CanvasShape, fit: Fit) -> None:
     """Raise UsageError for a beginning whose canvas is not that of the model to be trained."""
     problem = canvas.misfit(fit.canvas)
     if problem is not None:
@@ -223,5 +223,5 @@ def _base(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusionLM:
     """Load what an adapter is trained on; a pulled model is read as a small one, in the dtype that it is stored in."""
     if KEY not in read_config(entry.folder):
         return _continued(entry, fit, settings)
-    _check_fit(entry.name, Canvas.of(entry.manifest), fit)
+    _check_fit(entry.name, CanvasShape.of(entry.manifest), fit)
     return initialize(entry.folder, _wanted(settings, fit), frozen_dtype(entry.folder)).requires_grad_(False)

@@ -19,7 +19,7 @@ from ssdcli.generation.loaded_model import process_of
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.core_traits import CoreTraits, read_core_traits
 from ssdcli.options.declare import STREAM
-from ssdcli.registry.compatibility import Canvas
+from ssdcli.registry.compatibility import CanvasShape
 from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.manifest import ADAPTER, TOKENIZER
 from ssdcli.registry.names import NO_CORE
@@ -136,7 +136,7 @@ def _beginning(
     """Open what the settings name to begin from; None for a training from scratch."""
     if parent is None or settings.init is None:
         return None
-    canvas = Canvas.of(parent.entry.manifest, settings.block_size)
+    canvas = CanvasShape.of(parent.entry.manifest, settings.block_size)
     fit = Fit(parent.entry.manifest, canvas, parent.traits, process)
     return open_beginning(settings, fit, registry, registry.workspace(settings.name))
 
@@ -180,8 +180,8 @@ def _check_base(settings: TrainSettings, registry: Registry, parent: Parent | No
     if settings.base is None:
         return
     base = registry.find(settings.base).manifest
-    wanted = None if parent is None else Canvas.of(parent.entry.manifest, settings.block_size)
-    if wanted is None or base.kind != "small" or Canvas.of(base).misfit(wanted) is not None:
+    wanted = None if parent is None else CanvasShape.of(parent.entry.manifest, settings.block_size)
+    if wanted is None or base.kind != "small" or CanvasShape.of(base).misfit(wanted) is not None:
         problem = f"'{settings.base}' is not a small model that fits the core '{settings.core}'."
         raise UsageError(problem, f"Name one that was made with --for {settings.core}.")
 
@@ -202,7 +202,7 @@ def _untaught(entry: Entry, parent: Parent, settings: TrainSettings) -> str | No
     """Why a model cannot teach one that is made for a core; None if it can."""
     if entry.manifest.attention == "causal":
         return "it cannot denoise all blocks of a text in one pass"
-    return Canvas.of(entry.manifest).misfit(Canvas.of(parent.entry.manifest, settings.block_size))
+    return CanvasShape.of(entry.manifest).misfit(CanvasShape.of(parent.entry.manifest, settings.block_size))
 
 
 def _check_window(teacher: Entry | None, window: int) -> None:
