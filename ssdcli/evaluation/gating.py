@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -132,15 +133,19 @@ class GateFitter:
         self._draws = torch.Generator().manual_seed(self.seed)
 
     def combination(self, members: int = 2, core: int = 0, small: int = 1) -> Combination:
-        """Return a combination that shows the fitter both members when it is measured; its own loss is zero."""
-        running = tuple(Constant(0.5 if place in (core, small) else 0.0) for place in range(members))
-        return Combination(mix, running, self._look)
+        """Return a combination that shows the fitter both members when it is measured; its own loss is zero.
 
-    def _look(self, combined: Combined, positions: Positions) -> Tensor:
+        core, small: their places among the members.
+        """
+        running = tuple(Constant(0.5 if place in (core, small) else 0.0) for place in range(members))
+        return Combination(mix, running, partial(self._look, (0, 1) if core < small else (1, 0)))
+
+    def _look(self, order: tuple[int, int], combined: Combined, positions: Positions) -> Tensor:
+        """Take in positions; order: the core's and the small model's place among the two that run."""
         count = len(positions.tokens)
         chosen = (torch.rand(count, generator=self._draws) < self.share).nonzero()[:, 0].to(positions.tokens.device)
         here = positions.rows(chosen)
-        core, small = (log_p[chosen].float() for log_p in combined.log_ps)
+        core, small = (combined.log_ps[place][chosen].float() for place in order)
         curves = LossCurves.of(core, small, here.tokens)
         self._curves.append(LossCurves(curves.nats.cpu(), curves.slopes.cpu()))
         columns = [torch.ones(len(chosen), device=core.device), here.levels - 0.5, entropy(core), entropy(small)]
