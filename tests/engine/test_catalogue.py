@@ -92,6 +92,25 @@ def test_every_process_has_a_sampler_and_a_schedule():
         assert catalogue.schedule(process.schedule)
 
 
+def test_the_defaults_are_those_that_were_published_or_measured():
+    """What a model was trained with, and what a seed gives, hangs on them."""
+    numbers = {one.target.rpartition(":")[2]: one.number for one in (*catalogue.SAMPLERS, *catalogue.SCHEDULES)}
+    assert {name: number.default for name, number in numbers.items() if number is not None} == {
+        "TopK": 0,  # the time alone decides
+        "Threshold": 0.9,
+        "EntropyBound": 0.1,
+        "Acceptance": None,  # the checkpoint's own
+        "Leaning": 2.0,
+        "Sandwich": 0.25,
+    }
+    assert catalogue.REMASK.default == 0
+    assert {one.name: (dict(one.constants), one.schedule) for one in catalogue.PROCESSES} == {
+        "simplex": ({"K": 5.0, "s": 1e-4}, "leaning"),
+        "masked": ({"t_min": 1e-3}, "constant"),
+        "uniform": ({}, "constant"),
+    }
+
+
 @pytest.mark.parametrize(
     ("number", "expected", "within", "beyond"),
     [
