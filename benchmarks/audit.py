@@ -13,7 +13,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from benchmarks.lib.tables import heading, table
-from ssdcli.evaluation.audit.audit import AuditSettings, audit
+from ssdcli.evaluation.audit.audit import audit
+from ssdcli.evaluation.measurement import AuditSettings
 from ssdcli.registry.store import Registry
 from ssdcli.training.job import train_small
 from ssdcli.training.settings import TrainSettings

@@ -29,8 +29,9 @@ from benchmarks.lib.timing import processor_seconds
 from ssdcli.errors import UsageError
 from ssdcli.evaluation.losses import GRID, LossSettings, best_weight, measure
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
+from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import STARTER
-from ssdcli.training.settings import NO_CORE, TrainSettings
+from ssdcli.training.settings import TrainSettings
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "default": {},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ssdcli.evaluation.measurement import EvalSettings, Evaluation
-from ssdcli.generation.selection import Lineup, SmallModels, choose
+from ssdcli.generation.selection import EnsembleSpec, SmallModels, choose
 from ssdcli.generation.types import PLAIN, Blend, Contribution, Options, Piece, Request, Result, TokenShares
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, Placement
@@ -15,9 +15,9 @@ from ssdcli.text.messages import Message
 __all__ = [
     "Blend",
     "Contribution",
+    "EnsembleSpec",
     "EvalSettings",
     "Evaluation",
-    "Lineup",
     "Message",
     "Options",
     "Piece",
@@ -41,15 +41,15 @@ def load(
 ) -> Writer:
     """Load an ensemble from the registry; small models run in float32, and a pulled core as it fits.
 
-    core: a model's name; "none" for none, the small models' weights then scaled to sum to one; by default the
-    core that the first small model was made for, else the registry's default.
-    members: small models and their weights in (0, 1], or only names; a weight of None stands for the tuned one in
-    the manifest, else 0.5. The core gets what is left of 1, and is not run if that is 0.
-    blend: how and when they combine, and what guides them.
-    placement: the dtype of all, the device of canvases, and whether a core may wait in memory and on disk.
+    core: a model's name, or "none": then the small models' weights are scaled to sum to one. By default it is the core
+    that the first small model was made for, else the registry's default.
+    members: small models and their weights in (0, 1], or only names; a weight of None is the tuned one in the manifest,
+    else 0.5. The core gets the rest of 1, and does not run if that is 0.
+    blend: how and when members combine, and which classifiers guide them.
+    placement: the dtype, the device, and whether parts of a core may wait in memory and on disk.
 
-    NoSuchModel for a name that is not registered, UsageError for weights or models that do not go together, OutOfMemory
-    for a core that does not fit.
+    Raises NoSuchModel for a name that is not registered, UsageError for weights or models that do not fit together, and
+    OutOfMemory for a core that does not fit into memory.
     """
     return choose(core, members, registry, blend).open(placement)
 
@@ -63,8 +63,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure how well a core, small models and their ensembles predict held-out text, as `ssd eval` does.
 
-    data: files and folders. core, members: as for `load`; the weight of the first small model is swept, and those of
-    the others stay. Errors as for `load`; UsageError for text that is not there, SsdError for too little of it.
+    data: files and folders. core, members: as for `load`; the weight of the first small model is swept, and the others
+    stay. Raises what `load` raises, UsageError for text that does not exist, and SsdError for too little text.
     """
     from ssdcli.evaluation.evaluate import evaluate as run
 

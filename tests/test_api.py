@@ -21,8 +21,8 @@ def family():
     add_family()
 
 
-def shares(lineup):
-    return {one.model.entry.name: one.weight for one in lineup.members}
+def shares(spec):
+    return {one.model.entry.name: one.weight for one in spec.members}
 
 
 def test_the_core_keeps_what_the_small_models_leave(family):
@@ -37,20 +37,20 @@ def test_a_weight_that_is_not_given_is_the_tuned_one_else_a_half(family):
 
 def test_a_gate_says_the_weights_at_every_level(family):
     add_gated(bias=0.0, level=2.0)
-    lineup = choose("big", ["gated"], blend=Blend("gated"))
-    assert shares(lineup) == {"big": 0.6, "gated": 0.4}  # what is told
-    core, small = (one.schedule for one in lineup.members)
+    spec = choose("big", ["gated"], blend=Blend("gated"))
+    assert shares(spec) == {"big": 0.6, "gated": 0.4}  # what is told
+    core, small = (one.schedule for one in spec.members)
     assert [small(t) / core(t) for t in (0.5, 1.0)] == pytest.approx([1.0, math.e])
 
 
 @pytest.mark.parametrize(
     ("core", "members", "schedule", "said"),
     [
-        ("big", None, None, "for a core and one small model"),
-        ("none", ["gated"], None, "for a core and one small model"),
-        ("big", ["gated", "mail"], None, "for a core and one small model"),
+        ("big", None, None, "needs a core and one small model"),
+        ("none", ["gated"], None, "needs a core and one small model"),
+        ("big", ["gated", "mail"], None, "needs a core and one small model"),
         ("big", ["mail"], None, "'mail' has no gate"),
-        ("big", {"gated": 0.3}, None, "decides its weight"),
+        ("big", {"gated": 0.3}, None, "is set by its gate"),
         ("big", ["gated"], "sandwich", "a gate sets the weights"),
         ("big", ["gated"], "leaning:3", "a gate sets the weights"),
     ],
@@ -70,9 +70,9 @@ def test_a_gate_that_is_sure_of_a_member_writes_what_that_one_writes(family):
 
 
 def test_without_a_core_the_weights_are_scaled_to_one(family):
-    lineup = choose("none", {"notes": 0.2, "mail": 0.6})
-    assert lineup.core is None
-    assert shares(lineup) == {"notes": pytest.approx(0.25), "mail": pytest.approx(0.75)}
+    spec = choose("none", {"notes": 0.2, "mail": 0.6})
+    assert spec.core is None
+    assert shares(spec) == {"notes": pytest.approx(0.25), "mail": pytest.approx(0.75)}
     assert shares(choose("none", {"notes": 1, "mail": 1})) == {"notes": 0.5, "mail": 0.5}
 
 
@@ -85,9 +85,9 @@ def test_the_core_is_that_of_the_first_small_model_else_the_default(family):
 
 
 def test_a_small_model_may_be_the_core_when_it_is_named(family):
-    lineup = choose("notes")
-    assert shares(lineup) == {"notes": 1.0}
-    assert not lineup.members[0].sees_context
+    spec = choose("notes")
+    assert shares(spec) == {"notes": 1.0}
+    assert not spec.members[0].sees_context
 
 
 def test_a_core_that_is_gone_is_missed_by_name(family):
@@ -110,9 +110,9 @@ def test_weights_above_one_are_refused_with_their_sum(family):
 
 def test_weights_that_sum_to_one_leave_nothing_to_the_core(family):
     add_tiny("more", kind="small", core="big")
-    lineup = choose("big", {"notes": 0.1, "mail": 0.2, "more": 0.7})
-    assert shares(lineup) == {"notes": 0.1, "mail": 0.2, "more": 0.7}
-    assert lineup.core == "big"
+    spec = choose("big", {"notes": 0.1, "mail": 0.2, "more": 0.7})
+    assert shares(spec) == {"notes": 0.1, "mail": 0.2, "more": 0.7}
+    assert spec.core == "big"
 
 
 def test_a_core_cannot_join_another(family):
@@ -125,7 +125,7 @@ def test_a_core_cannot_join_another(family):
     ("core", "members", "problem"),
     [
         ("none", None, "neither a core nor a small model"),
-        ("notes", ["notes"], "'notes' cannot be the core and a member"),
+        ("notes", ["notes"], "'notes' cannot be both the core and a small model"),
         ("big", ["notes", "notes"], "'notes' is named twice"),
     ],
 )

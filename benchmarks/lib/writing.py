@@ -21,8 +21,8 @@ from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.engine.ensemble.guidance import Guide
 from ssdcli.engine.ensemble.members import Member
-from ssdcli.evaluation.continuations import Opening, openings
-from ssdcli.evaluation.generated import distinct, repetition, words
+from ssdcli.evaluation.continuations import Continuation, continuations
+from ssdcli.evaluation.generated import distinct_ngrams, repetition, words
 from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.judge import Judge, load_judge
@@ -81,28 +81,28 @@ class Bench:
     heldout: str = ""
 
     @cached_property
-    def openings(self) -> list[Opening]:
+    def continuations(self) -> list[Continuation]:
         """The beginnings of the first documents that are long enough."""
-        return openings(list(read_documents([self.heldout], ReadReport())), self.given.rows)
+        return continuations(list(read_documents([self.heldout], ReadReport())), self.given.rows)
 
     @property
     def requests(self) -> list[Request]:
         """What writers are asked for."""
-        return [opening.request for opening in self.openings]
+        return [one.request for one in self.continuations]
 
     def real(self) -> Line:
         """What the judge finds of the documents' own continuations, cut to the length of the written ones."""
         codec = Codec(self.core.tokenizer)
-        return self.judged([codec.decode(codec.encode(one.after)[:WRITTEN]) for one in self.openings])
+        return self.judged([codec.decode(codec.encode(one.after)[:WRITTEN]) for one in self.continuations])
 
     def judged(self, texts: Sequence[str], befores: Sequence[str] | None = None) -> Line:
         """The judge's nats per token of each text after its beginning, and how varied and repetitive all texts are."""
-        befores = [opening.before for opening in self.openings] if befores is None else befores
+        befores = [one.before for one in self.continuations] if befores is None else befores
         readings = [self.judge.read(before, text) for before, text in zip(befores, texts, strict=True)]
         split = [words(text) for text in texts]
         return {
             "nats": [round(reading.nats / max(1, reading.tokens), 4) for reading in readings],
-            "distinct-2": round(distinct(split, 2), 4),
+            "distinct-2": round(distinct_ngrams(split, 2), 4),
             "repetition": round(repetition(split), 4),
         }
 

@@ -1,4 +1,4 @@
-"""The command `ssd`: its subcommands, its global flags, and how every ending becomes one line and a code."""
+"""The command `ssd`: its subcommands and global flags; every failure becomes one line and an exit code."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def _run(arguments: list[str]) -> int:
         raise
     except (Exception, KeyboardInterrupt) as error:
         return _report(error)
-    if code == Interrupted.exit_code:  # Typer turns ^C into this code, without a word
+    if code == Interrupted.exit_code:  # Typer turns ^C into this code without a message
         console.fail("interrupted.")
     return code if isinstance(code, int) else 0
 
 
 def _hoisted(arguments: list[str]) -> list[str]:
-    """Return the arguments with the global flags first, so that they may be given anywhere before `--`."""
+    """The arguments with the global flags first, so that they may be given anywhere before `--`."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags = [word for word in arguments[:end] if word in _GLOBAL_FLAGS]
     rest = [word for word in arguments[:end] if word not in _GLOBAL_FLAGS]
@@ -94,7 +94,7 @@ def _hoisted(arguments: list[str]) -> list[str]:
 
 
 def _report(error: BaseException) -> int:
-    """Write one line on what ended the command to standard error, and return its exit code."""
+    """Write one line on what ended the command to standard error; returns its exit code."""
     if isinstance(error, SsdError):
         console.fail(str(error), error)
         return error.exit_code
@@ -105,7 +105,7 @@ def _report(error: BaseException) -> int:
         console.fail(_usage(error), error)
         return error.exit_code
     if is_out_of_memory(error):
-        console.fail("out of memory. Take a smaller model, or close other programs.", error)
+        console.fail("out of memory. Use a smaller model, or close other programs.", error)
         return OutOfMemory.exit_code
     kind = type(error).__name__
     console.fail(f"unexpected {kind}: {error}. Run again with --debug to see where.", error)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssdcli.cli import console
 from ssdcli.cli.completion import model_names
+from ssdcli.cli.flags import resolve, with_flags
 from ssdcli.errors import on_out_of_memory
+from ssdcli.evaluation.measurement import AuditSettings
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.registry.store import Registry
 
@@ -24,28 +26,26 @@ Data = Annotated[
         help="The text that it was trained on, which ssd does not keep; without it only canaries are measured."
     ),
 ]
-Minutes = Annotated[float, typer.Option(help="Time for measuring; reading takes extra time.")]
-Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(audit)
+    app.command("audit")(with_flags(AuditSettings, audit))
 
 
-def audit(name: Model, data: Data = None, minutes: Minutes = 3.0, seed: Seed = 0, as_json: AsJson = False) -> None:
+def audit(flags: Mapping[str, object], name: Model, data: Data = None, as_json: AsJson = False) -> None:
     """Measure how much of its training text a model reveals."""
+    settings: AuditSettings = resolve(AuditSettings, flags, None)
     Registry().find(name)  # a typo is answered before torch is imported
     prepare_machine()
-    from ssdcli.evaluation.audit.audit import AuditSettings
     from ssdcli.evaluation.audit.audit import audit as run
 
     with (
         on_out_of_memory("Close other programs, or audit on a machine with more memory."),
         console.progress(name) as on_progress,
     ):
-        found = run(name, data or (), AuditSettings(minutes, seed), on_progress)
+        found = run(name, data or (), settings, on_progress)
     if as_json:
         console.write_json(found.to_json())
     else:
@@ -53,7 +53,7 @@ def audit(name: Model, data: Data = None, minutes: Minutes = 3.0, seed: Seed = 0
 
 
 def _tell(found: Audit) -> None:
-    """Write the measures as a table, what was not measured, and what it all means."""
+    """Write the measures as a table, what was not measured, and the verdict."""
     console.write_table([("MEASURE", "FOUND", "TO COMPARE"), *_rows(found)])
     for remark in found.remarks():
         console.write(remark)

@@ -27,7 +27,7 @@ _MODE = _Mode()
 
 
 def configure(*, quiet: bool, debug: bool) -> None:
-    """Set what -q and --debug ask for."""
+    """Apply -q and --debug."""
     _MODE.quiet = quiet
     _MODE.debug = debug
     terminal.cache_clear()
@@ -52,7 +52,7 @@ def write_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def is_lively() -> bool:
-    """Tell whether standard error may carry more than warnings and errors."""
+    """Whether standard error may carry more than warnings and errors."""
     return sys.stderr.isatty() and not _MODE.quiet
 
 
@@ -63,7 +63,7 @@ def note(sentence: str) -> None:
 
 
 def can_ask() -> bool:
-    """Tell whether there is somebody at a terminal who can answer a question."""
+    """Whether someone at a terminal can answer a question."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
@@ -80,7 +80,7 @@ def warn(sentence: str) -> None:
 
 
 def fail(message: str, error: BaseException | None = None) -> None:
-    """Write one line on what ended the command, after the error's traceback if --debug asks for it."""
+    """Write one line on what ended the command, with --debug after the error's traceback."""
     if _MODE.debug and error is not None:
         traceback.print_exception(error)
     _say(f"ssd: {_continued(' '.join(message.split()))}")
@@ -93,7 +93,7 @@ def _continued(sentence: str) -> str:
 
 @cache
 def terminal() -> Console:
-    """Return rich's console on standard error, for bars and animation; it is silent if that is no terminal."""
+    """Rich's console on standard error, for progress bars and animation; it is silent if that is not a terminal."""
     from rich.console import Console
 
     return Console(stderr=True, quiet=not is_lively())
@@ -101,7 +101,7 @@ def terminal() -> Console:
 
 @contextmanager
 def progress(subject: str = "") -> Iterator[Callable[[str, float], None]]:
-    """Show a bar on standard error, if somebody watches; yield what is told what is being done and the share done."""
+    """Show a progress bar if standard error is a terminal; yields a callback (task, share done)."""
     from rich.progress import Progress
 
     with Progress(console=terminal(), transient=True) as bar:

@@ -13,12 +13,21 @@ import typer
 
 from ssdcli.cli import console
 from ssdcli.cli.flags import Recipe, resolve, with_flags
-from ssdcli.cli.prompts import ModelFlags, read_context, read_members
+from ssdcli.cli.inputs import ModelFlags, read_context, read_members
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory
-from ssdcli.evaluation.measurement import BASE, Estimate, EvalSettings, Evaluation, Figures, SweepResult, by_weight
+from ssdcli.evaluation.measurement import (
+    DENOISING_LOSS,
+    NELBO,
+    Estimate,
+    EvalSettings,
+    Evaluation,
+    Figures,
+    SweepResult,
+    by_weight,
+)
 from ssdcli.generation.schedule_parser import named
-from ssdcli.generation.selection import Lineup, choose
+from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.options.declare import group
 from ssdcli.registry.disk import write_atomic
@@ -29,12 +38,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-_LEVEL = "noise level (0: the text itself, 1: nothing but noise)"
+_LEVEL = "noise level (0: the text itself, 1: only noise)"
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What `ssd eval` is told about models and measuring."""
+class _EvalFlags:
+    """The settings of `ssd eval`.
+
+    models: what is measured.
+    measuring: how it is measured.
+    """
 
     models: ModelFlags = group(ModelFlags())
     measuring: EvalSettings = group(EvalSettings())
@@ -42,7 +55,7 @@ class _Told:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("eval")(with_flags(_Told, evaluate))
+    app.command("eval")(with_flags(_EvalFlags, evaluate))
 
 
 def evaluate(
@@ -55,7 +68,8 @@ def evaluate(
         bool,
         typer.Option(
             "--save",
-            help="Store the best weight (mix, default schedule) and a gate in the first small model's manifest.",
+            help=f"Store the first small model's best weight, by {catalogue.default_rule()} with the default schedule, "
+            "and a gate in its manifest.",
         ),
     ] = False,
     plot: Annotated[
@@ -69,11 +83,11 @@ def evaluate(
 
     Intervals are 95% confidence intervals, with documents as the independent draws.
     """
-    told: _Told = resolve(_Told, flags, None if recipe is None else find_recipe(recipe))
-    core, small = told.models.core, read_members(told.models.members)
-    settings = replace(told.measuring, context=read_context(told.models.context))
-    lineup = choose(core, small)  # a typo is answered before torch is imported
-    _check(lineup, data or [], plot, save=save)
+    given: _EvalFlags = resolve(_EvalFlags, flags, None if recipe is None else find_recipe(recipe))
+    core, small = given.models.core, read_members(given.models.members)
+    settings = replace(given.measuring, context=read_context(given.models.context))
+    spec = choose(core, small)  # a typo is answered before torch is imported
+    _check(spec, data or [], plot, save=save)
     prepare_machine()
     from ssdcli.evaluation.evaluate import evaluate as run
 
@@ -88,17 +102,17 @@ def evaluate(
         _tell(found)
 
 
-def _check(lineup: Lineup, data: list[str], plot: Path | None, *, save: bool) -> None:
-    """Refuse early what would otherwise fail at the end."""
+def _check(spec: EnsembleSpec, data: list[str], plot: Path | None, *, save: bool) -> None:
+    """Raise early the errors that would otherwise come at the end."""
     if not data:
         raise UsageError("no text is named.", "Name files or folders of held-out text, or - for standard input.")
-    small = [member.model.entry for member in lineup.members if member.role == "small"]
+    small = [member.model.entry for member in spec.members if member.role == "small"]
     if save and not small:
         raise UsageError("--save stores the weight of a small model, and none is named.", "Name one with --with.")
     if save and small[0].bundled:
         raise UsageError(f"{small[0].name!r} comes with ssd and cannot be changed.", "Omit --save.")
     if plot is not None and not plot.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {str(plot.absolute().parent)!r} for the plot.", "Make it first.")
+        raise UsageError(f"there is no folder {str(plot.absolute().parent)!r} for the plot.", "Create it first.")
 
 
 def _keep(found: Evaluation, plot: Path | None, *, save: bool) -> None:
@@ -106,7 +120,9 @@ def _keep(found: Evaluation, plot: Path | None, *, save: bool) -> None:
     if save:
         weight = found.tuned_weight
         if found.small is None or weight is None:
-            raise UsageError("no weight was swept, so there is none to store.", "Omit --save, or the schedule's file.")
+            raise UsageError(
+                "no weight was swept, so there is none to store.", "Omit --save, or the file of --schedule."
+            )
         gate = found.fitted
         Registry().set_weight(found.small, weight, None if gate is None else asdict(gate))
         console.note(f"stored the weight {weight:g}{' and the gate' * (gate is not None)} of {found.small}")
@@ -118,7 +134,7 @@ def _keep(found: Evaluation, plot: Path | None, *, save: bool) -> None:
 
 
 def _svg(found: Evaluation) -> str:
-    """Draw bits per byte: a picture of each schedule over the weight, and one of the members over the noise level."""
+    """Draw bits per byte: for each schedule over the weight, and for the members over the noise level."""
     from ssdcli.reports.charts import curves, stacked, to_svg, weight_sweeps
 
     title = " with ".join(name for name in (found.core, found.small) if name is not None)
@@ -136,8 +152,8 @@ def _svg(found: Evaluation) -> str:
 
 
 def _points(swept: SweepResult, found: Evaluation) -> list[tuple[float, float]]:
-    """Return an ensemble's points; at constant weights, 0 is the core alone if there is no other member."""
-    members = [member for member in found.members if member.role != BASE]
+    """An ensemble's points; at constant weights, 0 is the core alone if there is no other member."""
+    members = [member for member in found.members if member.role != "base"]
     declared = named(swept.schedule)
     steady = declared is not None and declared.varies is None
     ends_alone = steady and len(members) == 2 and members[0].name == found.core
@@ -146,7 +162,7 @@ def _points(swept: SweepResult, found: Evaluation) -> list[tuple[float, float]]:
 
 
 def _levels(found: Evaluation) -> dict[str, list[tuple[float, float]]]:
-    """Return the core, the first small model and their best ensemble over the levels."""
+    """The core, the first small model and their best ensemble over the levels."""
     shown = {one.name: one.figures for one in found.members if one.name in (found.core, found.small)}
     best = found.best
     lines = shown if best is None else shown | {"ensemble": best.best.figures}
@@ -157,8 +173,8 @@ def _levels(found: Evaluation) -> dict[str, list[tuple[float, float]]]:
 
 
 _MEANING = {
-    "NELBO": "bits per byte are of the NELBO, an upper bound of the text's code length",
-    "denoising loss": "bits per byte are of the mean denoising loss, which is no bound of a code length",
+    NELBO: "bits per byte are of the NELBO, an upper bound on the text's code length",
+    DENOISING_LOSS: "bits per byte are of the mean denoising loss, which does not bound a code length",
 }
 
 
@@ -189,7 +205,7 @@ def _members(found: Evaluation) -> Table:
 
 
 def _sweep(found: Evaluation) -> Table:
-    """Tabulate bits per byte of every ensemble over the weights, the least of each in bold."""
+    """A table of every ensemble's bits per byte at each weight, the lowest of each in bold."""
     ensembles = [swept for swept in found.ensembles if swept.over_weights]
     table = _table(f"WEIGHT OF {found.small}", *(swept.name.upper() for swept in ensembles))
     for weight, points in by_weight(ensembles).items():
@@ -231,7 +247,7 @@ def _interval(estimate: Estimate, sign: str = "") -> str:
 
 
 def _table(first: str, *others: str) -> Table:
-    """Return a table without lines, its numbers flush right."""
+    """A table without lines, its numbers flush right."""
     from rich.table import Table
 
     table = Table(first, box=None, pad_edge=False, header_style="bold")

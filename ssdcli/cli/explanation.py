@@ -1,4 +1,4 @@
-"""A text in colours: each token in that of the member that it owes most to."""
+"""A text in colours: each token in the colour of the member with the largest share in it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ _COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI foregrounds; further members begin a
 
 
 def shown(result: Result) -> str:
-    """The text as it is printed: in colours if it was explained and a terminal will show them."""
+    """The text as it is printed: in colours if there is an attribution and a terminal can show them."""
     if result.explain is None or not _colourful():
         return result.text
     names = [member.name for member in result.members]
     written = "".join(token.text for token in result.explain)
-    if not result.text.startswith(written):  # gaps were filled, and the text around them belongs to no member
+    if not result.text.startswith(written):  # gaps were filled, and the text around them is not any member's
         return result.text
     rest = result.text[len(written) :]
-    return "".join(_painted(token.text, names.index(_owed(token))) for token in result.explain) + rest
+    return "".join(_painted(token.text, names.index(_first_author(token))) for token in result.explain) + rest
 
 
 def tell_colours(explain: Sequence[TokenShares], names: Sequence[str]) -> None:
-    """Write to a terminal's standard error which colour stands for which member, and each member's mean share."""
+    """Write each member's colour and mean share to standard error, if that is a terminal."""
     means = {name: _mean([token.by.get(name, 0.0) for token in explain]) for name in names}
     legend = [
-        f"{_painted(name, place) if _colourful() else name} {share:.0%}"
+        f"{_painted(name, place) if _colourful() else name}: {share:.0%}"
         for place, (name, share) in enumerate(means.items())
     ]
-    console.note(f"owed to {', '.join(legend)}")
+    console.note(f"attribution: {', '.join(legend)}")
 
 
-def _owed(token: TokenShares) -> str:
+def _first_author(token: TokenShares) -> str:
+    """The member with the largest share in a token."""
     return max(token.by, key=lambda name: token.by[name])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field
 from functools import wraps
@@ -21,7 +22,16 @@ from typer.models import ArgumentInfo
 from ssdcli.cli import completion
 from ssdcli.cli.help import MORE
 from ssdcli.errors import UsageError
-from ssdcli.options.declare import build, declared, flag_of, settings_of
+from ssdcli.options.declare import (
+    Source,
+    build,
+    check_value,
+    declared,
+    example,
+    flag_of,
+    settings_of,
+    variable_of,
+)
 from ssdcli.registry.recipes import load_recipe
 
 if TYPE_CHECKING:
@@ -34,7 +44,16 @@ _BOOLEANS |= {"0": False, "false": False, "no": False, "off": False}
 
 
 class _Misfit(Exception):
-    """A value that is not of the expected kind; the message names that kind."""
+    """A value that is not of the expected kind.
+
+    expected: what it must be, in words.
+    example: a value of that kind.
+    """
+
+    def __init__(self, expected: str, example: object) -> None:
+        super().__init__(expected)
+        self.expected = expected
+        self.example = example
 
 
 Recipe = Annotated[
@@ -43,16 +62,16 @@ Recipe = Annotated[
         metavar="NAME",
         rich_help_panel=MORE,
         autocompletion=completion.recipe_names,
-        help="A recipe, or a TOML file, with settings.",
+        help="A recipe's name, or a TOML file of settings.",
     ),
 ]
 
 
 def with_flags(cls: type[DataclassInstance], command: Callable[..., None]) -> Callable[..., None]:
-    """A command for typer that has a flag for every setting of `cls` besides its own parameters.
+    """A command for typer with a flag for every setting of `cls` besides its own parameters.
 
-    The command gets the values by the names of the settings, as its argument `flags`; None stands for a flag that was
-    not given.
+    The command gets the values as its argument `flags`, by the names of the settings; None means that a flag was not
+    given.
     """
     hints = get_type_hints(command, include_extras=True)
     own = [
@@ -78,7 +97,7 @@ def with_flags(cls: type[DataclassInstance], command: Callable[..., None]) -> Ca
 def resolve(cls: type[Settings], flags: Mapping[str, object], recipe: Path | None) -> Settings:
     """Make a frozen dataclass of settings from flags, `SSD_*` variables, a recipe and its defaults.
 
-    A flag of None or of no elements was not given. UsageError names the source of a value that is not right.
+    A flag of None or of no elements was not given. UsageError quotes a wrong value as its source has it.
     """
     known = settings_of(cls)
     strangers = [name for name in flags if name not in known]
@@ -87,9 +106,11 @@ def resolve(cls: type[Settings], flags: Mapping[str, object], recipe: Path | Non
     written = {} if recipe is None else load_recipe(recipe, [flag_of(member) for member, _ in known.values()])
     values: dict[str, Any] = {}
     for name, (member, kind) in known.items():
-        found = _given(flag_of(member), flags.get(name), written, recipe)
+        found = _given(member, flags.get(name), written, recipe)
         if found is not None:
-            values[name] = _converted(found, kind)
+            source, value = found
+            values[name] = _converted(source, value, member, kind)
+            check_value(member, values[name], source)
         elif _is_required(member):
             raise UsageError(f"--{flag_of(member)} is needed.", f"Pass --{flag_of(member)}.")
     settings: Settings = build(cls, values)
@@ -110,7 +131,7 @@ _COMPLETIONS: dict[str, Callable[[str], Any] | None] = {
 
 
 def _parameter(name: str, member: Field[Any], kind: Any) -> inspect.Parameter:
-    """A setting as a parameter of a command, which is None unless it is given."""
+    """A setting as a parameter of a command; None if it is not given."""
     told = declared(member)
     shown = told.default or _default_in_help(member.default)
     help = f"{told.help} [default: {shown}]" if shown else told.help
@@ -130,7 +151,7 @@ def _parameter(name: str, member: Field[Any], kind: Any) -> inspect.Parameter:
 
 
 def _given_kind(kind: Any) -> Any:
-    """The type that the command line converts to: of several the first, of a tuple a list of its elements."""
+    """The type that the command line converts to: the first of a union, and for a tuple a list."""
     origin = get_origin(kind)
     if origin in (Union, UnionType):
         return _given_kind(next(one for one in get_args(kind) if one is not NoneType))
@@ -140,44 +161,45 @@ def _given_kind(kind: Any) -> Any:
 
 
 def _default_in_help(default: object) -> str:
-    """A default as a user would write it; nothing for what is off, empty or left open."""
+    """A default as a user would write it; nothing for one that is off, empty or None."""
     if default is MISSING or default is None or isinstance(default, bool) or default in ("", ()):
         return ""
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def _given(flag: str, given: object, written: Mapping[str, object], recipe: Path | None) -> tuple[str, object] | None:
-    """Return the source, as errors name it, and the value of the first place that gives this setting."""
-    name = flag.replace("-", "_")
+def _given(
+    member: Field[Any], given: object, written: Mapping[str, object], recipe: Path | None
+) -> tuple[Source, object] | None:
+    """The source and the value of the first place that gives this setting; None if none does."""
+    flag, variable = flag_of(member), variable_of(member)
     if given not in (None, [], ()):
-        return f"--{flag} {_shown(given)}", given
-    variable = f"SSD_{name.upper()}"
+        option = declared(member)
+        return Source(f"{option.metavar} " if option.positional else f"--{flag} ", _in_shell), given
     if os.environ.get(variable):
-        return f"{variable}={os.environ[variable]!r}", os.environ[variable]
-    if name in written:
-        return f"{flag} = {_shown(written[name])} in {recipe}", written[name]
+        return Source(f"{variable}=", _in_shell), os.environ[variable]
+    if flag.replace("-", "_") in written:
+        return Source(f"{flag} = ", _in_toml, f" in {recipe}"), written[flag.replace("-", "_")]
     return None
 
 
-def _converted(found: tuple[str, object], kind: Any) -> object:
-    source, value = found
+def _converted(source: Source, value: object, member: Field[Any], kind: Any) -> object:
     try:
-        return _convert(value, kind)
+        return convert(value, kind)
     except _Misfit as misfit:
-        raise UsageError(f"{source} is not {misfit}.", f"Give {misfit}.") from None
+        raise source.refusal(value, misfit.expected, example(member, misfit.example)) from None
 
 
-def _convert(value: object, kind: Any) -> object:
+def convert(value: object, kind: Any) -> object:
     """Return the value as the annotation says, or raise _Misfit."""
     origin = get_origin(kind)
     if origin in (Union, UnionType):
         return _first_fit(value, [one for one in get_args(kind) if one is not NoneType])
     if origin is Literal:
         if value not in get_args(kind):
-            raise _Misfit(f"one of {', '.join(map(str, get_args(kind)))}")
+            raise _Misfit(f"one of {', '.join(map(str, get_args(kind)))}", get_args(kind)[0])
         return value
     if origin is tuple:
-        return tuple(_convert(item, get_args(kind)[0]) for item in _items(value))
+        return tuple(convert(item, get_args(kind)[0]) for item in _items(value))
     return _SCALARS[kind](value)
 
 
@@ -185,16 +207,16 @@ def _first_fit(value: object, kinds: list[Any]) -> object:
     misfits = []
     for kind in kinds:
         try:
-            return _convert(value, kind)
+            return convert(value, kind)
         except _Misfit as misfit:
-            misfits.append(str(misfit))
-    raise _Misfit(" or ".join(misfits))
+            misfits.append(misfit)
+    raise _Misfit(" or ".join(misfit.expected for misfit in misfits), misfits[0].example)
 
 
 def _items(value: object) -> list[object]:
     if isinstance(value, (list, tuple)):
         return list(value)
-    # Variables have no lists of their own, so a comma parts the elements.
+    # Variables have no lists of their own, so commas separate the elements.
     return [item.strip() for item in value.split(",")] if isinstance(value, str) else [value]
 
 
@@ -203,7 +225,7 @@ def _boolean(value: object) -> bool:
         return value
     if isinstance(value, str) and value.lower() in _BOOLEANS:
         return _BOOLEANS[value.lower()]
-    raise _Misfit("true or false")
+    raise _Misfit("true or false", True)
 
 
 def _whole(value: object) -> int:
@@ -212,7 +234,7 @@ def _whole(value: object) -> int:
             return int(value)
         except ValueError:
             pass
-    raise _Misfit("a whole number")
+    raise _Misfit("a whole number", 1)
 
 
 def _number(value: object) -> float:
@@ -223,19 +245,19 @@ def _number(value: object) -> float:
             number = math.nan
         if math.isfinite(number):
             return number
-    raise _Misfit("a number")
+    raise _Misfit("a number", 1)
 
 
 def _text(value: object) -> str:
     if isinstance(value, str):
         return value
-    raise _Misfit("text")
+    raise _Misfit("text", "text")
 
 
 def _path(value: object) -> Path:
     if isinstance(value, (str, Path)):
         return Path(value).expanduser()
-    raise _Misfit("a path")
+    raise _Misfit("a path", "file.txt")
 
 
 _SCALARS: dict[Any, Callable[[object], object]] = {
@@ -251,5 +273,12 @@ def _is_required(member: Field[Any]) -> bool:
     return member.default is MISSING and member.default_factory is MISSING
 
 
-def _shown(value: object) -> str:
+def _in_shell(value: object) -> str:
+    """A value as a command line or a variable has it, quoted where the shell needs that."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return shlex.quote(text.lower() if isinstance(value, bool) else text)
+
+
+def _in_toml(value: object) -> str:
+    """A value as a recipe has it."""
     return str(value).lower() if isinstance(value, bool) else repr(value)

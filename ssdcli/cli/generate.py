@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from ssdcli.api import Blend, Lineup, Options, Placement, Request, Result, Writer, choose
+from ssdcli.api import Blend, EnsembleSpec, Options, Placement, Request, Result, Writer, choose
 from ssdcli.cli import console
 from ssdcli.cli.explanation import shown, tell_colours
 from ssdcli.cli.flags import Recipe, resolve, with_flags
-from ssdcli.cli.prompts import ModelFlags, read_members, read_requests
+from ssdcli.cli.inputs import ModelFlags, read_members, read_requests
 from ssdcli.errors import UsageError, on_out_of_memory
 from ssdcli.generation.types import DEFAULTS, PLAIN
 from ssdcli.machine.distributed import from_rank_zero
@@ -27,7 +27,16 @@ SEPARATOR = "---"  # a line of its own between two texts
 
 @dataclass(frozen=True)
 class GenerateSettings:
-    """What `ssd generate` is told."""
+    """The settings of `ssd generate`.
+
+    models: who writes.
+    options: how each text is written.
+    blend: how members combine.
+    placement: where the models run.
+    batch: a file of requests, or "-".
+    json: whether each text is written as a JSON object.
+    stats: whether the cost of each text is reported.
+    """
 
     models: ModelFlags = group(ModelFlags())
     options: Options = group(DEFAULTS)
@@ -39,8 +48,8 @@ class GenerateSettings:
         metavar="FILE",
         common=True,
     )
-    json: bool = option(False, "Write one JSON object a line for each text.", common=True)
-    stats: bool = option(False, "Tell seeds, forward passes and speed on standard error.", common=True)
+    json: bool = option(False, "Write one JSON object per text, one per line.", common=True)
+    stats: bool = option(False, "Report seeds, forward passes and speed on standard error.", common=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +60,7 @@ def register(app: typer.Typer) -> None:
 def generate(
     flags: Mapping[str, object],
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="What the text continues; standard input comes before it.")
+        str | None, typer.Argument(metavar="PROMPT", help="The text to continue; standard input comes before it.")
     ] = None,
     recipe: Recipe = None,
 ) -> None:
@@ -62,25 +71,25 @@ def generate(
     settings: GenerateSettings = resolve(GenerateSettings, flags, None if recipe is None else find_recipe(recipe))
     models, members = settings.models, read_members(settings.models.members)
     if models.context and not members:
-        raise UsageError("--context is for small models only, and none is named.", "Name one, as in --with notes.")
+        raise UsageError("only small models see --context, and none is named.", "Name one, as in --with notes.")
     if settings.batch is not None and prompt is not None:
         raise UsageError("with --batch the prompts come from its lines.", "Omit the PROMPT.")
-    lineup = choose(models.core, members, blend=settings.blend)  # a typo is answered before torch is imported
+    spec = choose(models.core, members, blend=settings.blend)  # a typo is answered before torch is imported
     prepare_machine()
     requests = from_rank_zero(lambda: read_requests(prompt, settings.batch, models.context))
-    with on_out_of_memory(_remedy(lineup)):
-        _write(lineup.open(settings.placement), requests, settings)
+    with on_out_of_memory(_remedy(spec)):
+        _write(spec.open(settings.placement), requests, settings)
 
 
-def _remedy(lineup: Lineup) -> str:
-    """What to do when memory ends: only a pulled core can be held in other ways."""
-    if any(member.model.entry.manifest.source for member in lineup.members):
-        return "Take a --dtype of fewer bits, or --offload, or fewer texts at once (--n, --batch)."
-    return "Write fewer texts at once (--n, --batch), or take smaller models."
+def _remedy(spec: EnsembleSpec) -> str:
+    """What to do if memory runs out: only a pulled core can be loaded in other ways."""
+    if any(member.model.entry.manifest.source for member in spec.members):
+        return "Use a --dtype with fewer bits, --offload, or fewer texts at once (--n, --batch)."
+    return "Write fewer texts at once (--n, --batch), or use smaller models."
 
 
 def _write(writer: Writer, requests: list[Request], settings: GenerateSettings) -> None:
-    """Write the texts as they are asked for: one as it grows, or each as a whole."""
+    """Write the texts: a single one as it grows, otherwise each as a whole."""
     options = settings.options
     if settings.batch is None and options.n == 1 and not settings.json and not options.explain:
         (request,) = requests
@@ -104,7 +113,7 @@ def _line_end(text: str) -> str:
 
 
 def _tell(result: Result, settings: GenerateSettings) -> None:
-    """Write to standard error what the user should know of a text, and what --stats asks for."""
+    """Write a text's warnings to standard error, and what --explain and --stats ask for."""
     prefix = "" if settings.batch is None else f"{result.id}: "
     for warning in result.warnings:
         console.warn(prefix + warning)

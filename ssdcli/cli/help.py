@@ -1,6 +1,6 @@
-"""The shape of the commands: plain help in panels, and no work at start-up that can be spared.
+"""The commands' classes: plain help in panels, and a fast start.
 
-An option is listed under its `rich_help_panel`, as by Typer with rich, at half of rich's start-up time.
+An option is listed under its `rich_help_panel`, as Typer does with rich, in half of rich's start-up time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PanelGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands first, since they are what a reader of a group's help is after."""
+        """Write the commands first: they are what a reader of a group's help looks for."""
         self.format_commands(ctx, formatter)
         _write_panels(self.get_params(ctx), ctx, formatter)
 
@@ -51,12 +51,12 @@ def use_panels(app: typer.Typer) -> None:
 
 
 def _spare_conversions(params: Any, completing: bool) -> None:
-    """Keep Typer from importing pydantic, as long as all the rest of a start, to convert nothing."""
+    """Keep Typer from importing pydantic to convert nothing, which would double the time of a start."""
     for param in params:
-        if completing:  # the shell needs to know what was given, not what it would become
+        if completing:  # the shell needs what was given, not what it is converted to
             param.process_value = _as_given
         elif getattr(param, "is_flag", False) and not param.expose_value and param.default is None:
-            param.default = False  # --help and its like: None would be converted, a boolean is not
+            param.default = False  # --help and others: None would be converted, a boolean is not
 
 
 def _as_given(_: Any, value: Any) -> Any:

@@ -13,6 +13,7 @@ import typer
 
 from ssdcli.cli import console
 from ssdcli.cli.completion import core_names, model_names
+from ssdcli.engine import catalogue
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.registry.compatibility import misfit
 from ssdcli.registry.manifest import ADAPTER, Manifest
@@ -92,7 +93,8 @@ def rm(
         if entry.manifest.core == name:
             console.warn(f"{entry.name!r} was made for {name!r}, which is gone; name another core with --core.")
         if entry.manifest.base == name:
-            console.warn(f"{entry.name!r} has lost its base {name!r}; --rule contrast needs one of this name.")
+            rule = catalogue.needing("base").name
+            console.warn(f"{entry.name!r} has lost its base {name!r}; --rule {rule} needs one of this name.")
 
 
 @models.command()
@@ -221,7 +223,8 @@ def _warn_of_links(entry: Entry, others: Mapping[str, Manifest]) -> None:
     elif core is not None and (problem := misfit(entry.manifest, others[core])) is not None:
         console.warn(f"{name!r} was made for another {core!r} than the one here: {problem}.")
     if base is not None and base not in others and entry.manifest.kind != ADAPTER:
-        console.warn(f"{name!r} was specialised from {base!r}; --rule contrast needs a model of this name.")
+        rule = catalogue.needing("base").name
+        console.warn(f"{name!r} was specialised from {base!r}; --rule {rule} needs a model of this name.")
 
 
 def _summary(entry: Entry, default: str) -> dict[str, object]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field
 from typing import Any
 
 from typer.main import get_command
@@ -13,6 +13,8 @@ from typer.main import get_command
 from ssdcli import errors
 from ssdcli.cli import app as entry
 from ssdcli.cli.help import MORE
+from ssdcli.engine import catalogue
+from ssdcli.engine.catalogue import Declaration
 from ssdcli.options import declare
 
 _HEAD = """\
@@ -36,10 +38,10 @@ _ENVIRONMENT = (
     ("`HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_HUB_OFFLINE`", "As in huggingface_hub; `ssd pull` obeys them."),
 )
 _PLACEHOLDERS = {"<str>": "TEXT", "<int>": "N", "<float>": "X", "<path>": "PATH"}
+_FIRST = "The first of each table is the default, but each process has a default schedule of its own."
 _SUCCESS = "Done."
 _FAILURE = "Any other failure."
 _CLOSED_PIPE = "The reader of standard output closed the pipe, as `head -1` does."
-_DEFAULT = re.compile(r"\s*\[default: (?P<value>[^\]]*(?:\[[^\]]*\][^\]]*)*)\]$")
 
 
 def reference() -> str:
@@ -47,9 +49,9 @@ def reference() -> str:
     root = get_command(entry.app)
     commands = list(_commands(root, "ssd"))
     contents = [f"- [`{path}`](#{path.replace(' ', '-')}): {_first_line(command)}" for path, command in commands]
-    parts = [_HEAD, "## Commands\n", "\n".join(contents) + "\n", "## Global options\n", _table(_rows(root, {}), False)]
+    parts = [_HEAD, "## Commands\n", "\n".join(contents) + "\n", "## Global options\n", _globals(root)]
     parts += [part for path, command in commands for part in _section(path, command)]
-    return "\n".join([*parts, _exit_codes(), _environment()])
+    return "\n".join([*parts, _declared(), _exit_codes(), _environment()])
 
 
 def _commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -68,15 +70,20 @@ def _section(path: str, command: Any) -> Iterator[str]:
     context = command.make_context(path, [], resilient_parsing=True)
     yield f"## {path}\n\n```\n{path} {_usage(command)}\n```\n"
     yield f"{inspect.cleandoc(command.help or '')}\n"
-    defaults = settings_of(command)
+    settings = settings_of(command)
     panels: dict[str, list[Any]] = {}
     for param in command.params:
         if not getattr(param, "hidden", False):
             panels.setdefault(_panel(param), []).append(param)
     for title in sorted(panels, key=lambda title: title == MORE):
         yield f"### {title}\n"
-        has_variables = any(param.name in defaults for param in panels[title] if param.name)
-        yield _table([_row(param, context, defaults) for param in panels[title]], has_variables)
+        has_variables = any(param.name in settings for param in panels[title] if param.name)
+        yield _table([_row(param, context, settings) for param in panels[title]], has_variables)
+
+
+def _globals(root: Any) -> str:
+    context = root.make_context("ssd", [], resilient_parsing=True)
+    return _table([_row(param, context, {}) for param in root.params if not getattr(param, "hidden", False)], False)
 
 
 def _usage(command: Any) -> str:
@@ -89,41 +96,37 @@ def _usage(command: Any) -> str:
     return " ".join([*pieces, "[OPTIONS]"])
 
 
-def settings_of(command: Any) -> dict[str, tuple[str, object]]:
-    """The parameters that can be set elsewhere, by name: their `SSD_*` variable and their default."""
+def settings_of(command: Any) -> dict[str, Field[Any]]:
+    """The parameters that variables and recipes can set, by name: the fields that declare them."""
     callback = command.callback
     while hasattr(callback, "__wrapped__") and not hasattr(callback, "settings"):
         callback = callback.__wrapped__
     cls = getattr(callback, "settings", None)
-    found = {} if cls is None else declare.settings_of(cls)
-    return {
-        name: (f"SSD_{declare.flag_of(member).replace('-', '_').upper()}", member.default)
-        for name, (member, _) in found.items()
-    }
+    return {} if cls is None else {name: member for name, (member, _) in declare.settings_of(cls).items()}
 
 
-def _rows(root: Any, defaults: dict[str, tuple[str, object]]) -> list[tuple[str, str, str, str]]:
-    context = root.make_context("ssd", [], resilient_parsing=True)
-    return [_row(param, context, defaults) for param in root.params if not getattr(param, "hidden", False)]
-
-
-def _row(param: Any, context: Any, defaults: dict[str, tuple[str, object]]) -> tuple[str, str, str, str]:
+def _row(param: Any, context: Any, settings: dict[str, Field[Any]]) -> tuple[str, str, str, str]:
     """Spelling, meaning, default and variable of one parameter."""
-    meaning = param.help or ""
-    told = _DEFAULT.search(meaning)
-    variable, default = defaults.get(param.name, ("", param.default))
-    if told is not None:
-        meaning, shown = meaning[: told.start()], told["value"]
+    member = settings.get(param.name)
+    if member is None:
+        meaning, shown, variable = param.help or "", _value(param.default), ""
     else:
-        shown = _value(default)
+        told = declare.declared(member)
+        meaning, shown = told.help, told.default or _value(member.default)
+        variable = f"`{declare.variable_of(member)}`"
     if param.multiple and "repeatable" not in meaning.lower():
         meaning = f"{meaning} Repeatable."
-    return _spelling(param, context), meaning, shown, f"`{variable}`" if variable else ""
+    return _spelling(param, context), meaning, shown, variable
 
 
 def _value(default: object) -> str:
-    """A default as it would be written; nothing for what is unset or off."""
-    if default is None or default is False or (isinstance(default, (str, list, tuple)) and not default):
+    """A default as it would be written; nothing for one that is unset or off."""
+    if (
+        default is MISSING
+        or default is None
+        or default is False
+        or (isinstance(default, (str, list, tuple)) and not default)
+    ):
         return ""
     return f"{default:g}" if isinstance(default, float) else str(default)
 
@@ -151,6 +154,29 @@ def _table(rows: Sequence[tuple[str, str, str, str]], has_variables: bool) -> st
     lines = [" | ".join(head[k] for k in keep), " | ".join("---" for _ in keep)]
     lines += [" | ".join(row[k].replace("|", "\\|") for k in keep) for row in rows]
     return "".join(f"| {line} |\n" for line in lines)
+
+
+def _declared() -> str:
+    """What can be chosen by name, a table for each kind; the samplers by the process that they reverse."""
+    kinds: list[tuple[str, Sequence[Declaration]]] = [("Processes", catalogue.PROCESSES)]
+    kinds += [(f"Samplers of the {one.name} process", catalogue.samplers(one.name)) for one in catalogue.PROCESSES]
+    kinds += [("Rules", catalogue.RULES), ("Schedules", catalogue.SCHEDULES)]
+    tables = (f"### {title}\n\n{_choices(declared)}" for title, declared in kinds)
+    return f"## Processes, samplers, rules, schedules\n\n{_FIRST}\n\n" + "\n".join(tables)
+
+
+def _choices(declared: Sequence[Declaration]) -> str:
+    rows = "".join(f"| `{catalogue.written(one)}` | {one.help}{_number(one)} |\n" for one in declared)
+    return f"| | meaning |\n| --- | --- |\n{rows}"
+
+
+def _number(one: Declaration) -> str:
+    """The bounds and the default of the number that may follow a name."""
+    number = getattr(one, "number", None)
+    if number is None:
+        return ""
+    default = "as the checkpoint was published" if number.default is None else f"{number.default:g}"
+    return f"; {number.symbol} is {number.check}, by default {default}"
 
 
 def _exit_codes() -> str:

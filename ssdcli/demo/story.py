@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssdcli.generation.selection import NO_CORE, choose
+from ssdcli.generation.selection import choose
 from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
+from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import STARTER, Registry
 from ssdcli.training.settings import TrainSettings
 from ssdcli.training.unfinished import begin

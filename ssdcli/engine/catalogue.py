@@ -6,50 +6,41 @@ catalogue, and no other module names what is in it. The first entry of a kind is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, TypeVar
 
+from ssdcli.options.checks import Check, above, at_least, between, whole
+
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """The number of a name, as in `threshold=0.9`, or any other that is checked alike.
+    """A numeric parameter, as in `threshold=0.9`, with its bounds.
 
     name: the argument that takes it.
-    symbol: what help texts write for it.
+    symbol: its placeholder in help texts.
     default: None where the process has its own.
-    least, most: its bounds.
-    above, below: whether it must lie strictly above `least`, strictly below `most`.
-    whole: whether it must be a whole number.
+    check: what it must be.
     """
 
     name: str
-    symbol: str = "X"
+    symbol: str
     default: float | None = None
-    least: float = 0.0
-    most: float = math.inf
-    above: bool = False
-    below: bool = False
-    whole: bool = False
+    check: Check = field(default_factory=lambda: at_least(0))
+
+    @property
+    def usual(self) -> float:
+        """The default; ValueError where the process has its own."""
+        if self.default is None:
+            raise ValueError(f"{self.name} has no default of its own")
+        return self.default
 
     def checked(self, value: float) -> float:
         """The value; ValueError where it is out of bounds."""
-        low = value > self.least if self.above else value >= self.least
-        high = value < self.most if self.below or self.most == math.inf else value <= self.most
-        if not (low and high and (not self.whole or value % 1 == 0)):
-            raise ValueError(f"{self.name} must be {self.expected}, not {value}")
+        if not self.check.holds(value):
+            raise ValueError(f"{self.name} must be {self.check}, not {value}")
         return value
-
-    @property
-    def expected(self) -> str:
-        """What it must be, in words."""
-        kind = "a whole number of " if self.whole else ""
-        if self.most < math.inf and not self.above and not self.below:
-            return f"{kind}between {self.least:g} and {self.most:g}"
-        low = f"{kind}{'above' if self.above else 'at least'} {self.least:g}"
-        return low if self.most == math.inf else f"{low} and {'below' if self.below else 'at most'} {self.most:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +48,7 @@ class Declaration:
     """Something that can be chosen by name.
 
     target: where it is, as `module:object`.
-    help: a line for help texts and documents.
+    help: what it does, for help texts and the reference.
     """
 
     name: str
@@ -74,17 +65,23 @@ class Declaration:
 class ProcessDeclaration(Declaration):
     """A noise process. The target makes one from a vocabulary size and constants.
 
-    constants: what they are unless told otherwise, for a model that is trained from scratch.
-    optional: those of them that a manifest may leave out.
-    schedule: the small models' beside a core, unless another is named (BENCHMARKS.md has the measurements).
+    constants: their defaults, for a model that is trained from scratch.
+    optional: those of them that a manifest may omit.
+    published: how a checkpoint was sampled by its authors: constants that a manifest may have for the samplers alone.
+    schedule: the default of small models beside a core (measured in docs/lab/gating.md).
     """
 
     constants: Mapping[str, float] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
     schedule: str = "constant"
 
+    def for_samplers(self, constants: Mapping[str, float]) -> dict[str, float]:
+        """Those constants of a manifest that say how its checkpoint was sampled by its authors."""
+        return {name: constants[name] for name in self.published if name in constants}
+
     def completed(self, constants: Mapping[str, float]) -> dict[str, float]:
-        """The constants of a manifest, with those that it leaves out."""
+        """The constants of a manifest, with the defaults of those that it omits."""
         return {name: self.constants[name] for name in self.optional} | dict(constants)
 
 
@@ -94,7 +91,7 @@ class SamplerDeclaration(Declaration):
 
     process: the noise process that it reverses.
     number: what may follow its name; None for a sampler that takes none.
-    takes: of the options `remask` and `late`, those that it has (see `Choice`).
+    takes: which of the options `remask` and `late` it takes (see `Choice`).
     """
 
     process: str
@@ -106,18 +103,20 @@ class SamplerDeclaration(Declaration):
 class RuleDeclaration(Declaration):
     """A rule. The target combines predictions, or makes what does from a gate if the rule needs one.
 
-    needs: `core`; `base`, whose prediction counts with the member's weight negated, the core's being whole; `gate`, the
-    numbers in the manifest of the one small model. Members share a weight of 1 where neither of the last two is needed.
+    needs: `core`; `base`: its log-probabilities are subtracted, and the core has weight 1; `gate`: the numbers in the
+        manifest of the one small model. Members share a weight of 1 where neither of the last two is needed.
+    schedule: the only one that it runs by; None where any will do.
     """
 
     needs: tuple[str, ...] = ()
+    schedule: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleDeclaration(Declaration):
     """A schedule. The target makes one from a weight and its number.
 
-    varies: whose weight it changes over the noise levels, `small` or `core`; the others' stay. None for nobody's.
+    varies: whose weight it changes over the noise levels, `small` or `core`. None if it changes no weight.
     pauses: whether there are levels at which these members are not run.
     number: what may follow its name.
     """
@@ -133,6 +132,7 @@ PROCESSES: tuple[ProcessDeclaration, ...] = (
         target="ssdcli.engine.process.sparse_simplex:simplex",
         help="Gaussian noise on almost-one-hot logits, as in SSD-LM",
         constants={"K": 5.0, "s": 1e-4},
+        published=("steps",),
         schedule="leaning",
     ),
     ProcessDeclaration(
@@ -146,10 +146,11 @@ PROCESSES: tuple[ProcessDeclaration, ...] = (
         name="uniform",
         target="ssdcli.engine.process.uniform:uniform",
         help="tokens are replaced by random ones, as in DiffusionGemma",
+        published=("hot", "cold", "bound", "sure", "stable", "steps"),
     ),
 )
 
-REMASK = Number(name="remask", symbol="P", default=0.0, most=1.0, below=True)
+REMASK = Number(name="remask", symbol="P", default=0.0, check=at_least(0, below=1))
 """The probability with which a step hides a known token again."""
 
 _UNMASKING = ("remask", "late")
@@ -172,7 +173,7 @@ SAMPLERS: tuple[SamplerDeclaration, ...] = (
         target="ssdcli.engine.sampling.top_k:TopK",
         help="reveals the K positions of lowest entropy",
         process="masked",
-        number=Number(name="k", symbol="K", default=0, whole=True),
+        number=Number(name="k", symbol="K", default=0, check=whole(at_least(0))),
         takes=_UNMASKING,
     ),
     SamplerDeclaration(
@@ -180,7 +181,7 @@ SAMPLERS: tuple[SamplerDeclaration, ...] = (
         target="ssdcli.engine.sampling.threshold:Threshold",
         help="reveals the positions whose likeliest token has a probability of P or more",
         process="masked",
-        number=Number(name="threshold", symbol="P", default=0.9, most=1.0, above=True),
+        number=Number(name="threshold", symbol="P", default=0.9, check=above(0, most=1)),
         takes=_UNMASKING,
     ),
     SamplerDeclaration(
@@ -229,6 +230,7 @@ RULES: tuple[RuleDeclaration, ...] = (
         target="ssdcli.engine.ensemble.rules:gated",
         help="mix, with the weights that the small model's gate gives",
         needs=("core", "gate"),
+        schedule="leaning",
     ),
 )
 
@@ -243,15 +245,17 @@ SCHEDULES: tuple[ScheduleDeclaration, ...] = (
         target="ssdcli.engine.ensemble.schedules:Leaning",
         help="small models weigh more where there is more noise",
         varies="small",
-        number=Number(name="slope", symbol="S", default=2.0, least=-20.0, most=20.0),  # e^20 is no less than a switch
+        number=Number(
+            name="slope", symbol="S", default=2.0, check=between(-20, 20)
+        ),  # a slope of 20 is already a step function
     ),
     ScheduleDeclaration(
         name="sandwich",
         target="ssdcli.engine.ensemble.schedules:Sandwich",
-        help="the core runs in the middle of the trajectory alone, but for a share F of it",
+        help="the core runs only in the middle of the trajectory; F is the share without it",
         varies="core",
         pauses=True,
-        number=Number(name="light", symbol="F", default=0.25, most=1.0),
+        number=Number(name="light", symbol="F", default=0.25, check=between(0, 1)),
     ),
 )
 
@@ -279,6 +283,16 @@ def rule(name: str) -> RuleDeclaration:
     return _find("rule", name, RULES)
 
 
+def default_rule() -> str:
+    """The name of the rule that is used unless another is chosen."""
+    return RULES[0].name
+
+
+def needing(what: str) -> RuleDeclaration:
+    """The first rule that needs something: `base` or `gate`."""
+    return next(one for one in RULES if what in one.needs)
+
+
 def schedule(name: str) -> ScheduleDeclaration:
     """The schedule of a name; ValueError names those that are known."""
     return _find("schedule", name, SCHEDULES)
@@ -289,18 +303,28 @@ def names(declared: Iterable[Declaration]) -> tuple[str, ...]:
     return tuple(one.name for one in declared)
 
 
+def described(declared: Iterable[Declaration]) -> str:
+    """Declarations with their numbers and what they do, for help texts: `top-k[=K] (reveals ...), ...`."""
+    return ", ".join(f"{written(one)} ({one.help})" for one in declared)
+
+
 def sampler_help() -> str:
-    """Every process with its samplers and their numbers, for help texts."""
-    return "; ".join(f"{one.name}: {', '.join(map(_with_number, samplers(one.name)))}" for one in PROCESSES)
+    """Every process with its samplers, for help texts."""
+    return "; ".join(f"{one.name}: {described(samplers(one.name))}" for one in PROCESSES)
 
 
 def schedule_help() -> str:
-    """All schedules with their numbers, for help texts."""
-    return ", ".join(one.name if one.number is None else f"{one.name}[:{one.number.symbol}]" for one in SCHEDULES)
+    """How each schedule is written, for errors."""
+    return ", ".join(map(written, SCHEDULES))
 
 
-def _with_number(one: SamplerDeclaration) -> str:
-    return one.name if one.number is None else f"{one.name}[={one.number.symbol}]"
+def written(one: Declaration) -> str:
+    """How a declaration is chosen: its name, and its number if it has one, as in `top-k[=K]` and `leaning[:S]`."""
+    if isinstance(one, SamplerDeclaration) and one.number is not None:
+        return f"{one.name}[={one.number.symbol}]"
+    if isinstance(one, ScheduleDeclaration) and one.number is not None:
+        return f"{one.name}[:{one.number.symbol}]"
+    return one.name
 
 
 def _find(kind: str, name: str, declared: tuple[_Declared, ...]) -> _Declared:

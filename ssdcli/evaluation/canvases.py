@@ -133,7 +133,7 @@ def _losses(
     combinations: Sequence[Combination],
     context: tuple[int, ...],
 ) -> Tensor:
-    """Return the mean loss of a canvas's tokens under each combination: (C,)."""
+    """The mean loss of a canvas's tokens under each combination: (C,)."""
     process, backbone = members[0].model.denoiser.process, members[0].model.denoiser.backbone
     here = slice(place.start, place.start + backbone.block_size)
     # The last answer of a conversation may end before the canvas does: what fills the canvas up does not count.
@@ -154,7 +154,7 @@ def _losses(
 
 
 def _predict(member: Member[LoadedModel], place: _Place, canvas: Canvas, context: tuple[int, ...]) -> Tensor:
-    """Return a member's log p on a canvas after the text before it: (1, L, V)."""
+    """A member's log p on a canvas after the text before it: (1, L, V)."""
     before = member.model.after(place.text.tokens[1 : place.start], context if member.sees_context else ())
     denoiser = member.model.denoiser
     return denoiser.denoise(canvas, place.t, None, denoiser.start([before]))

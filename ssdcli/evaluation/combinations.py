@@ -50,11 +50,11 @@ class Combined:
     weights: Sequence[float]
 
     def log_p(self) -> Tensor:
-        """Return log p of every token: (N, V) float32."""
+        """Log p of every token: (N, V) float32."""
         return self.rule(self.log_ps, self.weights)
 
     def log_p_of(self, tokens: Tensor) -> Tensor:
-        """Return log p of one token at each position: tokens (N,) int64 to (N,) float32."""
+        """Log p of one token at each position: tokens (N,) int64 to (N,) float32."""
         own = tokens[:, None]
         if getattr(self.rule, "pointwise", False):  # needs no other token, and no pass over the vocabulary
             return self.rule([log_p.gather(-1, own) for log_p in self.log_ps], self.weights).squeeze(-1)
@@ -65,12 +65,12 @@ class Score(Protocol):
     """A loss at each position."""
 
     def __call__(self, combined: Combined, positions: Positions) -> Tensor:
-        """Return nats at each position, before the process weights them: (N,)."""
+        """Nats at each position, before the process weights them: (N,)."""
         ...
 
 
 def cross_entropy(combined: Combined, positions: Positions) -> Tensor:
-    """Return -log p of the clean tokens: (N,)."""
+    """-log p of the clean tokens: (N,)."""
     return -combined.log_p_of(positions.tokens)
 
 
@@ -88,12 +88,12 @@ class Combination:
     score: Score = cross_entropy
 
     def weights(self, t: float) -> tuple[float, ...]:
-        """Return each member's weight at a noise level; zero for one that does not run."""
+        """Each member's weight at a noise level; zero for one that does not run."""
         return tuple(schedule(t) for schedule in self.schedules)
 
 
 def alone(member: int, members: int) -> Combination:
-    """Return the combination in which one of several members runs alone."""
+    """The combination in which one of several members runs alone."""
     return Combination(mix, tuple(Constant(float(place == member)) for place in range(members)))
 
 

@@ -11,16 +11,21 @@ from torch import Tensor
 
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
+from ssdcli.evaluation.candidates import Candidates
 from ssdcli.evaluation.combinations import Combination, Combined, Positions, Score, alone, cross_entropy
-from ssdcli.evaluation.ensembles import Candidates
 from ssdcli.evaluation.estimates import chosen_elsewhere, ratio
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import LossesByLevel
-from ssdcli.evaluation.measurement import BASE, Estimate, Figures, MemberResult, SweepPoint, SweepResult
-from ssdcli.generation.selection import Lineup
-
-NELBO = "NELBO"
-DENOISING_LOSS = "denoising loss"
+from ssdcli.evaluation.measurement import (
+    DENOISING_LOSS,
+    NELBO,
+    Estimate,
+    Figures,
+    MemberResult,
+    SweepPoint,
+    SweepResult,
+)
+from ssdcli.generation.selection import EnsembleSpec
 
 
 @dataclass(frozen=True)
@@ -38,50 +43,50 @@ class Comparison:
 
     @classmethod
     def of(cls, candidates: Candidates, process: Process) -> Comparison:
-        """List all that is to be measured."""
+        """List everything that is to be measured."""
         measure, score = bound_of(process)
         names = [member.name for member in candidates.members]
         members = [alone(place, len(names)) for place in range(len(names))]
-        points = [_combination(lineup, names) for sweep in candidates.sweeps for lineup in sweep.lineups]
+        points = [_combination(spec, names) for sweep in candidates.sweeps for spec in sweep.specs]
         own = [replace(one, score=score) for one in (*members, *points)]
         plain = [] if score is cross_entropy else [*members, *points]
         return cls(candidates, measure, (*own, *plain))
 
     def watched(self, fitter: GateFitter) -> list[Combination]:
-        """Show the fitter a core and its only small model; nothing where there are others."""
+        """The combination that shows the fitter a core and its only small model; none if there are others."""
         roles = [member.role for member in self.candidates.members]
         if not roles.count("core") == roles.count("small") == 1:
             return []
-        return [fitter.combination(len(roles), roles.index("core"), roles.index("small"))]
+        return [fitter.combination(roles)]
 
     def members(self, losses: LossesByLevel) -> tuple[MemberResult, ...]:
-        """Return each member's figures alone."""
+        """Each member's figures alone."""
         members = enumerate(self.candidates.members)
-        return tuple(MemberResult(one.name, one.role, self._figures(losses, column)) for column, one in members)
+        return tuple(MemberResult(one.carrying(None), self._figures(losses, column)) for column, one in members)
 
     def ensembles(self, losses: LossesByLevel) -> tuple[SweepResult, ...]:
-        """Return the figures of each rule and schedule over the weights, and its gain over the best member."""
+        """The figures of each rule and schedule over the weights, and its gain over the best member."""
         return tuple(self._swept(losses))
 
     def gain(self, losses: LossesByLevel) -> Estimate | None:
-        """Return the gain of the best ensemble over the best member; None if there is no ensemble."""
+        """The gain of the best ensemble over the best member; None if there is no ensemble."""
         first, last = len(self.candidates.members), self._count
         return None if first == last else self._gain(losses, range(first, last))
 
-    def best(self, losses: LossesByLevel) -> Lineup | None:
-        """Return the ensemble of the least loss; None if there is none."""
-        lineups = [lineup for sweep in self.candidates.sweeps for lineup in sweep.lineups]
+    def best(self, losses: LossesByLevel) -> EnsembleSpec | None:
+        """The ensemble with the lowest loss; None if there is none."""
+        specs = [spec for sweep in self.candidates.sweeps for spec in sweep.specs]
         sums = losses.sums[:, len(self.candidates.members) : self._count].sum(0)
-        return lineups[int(sums.argmin())] if lineups else None
+        return specs[int(sums.argmin())] if specs else None
 
     @property
     def _count(self) -> int:
-        return len(self.candidates.members) + sum(len(sweep.lineups) for sweep in self.candidates.sweeps)
+        return len(self.candidates.members) + sum(len(sweep.specs) for sweep in self.candidates.sweeps)
 
     def _swept(self, losses: LossesByLevel) -> Iterator[SweepResult]:
         first = len(self.candidates.members)
         for sweep in self.candidates.sweeps:
-            columns = range(first, first + len(sweep.lineups))
+            columns = range(first, first + len(sweep.specs))
             first = columns.stop
             points = [
                 SweepPoint(weight, self._figures(losses, column))
@@ -90,12 +95,12 @@ class Comparison:
             yield SweepResult(sweep.rule, sweep.schedule, tuple(points), self._gain(losses, columns))
 
     def _gain(self, losses: LossesByLevel, columns: Sequence[int]) -> Estimate:
-        """Return the bits per byte that the best of some columns saves over the best member.
+        """The bits per byte that the best of some columns saves over the best member.
 
-        The column is chosen on documents other than those that it is measured on. The member is chosen on all of them,
-        which flatters the member, and so makes the gain a cautious one.
+        The column is chosen on other documents than those that it is measured on. The member is chosen on all of them,
+        which flatters the member, so the gain is a cautious estimate.
         """
-        own = [column for column, member in enumerate(self.candidates.members) if member.role != BASE]
+        own = [column for column, member in enumerate(self.candidates.members) if member.role != "base"]
         better = min(own, key=lambda column: float(losses.sums[:, column].sum()))
         saved = losses.sums[:, better] - chosen_elsewhere(losses.sums[:, list(columns)])
         return ratio(saved / math.log(2), losses.bytes)
@@ -110,14 +115,14 @@ class Comparison:
         )
 
 
-def _combination(lineup: Lineup, names: Sequence[str]) -> Combination:
-    """Return a lineup as a combination of all members: those that it lacks have weight 0."""
-    own = {member.name: member.weight_at for member in lineup.members}
-    return Combination(lineup.rule, tuple(own.get(name, Constant(0.0)) for name in names))
+def _combination(spec: EnsembleSpec, names: Sequence[str]) -> Combination:
+    """An ensemble as a combination of all members: those that it lacks have weight 0."""
+    own = {member.name: member.weight_at for member in spec.members}
+    return Combination(spec.rule, tuple(own.get(name, Constant(0.0)) for name in names))
 
 
 def bound_of(process: Process) -> tuple[str, Score]:
-    """Return the name and the score of the tightest measure that a process has: its NELBO where there is one."""
+    """The name and the score of the tightest measure that a process has: its NELBO where there is one."""
     nelbo = process.nelbo
 
     def terms(combined: Combined, positions: Positions) -> Tensor:

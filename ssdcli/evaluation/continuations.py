@@ -24,10 +24,10 @@ _SHORTEST = 80  # characters of a document that is continued, at least
 
 
 @dataclass(frozen=True)
-class Opening:
-    """The beginning of a document.
+class Continuation:
+    """A document that models continue from its beginning.
 
-    request: asks a model to continue it.
+    request: asks a model to continue the beginning.
     before: the text before what the model writes.
     after: how the document really continues.
     """
@@ -37,26 +37,26 @@ class Opening:
     after: str
 
 
-def openings(documents: Sequence[Document], most: int) -> list[Opening]:
-    """Return the beginnings of the first documents that are long enough; of conversations all but the last answer."""
+def continuations(documents: Sequence[Document], most: int) -> list[Continuation]:
+    """The first documents that are long enough, cut at some word; conversations are cut before their last answer."""
     fitting = (one for one in documents if one.turns or len(one.text) >= _SHORTEST)
-    return [_opening(one) for one, _ in zip(fitting, range(most), strict=False)]
+    return [_continuation(one) for one, _ in zip(fitting, range(most), strict=False)]
 
 
-def _opening(one: Document) -> Opening:
+def _continuation(one: Document) -> Continuation:
     if one.turns:
         *asked, answer = one.turns
-        return Opening(Request(messages=tuple(asked)), document(asked), answer.content)
+        return Continuation(Request(messages=tuple(asked)), document(asked), answer.content)
     beginning = one.text[: min(_CHARACTERS, len(one.text) // 2)].rsplit(maxsplit=1)[0]
-    return Opening(Request(beginning), beginning, one.text[len(beginning) :])
+    return Continuation(Request(beginning), beginning, one.text[len(beginning) :])
 
 
 def write(
-    writer: Writer, found: Sequence[Opening], context: str, seed: int, on_progress: Callable[[float], None]
+    writer: Writer, found: Sequence[Continuation], context: str, seed: int, on_progress: Callable[[float], None]
 ) -> list[str]:
-    """Let an ensemble continue each opening; its small models see the private context."""
+    """Let an ensemble continue each document; its small models see the private context."""
     private = any(member.sees_context for member in writer.members)
-    requests = [replace(opening.request, context=context if private else "") for opening in found]
+    requests = [replace(one.request, context=context if private else "") for one in found]
     texts = []
     for result in writer.results(requests, Options(max_tokens=_TOKENS, seed=seed)):
         texts.append(result.text)
@@ -64,16 +64,16 @@ def write(
     return texts
 
 
-def continued(writer: Writer, found: Sequence[Opening]) -> list[str]:
-    """Return how the documents continue, cut to the length that models write."""
+def continued(writer: Writer, found: Sequence[Continuation]) -> list[str]:
+    """How the documents continue, cut to the length that models write."""
     codec = writer.codec
-    return [codec.decode(codec.encode(opening.after)[:_TOKENS]) for opening in found]
+    return [codec.decode(codec.encode(one.after)[:_TOKENS]) for one in found]
 
 
 def measure_texts(
-    written: Mapping[str, Sequence[str]], found: Sequence[Opening], judge: Judge | None, seed: int
+    written: Mapping[str, Sequence[str]], found: Sequence[Continuation], judge: Judge | None, seed: int
 ) -> tuple[TextMeasures, ...]:
-    """Measure every author's texts, among them PEOPLE's, which the others' are compared with."""
+    """Measure every author's texts; those of PEOPLE are the reference for the others."""
     readings = {who: () if judge is None else tuple(_read(judge, texts, found)) for who, texts in written.items()}
     return tuple(
         _measures(who, Written([words(text) for text in texts], readings[who], _reference(readings, who), seed))
@@ -89,6 +89,6 @@ def _reference(readings: Mapping[str, Sequence[Reading]], who: str) -> Sequence[
     return () if who == PEOPLE else readings[PEOPLE]
 
 
-def _read(judge: Judge, texts: Sequence[str], found: Sequence[Opening]) -> Iterator[Reading]:
-    for opening, text in zip(found, texts, strict=True):
-        yield judge.read(opening.before, text)
+def _read(judge: Judge, texts: Sequence[str], found: Sequence[Continuation]) -> Iterator[Reading]:
+    for one, text in zip(found, texts, strict=True):
+        yield judge.read(one.before, text)

@@ -32,7 +32,7 @@ def ratio(sums: np.ndarray, sizes: np.ndarray) -> Estimate:
 
 
 def student(freedom: int) -> float:
-    """Return the 97.5% quantile of Student's t, within 1% from 3 degrees of freedom on.
+    """The 97.5% quantile of Student's t, within 1% from 3 degrees of freedom on.
 
     An expansion about the normal quantile z in powers of 1 / freedom: Abramowitz and Stegun, "Handbook of Mathematical
     Functions" (1964), 26.7.5.
@@ -48,7 +48,7 @@ def student(freedom: int) -> float:
 
 
 def chosen_elsewhere(sums: np.ndarray) -> np.ndarray:
-    """Return each document's loss in the column of sums (D, C) that is best for the other half of the documents: (D,).
+    """Each document's loss in the column of sums (D, C) that is best for the other half of the documents: (D,).
 
     The least of C noisy means is below the least of their expectations, so that a choice looks better on the documents
     that made it than it is. Here each half is judged by the other half's choice (two-fold cross-validation), which is

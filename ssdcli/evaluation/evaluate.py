@@ -9,22 +9,21 @@ from functools import partial
 
 from ssdcli.engine.process import Process
 from ssdcli.errors import SsdError, UsageError
+from ssdcli.evaluation.candidates import Candidates, find_candidates
 from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, canvas_losses
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.comparison import Comparison
-from ssdcli.evaluation.continuations import PEOPLE, continued, measure_texts, openings, write
-from ssdcli.evaluation.ensembles import Candidates, find_candidates
+from ssdcli.evaluation.continuations import PEOPLE, continuations, continued, measure_texts, write
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.generated import not_measured
 from ssdcli.evaluation.heldout_text import HeldOutText, read_heldout, scored_texts
 from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, measure_combinations
-from ssdcli.evaluation.measurement import EvalSettings, Evaluation, TextMeasures
+from ssdcli.evaluation.measurement import EvalSettings, Evaluation, OnProgress, TextMeasures
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.evaluation.trained_text import Training
-from ssdcli.generation.selection import Lineup, SmallModels
+from ssdcli.generation.selection import EnsembleSpec, SmallModels
 from ssdcli.generation.types import PLAIN
 from ssdcli.generation.writer import Writer
-from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.judge import Judge, load_judge
 from ssdcli.registry.store import Registry
 from ssdcli.text.messages import BETWEEN
@@ -35,9 +34,7 @@ ENSEMBLE = "ensemble"
 
 _CANVASES = 8  # of a document, at most, where models cannot score it as a whole
 _BATCH_TOKENS = 2048
-_GATED = 5000  # tokens that a gate is fitted to, about: enough for its four numbers
-
-OnProgress = Callable[[str, float], None]  # told what is being done, and which share of it is done
+_GATED = 5000  # tokens, roughly, that a gate is fitted to: enough for its four numbers
 
 
 def evaluate(
@@ -87,10 +84,10 @@ def evaluate(
 
 
 def _left_over(scored: Sequence[ScoredText], losses: LossesByLevel) -> list[str]:
-    """Return a sentence if some documents were not measured."""
+    """A sentence if some documents were not measured."""
     measured = len(losses.tokens)
-    told = f"{measured} of {len(scored)} documents were measured: the others are too short, or time ran out"
-    return [told] if measured < len(scored) else []
+    remark = f"{measured} of {len(scored)} documents were measured: the others are too short, or time ran out"
+    return [remark] if measured < len(scored) else []
 
 
 @dataclass(frozen=True)
@@ -98,9 +95,9 @@ class _Loaded:
     """Loaded models, and the text in their tokens.
 
     candidates: what is measured.
-    settings: how.
+    settings: how it is measured.
     writer: all members, loaded once.
-    judge: reads what they write.
+    judge: reads what they write, if there is one.
     text: the documents.
     scored: the documents in tokens.
     context: the private context, cut to the room that the small models have.
@@ -122,9 +119,9 @@ class _Loaded:
         first = candidates.members[0].model.entry
         chat = chat_of(first)
         if chat is not None and settings.context:
-            problem = f"{first.name!r} has a chat template, with which private context cannot be measured."
+            problem = f"{first.name!r} has a chat template, and private context cannot be measured with one."
             raise UsageError(problem, "Omit --context.")
-        writer = Lineup(candidates.core, candidates.members, PLAIN, ()).open(settings.placement)
+        writer = EnsembleSpec(candidates.core, candidates.members, PLAIN, ()).open(settings.placement)
         tokenizer = load_tokenizer(first.folder, first.name)
         scored = scored_texts(text.documents, tokenizer, writer.ends, chat)
         if not scored:
@@ -148,7 +145,7 @@ class _Loaded:
         """Measure all combinations: on whole texts if every member can score them, else canvas by canvas."""
         pace = Pace(60 * self.settings.minutes, on_progress)
         backbones = [member.model.denoiser.backbone for member in self.writer.members]
-        if not self.context and all(isinstance(backbone, BlockDiffusionLM) for backbone in backbones):
+        if not self.context and all(member.model.scores_whole_texts for member in self.writer.members):
             window = min(backbone.context for backbone in backbones)
             batch = max(1, _BATCH_TOKENS // window)
             windows = LossSettings(window, seed=self.settings.seed, batch=batch, pace=pace)
@@ -156,23 +153,23 @@ class _Loaded:
         how = CanvasSettings(pace, self.settings.seed, _CANVASES, self.context)
         losses = canvas_losses(self.writer.members, self.scored, combinations, how)
         if losses is None:
-            problem = f"fewer than {ENOUGH} documents have room for a block, or the time is too short for them."
+            problem = f"fewer than {ENOUGH} documents have room for a block, or were reached in time."
             raise SsdError(problem, "Name more text, or raise --minutes.")
         return losses
 
     def generate(
-        self, best: Lineup | None, on_progress: Callable[[float], None]
+        self, best: EnsembleSpec | None, on_progress: Callable[[float], None]
     ) -> tuple[tuple[TextMeasures, ...], Sequence[str]]:
         """Let the members and their best ensemble write, and measure their texts; sentences tell what is missing."""
-        found = openings(self.text.documents, self.settings.generate)
+        found = continuations(self.text.documents, self.settings.generate)
         if not found:
             asked = self.settings.generate > 0
             return (), ["no document is long enough to be continued"] * asked
-        lineups = self.candidates.authors | ({} if best is None else {ENSEMBLE: best})
+        specs = self.candidates.authors | ({} if best is None else {ENSEMBLE: best})
         written = {PEOPLE: continued(self.writer, found)}
-        for place, (who, lineup) in enumerate(lineups.items()):
-            told = partial(_part, on_progress, place, len(lineups))
-            written[who] = write(lineup.reopen(self.writer), found, self.settings.context, self.settings.seed, told)
+        for place, (who, spec) in enumerate(specs.items()):
+            told = partial(_part, on_progress, place, len(specs))
+            written[who] = write(spec.reopen(self.writer), found, self.settings.context, self.settings.seed, told)
         return measure_texts(written, found, self.judge, self.settings.seed), not_measured(
             has_judge=self.judge is not None
         )
@@ -189,5 +186,5 @@ def _context(writer: Writer, text: str) -> tuple[tuple[int, ...], tuple[str, ...
         return (), ()
     ids = writer.codec.encode(text + BETWEEN)
     room = min(member.model.denoiser.room for member in writer.members if member.sees_context) // 2
-    cut = [f"{len(ids) - room} of {len(ids)} tokens of the private context have no room beside a text"]
+    cut = [f"{len(ids) - room} of {len(ids)} tokens of the private context do not fit beside a text"]
     return tuple(ids[:room]), tuple(cut * (len(ids) > room))

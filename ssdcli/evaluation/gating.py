@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.ensemble.gate import FARTHEST, Gate
+from ssdcli.engine.ensemble.members import Role
 from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
@@ -115,10 +116,10 @@ def fit(curves: LossCurves, columns: Tensor, due: Tensor, spread: float = _SPREA
 
 @dataclass
 class GateFitter:
-    """Watches two of several members as their losses are measured, and fits a gate to what it saw.
+    """Watches a core and a small model as their losses are measured, and fits a gate to what it saw.
 
     process: weights the positions.
-    share: of the positions that are looked at, drawn at random.
+    share: of the positions that it keeps, drawn at random.
     seed: of that draw.
     """
 
@@ -132,20 +133,22 @@ class GateFitter:
     def __post_init__(self) -> None:
         self._draws = torch.Generator().manual_seed(self.seed)
 
-    def combination(self, members: int = 2, core: int = 0, small: int = 1) -> Combination:
-        """Return a combination that shows the fitter both members when it is measured; its own loss is zero.
+    def combination(self, roles: Sequence[Role] = ("core", "small")) -> Combination:
+        """A combination that shows the fitter both members when it is measured; its own loss is zero.
 
-        core, small: their places among the members.
+        roles: of all members, one of them the core and one the small model.
         """
-        running = tuple(Constant(0.5 if place in (core, small) else 0.0) for place in range(members))
-        return Combination(mix, running, partial(self._look, (0, 1) if core < small else (1, 0)))
+        watched = [role for role in roles if role != "base"]
+        assert sorted(watched) == ["core", "small"], roles
+        running = tuple(Constant(0.0 if role == "base" else 0.5) for role in roles)
+        return Combination(mix, running, partial(self._look, watched.index("core")))
 
-    def _look(self, order: tuple[int, int], combined: Combined, positions: Positions) -> Tensor:
-        """Take in positions; order: the core's and the small model's place among the two that run."""
+    def _look(self, first: int, combined: Combined, positions: Positions) -> Tensor:
+        """Keep what the fit needs of some positions; `first` is the core's place, 0 or 1, among the two that run."""
         count = len(positions.tokens)
         chosen = (torch.rand(count, generator=self._draws) < self.share).nonzero()[:, 0].to(positions.tokens.device)
         here = positions.rows(chosen)
-        core, small = (combined.log_ps[place][chosen].float() for place in order)
+        core, small = (combined.log_ps[place][chosen].float() for place in (first, 1 - first))
         curves = LossCurves.of(core, small, here.tokens)
         self._curves.append(LossCurves(curves.nats.cpu(), curves.slopes.cpu()))
         columns = [torch.ones(len(chosen), device=core.device), here.levels - 0.5, entropy(core), entropy(small)]

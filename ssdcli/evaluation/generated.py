@@ -1,6 +1,6 @@
-"""Measures of written text: how varied it is, whether it loops, and how far it is from people's text.
+"""Measures of written text: its variety, its loops, and its distance from human text.
 
-A new measure is a function of `Written` and a line in METRICS: JSON and tables show whatever is there.
+A new measure is a function of `Written` and a line in METRICS; JSON and tables show all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ssdcli.models.judge import Reading
 
 _WORD = re.compile(r"\w+|[^\w\s]")
-_RANKS = 5_000  # the most frequent words, which a Zipf coefficient is fitted to: rarer ones occur once or twice
+_RANKS = 5_000  # the most frequent words, to which a Zipf coefficient is fitted; rarer ones occur once or twice
 _LOOP_WORDS = 2  # words of a repeated phrase, at least
 _LOOPS = 3  # times that it is repeated
 
@@ -29,8 +29,8 @@ class Written:
     """One author's texts, to be measured.
 
     texts: their words.
-    readings: what a judge found of each text; empty without a judge.
-    reference: its readings of people's texts; empty for people's own.
+    readings: the judge's of each text; empty without a judge.
+    reference: its readings of the human texts; empty for these themselves.
     seed: of random draws.
     """
 
@@ -45,14 +45,14 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def distinct(texts: Sequence[Sequence[str]], n: int) -> float:
-    """Return the share of different n-grams among all n-grams of all texts; nan without any (Li et al., 2016)."""
+def distinct_ngrams(texts: Sequence[Sequence[str]], n: int) -> float:
+    """The share of different n-grams among all n-grams of all texts (Li et al., 2016); nan if there are none."""
     grams = [tuple(text[place : place + n]) for text in texts for place in range(len(text) - n + 1)]
     return len(set(grams)) / len(grams) if grams else math.nan
 
 
 def repetition(texts: Sequence[Sequence[str]]) -> float:
-    """Return the share of texts that end in a phrase of two words or more, three times over; nan without a text.
+    """The share of texts that end in a phrase of two words or more, three times over; nan without a text.
 
     Holtzman et al., "The curious case of neural text degeneration" (2020).
     """
@@ -81,21 +81,21 @@ def zipf(texts: Sequence[Sequence[str]]) -> float:
 
 
 def can_measure_mauve() -> bool:
-    """Return whether the library that computes MAUVE is installed."""
+    """Whether the library that computes MAUVE is installed."""
     return find_spec("mauve") is not None
 
 
 def perplexity(readings: Sequence[Reading]) -> float | None:
-    """Return the judge's perplexity of all texts together, per token of its own; None without a token."""
+    """The judge's perplexity of all texts together, per token of its own; None without a token."""
     tokens = sum(reading.tokens for reading in readings)
     return math.exp(math.fsum(reading.nats for reading in readings) / tokens) if tokens else None
 
 
 def likeness(written: Written) -> float | None:
-    """Return the MAUVE of an author's texts and people's, or of people's texts the ceiling: one half and the other.
+    """The MAUVE of an author's texts and the human ones; of the human texts, that of their two halves, as a ceiling.
 
-    The halves are smaller samples than two wholes, so the ceiling is, if anything, a little low. None without a judge,
-    without the library, and for a single text of people's.
+    The halves are smaller samples, so the ceiling is a little low, if anything. None without a judge, without the
+    library, and for a single human text.
     """
     if not written.readings or not can_measure_mauve():
         return None
@@ -120,9 +120,9 @@ def _features(readings: Sequence[Reading]) -> np.ndarray:
 
 
 METRICS: Mapping[str, Callable[[Written], float | None]] = {
-    "distinct_1": lambda written: distinct(written.texts, 1),
-    "distinct_2": lambda written: distinct(written.texts, 2),
-    "distinct_3": lambda written: distinct(written.texts, 3),
+    "distinct_1": lambda written: distinct_ngrams(written.texts, 1),
+    "distinct_2": lambda written: distinct_ngrams(written.texts, 2),
+    "distinct_3": lambda written: distinct_ngrams(written.texts, 3),
     "repetition": lambda written: repetition(written.texts),
     "zipf": lambda written: zipf(written.texts),
     "perplexity": lambda written: perplexity(written.readings),
@@ -131,7 +131,7 @@ METRICS: Mapping[str, Callable[[Written], float | None]] = {
 
 
 def not_measured(*, has_judge: bool) -> list[str]:
-    """Return sentences about metrics that lack something."""
+    """Sentences about metrics that were not measured for want of something."""
     said = []
     if not has_judge:
         said.append("perplexity and MAUVE need a judge: name the folder of a causal language model with --judge")

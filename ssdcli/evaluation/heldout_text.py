@@ -29,7 +29,7 @@ _CHARACTERS = 16_000  # of the parts that a long text is cut into: more than is 
 
 @dataclass
 class Reservoir(Generic[T]):
-    """Keeps up to `most` of what is offered, all with the same chance (Vitter's algorithm R, 1985)."""
+    """Keeps up to `most` of the items offered, each with the same chance (Vitter's algorithm R, 1985)."""
 
     most: int
     draw: Random
@@ -37,10 +37,10 @@ class Reservoir(Generic[T]):
     offered: int = 0
 
     def offer(self, one: T) -> None:
-        """Keep it or drop it.
+        """Keep an item or drop it.
 
-        The k-th is kept with probability most / k, in place of any of those kept before: each of these then stays with
-        probability 1 - 1 / k, so that by induction every one of k has the same chance.
+        The k-th is kept with probability most / k, in place of any of those kept before. Each of these then stays with
+        probability 1 - 1 / k, so by induction all k items have the same chance.
         """
         self.offered += 1
         if len(self.kept) < self.most:
@@ -49,12 +49,12 @@ class Reservoir(Generic[T]):
             self.kept[place] = one
 
     def offer_all(self, several: Iterable[T]) -> None:
-        """Offer one after the other."""
+        """Offer several items in turn."""
         for one in several:
             self.offer(one)
 
     def shuffled(self) -> list[T]:
-        """Return what was kept, in random order."""
+        """The kept items, in random order."""
         return self.draw.sample(self.kept, len(self.kept))
 
 
@@ -73,10 +73,10 @@ class HeldOutText:
 
 
 def read_heldout(data: Sequence[str], learner: Entry, training: Training, settings: EvalSettings) -> HeldOutText:
-    """Draw documents at random, without what a member was trained on unless the settings include it.
+    """Draw documents at random, without text that a member was trained on unless the settings include it.
 
-    Of the very text that the learner was trained on, what it held out is measured: it is split again as it was then.
-    UsageError where a source does not exist, or there is no text.
+    If this is all of the text that the learner was trained on, it is split as it was for that training, and the
+    held-out part is drawn. UsageError if a source does not exist, or there is no text.
     """
     draws = _Draws(training, settings)
     report = ReadReport()
@@ -90,8 +90,8 @@ def read_heldout(data: Sequence[str], learner: Entry, training: Training, settin
     trained = TrainedText(settings.include_trained, training.unknown, tuple(draws.seen))
     remarks += _remarks(trained, len(report.digests))
     if fingerprint(report.digests) == learner.manifest.data and not settings.include_trained:
-        told = f"{learner.name!r} was trained on this text: only what it held out of it is measured"
-        return HeldOutText(draws.heldout.shuffled(), trained, [*remarks, told])
+        remark = f"{learner.name!r} was trained on this text: only the part that was held out then is measured"
+        return HeldOutText(draws.heldout.shuffled(), trained, [*remarks, remark])
     if not draws.everything.offered:
         problem = "the members were trained on all of this text, so nothing of it is left to measure."
         raise UsageError(problem, "Name other text, or pass --include-trained.")
@@ -99,10 +99,10 @@ def read_heldout(data: Sequence[str], learner: Entry, training: Training, settin
 
 
 class _Draws:
-    """Draws documents from all that is read, and from what the learner held out.
+    """Draws documents from all that are read, and from those that the learner's training held out.
 
-    everything: what is new of all documents.
-    heldout: what is new of those that the learner held out.
+    everything: drawn from all documents, without the text that members were trained on.
+    heldout: drawn from those that the learner's training held out.
     seen: the documents that a member was trained on.
     """
 
@@ -114,7 +114,7 @@ class _Draws:
         self.seen: list[TrainedDocument] = []
 
     def offered(self, documents: Iterable[Document]) -> Iterator[Document]:
-        """Yield the same documents, each of which is offered on its way."""
+        """Yield the same documents, each after it was offered."""
         for document in documents:
             by_member = self._training.spans(document)
             spans = union(span for own in by_member.values() for span in own)
@@ -125,13 +125,13 @@ class _Draws:
             yield document
 
     def offer_heldout(self, document: Document) -> None:
-        """Offer what the learner held out; another member may have been trained on it."""
+        """Offer a held-out document, of which another member may have been trained on a part."""
         spans = [span for own in self._training.spans(document).values() for span in own]
         self.heldout.offer_all(_parts(document, union(spans)))
 
 
 def _parts(document: Document, trained: Sequence[Span]) -> Iterator[Document]:
-    """Yield what is not trained on of a document, in parts that count as documents where it is long."""
+    """Yield the text of a document that nobody was trained on; parts of a long one count as documents."""
     if document.turns:
         if not trained:
             yield document
@@ -151,22 +151,22 @@ def _remarks(trained: TrainedText, documents: int) -> list[str]:
         names = " or ".join(map(repr, trained.members))
         count = f"{len(trained.documents):,} of {counted(documents, 'document')}"
         first = trained.documents[0].document
-        fate = "and flatter it" if trained.included else "which is left out; pass --include-trained to keep it"
+        fate = "so its figures are too good" if trained.included else "which is left out; see --include-trained"
         said.append(f"{count} hold text that {names} was trained on (first: {first}), {fate}")
     for name in trained.unknown:
-        said.append(f"what {name!r} was trained on cannot be told here: make sure that this text is no part of it")
+        said.append(f"ssd does not know what {name!r} was trained on; make sure that it was not this text")
     return said
 
 
 def _split(learner: Entry) -> SplitSettings:
-    """Return how the learner's text was split, if it records that."""
+    """How the learner's text was split; the default if it does not record that."""
     return SplitSettings() if learner.manifest.data is None else recorded_split(learner.name, learner.folder)
 
 
 def scored_texts(
     documents: Sequence[Document], tokenizer: Tokenizer, ends: Sequence[int], chat: Chat | None
 ) -> list[ScoredText]:
-    """Encode what is scored of each document, as in training; documents without a scored token are left out."""
+    """Encode the scored part of each document after an end of text, as in training; those without one are left out."""
     marker = Marker(tokenizer, ends[0], chat, ends)
     found = []
     for document, marked in zip(documents, marker.mark(documents), strict=True):

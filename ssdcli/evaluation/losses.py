@@ -84,23 +84,23 @@ class Losses:
     bytes: np.ndarray
 
     def nats_per_token(self) -> np.ndarray:
-        """Return the mean loss at each weight: (W,)."""
+        """The mean loss at each weight: (W,)."""
         return np.asarray(self.sums.sum(0) / self.tokens.sum())
 
     def bits_per_byte(self) -> np.ndarray:
-        """Return the same in bits per UTF-8 byte: (W,).
+        """The same in bits per UTF-8 byte: (W,).
 
         A byte is a unit that does not depend on the tokenizer. For the masked process this bounds the code length.
         """
         return np.asarray(self.sums.sum(0) / self.bytes.sum() / math.log(2))
 
     def standard_error(self) -> np.ndarray:
-        """Return that of `nats_per_token`: (W,). Documents are the independent draws (ratio estimator)."""
+        """The standard error of `nats_per_token`: (W,). Documents are the independent draws (ratio estimator)."""
         residual = self.sums - self.nats_per_token() * self.tokens[:, None]
         return np.asarray(np.sqrt((residual**2).sum(0)) / self.tokens.sum())
 
     def difference(self, weight: float, other: float) -> tuple[float, float]:
-        """Return the loss at `other` less that at `weight` in nats per token, and its standard error.
+        """The loss at `other` less that at `weight` in nats per token, and its standard error.
 
         Both are of the same documents on the same noise: most of their scatter is common, and cancels in the pairs.
         """
@@ -109,7 +109,7 @@ class Losses:
         return float(mean), float(np.sqrt(((delta - mean * self.tokens) ** 2).sum()) / self.tokens.sum())
 
     def place(self, weight: float) -> int:
-        """Return the column of a weight: the nearest, so that rounding does no harm."""
+        """The column of a weight: the nearest, so that rounding does no harm."""
         return int(np.abs(self.weights - weight).argmin())
 
 
@@ -125,7 +125,7 @@ class LossesByLevel(Losses):
     level_tokens: np.ndarray
 
     def nats_by_level(self) -> np.ndarray:
-        """Return the mean loss of a token that is noised to each bin: (LEVELS, W), nan where none was."""
+        """The mean loss of a token that is noised to each bin: (LEVELS, W), nan where none was."""
         seen = np.where(self.level_tokens > 0, self.level_tokens, np.nan)
         return np.asarray(self.level_sums / seen[:, None])
 
@@ -137,17 +137,17 @@ class LossesByLevel(Losses):
 
 
 def level_bin(t: Tensor) -> Tensor:
-    """Return the bin of each noise level, from 0: (...) float to (...) int64."""
+    """The bin of each noise level, from 0: (...) float to (...) int64."""
     return (t * LEVELS).long().clamp(0, LEVELS - 1)
 
 
 def best_weight(losses: Losses) -> float:
-    """Return the weight of the grid with the least loss, 0 left out: the small model always takes part."""
+    """The weight of the grid with the least loss, 0 left out: the small model always takes part."""
     return GRID[1 + int(losses.nats_per_token()[1:].argmin())]
 
 
 def shares(weights: Sequence[float], members: int, process: Process) -> list[Combination]:
-    """Return mixtures of a core and a small model at each weight of the latter, as they combine by default."""
+    """Mixtures of a core and a small model at each weight of the latter, as they combine by default."""
     if members == 1:
         return [alone(0, 1)] * len(weights)
     return [Combination(mix, sharing(share, process.name)) for share in weights]
@@ -271,7 +271,7 @@ def answer_blocks(scored: Sequence[bool], size: int) -> list[int]:
 def _batch_losses(
     members: Sequence[Backbone], process: Process, batch: list[_Window], combinations: Sequence[Combination]
 ) -> tuple[Tensor, Tensor]:
-    """Return each combination's summed loss by window and bin of levels, and the tokens: (B, T, C), (B, T)."""
+    """Each combination's summed loss by window and bin of levels, and the tokens: (B, T, C), (B, T)."""
     device = members[0].device
     tokens = torch.stack([window.tokens for window in batch]).to(device)
     noise = GeneratorNoise([window.key for window in batch], device)

@@ -1,31 +1,38 @@
-"""What an evaluation is told, and what it found. Needs neither torch nor numpy."""
+"""Settings of evaluations and audits, and what an evaluation found. Needs neither torch nor numpy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.gate import Gate
+from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.errors import require
 from ssdcli.generation.types import rules
 from ssdcli.machine.placement import FREE, Placement
-from ssdcli.options.declare import above, at_least, check_options, each, group, one_of, option
+from ssdcli.options.checks import above, at_least, each, one_of
+from ssdcli.options.declare import check_options, group, option
 
-BASE = "base"  # the role of a member that a contrast compares a small model with
+NELBO = "NELBO"
+DENOISING_LOSS = "denoising loss"
+
+OnProgress = Callable[[str, float], None]  # called with what is being done, and the share of it that is done
 
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """What to measure on held-out text; every value is checked when it is made (UsageError).
+    """What to measure on held-out text; values are checked when the object is made (UsageError).
 
-    rules, schedules: of the ensemble; by default all that its members allow, and "constant", "leaning" and "sandwich".
-    context: private text, which the small models alone see.
+    rules: of the ensembles; by default all that the members allow.
+    schedules: of the ensembles; by default all that the rules allow, except files.
+    context: private text, which only small models see.
     documents: how many are drawn at random from the text, at most.
     minutes: for the losses; reading and generating take extra time.
+    seed: of documents, noise and texts.
     generate: how many documents are continued, to measure the texts that are written.
     judge: the folder of a causal language model that reads these texts.
     placement: where the models run.
@@ -69,6 +76,21 @@ class EvalSettings:
 
 
 @dataclass(frozen=True)
+class AuditSettings:
+    """How to audit; values are checked when the object is made (UsageError).
+
+    minutes: for the measures; reading takes extra time.
+    seed: of all random draws.
+    """
+
+    minutes: float = option(3.0, "Time for measuring; reading takes extra time.", above(0), metavar="M", common=True)
+    seed: int = option(0, "Seed of all random draws.", metavar="N", common=True)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A number with its 95% confidence interval.
 
@@ -90,18 +112,18 @@ class Estimate:
         return self.value + self.margin
 
     def to_json(self) -> dict[str, float | None]:
-        """Return the value and both ends, None for what is not finite."""
+        """The value and both ends, None for what is not finite."""
         named = {"value": self.value, "low": self.low, "high": self.high}
         return {name: number if math.isfinite(number) else None for name, number in named.items()}
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What it costs to predict the text.
+    """How well something predicts the text.
 
     bits: per UTF-8 byte.
     nats: the mean denoising loss over the noise level, in nats per token.
-    by_level: bits per byte in bins of the noise level, from 0 to 1, nan where no token was noised to it.
+    by_level: bits per byte in bins of the noise level, from 0 to 1; nan for a bin to which no token was noised.
     """
 
     bits: Estimate
@@ -109,7 +131,7 @@ class Figures:
     by_level: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the estimates with the ends of their intervals."""
+        """The estimates with the ends of their intervals."""
         return {
             "bits_per_byte": self.bits.to_json(),
             "nats_per_token": self.nats.to_json(),
@@ -121,14 +143,22 @@ class Figures:
 class MemberResult:
     """A member alone.
 
-    name: the model.
-    role: core, small or base.
+    member: its name and role.
     figures: its losses.
     """
 
-    name: str
-    role: str
+    member: Member[None]
     figures: Figures
+
+    @property
+    def name(self) -> str:
+        """The member's name."""
+        return self.member.name
+
+    @property
+    def role(self) -> Role:
+        """The member's role."""
+        return self.member.role
 
 
 @dataclass(frozen=True)
@@ -145,9 +175,10 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """One rule and schedule over the weights.
+    """One rule and schedule at several weights.
 
-    rule, schedule: how the members combine.
+    rule: how predictions are combined.
+    schedule: when members run.
     points: one for each weight.
     gain: bits per byte that the best weight saves over the best member, on documents that had no part in choosing it.
     """
@@ -164,16 +195,16 @@ class SweepResult:
 
     @property
     def over_weights(self) -> bool:
-        """Whether the first small model's weight was swept; else a gate or a file sets it."""
+        """Whether the first small model's weight was swept; otherwise a gate or a file sets it."""
         return self.points[0].weight is not None
 
     @property
     def best(self) -> SweepPoint:
-        """The point of the least bits per byte over all documents."""
+        """The point with the fewest bits per byte over all documents."""
         return min(self.points, key=lambda point: point.figures.bits.value)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all points, the weight of the best one, and the gain."""
+        """All points, the weight of the best one, and the gain."""
         return {
             "rule": self.rule,
             "schedule": self.schedule,
@@ -197,7 +228,7 @@ class TextMeasures:
     values: Mapping[str, float | None]
 
     def to_json(self) -> dict[str, Any]:
-        """Return name, count and values, None for what is not finite."""
+        """Name, count and values, None for what is not finite."""
         values = {name: None if value is None else _finite(value) for name, value in self.values.items()}
         return {"name": self.name, "count": self.count, **values}
 
@@ -206,8 +237,8 @@ class TextMeasures:
 class TrainedDocument:
     """A document that members were trained on.
 
-    document: the place that it was read from.
-    members: the models that know some of it.
+    document: where it was read from.
+    members: the models that were trained on some of it.
     share: of its characters, those that any of them was trained on.
     """
 
@@ -218,11 +249,11 @@ class TrainedDocument:
 
 @dataclass(frozen=True)
 class TrainedText:
-    """What of the text the members were trained on.
+    """Which of the text the members were trained on.
 
-    included: whether it was measured all the same.
-    unknown: members that were trained on somebody's text, which cannot be told here.
-    documents: those that a member knows, in the order of reading.
+    included: whether it was measured anyway.
+    unknown: members whose training text is not known here.
+    documents: those that a member was trained on, in the order of reading.
     """
 
     included: bool = False
@@ -231,7 +262,7 @@ class TrainedText:
 
     @property
     def members(self) -> list[str]:
-        """The models that know some of the text."""
+        """The models that were trained on some of the text."""
         return list(dict.fromkeys(name for one in self.documents for name in one.members))
 
 
@@ -242,13 +273,15 @@ class Evaluation:
     core: its name, None without one.
     small: the small model whose weight was swept, if any.
     process: the noise process of all members.
-    measure: what bits per byte are of: a NELBO, which bounds the code length from above, or the denoising loss, which
-        bounds nothing.
+    measure: what bits per byte are of: NELBO, which bounds the code length from above, or DENOISING_LOSS, which is no
+        bound.
     members: each alone.
     ensembles: each rule and schedule over the weights.
     gain: of the best ensemble over the best member, measured on documents that had no part in choosing the rule, the
         schedule or the weight.
-    documents, tokens, bytes: how much text was measured.
+    documents: how many were measured.
+    tokens: how many of theirs were predicted.
+    bytes: the length of the predicted text in UTF-8.
     seed: of documents, noise and texts.
     seconds: how long it took.
     generated: measures of the documents' own texts, then of what the members wrote.
@@ -277,20 +310,20 @@ class Evaluation:
     @property
     def better(self) -> MemberResult:
         """The member that predicts best by itself."""
-        return min((one for one in self.members if one.role != BASE), key=lambda member: member.figures.bits.value)
+        return min((one for one in self.members if one.role != "base"), key=lambda member: member.figures.bits.value)
 
     @property
     def best(self) -> SweepResult | None:
-        """The rule and schedule of the least bits per byte."""
+        """The rule and schedule with the fewest bits per byte."""
         return min(self.ensembles, key=lambda swept: swept.best.figures.bits.value, default=None)
 
     @property
     def tuned_weight(self) -> float | None:
-        """The best weight of the first rule and schedule: unless others were named, those that `ssd generate` takes."""
+        """The best weight of the first rule and schedule, by default those of `ssd generate`."""
         return self.ensembles[0].best.weight if self.ensembles else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `ssd eval --json` writes."""
+        """The object that `ssd eval --json` writes."""
         best = self.best
         return {
             "core": self.core,
@@ -322,7 +355,7 @@ def _finite(number: float) -> float | None:
 
 
 def by_weight(ensembles: Sequence[SweepResult]) -> dict[float, list[SweepPoint | None]]:
-    """Return the points of all ensembles by weight, in rising order; None where one was not measured."""
+    """The points of all ensembles by weight, in rising order; None where one was not measured."""
     weights = sorted({point.weight for swept in ensembles for point in swept.points if point.weight is not None})
     tables = [{point.weight: point for point in swept.points} for swept in ensembles]
     return {weight: [table.get(weight) for table in tables] for weight in weights}

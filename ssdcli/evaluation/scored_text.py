@@ -41,7 +41,7 @@ def scored_text(text: str, tokenizer: Tokenizer, end: int) -> ScoredText:
 
 
 def heldout_texts(store: TokenStore, tokenizer: Tokenizer, limit: int) -> list[ScoredText]:
-    """Return held-out documents in the store's order until they hold `limit` tokens; long ones are cut.
+    """Held-out documents in the store's order until they hold `limit` tokens; long ones are cut.
 
     A document of which nothing would be predicted is left out.
     """

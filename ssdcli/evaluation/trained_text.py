@@ -60,7 +60,7 @@ def _lineage(entry: Entry, registry: Registry) -> Iterator[Entry]:
 
 
 def _is_personal(entry: Entry) -> bool:
-    """Return whether a model was trained by a user of ssd, here or elsewhere."""
+    """Whether a model was trained by a user of ssd, here or elsewhere."""
     return entry.manifest.data is not None and not entry.bundled and entry.manifest.source is None
 
 

@@ -1,4 +1,4 @@
-"""Guides as a user names them, MODEL:LABEL=SCALE: found, checked against the ensemble's tokenizer, and opened."""
+"""Guides as users write them, MODEL:LABEL=SCALE: parsed, checked against the ensemble's tokenizer, and loaded."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ if TYPE_CHECKING:
     from ssdcli.engine.ensemble.guidance import Guide
 
 DEFAULT_SCALE = 30.0
-"""Found with benchmarks/guidance.py: a BERT of two layers that tells PEPs from text about Rust.
+"""Found with benchmarks/guidance.py, by a BERT of two layers that tells PEPs from text about Rust.
 
-At scales 0, 10, 30, 100 and 300, a share of 0.47, 0.62, 0.75, 0.78 and 1.00 of the starter's texts were PEPs to it, at
-a perplexity of 38, 41, 42, 98 and 102; of a simplex core's 0.44, 0.97, 1.00 and 1.00 up to 100. A model that is less
-sure of its tokens needs more: their probabilities are in the gradient.
+At scales 0, 10, 30, 100 and 300, it took 0.47, 0.62, 0.75, 0.78 and 1.00 of the starter's texts for PEPs, at a
+perplexity of 38, 41, 42, 98 and 102; of a simplex core's, 0.44, 0.97, 1.00 and 1.00 up to scale 100. A model that is
+less sure of its tokens needs a larger scale, since the gradient contains their probabilities.
 """
 _FORM = "Write MODEL:LABEL or MODEL:LABEL=SCALE, as in ./tone:friendly=50."
-_ONLY_A_DRIVE = re.compile(r"[A-Za-z]:[\\/][^:]*")  # the colon of C:\models\tone parts no label
-_SHOWN = 20  # labels
+_ONLY_A_DRIVE = re.compile(r"[A-Za-z]:[\\/][^:]*")  # the colon of C:\models\tone does not separate a label
+_SHOWN = 20  # labels in an error
 
 
 @dataclass(frozen=True)
 class GuideSpec:
-    """A classifier, the label to steer to, and how strongly; a negative scale steers away from it.
+    """A classifier, the label to steer to, and how strongly.
 
-    model: a folder, or the name of a model in the cache of huggingface_hub. label: its name or its number.
+    model: a folder, or the name of a model in the cache of huggingface_hub.
+    label: its name or its number.
+    scale: the guidance scale; a negative one steers away from the label.
     """
 
     model: str
@@ -41,7 +43,7 @@ class GuideSpec:
 
     @classmethod
     def parse(cls, text: str) -> GuideSpec:
-        """Read MODEL:LABEL or MODEL:LABEL=SCALE; the last colon parts the model, whose path may hold others."""
+        """Read MODEL:LABEL or MODEL:LABEL=SCALE; the last colon ends the model, whose path may contain others."""
         model, _, rest = text.rpartition(":")
         label, equals, number = rest.rpartition("=") if "=" in rest else (rest, "", "")
         if not model or not label.strip() or _ONLY_A_DRIVE.fullmatch(text):
@@ -50,11 +52,11 @@ class GuideSpec:
 
 
 def open_guide(spec: GuideSpec, tokenizer: str, vocabulary: int, device: str = "cpu") -> Guide:
-    """Load the classifier that a spec names, from this machine alone.
+    """Load the classifier that a spec names, without using the network.
 
-    tokenizer: the fingerprint of the ensemble's. vocabulary: the ids that its members predict. Raises UsageError for a
-    model that is not there, whose tokenizer or vocabulary does not fit, or that knows no such label, and SsdError for
-    one that cannot be read or does not classify.
+    tokenizer: the fingerprint of the ensemble's tokenizer. vocabulary: how many ids its members predict. Raises
+    UsageError for a model that is not there, whose tokenizer or vocabulary does not fit, or that has no such label, and
+    SsdError for one that cannot be read or is not a classifier.
     """
     folder = _folder(spec.model)
     _check_tokenizer(spec.model, folder, tokenizer)
@@ -65,7 +67,7 @@ def open_guide(spec: GuideSpec, tokenizer: str, vocabulary: int, device: str = "
     known = len(classifier.table)
     if known < vocabulary:
         raise UsageError(
-            f"the classifier {spec.model!r} knows {known} token ids, and the models predict {vocabulary}.",
+            f"the classifier {spec.model!r} has {known} token ids, and the models predict {vocabulary}.",
             f"Call resize_token_embeddings({vocabulary}) on it with transformers, and save it again.",
         )
     return ClassifierGuide(classifier, _label(spec, classifier.labels), spec.scale)
@@ -75,14 +77,14 @@ def _scale(text: str, number: str) -> float:
     try:
         scale = float(number)
     except ValueError:
-        raise UsageError(f"the guide {text!r} has a scale {number!r} that is no number.", _FORM) from None
+        raise UsageError(f"the scale of the guide {text!r} is not a number: {number!r}.", _FORM) from None
     if not math.isfinite(scale):
-        raise UsageError(f"the guide {text!r} has a scale that is not finite.", _FORM)
+        raise UsageError(f"the scale of the guide {text!r} is not finite.", _FORM)
     return scale
 
 
 def _folder(model: str) -> Path:
-    """The folder of a classifier: the one of this path, or the one in the cache of huggingface_hub."""
+    """The folder of a classifier: this path, or else that of the model in the cache of huggingface_hub."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -106,18 +108,18 @@ def _check_tokenizer(model: str, folder: Path, expected: str) -> None:
         found = tokenizer_fingerprint((folder / "tokenizer.json").read_bytes())
     except OSError as error:
         raise SsdError(
-            f"the classifier {model!r} has no tokenizer.json that can be read ({error}).",
+            f"the tokenizer.json of the classifier {model!r} cannot be read ({error}).",
             "Save its tokenizer there with save_pretrained of transformers.",
         ) from error
     if found != expected:
         raise UsageError(
-            f"the classifier {model!r} has another tokenizer ({found[:12]}) than the models ({expected[:12]}).",
+            f"the classifier {model!r} has a different tokenizer ({found[:12]}) from the models' ({expected[:12]}).",
             "Name a classifier with the models' tokenizer, or train one with their tokenizer.json.",
         )
 
 
 def _label(spec: GuideSpec, labels: Sequence[str]) -> int:
-    """The place of a label that is given as it is spelled, in other letter case, or by its number."""
+    """The number of a label that is given by name, in any case, or by number."""
     lowered = [label.lower() for label in labels]
     if spec.label in labels:
         return labels.index(spec.label)
@@ -126,5 +128,5 @@ def _label(spec: GuideSpec, labels: Sequence[str]) -> int:
     if spec.label.isdecimal() and int(spec.label) < len(labels):
         return int(spec.label)
     listed = ", ".join(labels[:_SHOWN]) + (", ..." if len(labels) > _SHOWN else "")
-    remedy = f"{suggest(spec.label, labels)} It knows {listed}."
+    remedy = f"{suggest(spec.label, labels)} It has {listed}."
     raise UsageError(f"the classifier {spec.model!r} has no label {spec.label!r}.", remedy.strip())

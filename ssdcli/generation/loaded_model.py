@@ -1,11 +1,11 @@
-"""Registered models as they run: each loaded once, with its tokenizer and the way that text is put to it."""
+"""Registered models ready to run: each loaded once, with its tokenizer and its text format."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.denoiser import Backbone, Denoiser
 from ssdcli.engine.process import Process, make_process
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError
@@ -31,11 +31,16 @@ class LoadedModel:
     codec: Codec
     format: TextFormat
 
+    @property
+    def scores_whole_texts(self) -> bool:
+        """Whether one pass can denoise every block of a window, given the clean text before each."""
+        return _is_native(self.denoiser.backbone)
+
     def after(self, text: Sequence[int], context: Sequence[int] = ()) -> Prompt:
         """The prompt for a canvas that follows these ids of a document.
 
-        context: ids before the document, which stay in view when a long text has to be cut; behind them the text may
-        be from anywhere in a document.
+        context: ids before the document, which stay in view when a long text has to be cut; after them the text may
+        begin anywhere in a document.
         """
         opening = [] if context and self.format.cuts_documents else [self.format.opening]
         before = [*opening, *context]
@@ -56,7 +61,7 @@ def open_model(
 ) -> LoadedModel:
     """Load a registered model (SsdError if it cannot be read, OutOfMemory if it does not fit).
 
-    origin: the model that an adapter is added to. block_size: the tokens of a canvas, where the model leaves it open.
+    origin: the model that an adapter is added to. block_size: the tokens of a canvas, if the model does not fix it.
     process, codec: shared with other members; by default the model's own.
     """
     manifest = entry.manifest
@@ -64,8 +69,12 @@ def open_model(
     backbone = load_model(files.folder, placement, block_size or manifest.block_size, adapter)
     denoiser = make_denoiser(backbone, manifest.attention, process or process_of(entry), cache=placement.cache)
     codec = codec or Codec(load_tokenizer(entry.folder, entry.name))
-    trained_here = isinstance(backbone, BlockDiffusionLM)
-    return LoadedModel(denoiser, codec, format_of(entry, codec.tokenizer, trained_here=trained_here))
+    return LoadedModel(denoiser, codec, format_of(entry, codec.tokenizer, trained_here=_is_native(backbone)))
+
+
+def _is_native(backbone: Backbone) -> bool:
+    """Whether a model is of the class that `train-small` makes."""
+    return isinstance(backbone, BlockDiffusionLM)
 
 
 def process_of(entry: Entry) -> Process:

@@ -1,4 +1,4 @@
-"""One text while it is written: a row of a batch, gap by gap and block by block, and what it costs."""
+"""One text while it is written: a row of a batch, gap by gap and block by block, and its cost."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from ssdcli.engine.prompt import Prompt
-from ssdcli.generation.prompting import PromptParts
+from ssdcli.generation.prompt_encoder import PromptParts
 from ssdcli.generation.types import FinishReason, Request, TokenShares
+from ssdcli.text.codec import whole_characters
 
 if TYPE_CHECKING:
     from ssdcli.generation.trace import WrittenBlock
 
 _WORST_FIRST: tuple[FinishReason, ...] = ("length", "stop", "end")
-_UNFINISHED = "\ufffd"  # what a decoder shows in place of a character whose last bytes are still to come
 
 
 class Row:
-    """One text for a request, as far as it is written; where gaps of a prompt are filled, it includes the prompt."""
+    """The text written so far for a request; if gaps of a prompt are filled, it includes the prompt."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Row:
         new_transcript: Callable[[], Transcript],
         usage: Usage,
     ) -> None:
-        """`new_transcript` makes one for each gap of the prompt."""
+        """Begin with the first gap; `new_transcript` makes a transcript for each."""
         self.request = request
         self.seed = seed
         self.parts = parts
@@ -51,16 +51,16 @@ class Row:
 
     @property
     def text(self) -> str:
-        """The text as far as it is certain."""
+        """The text that will not change any more."""
         return self.parts.text(self.filled) if self.finished else self.parts.certain(self.filled, self._transcript.text)
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why the text ended; with several gaps "length" if one was full, else "stop" if one was stopped."""
+        """Why the text ended; of several gaps' reasons "length" comes before "stop", and that before "end"."""
         return min(self._reasons, key=_WORST_FIRST.index) if self.finished else None
 
     def add(self, block: WrittenBlock, names: Sequence[str]) -> str:
-        """Take a block, and return the text that is certain now and was not before; `names` are the members'."""
+        """Add a block, and return the text that has become certain; `names` are the members'."""
         known = self._transcript.tokens
         self._transcript.add(block.tokens)
         self.tokens += self._transcript.tokens - known
@@ -80,7 +80,7 @@ class Row:
             self._transcript = self._new_transcript()
 
     def _explain(self, block: WrittenBlock, known: int, names: Sequence[str]) -> None:
-        """Attribute the tokens of a block that the text has kept to the members."""
+        """Attribute those tokens of a block that the text keeps to the members."""
         for place, (token, text) in enumerate(self._transcript.pieces(known)):
             by = dict(zip(names, block.shares[place], strict=True))
             self.explained.append(TokenShares(token, text, block.p[place], by))
@@ -90,9 +90,9 @@ class Row:
 class Limits:
     """Where a text ends.
 
-    ends: ids, of which the first that is written ends it.
-    max_tokens: its greatest length.
-    stop: strings, before the first of which it ends.
+    ends: ids; the first of them that is written ends the text.
+    max_tokens: the longest text.
+    stop: strings; the text ends before the first of them.
     """
 
     ends: frozenset[int]
@@ -103,7 +103,7 @@ class Limits:
 class Transcript:
     """The text of a gap: its tokens, block by block, up to its end, a stop string or its last token.
 
-    What a later block could still take back or complete is not shown yet.
+    Text that a later block could still remove or complete is not shown yet.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], limits: Limits) -> None:
@@ -116,7 +116,7 @@ class Transcript:
 
     @property
     def tokens(self) -> int:
-        """How many tokens were written, up to the one that completed a stop string."""
+        """How many tokens were written, up to and including the one that completed a stop string."""
         return len(self._ids)
 
     def pieces(self, start: int) -> list[tuple[int, str]]:
@@ -126,7 +126,7 @@ class Transcript:
         return [(id, text[a:b]) for id, (a, b) in zip(self._ids[start:], pairwise(ends), strict=True)]
 
     def add(self, block: Sequence[int]) -> str:
-        """Take the ids of a committed block and return the text that is certain now and was not before."""
+        """Add the ids of a committed block, and return the text that has become certain."""
         known = len(self._ids)
         self._take(block)
         written = self._written(self._ids)
@@ -153,14 +153,14 @@ class Transcript:
         self._ids += fresh
 
     def _written(self, ids: Sequence[int]) -> str:
-        return self._decode(ids).rstrip(_UNFINISHED)
+        return whole_characters(self._decode(ids))
 
     def _first_stop(self, text: str) -> int | None:
-        """The place of the earliest stop string."""
+        """The position of the earliest stop string, if there is one."""
         return min((place for stop in self._limits.stop if (place := text.find(stop)) >= 0), default=None)
 
     def _tokens_to_stop(self, known: int) -> int:
-        """The least number of tokens, more than `known`, whose text holds a stop string."""
+        """The smallest number of tokens above `known` whose text contains a stop string."""
         counts = range(known + 1, len(self._ids) + 1)
         return next(n for n in counts if self._first_stop(self._written(self._ids[:n])) is not None)
 
@@ -172,21 +172,21 @@ class Transcript:
 
 
 class Metered(Protocol):
-    """A model that knows what its work costs; `Denoiser` is one."""
+    """A model that knows the cost of its passes; `Denoiser` is one."""
 
     def costs(self, prompt: Prompt) -> Iterator[tuple[int, int]]:
-        """FLOPs after a prompt, block by block: of reading what is new before it, and of each denoising step."""
+        """FLOPs after a prompt, block by block: of reading the new text before the block, and of a denoising step."""
         ...
 
 
 class Usage:
-    """Counts what one row costs, as if it were alone.
+    """Counts the cost of one row, as if it were alone.
 
-    A member reads what it has not read yet when it is next run.
+    A member that was skipped reads the text that it missed when it next runs.
     """
 
     def __init__(self, members: Sequence[Metered]) -> None:
-        """Of a row for which nothing was done yet."""
+        """Start counting for a new row."""
         self.steps = 0
         self._members = members
         self._passes = [0] * len(members)
@@ -199,7 +199,7 @@ class Usage:
         self._unread = [0] * len(self._members)
 
     def block(self, weights: Sequence[Sequence[float]]) -> None:
-        """Count the gap's next block: weights[j][i] is member i's at the row's step j, zero if it was not run."""
+        """Count the gap's next block: weights[j][i] is member i's at the row's step j, zero if it did not run."""
         self.steps += len(weights)
         for i, costs in enumerate(self._costs):
             reading, denoising = next(costs)
@@ -211,10 +211,10 @@ class Usage:
                 self._unread[i] = 0
 
     def of(self, member: int) -> tuple[int, int]:
-        """A member's denoising forward passes, and the FLOPs of these and of what it read."""
+        """A member's denoising forward passes, and the FLOPs of these and of its reading."""
         return self._passes[member], self._flops[member]
 
     @property
     def saved(self) -> float:
-        """The share of FLOPs that the schedule saved: 1 - spent / what all members would take at every step."""
+        """The share of FLOPs that the schedule saved: 1 - spent / spent if all members ran at every step."""
         return 1 - sum(self._flops) / self._whole if self._whole else 0.0

@@ -44,16 +44,16 @@ def named(schedule: str) -> ScheduleDeclaration | None:
 
 def among(blend: Blend, process: str) -> tuple[str, ...]:
     """The schedules of a core and small models that need no file; the first is taken unless another is named."""
-    if "gate" in blend.needs:
-        return (Gate.schedule,)
+    if (only := catalogue.rule(blend.rule).schedule) is not None:
+        return (only,)
     usual = catalogue.SCHEDULES[0].name if "base" in blend.needs else catalogue.process(process).schedule
     return (usual, *(one.name for one in catalogue.SCHEDULES if one.name != usual))
 
 
 def goes_with(blend: Blend, schedule: str) -> bool:
     """Whether the rule of a blend can run by a schedule of this name, or by a file."""
-    if "gate" in blend.needs:
-        return schedule == Gate.schedule
+    if (only := catalogue.rule(blend.rule).schedule) is not None:
+        return schedule == only
     declared = named(schedule)
     return declared is None or not _leaves_core_out(declared, blend)
 
@@ -68,7 +68,7 @@ def _default(blend: Blend, members: Members, process: str) -> str:
 
 
 def _gated(blend: Blend, gate: Gate) -> list[Schedule]:
-    if blend.schedule not in (None, Gate.schedule):
+    if blend.schedule not in (None, catalogue.rule(blend.rule).schedule):
         raise UsageError("a gate sets the weights at every noise level itself.", "Omit --schedule.")
     return list(gate.schedules())
 
@@ -79,7 +79,7 @@ def _of(declared: ScheduleDeclaration, number: tuple[str, str], members: Members
         return [declared.load()(member.weight) for member in members]
     name = declared.name
     if _leaves_core_out(declared, blend):
-        hint = f"Omit --schedule, or use {name} with --rule {catalogue.RULES[0].name}."
+        hint = f"Omit --schedule, or use {name} with --rule {catalogue.default_rule()}."
         raise UsageError(f"a {blend.rule} needs the core at every step, and {name} pauses it.", hint)
     if not _both(members):
         raise UsageError(f"a {name} needs a core and a small model that both run.", "Name both, or omit it.")
@@ -106,7 +106,7 @@ def _number(declared: ScheduleDeclaration, colon: str, text: str) -> dict[str, f
     try:
         return {number.name: number.checked(float(text))}
     except ValueError:
-        problem = f"the {number.name} of the {declared.name} must be {number.expected}, not {text!r}."
+        problem = f"the {number.name} of the {declared.name} must be {number.check}, not {text!r}."
         raise UsageError(problem, f"Write {declared.name}:{number.default:g}.") from None
 
 

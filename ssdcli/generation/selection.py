@@ -1,4 +1,4 @@
-"""Which models write together, chosen from their manifests alone: a misfit is reported before torch is imported."""
+"""Which models write together, chosen from their manifests alone, so that errors come before torch is imported."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, QUANTIZED, Placement
 from ssdcli.registry.compatibility import check_fit
 from ssdcli.registry.manifest import MEMBERS
+from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 
 if TYPE_CHECKING:
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.generation.loaded_model import LoadedModel
 
-NO_CORE = "none"
 UNTUNED = 0.5  # the weight of a small model for which none was measured
-_DIGITS = 12  # weights are rounded to this many decimals, so that 0.9 and 0.1 leave nothing
+_NAME_BOTH = "Name both, as in --core starter --with notes."
 
 SmallModels = Mapping[str, float | None] | Sequence[str] | None  # names, with weights or without
 
@@ -51,13 +51,13 @@ class ModelFiles:
 
 
 @dataclass(frozen=True)
-class Lineup:
-    """Who writes together, and how.
+class EnsembleSpec:
+    """An ensemble whose models are not loaded yet: its members, and how they combine.
 
-    core: the core's name, even if it is no member because the small models leave it no weight; None without a core.
+    core: the core's name, even if it is not a member because the small models leave it no weight; None without a core.
     members: those that run, the core first, and each base right after its small model.
     blend: the rule and the schedule.
-    guides: classifiers to steer by.
+    guides: classifiers that steer the text.
     """
 
     core: str | None
@@ -67,23 +67,21 @@ class Lineup:
 
     @property
     def block_size(self) -> int:
-        """The tokens of a canvas: fixed by the first model that has blocks of its own, else proposed by the core."""
+        """The tokens of a canvas: those of the first model whose block size is fixed, else those of the first model."""
         manifests = [member.model.entry.manifest for member in self.members]
         fixed = [manifest.block_size for manifest in manifests if manifest.attention != "full"]
         return fixed[0] if fixed else manifests[0].block_size
 
     def open(self, placement: Placement = FREE) -> Writer:
-        """Load the models where `placement` says, by default as they fit (SsdError if one cannot be read)."""
+        """Load the models as `placement` says, by default as they fit (SsdError if one cannot be read)."""
         from ssdcli.generation.loaded_model import open_model, process_of
         from ssdcli.text.codec import Codec
-        from ssdcli.text.openings import ends_of
         from ssdcli.text.tokenizer import load_tokenizer
 
         self._check(placement)
         first = self.members[0].model.entry
         codec = Codec(load_tokenizer(first.folder, first.name))
-        ends = tuple(end for member in self.members for end in ends_of(member.model.entry, codec.tokenizer))
-        floods = any(_core_table(member.model.weights).get("late_ends") for member in self.members)
+        late_ends = any(_core_table(member.model.weights).get("late_ends") for member in self.members)
         process = process_of(first)
         loaded: dict[str, LoadedModel] = {}
         for files in {member.model.entry.name: member.model for member in self.members}.values():
@@ -91,11 +89,11 @@ class Lineup:
                 files.entry, placement, origin=files.origin, block_size=self.block_size, process=process, codec=codec
             )
             device = str(model.denoiser.backbone.device)
-            placement = replace(placement, device=device)  # the first model decides where all canvases are
+            placement = replace(placement, device=device)  # all canvases are on the first model's device
         members = [member.carrying(loaded[member.model.entry.name]) for member in self.members]
         manifest = first.manifest
         guides = tuple(open_guide(spec, manifest.tokenizer, manifest.vocabulary, device) for spec in self.guides)
-        return Writer(members, self.core, self.rule, guides, tuple(dict.fromkeys(ends)) if floods else ())
+        return Writer(members, self.core, self.rule, guides, late_ends=late_ends)
 
     @property
     def rule(self) -> Rule:
@@ -106,44 +104,45 @@ class Lineup:
 
     @property
     def gate(self) -> Gate | None:
-        """The small model's gate, where members combine by one."""
+        """The small model's gate, if the rule needs one."""
         return _gate(self.members[-1].model.entry) if "gate" in self.blend.needs else None
 
     def reopen(self, writer: Writer) -> Writer:
-        """Open with the models that another writer has loaded, whose members include all of these; without guides."""
+        """Reuse the models of another writer, whose members include all of these; without guides."""
         known = {member.name: member.model for member in writer.members}
         members = [member.carrying(known[member.name]) for member in self.members]
-        return Writer(members, self.core, self.rule, late=writer.late)
+        return Writer(members, self.core, self.rule, late_ends=writer.late_ends)
 
     def _check(self, placement: Placement) -> None:
         if placement.dtype in QUANTIZED and not any(_core_table(member.model.weights) for member in self.members):
-            raise UsageError(f"--dtype {placement.dtype} is for pulled cores, and none is here.", "Omit it.")
+            raise UsageError(f"--dtype {placement.dtype} is for pulled cores, and there is none here.", "Omit it.")
 
 
 def choose(
     core: str | None = None, members: SmallModels = None, registry: Registry | None = None, blend: Blend = PLAIN
-) -> Lineup:
-    """Find the models of an ensemble, as `load` does, from their manifests and without loading them."""
+) -> EnsembleSpec:
+    """Find the models of an ensemble by their manifests, as `load` does, without loading them."""
     registry = Registry() if registry is None else registry
     guides = tuple(GuideSpec.parse(text) for text in blend.guides)
     shares = [(_small(registry.find(name)), weight) for name, weight in _pairs(members)]
     chosen = _core(core, [entry for entry, _ in shares], registry)
-    running = [_with_origin(member, registry) for member in _fitting_members(chosen, shares, blend.needs, registry)]
-    lineup = Lineup(None if chosen is None else chosen.name, tuple(running), blend, guides)
-    scheduled = schedules(blend, running, running[0].model.entry.manifest.process, lineup.gate)
+    running = [_with_origin(member, registry) for member in _fitting_members(chosen, shares, blend, registry)]
+    spec = EnsembleSpec(None if chosen is None else chosen.name, tuple(running), blend, guides)
+    scheduled = schedules(blend, running, running[0].model.entry.manifest.process, spec.gate)
     pairs = zip(running, scheduled, strict=True)
-    return replace(lineup, members=tuple(replace(member, schedule=schedule) for member, schedule in pairs))
+    return replace(spec, members=tuple(replace(member, schedule=schedule) for member, schedule in pairs))
 
 
 def _fitting_members(
-    core: Entry | None, small: Sequence[tuple[Entry, float | None]], needs: Sequence[str], registry: Registry
+    core: Entry | None, small: Sequence[tuple[Entry, float | None]], blend: Blend, registry: Registry
 ) -> list[Member[ModelFiles]]:
-    """Who runs by a rule with these needs, the core first, at constant weights; UsageError for a misfit."""
-    if "gate" in needs:
-        members = _gated(core, small)
+    """The members that run by the rule of a blend, the core first, at constant weights; UsageError for a misfit."""
+    if "gate" in blend.needs:
+        members = _gated(core, small, blend.rule)
     else:
         shares = [(entry, _weight(entry, weight)) for entry, weight in small]
-        members = _contrasted(core, shares, registry) if "base" in needs else _shared(core, shares)
+        contrasts = "base" in blend.needs
+        members = _contrasted(core, shares, blend.rule, registry) if contrasts else _shared(core, shares)
     for other, member in combinations(members, 2):
         check_fit(member.model.entry, other.model.entry, registry)
     return members
@@ -168,16 +167,16 @@ def _shared(core: Entry | None, small: Sequence[tuple[Entry, float]]) -> list[Me
     return [_member(core, "core", rest), *members] if rest > 0 else members
 
 
-def _gated(core: Entry | None, small: Sequence[tuple[Entry, float | None]]) -> list[Member[ModelFiles]]:
+def _gated(core: Entry | None, small: Sequence[tuple[Entry, float | None]], rule: str) -> list[Member[ModelFiles]]:
     """A core and the small model whose gate weighs them at each position; the reported weight is the constant one."""
     if core is None or len(small) != 1:
-        raise UsageError("a gate is for a core and one small model.", "Name both, as in --core starter --with notes.")
+        raise UsageError(f"the rule {rule} needs a core and one small model.", _NAME_BOTH)
     ((entry, weight),) = small
     if _gate(entry) is None:
-        remedy = f"Fit one with 'ssd eval TEXT --with {entry.name} --save', or use --rule mix."
+        remedy = f"Fit one with 'ssd eval TEXT --with {entry.name} --save', or use --rule {catalogue.default_rule()}."
         raise UsageError(f"{entry.name!r} has no gate.", remedy)
     if weight is not None:
-        problem = f"the gate of {entry.name!r} decides its weight, so none can be given."
+        problem = f"the weight of {entry.name!r} is set by its gate, so none can be given."
         raise UsageError(problem, f"Write --with {entry.name}, without a weight.")
     usual = _weight(entry, None)
     return [_member(core, "core", _rest([entry.name], [usual])), _member(entry, "small", usual)]
@@ -188,19 +187,19 @@ def _gate(entry: Entry) -> Gate | None:
 
 
 def _contrasted(
-    core: Entry | None, small: Sequence[tuple[Entry, float]], registry: Registry
+    core: Entry | None, small: Sequence[tuple[Entry, float]], rule: str, registry: Registry
 ) -> list[Member[ModelFiles]]:
     """The core at weight 1, and each small model followed by its base at the same weight.
 
-    The base is the model that the manifest links, else the small model itself, without the private context.
+    The base is the model that the manifest names, else the small model itself, without the private context.
     """
     if core is None or not small:
-        raise UsageError("a contrast needs a core and a small model.", "Name both, as in --core starter --with notes.")
+        raise UsageError(f"the rule {rule} needs a core and a small model.", _NAME_BOTH)
     members = [_member(core, "core", 1.0)]
     for entry, weight in small:
-        linked = entry.manifest.base
-        base = entry if linked is None else _base(entry, linked, registry)
-        name = f"{entry.name} without context" if linked is None else f"{linked}, base of {entry.name}"
+        named = entry.manifest.base
+        base = entry if named is None else _base(entry, named, registry)
+        name = f"{entry.name} without context" if named is None else f"{named}, base of {entry.name}"
         members += [_member(entry, "small", weight), _member(base, "base", weight, name)]
     return members
 
@@ -210,8 +209,8 @@ def _base(entry: Entry, base: str, registry: Registry) -> Entry:
         return registry.find(base)
     except NoSuchModel:
         raise NoSuchModel(
-            f"{entry.name!r} was specialised from {base!r}, and there is no model of this name to contrast it with.",
-            "Train or import it again, or use --rule mix.",
+            f"the base of {entry.name!r} is {base!r}, and there is no model of this name.",
+            f"Train or import it again, or use --rule {catalogue.default_rule()}.",
         ) from None
 
 
@@ -237,14 +236,17 @@ def _small(entry: Entry) -> Entry:
 
 
 def _core(name: str | None, small: Sequence[Entry], registry: Registry) -> Entry | None:
-    """The core that is named, the first small model's own, or the default; None for `none`."""
+    """The core of this name; without a name the first small model's, else the default; None for NO_CORE."""
     if name == NO_CORE:
         if not small:
-            raise UsageError("there is neither a core nor a small model.", "Name one.")
+            raise UsageError(
+                "there is neither a core nor a small model.", "Name a core with --core, or a small model with --with."
+            )
         return None
     if name is not None:
         if name in [entry.name for entry in small]:
-            raise UsageError(f"{name!r} cannot be the core and a member.", "Use it alone, or name another core.")
+            problem = f"{name!r} cannot be both the core and a small model."
+            raise UsageError(problem, "Use it alone, or name another core.")
         return registry.find(name)
     made_for = small[0].manifest.core if small else None
     if made_for is None:
@@ -264,24 +266,29 @@ def _weight(entry: Entry, given: float | None) -> float:
         return UNTUNED
     if not 0 < weight <= 1:
         problem = f"the weight of {entry.name!r} must be above 0 and at most 1, not {weight:g}."
-        raise UsageError(problem, f"Change it, as in --with {entry.name}=0.3.")
+        raise UsageError(problem, f"Write --with {entry.name}=0.3, for example.")
     return weight
 
 
 def _rest(names: Sequence[str], weights: Sequence[float]) -> float:
-    """What the small models leave to the core."""
-    total = round(math.fsum(weights), _DIGITS)
+    """The weight that the small models leave to the core."""
+    total = without_noise(math.fsum(weights))
     if total > 1:
         each = " + ".join(f"{weight:g} ({name})" for name, weight in zip(names, weights, strict=True))
         raise UsageError(
             f"the weights of the small models sum to {total:g}, which is more than 1: {each}.",
             "Give smaller ones, as in --with NAME=0.3.",
         )
-    return round(1 - total, _DIGITS)
+    return without_noise(1 - total)
+
+
+def without_noise(weight: float) -> float:
+    """A sum of weights, rounded so that 0.9 and 0.1 leave nothing of 1."""
+    return round(weight, 12)
 
 
 def _core_table(entry: Entry) -> Mapping[str, Any]:
-    """The part of a pulled core's config.json that ssd wrote; empty for other models."""
+    """The part of a pulled core's config.json that `ssd pull` wrote; empty for other models."""
     from ssdcli.models.core_spec import KEY
     from ssdcli.models.native_checkpoint import read_config
 

@@ -1,4 +1,4 @@
-"""A trace of a block's denoising steps, kept on the device and read by the host once, when the block ends."""
+"""A trace of a block's denoising steps, kept on the device and copied to the host once, when the block ends."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class WrittenBlock:
     """One row of a block.
 
     tokens: its ids.
-    weights: the members' at each step that the row took.
-    p: the tokens' probabilities when they were chosen; empty unless asked for.
-    shares: each token's attribution to the members; empty unless asked for.
+    weights: the members' at each of the row's steps.
+    p: the tokens' probabilities when they were chosen; empty without an explanation.
+    shares: each token's attribution to the members; empty without an explanation.
     """
 
     tokens: Sequence[int]
@@ -31,7 +31,7 @@ class WrittenBlock:
 
 
 class BlockTrace:
-    """Takes the steps of one block after another."""
+    """Records the steps of one block after another."""
 
     def __init__(self, ensemble: Ensemble, process: Process, explain: bool) -> None:
         """`explain`: whether tokens are attributed to the members."""
@@ -51,7 +51,7 @@ class BlockTrace:
             self._explanation = before.after(step, self._tokens)
 
     def read(self) -> list[WrittenBlock]:
-        """The rows of the block whose last step was taken; the next step begins another block."""
+        """The rows of the finished block; the next step begins another block."""
         weights = [weights for weights, _ in self._steps]
         active = torch.stack([active for _, active in self._steps], dim=1).tolist()
         tokens = self._tokens.tolist()

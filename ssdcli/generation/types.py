@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import require
-from ssdcli.options.declare import Check, at_least, check_options, one_of, option
+from ssdcli.options.checks import Check, above, at_least, each, one_of
+from ssdcli.options.declare import check_options, option
 from ssdcli.text.messages import Message
 
 FinishReason = Literal["end", "stop", "length"]
@@ -21,9 +22,9 @@ def rules() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Options:
-    """How to write; every value is checked when it is made (UsageError).
+    """How to write; values are checked when the object is made (UsageError).
 
-    max_tokens: the longest answer.
+    max_tokens: the longest text.
     steps: denoising steps for each block.
     temperature: 0 takes the likeliest token; where a core has temperatures of its own, another value multiplies them.
     top_p: the probability mass of the nucleus that tokens are drawn from.
@@ -47,11 +48,11 @@ class Options:
     top_p: float = option(
         0.95,
         "Draw from the likeliest tokens that together have this probability.",
-        Check("above 0 and at most 1", lambda value: 0 < value <= 1),
+        above(0, most=1),
         metavar="P",
     )
     stop: tuple[str, ...] = option(
-        (), "End before this text. Repeatable.", Check("text that is not empty", all), metavar="TEXT"
+        (), "End before this text. Repeatable.", each(Check("text that is not empty", bool, "END")), metavar="TEXT"
     )
     seed: int | None = option(
         None, "The same seed gives the same text.", metavar="N", default="drawn at random", common=True
@@ -64,10 +65,10 @@ class Options:
         default="the first",
     )
     remask: float = option(
-        0.0,
+        catalogue.REMASK.usual,
         "Probability that a step of a masked model hides a known token again.",
-        Check("at least 0 and below 1", lambda value: 0 <= value < 1),
-        metavar="P",
+        catalogue.REMASK.check,
+        metavar=catalogue.REMASK.symbol,
     )
     early_stop: float | None = option(
         None,
@@ -94,22 +95,44 @@ class Options:
 DEFAULTS = Options()
 
 
+class OptionChanges(TypedDict, total=False):
+    """Fields of `Options` as keyword arguments, which replace those of other options."""
+
+    max_tokens: int
+    steps: int | None
+    temperature: float
+    top_p: float
+    stop: tuple[str, ...]
+    seed: int | None
+    n: int
+    sampler: str | None
+    remask: float
+    early_stop: float | None
+    infill: bool
+    gap: int
+    explain: bool
+    system: str
+
+
 @dataclass(frozen=True)
 class Blend:
     """How members combine.
 
     rule: how their predictions are combined, by a name of the catalogue.
     schedule: when members run: a name of the catalogue, NAME or NAME:X, or a file. By default it is the noise process's
-        own where a core and small models share the weight, else "constant".
+        own where a core and small models share the weight, else the catalogue's first.
     guides: classifiers that steer the text, each MODEL:LABEL or MODEL:LABEL=SCALE.
     """
 
     rule: str = option(
-        rules()[0], f"How predictions are combined: {', '.join(rules())}.", one_of(rules), metavar="RULE"
+        catalogue.default_rule(),
+        f"How predictions are combined: {catalogue.described(catalogue.RULES)}.",
+        one_of(rules),
+        metavar="RULE",
     )
     schedule: str | None = option(
         None,
-        f"When members run: {catalogue.schedule_help()} or a TOML file.",
+        f"When members run: {catalogue.described(catalogue.SCHEDULES)}, or a TOML file.",
         metavar="NAME",
         default="what suits the noise process",
     )
@@ -136,11 +159,12 @@ PLAIN = Blend()
 class Request:
     """One prompt or conversation.
 
+    prompt: text to continue.
     context: private text, which only small models see.
     id: names the result; by default its place in the batch.
     seed: used instead of the options'.
-    messages: a conversation instead of a prompt. The first message may be the system's; if the last is the
-        assistant's, its text is continued.
+    messages: a conversation instead of a prompt. The first message may have the role "system"; if the last has the
+        role "assistant", its text is continued.
     system: used instead of the options'.
     """
 
@@ -155,21 +179,21 @@ class Request:
         if self.messages:
             first, *others = [message.role for message in self.messages]
             require(not self.prompt, "a prompt and messages exclude each other.", "Omit one of them.")
-            require("user" in others or first == "user", "no message is the user's.", "Add what the user says.")
-            require("system" not in others, "only the first message can be the system's.", "Move it there.")
+            require("user" in others or first == "user", "there is no user message.", "Add one.")
+            require("system" not in others, 'only the first message may have the role "system".', "Move it there.")
             twice = first == "system" and self.system
-            require(not twice, "the system text is given twice, by itself and in a message.", "Omit one of them.")
+            require(not twice, "there are two system texts, an option and a message.", "Omit one of them.")
 
     @property
     def turns(self) -> tuple[Message, ...]:
-        """The whole conversation; a prompt is a message of the user's."""
+        """The whole conversation; a prompt counts as a user message."""
         before = (Message("system", self.system),) if self.system else ()
         said = self.messages if self.messages else (Message("user", self.prompt),)
         return before + said
 
     @property
     def asked(self) -> str:
-        """The user's last message."""
+        """The last user message."""
         return next(turn.content for turn in reversed(self.turns) if turn.role == "user")
 
     def under(self, system: str) -> Request:
@@ -179,7 +203,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Contribution(Member[None]):
-    """A member of a finished text, and what it did for it.
+    """A member of a finished text, and its work on it.
 
     forward_passes: denoising passes; those that read text are not counted.
     flops: estimated floating point operations of all passes.
@@ -204,6 +228,7 @@ class TokenShares:
     """The attribution of a written token.
 
     token: its id.
+    text: the characters that it added.
     p: its probability when it was chosen.
     by: each member's share in that, by name; the shares sum to one.
     """
@@ -216,10 +241,13 @@ class TokenShares:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished text and what it cost.
+    """A finished text and its cost.
 
-    prompt: the user's last message.
+    id: the request's.
+    prompt: the last user message.
+    text: without the prompt, unless its gaps were filled.
     finish_reason: "end" of text, a "stop" string, or "length".
+    seed: the text's own.
     core: its name; None without one.
     members: the core first.
     tokens: of the text.
@@ -261,7 +289,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some committed text; the last piece of a text carries its result."""
+    """Committed text.
+
+    text: what is new; it may be empty.
+    result: of the whole text, with its last piece.
+    """
 
     text: str
     result: Result | None = None

@@ -1,4 +1,4 @@
-"""The `Writer`: an ensemble that turns prompts into texts, one by one or in batches."""
+"""The `Writer`: a loaded ensemble that writes texts after prompts, one by one or in batches."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import UsageError, require
-from ssdcli.generation.prompting import PromptEncoder, PromptParts
+from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.row import Limits, Row, Transcript, Usage
-from ssdcli.generation.types import DEFAULTS, Contribution, Options, Piece, Request, Result
+from ssdcli.generation.types import DEFAULTS, Contribution, OptionChanges, Options, Piece, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
 
 if TYPE_CHECKING:
@@ -42,24 +42,24 @@ class Writer:
         core: str | None,
         rule: Rule | None = None,
         guides: Sequence[Guide] = (),
-        late: tuple[int, ...] = (),
+        late_ends: bool = False,
     ) -> None:
-        """Take members that are loaded, as they combine.
+        """Take the members, which are loaded.
 
-        core: its name; one that is no member is reported with a weight of zero.
-        rule: `mix` unless given.
-        late: ids that end a text, whose positions wait until all others are revealed (see `Choice`).
+        core: its name; a core that is not a member is reported with a weight of zero.
+        rule: how predictions are combined; None for the default.
+        late_ends: whether positions of an end of text wait until all others are revealed (see `Choice`).
         """
         from ssdcli.engine.ensemble.ensemble import Ensemble
-        from ssdcli.engine.ensemble.rules import mix
+        from ssdcli.text.openings import ends_of_all
 
         self.members = tuple(members)
         self.core = core
-        self.late = late
+        self.late_ends = late_ends
         self.codec = members[0].model.codec
-        self.ends = tuple(dict.fromkeys(end for member in members for end in member.model.format.ends))
+        self.ends = ends_of_all(member.model.format for member in members)
         denoisers = tuple(member.carrying(member.model.denoiser) for member in members)
-        self._ensemble = Ensemble(denoisers, rule or mix)
+        self._ensemble = Ensemble(denoisers, rule or catalogue.rule(catalogue.default_rule()).load())
         self._denoiser = members[0].model.denoiser
         self._process = self._denoiser.process
         self._guides = tuple(guides)
@@ -71,7 +71,7 @@ class Writer:
         *,
         context: str = "",
         on_text: Callable[[str], None] | None = None,
-        **changes: Any,
+        **changes: Unpack[OptionChanges],
     ) -> Result:
         """Write one text after the prompt; `on_text` is called with text as it is committed.
 
@@ -91,16 +91,16 @@ class Writer:
         options: Options = DEFAULTS,
         *,
         context: str = "",
-        **changes: Any,
+        **changes: Unpack[OptionChanges],
     ) -> Iterator[Piece]:
-        """Write one text, block by block, the last piece with the result; keywords replace options."""
+        """Write one text, block by block; the last piece has the result, and keywords replace options."""
         options = replace(options, **changes)
-        require(options.n == 1, f"one text is written here, not {options.n}.", "Use generate_batch.")
+        require(options.n == 1, f"stream() writes one text, but n is {options.n}.", "Use generate_batch.")
         for _, piece in self._write(self._rows([Request(prompt, context)], options), options):
             yield piece
 
     def generate_batch(self, requests: Sequence[Request], options: Options = DEFAULTS) -> list[Result]:
-        """Write n texts for each request, in order; a missing id becomes the request's place, from 0."""
+        """Write n texts for each request, in order; a request without an id is named by its place, from 0."""
         return list(self.results(requests, options))
 
     def results(self, requests: Sequence[Request], options: Options = DEFAULTS) -> Iterator[Result]:
@@ -118,10 +118,10 @@ class Writer:
                     next_one += 1
 
     def score(self, prompt: str, endings: Sequence[str], draws: int = 4) -> list[float]:
-        """How likely each ending is right after the prompt: log-probability in nats per token.
+        """How likely each ending is right after the prompt: mean log-probability in nats per token.
 
-        Taken from the first denoising step, where the canvas is pure noise, and averaged over `draws` noises. Of an
-        ending that is longer than a block, the first block counts.
+        It is that of the first denoising step, where the canvas is pure noise, averaged over `draws` noises. Of an
+        ending longer than a block, only the first block counts.
         """
         from ssdcli.engine.noise import CounterNoise
 
@@ -129,8 +129,8 @@ class Writer:
         encoder = PromptEncoder(self.members, gap=0)
         prompts = [[own] * draws for own in encoder.prompts(Request(prompt), PromptParts(prompt), ())]
         canvas = self._process.prior(config.block_size, CounterNoise(range(draws), config.device))
-        said = self._ensemble.denoise(canvas, 1.0, None, self._ensemble.start(prompts, [1.0]))
-        log_p = said.log_p.mean(0)
+        predicted = self._ensemble.denoise(canvas, 1.0, None, self._ensemble.start(prompts, [1.0]))
+        log_p = predicted.log_p.mean(0)
         tokens = [self.codec.encode(ending)[: config.block_size] for ending in endings]
         return [float(log_p[range(len(ids)), ids].mean()) for ids in tokens]
 
@@ -142,8 +142,8 @@ class Writer:
     def _rows(self, requests: Sequence[Request], options: Options) -> list[Row]:
         """Check every request, and give each of its n texts a seed.
 
-        The first texts of a batch count up from the seed, then the second ones, so that a line's texts keep their
-        seeds if n grows.
+        Seeds count up over the first texts of all requests, then over the second ones, and so on, so that texts keep
+        their seeds if n grows.
         """
         first = from_rank_zero(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
         limits = Limits(frozenset(self.ends), _longest(options), options.stop)
@@ -161,13 +161,13 @@ class Writer:
         """The prompt split at its gaps; UsageError for a request that these members cannot answer."""
         require(
             any(member.sees_context for member in self.members) or not request.context,
-            "only small models see a private context, and there is none here.",
+            "only small models see private context, and there is no small model here.",
             "Add one, or put the text into the prompt.",
         )
         require(
             bool(request.context) or not any(self._is_its_own_base(member) for member in self.members),
-            "a contrast needs private context, or a small model that was trained with --base.",
-            "Give --context FILE, or use --rule mix.",
+            f"the rule {catalogue.needing('base').name} needs private context, or a small model trained with --base.",
+            f"Give --context FILE, or use --rule {catalogue.default_rule()}.",
         )
         prompt = request.turns[-1].content
         parts = PromptParts.with_gaps(prompt) if options.infill else PromptParts(prompt)
@@ -176,7 +176,7 @@ class Writer:
         return parts
 
     def _is_its_own_base(self, base: Member[LoadedModel]) -> bool:
-        """Whether a base is the same model as its small model, from which it then differs by the context alone."""
+        """Whether a base is the same model as its small model, so that they differ only by the private context."""
         others = [member for member in self.members if member.role != "base"]
         return base.role == "base" and any(member.model is base.model for member in others)
 
@@ -184,7 +184,7 @@ class Writer:
         return PromptEncoder(self.members, options.gap if options.infill else 0)
 
     def _write(self, rows: Sequence[Row], options: Options) -> Iterator[tuple[int, Piece]]:
-        """Write these rows together, gap by gap; yields a row's place among them and the text that it committed."""
+        """Write these rows together, gap by gap; yields a row's place among them and the text committed in it."""
         started = time.perf_counter()
         for place, row in enumerate(rows):
             if row.finished:  # there is nothing to write
@@ -195,7 +195,7 @@ class Writer:
                 yield place, Piece(text, self._result(row, started, options) if row.finished else None)
 
     def _fill_gap(self, rows: Sequence[Row], options: Options) -> Iterator[tuple[int, str]]:
-        """Fill the next gap of every row that has one; yields a row's place and the text that it committed."""
+        """Fill the next gap of every row that has one; yields a row's place and the text committed in it."""
         from ssdcli.engine.noise import fold
         from ssdcli.engine.sampler import sample
         from ssdcli.generation.trace import BlockTrace
@@ -222,30 +222,38 @@ class Writer:
                     return
 
     def _reverse(self, options: Options) -> ReverseProcess:
-        """How canvases are denoised (UsageError when the options name a sampler that the process has not)."""
+        """How canvases are denoised (UsageError if the options name a sampler that the process does not have)."""
         from ssdcli.engine.sampling.reverse import Choice, reverse_process
         from ssdcli.engine.sampling.stopping import EarlyStop
 
         name, equals, number = (options.sampler or "").partition("=")
         try:
-            choice = Choice(name or None, float(number) if equals else None, options.remask, self.late)
+            choice = Choice(
+                name or None, float(number) if equals else None, options.remask, self.ends if self.late_ends else ()
+            )
             own = reverse_process(self._process, choice)
         except ValueError as error:
-            known = ", ".join(catalogue.names(catalogue.samplers(self._process.name)))
-            raise UsageError(
-                f"the sampler cannot be {options.sampler!r} with remask {options.remask:g} ({error}).",
-                f"The {self._process.name} process knows {known}; give a number as in --sampler NAME=0.5.",
-            ) from None
+            raise self._impossible(options, str(error)) from None
         bound = options.early_stop
         stop = own.stop if bound is None else EarlyStop(bound) if bound else None
         return replace(own, steps=own.steps if options.steps is None else options.steps, stop=stop)
 
+    def _impossible(self, options: Options, reason: str) -> UsageError:
+        """The error for a sampler that the process does not have, or that does not take what it is given."""
+        process = self._process.name
+        known = catalogue.names(catalogue.samplers(process))
+        name = known[0] if options.sampler is None else options.sampler.partition("=")[0]
+        if name not in known:
+            return UsageError(f"the {process} process has no sampler {name!r}.", f"Name one of {', '.join(known)}.")
+        what = f"the sampler {options.sampler or name!r}" + f" with remask {options.remask:g}" * (options.remask != 0)
+        return UsageError(f"{what} is not possible here: {reason}.", f"Omit it, or name one of {', '.join(known)}.")
+
     def _result(self, row: Row, started: float, options: Options) -> Result:
         names = [member.name for member in self.members]
-        idle = []
+        skipped = []
         if self.core is not None and self.core not in names:
-            idle = [Contribution(self.core, None, Constant(0.0), "core", 0.0)]
-        did = [
+            skipped = [Contribution(self.core, None, Constant(0.0), "core", 0.0)]
+        ran = [
             Contribution(one.name, None, one.schedule, one.role, one.weight, *row.usage.of(place))
             for place, one in enumerate(self.members)
         ]
@@ -258,7 +266,7 @@ class Writer:
             finish_reason=row.finish_reason,
             seed=row.seed,
             core=self.core,
-            members=(*idle, *did),
+            members=(*skipped, *ran),
             tokens=row.tokens,
             steps=row.usage.steps,
             seconds=time.perf_counter() - started,
@@ -278,7 +286,7 @@ def sampler_config(
 ) -> SamplerConfig:
     """How the engine samples under these options.
 
-    denoiser: the first member's, whose blocks and device are those of all. ends: the ids that end a text.
+    denoiser: the first member's; all members share its block size and device. ends: the ids that end a text.
     """
     from ssdcli.engine.sampler import SamplerConfig
     from ssdcli.engine.sampling.nucleus import Picker

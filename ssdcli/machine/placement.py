@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ssdcli.errors import OutOfMemory, UsageError
-from ssdcli.options.declare import Check, check_options, one_of, option
+from ssdcli.options.checks import Check, one_of
+from ssdcli.options.declare import check_options, option
 
 if TYPE_CHECKING:
     from ssdcli.machine.hardware import Accelerator, Hardware

@@ -113,8 +113,8 @@ def _roberta(config: Mapping[str, Any]) -> dict[str, Any]:
 def _shifts(config: Mapping[str, Any], wanted: Wanted) -> bool:
     """Whether to shift: as a pulled core does; and for a causal model, where noise hides tokens completely.
 
-    A token that shows through its noise does so at its own position, and is best predicted there (BENCHMARKS.md,
-    Beginnings).
+    A token that shows through its noise does so at its own position, and is best predicted there (measured in
+    docs/lab/beginnings.md).
     """
     return bool(config[KEY]["shift"]) if KEY in config else wanted.hides and is_a(config, *CAUSAL)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 from ssdcli.errors import UsageError
+from ssdcli.options.checks import Check
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -17,55 +17,7 @@ _FLAG = "flag"
 _WITHOUT = "without"
 
 Completes = Literal["", "core", "member", "beginning", "recipe"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """What a value must be.
-
-    expected: completes the sentence "it must be", or says how.
-    holds: tells whether a value is so.
-    """
-
-    expected: str | Callable[[], str]
-    holds: Callable[[Any], bool]
-
-    def __str__(self) -> str:
-        return self.expected() if callable(self.expected) else self.expected
-
-
-def at_least(least: float) -> Check:
-    """A finite number of at least this."""
-    return Check(f"at least {least:g}", lambda value: least <= value < math.inf)
-
-
-def above(bound: float) -> Check:
-    """A finite number above this."""
-    return Check(f"above {bound:g}", lambda value: bound < value < math.inf)
-
-
-def between(least: float, most: float) -> Check:
-    """A number in a range that includes both ends."""
-    return Check(f"between {least:g} and {most:g}", lambda value: least <= value <= most)
-
-
-def multiple_of(factor: int) -> Check:
-    """A positive multiple."""
-    return Check(f"a multiple of {factor}", lambda value: value > 0 and value % factor == 0)
-
-
-def one_of(choices: Sequence[str] | Callable[[], Sequence[str]]) -> Check:
-    """One of several names; what they are may be asked only when a value is checked."""
-
-    def names() -> Sequence[str]:
-        return choices() if callable(choices) else choices
-
-    return Check(lambda: f"one of {', '.join(names())}", lambda value: value in names())
-
-
-def each(check: Check) -> Check:
-    """Several values, all of which pass a check."""
-    return Check(check.expected, lambda values: all(map(check.holds, values)))
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -75,7 +27,7 @@ class Option:
     help: a sentence or two, without the default.
     check: what its value must be; None is allowed where it is the default.
     metavar: stands for the value in the help.
-    default: how the help tells the default, if not by the field's own.
+    default: the default as shown in the help, where it differs from the field's.
     common: whether the help lists it among the first options, not under "More".
     negatable: whether a switch has a second flag that begins with "no-".
     positional: whether it is an argument without a flag.
@@ -92,35 +44,79 @@ class Option:
     completes: Completes = ""
 
 
-def option(value: Any, help: str, check: Check | None = None, /, *, flag: str = "", **told: Any) -> Any:
+@dataclass(frozen=True)
+class Source:
+    """Where a value comes from, so that an error can quote it as it was written there.
+
+    before: what precedes the value: `--top-p `, `SSD_TOP_P=`, `top-p = `, or in Python `top_p=`.
+    spelled: how a value is written there.
+    after: what follows it: ` in letters.toml`.
+    """
+
+    before: str
+    spelled: Callable[[Any], str] = repr
+    after: str = ""
+
+    def refusal(self, value: object, expected: object, example: object) -> UsageError:
+        """An error that quotes a value, says what it must be, and shows one that is right (None: there is none)."""
+        problem = f"{self.before}{self.spelled(value)}{self.after} must be {expected}."
+        remedy = "Omit it." if example is None else f"Write {self.before}{self.spelled(example)}, for example."
+        return UsageError(problem, remedy)
+
+
+def option(  # noqa: PLR0913 - the fields of `Option`, which a type checker can hold against their types here
+    value: Value,
+    help: str,
+    check: Check | None = None,
+    /,
+    *,
+    flag: str = "",
+    metavar: str | None = None,
+    default: str = "",
+    common: bool = False,
+    negatable: bool = False,
+    positional: bool = False,
+    completes: Completes = "",
+) -> Value:
     """A field of a dataclass of settings: `steps: int = option(100, "Training steps.", at_least(1))`.
 
-    value: its default. flag: its name on the command line, in variables and recipes, if not the field's. told: fields
-    of `Option`.
+    value: its default; as with `dataclasses.field`, its type stands for the field's. flag: its name on the command
+    line, in variables and recipes, if not the field's. The others are those of `Option`.
     """
-    named = {_FLAG: flag} if flag else {}
-    return field(default=value, metadata={_OPTION: Option(help, check, **told), **named})
+    told = Option(help, check, metavar, default, common, negatable, positional, completes)
+    made: Value = field(default=value, metadata={_OPTION: told, **({_FLAG: flag} if flag else {})})
+    return made
 
 
-def group(default: Any, *, without: tuple[str, ...] = ()) -> Any:
-    """A field that holds other settings, whose options count among those of the whole, but for those named."""
-    return field(default=default, metadata={_WITHOUT: without})
+def group(default: Value, *, without: tuple[str, ...] = ()) -> Value:
+    """A field that holds other settings, whose options count among those of the whole, except those named."""
+    made: Value = field(default=default, metadata={_WITHOUT: without})
+    return made
 
 
 def check_options(settings: DataclassInstance) -> None:
-    """Raise UsageError, which names the flag, for the first value that is not what its field declares."""
+    """Raise a UsageError for the first value that fails its field's check."""
     for member in fields(settings):
-        check = declared(member).check
-        value = getattr(settings, member.name)
-        if check is None or (value is None and member.default is None):
-            continue
-        if not check.holds(value):
-            flag = f"--{flag_of(member)}"
-            raise UsageError(f"{flag} must be {check}, not {value!r}.", f"Change {flag}.")
+        check_value(member, getattr(settings, member.name), Source(f"{member.name}="))
+
+
+def check_value(member: Field[Any], value: Any, source: Source) -> None:
+    """Raise a UsageError, which quotes the source, if a value fails the check of its field."""
+    check = declared(member).check
+    if check is None or (value is None and member.default is None):
+        return
+    for wrong in check.misfits(value):
+        raise source.refusal(wrong, check, example(member, check.shown_example()))
+
+
+def example(member: Field[Any], otherwise: object) -> object:
+    """A right value for a field: its default, or another where it has none."""
+    default = member.default
+    return default if isinstance(default, (bool, int, float)) or (default and isinstance(default, str)) else otherwise
 
 
 def declared(member: Field[Any]) -> Option:
-    """What a field declares, if only nothing."""
+    """A field's declaration (empty if it has none)."""
     found: Option = member.metadata.get(_OPTION, Option(""))
     return found
 
@@ -130,10 +126,15 @@ def flag_of(member: Field[Any]) -> str:
     return str(member.metadata.get(_FLAG, member.name)).replace("_", "-")
 
 
+def variable_of(member: Field[Any]) -> str:
+    """The environment variable that sets a field: `SSD_MAX_TOKENS`."""
+    return f"SSD_{flag_of(member).replace('-', '_').upper()}"
+
+
 def settings_of(cls: type[DataclassInstance]) -> dict[str, tuple[Field[Any], Any]]:
     """The fields of a dataclass of settings and of its groups, each with its type, by name.
 
-    Of a group those count that declare an option. TypeError if two have the same name.
+    Only a group's fields that declare an option are included. TypeError if two have the same name.
     """
     found: dict[str, tuple[Field[Any], Any]] = {}
     kinds = get_type_hints(cls)
@@ -154,15 +155,24 @@ def is_group(member: Field[Any]) -> bool:
 
 
 def build(cls: type[Any], values: Mapping[str, Any]) -> Any:
-    """Make a dataclass of settings, with its groups, from values by the names of `settings_of`."""
+    """Make a dataclass of settings, with its groups, from values by the names of `settings_of`.
+
+    A group keeps what its own default says of the settings that are not given.
+    """
+    return cls(**dict(_given(cls, values, {member.name: member.default for member in fields(cls)})))
+
+
+def _given(cls: type[Any], values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The arguments of a dataclass of settings, of which only the groups need its defaults."""
     kinds = get_type_hints(cls)
-    given: dict[str, Any] = {}
     for member in fields(cls):
-        if is_group(member) and _of_group(member, kinds[member.name]).keys() & values.keys():
-            given[member.name] = build(kinds[member.name], values)
+        if is_group(member):
+            own = {name: values[name] for name in _of_group(member, kinds[member.name]) if name in values}
+            held = defaults[member.name]
+            if own:
+                yield member.name, replace(held, **dict(_given(type(held), own, vars(held))))
         elif member.init and member.name in values:
-            given[member.name] = values[member.name]
-    return cls(**given)
+            yield member.name, values[member.name]
 
 
 def _of_group(member: Field[Any], kind: Any) -> dict[str, tuple[Field[Any], Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError
-from ssdcli.options.declare import Check, one_of
+from ssdcli.options.checks import Check, one_of
 from ssdcli.registry.disk import write_atomic
 
 SCHEMA = 1

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from ssdcli.errors import UsageError
 
 LONGEST = 100
+NO_CORE = "none"  # in place of a core's name: the small models write alone
 _GRAMMAR = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _ADVICE = (
     "Use lower-case letters, digits, '.', '_' and '-', begin with a letter or a digit, "

@@ -15,12 +15,12 @@ from ssdcli.text.messages import BETWEEN, Message
 
 TEMPLATE = "chat_template.jinja"
 _SETTINGS = "tokenizer_config.json"
-_REMEDY = "Most templates expect messages of the user and the assistant in turn."
+_REMEDY = "Most templates expect the user and the assistant to take turns."
 _PROBE = "seven green herons"  # text that no template contains
 
 
 def with_context(turns: Sequence[Message], context: str) -> tuple[Message, ...]:
-    """A conversation with a context in front of the user's last message, where templates expect documents."""
+    """A conversation with a context before the user's last message, where templates expect documents."""
     if not context:
         return tuple(turns)
     last = max(place for place, turn in enumerate(turns) if turn.role == "user")
@@ -33,7 +33,7 @@ class Chat:
 
     name: its model's.
     template: Jinja.
-    tokens: those that it may refer to, such as `bos_token`.
+    tokens: the special tokens that it may refer to, such as `bos_token`.
     """
 
     name: str
@@ -43,13 +43,15 @@ class Chat:
     def render(self, turns: Sequence[Message]) -> str:
         """The text that the model continues; UsageError if the template refuses the conversation.
 
-        For a template that ignores system text, it is put in front of the user's first turn.
+        If the template ignores system text, that text precedes the user's first turn instead.
         """
         first, *others = turns
         if first.role == "system" and not self._shows_system:
             turns = _preceded(others, [turn.role for turn in others].index("user"), first.content)
         rendered = self._rendered(turns)
-        require(bool(rendered), f"the chat template of {self.name!r} renders these messages as nothing.", _REMEDY)
+        require(
+            bool(rendered), f"the chat template of {self.name!r} renders these messages as an empty string.", _REMEDY
+        )
         return rendered
 
     @cached_property
@@ -72,7 +74,7 @@ class Chat:
                 continue_final_message=continues,
                 **named,
             )
-        except Exception as error:  # a template is a foreign program, which may raise anything
+        except Exception as error:  # a template is a program of its own, which may raise anything
             reason = str(error).partition("\n")[0]
             problem = f"the chat template of {self.name!r} refuses these messages ({reason})."
             raise UsageError(problem, _REMEDY) from error
@@ -81,7 +83,7 @@ class Chat:
 
 
 def read_chat(folder: Path, name: str) -> Chat:
-    """The chat template of the model in a folder, from a file of its own or its tokenizer's settings.
+    """The chat template of the model in a folder, from its own file or the tokenizer's settings.
 
     SsdError if there is none.
     """
@@ -106,6 +108,6 @@ def copy_chat(source: Path, target: Path) -> None:
 
 
 def _preceded(turns: Sequence[Message], place: int, text: str) -> tuple[Message, ...]:
-    """A conversation with a text in front of one of its turns."""
+    """A conversation with a text before one of its turns."""
     turn = turns[place]
     return (*turns[:place], replace(turn, content=text + BETWEEN + turn.content), *turns[place + 1 :])

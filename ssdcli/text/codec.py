@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _PRIVATE_USE = range(0x100000, 0x10FFFE)  # characters without a meaning
+_CUT_CHARACTER = "\ufffd"  # what a decoder shows for a character whose last bytes are missing
+
+
+def whole_characters(text: str) -> str:
+    """A decoded text without a last character whose bytes are not complete."""
+    return text.rstrip(_CUT_CHARACTER)
 
 
 def document(turns: Sequence[Message], context: str = "") -> str:
-    """A conversation for models that learned from plain text: paragraphs, one for each turn, after the context."""
+    """A conversation for models that were trained on plain text: a paragraph for each turn, after the context."""
     *earlier, last = [turn.content for turn in turns]
     return BETWEEN.join([*(part for part in (context, *earlier) if part), last])
 
@@ -27,8 +33,8 @@ def document(turns: Sequence[Message], context: str = "") -> str:
 class Section:
     """Successive paragraphs of a conversation.
 
-    text: with the breaks around it.
-    written: whether the assistant wrote it, or was given it.
+    text: including the breaks around it.
+    written: whether the assistant wrote it; otherwise it was given.
     """
 
     text: str
@@ -36,10 +42,10 @@ class Section:
 
 
 def sections(turns: Sequence[Message], context: str = "") -> list[Section]:
-    """A conversation for models that learned from conversations in paragraphs.
+    """A conversation for models that were trained on conversations in paragraphs.
 
-    Together the texts are its document; what a model is to answer ends with a break. Since they are encoded one by one,
-    the ids of a conversation begin with those of its beginning.
+    Joined, the texts are its document; what a model is to answer ends with a break. Since sections are encoded one by
+    one, the ids of a conversation begin with those of each of its beginnings.
     """
     said = [(context, False), *((turn.content, turn.role == "assistant") for turn in turns)]
     found: list[Section] = []
@@ -53,7 +59,7 @@ class Codec:
     """A tokenizer that never reads special tokens from text; they come from chat templates only."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Take over the tokenizer, whose settings are changed."""
+        """Take a tokenizer, and change its settings."""
         self.tokenizer = tokenizer
         self.tokenizer.encode_special_tokens = True  # a prompt that spells a special token does not become it
         self.tokenizer.no_truncation()
@@ -76,7 +82,7 @@ class Codec:
         text = render([replace(turn, content=self._marked(turn.content, mark)) for turn in turns])
         if mark not in text:
             return self._encode_specials(text)
-        # A marked character never matches, whatever the template has cut off around it.
+        # A marked character never matches, even if the template has trimmed the text around it.
         parts = re.split(f"(?<!{mark})({self._special})", text)
         ids: list[int] = []
         for place, part in enumerate(parts):
@@ -97,7 +103,7 @@ class Codec:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, with nothing added."""
-        # A JSON escape can spell half of a surrogate pair, which is no character.
+        # A JSON escape can spell half of a surrogate pair, which is not a character.
         clean = text.encode("utf-8", "replace").decode("utf-8")
         ids: list[int] = self.tokenizer.encode(clean, add_special_tokens=False).ids
         return ids

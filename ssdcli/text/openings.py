@@ -1,7 +1,8 @@
-"""What every text of a model begins with and what ends it, from its manifest and tokenizer."""
+"""What a model's texts begin with and what ends them, from its manifest and tokenizer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -18,11 +19,10 @@ class TextFormat:
 
     opening: the id before every document.
     ends: the ids that end a text, one at least; in training the first of them separates documents.
-    chat: the chat template, where conversations are put to the model by one.
-    answers: whether `train-small` taught it to answer. Its conversations come after the opening, as documents do;
-        without a template their turns are paragraphs.
-    cuts_documents: whether it was trained on windows that begin anywhere in a document, so that it can do without the
-        opening.
+    chat: the chat template that conversations are rendered by, if any.
+    answers: whether `train-small` trained it on answers. Its conversations follow the opening, as documents do; without
+        a template their turns are paragraphs.
+    cuts_documents: whether it was trained on windows that begin anywhere in a document, so that it needs no opening.
     """
 
     opening: int
@@ -42,6 +42,11 @@ def ends_of(entry: Entry, tokenizer: Tokenizer) -> tuple[int, ...]:
     return entry.manifest.ends or (end_of_text(tokenizer, f"the tokenizer of {entry.name!r}"),)
 
 
+def ends_of_all(formats: Iterable[TextFormat]) -> tuple[int, ...]:
+    """The ids that end a text of several models together: those of each, in their order."""
+    return tuple(dict.fromkeys(end for form in formats for end in form.ends))
+
+
 def chat_of(entry: Entry) -> Chat | None:
     """A model's chat template, if its manifest says that it has one (SsdError if that cannot be read)."""
     return read_chat(entry.folder, entry.name) if entry.manifest.format == "chat" else None
@@ -52,6 +57,6 @@ def format_of(entry: Entry, tokenizer: Tokenizer, *, trained_here: bool) -> Text
     manifest, ends, chat = entry.manifest, ends_of(entry, tokenizer), chat_of(entry)
     opening = ends[0] if manifest.begin is None else manifest.begin
     answers = manifest.format == "turns" or (chat is not None and manifest.kind in MEMBERS)
-    # Windows of training cut documents anywhere, but leave question and answer together.
+    # Training windows cut documents anywhere, but keep a question and its answer together.
     cuts = trained_here and manifest.begin is None and not answers
     return TextFormat(opening, ends, chat, answers, cuts)

@@ -25,7 +25,7 @@ def load_tokenizer(folder: Path, name: str) -> Tokenizer:
 
 
 def special_id(tokenizer: Tokenizer, token: str, whose: str = "the tokenizer") -> int:
-    """The id of a special token; SsdError when the tokenizer, called `whose` then, has none of that name."""
+    """The id of a special token; SsdError, which calls the tokenizer `whose`, if it has none of that name."""
     found = tokenizer.token_to_id(token)
     if found is None:
         raise SsdError(f"{whose} has no token {token}.", "Get the core again, or name another one.")

@@ -40,7 +40,7 @@ def choose_preset(settings: TrainSettings, tokens: int) -> Preset:
 
 _BATCH_TOKENS = 2048
 _FEWEST_BATCH_TOKENS = 512
-_STEPS = 500  # that a model from scratch should get; see BENCHMARKS.md, Training at equal time
+_STEPS = 500  # that a model from scratch should get; see docs/lab/training.md
 
 
 def choose_batch_tokens(settings: TrainSettings, tokens: int) -> int:
@@ -71,7 +71,7 @@ def choose_rate(settings: TrainSettings) -> float:
 
 
 _PARAMETERS_PER_TOKEN = 12
-_PARAMETERS_PER_MINUTE = 225_000  # of two CPU cores; see BENCHMARKS.md, Training at equal time
+_PARAMETERS_PER_MINUTE = 225_000  # of two CPU cores; see docs/lab/training.md
 
 
 def _affordable(settings: TrainSettings) -> float:

@@ -90,7 +90,10 @@ def measure_trained(
 
 
 def _trained(prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel:
-    """The trained model, before it is registered, in the form in which it will be loaded."""
+    """The trained model before it is registered, with as much of its format as measuring and sampling need.
+
+    Both put documents to it, and no conversation by a template; in training the first end of text opens a document.
+    """
     parent, tokenizer = prepared.parent, prepared.tokenizer
     ends = (prepared.end,) if parent is None else ends_of(parent.entry, tokenizer)
     return LoadedModel(Denoiser(model, prepared.process), Codec(tokenizer), TextFormat(prepared.end, ends))
@@ -112,7 +115,7 @@ def _with_core(
     """Measure the losses over the grid of weights while the fitter watches; None if the core is too slow."""
     one, other, process = core.denoiser.backbone, small.denoiser.backbone, core.denoiser.process
     measured = [*shares(GRID, 2, process), fitter.combination()]
-    if isinstance(one, BlockDiffusionLM):
+    if core.scores_whole_texts:
         windows = LossSettings(min(one.context, other.context))
         return measure_combinations((one, other), process, passages, measured, windows).over(GRID)
     pace = Pace(_LOSSES * measuring_seconds(settings))

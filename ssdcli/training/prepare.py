@@ -21,13 +21,14 @@ from ssdcli.models.core_traits import CoreTraits, read_core_traits
 from ssdcli.registry.compatibility import Canvas
 from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.manifest import ADAPTER, TOKENIZER
+from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.openings import chat_of, end_of_text, ends_of
 from ssdcli.text.tokenizer import MASK, PAD, load_tokenizer, special_id, train_tokenizer
 from ssdcli.training.active_tokens import divide
 from ssdcli.training.beginnings import Beginning, Fit, open_beginning
 from ssdcli.training.build import build, choose_preset, settled, shape
-from ssdcli.training.settings import DEFAULT_BLOCK, NO_CORE, TrainSettings
+from ssdcli.training.settings import DEFAULT_BLOCK, TrainSettings
 
 _TOKENS = "tokens"
 

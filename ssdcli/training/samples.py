@@ -18,13 +18,13 @@ from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.generation.types import Options
 from ssdcli.generation.writer import sampler_config
 from ssdcli.reports.description import Sample
+from ssdcli.text.codec import whole_characters
+from ssdcli.text.openings import ends_of_all
 
 _DOCUMENTS = 3
 _OPENING = 24  # tokens of a document that are read, half of it at most
 _LENGTH = 48  # tokens that are written
 _SHORTEST = 8  # tokens of a document
-
-_UNFINISHED = "\ufffd"  # what a decoder shows in place of a character that was cut
 
 Authors = Sequence[Member[LoadedModel]]
 
@@ -54,7 +54,7 @@ def _go_on(members: Authors, openings: Sequence[Sequence[int]], until: float) ->
     if not openings or time.monotonic() > until:
         return []
     denoiser = members[0].model.denoiser
-    ends = tuple(dict.fromkeys(end for member in members for end in member.model.format.ends))
+    ends = ends_of_all(member.model.format for member in members)
     ensemble = Ensemble(tuple(member.carrying(member.model.denoiser) for member in members))
     prompts = [[member.model.after(opening) for opening in openings] for member in members]
     blocks: list[Tensor] = []
@@ -75,10 +75,10 @@ def _sample(
     tokens: Sequence[int], before: Sequence[int], written: Mapping[str, Sequence[int]], tokenizer: Tokenizer
 ) -> Sample:
     """The texts of ids; what follows the opening is what a decoder adds to it, so that no character falls apart."""
-    opening = tokenizer.decode(list(before)).rstrip(_UNFINISHED)
+    opening = whole_characters(tokenizer.decode(list(before)))
 
     def after(ids: Sequence[int]) -> str:
-        return tokenizer.decode([*before, *ids]).rstrip(_UNFINISHED).removeprefix(opening)
+        return whole_characters(tokenizer.decode([*before, *ids])).removeprefix(opening)
 
     real = after(tokens[len(before) : len(before) + _LENGTH])
     return Sample(opening, real, {name: after(ids) for name, ids in written.items()})

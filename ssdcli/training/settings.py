@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from ssdcli.engine import catalogue
 from ssdcli.errors import UsageError
 from ssdcli.models.presets import PRESETS
-from ssdcli.options.declare import Check, above, at_least, between, check_options, multiple_of, one_of, option
+from ssdcli.options.checks import Check, above, at_least, between, multiple_of, one_of
+from ssdcli.options.declare import check_options, option
+from ssdcli.registry.names import NO_CORE
 
-NO_CORE = "none"
 FROM_SCRATCH = ("process", "vocabulary")  # a small model takes these from its core
 DEFAULT_BLOCK = 16
 DEFAULT_MINUTES = 10.0
@@ -69,7 +70,10 @@ class TrainSettings:
         common=True,
     )
     base: str | None = option(
-        None, "The small model before specialisation, for --rule contrast.", metavar="NAME", completes="member"
+        None,
+        f"The small model before specialisation, for --rule {catalogue.needing('base').name}.",
+        metavar="NAME",
+        completes="member",
     )
     heldout: float = option(
         0.05, "Share of the text that is kept for measuring.", Check("above 0 and below 1", _is_part), metavar="SHARE"
@@ -129,7 +133,10 @@ class TrainSettings:
     )
     # FROM_SCRATCH: only for a core (--for none).
     process: str = option(
-        processes()[0], f"{', '.join(processes())}; with --for none only.", one_of(processes), metavar="NAME"
+        processes()[0],
+        f"Only with --for none: {catalogue.described(catalogue.PROCESSES)}.",
+        one_of(processes),
+        metavar="NAME",
     )
     vocabulary: int = option(8192, "Tokens to learn; with --for none only.", at_least(300), metavar="N")
 

@@ -13,10 +13,10 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.machine.distributed import is_rank_zero
 from ssdcli.registry import staging
 from ssdcli.registry.disk import disk_errors, make_private, write_atomic
-from ssdcli.registry.names import check_name
+from ssdcli.registry.names import NO_CORE, check_name
 from ssdcli.registry.schema import REMOVED_SETTINGS
 from ssdcli.registry.store import Registry
-from ssdcli.training.settings import NO_CORE, TrainSettings
+from ssdcli.training.settings import TrainSettings
 
 _JOB = "job.json"
 _CHANGEABLE = ("minutes", "steps", "passes", "learning_rate", "checkpoint_seconds")

@@ -94,7 +94,7 @@ def test_the_canaries_stay_at_home(ssd):
         (("starter", "x"), 2, "comes with ssd"),
         (("notes", "nowhere.txt"), 2, "no file or folder 'nowhere.txt'"),
         (("notes",), 2, "nothing to measure"),
-        (("notes", "--minutes", "0"), 2, "--minutes must be above 0"),
+        (("notes", "--minutes", "0"), 2, "--minutes 0 must be above 0"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(ssd, arguments, code, sentence):

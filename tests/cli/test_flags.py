@@ -83,12 +83,20 @@ def test_values_are_converted_by_annotation(monkeypatch, recipe):
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("SSD_STEPS", "x", "SSD_STEPS='x' is not a whole number. Give a whole number."),
-        ("SSD_LEARNING_RATE", "fast", "SSD_LEARNING_RATE='fast' is not a number. Give a number."),
-        ("SSD_LEARNING_RATE", "nan", "SSD_LEARNING_RATE='nan' is not a number. Give a number."),
-        ("SSD_QUICK", "2", "SSD_QUICK='2' is not true or false. Give true or false."),
-        ("SSD_RULE", "sum", "SSD_RULE='sum' is not one of mix, average. Give one of mix, average."),
-        ("SSD_SEED", "x", "SSD_SEED='x' is not a whole number. Give a whole number."),
+        ("SSD_STEPS", "x", "SSD_STEPS=x must be a whole number. Write SSD_STEPS=100, for example."),
+        (
+            "SSD_LEARNING_RATE",
+            "fast",
+            "SSD_LEARNING_RATE=fast must be a number. Write SSD_LEARNING_RATE=0.5, for example.",
+        ),
+        (
+            "SSD_LEARNING_RATE",
+            "nan",
+            "SSD_LEARNING_RATE=nan must be a number. Write SSD_LEARNING_RATE=0.5, for example.",
+        ),
+        ("SSD_QUICK", "2", "SSD_QUICK=2 must be true or false. Write SSD_QUICK=false, for example."),
+        ("SSD_RULE", "sum", "SSD_RULE=sum must be one of mix, average. Write SSD_RULE=mix, for example."),
+        ("SSD_SEED", "x", "SSD_SEED=x must be a whole number. Write SSD_SEED=1, for example."),
     ],
 )
 def test_an_error_names_the_variable(monkeypatch, variable, value, said):
@@ -106,11 +114,11 @@ def test_an_error_names_the_line_of_the_recipe(recipe, line):
     path = recipe(line + "\n")
     with pytest.raises(UsageError) as caught:
         resolve(Settings, {}, path)
-    assert caught.value.problem.startswith(f"{line} in {path} is not ")
+    assert caught.value.problem.startswith(f"{line} in {path} must be ")
 
 
 def test_an_error_names_the_flag():
-    with pytest.raises(UsageError, match=r"--learning-rate 'x' is not a number"):
+    with pytest.raises(UsageError, match=r"--learning-rate x must be a number"):
         resolve(Settings, {"learning_rate": "x"}, None)
 
 

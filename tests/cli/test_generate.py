@@ -13,7 +13,7 @@ import time
 import pytest
 
 from ssdcli.api import Blend, Options, load
-from ssdcli.cli import app, console, explanation, prompts
+from ssdcli.cli import app, console, explanation, inputs
 from ssdcli.registry.store import Registry
 from tests.tiny import ROOM, add_family
 
@@ -159,7 +159,7 @@ def test_a_text_is_coloured_where_a_terminal_shows_it(family, ssd, monkeypatch):
     _, out, err = ssd("Dear", "--with", "notes", "--explain", *FAST)
     assert re.sub(r"\x1b\[\d+m", "", out) == text + "\n"
     assert {"\x1b[36m", "\x1b[33m"} >= set(re.findall(r"\x1b\[3\dm", out)) != set()
-    assert re.fullmatch(r"owed to big \d+%, notes \d+%\n", re.sub(r"\x1b\[\d+m", "", err))
+    assert re.fullmatch(r"attribution: big: \d+%, notes: \d+%\n", re.sub(r"\x1b\[\d+m", "", err))
 
 
 def test_what_stands_around_a_gap_has_no_colour(family, ssd, monkeypatch):
@@ -172,7 +172,7 @@ def test_what_stands_around_a_gap_has_no_colour(family, ssd, monkeypatch):
 def test_a_core_that_is_not_run_is_owed_nothing(family, ssd, monkeypatch):
     monkeypatch.setattr(console, "is_lively", lambda: True)
     _, _, err = ssd("Dear", "--with", "notes=1", "--explain", *FAST)
-    assert err == "owed to big 0%, notes 100%\n"
+    assert err == "attribution: big: 0%, notes: 100%\n"
 
 
 def test_no_colour_is_obeyed(monkeypatch):
@@ -241,14 +241,14 @@ def test_the_prompt_is_standard_input_and_then_the_argument(answer, argument, st
 
 
 def test_a_closed_standard_input_is_none(answer, monkeypatch):
-    monkeypatch.setattr(prompts.sys, "stdin", None)
-    assert prompts.read_prompt("Dear") == "Dear"
-    assert prompts.read_batch("-", "") == []
+    monkeypatch.setattr(inputs.sys, "stdin", None)
+    assert inputs.read_prompt("Dear") == "Dear"
+    assert inputs.read_batch("-", "") == []
 
 
 def test_a_silent_standard_input_is_waited_for_with_a_word(monkeypatch, capsys):
     ours, theirs = os.pipe()
-    monkeypatch.setattr(prompts, "PATIENCE", 0.01)
+    monkeypatch.setattr(inputs, "PATIENCE", 0.01)
     monkeypatch.setattr(sys, "stdin", os.fdopen(ours))
     said = []
 
@@ -258,17 +258,17 @@ def test_a_silent_standard_input_is_waited_for_with_a_word(monkeypatch, capsys):
         os.close(theirs)
 
     monkeypatch.setattr("ssdcli.cli.console.warn", say)
-    assert prompts.read_prompt(None) == "Dear"
+    assert inputs.read_prompt(None) == "Dear"
     assert said == ["waiting for standard input; ^D or '< /dev/null' ends it."]
     sys.stdin.close()
 
 
 def test_a_quick_standard_input_is_read_without_a_word(monkeypatch):
-    monkeypatch.setattr(prompts, "PATIENCE", 0.2)
+    monkeypatch.setattr(inputs, "PATIENCE", 0.2)
     said = []
     monkeypatch.setattr("ssdcli.cli.console.warn", said.append)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Dear")))
-    prompts.read_prompt(None)
+    inputs.read_prompt(None)
     time.sleep(0.3)
     assert said == []
 
@@ -369,13 +369,16 @@ def test_an_empty_batch_has_no_answers(family, ssd):
         ),
         (
             '{"messages": [{"role": "user", "content": "a", "name": "b"}]}',
-            "message 1 of line 2 of standard input has a key 'name'. Known are role, content.",
+            "message 1 of line 2 of standard input has an unknown key 'name'. Known keys: role, content.",
         ),
         (
             '{"messages": [{"role": "assistant", "content": "a"}]}',
-            "line 2 of standard input: no message is the user's.",
+            "line 2 of standard input: there is no user message.",
         ),
-        ('{"prompt": "a", "contxt": ""}', "line 2 of standard input has a key 'contxt'. Did you mean 'context'?"),
+        (
+            '{"prompt": "a", "contxt": ""}',
+            "line 2 of standard input has an unknown key 'contxt'. Did you mean 'context'?",
+        ),
     ],
 )
 def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, problem):
@@ -388,15 +391,18 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--top-p", "0"], "--top-p must be above 0 and at most 1, not 0.0. Change --top-p."),
-        (["--top-p", "2"], "--top-p must be above 0 and at most 1, not 2.0. Change --top-p."),
-        (["--temperature=-1"], "--temperature must be at least 0, not -1.0. Change --temperature."),
-        (["--temperature", "nan"], "--temperature nan is not a number. Give a number."),
-        (["--steps", "0"], "--steps must be at least 1, not 0. Change --steps."),
-        (["--n", "0"], "--n must be at least 1, not 0. Change --n."),
-        (["--max-tokens=-1"], "--max-tokens must be at least 0, not -1. Change --max-tokens."),
-        (["--stop", ""], "--stop must be text that is not empty, not ('',). Change --stop."),
-        (["--rule", "blend"], "--rule must be one of mix, average, contrast, gated, not 'blend'. Change --rule."),
+        (["--top-p", "0"], "--top-p 0 must be above 0 and at most 1. Write --top-p 0.95, for example."),
+        (["--top-p", "2"], "--top-p 2 must be above 0 and at most 1. Write --top-p 0.95, for example."),
+        (["--temperature=-1"], "--temperature -1 must be at least 0. Write --temperature 1, for example."),
+        (["--temperature", "nan"], "--temperature nan must be a number. Write --temperature 1, for example."),
+        (["--steps", "0"], "--steps 0 must be at least 1. Write --steps 1, for example."),
+        (["--n", "0"], "--n 0 must be at least 1. Write --n 1, for example."),
+        (["--max-tokens=-1"], "--max-tokens -1 must be at least 0. Write --max-tokens 128, for example."),
+        (["--stop", ""], "--stop '' must be text that is not empty. Write --stop END, for example."),
+        (
+            ["--rule", "blend"],
+            "--rule blend must be one of mix, average, contrast, gated. Write --rule mix, for example.",
+        ),
         (
             ["--schedule", "never"],
             "the schedule 'never' cannot be read (No such file or directory). "
@@ -408,16 +414,16 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
         ),
         (
             ["--rule", "contrast"],
-            "a contrast needs a core and a small model. Name both, as in --core starter --with notes.",
+            "the rule contrast needs a core and a small model. Name both, as in --core starter --with notes.",
         ),
         (
             ["--with", "notes", "--rule", "contrast"],
-            "a contrast needs private context, or a small model that was trained with --base. "
+            "the rule contrast needs private context, or a small model trained with --base. "
             "Give --context FILE, or use --rule mix.",
         ),
-        (["--remask", "1"], "--remask must be at least 0 and below 1, not 1.0. Change --remask."),
-        (["--early-stop=-1"], "--early-stop must be at least 0, not -1.0. Change --early-stop."),
-        (["--gap", "0"], "--gap must be at least 1, not 0. Change --gap."),
+        (["--remask", "1"], "--remask 1 must be at least 0 and below 1. Write --remask 0, for example."),
+        (["--early-stop=-1"], "--early-stop -1 must be at least 0. Write --early-stop 0, for example."),
+        (["--gap", "0"], "--gap 0 must be at least 1. Write --gap 16, for example."),
         (["Dear", "--infill"], "the prompt has no gap to fill. Write ____ where text is missing."),
         (
             ["--guide", "tone"],
@@ -451,7 +457,7 @@ def test_what_cannot_be_right_is_one_line_and_code_2(family, refused, arguments,
 
 
 def test_a_mistyped_model_ends_with_code_3_before_anything_is_read(family, ssd, monkeypatch):
-    monkeypatch.setattr(prompts, "read_prompt", None)
+    monkeypatch.setattr(inputs, "read_prompt", None)
     said = "ssd: no model named 'note'. Did you mean 'notes'? See 'ssd models list'.\n"
     assert ssd("Dear", "--with", "note") == (3, "", said)
 

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from ssdcli.data import marking
 from ssdcli.data.documents import Document
 from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN, Marked, Marker
-from ssdcli.generation.prompting import PromptEncoder, PromptParts
+from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.types import Request
 from ssdcli.text.chat import Chat
 from ssdcli.text.codec import Codec
 from ssdcli.text.messages import Message
-from tests.generation.test_prompting import Still
+from tests.generation.test_prompt_encoder import Still
 from tests.templates import BEGIN, DEAF, END, INSTRUCT, STRICT, WORDY, chat, chat_tokenizer
 from tests.tiny import member
 

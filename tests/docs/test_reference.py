@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from ssdcli.cli.app import app
 from ssdcli.cli.reference import reference, settings_of
+from ssdcli.options.declare import variable_of
 from ssdcli.registry.recipes import recipe_names
 from tests.docs.markdown import PAGES, ROOT, arguments, blocks, code_spans, pipeline, prose
 
@@ -49,10 +50,11 @@ def test_the_reference_is_up_to_date():
 
 def test_the_reference_knows_the_variables():
     generate = settings_of(get_command(app).commands["generate"])
-    assert generate["members"][0] == "SSD_WITH"
-    assert generate["top_p"] == ("SSD_TOP_P", 0.95)
-    assert settings_of(get_command(app).commands["train-small"])["core"] == ("SSD_FOR", "starter")
-    assert settings_of(get_command(app).commands["eval"])["rules"][0] == "SSD_RULE"
+    assert variable_of(generate["members"]) == "SSD_WITH"
+    assert (variable_of(generate["top_p"]), generate["top_p"].default) == ("SSD_TOP_P", 0.95)
+    core = settings_of(get_command(app).commands["train-small"])["core"]
+    assert (variable_of(core), core.default) == ("SSD_FOR", "starter")
+    assert variable_of(settings_of(get_command(app).commands["eval"])["rules"]) == "SSD_RULE"
     assert settings_of(get_command(app).commands["pull"]) == {}
 
 

@@ -12,6 +12,7 @@ import pytest
 from ssdcli.cli import app, console
 from ssdcli.engine import catalogue
 from ssdcli.engine.catalogue import Number, ProcessDeclaration, RuleDeclaration, SamplerDeclaration
+from ssdcli.options.checks import above, at_least, between, whole
 from tests.trainings import write_text
 
 SHAPE = ("--hidden", "32", "--layers", "1", "--context", "64", "--batch-tokens", "128", "--steps", "3")
@@ -30,7 +31,7 @@ def extended(monkeypatch):
         target="tests.engine.throwaway.redrawing:Redrawing",
         help="draws all tokens",
         process="ring",
-        number=Number(name="haste", default=1.0, above=True),
+        number=Number(name="haste", symbol="X", default=1.0, check=above(0)),
     )
     loudest = RuleDeclaration(name="loudest", target="tests.engine.throwaway.loudest:loudest", help="the maximum")
     monkeypatch.setattr(catalogue, "PROCESSES", (*catalogue.PROCESSES, ring))
@@ -112,17 +113,18 @@ def test_the_defaults_are_those_that_were_published_or_measured():
 
 
 @pytest.mark.parametrize(
-    ("number", "expected", "within", "beyond"),
+    ("check", "expected", "within", "beyond"),
     [
-        (Number(name="x"), "at least 0", [0, 7.5], [-0.1, math.inf, math.nan]),
-        (Number(name="x", whole=True), "a whole number of at least 0", [0, 3], [1.5, -1, math.nan]),
-        (Number(name="x", most=1, above=True), "above 0 and at most 1", [0.1, 1], [0, 1.1]),
-        (Number(name="x", most=1, below=True), "at least 0 and below 1", [0, 0.9], [-0.1, 1]),
-        (Number(name="x", least=-2, most=2), "between -2 and 2", [-2, 2], [-2.1, 2.1]),
+        (at_least(0), "at least 0", [0, 7.5], [-0.1, math.inf, math.nan]),
+        (whole(at_least(0)), "a whole number of at least 0", [0, 3], [1.5, -1, math.nan]),
+        (above(0, most=1), "above 0 and at most 1", [0.1, 1], [0, 1.1]),
+        (at_least(0, below=1), "at least 0 and below 1", [0, 0.9], [-0.1, 1]),
+        (between(-2, 2), "between -2 and 2", [-2, 2], [-2.1, 2.1]),
     ],
 )
-def test_a_number_is_held_against_its_bounds(number, expected, within, beyond):
-    assert number.expected == expected
+def test_a_number_is_held_against_its_bounds(check, expected, within, beyond):
+    number = Number(name="x", symbol="X", check=check)
+    assert str(number.check) == expected
     assert [number.checked(value) for value in within] == within
     for value in beyond:
         with pytest.raises(ValueError, match=f"x must be {expected}, not {value}"):

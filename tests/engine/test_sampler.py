@@ -17,9 +17,9 @@ from ssdcli.engine.ensemble.schedules import Constant, Sandwich
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Process
 from ssdcli.engine.process.simplex import Simplex
-from ssdcli.engine.process.uniform import Published, Uniform
+from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.sampler import time_grid
-from ssdcli.engine.sampling.acceptance import Acceptance
+from ssdcli.engine.sampling.acceptance import Acceptance, Published
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.engine.sampling.stopping import EarlyStop, Quorum
@@ -261,7 +261,7 @@ def test_all_members_hear_what_they_said_together_also_those_that_were_idle():
 
 def test_predictions_are_brought_to_the_temperature_of_their_time_before_all_else():
     """It falls over the steps; the next step is conditioned on what was tempered, and a row stops by it."""
-    recorder, process = Recorder(), Uniform(V, Published(hot=0.8, cold=0.4))
+    recorder, process = Recorder(), Uniform(V, timed=False, published=vars(Published(hot=0.8, cold=0.4)))
     steps = run(recorder, process, [0, 1], max_tokens=L, steps=4)
     for step, said, temperature in zip(steps, recorder.said, (0.8, 0.7, 0.6, 0.5), strict=True):
         torch.testing.assert_close(step.log_p, torch.log_softmax(said / temperature, dim=-1))
@@ -274,7 +274,10 @@ def test_predictions_are_brought_to_the_temperature_of_their_time_before_all_els
 
 def test_a_temperature_that_is_asked_for_comes_on_top_of_the_processes_own(known_denoiser):
     seeds = list(range(500))
-    process, even = Uniform(V, Published(0.5, 0.5, bound=100.0)), Acceptance(Uniform(V), 100.0)
+    process, even = (
+        Uniform(V, timed=False, published=vars(Published(0.5, 0.5, bound=100.0))),
+        Acceptance(Uniform(V), 100.0),
+    )
     asked = run(known_denoiser(P), process, seeds, max_tokens=L, steps=2, picker=Picker(0.6))[0]
     whole = run(known_denoiser(P), even, seeds, max_tokens=L, steps=2, picker=Picker(0.3))[0]
     assert torch.equal(asked.canvas, whole.canvas)

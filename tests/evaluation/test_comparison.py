@@ -14,9 +14,9 @@ from ssdcli.engine.ensemble.rules import average
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.process.uniform import Uniform, uniform_nelbo
+from ssdcli.evaluation.candidates import find_candidates
 from ssdcli.evaluation.combinations import Combined, Positions, cross_entropy
 from ssdcli.evaluation.comparison import DENOISING_LOSS, NELBO, Comparison, bound_of
-from ssdcli.evaluation.ensembles import find_candidates
 from ssdcli.evaluation.losses import LEVELS, LossesByLevel
 from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.registry.store import Registry
@@ -32,7 +32,7 @@ def columns():
     add_family()
     candidates = find_candidates(None, ["notes"], EvalSettings(rules=("mix",), schedules=("constant",)), Registry())
     (sweep,) = candidates.sweeps
-    sweep = SimpleNamespace(**{**vars(sweep), "weights": sweep.weights[:2], "lineups": sweep.lineups[:2]})
+    sweep = SimpleNamespace(**{**vars(sweep), "weights": sweep.weights[:2], "specs": sweep.specs[:2]})
     return Comparison(SimpleNamespace(members=candidates.members, sweeps=(sweep,)), "NELBO", ())
 
 

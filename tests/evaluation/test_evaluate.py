@@ -163,7 +163,7 @@ def test_behind_a_context_no_document_begins_as_in_writing(text, monkeypatch):
 def test_a_context_that_is_too_long_is_cut_and_that_is_said(text):
     add_family()
     found = evaluate([text], members=["notes"], settings=EvalSettings(context="boiler " * 200, rules=("mix",)))
-    assert any("tokens of the private context have no room" in remark for remark in found.remarks)
+    assert any("tokens of the private context do not fit" in remark for remark in found.remarks)
 
 
 def test_a_pulled_core_is_measured_canvas_by_canvas(text):

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from ssdcli.evaluation.generated import distinct, mauve, repetition, words, zipf
+from ssdcli.evaluation.generated import distinct_ngrams, mauve, repetition, words, zipf
 
 
 def test_words_and_marks_are_words():
@@ -27,11 +27,11 @@ def test_words_and_marks_are_words():
     ],
 )
 def test_distinct_n_is_the_share_of_different_n_grams(texts, n, share):
-    assert distinct([text.split() for text in texts], n) == pytest.approx(share)
+    assert distinct_ngrams([text.split() for text in texts], n) == pytest.approx(share)
 
 
 def test_where_nothing_is_written_nothing_is_measured():
-    for found in (distinct([["a"]], 2), distinct([], 1), repetition([]), zipf([]), zipf([["a", "a"]])):
+    for found in (distinct_ngrams([["a"]], 2), distinct_ngrams([], 1), repetition([]), zipf([]), zipf([["a", "a"]])):
         assert math.isnan(found)
 
 

@@ -88,7 +88,7 @@ def test_they_are_measured_where_that_is_asked_for(trained, tmp_path):
     assert texts_of(found) == set(texts)
     assert found.trained.included
     assert len(found.trained.documents) == 3
-    assert "flatter" in found.remarks[0]
+    assert "figures are too good" in found.remarks[0]
     own = read([str(registry.home / "own.jsonl")], registry, include_trained=True)
     assert len(own.documents) == 40
 

@@ -74,7 +74,8 @@ def test_a_template_that_is_missing_or_refuses_is_told_of_by_name():
 
 def test_ends_come_late_where_a_core_floods_texts_with_them(monkeypatch):
     add_family()
-    assert load("big", ["notes"]).late == ()
+    assert not load("big", ["notes"]).late_ends
     monkeypatch.setattr(selection, "_core_table", lambda entry: {"late_ends": entry.name == "big"})
-    assert load("big", ["notes"]).late == (0,)
-    assert load("none", ["notes"]).late == ()
+    assert load("big", ["notes"]).late_ends
+    assert load("big", ["notes"]).ends == (0,)
+    assert not load("none", ["notes"]).late_ends

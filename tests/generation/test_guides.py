@@ -210,7 +210,7 @@ def test_a_name_as_it_is_spelled_comes_before_other_letter_case_and_before_a_num
 
 @pytest.mark.parametrize("label", ["suny", "2", "-1", "²"])
 def test_an_unknown_label_is_refused_with_those_that_are_known(tone, label):
-    with pytest.raises(UsageError, match="It knows Gloomy, Sunny") as caught:
+    with pytest.raises(UsageError, match="It has Gloomy, Sunny") as caught:
         opened(tone, label, 1.0)
     assert ("Did you mean 'Sunny'?" in caught.value.remedy) == (label == "suny")
 
@@ -227,7 +227,7 @@ def test_a_classifier_may_know_more_token_ids_than_the_models_predict(tone, rows
 
 
 def test_a_classifier_that_knows_fewer_token_ids_than_the_models_predict_is_refused(tone):
-    with pytest.raises(UsageError, match=r"knows 300 token ids.*predict 301.*resize_token_embeddings\(301\)"):
+    with pytest.raises(UsageError, match=r"has 300 token ids.*predict 301.*resize_token_embeddings\(301\)"):
         open_guide(GuideSpec(str(tone), "sunny"), FINGERPRINT, VOCABULARY + 1)
 
 
@@ -240,7 +240,7 @@ def test_a_model_that_is_not_on_this_machine_is_refused(model):
 @pytest.mark.parametrize(
     ("file", "content", "problem"),
     [
-        ("tokenizer.json", None, r"has no tokenizer\.json"),
+        ("tokenizer.json", None, r"the tokenizer\.json of the classifier .* cannot be read"),
         ("tokenizer.json", "{}", r"tokenizer\.json is not one"),
         ("config.json", None, "cannot be read"),
         ("model.safetensors", "", "cannot be read"),

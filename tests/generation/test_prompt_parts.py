@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssdcli.generation.prompting import PromptParts
+from ssdcli.generation.prompt_encoder import PromptParts
 
 SENTENCE = "The ____ failed because ____."
 

@@ -25,7 +25,7 @@ def test_constant_weights_are_the_members_own():
 
 
 def test_small_models_lean_beside_a_simplex_core_unless_another_schedule_is_named():
-    assert schedules(Blend(), PAIR, "simplex") == [Constant(0.7), Leaning(0.3)] == list(sharing(0.3, "simplex"))
+    assert schedules(Blend(), PAIR, "simplex") == [Constant(0.7), Leaning(0.3, 2.0)] == list(sharing(0.3, "simplex"))
     assert schedules(Blend("average"), PAIR, "simplex") == schedules(Blend(), PAIR, "simplex")
 
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from ssdcli.errors import UsageError
-from ssdcli.generation.types import Request
+from ssdcli.generation.types import OptionChanges, Options, Request
 from ssdcli.text.messages import Message
 
 SYSTEM, HELLO, ANSWER = Message("system", "Be brief."), Message("user", "Hello"), Message("assistant", "Hi!")
@@ -36,15 +36,19 @@ def test_a_system_text_of_its_own_wins():
     ("fields", "problem"),
     [
         ({"prompt": "a", "messages": (HELLO,)}, "a prompt and messages exclude each other"),
-        ({"messages": (ANSWER,)}, "no message is the user's"),
-        ({"messages": (SYSTEM,)}, "no message is the user's"),
-        ({"messages": (HELLO, SYSTEM)}, "only the first message can be the system's"),
-        ({"messages": (SYSTEM, HELLO), "system": "b"}, "the system text is given twice"),
+        ({"messages": (ANSWER,)}, "there is no user message"),
+        ({"messages": (SYSTEM,)}, "there is no user message"),
+        ({"messages": (HELLO, SYSTEM)}, "only the first message may have the role"),
+        ({"messages": (SYSTEM, HELLO), "system": "b"}, "there are two system texts"),
     ],
 )
 def test_what_is_no_conversation_is_refused(fields: dict[str, Any], problem: str):
     with pytest.raises(UsageError, match=problem):
         Request(**fields)
+
+
+def test_every_option_can_be_changed_by_a_keyword_of_its_type():
+    assert get_type_hints(OptionChanges) == get_type_hints(Options)
 
 
 def test_a_role_is_one_of_three():

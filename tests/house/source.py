@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "ssdcli"
+FILES = ("open", "exec", "eval", "__import__")  # built-in functions that reach files, or could
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,25 @@ def room(module: str) -> str:
 @cache
 def imports(module: str) -> tuple[Import, ...]:
     """All imports in a module, those within functions included."""
-    found = _imports(ast.parse(modules()[module].read_text(encoding="utf-8")), when_loaded=True)
-    return tuple(dict.fromkeys(found))
+    return imports_in(modules()[module].read_text(encoding="utf-8"))
+
+
+def imports_in(source: str) -> tuple[Import, ...]:
+    """All imports in a source text, and the modules of the package that its strings name."""
+    return tuple(dict.fromkeys(_imports(ast.parse(source), when_loaded=True)))
+
+
+def opens_files(source: str) -> list[int]:
+    """The lines of a source text that call what reaches files without an import."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id in FILES]
+
+
+def strings(module: str) -> list[tuple[int, str]]:
+    """All strings in a module with their lines; of an f-string those between its values."""
+    tree = ast.parse(modules()[module].read_text(encoding="utf-8"))
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return [(node.lineno, node.value) for node in nodes if isinstance(node.value, str)]
 
 
 @cache
@@ -61,6 +79,10 @@ def _imports(node: ast.AST, when_loaded: bool) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from (Import(alias.name, child.lineno, when_loaded) for alias in child.names)
+        elif isinstance(child, ast.Constant):  # for `import_module` and the catalogue's targets
+            name = str(child.value).partition(":")[0]
+            if "." in name and name in modules():  # "ssdcli" alone is also the name of what pip installs
+                yield Import(name, child.lineno, when_loaded=False)
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, f"line {child.lineno}: relative imports are not used here"
             yield from (

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 
 import pytest
 
-from tests.house.source import PACKAGE, Import, imports, loads, modules, room
+from ssdcli.engine import catalogue
+from tests.house.source import PACKAGE, Import, imports, imports_in, loads, modules, opens_files, room, strings
 
 ROOMS = (
     "cli",
@@ -28,6 +31,13 @@ ROOMS = (
     "machine",
     "options",
 )
+BOUNDS = "ssdcli.options.checks"  # the one module outside the engine that it imports: it knows neither files nor users
+NAMING = ("ssdcli.engine.catalogue", "ssdcli.models.families.")
+DECLARED = (*catalogue.PROCESSES, *catalogue.SAMPLERS, *catalogue.RULES, *catalogue.SCHEDULES)
+HOMONYMS = {
+    ("ssdcli.cli.pull", "gated"),  # a repository of the hub that asks for consent
+    ("ssdcli.engine.process.simplex", "simplex"),  # its own file: the target is in the one that chooses a variant
+}
 LOOSE = ("__init__", "__main__", "api", "errors")
 BESIDE = {"__init__": "cli", "__main__": "cli", "api": "demo", "errors": "options"}  # where a loose module ranks
 
@@ -46,7 +56,8 @@ def test_only_these_modules_stand_beside_the_rooms() -> None:
 @pytest.mark.parametrize("name", ROOMS)
 def test_imports_point_down_the_list_of_rooms(name: str) -> None:
     """No module, not even within a function, imports one of a room above its own."""
-    upward = [(module, found) for module in modules() if room(module) == name for found in _upward(module)]
+    rooms = [module for module in modules() if room(module) == name]
+    upward = [(module, found) for module in rooms for found in _upward(name, imports(module))]
     assert not [f"{module}:{found.line} imports {found.name}" for module, found in upward]
 
 
@@ -54,7 +65,24 @@ def test_imports_point_down_the_list_of_rooms(name: str) -> None:
 def test_loose_modules_import_what_their_rank_allows(name: str) -> None:
     """`api` stands beside `demo`; `errors` imports nothing of the package, whose face hands on what is in `api`."""
     module = f"ssdcli.{name}" if name != "__init__" else "ssdcli"
-    assert not [found for found in imports(module) if found.name.startswith("ssdcli.") and _upward(module)]
+    assert not _upward(name, imports(module))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import ssdcli",
+        "from ssdcli import load",
+        "import ssdcli.cli.app",
+        "def later():\n    from ssdcli.cli import app",
+        "import_module('ssdcli.cli.app')",
+        "target = 'ssdcli.cli.app:main'",
+    ],
+)
+def test_no_way_to_import_from_above_is_overlooked(source: str) -> None:
+    """The package's face, whose names are those of `api`, is above every room but `cli`."""
+    assert _upward("generation", imports_in(source))
+    assert not _upward("cli", imports_in(source))
 
 
 def test_the_engine_imports_torch_and_itself_alone() -> None:
@@ -64,9 +92,30 @@ def test_the_engine_imports_torch_and_itself_alone() -> None:
         for module in modules()
         if room(module) == "engine"
         for found in imports(module)
-        if found.name.split(".")[0] not in STANDARD | {"torch"} and not found.name.startswith("ssdcli.engine")
+        if found.name.split(".")[0] not in STANDARD | {"torch"}
+        and not found.name.startswith("ssdcli.engine")
+        and found.name != BOUNDS
     }
     assert not outside
+
+
+def test_the_engine_opens_no_files() -> None:
+    """Not even by the built-in functions that need no import."""
+    assert opens_files("def f(path):\n    return open(path)") == [2]
+    found = {module: opens_files(path.read_text(encoding="utf-8")) for module, path in modules().items()}
+    assert not {module: lines for module, lines in found.items() if lines and room(module) == "engine"}
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if not name.startswith(NAMING)])
+def test_what_is_declared_is_named_in_the_catalogue_alone(module: str) -> None:
+    """Elsewhere it is asked for: `default_rule()`, `needing("base")`, `names(PROCESSES)`; or stands in its own file.
+
+    A name in quotes, or after the flag that takes it, is found; a sentence that happens to have the word is not.
+    """
+    own = {one.name for one in DECLARED if one.target.partition(":")[0] == module or (module, one.name) in HOMONYMS}
+    names = "|".join(map(re.escape, sorted({one.name for one in DECLARED} - own)))
+    naming = re.compile(f"({names})|.*--(rule|schedule|sampler|process) ({names})\\b.*", re.DOTALL)
+    assert not [(line, text) for line, text in strings(module) if naming.fullmatch(text)]
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if name.removeprefix("ssdcli.").startswith(TORCH_FREE)])
@@ -114,9 +163,10 @@ def _rank(module: str) -> int:
     return ROOMS.index(BESIDE.get(place, place))
 
 
-def _upward(module: str) -> list[Import]:
-    inside = [found for found in imports(module) if found.name.startswith("ssdcli.")]
-    return [found for found in inside if _rank(found.name) < _rank(module)]
+def _upward(place: str, found: Iterable[Import]) -> list[Import]:
+    """Those imports of the package that a room, or a loose module, must not have."""
+    own = ROOMS.index(BESIDE.get(place, place))
+    return [one for one in found if one.name.split(".")[0] == "ssdcli" and _rank(one.name) < own]
 
 
 def _way_to_torch(module: str) -> list[str]:

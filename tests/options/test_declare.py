@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from ssdcli.cli.flags import resolve, with_flags
+from ssdcli.cli import app
+from ssdcli.cli.flags import convert, resolve, with_flags
 from ssdcli.cli.help import use_panels
 from ssdcli.errors import UsageError
-from ssdcli.options.declare import above, at_least, between, check_options, each, group, multiple_of, one_of, option
+from ssdcli.options.checks import above, at_least, between, each, multiple_of, one_of
+from ssdcli.options.declare import Source, build, check_options, check_value, group, option, settings_of
+
+SETTINGS = [found for command in app.app.registered_commands if (found := getattr(command.callback, "settings", None))]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class Baking:
 @dataclass(frozen=True)
 class Cold:
     oven: Oven = group(Oven(), without=("fan",))
+
+
+@dataclass(frozen=True)
+class Warm:
+    oven: Oven = group(Oven(90.0, inner="copper"))
 
 
 @dataclass(frozen=True)
@@ -71,12 +80,47 @@ def test_help_tells_what_a_field_declares_and_its_default():
     assert "inner" not in shown  # a group's field that declares no option is none
 
 
-def test_a_value_that_fails_its_check_is_refused_by_the_name_of_its_flag():
-    with pytest.raises(UsageError, match=r"--heat must be between 50 and 250, not 300. Change --heat."):
+def test_a_value_that_fails_its_check_is_quoted_as_python_has_it():
+    with pytest.raises(UsageError, match=r"heat=300 must be between 50 and 250. Write heat=180.0, for example."):
         Oven(heat=300)
-    with pytest.raises(UsageError, match=r"--loaf must be one of rye, spelt, not \('corn',\)"):
+    with pytest.raises(UsageError, match=r"loaves='corn' must be one of rye, spelt. Write loaves='rye', for example."):
         check_options(Baking(("corn",)))
     check_options(Baking(hours=None))
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable", "line", "said"),
+    [
+        ({"heat": 300.0}, "", "", "--heat 300 must be between 50 and 250. Write --heat 180, for example."),
+        ({}, "300", "", "SSD_HEAT=300 must be between 50 and 250. Write SSD_HEAT=180, for example."),
+        ({}, "", "heat = 300", "heat = 300.0 in {recipe} must be between 50 and 250. Write heat = 180.0, for example."),
+        ({"loaves": ["rye", "corn"]}, "", "", "--loaf corn must be one of rye, spelt. Write --loaf rye, for example."),
+        ({"hours": 0}, "", "", "--hours 0 must be at least 1. Write --hours 1, for example."),
+    ],
+)
+def test_a_value_that_fails_its_check_is_quoted_as_its_source_has_it(
+    flags, variable, line, said, monkeypatch, tmp_path
+):
+    recipe = tmp_path / "bread.toml"
+    recipe.write_text(f"{line}\n")
+    monkeypatch.setenv("SSD_HEAT", variable)
+    with pytest.raises(UsageError) as caught:
+        resolve(Baking, flags, recipe)
+    assert str(caught.value) == said.format(recipe=recipe)
+
+
+def test_a_group_keeps_its_own_defaults():
+    assert build(Warm, {"fan": True}) == Warm(Oven(90.0, True, "copper"))
+    assert build(Warm, {}) == Warm()
+
+
+@pytest.mark.parametrize("cls", [*SETTINGS, Oven, Baking], ids=lambda cls: cls.__name__)
+def test_every_default_is_what_its_annotation_and_its_check_allow(cls):
+    for member, kind in settings_of(cls).values():
+        default = member.default
+        if default is not None and default is not MISSING:
+            assert convert(default, kind) == default
+            check_value(member, default, Source(f"{member.name}="))
 
 
 def test_a_group_may_leave_options_out_and_none_is_there_twice():
@@ -99,5 +143,5 @@ def test_a_group_may_leave_options_out_and_none_is_there_twice():
     ],
 )
 def test_checks_say_what_is_right(check, good, bad):
-    assert all(map(check.holds, good))
-    assert not any(map(check.holds, bad))
+    assert not any(map(check.misfits, good))
+    assert all(map(check.misfits, bad))

@@ -102,7 +102,7 @@ def test_a_template_that_does_not_take_a_conversation_is_one_sentence_that_names
 
 
 def test_a_template_that_makes_nothing_is_refused():
-    with pytest.raises(UsageError, match="the chat template of 'big' renders these messages as nothing"):
+    with pytest.raises(UsageError, match="the chat template of 'big' renders these messages as an empty string"):
         chat("{% if false %}x{% endif %}").render([HELLO])
 
 

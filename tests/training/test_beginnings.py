@@ -188,7 +188,7 @@ def test_what_does_not_fit_the_core_is_refused(text, registry):
         ({"context": 32}, "--context was given"),
         ({"shift": True}, "--shift was given"),
         ({"core": "none"}, "what --init names has a tokenizer already"),
-        ({"lora": 0}, "--lora must be between 1 and 256"),
+        ({"lora": 0}, "lora=0 must be between 1 and 256"),
         ({"lora": 200}, "--lora 200 is too large"),
         ({"lora": 4, "base": "general"}, "an adapter's base is what it begins from"),
         ({"lora": 4, "init": None}, "but --init was not"),

@@ -44,7 +44,7 @@ def test_a_gate_is_fitted_with_the_core_as_core_and_the_small_model_as_small():
     core, other = loaded(Denoiser(tiny_backbone(1), PROCESS)), small()
     backbones = core.denoiser.backbone, other.denoiser.backbone
     fitter = GateFitter(PROCESS)
-    told = [*shares(GRID, 2, PROCESS), fitter.combination(core=0, small=1)]
+    told = [*shares(GRID, 2, PROCESS), fitter.combination()]
     expected = measure_combinations(backbones, PROCESS, TEXTS, told, LossSettings(CONTEXT)).over(GRID)
     sums, gate = fitted(core, other)
     np.testing.assert_array_equal(sums, expected.sums)
@@ -57,7 +57,7 @@ def test_the_same_holds_beside_a_core_that_cannot_denoise_a_whole_text_at_once()
     core, other = open_model(Registry().find("big"), process=PROCESS), small()
     members = [member("core", core.denoiser), member("small", other.denoiser, role="small")]
     fitter = GateFitter(PROCESS)
-    told = [*shares(GRID, 2, PROCESS), fitter.combination(core=0, small=1)]
+    told = [*shares(GRID, 2, PROCESS), fitter.combination()]
     expected = canvas_losses(members, TEXTS, told, CanvasSettings())
     assert expected is not None
     sums, gate = fitted(core, other)

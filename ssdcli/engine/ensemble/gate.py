@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
-from ssdcli.engine.ensemble.schedules import Constant, Leaning, Schedule
+from ssdcli.engine import catalogue
+from ssdcli.engine.ensemble.schedules import Constant, Schedule
 
 FARTHEST = 50.0  # a gate's numbers are between plus and minus this
 
@@ -20,10 +20,9 @@ class Gate:
 
     bias: at t = 1/2, when both are certain.
     level: the slope in the noise level.
-    core, small: the slopes in the two entropies.
+    core: the slope in the core's entropy.
+    small: the slope in the small model's.
     """
-
-    schedule: ClassVar[str] = "leaning"  # the name of what `schedules` returns for the small model
 
     bias: float
     level: float
@@ -32,4 +31,8 @@ class Gate:
 
     def schedules(self) -> tuple[Schedule, Schedule]:
         """The core's and the small model's: the part of the log-odds that depends on the noise level alone."""
-        return Constant(1.0), Leaning(math.exp(self.bias), self.level)
+        rule = catalogue.needing("gate")
+        if rule.schedule is None:
+            raise ValueError(f"a gate needs a schedule, and {rule.name} declares none")
+        own: Schedule = catalogue.schedule(rule.schedule).load()(math.exp(self.bias), self.level)
+        return Constant(1.0), own

@@ -36,11 +36,14 @@ class Member(Generic[Model_co]):
         return self.role == "small"
 
     def weight_at(self, t: float) -> float:
-        """The weight that a rule gets for it at noise level t: a base's is negated; zero means that it is not run."""
+        """The weight that a rule gets for it at noise level t: a base's is negated; zero means that it does not run."""
         return self.signed(self.schedule(t))
 
     def signed(self, weight: float) -> float:
-        """A weight with the sign that its role has in a rule and in reports: a base's is negated."""
+        """A weight as the engine encodes it for a rule, and as reports show it: a base's is negated.
+
+        Rules get no roles, so the sign alone tells them which predictions to subtract.
+        """
         return -weight if self.role == "base" else weight
 
     def carrying(self, model: Other) -> Member[Other]:

@@ -20,6 +20,8 @@ _FLOOR = -100.0  # log p of a token that a member of negative weight excludes
 class Rule(Protocol):
     """A way to combine predictions.
 
+    Weights are the engine's encoding of roles (see `Member.signed`): a base's is negative, all others are positive.
+
     A rule whose result for a token depends on no other token says so by an attribute `pointwise` that is true.
     """
 

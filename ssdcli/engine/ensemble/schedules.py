@@ -43,7 +43,7 @@ class Leaning:
     """
 
     weight: float
-    slope: float = 2.0
+    slope: float
 
     def __call__(self, t: float) -> float:
         """The weight at t = 1/2, times e^(slope (t - 1/2))."""
@@ -52,7 +52,9 @@ class Leaning:
 
 def sharing(share: float, process: str) -> tuple[Schedule, Schedule]:
     """The default schedules of a core and a small model that has this share of the weight."""
-    own: Schedule = catalogue.schedule(catalogue.process(process).schedule).load()(share)
+    declared = catalogue.schedule(catalogue.process(process).schedule)
+    number = {} if declared.number is None else {declared.number.name: declared.number.default}
+    own: Schedule = declared.load()(share, **number)
     return Constant(1 - share), own if share < 1 else Constant(share)
 
 
@@ -61,16 +63,12 @@ class Sandwich:
     """A heavy member's weight: zero in the first and the last part of the trajectory, `weight` between them.
 
     weight: in the middle.
-    light: the share of the trajectory without it, in [0, 1] (else ValueError), half of it at each end. "Not All
-        Denoising Steps Are Equal" (Sedykh, Sorokin and Malykh, 2026) takes 1/4.
+    light: the share of the trajectory without it, in [0, 1], half of it at each end. "Not All Denoising Steps Are
+        Equal" (Sedykh, Sorokin and Malykh, 2026) takes 1/4.
     """
 
     weight: float
-    light: float = 0.25
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.light <= 1:
-            raise ValueError(f"the light share must be between 0 and 1, not {self.light}")
+    light: float
 
     def __call__(self, t: float) -> float:
         """The weight where light / 2 < t <= 1 - light / 2, else zero: t is where a step begins."""

@@ -9,26 +9,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.noise import Noise
 from ssdcli.engine.process.process import EmbeddingSpace
+
+_USUAL = dict(catalogue.process("masked").constants)
 
 
 def masked(vocabulary: int, constants: Mapping[str, float]) -> Masked:
     """The process that a manifest describes."""
-    return Masked(vocabulary, mask_id=int(constants["mask_id"]), t_min=constants.get("t_min", Masked.t_min))
+    return Masked(vocabulary, mask_id=int(constants["mask_id"]), t_min=(_USUAL | dict(constants))["t_min"])
 
 
 @dataclass(frozen=True)
 class Masked:
     """Linear schedule: at level t a token is the mask with probability t, independently of the others.
 
+    vocabulary: V, the mask included.
     mask_id: the id that hides a token.
     t_min: the lowest level that the objective's weights tell apart.
     """
 
     vocabulary: int
     mask_id: int
-    t_min: float = 1e-3
+    t_min: float = _USUAL["t_min"]
 
     name = "masked"
     timed = False  # the canvas shows the level: it is the share of masks

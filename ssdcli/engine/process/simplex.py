@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.noise import Noise
 from ssdcli.engine.process.process import EmbeddingSpace
 
-_STEPS = 64  # of the models made here
+_USUAL = catalogue.process("simplex").constants
 
 
 @dataclass(frozen=True)
 class Simplex:
     """A token w is the vector +K at w and -K elsewhere; noise of standard deviation K replaces it as t grows.
 
+    vocabulary: V.
     K: the magnitude of the logits.
     s: the offset of the cosine schedule.
-    steps: how many a block takes, as the checkpoint was published.
+    published: constants for samplers, kept with those of the process.
     """
 
     vocabulary: int
-    K: float = 5.0
-    s: float = 1e-4
-    steps: int = _STEPS
+    K: float = _USUAL["K"]
+    s: float = _USUAL["s"]
+    published: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     name = "simplex"
     timed = True
@@ -40,12 +42,12 @@ class Simplex:
     @classmethod
     def from_constants(cls, vocabulary: int, constants: Mapping[str, float]) -> Simplex:
         """The process that a manifest describes."""
-        return cls(vocabulary, constants["K"], constants["s"], int(constants.get("steps", _STEPS)))
+        published = catalogue.process(cls.name).for_samplers(constants)
+        return cls(vocabulary, constants["K"], constants["s"], published)
 
     def constants(self) -> Mapping[str, float]:
-        """K, s, and the steps of a block if they are another number than those of the models made here."""
-        steps = {} if self.steps == _STEPS else {"steps": self.steps}
-        return {"K": self.K, "s": self.s} | steps
+        """K, s, and how the checkpoint was sampled."""
+        return {"K": self.K, "s": self.s, **self.published}
 
     def abar(self, t: Tensor) -> Tensor:
         """Share of signal left at level t, cosine schedule normalised to abar(0) = 1 (Nichol and Dhariwal, 2021).

@@ -3,47 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.noise import Noise
 from ssdcli.engine.process.process import EmbeddingSpace
 
 _LOWEST = 1e-6  # of the levels: at the ends the NELBO's terms are quotients of zeros
 
 
-@dataclass(frozen=True)
-class Published:
-    """How a checkpoint is sampled by those who published it.
-
-    hot, cold: the temperatures of predictions at t = 1 and at t = 0.
-    bound: on the entropy, in nats, of what a step accepts.
-    sure, stable: the entropy in nats a position, and the steps, of its early stop.
-    steps: how many a block takes.
-    """
-
-    hot: float = 1.0
-    cold: float = 1.0
-    bound: float = 0.1
-    sure: float = 0.005
-    stable: int = 1
-    steps: int = 48
-
-
 def uniform(vocabulary: int, constants: Mapping[str, float]) -> Uniform:
     """The process that a manifest describes."""
     if constants.get("timed", 1):
         return Uniform(vocabulary)
-    hot, cold, bound, sure = (constants[name] for name in ("hot", "cold", "bound", "sure"))
-    return Uniform(vocabulary, Published(hot, cold, bound, sure, int(constants["stable"]), int(constants["steps"])))
+    return Uniform(vocabulary, timed=False, published=catalogue.process(Uniform.name).for_samplers(constants))
 
 
 def uniform_nelbo(log_p: Tensor, tokens: Tensor, shown: Tensor, levels: Tensor) -> Tensor:
     """The continuous-time NELBO of the linear schedule, alpha = 1 - t, at N positions: (N,) nats.
 
-    log_p: (N, V). tokens: (N,), the clean ones. shown: (N,), those of the canvas. levels: (N,).
+    log_p: (N, V).
+    tokens: (N,), the clean ones.
+    shown: (N,), those of the canvas.
+    levels: (N,).
 
     A token i that is shown turns into j at a rate that is r_j times that of noise where the clean one is known to be x,
     r_j = q_j / q_i with q_j = 1 + k [j = x] and k = V alpha / t, and m_j = sum_x p_x r_j by a prediction p. The bound
@@ -72,11 +57,14 @@ class Uniform:
     A canvas (B, L) int64 holds w where a token w is the text's or was drawn from a prediction, and ~w, below zero,
     where w is noise. Models see no difference.
 
-    published: of a checkpoint whose model is not told the level.
+    vocabulary: V.
+    timed: whether the model is told the level.
+    published: constants for samplers, kept with those of the process.
     """
 
     vocabulary: int
-    published: Published | None = None
+    timed: bool = True
+    published: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     name = "uniform"
     mixes = False
@@ -85,14 +73,9 @@ class Uniform:
     bounded = True
     nelbo = staticmethod(uniform_nelbo)
 
-    @property
-    def timed(self) -> bool:
-        """Whether the model is told the level."""
-        return self.published is None
-
     def constants(self) -> Mapping[str, float]:
-        """None where models are told the level; else how their checkpoint is sampled."""
-        return {} if self.published is None else {"timed": 0, **asdict(self.published)}
+        """None where models are told the level; else that they are not, and how their checkpoint was sampled."""
+        return {} if self.timed else {"timed": 0, **self.published}
 
     def prior(self, length: int, noise: Noise) -> Tensor:
         """Random tokens: (B, L) int64, all of them noise."""
@@ -105,7 +88,7 @@ class Uniform:
         return torch.where(replaced, self.prior(tokens.shape[1], noise), tokens)
 
     def embed(self, canvas: Tensor, space: EmbeddingSpace) -> Tensor:
-        """The embeddings of the tokens, be they noise or not."""
+        """The embeddings of the tokens, noise or not."""
         return space.embed(self.tokens(canvas))
 
     def loss_weights(self, canvas: Tensor, t: Tensor) -> Tensor:
@@ -117,5 +100,5 @@ class Uniform:
         return log_p
 
     def tokens(self, canvas: Tensor) -> Tensor:
-        """The tokens, be they noise or not."""
+        """The tokens, noise or not."""
         return torch.where(canvas < 0, ~canvas, canvas)

@@ -8,12 +8,32 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process.uniform import Published, Uniform
+from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.sampling.entropy_bound import within_bound
 from ssdcli.engine.sampling.nucleus import Picker, entropy
 from ssdcli.engine.sampling.reverse import ReverseProcess, Times
 from ssdcli.engine.sampling.stopping import EarlyStop
 from ssdcli.engine.sampling.unmasking import lowest, room
+
+
+@dataclass(frozen=True)
+class Published:
+    """How a checkpoint is sampled by its authors.
+
+    hot: the temperature of predictions at t = 1.
+    cold: that at t = 0.
+    bound: on the entropy, in nats, of the positions that a step accepts.
+    sure: the early stop's bound on the mean entropy of a position, in nats.
+    stable: for how many steps a canvas must not change before the early stop.
+    steps: how many a block takes.
+    """
+
+    hot: float = 1.0
+    cold: float = 1.0
+    bound: float = 0.1
+    sure: float = 0.005
+    stable: float = 1
+    steps: float = 48
 
 
 @dataclass(frozen=True)
@@ -23,6 +43,7 @@ class Acceptance:
     Where models are told the level, a canvas keeps to it. Where they are not, it is denoised by DiffusionGemma's own
     rules: the bound alone decides how fast, the temperature falls, and the end is greedy.
 
+    process: see `Uniform`.
     bound: None for the one that the checkpoint was published with.
     """
 
@@ -31,12 +52,12 @@ class Acceptance:
 
     @property
     def _published(self) -> Published:
-        return self.process.published or Published()
+        return Published(**self.process.published)
 
     def reverse(self) -> ReverseProcess:
         """As the checkpoint was published."""
         own = self._published
-        return ReverseProcess(self, own.steps, (own.hot, own.cold), EarlyStop(own.sure, own.stable))
+        return ReverseProcess(self, int(own.steps), (own.hot, own.cold), EarlyStop(own.sure, int(own.stable)))
 
     def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
         """Draw tokens, accept the surest within the bound, and renew the noise everywhere else.

@@ -12,6 +12,8 @@ from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import ReverseProcess, Times
 
+_STEPS = 64  # of models that were trained here
+
 
 @dataclass(frozen=True)
 class OneHot:
@@ -20,8 +22,8 @@ class OneHot:
     process: Simplex
 
     def reverse(self) -> ReverseProcess:
-        """As many steps as the checkpoint was published with."""
-        return ReverseProcess(self, self.process.steps)
+        """As many steps a block as the checkpoint was published with."""
+        return ReverseProcess(self, int(self.process.published.get("steps", _STEPS)))
 
     def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
         """x_s = sqrt(abar_s) * (+-K one-hot of w') + sqrt(1 - abar_s) * K * z with fresh z."""

@@ -80,7 +80,7 @@ class Choice:
 
     name: str | None = None
     number: float | None = None
-    remask: float = 0.0
+    remask: float = catalogue.REMASK.usual
     late: tuple[int, ...] = ()
 
 
@@ -92,12 +92,12 @@ def reverse_process(process: Process, choice: Choice = USUAL) -> ReverseProcess:
     declared = catalogue.sampler(process.name, choice.name)
     options: dict[str, Any] = {"remask": catalogue.REMASK.checked(choice.remask), "late": choice.late}
     if choice.remask and "remask" not in declared.takes:
-        raise ValueError(f"{declared.name} sampling takes no known tokens back, and remask is {choice.remask:g}")
+        raise ValueError(f"{declared.name} does not support remask (got {choice.remask:g})")
     options = {name: value for name, value in options.items() if name in declared.takes}
     if declared.number is not None:
         number = declared.number.default if choice.number is None else declared.number.checked(choice.number)
         options[declared.number.name] = number
     elif choice.number is not None:
-        raise ValueError(f"{declared.name} sampling takes no number, and {choice.number:g} is given")
+        raise ValueError(f"{declared.name} takes no number (got {choice.number:g})")
     sampler: Sampler = declared.load()(process, **options)
     return sampler.reverse()

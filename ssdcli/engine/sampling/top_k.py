@@ -16,7 +16,7 @@ from ssdcli.engine.sampling.unmasking import Unmasking
 class TopK(Unmasking):
     """The positions of lowest entropy, k in each step; with k = 0, the time alone decides how many."""
 
-    k: float = 0
+    k: float
 
     def order(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Order by entropy; k."""

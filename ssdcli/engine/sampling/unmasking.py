@@ -29,7 +29,7 @@ class Unmasking(ABC):
     """
 
     process: Masked
-    remask: float = field(default=0.0, kw_only=True)
+    remask: float = field(kw_only=True)
     late: tuple[int, ...] = field(default=(), kw_only=True)
 
     @abstractmethod

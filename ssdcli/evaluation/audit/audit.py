@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -22,12 +21,14 @@ from ssdcli.evaluation.audit.rounds import Rounds, paired_losses
 from ssdcli.evaluation.audit.training_text import Excerpts, TrainingText, find_training_text, read_excerpts
 from ssdcli.evaluation.audit.verbatim import find, share
 from ssdcli.evaluation.losses import LossSettings
+from ssdcli.evaluation.measurement import AuditSettings, OnProgress
 from ssdcli.evaluation.scored_text import ScoredText, scored_text
 from ssdcli.generation.loaded_model import open_model
-from ssdcli.generation.selection import NO_CORE, choose
+from ssdcli.generation.selection import choose
 from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.compatibility import misfit
+from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.tokenizer import load_tokenizer
 
@@ -42,24 +43,6 @@ _TEXT_TOKENS = 128
 _PROMPT = 100  # characters of a prompt
 _BASELINE = 20_000  # characters of held-out text that are searched for
 
-OnProgress = Callable[[str, float], None]  # told what is being done, and which share of it is done
-
-
-@dataclass(frozen=True)
-class AuditSettings:
-    """How to audit; checked when it is made (UsageError).
-
-    minutes: for the measures; reading takes extra time.
-    seed: of all random draws.
-    """
-
-    minutes: float = 3.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.minutes < math.inf:
-            raise UsageError(f"--minutes must be above 0, not {self.minutes}.", "Change --minutes.")
-
 
 def audit(
     name: str,
@@ -70,7 +53,7 @@ def audit(
 ) -> Audit:
     """Measure what a model reveals and store the result in its manifest.
 
-    data: the text that it was trained on, which all measures but that of the canaries need.
+    data: the text that it was trained on; without it only canaries are measured.
 
     Raises NoSuchModel, UsageError for a model that cannot be audited and for text that is not its own, SsdError for a
     model that cannot be read.
@@ -81,7 +64,7 @@ def audit(
     canaries = read_canaries(entry.folder)
     text = find_training_text(entry, data) if data else None
     if canaries is None and text is None:
-        problem = f"{name!r} was trained without canaries and no text is named, so there is nothing to measure."
+        problem = f"{name!r} was trained without canaries, and no text is named, so there is nothing to measure."
         raise UsageError(problem, f"Name the text that it was trained on: ssd audit {name} DATA.")
     on_progress("reading", 0.0)
     known = None if text is None else read_excerpts(text, Random(settings.seed))
@@ -101,17 +84,21 @@ def audit(
 
 
 def _auditable(entry: Entry) -> Entry:
-    """Return the model if it was trained here; else raise UsageError."""
+    """The model if it was trained here; else raise UsageError."""
     if entry.bundled or entry.manifest.source is not None:
         origin = "comes with ssd" if entry.bundled else f"was pulled from {entry.manifest.source}"
-        problem = f"{entry.name!r} {origin}, and what it was trained on is not known here."
+        problem = f"{entry.name!r} {origin}, and ssd does not know what it was trained on."
         raise UsageError(problem, "Audit a model that was made with 'ssd train-small'.")
     return entry
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """The model under audit: it writes and is measured; its tokenizer reads special tokens as plain text."""
+    """The model under audit.
+
+    writer: lets it write.
+    tokenizer: its own, which reads special tokens as plain text.
+    """
 
     writer: Writer
     tokenizer: Tokenizer
@@ -122,7 +109,7 @@ class _Subject:
 
     def encode(self, text: str) -> ScoredText:
         """Encode a whole text between two ends of text, as in training."""
-        end = self.writer.members[0].model.format.opening
+        end = self.writer.members[0].model.format.ends[0]
         scored = scored_text(text, self.tokenizer, end)
         return replace(scored, tokens=[*scored.tokens, end])
 
@@ -144,13 +131,13 @@ def _load(entry: Entry, registry: Registry) -> _Subject:
 
 
 def _core(entry: Entry, registry: Registry) -> Backbone | None:
-    """Load the core that a model was made for, if it is here and reads text as the model does."""
+    """Load the core that a model was made for, if it is registered and reads text as the model does."""
     made_for, own = entry.manifest.core, entry.manifest
     if made_for is None:
         return None
     try:
         core = registry.find(made_for)
-        # Both must see the same canvases, so that their attention must be the same, too.
+        # Both must see the same canvases, so their attention must be the same, too.
         alike = core.manifest.attention == own.attention and misfit(core.manifest, own) is None
         return open_model(core, block_size=own.block_size).denoiser.backbone if alike else None
     except SsdError:
@@ -164,7 +151,7 @@ class _Auditor:
     subject: the model.
     seed: of all random draws.
     seconds: for each measure.
-    on_progress: told of progress.
+    on_progress: called with progress.
     """
 
     subject: _Subject
@@ -186,8 +173,8 @@ class _Auditor:
     def search(self, text: TrainingText, known: Excerpts) -> Verbatim:
         """Let the model write, and search the training text for what it wrote.
 
-        What also stands in held-out text is common (a greeting, a licence) and does not count as copied. Held-out text
-        itself, searched for in the training text, shows how much people repeat anyway.
+        Spans that are also in held-out text are common (a greeting, a licence) and do not count as copied. Held-out
+        text itself, searched for in the training text, shows how much people repeat anyway.
         """
         prompted, unprompted = self._write([_beginning(one) for one in known.train if len(one) > 2 * _PROMPT])
         heldout = _up_to(known.heldout, _BASELINE)
@@ -211,12 +198,13 @@ class _Auditor:
         return prompted, unprompted
 
     def guess(self, known: Excerpts, core: Backbone | None) -> Membership | None:
-        """Tell training documents from as many held-out ones by their losses; None for too few.
+        """Tell training documents from as many held-out ones by their losses; None if there are too few.
 
-        Documents are paired by length and cut to the shorter one, since loss per token falls with length. Beside the
-        core: its loss less the model's. A document that is easy for everybody has a low loss under both; one that only
-        the model finds easy was probably in its text. This takes out how hard a document is, which is most of the
-        variance (a likelihood ratio; Carlini et al., "Membership inference attacks from first principles", 2022).
+        Documents are paired by length and cut to the shorter one, since loss per token falls with length. With a core,
+        the score is the core's loss minus the model's: a document that is easy for everybody has a low loss under both;
+        one that only the model finds easy was probably in its text. This removes the difficulty of a document, which
+        is most of the variance (a likelihood ratio; Carlini et al., "Membership inference attacks from first
+        principles", 2022).
         """
         train, heldout = (self._long_enough(texts) for texts in (known.train, known.heldout))
         nearest = match([len(one.tokens) for one in train], [len(one.tokens) for one in heldout])
@@ -245,7 +233,7 @@ class _Auditor:
 
 
 def _beginning(text: str) -> str:
-    """Return the first words of a text."""
+    """The first words of a text."""
     return text[:_PROMPT].rsplit(maxsplit=1)[0]
 
 

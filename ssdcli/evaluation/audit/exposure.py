@@ -27,7 +27,7 @@ class Exposure:
         return float(self.bits.mean())
 
     def by_times(self) -> dict[int, float]:
-        """Return the mean exposure of the canaries that were planted equally often."""
+        """The mean exposure of the canaries that were planted equally often."""
         return {int(times): float(self.bits[self.times == times].mean()) for times in np.unique(self.times)}
 
 

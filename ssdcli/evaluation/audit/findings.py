@@ -73,7 +73,7 @@ class Audit:
     seconds: float
 
     def metrics(self) -> dict[str, float]:
-        """Return the numbers that go into the model's manifest."""
+        """The numbers that go into the model's manifest."""
         found: dict[str, float | None] = {}
         if self.exposure is not None:
             found |= {EXPOSURE: self.exposure.mean, "audit exposure possible": self.exposure.most}
@@ -93,7 +93,7 @@ class Audit:
         return judge(self.name, self.metrics())
 
     def remarks(self) -> list[str]:
-        """Return sentences about what was not measured, and how it could be."""
+        """Sentences about what was not measured, and how it could be."""
         remarks = []
         if self.exposure is None:
             remarks.append("Exposure was not measured: the model was trained without --canaries.")
@@ -111,7 +111,7 @@ class Audit:
         return remarks
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `ssd audit --json` writes."""
+        """The object that `ssd audit --json` writes."""
         verdict = self.verdict()
         return {
             "name": self.name,

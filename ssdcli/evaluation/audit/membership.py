@@ -65,7 +65,7 @@ def match(lengths: Sequence[int], wanted: Sequence[int]) -> list[int]:
 
 
 def _auc(members: np.ndarray, others: np.ndarray) -> tuple[float, float]:
-    """Return the AUC and its standard error.
+    """The AUC and its standard error.
 
     The AUC is a U-statistic, the mean of [member > other] over all pairs. Its variance comes from how much the share of
     wins varies from member to member and from other to other, not from the N^2 pairs, which are not independent.
@@ -77,7 +77,7 @@ def _auc(members: np.ndarray, others: np.ndarray) -> tuple[float, float]:
 
 
 def _judged(members: np.ndarray, others: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Return the true and the false positive rate, (2,), each half of the documents judged by the other's threshold."""
+    """The true and the false positive rate, (2,), each half of the documents judged by the other's threshold."""
     sides = [np.array_split(draw.permutation(scores), 2) for scores in (members, others)]
     rates = np.zeros((2, 2))
     for half in (0, 1):
@@ -87,7 +87,7 @@ def _judged(members: np.ndarray, others: np.ndarray, draw: np.random.Generator) 
 
 
 def _best_threshold(members: np.ndarray, others: np.ndarray) -> float:
-    """Return the threshold of the largest difference of the rates, half way between two scores."""
+    """The threshold of the largest difference of the rates, half way between two scores."""
     scores = np.concatenate([members, others])
     order = scores.argsort()
     steps = np.concatenate([np.full(len(members), 1 / len(members)), np.full(len(others), -1 / len(others))])

@@ -25,7 +25,7 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def spans_of(text: str) -> list[str]:
-    """Return every span of SPAN characters of a text; a shorter text has none."""
+    """Every span of SPAN characters of a text; a shorter text has none."""
     return [text[start : start + SPAN] for start in range(len(text) - SPAN + 1)]
 
 
@@ -51,7 +51,7 @@ class Search:
             self._look_through()
 
     def found(self) -> set[str]:
-        """Return the spans that stand in what was read."""
+        """The spans that stand in what was read."""
         self._look_through()
         return self._found
 
@@ -91,13 +91,13 @@ def find(texts: Iterable[str], documents: Iterable[tuple[str, bool]]) -> Found:
 
 
 def share(texts: Sequence[str], spans: set[str]) -> float | None:
-    """Return the share of all spans of some texts that are among the given ones; None if no text has a span."""
+    """The share of all spans of some texts that are among the given ones; None if no text has a span."""
     own = [span for text in texts for span in spans_of(text)]
     return sum(span in spans for span in own) / len(own) if own else None
 
 
 def _codes(text: str) -> Hashes:
-    """Return the code points of a text: (characters,)."""
+    """The code points of a text: (characters,)."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
 
 

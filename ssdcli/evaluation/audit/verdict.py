@@ -18,7 +18,8 @@ class _Scale:
     """How to judge a metric.
 
     metric: its name in the manifest.
-    moderate, high: from where it is that.
+    moderate: the smallest value of that level.
+    high: the smallest value of that level.
     danger: what whoever has the weights can then do.
     error: the name of its standard error; a value less than two of them above 0 counts as 0.
     """
@@ -70,7 +71,7 @@ def judge(name: str, metrics: Mapping[str, float]) -> Verdict | None:
 
 
 def _severity(scale: _Scale, metrics: Mapping[str, float]) -> int:
-    """Return the place of a metric's level in LEVELS."""
+    """The place of a metric's level in LEVELS."""
     value = metrics[scale.metric]
     if scale.error is not None and value < 2 * metrics.get(scale.error, 0):
         return 0

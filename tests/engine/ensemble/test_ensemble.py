@@ -139,7 +139,7 @@ def test_a_member_that_runs_at_one_level_reads_all_that_is_written(known_denoise
 
 
 def test_where_no_member_runs_there_is_nothing_to_say(known_denoiser):
-    group = ensemble((known_denoiser(P[0]), Sandwich(1.0)))
+    group = ensemble((known_denoiser(P[0]), Sandwich(1.0, 0.25)))
     prefixes = group.start(known_prompts(1), LEVELS)
     with pytest.raises(ValueError, match="no member runs"):
         group.denoise(CANVAS, 1.0, None, prefixes)

@@ -315,7 +315,7 @@ def test_a_row_without_masks_is_finished_unless_it_remasks():
         (Choice("threshold", 1.1), "above 0 and at most 1, not 1.1"),
         (Choice("entropy-bound", -0.1), "at least 0, not -0.1"),
         (Choice("entropy-bound", math.inf), "at least 0, not inf"),
-        (Choice("ancestral", 2), "takes no number, and 2 is given"),
+        (Choice("ancestral", 2), "takes no number \\(got 2\\)"),
         (Choice(remask=1.0), "at least 0 and below 1, not 1.0"),
         (Choice(remask=-0.1), "at least 0 and below 1, not -0.1"),
     ],

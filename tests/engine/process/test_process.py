@@ -13,7 +13,8 @@ from ssdcli.engine.process import make_process
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.process.sparse_simplex import SparseSimplex
-from ssdcli.engine.process.uniform import Published, Uniform
+from ssdcli.engine.process.uniform import Uniform
+from ssdcli.engine.sampling.acceptance import Published
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import Choice
 from tests.engine.process.toys import noise_of, sampler, times
@@ -23,9 +24,9 @@ MADE = [
     Masked(V, mask_id=3),
     Masked(V, mask_id=V - 1, t_min=0.01),
     Simplex(V),
-    Simplex(V, K=3.5, s=0.008, steps=100),
+    Simplex(V, K=3.5, s=0.008, published={"steps": 100}),
     Uniform(V),
-    Uniform(V, Published(0.8, 0.4, bound=0.3, sure=0.01, stable=2, steps=9)),
+    Uniform(V, timed=False, published=vars(Published(0.8, 0.4, bound=0.3, sure=0.01, stable=2, steps=9))),
 ]
 ALL = [*MADE, SparseSimplex(V, top=8, scattered=16)]
 SAMPLERS = [sampler(process, Choice(one.name)) for process in ALL for one in catalogue.samplers(process.name)]

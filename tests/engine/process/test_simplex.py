@@ -199,9 +199,9 @@ def test_a_projection_is_chosen_by_name_and_what_is_unknown_is_refused(process):
     assert sampler(process, Choice("nucleus")) == sampler(process)
     with pytest.raises(ValueError, match=r"'top-k'.*nucleus, multi-hot"):
         sampler(process, Choice("top-k"))
-    with pytest.raises(ValueError, match=r"multi-hot sampling takes no number, and 0.5 is given"):
+    with pytest.raises(ValueError, match=r"multi-hot takes no number \(got 0.5\)"):
         sampler(process, Choice("multi-hot", 0.5))
-    with pytest.raises(ValueError, match=r"nucleus sampling takes no number, and 2 is given"):
+    with pytest.raises(ValueError, match=r"nucleus takes no number \(got 2\)"):
         sampler(process, Choice(number=2))
-    with pytest.raises(ValueError, match="takes no known tokens back"):
+    with pytest.raises(ValueError, match="does not support remask"):
         sampler(process, Choice("nucleus", remask=0.1))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process.uniform import Published, Uniform
+from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.sampler import time_grid
-from ssdcli.engine.sampling.acceptance import Acceptance
+from ssdcli.engine.sampling.acceptance import Acceptance, Published
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import Choice
 from tests.engine.process.toys import (
@@ -27,7 +27,7 @@ from tests.engine.process.toys import (
 
 V = 50
 PROCESS = Uniform(V)
-UNTOLD = Uniform(V, Published(bound=0.09))
+UNTOLD = Uniform(V, timed=False, published=vars(Published(bound=0.09)))
 SAMPLER = sampler(PROCESS)
 
 
@@ -286,7 +286,7 @@ def test_the_accepted_positions_are_those_of_diffusion_gemma():
         (Choice("top-k"), "unknown sampler 'top-k': known are entropy-bound"),
         (Choice("entropy-bound", -1.0), "at least 0, not -1.0"),
         (Choice(number=math.nan), "at least 0, not nan"),
-        (Choice(remask=0.1), "takes no known tokens back"),
+        (Choice(remask=0.1), "does not support remask"),
     ],
     ids=str,
 )
@@ -297,7 +297,11 @@ def test_what_no_sampling_can_be_is_refused(sampling, complaint):
 
 def test_the_bound_is_the_processes_own_unless_one_is_asked_for():
     log_p = of_entropies(0.085, 0.085, 0.5)
-    for process, accepts in ((PROCESS, 2), (UNTOLD, 2), (Uniform(V, Published(bound=0.08)), 1)):
+    for process, accepts in (
+        (PROCESS, 2),
+        (UNTOLD, 2),
+        (Uniform(V, timed=False, published=vars(Published(bound=0.08))), 1),
+    ):
         assert sum(accepted(sampler(process), log_p)[0]) == accepts
         assert sum(accepted(sampler(process, Choice(number=0.2)), log_p)[0]) == 3
 

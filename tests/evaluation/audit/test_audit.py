@@ -13,10 +13,11 @@ import pytest
 
 from ssdcli.data.canaries import FILE
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
-from ssdcli.evaluation.audit.audit import AuditSettings, _Auditor, audit
+from ssdcli.evaluation.audit.audit import _Auditor, audit
 from ssdcli.evaluation.audit.findings import Audit
 from ssdcli.evaluation.audit.training_text import Excerpts, find_training_text
 from ssdcli.evaluation.audit.verdict import ADVANTAGE, EXPOSURE, VERBATIM, judge
+from ssdcli.evaluation.measurement import AuditSettings
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.store import Registry
@@ -287,5 +288,5 @@ def test_a_model_whose_text_is_unknown_here_is_refused():
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("inf"), float("nan")])
 def test_minutes_that_cannot_be_are_refused(minutes):
-    with pytest.raises(UsageError, match="--minutes must be above 0"):
+    with pytest.raises(UsageError, match="must be above 0"):
         AuditSettings(minutes)

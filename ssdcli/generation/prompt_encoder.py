@@ -1,4 +1,4 @@
-"""How a prompt is read: split at its gaps, and encoded for each member in the format that it was trained on."""
+"""Prompts for the members: split at their gaps, and encoded in the format that each member was trained on."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ _GAP = re.compile("_{4,}")
 
 @dataclass(frozen=True)
 class PromptParts:
-    """A prompt, and its literal parts where gaps are to be filled: one part more than there are gaps.
+    """A prompt, and the literal text around its gaps.
 
-    A prompt that is continued has no parts; its single gap is its end. Spaces before a gap belong to the text that
-    fills it, since a token begins with the space before its word.
+    Spaces before a gap belong to the text that fills it, since a token begins with the space before its word.
+
+    prompt: the whole prompt.
+    parts: one more than there are gaps; None for a prompt that is continued, whose single gap is its end.
     """
 
     prompt: str
@@ -49,18 +51,18 @@ class PromptParts:
         return self.text(filled) + self.parts[len(filled)].rstrip(" ")
 
     def after(self, gap: int) -> tuple[str, ...]:
-        """The literal parts after a gap, with an open gap between each two; none for a continuation."""
+        """The literal parts after a gap, with an open gap between every two; none for a continuation."""
         if self.parts is None:
             return ()
         *inner, last = self.parts[gap + 1 :]
         return (*(part.rstrip(" ") for part in inner), last)
 
     def certain(self, filled: Sequence[str], partial: str) -> str:
-        """The text that will not change while the next gap, of which `partial` is certain, is filled."""
+        """The text that will not change while the next gap is filled, of which `partial` is certain."""
         return partial if self.parts is None else self.before(filled)
 
     def text(self, filled: Sequence[str]) -> str:
-        """The whole text once all gaps are filled; before that, as far as the last filled gap."""
+        """The whole text once all gaps are filled; before that, the text up to the last filled gap."""
         if self.parts is None:
             return "".join(filled)
         joined = "".join(_join(part, text) for part, text in zip(self.parts, filled, strict=False))
@@ -68,7 +70,7 @@ class PromptParts:
 
 
 def _join(part: str, text: str) -> str:
-    """A literal part and the text of the gap after it, with the spaces that the part had."""
+    """A literal part and the text of the gap after it; the part's own spaces separate them."""
     text = text.strip(" ")
     return part + text if text else part.rstrip(" ")
 
@@ -77,8 +79,8 @@ def _join(part: str, text: str) -> str:
 class PromptEncoder:
     """Turns requests into prompts, one for each member.
 
-    members: those that read them, all with the same tokenizer.
-    gap: the most tokens that fill a gap of a prompt; 0 when a prompt is continued.
+    members: all with the same tokenizer.
+    gap: the most tokens that fill a gap; 0 when prompts are continued.
     """
 
     members: tuple[Member[LoadedModel], ...]
@@ -113,22 +115,22 @@ class PromptEncoder:
         return ids if ids and form.cuts_documents else [form.opening, *ids]
 
     def _paragraphs(self, member: Member[LoadedModel], turns: Sequence[Message], context: str) -> list[int]:
-        """What a member without a template reads, except for the opening."""
+        """The ids of a conversation for a member without a template, except for the opening."""
         if member.model.format.answers and not self.gap:
             return self.codec.encode_turns(turns, context)
         return self.codec.encode(document(turns, context))
 
     def _chat(self, member: Member[LoadedModel]) -> Chat | None:
-        """The template by which a member reads; the text around a gap is a document for every member."""
+        """A member's template; none around a gap, whose text is a document for every member."""
         return None if self.gap else member.model.format.chat
 
     def _positions(self, member: Member[LoadedModel]) -> int:
-        """The positions that a member leaves free for a gap: whole blocks."""
+        """The positions that a member reserves for a gap: whole blocks."""
         block = member.model.denoiser.backbone.block_size
         return -(-self.gap // block) * block
 
     def _after(self, parts: PromptParts, gap: int) -> tuple[int | None, ...]:
-        """The ids of what follows a gap, with unknown ones where later gaps are still open."""
+        """The ids of the text after a gap; None for each position of a later gap, which is still open."""
         ids: list[int | None] = []
         for place, part in enumerate(parts.after(gap)):
             ids += [None] * (self._positions(self.members[0]) if place else 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ssdcli.errors import NoSuchModel, UsageError
-from ssdcli.evaluation.ensembles import find_candidates
+from ssdcli.evaluation.candidates import find_candidates
 from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.registry.store import Registry
 from tests.tiny import add_family, add_gated, add_tiny
@@ -26,8 +26,8 @@ def pairs(found):
     return [(sweep.rule, sweep.schedule) for sweep in found.sweeps]
 
 
-def weights_of(lineup):
-    return {one.name: round(one.signed(one.weight), 9) for one in lineup.members}
+def weights_of(spec):
+    return {one.name: round(one.signed(one.weight), 9) for one in spec.members}
 
 
 def test_a_core_and_a_small_model_mix_and_average_at_all_weights():
@@ -35,8 +35,8 @@ def test_a_core_and_a_small_model_mix_and_average_at_all_weights():
     assert (found.core, found.first, found.learner.name) == ("big", "notes", "notes")
     assert pairs(found) == [(rule, how) for rule in ("mix", "average") for how in ("constant", "leaning", "sandwich")]
     assert [sweep.weights for sweep in found.sweeps] == [GRID, GRID[:-1], GRID[:-1]] * 2
-    assert weights_of(found.sweeps[0].lineups[2]) == {"big": 0.7, "notes": 0.3}
-    assert weights_of(found.sweeps[0].lineups[-1]) == {"notes": 1}
+    assert weights_of(found.sweeps[0].specs[2]) == {"big": 0.7, "notes": 0.3}
+    assert weights_of(found.sweeps[0].specs[-1]) == {"notes": 1}
     assert [one.name for one in found.members] == ["big", "notes"]
 
 
@@ -64,16 +64,16 @@ def test_a_model_that_is_alone_makes_no_ensemble(core, members):
 def test_of_several_small_models_the_first_ones_weight_is_swept_and_the_others_keep_theirs():
     found = candidates(members={"notes": 0.3, "mail": 0.4})
     assert found.sweeps[0].weights == GRID[:6]
-    assert weights_of(found.sweeps[0].lineups[1]) == {"big": 0.4, "notes": 0.2, "mail": 0.4}
-    assert weights_of(found.sweeps[0].lineups[-1]) == {"notes": 0.6, "mail": 0.4}
+    assert weights_of(found.sweeps[0].specs[1]) == {"big": 0.4, "notes": 0.2, "mail": 0.4}
+    assert weights_of(found.sweeps[0].specs[-1]) == {"notes": 0.6, "mail": 0.4}
     assert found.sweeps[1].weights == found.sweeps[2].weights == GRID[:5]  # they need the core
 
 
 def test_without_a_core_the_others_share_what_the_first_leaves():
     found = candidates("none", {"notes": 0.3, "mail": 0.3})
     assert pairs(found) == [("mix", "constant"), ("average", "constant")]
-    assert weights_of(found.sweeps[0].lineups[1]) == {"notes": 0.2, "mail": 0.8}
-    assert weights_of(found.sweeps[0].lineups[-1]) == {"notes": 1}
+    assert weights_of(found.sweeps[0].specs[1]) == {"notes": 0.2, "mail": 0.8}
+    assert weights_of(found.sweeps[0].specs[-1]) == {"notes": 1}
 
 
 def test_others_that_leave_nothing_are_refused():
@@ -86,7 +86,7 @@ def test_contrast_is_measured_where_there_is_a_base_that_fits():
     found = candidates(members=["specialist"])
     assert pairs(found)[-2:] == [("contrast", "constant"), ("contrast", "leaning")]
     assert found.sweeps[-2].weights == GRID
-    assert weights_of(found.sweeps[-2].lineups[3]) == {
+    assert weights_of(found.sweeps[-2].specs[3]) == {
         "big": 1,
         "specialist": 0.4,
         "notes, base of specialist": -0.4,
@@ -109,7 +109,7 @@ def test_a_gate_is_measured_where_there_is_one_beside_one_core():
     found = candidates(members=["gated"])
     assert pairs(found)[-1] == ("gated", "leaning")
     assert found.sweeps[-1].weights == (None,)
-    assert weights_of(found.sweeps[-1].lineups[0]) == {"big": 0.6, "gated": 0.4}
+    assert weights_of(found.sweeps[-1].specs[0]) == {"big": 0.6, "gated": 0.4}
     assert pairs(candidates(members={"gated": 0.7}, rules=("gated",))) == [("gated", "leaning")]
     for others in (["gated", "notes"], ["notes"]):
         assert "gated" not in dict(pairs(candidates(members=others)))
@@ -135,19 +135,19 @@ def test_a_schedule_from_a_file_has_weights_of_its_own(tmp_path):
     file.write_text("big = [[1.0, 0.9], [0.0, 0.1]]\n")
     found = candidates(members=["notes"], rules=("mix",), schedules=(str(file),))
     assert found.sweeps[0].weights == (None,)
-    (lineup,) = found.sweeps[0].lineups
-    assert [one.schedule(1.0) for one in lineup.members] == [0.9, 0.3]
+    (spec,) = found.sweeps[0].specs
+    assert [one.schedule(1.0) for one in spec.members] == [0.9, 0.3]
 
 
 @pytest.mark.parametrize(
     ("members", "settings", "said"),
     [
-        (["notes"], {"rules": ("contrast",)}, "a contrast needs private context"),
+        (["notes"], {"rules": ("contrast",)}, "the rule contrast needs private context"),
         (["notes"], {"rules": ("contrast",), "schedules": ("sandwich",), "context": "x"}, "at every step"),
         (None, {"context": "x"}, "none is named"),
         (["notes"], {"schedules": ("nowhere.toml",)}, "cannot be read"),
         (["notes"], {"rules": ("gated",)}, "'notes' has no gate"),
-        (["notes"], {"rules": ("mash",)}, "rule must be one of"),
+        (["notes"], {"rules": ("mash",)}, "rules='mash' must be one of"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_loaded(members, settings, said):
@@ -158,10 +158,10 @@ def test_what_cannot_be_is_said_before_anything_is_loaded(members, settings, sai
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"documents": 0}, "documents must be at least 1"),
-        ({"minutes": 0}, "minutes must be above 0"),
-        ({"minutes": float("inf")}, "minutes must be above 0"),
-        ({"generate": -1}, "generate must be at least 0"),
+        ({"documents": 0}, "documents=0 must be at least 1"),
+        ({"minutes": 0}, "minutes=0 must be above 0"),
+        ({"minutes": float("inf")}, "minutes=inf must be above 0"),
+        ({"generate": -1}, "generate=-1 must be at least 0"),
         ({"judge": "folder"}, "none are to be generated"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What `ssd generate` reads: the prompt, standard input, members, context files and batches."""
+"""What the commands read for models that write: the prompt, standard input, members, context files and batches."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from typing import Any
 
 from ssdcli.api import Request
 from ssdcli.cli import console
+from ssdcli.data.readers.files import STANDARD_INPUT
 from ssdcli.errors import UsageError
-from ssdcli.options.declare import Check, option
-from ssdcli.registry.names import suggest
+from ssdcli.options.checks import Check
+from ssdcli.options.declare import option
+from ssdcli.registry.names import NO_CORE, suggest
 from ssdcli.text.messages import BETWEEN, Message
 
 PATIENCE = 1.0  # seconds without input before a warning that standard input is being read
-STDIN = "-"
 
 
 @dataclass(frozen=True)
 class ModelFlags:
     """The models that a command works with.
 
-    core: the large model's name, or "none".
+    core: the large model's name, or NO_CORE.
     members: small models, each NAME or NAME=WEIGHT.
     context: files of private context.
     """
 
     core: str | None = option(
         None,
-        "The large model, or 'none'.",
+        f"The large model, or {NO_CORE!r}.",
         metavar="NAME",
         default="the core that the first small model was made for",
         common=True,
@@ -48,7 +49,7 @@ class ModelFlags:
         completes="member",
     )
     context: tuple[Path, ...] = option(
-        (), "Private context, which the small models alone see. Repeatable.", metavar="FILE", common=True
+        (), "Private context, seen only by small models. Repeatable.", metavar="FILE", common=True
     )
 
 
@@ -62,13 +63,13 @@ _EXAMPLES = 'Write lines such as {"prompt": "Dear landlord,"} or {"messages": [{
 
 
 def read_requests(prompt: str | None, batch: str | None, context: Sequence[Path]) -> list[Request]:
-    """Return what is asked for: the lines of a batch, or one prompt; each with the private context of the files."""
+    """The requests: the lines of a batch, or one prompt, each with the private context of the files."""
     private = read_context(context)
     return [Request(read_prompt(prompt), private)] if batch is None else read_batch(batch, private)
 
 
 def read_prompt(argument: str | None) -> str:
-    """Return standard input, if it is no terminal, and the argument, with an empty line between them."""
+    """Standard input, unless it is a terminal, and the argument, with an empty line between them."""
     piped = "" if sys.stdin is None or sys.stdin.isatty() else _without_last_line_end(_read_standard_input())
     return BETWEEN.join(part for part in (piped, argument or "") if part)
 
@@ -90,21 +91,21 @@ def read_members(given: tuple[str, ...]) -> dict[str, float | None]:
 
 
 def read_context(paths: Sequence[Path]) -> str:
-    """Return the files' texts with empty lines between them; UsageError names one that cannot be read."""
+    """The files' texts with empty lines between them; UsageError names one that cannot be read."""
     return BETWEEN.join(_without_last_line_end(_read_file(path, "context file")) for path in paths)
 
 
 def read_batch(source: str, context: str) -> list[Request]:
     """Read JSON lines from a file or, for "-", standard input; UsageError names the line that is wrong.
 
-    context: private text in front of each line's own.
+    context: private text before each line's own.
     """
-    if source == STDIN:
+    if source == STANDARD_INPUT:
         text = "" if sys.stdin is None else _read_standard_input()
     else:
         text = _read_file(Path(source).expanduser(), "batch file")
-    name = "standard input" if source == STDIN else source
-    # Not splitlines: JSON text may hold other line ends, such as U+2028, as they are.
+    name = "standard input" if source == STANDARD_INPUT else source
+    # Not splitlines: JSON text may contain other line ends, such as U+2028, unescaped.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     return [_request(line, f"line {number} of {name}", context) for number, line in lines]
 
@@ -142,7 +143,7 @@ def _message(item: object, place: str) -> Message:
 
 @contextmanager
 def _placed(place: str) -> Iterator[None]:
-    """Put the place in front of the message of an error."""
+    """Begin the message of an error with the place."""
     try:
         yield
     except UsageError as error:
@@ -150,11 +151,11 @@ def _placed(place: str) -> Iterator[None]:
 
 
 def _checked(values: dict[str, Any], checks: Mapping[str, Check], place: str) -> dict[str, Any]:
-    """The same values; UsageError names a key that is not known, or whose value fails its check."""
+    """The same values; UsageError names a key that is unknown, or whose value fails its check."""
     for key, value in values.items():
         if key not in checks:
-            remedy = f"{suggest(key, checks)} Known are {', '.join(checks)}."
-            raise UsageError(f"{place} has a key {key!r}.", remedy.strip())
+            remedy = f"{suggest(key, checks)} Known keys: {', '.join(checks)}."
+            raise UsageError(f"{place} has an unknown key {key!r}.", remedy.strip())
         if not checks[key].holds(value):
             raise UsageError(f"{place} has a {key} that is not {checks[key]}.", "Correct that line.")
     return values
@@ -190,11 +191,11 @@ def _read_file(path: Path, what: str) -> str:
 
 
 def _as_text(data: bytes, source: str) -> str:
-    """Decode UTF-8; bytes that are not UTF-8 are replaced, with a warning."""
+    """Decode UTF-8; other bytes are replaced, with a warning."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        console.warn(f"{source} is not all UTF-8; the other bytes were replaced.")
+        console.warn(f"{source} is not all UTF-8; other bytes were replaced.")
         return data.decode("utf-8-sig", errors="replace")
 
 

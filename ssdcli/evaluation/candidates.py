@@ -1,4 +1,4 @@
-"""Which ensembles are measured: every rule and schedule that fits the members, over the first small model's weight."""
+"""Which ensembles are measured: every rule and schedule that fits the members, at several weights."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.losses import GRID
 from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.generation.schedule_parser import among, goes_with, named
-from ssdcli.generation.selection import NO_CORE, Lineup, ModelFiles, SmallModels, choose
+from ssdcli.generation.selection import EnsembleSpec, ModelFiles, SmallModels, choose, without_noise
 from ssdcli.generation.types import Blend
+from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Registry
-
-_DIGITS = 12  # sums of weights are rounded to this many decimals
 
 
 @dataclass(frozen=True)
 class Sweep:
     """A rule and a schedule at several weights of the first small model.
 
-    rule, schedule: how the members combine.
+    rule: how predictions are combined.
+    schedule: when members run.
     weights: of the first small model; a single None where a gate or a file sets them.
-    lineups: who runs at each weight.
+    specs: the ensemble at each weight.
     """
 
     rule: str
     schedule: str
     weights: tuple[float | None, ...]
-    lineups: tuple[Lineup, ...]
+    specs: tuple[EnsembleSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Candidates:
 
     core: its name, None without one.
     small: the small models and their weights.
-    members: every model alone; one that also runs without private context is a member twice.
+    members: every model alone; a model that also runs without private context is listed twice.
     sweeps: the ensembles.
     authors: the core and the small models alone, by name.
     """
@@ -49,11 +49,11 @@ class Candidates:
     small: tuple[tuple[str, float], ...]
     members: tuple[Member[ModelFiles], ...]
     sweeps: tuple[Sweep, ...]
-    authors: dict[str, Lineup]
+    authors: dict[str, EnsembleSpec]
 
     @property
     def learner(self) -> Member[ModelFiles]:
-        """The model whose training text must not be measured: the first small one, or the core."""
+        """The model whose training text must not be measured: the first small model, or else the core."""
         return next((member for member in self.members if member.name == self.first), self.members[0])
 
     @property
@@ -63,24 +63,24 @@ class Candidates:
 
 
 def find_candidates(core: str | None, members: SmallModels, settings: EvalSettings, registry: Registry) -> Candidates:
-    """Find the models and what can be measured of them, from manifests alone; raises what `choose` does."""
+    """Find the models and what can be measured of them, from manifests alone; raises what `choose` raises."""
     plain = choose(core, members, registry)
     small = [member for member in plain.members if member.role == "small"]
     if settings.context and not small:
-        raise UsageError("private context is seen by small models alone, and none is named.", "Name one with --with.")
+        raise UsageError("only small models see private context, and none is named.", "Name one with --with.")
     process = plain.members[0].model.entry.manifest.process
     maker = _SweepMaker(plain.core, process, tuple((one.name, one.weight) for one in small), registry)
     sweeps = maker.sweeps(settings, small)
     authors = {} if plain.core is None else {plain.core: choose(plain.core, None, registry)}
     authors |= {one.name: choose(NO_CORE, {one.name: 1.0}, registry) for one in small}
-    together = [lineup for sweep in sweeps for lineup in sweep.lineups]
-    measured = {one.name: one for lineup in [*authors.values(), *together] for one in lineup.members}
+    together = [spec for sweep in sweeps for spec in sweep.specs]
+    measured = {one.name: one for spec in [*authors.values(), *together] for one in spec.members}
     return Candidates(plain.core, maker.small, tuple(measured.values()), sweeps, authors)
 
 
 @dataclass(frozen=True)
 class _SweepMaker:
-    """Makes ensembles of a core and small models over the weight of the first small model.
+    """Makes ensembles of a core and small models at several weights of the first small model.
 
     core: its name, None without one.
     process: the noise process of all.
@@ -94,14 +94,14 @@ class _SweepMaker:
     registry: Registry
 
     def sweeps(self, settings: EvalSettings, small: Sequence[Member[ModelFiles]]) -> tuple[Sweep, ...]:
-        """Return the sweeps that are asked for, or all that are possible; none for a single model."""
+        """The sweeps that are asked for, or all that are possible; none for a single model."""
         if len(self.small) + (self.core is not None) < 2:
             return ()
         differ = bool(settings.context) or all(member.model.entry.manifest.base is not None for member in small)
         same = () if differ else tuple(rule for rule in settings.rules if "base" in Blend(rule).needs)
         if same:
-            problem = f"a {same[0]} needs private context, or a small model that was trained with --base."
-            raise UsageError(problem, f"Pass --context FILE, or leave --rule {same[0]} out.")
+            problem = f"the rule {same[0]} needs private context, or a small model trained with --base."
+            raise UsageError(problem, f"Pass --context FILE, or omit --rule {same[0]}.")
         possible = [rule for rule in catalogue.names(catalogue.RULES) if differ or "base" not in Blend(rule).needs]
         rules = settings.rules or tuple(rule for rule in possible if self._can(rule))
         pairs = [(rule, schedule) for rule in rules for schedule in settings.schedules or self._schedules(rule)]
@@ -109,45 +109,45 @@ class _SweepMaker:
         return tuple(self._sweep(*pair) for pair in fitting or pairs)
 
     def _schedules(self, rule: str) -> tuple[str, ...]:
-        """Return the schedules that are measured unless others are named."""
+        """The schedules that are measured unless others are named."""
         return (catalogue.SCHEDULES[0].name,) if self.core is None else among(Blend(rule), self.process)
 
     def _can(self, rule: str) -> bool:
-        """Return whether the members can combine by a rule: some need certain roles, and models that fit."""
+        """Whether the members can combine by a rule: some need certain roles, and models that fit."""
         try:
-            self._lineup(self._weighted(rule), Blend(rule))
+            self._choose(self._weighted(rule), Blend(rule))
         except SsdError:
             return False
         return True
 
     def _weighted(self, rule: str) -> dict[str, float | None]:
-        """Return the small models' own weights; none where a gate sets them."""
+        """The small models' own weights; none where a gate sets them."""
         return {name: None if "gate" in Blend(rule).needs else weight for name, weight in self.small}
 
     def _sweep(self, rule: str, schedule: str) -> Sweep:
         blend = Blend(rule, schedule)
         if "gate" in blend.needs or named(schedule) is None:
-            return Sweep(rule, schedule, (None,), (self._lineup(self._weighted(rule), blend),))
+            return Sweep(rule, schedule, (None,), (self._choose(self._weighted(rule), blend),))
         weights = self._weights(rule, schedule)
         if not weights:
             rest = ", ".join(f"{name} {weight:g}" for name, weight in self.small[1:])
             problem = f"the other small models leave no weight: {rest}."
             raise UsageError(problem, "Give them less, as in --with NAME=0.3.")
-        return Sweep(rule, schedule, weights, tuple(self._lineup(self._at(w), blend) for w in weights))
+        return Sweep(rule, schedule, weights, tuple(self._choose(self._at(w), blend) for w in weights))
 
     def _weights(self, rule: str, schedule: str) -> tuple[float, ...]:
-        """Return weights of the first small model, its own among them, up to what the others leave."""
+        """Weights of the first small model, its own among them, up to what the others leave."""
         (_, own), *others = self.small
         whole = self.core is None or "base" in Blend(rule).needs
         room = 1.0 if whole else 1 - math.fsum(w for _, w in others)
-        room = round(room, _DIGITS)
+        room = without_noise(room)
         tried = sorted({*GRID[1:], own})
         declared = named(schedule)
         needs_both = declared is not None and declared.varies is not None
         return tuple(w for w in tried if (w < room if needs_both else w <= room))
 
     def _at(self, weight: float) -> dict[str, float | None]:
-        """Return all small models' weights when the first has this one; without a core the others share the rest."""
+        """All small models' weights when the first has this one; without a core the others share the rest."""
         (first, _), *others = self.small
         if self.core is not None:
             return {first: weight, **dict(others)}
@@ -155,5 +155,5 @@ class _SweepMaker:
         rest = {name: (1 - weight) * w / total for name, w in others if weight < 1}
         return {first: weight, **rest}
 
-    def _lineup(self, weights: dict[str, float | None], blend: Blend) -> Lineup:
+    def _choose(self, weights: dict[str, float | None], blend: Blend) -> EnsembleSpec:
         return choose(self.core or NO_CORE, weights, self.registry, blend)

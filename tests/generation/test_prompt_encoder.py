@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.generation.loaded_model import LoadedModel
-from ssdcli.generation.prompting import PromptEncoder, PromptParts
+from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.types import Request
 from ssdcli.text.chat import Chat
 from ssdcli.text.codec import Codec
