@@ -70,7 +70,7 @@ def test_a_process_a_sampler_and_a_rule_of_one_file_each_train_generate_and_eval
     assert texts["redrawing"] == texts["redrawing=1"] != texts["redrawing=3"]
     assert texts["redrawing"] != json.loads(ssd(*asked))["text"]
     assert "haste must be above 0, not 0.0" in ssd(*asked, "--sampler", "redrawing=0")
-    assert "The ring process knows redrawing" in ssd(*asked, "--sampler", "top-k")
+    assert "the ring process has no sampler 'top-k'. Name one of redrawing." in ssd(*asked, "--sampler", "top-k")
     assert "mix, average, contrast, gated, loudest" in ssd(*asked, "--rule", "quietest")
 
     (tmp_path / "heldout.txt").write_text("A boiler that is cold says nothing to a landlord. " * 20)

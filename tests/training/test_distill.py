@@ -157,5 +157,5 @@ def test_what_is_for_a_teacher_is_refused_without_one():
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])
 def test_a_share_beyond_the_whole_is_refused(share):
-    with pytest.raises(UsageError, match="distill_weight=.* must be between 0 and 1"):
+    with pytest.raises(UsageError, match=r"distill_weight=.* must be between 0 and 1"):
         TrainSettings(name="notes", distill="big", distill_weight=share).check()
