@@ -31,7 +31,7 @@ from benchmarks.lib.corpora import Corpus, corpora_of
 from benchmarks.lib.experiment import Line, Workshop, add_arguments, budget, grouped, run
 from benchmarks.lib.tables import signed, table
 from ssdcli.engine.denoiser import Backbone
-from ssdcli.engine.ensemble.rules import mix
+from ssdcli.engine.ensemble.rules import FLOOR, mix
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
 from ssdcli.evaluation.combinations import Combination, Combined, Positions
@@ -43,7 +43,6 @@ from ssdcli.training.settings import TrainSettings
 
 FEATURES = ("core's entropy", "small's entropy", "core's surest", "small's surest", "KL", "level")
 PRIOR = 0.3  # standard deviation of a bias, in nats
-_FLOOR = -100.0  # log p of a token that is excluded
 _CHUNK = 512  # positions whose predictions are held in float32
 _NEWTON, _SCALING = 6, 10  # rounds until temperatures and biases stay
 QUICK = {"positions": 1_500, "corpus": []}
@@ -142,7 +141,7 @@ class _Recorder:
         chosen = (torch.rand(count, generator=self.generator) < self.share).nonzero()[:, 0]
         here = positions.rows(chosen)
         due = self.process.loss_weights(here.shown, here.levels).double()
-        log_ps = [log_p[chosen].float().clamp(min=_FLOOR).half() for log_p in combined.log_ps]
+        log_ps = [log_p[chosen].float().clamp(min=FLOOR).half() for log_p in combined.log_ps]
         self.kept.append((*log_ps, here.tokens, here.levels, due, torch.full_like(here.tokens, self.document)))
         return torch.zeros(count)
 

@@ -26,13 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.lib.blocks import block_ids
 from benchmarks.lib.corpora import encode, read_texts
 from benchmarks.lib.experiment import Workshop
 from benchmarks.lib.models import CONSTANTS, Model
 from benchmarks.lib.segments import predict
 from benchmarks.lib.tables import heading, table
 from benchmarks.lib.timing import Run, least
-from ssdcli.engine.blocks import block_ids, block_levels
+from ssdcli.engine.blocks import block_levels
 from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.noise import GeneratorNoise
 from ssdcli.engine.packed import Packed

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.lib.blocks import block_ids
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.models import Model
 from benchmarks.lib.segments import predict
 from benchmarks.lib.tables import heading, signed, table
-from ssdcli.engine.blocks import block_ids, block_levels
+from ssdcli.engine.blocks import block_levels
 from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed

@@ -24,6 +24,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from benchmarks.lib.blocks import block_ids
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.corpora import Corpus, corpora_of
 from benchmarks.lib.experiment import Line, Workshop, add_files, grouped, run
@@ -31,7 +32,6 @@ from benchmarks.lib.models import Model
 from benchmarks.lib.tables import signed, table
 from benchmarks.lib.timing import least
 from ssdcli.demo import story as demo
-from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.packed import Packed
 from ssdcli.evaluation.losses import GRID, LossSettings, best_weight, measure
 from ssdcli.machine.hardware import has_fast_bf16

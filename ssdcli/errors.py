@@ -36,7 +36,7 @@ class DownloadFailed(SsdError):
 
 
 class OutOfMemory(SsdError):
-    """The machine has not enough memory for what was asked."""
+    """The machine does not have enough memory."""
 
     exit_code = 5
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.lib.blocks import block_ids
 from ssdcli.data.marking import CLOSING, WRITTEN
 from ssdcli.data.windows import Corpus
-from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.packed import Packed
 
 

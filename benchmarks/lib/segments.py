@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.lib.blocks import block_ids
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.experiment import Line
-from ssdcli.engine.blocks import block_ids, block_levels
+from ssdcli.engine.blocks import block_levels
 from ssdcli.engine.denoiser import Backbone, denoise_sequence
 from ssdcli.engine.ensemble.rules import mix
 from ssdcli.engine.noise import GeneratorNoise, fold

@@ -8,27 +8,27 @@ from ssdcli.registry.store import Entry, Registry
 
 
 def model_names(incomplete: str) -> list[tuple[str, str]]:
-    """Return the models whose names begin like this, each with its kind."""
+    """The models whose names begin like this, each with its kind."""
     return [(e.name, e.manifest.kind) for e in _entries() if e.name.startswith(incomplete)]
 
 
 def core_names(incomplete: str) -> list[tuple[str, str]]:
-    """Return the cores whose names begin like this."""
+    """The cores whose names begin like this."""
     return _of_kinds(("core",), incomplete)
 
 
 def member_names(incomplete: str) -> list[tuple[str, str]]:
-    """Return the models that can join a core and whose names begin like this."""
+    """The models that can join a core and whose names begin like this."""
     return _of_kinds(("small", "adapter"), incomplete)
 
 
 def beginning_names(incomplete: str) -> list[tuple[str, str]]:
-    """Return the models that a training can begin from and whose names begin like this."""
+    """The models that a training can begin from and whose names begin like this."""
     return _of_kinds(("core", "small"), incomplete)
 
 
 def recipe_names(incomplete: str) -> list[str]:
-    """Return the recipes whose names begin like this."""
+    """The recipes whose names begin like this."""
     return [name for name in recipes.recipe_names() if name.startswith(incomplete)]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 For = Annotated[
     str | None,
-    typer.Option("--for", metavar="CORE", autocompletion=core_names, help="Say how 'generate' would run this core."),
+    typer.Option("--for", metavar="CORE", autocompletion=core_names, help="Show how 'generate' would run this core."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
@@ -79,7 +79,7 @@ def _rows(checkup: Checkup) -> list[tuple[str, str]]:
         *(("disk", f"{in_bytes(free)} free for {folder}") for folder, free in checkup.disks.items()),
         *((package, found or "not installed") for package, found in checkup.versions.items()),
         ("8 and 4 bits", "yes" if hardware.quantizes else "no; pip install 'ssdcli[quantize]'"),
-        ("network", "offline" if checkup.offline else "used by 'ssd pull' alone"),
+        ("network", "offline" if checkup.offline else "used only by 'ssd pull'"),
         ("models", f"{checkup.models}, {len(checkup.problems) or 'none'} broken"),
         *checkup.cores.items(),
         *((name, f"broken: {problem}") for name, problem in checkup.problems.items()),

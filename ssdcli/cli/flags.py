@@ -190,7 +190,7 @@ def _converted(source: Source, value: object, member: Field[Any], kind: Any) -> 
 
 
 def convert(value: object, kind: Any) -> object:
-    """Return the value as the annotation says, or raise _Misfit."""
+    """The value as the annotation says, or raise _Misfit."""
     origin = get_origin(kind)
     if origin in (Union, UnionType):
         return _first_fit(value, [one for one in get_args(kind) if one is not NoneType])

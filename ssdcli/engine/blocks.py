@@ -10,15 +10,6 @@ from ssdcli.engine.packed import Packed
 from ssdcli.engine.prompt import PADDING
 
 
-def block_ids(length: int, block: int, offsets: Tensor) -> Tensor:
-    """Number the positions of a sequence by block: (B, length) int64.
-
-    offsets: (B,) int64 in [0, block), how many positions short the first block of each row is.
-    """
-    positions = torch.arange(length, device=offsets.device)
-    return (positions[None, :] + offsets[:, None]) // block
-
-
 def block_levels(blocks: Tensor, noise: Noise) -> Tensor:
     """One noise level a block, low-discrepancy within a sequence: blocks (B, T) int64 to t (B, T) in (0, 1).
 
@@ -35,7 +26,7 @@ def block_levels(blocks: Tensor, noise: Noise) -> Tensor:
 
 
 def training_mask(packed: Packed) -> Tensor:
-    """Who sees whom in [noised ; clean], both (B, T): (B, 1, 2T, 2T) bool.
+    """Attention mask over [noised ; clean], both (B, T): (B, 1, 2T, 2T) bool.
 
     A noised block sees itself and the clean blocks before it in its text; a clean block sees itself and those before it
     (Arriola et al., "Block diffusion", 2025). So one pass trains all blocks, each after the clean text that it will
@@ -52,7 +43,7 @@ def training_mask(packed: Packed) -> Tensor:
 
 
 def prefix_mask(ranks: Tensor, queries: int | None = None) -> Tensor:
-    """Who sees whom in prefixes: ranks (B, P) int64, when a token's block is read, to (B, 1, P, P) bool.
+    """Attention mask over prefixes: ranks (B, P) int64, the order in which blocks are read, to (B, 1, P, P) bool.
 
     A token sees all of its own block and of those of lower rank. Padding has rank PADDING and sees itself alone, so
     that no row of the softmax is empty. queries: how many rows of the mask are returned, from the end.

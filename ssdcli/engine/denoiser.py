@@ -94,7 +94,9 @@ class Prefix:
     """Known text of some rows of a batch, read at one width: P columns, padded on the left.
 
     rows: (b,) int64, which rows of the batch these are.
-    tokens, positions, ranks: (b, P) int64, in reading order, see `prefix_mask`.
+    tokens: (b, P) int64, in reading order.
+    positions: their position ids, (b, P) int64.
+    ranks: (b, P) int64, see `prefix_mask`.
     canvas_at: (b,) int64, the position of the next canvas.
     slides: whether the window moves on when it is full; a gap ends before that.
     cache: the KV cache of the columns, where there is one.

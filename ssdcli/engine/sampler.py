@@ -24,8 +24,10 @@ _PRIOR = 1 << 32  # the word that names the draw of a block's first canvas; step
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """What is written: blocks of `block_size` tokens until an end or enough tokens, and how tokens are drawn.
+    """What is written: blocks of tokens until an end or enough tokens, and how tokens are drawn.
 
+    block_size: in tokens.
+    max_tokens: when the generation ends, unless all texts end before.
     ends: the ids that end a text, one at least.
     picker: temperature and nucleus.
     device: of the canvases.
@@ -47,7 +49,8 @@ class Step:
     A row that is not active keeps its canvas, and its predictions count for nothing. A canvas is clean when its row is
     done; one whose text ended in an earlier block is never denoised, and stays noise.
 
-    block, index: the step's place: that of its block, and its own in the block.
+    block: the place of its block in the text.
+    index: its own place in the block.
     t: the noise level at which it begins.
     weights: each member's weight at t; zero if it was not run.
     by_member: what each predicted at t, (B, L, V) or None.

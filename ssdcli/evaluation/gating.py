@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ssdcli.engine.ensemble.gate import FARTHEST, Gate
 from ssdcli.engine.ensemble.members import Role
-from ssdcli.engine.ensemble.rules import mix
+from ssdcli.engine.ensemble.rules import FLOOR, mix
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
 from ssdcli.engine.sampling.nucleus import entropy
@@ -32,7 +32,6 @@ from ssdcli.evaluation.losses import GRID
 
 ENOUGH = 100  # positions that a gate is fitted to, at least
 
-_FLOOR = -100.0  # log p of an excluded token: -inf would make 0 * inf of a weight of zero
 _SPREAD = 3.0  # the standard deviation of the normal prior of a gate's numbers, whose mean is 0
 
 
@@ -50,7 +49,7 @@ class LossCurves:
     @classmethod
     def of(cls, core: Tensor, small: Tensor, tokens: Tensor) -> LossCurves:
         """Mix both members' log p, (N, V) each, at every weight of the grid; tokens (N,), the clean ones."""
-        core, small = (log_p.float().clamp(min=_FLOOR) for log_p in (core, small))
+        core, small = (log_p.float().clamp(min=FLOOR) for log_p in (core, small))
         apart = small - core
         nats, slopes = [], []
         for weight in GRID:

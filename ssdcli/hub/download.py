@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ssdcli.errors import DownloadFailed, SsdError, UsageError
 from ssdcli.hub.resume import fetch_blob
-from ssdcli.registry.manifest import CONFIG, FILE, INDEX, WEIGHTS
+from ssdcli.registry.manifest import CONFIG, FILE, INDEX, TEMPLATE, WEIGHTS
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -30,7 +30,7 @@ _SMALL = (
     "vocab.txt",
     "merges.txt",
     "tokenizer.model",
-    "chat_template.jinja",
+    TEMPLATE,
     INDEX,
     FILE,
 )
@@ -38,7 +38,7 @@ _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[\w.][\w./-]*", re.ASCII)
 _SAFE = ".safetensors"
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_AGAIN = "Run the same command again: it goes on where this one stopped."
+_AGAIN = "Run the same command again: it resumes where this one stopped."
 
 Report = Callable[[int], None]
 
@@ -224,7 +224,7 @@ def _failures(repo: RepoId, file: str | None = None) -> Iterator[None]:
         raise _unreachable() from error
     except ValueError as error:
         raise DownloadFailed(
-            f"what answers at {constants.ENDPOINT} is not a hub.", "Check the network and HF_ENDPOINT."
+            f"{constants.ENDPOINT} did not answer like a Hugging Face hub.", "Check the network and HF_ENDPOINT."
         ) from error
     except errors.HTTPError as error:  # type: ignore[attr-defined]  # re-exported from httpx
         if file is None:

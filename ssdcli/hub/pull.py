@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,27 @@ from ssdcli.hub.download import (
     to_fetch,
     weight_files,
 )
-from ssdcli.hub.tokenizer_files import SETTINGS, TEMPLATE, make_tokenizer, read_table, read_template, read_vocabulary
+from ssdcli.hub.tokenizer_files import make_tokenizer, read_table, read_template, read_vocabulary
 from ssdcli.models.core_spec import KEY, CoreSpec, spec_fields
 from ssdcli.models.families import recognise
 from ssdcli.models.families.family import GENERATION, Family, Vocabulary
 from ssdcli.models.presets import PRESETS, Preset
-from ssdcli.registry.manifest import CONFIG, FILE, INDEX, TOKENIZER, Manifest, tokenizer_fingerprint, write_manifest
+from ssdcli.registry.manifest import (
+    CONFIG,
+    FILE,
+    INDEX,
+    TEMPLATE,
+    TOKENIZER,
+    TOKENIZER_SETTINGS,
+    Manifest,
+    package_versions,
+    tokenizer_fingerprint,
+    write_manifest,
+)
 from ssdcli.registry.names import LONGEST
 from ssdcli.registry.store import Entry, Registry
 
 _SHARE = 0.01  # of the core's parameters: such a small model costs next to nothing beside the core
-_VERSIONS = ("torch", "transformers", "tokenizers", "safetensors")
 _REMEDY = "Name another repository, or another revision of this one."
 
 
@@ -44,7 +53,7 @@ class Watch:
     """Callbacks of a pull.
 
     fetched: called with the number of bytes that arrived.
-    converting: called once, when conversion begins.
+    converting: called once, when the conversion begins.
     """
 
     fetched: Callable[[int], None]
@@ -219,8 +228,8 @@ def _write_texts(plan: PullPlan, name: str, parameters: int, folder: Path) -> No
     config = {**plan.native, KEY: plan.spec.table()}
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / TOKENIZER).write_bytes(plan.tokenizer)
-    if SETTINGS in plan.small:
-        shutil.copyfile(plan.small[SETTINGS], folder / SETTINGS)
+    if TOKENIZER_SETTINGS in plan.small:
+        shutil.copyfile(plan.small[TOKENIZER_SETTINGS], folder / TOKENIZER_SETTINGS)
     template = read_template(plan.small)
     if template is not None:
         (folder / TEMPLATE).write_text(template, encoding="utf-8")
@@ -228,49 +237,37 @@ def _write_texts(plan: PullPlan, name: str, parameters: int, folder: Path) -> No
 
 
 def _card(plan: PullPlan, name: str, parameters: int) -> str:
+    from ssdcli.reports.rendering import pulled_card
+
     spec, listing = plan.spec, plan.listing
-    weights = "linked from the hub's cache" if plan.links else "converted"
-    return f"""\
-# {name}
-
-A core for `ssd generate`: {plan.family.title}, {parameters / 1e6:,.0f}M parameters.
-
-| | |
-|---|---|
-| source | {listing.repo.name} |
-| revision | {listing.commit} |
-| licence | {listing.licence or "not stated"}, see the source |
-| noise process | {spec.process} |
-| attention | {spec.attention}, blocks of {spec.block_size} tokens |
-| context | {spec.context} tokens |
-| prompts | {"through the chat template" if spec.format == "chat" else "as they are"} |
-| weights | {weights} |
-
-Its authors' card, with what it is meant for and where it fails, is at the source.
-"""
+    facts = {
+        "source": listing.repo.name,
+        "revision": listing.commit,
+        "licence": f"{listing.licence or 'not stated'}, see the source",
+        "noise process": spec.process,
+        "attention": f"{spec.attention}, blocks of {spec.block_size} tokens",
+        "context": f"{spec.context} tokens",
+        "prompts": "through the chat template" if spec.format == "chat" else "as they are",
+        "weights": "linked from the hub's cache" if plan.links else "converted",
+    }
+    return pulled_card(name, f"{plan.family.title}, {parameters / 1e6:,.0f}M parameters", facts)
 
 
 def _manifest(plan: PullPlan, name: str, parameters: int, digests: dict[str, str]) -> Manifest:
     from ssdcli.engine.process import make_process
 
     spec = plan.spec
+    made = make_process(spec.process, plan.vocabulary, spec.constants)
     return Manifest(
+        **spec_fields(spec) | {"constants": dict(made.constants())},
         name=name,
         kind="core",
         architecture=plan.family.name,
-        process=spec.process,
-        constants=dict(make_process(spec.process, plan.vocabulary, spec.constants).constants()),
-        block_size=spec.block_size,
-        context=spec.context,
-        attention=spec.attention,
         vocabulary=plan.vocabulary,
         tokenizer=tokenizer_fingerprint(plan.tokenizer),
         parameters=parameters,
         source=plan.listing.source,
-        begin=spec.begin,
-        ends=spec.ends,
-        format=spec.format,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         files=digests,
-        versions={package: version(package) for package in _VERSIONS},
+        versions=package_versions(),
     )

@@ -1,6 +1,9 @@
 """A large file of the hub, resumed where an earlier process stopped.
 
-huggingface_hub resumes after a broken connection, but not after its process was killed.
+huggingface_hub resumes after a broken connection, but not after its process was killed: it writes to a file with a
+random name. So a partial file is kept here under a name that the next process finds, and when it is whole it is moved
+to the place in the cache where huggingface_hub looks first. Two of its internals are needed for that: `http_get`, which
+appends to an open file, and `is_xet_available`, which tells whether the file would come in another way.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ def fetch_blob(url: str, blob: Path, size: int, bar: type[Any]) -> None:
     """Download the content at a URL of the hub to `blob`; what arrives before a failure is kept beside it.
 
     Does nothing for files that come by Xet, which has a cache of its own. Raises what huggingface_hub raises. Only the
-    length is checked here; the digest is the caller's business.
+    length is checked here; the caller checks the digest.
     """
     from filelock import FileLock
     from huggingface_hub import get_hf_file_metadata

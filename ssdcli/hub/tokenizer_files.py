@@ -13,10 +13,7 @@ from tokenizers import Tokenizer
 
 from ssdcli.errors import SsdError
 from ssdcli.models.families.family import Vocabulary
-from ssdcli.registry.manifest import TOKENIZER
-
-SETTINGS = "tokenizer_config.json"
-TEMPLATE = "chat_template.jinja"
+from ssdcli.registry.manifest import TEMPLATE, TOKENIZER, TOKENIZER_SETTINGS
 
 _SPECIAL = "special_tokens_map.json"
 _GENERATION = "generation_config.json"
@@ -46,7 +43,7 @@ def read_vocabulary(tokenizer: bytes, files: Files) -> Vocabulary:
         loaded = Tokenizer.from_buffer(tokenizer)
     except Exception as error:  # the library raises nothing more precise
         raise SsdError(f"the checkpoint's {TOKENIZER} cannot be read ({error}).", _REMEDY) from error
-    settings = read_table(files, SETTINGS)
+    settings = read_table(files, TOKENIZER_SETTINGS)
     ids = _later(settings) | {token.content: id for id, token in loaded.get_added_tokens_decoder().items()}
     everything = ids | loaded.get_vocab()
     names = read_table(files, _SPECIAL) | {key: value for key, value in settings.items() if value is not None}
@@ -77,7 +74,7 @@ def read_template(files: Files) -> str | None:
     """The chat template, from a file of its own or from tokenizer_config.json, if there is one."""
     if TEMPLATE in files:
         return files[TEMPLATE].read_text(encoding="utf-8")
-    template = read_table(files, SETTINGS).get("chat_template")
+    template = read_table(files, TOKENIZER_SETTINGS).get("chat_template")
     if isinstance(template, list):
         template = next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
     return template if isinstance(template, str) else None
@@ -94,9 +91,9 @@ def make_tokenizer(files: Files, model_type: str) -> bytes:
         with TemporaryDirectory() as folder:
             for name, path in files.items():
                 shutil.copyfile(path, Path(folder) / name)
-            settings = read_table(files, SETTINGS)
+            settings = read_table(files, TOKENIZER_SETTINGS)
             kept = {key: value for key, value in settings.items() if key not in _OF_THE_REPOSITORY}
-            (Path(folder) / SETTINGS).write_text(json.dumps(kept), encoding="utf-8")
+            (Path(folder) / TOKENIZER_SETTINGS).write_text(json.dumps(kept), encoding="utf-8")
             try:
                 made = AutoTokenizer.from_pretrained(folder, tokenizer_type=model_type, local_files_only=True)
                 return bytes(made.backend_tokenizer.to_str(), "utf-8")

@@ -64,13 +64,13 @@ class _Digested:
         self._hash = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes, at most `size` of them, or all that are left."""
+        """The next bytes, at most `size` of them, or all that are left."""
         chunk = self._stream.read(size)
         self._hash.update(chunk)
         return chunk
 
     def digest(self) -> str:
-        """Return the sha256 of what was read so far, in hexadecimal."""
+        """The sha256 of what was read so far, in hexadecimal."""
         return self._hash.hexdigest()
 
 

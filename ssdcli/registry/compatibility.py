@@ -11,7 +11,7 @@ from ssdcli.registry.store import Entry, Registry
 
 
 @dataclass(frozen=True)
-class Canvas:
+class CanvasShape:
     """What models must have in common to denoise a canvas together.
 
     tokenizer: its fingerprint.
@@ -35,7 +35,7 @@ class Canvas:
             block_size = manifest.block_size
         return cls(manifest.tokenizer, manifest.vocabulary, *manifest.noise, block_size)
 
-    def misfit(self, other: Canvas) -> str | None:
+    def misfit(self, other: CanvasShape) -> str | None:
         """What keeps a model of this canvas from joining one of the other, as a clause; None if nothing does."""
         if self.tokenizer != other.tokenizer:
             return "their tokenizers differ"
@@ -54,7 +54,7 @@ class Canvas:
 
 def misfit(one: Manifest, other: Manifest) -> str | None:
     """What keeps a model from sharing a canvas with another, as a clause about the first; None if nothing does."""
-    return Canvas.of(one).misfit(Canvas.of(other))
+    return CanvasShape.of(one).misfit(CanvasShape.of(other))
 
 
 def check_fit(entry: Entry, other: Entry, registry: Registry) -> None:

@@ -27,13 +27,13 @@ def make_private(folder: Path) -> Path:
 
 
 def digest(path: Path) -> str:
-    """Return the sha256 of a file in hexadecimal."""
+    """The sha256 of a file in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return every file below a folder, sorted."""
+    """Every file below a folder, sorted."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ssdcli.engine import catalogue
+from ssdcli.engine.ensemble.gate import FARTHEST, Gate
 from ssdcli.errors import SsdError
-from ssdcli.options.checks import Check, one_of
+from ssdcli.options.checks import Check, above, one_of
 from ssdcli.registry.disk import write_atomic
 
 SCHEMA = 1
@@ -20,6 +22,9 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights in several files
 TOKENIZER = "tokenizer.json"
+TOKENIZER_SETTINGS = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+WEIGHT = above(0, most=1)  # of a small model; 1 leaves its core out
 LATER = (
     "base",
     "base_weights",
@@ -35,8 +40,70 @@ MEMBERS = ("small", ADAPTER)  # the kinds that join a core
 ATTENTIONS = ("block-causal", "causal", "full")
 FORMATS = ("plain", "turns", "chat")
 
-_GATE = ("bias", "level", "core", "small")
-_STEEPEST = 50.0  # a gate's numbers are log-odds, and exponents
+_GATE = tuple(member.name for member in fields(Gate))
+_CHECK = "check"  # a key of a field's metadata
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, tuple) and all(map(_count, value))
+
+
+def _frozen(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _optional_text(value: object) -> bool:
+    return value is None or _text(value)
+
+
+def _weight(value: Any) -> bool:
+    return value is None or (_number(value) and WEIGHT.holds(value))
+
+
+def _gate(value: Any) -> bool:
+    return value is None or (_numbers(value) and set(value) == set(_GATE) and max(map(abs, value.values())) <= FARTHEST)
+
+
+def _numbers(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_text, value)) and all(map(_number, value.values()))
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_text, value)) and all(map(_text, value.values()))
+
+
+def _inside(value: object) -> bool:
+    # A manifest that came from elsewhere must not point at files outside the model's folder.
+    return isinstance(value, dict) and _texts(value) and all(_is_relative(path) for path in value)
+
+
+def _is_relative(path: str) -> bool:
+    return not path.startswith("/") and "\\" not in path and ":" not in path and ".." not in path.split("/")
+
+
+_COUNT = Check("a whole number of at least 0", _count)
+_TEXT = Check("a text that is not empty", _text)
+_OPTIONAL_TEXT = Check("a text or null", _optional_text)
+_NUMBERS = Check("a table of finite numbers", _numbers)
+_OPTIONAL_COUNT = Check("a whole number of at least 0, or null", lambda value: value is None or _count(value))
+
+
+def _checked(check: Check, default: Any = MISSING, *, make: Any = MISSING) -> Any:
+    """A field of a manifest, with what its value must be."""
+    return field(default=default, default_factory=make, metadata={_CHECK: check})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +120,20 @@ class ModelSpec:
     format: how a prompt is put: "plain" as it is, "turns" as a turn to be answered, "chat" by the chat template.
     """
 
-    process: str
-    constants: dict[str, float] = field(default_factory=dict)
-    block_size: int
-    context: int
-    attention: str
-    begin: int | None = None
-    ends: tuple[int, ...] = ()
-    format: str = "plain"
+    process: str = _checked(one_of(lambda: catalogue.names(catalogue.PROCESSES)))
+    constants: dict[str, float] = _checked(_NUMBERS, make=dict)
+    block_size: int = _checked(_COUNT)
+    context: int = _checked(_COUNT)
+    attention: str = _checked(one_of(ATTENTIONS))
+    begin: int | None = _checked(_OPTIONAL_COUNT, None)
+    ends: tuple[int, ...] = _checked(Check("a list of whole numbers of at least 0", _counts), ())
+    format: str = _checked(one_of(FORMATS), "plain")
 
     def __post_init__(self) -> None:
         for member in fields(self):
-            if member.name in _CHECKS:
-                check, value = _CHECKS[member.name], getattr(self, member.name)
-                if not check.holds(value):
-                    raise SsdError(f"the field {member.name!r} must be {check}, not {value!r}.")
+            check, value = member.metadata.get(_CHECK), getattr(self, member.name)
+            if check is not None and not check.holds(value):
+                raise SsdError(f"the field {member.name!r} must be {check}, not {value!r}.")
 
     @property
     def noise(self) -> tuple[str, dict[str, float]]:
@@ -99,24 +165,26 @@ class Manifest(ModelSpec):
     metrics: what was measured of it.
     """
 
-    schema: int = SCHEMA
-    name: str
-    kind: str
-    architecture: str
-    vocabulary: int
-    tokenizer: str
-    parameters: int
-    core: str | None = None
-    base: str | None = None
-    base_weights: str | None = None
-    source: str | None = None
-    weight: float | None = None
-    gate: dict[str, float] | None = None
-    data: str | None = None
-    created: str
-    files: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    schema: int = _checked(Check(f"{SCHEMA}", lambda value: value == SCHEMA and _count(value)), SCHEMA)
+    name: str = _checked(_TEXT)
+    kind: str = _checked(one_of(KINDS))
+    architecture: str = _checked(_TEXT)
+    vocabulary: int = _checked(_COUNT)
+    tokenizer: str = _checked(_TEXT)
+    parameters: int = _checked(_COUNT)
+    core: str | None = _checked(_OPTIONAL_TEXT, None)
+    base: str | None = _checked(_OPTIONAL_TEXT, None)
+    base_weights: str | None = _checked(_OPTIONAL_TEXT, None)
+    source: str | None = _checked(_OPTIONAL_TEXT, None)
+    weight: float | None = _checked(Check(f"a number {WEIGHT}, or null", _weight), None)
+    gate: dict[str, float] | None = _checked(
+        Check(f"null or a table of {', '.join(_GATE)}, each between -{FARTHEST:g} and {FARTHEST:g}", _gate), None
+    )
+    data: str | None = _checked(_OPTIONAL_TEXT, None)
+    created: str = _checked(_TEXT)
+    files: dict[str, str] = _checked(Check("a table of sha256 digests by relative path", _inside), make=dict)
+    versions: dict[str, str] = _checked(Check("a table of texts", _texts), make=dict)
+    metrics: dict[str, float] = _checked(_NUMBERS, make=dict)
 
     @property
     def weights_digest(self) -> str:
@@ -125,9 +193,9 @@ class Manifest(ModelSpec):
         return hashlib.sha256("".join(listed).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Return the text of `ssd.json`."""
+        """The text of `ssd.json`."""
         values = asdict(self)
-        ordered = {name: values[name] for name in _CHECKS}
+        ordered = {name: values[name] for name in ("schema", "name", "kind", "architecture")} | values
         return json.dumps(ordered, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -164,8 +232,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_atomic(folder / FILE, manifest.to_json())
 
 
+def package_versions() -> dict[str, str]:
+    """The versions of the packages that make a model, for its manifest."""
+    return {package: version(package) for package in _PACKAGES}
+
+
 def tokenizer_fingerprint(tokenizer_json: bytes) -> str:
-    """Return the sha256 of a tokenizer.json's vocabulary, merges and added tokens, whatever its format."""
+    """The sha256 of a tokenizer.json's vocabulary, merges and added tokens, whatever its format."""
     try:
         tokenizer = json.loads(tokenizer_json)
         essence = [
@@ -204,89 +277,3 @@ def _parsed(text: str, source: str) -> dict[str, Any]:
 
 def _malformed(problem: str) -> SsdError:
     return SsdError(problem, "Remove the model with 'ssd models rm', or make it again.")
-
-
-def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _counts(value: object) -> bool:
-    return isinstance(value, tuple) and all(map(_count, value))
-
-
-def _frozen(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _optional_text(value: object) -> bool:
-    return value is None or _text(value)
-
-
-def _weight(value: Any) -> bool:
-    return value is None or (_number(value) and 0 < value <= 1)
-
-
-def _gate(value: Any) -> bool:
-    return value is None or (
-        _numbers(value) and set(value) == set(_GATE) and max(map(abs, value.values())) <= _STEEPEST
-    )
-
-
-def _numbers(value: object) -> bool:
-    return isinstance(value, dict) and all(map(_text, value)) and all(map(_number, value.values()))
-
-
-def _texts(value: object) -> bool:
-    return isinstance(value, dict) and all(map(_text, value)) and all(map(_text, value.values()))
-
-
-def _inside(value: object) -> bool:
-    # A manifest that came from elsewhere must not point at files outside the model's folder.
-    return isinstance(value, dict) and _texts(value) and all(_is_relative(path) for path in value)
-
-
-def _is_relative(path: str) -> bool:
-    return not path.startswith("/") and "\\" not in path and ":" not in path and ".." not in path.split("/")
-
-
-_COUNT = Check("a whole number of at least 0", _count)
-_TEXT = Check("a text that is not empty", _text)
-_OPTIONAL_TEXT = Check("a text or null", _optional_text)
-_NUMBERS = Check("a table of finite numbers", _numbers)
-
-_CHECKS: dict[str, Check] = {
-    "schema": Check(f"{SCHEMA}", lambda value: value == SCHEMA and _count(value)),
-    "name": _TEXT,
-    "kind": one_of(KINDS),
-    "architecture": _TEXT,
-    "process": one_of(lambda: catalogue.names(catalogue.PROCESSES)),
-    "constants": _NUMBERS,
-    "block_size": _COUNT,
-    "context": _COUNT,
-    "attention": one_of(ATTENTIONS),
-    "vocabulary": _COUNT,
-    "tokenizer": _TEXT,
-    "parameters": _COUNT,
-    "core": _OPTIONAL_TEXT,
-    "base": _OPTIONAL_TEXT,
-    "base_weights": _OPTIONAL_TEXT,
-    "source": _OPTIONAL_TEXT,
-    "begin": Check("a whole number of at least 0, or null", lambda value: value is None or _count(value)),
-    "ends": Check("a list of whole numbers of at least 0", _counts),
-    "format": one_of(FORMATS),
-    "weight": Check("a number above 0 and at most 1, or null", _weight),
-    "gate": Check(f"null or a table of {', '.join(_GATE)}, each between -{_STEEPEST:g} and {_STEEPEST:g}", _gate),
-    "data": _OPTIONAL_TEXT,
-    "created": _TEXT,
-    "files": Check("a table of sha256 digests by relative path", _inside),
-    "versions": Check("a table of texts", _texts),
-    "metrics": _NUMBERS,
-}

@@ -18,7 +18,7 @@ _ADVICE = (
 
 
 def check_name(name: str) -> str:
-    """Return the name unchanged, or raise UsageError; no allowed name leads out of the registry."""
+    """The name unchanged, or raise UsageError; no allowed name leads out of the registry."""
     if len(name) <= LONGEST and _GRAMMAR.fullmatch(name):
         return name
     lowered = name.lower()

@@ -20,12 +20,12 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def recipe_names() -> list[str]:
-    """Return the names of all recipes; a user's own hides the bundled one of the same name."""
+    """The names of all recipes; a user's own hides the bundled one of the same name."""
     return sorted({path.stem for folder in _folders() for path in folder.glob("*.toml")})
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """Return the file of a recipe given by name or, with `.toml` or a folder in it, by path."""
+    """The file of a recipe given by name or, with `.toml` or a folder in it, by path."""
     path = Path(name_or_path).expanduser()
     if path.suffix == ".toml" or len(path.parts) > 1:
         if path.is_file():
@@ -40,7 +40,7 @@ def find_recipe(name_or_path: str) -> Path:
 
 
 def load_recipe(path: Path, known_keys: Iterable[str] | None = None) -> dict[str, object]:
-    """Return a recipe's values by setting name (`learning-rate` becomes `learning_rate`).
+    """A recipe's values by setting name (`learning-rate` becomes `learning_rate`).
 
     A key that only earlier versions knew is ignored. Raises UsageError for a file that is not TOML, a table, a key that
     is given twice, and an unknown key where the known ones are given.
@@ -62,14 +62,14 @@ def load_recipe(path: Path, known_keys: Iterable[str] | None = None) -> dict[str
 
 
 def describe(path: Path) -> tuple[str, str]:
-    """Return the command that runs a recipe and what it is for, from its first two comment lines."""
+    """The command that runs a recipe and what it is for, from its first two comment lines."""
     lines = [*_read(path).splitlines()[:2], "", ""]
     command, purpose = (line.removeprefix("#").strip() if line.startswith("#") else "" for line in lines[:2])
     return command, purpose
 
 
 def own_recipes() -> Path:
-    """Return the folder of the user's own recipes, which need not exist."""
+    """The folder of the user's own recipes, which need not exist."""
     return home() / "recipes"
 
 
@@ -84,7 +84,7 @@ def _nearest(key: str, known: list[str]) -> str:
 
 
 def read_recipe(path: Path) -> dict[str, object]:
-    """Return a recipe's keys and values as they are written; UsageError for a file that is not TOML."""
+    """A recipe's keys and values as they are written; UsageError for a file that is not TOML."""
     try:
         return tomllib.loads(_read(path))
     except tomllib.TOMLDecodeError as error:

@@ -40,7 +40,7 @@ class Stage:
 
 
 def lock(path: Path) -> BaseFileLock:
-    """Return the lock between processes whose file is at `path`."""
+    """The lock between processes whose file is at `path`."""
     from filelock import FileLock  # its import takes longer than listing the models, which needs no lock
 
     return FileLock(path, mode=PRIVATE_FILE)
@@ -81,7 +81,7 @@ def take_out(target: Path) -> None:
 
 
 def model_names(models: Path) -> set[str]:
-    """Return the names of the models, including one that is set aside at this moment."""
+    """The names of the models, including one that is set aside at this moment."""
     paths = _paths(models)
     # A path that no longer exists was set aside after it was listed, and counts under its hidden name.
     visible = {path.name for path in paths if not path.name.startswith(".") and not path.is_file()}

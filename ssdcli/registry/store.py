@@ -22,7 +22,7 @@ from ssdcli.registry.disk import (
     sync_tree,
     write_atomic,
 )
-from ssdcli.registry.manifest import ADAPTER, FILE, Manifest, read_manifest, write_manifest
+from ssdcli.registry.manifest import ADAPTER, FILE, WEIGHT, Manifest, read_manifest, write_manifest
 from ssdcli.registry.names import check_name, suggest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ BUNDLED = Path(__file__).parents[1] / "bundled" / "models"
 
 
 def home() -> Path:
-    """Return the folder in which ssd keeps everything: SSD_HOME, or the platform's folder for user data."""
+    """The folder in which ssd keeps everything: SSD_HOME, or the platform's folder for user data."""
     chosen = os.environ.get("SSD_HOME")
     if chosen:
         return Path(chosen).expanduser().absolute()
@@ -67,17 +67,17 @@ class Registry:
         self._bundled = bundled
 
     def entries(self) -> list[Entry]:
-        """Return every model that can be read, sorted by name; `broken` has the others."""
+        """Every model that can be read, sorted by name; `broken` has the others."""
         found = (self._entry_or_problem(name) for name in self._names())
         return [entry for entry in found if isinstance(entry, Entry)]
 
     def broken(self) -> dict[str, str]:
-        """Return what is wrong with each folder that holds no readable model, by the folder's name."""
+        """What is wrong with each folder that holds no readable model, by the folder's name."""
         found = {name: self._entry_or_problem(name) for name in self._names()}
         return {name: problem for name, problem in found.items() if isinstance(problem, str)}
 
     def find(self, name: str) -> Entry:
-        """Return the model of this name, or raise NoSuchModel (UsageError for what is not a name)."""
+        """The model of this name, or raise NoSuchModel (UsageError for what is not a name)."""
         return self._entry(check_name(name))
 
     def base_of(self, entry: Entry) -> Entry | None:
@@ -147,7 +147,7 @@ class Registry:
                 write_atomic(self._default_file, new + "\n")
 
     def default(self) -> str:
-        """Return the name of the core that is used when none is named."""
+        """The name of the core that is used when none is named."""
         chosen = self._chosen_default()
         return chosen if chosen in self._names() else STARTER
 
@@ -164,8 +164,8 @@ class Registry:
 
     def set_weight(self, name: str, weight: float, gate: Mapping[str, float] | None = None) -> None:
         """Store the tuned weight, in (0, 1], of a small model, and a gate's numbers, if one was fitted."""
-        if not 0 < weight <= 1:
-            raise UsageError(f"a weight is above 0 and at most 1, not {weight}.", "Give a weight in that range.")
+        if not WEIGHT.holds(weight):
+            raise UsageError(f"a weight must be {WEIGHT}, not {weight}.", "Give one such as 0.3.")
         with self._changing(name) as folder:
             manifest = replace(read_manifest(folder), weight=weight)
             write_manifest(folder, manifest if gate is None else replace(manifest, gate=dict(gate)))
@@ -177,13 +177,13 @@ class Registry:
             write_manifest(folder, replace(manifest, metrics=manifest.metrics | dict(metrics)))
 
     def workspace(self, name: str) -> Path:
-        """Return the private folder of a model's unfinished training, made if it is missing."""
+        """The private folder of a model's unfinished training, made if it is missing."""
         check_name(name)
         with disk_errors(self.home):
             return make_private(self.home / "training" / name)
 
     def verify(self, name: str) -> list[str]:
-        """Return the files of a model that are missing, differ from their digests, or are not in the manifest."""
+        """The files of a model that are missing, differ from their digests, or are not in the manifest."""
         entry = self.find(name)
         expected = entry.manifest.files
         found = _digests(entry.folder, known={})
@@ -245,7 +245,7 @@ class Registry:
         raise self._no_such(name)
 
     def _entry_or_problem(self, name: str) -> Entry | str | None:
-        """Return the model, what is wrong with it, or None if it was removed meanwhile."""
+        """The model, what is wrong with it, or None if it was removed meanwhile."""
         try:
             return self._entry(check_name(name))
         except NoSuchModel:

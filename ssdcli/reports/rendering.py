@@ -34,6 +34,15 @@ def model_card(description: Description) -> str:
     return _markdown().get_template("card.md.j2").render(_shared(description) | {"losses": losses})
 
 
+def pulled_card(name: str, title: str, facts: Mapping[str, str]) -> str:
+    """The Markdown card of a core that was pulled from the hub.
+
+    title: its family and size.
+    facts: rows of the table, by what they tell.
+    """
+    return _markdown().get_template("pulled.md.j2").render(name=name, title=title, facts=facts)
+
+
 def report(description: Description) -> str:
     """Return the text of `report.html`, in which the user's text is shown as it is and never interpreted."""
     quality, names, lengths = description.quality, _names(description), description.lengths

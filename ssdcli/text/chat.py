@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ssdcli.errors import SsdError, UsageError, require
+from ssdcli.registry.manifest import TEMPLATE, TOKENIZER_SETTINGS
 from ssdcli.text.messages import BETWEEN, Message
 
-TEMPLATE = "chat_template.jinja"
-_SETTINGS = "tokenizer_config.json"
 _REMEDY = "Most templates expect the user and the assistant to take turns."
 _PROBE = "seven green herons"  # text that no template contains
 
@@ -87,12 +86,12 @@ def read_chat(folder: Path, name: str) -> Chat:
 
     SsdError if there is none.
     """
-    settings, own = folder / _SETTINGS, folder / TEMPLATE
+    settings, own = folder / TOKENIZER_SETTINGS, folder / TEMPLATE
     try:
         known = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
         template = own.read_text(encoding="utf-8") if own.exists() else known.get("chat_template")
         if not isinstance(template, str):
-            raise ValueError(f"neither {TEMPLATE} nor {_SETTINGS} has one")
+            raise ValueError(f"neither {TEMPLATE} nor {TOKENIZER_SETTINGS} has one")
     except (OSError, ValueError, AttributeError) as error:
         raise SsdError(f"the chat template of {name!r} cannot be read ({error}).", "Pull the model again.") from error
     named = {key: value for key, value in known.items() if key.endswith("_token")}
@@ -102,7 +101,7 @@ def read_chat(folder: Path, name: str) -> Chat:
 
 def copy_chat(source: Path, target: Path) -> None:
     """Copy those files of a model's chat template that exist into another model's folder."""
-    for name in (TEMPLATE, _SETTINGS):
+    for name in (TEMPLATE, TOKENIZER_SETTINGS):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
 

@@ -20,7 +20,7 @@ from ssdcli.models.core_traits import CoreTraits
 from ssdcli.models.initialization import Wanted, initialize
 from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
 from ssdcli.models.native_checkpoint import frozen_dtype, read_config
-from ssdcli.registry.compatibility import Canvas
+from ssdcli.registry.compatibility import CanvasShape
 from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.manifest import ADAPTER, TOKENIZER, Manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Entry, Registry
@@ -112,7 +112,7 @@ def _read(settings: TrainSettings, fit: Fit, registry: Registry) -> tuple[BlockD
         return initialize(folder, _wanted(settings, fit)), None
     if KEY in read_config(entry.folder):
         _check_tokenizer(entry.manifest.tokenizer, settings.init, fit)
-        fits = Canvas.of(entry.manifest).misfit(Canvas.of(fit.core, settings.block_size)) is None
+        fits = CanvasShape.of(entry.manifest).misfit(CanvasShape.of(fit.core, settings.block_size)) is None
         return initialize(entry.folder, _wanted(settings, fit)), entry.name if fits else None
     return _continued(entry, fit, settings), entry.name
 
@@ -146,7 +146,7 @@ def _continued(entry: Entry, fit: Fit, settings: TrainSettings) -> BlockDiffusio
 
 def _check_fit(entry: Entry, fit: Fit, settings: TrainSettings) -> None:
     """Raise UsageError for a model that could not denoise the canvases of the one to be trained."""
-    problem = Canvas.of(entry.manifest).misfit(Canvas.of(fit.core, settings.block_size))
+    problem = CanvasShape.of(entry.manifest).misfit(CanvasShape.of(fit.core, settings.block_size))
     if problem is not None:
         raise UsageError(
             f"'{entry.name}' does not fit the core '{fit.core.name}': {problem}.",

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint
+from ssdcli.options.declare import flag_of
+from ssdcli.registry.manifest import Manifest, package_versions, tokenizer_fingerprint
 from ssdcli.reports.description import Description, Quality, length_counts
 from ssdcli.training.measured import Measured
 from ssdcli.training.prepare import Prepared
@@ -21,8 +21,6 @@ from ssdcli.training.settings import FROM_SCRATCH, TrainSettings
 from ssdcli.training.trainer import SmallTrainer
 
 _T = TypeVar("_T")
-
-_VERSIONS = ("torch", "transformers", "tokenizers", "safetensors")
 
 
 def describe(prepared: Prepared, trainer: SmallTrainer, measured: Measured, seconds: float) -> Description:
@@ -76,7 +74,7 @@ def _manifest(prepared: Prepared, measured: Measured, quality: Quality) -> Manif
         gate=None if measured.gate is None else asdict(measured.gate),
         data=prepared.store.info.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={name: version(name) for name in _VERSIONS},
+        versions=package_versions(),
         metrics=bits,
     )
 
@@ -114,7 +112,7 @@ def _told(settings: TrainSettings) -> dict[str, str]:
 
 def _flags(settings: TrainSettings) -> dict[str, str]:
     """The names of the flags, by field."""
-    return {field.name: field.metadata.get("flag", field.name).replace("_", "-") for field in fields(settings)}
+    return {field.name: flag_of(field) for field in fields(settings)}
 
 
 def _given(settings: TrainSettings) -> Mapping[str, object]:

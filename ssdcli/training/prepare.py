@@ -18,7 +18,7 @@ from ssdcli.errors import UsageError
 from ssdcli.generation.loaded_model import process_of
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.core_traits import CoreTraits, read_core_traits
-from ssdcli.registry.compatibility import Canvas
+from ssdcli.registry.compatibility import CanvasShape
 from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.manifest import ADAPTER, TOKENIZER
 from ssdcli.registry.names import NO_CORE
@@ -157,7 +157,7 @@ def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
     if parent is None:
         return settings.block_size or DEFAULT_BLOCK
     core, asked = parent.entry.manifest, settings.block_size
-    if asked is not None and Canvas.of(core).block_size not in (None, asked):
+    if asked is not None and CanvasShape.of(core).block_size not in (None, asked):
         problem = f"--block-size {asked} was given, but the core '{settings.core}' has blocks of {core.block_size}."
         raise UsageError(problem, "Omit --block-size, or make a core with --for none.")
     return asked or core.block_size
@@ -168,8 +168,8 @@ def _check_base(settings: TrainSettings, registry: Registry, parent: Parent | No
     if settings.base is None:
         return
     base = registry.find(settings.base).manifest
-    wanted = None if parent is None else Canvas.of(parent.entry.manifest, settings.block_size)
-    if wanted is None or base.kind != "small" or Canvas.of(base).misfit(wanted) is not None:
+    wanted = None if parent is None else CanvasShape.of(parent.entry.manifest, settings.block_size)
+    if wanted is None or base.kind != "small" or CanvasShape.of(base).misfit(wanted) is not None:
         problem = f"'{settings.base}' is not a small model that fits the core '{settings.core}'."
         raise UsageError(problem, f"Name one that was made with --for {settings.core}.")
 
@@ -190,7 +190,7 @@ def _untaught(entry: Entry, parent: Parent, settings: TrainSettings) -> str | No
     """Return why a model cannot teach one that is made for a core; None if it can."""
     if entry.manifest.attention == "causal":
         return "it cannot denoise all blocks of a text in one pass"
-    return Canvas.of(entry.manifest).misfit(Canvas.of(parent.entry.manifest, settings.block_size))
+    return CanvasShape.of(entry.manifest).misfit(CanvasShape.of(parent.entry.manifest, settings.block_size))
 
 
 def _check_window(teacher: Entry | None, window: int) -> None:

@@ -435,14 +435,14 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
         (["--with", "notes", "--with", "notes=1"], "--with names 'notes' twice. Name each small model once."),
         (
             ["--with", "notes=0"],
-            "the weight of 'notes' must be above 0 and at most 1, not 0. Change it, as in --with notes=0.3.",
+            "the weight of 'notes' must be above 0 and at most 1, not 0. Write --with notes=0.3, for example.",
         ),
         (
             ["--with", "notes=0.6", "--with", "mail"],
             "the weights of the small models sum to 1.1, which is more than 1: 0.6 (notes) + 0.5 (mail). "
             "Give smaller ones, as in --with NAME=0.3.",
         ),
-        (["--context", "x"], "--context is for small models only, and none is named. Name one, as in --with notes."),
+        (["--context", "x"], "only small models see --context, and none is named. Name one, as in --with notes."),
         (
             ["--with", "notes", "--context", "gone"],
             "the context file 'gone' cannot be read (No such file or directory). Name a text file.",

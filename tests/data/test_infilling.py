@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.lib.blocks import block_ids
 from benchmarks.lib.gaps import GapSettings, both_sides, choose_gaps, left_side, measure_gaps
 from ssdcli.data.infilling import Gaps, Infilling, draw_gaps, open_gaps
-from ssdcli.engine.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, denoise_sequence, reading_order
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed

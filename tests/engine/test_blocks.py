@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssdcli.engine.blocks import block_ids, block_levels, padding_mask, prefix_mask, training_mask
+from benchmarks.lib.blocks import block_ids
+from ssdcli.engine.blocks import block_levels, padding_mask, prefix_mask, training_mask
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.prompt import PADDING, Prompt, reading_order

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssdcli.engine.blocks import block_ids
+from benchmarks.lib.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser, Prefix, denoise_sequence
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed

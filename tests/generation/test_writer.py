@@ -298,7 +298,7 @@ def test_the_shape_of_a_result_as_json(family):
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"n": 0}, "n=0 must be at least 1"),
         ({"max_tokens": -1}, "max_tokens=-1 must be at least 0"),
-        ({"stop": ("",)}, "stop must be text that is not empty"),
+        ({"stop": ("",)}, "stop='' must be text that is not empty"),
     ],
 )
 def test_options_are_checked_when_they_are_made(changes, problem):

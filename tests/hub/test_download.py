@@ -318,7 +318,7 @@ def test_an_answer_that_is_no_listing_is_said_to_be_none(monkeypatch, hub):
         json.loads("<html>Log in to this network</html>")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", page)
-    with pytest.raises(DownloadFailed, match=f"answers at {hub.url} is not a hub"):
+    with pytest.raises(DownloadFailed, match=f"{hub.url} did not answer like a Hugging Face hub"):
         look(REPO)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssdcli.engine.blocks import block_ids
+from benchmarks.lib.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, denoise_sequence
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process.masked import Masked

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ssdcli.errors import UsageError
-from ssdcli.registry.compatibility import Canvas, check_fit, misfit
+from ssdcli.registry.compatibility import CanvasShape, check_fit, misfit
 
 MASKED = {"process": "masked", "constants": {"mask_id": 1.0}}
 
@@ -52,10 +52,10 @@ def test_a_misfit_is_one_both_ways_and_says_what_differs(changes, problem, pair)
 
 def test_small_models_made_for_a_core_of_full_attention_have_blocks_of_their_own(manifest):
     core = manifest(**MASKED, kind="core", attention="full", block_size=32)
-    small = Canvas.of(manifest(**MASKED, block_size=16))
-    assert small.misfit(Canvas.of(core)) is None
-    assert small.misfit(Canvas.of(core, 16)) is None
-    assert small.misfit(Canvas.of(core, 32)) == "its block size is 16, not 32"
+    small = CanvasShape.of(manifest(**MASKED, block_size=16))
+    assert small.misfit(CanvasShape.of(core)) is None
+    assert small.misfit(CanvasShape.of(core, 16)) is None
+    assert small.misfit(CanvasShape.of(core, 32)) == "its block size is 16, not 32"
 
 
 def test_a_refusal_names_the_models_that_fit(registry, add):

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.ensemble.ensemble import Ensemble
-from ssdcli.engine.ensemble.rules import Rule
+from ssdcli.engine.ensemble.rules import FLOOR, Rule
 from ssdcli.engine.sampler import Step
-
-_FLOOR = -100.0  # nats: keeps the gains finite where a set of members excludes a token
 
 
 def shares(ensemble: Ensemble, by_member: Sequence[Tensor | None], weights: Sequence[float], tokens: Tensor) -> Tensor:
@@ -29,9 +27,9 @@ def shares(ensemble: Ensemble, by_member: Sequence[Tensor | None], weights: Sequ
     - members that predict the same with the same weight have the same value;
     - a member that is uniform, or was not run, has none.
 
-    The shares are the values above zero, scaled to sum to one: a token owes nothing to a member that spoke against it.
-    Where none spoke for it, the shares are those of the running members' absolute weights. Guides are no members, and
-    the temperature plays no part.
+    The shares are the values above zero, scaled to sum to one. Members that lowered the token's probability get no
+    share. If none raised it, the shares are those of the running members' absolute weights. Guides are not members, and
+    the temperature does not matter.
     """
     running = [i for i, log_p in enumerate(by_member) if log_p is not None]
     used = [weights[i] for i in running]
@@ -51,7 +49,7 @@ def _game(rule: Rule, log_ps: Sequence[Tensor], weights: Sequence[float], tokens
 
     def worth(members: int) -> Tensor:
         predictions = [log_p if members >> i & 1 else uniform for i, log_p in enumerate(log_ps)]
-        return rule(predictions, weights).gather(-1, tokens[..., None])[..., 0].clamp(min=_FLOOR)
+        return rule(predictions, weights).gather(-1, tokens[..., None])[..., 0].clamp(min=FLOOR)
 
     return [worth(members) for members in range(1 << len(log_ps))]
 

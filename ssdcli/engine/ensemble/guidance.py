@@ -42,7 +42,8 @@ class Classifier(Protocol):
 
     table: (V, H) float32, the embeddings of the ensemble's tokens, and perhaps of more.
     window: the longest text, special tokens included.
-    opening, closing: int64, the ids of the special tokens around a text.
+    opening: int64, the ids of the special tokens before a text.
+    closing: those after it.
     """
 
     table: Tensor

@@ -14,7 +14,7 @@ from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.sampling.nucleus import entropy
 
 _SUREST = 15.0  # log-odds; with larger ones, float32 rounds the other member's weight to zero
-_FLOOR = -100.0  # log p of a token that a member of negative weight excludes
+FLOOR = -100.0  # log p in place of -inf, wherever it is multiplied or subtracted
 
 
 class Rule(Protocol):
@@ -22,7 +22,7 @@ class Rule(Protocol):
 
     Weights are the engine's encoding of roles (see `Member.signed`): a base's is negative, all others are positive.
 
-    A rule whose result for a token depends on no other token says so by an attribute `pointwise` that is true.
+    A rule whose result for a token depends on no other token sets `pointwise = True`.
     """
 
     def __call__(self, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -66,7 +66,7 @@ def contrast(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     base gave it e^-100. Where no token is left, the heaviest member decides alone.
     """
     bounded = [
-        log_p if w > 0 else log_p.nan_to_num(nan=math.nan, neginf=_FLOOR)
+        log_p if w > 0 else log_p.nan_to_num(nan=math.nan, neginf=FLOOR)
         for log_p, w in zip(log_ps, weights, strict=True)
     ]
     return _product(bounded, weights)
@@ -79,7 +79,8 @@ class Gated:
     The second member's log-odds against the first are those of their weights, plus a linear function of both entropies
     in nats. A member that runs alone decides alone.
 
-    first, second: the slopes in the first and in the second member's entropy.
+    first: the slope in the first member's entropy.
+    second: the slope in the second member's.
     """
 
     first: float

@@ -39,7 +39,8 @@ class SparseSimplex(Simplex):
     So the sum of the rest and its mixture of embeddings have the right means and covariances, whatever the table, and
     models with different tables see the same canvas.
 
-    top, scattered: how many of these tokens there are.
+    top: how many of the largest noises are kept.
+    scattered: how many tokens stand for the rest.
     """
 
     top: int = 32

@@ -13,12 +13,12 @@ from ssdcli.engine.sampling.unmasking import Unmasking
 
 @dataclass(frozen=True)
 class Ancestral(Unmasking):
-    """Any positions, each order equally likely, as many as the time asks for.
+    """Positions in a random order, all orders equally likely, at the pace of the noise level.
 
     With one position a step it is the first-hitting sampler (Zheng et al., 2025): exact for a model that is not told
     the noise level.
     """
 
     def order(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Order at random; none before its time."""
+        """A random order; nothing is revealed early."""
         return noise.uniform(hidden.shape[1]), torch.zeros_like(hidden[:, 0], dtype=torch.int64)

@@ -14,7 +14,7 @@ from ssdcli.engine.sampling.unmasking import Unmasking
 
 @dataclass(frozen=True)
 class TopK(Unmasking):
-    """The positions of lowest entropy, k in each step; with k = 0, the time alone decides how many."""
+    """The positions of lowest entropy, k in each step; with k = 0, the noise level alone decides how many."""
 
     k: float
 

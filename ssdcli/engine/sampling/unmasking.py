@@ -34,7 +34,7 @@ class Unmasking(ABC):
 
     @abstractmethod
     def order(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """The doubt about each position, least revealed first: (B, L), and how many may go before their time: (B,).
+        """Uncertainty per position (lowest is revealed first), (B, L), and how many may be revealed early, (B,).
 
         Both depend on predictions and never on the tokens drawn, so that with one position a step the joint
         distribution is sampled without bias. Predictions are judged as the model made them: sharpened by a low
@@ -48,21 +48,24 @@ class Unmasking(ABC):
         return ReverseProcess(self, _STEPS)
 
     def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
-        """Reveal positions until no more than a share s of the canvas is hidden, and those that may go before.
+        """Reveal positions until at most a share s is hidden, plus those allowed early.
 
-        With remasking, known tokens are hidden again, as many as the share s has room for; for each of them another
-        position is revealed, so that the time keeps its pace (ReMDM-cap, Wang et al., 2025).
+        With remasking, known tokens are hidden again, as many as the share s has room for, and as many more positions
+        are revealed, so that the share hidden at s stays the same (ReMDM-cap, Wang et al., 2025).
         """
         hidden = canvas == self.process.mask_id
         ends = hidden & self._expects_end(log_p)
         text = hidden & ~ends
+        # Tokens are drawn for the whole canvas, used or not, so that a step always takes the same noise.
         drawn = picker.draw(log_p, noise)
         doubt, ready = self.order(log_p.float(), text, noise)
         chance = noise.uniform(canvas.shape[1])
         left = room(canvas.shape[1], times[1])
         again = lowest(chance, ~hidden & (chance < self.remask), left)
+        # After the step, hidden + again - revealed positions are masks; that is to be `left` at most.
         due = hidden.sum(-1) + again.sum(-1) - left
         revealed = lowest(doubt, text, torch.maximum(due, ready))
+        # Ends wait until there is not enough text left to reveal.
         revealed = revealed | ends_in_turn(ends, text, due - revealed.sum(-1))
         return self._closed(torch.where(revealed, drawn, canvas.masked_fill(again, self.process.mask_id)))
 
@@ -77,7 +80,7 @@ class Unmasking(ABC):
         return reduce(torch.logical_or, [tokens == end for end in self.late])
 
     def _closed(self, canvas: Tensor) -> Tensor:
-        """Fill what is hidden behind an end of text before which nothing is: the text cannot change any more."""
+        """Fill the masks after an end of text that has no mask before it; that text is final."""
         if not self.late or self.remask:
             return canvas
         hidden = canvas == self.process.mask_id
@@ -94,15 +97,15 @@ class Unmasking(ABC):
 
 
 def room(length: int, s: Tensor) -> Tensor:
-    """How many of `length` positions a share s of them is, rounded down: (B,) float64."""
+    """floor(length * s), despite rounding: (B,) float64."""
     return (length * s + 1e-6).floor()  # 10 * (1 - 9 / 10) is a little less than 1
 
 
 def ends_in_turn(ends: Tensor, text: Tensor, due: Tensor) -> Tensor:
     """Pick `due` (B,) of the hidden positions where an end is expected, given those where text is, both (B, L) bool.
 
-    While text is hidden the last of them come first, since an end takes away all that stands behind it; then the first
-    ones, and one at least, since the text is over with the first end: (B, L) bool.
+    While text is hidden, the last of them come first, since an end discards everything after it. Once no text is
+    hidden, the first ends are revealed, at least one: (B, L) bool.
     """
     bare = ~text.any(-1)
     places = torch.arange(ends.shape[1], dtype=torch.float32, device=ends.device)

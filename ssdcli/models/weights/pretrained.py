@@ -28,14 +28,14 @@ _STORED = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float
 
 
 @dataclass(frozen=True)
-class Piece:
+class Part:
     """What goes to one device as a whole: a layer, or a module or tensor beside the layers.
 
     name: in the model.
     is_layer: whether it is a layer.
     linear: how many parameters it has that can be held in 8 or 4 bits.
     other: how many others.
-    tied: the name of the piece that shares some of its parameters and counts them.
+    tied: the name of the part that shares some of its parameters and counts them.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Piece:
 
 def need_of(twin: PreTrainedModel, stored: str, block_size: int) -> Need:
     """What a model needs, read off its twin on the meta device; stored: the dtype of its files."""
-    found = pieces(twin)
+    found = parts(twin)
     config: Any = twin.config.get_text_config()
     return Need(
-        parameters=sum(piece.parameters for piece in found),
-        linear=sum(piece.linear for piece in found),
-        pinned=sum(piece.parameters for piece in found if not piece.is_layer),
-        layer=max(piece.parameters for piece in found if piece.is_layer),
+        parameters=sum(part.parameters for part in found),
+        linear=sum(part.linear for part in found),
+        pinned=sum(part.parameters for part in found if not part.is_layer),
+        layer=max(part.parameters for part in found if part.is_layer),
         stored=stored,
         predictions=config.vocab_size * block_size,
         divisible=twin.supports_tp_plan,
@@ -71,13 +71,13 @@ def stored_dtype(folder: Path) -> str:
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - the file is no mapping
-                piece = file.get_slice(name)
-                counts[piece.get_dtype()] += torch.Size(piece.get_shape()).numel()
+                part = file.get_slice(name)
+                counts[part.get_dtype()] += torch.Size(part.get_shape()).numel()
     return _STORED[counts.most_common(1)[0][0]]
 
 
-def pieces(twin: PreTrainedModel) -> list[Piece]:
-    """All pieces of a model in the order in which it is built; of tied parameters, the first is counted."""
+def parts(twin: PreTrainedModel) -> list[Part]:
+    """All parts of a model in the order in which it is built; of tied parameters, the first is counted."""
     weights = dict(twin.named_parameters(remove_duplicate=False))
     matrices = {f"{name}.weight" for name, module in twin.named_modules() if isinstance(module, nn.Linear)}
     counted: dict[str, str] = {}
@@ -87,7 +87,7 @@ def pieces(twin: PreTrainedModel) -> list[Piece]:
         own = {source: weights[key].numel() for key, source in sources.items() if source not in counted}
         linear = sum(own.get(source, 0) for key, source in sources.items() if is_layer and key in matrices)
         tied = next((counted[source] for source in sources.values() if source in counted), None)
-        found.append(Piece(name, is_layer, linear, sum(own.values()) - linear, tied))
+        found.append(Part(name, is_layer, linear, sum(own.values()) - linear, tied))
         counted |= dict.fromkeys(own, name)
     return found
 
@@ -99,20 +99,20 @@ def _names(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, bool]]:
     for name, child in module.named_children():
         if isinstance(module, nn.ModuleList):
             yield prefix + name, True
-        elif any(isinstance(piece, nn.ModuleList) for piece in child.modules()):
+        elif any(isinstance(part, nn.ModuleList) for part in child.modules()):
             yield from _names(child, f"{prefix}{name}.")
         else:
             yield prefix + name, False
 
 
 def arguments(allocation: Allocation, need: Need, twin: PreTrainedModel, hardware: Hardware) -> dict[str, Any]:
-    """The arguments of `from_pretrained` for an allocation; OutOfMemory where a piece fits nowhere."""
+    """The arguments of `from_pretrained` for an allocation; OutOfMemory where a part fits nowhere."""
     options = {"dtype": getattr(torch, allocation.computes)} | _quantization(allocation)
     if allocation.processes > 1:
         return options | {"distributed_config": DistributedConfig(tp_plan="auto")}
     if not allocation.offloads and len(allocation.devices) == 1:
         return options | {"device_map": {"": allocation.devices[0]}}
-    device_map = spread(pieces(twin), rooms(allocation, need, hardware), allocation.dtype)
+    device_map = spread(parts(twin), rooms(allocation, need, hardware), allocation.dtype)
     return options | {"device_map": device_map, "offload_folder": _scratch()}
 
 
@@ -135,21 +135,21 @@ def rooms(allocation: Allocation, need: Need, hardware: Hardware) -> dict[str, i
     return gpus | {CPU: int(hardware.free * _MEMORY) if gpus else hardware.free - spare, DISK: sys.maxsize}
 
 
-def spread(pieces: Sequence[Piece], left: dict[str, int], dtype: str) -> dict[str, str]:
-    """The device of each piece: layers fill one device after the other, all else is on the first.
+def spread(parts: Sequence[Part], left: dict[str, int], dtype: str) -> dict[str, str]:
+    """The device of each part: layers fill one device after the other, all else is on the first.
 
-    Tied pieces go to the same device. OutOfMemory for a piece that fits nowhere.
+    Tied parts go to the same device. OutOfMemory for a part that fits nowhere.
     """
     left, main = dict(left), next(iter(left))
     found: dict[str, str] = {}
-    for piece in sorted(pieces, key=lambda piece: piece.is_layer):
-        size = weight_bytes(piece.linear, piece.other, dtype)
-        open_to = list(left) if piece.is_layer else [main]
+    for part in sorted(parts, key=lambda part: part.is_layer):
+        size = weight_bytes(part.linear, part.other, dtype)
+        open_to = list(left) if part.is_layer else [main]
         device = next((name for name in open_to if left[name] >= size), None)
         if device is None:
-            raise OutOfMemory(f"{piece.name} takes {in_bytes(size)}, which fits nowhere.", "Take a smaller core.")
-        device = device if piece.tied is None else found[piece.tied]
-        found[piece.name] = device
+            raise OutOfMemory(f"{part.name} takes {in_bytes(size)}, which fits nowhere.", "Take a smaller core.")
+        device = device if part.tied is None else found[part.tied]
+        found[part.name] = device
         left[device] -= size
     return found
 

@@ -17,7 +17,7 @@ from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.placement import Allocation, Need, Placement
 from ssdcli.models import native_checkpoint
 from ssdcli.models.weights.blueprint import blueprint, parameters
-from ssdcli.models.weights.pretrained import DISK, Piece, arguments, need_of, pieces, rooms, spread, stored_dtype
+from ssdcli.models.weights.pretrained import DISK, Part, arguments, need_of, parts, rooms, spread, stored_dtype
 from ssdcli.registry.manifest import read_manifest
 from tests.models.native_checkpoints import GLM4_MOE, LLAMA, QWEN2, ROBERTA
 from tests.pulled import write_core
@@ -45,7 +45,7 @@ def said(one: Denoiser, rows: int = 2) -> torch.Tensor:
 def test_parts_count_every_parameter_once(native):
     twin = blueprint(native)
     need = need_of(twin, "bfloat16", BLOCK)
-    assert need.parameters == parameters(twin) == sum(piece.parameters for piece in pieces(twin))
+    assert need.parameters == parameters(twin) == sum(part.parameters for part in parts(twin))
     assert need.pinned + 2 * need.layer >= need.parameters > need.pinned + need.layer
     assert need.predictions == 40 * 8
 
@@ -86,18 +86,18 @@ def test_a_core_whose_layers_wait_on_disk_says_the_same(tmp_path, monkeypatch, n
 
 
 def test_a_core_of_several_devices_fills_one_after_the_other():
-    layers = [Piece(f"layers.{i}", True, 100, 0, None) for i in range(5)]
-    pieces = [
-        Piece("embed", False, 0, 50, None),
+    layers = [Part(f"layers.{i}", True, 100, 0, None) for i in range(5)]
+    parts = [
+        Part("embed", False, 0, 50, None),
         *layers,
-        Piece("head", False, 0, 50, None),
-        Piece("again", True, 0, 0, "head"),
+        Part("head", False, 0, 50, None),
+        Part("again", True, 0, 0, "head"),
     ]
-    places = spread(pieces, {"cuda:0": 500, "cuda:1": 700, "disk": 10**9}, "bfloat16")
-    assert [places[piece.name] for piece in layers] == ["cuda:0", "cuda:1", "cuda:1", "cuda:1", "disk"]
+    places = spread(parts, {"cuda:0": 500, "cuda:1": 700, "disk": 10**9}, "bfloat16")
+    assert [places[part.name] for part in layers] == ["cuda:0", "cuda:1", "cuda:1", "cuda:1", "disk"]
     assert {places[name] for name in ("embed", "head", "again")} == {"cuda:0"}
     with pytest.raises(OutOfMemory, match=r"layers\.4"):
-        spread(pieces, {"cuda:0": 500, "cuda:1": 700}, "bfloat16")
+        spread(parts, {"cuda:0": 500, "cuda:1": 700}, "bfloat16")
 
 
 def test_no_device_is_filled_without_room_to_work():
