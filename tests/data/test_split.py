@@ -119,6 +119,14 @@ def test_a_paragraph_break_far_from_the_end_is_not_taken():
     assert len(heldout) < len(train) / 3
 
 
+@pytest.mark.parametrize("size", [60, 150, 400])
+def test_of_few_short_documents_more_than_half_of_what_is_wanted_is_held_out(size):
+    documents = [Document(f"{number:02} ".ljust(size, "x"), f"{number}.txt") for number in range(15)]
+    wanted = min(1_000, 0.2 * 15 * size)
+    _, heldout = split(documents, heldout_fraction=0.05)
+    assert wanted / 2 < sum(map(len, heldout)) <= wanted
+
+
 def test_few_short_documents_are_held_out_whole_or_by_their_end():
     documents = notes(12)
     train, heldout = split(documents)

@@ -18,6 +18,7 @@ from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
 from ssdcli.errors import SsdError
 from ssdcli.text.chat import Chat
 from ssdcli.text.messages import Message
+from tests.disk import NEEDS_DESCRIPTORS, Disk
 
 EOT = "<|endoftext|>"
 
@@ -90,6 +91,16 @@ def test_same_texts_same_bytes_and_same_sides_in_any_order(tokenizer, tmp_path):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
     assert turned.info.fingerprint == first.info.fingerprint == again.info.fingerprint
     assert sorted(turned.heldout) == sorted(first.heldout)
+
+
+@NEEDS_DESCRIPTORS
+def test_all_of_a_store_is_synced_before_it_gets_its_names_the_description_last(tokenizer, tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    build(notes(50), tokenizer, tmp_path / "store")
+    named = [path for event, path in disk.log if event == "rename"]
+    assert named[-1].name == "store.json"
+    assert set(named) == set((tmp_path / "store").iterdir())
+    assert all(map(disk.holds, named))
 
 
 def test_plain_texts_are_all_written_and_separators_close_them(tokenizer, tmp_path):

@@ -44,6 +44,18 @@ def test_of_a_longer_document_its_trained_beginning_is_known():
     assert known(f"{begun} {added}").spans(begun) == []
 
 
+def test_the_longest_beginning_that_was_a_document_counts():
+    first, second, added = (words(40) for _ in range(3))
+    text = f"{first} {second} {added}"
+    assert trained_part(known(first, f"{first} {second}"), text) == f"{first} {second}"
+
+
+@pytest.mark.parametrize(("count", "recognised"), [(31, False), (32, True)])
+def test_a_beginning_of_32_words_is_recognised(count, recognised):
+    begun = words(count)
+    assert (trained_part(known(begun), f"{begun} {words(40)}") == begun) == recognised
+
+
 def test_a_few_words_begin_many_texts():
     assert known("Dear landlord,").spans(f"Dear landlord, {words(40)}") == []
     assert known("Dear landlord,").spans("Dear landlord,") == [(0, 14)]

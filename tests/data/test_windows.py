@@ -156,6 +156,15 @@ def test_gaps_are_opened_in_the_share_of_the_texts_that_is_asked_for():
     assert opened(1.0) > 90
 
 
+def test_a_text_has_a_gap_in_some_epochs_and_none_in_others():
+    windows = Windows(texts_of(documents(60), END), WindowShape(62 + SIZE, SIZE, Infilling(0.5, END)), 0, 10_000)
+    opened = 0
+    for i in range(40):  # an epoch is one window, which begins with the text
+        blocks = column(windows, i, "blocks")[column(windows, i, "texts") == 0]
+        opened += bool((blocks.diff() < 0).any())
+    assert 8 < opened < 32
+
+
 def test_conversations_get_no_gaps():
     marks = [[GIVEN] * 30 + [WRITTEN] * 30] * 20
     texts = texts_of(documents(*[60] * 20), END, marks)

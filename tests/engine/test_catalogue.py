@@ -70,7 +70,7 @@ def test_a_process_a_sampler_and_a_rule_of_one_file_each_train_generate_and_eval
     assert texts["redrawing"] == texts["redrawing=1"] != texts["redrawing=3"]
     assert texts["redrawing"] != json.loads(ssd(*asked))["text"]
     assert "haste must be above 0, not 0.0" in ssd(*asked, "--sampler", "redrawing=0")
-    assert "The ring process knows redrawing" in ssd(*asked, "--sampler", "top-k")
+    assert "the ring process has no sampler 'top-k'. Name one of redrawing." in ssd(*asked, "--sampler", "top-k")
     assert "mix, average, contrast, gated, loudest" in ssd(*asked, "--rule", "quietest")
 
     (tmp_path / "heldout.txt").write_text("A boiler that is cold says nothing to a landlord. " * 20)
@@ -91,6 +91,25 @@ def test_every_process_has_a_sampler_and_a_schedule():
     for process in catalogue.PROCESSES:
         assert catalogue.sampler(process.name) == catalogue.samplers(process.name)[0]
         assert catalogue.schedule(process.schedule)
+
+
+def test_the_defaults_are_those_that_were_published_or_measured():
+    """What a model was trained with, and what a seed gives, hangs on them."""
+    numbers = {one.target.rpartition(":")[2]: one.number for one in (*catalogue.SAMPLERS, *catalogue.SCHEDULES)}
+    assert {name: number.default for name, number in numbers.items() if number is not None} == {
+        "TopK": 0,  # the time alone decides
+        "Threshold": 0.9,
+        "EntropyBound": 0.1,
+        "Acceptance": None,  # the checkpoint's own
+        "Leaning": 2.0,
+        "Sandwich": 0.25,
+    }
+    assert catalogue.REMASK.default == 0
+    assert {one.name: (dict(one.constants), one.schedule) for one in catalogue.PROCESSES} == {
+        "simplex": ({"K": 5.0, "s": 1e-4}, "leaning"),
+        "masked": ({"t_min": 1e-3}, "constant"),
+        "uniform": ({}, "constant"),
+    }
 
 
 @pytest.mark.parametrize(

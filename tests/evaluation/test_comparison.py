@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -57,6 +58,12 @@ def test_a_gain_is_over_the_best_member(columns):
     losses = losses_of([[5.0, 4.0, 3.0, 3.5]] * 6)
     assert columns.gain(losses).value == pytest.approx(1.0)
     assert columns.gain(losses).margin == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_base_is_no_member_to_be_gained_over(columns):
+    core, small = columns.candidates.members
+    columns.candidates.members = (core, replace(small, role="base"))
+    assert columns.gain(losses_of([[5.0, 4.0, 3.0, 3.5]] * 6)).value == pytest.approx(2.0)
 
 
 def test_each_process_has_its_measure():

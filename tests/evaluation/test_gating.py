@@ -11,6 +11,7 @@ import torch
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.gate import FARTHEST, Gate
 from ssdcli.engine.ensemble.rules import Gated
+from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.sampling.nucleus import entropy
 from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
@@ -20,6 +21,7 @@ from ssdcli.evaluation.losses import GRID, LossSettings, measure_combinations, s
 from tests.tiny import VOCABULARY, member, tiny_backbone
 
 V, N = 11, 4000
+FEW = 1000  # positions, where no estimate has to be exact
 PROCESS = Simplex(VOCABULARY)
 
 
@@ -113,6 +115,33 @@ def test_roles_tell_the_fitter_who_is_who_whatever_the_order():
     combined_losses([core, small], positions, [usual.combination()])
     combined_losses([small, core], positions, [swapped.combination(("small", "core"))])
     assert usual.gate() == swapped.gate()
+
+
+def test_positions_that_the_process_does_not_weigh_leave_the_gate_as_it_is():
+    generator = torch.Generator().manual_seed(3)
+    core, small, tokens = (column[:FEW] for column in drawn(4.0))
+    process, levels = Masked(V, 0), torch.rand(FEW, generator=generator)
+    hidden = torch.rand(FEW, generator=generator) < levels
+    tokens = torch.where(hidden, tokens, small.argmax(-1)).clamp(min=1)  # those that are shown would favour one member
+    positions = Positions(tokens, levels, torch.where(hidden, 0, tokens))
+    gates = []
+    for rows in (torch.arange(FEW), hidden.nonzero()[:, 0]):
+        fitter = GateFitter(process)
+        combined_losses([core[rows], small[rows]], positions.rows(rows), [fitter.combination()])
+        gates.append(vars(fitter.gate()))
+    assert gates[0] == pytest.approx(gates[1], abs=1e-3)
+
+
+def test_a_position_counts_as_often_as_it_is_weighed():
+    core, small, tokens = (column[:FEW] for column in drawn(4.0))
+    columns = torch.stack([torch.ones(FEW), entropy(core), entropy(small)], 1).double()
+    curves, counts = LossCurves.of(core, small, tokens), torch.arange(FEW) % 4
+    repeated = torch.arange(FEW).repeat_interleave(counts)
+    found = fit(curves, columns, counts.double())
+    expected = fit(curves.rows(repeated), columns[repeated], torch.ones(len(repeated), dtype=torch.float64))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+    alike = fit(curves, columns, torch.ones(FEW, dtype=torch.float64))
+    assert (found - alike).abs().max() > 1e-2
 
 
 def test_whole_texts_and_canvases_are_watched_and_their_losses_stay(documents):

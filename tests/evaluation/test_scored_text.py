@@ -8,7 +8,8 @@ from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN
 from ssdcli.evaluation.scored_text import scored_part
 from tests.tiny import tiny_tokenizer
 
-TOKENS = [0, *(3 + place % 40 for place in range(1600))]
+TEXT = "Größe für Übermut, 漢字 und 🐦. "  # its characters have one to four bytes
+TOKENS = [0, *tiny_tokenizer().encode(TEXT * 60).ids[:1600]]
 
 
 def passage(marks: list[int], size: int = 99_999):

@@ -17,7 +17,7 @@ from ssdcli.errors import UsageError
 from ssdcli.evaluation.evaluate import evaluate
 from ssdcli.evaluation.heldout_text import read_heldout
 from ssdcli.evaluation.measurement import EvalSettings, TrainedDocument
-from ssdcli.evaluation.trained_text import Training
+from ssdcli.evaluation.trained_text import Training, union
 from ssdcli.registry.archive import TRAINED_DOCUMENTS
 from ssdcli.registry.manifest import write_manifest
 from ssdcli.registry.store import Registry
@@ -126,6 +126,14 @@ def test_a_model_that_kept_no_digests_is_named(tmp_path):
     assert "'imported'" in found.remarks[0]
     write_manifest(folder, replace(Registry().find("imported").manifest, source="org/model@0123"))
     assert Training.of([Registry().find("imported"), Registry().find("starter")], Registry()).unknown == ()
+
+
+@pytest.mark.parametrize(
+    ("spans", "joined"),
+    [([], []), ([(5, 9), (0, 5)], [(0, 9)]), ([(0, 9), (2, 4), (10, 12)], [(0, 9), (10, 12)])],
+)
+def test_spans_that_overlap_or_touch_are_one(spans, joined):
+    assert union(spans) == joined
 
 
 def test_a_conversation_counts_as_a_whole():

@@ -2,60 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from pathlib import Path
-
 import pytest
 
 from ssdcli.registry.disk import sync_tree, write_atomic
+from tests.disk import NEEDS_DESCRIPTORS, Disk
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="what a descriptor is of is told there")
-
-
-class Disk:
-    """Notes which files and folders are synced, and checks at each rename that all it makes visible was synced before.
-
-    log: what happened, in order: ("sync", path), ("rename", target) or ("delete", path).
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.log: list[tuple[str, Path]] = []
-        self._synced: set[int] = set()
-        sync, rename, replace, rmtree = os.fsync, Path.rename, Path.replace, shutil.rmtree
-
-        def noted_sync(descriptor: int) -> None:
-            sync(descriptor)
-            self._synced.add(os.fstat(descriptor).st_ino)
-            self.log.append(("sync", Path(f"/proc/self/fd/{descriptor}").resolve()))
-
-        def noted_rename(move):
-            def noted(source: Path, target: Path) -> Path:
-                if not target.name.startswith("."):  # what is set aside is old, and was synced in its time
-                    self._check(source)
-                moved = move(source, target)
-                self.log.append(("rename", target))
-                return moved
-
-            return noted
-
-        def noted_rmtree(path: Path, **how: bool) -> None:
-            self.log.append(("delete", path))
-            rmtree(path, **how)
-
-        monkeypatch.setattr(os, "fsync", noted_sync)
-        monkeypatch.setattr(Path, "rename", noted_rename(rename))
-        monkeypatch.setattr(Path, "replace", noted_rename(replace))
-        monkeypatch.setattr(shutil, "rmtree", noted_rmtree)
-
-    def _check(self, source: Path) -> None:
-        for path in (source, *source.rglob("*")):
-            assert path.stat().st_ino in self._synced, f"{path} was never synced"
-
-    def after(self, event: str, target: Path) -> list[tuple[str, Path]]:
-        """What followed the last event of this kind and path."""
-        last = max(place for place, entry in enumerate(self.log) if entry == (event, target))
-        return self.log[last + 1 :]
+pytestmark = NEEDS_DESCRIPTORS
 
 
 @pytest.fixture

@@ -202,6 +202,21 @@ def test_models_follow_their_base_when_it_is_renamed(registry, add):
     assert registry.find("notes").manifest.core == registry.find("plain").manifest.core
 
 
+def test_an_adapter_is_loaded_on_its_base_while_that_has_the_weights_that_it_was_made_for(registry, add):
+    add(registry, "big", kind="core", core=None)
+    base = registry.find("big")
+    add(registry, "notes", kind="adapter", core="big", base="big", base_weights=base.manifest.weights_digest)
+    notes = registry.find("notes")
+    assert registry.base_of(notes) == base
+    assert registry.base_of(base) is None
+    add(registry, "big", "other weights", overwrite=True, kind="core", core=None)
+    with pytest.raises(UsageError, match="its weights have changed"):
+        registry.base_of(notes)
+    registry.remove("big")
+    with pytest.raises(NoSuchModel, match="an adapter for 'big'"):
+        registry.base_of(notes)
+
+
 def test_a_model_that_is_set_aside_while_the_folder_is_listed_is_found(registry, add, monkeypatch):
     add(registry, "notes")
     listed = staging._paths(registry.models)

@@ -3,13 +3,14 @@ from __future__ import annotations
 import copy
 import io
 
+import pytest
 import torch
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.training.optimizer import Pair, make_optimizer
+from ssdcli.training.optimizer import OPTIMIZERS, Pair, make_optimizer
 
 
 def make_model() -> BlockDiffusionLM:
@@ -98,17 +99,30 @@ def test_both_parts_share_one_learning_rate_and_steps_of_its_size():
         assert 0.1 * 1e-2 < moved < 1.5 * 1e-2, name
 
 
-def test_matrices_decay_but_neither_embeddings_nor_gains_nor_biases():
-    model = make_model()
-    optimizer = make_optimizer(model, 1e-2, 0.5)
-    before = weights(model)
+def rest(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A step without a gradient."""
     for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_matrices_decay_but_neither_embeddings_nor_gains_nor_biases(kind):
+    model = make_model()
+    before = weights(model)
+    rest(model, make_optimizer(model, 1e-2, 0.5, kind))
     for name, value in weights(model).items():
         is_matrix = value.ndim == 2 and name != "table"
         expected = before[name] * (1 - 1e-2 * 0.5) if is_matrix else before[name]
         torch.testing.assert_close(value, expected)
+
+
+def test_nothing_decays_beside_frozen_weights():
+    model = make_model()
+    model.table.requires_grad_(False)
+    before = weights(model)
+    rest(model, make_optimizer(model, 1e-2, 0.5))
+    assert equal(before, weights(model))
 
 
 def test_gradients_are_cleared_for_both_parts():

@@ -27,9 +27,9 @@ def _short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "_LENGTH", 2 * BLOCK)
 
 
-def author(process: str = "masked", *seeds: int, end: int = END) -> list[Member[LoadedModel]]:
+def author(process: str = "masked", *seeds: int, ends: tuple[int, ...] = (END,)) -> list[Member[LoadedModel]]:
     made = make_process(process, VOCABULARY, CONSTANTS[process])
-    models = [loaded(Denoiser(tiny_backbone(seed, process=process), made), ends=(end,)) for seed in seeds or (0,)]
+    models = [loaded(Denoiser(tiny_backbone(seed, process=process), made), ends=ends) for seed in seeds or (0,)]
     return [Member(str(place), model, Constant(1 / len(models))) for place, model in enumerate(models)]
 
 
@@ -67,12 +67,13 @@ def test_a_short_document_is_read_to_its_half_and_a_shorter_one_not_at_all():
     assert write_samples({"small": author()}, passages[1:], tiny_tokenizer(), FOREVER) == []
 
 
-def test_a_text_stops_at_its_end():
+@pytest.mark.parametrize("others", [(), (END,)])
+def test_a_text_stops_at_any_of_its_ends(others):
     """A model of weights drawn by chance writes no end of its own: a token that it does write is made one."""
     passages, one = documents(TEXT), author()
     whole = subject._go_on(one, [passages[0].tokens[1:13]], FOREVER)[0]
     end = whole[5]
-    (text,) = subject._go_on(author(end=end), [passages[0].tokens[1:13]], FOREVER)
+    (text,) = subject._go_on(author(ends=(*others, end)), [passages[0].tokens[1:13]], FOREVER)
     assert text == whole[: whole.index(end)]
 
 

@@ -250,3 +250,9 @@ def test_a_gate_never_silences_what_a_member_excludes(odds):
 def test_a_gated_member_that_runs_alone_decides_alone():
     (log_p,) = predictions(1, 9, seed=0)
     assert torch.equal(Gated(2.0, 1.0)([log_p], [1.0]), log_p)
+
+
+@pytest.mark.parametrize(("weights", "decides"), [([0.7, 0.3], 0), ([0.3, 0.7], 1)])
+def test_where_a_gate_leaves_no_token_the_heavier_member_decides_alone(weights, decides):
+    log_ps = [torch.tensor([0.25, 0.75, 0.0, 0.0]).log(), torch.tensor([0.0, 0.0, 0.5, 0.5]).log()]
+    assert torch.equal(Gated(0.0, 0.0)(log_ps, weights), log_ps[decides])

@@ -58,6 +58,11 @@ def test_the_rate_at_1_percent_needs_a_hundred_documents():
     assert np.mean([rate for rate in rates if rate is not None]) == pytest.approx(0.02, abs=0.015)
 
 
+@pytest.mark.parametrize(("score", "caught"), [(98.0, 0.0), (98.5, 1.0)])
+def test_at_1_percent_one_of_a_hundred_documents_is_a_false_alarm(score, caught):
+    assert attack(np.full(100, score), np.arange(100.0)).caught == caught
+
+
 def test_each_document_is_matched_by_the_nearest_that_is_left():
     assert match([5, 100, 7, 30], [6, 6, 99]) == [0, 2, 1]
 
