@@ -21,8 +21,7 @@ from ssdcli.models.loading import load_model
 from ssdcli.models.lora import WEIGHTS
 from ssdcli.registry.manifest import CONFIG
 from ssdcli.registry.store import Registry
-from ssdcli.training import assessment as measured_module
-from ssdcli.training import job
+from ssdcli.training import assessment, job
 from ssdcli.training.job import train_small
 from ssdcli.training.settings import TrainSettings
 from tests.checkpoints import write_checkpoint
@@ -44,7 +43,7 @@ IDS = torch.arange(3, 3 + 2 * BLOCK)[None]
 
 @pytest.fixture(autouse=True)
 def _measure_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measured_module, "measuring_seconds", lambda _: 0.3)
+    monkeypatch.setattr(assessment, "measuring_seconds", lambda _: 0.3)
 
 
 @pytest.fixture
