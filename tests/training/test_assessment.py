@@ -33,7 +33,7 @@ def small() -> LoadedModel:
 
 
 def fitted(core: LoadedModel, other: LoadedModel):
-    """The losses over the grid, and the gate, that `measure_trained` finds."""
+    """The losses over the grid, and the gate, that `assess` finds."""
     fitter = GateFitter(PROCESS)
     losses = assessment._with_core(core, other, TEXTS, fitter, TrainSettings())
     assert losses is not None

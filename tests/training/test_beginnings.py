@@ -263,7 +263,7 @@ def test_an_adapter_learns_beside_what_stays_as_it_is(text, registry):
 
 def test_what_was_measured_of_an_adapter_is_what_loads(text, registry, monkeypatch):
     kept: dict[str, Tensor] = {}
-    finish = job.measure_trained
+    finish = job.assess
 
     def noting(prepared: Any, model: Any, *rest: Any) -> Any:
         torch.manual_seed(0)
@@ -275,7 +275,7 @@ def test_what_was_measured_of_an_adapter_is_what_loads(text, registry, monkeypat
         hidden: Tensor = model.encode(model.embed(ids), torch.arange(16)[None], mask, None)
         return hidden
 
-    monkeypatch.setattr(job, "measure_trained", noting)
+    monkeypatch.setattr(job, "assess", noting)
     adapter(text)
     model: Any = load_model(registry.find("big").folder, Placement(), BLOCK, registry.find("notes").folder)
     torch.testing.assert_close(model.logits(through(model)), kept["logits"], rtol=1e-2, atol=1e-2)

@@ -95,7 +95,7 @@ def test_an_adapter_that_has_learned_nothing_is_the_adapted_core_bit_for_bit(kin
 def test_training_an_adapter_changes_nothing_of_its_core(kind, text, monkeypatch):
     add_core("big", **kind)
     before, kept = digests(), {}
-    monkeypatch.setattr(job, "measure_trained", noting(kept, job.measure_trained))
+    monkeypatch.setattr(job, "assess", noting(kept, job.assess))
     train_small(settings(text))
     assert digests() == before
     frozen = {name.replace("base_layer.", ""): value for name, value in kept.items() if "lora_" not in name}
@@ -120,7 +120,7 @@ def noting(kept: dict[str, Tensor], measure: Any) -> Any:
 def test_what_was_measured_is_what_loads_and_no_longer_the_core(kind, text, monkeypatch):
     add_core("big", **kind)
     kept: dict[str, Tensor] = {}
-    monkeypatch.setattr(job, "measure_trained", noting(kept, job.measure_trained))
+    monkeypatch.setattr(job, "assess", noting(kept, job.assess))
     train_small(settings(text))
     exact = {"rtol": 1e-4, "atol": 1e-4} if kind is WHOLE else {"rtol": 0.0, "atol": 0.0}
     torch.testing.assert_close(predictions(with_adapter()), kept["lora_predictions"], **exact)
