@@ -238,7 +238,7 @@ def test_a_training_with_gaps_can_be_taken_up_again(tmp_path):
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_a_share_is_between_0_and_1(share):
-    with pytest.raises(UsageError, match="--gap-share must be between 0 and 1"):
+    with pytest.raises(UsageError, match="must be between 0 and 1"):
         tiny_settings("text", gap_share=share)
 
 
