@@ -39,7 +39,7 @@ def pull(
     """Download a public checkpoint from the Hugging Face hub and register it as a core."""
     # Read when huggingface_hub is imported: its warnings would mix with ours, and nothing may be sent anywhere.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     from ssdcli.hub import pull as pipeline
     from ssdcli.hub.download import RepoId
 

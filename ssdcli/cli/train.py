@@ -78,8 +78,8 @@ def _tell(trained: Trained, *, as_json: bool) -> None:
         console.write(f"kept the weights of step {training.kept:,}: after it, the held-out loss rose")
     console.write(f"denoising loss on held-out text, bits per byte: {figures}")
     if model.core is None:
-        console.write(f"Now try: ssd generate --core {model.name} {shlex.quote('Once upon a time')}")
+        console.note(f"Now try: ssd generate --core {model.name} {shlex.quote('Once upon a time')}")
         return
     best = "not measured, for lack of time or of held-out texts" if model.weight is None else f"{model.weight:g}"
     console.write(f"best weight beside {model.core}: {best}")
-    console.write(f"Now try: ssd generate {shlex.quote('Dear ')} --with {model.name}")
+    console.note(f"Now try: ssd generate {shlex.quote('Dear')} --with {model.name}")

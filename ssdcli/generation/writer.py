@@ -177,8 +177,8 @@ class Writer:
 
     def _is_its_own_base(self, base: Member[LoadedModel]) -> bool:
         """Whether a base is the same model as its small model, so that they differ only by the private context."""
-        others = [member for member in self.members if member.role != "base"]
-        return base.role == "base" and any(member.model is base.model for member in others)
+        small = [member for member in self.members if member.role == "small"]
+        return base.role == "base" and any(member.model is base.model for member in small)
 
     def _encoder(self, options: Options) -> PromptEncoder:
         return PromptEncoder(self.members, options.gap if options.infill else 0)

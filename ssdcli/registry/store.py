@@ -134,7 +134,7 @@ class Registry:
         """Rename a model, also in the default and in the manifests of models made from it or for it."""
         check_name(new)
         with self._changing(old) as folder:
-            self._check_free(new, overwrite=False)
+            self._check_free(new, overwrite=False, replaceable=False)
             manifest = read_manifest(folder)
             folder.rename(self.models / new)
             sync(self.models)  # before anything on the disk mentions the new name
@@ -253,10 +253,11 @@ class Registry:
         except SsdError as error:
             return error.problem
 
-    def _check_free(self, name: str, overwrite: bool) -> None:
+    def _check_free(self, name: str, overwrite: bool, replaceable: bool = True) -> None:
         if (self.models / name).exists():
             if not overwrite:
-                raise UsageError(f"{name!r} exists already.", "Pass --overwrite to replace it, or choose another name.")
+                remedy = "Pass --overwrite to replace it, or choose another name." if replaceable else "Choose another."
+                raise UsageError(f"{name!r} exists already.", remedy)
         elif self._has_bundled(name):
             raise self._is_bundled(name)
 

@@ -436,6 +436,12 @@ def test_a_contrast_with_the_model_before_specialisation_needs_no_context(family
     ]
 
 
+def test_a_contrast_with_the_core_as_base_needs_no_context(family):
+    add_tiny("begun", 4, kind="small", core="big", base="big")
+    members = load("big", {"begun": 0.5}, blend=Blend(rule="contrast")).generate("Dear", FAST).members
+    assert [m.name for m in members] == ["big", "begun", "big, base of begun"]
+
+
 def test_a_sandwich_spares_the_core_a_share_of_its_steps(family):
     writer = load("big", {"notes": 0.5}, blend=Blend(schedule="sandwich:0.5"))
     result = writer.generate("Dear", FAST, steps=8)

@@ -265,7 +265,7 @@ def test_renaming_moves_the_model_and_what_was_made_for_it(registry, add):
 def test_renaming_never_replaces_a_model(registry, add):
     add(registry, "notes", "mine")
     add(registry, "letters", "other")
-    with pytest.raises(UsageError, match="'letters' exists already"):
+    with pytest.raises(UsageError, match=r"'letters' exists already\. Choose another"):
         registry.rename("notes", "letters")
     assert (registry.models / "letters" / "model.safetensors").read_text() == "other"
 

@@ -18,6 +18,7 @@ class _Scale:
     """How to judge a metric.
 
     metric: its name in the manifest.
+    measure: what it measures, in a word or two.
     moderate: the smallest value of that level.
     high: the smallest value of that level.
     danger: what whoever has the weights can then do.
@@ -25,6 +26,7 @@ class _Scale:
     """
 
     metric: str
+    measure: str
     moderate: float
     high: float
     danger: str
@@ -37,9 +39,9 @@ class _Scale:
 # Advantage a: of a document in the training text and one outside it, a guess is right (1 + a) / 2 of the time, which is
 # 55 and 65 times in 100 (Yeom et al., "Privacy risk in machine learning", 2018).
 _SCALES = (
-    _Scale(EXPOSURE, 3.0, 6.0, "find secrets of its training text by trying guesses"),
-    _Scale(VERBATIM, 0.01, 0.1, "make it repeat passages of its training text word for word"),
-    _Scale(ADVANTAGE, 0.1, 0.3, "tell which documents it learned from", ADVANTAGE_ERROR),
+    _Scale(EXPOSURE, "exposure", 3.0, 6.0, "find secrets of its training text by trying guesses"),
+    _Scale(VERBATIM, "copying", 0.01, 0.1, "make it repeat passages of its training text word for word"),
+    _Scale(ADVANTAGE, "membership", 0.1, 0.3, "tell which documents it learned from", ADVANTAGE_ERROR),
 )
 
 
@@ -63,7 +65,9 @@ def judge(name: str, metrics: Mapping[str, float]) -> Verdict | None:
     worst = max(measured.values())
     if worst == 0:
         found = "found no sign that its weights give away the text it was trained on; that is no proof"
-        return Verdict(LEVELS[0], f"The audit of {name!r} {found}, so share it with care.")
+        missing = [scale.measure for scale in _SCALES if scale not in measured]
+        bound = f", and it did not measure {_listed(missing)}" if missing else ""
+        return Verdict(LEVELS[0], f"The audit of {name!r} {found}{bound}, so share it with care.")
     dangers = _listed([scale.danger for scale, severity in measured.items() if severity == worst])
     how = "can" if worst == len(LEVELS) - 1 else "can sometimes"
     advice = "give them only to people to whom you would give the text itself"

@@ -43,3 +43,11 @@ def test_one_bad_measure_is_enough_and_only_the_worst_are_told():
     assert "word for word" in verdict.meaning
     assert "documents" not in verdict.meaning
     assert "'notes'" in verdict.meaning
+
+
+def test_a_low_level_names_what_was_not_measured():
+    full, part = judge("notes", HARMLESS), judge("notes", {EXPOSURE: 1.4})
+    assert full is not None
+    assert part is not None
+    assert "did not measure" not in full.meaning
+    assert "did not measure copying and membership" in part.meaning
