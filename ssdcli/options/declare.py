@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, get_type_hints
 
 from ssdcli.errors import UsageError
 from ssdcli.options.checks import Check
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 STREAM = "-"  # standard input or output, in place of a file
 
 _OPTION = "option"  # keys of a field's metadata
-_FLAG = "flag"
 _WITHOUT = "without"
 
 Completes = Literal["", "core", "member", "beginning", "recipe"]
@@ -28,6 +27,7 @@ class Option:
 
     help: a sentence or two, without the default.
     check: what its value must be; None is allowed where it is the default.
+    flag: its name on the command line, in variables and recipes, if not the field's.
     metavar: stands for the value in the help.
     default: the default as shown in the help, where it differs from the field's.
     common: whether the help lists it among the first options, not under "More".
@@ -38,6 +38,7 @@ class Option:
 
     help: str
     check: Check | None = None
+    flag: str = ""
     metavar: str | None = None
     default: str = ""
     common: bool = False
@@ -66,27 +67,24 @@ class Source:
         return UsageError(problem, remedy)
 
 
-def option(  # noqa: PLR0913 - the fields of `Option`, which a type checker can hold against their types here
-    value: Value,
-    help: str,
-    check: Check | None = None,
-    /,
-    *,
-    flag: str = "",
-    metavar: str | None = None,
-    default: str = "",
-    common: bool = False,
-    negatable: bool = False,
-    positional: bool = False,
-    completes: Completes = "",
-) -> Value:
+class Shown(TypedDict, total=False):
+    """The fields of `Option` that say how it is shown, as keywords of `option`."""
+
+    flag: str
+    metavar: str | None
+    default: str
+    common: bool
+    negatable: bool
+    positional: bool
+    completes: Completes
+
+
+def option(value: Value, help: str, check: Check | None = None, /, **shown: Unpack[Shown]) -> Value:
     """A field of a dataclass of settings: `steps: int = option(100, "Training steps.", at_least(1))`.
 
-    value: its default; as with `dataclasses.field`, its type stands for the field's. flag: its name on the command
-    line, in variables and recipes, if not the field's. The others are those of `Option`.
+    value: its default; as with `dataclasses.field`, its type stands for the field's. shown: see `Option`.
     """
-    told = Option(help, check, metavar, default, common, negatable, positional, completes)
-    made: Value = field(default=value, metadata={_OPTION: told, **({_FLAG: flag} if flag else {})})
+    made: Value = field(default=value, metadata={_OPTION: Option(help, check, **shown)})
     return made
 
 
@@ -125,7 +123,7 @@ def declared(member: Field[Any]) -> Option:
 
 def flag_of(member: Field[Any]) -> str:
     """A field's flag without its dashes in front: `max-tokens`."""
-    return str(member.metadata.get(_FLAG, member.name)).replace("_", "-")
+    return (declared(member).flag or member.name).replace("_", "-")
 
 
 def variable_of(member: Field[Any]) -> str:
