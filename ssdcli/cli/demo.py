@@ -16,6 +16,7 @@ from ssdcli.cli import console
 from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.demo import story
 from ssdcli.demo.story import AUTHORS, CORE, ENSEMBLE, SMALL
+from ssdcli.errors import require
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.units import in_parameters
 
@@ -37,6 +38,7 @@ def demo(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
     """Train on a bundled notebook, then compare the core, the small model and both together."""
+    require(minutes > 0, f"--minutes {minutes:g} must be above 0.", f"Write --minutes {story.MINUTES:g}, for example.")
     notebook = story.read_notebook()
     settings = story.settings_for(notebook, minutes)
     prepare_machine()

@@ -46,7 +46,7 @@ def end_with(monkeypatch):
         (SsdError("it broke.", "Mend it."), 1, "ssd: it broke. Mend it."),
         (NoSuchModel("no model named 'a'."), 3, "ssd: no model named 'a'."),
         (KeyboardInterrupt(), 130, "ssd: interrupted."),
-        (MemoryError(), 5, "ssd: out of memory. Take a smaller model, or close other programs."),
+        (MemoryError(), 5, "ssd: out of memory. Use a smaller model, or close other programs."),
         (
             ValueError("first\nsecond"),
             1,

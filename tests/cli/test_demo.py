@@ -121,4 +121,4 @@ def test_a_stop_ends_with_130_and_keeps_the_checkpoint(ssd_demo, monkeypatch):
 
 def test_minutes_must_be_above_zero(capsys):
     assert app.main(["demo", "--minutes", "0"]) == 2
-    assert capsys.readouterr().err.startswith("ssd: --minutes must be above 0")
+    assert capsys.readouterr().err.startswith("ssd: --minutes 0 must be above 0. Write --minutes ")

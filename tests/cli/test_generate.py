@@ -145,7 +145,7 @@ def test_stats_tell_seed_passes_and_speed_on_standard_error(family, ssd):
     code, out, err = ssd("Dear", "--with", "notes", "--stats", *FAST)
     assert (code, out) == (0, text_of("Dear", None, ["notes"]) + "\n")
     said = r"seed 5; 10 tokens in \S+ s \(\S+ a second\); forward passes: big \(0\.7\) 4, notes \(0\.3\) 4; about big "
-    pattern = said + r"\d+\.\d MFLOP, notes \d+\.\d MFLOP"
+    pattern = said + r"\d+\.\d+ MFLOP, notes \d+\.\d+ MFLOP"
     assert re.fullmatch(pattern + r"\n", err)
     _, _, err = ssd("Dear", "--with", "notes", "--stats", "--schedule", "sandwich:0.5", *FAST, "--steps", "4")
     assert re.search(r"big \(0\.7\) 4, notes \(0\.3\) 8; .* [1-4]\d\.\d% saved by the schedule\n", err)

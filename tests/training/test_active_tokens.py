@@ -49,8 +49,15 @@ def divided(rows: int = ROWS) -> Division:
     return division
 
 
-def model_of(process: str = "masked", **changes: Any) -> BlockDiffusionLM:
-    settings = TrainSettings(data=("-",), block_size=4, **{"hidden": 32, "layers": 1, "context": 32, **changes})
+def wide(hidden: int, **changes: Any) -> TrainSettings:
+    """Settings of any width: the command takes multiples of 32 only, which the law does not need."""
+    settings = TrainSettings(data=("-",), block_size=4, **changes)
+    object.__setattr__(settings, "hidden", hidden)
+    return settings
+
+
+def model_of(process: str = "masked", hidden: int = 32, **changes: Any) -> BlockDiffusionLM:
+    settings = wide(hidden, **{"layers": 1, "context": 32, **changes})
     division = divided()
     return build(shape(settings, PRESETS[0], OF[process], traits(), (), division), traits(), division, 0)
 
@@ -139,12 +146,12 @@ def test_rows_start_with_the_geometry_of_their_tokens_in_the_core():
 
 @pytest.mark.parametrize(("rows", "expected"), [(1 << 16, 200), ((1 << 16) + 1, 128)])
 def test_only_tables_of_many_rows_are_of_low_rank(rows, expected):
-    settings = TrainSettings(data=("-",), block_size=4, hidden=200, vocabulary=rows)
+    settings = wide(200, core="none", vocabulary=rows)
     assert shape(settings, PRESETS[0], OF["masked"], None, (), None).rank == expected
 
 
 def test_a_whole_vocabulary_is_built_from_the_whole_core():
-    settings = TrainSettings(data=("-",), block_size=4, hidden=24, layers=1)
+    settings = wide(24, layers=1)
     config = shape(settings, PRESETS[0], OF["masked"], traits(), (), None)
     model = build(config, traits(), None, 0)
     assert (config.active, config.suppressed, model.table.shape) == (None, NEVER, (V, 24))

@@ -146,6 +146,6 @@ def test_what_was_never_begun_cannot_be_resumed(tmp_path):
 
 
 def test_settings_are_checked_before_they_are_saved(tmp_path):
-    with pytest.raises(UsageError, match="--steps"):
+    with pytest.raises(UsageError, match="steps=0 must be at least 1"):
         run(TrainSettings(name="tiny", steps=0), tmp_path)
     assert not (tmp_path / "training").exists()
