@@ -5,23 +5,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssdcli.api import Blend, EnsembleSpec, Options, Placement, Request, Result, Writer, choose
 from ssdcli.cli import console
 from ssdcli.cli.explanation import shown, tell_colours
 from ssdcli.cli.flags import Recipe, resolve, with_flags
 from ssdcli.cli.inputs import ModelFlags, read_members, read_requests
 from ssdcli.errors import UsageError, on_out_of_memory
-from ssdcli.generation.types import DEFAULTS, PLAIN
+from ssdcli.generation.selection import EnsembleSpec, choose
+from ssdcli.generation.types import DEFAULTS, PLAIN, Blend, Options, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
-from ssdcli.machine.placement import FREE
+from ssdcli.machine.placement import FREE, Placement
 from ssdcli.machine.units import large
 from ssdcli.options.declare import group, option
 from ssdcli.registry.recipes import find_recipe
+
+if TYPE_CHECKING:
+    from ssdcli.generation.writer import Writer
 
 SEPARATOR = "---"  # a line of its own between two texts
 

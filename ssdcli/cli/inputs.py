@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssdcli.api import Request
 from ssdcli.cli import console
 from ssdcli.errors import UsageError
+from ssdcli.generation.types import Request
 from ssdcli.options.checks import Check
 from ssdcli.options.declare import STREAM, option
 from ssdcli.registry.names import NO_CORE, suggest

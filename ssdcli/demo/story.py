@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from ssdcli.generation.selection import choose
 from ssdcli.generation.types import Options, Request
-from ssdcli.generation.writer import Writer
 from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import STARTER, Registry
 from ssdcli.training.settings import TrainSettings
@@ -19,6 +18,7 @@ from ssdcli.training.unfinished import begin
 
 if TYPE_CHECKING:
     from ssdcli.evaluation.scored_text import ScoredText
+    from ssdcli.generation.writer import Writer
     from ssdcli.training.job import Trained, Watcher
 
 NOTEBOOK = Path(__file__).parents[1] / "bundled" / "notebook"

@@ -16,7 +16,6 @@ from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.generation.guides import GuideSpec, open_guide
 from ssdcli.generation.schedule_parser import schedules
 from ssdcli.generation.types import PLAIN, Blend
-from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, QUANTIZED, Placement
 from ssdcli.registry.compatibility import check_fit
 from ssdcli.registry.manifest import MEMBERS
@@ -26,6 +25,7 @@ from ssdcli.registry.store import Entry, Registry
 if TYPE_CHECKING:
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.generation.loaded_model import LoadedModel
+    from ssdcli.generation.writer import Writer
 
 UNTUNED = 0.5  # the weight of a small model for which none was measured
 _NAME_BOTH = "Name both, as in --core starter --with notes."
@@ -75,6 +75,7 @@ class EnsembleSpec:
     def open(self, placement: Placement = FREE) -> Writer:
         """Load the models as `placement` says, by default as they fit (SsdError if one cannot be read)."""
         from ssdcli.generation.loaded_model import open_model, process_of
+        from ssdcli.generation.writer import Writer
         from ssdcli.text.codec import Codec
         from ssdcli.text.tokenizer import load_tokenizer
 
@@ -109,6 +110,8 @@ class EnsembleSpec:
 
     def reopen(self, writer: Writer) -> Writer:
         """Reuse the models of another writer, whose members include all of these; without guides."""
+        from ssdcli.generation.writer import Writer
+
         known = {member.name: member.model for member in writer.members}
         members = [member.carrying(known[member.name]) for member in self.members]
         return Writer(members, self.core, self.rule, late_ends=writer.late_ends)
