@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import filterfalse
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from ssdcli.errors import SsdError
 
@@ -24,6 +24,11 @@ def make_private(folder: Path) -> Path:
         make_private(folder.parent)
         folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     return folder
+
+
+def unique_suffix() -> str:
+    """Eight hexadecimal digits that tell a temporary file or folder from all others."""
+    return uuid4().hex[:8]
 
 
 def digest(path: Path) -> str:
@@ -76,7 +81,7 @@ def write_atomic(path: Path, text: str) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a private file that replaces `path` on a clean exit and is deleted on any other."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{unique_suffix()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
         with os.fdopen(descriptor, "wb") as stream:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +238,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def package_versions() -> dict[str, str]:
     """The versions of the packages that make a model, for its manifest."""
+    from importlib.metadata import version  # its import takes longer than listing the models
+
     return {package: version(package) for package in _PACKAGES}
 
 

@@ -9,7 +9,6 @@ it. Everything here that renames or deletes is called under the registry's lock.
 from __future__ import annotations
 
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssdcli.registry.disk import PRIVATE_FILE, PRIVATE_FOLDER, sync
+from ssdcli.registry.disk import PRIVATE_FILE, PRIVATE_FOLDER, sync, unique_suffix
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -48,7 +47,7 @@ def lock(path: Path) -> BaseFileLock:
 
 def open_stage(models: Path, name: str) -> Stage:
     """Make the hidden sibling in which a model of this name is written."""
-    folder = models / f".{name}.{secrets.token_hex(4)}"
+    folder = models / f".{name}.{unique_suffix()}"
     alive = lock(_lock_path(folder))
     alive.acquire()
     folder.mkdir(mode=PRIVATE_FOLDER)
@@ -57,7 +56,7 @@ def open_stage(models: Path, name: str) -> Stage:
 
 def swap_in(folder: Path, target: Path) -> None:
     """Rename a finished folder to its model's name, replacing the old model if there is one."""
-    aside = target.with_name(f".{target.name}.old-{secrets.token_hex(4)}")
+    aside = target.with_name(f".{target.name}.old-{unique_suffix()}")
     replaces = target.exists()
     if replaces:
         target.rename(aside)
@@ -74,7 +73,7 @@ def swap_in(folder: Path, target: Path) -> None:
 
 def take_out(target: Path) -> None:
     """Delete a model so that a crash leaves it whole or gone."""
-    doomed = target.with_name(f".{target.name}.gone-{secrets.token_hex(4)}")
+    doomed = target.with_name(f".{target.name}.gone-{unique_suffix()}")
     target.rename(doomed)
     sync(target.parent)
     shutil.rmtree(doomed)
