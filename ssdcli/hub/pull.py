@@ -86,8 +86,8 @@ class PullPlan:
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the native embeddings."""
-        return _rows(self.native)
+        """V: the rows of the native embeddings, and a virtual mask id if there is one."""
+        return self.spec.vocabulary(_rows(self.native))
 
     @property
     def weight_bytes(self) -> int:

@@ -66,6 +66,7 @@ def read_vocabulary(tokenizer: bytes, files: Files) -> Vocabulary:
         end=_first(special("eos"), generated("eos")),
         mask=_first(special("mask"), generated("mask")),
         pad=_first(special("pad"), generated("pad")),
+        opening=_opening(loaded),
         chat=read_template(files) is not None,
     )
 
@@ -100,6 +101,12 @@ def make_tokenizer(files: Files, model_type: str) -> bytes:
             except Exception as error:  # a class fails in its own way on files that are not meant for it
                 raise _no_tokenizer() from error
     raise _no_tokenizer()
+
+
+def _opening(tokenizer: Tokenizer) -> int | None:
+    """The id that a tokenizer puts before every text, if it does."""
+    encoding = tokenizer.encode("a")
+    return encoding.ids[0] if encoding.special_tokens_mask[:1] == [1] else None
 
 
 def _later(settings: Mapping[str, Any]) -> dict[str, int]:
