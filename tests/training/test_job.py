@@ -361,6 +361,13 @@ def test_a_core_that_is_none_is_refused(text, registry):
     assert_no_workspace(registry)
 
 
+def test_without_a_core_a_small_model_is_made_for_the_default_one(text, registry):
+    add_tiny("big")
+    registry.set_default("big")
+    assert train_small(small_settings(text, core="")).description.manifest.core == "big"
+    assert 'for = "big"' in (registry.models / "notes" / "recipe.toml").read_text()
+
+
 def test_two_trainings_of_one_name_cannot_run_at_once(text, registry):
     with claimed(registry, "tiny"), pytest.raises(SsdError, match="'tiny' is being trained by another process"):
         run(tiny_settings(text), registry.home)
