@@ -331,4 +331,4 @@ def _find(kind: str, name: str, declared: tuple[_Declared, ...]) -> _Declared:
     for one in declared:
         if one.name == name:
             return one
-    raise ValueError(f"unknown {kind} {name!r}: known are {', '.join(names(declared))}")
+    raise ValueError(f"there is no {kind} {name!r}; choose from {', '.join(names(declared))}")

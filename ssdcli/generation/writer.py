@@ -249,9 +249,9 @@ class Writer:
         known = catalogue.names(catalogue.samplers(process))
         name = known[0] if options.sampler is None else options.sampler.partition("=")[0]
         if name not in known:
-            return UsageError(f"the {process} process has no sampler {name!r}.", f"Name one of {', '.join(known)}.")
+            return UsageError(f"the {process} process has no sampler {name!r}.", f"Choose from {', '.join(known)}.")
         what = f"the sampler {options.sampler or name!r}" + f" with remask {options.remask:g}" * (options.remask != 0)
-        return UsageError(f"{what} is not possible here: {reason}.", f"Omit it, or name one of {', '.join(known)}.")
+        return UsageError(f"{what} is not possible here: {reason}.", f"Omit it, or choose from {', '.join(known)}.")
 
     def _result(self, row: Row, started: float, options: Options) -> Result:
         names = [member.name for member in self.members]
