@@ -17,6 +17,7 @@ from ssdcli.cli.inputs import ModelFlags, read_context, read_members
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory
 from ssdcli.evaluation.measurement import (
+    CODE_LENGTH,
     DENOISING_LOSS,
     NELBO,
     Estimate,
@@ -35,10 +36,9 @@ from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
 
 if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
     from rich.table import Table
-
-
-_LEVEL = "noise level (0: the text itself, 1: only noise)"
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _keep(found: Evaluation, plot: Path | None, *, save: bool) -> None:
 
 def _svg(found: Evaluation) -> str:
     """Draw bits per byte: for each schedule over the weight, and for the members over the noise level."""
-    from ssdcli.reports.charts import curves, stacked, to_svg, weight_sweeps
+    from ssdcli.reports.charts import stacked, to_svg, weight_sweeps
 
     title = " with ".join(name for name in (found.core, found.small) if name is not None)
     ensembles = [swept for swept in found.ensembles if swept.over_weights]
@@ -147,8 +147,9 @@ def _svg(found: Evaluation) -> str:
         )
         for schedule in schedules
     ]
-    levels = curves(_levels(found), f"{title}: {found.measure}", (_LEVEL, "bits per byte"))
-    return to_svg(stacked([*pictures, levels], title))
+    if found.measure != CODE_LENGTH:
+        pictures.append(_levels(found, f"{title}: {found.measure}"))
+    return to_svg(stacked(pictures or [weight_sweeps({}, title)], title))
 
 
 def _points(swept: SweepResult, found: Evaluation) -> list[tuple[float, float]]:
@@ -161,18 +162,19 @@ def _points(swept: SweepResult, found: Evaluation) -> list[tuple[float, float]]:
     return [*alone, *((point.weight or 0.0, point.figures.bits.value) for point in swept.points)]
 
 
-def _levels(found: Evaluation) -> dict[str, list[tuple[float, float]]]:
-    """The core, the first small model and their best ensemble over the levels."""
+def _levels(found: Evaluation, title: str) -> Element:
+    """Draw the core, the first small model and their best ensemble over the noise level."""
+    from ssdcli.reports.charts import level_losses
+
     shown = {one.name: one.figures for one in found.members if one.name in (found.core, found.small)}
-    best = found.best
-    lines = shown if best is None else shown | {"ensemble": best.best.figures}
-    return {
-        who: [((place + 0.5) / len(figures.by_level), bits) for place, bits in enumerate(figures.by_level)]
-        for who, figures in lines.items()
-    }
+    lines = shown if found.best is None else shown | {"ensemble": found.best.best.figures}
+    bits = {who: [one.value for one in figures.by_level] for who, figures in lines.items()}
+    margins = {who: [one.margin for one in figures.by_level] for who, figures in lines.items()}
+    return level_losses(bits, title, margins, "bits per byte")
 
 
 _MEANING = {
+    CODE_LENGTH: "bits per byte are the exact code length, token by token from the left",
     NELBO: "bits per byte are of the NELBO, an upper bound on the text's code length",
     DENOISING_LOSS: "bits per byte are of the mean denoising loss, which does not bound a code length",
 }

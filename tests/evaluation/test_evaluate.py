@@ -129,7 +129,7 @@ def test_the_uniform_process_has_a_bound_and_a_denoising_loss_which_differ(text)
 def test_levels_tell_where_the_bits_are(text):
     add_family("simplex")
     (member,) = evaluate([text], core="big").members
-    levels = np.array(member.figures.by_level)
+    levels = np.array([one.value for one in member.figures.by_level])
     assert len(levels) == 10
     assert np.nanmean(levels) == pytest.approx(member.figures.bits.value, rel=0.2)
 

@@ -207,7 +207,10 @@ class TestLevels:
         (line,) = polylines(svg)
         assert len(line) == 8
         assert "small" not in " ".join(texts(svg))
-        assert texts(levels_svg({"core": [math.nan] * 10}, "notes")) == ["notes", "No loss was measured."]
+        assert texts(levels_svg({"core": [math.nan] * 10}, "notes")) == [
+            "notes",
+            "Too little was measured to draw losses by noise level.",
+        ]
 
     def test_a_member_looks_the_same_whoever_else_has_losses(self):
         styles = [
