@@ -17,9 +17,6 @@ from ssdcli.cli.inputs import ModelFlags, read_context, read_members
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory
 from ssdcli.evaluation.measurement import (
-    CODE_LENGTH,
-    DENOISING_LOSS,
-    NELBO,
     Estimate,
     EvalSettings,
     Evaluation,
@@ -32,8 +29,10 @@ from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.options.declare import group
 from ssdcli.registry.disk import write_atomic
+from ssdcli.registry.manifest import CODE_LENGTH
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
+from ssdcli.reports.overview import explained
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -173,13 +172,6 @@ def _levels(found: Evaluation, title: str) -> Element:
     return level_losses(bits, title, margins, "bits per byte")
 
 
-_MEANING = {
-    CODE_LENGTH: "bits per byte are the exact code length, token by token from the left",
-    NELBO: "bits per byte are of the NELBO, an upper bound on the text's code length",
-    DENOISING_LOSS: "bits per byte are of the mean denoising loss, which does not bound a code length",
-}
-
-
 def _tell(found: Evaluation) -> None:
     """Write the figures as tables, and what they mean as sentences."""
     _write_table(_members(found))
@@ -188,10 +180,9 @@ def _tell(found: Evaluation) -> None:
         _write_table(_ensembles(found))
     if found.generated:
         _write_table(_texts(found))
-    size = f"{found.documents:,} documents, {found.tokens:,} tokens, {found.bytes:,} bytes"
-    console.write(
-        f"{size}, {found.process} process; {_MEANING[found.measure]}. Intervals are 95% confidence intervals."
-    )
+    size = f"{found.documents:,} documents, {found.tokens:,} tokens, {found.bytes:,} bytes, {found.process} process"
+    meaning = f"bits per byte are of the {explained(found.measure)}"
+    console.write(f"{size}; {meaning}. Intervals are 95% confidence intervals.")
     best = found.best
     if best is not None and found.gain is not None:
         weight = "" if best.best.weight is None else f" at weight {best.best.weight:g}"

@@ -16,9 +16,6 @@ from ssdcli.evaluation.estimates import gain, ratio
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import Losses, LossesByLevel
 from ssdcli.evaluation.measurement import (
-    CODE_LENGTH,
-    DENOISING_LOSS,
-    NELBO,
     Estimate,
     Figures,
     MemberResult,
@@ -26,6 +23,7 @@ from ssdcli.evaluation.measurement import (
     SweepResult,
 )
 from ssdcli.generation.selection import EnsembleSpec
+from ssdcli.registry.manifest import CODE_LENGTH, DENOISING_LOSS, NELBO
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,6 @@ from ssdcli.machine.placement import FREE, Placement
 from ssdcli.options.checks import above, at_least, each, one_of
 from ssdcli.options.declare import check_options, group, option
 
-CODE_LENGTH = "code length"
-NELBO = "NELBO"
-DENOISING_LOSS = "denoising loss"
-
 OnProgress = Callable[[str, float], None]  # called with what is being done, and the share of it that is done
 
 
@@ -71,7 +67,7 @@ class EvalSettings:
         False, "Also measure documents that a member was trained on, which are left out by default."
     )
     exact: bool = option(
-        False, "Measure exact code lengths, as beside causal cores, not the NELBO. For masked models alone."
+        False, "Measure masked models by their exact code length, as beside causal cores, not by the NELBO."
     )
 
     def __post_init__(self) -> None:

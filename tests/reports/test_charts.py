@@ -212,6 +212,16 @@ class TestLevels:
             "Too little was measured to draw losses by noise level.",
         ]
 
+    def test_a_band_shows_the_interval_and_what_has_none_is_not_drawn(self):
+        margins = {"core": [math.nan, *[0.2] * 9], "small": [math.nan] * 10}
+        svg = charts.to_svg(charts.level_losses(LEVELS, "", margins))
+        (line,) = polylines(svg)
+        (outline,) = [polygon.get("points", "").split() for polygon in ET.fromstring(svg).iter(f"{SVG}polygon")]
+        assert (len(line), len(outline)) == (9, 18)
+        upper, lower = (float(place.split(",")[1]) for place in (outline[0], outline[-1]))
+        assert line[0][1] - upper == pytest.approx(lower - line[0][1], abs=0.11)
+        assert upper < line[0][1]
+
     def test_a_member_looks_the_same_whoever_else_has_losses(self):
         styles = [
             [g.get("class") for g in ET.fromstring(levels_svg(members)).iter(f"{SVG}g")]
