@@ -21,14 +21,18 @@ Folders = Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """The folder with the checkpoint of a family, by the name of the module that writes it, written once."""
+    """The folder with the checkpoint of a family, by the name of the module that writes it, written once.
+
+    A module that writes several kinds gets the part of the name after its own and a dash.
+    """
 
     @cache
     def write(name: str) -> Path:
         folder = tmp_path_factory.mktemp("published") / name
         folder.mkdir()
-        module = import_module(f"tests.models.families.{name}")
-        getattr(module, f"write_{name}")(folder)
+        family, *kind = name.split("-")
+        module = import_module(f"tests.models.families.{family}")
+        getattr(module, f"write_{family}")(folder, *kind)
         return folder
 
     return write
