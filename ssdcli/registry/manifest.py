@@ -117,7 +117,8 @@ class ModelSpec:
         "autoregressive": a causal language model, which predicts the leftmost hidden token alone.
     begin: the id that stands before every text; None for the first of the ends.
     ends: ids that end a text; none for the tokenizer's own end of text.
-    format: how a prompt is put: "plain" as it is, "turns" as a turn to be answered, "chat" by the chat template.
+    format: how a prompt is put: "plain" as text to continue, "turns" as a turn to be answered, "chat" by the chat
+        template. A small model has that of its training text; beside a plain one its core, too, continues text.
     """
 
     process: str = _checked(one_of(lambda: catalogue.names(catalogue.PROCESSES)))
