@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from ssdcli.engine.causal import CausalDenoiser
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.machine.placement import Placement
+from ssdcli.models.core_traits import read_core_traits
 from ssdcli.models.families import recognise
 from ssdcli.models.families.causal import CAUSAL, CAUSAL_CLASSES
-from ssdcli.models.families.family import Family, Vocabulary
+from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.loading import load_model, make_denoiser
 from ssdcli.registry.manifest import read_manifest
 from tests.models.families.causal import (
@@ -32,7 +33,6 @@ from tests.models.families.causal import (
     ROWS,
     SPECIALS,
     TOKENS,
-    WINDOW,
     config_of,
 )
 from tests.models.families.checkpoints import WORDS
@@ -41,9 +41,6 @@ from tests.models.families.parity import TOLERANCE, spec_of, text
 BLOCK = 16
 PROMPTS = (7, 30, 41)  # beyond the sliding window, and not in whole blocks
 VOCABULARY = Vocabulary(TOKENS, dict(zip(SPECIALS, range(WORDS, TOKENS), strict=True)), begin=BEGIN, end=END)
-
-# Log p (T, V) of the tokens of a text (T,), each given those before it; the first row is that of the second token.
-Reference = Callable[[Tensor], Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +139,122 @@ def test_greedy_text_is_that_of_transformers(opened, native, kind):
         prefixes = core.commit(canvas, prefixes)
         written += canvas[0].tolist()
     assert written == expected[0, 30:].tolist()
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_a_causal_core_gets_a_mask_a_block_size_and_the_ends_of_its_files(pulled, kind):
+    spec, manifest = spec_of(pulled(f"causal-{kind}")), read_manifest(pulled(f"causal-{kind}"))
+    rows, end = (TOKENS, END_OF_TEXT) if kind == "gpt2" else (ROWS, END)
+    assert (spec.process, spec.attention, spec.shift, spec.block_size) == ("masked", "autoregressive", True, BLOCK)
+    assert spec.constants["mask_id"] == TOKENS  # the first row without a token, or the virtual id
+    assert manifest.vocabulary == max(rows, TOKENS + 1)
+    assert spec.suppressed == tuple(range(TOKENS, manifest.vocabulary))
+    assert (spec.begin, spec.ends, spec.format) == (END_OF_TEXT, (end,), "plain")
+    assert manifest.architecture == kind
+    assert spec.context == (96 if kind == "phi3" else CONTEXT)  # beyond, Phi-3's frequencies depend on the text
+
+
+def test_the_embedding_of_a_virtual_mask_is_the_mean_of_all(pulled):
+    traits = read_core_traits(pulled("causal-gpt2"))
+    assert len(traits.embeddings) == TOKENS + 1
+    torch.testing.assert_close(traits.embeddings[TOKENS], traits.embeddings[:TOKENS].mean(0))
+
+
+LLAMA = next(family for family in CAUSAL if family.name == "llama")
+CONFIG = config_of("llama")
+
+
+@pytest.mark.parametrize("entry", CAUSAL_CLASSES, ids=MODEL_TYPES)
+def test_every_class_is_recognised_by_its_architecture_or_its_type_alone(entry):
+    config = config_of(entry.model_type)
+    bare = {key: value for key, value in config.items() if key != "architectures"}
+    assert recognise(config, VOCABULARY).name == recognise(bare, VOCABULARY).name == entry.model_type
+    assert entry.native(bare)["architectures"] == [entry.architecture]
+
+
+@pytest.mark.parametrize(
+    "architecture", ["MixtralForCausalLM", "JambaForCausalLM", "MambaForCausalLM", "LlamaForSequenceClassification"]
+)
+def test_an_architecture_without_an_entry_is_refused_by_what_ssd_knows(architecture):
+    config = {**CONFIG, "model_type": "other", "architectures": [architecture]}
+    with pytest.raises(UsageError, match=rf"{architecture}.*not a language model that ssd knows") as refusal:
+        recognise(config, VOCABULARY)
+    assert all(family.title in str(refusal.value.remedy) for family in CAUSAL)
+    assert "LLaDA" in str(refusal.value.remedy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised.*'gptq'"),
+        ({"quantization_config": {"bits": 4}}, "quantised.*'unknown'"),
+        ({"mask_token_id": 7}, "names a mask.*7"),
+        ({"is_causal": False}, "'is_causal' as False"),
+        ({"use_bidirectional_attention": True}, "'use_bidirectional_attention'"),
+        ({"max_position_embeddings": None}, "'max_position_embeddings'"),
+        ({"vocab_size": "many"}, "'vocab_size'"),
+    ],
+)
+def test_a_checkpoint_that_is_no_plain_causal_model_is_refused(changes, problem):
+    with pytest.raises(SsdError, match=problem):
+        LLAMA.native({**CONFIG, **changes})
+
+
+def test_what_a_class_does_not_have_is_not_carried_over():
+    foreign = {"auto_map": {"AutoModel": "code.Model"}, "layer_types": ["sliding_attention"] * 4}
+    assert not LLAMA.native({**CONFIG, **foreign}).keys() & foreign.keys()
+    assert "layer_types" in next(f for f in CAUSAL if f.name == "qwen2").native({**config_of("qwen2"), **foreign})
+
+
+RESERVED = {"<|reserved_special_token_0|>": WORDS + 3, "<|reserved_special_token_1|>": WORDS + 4}
+
+
+@pytest.mark.parametrize(
+    ("added", "rows", "expected"),
+    [
+        ({"[MASK]": TOKENS}, ROWS, TOKENS),
+        ({}, ROWS, TOKENS),
+        (RESERVED, TOKENS + 2, TOKENS + 1),
+        ({"<unused9>": TOKENS}, TOKENS + 1, TOKENS),
+        ({"<tool_call>": TOKENS}, TOKENS + 1, TOKENS + 1),
+        ({}, TOKENS, TOKENS),
+    ],
+    ids=["its own mask", "a row without a token", "a reserved token", "an unused token", "none", "a full table"],
+)
+def test_the_mask_is_an_id_that_no_text_contains(added, rows, expected):
+    ids = {**VOCABULARY.ids, **added}
+    vocabulary = replace(VOCABULARY, size=TOKENS + len(added), ids=ids, mask=added.get("[MASK]"))
+    spec = LLAMA.spec({**CONFIG, "vocab_size": rows}, vocabulary)
+    assert spec.constants["mask_id"] == expected
+    assert spec.vocabulary(rows) == max(rows, expected + 1)
+    assert expected in spec.suppressed
+
+
+def test_a_reserved_token_that_pads_or_ends_texts_is_no_mask():
+    vocabulary = replace(VOCABULARY, size=TOKENS + 2, ids={**VOCABULARY.ids, **RESERVED}, pad=TOKENS + 1)
+    spec = LLAMA.spec({**CONFIG, "vocab_size": TOKENS + 2, "eos_token_id": TOKENS}, vocabulary)
+    assert spec.constants["mask_id"] == TOKENS + 2
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "named", "expected"),
+    [
+        (replace(VOCABULARY, opening=BEGIN), None, BEGIN),
+        (VOCABULARY, None, END_OF_TEXT),
+        (replace(VOCABULARY, ids={}), None, BEGIN),
+        (replace(VOCABULARY, ids={}, begin=None), 5, 5),
+        (replace(VOCABULARY, ids={}, begin=None), None, None),
+    ],
+    ids=["put by the tokenizer", "end of text", "the tokenizer's", "the model's", "none"],
+)
+def test_what_begins_a_text_is_what_stood_there_in_training(vocabulary, named, expected):
+    assert LLAMA.spec({**CONFIG, "bos_token_id": named}, vocabulary).begin == expected
+
+
+def test_ends_are_those_of_all_files_and_of_turns_where_there_is_a_template():
+    ids = {**VOCABULARY.ids, "<|im_end|>": TOKENS}
+    config = {**CONFIG, "eos_token_id": [END, 7], "generation_config": {"eos_token_id": [9, END]}}
+    vocabulary = replace(VOCABULARY, size=TOKENS + 1, ids=ids)
+    assert LLAMA.spec(config, vocabulary).ends == (END, 7, 9)
+    chat = LLAMA.spec(config, replace(vocabulary, chat=True))
+    assert (chat.ends, chat.format) == ((END, 7, 9, TOKENS), "chat")
