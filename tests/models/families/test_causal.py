@@ -144,12 +144,12 @@ def test_greedy_text_is_that_of_transformers(opened, native, kind):
 @pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_a_causal_core_gets_a_mask_a_block_size_and_the_ends_of_its_files(pulled, kind):
     spec, manifest = spec_of(pulled(f"causal-{kind}")), read_manifest(pulled(f"causal-{kind}"))
-    rows, end = (TOKENS, END_OF_TEXT) if kind == "gpt2" else (ROWS, END)
+    rows, ends = (TOKENS, (END_OF_TEXT,)) if kind == "gpt2" else (ROWS, (END, END_OF_TEXT))
     assert (spec.process, spec.attention, spec.shift, spec.block_size) == ("masked", "autoregressive", True, BLOCK)
     assert spec.constants["mask_id"] == TOKENS  # the first row without a token, or the virtual id
     assert manifest.vocabulary == max(rows, TOKENS + 1)
     assert spec.suppressed == tuple(range(TOKENS, manifest.vocabulary))
-    assert (spec.begin, spec.ends, spec.format) == (END_OF_TEXT, (end,), "plain")
+    assert (spec.begin, spec.ends, spec.format) == (END_OF_TEXT, ends, "plain")
     assert manifest.architecture == kind
     assert spec.context == (96 if kind == "phi3" else CONTEXT)  # beyond, Phi-3's frequencies depend on the text
 
@@ -255,6 +255,6 @@ def test_ends_are_those_of_all_files_and_of_turns_where_there_is_a_template():
     ids = {**VOCABULARY.ids, "<|im_end|>": TOKENS}
     config = {**CONFIG, "eos_token_id": [END, 7], "generation_config": {"eos_token_id": [9, END]}}
     vocabulary = replace(VOCABULARY, size=TOKENS + 1, ids=ids)
-    assert LLAMA.spec(config, vocabulary).ends == (END, 7, 9)
+    assert LLAMA.spec(config, vocabulary).ends == (END, 7, 9, END_OF_TEXT)
     chat = LLAMA.spec(config, replace(vocabulary, chat=True))
-    assert (chat.ends, chat.format) == ((END, 7, 9, TOKENS), "chat")
+    assert (chat.ends, chat.format) == ((END, 7, 9, TOKENS, END_OF_TEXT), "chat")
