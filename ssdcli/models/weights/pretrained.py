@@ -66,7 +66,7 @@ def need_of(twin: PreTrainedModel, stored: str, block_size: int, cached: int = 0
         stored=stored,
         predictions=config.vocab_size * block_size,
         divisible=twin.supports_tp_plan,
-        cache=cached * _cached_numbers(config),
+        cache=cached * _cached_numbers(config) if cached else 0,
     )
 
 
