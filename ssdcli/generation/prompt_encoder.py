@@ -93,9 +93,7 @@ class PromptEncoder:
 
     def prompts(self, request: Request, parts: PromptParts, filled: Sequence[str]) -> tuple[Prompt, ...]:
         """Each member's prompt for the next gap: the conversation and the text so far, and what follows the gap."""
-        *earlier, last = request.turns
-        turns = (*earlier, replace(last, content=parts.before(filled)))
-        after = self._after(parts, len(filled)) if self.gap else ()
+        turns, after = self._around(request, parts, filled)
         return tuple(
             Prompt(
                 before=self._before(member, turns, request.context if member.sees_context else ""),
@@ -104,6 +102,19 @@ class PromptEncoder:
             )
             for member in self.members
         )
+
+    def shared(self, request: Request, parts: PromptParts, filled: Sequence[str]) -> Prompt:
+        """The prompt for the next gap as all members may see it: the first member's, without a private context."""
+        turns, after = self._around(request, parts, filled)
+        return Prompt(self._before(self.members[0], turns, ""), after, self._positions(self.members[0]))
+
+    def _around(
+        self, request: Request, parts: PromptParts, filled: Sequence[str]
+    ) -> tuple[tuple[Message, ...], tuple[int | None, ...]]:
+        """The conversation up to the next gap, with the text so far, and the ids after the gap."""
+        *earlier, last = request.turns
+        turns = (*earlier, replace(last, content=parts.before(filled)))
+        return turns, self._after(parts, len(filled)) if self.gap else ()
 
     def _before(self, member: Member[LoadedModel], turns: Sequence[Message], context: str) -> list[int]:
         """The ids that a member continues, in the format that it was trained on."""
