@@ -16,10 +16,19 @@ from typing import Protocol
 import pytest
 from hypothesis import settings
 
+from tests import real_core as _real_core
+from tests.real_core import real_core, real_gguf, real_home  # noqa: F401 - fixtures for every test
+
 settings.register_profile("ssd", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("ssd")
 
 _STEERS_OUTPUT = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of the real core first."""
+    _real_core.first(items)
 
 
 @pytest.fixture(autouse=True)

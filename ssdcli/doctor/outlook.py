@@ -93,7 +93,8 @@ def _speed(entry: Entry, allocation: Allocation) -> list[str]:
     if KEY not in config:
         return []
     process = make_process(manifest.process, manifest.vocabulary, manifest.constants)
-    twin = native_class_of(config).backbone(blueprint(native_part(config)), CoreSpec.of(manifest, config[KEY]))
+    spec = CoreSpec.of(manifest, config[KEY])
+    twin = native_class_of(config).backbone_for(spec)(blueprint(native_part(config)), spec)
     flops = make_denoiser(twin, manifest.attention, process).flops(manifest.block_size, _SEEN)
     rows = manifest.block_size + (_SEEN if manifest.attention == "full" else 0)
     seconds = flops / _rate(rows, getattr(torch, allocation.computes), allocation.devices[0])

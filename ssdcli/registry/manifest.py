@@ -36,7 +36,7 @@ LATER = (
 ADAPTER = "adapter"  # a LoRA of a registered model, which it needs
 KINDS = ("core", "small", ADAPTER)
 MEMBERS = ("small", ADAPTER)  # the kinds that join a core
-ATTENTIONS = ("block-causal", "causal", "full")
+ATTENTIONS = ("autoregressive", "block-causal", "causal", "full")
 FORMATS = ("plain", "turns", "chat")
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
@@ -111,12 +111,14 @@ class ModelSpec:
 
     process: the name of its noise process.
     constants: of the noise process; those that are left out have their usual values.
-    block_size: in tokens; with full attention only a proposal.
+    block_size: in tokens; only a proposal where the attention is full or autoregressive.
     context: how many tokens it reads.
-    attention: "full", "block-causal", or "causal": a prefix is read token by token, and a canvas sees itself whole.
+    attention: "full"; "block-causal"; "causal": a prefix is read token by token, and a canvas sees itself whole; or
+        "autoregressive": a causal language model, which predicts the leftmost hidden token alone.
     begin: the id that stands before every text; None for the first of the ends.
     ends: ids that end a text; none for the tokenizer's own end of text.
-    format: how a prompt is put: "plain" as it is, "turns" as a turn to be answered, "chat" by the chat template.
+    format: how a prompt is put: "plain" as text to continue, "turns" as a turn to be answered, "chat" by the chat
+        template. A small model has that of its training text; beside a plain one its core, too, continues text.
     """
 
     process: str = _checked(one_of(lambda: catalogue.names(catalogue.PROCESSES)))
@@ -141,8 +143,8 @@ class ModelSpec:
 
     @property
     def fixed_block(self) -> int | None:
-        """Its block size, where it can denoise no other; None with full attention."""
-        return None if self.attention == "full" else self.block_size
+        """Its block size, where it can denoise no other; None where any will do."""
+        return None if self.attention in ("autoregressive", "full") else self.block_size
 
 
 @dataclass(frozen=True, kw_only=True)

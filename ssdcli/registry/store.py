@@ -28,7 +28,8 @@ from ssdcli.registry.names import check_name, suggest
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-STARTER = "starter"
+STARTER = "starter"  # comes with the package: the default core where there is no better one
+SMOLLM2 = "smollm2"  # the default core where it is registered
 BUNDLED = Path(__file__).parents[1] / "bundled" / "models"
 
 
@@ -124,7 +125,7 @@ class Registry:
                     stage.close()
 
     def remove(self, name: str) -> None:
-        """Delete a model, readable or not; if it was the default, the starter becomes that again."""
+        """Delete a model, readable or not; if it was the default, the default is as if none had been chosen."""
         with self._changing(name) as folder:
             staging.take_out(folder)
             if self._chosen_default() == name:
@@ -147,9 +148,12 @@ class Registry:
                 write_atomic(self._default_file, new + "\n")
 
     def default(self) -> str:
-        """The name of the core that is used when none is named."""
-        chosen = self._chosen_default()
-        return chosen if chosen in self._names() else STARTER
+        """The name of the core that is used when none is named: the one that was chosen, else SMOLLM2, else STARTER."""
+        chosen, names = self._chosen_default(), self._names()
+        if chosen in names:
+            return chosen
+        better = self._entry_or_problem(SMOLLM2) if SMOLLM2 in names else None
+        return SMOLLM2 if isinstance(better, Entry) and better.manifest.kind == "core" else STARTER
 
     def set_default(self, name: str) -> None:
         """Make a core the one that is used when none is named."""

@@ -277,6 +277,7 @@ def test_the_shape_of_a_result_as_json(family):
         "steps",
         "seconds",
         "flops_saved",
+        "plain",
         "tokens_per_second",
     ]
     assert [{**member, "flops": 0} for member in told["members"]] == [
@@ -513,7 +514,9 @@ def test_a_sampler_of_the_process_is_chosen_by_name(family):
     assert known["top-k"] == writer.generate("Dear", FAST).text != known["ancestral"]
     with pytest.raises(UsageError, match="the masked process has no sampler 'nucleus'"):
         writer.generate("Dear", FAST, sampler="nucleus")
-    with pytest.raises(UsageError, match=r"the sampler 'top-k=many' is not possible here: 'many' is not a number\. Omit"):
+    with pytest.raises(
+        UsageError, match=r"the sampler 'top-k=many' is not possible here: 'many' is not a number\. Omit"
+    ):
         writer.generate("Dear", FAST, sampler="top-k=many")
 
 

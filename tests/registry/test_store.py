@@ -244,6 +244,15 @@ def test_the_default_falls_back_when_its_model_is_gone(registry, add):
     assert registry.default() == "starter"
 
 
+def test_the_default_is_smollm2_where_that_is_a_core_and_no_other_was_chosen(registry, add):
+    add(registry, "smollm2")  # a small model of this name
+    assert registry.default() == "starter"
+    add(registry, "smollm2", kind="core", core=None, overwrite=True)
+    assert registry.default() == "smollm2"
+    registry.set_default("starter")
+    assert registry.default() == "starter"
+
+
 def test_only_a_core_can_be_the_default(registry, add):
     add(registry, "notes")
     with pytest.raises(UsageError, match="'notes' is not a core"):
