@@ -36,7 +36,7 @@ LATER = (
 ADAPTER = "adapter"  # a LoRA of a registered model, which it needs
 KINDS = ("core", "small", ADAPTER)
 MEMBERS = ("small", ADAPTER)  # the kinds that join a core
-ATTENTIONS = ("block-causal", "causal", "full")
+ATTENTIONS = ("block-causal", "causal", "autoregressive", "full")
 FORMATS = ("plain", "turns", "chat")
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
@@ -113,7 +113,8 @@ class ModelSpec:
     constants: of the noise process; those that are left out have their usual values.
     block_size: in tokens; with full attention only a proposal.
     context: how many tokens it reads.
-    attention: "full", "block-causal", or "causal": a prefix is read token by token, and a canvas sees itself whole.
+    attention: "full"; "block-causal"; "causal": a prefix is read token by token, and a canvas sees itself whole; or
+        "autoregressive": a causal language model, which predicts the leftmost hidden token alone.
     begin: the id that stands before every text; None for the first of the ends.
     ends: ids that end a text; none for the tokenizer's own end of text.
     format: how a prompt is put: "plain" as it is, "turns" as a turn to be answered, "chat" by the chat template.
