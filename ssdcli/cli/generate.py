@@ -48,7 +48,8 @@ class GenerateSettings:
     placement: Placement = group(FREE)
     batch: str | None = option(
         None,
-        "JSON lines with 'prompt' or 'messages' and, optionally, 'id', 'context', 'seed', 'system'; '-' is stdin.",
+        "JSON lines with 'prompt' or 'messages' and, optionally, 'id', 'context', 'seed', 'system' and 'plain'; '-' is "
+        "stdin.",
         metavar="FILE",
         common=True,
     )

@@ -54,9 +54,18 @@ class ModelFlags:
 
 _TEXT = Check("text", lambda value: isinstance(value, str))
 _WHOLE = Check("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
+_FLAG = Check("true or false", lambda value: isinstance(value, bool))
 _NAME = Check("text or a whole number", lambda value: _TEXT.holds(value) or _WHOLE.holds(value))
 _MESSAGES = Check("a list", lambda _: True)  # `_messages` checks it in detail
-_LINE = {"prompt": _TEXT, "context": _TEXT, "id": _NAME, "seed": _WHOLE, "messages": _MESSAGES, "system": _TEXT}
+_LINE = {
+    "prompt": _TEXT,
+    "context": _TEXT,
+    "id": _NAME,
+    "seed": _WHOLE,
+    "messages": _MESSAGES,
+    "system": _TEXT,
+    "plain": _FLAG,
+}
 _MESSAGE = {"role": _TEXT, "content": _TEXT}
 _EXAMPLES = 'Write lines such as {"prompt": "Dear landlord,"} or {"messages": [{"role": "user", "content": "Hello!"}]}.'
 

@@ -1,4 +1,4 @@
-"""`ssd pull`: a public checkpoint from the hub as a core."""
+"""`ssd pull`: a checkpoint from the hub or from this computer as a core."""
 
 from __future__ import annotations
 
@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 
     from ssdcli.hub.pull import PullPlan, Watch
 
-Repo = Annotated[str, typer.Argument(metavar="REPO", help="ORG/NAME on the hub, or ORG/NAME@REVISION.")]
-As = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Its name here [default: the repository's].")]
+Place = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.gguf on the hub, or the path of a folder or a GGUF file.",
+    ),
+]
+As = Annotated[
+    str | None, typer.Option("--as", metavar="NAME", help="Its name here [default: the repository's or file's].")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be fetched and whether it fits, without fetching the weights.")
@@ -34,25 +42,25 @@ def register(app: typer.Typer) -> None:
 
 
 def pull(
-    repo: Repo, name: As = None, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: AsJson = False
+    source: Place, name: As = None, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
-    """Download a public checkpoint from the Hugging Face hub and register it as a core."""
+    """Register a checkpoint as a core: of the Hugging Face hub, in a folder, or in a GGUF file."""
     # Read when huggingface_hub is imported: its warnings would mix with ours, and nothing may be sent anywhere.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     from ssdcli.hub import pull as pipeline
-    from ssdcli.hub.download import RepoId
+    from ssdcli.hub.source import default_name, parse_source
 
-    wanted = RepoId.parse(repo)
-    name = check_name(name or pipeline.default_name(wanted))
-    plan = pipeline.plan(wanted)
+    place = parse_source(source)
+    name = check_name(name or default_name(place))
+    plan = pipeline.plan(place)
     if dry_run:
         _write_facts(_facts(plan, name), as_json=as_json)
         return
     registry = Registry()
     entry = None if overwrite else pipeline.registered(plan, name, registry)
     if entry is not None:
-        console.note(f"{name!r} is {plan.listing.source} already; nothing was fetched.")
+        console.note(f"{name!r} is {plan.source.place} already; nothing was fetched.")
     else:
         with _bar(plan) as watch:
             entry = pipeline.pull(plan, name, registry, watch, overwrite)
@@ -72,11 +80,13 @@ def _bar(plan: PullPlan) -> Iterator[Watch]:
     from ssdcli.hub.pull import Watch
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    sizes = f"{large(plan.weight_bytes, 'B')} to {large(plan.bytes_to_write, 'B')}"
+    converting = "converting" if plan.header is None else f"{plan.conversion}, {sizes}"
     with Progress(*columns, TimeRemainingColumn(), console=console.terminal(), transient=True) as bar:
         task = bar.add_task("fetching", total=plan.weight_bytes)
         yield Watch(
             fetched=lambda count: bar.advance(task, count),
-            converting=lambda: bar.update(task, description="converting", total=None),
+            converting=lambda: bar.update(task, description=converting, total=None),
         )
 
 
@@ -91,9 +101,9 @@ def _facts(plan: PullPlan, name: str) -> dict[str, Any]:
     count = parameters(twin)
     return {
         "name": name,
-        "source": plan.listing.source,
-        "gated": plan.listing.gated,
-        "licence": plan.listing.licence,
+        "source": plan.source.place,
+        "gated": plan.source.gated,
+        "licence": plan.licence,
         "family": plan.family.title,
         "process": plan.spec.process,
         "attention": plan.spec.attention,
@@ -101,7 +111,8 @@ def _facts(plan: PullPlan, name: str) -> dict[str, Any]:
         "files": {file.name: file.size for file in plan.weights},
         "bytes": plan.weight_bytes,
         "bytes_to_fetch": plan.bytes_to_fetch,
-        "bytes_converted": 0 if plan.links else plan.weight_bytes,
+        "bytes_converted": plan.bytes_to_write,
+        "weights": plan.conversion,
         "this_machine": _outlook(plan, twin),
         "small_sizes": list(dict.fromkeys([choose_preset(TrainSettings(), tokens=count).name, suited(count).name])),
     }
@@ -114,7 +125,7 @@ def _outlook(plan: PullPlan, twin: PreTrainedModel) -> str:
     from ssdcli.models.weights.blueprint import parameters
     from ssdcli.models.weights.pretrained import need_of
 
-    stored = "float32" if plan.weight_bytes > 3 * parameters(twin) else "bfloat16"
+    stored = "float32" if (plan.bytes_to_write or plan.weight_bytes) > 3 * parameters(twin) else "bfloat16"
     return summary(need_of(twin, stored, plan.spec.block_size), look())
 
 

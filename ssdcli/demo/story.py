@@ -29,8 +29,9 @@ AUTHORS = (CORE, SMALL, ENSEMBLE)
 
 _BATCH_TOKENS = 512  # a quarter of the default: four times the steps on so few notes
 _PASSES = 30.0  # so that facts are remembered, at some cost on held-out notes
-_WRITING = Options(max_tokens=48, temperature=0.8, top_p=0.9)  # models as small as these ramble at temperature 1
-FACTS = Options(max_tokens=16, temperature=0, seed=0)
+# Models as small as these ramble at temperature 1.
+_WRITING = Options(max_tokens=48, temperature=0.8, top_p=0.9, plain=True)
+FACTS = Options(max_tokens=16, temperature=0, seed=0, plain=True)
 _REPEATS = 2  # sets of noise levels for each held-out note
 
 

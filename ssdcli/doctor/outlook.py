@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ssdcli.engine import catalogue
+from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.process import make_process
 from ssdcli.engine.sampling.reverse import Choice, reverse_process
 from ssdcli.errors import SsdError
@@ -94,12 +95,14 @@ def _speed(entry: Entry, allocation: Allocation) -> list[str]:
     if KEY not in config:
         return []
     process = make_process(manifest.process, manifest.vocabulary, manifest.constants)
-    twin = native_class_of(config).backbone(blueprint(native_part(config)), CoreSpec.of(manifest, config[KEY]))
+    spec = CoreSpec.of(manifest, config[KEY])
+    twin = native_class_of(config).backbone_for(spec)(blueprint(native_part(config)), spec)
     denoiser = make_denoiser(twin, manifest.attention, process)
     rows = manifest.block_size + (_SEEN if manifest.attention == "full" else 0)
-    rate = _rate(1 if denoiser.leftmost_only else rows, getattr(torch, allocation.computes), allocation.devices[0])
+    causal = isinstance(denoiser, CausalDenoiser)
+    rate = _rate(1 if causal else rows, getattr(torch, allocation.computes), allocation.devices[0])
     seconds = denoiser.flops(manifest.block_size, _SEEN) / rate
-    sampler = catalogue.from_left(process.name) if denoiser.leftmost_only else None
+    sampler = catalogue.from_left(process.name) if causal else None
     steps = reverse_process(process, Choice(sampler)).steps_of(manifest.block_size)
     pace = manifest.block_size / (seconds * steps)
     return [

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ssdcli.engine.blocks import prefix_mask
 from ssdcli.engine.denoiser import Backbone, Denoiser, Prefix
 from ssdcli.engine.process import Process
 from ssdcli.engine.process.masked import Masked
@@ -72,7 +73,6 @@ class CausalDenoiser(Denoiser):
     """
 
     abstains = True
-    leftmost_only = True
     backbone: CausalBackbone
     process: Masked
 
@@ -161,8 +161,12 @@ class CausalDenoiser(Denoiser):
         grown = prefix.followed_by(tokens, 1)
         if prefix.slides and grown.tokens.shape[1] > self.room:
             return self._read(grown.last(self._half))
-        self._catch_up(tokens, torch.full_like(prefix.rows, length), prefix)
         reading: Reading = prefix.cache
+        if length > self.backbone.block_size:
+            before, positions = reading.cache.first(prefix.tokens.shape[1]), prefix.canvas_positions(length)
+            cache = self._remember(tokens, positions, prefix_mask(grown.ranks, length), before)
+            return replace(grown, cache=Reading.of(cache, cache.tail[0][:, -1:], self._free))
+        self._catch_up(tokens, torch.full_like(prefix.rows, length), prefix)
         last = reading.states[:, length : length + 1]
         return replace(grown, cache=Reading.of(reading.cache.first(grown.tokens.shape[1]), last, self._free))
 

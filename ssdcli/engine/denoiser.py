@@ -154,13 +154,7 @@ class Denoiser:
     same width alone. On a CPU, in float32, this holds bit for bit for canvases of a multiple of 4 tokens, since matrix
     products handle rows in groups of 4 and round the last rows of other counts differently. The prefixes of a batch are
     a tuple in which every row occurs once.
-
-    abstains: whether log p is NaN where it has no prediction (see `Ensemble`).
-    leftmost_only: whether that is everywhere but at the leftmost hidden position.
     """
-
-    abstains = False
-    leftmost_only = False
 
     def __init__(self, backbone: Backbone, process: Process) -> None:
         """Wrap a backbone; prefixes live on its device."""
@@ -221,6 +215,15 @@ class Denoiser:
     def _remember(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Any:
         """The cache with clean tokens (b, n) at their positions appended."""
         return self.backbone.extend(self.backbone.embed(tokens), positions, mask, cache)
+
+    def reach(self, prompt: Prompt) -> int:
+        """How many tokens after a prompt are written before the window slides: those of some whole blocks."""
+        size, columns = self.backbone.block_size, self._width(len(self._reading_order(prompt).tokens))
+        return ((self.room - columns) // size + 1) * size
+
+    def slid(self, prompt: Prompt, tokens: Sequence[int]) -> Prompt:
+        """What the window holds once it has slid after these tokens: the later half of the text."""
+        return Prompt([*prompt.before, *tokens][-self._half :])
 
     def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefixes: tuple[Prefix, ...]) -> Tensor:
         """Log p of the clean tokens: (B, L, V) float32.

@@ -38,7 +38,10 @@ class Continuation:
 
 
 def continuations(documents: Sequence[Document], most: int) -> list[Continuation]:
-    """The first documents that are long enough, cut at some word; conversations are cut before their last answer."""
+    """The first documents that are long enough, cut at some word; conversations are cut before their last answer.
+
+    A model continues a document as text, and answers a conversation as it was trained to.
+    """
     fitting = (one for one in documents if one.turns or len(one.text) >= _SHORTEST)
     return [_continuation(one) for one, _ in zip(fitting, range(most), strict=False)]
 
@@ -48,7 +51,7 @@ def _continuation(one: Document) -> Continuation:
         *asked, answer = one.turns
         return Continuation(Request(messages=tuple(asked)), document(asked), answer.content)
     beginning = one.text[: min(_CHARACTERS, len(one.text) // 2)].rsplit(maxsplit=1)[0]
-    return Continuation(Request(beginning), beginning, one.text[len(beginning) :])
+    return Continuation(Request(beginning, plain=True), beginning, one.text[len(beginning) :])
 
 
 def write(

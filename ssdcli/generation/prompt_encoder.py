@@ -11,12 +11,13 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.prompt import Prompt, fit
 from ssdcli.errors import UsageError
 from ssdcli.generation.types import Request
-from ssdcli.text.chat import Chat, with_context
+from ssdcli.text.chat import with_context
 from ssdcli.text.codec import Codec, document
 from ssdcli.text.messages import Message
 
 if TYPE_CHECKING:
     from ssdcli.generation.loaded_model import LoadedModel
+    from ssdcli.text.openings import TextFormat
 
 _GAP = re.compile("_{4,}")
 
@@ -91,38 +92,48 @@ class PromptEncoder:
         """The tokenizer that all members share."""
         return self.members[0].model.codec
 
+    def is_plain(self, request: Request) -> bool:
+        """Whether all members continue a request as text; otherwise each reads it as it was trained to.
+
+        Text around a gap is a document. Otherwise the request decides, else whether it is a conversation, else what the
+        first small model was trained on, or the core where there is none.
+        """
+        if self.gap or request.plain is not None:
+            return bool(self.gap or request.plain)
+        small = (member for member in self.members if member.role == "small")
+        return not request.messages and next(small, self.members[0]).model.format.is_plain
+
     def prompts(self, request: Request, parts: PromptParts, filled: Sequence[str]) -> tuple[Prompt, ...]:
         """Each member's prompt for the next gap: the conversation and the text so far, and what follows the gap."""
         *earlier, last = request.turns
         turns = (*earlier, replace(last, content=parts.before(filled)))
         after = self._after(parts, len(filled)) if self.gap else ()
+        forms = [self._format(member, request) for member in self.members]
         return tuple(
             Prompt(
-                before=self._before(member, turns, request.context if member.sees_context else ""),
+                before=self._before(form, turns, request.context if member.sees_context else ""),
                 after=after[: member.model.denoiser.sight],
                 gap=self._positions(member),
             )
-            for member in self.members
+            for member, form in zip(self.members, forms, strict=True)
         )
 
-    def _before(self, member: Member[LoadedModel], turns: Sequence[Message], context: str) -> list[int]:
-        """The ids that a member continues, in the format that it was trained on."""
-        chat, form = self._chat(member), member.model.format
-        if chat is not None:
-            ids = self.codec.encode_chat(with_context(turns, context), chat.render)
+    def _format(self, member: Member[LoadedModel], request: Request) -> TextFormat:
+        """The format in which a member reads a request."""
+        own = member.model.format
+        return own.as_plain() if self.is_plain(request) else own
+
+    def _before(self, form: TextFormat, turns: Sequence[Message], context: str) -> list[int]:
+        """The ids that a member continues."""
+        if form.chat is not None:
+            ids = self.codec.encode_chat(with_context(turns, context), form.chat.render)
             return [form.opening, *ids] if form.answers else ids  # a core's template writes the opening itself
-        ids = self._paragraphs(member, turns, context)
+        ids = self._paragraphs(form, turns, context)
         return ids if ids and form.cuts_documents else [form.opening, *ids]
 
-    def _paragraphs(self, member: Member[LoadedModel], turns: Sequence[Message], context: str) -> list[int]:
-        """The ids of a conversation for a member without a template, except for the opening."""
-        if member.model.format.answers and not self.gap:
-            return self.codec.encode_turns(turns, context)
-        return self.codec.encode(document(turns, context))
-
-    def _chat(self, member: Member[LoadedModel]) -> Chat | None:
-        """A member's template; none around a gap, whose text is a document for every member."""
-        return None if self.gap else member.model.format.chat
+    def _paragraphs(self, form: TextFormat, turns: Sequence[Message], context: str) -> list[int]:
+        """The ids of a conversation in a format without a template, except for the opening."""
+        return self.codec.encode_turns(turns, context) if form.answers else self.codec.encode(document(turns, context))
 
     def _positions(self, member: Member[LoadedModel]) -> int:
         """The positions that a member reserves for a gap: whole blocks."""
@@ -163,14 +174,15 @@ class PromptEncoder:
 
     def _left_out(self, member: Member[LoadedModel], lost: int, request: Request, parts: PromptParts) -> str:
         """What a member has no room for when the first `lost` tokens are cut; the opening of a document is no loss."""
-        if self._chat(member) is not None:
+        form = self._format(member, request)
+        if form.chat is not None:
             return f"the first {lost} of the conversation"
         *earlier, last = request.turns
         turns = (*earlier, replace(last, content=parts.before(())))
         own = request.context if member.sees_context else ""
-        text = len(self._paragraphs(member, turns, own))
-        opening = len(self._before(member, turns, own)) - text
-        return _cut(lost - opening, text - len(self._paragraphs(member, turns, "")))
+        text = len(self._paragraphs(form, turns, own))
+        opening = len(self._before(form, turns, own)) - text
+        return _cut(lost - opening, text - len(self._paragraphs(form, turns, "")))
 
 
 def _cut(lost: int, context: int) -> str:

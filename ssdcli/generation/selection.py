@@ -69,7 +69,7 @@ class EnsembleSpec:
     def block_size(self) -> int:
         """The tokens of a canvas: those of the first model whose block size is fixed, else those of the first model."""
         manifests = [member.model.entry.manifest for member in self.members]
-        fixed = [manifest.block_size for manifest in manifests if manifest.attention != "full"]
+        fixed = [size for size in (manifest.fixed_block for manifest in manifests) if size is not None]
         return fixed[0] if fixed else manifests[0].block_size
 
     def open(self, placement: Placement = FREE) -> Writer:

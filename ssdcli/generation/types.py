@@ -38,6 +38,9 @@ class Options:
     gap: the most tokens that fill a gap.
     explain: whether each token is attributed to the members.
     system: text before the conversation, by the chat template, or as a first paragraph where there is none.
+    plain: whether prompts are text to continue, even for models that have a chat template; False puts them through it.
+        By default as in the text that the first small model was trained on, or else as suits the core; a conversation
+        always goes through the template.
     """
 
     max_tokens: int = option(128, "The most tokens to write.", at_least(0), metavar="N", common=True)
@@ -87,6 +90,12 @@ class Options:
         "System text before the conversation; for models without a chat template, a first paragraph.",
         metavar="TEXT",
     )
+    plain: bool | None = option(
+        None,
+        "Continue the prompt as text, or put it through the core's chat template.",
+        default="as in the text that the first small model was trained on; without one, the template if there is one",
+        negatable=True,
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -112,6 +121,7 @@ class OptionChanges(TypedDict, total=False):
     gap: int
     explain: bool
     system: str
+    plain: bool | None
 
 
 @dataclass(frozen=True)
@@ -166,6 +176,7 @@ class Request:
     messages: a conversation instead of a prompt. The first message may have the role "system"; if the last has the
         role "assistant", its text is continued.
     system: used instead of the options'.
+    plain: used instead of the options'.
     """
 
     prompt: str = ""
@@ -174,6 +185,7 @@ class Request:
     seed: int | None = None
     messages: tuple[Message, ...] = ()
     system: str = ""
+    plain: bool | None = None
 
     def __post_init__(self) -> None:
         if self.messages:
@@ -196,9 +208,10 @@ class Request:
         """The last user message."""
         return next(turn.content for turn in reversed(self.turns) if turn.role == "user")
 
-    def under(self, system: str) -> Request:
-        """The same request with this system text, unless it has its own."""
-        return self if self.turns[0].role == "system" else replace(self, system=system)
+    def under(self, options: Options) -> Request:
+        """The same request with the system text and the manner of reading of these options, unless it has its own."""
+        system = self.system if self.turns[0].role == "system" else options.system
+        return replace(self, system=system, plain=options.plain if self.plain is None else self.plain)
 
 
 @dataclass(frozen=True)
@@ -254,6 +267,7 @@ class Result:
     steps: denoising steps.
     seconds: from the start of its batch until it was finished.
     flops_saved: the share of the computation that the schedule saved; 0 if every member ran at every step.
+    plain: whether the prompt was continued as text, not put through a chat template.
     warnings: sentences, such as that a prompt was cut.
     explain: the attribution of its tokens, if the options asked for it.
     """
@@ -269,6 +283,7 @@ class Result:
     steps: int
     seconds: float
     flops_saved: float
+    plain: bool
     warnings: tuple[str, ...] = ()
     explain: tuple[TokenShares, ...] | None = None
 

@@ -118,7 +118,7 @@ class Writer:
                     next_one += 1
 
     def score(self, prompt: str, endings: Sequence[str], draws: int = 4) -> list[float]:
-        """How likely each ending is right after the prompt: mean log-probability in nats per token.
+        """How likely each ending is right after the prompt as text: mean log-probability in nats per token.
 
         It is that of the first denoising step, where the canvas is pure noise, averaged over `draws` noises. Of an
         ending longer than a block, only the first block counts.
@@ -127,7 +127,7 @@ class Writer:
 
         config = sampler_config(self._denoiser, self.ends, DEFAULTS)
         encoder = PromptEncoder(self.members, gap=0)
-        prompts = [[own] * draws for own in encoder.prompts(Request(prompt), PromptParts(prompt), ())]
+        prompts = [[own] * draws for own in encoder.prompts(Request(prompt, plain=True), PromptParts(prompt), ())]
         canvas = self._process.prior(config.block_size, CounterNoise(range(draws), config.device))
         predicted = self._ensemble.denoise(canvas, 1.0, None, self._ensemble.start(prompts, [1.0]))
         log_p = predicted.log_p.mean(0)
@@ -149,8 +149,8 @@ class Writer:
         limits = Limits(frozenset(self.ends), _longest(options), options.stop)
         rows = []
         for place, request in enumerate(requests):
-            parts = self._parts(request, options)
-            named = replace(request.under(options.system), id=place if request.id is None else request.id)
+            named = replace(request.under(options), id=place if request.id is None else request.id)
+            parts = self._parts(named, options)
             for k in range(options.n):
                 seed = first + place + k * len(requests) if request.seed is None else request.seed + k
                 usage = Usage([member.model.denoiser for member in self.members])
@@ -168,6 +168,11 @@ class Writer:
             bool(request.context) or not any(self._is_its_own_base(member) for member in self.members),
             f"the rule {catalogue.needing('base').name} needs private context, or a small model trained with --base.",
             f"Give --context FILE, or use --rule {catalogue.default_rule()}.",
+        )
+        require(
+            not options.infill or request.plain is not False,
+            "the gaps of a prompt are filled as in a document, without a chat template.",
+            "Use --plain, or omit --infill.",
         )
         prompt = request.turns[-1].content
         parts = PromptParts.with_gaps(prompt) if options.infill else PromptParts(prompt)
@@ -243,7 +248,9 @@ class Writer:
     @property
     def _default_sampler(self) -> str | None:
         """The sampler that is used unless one is named: from the left beside a causal language model."""
-        causal = any(member.model.denoiser.leftmost_only for member in self.members)
+        from ssdcli.engine.causal import CausalDenoiser
+
+        causal = any(isinstance(member.model.denoiser, CausalDenoiser) for member in self.members)
         return catalogue.from_left(self._process.name) if causal else None
 
     def _check_order(self, reverse: ReverseProcess, options: Options) -> None:
@@ -291,6 +298,7 @@ class Writer:
             steps=row.usage.steps,
             seconds=time.perf_counter() - started,
             flops_saved=row.usage.saved,
+            plain=self._encoder(options).is_plain(row.request),
             warnings=row.warnings,
             explain=tuple(row.explained) if options.explain else None,
         )

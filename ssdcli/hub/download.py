@@ -11,15 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 from ssdcli.errors import DownloadFailed, SsdError, UsageError
-from ssdcli.hub.resume import fetch_blob
+from ssdcli.hub.failures import failures
+from ssdcli.hub.resume import fetch_blob, stream_beginning
 from ssdcli.machine.units import large
 from ssdcli.registry.manifest import CONFIG, FILE, INDEX, TEMPLATE, WEIGHTS
-
-if TYPE_CHECKING:
-    from huggingface_hub.errors import HfHubHTTPError
 
 _SMALL = (
     CONFIG,
@@ -39,7 +37,6 @@ _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[\w.][\w./-]*", re.ASCII)
 _SAFE = ".safetensors"
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_AGAIN = "Run the same command again: it resumes where this one stopped."
 
 Report = Callable[[int], None]
 
@@ -94,6 +91,24 @@ class RemoteFile:
             return hashlib.file_digest(stream, lambda: sha).hexdigest() == self.digest
 
 
+class Contents(Protocol):
+    """The files of a checkpoint, wherever they are.
+
+    title: of the repository or folder, for messages.
+    files: in it.
+    elsewhere: what to do if one is missing.
+    """
+
+    @property
+    def title(self) -> str: ...  # noqa: D102 - as above, like the next two
+
+    @property
+    def files(self) -> tuple[RemoteFile, ...]: ...  # noqa: D102
+
+    @property
+    def elsewhere(self) -> str: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class Listing:
     """What a repository holds at one commit.
@@ -116,9 +131,15 @@ class Listing:
         """ORG/NAME@COMMIT."""
         return f"{self.repo.name}@{self.commit}"
 
-    def find(self, name: str) -> RemoteFile | None:
-        """The file of this name, if there is one."""
-        return next((file for file in self.files if file.name == name), None)
+    @property
+    def title(self) -> str:
+        """The repository as it was asked for."""
+        return str(self.repo)
+
+    @property
+    def elsewhere(self) -> str:
+        """What to do if a file is missing."""
+        return "Go online to fetch the rest." if is_offline() else "Pull another revision or repository."
 
 
 def is_offline() -> bool:
@@ -134,7 +155,7 @@ def look(repo: RepoId) -> Listing:
         return _look_into_cache(repo)
     from huggingface_hub import HfApi
 
-    with _failures(repo):
+    with failures(repo):
         info = HfApi().model_info(repo.name, revision=repo.revision, files_metadata=True)
     files = tuple(
         RemoteFile(file.rfilename, file.size or 0, file.blob_id if file.lfs is None else file.lfs.sha256)
@@ -144,28 +165,26 @@ def look(repo: RepoId) -> Listing:
     return Listing(repo, str(info.sha), files, bool(info.gated), licence if isinstance(licence, str) else None)
 
 
-def small_files(listing: Listing) -> tuple[RemoteFile, ...]:
+def small_files(contents: Contents) -> tuple[RemoteFile, ...]:
     """Configuration, tokenizer and index: all that is needed to recognise a checkpoint."""
-    top = [file for file in listing.files if "/" not in file.name]
+    top = [file for file in contents.files if "/" not in file.name]
     return tuple(file for file in top if any(fnmatchcase(file.name, name) for name in _SMALL))
 
 
-def weight_files(listing: Listing, shards: Iterable[str], pickles: Iterable[str]) -> tuple[RemoteFile, ...]:
+def weight_files(contents: Contents, shards: Iterable[str], pickles: Iterable[str]) -> tuple[RemoteFile, ...]:
     """The files with the weights; SsdError if there are none, or some are missing.
 
     shards: the files that the index names; none without an index. pickles: those that the family is known to have, used
     only where there are no safetensors at all.
     """
-    tensors = [file.name for file in listing.files if file.name.endswith(_SAFE) and "/" not in file.name]
+    top = {file.name: file for file in contents.files if "/" not in file.name}
+    tensors = [name for name in top if name.endswith(_SAFE)]
     names = sorted(set(shards)) or ([WEIGHTS] if WEIGHTS in tensors else tensors) or list(pickles)
-    found = {name: listing.find(name) for name in names}
-    missing = [name for name, file in found.items() if file is None or "/" in name]
-    if missing or not found:
-        raise SsdError(
-            f"{listing.repo} lacks {', '.join(missing)}." if missing else f"{listing.repo} holds no safetensors.",
-            "Pull another revision or repository." if not is_offline() else "Go online to fetch the rest.",
-        )
-    return tuple(file for file in found.values() if file is not None)
+    missing = [name for name in names if name not in top]
+    if missing or not names:
+        lack = f"{contents.title} lacks {', '.join(missing)}." if missing else f"{contents.title} holds no safetensors."
+        raise SsdError(lack, contents.elsewhere)
+    return tuple(top[name] for name in names)
 
 
 def to_fetch(listing: Listing, files: Iterable[RemoteFile]) -> int:
@@ -194,8 +213,26 @@ def fetch(listing: Listing, files: Sequence[RemoteFile], report: Report) -> dict
     return paths
 
 
-def check_space(wanted: Iterable[tuple[Path, int]]) -> None:
-    """Raise DownloadFailed unless each disk has room for the bytes wanted in all folders on it."""
+@contextmanager
+def open_beginning(listing: Listing, file: RemoteFile, most: int) -> Iterator[BinaryIO]:
+    """The first bytes of a file as a stream: from the cache, or from the hub without fetching the rest.
+
+    DownloadFailed if the hub cannot send them, or, offline, if they are not in the cache.
+    """
+    from huggingface_hub import hf_hub_url
+
+    if _is_cached(listing, file) or is_offline():
+        with fetch(listing, [file], lambda _: None)[file.name].open("rb") as stream:
+            yield stream
+        return
+    with failures(listing.repo, file.name):
+        url = hf_hub_url(listing.repo.name, file.name, revision=listing.commit)
+        with stream_beginning(url, most) as stream:
+            yield stream
+
+
+def check_space(wanted: Iterable[tuple[Path, int]], what: str) -> None:
+    """Raise DownloadFailed unless each disk has room for the bytes that something wants in all folders on it."""
     disks: dict[int, tuple[Path, int]] = {}
     for folder, size in wanted:
         there = next(path for path in (folder, *folder.parents) if path.exists())
@@ -205,64 +242,9 @@ def check_space(wanted: Iterable[tuple[Path, int]]) -> None:
         free = shutil.disk_usage(there).free
         if size > free:
             raise DownloadFailed(
-                f"this takes {large(size, 'B')} on the disk of {there}, which has {large(free, 'B')} free.",
+                f"{what} takes {large(size, 'B')} on the disk of {there}, which has {large(free, 'B')} free.",
                 "Free some space, or set HF_HUB_CACHE or SSD_HOME to a folder on another disk.",
             )
-
-
-@contextmanager
-def _failures(repo: RepoId, file: str | None = None) -> Iterator[None]:
-    """Turn what goes wrong with the hub or the network into an error that says what to do."""
-    from huggingface_hub import constants, errors
-
-    try:
-        yield
-    except errors.HfHubHTTPError as error:
-        raise _refused(repo, error) from error
-    except errors.HFValidationError as error:
-        raise UsageError(f"the hub has no repositories with names like '{repo}'.", "Give ORG/NAME.") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise _unreachable() from error
-    except ValueError as error:
-        raise DownloadFailed(
-            f"{constants.ENDPOINT} did not answer like a Hugging Face hub.", "Check the network and HF_ENDPOINT."
-        ) from error
-    except errors.HTTPError as error:  # type: ignore[attr-defined]  # re-exported from httpx
-        if file is None:
-            raise _unreachable() from error
-        raise DownloadFailed(f"the connection broke off while {file} of {repo} was fetched.", _AGAIN) from error
-    except OSError as error:
-        if error.errno is None:  # fewer bytes than were announced
-            raise DownloadFailed(f"{file} of {repo} arrived incomplete.", _AGAIN) from error
-        remedy = "Free some space or correct the permissions there, or set HF_HUB_CACHE to another folder."
-        raise DownloadFailed(f"{cache_folder()} cannot be written ({error.strerror}).", remedy) from error
-
-
-def _unreachable() -> DownloadFailed:
-    from huggingface_hub import constants
-
-    remedy = "Check the network and HF_ENDPOINT; with SSD_OFFLINE=1 what is in the hub's cache is used."
-    return DownloadFailed(f"the hub at {constants.ENDPOINT} cannot be reached.", remedy)
-
-
-def _refused(repo: RepoId, error: HfHubHTTPError) -> DownloadFailed:
-    """What an error that the hub answers with means."""
-    from huggingface_hub import constants, errors
-
-    if isinstance(error, errors.GatedRepoError):
-        page = f"{constants.ENDPOINT}/{repo.name}"
-        remedy = f"Ask for access at {page}, then log in with 'hf auth login' or set HF_TOKEN."
-        return DownloadFailed(f"{repo.name} is gated: its authors ask users to agree to terms.", remedy)
-    if isinstance(error, errors.RepositoryNotFoundError):
-        remedy = "Check the spelling; if it is private, log in with 'hf auth login'."
-        return DownloadFailed(f"the hub has no repository {repo.name}.", remedy)
-    if isinstance(error, errors.RevisionNotFoundError):
-        remedy = "Name one of its branches, tags or commits, or omit the revision."
-        return DownloadFailed(f"{repo.name} has no revision {repo.revision!r}.", remedy)
-    status = error.response.status_code
-    if status == 401:
-        return DownloadFailed("the hub does not accept your token.", "Log in again with 'hf auth login'.")
-    return DownloadFailed(f"the hub answered a request for {repo} with status {status}.", "Try again later.")
 
 
 def cache_folder() -> Path:
@@ -275,7 +257,7 @@ def cache_folder() -> Path:
 def _download(listing: Listing, file: RemoteFile, report: Report) -> Path:
     from huggingface_hub import hf_hub_download, hf_hub_url
 
-    with _failures(listing.repo, file.name):
+    with failures(listing.repo, file.name):
         if file.is_large and not is_offline() and not _is_cached(listing, file):
             url = hf_hub_url(listing.repo.name, file.name, revision=listing.commit)
             fetch_blob(url, _blob(listing, file), file.size, _bar(report))

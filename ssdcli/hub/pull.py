@@ -1,35 +1,27 @@
-"""From a repository of the hub to a registered core: look, fetch, recognise, convert, register."""
+"""From a checkpoint, on the hub or here, to a registered core: look, fetch, recognise, convert, register."""
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ssdcli.errors import SsdError
-from ssdcli.hub.download import (
-    Listing,
-    RemoteFile,
-    RepoId,
-    cache_folder,
-    check_space,
-    fetch,
-    look,
-    small_files,
-    to_fetch,
-    weight_files,
-)
+from ssdcli.hub import gguf_files
+from ssdcli.hub.download import RemoteFile, cache_folder, check_space, weight_files
+from ssdcli.hub.source import Place, Source, find_source, ggufs_of
 from ssdcli.hub.tokenizer_files import make_tokenizer, read_table, read_template, read_vocabulary
 from ssdcli.machine.units import in_parameters
 from ssdcli.models.core_spec import KEY, CoreSpec, spec_fields
 from ssdcli.models.families import recognise
 from ssdcli.models.families.family import GENERATION, Family, Vocabulary
 from ssdcli.models.presets import PRESETS, Preset
+from ssdcli.models.weights.gguf_header import GgufHeader, dequantisation, read_header, stored_bytes
 from ssdcli.registry.manifest import (
     CONFIG,
     FILE,
@@ -42,7 +34,6 @@ from ssdcli.registry.manifest import (
     tokenizer_fingerprint,
     write_manifest,
 )
-from ssdcli.registry.names import LONGEST
 from ssdcli.registry.store import Entry, Registry
 
 _SHARE = 0.01  # of the core's parameters: such a small model costs next to nothing beside the core
@@ -65,56 +56,88 @@ class Watch:
 class PullPlan:
     """What a pull will do, known from the small files alone, which are fetched by then.
 
-    listing: the repository's content.
+    source: where the checkpoint is.
     family: of the checkpoint.
     spec: how the core will be run.
     config: the checkpoint's own configuration.
     native: the native class's.
     tokenizer: the content of tokenizer.json.
-    small: the small files on the disk, by name.
-    weights: the files that are still to be fetched or linked.
+    small: the contents of the small files, by name.
+    weights: the files that are still to be fetched, linked or converted.
+    header: of a GGUF file.
     """
 
-    listing: Listing
+    source: Source
     family: Family
     spec: CoreSpec
     config: Mapping[str, Any]
     native: Mapping[str, Any]
     tokenizer: bytes
-    small: Mapping[str, Path]
+    small: Mapping[str, bytes]
     weights: tuple[RemoteFile, ...]
+    header: GgufHeader | None = None
+
+    @cached_property
+    def origin(self) -> str:
+        """Where the checkpoint was, and which content it had; for local files this reads all of them."""
+        used = [file for file in self.source.files if file.name in self.small]
+        return self.source.origin([*used, *self.weights])
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the native embeddings."""
-        return _rows(self.native)
+        """V: the rows of the native embeddings, and a virtual mask id if there is one."""
+        return self.spec.vocabulary(_rows(self.native))
+
+    @property
+    def licence(self) -> str | None:
+        """As its authors state it."""
+        return self.source.licence or (None if self.header is None else self.header.text("general.license"))
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights in the repository."""
+        """Bytes of the weights as they are published."""
         return sum(file.size for file in self.weights)
 
     @property
     def bytes_to_fetch(self) -> int:
-        """Bytes of the weights that are not in the hub's cache."""
-        return to_fetch(self.listing, self.weights)
+        """Bytes of the weights that have to come over the network."""
+        return self.source.to_fetch(self.weights)
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Bytes of the weights in the registry, unless they are linked."""
+        if self.header is not None:
+            return stored_bytes(self.header)
+        return 0 if self.links else self.weight_bytes
 
     @property
     def links(self) -> bool:
-        """Whether the weights are native already, so that they can be linked from the hub's cache."""
-        return not self.family.keys and all(file.name.endswith(".safetensors") for file in self.weights)
+        """Whether the weights are native already and stay as they are, so that they can be linked."""
+        native = not self.family.keys and all(file.name.endswith(".safetensors") for file in self.weights)
+        return self.source.links and native
+
+    @property
+    def conversion(self) -> str:
+        """What is done to the weights, in words."""
+        if self.header is not None:
+            return dequantisation(self.header)
+        if self.links:
+            return "linked from the hub's cache"
+        return "converted" if self.source.links else "copied"
 
 
-def plan(repo: RepoId) -> PullPlan:
-    """Look at a repository and fetch its small files.
+def plan(place: Place) -> PullPlan:
+    """Look at a repository, folder or GGUF file, and read its small files.
 
     Raises DownloadFailed if the hub cannot be asked, UsageError for an unknown architecture, SsdError for a checkpoint
     that contradicts itself.
     """
-    listing = look(repo)
-    small = fetch(listing, small_files(listing), lambda _: None)
+    source = find_source(place)
+    header = None if source.gguf is None else _header(source, source.gguf)
+    small = source.small() if header is None else gguf_files.small_files(header)
     if CONFIG not in small:
-        raise SsdError(f"{repo} has no {CONFIG}, so it is not a checkpoint of a model.", _REMEDY)
+        lack = f"{source.title} has no {CONFIG}, so it is not a checkpoint of a model."
+        raise SsdError(lack, ggufs_of(source) or _REMEDY)
     config = _config(small)
     tokenizer = _tokenizer(config, small)
     vocabulary = read_vocabulary(tokenizer, small)
@@ -122,15 +145,21 @@ def plan(repo: RepoId) -> PullPlan:
     native = family.native(config)
     _check_size(vocabulary, native)
     return PullPlan(
-        listing=listing,
+        source=source,
         family=family,
         spec=family.spec({**config, GENERATION: read_table(small, f"{GENERATION}.json")}, vocabulary),
         config=config,
         native=native,
         tokenizer=tokenizer,
         small=small,
-        weights=weight_files(listing, _shards(small), family.pickles),
+        weights=(source.gguf,) if source.gguf else weight_files(source, _shards(small), family.pickles),
+        header=header,
     )
+
+
+def _header(source: Source, file: RemoteFile) -> GgufHeader:
+    with source.open(file) as stream:
+        return read_header(stream, file.size, file.name)
 
 
 def pull(plan: PullPlan, name: str, registry: Registry, watch: Watch, overwrite: bool = False) -> Entry:
@@ -142,11 +171,11 @@ def pull(plan: PullPlan, name: str, registry: Registry, watch: Watch, overwrite:
     from ssdcli.models.weights.convert import convert
 
     with registry.stage(name, overwrite) as folder:
-        copies = 0 if plan.links else plan.weight_bytes
-        check_space([(cache_folder(), plan.bytes_to_fetch), (registry.home, copies)])
-        paths = fetch(plan.listing, plan.weights, watch.fetched)
+        wanted = [(cache_folder(), plan.bytes_to_fetch), (registry.home, plan.bytes_to_write)]
+        check_space(wanted, "this" if plan.header is None else f"{plan.header.name}, {plan.conversion},")
+        paths = plan.source.fetch(plan.weights, watch.fetched)
         watch.converting()
-        parameters = convert(list(paths.values()), folder, plan.family, plan.config)
+        parameters = convert(list(paths.values()), folder, plan.family, plan.config, link=plan.source.links)
         _write_texts(plan, name, parameters, folder)
         write_manifest(folder, _manifest(plan, name, parameters, _checked(plan, paths, folder)))
     return registry.find(name)
@@ -154,12 +183,8 @@ def pull(plan: PullPlan, name: str, registry: Registry, watch: Watch, overwrite:
 
 def registered(plan: PullPlan, name: str, registry: Registry) -> Entry | None:
     """The model of this name, if it is already what the plan would make."""
-    return next((e for e in registry.entries() if e.name == name and e.manifest.source == plan.listing.source), None)
-
-
-def default_name(repo: RepoId) -> str:
-    """The last part of the repository's name, spelled as a model name."""
-    return repo.name.rpartition("/")[2].lower().lstrip("._-")[:LONGEST]
+    here = [entry for entry in registry.entries() if entry.name == name]
+    return next((entry for entry in here if entry.manifest.source == plan.origin), None)
 
 
 def suited(parameters: int) -> Preset:
@@ -167,24 +192,24 @@ def suited(parameters: int) -> Preset:
     return min(PRESETS, key=lambda preset: abs(math.log(preset.parameters / (_SHARE * parameters))))
 
 
-def _config(small: Mapping[str, Path]) -> dict[str, Any]:
+def _config(small: Mapping[str, bytes]) -> dict[str, Any]:
     """The checkpoint's config.json; that of a registered core is completed from the manifest beside it."""
     config = read_table(small, CONFIG)
     if FILE in small and isinstance(config.get(KEY), dict):
-        manifest = Manifest.from_json(small[FILE].read_text(encoding="utf-8"), f"the checkpoint's {FILE}")
+        manifest = Manifest.from_json(small[FILE].decode("utf-8", "replace"), f"the checkpoint's {FILE}")
         config[KEY] |= spec_fields(manifest)
     return config
 
 
-def _tokenizer(config: Mapping[str, Any], small: Mapping[str, Path]) -> bytes:
+def _tokenizer(config: Mapping[str, Any], small: Mapping[str, bytes]) -> bytes:
     """The content of the checkpoint's tokenizer.json, or of one made from its older files."""
     if TOKENIZER in small:
-        return small[TOKENIZER].read_bytes()
+        return small[TOKENIZER]
     native = recognise(config, Vocabulary(size=0)).native(config)
     return make_tokenizer(small, str(native["model_type"]))
 
 
-def _shards(small: Mapping[str, Path]) -> list[str]:
+def _shards(small: Mapping[str, bytes]) -> list[str]:
     """The files that the index names, if there is one."""
     if INDEX not in small:
         return []
@@ -230,7 +255,7 @@ def _write_texts(plan: PullPlan, name: str, parameters: int, folder: Path) -> No
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / TOKENIZER).write_bytes(plan.tokenizer)
     if TOKENIZER_SETTINGS in plan.small:
-        shutil.copyfile(plan.small[TOKENIZER_SETTINGS], folder / TOKENIZER_SETTINGS)
+        (folder / TOKENIZER_SETTINGS).write_bytes(plan.small[TOKENIZER_SETTINGS])
     template = read_template(plan.small)
     if template is not None:
         (folder / TEMPLATE).write_text(template, encoding="utf-8")
@@ -240,16 +265,16 @@ def _write_texts(plan: PullPlan, name: str, parameters: int, folder: Path) -> No
 def _card(plan: PullPlan, name: str, parameters: int) -> str:
     from ssdcli.reports.rendering import pulled_card
 
-    spec, listing = plan.spec, plan.listing
+    spec, (place, _, revision) = plan.spec, plan.origin.rpartition("@")
     facts = {
-        "source": listing.repo.name,
-        "revision": listing.commit,
-        "licence": f"{listing.licence or 'not stated'}, see the source",
+        "source": place,
+        "revision": revision,
+        "licence": f"{plan.licence or 'not stated'}, see the source",
         "noise process": spec.process,
         "attention": f"{spec.attention}, blocks of {spec.block_size} tokens",
         "context": f"{spec.context} tokens",
         "prompts": "through the chat template" if spec.format == "chat" else "as they are",
-        "weights": "linked from the hub's cache" if plan.links else "converted",
+        "weights": plan.conversion,
     }
     return pulled_card(name, f"{plan.family.title}, {in_parameters(parameters)} parameters", facts)
 
@@ -267,7 +292,7 @@ def _manifest(plan: PullPlan, name: str, parameters: int, digests: dict[str, str
         vocabulary=plan.vocabulary,
         tokenizer=tokenizer_fingerprint(plan.tokenizer),
         parameters=parameters,
-        source=plan.listing.source,
+        source=plan.origin,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         files=digests,
         versions=package_versions(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ _SOURCES = ("vocab.json", "vocab.txt", "tokenizer.model")
 _OF_THE_REPOSITORY = ("auto_map", "tokenizer_class")  # they name code that only the repository has
 _REMEDY = "Pull another revision of the repository, or one that holds the same model with a tokenizer.json."
 
-Files = Mapping[str, Path]
+Files = Mapping[str, bytes]  # contents by name
 
 
 def read_table(files: Files, name: str) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def read_table(files: Files, name: str) -> dict[str, Any]:
     if name not in files:
         return {}
     try:
-        table = json.loads(files[name].read_text(encoding="utf-8"))
+        table = json.loads(files[name].decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise SsdError(f"the checkpoint's {name} is not valid JSON ({error}).", _REMEDY) from error
     if not isinstance(table, dict):
@@ -66,6 +65,7 @@ def read_vocabulary(tokenizer: bytes, files: Files) -> Vocabulary:
         end=_first(special("eos"), generated("eos")),
         mask=_first(special("mask"), generated("mask")),
         pad=_first(special("pad"), generated("pad")),
+        opening=_opening(loaded),
         chat=read_template(files) is not None,
     )
 
@@ -73,7 +73,7 @@ def read_vocabulary(tokenizer: bytes, files: Files) -> Vocabulary:
 def read_template(files: Files) -> str | None:
     """The chat template, from a file of its own or from tokenizer_config.json, if there is one."""
     if TEMPLATE in files:
-        return files[TEMPLATE].read_text(encoding="utf-8")
+        return files[TEMPLATE].decode("utf-8", "replace")
     template = read_table(files, TOKENIZER_SETTINGS).get("chat_template")
     if isinstance(template, list):
         template = next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
@@ -89,8 +89,8 @@ def make_tokenizer(files: Files, model_type: str) -> bytes:
         from transformers import AutoTokenizer
 
         with TemporaryDirectory() as folder:
-            for name, path in files.items():
-                shutil.copyfile(path, Path(folder) / name)
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
             settings = read_table(files, TOKENIZER_SETTINGS)
             kept = {key: value for key, value in settings.items() if key not in _OF_THE_REPOSITORY}
             (Path(folder) / TOKENIZER_SETTINGS).write_text(json.dumps(kept), encoding="utf-8")
@@ -100,6 +100,12 @@ def make_tokenizer(files: Files, model_type: str) -> bytes:
             except Exception as error:  # a class fails in its own way on files that are not meant for it
                 raise _no_tokenizer() from error
     raise _no_tokenizer()
+
+
+def _opening(tokenizer: Tokenizer) -> int | None:
+    """The id that a tokenizer puts before every text, if it does."""
+    encoding = tokenizer.encode("a")
+    return encoding.ids[0] if encoding.special_tokens_mask[:1] == [1] else None
 
 
 def _later(settings: Mapping[str, Any]) -> dict[str, int]:

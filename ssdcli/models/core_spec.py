@@ -29,6 +29,10 @@ class CoreSpec(ModelSpec):
     suppressed: tuple[int, ...] = ()
     late_ends: bool = False
 
+    def vocabulary(self, rows: int) -> int:
+        """V for a table of so many embeddings: one more where the mask has a virtual id, without a row of its own."""
+        return max(rows, int(self.constants.get("mask_id", 0)) + 1)
+
     def table(self) -> dict[str, Any]:
         """The table in config.json where a manifest holds the rest."""
         return {"shift": self.shift, "suppressed": list(self.suppressed), "late_ends": self.late_ends}

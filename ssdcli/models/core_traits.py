@@ -12,13 +12,14 @@ from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.native_checkpoint import input_embeddings, read_config
+from ssdcli.registry.manifest import read_manifest
 
 
 @dataclass(frozen=True)
 class CoreTraits:
     """What small models take over from their core.
 
-    embeddings: of the clean tokens, (V, H) float32.
+    embeddings: of the clean tokens, (V, H) float32; the mean of all for an id that has no row in the core's table.
     suppressed: ids that are never text.
     """
 
@@ -30,10 +31,16 @@ def read_core_traits(folder: Path) -> CoreTraits:
     """The traits of a registered core, made here or pulled; SsdError if it cannot be read."""
     config = read_config(folder)
     if KEY in config:
-        return CoreTraits(input_embeddings(folder, config), tuple(config[KEY]["suppressed"]))
+        rows = resized(input_embeddings(folder, config), read_manifest(folder).vocabulary)
+        return CoreTraits(rows, tuple(config[KEY]["suppressed"]))
     core = load_backbone(folder)
     everything = torch.arange(core.config.vocabulary)
     return CoreTraits(core.embed(everything[None])[0], core.config.suppressed)
+
+
+def resized(table: Tensor, rows: int) -> Tensor:
+    """The first rows of a table; missing ones are the mean of all rows (Hewitt, 2021)."""
+    return torch.cat([table[:rows], table.mean(0).expand(max(0, rows - len(table)), -1)])
 
 
 def inherit_embeddings(model: BlockDiffusionLM, embeddings: Tensor) -> None:

@@ -16,6 +16,7 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM, NativeBody
 from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.core_spec import KEY
+from ssdcli.models.core_traits import resized
 from ssdcli.models.families.config import count, is_a, must, native, off
 from ssdcli.models.native_checkpoint import read_config, read_native
 
@@ -160,7 +161,7 @@ def _assembled(source: Any, config: BackboneConfig) -> BlockDiffusionLM:
     """A model that takes over another's weights, the body's without copying; its other parts start as zero."""
     with init_empty_weights():
         model = BlockDiffusionLM(config)
-    table, head = (nn.Parameter(_resized(table.detach(), config.vocabulary)) for table in _tables(source))
+    table, head = (nn.Parameter(resized(table.detach(), config.vocabulary)) for table in _tables(source))
     model.table = table
     if model.head_table is not None:
         model.head_table = head
@@ -183,8 +184,3 @@ def _zero_last_layer(part: nn.Module) -> None:
         layer.to_empty(device="cpu").reset_parameters()
     for weight in layers[-1].parameters():
         nn.init.zeros_(weight)
-
-
-def _resized(table: Tensor, rows: int) -> Tensor:
-    """The first rows of a table; missing ones are the mean of all rows (Hewitt, 2021)."""
-    return torch.cat([table[:rows], table.mean(0).expand(max(0, rows - len(table)), -1)])

@@ -62,7 +62,7 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Nat
         raise unreadable(folder, error) from error
     if allocation.dtype == "int8":
         keep_activations(model)
-    return native.backbone(model.eval().requires_grad_(False), spec, block_size)
+    return native.backbone_for(spec)(model.eval().requires_grad_(False), spec, block_size)
 
 
 def read_native(
@@ -79,7 +79,7 @@ def read_native(
             config=AutoConfig.for_model(**native),
             local_files_only=True,
             use_safetensors=True,
-            attn_implementation="sdpa",
+            attn_implementation=_attention(kind),
             output_loading_info=True,
             **options,
         )
@@ -89,6 +89,11 @@ def read_native(
         raise unreadable(folder, error) from error
     read: PreTrainedModel = model
     return read
+
+
+def _attention(kind: type[PreTrainedModel]) -> str:
+    """Transformers' attention for a class: PyTorch's own, except where scores are soft-capped, which it cannot do."""
+    return "sdpa" if kind._supports_sdpa else "eager"
 
 
 def frozen_dtype(folder: Path) -> torch.dtype:

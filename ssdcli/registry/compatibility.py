@@ -19,7 +19,7 @@ class CanvasShape:
         combined.
     process: the name of the noise process.
     constants: all of the process's constants.
-    block_size: in tokens; None where any will do, as with full attention.
+    block_size: in tokens; None where any will do, as with full or autoregressive attention.
     """
 
     tokenizer: str

@@ -31,13 +31,17 @@ LATER = (
     "ends",
     "format",
     "gate",
+    "measure",
     "source",
+    "text",
 )  # fields that earlier versions did not write
 ADAPTER = "adapter"  # a LoRA of a registered model, which it needs
 KINDS = ("core", "small", ADAPTER)
 MEMBERS = ("small", ADAPTER)  # the kinds that join a core
-ATTENTIONS = ("block-causal", "causal", "autoregressive", "full")
+ATTENTIONS = ("autoregressive", "block-causal", "causal", "full")
 FORMATS = ("plain", "turns", "chat")
+NELBO = "NELBO"
+DENOISING_LOSS = "denoising loss"
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
 _GATE = tuple(member.name for member in fields(Gate))
@@ -111,13 +115,14 @@ class ModelSpec:
 
     process: the name of its noise process.
     constants: of the noise process; those that are left out have their usual values.
-    block_size: in tokens; with full attention only a proposal.
+    block_size: in tokens; only a proposal where the attention is full or autoregressive.
     context: how many tokens it reads.
     attention: "full"; "block-causal"; "causal": a prefix is read token by token, and a canvas sees itself whole; or
         "autoregressive": a causal language model, which predicts the leftmost hidden token alone.
     begin: the id that stands before every text; None for the first of the ends.
     ends: ids that end a text; none for the tokenizer's own end of text.
-    format: how a prompt is put: "plain" as it is, "turns" as a turn to be answered, "chat" by the chat template.
+    format: how a prompt is put: "plain" as text to continue, "turns" as a turn to be answered, "chat" by the chat
+        template. A small model has that of its training text; beside a plain one its core, too, continues text.
     """
 
     process: str = _checked(one_of(lambda: catalogue.names(catalogue.PROCESSES)))
@@ -142,8 +147,8 @@ class ModelSpec:
 
     @property
     def fixed_block(self) -> int | None:
-        """Its block size, where it can denoise no other; None with full attention."""
-        return None if self.attention == "full" else self.block_size
+        """Its block size, where it can denoise no other; None where any will do."""
+        return None if self.attention in ("autoregressive", "full") else self.block_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +172,10 @@ class Manifest(ModelSpec):
     created: when, in ISO 8601, UTC.
     files: the sha256 of its files by relative path.
     versions: of the packages that it was made with.
-    metrics: what was measured of it.
+    metrics: what was measured of it. "core", "small" and "ensemble bits per byte" are losses on held-out text, each
+        beside its "margin", half the width of a 95% confidence interval; "held-out documents" counts that text.
+    measure: what those losses are, such as NELBO; before it was written, they were denoising losses.
+    text: the size of its training text: "documents", "conversations" among them, "tokens" and "bytes".
     """
 
     schema: int = _checked(Check(f"{SCHEMA}", lambda value: value == SCHEMA and _count(value)), SCHEMA)
@@ -190,6 +198,8 @@ class Manifest(ModelSpec):
     files: dict[str, str] = _checked(Check("a table of sha256 digests by relative path", _inside), make=dict)
     versions: dict[str, str] = _checked(Check("a table of texts", _texts), make=dict)
     metrics: dict[str, float] = _checked(_NUMBERS, make=dict)
+    measure: str = _checked(_TEXT, DENOISING_LOSS)
+    text: dict[str, float] = _checked(_NUMBERS, make=dict)
 
     @property
     def weights_digest(self) -> str:
@@ -197,11 +207,14 @@ class Manifest(ModelSpec):
         listed = sorted(f"{digest} {file}\n" for file, digest in self.files.items() if file.endswith(".safetensors"))
         return hashlib.sha256("".join(listed).encode()).hexdigest()
 
+    def facts(self) -> dict[str, Any]:
+        """Every field, those that identify the model first."""
+        values = asdict(self)
+        return {name: values[name] for name in ("schema", "name", "kind", "architecture")} | values
+
     def to_json(self) -> str:
         """The text of `ssd.json`."""
-        values = asdict(self)
-        ordered = {name: values[name] for name in ("schema", "name", "kind", "architecture")} | values
-        return json.dumps(ordered, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(self.facts(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str = FILE) -> Manifest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenizers import Tokenizer
 
@@ -30,6 +30,15 @@ class TextFormat:
     chat: Chat | None = None
     answers: bool = False
     cuts_documents: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model knows no conversations, so that a prompt is text to continue."""
+        return self.chat is None and not self.answers
+
+    def as_plain(self) -> TextFormat:
+        """The same format for text to continue: without the template, and without a break after a question."""
+        return replace(self, chat=None, answers=False)
 
 
 def end_of_text(tokenizer: Tokenizer, whose: str = "the tokenizer") -> int:

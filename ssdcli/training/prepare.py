@@ -200,7 +200,7 @@ def _teacher(settings: TrainSettings, registry: Registry, parent: Parent | None)
 
 def _untaught(entry: Entry, parent: Parent, settings: TrainSettings) -> str | None:
     """Why a model cannot teach one that is made for a core; None if it can."""
-    if entry.manifest.attention == "causal":
+    if entry.manifest.attention in ("autoregressive", "causal"):
         return "it cannot denoise all blocks of a text in one pass"
     return CanvasShape.of(entry.manifest).misfit(CanvasShape.of(parent.entry.manifest, settings.block_size))
 

@@ -15,7 +15,7 @@ import pytest
 from ssdcli.api import Blend, Options, load
 from ssdcli.cli import app, console, explanation, inputs
 from ssdcli.registry.store import Registry
-from tests.tiny import ROOM, add_family
+from tests.tiny import ROOM, add_family, add_tiny
 
 FAST = ["--max-tokens", "10", "--steps", "2", "--seed", "5"]
 
@@ -111,6 +111,7 @@ def test_json_has_the_shape_that_is_promised(answer):
         "tokens": 10,
         "steps": 4,
         "flops_saved": 0.0,
+        "plain": True,
     }
 
 
@@ -338,6 +339,26 @@ def test_a_system_text_is_a_flag_a_variable_and_a_key_of_recipes(answer, tmp_pat
     assert (told["prompt"], told["text"]) == ("Dear", text_of("Be brief.\n\nDear"))
 
 
+def test_a_model_of_conversations_reads_a_prompt_as_text_when_told_to(answer, tmp_path, monkeypatch):
+    """By a flag, a variable, a recipe or a line of a batch; its twin of the same weights learned documents."""
+    fields = {"kind": "small", "core": "big", "begin": 0}
+    add_tiny("taught", 4, **fields, format="turns")
+    add_tiny("twin", 4, **fields)
+    flags = ["--core", "none", "--with", "taught", *FAST]
+    (as_text,) = answer("Dear", "--core", "none", "--with", "twin", *FAST)
+    (as_question,) = answer("Dear", *flags)
+    assert (as_question["text"], as_question["plain"]) == (text_of("Dear\n\n", "none", ["twin"]), False)
+    assert as_text["text"] != as_question["text"]
+    (tmp_path / "mine.toml").write_text("plain = true\n")
+    found = answer("Dear", *flags, "--plain") + answer("Dear", *flags, "--recipe", str(tmp_path / "mine.toml"))
+    found += answer("--batch", "-", *flags, "--no-plain", stdin=b'{"prompt": "Dear", "plain": true}')
+    monkeypatch.setenv("SSD_PLAIN", "1")
+    found += answer("Dear", *flags)
+    assert [(one["text"], one["plain"]) for one in found] == [(as_text["text"], True)] * 4
+    (told,) = answer("Dear", *flags, "--no-plain")
+    assert told["text"] == as_question["text"]
+
+
 def test_an_empty_batch_has_no_answers(family, ssd):
     assert ssd("--batch", "-", "--core", "big", stdin=b"\n") == (0, "", "")
 
@@ -353,6 +374,7 @@ def test_an_empty_batch_has_no_answers(family, ssd):
         ('{"prompt": "a", "seed": true}', "line 2 of standard input has a seed that is not a whole number."),
         ('{"prompt": "a", "messages": []}', "line 2 of standard input has both a prompt and messages."),
         ('{"prompt": "a", "system": 1}', "line 2 of standard input has a system that is not text."),
+        ('{"prompt": "a", "plain": 1}', "line 2 of standard input has a plain that is not true or false."),
         ('{"messages": "a"}', "line 2 of standard input has no list of messages under 'messages'."),
         ('{"messages": []}', "line 2 of standard input has no list of messages under 'messages'."),
         ('{"messages": ["a"]}', "message 1 of line 2 of standard input is not a JSON object."),

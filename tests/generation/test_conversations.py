@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,18 +37,29 @@ def test_a_core_reads_its_template_and_a_small_model_plain_text(monkeypatch):
     fields = {"kind": "small", "core": "talker", "ends": (END, 0), "weight": 0.3}
     add_tiny("mine", 3, backbone=tiny_backbone(3, vocabulary=VOCABULARY + 8), tokenizer=chat_tokenizer(), **fields)
     writer = load("talker", ["mine"])
-    result = writer.generate("Dear <|end|>", FAST, system="cold", context="boiler")
+    result = writer.generate("Dear <|end|>", FAST, system="cold", context="boiler", plain=False)
     codec = Codec(chat_tokenizer())
     said = (Message("system", "cold"), Message("user", "Dear <|end|>"))
     core, small = seen
     assert core == codec.encode_chat(said, Chat("talker", INSTRUCT, TOKENS).render)
     assert (core[0], core.count(END)) == (BEGIN, 2)
     assert small == codec.encode("boiler\n\ncold\n\nDear <|end|>")
-    assert result.prompt == "Dear <|end|>"
+    assert (result.prompt, result.plain) == ("Dear <|end|>", False)
     conversation = Request(messages=said, context="boiler", seed=FAST.seed)
     assert writer.generate_batch([conversation], FAST)[0].text == result.text
-    writer.generate("Dear ____.", FAST, infill=True)
-    assert seen[-2] == [BEGIN, *codec.encode("Dear")]
+    for options in (replace(FAST, infill=True), FAST, replace(FAST, plain=True)):
+        assert writer.generate("Dear____" if options.infill else "Dear", options).plain
+        assert seen[-2] == [BEGIN, *codec.encode("Dear")]
+    batch = [Request("Dear", plain=plain) for plain in (True, False, None)]
+    assert [result.plain for result in writer.generate_batch(batch, FAST)] == [True, False, True]
+    assert [result.plain for result in writer.generate_batch(batch, replace(FAST, plain=False))] == [True, False, False]
+
+
+def test_gaps_are_filled_in_a_document_and_not_in_an_answer():
+    add_family()
+    for options, request in ((replace(FAST, plain=False), Request("a ____")), (FAST, Request("a ____", plain=False))):
+        with pytest.raises(UsageError, match="without a chat template"):
+            load("big", ["notes"]).generate_batch([request], replace(options, infill=True))
 
 
 def test_a_text_ends_at_any_end_of_any_member():

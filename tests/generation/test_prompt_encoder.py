@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ def test_after_a_conversation_a_document_is_still_nothing_but_text():
 
 
 def test_each_member_reads_in_the_format_that_it_was_trained_on():
-    request = Request("Dear", context="cold", system="Be brief.")
+    request = Request("Dear", context="cold", system="Be brief.", plain=False)
     core, small, base = (
         still("core", chat(INSTRUCT)),
         still("small", None, role="small"),
@@ -125,6 +126,38 @@ def test_each_member_reads_in_the_format_that_it_was_trained_on():
         [0, *CODEC.encode("cold\n\nBe brief.\n\nDear")],
         [7, *CODEC.encode("Be brief.\n\nDear")],
     ]
+
+
+@pytest.mark.parametrize("request_", [Request("Dear", "cold"), Request(messages=tuple(turns("Dear", "Hi", "Why?")))])
+def test_a_plain_prompt_is_text_to_continue_for_every_member(request_: Request):
+    """Models with a template, or that learned answers, read what they would read without either."""
+    plain = replace(request_, plain=True)
+    core, taught = still("core", chat(INSTRUCT), opening=7), still("mine", None, role="small", opening=7, answers=True)
+    document = "\n\n".join(turn.content for turn in request_.turns)
+    assert read(plain, core) == read(plain, still("core", None, opening=7)) == [[7, *CODEC.encode(document)]]
+    assert read(plain, taught) == read(plain, still("mine", None, role="small", opening=7))
+    assert read(plain, still("mine", chat(INSTRUCT), role="small", opening=7, answers=True)) == read(plain, taught)
+
+
+def test_an_ensemble_reads_a_prompt_as_its_first_small_model_was_trained_to():
+    core, request = still("core", chat(INSTRUCT)), Request("Dear")
+    notes, answers = still("notes", None, role="small"), still("answers", None, role="small", answers=True)
+    as_text, as_question = [0, *CODEC.encode("Dear")], as_transformers(INSTRUCT, turns("Dear"))
+    assert [encoder(*one).is_plain(request) for one in ((core,), (core, answers), (core, answers, notes))] == [
+        False
+    ] * 3
+    assert [encoder(*one).is_plain(request) for one in ((core, notes), (core, notes, answers))] == [True] * 2
+    assert read(request, core, notes)[0] == as_text
+    assert read(request, core, answers)[0] == read(request, core)[0] == as_question
+    assert read(replace(request, plain=False), core, notes)[0] == as_question
+    assert read(replace(request, plain=True), core, answers)[0] == as_text
+
+
+def test_a_conversation_goes_through_the_template_unless_it_is_to_be_text():
+    core, notes = still("core", chat(INSTRUCT)), still("notes", None, role="small")
+    talk = Request(messages=tuple(turns("Dear", "Hi", "Why?")))
+    assert read(talk, core, notes)[0] == as_transformers(INSTRUCT, turns("Dear", "Hi", "Why?"))
+    assert read(replace(talk, plain=True), core, notes)[0] == [0, *CODEC.encode("Dear\n\nHi\n\nWhy?")]
 
 
 def test_a_template_writes_the_beginning_of_a_text_itself():

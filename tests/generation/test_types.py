@@ -25,11 +25,14 @@ def test_messages_are_turns_and_the_users_last_one_is_what_was_asked():
     assert Request(messages=(HELLO, ANSWER)).asked == Request("Hello").asked == "Hello"
 
 
-def test_a_system_text_of_its_own_wins():
-    assert Request("Hello").under("Be brief.") == Request("Hello", system="Be brief.")
+def test_what_a_request_says_itself_wins_over_the_options():
+    assert Request("Hello").under(Options(system="Be brief.")) == Request("Hello", system="Be brief.")
     for own in (Request("Hello", system="Rhyme."), Request(messages=(SYSTEM, HELLO))):
-        assert own.under("Be long.") == own
-    assert Request("Hello").under("") == Request("Hello")
+        assert own.under(Options(system="Be long.")) == own
+    assert Request("Hello").under(Options()) == Request("Hello")
+    for said in (True, False):
+        assert Request("Hello").under(Options(plain=said)) == Request("Hello", plain=said)
+        assert Request("Hello", plain=said).under(Options(plain=not said)) == Request("Hello", plain=said)
 
 
 @pytest.mark.parametrize(

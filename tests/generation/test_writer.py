@@ -276,6 +276,7 @@ def test_the_shape_of_a_result_as_json(family):
         "steps",
         "seconds",
         "flops_saved",
+        "plain",
         "tokens_per_second",
     ]
     assert [{**member, "flops": 0} for member in told["members"]] == [

@@ -361,6 +361,6 @@ def test_space_is_counted_together_where_folders_share_a_disk(tmp_path, monkeypa
     free = 10**9
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     there, not_yet = tmp_path, tmp_path / "to" / "be" / "made"
-    check_space([(there, free // 2), (not_yet, free // 2)])
+    check_space([(there, free // 2), (not_yet, free // 2)], "this")
     with pytest.raises(DownloadFailed, match=rf"takes 1.1 GB on the disk of {there}, which has 1 GB free.*SSD_HOME"):
-        check_space([(there, free // 2), (not_yet, free // 2 + 10**8)])
+        check_space([(there, free // 2), (not_yet, free // 2 + 10**8)], "this")

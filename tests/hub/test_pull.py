@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from ssdcli.errors import DownloadFailed, SsdError, UsageError
 from ssdcli.hub.download import RepoId
-from ssdcli.hub.pull import Watch, default_name, plan, pull, registered, suited
+from ssdcli.hub.pull import Watch, plan, pull, registered, suited
+from ssdcli.hub.source import default_name
 from ssdcli.machine.placement import Placement
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.native_checkpoint import load_core, read_config

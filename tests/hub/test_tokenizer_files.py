@@ -34,7 +34,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def vocabulary_of(folder: Path) -> Vocabulary:
-    files = {path.name: path for path in folder.iterdir()}
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
     return read_vocabulary((folder / "tokenizer.json").read_bytes(), files)
 
 
@@ -78,13 +78,13 @@ def test_tokens_that_are_added_on_loading_count(source):
 )
 def test_the_template_is_the_default_one_of_the_settings(tmp_path, template, expected):
     write_json(tmp_path / "tokenizer_config.json", {"chat_template": template})
-    assert read_template({"tokenizer_config.json": tmp_path / "tokenizer_config.json"}) == expected
+    assert read_template({"tokenizer_config.json": (tmp_path / "tokenizer_config.json").read_bytes()}) == expected
 
 
 def test_a_template_in_a_file_of_its_own_wins(tmp_path):
     write_json(tmp_path / "tokenizer_config.json", {"chat_template": "settings"})
     (tmp_path / "chat_template.jinja").write_text("file")
-    assert read_template({path.name: path for path in tmp_path.iterdir()}) == "file"
+    assert read_template({path.name: path.read_bytes() for path in tmp_path.iterdir()}) == "file"
 
 
 def test_older_files_become_a_tokenizer_by_the_native_class_and_not_by_code_of_the_repository(tmp_path):
@@ -93,13 +93,12 @@ def test_older_files_become_a_tokenizer_by_the_native_class_and_not_by_code_of_t
     foreign = {"tokenizer_class": "DreamTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_dream.X", None]}}
     write_slow_tokenizer(folder, SPECIALS, foreign)
     (folder / "tokenization_dream.py").write_text("raise SystemExit")
-    made = make_tokenizer({path.name: path for path in folder.glob("*.[jt]*")}, "qwen2")
+    made = make_tokenizer({path.name: path.read_bytes() for path in folder.glob("*.[jt]*")}, "qwen2")
     ids = read_vocabulary(made, {}).ids
     assert {text: ids[text] for text in SPECIALS} == {text: WORDS + n for n, text in enumerate(SPECIALS)}
 
 
 @pytest.mark.parametrize("file", ["tokenizer.model", "spiece.model"])
-def test_older_files_that_need_more_than_is_installed_are_refused(tmp_path, file):
-    (tmp_path / file).write_bytes(b"\x00sentencepiece")
+def test_older_files_that_need_more_than_is_installed_are_refused(file):
     with pytest.raises(SsdError, match=r"no tokenizer\.json.*without running its code or installing more"):
-        make_tokenizer({file: tmp_path / file}, "mistral")
+        make_tokenizer({file: b"\x00sentencepiece"}, "mistral")

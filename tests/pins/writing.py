@@ -32,6 +32,8 @@ PROMPT = "The garden is cold beside the"
 CONTEXT = "The vurdel belongs to the ferry."
 SHORT = {"max_tokens": 12, "steps": 5}
 _TIMES = ("seconds", "tokens_per_second")
+# The pinned version let every model read as it was trained to; beside a model of documents, all now continue text.
+_AS_TRAINED = "--no-plain"
 
 
 def told(result: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +79,7 @@ _LINEUPS: dict[str, tuple[str, ...]] = {
     "small alone": ("--core", "none", "--with", "notes-masked", "--explain"),
     "tuned weight": ("--with", "notes-simplex"),
     "two small models": ("--with", "notes-masked=0.2", "--with", "begun=0.3"),
-    "two without a core": ("--core", "none", "--with", "notes-masked=0.2", "--with", "answers"),
+    "two without a core": ("--core", "none", "--with", "notes-masked=0.2", "--with", "answers", _AS_TRAINED),
     "all weight": ("--with", "notes-uniform=1", "--explain"),
     "a base": ("--with", "begun=0.7", "--rule", "contrast", "--schedule", "leaning:1"),
     "an adapter": ("--with", "adapter=0.6", "--explain"),
@@ -156,16 +158,16 @@ _PULLED: dict[str, tuple[str, ...]] = {
     "llada, letters": (*_ASKED, "--with", "letters=0.6", "--context", "text/context.txt", "--explain"),
     "llada, gated": (*_ASKED, "--with", "letters", "--rule", "gated"),
     "llada, talk": ("--batch", "text/batch.jsonl", "--with", "letters=0.5", "--max-tokens", "16"),
-    "llada, adapter": (*_ASKED, "--with", "llada-adapter=0.5", "--explain"),
-    "llada, adapter, untuned": (*_ASKED, "--with", "llada-adapter", "--n", "2"),
+    "llada, adapter": (*_ASKED, "--with", "llada-adapter=0.5", "--explain", _AS_TRAINED),
+    "llada, adapter, untuned": (*_ASKED, "--with", "llada-adapter", "--n", "2", _AS_TRAINED),
     "dream": (*_ASKED, "--core", "dream", "--explain"),
     "dream, cache": (*_ASKED, "--core", "dream", "--cache", "--sampler", "entropy-bound=1"),
     "sdar": (*_ASKED, "--core", "sdar", "--explain", "--n", "2"),
     "tess2": (*_ASKED, "--core", "tess2", "--explain"),
     "tess2, cache": (*_ASKED, "--core", "tess2", "--cache"),
-    "tess2, small": (*_ASKED, "--with", "tess2-notes=0.3", "--sampler", "multi-hot", "--n", "2"),
+    "tess2, small": (*_ASKED, "--with", "tess2-notes=0.3", "--sampler", "multi-hot", "--n", "2", _AS_TRAINED),
     "gemma": (*_ASKED, "--core", "diffusion-gemma", "--explain"),
-    "gemma, small": (*_ASKED, "--with", "gemma-notes=0.4", "--n", "2", "--temperature", "0.7"),
+    "gemma, small": (*_ASKED, "--with", "gemma-notes=0.4", "--n", "2", "--temperature", "0.7", _AS_TRAINED),
 }
 
 

@@ -56,22 +56,22 @@ class PrefixCache(Cache):
     @classmethod
     def joined(cls, caches: Sequence[PrefixCache]) -> PrefixCache:
         """The rows of several prefixes of one width, in one cache without a tail."""
-        if len(caches) == 1:
-            return caches[0].view()
-        joined = caches[0].view()
-        for layer, *parts in zip(joined.layers, *(cache.layers for cache in caches), strict=True):
-            layer.keys = torch.cat([part.keys for part in parts])
-            layer.values = torch.cat([part.values for part in parts])
-        return joined
+        return cls(
+            [
+                _layer(torch.cat([part.keys for part in parts]), torch.cat([part.values for part in parts]))
+                for parts in zip(*(cache.layers for cache in caches), strict=True)
+            ]
+        )
 
     def first(self, count: int) -> PrefixCache:
         """The first columns of a prefix that was read at once."""
-        kept = self.view()
-        for layer in kept.layers:
-            assert isinstance(layer, DynamicLayer)
-            assert layer.keys is not None
-            assert layer.values is not None
-            layer.keys, layer.values = layer.keys[:, :, :count], layer.values[:, :, :count]
+        layers = []
+        for whole in self.layers:
+            assert isinstance(whole, DynamicLayer)
+            assert whole.keys is not None
+            assert whole.values is not None
+            layers.append(_layer(whole.keys[:, :, :count], whole.values[:, :, :count]))
+        kept = PrefixCache(layers)
         if self.tail is not None:
             hidden, positions = self.tail
             kept.tail = hidden[:, :count], positions[:, :count]
@@ -93,3 +93,11 @@ class PrefixCache(Cache):
             assert isinstance(layer, SpacedLayer)
             layer.columns = columns
         return written
+
+
+def _layer(keys: Tensor, values: Tensor) -> DynamicLayer:
+    """A layer that holds these keys and values, (B, heads, n, d)."""
+    layer = DynamicLayer()
+    layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys, values
+    return layer

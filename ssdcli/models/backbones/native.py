@@ -35,7 +35,7 @@ class NativeBackbone:
         self.block_size = spec.block_size if block_size is None else block_size
         self.context = spec.context
         self.shift = spec.shift
-        self.reading_block = 1 if spec.attention in ("causal", "autoregressive") else self.block_size
+        self.reading_block = 1 if spec.attention == "causal" else self.block_size
         self.sizes = self._sized()
         if experts_per_token(model.config) and self.device.type == "cpu":
             model.set_experts_implementation(IN_FOURS)
@@ -100,10 +100,6 @@ class NativeBackbone:
         hidden = self._run(embedded, positions, mask, grown)
         grown.tail = (hidden, positions) if self.shift else None
         return grown
-
-    def write(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache, columns: Tensor) -> Tensor:
-        """Run the body over (B, w, H); keys and values go into these columns (B, w) of a spaced cache, in place."""
-        return self._run(embedded, positions, mask, cache.at(columns))
 
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
         body: Any = self.model.base_model

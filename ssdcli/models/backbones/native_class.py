@@ -10,10 +10,12 @@ import transformers
 from transformers import DiffusionGemmaForBlockDiffusion, PreTrainedModel, RobertaForMaskedLM
 
 from ssdcli.errors import SsdError
+from ssdcli.models.backbones.causal import CausalBackbone
 from ssdcli.models.backbones.diffusion_gemma import DiffusionGemmaBackbone
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.backbones.ssdlm import RobertaBackbone, SsdLmBackbone, SsdLmForDiffusion
 from ssdcli.models.backbones.tess2 import Tess2Backbone, Tess2ForDiffusion
+from ssdcli.models.core_spec import CoreSpec
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class NativeClass:
 
     model: type[PreTrainedModel]
     backbone: type[NativeBackbone]
+
+    def backbone_for(self, spec: CoreSpec) -> type[NativeBackbone]:
+        """The backbone for a core of this class: a class may be run as the causal model that it is, or denoise."""
+        return CausalBackbone if spec.attention == "autoregressive" else self.backbone
 
 
 _OWN = {

@@ -1,8 +1,9 @@
-"""The known families of public diffusion language models, one file each."""
+"""The known families of public checkpoints: diffusion language models, one file each, and causal ones."""
 
 from __future__ import annotations
 
 from ssdcli.errors import UsageError
+from ssdcli.models.families.causal import CAUSAL
 from ssdcli.models.families.described import DESCRIBED
 from ssdcli.models.families.diffullama import DIFFULLAMA
 from ssdcli.models.families.diffusion_gemma import DIFFUSION_GEMMA
@@ -15,7 +16,9 @@ from ssdcli.models.families.sdar import SDAR
 from ssdcli.models.families.ssdlm import SSDLM
 from ssdcli.models.families.tess2 import TESS2
 
-FAMILIES = (DESCRIBED, LLADA, DREAM, DIFFULLAMA, SDAR, FAST_DLLM, LLADA2, SSDLM, TESS2, DIFFUSION_GEMMA)
+# In this order: some diffusion models have the class of a causal one.
+DIFFUSION = (DESCRIBED, LLADA, DREAM, DIFFULLAMA, SDAR, FAST_DLLM, LLADA2, SSDLM, TESS2, DIFFUSION_GEMMA)
+FAMILIES = (*DIFFUSION, *CAUSAL)
 
 
 def recognise(config: Config, vocabulary: Vocabulary) -> Family:
@@ -26,7 +29,11 @@ def recognise(config: Config, vocabulary: Vocabulary) -> Family:
     kind = config.get("model_type", "that is not named")
     names = ", ".join(str(name) for name in config.get("architectures") or ()) or "none named"
     raise UsageError(
-        f"this is a checkpoint of model type {kind!r} (architectures: {names}), which is not a diffusion language "
-        "model that ssd knows.",
-        f"Known are {', '.join(family.title for family in FAMILIES)}.",
+        f"this is a checkpoint of model type {kind!r} (architectures: {names}), which is not a language model "
+        "that ssd knows.",
+        f"Known are the diffusion language models {_titles(DIFFUSION)}; and the causal ones {_titles(CAUSAL)}.",
     )
+
+
+def _titles(families: tuple[Family, ...]) -> str:
+    return ", ".join(family.title for family in families)

@@ -1,6 +1,7 @@
 """DiffuLLaMA (Gong et al., 2024): a Llama with full attention, whose position i is predicted at i - 1.
 
-Its config.json is a causal Llama's. The tokenizer tells them apart: DiffuLLaMA's names a mask, one of Llama's tokens.
+Its config.json is a causal Llama's. The tokenizer tells them apart: DiffuLLaMA's names as its mask one of Llama's own
+tokens, a word. A causal Llama may have a mask too, but then a special token that was added for it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from ssdcli.models.families.config import count, ends, is_a, mask, native, never
 from ssdcli.models.families.family import Config, Family, Vocabulary
 
 _BLOCK = 32
+_BRACKETS = ("<", "[", "|")
 _CONTEXT = 2048  # its training length; config.json repeats the 4096 of the Llama 2 that it was made from
 
 
@@ -29,10 +31,16 @@ def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     )
 
 
+def _masks_with_a_word(vocabulary: Vocabulary) -> bool:
+    """Whether the mask is not spelled like a special token; one that the files list as added may still be a word."""
+    spelled = next((text for text, id in vocabulary.ids.items() if id == vocabulary.mask), "")
+    return vocabulary.mask is not None and not spelled.startswith(_BRACKETS)
+
+
 DIFFULLAMA = Family(
     name="diffullama",
     title="DiffuLLaMA",
-    recognises=lambda config, vocabulary: is_a(config, "LlamaForCausalLM") and vocabulary.mask is not None,
+    recognises=lambda config, vocabulary: is_a(config, "LlamaForCausalLM") and _masks_with_a_word(vocabulary),
     native=lambda config: native(config, "llama", "LlamaForCausalLM"),
     spec=_spec,
 )

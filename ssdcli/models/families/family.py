@@ -23,6 +23,7 @@ class Vocabulary:
     end: the id of the end of a text.
     mask: the mask's id.
     pad: the padding's id.
+    opening: the id that the tokenizer puts before every text, if it does.
     chat: whether there is a chat template.
     """
 
@@ -32,6 +33,7 @@ class Vocabulary:
     end: int | None = None
     mask: int | None = None
     pad: int | None = None
+    opening: int | None = None
     chat: bool = False
 
 

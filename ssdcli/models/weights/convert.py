@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from ssdcli.errors import SsdError
 from ssdcli.models.families.family import Family
 from ssdcli.models.weights.blueprint import blueprint, check, parameters, wanted
+from ssdcli.models.weights.gguf_header import GGUF
+from ssdcli.models.weights.gguf_tensors import read_gguf
 from ssdcli.models.weights.key_rules import rearranged
 from ssdcli.models.weights.pickles import read_pickle
 from ssdcli.models.weights.safetensors_stream import AGAIN, StoredTensor, read_safetensors, write_safetensors
@@ -21,21 +26,24 @@ _SAFE = ".safetensors"
 _Tensors = Mapping[str, StoredTensor]
 
 
-def convert(sources: Sequence[Path], target: Path, family: Family, config: Mapping[str, Any]) -> int:
+def convert(
+    sources: Sequence[Path], target: Path, family: Family, config: Mapping[str, Any], *, link: bool = True
+) -> int:
     """Write or link the weights in `sources` as native ones into the folder `target`; return how many parameters.
 
-    sources: at least one. config: the checkpoint's own. The headers are checked against the native class before
+    sources: at least one. config: the checkpoint's own. link: whether the sources stay as they are, so that links to
+    native ones will do; otherwise they are copied. The headers are checked against the native class before
     anything is written: SsdError names the damaged file, or the tensor that is not as expected. Numbers keep their
     stored precision, and only a few MB are in memory at a time.
     """
     model = blueprint(family.native(config))
     _check_index(sources)
-    files = [(source, _read(source, family)) for source in sorted(sources)]
+    files = [(source, _read(source, family, model)) for source in sorted(sources)]
     stored = _merged(files)
     native = rearranged(stored, family.keys, config)
     check(model, native)
     if native == stored and all(source.suffix == _SAFE for source in sources):
-        _link(files, target)
+        _place(files, target, _link if link else shutil.copyfile)
     else:
         _write(wanted(model, native), target)
     return parameters(model)
@@ -57,9 +65,11 @@ def _check_index(sources: Sequence[Path]) -> None:
         raise SsdError(f"{min(there - named)} is there, and {INDEX} does not name it.", AGAIN)
 
 
-def _read(source: Path, family: Family) -> dict[str, StoredTensor]:
+def _read(source: Path, family: Family, model: PreTrainedModel) -> dict[str, StoredTensor]:
     if source.suffix == _SAFE:
         return read_safetensors(source)
+    if source.suffix.lower() == GGUF:
+        return read_gguf(source, model)
     for name, prefix in family.pickles.items():
         if source.match(name):
             return read_pickle(source, prefix)
@@ -77,15 +87,18 @@ def _merged(files: Sequence[tuple[Path, _Tensors]]) -> dict[str, StoredTensor]:
     return merged
 
 
-def _link(files: Sequence[tuple[Path, _Tensors]], target: Path) -> None:
-    """Link the files under a native checkpoint's names."""
+def _place(files: Sequence[tuple[Path, _Tensors]], target: Path, put: Callable[[Path, Path], object]) -> None:
+    """Link or copy the files to a native checkpoint's names."""
     for (source, _), name in zip(files, _names(len(files)), strict=True):
-        origin = source.resolve()
-        try:
-            (target / name).hardlink_to(origin)
-        except OSError:  # on another file system, or one without hard links
-            (target / name).symlink_to(origin)
+        put(source.resolve(), target / name)
     _write_index([tensors for _, tensors in files], target)
+
+
+def _link(origin: Path, name: Path) -> None:
+    try:
+        name.hardlink_to(origin)
+    except OSError:  # on another file system, or one without hard links
+        name.symlink_to(origin)
 
 
 def _write(tensors: _Tensors, target: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from torch import Tensor
 
 from ssdcli.errors import SsdError
-from ssdcli.models.families import recognise
+from ssdcli.models.families import CAUSAL, recognise
 from ssdcli.models.families.diffullama import DIFFULLAMA
 from ssdcli.models.families.family import Vocabulary
 from tests.models.families import plain
@@ -45,11 +45,16 @@ def test_the_core_is_a_base_model_with_full_attention_whose_position_is_predicte
     assert (spec.format, spec.late_ends) == ("plain", False)
 
 
-def test_a_causal_llama_without_a_mask_is_refused_as_no_diffusion_model():
+def test_it_is_known_by_the_word_that_its_tokenizer_names_as_the_mask():
     assert recognise(CONFIG, WORDS) is DIFFULLAMA
-    with pytest.raises(SsdError, match=r"LlamaForCausalLM.*not a diffusion language model that ssd knows") as refusal:
-        recognise(CONFIG, replace(WORDS, mask=None))
-    assert "DiffuLLaMA" in str(refusal.value.remedy)
+    assert recognise(CONFIG, replace(WORDS, ids={**WORDS.ids, "mask": mask_id()})) is DIFFULLAMA
+
+
+@pytest.mark.parametrize("mask", [None, "[MASK]", "<mask>", "<|mask|>"])
+def test_a_causal_llama_is_none_even_if_a_mask_was_added_to_its_tokenizer(mask):
+    added = {} if mask is None else {mask: ROWS - 1}
+    vocabulary = replace(WORDS, ids={**WORDS.ids, **added}, mask=added.get(mask))
+    assert recognise(CONFIG, vocabulary) in CAUSAL
 
 
 def test_a_config_without_sizes_is_refused_by_the_missing_key():

@@ -59,5 +59,5 @@ def test_a_config_that_is_no_dream_is_refused_by_the_key_that_says_so(key, value
 
 def test_other_classes_of_the_same_model_type_are_not_known():
     assert recognise(CONFIG, WORDS) is DREAM
-    with pytest.raises(SsdError, match=r"DreamForCausalLM.*not a diffusion language model that ssd knows"):
+    with pytest.raises(SsdError, match=r"DreamForCausalLM.*not a language model that ssd knows"):
         recognise({**CONFIG, "architectures": ["DreamForCausalLM"]}, WORDS)

@@ -97,7 +97,7 @@ def test_masks_that_config_and_tokenizer_place_differently_are_refused():
 
 def test_other_classes_of_the_same_model_type_are_not_known():
     assert recognise(CONFIG, WORDS) is LLADA
-    with pytest.raises(SsdError, match=r"LLaDAMoEModelLM.*not a diffusion language model that ssd knows"):
+    with pytest.raises(SsdError, match=r"LLaDAMoEModelLM.*not a language model that ssd knows"):
         recognise({**CONFIG, "architectures": ["LLaDAMoEModelLM"]}, WORDS)
 
 

@@ -132,5 +132,5 @@ def test_a_row_of_a_batch_is_its_single_run_bit_for_bit(core):
 
 def test_only_its_own_class_is_known():
     assert recognise(CONFIG, WORDS) is LLADA2
-    with pytest.raises(SsdError, match=r"BailingMoeV2ForCausalLM.*not a diffusion language model that ssd knows"):
+    with pytest.raises(SsdError, match=r"BailingMoeV2ForCausalLM.*not a language model that ssd knows"):
         recognise({**CONFIG, "architectures": ["BailingMoeV2ForCausalLM"]}, WORDS)

@@ -77,5 +77,5 @@ def test_a_window_of_attention_is_refused():
 
 def test_other_classes_are_not_known():
     assert recognise(CONFIG, WORDS) is SDAR
-    with pytest.raises(SsdError, match=r"SDARMoeForCausalLM.*not a diffusion language model that ssd knows"):
+    with pytest.raises(SsdError, match=r"SDARMoeForCausalLM.*not a language model that ssd knows"):
         recognise({**CONFIG, "architectures": ["SDARMoeForCausalLM"]}, WORDS)

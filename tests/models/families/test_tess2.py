@@ -156,7 +156,7 @@ def test_a_config_that_is_no_tess_2_is_refused_by_the_key_that_says_so(key, valu
 def test_it_is_known_by_its_self_conditioning_and_a_plain_mistral_is_not():
     assert recognise(CONFIG, VOCABULARY) is TESS2
     plain_mistral = {key: value for key, value in CONFIG.items() if not key.startswith("self_condition")}
-    with pytest.raises(SsdError, match="not a diffusion language model that ssd knows"):
+    with pytest.raises(SsdError, match="not a language model that ssd knows"):
         recognise(plain_mistral, VOCABULARY)
 
 

@@ -1,0 +1,270 @@
+"""Where a checkpoint comes from: a repository of the hub, a folder, or a GGUF file in one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, ClassVar, Protocol
+
+from ssdcli.errors import SsdError, UsageError
+from ssdcli.hub.download import (
+    Contents,
+    Listing,
+    RemoteFile,
+    RepoId,
+    Report,
+    fetch,
+    look,
+    open_beginning,
+    small_files,
+    to_fetch,
+)
+from ssdcli.models.weights.gguf_header import GGUF, LONGEST
+from ssdcli.registry.disk import digest
+from ssdcli.registry.names import LONGEST as LONGEST_NAME
+
+_PATH = re.compile(r"[./~\\].*|[A-Za-z]:[\\/].*", re.DOTALL)
+_FILE = re.compile(r"[\w][\w ./+-]*\.gguf", re.ASCII | re.IGNORECASE)
+_SHOWN = 5  # files that a message lists
+_FOREIGN = re.compile(r"[^a-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class RepoFile:
+    """A GGUF file of a repository."""
+
+    repo: RepoId
+    file: str
+
+    def __str__(self) -> str:
+        return f"{self.repo}:{self.file}"
+
+
+Place = RepoId | RepoFile | Path
+
+
+def parse_source(text: str) -> Place:
+    """Read what `ssd pull` is told: ORG/NAME[@REV], ORG/NAME[@REV]:FILE.gguf, or a path, which begins with . or /.
+
+    UsageError for anything else, and for a path where there is neither a folder nor a file.
+    """
+    repository, colon, file = text.partition(":")
+    if _PATH.fullmatch(text) or (text.lower().endswith(GGUF) and not colon) or _is_bare_name(text):
+        return _existing(Path(text).expanduser(), text)
+    repo = RepoId.parse(repository)
+    if not colon:
+        return repo
+    if not _FILE.fullmatch(file) or ".." in file:
+        raise UsageError(f"{file!r} is not a GGUF file of a repository.", "Give ORG/NAME:FILE.gguf.")
+    return RepoFile(repo, file)
+
+
+def default_name(place: Place) -> str:
+    """The last part of the repository's, folder's or file's name, spelled as a model name; it may be empty."""
+    if isinstance(place, RepoId):
+        name = place.name.rpartition("/")[2]
+    elif isinstance(place, RepoFile):
+        name = Path(place.file).stem
+    else:
+        name = place.resolve().name if place.is_dir() else place.stem
+    return _FOREIGN.sub("-", name.lower()).strip("-").lstrip("._-")[:LONGEST_NAME]
+
+
+class Source(Contents, Protocol):
+    """A checkpoint that can be read.
+
+    gguf: the file that is meant; None for a checkpoint of several files.
+    links: whether its files stay as they are, so that links to them will do.
+    licence: as its authors state it.
+    gated: whether access must be asked for.
+    """
+
+    @property
+    def gguf(self) -> RemoteFile | None: ...  # noqa: D102 - as above, like the next three
+
+    @property
+    def links(self) -> bool: ...  # noqa: D102
+
+    @property
+    def licence(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def gated(self) -> bool: ...  # noqa: D102
+
+    @property
+    def place(self) -> str:
+        """Where it is: ORG/NAME@COMMIT[:FILE], or a path."""
+
+    def origin(self, files: Iterable[RemoteFile]) -> str:
+        """The place, and what these files held; the same only for the same content."""
+
+    def small(self) -> dict[str, bytes]:
+        """Configuration, tokenizer and index, by name."""
+
+    def to_fetch(self, files: Iterable[RemoteFile]) -> int:
+        """How many bytes of these files have to come over the network."""
+
+    def fetch(self, files: Sequence[RemoteFile], report: Report) -> dict[str, Path]:
+        """The paths of files by name, complete and checked; `report` is called with numbers of bytes."""
+
+    def open(self, file: RemoteFile) -> AbstractContextManager[BinaryIO]:
+        """The beginning of a file."""
+
+
+def find_source(place: Place) -> Source:
+    """Look at a place; DownloadFailed if the hub cannot be asked, SsdError if the repository lacks the file."""
+    if isinstance(place, RepoId):
+        return HubSource(look(place))
+    if isinstance(place, RepoFile):
+        listing = look(place.repo)
+        file = next((file for file in listing.files if file.name == place.file), None)
+        if file is None:
+            raise SsdError(f"{place.repo} has no file {place.file}.", ggufs_of(listing) or listing.elsewhere)
+        return HubSource(listing, file)
+    if place.is_dir():
+        folder = place.resolve()
+        return LocalSource(folder, tuple(_stored(path) for path in sorted(folder.iterdir()) if path.is_file()))
+    file = _stored(place)
+    return LocalSource(place.parent.resolve(), (file,), file)
+
+
+def ggufs_of(contents: Contents) -> str:
+    """The sentence that names the GGUF files of a repository or folder; empty if there are none."""
+    names = [file.name for file in contents.files if file.name.lower().endswith(GGUF)]
+    joint = "/" if isinstance(contents, LocalSource) else ":"
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"Name a GGUF file: {', '.join(f'{contents.title}{joint}{n}' for n in names[:_SHOWN])}{more}." * bool(names)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A repository of the hub, or a GGUF file in it."""
+
+    listing: Listing
+    gguf: RemoteFile | None = None
+    links: ClassVar[bool] = True
+
+    @property
+    def title(self) -> str:
+        """The repository as it was asked for."""
+        return self.listing.title
+
+    @property
+    def files(self) -> tuple[RemoteFile, ...]:
+        """All of the repository's files."""
+        return self.listing.files
+
+    @property
+    def elsewhere(self) -> str:
+        """What to do if a file is missing."""
+        return self.listing.elsewhere
+
+    @property
+    def licence(self) -> str | None:
+        """As the card has it."""
+        return self.listing.licence
+
+    @property
+    def gated(self) -> bool:
+        """Whether access must be asked for."""
+        return self.listing.gated
+
+    @property
+    def place(self) -> str:
+        """ORG/NAME@COMMIT, or ORG/NAME@COMMIT:FILE."""
+        return self.listing.source + (f":{self.gguf.name}" if self.gguf else "")
+
+    def origin(self, files: Iterable[RemoteFile]) -> str:
+        """The place: a commit says what its files hold."""
+        return self.place
+
+    def small(self) -> dict[str, bytes]:
+        """Configuration, tokenizer and index, fetched."""
+        paths = fetch(self.listing, small_files(self.listing), lambda _: None)
+        return {name: path.read_bytes() for name, path in paths.items()}
+
+    def to_fetch(self, files: Iterable[RemoteFile]) -> int:
+        """How many bytes of these files are not in the hub's cache."""
+        return to_fetch(self.listing, files)
+
+    def fetch(self, files: Sequence[RemoteFile], report: Report) -> dict[str, Path]:
+        """The files in the hub's cache."""
+        return fetch(self.listing, files, report)
+
+    def open(self, file: RemoteFile) -> AbstractContextManager[BinaryIO]:
+        """The beginning of a file, without fetching the rest."""
+        return open_beginning(self.listing, file, LONGEST)
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    """A folder, or a GGUF file in it, which its owner may change at any time.
+
+    folder: absolute.
+    files: in it.
+    """
+
+    folder: Path
+    files: tuple[RemoteFile, ...]
+    gguf: RemoteFile | None = None
+    links: ClassVar[bool] = False
+    licence: ClassVar[None] = None
+    gated: ClassVar[bool] = False
+    elsewhere: ClassVar[str] = "Name another folder."
+
+    @property
+    def title(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    @property
+    def place(self) -> str:
+        """The path, from the user's own folder on if it is in there."""
+        path, home = self.folder / (self.gguf.name if self.gguf else ""), Path.home()
+        return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+    def origin(self, files: Iterable[RemoteFile]) -> str:
+        """The path and the sha256: of the GGUF file, else of the list of these files and theirs."""
+        if self.gguf is not None:
+            return f"{self.place}@sha256:{digest(self.folder / self.gguf.name)}"
+        listed = "".join(sorted(f"{digest(self.folder / file.name)} {file.name}\n" for file in files))
+        return f"{self.place}@sha256:{hashlib.sha256(listed.encode()).hexdigest()}"
+
+    def small(self) -> dict[str, bytes]:
+        """Configuration, tokenizer and index."""
+        return {file.name: (self.folder / file.name).read_bytes() for file in small_files(self)}
+
+    def to_fetch(self, files: Iterable[RemoteFile]) -> int:
+        """Nothing."""
+        return 0
+
+    def fetch(self, files: Sequence[RemoteFile], report: Report) -> dict[str, Path]:
+        """The files where they are."""
+        report(sum(file.size for file in files))
+        return {file.name: self.folder / file.name for file in files}
+
+    @contextmanager
+    def open(self, file: RemoteFile) -> Iterator[BinaryIO]:
+        """The file."""
+        with (self.folder / file.name).open("rb") as stream:
+            yield stream
+
+
+def _stored(path: Path) -> RemoteFile:
+    return RemoteFile(path.name, path.stat().st_size, None)
+
+
+def _is_bare_name(text: str) -> bool:
+    """Whether this names something in the current folder, and cannot name a repository."""
+    return text != "" and "/" not in text and Path(text).exists()
+
+
+def _existing(path: Path, text: str) -> Path:
+    if path.is_dir() or path.is_file():
+        return path
+    there = f"{text!r} is neither a folder nor a file." if path.exists() else f"there is no folder or file {text!r}."
+    raise UsageError(there, "Give a path, or ORG/NAME or ORG/NAME:FILE.gguf for what is on the hub.")

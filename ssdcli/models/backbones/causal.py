@@ -1,0 +1,70 @@
+"""A causal language model behind the engine's Backbone: its own masks, its own head, and a place for the mask's id."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssdcli.models.backbones.cache import PrefixCache
+from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.core_spec import CoreSpec
+
+_FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' names for kinds of layers
+
+
+class CausalBackbone(NativeBackbone):
+    """log p of the next token, by a causal class: the prediction of a position is read one before it.
+
+    Columns are in the order of the text, without gaps but for padding on the left, so that the distance of two columns
+    is that of their tokens. The mask's id may be the virtual id V - 1, which has no row of its own: `embed` must not
+    see it.
+    """
+
+    def __init__(self, model: Any, spec: CoreSpec, block_size: int | None = None) -> None:
+        """Wrap a loaded model."""
+        super().__init__(model, spec, block_size)
+        self.reading_block = 1
+        config = model.config.get_text_config()
+        self._kinds: set[str] = set(getattr(config, "layer_types", None) or ())
+        self._window: int | None = getattr(config, "sliding_window", None)
+        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self._adds_masks = model.config._attn_implementation == "eager"
+        self._virtual = spec.vocabulary(config.vocab_size) - config.vocab_size
+
+    def write(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache, columns: Tensor) -> Tensor:
+        """Run the body over (B, w, H); keys and values go into these columns (B, w) of a spaced cache, in place."""
+        return self._run(embedded, positions, mask, cache.at(columns))
+
+    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+        """Run the body with a mask for each kind of layer that the class has."""
+        return super()._run(embedded, positions, self._masks(mask, embedded.dtype), cache)
+
+    def _masks(self, mask: Tensor, dtype: torch.dtype) -> Any:
+        """The mask (B, 1, L, K) as the class takes it: one for all layers, or one for each kind of layer."""
+        if not self._kinds:
+            return self._as_read(self._near(mask), dtype)
+        return {kind: self._as_read(self._near(mask) if kind == _SLIDING else mask, dtype) for kind in self._kinds}
+
+    def _near(self, mask: Tensor) -> Tensor:
+        """The mask without the columns that lie before the sliding window, if there is one."""
+        if self._window is None or mask.shape[3] <= self._window:
+            return mask
+        columns = torch.arange(mask.shape[3], device=mask.device)
+        own = (mask * columns).amax(-1, keepdim=True)  # a query's own column is the last one that it sees
+        return mask & (own - columns < self._window)
+
+    def _as_read(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """The mask as the class's attention reads it: booleans, or numbers that are added to the scores."""
+        if not self._adds_masks:
+            return mask
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        """The head's scores, soft-capped where the class does that, and -inf for a virtual id: (B, L, V)."""
+        scores = super()._scores(hidden)
+        if self._softcap is not None:
+            scores = torch.tanh(scores / self._softcap) * self._softcap
+        return nn.functional.pad(scores, (0, self._virtual), value=-math.inf) if self._virtual else scores
