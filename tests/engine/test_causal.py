@@ -18,7 +18,7 @@ from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import Choice, reverse_process
-from ssdcli.models.backbones.causal import CausalBackbone
+from ssdcli.models.backbones.causal import NativeCausalBackbone
 from ssdcli.models.core_spec import CoreSpec
 
 V, L, CONTEXT = 50, 8, 128
@@ -50,7 +50,7 @@ def denoiser(model: LlamaForCausalLM) -> CausalDenoiser:
         attention="autoregressive",
         shift=True,
     )
-    return CausalDenoiser(CausalBackbone(model, spec), PROCESS)
+    return CausalDenoiser(NativeCausalBackbone(model, spec), PROCESS)
 
 
 MODEL = llama()

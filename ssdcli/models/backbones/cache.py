@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer
 
 
@@ -18,16 +19,6 @@ class SpacedLayer(DynamicLayer):
     """
 
     columns: Tensor
-
-    @classmethod
-    def after(cls, layer: DynamicLayer, free: int) -> Self:
-        """A copy of a layer, followed by so many free columns, which are zero."""
-        assert layer.keys is not None
-        assert layer.values is not None
-        made = cls()
-        made.lazy_initialization(layer.keys, layer.values)
-        made.keys, made.values = (torch.nn.functional.pad(kept, (0, 0, 0, free)) for kept in (layer.keys, layer.values))
-        return made
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write keys and values (B, heads, w, d) in place; returns all columns, the free ones too."""
@@ -58,24 +49,26 @@ class PrefixCache(Cache):
         """The rows of several prefixes of one width, in one cache without a tail."""
         return cls(
             [
-                _layer(torch.cat([part.keys for part in parts]), torch.cat([part.values for part in parts]))
-                for parts in zip(*(cache.layers for cache in caches), strict=True)
+                _layer(torch.cat([keys for keys, _ in parts]), torch.cat([values for _, values in parts]))
+                for parts in zip(*(cache._tensors() for cache in caches), strict=True)
             ]
         )
 
     def first(self, count: int) -> PrefixCache:
         """The first columns of a prefix that was read at once."""
-        layers = []
-        for whole in self.layers:
-            assert isinstance(whole, DynamicLayer)
-            assert whole.keys is not None
-            assert whole.values is not None
-            layers.append(_layer(whole.keys[:, :, :count], whole.values[:, :, :count]))
-        kept = PrefixCache(layers)
+        kept = PrefixCache([_layer(keys[:, :, :count], values[:, :, :count]) for keys, values in self._tensors()])
         if self.tail is not None:
             hidden, positions = self.tail
             kept.tail = hidden[:, :count], positions[:, :count]
         return kept
+
+    def _tensors(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each layer's keys and values."""
+        for layer in self.layers:
+            assert isinstance(layer, DynamicLayer)
+            assert layer.keys is not None
+            assert layer.values is not None
+            yield layer.keys, layer.values
 
     def view(self) -> PrefixCache:
         """The same prefix, sharing its tensors; a layer that grows makes new ones."""
@@ -83,8 +76,10 @@ class PrefixCache(Cache):
 
     def spaced(self, free: int) -> PrefixCache:
         """A copy with free columns after the prefix, for `at`."""
-        layers = [layer for layer in self.layers if isinstance(layer, DynamicLayer)]
-        return PrefixCache([SpacedLayer.after(layer, free) for layer in layers])
+        room = (0, 0, 0, free)
+        return PrefixCache(
+            [_layer(pad(keys, room), pad(values, room), SpacedLayer) for keys, values in self._tensors()]
+        )
 
     def at(self, columns: Tensor) -> PrefixCache:
         """A view of a spaced cache through which a forward pass writes into these columns (B, w), in place."""
@@ -95,9 +90,9 @@ class PrefixCache(Cache):
         return written
 
 
-def _layer(keys: Tensor, values: Tensor) -> DynamicLayer:
+def _layer(keys: Tensor, values: Tensor, kind: type[DynamicLayer] = DynamicLayer) -> DynamicLayer:
     """A layer that holds these keys and values, (B, heads, n, d)."""
-    layer = DynamicLayer()
+    layer = kind()
     layer.lazy_initialization(keys, values)
     layer.keys, layer.values = keys, values
     return layer
