@@ -274,7 +274,7 @@ _Declared = TypeVar("_Declared", bound=Declaration)
 
 def process(name: str) -> ProcessDeclaration:
     """The noise process of a name; ValueError names those that are known."""
-    return _find("noise process", name, PROCESSES)
+    return _find("there is no noise process", name, PROCESSES)
 
 
 def samplers(process: str) -> tuple[SamplerDeclaration, ...]:
@@ -285,7 +285,7 @@ def samplers(process: str) -> tuple[SamplerDeclaration, ...]:
 def sampler(process: str, name: str | None = None) -> SamplerDeclaration:
     """The sampler of a name, or the default; ValueError names those that the process has."""
     known = samplers(process)
-    return _find("sampler", known[0].name if name is None else name, known)
+    return _find(f"the {process} process has no sampler", known[0].name if name is None else name, known)
 
 
 def from_left(process: str) -> str:
@@ -295,7 +295,7 @@ def from_left(process: str) -> str:
 
 def rule(name: str) -> RuleDeclaration:
     """The rule of a name; ValueError names those that are known."""
-    return _find("rule", name, RULES)
+    return _find("there is no rule", name, RULES)
 
 
 def default_rule() -> str:
@@ -310,7 +310,7 @@ def needing(what: str) -> RuleDeclaration:
 
 def schedule(name: str) -> ScheduleDeclaration:
     """The schedule of a name; ValueError names those that are known."""
-    return _find("schedule", name, SCHEDULES)
+    return _find("there is no schedule", name, SCHEDULES)
 
 
 def names(declared: Iterable[Declaration]) -> tuple[str, ...]:
@@ -342,8 +342,9 @@ def written(one: Declaration) -> str:
     return one.name
 
 
-def _find(kind: str, name: str, declared: tuple[_Declared, ...]) -> _Declared:
+def _find(absent: str, name: str, declared: tuple[_Declared, ...]) -> _Declared:
+    """The declaration of a name; ValueError says that it is absent, in the words given, and lists the others."""
     for one in declared:
         if one.name == name:
             return one
-    raise ValueError(f"unknown {kind} {name!r}: known are {', '.join(names(declared))}")
+    raise ValueError(f"{absent} {name!r}: choose from {', '.join(names(declared))}")

@@ -17,17 +17,19 @@ _SLIP = 2.0**-24  # the probability, a position, that a draw from the nucleus en
 
 @dataclass(frozen=True)
 class Picker:
-    """How a token is drawn from log p: temperature, then the nucleus of mass top-p (Holtzman et al., 2020).
+    """How a token is drawn from log p: temperature, then the nucleus of mass top-p (Holtzman et al., 2020), then min-p.
 
     A token is in the nucleus if the strictly likelier ones hold a mass below top-p: equally likely ones stay or go
     together, and the likeliest always stays. So top-p -> 0 is greedy, and the order of ids plays no part.
 
     temperature: divides the logits; 0 takes the likeliest token.
     top_p: in (0, 1].
+    min_p: the least probability of a token, as a share of the likeliest's, in [0, 1] (Nguyen et al., 2024).
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
+    min_p: float = 0.0
 
     def tempered(self, log_p: Tensor) -> Tensor:
         """Log p at this temperature, renormalised: (..., V); as given at 0."""
@@ -37,7 +39,7 @@ class Picker:
         """The distribution that tokens are drawn from: (..., V) float32, zero outside the nucleus, unnormalised."""
         if self.temperature == 0:
             return torch.zeros_like(log_p, dtype=torch.float32).scatter_(-1, log_p.argmax(-1, keepdim=True), 1.0)
-        p = self._softmax(log_p)
+        p = self._weights(log_p)
         return p if self.top_p >= 1 else keep_nucleus(p, self.top_p)
 
     def draw(self, log_p: Tensor, noise: CounterNoise, wanted: Tensor | None = None) -> Tensor:
@@ -62,18 +64,26 @@ class Picker:
         """Draw a token by each log p: (N, V), uniforms (R, 2, N); returns (N,) int64."""
         if self.temperature == 0:
             return log_p.argmax(-1)
-        blocks = _blocks(self._softmax(log_p))
+        blocks = _blocks(self._weights(log_p))
         return _draw(blocks, uniforms[0]) if self.top_p >= 1 else _draw_from_nucleus(blocks, self.top_p, uniforms)
 
-    def _softmax(self, log_p: Tensor) -> Tensor:
-        """The distribution at this temperature: (..., V) float32."""
-        return torch.softmax(log_p.float() if self.temperature == 1 else log_p.float() / self.temperature, dim=-1)
+    def _weights(self, log_p: Tensor) -> Tensor:
+        """The distribution at this temperature, (..., V) float32, zero where it is below min-p: unnormalised.
+
+        Tokens below min-p are less likely than all others, so that the nucleus of the others is what it was: that of
+        top-p, and then min-p.
+        """
+        p = torch.softmax(log_p.float() if self.temperature == 1 else log_p.float() / self.temperature, dim=-1)
+        if self.min_p == 0:
+            return p
+        least = p.amax(-1, keepdim=True) * self.min_p
+        return torch.ge(p, least, out=torch.empty_like(p)).mul_(p)  # float32: see keep_nucleus
 
 
 def keep_nucleus(p: Tensor, top_p: float) -> Tensor:
     """Zero every token but the likeliest whose strictly likelier ones hold a mass of `top_p` or more.
 
-    p: (..., V) float32, summing to one.
+    p: (..., V) float32, summing to one at most.
 
     The nucleus is { w : p(w) >= p* } with p* the smallest probability above which the mass is less than top_p. Positive
     floats are ordered as their bit patterns are, so that p* is found exactly by bisecting the patterns: 31 halvings,
