@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import Placement
+from ssdcli.models.auto_model import quiet
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.core_spec import KEY, CoreSpec
@@ -55,7 +56,7 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Nat
     try:
         spec = CoreSpec.of(read_manifest(folder), config[KEY])
         twin, hardware = blueprint(own), look()
-        need = need_of(twin, stored_dtype(folder), block_size or spec.block_size)
+        need = need_of(twin, stored_dtype(folder), block_size or spec.block_size, spec.cached_tokens)
         allocation = placement.allocate(need, hardware)
         model = read_native(folder, native.model, own, arguments(allocation, need, twin, hardware))
     except PROBLEMS as error:
@@ -74,15 +75,16 @@ def read_native(
     """
     _silence()
     try:
-        loaded: Any = kind.from_pretrained(
-            folder,
-            config=AutoConfig.for_model(**native),
-            local_files_only=True,
-            use_safetensors=True,
-            attn_implementation=_attention(kind),
-            output_loading_info=True,
-            **options,
-        )
+        with quiet():
+            loaded: Any = kind.from_pretrained(
+                folder,
+                config=AutoConfig.for_model(**native),
+                local_files_only=True,
+                use_safetensors=True,
+                attn_implementation=_attention(kind),
+                output_loading_info=True,
+                **options,
+            )
         model, report = loaded
         _check(report)
     except PROBLEMS as error:

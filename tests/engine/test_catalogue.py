@@ -133,5 +133,5 @@ def test_a_number_is_held_against_its_bounds(check, expected, within, beyond):
 
 @pytest.mark.parametrize("find", [catalogue.process, catalogue.rule, catalogue.schedule])
 def test_an_unknown_name_is_refused_with_those_that_are_known(find):
-    with pytest.raises(ValueError, match=r"'none'; choose from \w+, \w+, \w+"):
+    with pytest.raises(ValueError, match=r"'none': choose from \w+, \w+, \w+"):
         find("none")
