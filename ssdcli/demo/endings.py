@@ -48,8 +48,9 @@ def predict_after(denoiser: Denoiser, prompt: Prompt, endings: Endings) -> Tenso
 
     The model must predict hidden tokens without being told a noise level, so that all of these are exact conditionals.
     """
-    predict = _read if isinstance(denoiser, CausalDenoiser) else _denoised
-    return predict(denoiser, prompt, endings.nodes)
+    if isinstance(denoiser, CausalDenoiser):
+        return _read(denoiser, prompt, endings.nodes)
+    return _denoised(denoiser, prompt, endings.nodes)
 
 
 def predict_together(ensemble: Ensemble, predicted: Sequence[Tensor], endings: Endings, block_size: int) -> Tensor:
