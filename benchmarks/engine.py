@@ -1,10 +1,13 @@
-"""What does a denoising step cost: against a naive loop, by prefix, by member, by batch, by vocabulary?
+"""What does a denoising step cost: against a naive loop, by prefix, by member, by batch, by vocabulary, by core?
 
     python -m benchmarks engine [--tables naive prefix members batch] [--quick]
     python -m benchmarks engine --tables vocabulary nucleus
+    python -m benchmarks engine --tables llada opt --rounds 3
 
 Alternatives take turns, and the least of their times counts: ratios within one run mean something even on a busy
-machine, milliseconds less so. Weights are random, and none of the figures depends on them.
+machine, milliseconds less so. Weights are random, and none of the figures depends on them. The tables `llada` and `opt`
+are of whole texts and meant for a GPU: cores of 8B and 13B in bfloat16, alone and with a member of about a hundredth of
+their parameters in float32, as in `ssd generate`; with --quick they are small.
 """
 
 from __future__ import annotations
@@ -12,39 +15,48 @@ from __future__ import annotations
 import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
 from benchmarks.lib.models import CONSTANTS, DEVICE, random_denoiser
 from benchmarks.lib.tables import heading, table
 from benchmarks.lib.timing import Run, least
 from ssdcli.engine.blocks import padding_mask
-from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.denoiser import Denoiser, FullDenoiser
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import make_process
+from ssdcli.engine.process import Process, make_process
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.sampler import SamplerConfig, sample
 from ssdcli.engine.sampling.nucleus import Picker, keep_nucleus
 from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.core_spec import CoreSpec
 
-QUICK = {"rounds": 5}
+QUICK = {"rounds": 5, "steps": 2, "rows": (1,)}
 VOCABULARY, VOCABULARIES = 8192, (8192, 32_768, 65_536, 131_072, 262_144)
 PICKER = Picker(top_p=0.95)
 T, S = 0.6, 0.55
 DRAWN = 16  # tokens
 LARGE, SMALL, OTHER = (768, 8), (256, 4), (192, 5)  # hidden size and layers
+BLOCK, CONTEXT, PROMPT, TOKENS = 32, 512, 128, 64  # of texts by large cores
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES)[:4])
     parser.add_argument("--rounds", type=int, default=15, help="how often each alternative has its turn")
+    parser.add_argument("--steps", type=int, default=32, help="of a block, by large cores")
+    parser.add_argument("--rows", type=int, nargs="+", default=(1, 8), help="texts at once, by large cores")
 
 
 @torch.no_grad()
@@ -52,7 +64,7 @@ def main(given: Namespace) -> None:
     """Print the tables."""
     print(f"{heading()}\n")
     for measured in (TABLES[name] for name in given.tables):
-        print(f"{measured.__doc__}\n\n{measured(given.rounds)}\n", flush=True)
+        print(f"{measured.__doc__}\n\n{measured(given)}\n", flush=True)
 
 
 def denoiser(hidden: int, layers: int, vocabulary: int = VOCABULARY, **shape: int) -> Denoiser:
@@ -120,44 +132,44 @@ class Naive:
         return self.noised(places[0].gather(-1, drawn)[None, :, 0], S)
 
 
-def against_naive(rounds: int) -> str:
+def against_naive(given: Namespace) -> str:
     """A RoBERTa-base shape: hidden 768, 12 layers, V = 50,265, prefix 100, block 25."""
     model = denoiser(768, 12, 50_265, block_size=25)
     runs: dict[str, Run] = {"naive, float32": Naive(model, 100), "engine, float32": Loop([model], 100)}
-    times = least(runs, rounds)
+    times = least(runs, given.rounds)
     assert isinstance(model.backbone, BlockDiffusionLM)
     model.backbone.bfloat16()
-    times |= least({"engine, bfloat16": Loop([model], 100)}, rounds)
+    times |= least({"engine, bfloat16": Loop([model], 100)}, given.rounds)
     rows = [[name, ms, times["naive, float32"] / ms] for name, ms in times.items()]
     return table(["one step", "ms", "times faster"], rows)
 
 
-def by_prefix(rounds: int) -> str:
+def by_prefix(given: Namespace) -> str:
     """The time of a step after longer and longer prefixes."""
     rows: list[list[object]] = []
     for hidden, layers in (SMALL, LARGE):
         model = denoiser(hidden, layers, context=1024 + 64)
-        times = least({str(prefix): Loop([model], prefix) for prefix in (1, 128, 256, 512, 1024)}, rounds)
+        times = least({str(prefix): Loop([model], prefix) for prefix in (1, 128, 256, 512, 1024)}, given.rounds)
         rows.append([f"{hidden} x {layers}", *times.values(), times["1024"] / times["1"]])
     return table(["body", "1 token, ms", "128", "256", "512", "1,024", "1,024 over 1"], rows)
 
 
-def by_member(rounds: int) -> str:
+def by_member(given: Namespace) -> str:
     """The time of an ensemble's step over the sum of its members' own steps."""
     rows: list[list[object]] = []
     for shapes in ((SMALL, SMALL), (LARGE, SMALL), (LARGE, SMALL, OTHER)):
         members = [denoiser(hidden, layers) for hidden, layers in shapes]
         runs: dict[str, Run] = {str(i): Loop([member], 128) for i, member in enumerate(members)}
-        times = least(runs | {"all": Loop(members, 128)}, rounds)
+        times = least(runs | {"all": Loop(members, 128)}, given.rounds)
         alone = sum(ms for name, ms in times.items() if name != "all")
         rows.append([", ".join(f"{h} x {n}" for h, n in shapes), alone, times["all"], times["all"] / alone])
     return table(["members", "sum of their own steps, ms", "ensemble, ms", "ratio"], rows)
 
 
-def by_batch(rounds: int) -> str:
+def by_batch(given: Namespace) -> str:
     """Rows per second in batches of 1 to 32."""
     member, sizes = denoiser(*SMALL), (1, 2, 4, 8, 16, 32)
-    times = least({str(size): Loop([member], 128, size) for size in sizes}, rounds)
+    times = least({str(size): Loop([member], 128, size) for size in sizes}, given.rounds)
     speed = {size: size / times[str(size)] * 1000 for size in sizes}
     rows = [[size, times[str(size)], speed[size], speed[size] / speed[1]] for size in sizes]
     return table(["rows", "step, ms", "rows per second", "over one row"], rows)
@@ -194,9 +206,9 @@ def parts(vocabulary: int) -> Mapping[str, Run]:
     }
 
 
-def by_vocabulary(rounds: int) -> str:
+def by_vocabulary(given: Namespace) -> str:
     """A step of a 256 x 4 body with embeddings of rank 128: milliseconds (times those of the smallest vocabulary)."""
-    times = {size: least(parts(size), rounds) for size in VOCABULARIES}
+    times = {size: least(parts(size), given.rounds) for size in VOCABULARIES}
     first = times[VOCABULARIES[0]]
     rows = [[part, *(f"{ms[part]:.3g} (x{ms[part] / first[part]:.1f})" for ms in times.values())] for part in first]
     return table(["part", *(f"V = {size:,}" for size in VOCABULARIES)], rows)
@@ -222,7 +234,7 @@ def draw_by_sorting(log_p: Tensor) -> Tensor:
     return places.gather(-1, torch.multinomial(kept[0], 1)[None]).squeeze(-1)
 
 
-def nucleus(rounds: int) -> str:
+def nucleus(given: Namespace) -> str:
     """Drawing 16 tokens from the nucleus of mass 0.95, in milliseconds; `mask` keeps it whole, for a multi-hot."""
     noise, rows = CounterNoise([0], DEVICE), []
     for vocabulary in VOCABULARIES:
@@ -233,17 +245,113 @@ def nucleus(rounds: int) -> str:
                 "drawn": partial(PICKER.draw, log_p, noise),
                 "mask": partial(keep_nucleus, p, PICKER.top_p),
             }
-            times = least(runs, rounds)
+            times = least(runs, given.rounds)
             size = int(keep_nucleus(p, PICKER.top_p).count_nonzero()) // DRAWN
             rows.append([vocabulary, kind, size, *times.values(), f"x{times['by sorting'] / times['drawn']:.0f}"])
     return table(["V", "prediction", "tokens kept", "by sorting", "drawn", "mask", "faster than sorting"], rows)
 
 
-TABLES: Mapping[str, Callable[[int], str]] = {
+# Large cores
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A core with random weights in bfloat16, its noise process, and the width and depth of a small member."""
+
+    core: PreTrainedModel
+    process: Process
+    hidden: int
+    layers: int
+
+    @classmethod
+    def of(cls, process: str, kind: Any, config: Any, member: tuple[int, int]) -> Shape:
+        """Make the core on the device that it runs on."""
+        config.dtype = torch.bfloat16
+        with torch.device(DEVICE):
+            core = kind._from_config(config, dtype=torch.bfloat16).eval().requires_grad_(False)
+        return cls(core, make_process(process, config.vocab_size, CONSTANTS), *member)
+
+    def denoiser(self) -> Denoiser:
+        """The core behind the engine's denoiser."""
+        spec = CoreSpec(
+            process=self.process.name,
+            constants=dict(self.process.constants()),
+            attention="full",
+            block_size=BLOCK,
+            context=CONTEXT,
+            ends=(0,),
+        )
+        return FullDenoiser(NativeBackbone(self.core, spec), self.process)
+
+
+def beside_llada(given: Namespace) -> str:
+    """LLaDA-8B's shape, a Llama with full attention, masked: texts of 64 tokens after 128 others."""
+    sizes: dict[str, Any] = {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32}
+    sizes |= {"vocab_size": 126464}
+    if given.quick:
+        sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "vocab_size": 1264}
+    sizes |= {"num_attention_heads": 32, "rope_theta": 5e5, "is_causal": False}
+    config = LlamaConfig(**sizes)
+    return with_a_member(Shape.of("masked", LlamaForCausalLM, config, (64, 2) if given.quick else (512, 14)), given)
+
+
+def beside_opt(given: Namespace) -> str:
+    """OPT-13B's shape with full attention, simplex, as in SSD-2 (Han et al., 2024): 64 tokens after 128 others."""
+    sizes: dict[str, Any] = {"hidden_size": 5120, "ffn_dim": 20480, "num_hidden_layers": 40, "vocab_size": 50272}
+    if given.quick:
+        sizes = {"hidden_size": 160, "ffn_dim": 320, "num_hidden_layers": 4, "vocab_size": 1024}
+    sizes |= {"num_attention_heads": 40, "word_embed_proj_dim": sizes["hidden_size"], "is_causal": False}
+    config = OPTConfig(**sizes)
+    return with_a_member(Shape.of("simplex", OPTForCausalLM, config, (64, 2) if given.quick else (768, 15)), given)
+
+
+def with_a_member(shape: Shape, given: Namespace) -> str:
+    """Tokens per second and GPU memory of the core alone and of both."""
+    core, half, rows = shape.denoiser(), shape.hidden // 2, []
+    member = random_denoiser(shape.process, shape.hidden, shape.layers, rank=half, block_size=BLOCK, context=CONTEXT)
+    networks: dict[str, Any] = {"the core, ": shape.core, "and a member of ": member.backbone}
+    for count in given.rows:
+        runs = [writing(parts, count, given.steps) for parts in ([(core, 1.0)], [(core, 0.7), (member, 0.3)])]
+        taken = [memory(run) for run in runs]
+        times = least(dict(zip(networks, runs, strict=True)), given.rounds)
+        alone = next(iter(times.values()))
+        for (name, network), peak in zip(networks.items(), taken, strict=True):
+            size = sum(weight.numel() for weight in network.parameters()) / 1e6
+            pace = count * TOKENS / (times[name] / 1000)
+            rows.append([f"{name}{size:,.3g}M", count, pace, peak, f"{times[name] / alone - 1:+.1%}"])
+    return table(["", "rows", "tokens/s", "peak GiB", "time added"], rows)
+
+
+def writing(parts: Sequence[tuple[Denoiser, float]], rows: int, steps: int) -> Run:
+    """A function that writes TOKENS tokens after PROMPT others, in so many rows; no text ends before."""
+    ensemble = Ensemble(tuple(Member(str(i), part, Constant(weight)) for i, (part, weight) in enumerate(parts)))
+    reverse = replace(reverse_process(parts[0][0].process), steps=steps)
+    config = SamplerConfig(BLOCK, TOKENS, (-1,), PICKER, device=DEVICE)
+    prompts = [[Prompt(list(range(5, 5 + PROMPT)))] * rows] * len(parts)
+
+    def run() -> None:
+        for _ in sample(ensemble, reverse, prompts, list(range(rows)), config):
+            pass
+
+    return run
+
+
+def memory(run: Run) -> float:
+    """The most GiB that tensors take on the GPU during a run; 0 on a CPU."""
+    if DEVICE == "cpu":
+        return 0.0
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
+TABLES: Mapping[str, Callable[[Namespace], str]] = {
     "naive": against_naive,
     "prefix": by_prefix,
     "members": by_member,
     "batch": by_batch,
     "vocabulary": by_vocabulary,
     "nucleus": nucleus,
+    "llada": beside_llada,
+    "opt": beside_opt,
 }

@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+SHEET = 80  # columns of what is written in headings and lines
 
 
 @dataclass
@@ -49,6 +52,21 @@ def write_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def write_sheet(rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Write headings, each beside its lines, to standard output; long lines go on below, in 80 columns."""
+    indent = max(len(heading) for heading, _ in rows) + 2
+    for heading, lines in rows:
+        wrapped = [part for line in lines for part in _wrapped(line, SHEET - indent)]
+        for place, part in enumerate(wrapped):
+            write(f"{heading if place == 0 else '':<{indent}}{part}".rstrip())
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """A line in parts, the further ones as far in as it is; what is to be copied, such as a path, is never broken."""
+    inner = " " * (len(line) - len(line.lstrip(" ")))
+    return wrap(line, width, subsequent_indent=inner, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def is_lively() -> bool:

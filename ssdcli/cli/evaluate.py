@@ -17,8 +17,6 @@ from ssdcli.cli.inputs import ModelFlags, read_context, read_members
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory
 from ssdcli.evaluation.measurement import (
-    DENOISING_LOSS,
-    NELBO,
     Estimate,
     EvalSettings,
     Evaluation,
@@ -33,6 +31,7 @@ from ssdcli.options.declare import group
 from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
+from ssdcli.reports.overview import explained
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -172,12 +171,6 @@ def _levels(found: Evaluation) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-_MEANING = {
-    NELBO: "bits per byte are of the NELBO, an upper bound on the text's code length",
-    DENOISING_LOSS: "bits per byte are of the mean denoising loss, which does not bound a code length",
-}
-
-
 def _tell(found: Evaluation) -> None:
     """Write the figures as tables, and what they mean as sentences."""
     _write_table(_members(found))
@@ -186,10 +179,9 @@ def _tell(found: Evaluation) -> None:
         _write_table(_ensembles(found))
     if found.generated:
         _write_table(_texts(found))
-    size = f"{found.documents:,} documents, {found.tokens:,} tokens, {found.bytes:,} bytes"
-    console.write(
-        f"{size}, {found.process} process; {_MEANING[found.measure]}. Intervals are 95% confidence intervals."
-    )
+    size = f"{found.documents:,} documents, {found.tokens:,} tokens, {found.bytes:,} bytes, {found.process} process"
+    meaning = f"bits per byte are of the {explained(found.measure)}"
+    console.write(f"{size}; {meaning}. Intervals are 95% confidence intervals.")
     best = found.best
     if best is not None and found.gain is not None:
         weight = "" if best.best.weight is None else f" at weight {best.best.weight:g}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -20,6 +19,8 @@ from ssdcli.options.declare import STREAM
 from ssdcli.registry.compatibility import misfit
 from ssdcli.registry.manifest import ADAPTER, Manifest
 from ssdcli.registry.store import Entry, Registry
+
+_DIGEST = 64  # characters of a sha256
 
 Model = Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocompletion=model_names)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what already has this name.")]
@@ -52,26 +53,72 @@ def list_models(as_json: AsJson = False) -> None:
 @models.command()
 def show(
     name: Model,
+    everything: Annotated[bool, typer.Option("--all", help="Show its manifest, folder and card as well.")] = False,
     as_json: AsJson = False,
     open_report: Annotated[bool, typer.Option("--open", help="Also open its training report in the browser.")] = False,
 ) -> None:
-    """Show a model's manifest, folder and card."""
+    """Show what a model is, what it was made from, how good it is, and what to type."""
     registry = Registry()
     entry = registry.find(name)
     if open_report:
         _open_report(entry)
-    facts = asdict(entry.manifest) | {
-        "path": str(entry.folder),
-        "bundled": entry.bundled,
-        "default": registry.default() == name,
-    }
+    is_default = registry.default() == name
+    facts = entry.manifest.facts() | {"path": str(entry.folder), "bundled": entry.bundled, "default": is_default}
     card = _card(entry)
     if as_json:
-        console.write_json({**facts, "card": card})
+        console.write_json({**facts, "plain": entry.manifest.format == "plain", "card": card})
         return
-    console.write_table([(key.replace("_", " "), _printable(_shown(value))) for key, value in facts.items()])
-    if card:
-        console.write(f"\n{_printable(card.rstrip())}")
+    _write_overview(entry, is_default)
+    if everything:
+        console.write("")
+        console.write_sheet([(key.replace("_", " "), _all_of(value)) for key, value in facts.items()])
+        console.write(f"\n{_printable(card.rstrip())}" if card else "", end="\n" if card else "")
+
+
+def _write_overview(entry: Entry, is_default: bool) -> None:
+    """Write a model's overview as a title and a sheet."""
+    from ssdcli.registry.archive import REPORT
+    from ssdcli.reports.overview import overview
+
+    told = overview(entry, is_default=is_default)
+    width = max((len(who) for who, _ in told.figures), default=0)
+    figures = [f"  {who:{width}}  {value}" for who, value in told.figures]
+    report = [f"ssd models show {entry.name} --open for its report"] * (entry.folder / REPORT).is_file()
+    rows = {
+        "made from": [told.origin],
+        "how good": [told.measured, *figures, *[told.caveat] * bool(figures)],
+        "prompts": [told.prompts],
+        "privacy": _privacy(entry),
+        "type": told.commands,
+        "more": [*report, f"ssd models show {entry.name} --all for digests, constants and the card"],
+    }
+    console.write(_printable(told.title) + "\n")
+    console.write_sheet([(heading, [_printable(line) for line in lines]) for heading, lines in rows.items() if lines])
+
+
+def _privacy(entry: Entry) -> list[str]:
+    """What is known of how much a model gives away; nothing for one that was not made from somebody's own text."""
+    from ssdcli.evaluation.audit.verdict import judge
+
+    if entry.manifest.source is not None or entry.bundled:
+        return []
+    verdict = judge(entry.name, entry.manifest.metrics)
+    unknown = f"never audited, so treat its weights like the text itself; 'ssd audit {entry.name} TEXT' measures it"
+    return [unknown if verdict is None else f"{verdict.level} risk. {verdict.meaning}"]
+
+
+def _all_of(value: object) -> list[str]:
+    """A value of a manifest in lines: of a table one for each entry, a digest below its file's name."""
+    if isinstance(value, tuple):
+        return [", ".join(map(str, value)) or "-"]
+    if isinstance(value, dict):
+        lines = [line for key, one in value.items() for line in _entry_lines(key, _shown(one))]
+        return [_printable(line) for line in lines] or ["-"]
+    return [_printable(_shown(value))]
+
+
+def _entry_lines(key: str, value: str) -> list[str]:
+    return [key, f"  {value}"] if len(value) >= _DIGEST else [f"{key}: {value}"]
 
 
 @models.command()
@@ -276,7 +323,7 @@ def _open_report(entry: Entry) -> None:
     if not report.is_file():
         raise SsdError(
             f"{entry.name!r} has no report: only training writes one, and it stays on the machine where that ran.",
-            f"Read its card with 'ssd models show {entry.name}'.",
+            f"Read its card with 'ssd models show {entry.name} --all'.",
         )
     typer.echo(report, err=True)
     if not webbrowser.open(report.as_uri()):

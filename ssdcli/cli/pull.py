@@ -126,7 +126,7 @@ def _outlook(plan: PullPlan, twin: PreTrainedModel) -> str:
     from ssdcli.models.weights.pretrained import need_of
 
     stored = "float32" if (plan.bytes_to_write or plan.weight_bytes) > 3 * parameters(twin) else "bfloat16"
-    return summary(need_of(twin, stored, plan.spec.block_size), look())
+    return summary(need_of(twin, stored, plan.spec.block_size, plan.spec.cached_tokens), look())
 
 
 def _write_facts(facts: dict[str, Any], *, as_json: bool) -> None:

@@ -33,7 +33,8 @@ def need_of_entry(entry: Entry) -> Need:
     """What a registered core needs; SsdError if it cannot be read."""
     config, manifest = read_config(entry.folder), entry.manifest
     if KEY in config:
-        return need_of(blueprint(native_part(config)), stored_dtype(entry.folder), manifest.block_size)
+        cached = CoreSpec.of(manifest, config[KEY]).cached_tokens
+        return need_of(blueprint(native_part(config)), stored_dtype(entry.folder), manifest.block_size, cached)
     predictions = manifest.vocabulary * manifest.block_size
     return Need(manifest.parameters, 0, manifest.parameters, 0, "float32", predictions, divisible=False)
 

@@ -203,6 +203,15 @@ class Denoiser:
         """The cache with clean tokens (b, n) at their positions appended."""
         return self.backbone.extend(self.backbone.embed(tokens), positions, mask, cache)
 
+    def reach(self, prompt: Prompt) -> int:
+        """How many tokens after a prompt are written before the window slides: those of some whole blocks."""
+        size, columns = self.backbone.block_size, self._width(len(self._reading_order(prompt).tokens))
+        return ((self.room - columns) // size + 1) * size
+
+    def slid(self, prompt: Prompt, tokens: Sequence[int]) -> Prompt:
+        """What the window holds once it has slid after these tokens: the later half of the text."""
+        return Prompt([*prompt.before, *tokens][-self._half :])
+
     def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefixes: tuple[Prefix, ...]) -> Tensor:
         """Log p of the clean tokens: (B, L, V) float32.
 

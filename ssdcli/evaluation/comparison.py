@@ -17,8 +17,6 @@ from ssdcli.evaluation.estimates import chosen_elsewhere, ratio
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.evaluation.measurement import (
-    DENOISING_LOSS,
-    NELBO,
     Estimate,
     Figures,
     MemberResult,
@@ -26,6 +24,7 @@ from ssdcli.evaluation.measurement import (
     SweepResult,
 )
 from ssdcli.generation.selection import EnsembleSpec
+from ssdcli.registry.manifest import DENOISING_LOSS, NELBO
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,6 @@ from ssdcli.machine.placement import FREE, Placement
 from ssdcli.options.checks import above, at_least, each, one_of
 from ssdcli.options.declare import check_options, group, option
 
-NELBO = "NELBO"
-DENOISING_LOSS = "denoising loss"
-
 OnProgress = Callable[[str, float], None]  # called with what is being done, and the share of it that is done
 
 

@@ -120,7 +120,7 @@ def _first(*ids: int | None) -> int | None:
 
 def _no_tokenizer() -> SsdError:
     return SsdError(
-        f"the repository has no {TOKENIZER}, and its tokenizer cannot be turned into one without running its code or "
+        f"the repository has no {TOKENIZER}, nor files of which one could be made without running its code or "
         "installing more.",
         _REMEDY,
     )

@@ -37,6 +37,7 @@ class Need:
     stored: the dtype of its files.
     predictions: V times L, the log-probabilities of one canvas.
     divisible: whether several processes can hold a part of every matrix each.
+    cache: numbers in the keys and values of a text, as far as they have to fit beside the weights.
     """
 
     parameters: int
@@ -46,11 +47,12 @@ class Need:
     stored: str
     predictions: int
     divisible: bool = True
+    cache: int = 0
 
     @property
     def working(self) -> int:
         """Bytes beside the weights, for one text at a time."""
-        return _COPIES * 4 * self.predictions
+        return 4 * (_COPIES * self.predictions + self.cache)
 
     def weights(self, dtype: str) -> int:
         """Bytes of all weights when they are of a dtype."""

@@ -9,6 +9,7 @@ from typing import Any, Self
 from ssdcli.registry.manifest import Manifest, ModelSpec
 from ssdcli.registry.schema import REMOVED_CORE_FIELDS
 
+_CACHED = 4096  # tokens; longer texts take more memory than is counted on
 KEY = "ssd"  # the table's name in config.json
 
 
@@ -32,6 +33,11 @@ class CoreSpec(ModelSpec):
     def vocabulary(self, rows: int) -> int:
         """V for a table of so many embeddings: one more where the mask has a virtual id, without a row of its own."""
         return max(rows, int(self.constants.get("mask_id", 0)) + 1)
+
+    @property
+    def cached_tokens(self) -> int:
+        """The tokens whose keys and values must fit beside the weights of a causal core; none for others."""
+        return min(self.context, _CACHED) if self.attention == "autoregressive" else 0
 
     def table(self) -> dict[str, Any]:
         """The table in config.json where a manifest holds the rest."""

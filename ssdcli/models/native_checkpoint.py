@@ -55,7 +55,7 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Nat
     try:
         spec = CoreSpec.of(read_manifest(folder), config[KEY])
         twin, hardware = blueprint(own), look()
-        need = need_of(twin, stored_dtype(folder), block_size or spec.block_size)
+        need = need_of(twin, stored_dtype(folder), block_size or spec.block_size, spec.cached_tokens)
         allocation = placement.allocate(need, hardware)
         model = read_native(folder, native.model, own, arguments(allocation, need, twin, hardware))
     except PROBLEMS as error:

@@ -31,13 +31,17 @@ LATER = (
     "ends",
     "format",
     "gate",
+    "measure",
     "source",
+    "text",
 )  # fields that earlier versions did not write
 ADAPTER = "adapter"  # a LoRA of a registered model, which it needs
 KINDS = ("core", "small", ADAPTER)
 MEMBERS = ("small", ADAPTER)  # the kinds that join a core
 ATTENTIONS = ("autoregressive", "block-causal", "causal", "full")
 FORMATS = ("plain", "turns", "chat")
+NELBO = "NELBO"
+DENOISING_LOSS = "denoising loss"
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
 _GATE = tuple(member.name for member in fields(Gate))
@@ -168,7 +172,10 @@ class Manifest(ModelSpec):
     created: when, in ISO 8601, UTC.
     files: the sha256 of its files by relative path.
     versions: of the packages that it was made with.
-    metrics: what was measured of it.
+    metrics: what was measured of it. "core", "small" and "ensemble bits per byte" are losses on held-out text, each
+        beside its "margin", half the width of a 95% confidence interval; "held-out documents" counts that text.
+    measure: what those losses are, such as NELBO; before it was written, they were denoising losses.
+    text: the size of its training text: "documents", "conversations" among them, "tokens" and "bytes".
     """
 
     schema: int = _checked(Check(f"{SCHEMA}", lambda value: value == SCHEMA and _count(value)), SCHEMA)
@@ -191,6 +198,8 @@ class Manifest(ModelSpec):
     files: dict[str, str] = _checked(Check("a table of sha256 digests by relative path", _inside), make=dict)
     versions: dict[str, str] = _checked(Check("a table of texts", _texts), make=dict)
     metrics: dict[str, float] = _checked(_NUMBERS, make=dict)
+    measure: str = _checked(_TEXT, DENOISING_LOSS)
+    text: dict[str, float] = _checked(_NUMBERS, make=dict)
 
     @property
     def weights_digest(self) -> str:
@@ -198,11 +207,14 @@ class Manifest(ModelSpec):
         listed = sorted(f"{digest} {file}\n" for file, digest in self.files.items() if file.endswith(".safetensors"))
         return hashlib.sha256("".join(listed).encode()).hexdigest()
 
+    def facts(self) -> dict[str, Any]:
+        """Every field, those that identify the model first."""
+        values = asdict(self)
+        return {name: values[name] for name in ("schema", "name", "kind", "architecture")} | values
+
     def to_json(self) -> str:
         """The text of `ssd.json`."""
-        values = asdict(self)
-        ordered = {name: values[name] for name in ("schema", "name", "kind", "architecture")} | values
-        return json.dumps(ordered, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(self.facts(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str = FILE) -> Manifest:

@@ -19,6 +19,7 @@ class Quality:
 
     nats_per_token: the mean losses.
     bits_per_byte: the same in another unit.
+    margins: half the widths of their 95% confidence intervals; nan for fewer than two documents.
     by_level: nats per token in bands of noise levels of equal width from 0 to 1, nan where nothing was measured.
     weights: the small model's weights that were tried, none without a core.
     sweep: the ensemble's bits per byte at each of them.
@@ -28,6 +29,7 @@ class Quality:
 
     nats_per_token: Mapping[str, float]
     bits_per_byte: Mapping[str, float]
+    margins: Mapping[str, float]
     by_level: Mapping[str, Sequence[float]]
     weights: Sequence[float] = ()
     sweep: Sequence[float] = ()

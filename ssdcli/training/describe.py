@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
-from math import isfinite
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from ssdcli.engine.process import Process
+from ssdcli.evaluation.estimates import ratio
 from ssdcli.options.declare import flag_of
-from ssdcli.registry.manifest import Manifest, package_versions, tokenizer_fingerprint
+from ssdcli.registry.manifest import DENOISING_LOSS, NELBO, Manifest, package_versions, tokenizer_fingerprint
 from ssdcli.reports.description import Description, Quality, length_counts
 from ssdcli.training.assessment import Assessment
 from ssdcli.training.prepare import Prepared
@@ -27,14 +29,14 @@ def describe(prepared: Prepared, trainer: SmallTrainer, found: Assessment, secon
     """Describe a trained model and its training, which took so many seconds."""
     info, steps = prepared.store.info, trainer.state.global_step
     quality = _quality(found, has_core=prepared.parent is not None)
-    documents = [*prepared.store.train_documents, *prepared.store.heldout_documents]
+    lengths = [*prepared.store.train_documents, *prepared.store.heldout_documents]
     return Description(
         manifest=_manifest(prepared, found, quality),
         size=prepared.size,
         body_parameters=sum(p.numel() for p in prepared.model.body.parameters()),
         train=info.train,
         heldout=info.heldout,
-        lengths=length_counts(stop - start for start, stop, _ in documents),
+        lengths=length_counts(stop - start for start, stop, _ in lengths),
         data_lines=info.report,
         trained_tokens=steps * trainer.tokens_per_step,
         steps=steps,
@@ -52,7 +54,9 @@ def describe(prepared: Prepared, trainer: SmallTrainer, found: Assessment, secon
 def _manifest(prepared: Prepared, found: Assessment, quality: Quality) -> Manifest:
     """What the registry keeps of the model; the digests of its files are added when it is registered."""
     config, core = prepared.model.config, prepared.core
-    bits = {f"{who} bits per byte": value for who, value in quality.bits_per_byte.items() if isfinite(value)}
+    bits = {f"{who} bits per byte": value for who, value in quality.bits_per_byte.items()}
+    bits |= {f"{who} bits per byte margin": value for who, value in quality.margins.items()}
+    train = prepared.store.info.train
     return Manifest(
         name=prepared.settings.name,
         kind=prepared.kind,
@@ -75,7 +79,10 @@ def _manifest(prepared: Prepared, found: Assessment, quality: Quality) -> Manife
         data=prepared.store.info.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
-        metrics=bits,
+        metrics={name: value for name, value in bits.items() if math.isfinite(value)}
+        | {"held-out documents": quality.documents},
+        measure=_measure(prepared.process),
+        text={name: getattr(train, name) for name in ("documents", "conversations", "tokens", "bytes")},
     )
 
 
@@ -92,12 +99,18 @@ def _quality(found: Assessment, *, has_core: bool) -> Quality:
     return Quality(
         nats_per_token=by_member(losses.nats_per_token().tolist()),
         bits_per_byte=by_member(losses.bits_per_byte().tolist()),
+        margins=by_member([ratio(sums / math.log(2), losses.bytes).margin for sums in losses.sums.T]),
         by_level=by_member(losses.nats_by_level().T.tolist()),
         weights=losses.weights.tolist() if swept else [],
         sweep=losses.bits_per_byte().tolist() if swept else [],
         documents=len(losses.tokens),
         tokens=int(losses.tokens.sum()),
     )
+
+
+def _measure(process: Process) -> str:
+    """What a training's losses are: where a process has another NELBO than the denoising loss, that is not taken."""
+    return NELBO if process.bounded and process.nelbo is None else DENOISING_LOSS
 
 
 def _device() -> str:

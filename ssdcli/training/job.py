@@ -104,6 +104,7 @@ def train_small(
     began = clock()
     watcher = watcher or Watcher()
     registry = registry or Registry()
+    settings = replace(settings, core=settings.core or registry.default())
     settings.check_complete()
     with ExitStack() as stack, disk_errors(registry.home), same_threads():
         with rank_zero_first():

@@ -32,16 +32,20 @@ def _is_part(value: float) -> bool:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of `ssd train-small`; None means that the data, the core or the size decides."""
+    """Settings of `ssd train-small`; None means that the data, the core or the size decides.
+
+    core: empty for the registry's default core.
+    """
 
     data: tuple[str, ...] = option(
         (), "Files and folders of text; - is standard input.", metavar="PATH...", positional=True
     )
     core: str = option(
-        "starter",
+        "",
         "The core that the model will write with; none makes a core.",
         flag="for",
         metavar="NAME",
+        default="that of 'ssd models default'",
         common=True,
         completes="core",
     )
@@ -185,5 +189,6 @@ class TrainSettings:
         for member in fields(self):
             if member.name in FROM_SCRATCH and getattr(self, member.name) != member.default:
                 flag = flag_of(member)
-                problem = f"--{flag} was given, but the core '{self.core}' decides that."
+                decides = f"the core '{self.core}'" if self.core else "the core"
+                problem = f"--{flag} was given, but {decides} decides that."
                 raise UsageError(problem, f"Omit --{flag}, or make a core with --for {NO_CORE}.")

@@ -81,7 +81,7 @@ def begin(registry: Registry, settings: TrainSettings, *, overwrite: bool) -> No
             )
         check_free(registry, settings.name, overwrite=overwrite)
         if settings.core != NO_CORE:
-            registry.find(settings.core)
+            registry.find(settings.core or registry.default())
         read_documents(settings.data, ReadReport())  # refuses what does not exist; nothing is read yet
         if workspace.exists():
             shutil.rmtree(workspace)

@@ -88,11 +88,35 @@ def test_a_broken_model_is_warned_of_and_the_others_are_listed(models, run_ssd):
     assert done.returncode == 0
 
 
-def test_show_tells_all_of_the_manifest_and_the_card(models, run_ssd):
-    told = run_ssd("models", "show", "notes").stdout
-    assert str(Registry().models / "notes") in told
-    assert "bits_per_byte 1.9" in told
-    assert told.endswith("Made of letters.\n")
+def test_show_begins_with_what_a_person_wants_to_know_and_all_tells_the_rest(models, run_ssd):
+    told, everything = (run_ssd("models", "show", "notes", *more).stdout for more in ((), ("--all",)))
+    assert everything.startswith(told)
+    assert told.startswith("notes: a small model for big, 5.25M parameters\n")
+    assert 'ssd generate "Dear reader," --with notes' in told
+    digest = "ab" * 32
+    for fact in (digest, str(Registry().models / "notes"), "bits_per_byte: 1.9", "Made of letters."):
+        assert fact not in told
+        assert fact in everything
+    assert max(map(len, everything.splitlines())) <= 80 or len(str(Registry().models)) > 60
+
+
+def test_show_has_room_for_what_is_long(run_ssd):
+    """In 80 columns no digest is broken, and no sentence runs over."""
+    where = f"somebody/a-repository-of-a-long-name-{'x' * 30}@{'0123456789' * 4}"
+    add("notes", kind="core", core=None, source=where, metrics={f"measure {n} of a long name": n / 7 for n in range(9)})
+    lines = run_ssd("models", "show", "notes", "--all").stdout.splitlines()
+    manifest = Registry().find("notes").manifest
+    for digest in (manifest.tokenizer, *manifest.files.values()):
+        assert [line for line in lines if line.endswith(digest) and len(line) <= 80]
+    home = str(Registry().models)
+    assert all(len(line) <= 80 or where[:60] in line or home in line for line in lines)
+
+
+def test_show_tells_what_an_audit_found(models, run_ssd):
+    assert "never audited" in " ".join(run_ssd("models", "show", "notes").stdout.split())
+    Registry().set_metrics("notes", {"audit exposure": 9.0})
+    assert "high risk. Whoever has the weights of 'notes' can" in run_ssd("models", "show", "notes").stdout
+    assert "privacy" not in run_ssd("models", "show", "starter").stdout
 
 
 def test_the_shape_of_show_as_json(models, run_ssd):
@@ -103,6 +127,7 @@ def test_the_shape_of_show_as_json(models, run_ssd):
         "path": str(Registry().models / "notes"),
         "bundled": False,
         "default": False,
+        "plain": True,
         "card": "# notes\n\nMade of letters.\n",
     }
 
@@ -199,7 +224,7 @@ def test_verify_ends_with_code_1_when_a_file_came_in(models, run_ssd):
 def test_show_does_not_let_a_model_steer_the_terminal(models, run_ssd):
     add("odd", architecture="\x1b[31mred")
     (Registry().models / "odd" / "README.md").write_text("# odd\n\n\x1b[2J\x9b1mgone\tand back\n")
-    told = run_ssd("models", "show", "odd").stdout
+    told = run_ssd("models", "show", "odd", "--all").stdout
     assert told.replace("\n", "").replace("\t", "").isprintable()
     assert told.endswith("# odd\n\n\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}1mgone\tand back\n")
 
@@ -238,5 +263,5 @@ def test_a_model_without_a_report_is_told_so(models, run_ssd):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "ssd: 'notes' has no report: only training writes one, and it stays on the machine where that ran. "
-        "Read its card with 'ssd models show notes'.\n"
+        "Read its card with 'ssd models show notes --all'.\n"
     )

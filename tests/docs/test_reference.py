@@ -55,7 +55,7 @@ def test_the_reference_knows_the_variables():
     assert variable_of(generate["members"]) == "SSD_WITH"
     assert (variable_of(generate["top_p"]), generate["top_p"].default) == ("SSD_TOP_P", 0.95)
     core = settings_of(get_command(app).commands["train-small"])["core"]
-    assert (variable_of(core), core.default) == ("SSD_FOR", "starter")
+    assert (variable_of(core), core.default) == ("SSD_FOR", "")
     assert variable_of(settings_of(get_command(app).commands["eval"])["rules"]) == "SSD_RULE"
     assert settings_of(get_command(app).commands["pull"]) == {}
 

@@ -58,6 +58,7 @@ DESCRIPTION = Description(
     quality=Quality(
         nats_per_token={"core": 4.6, "small": 4.1512, "ensemble": 3.8},
         bits_per_byte={"core": BITS[0], "small": BITS[-1], "ensemble": BITS[3]},
+        margins={"core": 0.11, "small": 0.12, "ensemble": 0.09},
         by_level={
             who: [low + 0.3 * i for i in range(10)] for who, low in (("core", 3.2), ("small", 2.8), ("ensemble", 2.4))
         },
@@ -76,10 +77,11 @@ DESCRIPTION = Description(
     settings={"data": "notes/", "for": "starter", "name": "notes", "minutes": "10"},
 )
 
-UNMEASURED = Quality(nats_per_token={}, bits_per_byte={}, by_level={}, documents=0, tokens=0)
+UNMEASURED = Quality(nats_per_token={}, bits_per_byte={}, margins={}, by_level={}, documents=0, tokens=0)
 ALONE = Quality(
     nats_per_token={"small": 4.1512},
     bits_per_byte={"small": 1.99},
+    margins={"small": 0.12},
     by_level={"small": [3.0] * 10},
     documents=30,
     tokens=16_000,
@@ -89,7 +91,13 @@ CORE = replace(
     DESCRIPTION,
     manifest=replace(MANIFEST, name="tiny", kind="core", core=None, weight=None),
     size=None,
-    quality=replace(ALONE, nats_per_token={"core": 4.1}, bits_per_byte={"core": 1.9}, by_level={"core": [3.0] * 10}),
+    quality=replace(
+        ALONE,
+        nats_per_token={"core": 4.1},
+        bits_per_byte={"core": 1.9},
+        margins={"core": 0.1},
+        by_level={"core": [3.0] * 10},
+    ),
     samples=[Sample("Once", " upon a time.", {"core": " there was."})],
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -17,10 +18,11 @@ from safetensors.torch import load_file
 
 from ssdcli.cli.flags import resolve
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
+from ssdcli.evaluation.estimates import ratio
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry import staging
 from ssdcli.registry.archive import OWN
-from ssdcli.registry.manifest import read_manifest, tokenizer_fingerprint
+from ssdcli.registry.manifest import DENOISING_LOSS, NELBO, read_manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Registry
 from ssdcli.training import assessment, beginnings, job, samples
 from ssdcli.training.job import Watcher, train_small
@@ -85,15 +87,28 @@ def test_a_small_model_fits_its_core(process, text, registry):
     assert small.weight == trained.description.manifest.weight
     assert 0 < small.weight <= 1
     assert small.gate == trained.description.manifest.gate
-    assert small.metrics == {
-        f"{who} bits per byte": bits for who, bits in trained.description.quality.bits_per_byte.items()
-    }
+    assert small.measure == (NELBO if process == "masked" else DENOISING_LOSS)
     assert set(trained.description.quality.bits_per_byte) == {"core", "small", "ensemble"}
     best = min(trained.losses.bits_per_byte()[1:])
     assert trained.description.quality.bits_per_byte["ensemble"] == pytest.approx(float(best))
     model, host = load_backbone(trained.folder), load_backbone(registry.find("big").folder)
     assert model.config.suppressed == host.config.suppressed
     assert model.config.vocabulary == VOCABULARY
+
+
+def test_a_manifest_tells_how_good_a_model_is_and_of_how_much_text_it_was_made(tmp_path, registry):
+    add_tiny("big")
+    for number in range(24):
+        (tmp_path / f"{number}.txt").write_text(f"note {number}\n" + "the boiler is cold and the stairs are dark " * 4)
+    trained = train_small(small_settings(str(tmp_path), heldout=0.3))
+    model, losses, train = registry.find("notes").manifest, trained.losses, trained.description.train
+    assert len(losses.tokens) == model.metrics["held-out documents"] > 1
+    for who, weight in (("core", 0.0), ("small", 1.0), ("ensemble", model.weight)):
+        found = ratio(losses.sums[:, losses.place(weight)] / math.log(2), losses.bytes)
+        told = [model.metrics[f"{who} bits per byte{end}"] for end in ("", " margin")]
+        assert told == pytest.approx([found.value, found.margin])
+    sizes = {"documents": train.documents, "conversations": 0, "tokens": train.tokens, "bytes": train.bytes}
+    assert model.text == sizes
 
 
 @pytest.mark.parametrize(
@@ -344,6 +359,13 @@ def test_a_core_that_is_none_is_refused(text, registry):
     with pytest.raises(NoSuchModel):
         train_small(small_settings(text, core="nobody"))
     assert_no_workspace(registry)
+
+
+def test_without_a_core_a_small_model_is_made_for_the_default_one(text, registry):
+    add_tiny("big")
+    registry.set_default("big")
+    assert train_small(small_settings(text, core="")).description.manifest.core == "big"
+    assert 'for = "big"' in (registry.models / "notes" / "recipe.toml").read_text()
 
 
 def test_two_trainings_of_one_name_cannot_run_at_once(text, registry):

@@ -15,12 +15,12 @@ from ssdcli.models.core_spec import CoreSpec
 _FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' names for kinds of layers
 
 
-class CausalBackbone(NativeBackbone):
+class NativeCausalBackbone(NativeBackbone):
     """log p of the next token, by a causal class: the prediction of a position is read one before it.
 
-    Columns are in the order of the text, without gaps but for padding on the left, so that the distance of two columns
-    is that of their tokens. The mask's id may be the virtual id V - 1, which has no row of its own: `embed` must not
-    see it.
+    Columns are in the order of the text, with padding on the left alone, so that the distance of two columns is that
+    of their tokens; the last column that a query sees is its own. The mask's id may be the virtual id V - 1, which has
+    no row of its own: `embed` must not see it.
     """
 
     def __init__(self, model: Any, spec: CoreSpec, block_size: int | None = None) -> None:
@@ -48,9 +48,8 @@ class CausalBackbone(NativeBackbone):
         """The mask without the columns that lie before the sliding window, if there is one."""
         if self._window is None or mask.shape[3] <= self._window:
             return mask
-        rows, columns = mask.shape[2:]
-        query = torch.arange(columns - rows, columns, device=mask.device)
-        return mask & (query[:, None] - torch.arange(columns, device=mask.device) < self._window)
+        last = mask.shape[3] - 1 - mask.flip(-1).to(torch.uint8).argmax(-1, keepdim=True)
+        return mask & (last - torch.arange(mask.shape[3], device=mask.device) < self._window)
 
     def _as_read(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
         """The mask as the class's attention reads it: booleans, or numbers that are added to the scores."""

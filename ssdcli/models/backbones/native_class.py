@@ -10,7 +10,7 @@ import transformers
 from transformers import DiffusionGemmaForBlockDiffusion, PreTrainedModel, RobertaForMaskedLM
 
 from ssdcli.errors import SsdError
-from ssdcli.models.backbones.causal import CausalBackbone
+from ssdcli.models.backbones.causal import NativeCausalBackbone
 from ssdcli.models.backbones.diffusion_gemma import DiffusionGemmaBackbone
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.backbones.ssdlm import RobertaBackbone, SsdLmBackbone, SsdLmForDiffusion
@@ -27,7 +27,7 @@ class NativeClass:
 
     def backbone_for(self, spec: CoreSpec) -> type[NativeBackbone]:
         """The backbone for a core of this class: a class may be run as the causal model that it is, or denoise."""
-        return CausalBackbone if spec.attention == "autoregressive" else self.backbone
+        return NativeCausalBackbone if spec.attention == "autoregressive" else self.backbone
 
 
 _OWN = {

@@ -127,10 +127,11 @@ def _check_causality(config: Config) -> None:
 
 
 def _ends(config: Config, vocabulary: Vocabulary) -> tuple[int, ...]:
-    """The ids that end a text, and, where there is a chat template, those that end a turn."""
+    """The ids that end a text or a document, and, where there is a chat template, those that end a turn."""
     generation = config.get(GENERATION, {})
     named = [id for table in (config, generation) for id in _ids(table.get("eos_token_id"))]
-    return ends({**config, "eos_token_id": named}, vocabulary, *(_TURN_ENDS if vocabulary.chat else ()))
+    texts = (*(_TURN_ENDS if vocabulary.chat else ()), _DOCUMENT_END)
+    return ends({**config, "eos_token_id": named}, vocabulary, *texts)
 
 
 def _ids(named: object) -> Iterator[int]:

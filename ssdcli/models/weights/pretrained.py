@@ -51,8 +51,11 @@ class Part:
         return self.linear + self.other
 
 
-def need_of(twin: PreTrainedModel, stored: str, block_size: int) -> Need:
-    """What a model needs, read off its twin on the meta device; stored: the dtype of its files."""
+def need_of(twin: PreTrainedModel, stored: str, block_size: int, cached: int = 0) -> Need:
+    """What a model needs, read off its twin on the meta device.
+
+    stored: the dtype of its files. cached: the tokens whose keys and values must fit beside the weights.
+    """
     found = parts(twin)
     config: Any = twin.config.get_text_config()
     return Need(
@@ -63,7 +66,15 @@ def need_of(twin: PreTrainedModel, stored: str, block_size: int) -> Need:
         stored=stored,
         predictions=config.vocab_size * block_size,
         divisible=twin.supports_tp_plan,
+        cache=cached * _cached_numbers(config) if cached else 0,
     )
+
+
+def _cached_numbers(config: Any) -> int:
+    """How many numbers the keys and values of one token are."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width)
 
 
 def stored_dtype(folder: Path) -> str:

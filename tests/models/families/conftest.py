@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -13,6 +11,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from ssdcli.hub.download import RepoId
+from ssdcli.hub.pull import Watch, plan, pull
 from ssdcli.registry.store import Registry
 from tests.hub_server import HubServer
 
@@ -21,14 +21,18 @@ Folders = Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """The folder with the checkpoint of a family, by the name of the module that writes it, written once."""
+    """The folder with the checkpoint of a family, by the name of the module that writes it, written once.
+
+    A module that writes several kinds gets the part of the name after its own and a dash.
+    """
 
     @cache
     def write(name: str) -> Path:
         folder = tmp_path_factory.mktemp("published") / name
         folder.mkdir()
-        module = import_module(f"tests.models.families.{name}")
-        getattr(module, f"write_{name}")(folder)
+        family, *kind = name.split("-")
+        module = import_module(f"tests.models.families.{family}")
+        getattr(module, f"write_{family}")(folder, *kind)
         return folder
 
     return write
@@ -36,7 +40,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 @pytest.fixture(scope="session")
 def pulled(tmp_path_factory: pytest.TempPathFactory, written: Folders) -> Folders:
-    """The registry's folder with the same checkpoint, pulled once, by the command, from a hub of our own."""
+    """The registry's folder with the same checkpoint, pulled once from a hub of our own."""
     # With several workers, the parent is what they share.
     shared = tmp_path_factory.getbasetemp()
     root = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
@@ -53,14 +57,7 @@ def pulled(tmp_path_factory: pytest.TempPathFactory, written: Folders) -> Folder
 
 
 def _pull(name: str, checkpoint: Path, home: Path, cache: Path) -> None:
-    with HubServer() as hub:
+    with HubServer() as hub, pytest.MonkeyPatch.context() as patch:
         hub.add(f"them/{name}", checkpoint)
-        done = subprocess.run(
-            [sys.executable, "-m", "ssdcli", "pull", f"them/{name}", "--as", name],
-            env={**os.environ, **hub.env(cache), "SSD_HOME": str(home)},
-            capture_output=True,
-            encoding="utf-8",
-            timeout=120,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
+        hub.serve_here(patch, cache)
+        pull(plan(RepoId.parse(f"them/{name}")), name, Registry(home), Watch(lambda _: None, lambda: None))

@@ -1,0 +1,145 @@
+"""What a person wants to know first of a registered model, from its manifest alone: needs neither torch nor numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from ssdcli.machine.units import counted, in_parameters, large
+from ssdcli.registry.manifest import ADAPTER, DENOISING_LOSS, NELBO, Manifest
+from ssdcli.registry.store import Entry
+
+_COMMIT = 12  # digits of a commit that tell it from all others
+
+_MEASURES = {
+    NELBO: "NELBO, an upper bound on the text's code length",
+    DENOISING_LOSS: "mean denoising loss, which does not bound a code length",
+}
+
+
+def explained(measure: str) -> str:
+    """The name of a measure, and what it is: `NELBO, an upper bound on the text's code length`."""
+    return _MEASURES.get(measure, measure)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A registered model in a few lines.
+
+    title: what it is.
+    origin: what it was made from.
+    measured: of what its figures are, or how to get some.
+    figures: who predicts, and its bits per byte; none where nothing was measured.
+    caveat: what the figures mean.
+    prompts: what it does with a prompt.
+    commands: what to type next.
+    """
+
+    title: str
+    origin: str
+    measured: str
+    figures: list[tuple[str, str]]
+    caveat: str
+    prompts: str
+    commands: list[str]
+
+
+def overview(entry: Entry, *, is_default: bool) -> Overview:
+    """Describe a registered model; `is_default`: whether it is the core that is used when none is named."""
+    model = entry.manifest
+    figures = list(_figures(model))
+    size = f"{in_parameters(model.parameters)} parameters"
+    return Overview(
+        title=", ".join([_identity(model), size, *["the default core"] * is_default]),
+        origin=_origin(entry),
+        measured=_measured(model) if figures else f"not measured yet; '{_evaluation(model)}' does",
+        figures=figures,
+        caveat=_caveat(model) if figures else "",
+        prompts=_prompts(model),
+        commands=_commands(model, is_default),
+    )
+
+
+def _identity(model: Manifest) -> str:
+    if model.kind == "core":
+        return f"{model.name}: a core"
+    if model.kind == ADAPTER:
+        return f"{model.name}: an adapter to {model.base}"
+    return f"{model.name}: a small model for {model.core}" if model.core else f"{model.name}: a small model"
+
+
+def _origin(entry: Entry) -> str:
+    """Where a model comes from, with the day on which it was made here."""
+    model = entry.manifest
+    if model.source is not None:
+        where, at, commit = model.source.partition("@")
+        return f"pulled from {where}{at}{commit[:_COMMIT]} on {_day(model)}"
+    begun = [f"begun from {model.base}"] if model.base is not None else []
+    comes = ["it comes with ssd"] if entry.bundled else []
+    return "; ".join([_amount(model.text), *begun, f"finished on {_day(model)}", *comes])
+
+
+def _amount(text: Mapping[str, float]) -> str:
+    """The size of a training text: `99 documents, 12 of them conversations, with 41,208 tokens`."""
+    sizes = {name: int(text[name]) for name in ("documents", "conversations", "tokens") if text.get(name)}
+    if not sizes:
+        return "text of unknown size"
+    tokens = f"{large(sizes.get('tokens', 0))} tokens"
+    if "documents" not in sizes:
+        return f"{tokens} of text"
+    talks = f", {sizes['conversations']:,} of them conversations," if "conversations" in sizes else ""
+    return f"{counted(sizes['documents'], 'document')}{talks} with {tokens}"
+
+
+def _day(model: Manifest) -> str:
+    """The day of a manifest, as `2 January 2026`."""
+    try:
+        made = datetime.fromisoformat(model.created)
+    except ValueError:
+        return model.created
+    return f"{made.day} {made:%B %Y}"
+
+
+def _figures(model: Manifest) -> Iterator[tuple[str, str]]:
+    """Who predicts, and its bits per byte with their interval."""
+    alone = model.name if model.kind == "core" else f"{model.core} alone"
+    weight = "" if model.weight is None else f", at a weight of {model.weight:g}"
+    names = {"core": alone, "small": f"{model.name} alone", "ensemble": f"both together{weight}"}
+    for who, name in names.items():
+        value, margin = (model.metrics.get(f"{who} bits per byte{end}") for end in ("", " margin"))
+        if value is not None:
+            yield name, f"{value:.3f}" + ("" if margin is None else f" ± {margin:.3f}")
+
+
+def _measured(model: Manifest) -> str:
+    documents = int(model.metrics.get("held-out documents", 0))
+    where = counted(documents, "held-out document") if documents else "held-out text"
+    return f"bits per byte on {where}; lower is better"
+
+
+def _caveat(model: Manifest) -> str:
+    has_margins = any(name.endswith(" margin") for name in model.metrics)
+    intervals = "with 95% confidence intervals" if has_margins else "without a confidence interval"
+    chosen = "; the same text chose the weight" if model.weight is not None else ""
+    return f"{explained(model.measure)}; {intervals}{chosen}"
+
+
+def _prompts(model: Manifest) -> str:
+    if model.kind == "core":
+        chats = "answered through its chat template; --plain continues them as text"
+        return chats if model.format == "chat" else "continued as text"
+    if model.format == "plain":
+        return "continued as text, like the documents it was trained on"
+    return "answered, like the conversations it was trained on; --plain continues them as text"
+
+
+def _evaluation(model: Manifest) -> str:
+    return f"ssd eval TEXT {'--core' if model.kind == 'core' else '--with'} {model.name}"
+
+
+def _commands(model: Manifest, is_default: bool) -> list[str]:
+    if model.kind != "core":
+        return [f'ssd generate "Dear reader," --with {model.name}', _evaluation(model)]
+    core = "" if is_default else f" --core {model.name}"
+    return [f'ssd generate "Dear reader,"{core}', f"ssd train-small FOLDER --for {model.name} --name NAME"]
