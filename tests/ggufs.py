@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -170,10 +171,11 @@ def _add_rotation(writer: GGUFWriter, config: Any) -> None:
         writer.add_rope_scaling_attn_factors(rope["attention_factor"])
 
 
-def add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer) -> None:
-    """Add a byte-level BPE with a chat template."""
-    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+def add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer, names: Mapping[str, str] | None = None) -> None:
+    """Add a byte-level BPE with a chat template; names: other ones for its special tokens."""
+    vocabulary = {(names or {}).get(text, text): id for text, id in tokenizer.get_vocab().items()}
+    tokens = sorted(vocabulary.items(), key=lambda item: item[1])
+    special = {text for text, id in tokens if id in tokenizer.get_added_tokens_decoder()}
     merges = [" ".join(pair) for pair in _merges(tokenizer)]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -188,8 +190,6 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer) -> None:
 
 
 def _merges(tokenizer: Tokenizer) -> list[list[str]]:
-    import json
-
     return json.loads(tokenizer.to_str())["model"]["merges"]
 
 

@@ -12,15 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.hub.gguf_config import ReadTensor, completed
 from ssdcli.models.weights.gguf_header import GgufHeader, excerpt
 from ssdcli.registry.manifest import CONFIG, TOKENIZER, TOKENIZER_SETTINGS
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 _T = TypeVar("_T")
 
@@ -48,7 +45,7 @@ def small_files(header: GgufHeader, read: ReadTensor) -> dict[str, bytes]:
     with _understood(header):
         return {
             CONFIG: json.dumps(completed(_config(header), header, read)).encode(),
-            TOKENIZER: _tokenizer(header).backend_tokenizer.to_str().encode(),
+            TOKENIZER: _tokenizer(header),
             TOKENIZER_SETTINGS: json.dumps(_settings(header)).encode(),
         }
 
@@ -114,12 +111,15 @@ def _config(header: GgufHeader) -> dict[str, Any]:
     return config | {"architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]]}
 
 
-def _tokenizer(header: GgufHeader) -> PreTrainedTokenizerFast:
+def _tokenizer(header: GgufHeader) -> bytes:
+    """The content of tokenizer.json, without the tokens that transformers adds because its own class has them."""
     from transformers import PreTrainedTokenizerFast
 
     keys = [key for key in header.fields if key == _ARCHITECTURE or key.startswith("tokenizer.")]
     read: PreTrainedTokenizerFast = _read(header, keys, PreTrainedTokenizerFast.from_pretrained)
-    return read
+    made, known = json.loads(read.backend_tokenizer.to_str()), len(header.array(_TOKENS))
+    made["added_tokens"] = [token for token in made["added_tokens"] if token["id"] < known]
+    return json.dumps(made, ensure_ascii=False).encode()
 
 
 def _settings(header: GgufHeader) -> dict[str, Any]:

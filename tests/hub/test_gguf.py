@@ -140,6 +140,20 @@ def test_the_tokenizer_is_the_one_that_transformers_makes_and_that_was_written(f
         assert ours.encode(text).ids == tiny_tokenizer().encode(text).ids
 
 
+def test_no_token_is_added_to_those_of_the_file(file, registry):
+    """transformers builds every byte-level vocabulary as GPT-2's, and so adds <|endoftext|> where there is none."""
+
+    def tokenizer(writer: GGUFWriter) -> None:
+        add_tokenizer(writer, tiny_tokenizer(), {"<|endoftext|>": "<|end_of_text|>"})
+
+    write_with(file, tokenizer=tokenizer)
+    entry = pulled(file, registry)
+    ours = Tokenizer.from_file(str(entry.folder / "tokenizer.json"))
+    assert ours.get_vocab_size() == tiny_tokenizer().get_vocab_size()
+    assert ours.encode("<|end_of_text|>").ids == [END]
+    assert entry.manifest.ends == (END, TURN_END)
+
+
 def sentencepiece(writer: GGUFWriter) -> None:
     """A vocabulary of pieces, with the special tokens that Llama 2 has, and those of Gemma."""
     special = ["<unk>", "<s>", "</s>", "<pad>", "<bos>", "<eos>", "<mask>"]
