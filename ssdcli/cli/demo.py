@@ -6,19 +6,21 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssdcli.cli import console
+from ssdcli.cli.flags import resolve, with_flags
 from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.demo import story
 from ssdcli.demo.story import AUTHORS, CORE, ENSEMBLE, SMALL
-from ssdcli.errors import require
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.units import in_parameters
+from ssdcli.options.checks import above
+from ssdcli.options.declare import option
 
 if TYPE_CHECKING:
     from ssdcli.training.job import Trained
@@ -28,17 +30,27 @@ _SHOWN = 3  # facts that are shown
 _WIDE = 96  # columns of a terminal, at least, for three texts side by side
 
 
+@dataclass(frozen=True)
+class DemoSettings:
+    """The settings of `ssd demo`.
+
+    minutes: for the training.
+    """
+
+    minutes: float = option(story.MINUTES, "Time for the training.", above(0), metavar="M", common=True)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(demo)
+    app.command()(with_flags(DemoSettings, demo))
 
 
 def demo(
-    minutes: Annotated[float, typer.Option("--minutes", metavar="M", help="Time for the training.")] = story.MINUTES,
+    flags: Mapping[str, object],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
     """Train on a bundled notebook, then compare the core, the small model and both together."""
-    require(minutes > 0, f"--minutes {minutes:g} must be above 0.", f"Write --minutes {story.MINUTES:g}, for example.")
+    minutes = resolve(DemoSettings, flags, None).minutes
     notebook = story.read_notebook()
     settings = story.settings_for(notebook, minutes)
     prepare_machine()

@@ -151,13 +151,16 @@ def _parameter(name: str, member: Field[Any], kind: Any) -> inspect.Parameter:
 
 
 def _given_kind(kind: Any) -> Any:
-    """The type that the command line converts to: the first of a union, and for a tuple a list."""
+    """The type that Typer gives a value: the first of a union, for a tuple a list, and text for a number.
+
+    Typer would refuse what is no number with a sentence of its own; `convert` quotes it as from any other source.
+    """
     origin = get_origin(kind)
     if origin in (Union, UnionType):
         return _given_kind(next(one for one in get_args(kind) if one is not NoneType))
-    if origin is Literal:
-        return str
-    return list[get_args(kind)[0]] if origin is tuple else kind  # type: ignore[misc]
+    if origin is tuple:
+        return list[_given_kind(get_args(kind)[0])]  # type: ignore[misc]
+    return str if origin is Literal or kind in (int, float) else kind
 
 
 def _default_in_help(default: object) -> str:

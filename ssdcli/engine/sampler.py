@@ -13,9 +13,10 @@ from torch import Tensor
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.guidance import Guide, guided
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process import Canvas
+from ssdcli.engine.process import Canvas, Process
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.repetition import ALLOWED, Repetition, SharedText
 from ssdcli.engine.sampling.reverse import ReverseProcess
 from ssdcli.engine.sampling.stopping import Quorum, Settling
 
@@ -32,6 +33,8 @@ class SamplerConfig:
     picker: temperature and nucleus.
     device: of the canvases.
     guides: what steers the predictions.
+    repetition: how the repetition of known text is held down.
+    shared: each row's prompt as all members may see it, which counts as known text; none for no text.
     """
 
     block_size: int
@@ -40,6 +43,8 @@ class SamplerConfig:
     picker: Picker
     device: str = "cpu"
     guides: tuple[Guide, ...] = ()
+    repetition: Repetition = ALLOWED
+    shared: tuple[Prompt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class Step:
     t: the noise level at which it begins.
     weights: each member's weight at t; zero if it was not run.
     by_member: what each predicted at t, (B, L, V) or None.
-    log_p: what they predicted together, (B, L, V): known tokens certain, guides included, at the temperature of the
-        reverse process. The next step is self-conditioned on it.
+    log_p: what they predicted together, (B, L, V): known tokens certain, guides included, repetition held down, at the
+        temperature of the reverse process. The next step is self-conditioned on it.
     canvas: what became of it.
     decided: the positions whose token this step chose: (B, L) bool.
     active: the rows that were not done before it: (B,) bool.
@@ -96,14 +101,15 @@ def sample(
     """
     if config.max_tokens < 1:
         return
-    prefixes = ensemble.start(prompts, time_grid(reverse.steps)[:-1])
+    prefixes = ensemble.start(prompts, time_grid(reverse.steps_of(config.block_size))[:-1])
     noise = CounterNoise(seeds, config.device)
     written = torch.empty((len(seeds), 0), dtype=torch.int64, device=config.device)
     ended = torch.zeros(len(seeds), dtype=torch.bool, device=config.device)
     ends = torch.tensor(config.ends, dtype=torch.int64, device=config.device)
+    shared = SharedText.of(config.shared or [Prompt(())] * len(seeds), config.device)
     blocks = -(-config.max_tokens // config.block_size)
     for number in range(blocks):
-        block = _Block(number, prefixes, written, ended)
+        block = _Block(number, prefixes, shared, written, ended)
         canvas = yield from _denoise(ensemble, reverse, block, noise.derive(number), config)
         tokens = torch.where(ended[:, None], config.ends[0], reverse.process.tokens(canvas))
         ended = torch.isin(tokens, ends).any(-1)
@@ -119,12 +125,14 @@ class _Block:
 
     number: its place in the text.
     prefixes: one a member.
+    shared: the prompts as all members may see them.
     written: the tokens before it, (B, n).
     ended: the rows whose text is over, (B,) bool.
     """
 
     number: int
     prefixes: tuple[Any, ...]
+    shared: SharedText
     written: Tensor
     ended: Tensor
 
@@ -139,10 +147,10 @@ def _denoise(
     process, sampler = reverse.process, reverse.sampler
     canvas = process.prior(config.block_size, noise.derive(_PRIOR))
     done, previous, settling, quorum = block.ended, None, None, Quorum()
-    for index, (t, s) in enumerate(pairwise(time_grid(reverse.steps))):
+    for index, (t, s) in enumerate(pairwise(time_grid(reverse.steps_of(config.block_size)))):
         prediction = ensemble.denoise(canvas, t, previous, block.prefixes)
         log_p = guided(process.carry_over(canvas, prediction.log_p), config.guides, block.written)
-        log_p = reverse.tempered(log_p, t)
+        log_p = reverse.tempered(_fresh(log_p, canvas, process, block, config), t)
         settling, stops = _settle(reverse, settling, log_p, config.picker)
         lower = s * (~stops).double()  # a row that stops is denoised to the end at once
         denoised = sampler.step(canvas, log_p, (t, lower), config.picker, noise.derive(index))
@@ -156,6 +164,14 @@ def _denoise(
             break
         previous = log_p
     return canvas
+
+
+def _fresh(log_p: Tensor, canvas: Canvas, process: Process, block: _Block, config: SamplerConfig) -> Tensor:
+    """Log p (B, L, V) with the repetition of known text held down; as given where that is off."""
+    if config.repetition.off:
+        return log_p
+    text = block.shared.around(block.written, process.tokens(canvas), process.shows(canvas))
+    return config.repetition.held_down(log_p, text)
 
 
 def _settle(

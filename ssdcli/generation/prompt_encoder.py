@@ -105,9 +105,7 @@ class PromptEncoder:
 
     def prompts(self, request: Request, parts: PromptParts, filled: Sequence[str]) -> tuple[Prompt, ...]:
         """Each member's prompt for the next gap: the conversation and the text so far, and what follows the gap."""
-        *earlier, last = request.turns
-        turns = (*earlier, replace(last, content=parts.before(filled)))
-        after = self._after(parts, len(filled)) if self.gap else ()
+        turns, after = self._around(request, parts, filled)
         forms = [self._format(member, request) for member in self.members]
         return tuple(
             Prompt(
@@ -117,6 +115,20 @@ class PromptEncoder:
             )
             for member, form in zip(self.members, forms, strict=True)
         )
+
+    def shared(self, request: Request, parts: PromptParts, filled: Sequence[str]) -> Prompt:
+        """The prompt for the next gap as all members may see it: the first member's, without a private context."""
+        turns, after = self._around(request, parts, filled)
+        first = self.members[0]
+        return Prompt(self._before(self._format(first, request), turns, ""), after, self._positions(first))
+
+    def _around(
+        self, request: Request, parts: PromptParts, filled: Sequence[str]
+    ) -> tuple[tuple[Message, ...], tuple[int | None, ...]]:
+        """The conversation up to the next gap, with the text so far, and the ids after the gap."""
+        *earlier, last = request.turns
+        turns = (*earlier, replace(last, content=parts.before(filled)))
+        return turns, self._after(parts, len(filled)) if self.gap else ()
 
     def _format(self, member: Member[LoadedModel], request: Request) -> TextFormat:
         """The format in which a member reads a request."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import require
-from ssdcli.options.checks import Check, above, at_least, each, one_of
+from ssdcli.options.checks import Check, above, at_least, between, each, one_of
 from ssdcli.options.declare import check_options, option
 from ssdcli.text.messages import Message
 
@@ -28,6 +28,9 @@ class Options:
     steps: denoising steps for each block.
     temperature: 0 takes the likeliest token; where a core has temperatures of its own, another value multiplies them.
     top_p: the probability mass of the nucleus that tokens are drawn from.
+    min_p: the least probability of a token that is drawn, as a share of the likeliest's.
+    repetition_penalty: divides the logits of tokens of the prompt and the text so far, as in transformers; 1 for none.
+    no_repeat: n, such that no n-gram of the prompt and the text so far is written again; 0 for none.
     stop: strings that end the text and are not part of it.
     seed: of the first prompt; the prompts of a batch count up from it.
     n: texts for each prompt.
@@ -53,6 +56,24 @@ class Options:
         "Draw from the likeliest tokens that together have this probability.",
         above(0, most=1),
         metavar="P",
+    )
+    min_p: float = option(
+        0.0,
+        "Draw only tokens of at least this share of the likeliest token's probability.",
+        between(0, 1),
+        metavar="P",
+    )
+    repetition_penalty: float = option(
+        1.0,
+        "Divide the logits of tokens that the prompt or the text has already; 1 is no penalty.",
+        above(0),
+        metavar="X",
+    )
+    no_repeat: int = option(
+        0,
+        "Repeat no N tokens in a row of the prompt or the text; 0 allows all.",
+        at_least(0),
+        metavar="N",
     )
     stop: tuple[str, ...] = option(
         (), "End before this text. Repeatable.", each(Check("text that is not empty", bool, "END")), metavar="TEXT"
@@ -111,6 +132,9 @@ class OptionChanges(TypedDict, total=False):
     steps: int | None
     temperature: float
     top_p: float
+    min_p: float
+    repetition_penalty: float
+    no_repeat: int
     stop: tuple[str, ...]
     seed: int | None
     n: int

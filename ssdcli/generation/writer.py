@@ -216,7 +216,7 @@ class Writer:
                 row.warnings = encoder.cuts(row.request, row.parts, prompts[-1])
         trace, names = BlockTrace(self._ensemble, self._process, options.explain), [m.name for m in self.members]
         by_member = list(zip(*prompts, strict=True))
-        config = sampler_config(self._denoiser, self.ends, options, self._guides)
+        config = self._config(encoder, list(open_rows.values()), options)
         for step in sample(self._ensemble, self._reverse(options), by_member, keys, config):
             trace.take(step)
             if step.last:
@@ -226,22 +226,51 @@ class Writer:
                 if all(len(row.filled) > gaps[place] for place, row in open_rows.items()):
                     return
 
+    def _config(self, encoder: PromptEncoder, rows: Sequence[Row], options: Options) -> SamplerConfig:
+        """How the next gaps of these rows are sampled."""
+        config = sampler_config(self._denoiser, self.ends, options, self._guides)
+        if config.repetition.off:
+            return config
+        return replace(config, shared=tuple(encoder.shared(row.request, row.parts, row.filled) for row in rows))
+
     def _reverse(self, options: Options) -> ReverseProcess:
         """How canvases are denoised (UsageError if the options name a sampler that the process does not have)."""
         from ssdcli.engine.sampling.reverse import Choice, reverse_process
         from ssdcli.engine.sampling.stopping import EarlyStop
 
-        name, equals, number = (options.sampler or "").partition("=")
+        name, equals, number = (options.sampler or self._default_sampler or "").partition("=")
         try:
             choice = Choice(
-                name or None, float(number) if equals else None, options.remask, self.ends if self.late_ends else ()
+                name or None, _number(number) if equals else None, options.remask, self.ends if self.late_ends else ()
             )
             own = reverse_process(self._process, choice)
         except ValueError as error:
             raise self._impossible(options, str(error)) from None
         bound = options.early_stop
         stop = own.stop if bound is None else EarlyStop(bound) if bound else None
-        return replace(own, steps=own.steps if options.steps is None else options.steps, stop=stop)
+        chosen = replace(own, steps=own.steps if options.steps is None else options.steps, stop=stop)
+        self._check_order(chosen, options)
+        return chosen
+
+    @property
+    def _default_sampler(self) -> str | None:
+        """The sampler that is used unless one is named: from the left beside a causal language model."""
+        from ssdcli.engine.causal import CausalDenoiser
+
+        causal = any(isinstance(member.model.denoiser, CausalDenoiser) for member in self.members)
+        return catalogue.from_left(self._process.name) if causal else None
+
+    def _check_order(self, reverse: ReverseProcess, options: Options) -> None:
+        """UsageError if steps need more than one prediction at a level at which there is one alone."""
+        from ssdcli.engine.sampler import time_grid
+
+        size = self._denoiser.backbone.block_size
+        steps = reverse.steps_of(size)
+        if all(self._ensemble.fully_predicts(t) for t in time_grid(steps)[:-1]):
+            return
+        problem = "a causal language model predicts one token at a time, and there is no other prediction at each step"
+        require(steps >= size, f"{steps} steps for {size} tokens: {problem}.", f"Give --steps {size} or omit it.")
+        require(options.remask == 0, f"remask {options.remask:g}: {problem}.", "Omit --remask.")
 
     def _impossible(self, options: Options, reason: str) -> UsageError:
         """The error for a sampler that the process does not have, or that does not take what it is given."""
@@ -249,9 +278,9 @@ class Writer:
         known = catalogue.names(catalogue.samplers(process))
         name = known[0] if options.sampler is None else options.sampler.partition("=")[0]
         if name not in known:
-            return UsageError(f"the {process} process has no sampler {name!r}.", f"Name one of {', '.join(known)}.")
+            return UsageError(f"the {process} process has no sampler {name!r}.", f"Choose from {', '.join(known)}.")
         what = f"the sampler {options.sampler or name!r}" + f" with remask {options.remask:g}" * (options.remask != 0)
-        return UsageError(f"{what} is not possible here: {reason}.", f"Omit it, or name one of {', '.join(known)}.")
+        return UsageError(f"{what} is not possible here: {reason}.", f"Omit it, or choose from {', '.join(known)}.")
 
     def _result(self, row: Row, started: float, options: Options) -> Result:
         names = [member.name for member in self.members]
@@ -282,6 +311,13 @@ class Writer:
         )
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
+
+
 def _longest(options: Options) -> int:
     """The most tokens of a gap, or of the text."""
     return options.gap if options.infill else options.max_tokens
@@ -296,12 +332,14 @@ def sampler_config(
     """
     from ssdcli.engine.sampler import SamplerConfig
     from ssdcli.engine.sampling.nucleus import Picker
+    from ssdcli.engine.sampling.repetition import Repetition
 
     return SamplerConfig(
         block_size=denoiser.backbone.block_size,
         max_tokens=_longest(options),
         ends=ends,
-        picker=Picker(options.temperature, options.top_p),
+        picker=Picker(options.temperature, options.top_p, options.min_p),
         device=str(denoiser.backbone.device),
         guides=guides,
+        repetition=Repetition(options.repetition_penalty, options.no_repeat),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +39,7 @@ from ssdcli.registry.manifest import (
 from ssdcli.registry.store import Entry, Registry
 
 _SHARE = 0.01  # of the core's parameters: such a small model costs next to nothing beside the core
+_MEDIUM = re.compile(r"<\|?(image|audio|video)\w*\|?>")  # a special token of models that read more than text
 _REMEDY = "Name another repository, or another revision of this one."
 
 
@@ -242,8 +244,10 @@ def _rows(native: Mapping[str, Any]) -> int:
 
 
 def _check_size(vocabulary: Vocabulary, native: Mapping[str, Any]) -> None:
+    """Raise SsdError for a tokenizer of another model; it may be shared with a larger one that also reads images."""
     rows = _rows(native)
-    if vocabulary.size > rows:
+    never_read = [text for text, id in vocabulary.ids.items() if id >= rows and _MEDIUM.fullmatch(text)]
+    if vocabulary.size - len(never_read) > rows:
         raise SsdError(
             f"the tokenizer has {vocabulary.size} ids, but the model has embeddings for {rows}: they do not belong "
             "together.",

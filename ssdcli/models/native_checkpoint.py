@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import Placement
+from ssdcli.models.auto_model import quiet
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.core_spec import KEY, CoreSpec
@@ -74,15 +75,16 @@ def read_native(
     """
     _silence()
     try:
-        loaded: Any = kind.from_pretrained(
-            folder,
-            config=AutoConfig.for_model(**native),
-            local_files_only=True,
-            use_safetensors=True,
-            attn_implementation=_attention(kind),
-            output_loading_info=True,
-            **options,
-        )
+        with quiet():
+            loaded: Any = kind.from_pretrained(
+                folder,
+                config=AutoConfig.for_model(**native),
+                local_files_only=True,
+                use_safetensors=True,
+                attn_implementation=_attention(kind),
+                output_loading_info=True,
+                **options,
+            )
         model, report = loaded
         _check(report)
     except PROBLEMS as error:

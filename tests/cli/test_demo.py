@@ -119,6 +119,7 @@ def test_a_stop_ends_with_130_and_keeps_the_checkpoint(ssd_demo, monkeypatch):
     assert err.startswith("ssd: the training of 'demo-notebook' was stopped; its checkpoint is kept.")
 
 
-def test_minutes_must_be_above_zero(capsys):
-    assert app.main(["demo", "--minutes", "0"]) == 2
-    assert capsys.readouterr().err.startswith("ssd: --minutes 0 must be above 0. Write --minutes ")
+@pytest.mark.parametrize(("minutes", "rule"), [("0", "above 0"), ("soon", "a number")])
+def test_minutes_must_be_a_number_above_zero(capsys, minutes, rule):
+    assert app.main(["demo", "--minutes", minutes]) == 2
+    assert capsys.readouterr().err.startswith(f"ssd: --minutes {minutes} must be {rule}. Write --minutes ")

@@ -415,6 +415,15 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
     [
         (["--top-p", "0"], "--top-p 0 must be above 0 and at most 1. Write --top-p 0.95, for example."),
         (["--top-p", "2"], "--top-p 2 must be above 0 and at most 1. Write --top-p 0.95, for example."),
+        (["--min-p", "2"], "--min-p 2 must be between 0 and 1. Write --min-p 0, for example."),
+        (
+            ["--repetition-penalty", "0"],
+            "--repetition-penalty 0 must be above 0. Write --repetition-penalty 1, for example.",
+        ),
+        (["--no-repeat=-1"], "--no-repeat -1 must be at least 0. Write --no-repeat 0, for example."),
+        (["--no-repeat", "2.5"], "--no-repeat 2.5 must be a whole number. Write --no-repeat 0, for example."),
+        (["--max-tokens", "many"], "--max-tokens many must be a whole number. Write --max-tokens 128, for example."),
+        (["--temperature", "cold"], "--temperature cold must be a number. Write --temperature 1, for example."),
         (["--temperature=-1"], "--temperature -1 must be at least 0. Write --temperature 1, for example."),
         (["--temperature", "nan"], "--temperature nan must be a number. Write --temperature 1, for example."),
         (["--steps", "0"], "--steps 0 must be at least 1. Write --steps 1, for example."),

@@ -70,7 +70,7 @@ def test_a_process_a_sampler_and_a_rule_of_one_file_each_train_generate_and_eval
     assert texts["redrawing"] == texts["redrawing=1"] != texts["redrawing=3"]
     assert texts["redrawing"] != json.loads(ssd(*asked))["text"]
     assert "haste must be above 0, not 0.0" in ssd(*asked, "--sampler", "redrawing=0")
-    assert "the ring process has no sampler 'top-k'. Name one of redrawing." in ssd(*asked, "--sampler", "top-k")
+    assert "the ring process has no sampler 'top-k'. Choose from redrawing." in ssd(*asked, "--sampler", "top-k")
     assert "mix, average, contrast, gated, loudest" in ssd(*asked, "--rule", "quietest")
 
     (tmp_path / "heldout.txt").write_text("A boiler that is cold says nothing to a landlord. " * 20)
@@ -133,5 +133,5 @@ def test_a_number_is_held_against_its_bounds(check, expected, within, beyond):
 
 @pytest.mark.parametrize("find", [catalogue.process, catalogue.rule, catalogue.schedule])
 def test_an_unknown_name_is_refused_with_those_that_are_known(find):
-    with pytest.raises(ValueError, match=r"'none': known are \w+, \w+, \w+"):
+    with pytest.raises(ValueError, match=r"'none': choose from \w+, \w+, \w+"):
         find("none")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import repeat
+from itertools import product, repeat
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.sampling.repetition import SharedText
 from ssdcli.errors import UsageError
 from ssdcli.registry.store import Registry
 from tests.tiny import BLOCK, ROOM, VOCABULARY, add_family, add_tiny, member, tiny_backbone, tiny_tokenizer
@@ -461,13 +462,61 @@ def test_a_core_that_the_schedule_never_runs_reads_nothing(family, tmp_path, sta
     assert result.members[0].flops == 0
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_no_n_gram_of_the_prompt_or_the_text_is_written_again(family, n):
+    writer = load("big", {"notes": 0.5})
+    prompt = tiny_tokenizer().encode("Dear landlord, Dear").ids
+    met = {0: False, n: False}
+    for allowed, seed in product(met, range(6)):
+        changes = {"max_tokens": 4 * BLOCK, "steps": BLOCK, "explain": True, "seed": seed}
+        result = writer.generate("Dear landlord, Dear", context="the boiler", no_repeat=allowed, **changes)
+        ids = [*prompt, *(shares.token for shares in result.explain)]
+        grams = [tuple(ids[first : first + n]) for first in range(len(ids) - n + 1)]
+        met[allowed] |= any(gram in grams[:place] for place, gram in enumerate(grams) if place + n > len(prompt))
+    assert met == {0: True, n: False}
+
+
+def test_a_higher_penalty_writes_more_different_tokens(family):
+    writer = load("big", {"notes": 0.5})
+
+    def different(penalty):
+        options = Options(max_tokens=40, seed=3, explain=True, repetition_penalty=penalty)
+        return len({shares.token for shares in writer.generate("the boiler", options).explain})
+
+    assert different(0.5) < different(1.0) < different(3.0)
+
+
+def test_min_p_of_one_takes_the_likeliest(family):
+    writer = load("big")
+    assert writer.generate("Dear", FAST, min_p=1).text == writer.generate("Dear", FAST, temperature=0).text
+
+
+def test_repetition_counts_what_the_core_reads_and_never_the_private_context(family, monkeypatch):
+    seen, of = [], SharedText.of
+    monkeypatch.setattr(SharedText, "of", lambda prompts, device: seen.extend(prompts) or of(prompts, device))
+    for members in ({"core": "big", "members": {"notes": 0.5}}, {"core": "none", "members": ["notes"]}):
+        load(**members).generate("Dear", FAST, context="the boiler", no_repeat=3)
+    assert seen == [Prompt(tiny_tokenizer().encode("Dear").ids)] * 2
+
+
+def test_around_a_gap_the_text_after_it_counts_too(family, monkeypatch):
+    seen, of = [], SharedText.of
+    monkeypatch.setattr(SharedText, "of", lambda prompts, device: seen.extend(prompts) or of(prompts, device))
+    load("big").generate("the ____ is cold", FAST, infill=True, gap=4, repetition_penalty=1.1)
+    (prompt,) = seen
+    assert tiny_tokenizer().decode(list(prompt.after)) == " is cold"
+    assert prompt.gap == BLOCK
+
+
 def test_a_sampler_of_the_process_is_chosen_by_name(family):
     writer = load("big")
     known = {name: writer.generate("Dear", FAST, sampler=name).text for name in ("top-k", "ancestral")}
     assert known["top-k"] == writer.generate("Dear", FAST).text != known["ancestral"]
     with pytest.raises(UsageError, match="the masked process has no sampler 'nucleus'"):
         writer.generate("Dear", FAST, sampler="nucleus")
-    with pytest.raises(UsageError, match="the sampler 'top-k=many' is not possible here"):
+    with pytest.raises(
+        UsageError, match=r"the sampler 'top-k=many' is not possible here: 'many' is not a number\. Omit"
+    ):
         writer.generate("Dear", FAST, sampler="top-k=many")
 
 

@@ -315,6 +315,13 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused_with_both_
         pulled(registry)
 
 
+def test_a_tokenizer_may_have_a_token_for_images_that_the_model_has_no_row_for(hub, source, registry):
+    added = json.loads((source / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    edit(source / "tokenizer_config.json", added_tokens_decoder=added | {str(ROWS): {"content": "<image_soft_token>"}})
+    hub.add(NAME, source)
+    assert pulled(registry).manifest.vocabulary == ROWS
+
+
 def test_no_network_registers_nothing(registry, cache, monkeypatch):
     point_at(monkeypatch, "http://127.0.0.1:9", cache)
     with pytest.raises(DownloadFailed, match="cannot be reached"):

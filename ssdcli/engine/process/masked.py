@@ -74,6 +74,10 @@ class Masked:
         certain = torch.where(known, 0.0, log_p.gather(-1, own))
         return log_p.masked_fill(known, -math.inf).scatter(-1, own, certain)
 
+    def shows(self, canvas: Tensor) -> Tensor:
+        """Where there is no mask."""
+        return canvas != self.mask_id
+
     def tokens(self, canvas: Tensor) -> Tensor:
         """The canvas itself."""
         return canvas

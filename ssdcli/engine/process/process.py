@@ -91,6 +91,10 @@ class Process(Protocol):
         """Log p (B, L, V) with certainty where the canvas leaves no doubt about the clean token."""
         ...
 
+    def shows(self, canvas: Canvas) -> Tensor:
+        """Where a canvas shows a token, which `tokens` names, rather than noise: (B, L) bool."""
+        ...
+
     def tokens(self, canvas: Canvas) -> Tensor:
         """The tokens that a canvas at t = 0 holds: (B, L) int64."""
         ...

@@ -99,6 +99,10 @@ class Simplex:
         x, signal = self._ground(t, noise)
         return x.addcmul_(raised.to(x.dtype), 2 * signal)
 
+    def shows(self, canvas: Tensor) -> Tensor:
+        """Where one token has more than half of the softmax."""
+        return torch.softmax(canvas, dim=-1).amax(-1) > 0.5
+
     def tokens(self, canvas: Tensor) -> Tensor:
         """The largest logit of each position."""
         return canvas.argmax(-1)

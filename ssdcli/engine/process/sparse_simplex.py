@@ -102,6 +102,10 @@ class SparseSimplex(Simplex):
         raised = (likeliest.values > 0) & (t[..., None] > 0) | likeliest.values.isinf()
         return self._noised(likeliest.indices, raised, t, noise)
 
+    def shows(self, canvas: Tensor) -> Tensor:
+        """Where one token has more than half of the softmax."""
+        return canvas[:, :, 1].amax(-1) > 0.5
+
     def tokens(self, canvas: Tensor) -> Tensor:
         """The token of the largest weight at each position."""
         ids, weights = canvas.unbind(2)

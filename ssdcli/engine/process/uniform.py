@@ -99,6 +99,10 @@ class Uniform:
         """As given: any token of a canvas may be noise."""
         return log_p
 
+    def shows(self, canvas: Tensor) -> Tensor:
+        """Where the token is not known to be noise."""
+        return canvas >= 0
+
     def tokens(self, canvas: Tensor) -> Tensor:
         """The tokens, noise or not."""
         return torch.where(canvas < 0, ~canvas, canvas)

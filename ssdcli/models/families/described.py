@@ -1,4 +1,4 @@
-"""A causal or masked language model of a native class whose config.json says in a table how it is run."""
+"""A language model of a native class whose config.json says in a table how it is run, such as a core of a registry."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from ssdcli.errors import SsdError
 from ssdcli.models.core_spec import KEY, CoreSpec
+from ssdcli.models.families.causal import CAUSAL_CLASSES
 from ssdcli.models.families.config import is_a
 from ssdcli.models.families.family import Config, Family, Vocabulary
 
@@ -14,6 +15,9 @@ _CLASSES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3
 
 
 def _native(config: Config) -> dict[str, Any]:
+    causal = [entry for entry in CAUSAL_CLASSES if is_a(config, entry.architecture)]
+    if causal and _is_causal(config[KEY]):
+        return causal[0].native({key: value for key, value in config.items() if key != KEY})
     if not is_a(config, *_CLASSES):
         raise SsdError(
             f"the checkpoint's config.json has 'architectures' as {config.get('architectures')!r}, which no "
@@ -21,6 +25,10 @@ def _native(config: Config) -> dict[str, Any]:
             f"It may be one of {', '.join(_CLASSES)}.",
         )
     return {key: value for key, value in config.items() if key not in (KEY, "auto_map")}
+
+
+def _is_causal(table: object) -> bool:
+    return isinstance(table, dict) and table.get("attention") == "autoregressive"
 
 
 def _spec(config: Config, _: Vocabulary) -> CoreSpec:

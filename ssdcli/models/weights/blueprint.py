@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 from ssdcli.errors import SsdError
+from ssdcli.models.auto_model import quiet
 from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.weights.safetensors_stream import AGAIN, StoredTensor
 
@@ -22,7 +23,7 @@ def blueprint(native: Mapping[str, Any]) -> PreTrainedModel:
     """The module of a native configuration on the meta device; SsdError if it cannot be built."""
     native_class = native_class_of(native).model
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), quiet():
             return native_class(AutoConfig.for_model(**native))
     except Exception as error:  # each class refuses in its own way
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -307,7 +307,10 @@ def test_a_row_without_masks_is_finished_unless_it_remasks():
 @pytest.mark.parametrize(
     ("sampling", "complaint"),
     [
-        (Choice("gibbs"), "unknown sampler 'gibbs': known are top-k, threshold, entropy-bound, ancestral"),
+        (
+            Choice("gibbs"),
+            "the masked process has no sampler 'gibbs': choose from top-k, threshold, entropy-bound, ancestral",
+        ),
         (Choice("top-k", 1.5), "a whole number of at least 0, not 1.5"),
         (Choice("top-k", -1), "a whole number of at least 0, not -1"),
         (Choice("top-k", math.nan), "a whole number of at least 0, not nan"),

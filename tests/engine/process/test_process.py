@@ -97,7 +97,7 @@ def test_an_unknown_process_is_refused_with_those_that_are_known():
 @PROCESSES
 def test_an_unknown_sampler_is_refused_with_those_that_are_known(process):
     known = ", ".join(catalogue.names(catalogue.samplers(process.name)))
-    with pytest.raises(ValueError, match=f"'guess': known are {known}"):
+    with pytest.raises(ValueError, match=f"'guess': choose from {known}"):
         sampler(process, Choice("guess"))
 
 

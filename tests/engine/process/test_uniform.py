@@ -283,7 +283,7 @@ def test_the_accepted_positions_are_those_of_diffusion_gemma():
 @pytest.mark.parametrize(
     ("sampling", "complaint"),
     [
-        (Choice("top-k"), "unknown sampler 'top-k': known are entropy-bound"),
+        (Choice("top-k"), "the uniform process has no sampler 'top-k': choose from entropy-bound"),
         (Choice("entropy-bound", -1.0), "at least 0, not -1.0"),
         (Choice(number=math.nan), "at least 0, not nan"),
         (Choice(remask=0.1), "does not support remask"),

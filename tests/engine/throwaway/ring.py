@@ -52,5 +52,8 @@ class Ring:
     def carry_over(self, canvas: Tensor, log_p: Tensor) -> Tensor:
         return log_p
 
+    def shows(self, canvas: Tensor) -> Tensor:
+        return torch.ones_like(canvas, dtype=torch.bool)
+
     def tokens(self, canvas: Tensor) -> Tensor:
         return canvas

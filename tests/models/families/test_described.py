@@ -15,6 +15,7 @@ from ssdcli.models.families.described import DESCRIBED
 from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.native_checkpoint import read_config
 from tests.models.families import described_roberta, plain
+from tests.models.families.causal import config_of
 from tests.models.families.checkpoints import read_weights
 from tests.models.families.described import CONFIG, MASK, ROWS, SPEC
 from tests.models.families.parity import TOLERANCE, gaps, open_core, spec_of
@@ -66,6 +67,17 @@ def test_a_table_that_does_not_tell_how_the_model_is_run_is_refused(table):
     assert recognise(config, Vocabulary(ROWS)) is DESCRIBED
     with pytest.raises(SsdError, match="does not say how the model is run"):
         DESCRIBED.spec(config, Vocabulary(ROWS))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2"])
+def test_a_causal_core_out_of_a_registry_is_one_again(kind):
+    spec = replace(SPEC, attention="autoregressive", shift=True)
+    config = {**config_of(kind), KEY: spec.to_json()}
+    assert recognise(config, Vocabulary(ROWS)) is DESCRIBED
+    assert DESCRIBED.spec(config, Vocabulary(ROWS)) == spec
+    native = DESCRIBED.native(config)
+    assert KEY not in native
+    assert native["architectures"] == config["architectures"]
 
 
 def test_a_class_that_would_be_run_wrongly_is_refused():

@@ -1,0 +1,158 @@
+"""Repetition of known text: repeated tokens are made less likely, and repeated n-grams impossible."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssdcli.engine.prompt import Prompt
+
+_UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class KnownText:
+    """A canvas and the text around it, as far as they are known.
+
+    tokens: (B, N) int64, below zero where no token is known.
+    start: the column of the canvas's first position.
+    length: L.
+    """
+
+    tokens: Tensor
+    start: int
+    length: int
+
+    @property
+    def canvas(self) -> Tensor:
+        """What the canvas shows, (B, L) int64."""
+        return self.tokens[:, self.start : self.start + self.length]
+
+    def agreeing(self, side: int, most: int) -> Tensor:
+        """How many neighbours in a row, up to `most`, canvas position i shares with column j: (B, L, N) int64.
+
+        Neighbours on the left are counted for a `side` of -1, on the right for 1. Position i is taken to hold the token
+        of column j, also where it is itself a neighbour of j.
+        """
+        count = self.tokens.shape[1]
+        columns = torch.arange(count, device=self.tokens.device)
+        places = columns[self.start : self.start + self.length, None]
+        padded = torch.nn.functional.pad(self.tokens, (most, most), value=_UNKNOWN)
+        unbroken = torch.ones_like(self.canvas, dtype=torch.bool)[..., None].expand(-1, -1, count)
+        total = torch.zeros(unbroken.shape, dtype=torch.int64, device=self.tokens.device)
+        for distance in range(1, most + 1):
+            shifted = padded[:, most + side * distance :][:, :count]
+            own = shifted[:, self.start : self.start + self.length, None]
+            there = torch.where(columns + side * distance == places, self.tokens[:, None], shifted[:, None])
+            unbroken = unbroken & (own == there) & (own >= 0)
+            total += unbroken
+        return total
+
+
+@dataclass(frozen=True)
+class SharedText:
+    """What all members may see around a canvas; never a private context.
+
+    before: (B, P) int64, padded on the left with numbers below zero.
+    after: (B, A) int64, below zero where a token is not known, and in the first column: a gap's text may be shorter
+        than the gap.
+    """
+
+    before: Tensor
+    after: Tensor
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], device: torch.device | str = "cpu") -> SharedText:
+        """The prompts of a batch, one a row."""
+        before = _padded([list(prompt.before)[::-1] for prompt in prompts], device).flip(1)
+        known = [[_UNKNOWN if token is None else token for token in prompt.after] for prompt in prompts]
+        return cls(before, _padded([[_UNKNOWN, *row] for row in known], device))
+
+    def around(self, written: Tensor, canvas: Tensor, shown: Tensor) -> KnownText:
+        """With the tokens written so far (B, n), and those of a canvas (B, L) that it shows: (B, L) bool."""
+        tokens = torch.cat([self.before, written, canvas.where(shown, _UNKNOWN), self.after], dim=1)
+        return KnownText(tokens, self.before.shape[1] + written.shape[1], canvas.shape[1])
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device | str) -> Tensor:
+    width = max(map(len, rows), default=0)
+    padded = [[*row, *[_UNKNOWN] * (width - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.int64, device=device).view(len(rows), width)
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """How repetition is held down, in the terms of transformers' processors of the same names.
+
+    penalty: the repetition penalty, above 0; 1 for none.
+    no_repeat: n, such that no n-gram of known text is repeated; 0 for none.
+    """
+
+    penalty: float = 1.0
+    no_repeat: int = 0
+
+    @property
+    def off(self) -> bool:
+        """Whether predictions stay as they are."""
+        return self.penalty == 1 and self.no_repeat == 0
+
+    def held_down(self, log_p: Tensor, text: KnownText) -> Tensor:
+        """Log p (B, L, V) of a canvas with less repetition, renormalised: the penalty first, then the n-grams."""
+        if self.penalty != 1:
+            log_p = torch.log_softmax(_penalised(log_p, text, self.penalty), dim=-1)
+        if self.no_repeat:
+            log_p = _without_repeats(log_p, text, self.no_repeat)
+        return log_p
+
+
+ALLOWED = Repetition()
+
+
+def _penalised(log_p: Tensor, text: KnownText, penalty: float) -> Tensor:
+    """Logits (B, L, V), divided by the penalty, or multiplied if negative, for tokens known at another position.
+
+    The penalty depends on where logits are zero (Keskar et al., "CTRL", 2019), and an ensemble's are only known up to a
+    constant: zero is a token as likely as under the uniform distribution.
+    """
+    logits = log_p.float() + math.log(log_p.shape[-1])
+    penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
+    known = text.tokens.clamp(min=0)
+    counts = torch.zeros_like(logits[:, 0]).scatter_add_(1, known, (text.tokens >= 0).float())
+    result = torch.where((counts > 0)[:, None], penalised, logits)
+    # A token that only this position shows is not repeated by keeping it.
+    own = text.canvas.clamp(min=0)
+    alone = (text.canvas >= 0) & (counts.gather(1, own) == 1)
+    kept = torch.where(alone[..., None], logits.gather(-1, own[..., None]), result.gather(-1, own[..., None]))
+    return result.scatter(-1, own[..., None], kept)
+
+
+def _without_repeats(log_p: Tensor, text: KnownText, n: int) -> Tensor:
+    """Log p (B, L, V) without the tokens that would complete a repeated n-gram, renormalised.
+
+    Where no token would be left, and where none is excluded, log p stays as it is.
+    """
+    repeats = _repeats(text, n)
+    ids = text.tokens.clamp(min=0)[:, None].expand_as(repeats)
+    highest = torch.where(repeats, -math.inf, math.inf)
+    rest = torch.log_softmax(log_p.float().scatter_reduce(-1, ids, highest, "amin"), dim=-1)
+    changed = repeats.any(-1, keepdim=True) & ~rest.isnan().all(-1, keepdim=True)
+    return torch.where(changed, rest, log_p)
+
+
+def _repeats(text: KnownText, n: int) -> Tensor:
+    """At which canvas positions i the token of a column j would complete a repeated n-gram: (B, L, N) bool.
+
+    With the token of j, position i and its neighbours repeat j and its own as far as they agree on both sides. n-grams
+    are completed from the right and in the middle, too, since a canvas need not be filled from the left.
+    """
+    columns = torch.arange(text.tokens.shape[1], device=text.tokens.device)
+    places = columns[text.start : text.start + text.length, None]
+    later = (columns > places) & (columns < text.start + text.length)
+    # Of two copies that a canvas shows already, the later one gives way: otherwise both would change at once.
+    kept = (text.canvas[..., None] == text.tokens[:, None]) & later
+    known = (text.tokens >= 0)[:, None] & (columns != places) & ~kept
+    return known & (text.agreeing(-1, n - 1) + text.agreeing(1, n - 1) >= n - 1)
