@@ -76,7 +76,7 @@ def _check_architecture(header: GgufHeader) -> None:
     if header.architecture not in known:
         raise UsageError(
             f"{header.name} is of the architecture {header.architecture!r}, which ssd does not read from GGUF.",
-            f"Known are {', '.join(known)}. Its repository on the hub may hold a checkpoint that can be pulled.",
+            f"It reads {', '.join(known)}. The model's repository on the hub may hold a checkpoint that can be pulled.",
         )
 
 
