@@ -16,7 +16,7 @@ from ssdcli.data.canaries import FILE as CANARIES
 from ssdcli.data.infilling import Infilling
 from ssdcli.data.windows import Corpus, Windows, WindowShape
 from ssdcli.errors import Interrupted, SsdError, UsageError
-from ssdcli.evaluation.losses import LossesByLevel, LossSettings, measure
+from ssdcli.evaluation.losses import Losses, LossSettings, measure
 from ssdcli.evaluation.scored_text import heldout_texts
 from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, rank_zero_first, world_size
 from ssdcli.machine.hardware import has_fast_bf16, look
@@ -63,7 +63,7 @@ class Trained:
 
     folder: Path
     description: Description
-    losses: LossesByLevel
+    losses: Losses
 
 
 @dataclass(frozen=True)
