@@ -34,6 +34,10 @@ class NativeCausalBackbone(NativeBackbone):
         self._adds_masks = model.config._attn_implementation == "eager"
         self._virtual = spec.vocabulary(config.vocab_size) - config.vocab_size
 
+    def write(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache, columns: Tensor) -> Tensor:
+        """Run the body over (B, w, H); keys and values go into these columns (B, w) of a spaced cache, in place."""
+        return self._run(embedded, positions, mask, cache.at(columns))
+
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
         """Run the body with a mask for each kind of layer that the class has."""
         return super()._run(embedded, positions, self._masks(mask, embedded.dtype), cache)
