@@ -89,7 +89,11 @@ def _tell(trained: Trained, *, as_json: bool) -> None:
 
 def _losses(quality: Quality, measure: str) -> dict[str, object]:
     """What was measured, as JSON shows it; null for what is not finite."""
-    gain = {"value": quality.gain, "low": quality.gain - quality.gain_margin, "high": quality.gain + quality.gain_margin}
+    gain = {
+        "value": quality.gain,
+        "low": quality.gain - quality.gain_margin,
+        "high": quality.gain + quality.gain_margin,
+    }
     return {
         "bits_per_byte": quality.bits_per_byte,
         "margins": _finite(quality.margins),

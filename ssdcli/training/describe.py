@@ -91,6 +91,7 @@ def _manifest(prepared: Prepared, found: Assessment, quality: Quality) -> Manife
 def _quality(found: Assessment, *, has_core: bool) -> Quality:
     losses = found.losses
     swept = found.weight is not None
+    levels = losses if isinstance(losses, LossesByLevel) else None
     saved = gain(losses.sums[:, [0, -1]], losses.sums[:, 1:], losses.bytes) if swept else Estimate(math.nan, math.nan)
 
     def by_member(columns: list[_T]) -> dict[str, _T]:
@@ -105,8 +106,8 @@ def _quality(found: Assessment, *, has_core: bool) -> Quality:
         margins=by_member([ratio(sums / math.log(2), losses.bytes).margin for sums in losses.sums.T]),
         gain=saved.value,
         gain_margin=saved.margin,
-        by_level=by_member(losses.nats_by_level().T.tolist()) if isinstance(losses, LossesByLevel) else {},
-        level_margins=by_member(losses.level_margins.T.tolist()) if isinstance(losses, LossesByLevel) else {},
+        by_level=by_member(levels.nats_by_level().T.tolist()) if levels is not None else {},
+        level_margins=by_member(levels.level_margins.T.tolist()) if levels is not None else {},
         weights=losses.weights.tolist() if swept else [],
         sweep=losses.bits_per_byte().tolist() if swept else [],
         documents=len(losses.tokens),
