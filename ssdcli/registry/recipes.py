@@ -80,7 +80,7 @@ def _folders() -> list[Path]:
 
 
 def _nearest(key: str, known: list[str]) -> str:
-    return suggest(key, known) or f"The keys are {', '.join(sorted(known))}."
+    return suggest(key, known) or f"Choose from {', '.join(sorted(known))}."
 
 
 def read_recipe(path: Path) -> dict[str, object]:

@@ -15,6 +15,7 @@ import torch
 from ssdcli.evaluation.estimates import gain, ratio
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.evaluation.measurement import Estimate
+from ssdcli.machine.units import counted
 from ssdcli.options.declare import flag_of
 from ssdcli.registry.manifest import Manifest, package_versions, tokenizer_fingerprint
 from ssdcli.reports.description import Description, Quality, length_counts
@@ -116,7 +117,11 @@ def _quality(found: Assessment, *, has_core: bool) -> Quality:
 
 
 def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
+    )
 
 
 def _told(settings: TrainSettings) -> dict[str, str]:

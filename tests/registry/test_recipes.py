@@ -76,7 +76,7 @@ def test_an_unknown_key_is_refused_with_the_nearest(tmp_path):
 
 
 def test_a_key_like_no_other_is_refused_with_all(tmp_path):
-    with pytest.raises(UsageError, match="The keys are learning-rate, steps"):
+    with pytest.raises(UsageError, match="Choose from learning-rate, steps"):
         load_recipe(write(tmp_path, "letters", "zzz = 1\n"), ["steps", "learning_rate"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.process.masked import Masked
 from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
@@ -14,7 +15,7 @@ from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel, open_model
 from ssdcli.registry.store import Registry
 from ssdcli.training import assessment
-from tests.pulled import add_core
+from tests.pulled import add_causal, add_core
 from tests.tiny import CONTEXT, VOCABULARY, loaded, member, tiny_backbone
 
 PROCESS = Masked(VOCABULARY, 1)
@@ -60,7 +61,8 @@ def test_the_same_holds_beside_a_core_that_cannot_denoise_a_whole_text_at_once()
 
 
 def causal_core() -> LoadedModel:
-    return loaded(tiny_causal_denoiser(PROCESS))
+    add_causal("causal")
+    return open_model(Registry().find("causal"), process=PROCESS)
 
 
 def test_beside_a_causal_core_code_lengths_choose_the_weight_and_fit_the_gate():
