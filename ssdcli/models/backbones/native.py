@@ -101,7 +101,7 @@ class NativeBackbone:
         grown.tail = (hidden, positions) if self.shift else None
         return grown
 
-    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+    def _run(self, embedded: Tensor, positions: Tensor, mask: Any, cache: PrefixCache | None) -> Tensor:
         body: Any = self.model.base_model
         result = body(
             inputs_embeds=embedded,
