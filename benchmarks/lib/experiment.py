@@ -24,8 +24,22 @@ from ssdcli.training.settings import TrainSettings
 Line = dict[str, Any]
 
 _QUICK_STEPS = 60
+_SHOWN = 500  # characters of a result that are printed
 # Arguments that may differ between the runs that add to one file of results.
-_MORE = ("corpus", "cores", "models", "variants", "seeds", "ratios", "scales", "stops", "out", "table", "plot")
+_MORE = (
+    "corpus",
+    "cores",
+    "members",
+    "models",
+    "variants",
+    "seeds",
+    "ratios",
+    "scales",
+    "stops",
+    "out",
+    "table",
+    "plot",
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -78,7 +92,7 @@ class Workshop:
         line = {**asked, **make()}
         with self.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        print(json.dumps(line)[:_SHOWN], flush=True)
         return line
 
     def trained(self, settings: TrainSettings) -> Line:

@@ -187,6 +187,7 @@ class Blend:
 
 
 PLAIN = Blend()
+_LEVELS = 100  # at which a schedule is looked at, besides 0
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,13 @@ class Contribution(Member[None]):
 
     forward_passes: int = 0
     flops: int = 0
+
+    @property
+    def weights(self) -> str:
+        """Its weight, or the least and the greatest of its schedule: `0.4`, `0.1 to 0.9`; a base's are negated."""
+        over_levels = [self.weight_at(level / _LEVELS) for level in range(_LEVELS + 1)]
+        least, greatest = min(over_levels), max(over_levels)
+        return f"{least:g}" if least == greatest else f"{least:.2g} to {greatest:.2g}"
 
     def to_json(self) -> dict[str, Any]:
         """The object in the `members` of `ssd generate --json`; a base's weight is negated."""

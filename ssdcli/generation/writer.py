@@ -19,6 +19,7 @@ from ssdcli.machine.distributed import from_rank_zero
 
 if TYPE_CHECKING:
     from ssdcli.engine.denoiser import Denoiser
+    from ssdcli.engine.ensemble.ensemble import Ensemble
     from ssdcli.engine.ensemble.guidance import Guide
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.engine.sampler import SamplerConfig
@@ -63,6 +64,11 @@ class Writer:
         self._denoiser = members[0].model.denoiser
         self._process = self._denoiser.process
         self._guides = tuple(guides)
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The members as denoisers, and the rule that combines them."""
+        return self._ensemble
 
     def generate(
         self,

@@ -14,6 +14,7 @@ import torch
 
 from ssdcli.engine.process import Process
 from ssdcli.evaluation.estimates import ratio
+from ssdcli.machine.units import counted
 from ssdcli.options.declare import flag_of
 from ssdcli.registry.manifest import DENOISING_LOSS, NELBO, Manifest, package_versions, tokenizer_fingerprint
 from ssdcli.reports.description import Description, Quality, length_counts
@@ -114,7 +115,11 @@ def _measure(process: Process) -> str:
 
 
 def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
+    )
 
 
 def _told(settings: TrainSettings) -> dict[str, str]:

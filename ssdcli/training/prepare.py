@@ -158,9 +158,7 @@ def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
         return None
     entry = registry.find(settings.core)
     if entry.manifest.kind != "core":
-        raise UsageError(
-            f"'{settings.core}' is not a core but a model of kind '{entry.manifest.kind}'.", "Name a core with --for."
-        )
+        raise UsageError(f"'{settings.core}' is {entry.manifest.noun}, not a core.", "Name a core with --for.")
     return Parent(entry, read_core_traits(entry.folder))
 
 

@@ -12,7 +12,7 @@ from ssdcli.models.backbones.cache import PrefixCache
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.core_spec import CoreSpec
 
-_FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' names for kinds of layers
+_SLIDING = "sliding_attention"  # transformers' name for a kind of layer
 
 
 class NativeCausalBackbone(NativeBackbone):

@@ -162,10 +162,21 @@ CAUSAL_CLASSES = (
     CausalClass(model_type="qwen2", architecture="Qwen2ForCausalLM", title="Qwen2", layered=True),
     CausalClass(model_type="qwen3", architecture="Qwen3ForCausalLM", title="Qwen3", layered=True),
     CausalClass(model_type="smollm3", architecture="SmolLM3ForCausalLM", title="SmolLM3", layered=True),
+    CausalClass(model_type="gemma", architecture="GemmaForCausalLM", title="Gemma"),
     CausalClass(model_type="gemma2", architecture="Gemma2ForCausalLM", title="Gemma 2", layered=True),
     CausalClass(model_type="gemma3_text", architecture="Gemma3ForCausalLM", title="Gemma 3", layered=True),
     CausalClass(model_type="phi3", architecture="Phi3ForCausalLM", title="Phi-3"),
     CausalClass(model_type="olmo2", architecture="Olmo2ForCausalLM", title="OLMo 2"),
+    CausalClass(model_type="olmo3", architecture="Olmo3ForCausalLM", title="OLMo 3", layered=True),
+    CausalClass(
+        model_type="gpt_neox",
+        architecture="GPTNeoXForCausalLM",
+        title="GPT-NeoX",  # Pythia
+        keys=(
+            Drop(r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)"),
+            Rename(r"embed_out\.weight", "lm_head.weight"),
+        ),
+    ),
     CausalClass(
         model_type="gpt2",
         architecture="GPT2LMHeadModel",

@@ -75,6 +75,12 @@ _OWN: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
         "pad_token_id": END_OF_TEXT,
     },
+    "gemma": {
+        **_GEMMA,
+        "architectures": ["GemmaForCausalLM"],
+        "hidden_act": "gelu_pytorch_tanh",
+        "sliding_window": None,
+    },
     "gemma2": {
         "architectures": ["Gemma2ForCausalLM"],
         **_GEMMA,
@@ -97,6 +103,15 @@ _OWN: dict[str, dict[str, Any]] = {
         "pad_token_id": END_OF_TEXT,
     },
     "olmo2": {"architectures": ["Olmo2ForCausalLM"], "attention_bias": False, "pad_token_id": END_OF_TEXT},
+    "olmo3": {"architectures": ["Olmo3ForCausalLM"], "rope_scaling": _YARN, "sliding_window": WINDOW},
+    "gpt_neox": {
+        "architectures": ["GPTNeoXForCausalLM"],
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "rotary_emb_base": 300,
+        "rotary_pct": 0.5,
+        "use_parallel_residual": True,
+    },
     "gpt2": {
         "activation_function": "gelu_new",
         "architectures": ["GPT2LMHeadModel"],
@@ -129,7 +144,7 @@ def write_causal(folder: Path, model_type: str, seed: int = 0) -> Path:
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", {"bos_token_id": BEGIN, "eos_token_id": [config["eos_token_id"]]})
     tensors = _tensors(config, Draw(seed))
-    write_weights(folder, _as_published(tensors) if model_type == "gpt2" else tensors)
+    write_weights(folder, _as_published(model_type, tensors))
     end = SPECIALS[config["eos_token_id"] - WORDS]
     settings = {"bos_token": "<s>", "eos_token": end, "tokenizer_class": "PreTrainedTokenizerFast"}
     write_tokenizer(folder, SPECIALS, settings)
@@ -148,7 +163,7 @@ def _tensors(config: Mapping[str, Any], draw: Draw) -> dict[str, Tensor]:
 
 
 def _drawn(name: str, weight: Tensor, draw: Draw, *, plus_one: bool) -> Tensor:
-    if re.search(r"(embed_tokens|wte|wpe)\.weight$", name):
+    if re.search(r"(embed_tokens|embed_in|wte|wpe)\.weight$", name):
         return draw.table(*weight.shape)
     if name.endswith(".bias"):
         return draw.bias(*weight.shape)
@@ -157,7 +172,13 @@ def _drawn(name: str, weight: Tensor, draw: Draw, *, plus_one: bool) -> Tensor:
     return draw.linear(*weight.shape)
 
 
-def _as_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """GPT-2's tensors as the hub has them: without a prefix, and with the masks that each layer once stored."""
-    masks = {f"h.{n}.attn.bias": torch.ones(1, 1, CONTEXT, CONTEXT).tril() for n in range(4)}
-    return {name.removeprefix("transformer."): value for name, value in tensors.items()} | masks
+def _as_published(model_type: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by the names that the hub has, with the masks that each layer once stored."""
+    mask = torch.ones(1, 1, CONTEXT, CONTEXT).tril()
+    if model_type == "gpt2":
+        masks = {f"h.{n}.attn.bias": mask.clone() for n in range(4)}
+        return {name.removeprefix("transformer."): value for name, value in tensors.items()} | masks
+    if model_type == "gpt_neox":
+        masks = {f"gpt_neox.layers.{n}.attention.bias": mask.bool() for n in range(4)}
+        return {re.sub("^lm_head", "embed_out", name): value for name, value in tensors.items()} | masks
+    return tensors
