@@ -81,11 +81,7 @@ class CausalDenoiser(Denoiser):
         """Hidden states of the tokens before a place (b,) of each canvas (b, L): (b, H)."""
         places = torch.arange(canvas.shape[1], device=canvas.device)
         tokens = canvas.masked_fill(places >= place[:, None], 0)  # seen by no token before the place
-        mask = prefix.real(canvas.shape[1])[:, None, None, :] & _causal(canvas.shape[1], prefix.tokens)
-        positions = prefix.canvas_positions(canvas.shape[1])
-        hidden = self.backbone.encode(self.backbone.embed(tokens), positions, mask, prefix.cache)
-        states = torch.cat([prefix.cache.tail[0][:, -1:], hidden], dim=1)
-        return states[torch.arange(len(canvas), device=canvas.device), place]
+        return self.states_after(tokens, prefix)[torch.arange(len(canvas), device=canvas.device), place]
 
     def states(self, tokens: Tensor) -> Tensor:
         """Hidden states of whole texts (B, T) int64, in one pass: (B, T, H); the one at i predicts the token at i + 1.
@@ -97,6 +93,21 @@ class CausalDenoiser(Denoiser):
             raise ValueError(f"a text of {length} tokens is longer than the context of {self.backbone.context}")
         positions = torch.arange(length, device=tokens.device).expand_as(tokens)
         return self.backbone.encode(self.backbone.embed(tokens), positions, None, None)
+
+    def states_after(self, tokens: Tensor, prefix: Prefix) -> Tensor:
+        """Hidden states after a prefix: tokens (b, n) to (b, n + 1, H); the one at i predicts token i.
+
+        The prefix stays as it was.
+        """
+        count = tokens.shape[1]
+        mask = prefix.real(count)[:, None, None, :] & _causal(count, prefix.tokens)
+        cache, last = self._read_before(prefix)
+        embedded, positions = self.backbone.embed(tokens), prefix.canvas_positions(count)
+        return torch.cat([last, self.backbone.encode(embedded, positions, mask, cache)], dim=1)
+
+    def _read_before(self, prefix: Prefix) -> tuple[Any, Tensor]:
+        """What was read of a prefix: its cache, and the hidden state of its last token (b, 1, H)."""
+        return prefix.cache, prefix.cache.tail[0][:, -1:]
 
     def log_p(self, states: Tensor) -> Tensor:
         """Log p of the tokens that hidden states (..., H) predict: (..., V) float32; a virtual mask has none."""
@@ -115,7 +126,7 @@ class CausalDenoiser(Denoiser):
 
 
 @dataclass(frozen=True)
-class Reading:
+class CanvasMemory:
     """What was read of one row: its prefix, and lately tokens of a canvas after it.
 
     A memo: the tensors are written in place, and what a canvas does not share with the tokens read is read again.
@@ -130,7 +141,7 @@ class Reading:
     states: Tensor
 
     @classmethod
-    def of(cls, cache: Any, last: Tensor, length: int) -> Reading:
+    def of(cls, cache: Any, last: Tensor, length: int) -> CanvasMemory:
         """Of a prefix alone, whose last token has this hidden state (1, 1, H); a canvas has this length."""
         tokens = torch.full((1, length), -1, dtype=torch.int64, device=last.device)
         return cls(cache, tokens, pad(last, (0, 0, 0, length)))
@@ -156,32 +167,36 @@ class StepwiseCausalDenoiser(CausalDenoiser):
     def _read(self, prefix: Prefix) -> Prefix:
         size, embedded = self.backbone.block_size, self.backbone.embed(prefix.tokens)
         cache = self.backbone.extend(embedded, prefix.positions, None, self.backbone.new_cache())
-        return replace(prefix, cache=Reading.of(cache.spaced(size), cache.tail[0][:, -1:], size))
+        return replace(prefix, cache=CanvasMemory.of(cache.spaced(size), cache.tail[0][:, -1:], size))
+
+    def _read_before(self, prefix: Prefix) -> tuple[Any, Tensor]:
+        memory: CanvasMemory = prefix.cache
+        return memory.cache.first(prefix.tokens.shape[1]), memory.states[:, :1]
 
     def _before(self, canvas: Tensor, place: Tensor, prefix: Prefix) -> Tensor:
-        reading: Reading = prefix.cache
+        memory: CanvasMemory = prefix.cache
         count = int(place)
-        known = reading.shared(canvas[:, :count])
+        known = memory.shared(canvas[:, :count])
         if known < count:
             new, columns = canvas[:, known:count], prefix.tokens.shape[1] + known
             positions = prefix.canvas_positions(count)[:, known:]
-            hidden = self.backbone.write(self.backbone.embed(new), positions, reading.cache, columns)
-            reading.states[:, known + 1 : count + 1] = hidden
-            reading.tokens[:, known:count] = new
-            reading.tokens[:, count:] = -1
-        return reading.states[:, count]
+            hidden = self.backbone.write(self.backbone.embed(new), positions, memory.cache, columns)
+            memory.states[:, known + 1 : count + 1] = hidden
+            memory.tokens[:, known:count] = new
+            memory.tokens[:, count:] = -1
+        return memory.states[:, count]
 
     def _commit(self, tokens: Tensor, prefix: Prefix) -> Prefix:
         grown = prefix.followed_by(tokens, 1)
         if prefix.slides and grown.tokens.shape[1] > self.room:
             return self._read(grown.last(self._half))
-        reading: Reading = prefix.cache
-        known = reading.shared(tokens[:, :-1])
+        memory: CanvasMemory = prefix.cache
+        known = memory.shared(tokens[:, :-1])
         new, columns = tokens[:, known:], prefix.tokens.shape[1] + known
-        cache = reading.cache.first(columns).spaced(new.shape[1] + self.backbone.block_size)
+        cache = memory.cache.first(columns).spaced(new.shape[1] + self.backbone.block_size)
         positions = prefix.canvas_positions(tokens.shape[1])[:, known:]
         hidden = self.backbone.write(self.backbone.embed(new), positions, cache, columns)
-        return replace(grown, cache=Reading.of(cache, hidden[:, -1:], self.backbone.block_size))
+        return replace(grown, cache=CanvasMemory.of(cache, hidden[:, -1:], self.backbone.block_size))
 
     def flops(self, length: int, seen: int) -> int:
         """Estimate the FLOPs of a step: the token that was revealed last is read, and the next one is predicted."""

@@ -28,7 +28,7 @@ from ssdcli.generation.loaded_model import LoadedModel, open_model
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.reports.description import Sample
 from ssdcli.text.codec import Codec
-from ssdcli.text.openings import TextFormat, ends_of
+from ssdcli.text.openings import ends_of, format_made_here
 from ssdcli.training.prepare import Parent, Prepared
 from ssdcli.training.samples import write_samples
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
@@ -90,13 +90,11 @@ def assess(
 
 
 def _trained(prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel:
-    """The trained model before it is registered, with as much of its format as measuring and sampling need.
-
-    Both put documents to it, and no conversation by a template; in training the first end of text opens a document.
-    """
+    """The trained model before it is registered; without a template, for it is measured and sampled on documents."""
     parent, tokenizer = prepared.parent, prepared.tokenizer
     ends = (prepared.end,) if parent is None else ends_of(parent.entry, tokenizer)
-    return LoadedModel(Denoiser(model, prepared.process), Codec(tokenizer), TextFormat(prepared.end, ends))
+    form = format_made_here(ends, answers=prepared.format != "plain")
+    return LoadedModel(Denoiser(model, prepared.process), Codec(tokenizer), form)
 
 
 def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel | None:

@@ -95,6 +95,21 @@ _OWN: dict[str, dict[str, Any]] = {
         "rope_local_base_freq": 100.0,
         "sliding_window_pattern": 2,
     },
+    "gemma3": {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "eos_token_id": [END],
+        "image_token_index": 7,
+        "mm_tokens_per_image": 4,
+        "vision_config": {
+            "hidden_size": 16,
+            "image_size": 32,
+            "intermediate_size": 24,
+            "model_type": "siglip_vision_model",
+            "num_attention_heads": 2,
+            "num_hidden_layers": 1,
+            "patch_size": 8,
+        },
+    },
     "phi3": {
         "architectures": ["Phi3ForCausalLM"],
         "original_max_position_embeddings": 96,
@@ -135,18 +150,22 @@ MODEL_TYPES = tuple(_OWN)
 
 def config_of(model_type: str) -> dict[str, Any]:
     """The content of config.json."""
+    if model_type == "gemma3":
+        text = {**config_of("gemma3_text"), "num_hidden_layers": 3}
+        left_out = ("architectures", "attention_dropout", "hidden_activation", "tie_word_embeddings", "rms_norm_eps")
+        part = {key: value for key, value in text.items() if key not in left_out}
+        return {**_OWN[model_type], "model_type": model_type, "text_config": part}
     shared = {} if model_type == "gpt2" else _LLAMA
     return {**shared, **_OWN[model_type], "model_type": model_type}
 
 
 def write_causal(folder: Path, model_type: str, seed: int = 0) -> Path:
-    config = config_of(model_type)
+    config, end = config_of(model_type), END_OF_TEXT if model_type == "gpt2" else END
     write_json(folder / "config.json", config)
-    write_json(folder / "generation_config.json", {"bos_token_id": BEGIN, "eos_token_id": [config["eos_token_id"]]})
+    write_json(folder / "generation_config.json", {"bos_token_id": BEGIN, "eos_token_id": [end]})
     tensors = _tensors(config, Draw(seed))
     write_weights(folder, _as_published(model_type, tensors))
-    end = SPECIALS[config["eos_token_id"] - WORDS]
-    settings = {"bos_token": "<s>", "eos_token": end, "tokenizer_class": "PreTrainedTokenizerFast"}
+    settings = {"bos_token": "<s>", "eos_token": SPECIALS[end - WORDS], "tokenizer_class": "PreTrainedTokenizerFast"}
     write_tokenizer(folder, SPECIALS, settings)
     return folder
 
@@ -169,7 +188,7 @@ def _drawn(name: str, weight: Tensor, draw: Draw, *, plus_one: bool) -> Tensor:
         return draw.bias(*weight.shape)
     if weight.ndim == 1:
         return draw.norm(*weight.shape) - int(plus_one)  # Gemma's norms multiply by one more than the weight
-    return draw.linear(*weight.shape)
+    return draw.linear(len(weight), weight[0].numel()).view(weight.shape)
 
 
 def _as_published(model_type: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -178,6 +197,9 @@ def _as_published(model_type: str, tensors: dict[str, Tensor]) -> dict[str, Tens
     if model_type == "gpt2":
         masks = {f"h.{n}.attn.bias": mask.clone() for n in range(4)}
         return {name.removeprefix("transformer."): value for name, value in tensors.items()} | masks
+    if model_type == "gemma3":
+        named = {re.sub(r"^model\.language_model", "language_model.model", name): tensors[name] for name in tensors}
+        return {re.sub(r"^model\.", "", name): value for name, value in named.items()}
     if model_type == "gpt_neox":
         masks = {f"gpt_neox.layers.{n}.attention.bias": mask.bool() for n in range(4)}
         return {re.sub("^lm_head", "embed_out", name): value for name, value in tensors.items()} | masks
