@@ -83,6 +83,11 @@ class Prepared:
         return None if self.parent is None else self.parent.entry
 
     @property
+    def exact(self) -> bool:
+        """Whether the trained model is measured by exact code lengths, as models for causal cores are."""
+        return self.core is not None and self.core.manifest.attention == "autoregressive"
+
+    @property
     def tokenizer_file(self) -> Path:
         """The core's tokenizer, or the one that was learned from the data."""
         return (self.workspace if self.core is None else self.core.folder) / TOKENIZER
