@@ -54,6 +54,7 @@ from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.generation.selection import UNTUNED
 from ssdcli.registry.store import STARTER
 from ssdcli.reports import charts
+from ssdcli.reports.drawing import Point
 from ssdcli.training.settings import TrainSettings
 
 QUICK = {"documents": 8, "rows": 8, "steps": SEGMENTS}
@@ -248,7 +249,7 @@ class Outcome:
                 more = signed(*over) if over[1] > 0 else ""
                 yield row, [row.name, " and ".join(row.schedules), cost, f"{loss:.4f}", more, row.place]
 
-    def curves(self, names: Sequence[str]) -> dict[str, list[charts.Point]]:
+    def curves(self, names: Sequence[str]) -> dict[str, list[Point]]:
         """Losses under schedules of these names over percents of FLOPs saved."""
         chosen = {name: [rows.get(name, next(iter(rows.values()))) for rows in self.by_cost()] for name in names}
         return {

@@ -24,6 +24,7 @@ from ssdcli.training.settings import TrainSettings
 Line = dict[str, Any]
 
 _QUICK_STEPS = 60
+_SHOWN = 500  # characters of a result that are printed
 # Arguments that may differ between the runs that add to one file of results.
 _MORE = ("corpus", "cores", "models", "variants", "seeds", "ratios", "scales", "stops", "out", "table", "plot")
 
@@ -78,7 +79,7 @@ class Workshop:
         line = {**asked, **make()}
         with self.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        print(json.dumps(line)[:_SHOWN], flush=True)
         return line
 
     def trained(self, settings: TrainSettings) -> Line:

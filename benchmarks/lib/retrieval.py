@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,13 +42,17 @@ class Library:
             rarity = math.log(1 + (len(self.pieces) - len(places) + 0.5) / (len(places) + 0.5))
             self._gains[token] = places, rarity * often * (_K1 + 1) / (often + norms[places])
 
-    def best(self, query: Sequence[int]) -> list[int]:
-        """The piece that is most like a query; the first if none shares a token with it."""
+    def ranked(self, query: Sequence[int]) -> Iterator[list[int]]:
+        """All pieces, the most like a query first; in their own order where none shares a token with it."""
         scores = np.zeros(len(self.pieces))
         for token in set(query) & self._gains.keys():
             places, gains = self._gains[token]
             scores[places] += gains
-        return self.pieces[int(scores.argmax())]
+        return (self.pieces[place] for place in np.argsort(-scores, kind="stable"))
+
+    def best(self, query: Sequence[int]) -> list[int]:
+        """The piece that is most like a query; the first if none shares a token with it."""
+        return next(self.ranked(query))
 
 
 @dataclass(frozen=True)

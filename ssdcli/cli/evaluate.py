@@ -29,15 +29,15 @@ from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.options.declare import group
 from ssdcli.registry.disk import write_atomic
+from ssdcli.registry.manifest import CODE_LENGTH
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
 from ssdcli.reports.overview import explained
 
 if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
     from rich.table import Table
-
-
-_LEVEL = "noise level (0: the text itself, 1: only noise)"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _keep(found: Evaluation, plot: Path | None, *, save: bool) -> None:
 
 def _svg(found: Evaluation) -> str:
     """Draw bits per byte: for each schedule over the weight, and for the members over the noise level."""
-    from ssdcli.reports.charts import curves, stacked, to_svg, weight_sweeps
+    from ssdcli.reports.charts import stacked, to_svg, weight_sweeps
 
     title = " with ".join(name for name in (found.core, found.small) if name is not None)
     ensembles = [swept for swept in found.ensembles if swept.over_weights]
@@ -146,8 +146,9 @@ def _svg(found: Evaluation) -> str:
         )
         for schedule in schedules
     ]
-    levels = curves(_levels(found), f"{title}: {found.measure}", (_LEVEL, "bits per byte"))
-    return to_svg(stacked([*pictures, levels], title))
+    if found.measure != CODE_LENGTH:
+        pictures.append(_levels(found, f"{title}: {found.measure}"))
+    return to_svg(stacked(pictures or [weight_sweeps({}, title)], title))
 
 
 def _points(swept: SweepResult, found: Evaluation) -> list[tuple[float, float]]:
@@ -160,15 +161,15 @@ def _points(swept: SweepResult, found: Evaluation) -> list[tuple[float, float]]:
     return [*alone, *((point.weight or 0.0, point.figures.bits.value) for point in swept.points)]
 
 
-def _levels(found: Evaluation) -> dict[str, list[tuple[float, float]]]:
-    """The core, the first small model and their best ensemble over the levels."""
+def _levels(found: Evaluation, title: str) -> Element:
+    """Draw the core, the first small model and their best ensemble over the noise level."""
+    from ssdcli.reports.charts import level_losses
+
     shown = {one.name: one.figures for one in found.members if one.name in (found.core, found.small)}
-    best = found.best
-    lines = shown if best is None else shown | {"ensemble": best.best.figures}
-    return {
-        who: [((place + 0.5) / len(figures.by_level), bits) for place, bits in enumerate(figures.by_level)]
-        for who, figures in lines.items()
-    }
+    lines = shown if found.best is None else shown | {"ensemble": found.best.best.figures}
+    bits = {who: [one.value for one in figures.by_level] for who, figures in lines.items()}
+    margins = {who: [one.margin for one in figures.by_level] for who, figures in lines.items()}
+    return level_losses(bits, title, margins, "bits per byte")
 
 
 def _tell(found: Evaluation) -> None:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ssdcli.engine import catalogue
+from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.process import make_process
-from ssdcli.engine.sampling.reverse import reverse_process
+from ssdcli.engine.sampling.reverse import Choice, reverse_process
 from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.placement import CPU, DTYPES, FREE, QUANTIZED, Allocation, Need, Placement
@@ -96,10 +98,13 @@ def _speed(entry: Entry, allocation: Allocation) -> list[str]:
     process = make_process(manifest.process, manifest.vocabulary, manifest.constants)
     spec = CoreSpec.of(manifest, config[KEY])
     twin = native_class_of(config).backbone_for(spec)(blueprint(native_part(config)), spec)
-    flops = make_denoiser(twin, manifest.attention, process).flops(manifest.block_size, _SEEN)
+    denoiser = make_denoiser(twin, manifest.attention, process)
     rows = manifest.block_size + (_SEEN if manifest.attention == "full" else 0)
-    seconds = flops / _rate(rows, getattr(torch, allocation.computes), allocation.devices[0])
-    steps = reverse_process(process).steps
+    causal = isinstance(denoiser, CausalDenoiser)
+    rate = _rate(1 if causal else rows, getattr(torch, allocation.computes), allocation.devices[0])
+    seconds = denoiser.flops(manifest.block_size, _SEEN) / rate
+    sampler = catalogue.from_left(process.name) if causal else None
+    steps = reverse_process(process, Choice(sampler)).steps_of(manifest.block_size)
     pace = manifest.block_size / (seconds * steps)
     return [
         f"A denoising step of {manifest.block_size} tokens after {_SEEN} others takes about {seconds:.2g} s, which is "

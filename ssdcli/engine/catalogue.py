@@ -92,9 +92,11 @@ class SamplerDeclaration(Declaration):
     process: the noise process that it reverses.
     number: what may follow its name; None for a sampler that takes none.
     takes: which of the options `remask` and `late` it takes (see `Choice`).
+    from_left: whether it reveals tokens from the left, as a causal language model needs it.
     """
 
     process: str
+    from_left: bool = False
     number: Number | None = None
     takes: tuple[str, ...] = ()
 
@@ -200,6 +202,14 @@ SAMPLERS: tuple[SamplerDeclaration, ...] = (
         takes=_UNMASKING,
     ),
     SamplerDeclaration(
+        name="left-to-right",
+        target="ssdcli.engine.sampling.left_to_right:LeftToRight",
+        help="reveals the leftmost hidden position",
+        process="masked",
+        takes=_UNMASKING,
+        from_left=True,
+    ),
+    SamplerDeclaration(
         name="entropy-bound",
         target="ssdcli.engine.sampling.acceptance:Acceptance",
         help="accepts the positions of lowest entropy, up to so many nats together, and renoises the others",
@@ -276,6 +286,11 @@ def sampler(process: str, name: str | None = None) -> SamplerDeclaration:
     """The sampler of a name, or the default; ValueError names those that the process has."""
     known = samplers(process)
     return _find(f"the {process} process has no sampler", known[0].name if name is None else name, known)
+
+
+def from_left(process: str) -> str:
+    """The name of the first sampler of a process that reveals tokens from the left."""
+    return next(one.name for one in samplers(process) if one.from_left)
 
 
 def rule(name: str) -> RuleDeclaration:

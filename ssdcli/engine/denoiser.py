@@ -130,6 +130,11 @@ class Prefix:
             canvas_at=self.canvas_at + tokens.shape[1],
         )
 
+    def taking(self, rows: slice) -> Prefix:
+        """Some of the rows, not read yet."""
+        tensors = {name: getattr(self, name)[rows] for name in ("rows", "tokens", "positions", "ranks", "canvas_at")}
+        return replace(self, cache=None, **tensors)
+
     def last(self, count: int) -> Prefix:
         """The last `count` columns, as if they were the whole text."""
         start = self.positions[:, -count]  # 0 where the text begins later
@@ -172,7 +177,15 @@ class Denoiser:
         for row, prompt in enumerate(prompts):
             order = self._reading_order(prompt)
             groups.setdefault((self._width(len(order.tokens)), prompt.gap == 0), {})[row] = order
-        return tuple(self._read(self._columns(orders, *how)) for how, orders in groups.items())
+        return tuple(
+            self._read(self._columns(together, *how))
+            for how, orders in groups.items()
+            for together in self._together(orders)
+        )
+
+    def _together(self, orders: Mapping[int, ReadingOrder]) -> Iterator[Mapping[int, ReadingOrder]]:
+        """Rows of one width, split into those that share passes: here, all."""
+        yield orders
 
     def _reading_order(self, prompt: Prompt) -> ReadingOrder:
         """Cut a prompt to the window and place it."""

@@ -101,7 +101,7 @@ def sample(
     """
     if config.max_tokens < 1:
         return
-    prefixes = ensemble.start(prompts, time_grid(reverse.steps)[:-1])
+    prefixes = ensemble.start(prompts, time_grid(reverse.steps_of(config.block_size))[:-1])
     noise = CounterNoise(seeds, config.device)
     written = torch.empty((len(seeds), 0), dtype=torch.int64, device=config.device)
     ended = torch.zeros(len(seeds), dtype=torch.bool, device=config.device)
@@ -147,7 +147,7 @@ def _denoise(
     process, sampler = reverse.process, reverse.sampler
     canvas = process.prior(config.block_size, noise.derive(_PRIOR))
     done, previous, settling, quorum = block.ended, None, None, Quorum()
-    for index, (t, s) in enumerate(pairwise(time_grid(reverse.steps))):
+    for index, (t, s) in enumerate(pairwise(time_grid(reverse.steps_of(config.block_size)))):
         prediction = ensemble.denoise(canvas, t, previous, block.prefixes)
         log_p = guided(process.carry_over(canvas, prediction.log_p), config.guides, block.written)
         log_p = reverse.tempered(_fresh(log_p, canvas, process, block, config), t)

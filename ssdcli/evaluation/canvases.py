@@ -17,11 +17,10 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Canvas
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
+from ssdcli.evaluation.estimates import ENOUGH, margins
 from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, level_bin
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel
-
-ENOUGH = 8  # documents that are measured, at least
 
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # its multiples modulo 1 cover [0, 1) evenly, however many of them there are
 
@@ -102,8 +101,11 @@ def _summed(found: Sequence[tuple[_Place, Tensor]]) -> LossesByLevel:
     level_sums, level_tokens = np.zeros((LEVELS, losses.shape[1])), np.zeros(LEVELS)
     np.add.at(level_sums, bins, losses)
     np.add.at(level_tokens, bins, each)
-    sizes = np.array([texts[number].bytes for number in numbers])
-    return LossesByLevel(np.arange(losses.shape[1]), sums, tokens, sizes, level_sums, level_tokens)
+    own_sums, own_tokens = np.zeros((len(numbers), *level_sums.shape)), np.zeros((len(numbers), LEVELS))
+    np.add.at(own_sums, (rows, bins), losses)
+    np.add.at(own_tokens, (rows, bins), each)
+    sizes, level_margins = np.array([texts[number].bytes for number in numbers]), margins(own_sums, own_tokens)
+    return LossesByLevel(np.arange(losses.shape[1]), sums, tokens, sizes, level_sums, level_tokens, level_margins)
 
 
 def _places(texts: Sequence[ScoredText], length: int, settings: CanvasSettings) -> Iterator[_Place]:

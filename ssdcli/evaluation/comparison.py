@@ -6,16 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 from torch import Tensor
 
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
 from ssdcli.evaluation.candidates import Candidates
 from ssdcli.evaluation.combinations import Combination, Combined, Positions, Score, alone, cross_entropy
-from ssdcli.evaluation.estimates import chosen_elsewhere, ratio
+from ssdcli.evaluation.estimates import gain, ratio
 from ssdcli.evaluation.gating import GateFitter
-from ssdcli.evaluation.losses import LossesByLevel
+from ssdcli.evaluation.losses import Losses, LossesByLevel
 from ssdcli.evaluation.measurement import (
     Estimate,
     Figures,
@@ -24,7 +23,7 @@ from ssdcli.evaluation.measurement import (
     SweepResult,
 )
 from ssdcli.generation.selection import EnsembleSpec
-from ssdcli.registry.manifest import DENOISING_LOSS, NELBO
+from ssdcli.registry.manifest import CODE_LENGTH, DENOISING_LOSS, NELBO
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,9 @@ class Comparison:
     combinations: tuple[Combination, ...]
 
     @classmethod
-    def of(cls, candidates: Candidates, process: Process) -> Comparison:
-        """List everything that is to be measured."""
-        measure, score = bound_of(process)
+    def of(cls, candidates: Candidates, process: Process, *, exact: bool = False) -> Comparison:
+        """List everything that is to be measured; exact: by code lengths."""
+        measure, score = (CODE_LENGTH, cross_entropy) if exact else bound_of(process)
         names = [member.name for member in candidates.members]
         members = [alone(place, len(names)) for place in range(len(names))]
         points = [_combination(spec, names) for sweep in candidates.sweeps for spec in sweep.specs]
@@ -58,21 +57,21 @@ class Comparison:
             return []
         return [fitter.combination(roles)]
 
-    def members(self, losses: LossesByLevel) -> tuple[MemberResult, ...]:
+    def members(self, losses: Losses) -> tuple[MemberResult, ...]:
         """Each member's figures alone."""
         members = enumerate(self.candidates.members)
         return tuple(MemberResult(one.carrying(None), self._figures(losses, column)) for column, one in members)
 
-    def ensembles(self, losses: LossesByLevel) -> tuple[SweepResult, ...]:
+    def ensembles(self, losses: Losses) -> tuple[SweepResult, ...]:
         """The figures of each rule and schedule over the weights, and its gain over the best member."""
         return tuple(self._swept(losses))
 
-    def gain(self, losses: LossesByLevel) -> Estimate | None:
+    def gain(self, losses: Losses) -> Estimate | None:
         """The gain of the best ensemble over the best member; None if there is no ensemble."""
         first, last = len(self.candidates.members), self._count
         return None if first == last else self._gain(losses, range(first, last))
 
-    def best(self, losses: LossesByLevel) -> EnsembleSpec | None:
+    def best(self, losses: Losses) -> EnsembleSpec | None:
         """The ensemble with the lowest loss; None if there is none."""
         specs = [spec for sweep in self.candidates.sweeps for spec in sweep.specs]
         sums = losses.sums[:, len(self.candidates.members) : self._count].sum(0)
@@ -82,7 +81,7 @@ class Comparison:
     def _count(self) -> int:
         return len(self.candidates.members) + sum(len(sweep.specs) for sweep in self.candidates.sweeps)
 
-    def _swept(self, losses: LossesByLevel) -> Iterator[SweepResult]:
+    def _swept(self, losses: Losses) -> Iterator[SweepResult]:
         first = len(self.candidates.members)
         for sweep in self.candidates.sweeps:
             columns = range(first, first + len(sweep.specs))
@@ -93,25 +92,25 @@ class Comparison:
             ]
             yield SweepResult(sweep.rule, sweep.schedule, tuple(points), self._gain(losses, columns))
 
-    def _gain(self, losses: LossesByLevel, columns: Sequence[int]) -> Estimate:
-        """The bits per byte that the best of some columns saves over the best member.
-
-        The column is chosen on other documents than those that it is measured on. The member is chosen on all of them,
-        which flatters the member, so the gain is a cautious estimate.
-        """
+    def _gain(self, losses: Losses, columns: Sequence[int]) -> Estimate:
+        """The bits per byte that the best of some columns saves over the best member (see `gain`)."""
         own = [column for column, member in enumerate(self.candidates.members) if member.role != "base"]
-        better = min(own, key=lambda column: float(losses.sums[:, column].sum()))
-        saved = losses.sums[:, better] - chosen_elsewhere(losses.sums[:, list(columns)])
-        return ratio(saved / math.log(2), losses.bytes)
+        return gain(losses.sums[:, own], losses.sums[:, list(columns)], losses.bytes)
 
-    def _figures(self, losses: LossesByLevel, column: int) -> Figures:
+    def _figures(self, losses: Losses, column: int) -> Figures:
         plain = column + len(self.combinations) - self._count
-        per_byte = losses.tokens.sum() / losses.bytes.sum() / math.log(2)
         return Figures(
             bits=ratio(losses.sums[:, column] / math.log(2), losses.bytes),
             nats=ratio(losses.sums[:, plain], losses.tokens),
-            by_level=tuple(map(float, np.asarray(losses.nats_by_level()[:, column] * per_byte))),
+            by_level=_by_level(losses, column) if isinstance(losses, LossesByLevel) else (),
         )
+
+
+def _by_level(losses: LossesByLevel, column: int) -> tuple[Estimate, ...]:
+    """Bits per byte in each bin of levels."""
+    per_byte = losses.tokens.sum() / losses.bytes.sum() / math.log(2)
+    parts = losses.nats_by_level()[:, column] * per_byte, losses.level_margins[:, column] * per_byte
+    return tuple(Estimate(float(value), float(margin)) for value, margin in zip(*parts, strict=True))
 
 
 def _combination(spec: EnsembleSpec, names: Sequence[str]) -> Combination:

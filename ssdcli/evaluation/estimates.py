@@ -13,6 +13,8 @@ import numpy as np
 
 from ssdcli.evaluation.measurement import Estimate
 
+ENOUGH = 8  # documents whose scatter tells how certain a mean over them is, at least
+
 _NORMAL = NormalDist().inv_cdf(0.975)
 
 
@@ -29,6 +31,31 @@ def ratio(sums: np.ndarray, sizes: np.ndarray) -> Estimate:
         return Estimate(float(value), math.nan)
     spread = np.sqrt(((sums - value * sizes) ** 2).sum() * documents / (documents - 1))
     return Estimate(float(value), float(student(documents - 1) * spread / sizes.sum()))
+
+
+def margins(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The margins of ratios as `ratio` finds them: of sums (D, K, W) and sizes (D, K), for each of K and W: (K, W).
+
+    They are nan for those of K in which fewer than ENOUGH documents have any size.
+    """
+    documents, whole = (sizes > 0).sum(0), sizes.sum(0)
+    quantiles = np.array([student(n - 1) * math.sqrt(n / (n - 1)) if n >= ENOUGH else math.nan for n in documents])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        residual = sums - (sums.sum(0) / whole[:, None]) * sizes[..., None]
+        return np.asarray(np.sqrt((residual**2).sum(0)) * (quantiles / whole)[:, None])
+
+
+def gain(members: np.ndarray, ensembles: np.ndarray, sizes: np.ndarray) -> Estimate:
+    """The bits that the best ensemble, one of (D, C) losses in nats, saves of the best member's, one of (D, M).
+
+    Losses are paired by document: what they have in common cancels. The ensemble is chosen on other documents than
+    those that it is measured on. The member is chosen on all of them, which flatters the member, so the gain is a
+    cautious estimate.
+
+    sizes: of the documents, (D,), such as their bytes; the gain is per unit of it.
+    """
+    better = members[:, int(members.sum(0).argmin())]
+    return ratio((better - chosen_elsewhere(ensembles)) / math.log(2), sizes)
 
 
 def student(freedom: int) -> float:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 from ssdcli.engine.process import Process
-from ssdcli.errors import SsdError, UsageError
+from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.evaluation.candidates import Candidates, find_candidates
-from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, canvas_losses
+from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
+from ssdcli.evaluation.code_length import CodeSettings, code_lengths, has_code_length
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.comparison import Comparison
 from ssdcli.evaluation.continuations import PEOPLE, continuations, continued, measure_texts, write
+from ssdcli.evaluation.estimates import ENOUGH
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.generated import not_measured
 from ssdcli.evaluation.heldout_text import HeldOutText, read_heldout, scored_texts
-from ssdcli.evaluation.losses import LossesByLevel, LossSettings, Pace, measure_combinations
+from ssdcli.evaluation.losses import Losses, LossSettings, Pace, measure_combinations
 from ssdcli.evaluation.measurement import EvalSettings, Evaluation, OnProgress, TextMeasures
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.evaluation.trained_text import Training
@@ -57,9 +60,10 @@ def evaluate(
     on_progress("reading", 0.0)
     training = Training.of([member.model.entry for member in candidates.members], registry)
     text = read_heldout(data, candidates.learner.model.entry, training, settings)
-    stage = _Loaded.open(candidates, text, settings)
-    columns = Comparison.of(candidates, stage.process)
-    fitter = GateFitter(stage.process, stage.looked_at, settings.seed)
+    exact = settings.exact or _is_causal(candidates, registry)
+    stage = _Loaded.open(candidates, text, settings, exact=exact)
+    columns = Comparison.of(candidates, stage.process, exact=exact)
+    fitter = GateFitter(None if exact else stage.process, stage.looked_at, settings.seed)
     measured = [*columns.combinations, *columns.watched(fitter)]
     losses = stage.measure(measured, partial(on_progress, "measuring"))
     generated, missing = stage.generate(columns.best(losses), partial(on_progress, "writing"))
@@ -83,7 +87,16 @@ def evaluate(
     )
 
 
-def _left_over(scored: Sequence[ScoredText], losses: LossesByLevel) -> list[str]:
+def _is_causal(candidates: Candidates, registry: Registry) -> bool:
+    """Whether a causal core is measured, or a small model alone that was made for one."""
+    entries = [member.model.entry for member in candidates.members]
+    for name in {entry.manifest.core for entry in entries} - {None}:
+        with suppress(NoSuchModel):
+            entries.append(registry.find(str(name)))
+    return any(entry.manifest.attention == "autoregressive" for entry in entries)
+
+
+def _left_over(scored: Sequence[ScoredText], losses: Losses) -> list[str]:
     """A sentence if some documents were not measured."""
     measured = len(losses.tokens)
     remark = f"{measured} of {len(scored)} documents were measured: the others are too short, or time ran out"
@@ -101,6 +114,7 @@ class _Loaded:
     text: the documents.
     scored: the documents in tokens.
     context: the private context, cut to the room that the small models have.
+    exact: whether code lengths are measured.
     remarks: sentences about that cut.
     """
 
@@ -111,10 +125,11 @@ class _Loaded:
     text: HeldOutText
     scored: list[ScoredText]
     context: tuple[int, ...]
+    exact: bool
     remarks: tuple[str, ...]
 
     @classmethod
-    def open(cls, candidates: Candidates, text: HeldOutText, settings: EvalSettings) -> _Loaded:
+    def open(cls, candidates: Candidates, text: HeldOutText, settings: EvalSettings, *, exact: bool) -> _Loaded:
         """Load every model once, and encode the text as they read it."""
         first = candidates.members[0].model.entry
         chat = chat_of(first)
@@ -122,6 +137,7 @@ class _Loaded:
             problem = f"{first.name!r} has a chat template, and private context cannot be measured with one."
             raise UsageError(problem, "Omit --context.")
         writer = EnsembleSpec(candidates.core, candidates.members, PLAIN, ()).open(settings.placement)
+        _check_exact(writer, exact=exact)
         tokenizer = load_tokenizer(first.folder, first.name)
         scored = scored_texts(text.documents, tokenizer, writer.ends, chat)
         if not scored:
@@ -129,7 +145,7 @@ class _Loaded:
             raise UsageError(problem, "Name other text.")
         judge = None if settings.judge is None else load_judge(settings.judge)
         context, remarks = _context(writer, settings.context)
-        return cls(candidates, settings, writer, judge, text, scored, context, remarks)
+        return cls(candidates, settings, writer, judge, text, scored, context, exact, remarks)
 
     @property
     def looked_at(self) -> float:
@@ -141,9 +157,11 @@ class _Loaded:
         """The noise process of all members."""
         return self.writer.members[0].model.denoiser.process
 
-    def measure(self, combinations: Sequence[Combination], on_progress: Callable[[float], None]) -> LossesByLevel:
+    def measure(self, combinations: Sequence[Combination], on_progress: Callable[[float], None]) -> Losses:
         """Measure all combinations: on whole texts if every member can score them, else canvas by canvas."""
         pace = Pace(60 * self.settings.minutes, on_progress)
+        if self.exact:
+            return code_lengths(self.writer.members, self.scored, combinations, CodeSettings(pace, self.context))
         backbones = [member.model.denoiser.backbone for member in self.writer.members]
         if not self.context and all(member.model.scores_whole_texts for member in self.writer.members):
             window = min(backbone.context for backbone in backbones)
@@ -173,6 +191,16 @@ class _Loaded:
         return measure_texts(written, found, self.judge, self.settings.seed), not_measured(
             has_judge=self.judge is not None
         )
+
+
+def _check_exact(writer: Writer, *, exact: bool) -> None:
+    """Raise UsageError if code lengths are to be measured and a model has none."""
+    lacking = next((member.name for member in writer.members if not has_code_length(member.model)), None)
+    if exact and lacking is not None:
+        problem = (
+            f"the code length of {lacking!r} is not known: only masked models whose prefix never changes have one."
+        )
+        raise UsageError(problem, "Omit --exact.")
 
 
 def _part(on_progress: Callable[[float], None], done: int, parts: int, share: float) -> None:

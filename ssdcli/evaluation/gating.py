@@ -117,12 +117,12 @@ def fit(curves: LossCurves, columns: Tensor, due: Tensor, spread: float = _SPREA
 class GateFitter:
     """Watches a core and a small model as their losses are measured, and fits a gate to what it saw.
 
-    process: weights the positions.
+    process: weights the positions; None where each counts once.
     share: of the positions that it keeps, drawn at random.
     seed: of that draw.
     """
 
-    process: Process
+    process: Process | None
     share: float = 1.0
     seed: int = 0
     _curves: list[LossCurves] = field(default_factory=list, init=False)
@@ -152,7 +152,9 @@ class GateFitter:
         self._curves.append(LossCurves(curves.nats.cpu(), curves.slopes.cpu()))
         columns = [torch.ones(len(chosen), device=core.device), here.levels - 0.5, entropy(core), entropy(small)]
         self._columns.append(torch.stack(columns, dim=1).double().cpu())
-        self._due.append(self.process.loss_weights(here.shown, here.levels).double().cpu())
+        once = torch.ones_like(here.levels)
+        due = once if self.process is None else self.process.loss_weights(here.shown, here.levels)
+        self._due.append(due.double().cpu())
         return torch.zeros(count, device=core.device)
 
     def gate(self) -> Gate | None:

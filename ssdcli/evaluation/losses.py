@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Canvas, Process
 from ssdcli.evaluation.combinations import Combination, Positions, alone, combined_losses
+from ssdcli.evaluation.estimates import margins
 from ssdcli.evaluation.scored_text import ScoredText
 
 GRID = tuple(i / 10 for i in range(11))  # weights of a small model beside its core
@@ -112,6 +114,10 @@ class Losses:
         """The column of a weight: the nearest, so that rounding does no harm."""
         return int(np.abs(self.weights - weight).argmin())
 
+    def over(self, weights: Sequence[float]) -> Self:
+        """Keep the first columns, which are those of these weights."""
+        return replace(self, weights=np.array(weights), sums=self.sums[:, : len(weights)])
+
 
 @dataclass(frozen=True)
 class LossesByLevel(Losses):
@@ -119,21 +125,24 @@ class LossesByLevel(Losses):
 
     level_sums: (LEVELS, W), which add up to `sums` over the documents.
     level_tokens: (LEVELS,), how many tokens were noised to each bin, which add up to all tokens.
+    level_margins: (LEVELS, W), half the width of the mean's 95% confidence interval in each bin, in nats per token; nan
+        where too few documents were noised to it.
     """
 
     level_sums: np.ndarray
     level_tokens: np.ndarray
+    level_margins: np.ndarray
 
     def nats_by_level(self) -> np.ndarray:
         """The mean loss of a token that is noised to each bin: (LEVELS, W), nan where none was."""
         seen = np.where(self.level_tokens > 0, self.level_tokens, np.nan)
         return np.asarray(self.level_sums / seen[:, None])
 
-    def over(self, weights: Sequence[float]) -> LossesByLevel:
+    def over(self, weights: Sequence[float]) -> Self:
         """Keep the first columns, which are those of these weights."""
         first = slice(len(weights))
-        columns = {"sums": self.sums[:, first], "level_sums": self.level_sums[:, first]}
-        return replace(self, weights=np.array(weights), **columns)
+        levels = {"level_sums": self.level_sums[:, first], "level_margins": self.level_margins[:, first]}
+        return replace(super().over(weights), **levels)
 
 
 def level_bin(t: Tensor) -> Tensor:
@@ -196,6 +205,7 @@ def measure_combinations(
         bytes=np.array([text.bytes for text in measured]),
         level_sums=sums[:whole].sum(0),
         level_tokens=seen[:whole].sum(0),
+        level_margins=margins(sums[:whole], seen[:whole]),
     )
 
 

@@ -34,6 +34,7 @@ class EvalSettings:
     judge: the folder of a causal language model that reads these texts.
     placement: where the models run.
     include_trained: whether documents that a member was trained on are measured, too.
+    exact: whether masked models are measured by their exact code length, as they always are beside causal cores.
     """
 
     rules: tuple[str, ...] = option(
@@ -64,6 +65,9 @@ class EvalSettings:
     placement: Placement = group(FREE, without=("cache",))
     include_trained: bool = option(
         False, "Also measure documents that a member was trained on, which are left out by default."
+    )
+    exact: bool = option(
+        False, "Measure masked models by their exact code length, as beside causal cores, not by the NELBO."
     )
 
     def __post_init__(self) -> None:
@@ -119,20 +123,22 @@ class Figures:
     """How well something predicts the text.
 
     bits: per UTF-8 byte.
-    nats: the mean denoising loss over the noise level, in nats per token.
-    by_level: bits per byte in bins of the noise level, from 0 to 1; nan for a bin to which no token was noised.
+    nats: the mean denoising loss over the noise level, or the code length, in nats per token.
+    by_level: bits per byte in bins of the noise level, from 0 to 1; nan for a bin to which no token was noised, without
+        an interval where too few documents were. None for a code length, which has no noise.
     """
 
     bits: Estimate
     nats: Estimate
-    by_level: tuple[float, ...]
+    by_level: tuple[Estimate, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The estimates with the ends of their intervals."""
         return {
             "bits_per_byte": self.bits.to_json(),
             "nats_per_token": self.nats.to_json(),
-            "by_level": [_finite(bits) for bits in self.by_level],
+            "by_level": [_finite(one.value) for one in self.by_level],
+            "by_level_margin": [_finite(one.margin) for one in self.by_level],
         }
 
 
@@ -270,8 +276,8 @@ class Evaluation:
     core: its name, None without one.
     small: the small model whose weight was swept, if any.
     process: the noise process of all members.
-    measure: what bits per byte are of: NELBO, which bounds the code length from above, or DENOISING_LOSS, which is no
-        bound.
+    measure: what bits per byte are of: CODE_LENGTH; NELBO, which bounds it from above; or DENOISING_LOSS, which does
+        not.
     members: each alone.
     ensembles: each rule and schedule over the weights.
     gain: of the best ensemble over the best member, measured on documents that had no part in choosing the rule, the

@@ -238,7 +238,7 @@ class Writer:
         from ssdcli.engine.sampling.reverse import Choice, reverse_process
         from ssdcli.engine.sampling.stopping import EarlyStop
 
-        name, equals, number = (options.sampler or "").partition("=")
+        name, equals, number = (options.sampler or self._default_sampler or "").partition("=")
         try:
             choice = Choice(
                 name or None, _number(number) if equals else None, options.remask, self.ends if self.late_ends else ()
@@ -248,7 +248,29 @@ class Writer:
             raise self._impossible(options, str(error)) from None
         bound = options.early_stop
         stop = own.stop if bound is None else EarlyStop(bound) if bound else None
-        return replace(own, steps=own.steps if options.steps is None else options.steps, stop=stop)
+        chosen = replace(own, steps=own.steps if options.steps is None else options.steps, stop=stop)
+        self._check_order(chosen, options)
+        return chosen
+
+    @property
+    def _default_sampler(self) -> str | None:
+        """The sampler that is used unless one is named: from the left beside a causal language model."""
+        from ssdcli.engine.causal import CausalDenoiser
+
+        causal = any(isinstance(member.model.denoiser, CausalDenoiser) for member in self.members)
+        return catalogue.from_left(self._process.name) if causal else None
+
+    def _check_order(self, reverse: ReverseProcess, options: Options) -> None:
+        """UsageError if steps need more than one prediction at a level at which there is one alone."""
+        from ssdcli.engine.sampler import time_grid
+
+        size = self._denoiser.backbone.block_size
+        steps = reverse.steps_of(size)
+        if all(self._ensemble.fully_predicts(t) for t in time_grid(steps)[:-1]):
+            return
+        problem = "a causal language model predicts one token at a time, and there is no other prediction at each step"
+        require(steps >= size, f"{steps} steps for {size} tokens: {problem}.", f"Give --steps {size} or omit it.")
+        require(options.remask == 0, f"remask {options.remask:g}: {problem}.", "Omit --remask.")
 
     def _impossible(self, options: Options, reason: str) -> UsageError:
         """The error for a sampler that the process does not have, or that does not take what it is given."""

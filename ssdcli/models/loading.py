@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 
+from ssdcli.engine.causal import CausalBackbone, CausalDenoiser
 from ssdcli.engine.denoiser import Backbone, BlockCachedDenoiser, Denoiser, FullDenoiser
 from ssdcli.engine.process import Process
-from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import AUTO, QUANTIZED, Placement
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
@@ -56,7 +57,7 @@ def _base(folder: Path, placement: Placement, adapter: Path) -> BlockDiffusionLM
 def make_denoiser(backbone: Backbone, attention: str, process: Process, *, cache: bool = False) -> Denoiser:
     """The denoiser for a manifest's attention; cache: as in `Placement`, for "full" alone."""
     if attention == "autoregressive":
-        raise SsdError("causal cores cannot be run yet.", "Name another core.")
+        return CausalDenoiser(cast(CausalBackbone, backbone), process)
     if attention != "full":
         return Denoiser(backbone, process)
     return BlockCachedDenoiser(backbone, process) if cache else FullDenoiser(backbone, process)

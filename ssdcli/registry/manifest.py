@@ -40,6 +40,7 @@ KINDS = ("core", "small", ADAPTER)
 MEMBERS = ("small", ADAPTER)  # the kinds that join a core
 ATTENTIONS = ("autoregressive", "block-causal", "causal", "full")
 FORMATS = ("plain", "turns", "chat")
+CODE_LENGTH = "code length"
 NELBO = "NELBO"
 DENOISING_LOSS = "denoising loss"
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
@@ -174,7 +175,7 @@ class Manifest(ModelSpec):
     versions: of the packages that it was made with.
     metrics: what was measured of it. "core", "small" and "ensemble bits per byte" are losses on held-out text, each
         beside its "margin", half the width of a 95% confidence interval; "held-out documents" counts that text.
-    measure: what those losses are, such as NELBO; before it was written, they were denoising losses.
+    measure: what those losses are: CODE_LENGTH, NELBO or DENOISING_LOSS; before it was written, they were of the last.
     text: the size of its training text: "documents", "conversations" among them, "tokens" and "bytes".
     """
 

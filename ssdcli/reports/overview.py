@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ssdcli.machine.units import counted, in_parameters, large
-from ssdcli.registry.manifest import ADAPTER, DENOISING_LOSS, NELBO, Manifest
+from ssdcli.registry.manifest import ADAPTER, CODE_LENGTH, DENOISING_LOSS, NELBO, Manifest
 from ssdcli.registry.store import Entry
 
 _COMMIT = 12  # digits of a commit that tell it from all others
 
 _MEASURES = {
+    CODE_LENGTH: "exact code length, token by token from the left",
     NELBO: "NELBO, an upper bound on the text's code length",
     DENOISING_LOSS: "mean denoising loss, which does not bound a code length",
 }

@@ -13,6 +13,7 @@ from ssdcli.cli import app, console
 from ssdcli.registry.store import Registry
 from tests.tiny import add_family
 
+SVG = "{http://www.w3.org/2000/svg}"
 ESTIMATE = {"value", "low", "high"}
 QUICK = ("text.jsonl", "--with", "notes", "--rule", "mix", "--schedule", "constant")
 
@@ -74,7 +75,7 @@ def test_the_json_object_has_its_shape(ssd):
     for one in (*found["members"], *swept["sweep"]):
         assert set(one["bits_per_byte"]) == set(one["nats_per_token"]) == ESTIMATE
         assert one["bits_per_byte"]["low"] < one["bits_per_byte"]["value"] < one["bits_per_byte"]["high"]
-        assert len(one["by_level"]) == 10
+        assert len(one["by_level"]) == len(one["by_level_margin"]) == 10
     assert [point["weight"] for point in swept["sweep"]] == [i / 10 for i in range(1, 11)]
     assert set(found["best"]) == {"rule", "schedule", "weight", "bits_per_byte", "gain"}
     assert set(found["best"]["gain"]) == ESTIMATE
@@ -83,6 +84,18 @@ def test_the_json_object_has_its_shape(ssd):
         *("name", "count", "distinct_1", "distinct_2", "distinct_3"),
         *("repetition", "zipf", "perplexity", "mauve"),
     ]
+
+
+def test_exact_code_lengths_are_named_in_tables_json_and_pictures(ssd):
+    code, answer, _ = ssd(*QUICK, "--exact", "--plot", "found.svg")
+    assert code == 0
+    assert "bits per byte are of the exact code length" in answer
+    titles = [one.text for one in ET.fromstring(Path("found.svg").read_text()).iter(f"{SVG}title")]
+    assert titles == ["big with notes", "big with notes, constant weights: code length"]
+    found = json.loads(ssd(*QUICK, "--exact", "--json")[1])
+    assert found["measure"] == "code length"
+    assert all(one["by_level"] == one["by_level_margin"] == [] for one in found["members"])
+    assert ssd("text.jsonl", "--core", "big", "--exact", "--plot", "one.svg")[0] == 0
 
 
 def test_save_stores_the_best_weight_a_gate_and_nothing_else(ssd):

@@ -41,7 +41,7 @@ def losses_of(sums):
     sums = np.array(sums) * math.log(2)
     ones = np.ones(len(sums))
     by_level = np.zeros((LEVELS, sums.shape[1]))
-    return LossesByLevel(np.arange(sums.shape[1]), sums, ones, ones, by_level, np.zeros(LEVELS))
+    return LossesByLevel(np.arange(sums.shape[1]), sums, ones, ones, by_level, np.zeros(LEVELS), by_level)
 
 
 @pytest.mark.parametrize("measured", [Comparison.gain, lambda columns, losses: columns.ensembles(losses)[0].gain])

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ssdcli.evaluation.estimates import chosen_elsewhere, ratio, student
+from ssdcli.evaluation.estimates import ENOUGH, chosen_elsewhere, gain, margins, ratio, student
 
 STUDENT = [(3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (187, 1.973), (10**6, 1.960)]
 
@@ -38,6 +38,28 @@ def test_an_estimate_lies_in_the_middle_of_its_interval():
     assert told["value"] == pytest.approx(10 / 7)
     assert told["low"] + told["high"] == pytest.approx(2 * told["value"])
     assert told["low"] < told["high"]
+
+
+def test_margins_are_those_of_ratios_over_the_documents_that_have_any_size():
+    random = np.random.default_rng(0)
+    sizes = random.integers(1, 9, (20, 3)).astype(float)
+    sizes[ENOUGH:, 1] = sizes[ENOUGH - 1 :, 2] = 0  # one part has just enough documents, the other one too few
+    sums = sizes[..., None] * random.normal(2, 0.5, (20, 3, 2))
+    found = margins(sums, sizes)
+    for column in (0, 1):
+        assert found[0, column] == pytest.approx(ratio(sums[:, 0, column], sizes[:, 0]).margin)
+        assert found[1, column] == pytest.approx(ratio(sums[:ENOUGH, 1, column], sizes[:ENOUGH, 1]).margin)
+    assert np.isnan(found[2]).all()
+
+
+def test_a_gain_is_over_the_better_member_paired_by_document_and_in_bits():
+    """What documents have in common, most of their scatter, is no part of the gain's."""
+    random, common = np.random.default_rng(0), np.random.default_rng(1).normal(500, 100, (40, 1))
+    members = common + random.normal([0, 9], 1, (40, 2))
+    ensembles = common + random.normal([-20, 30], 1, (40, 2))
+    found = gain(members * math.log(2), ensembles * math.log(2), np.full(40, 10))
+    assert found.value == pytest.approx(2.0, abs=0.1)
+    assert found.margin < 0.1 < ratio(members[:, 0], np.full(40, 10)).margin
 
 
 def test_what_is_chosen_is_measured_on_documents_that_did_not_choose_it():

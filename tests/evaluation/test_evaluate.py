@@ -129,7 +129,7 @@ def test_the_uniform_process_has_a_bound_and_a_denoising_loss_which_differ(text)
 def test_levels_tell_where_the_bits_are(text):
     add_family("simplex")
     (member,) = evaluate([text], core="big").members
-    levels = np.array(member.figures.by_level)
+    levels = np.array([one.value for one in member.figures.by_level])
     assert len(levels) == 10
     assert np.nanmean(levels) == pytest.approx(member.figures.bits.value, rel=0.2)
 
@@ -173,6 +173,43 @@ def test_a_pulled_core_is_measured_canvas_by_canvas(text):
     assert found.documents == 12
     assert {one.role for one in found.members} == {"core", "small"}
     assert [len(swept.points) for swept in found.ensembles] == [10, 9, 9]
+
+
+@pytest.mark.parametrize("core", ["none", None])
+def test_exact_code_lengths_are_below_the_bound_and_say_what_they_are(text, core):
+    add_family()
+    bound, exact = (
+        evaluate([text], core, ["notes"], EvalSettings(rules=("mix",), schedules=("constant",), exact=exact))
+        for exact in (False, True)
+    )
+    assert (bound.measure, exact.measure) == ("NELBO", "code length")
+    assert exact.documents == bound.documents == 12
+    for before, now in zip(bound.members, exact.members, strict=True):
+        assert before.figures.bits.value != now.figures.bits.value
+        assert now.figures.by_level == ()
+    if core is None:
+        assert exact.ensembles[0].points[-1].figures.bits == exact.members[1].figures.bits
+        assert exact.fitted is not None
+        assert exact.fitted != bound.fitted
+
+
+def test_a_private_context_changes_code_lengths_of_small_models_alone(text):
+    add_family()
+    told = {"rules": ("mix",), "schedules": ("constant",), "exact": True}
+    found, other = (
+        bits(evaluate([text], members=["notes"], settings=EvalSettings(context=context, **told)))
+        for context in ("the stairs are dark.", "")
+    )
+    assert found["big"] == other["big"]
+    assert found["notes"] != other["notes"]
+
+
+@pytest.mark.parametrize(("process", "name"), [("simplex", "big"), ("masked", "pulled")])
+def test_what_has_no_code_length_is_refused(text, process, name):
+    add_family(process)
+    add_core("pulled")
+    with pytest.raises(UsageError, match=f"the code length of '{name}' is not known"):
+        evaluate([text], core=name, settings=EvalSettings(exact=True))
 
 
 def test_too_little_text_or_time_for_canvases_is_refused(text):

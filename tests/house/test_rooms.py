@@ -152,7 +152,7 @@ SAME_THING = {
     ("cli/evaluate.py", "evaluation/evaluate.py"),
     ("cli/pull.py", "hub/pull.py"),
     ("cli/recipes.py", "registry/recipes.py"),
-    ("models/backbones/causal.py", "models/families/causal.py"),
+    ("engine/causal.py", "models/backbones/causal.py", "models/families/causal.py"),
     ("models/backbones/diffusion_gemma.py", "models/families/diffusion_gemma.py"),
     ("models/backbones/ssdlm.py", "models/families/ssdlm.py"),
     ("models/backbones/tess2.py", "models/families/tess2.py"),

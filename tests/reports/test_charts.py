@@ -207,7 +207,20 @@ class TestLevels:
         (line,) = polylines(svg)
         assert len(line) == 8
         assert "small" not in " ".join(texts(svg))
-        assert texts(levels_svg({"core": [math.nan] * 10}, "notes")) == ["notes", "No loss was measured."]
+        assert texts(levels_svg({"core": [math.nan] * 10}, "notes")) == [
+            "notes",
+            "Too little was measured to draw losses by noise level.",
+        ]
+
+    def test_a_band_shows_the_interval_and_what_has_none_is_not_drawn(self):
+        margins = {"core": [math.nan, *[0.2] * 9], "small": [math.nan] * 10}
+        svg = charts.to_svg(charts.level_losses(LEVELS, "", margins))
+        (line,) = polylines(svg)
+        (outline,) = [polygon.get("points", "").split() for polygon in ET.fromstring(svg).iter(f"{SVG}polygon")]
+        assert (len(line), len(outline)) == (9, 18)
+        upper, lower = (float(place.split(",")[1]) for place in (outline[0], outline[-1]))
+        assert line[0][1] - upper == pytest.approx(lower - line[0][1], abs=0.11)
+        assert upper < line[0][1]
 
     def test_a_member_looks_the_same_whoever_else_has_losses(self):
         styles = [

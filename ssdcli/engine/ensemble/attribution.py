@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.ensemble.ensemble import Ensemble
-from ssdcli.engine.ensemble.rules import FLOOR, Rule
+from ssdcli.engine.ensemble.rules import FLOOR
 from ssdcli.engine.sampler import Step
 
 
@@ -25,33 +25,39 @@ def shares(ensemble: Ensemble, by_member: Sequence[Tensor | None], weights: Sequ
 
     - the values sum to how far the members together moved the token's log-probability;
     - members that predict the same with the same weight have the same value;
-    - a member that is uniform, or was not run, has none.
+    - a member that is uniform, was not run, or abstains, has none.
 
     The shares are the values above zero, scaled to sum to one. Members that lowered the token's probability get no
-    share. If none raised it, the shares are those of the running members' absolute weights. Guides are not members, and
-    the temperature does not matter.
+    share. If none raised it, the shares are those of the predicting members' absolute weights. Guides are not members,
+    and the temperature does not matter. Where nobody predicts, shares are NaN.
     """
     running = [i for i, log_p in enumerate(by_member) if log_p is not None]
-    used = [weights[i] for i in running]
-    values = _shapley(_game(ensemble.rule, [log_p for log_p in by_member if log_p is not None], used, tokens))
-    gains = [value.clamp(min=0) for value in values]
+    gains = [value.clamp(min=0) for value in _shapley(_game(ensemble, by_member, weights, tokens))]
     unmoved = _sum(gains) == 0
-    parts = [torch.where(unmoved, abs(w), gain) for w, gain in zip(used, gains, strict=True)]
+    silent = [log_p[..., 0].isnan() for log_p in by_member if log_p is not None]
+    used = [torch.where(silent[place], 0.0, abs(weights[i])) for place, i in enumerate(running)]
+    parts = [torch.where(unmoved, w, gain) for w, gain in zip(used, gains, strict=True)]
     whole = _sum(parts)
     scaled = {i: part / whole for i, part in zip(running, parts, strict=True)}
     return torch.stack([scaled.get(i, torch.zeros_like(whole)) for i in range(len(by_member))], dim=-1)
 
 
-def _game(rule: Rule, log_ps: Sequence[Tensor], weights: Sequence[float], tokens: Tensor) -> list[Tensor]:
+def _game(
+    ensemble: Ensemble, by_member: Sequence[Tensor | None], weights: Sequence[float], tokens: Tensor
+) -> list[Tensor]:
     """v(S) of the tokens (B, L) for every set S of the members that ran, numbered by its bits: 2^n of (B, L)."""
-    excluded = rule(log_ps, weights).isneginf()
+    excluded = ensemble.combine(by_member, weights).isneginf()
     uniform = torch.log_softmax(torch.where(excluded, -math.inf, 0.0), dim=-1)
+    running = [i for i, log_p in enumerate(by_member) if log_p is not None]
+    # Where a member abstains, it does so in every set.
+    flat = [None if log_p is None else torch.where(log_p[..., :1].isnan(), log_p, uniform) for log_p in by_member]
 
     def worth(members: int) -> Tensor:
-        predictions = [log_p if members >> i & 1 else uniform for i, log_p in enumerate(log_ps)]
-        return rule(predictions, weights).gather(-1, tokens[..., None])[..., 0].clamp(min=FLOOR)
+        opinionated = {i for place, i in enumerate(running) if members >> place & 1}
+        predictions = [by_member[i] if i in opinionated else flat[i] for i in range(len(by_member))]
+        return ensemble.combine(predictions, weights).gather(-1, tokens[..., None])[..., 0].clamp(min=FLOOR)
 
-    return [worth(members) for members in range(1 << len(log_ps))]
+    return [worth(members) for members in range(1 << len(running))]
 
 
 def _shapley(game: Sequence[Tensor]) -> list[Tensor]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ssdcli.engine.ensemble.abstention import combine, needs_all
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import Rule, mix
 from ssdcli.engine.process import Canvas
@@ -15,14 +16,17 @@ from ssdcli.engine.prompt import Prompt
 
 
 class CanvasDenoiser(Protocol):
-    """What an ensemble asks of a member; `Denoiser` is one."""
+    """What an ensemble asks of a member; `Denoiser` is one.
+
+    A member that may abstain at a position, where its log p is then NaN, sets `abstains = True`.
+    """
 
     def start(self, prompts: Sequence[Prompt]) -> Any:
         """Read the prompts of a batch, none of them empty."""
         ...
 
     def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefix: Any) -> Tensor:
-        """Log p of the clean tokens: (B, L, V) float32, normalised."""
+        """Log p of the clean tokens: (B, L, V) float32, normalised, or NaN at a position where the member abstains."""
         ...
 
     def commit(self, tokens: Tensor, prefix: Any) -> Any:
@@ -34,7 +38,7 @@ class CanvasDenoiser(Protocol):
 class Prediction:
     """What an ensemble predicts of a canvas.
 
-    log_p: of the clean tokens, (B, L, V) float32.
+    log_p: of the clean tokens, (B, L, V) float32; NaN at a position where no member predicts.
     by_member: each member's own; None for one that was not run.
     """
 
@@ -81,11 +85,22 @@ class Ensemble:
         return Prediction(self.combine(by_member, weights), by_member)
 
     def combine(self, by_member: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
-        """Apply the rule to what the members that ran by_member: (..., V) float32."""
-        running = [(log_p, w) for log_p, w in zip(by_member, weights, strict=True) if log_p is not None]
+        """Combine the predictions of the members that ran: (..., V) float32."""
+        running = [i for i, log_p in enumerate(by_member) if log_p is not None]
         if not running:
             raise ValueError("no member runs at this noise level: at least one weight must differ from zero")
-        return self.rule([log_p for log_p, _ in running], [w for _, w in running])
+        log_ps = [log_p for log_p in by_member if log_p is not None]
+        return combine(self.rule, log_ps, [weights[i] for i in running], [self._abstains[i] for i in running])
+
+    def fully_predicts(self, t: float) -> bool:
+        """Whether there is a prediction at every position at t, whoever abstains."""
+        running = [abstains for abstains, weight in zip(self._abstains, self.weights(t), strict=True) if weight != 0]
+        return not any(running) if needs_all(self.rule) else not all(running)
+
+    @property
+    def _abstains(self) -> tuple[bool, ...]:
+        """Which members may abstain."""
+        return tuple(getattr(member.model, "abstains", False) for member in self.members)
 
     def commit(self, tokens: Tensor, prefixes: tuple[Any, ...]) -> tuple[Any, ...]:
         """Append a clean block (B, L) to the prefix of every member that reads."""

@@ -88,6 +88,7 @@ class ClassifierGuide:
         the gradient by p; the softmax's Jacobian, diag(p) - p p^T, makes that p * (E d - <p, E d>).
         """
         p = torch.softmax(log_p.float(), dim=-1)
+        p = p.where(~p.isnan(), 1 / p.shape[-1])  # where nobody predicts, any token may follow
         table = self.classifier.table[: p.shape[-1]]
         canvas = p @ table
         d = self._gradient(canvas, written)

@@ -22,7 +22,8 @@ class Rule(Protocol):
 
     Weights are the engine's encoding of roles (see `Member.signed`): a base's is negative, all others are positive.
 
-    A rule whose result for a token depends on no other token sets `pointwise = True`.
+    A rule whose result for a token depends on no other token sets `pointwise = True`. One that is meaningless without
+    one of its members sets `needs_all = True`: where a member abstains (NaN), so does the ensemble.
     """
 
     def __call__(self, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -58,18 +59,26 @@ class _Average:
 average = _Average()
 
 
-def contrast(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Log p = log p_core + a (log p_small - log p_base), renormalised: (..., V) float32 (DExperts, Liu et al., 2021).
+class _Contrast:
+    """Log p = log p_core + a (log p_small - log p_base), renormalised (DExperts, Liu et al., 2021).
 
     The signs are in the weights: 1 for the core, a for a small member, -a for its base; they are not scaled. A token
     that a member of positive weight excludes (-inf) is excluded; one that only the base excludes is favoured as if the
     base gave it e^-100. Where no token is left, the heaviest member decides alone.
     """
-    bounded = [
-        log_p if w > 0 else log_p.nan_to_num(nan=math.nan, neginf=FLOOR)
-        for log_p, w in zip(log_ps, weights, strict=True)
-    ]
-    return _product(bounded, weights)
+
+    needs_all = True
+
+    def __call__(self, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """Log p: (..., V) float32."""
+        bounded = [
+            log_p if w > 0 else log_p.nan_to_num(nan=math.nan, neginf=FLOOR)
+            for log_p, w in zip(log_ps, weights, strict=True)
+        ]
+        return _product(bounded, weights)
+
+
+contrast = _Contrast()
 
 
 @dataclass(frozen=True)

@@ -42,20 +42,30 @@ class Picker:
         p = self._weights(log_p)
         return p if self.top_p >= 1 else keep_nucleus(p, self.top_p)
 
-    def draw(self, log_p: Tensor, noise: CounterNoise) -> Tensor:
+    def draw(self, log_p: Tensor, noise: CounterNoise, wanted: Tensor | None = None) -> Tensor:
         """Draw one token a position: log_p (B, L, V), one noise stream a row; returns (B, L) int64.
 
         A draw has a noise stream of its own, so that whatever else is drawn is the same at every temperature and top-p.
+
+        wanted: the positions, (B, L) bool, whose tokens will be used; elsewhere any token may be returned.
         """
+        rows, length, vocabulary = log_p.shape
+        draws = noise.derive(_DRAW).uniform(_rounds(self.top_p, vocabulary), 2, length)
+        uniforms, log_p = draws.permute(1, 2, 0, 3).flatten(2), log_p.flatten(0, 1)
+        if wanted is None or not _readable(log_p):
+            return self._drawn(log_p, uniforms).view(rows, length)
+        tokens = torch.zeros(rows * length, dtype=torch.int64)
+        here = wanted.flatten().nonzero()[:, 0]
+        if len(here):
+            tokens[here] = self._drawn(log_p[here], uniforms[:, :, here])
+        return tokens.view(rows, length)
+
+    def _drawn(self, log_p: Tensor, uniforms: Tensor) -> Tensor:
+        """Draw a token by each log p: (N, V), uniforms (R, 2, N); returns (N,) int64."""
         if self.temperature == 0:
             return log_p.argmax(-1)
-        rows, length, vocabulary = log_p.shape
-        uniforms = (
-            noise.derive(_DRAW).uniform(_rounds(self.top_p, vocabulary), 2, length).permute(1, 2, 0, 3).flatten(2)
-        )
-        blocks = _blocks(self._weights(log_p).flatten(0, 1))
-        drawn = _draw(blocks, uniforms[0]) if self.top_p >= 1 else _draw_from_nucleus(blocks, self.top_p, uniforms)
-        return drawn.view(rows, length)
+        blocks = _blocks(self._weights(log_p))
+        return _draw(blocks, uniforms[0]) if self.top_p >= 1 else _draw_from_nucleus(blocks, self.top_p, uniforms)
 
     def _weights(self, log_p: Tensor) -> Tensor:
         """The distribution at this temperature, (..., V) float32, zero where it is below min-p: unnormalised.
@@ -88,6 +98,11 @@ def keep_nucleus(p: Tensor, top_p: float) -> Tensor:
         holds = (mass < top_p)[..., None]
         high, low = torch.where(holds, middle, high), torch.where(holds, low, middle)
     return torch.ge(p, high.view(torch.float32), out=kept).mul_(p)
+
+
+def predicted(log_p: Tensor) -> Tensor:
+    """Where there is a prediction: log p (..., V), which is NaN elsewhere, to (...) bool."""
+    return ~log_p[..., 0].isnan()
 
 
 def entropy(log_p: Tensor) -> Tensor:
@@ -154,11 +169,12 @@ def _draw_from_nucleus(blocks: Tensor, top_p: float, uniforms: Tensor) -> Tensor
     A token drawn from all tokens is in the nucleus if the strictly likelier ones hold less than `top_p`; given that, it
     has the nucleus's own distribution. If it is not in the nucleus, neither is any token that is no likelier: all of
     these lose their weight, in place, and the next round draws among the others. A position that the last round leaves
-    open takes the likeliest token.
+    open takes the likeliest token. Where p is NaN, nothing is drawn: the result is any token.
     """
     tokens = torch.zeros_like(uniforms[0, 0], dtype=torch.int64)
     rows = torch.arange(len(tokens), device=tokens.device)
     bound = torch.full_like(uniforms[0, 0], max(top_p, 1e-30))  # above zero: the likeliest token is always inside
+    bound = bound.masked_fill(blocks[:, 0, 0].isnan(), 0)
     for uniform in uniforms:
         drawn = _draw(blocks, uniform[:, rows])
         pivot = blocks.flatten(1).gather(1, drawn[:, None])[..., None]
@@ -167,7 +183,8 @@ def _draw_from_nucleus(blocks: Tensor, top_p: float, uniforms: Tensor) -> Tensor
         tokens[rows] = torch.where(inside, drawn, tokens[rows])
         bound = bound.masked_fill(inside, 0)  # a row takes one token only
         if _readable(blocks):  # on a GPU all rounds are run, since asking would make the host wait
-            rows, blocks, bound = rows[~inside], blocks[~inside], bound[~inside]
+            left = bound > 0
+            rows, blocks, bound = rows[left], blocks[left], bound[left]
             if not len(rows):
                 break
     tokens[rows] = torch.where(bound > 0, blocks.flatten(1).argmax(-1), tokens[rows])

@@ -46,13 +46,13 @@ class ReverseProcess:
     """How the canvas of a block is denoised from t = 1 to t = 0.
 
     sampler: what a step does.
-    steps: how many a block takes.
+    steps: how many a block takes; None for as many as it has tokens.
     temperatures: of predictions at t = 1 and at t = 0, before any that is asked for; between them it falls with t.
     stop: when a row stops before its time; None for never.
     """
 
     sampler: Sampler
-    steps: int
+    steps: int | None
     temperatures: tuple[float, float] = (1.0, 1.0)
     stop: EarlyStop | None = None
 
@@ -61,6 +61,10 @@ class ReverseProcess:
         """The noise process that is reversed."""
         process: Process = self.sampler.process
         return process
+
+    def steps_of(self, length: int) -> int:
+        """How many steps a block of this length takes."""
+        return length if self.steps is None else self.steps
 
     def tempered(self, log_p: Tensor, t: float) -> Tensor:
         """Log p (B, L, V) at the temperature that belongs to t."""

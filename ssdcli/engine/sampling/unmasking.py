@@ -10,9 +10,10 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.noise import CounterNoise, Noise
 from ssdcli.engine.process.masked import Masked
-from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.nucleus import Picker, predicted
 from ssdcli.engine.sampling.reverse import ReverseProcess, Times
 
 _STEPS = 16
@@ -29,7 +30,7 @@ class Unmasking(ABC):
     """
 
     process: Masked
-    remask: float = field(kw_only=True)
+    remask: float = field(default=catalogue.REMASK.usual, kw_only=True)
     late: tuple[int, ...] = field(default=(), kw_only=True)
 
     @abstractmethod
@@ -54,10 +55,9 @@ class Unmasking(ABC):
         are revealed, so that the share hidden at s stays the same (ReMDM-cap, Wang et al., 2025).
         """
         hidden = canvas == self.process.mask_id
-        ends = hidden & self._expects_end(log_p)
-        text = hidden & ~ends
-        # Tokens are drawn for the whole canvas, used or not, so that a step always takes the same noise.
-        drawn = picker.draw(log_p, noise)
+        open_ = hidden & predicted(log_p)
+        ends = open_ & self._expects_end(log_p)
+        text = open_ & ~ends
         doubt, ready = self.order(log_p.float(), text, noise)
         chance = noise.uniform(canvas.shape[1])
         left = room(canvas.shape[1], times[1])
@@ -67,6 +67,7 @@ class Unmasking(ABC):
         revealed = lowest(doubt, text, torch.maximum(due, ready))
         # Ends wait until there is not enough text left to reveal.
         revealed = revealed | ends_in_turn(ends, text, due - revealed.sum(-1))
+        drawn = picker.draw(log_p, noise, revealed)
         return self._closed(torch.where(revealed, drawn, canvas.masked_fill(again, self.process.mask_id)))
 
     def _expects_end(self, log_p: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from ssdcli.models.backbones.norm import use_low_norms
 from ssdcli.registry import schema
 
 _TIME_FEATURES = 64
+_SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id")
 _NO_DROPOUT = ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob")
 
 
@@ -114,8 +115,9 @@ class BackboneConfig:
 
 def _native_config(body: NativeBody) -> Any:
     """The configuration of a native body, without a vocabulary and without dropout: noise is the process's business."""
-    changes = {"vocab_size": 1, "pad_token_id": None, "use_cache": False, "tie_word_embeddings": False}
-    return AutoConfig.for_model(**{**body.native, **changes, **dict.fromkeys(_NO_DROPOUT, 0.0)})
+    changes = {"vocab_size": 1, "use_cache": False, "tie_word_embeddings": False}
+    own = {**body.native, **changes, **dict.fromkeys(_SPECIAL), **dict.fromkeys(_NO_DROPOUT, 0.0)}
+    return AutoConfig.for_model(**own)
 
 
 def _body_config(config: BackboneConfig) -> Any:

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from copy import copy
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer
+
+
+class SpacedLayer(DynamicLayer):
+    """A layer with free columns after its prefix, into which a forward pass writes.
+
+    columns: (B, w) int64, where the next pass writes.
+    """
+
+    columns: Tensor
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write keys and values (B, heads, w, d) in place; returns all columns, the free ones too."""
+        assert self.keys is not None
+        assert self.values is not None
+        places = self.columns[:, None, :, None]
+        self.keys.scatter_(2, places.expand_as(key_states), key_states)
+        self.values.scatter_(2, places.expand_as(value_states), value_states)
+        return self.keys, self.values
 
 
 class PrefixCache(Cache):
@@ -22,19 +44,55 @@ class PrefixCache(Cache):
         """The cache of an empty prefix, for a model with so many layers."""
         return cls([DynamicLayer() for _ in range(layers)])
 
+    @classmethod
+    def joined(cls, caches: Sequence[PrefixCache]) -> PrefixCache:
+        """The rows of several prefixes of one width, in one cache without a tail."""
+        return cls(
+            [
+                _layer(torch.cat([keys for keys, _ in parts]), torch.cat([values for _, values in parts]))
+                for parts in zip(*(cache._tensors() for cache in caches), strict=True)
+            ]
+        )
+
     def first(self, count: int) -> PrefixCache:
         """The first columns of a prefix that was read at once."""
-        kept = self.view()
-        for layer in kept.layers:
-            assert isinstance(layer, DynamicLayer)
-            assert layer.keys is not None
-            assert layer.values is not None
-            layer.keys, layer.values = layer.keys[:, :, :count], layer.values[:, :, :count]
+        kept = PrefixCache([_layer(keys[:, :, :count], values[:, :, :count]) for keys, values in self._tensors()])
         if self.tail is not None:
             hidden, positions = self.tail
             kept.tail = hidden[:, :count], positions[:, :count]
         return kept
 
+    def _tensors(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each layer's keys and values."""
+        for layer in self.layers:
+            assert isinstance(layer, DynamicLayer)
+            assert layer.keys is not None
+            assert layer.values is not None
+            yield layer.keys, layer.values
+
     def view(self) -> PrefixCache:
         """The same prefix, sharing its tensors; a layer that grows makes new ones."""
         return PrefixCache([copy(layer) for layer in self.layers])
+
+    def spaced(self, free: int) -> PrefixCache:
+        """A copy with free columns after the prefix, for `at`."""
+        room = (0, 0, 0, free)
+        return PrefixCache(
+            [_layer(pad(keys, room), pad(values, room), SpacedLayer) for keys, values in self._tensors()]
+        )
+
+    def at(self, columns: Tensor) -> PrefixCache:
+        """A view of a spaced cache through which a forward pass writes into these columns (B, w), in place."""
+        written = self.view()
+        for layer in written.layers:
+            assert isinstance(layer, SpacedLayer)
+            layer.columns = columns
+        return written
+
+
+def _layer(keys: Tensor, values: Tensor, kind: type[DynamicLayer] = DynamicLayer) -> DynamicLayer:
+    """A layer that holds these keys and values, (B, heads, n, d)."""
+    layer = kind()
+    layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys, values
+    return layer

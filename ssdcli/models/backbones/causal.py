@@ -12,7 +12,7 @@ from ssdcli.models.backbones.cache import PrefixCache
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.core_spec import CoreSpec
 
-_FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' names for kinds of layers
+_SLIDING = "sliding_attention"  # transformers' name for a kind of layer
 
 
 class NativeCausalBackbone(NativeBackbone):
@@ -33,6 +33,10 @@ class NativeCausalBackbone(NativeBackbone):
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._adds_masks = model.config._attn_implementation == "eager"
         self._virtual = spec.vocabulary(config.vocab_size) - config.vocab_size
+
+    def write(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache, columns: Tensor) -> Tensor:
+        """Run the body over (B, w, H); keys and values go into these columns (B, w) of a spaced cache, in place."""
+        return self._run(embedded, positions, mask, cache.at(columns))
 
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
         """Run the body with a mask for each kind of layer that the class has."""

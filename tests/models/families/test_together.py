@@ -13,6 +13,7 @@ from tests.trainings import write_text
 
 NAMES = ("llada", "dream", "diffullama", "sdar", "fast_dllm", "llada2", "ssdlm", "tess2", "diffusion_gemma")
 FREE = ("llada", "dream", "diffullama", "ssdlm", "tess2")  # full attention: any block size
+CAUSAL = ("causal-qwen2", "causal-gpt2")  # with a row of the table for the mask, and without
 SMALL = ["--hidden", "32", "--layers", "1", "--context", "64", "--batch-tokens", "128", "--steps", "3"]
 
 Ssd = Callable[..., list[dict]]
@@ -32,7 +33,7 @@ def ssd(monkeypatch, capsys) -> Ssd:
     return run
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[*NAMES, *CAUSAL])
 def core(request, pulled, monkeypatch) -> str:
     """The name of a pulled core, whose registry is the one in use."""
     monkeypatch.setattr("sys.stdin", None)
@@ -46,20 +47,21 @@ def check_what_was_taken(core: str) -> None:
     small, large = registry.find("notes").manifest, registry.find(core).manifest
     for same in ("process", "constants", "tokenizer", "vocabulary", "ends"):
         assert getattr(small, same) == getattr(large, same)
-    assert small.block_size == (8 if core in FREE else large.block_size)
+    assert small.block_size == (8 if core in (*FREE, *CAUSAL) else large.block_size)
     assert (small.attention, small.format) == ("block-causal", "plain")
 
 
 def test_a_small_model_trained_for_a_core_writes_with_it(core, ssd, tmp_path):
     text, context = write_text(tmp_path / "notes.txt"), tmp_path / "context.txt"
     context.write_text("The landlord is called Ms Peel.\n", encoding="utf-8")
-    blocks = ["--block-size", "8"] if core in FREE else []
+    blocks = ["--block-size", "8"] if core in (*FREE, *CAUSAL) else []
     (trained,) = ssd("train-small", text, "--for", core, "--name", "notes", *SMALL, *blocks)
     assert trained["core"] == core
     check_what_was_taken(core)
 
     def write(*arguments: str) -> dict:
-        plan = ["--with", "notes=0.5", "--max-tokens", "12", "--steps", "4", "--seed", "7", "--temperature", "1"]
+        plan = ["--with", "notes=0.5", "--max-tokens", "12", "--seed", "7", "--temperature", "1"]
+        plan += [] if core in CAUSAL else ["--steps", "4"]
         (result,) = ssd("generate", "Dear landlord,", *plan, *arguments)
         return result
 
