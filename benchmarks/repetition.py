@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--heldout", nargs="+", default=own_text(), help="text that the core was not trained on")
     parser.add_argument("--core", default=SMOLLM2, help="of the user's registry, causal")
-    parser.add_argument("--rows", type=int, default=16, help="documents")
+    parser.add_argument("--rows", type=int, default=12, help="documents")
     parser.add_argument("--before", type=int, default=48, help="tokens of a document that are continued")
     parser.add_argument("--length", type=int, default=256, help="tokens of a continuation, at most")
     parser.add_argument("--temperature", type=float, default=0.7)
@@ -69,7 +70,8 @@ def held_down(penalty: float = 1.0, no_repeat: int = 0) -> Change:
 
     def change(log_p: Tensor, _: Tensor, tokens: Tensor) -> Tensor:
         text = torch.nn.functional.pad(tokens, (0, 1), value=-1)
-        return repetition.held_down(log_p[:, None], KnownText(text, tokens.shape[1], 1))[:, 0]
+        canvas = KnownText(text, tokens.shape[1], 1)
+        return repetition.held_down(log_p[:, None], canvas, canvas.canvas < 0)[:, 0]
 
     return change
 
@@ -91,8 +93,8 @@ def ways() -> dict[str, Way]:
     found |= {f"--repetition-penalty {x:g}": Way(held_down(x)) for x in (1.05, 1.1, 1.2)}
     found |= {f"--no-repeat {n}": Way(held_down(no_repeat=n)) for n in (6, 8, 12)}
     found |= {f"--min-p {x:g}": Way(found[UNCHANGED].change, x) for x in (0.05, 0.1)}
-    found |= {f"penalty {x:g} of the core's logits": Way(penalised(x, of_logits=True)) for x in (1.05, 1.1)}
-    return found | {f"penalty {x:g} of log p": Way(penalised(x, of_logits=False)) for x in (1.1, 1.2)}
+    found["penalty 1.1 of the core's logits"] = Way(penalised(1.1, of_logits=True))
+    return found | {"penalty 1.1 of log p": Way(penalised(1.1, of_logits=False))}
 
 
 # The work
@@ -106,10 +108,11 @@ def work(given: Namespace, workshop: Workshop) -> None:
     documents = torch.tensor([row[:whole] for row in ids if len(row) >= whole][: given.rows])
     core = Core.of(model)
     workshop.piece({"texts": "the documents"}, lambda: read(core, documents, given.before))
-    for temperature in (0.0, given.temperature):
-        picker = Picker(temperature, given.top_p if temperature else 1.0)
-        asked = {"texts": "written", "temperature": temperature}
-        workshop.piece(asked, partial(write, core, documents[:, : given.before], given.length, picker))
+    for temperature, (name, way) in product((0.0, given.temperature), ways().items()):
+        if temperature or not way.min_p:
+            picker = Picker(temperature, given.top_p if temperature else 1.0, way.min_p)
+            asked = {"way": name, "temperature": temperature}
+            workshop.piece(asked, partial(write, core, documents[:, : given.before], given.length, picker, way.change))
 
 
 @dataclass(frozen=True)
@@ -159,29 +162,23 @@ def read(core: Core, documents: Tensor, before: int) -> Line:
     }
 
 
-def write(core: Core, before: Tensor, length: int, picker: Picker) -> Line:
-    """Continuations in every way, all at once: repeated n-grams, the core's nats per token, and tokens a text."""
-    rows = len(before)
-    chosen = {name: way for name, way in ways().items() if picker.temperature or not way.min_p}
-    noise, nats = CounterNoise(range(rows)), list[Tensor]()
+def write(core: Core, before: Tensor, length: int, picker: Picker, change: Change) -> Line:
+    """Continuations (N, P): the share of repeated n-grams, the core's nats per token, and tokens a text."""
+    noise, nats = CounterNoise(range(len(before))), list[Tensor]()
 
     def draw(log_p: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
-        drawn, step = [], noise.derive(tokens.shape[1])
-        for way, *part in zip(chosen.values(), *(x.split(rows) for x in (log_p, logits, tokens)), strict=True):
-            drawn.append(replace(picker, min_p=way.min_p).draw(way.change(*part)[:, None], step)[:, 0])
-        nats.append(-log_p.gather(1, torch.cat(drawn)[:, None]))
-        return torch.cat(drawn)
+        drawn = picker.draw(change(log_p, logits, tokens)[:, None], noise.derive(tokens.shape[1]))
+        nats.append(-log_p.gather(1, drawn))
+        return drawn[:, 0]
 
-    written = core.steps(before.repeat(len(chosen), 1), length, draw)[:, before.shape[1] :]
+    written = core.steps(before, length, draw)[:, before.shape[1] :]
     kept = torch.isin(written, core.ends).cumsum(1) == 0
-    parts = zip(*(x.split(rows) for x in (written, kept, torch.cat(nats, 1))), strict=True)
-    found: Line = {"repeated": {}, "nats": {}, "tokens": {}}
-    for name, (tokens, stays, losses) in zip(chosen, parts, strict=True):
-        texts = [row[alive].tolist() for row, alive in zip(tokens, stays, strict=True)]
-        found["repeated"][name] = repeated(texts)
-        found["nats"][name] = losses[stays].mean().item()
-        found["tokens"][name] = sum(map(len, texts)) / rows
-    return found
+    texts = [row[alive].tolist() for row, alive in zip(written, kept, strict=True)]
+    return {
+        "repeated": repeated(texts),
+        "nats": torch.cat(nats, 1)[kept].mean().item(),
+        "tokens": kept.sum().item() / len(kept),
+    }
 
 
 def repeated(texts: Sequence[Sequence[int]]) -> float:
@@ -196,19 +193,18 @@ def repeated(texts: Sequence[Sequence[int]]) -> float:
 
 def report(found: Sequence[Line]) -> str:
     """A row for each way."""
-    human, *written = [line for line in found if "texts" in line]
-    header = [
-        "",
-        *(f"{what}, T = {one['temperature']:g}" for one in written for what in ("repeated", "nats", "tokens")),
-    ]
-    rows = [["the documents", f"{human['repeated']:.1%}", f"{human['nats']:.3f}", *[""] * len(header[1:])]]
+    (human,) = (line for line in found if "over" in line)
+    written = {(line["way"], line["temperature"]): line for line in found if "way" in line}
+    temperatures = sorted({temperature for _, temperature in written})
+    header = [f"{what}, T = {t:g}" for t in temperatures for what in ("repeated", "nats", "tokens")]
+    rows = [["the documents", f"{human['repeated']:.1%}", f"{human['nats']:.3f}", *[""] * len(header)]]
     for name, over in human["over"].items():
-        cells = [cell for line in written for cell in _cells(line, name)]
+        cells = [cell for t in temperatures for cell in _cells(written.get((name, t)))]
         rows.append([name, *cells, f"{over:+.3f}", f"{human['impossible'][name]:.2%}"])
-    return table([*header, "nats over", "impossible"], rows)
+    return table(["", *header, "nats over", "impossible"], rows)
 
 
-def _cells(line: Line, name: str) -> list[str]:
-    if name not in line["nats"]:
+def _cells(line: Line | None) -> list[str]:
+    if line is None:
         return [""] * 3
-    return [f"{line['repeated'][name]:.1%}", f"{line['nats'][name]:.3f}", f"{line['tokens'][name]:.0f}"]
+    return [f"{line['repeated']:.1%}", f"{line['nats']:.3f}", f"{line['tokens']:.0f}"]
