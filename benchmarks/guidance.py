@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
+from benchmarks.lib.charts import curves_over_doublings
 from benchmarks.lib.experiment import Line, Workshop
 from benchmarks.lib.tables import table
 from benchmarks.lib.writing import WRITTEN, Bench, add_judge, draw, write, writer_of
@@ -33,7 +34,6 @@ from ssdcli.api import Options, Request, choose
 from ssdcli.errors import UsageError
 from ssdcli.generation.guides import GuideSpec, open_guide
 from ssdcli.registry.store import STARTER
-from ssdcli.reports import charts
 
 QUICK = {"scales": (0, 10, 100), "rows": 8, "steps": 200}
 REAL = "texts of the second kind"
@@ -224,10 +224,10 @@ def plot(lines: Sequence[Line], folder: Path) -> None:
         name: [(scale, float(np.mean(line[key]))) for scale, line in found.items()]
         for name, key in (("guide", "guided"), ("other words", "by words"))
     }
-    picture = charts.curves_over_doublings(shares, "Share of texts with the guided label", (axis, "share"))
+    picture = curves_over_doublings(shares, "Share of texts with the guided label", (axis, "share"))
     draw(picture, folder / "guidance-share.svg")
     fluency = {"guided": [(scale, perplexity(line)) for scale, line in found.items()]}
     if 0 in found:
         fluency["unguided"] = [(scale, perplexity(found[0])) for scale in found]
-    picture = charts.curves_over_doublings(fluency, "Perplexity of guided text, by the judge", (axis, "perplexity"))
+    picture = curves_over_doublings(fluency, "Perplexity of guided text, by the judge", (axis, "perplexity"))
     draw(picture, folder / "guidance-fluency.svg")

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from benchmarks.lib.charts import curves_over_doublings
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.corpora import corpora_of
 from benchmarks.lib.experiment import Line, Workshop, add_arguments, grouped
@@ -36,7 +37,6 @@ from ssdcli.engine.process import Canvas
 from ssdcli.evaluation.generated import words
 from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.registry.store import STARTER
-from ssdcli.reports import charts
 
 QUICK = {"steps": (4, 8, 32), "rows": 8}
 REAL = "the text itself"
@@ -190,4 +190,4 @@ def picture(model: str, ways: Ways) -> ET.Element:
         "without self-conditioning": [way for way in ways if best and not way.conditioned and not way.stop],
     }
     points = {name: [(way.steps, mean(ways[way].nats)) for way in chosen] for name, chosen in named.items()}
-    return charts.curves_over_doublings(points, f"Texts, by the judge: {model}", ("steps a block", "nats per token"))
+    return curves_over_doublings(points, f"Texts, by the judge: {model}", ("steps a block", "nats per token"))

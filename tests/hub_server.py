@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 
-LARGE = (".safetensors", ".bin", ".pt", ".pth", ".h5")  # what a repository keeps in large file storage
+LARGE = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".gguf")  # what a repository keeps in large file storage
 EXPIRED = "hf_expired"  # a token that the hub does not know
 
 _API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?")
@@ -68,6 +68,7 @@ class HubServer:
         self.repositories: dict[str, Repository] = {}
         self.faults: dict[tuple[str, str], Fault] = {}
         self.requests: list[Request] = []
+        self.ranges = True  # whether it sends parts of files
 
     def __enter__(self) -> Self:
         self._server = _Server(self)
@@ -217,14 +218,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_bytes(self, data: bytes, headers: dict[str, str], fault: Fault) -> None:
         data = data if fault.data is None else fault.data
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        if asked is None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if asked is None or not self.server.hub.ranges:
             return self._send(200, headers, data, fault.drop)
-        start = int(asked[1])
+        start, end = int(asked[1]), min(int(asked[2] or len(data)) + 1, len(data))
         if start >= len(data):
             return self._send(416, {"Content-Range": f"bytes */{len(data)}"}, b"")
-        headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        return self._send(206, headers, data[start:], fault.drop)
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+        return self._send(206, headers, data[start:end], fault.drop)
 
     def _refuse(self, status: int, code: str, message: str, more: dict[str, str] | None = None) -> None:
         headers = {"X-Error-Message": message, **(more or {})} | ({"X-Error-Code": code} if code else {})

@@ -24,11 +24,11 @@ def tiny_notebook(folder: Path) -> Notebook:
     return read_notebook(folder)
 
 
-def tiny_training(notebook: Notebook) -> TrainSettings:
-    """Two steps on a notebook, for the core `big` of `add_family`."""
+def tiny_training(notebook: Notebook, core: str = "big") -> TrainSettings:
+    """Two steps on a notebook, by default for the core `big` of `add_family`."""
     return TrainSettings(
         data=(str(notebook.notes),),
-        core="big",
+        core=core,
         name=NAME,
         steps=2,
         heldout=0.3,

@@ -75,3 +75,8 @@ def add_core(
     with Registry().stage(name, overwrite=True) as folder:
         write_core(folder, native, process, dtype, **changes)
         (folder / "tokenizer.json").write_text(tiny_tokenizer().to_str(), encoding="utf-8")
+
+
+def add_causal(name: str, **changes: Any) -> None:
+    """Register a causal language model of this kind, in float32, which predicts the leftmost hidden token alone."""
+    add_core(name, dtype=torch.float32, **{"attention": "autoregressive", "shift": True, **changes})

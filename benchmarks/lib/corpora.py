@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.demo import story as demo
+from ssdcli.registry.store import STARTER
 
 _ROOT = Path(__file__).parents[2]
 
@@ -35,7 +36,7 @@ class Corpus:
     def notebook(cls) -> Corpus:
         """The bundled notebook, trained on as in the demo."""
         book = demo.read_notebook()
-        settings = demo.settings_for(book)
+        settings = demo.settings_for(book, demo.MINUTES, STARTER)
         changes = {"batch_tokens": settings.batch_tokens, "passes": settings.passes}
         return cls("notebook", str(book.notes), str(book.heldout), book.facts, changes)
 

@@ -26,7 +26,20 @@ Line = dict[str, Any]
 _QUICK_STEPS = 60
 _SHOWN = 500  # characters of a result that are printed
 # Arguments that may differ between the runs that add to one file of results.
-_MORE = ("corpus", "cores", "models", "variants", "seeds", "ratios", "scales", "stops", "out", "table", "plot")
+_MORE = (
+    "corpus",
+    "cores",
+    "members",
+    "models",
+    "variants",
+    "seeds",
+    "ratios",
+    "scales",
+    "stops",
+    "out",
+    "table",
+    "plot",
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:

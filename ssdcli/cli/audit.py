@@ -59,7 +59,7 @@ def _tell(found: Audit) -> None:
         console.write(remark)
     verdict = found.verdict()
     if verdict is not None:
-        console.write(f"\n{verdict.level}: {verdict.meaning}")
+        console.write(f"\n{verdict}")
 
 
 def _rows(found: Audit) -> Iterator[tuple[str, str, str]]:

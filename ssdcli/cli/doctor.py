@@ -8,9 +8,9 @@ import typer
 
 from ssdcli.cli import console
 from ssdcli.cli.completion import core_names
-from ssdcli.errors import SsdError, UsageError
+from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.machine.environment import prepare_machine
-from ssdcli.machine.units import in_bytes
+from ssdcli.machine.units import counted, in_bytes
 from ssdcli.registry.store import Registry
 
 if TYPE_CHECKING:
@@ -50,9 +50,12 @@ def doctor(core: For = None, as_json: AsJson = False) -> None:
 
 
 def _write_outlook(registry: Registry, name: str, *, as_json: bool) -> None:
+    if "/" in name:  # no model's name, but a repository or a path
+        problem = f"--for takes the name of a registered core, and {name!r} is a place to pull one from."
+        raise NoSuchModel(problem, f"'ssd pull {name} --dry-run' says whether it fits here.")
     entry = registry.find(name)
     if entry.manifest.kind != "core":
-        raise UsageError(f"{name!r} is of kind {entry.manifest.kind!r}, not a core.", "See 'ssd models list'.")
+        raise UsageError(f"{name!r} is {entry.manifest.noun}, not a core.", "See 'ssd models list'.")
     prepare_machine()
     from ssdcli.doctor.outlook import outlook
     from ssdcli.machine.hardware import look
@@ -70,7 +73,7 @@ def _rows(checkup: Checkup) -> list[tuple[str, str]]:
     fast = "" if hardware.bfloat16 else ", slow at bfloat16"
     memory = f"{in_bytes(hardware.memory)}, {in_bytes(hardware.free)} free"
     return [
-        ("cpu", f"{hardware.cores} cores{fast}"),
+        ("cpu", f"{counted(hardware.cores, 'core')}{fast}"),
         ("memory", memory),
         *(
             (gpu.device, f"{gpu.name}, {in_bytes(gpu.memory)}, {in_bytes(gpu.free)} free")

@@ -27,6 +27,7 @@ from ssdcli.evaluation.measurement import (
 from ssdcli.generation.schedule_parser import named
 from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.units import counted
 from ssdcli.options.declare import group
 from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.manifest import CODE_LENGTH
@@ -124,7 +125,7 @@ def _keep(found: Evaluation, plot: Path | None, *, save: bool) -> None:
             )
         gate = found.fitted
         Registry().set_weight(found.small, weight, None if gate is None else asdict(gate))
-        console.note(f"stored the weight {weight:g}{' and the gate' * (gate is not None)} of {found.small}")
+        console.note(f"Stored the weight {weight:g}{' and the gate' * (gate is not None)} of {found.small!r}.")
     if plot is not None:
         try:
             write_atomic(plot.absolute(), _svg(found))
@@ -180,9 +181,10 @@ def _tell(found: Evaluation) -> None:
         _write_table(_ensembles(found))
     if found.generated:
         _write_table(_texts(found))
-    size = f"{found.documents:,} documents, {found.tokens:,} tokens, {found.bytes:,} bytes, {found.process} process"
-    meaning = f"bits per byte are of the {explained(found.measure)}"
-    console.write(f"{size}; {meaning}. Intervals are 95% confidence intervals.")
+    size = f"{counted(found.documents, 'document')}, {found.tokens:,} tokens, {found.bytes:,} bytes"
+    meaning = f"{found.process} process; bits per byte are of the {explained(found.measure)}"
+    intervals = "Intervals are 95% confidence intervals" if found.documents > 1 else "An interval needs two documents"
+    console.write(f"{size}, {meaning}. {intervals}.")
     best = found.best
     if best is not None and found.gain is not None:
         weight = "" if best.best.weight is None else f" at weight {best.best.weight:g}"
@@ -235,8 +237,8 @@ def _figures(figures: Figures) -> tuple[str, str]:
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:
-    margin = f"{estimate.margin:.4f}" if math.isfinite(estimate.margin) else "?"
-    return f"{estimate.value:{sign}.4f} ± {margin}"
+    margin = f" ± {estimate.margin:.4f}" if math.isfinite(estimate.margin) else ""
+    return f"{estimate.value:{sign}.4f}{margin}"
 
 
 def _table(first: str, *others: str) -> Table:

@@ -24,6 +24,14 @@ def shown(result: Result) -> str:
     return "".join(_painted(token.text, names.index(_first_author(token))) for token in result.explain) + rest
 
 
+def warn_if_colourless() -> None:
+    """Warn that an attribution asked for as colours will not be seen on this standard output."""
+    if _colourful():
+        return
+    why = "NO_COLOR is set" if sys.stdout.isatty() else "standard output is not a terminal"
+    console.warn(f"--explain shows no colours, since {why}; add --json for the numbers.")
+
+
 def tell_colours(explain: Sequence[TokenShares], names: Sequence[str]) -> None:
     """Write each member's colour and mean share to standard error, if that is a terminal."""
     means = {name: _mean([token.by.get(name, 0.0) for token in explain]) for name in names}

@@ -103,18 +103,29 @@ def resolve(cls: type[Settings], flags: Mapping[str, object], recipe: Path | Non
     strangers = [name for name in flags if name not in known]
     if strangers:
         raise TypeError(f"{cls.__name__} has no setting {strangers[0]!r}")
-    written = {} if recipe is None else load_recipe(recipe, [flag_of(member) for member, _ in known.values()])
+    written = {} if recipe is None else _written(recipe, cls)
     values: dict[str, Any] = {}
     for name, (member, kind) in known.items():
         found = _given(member, flags.get(name), written, recipe)
         if found is not None:
             source, value = found
-            values[name] = _converted(source, value, member, kind)
-            check_value(member, values[name], source)
+            values[name] = checked(source, value, member, kind)
         elif _is_required(member):
             raise UsageError(f"--{flag_of(member)} is needed.", f"Pass --{flag_of(member)}.")
     settings: Settings = build(cls, values)
     return settings
+
+
+def _written(recipe: Path, cls: type[DataclassInstance]) -> dict[str, object]:
+    """A recipe's values; UsageError for a key that is no setting."""
+    values = load_recipe(recipe)
+    known = {flag_of(member).replace("-", "_") for member, _ in settings_of(cls).values()}
+    stranger = next((key for key in values if key not in known), None)
+    if stranger is not None:
+        from ssdcli.cli.recipe_check import unknown_key  # which knows the other commands
+
+        raise unknown_key(recipe, stranger, values, cls)
+    return values
 
 
 def _is_positional(parameter: inspect.Parameter) -> bool:
@@ -181,15 +192,23 @@ def _given(
     if os.environ.get(variable):
         return Source(f"{variable}=", _in_shell), os.environ[variable]
     if flag.replace("-", "_") in written:
-        return Source(f"{flag} = ", _in_toml, f" in {recipe}"), written[flag.replace("-", "_")]
+        return recipe_source(member, recipe), written[flag.replace("-", "_")]
     return None
 
 
-def _converted(source: Source, value: object, member: Field[Any], kind: Any) -> object:
+def recipe_source(member: Field[Any], recipe: Path | None) -> Source:
+    """Where a recipe gives a setting."""
+    return Source(f"{flag_of(member)} = ", _in_toml, f" in {recipe}")
+
+
+def checked(source: Source, value: object, member: Field[Any], kind: Any) -> object:
+    """A value as its setting has it; UsageError, which quotes the source, if it is of another kind or out of bounds."""
     try:
-        return convert(value, kind)
+        converted = convert(value, kind)
     except _Misfit as misfit:
         raise source.refusal(value, misfit.expected, example(member, misfit.example)) from None
+    check_value(member, converted, source)
+    return converted
 
 
 def convert(value: object, kind: Any) -> object:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssdcli.cli import console
-from ssdcli.cli.explanation import shown, tell_colours
+from ssdcli.cli.explanation import shown, tell_colours, warn_if_colourless
 from ssdcli.cli.flags import Recipe, resolve, with_flags
 from ssdcli.cli.inputs import ModelFlags, read_members, read_requests
 from ssdcli.errors import UsageError, on_out_of_memory
@@ -81,6 +81,8 @@ def generate(
         raise UsageError("with --batch the prompts come from its lines.", "Omit the PROMPT.")
     spec = choose(models.core, members, blend=settings.blend)  # a typo is answered before torch is imported
     prepare_machine()
+    if settings.options.explain and not settings.json:
+        warn_if_colourless()
     requests = from_rank_zero(lambda: read_requests(prompt, settings.batch, models.context))
     with on_out_of_memory(_remedy(spec)):
         _write(spec.open(settings.placement), requests, settings)
@@ -125,7 +127,7 @@ def _tell(result: Result, settings: GenerateSettings) -> None:
     if result.explain:
         tell_colours(result.explain, [member.name for member in result.members])
     if settings.stats:
-        passes = ", ".join(f"{one.name} ({one.signed(one.weight):g}) {one.forward_passes}" for one in result.members)
+        passes = ", ".join(f"{one.name} ({one.weights}) {one.forward_passes}" for one in result.members)
         work = ", ".join(f"{one.name} {large(one.flops, 'FLOP')}" for one in result.members)
         speed = f"{result.tokens} tokens in {result.seconds:.1f} s ({result.tokens_per_second:.1f} a second)"
         saved = f", {result.flops_saved:.1%} saved by the schedule" if result.flops_saved else ""

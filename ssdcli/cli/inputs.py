@@ -162,7 +162,7 @@ def _checked(values: dict[str, Any], checks: Mapping[str, Check], place: str) ->
     """The same values; UsageError names a key that is unknown, or whose value fails its check."""
     for key, value in values.items():
         if key not in checks:
-            remedy = f"{suggest(key, checks)} Known keys: {', '.join(checks)}."
+            remedy = f"{suggest(key, checks)} Choose from {', '.join(checks)}."
             raise UsageError(f"{place} has an unknown key {key!r}.", remedy.strip())
         if not checks[key].holds(value):
             raise UsageError(f"{place} has a {key} that is not {checks[key]}.", "Correct that line.")

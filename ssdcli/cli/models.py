@@ -14,7 +14,7 @@ from ssdcli.cli import console
 from ssdcli.cli.completion import core_names, model_names
 from ssdcli.engine import catalogue
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
-from ssdcli.machine.units import in_parameters
+from ssdcli.machine.units import counted, in_parameters
 from ssdcli.options.declare import STREAM
 from ssdcli.registry.compatibility import misfit
 from ssdcli.registry.manifest import ADAPTER, Manifest
@@ -104,7 +104,7 @@ def _privacy(entry: Entry) -> list[str]:
         return []
     verdict = judge(entry.name, entry.manifest.metrics)
     unknown = f"never audited, so treat its weights like the text itself; 'ssd audit {entry.name} TEXT' measures it"
-    return [unknown if verdict is None else f"{verdict.level} risk. {verdict.meaning}"]
+    return [unknown if verdict is None else str(verdict)]
 
 
 def _all_of(value: object) -> list[str]:
@@ -167,7 +167,7 @@ def default(
         console.write(registry.default())
     else:
         registry.set_default(name)
-        console.note(f"{name!r} is the default core now.")
+        console.note(f"Made {name!r} the default core.")
 
 
 @models.command()
@@ -177,7 +177,7 @@ def verify(name: Model) -> None:
     wrong = registry.verify(name)
     if wrong:
         raise SsdError(
-            f"{len(wrong)} of the files of {name!r} are not what its manifest lists: {', '.join(wrong)}.",
+            f"{name!r} differs from its manifest in {counted(len(wrong), 'file')}: {', '.join(wrong)}.",
             "Remove the model and make or pull it again.",
         )
     console.write(f"{name}: {len(registry.find(name).manifest.files)} files match their digests")
@@ -220,10 +220,8 @@ def _warn_of_leaks(entry: Entry) -> None:
             f"the weights of {entry.name!r} carry private text, and how much was never measured (ssd audit "
             f"{entry.name} DATA); give them only to people whom you would give that text."
         )
-    elif verdict.level == "high":
-        console.warn(f"HIGH RISK. {verdict.meaning}")
     else:
-        console.warn(verdict.meaning)
+        console.warn(str(verdict))
 
 
 @models.command("import")

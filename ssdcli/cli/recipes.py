@@ -1,4 +1,4 @@
-"""`ssd recipes`: list, show and copy recipes."""
+"""`ssd recipes`: list, show, copy and check recipes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import typer
 
 from ssdcli.cli import console
 from ssdcli.cli.completion import recipe_names
+from ssdcli.cli.recipe_check import check_recipe
 from ssdcli.errors import SsdError, UsageError
+from ssdcli.machine.units import counted
 from ssdcli.registry.recipes import describe, find_recipe
 from ssdcli.registry.recipes import recipe_names as all_recipe_names
 
 Recipe = Annotated[str, typer.Argument(metavar="NAME", help="The recipe.", autocompletion=recipe_names)]
 
-recipes = typer.Typer(help="List, show and copy the recipes: commented files of flags, one per job.")
+recipes = typer.Typer(help="List, show, copy and check recipes: commented files of flags, one per job.")
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +36,26 @@ def list_recipes() -> None:
 def show(name: Recipe) -> None:
     """Write a recipe to standard output."""
     console.write(find_recipe(name).read_text(encoding="utf-8"), end="")
+
+
+@recipes.command()
+def check(
+    name: Annotated[str, typer.Argument(metavar="FILE", help="A recipe's file or name.", autocompletion=recipe_names)],
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
+) -> None:
+    """Check a recipe's keys and values, and say which commands can use it; code 2 if something is wrong."""
+    found = check_recipe(find_recipe(name))
+    if as_json:
+        console.write_json(found.to_json())
+    elif found.problems:
+        console.write("\n".join(str(problem) for problem in found.problems))
+    else:
+        console.write(f"{found.path} is valid for {', '.join(f'ssd {command}' for command in found.valid_for)}")
+    if found.problems:
+        whose = "" if found.command is None else f" for 'ssd {found.command}'"
+        raise UsageError(
+            f"{found.path} is not valid{whose}.", f"Correct {counted(len(found.problems), 'error')} in it."
+        )
 
 
 @recipes.command()

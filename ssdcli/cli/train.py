@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +16,14 @@ from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.errors import UsageError, on_out_of_memory
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.units import counted
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
 from ssdcli.training.settings import TrainSettings
 from ssdcli.training.unfinished import begin, resumed
 
 if TYPE_CHECKING:
+    from ssdcli.reports.description import Quality
     from ssdcli.training.job import Trained
 
 
@@ -65,21 +68,53 @@ def _settings(given: dict[str, object], recipe: str | None, *, resume: bool, ove
 def _tell(trained: Trained, *, as_json: bool) -> None:
     """Write the results to standard output: sentences, or one JSON object."""
     training, model = trained.description, trained.description.manifest
-    bits = training.quality.bits_per_byte
     if as_json:
         facts = {"name": model.name, "core": model.core, "size": training.size, "parameters": model.parameters}
-        losses = {"weight": model.weight, "bits_per_byte": bits}
+        losses = {"weight": model.weight} | _losses(training.quality, model.measure)
         steps = {"steps": training.steps, "kept": training.kept, "seconds": round(training.seconds, 1)}
         console.write_json(facts | losses | steps)
         return
-    figures = ", ".join(f"{who} {value:.3f}" for who, value in bits.items())
     console.write(f"{model.name}: {training.steps:,} steps in {training.seconds / 60:.1f} minutes, {trained.folder}")
     if training.kept is not None:
         console.write(f"kept the weights of step {training.kept:,}: after it, the held-out loss rose")
-    console.write(f"denoising loss on held-out text, bits per byte: {figures}")
+    for line in _figures(training.quality, model.measure):
+        console.write(line)
     if model.core is None:
         console.note(f"Now try: ssd generate --core {model.name} {shlex.quote('Once upon a time')}")
         return
     best = "not measured, for lack of time or of held-out texts" if model.weight is None else f"{model.weight:g}"
     console.write(f"best weight beside {model.core}: {best}")
     console.note(f"Now try: ssd generate {shlex.quote('Dear')} --with {model.name}")
+
+
+def _losses(quality: Quality, measure: str) -> dict[str, object]:
+    """What was measured, as JSON shows it; null for what is not finite."""
+    gain = {
+        "value": quality.gain,
+        "low": quality.gain - quality.gain_margin,
+        "high": quality.gain + quality.gain_margin,
+    }
+    return {
+        "bits_per_byte": quality.bits_per_byte,
+        "margins": _finite(quality.margins),
+        "gain": _finite(gain) if math.isfinite(quality.gain) else None,
+        "measure": measure,
+        "documents": quality.documents,
+    }
+
+
+def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+
+
+def _figures(quality: Quality, measure: str) -> Iterator[str]:
+    """What was measured, as sentences."""
+    from ssdcli.reports.description import interval
+
+    bits = (f"{who} {interval(value, quality.margins[who])}" for who, value in quality.bits_per_byte.items())
+    yield f"{measure} on held-out text, bits per byte: {', '.join(bits)}"
+    if math.isfinite(quality.gain):
+        gain = interval(quality.gain, quality.gain_margin, "+")
+        yield f"gain of the ensemble over the better of the two, at weights that other documents chose: {gain}"
+    if any(math.isfinite(margin) for margin in quality.margins.values()):
+        yield f"intervals are 95% confidence intervals over {counted(quality.documents, 'document')}"

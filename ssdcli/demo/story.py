@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssdcli.generation.selection import choose
+from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.generation.types import Options, Request
 from ssdcli.registry.names import NO_CORE
-from ssdcli.registry.store import STARTER, Registry
+from ssdcli.registry.store import Registry
 from ssdcli.training.settings import TrainSettings
 from ssdcli.training.unfinished import begin
 
 if TYPE_CHECKING:
+    from ssdcli.engine.ensemble.members import Member
+    from ssdcli.evaluation.measurement import Estimate
     from ssdcli.evaluation.scored_text import ScoredText
+    from ssdcli.generation.loaded_model import LoadedModel
     from ssdcli.generation.writer import Writer
     from ssdcli.training.job import Trained, Watcher
 
@@ -32,7 +35,6 @@ _PASSES = 30.0  # so that facts are remembered, at some cost on held-out notes
 # Models as small as these ramble at temperature 1.
 _WRITING = Options(max_tokens=48, temperature=0.8, top_p=0.9, plain=True)
 FACTS = Options(max_tokens=16, temperature=0, seed=0, plain=True)
-_REPEATS = 2  # sets of noise levels for each held-out note
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ class Trio:
     weight: float
     writers: Mapping[str, Writer]
 
+    @property
+    def members(self) -> tuple[Member[LoadedModel], ...]:
+        """The core and the small model."""
+        return tuple(self.writers[author].members[0] for author in (CORE, SMALL))
+
 
 @dataclass(frozen=True)
 class Continuations:
@@ -108,21 +115,19 @@ class Continuations:
 
 
 @dataclass(frozen=True)
-class HeldoutLoss:
-    """Denoising loss on held-out notes.
+class CodeLength:
+    """Exact code length of held-out notes.
 
     documents: how many notes.
-    bits_per_byte: of each of AUTHORS.
+    bits_per_byte: of each of AUTHORS, with 95% intervals; notes are the independent draws.
     better: the better of the two members.
     gain: bits per byte that the ensemble saves over it.
-    standard_error: of the gain, with notes as the independent draws.
     """
 
     documents: int
-    bits_per_byte: Mapping[str, float]
+    bits_per_byte: Mapping[str, Estimate]
     better: str
-    gain: float
-    standard_error: float
+    gain: Estimate
 
 
 @dataclass(frozen=True)
@@ -160,12 +165,10 @@ def read_notebook(folder: Path = NOTEBOOK) -> Notebook:
     )
 
 
-def settings_for(notebook: Notebook, minutes: float = MINUTES) -> TrainSettings:
-    """How the demo trains: on the notes, for the bundled core (UsageError for impossible minutes)."""
+def settings_for(notebook: Notebook, minutes: float, core: str) -> TrainSettings:
+    """How the demo trains: on the notes, for a core (UsageError for impossible minutes)."""
     data = (str(notebook.notes),)
-    return TrainSettings(
-        data=data, core=STARTER, name=NAME, minutes=minutes, batch_tokens=_BATCH_TOKENS, passes=_PASSES
-    )
+    return TrainSettings(data=data, core=core, name=NAME, minutes=minutes, batch_tokens=_BATCH_TOKENS, passes=_PASSES)
 
 
 def train(settings: TrainSettings, watcher: Watcher) -> Trained:
@@ -181,8 +184,15 @@ def open_trio(core: str, small: str) -> Trio:
     """Load the core alone, the small model alone, and both at the small model's tuned weight."""
     together = choose(core, [small])
     weight = next(member.weight for member in together.members if member.model.entry.name == small)
-    writers = {CORE: choose(core).open(), SMALL: choose(NO_CORE, [small]).open(), ENSEMBLE: together.open()}
+    both = together.open()
+    writers = {CORE: _opened(choose(core), both), SMALL: _opened(choose(NO_CORE, [small]), both), ENSEMBLE: both}
     return Trio(core, small, weight, writers)
+
+
+def _opened(spec: EnsembleSpec, other: Writer) -> Writer:
+    """Open an ensemble, with another's models if it has them: a core at weight 0 was not loaded."""
+    loaded = {member.name for member in other.members}
+    return spec.reopen(other) if loaded.issuperset(member.name for member in spec.members) else spec.open()
 
 
 def write_all(trio: Trio, prompts: Sequence[str], options: Options = _WRITING) -> list[Continuations]:
@@ -195,26 +205,22 @@ def write_all(trio: Trio, prompts: Sequence[str], options: Options = _WRITING) -
     ]
 
 
-def predict(trio: Trio, heldout: Path, repeats: int = _REPEATS) -> HeldoutLoss:
-    """Measure the denoising loss of the members and their ensemble on notes that neither member has seen."""
-    from ssdcli.evaluation.losses import LossSettings, measure
+def predict(trio: Trio, heldout: Path) -> CodeLength:
+    """Measure the code length, under each of AUTHORS, of notes that neither member has seen."""
+    from ssdcli.engine.ensemble.schedules import Constant
+    from ssdcli.evaluation.code_length import CodeSettings, code_lengths
+    from ssdcli.evaluation.combinations import Combination, alone
+    from ssdcli.evaluation.estimates import ratio
 
-    core, small = (trio.writers[author].members[0].model.denoiser for author in (CORE, SMALL))
-    texts = _heldout_texts(trio.core, heldout)
-    window = min(core.backbone.context, small.backbone.context)
-    shares = {CORE: 0.0, SMALL: 1.0, ENSEMBLE: trio.weight}
-    losses = measure(
-        (core.backbone, small.backbone),
-        core.process,
-        texts,
-        sorted(set(shares.values())),
-        LossSettings(window, repeats),
-    )
-    bits = {author: float(losses.bits_per_byte()[losses.place(share)]) for author, share in shares.items()}
-    better = min((CORE, SMALL), key=lambda author: bits[author])
-    gain, error = losses.difference(trio.weight, shares[better])
-    in_bits = float(losses.tokens.sum() / losses.bytes.sum()) / math.log(2)
-    return HeldoutLoss(len(texts), bits, better, gain * in_bits, error * in_bits)
+    members = trio.members
+    ensemble = trio.writers[ENSEMBLE].ensemble
+    schedules = {member.name: member.schedule for member in ensemble.members}
+    both = Combination(ensemble.rule, tuple(schedules.get(member.name, Constant(0.0)) for member in members))
+    losses = code_lengths(members, _heldout_texts(trio.core, heldout), [alone(0, 2), alone(1, 2), both], CodeSettings())
+    bits = dict(zip(AUTHORS, losses.sums.T / math.log(2), strict=True))
+    better = min((CORE, SMALL), key=lambda author: bits[author].sum())
+    lengths = {author: ratio(sums, losses.bytes) for author, sums in bits.items()}
+    return CodeLength(len(losses.sums), lengths, better, ratio(bits[better] - bits[ENSEMBLE], losses.bytes))
 
 
 def recall(trio: Trio, facts: Sequence[Fact], options: Options = FACTS) -> list[Recall]:
@@ -223,7 +229,7 @@ def recall(trio: Trio, facts: Sequence[Fact], options: Options = FACTS) -> list[
     Each also ranks the answers of all facts for every sentence; a fact is told apart if its own answer comes first.
     """
     texts = _texts(trio, [Request(fact.prompt, seed=0) for fact in facts], options)
-    chosen = {author: _chosen(trio.writers[author], facts) for author in AUTHORS}
+    chosen = _chosen(trio, facts)
     recalls = []
     for place, fact in enumerate(facts):
         said = {author: texts[author][place] for author in AUTHORS}
@@ -232,16 +238,39 @@ def recall(trio: Trio, facts: Sequence[Fact], options: Options = FACTS) -> list[
     return recalls
 
 
-def _chosen(writer: Writer, facts: Sequence[Fact]) -> list[str]:
-    """Choose an answer for each fact's sentence: the one whose log p gains most over its mean for all sentences.
+def _chosen(trio: Trio, facts: Sequence[Fact]) -> dict[str, list[str]]:
+    """Choose, as each of AUTHORS, an answer for each fact's sentence: the one whose log p gains most over its mean.
 
-    The mean takes out that some answers are likely anywhere (short ones, common words).
+    The mean over all sentences takes out that some answers are likely anywhere (short ones, common words).
     """
-    answers = [" " + fact.answer for fact in facts]
-    scores = [writer.score(fact.prompt, answers) for fact in facts]
-    usual = [sum(column) / len(column) for column in zip(*scores, strict=True)]
-    gains = [[score - mean for score, mean in zip(row, usual, strict=True)] for row in scores]
-    return [facts[row.index(max(row))].answer for row in gains]
+    scores = _scores(trio, facts)
+    chosen = {}
+    for author, rows in scores.items():
+        usual = [sum(column) / len(column) for column in zip(*rows, strict=True)]
+        gains = [[score - mean for score, mean in zip(row, usual, strict=True)] for row in rows]
+        chosen[author] = [facts[row.index(max(row))].answer for row in gains]
+    return chosen
+
+
+def _scores(trio: Trio, facts: Sequence[Fact]) -> dict[str, list[list[float]]]:
+    """Log p of the answers of all facts after each fact's sentence, a list a sentence, under each of AUTHORS."""
+    from ssdcli.demo.endings import Endings, predict_after, predict_together
+    from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
+
+    members, encoder = trio.members, PromptEncoder(trio.members, gap=0)
+    size = members[0].model.denoiser.backbone.block_size
+    endings = Endings.of([encoder.codec.encode(" " + fact.answer)[:size] for fact in facts])
+    scores: dict[str, list[list[float]]] = {author: [] for author in AUTHORS}
+    for fact in facts:
+        prompts = encoder.prompts(Request(fact.prompt, plain=True), PromptParts(fact.prompt), ())
+        predicted = {
+            member.name: predict_after(member.model.denoiser, prompt, endings)
+            for member, prompt in zip(members, prompts, strict=True)
+        }
+        for author, writer in trio.writers.items():
+            own = [predicted[member.name] for member in writer.members]
+            scores[author].append(endings.log_p(predict_together(writer.ensemble, own, endings, size)))
+    return scores
 
 
 def hits(recalls: Sequence[Recall]) -> dict[str, int]:

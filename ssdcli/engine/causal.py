@@ -184,6 +184,20 @@ class CausalDenoiser(Denoiser):
         positions = positions.clamp(max=self.backbone.context - 1).expand_as(tokens)
         return self.backbone.encode(self.backbone.embed(tokens), positions, mask, None)[:, :length]
 
+    def states_after(self, tokens: Tensor, prefix: Prefix) -> Tensor:
+        """Hidden states behind a prefix of one row: tokens (1, n) to (1, n + 1, H); the one at i predicts token i.
+
+        The prefix stays as it was.
+        """
+        reading: Reading = prefix.cache
+        count = tokens.shape[1]
+        padded = pad(tokens, (0, -count % _FOUR))
+        positions = prefix.canvas_positions(padded.shape[1]).clamp(max=self.backbone.context - 1)
+        mask = prefix_mask(prefix.followed_by(padded, 1).ranks, padded.shape[1])
+        cache = reading.cache.first(prefix.tokens.shape[1])
+        hidden = self.backbone.encode(self.backbone.embed(padded), positions, mask, cache)
+        return torch.cat([reading.states[:, :1], hidden[:, :count]], dim=1)
+
     def log_p(self, states: Tensor) -> Tensor:
         """Log p of the tokens that hidden states (..., H) predict: (..., V) float32; a virtual mask has none."""
         rows = states.flatten(0, -2)

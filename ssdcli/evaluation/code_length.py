@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssdcli.engine.denoiser import BlockCachedDenoiser, FullDenoiser
+from ssdcli.engine.causal import CausalDenoiser
+from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.sampling.nucleus import predicted
 from ssdcli.engine.whole_text import WholeText
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
 from ssdcli.evaluation.losses import SCORES, Losses, Pace
@@ -52,9 +54,8 @@ class _Run:
 
 def has_code_length(model: LoadedModel) -> bool:
     """Whether a model predicts each token of a text exactly, and many of them in one pass."""
-    denoiser = model.denoiser
-    hides = denoiser.process.hides and not denoiser.process.timed
-    return hides and not isinstance(denoiser, FullDenoiser | BlockCachedDenoiser)
+    process = model.denoiser.process
+    return process.hides and not process.timed and not isinstance(model.denoiser, FullDenoiser | BlockCachedDenoiser)
 
 
 @torch.no_grad()
@@ -91,17 +92,18 @@ def _code_length(
     context: tuple[int, ...],
 ) -> np.ndarray:
     """The nats of a text's tokens under each combination: (C,) float64."""
-    backbones, runs = [member.model.denoiser.backbone for member in members], _runs(text)
-    hidden = [_hidden(member.model, text, runs, context if member.sees_context else ()) for member in members]
+    denoisers, runs = [member.model.denoiser for member in members], _runs(text)
+    states = [_states(member.model, text, runs, context if member.sees_context else ()) for member in members]
     positions = _positions(members[0].model, text, runs)
     total = torch.zeros(len(combinations), dtype=torch.float64)
-    vocabulary = members[0].model.denoiser.process.vocabulary
+    vocabulary = denoisers[0].process.vocabulary
     for rows in torch.arange(len(positions.tokens), device=positions.tokens.device).split(max(1, SCORES // vocabulary)):
-        log_ps = [
-            torch.log_softmax(backbone.logits(states[rows.to(states.device)]), dim=-1).to(rows.device)
-            for backbone, states in zip(backbones, hidden, strict=True)
+        log_ps = [_log_p(denoiser, own, rows) for denoiser, own in zip(denoisers, states, strict=True)]
+        abstain = [
+            getattr(one, "abstains", False) and not predicted(said).all()
+            for one, said in zip(denoisers, log_ps, strict=True)
         ]
-        losses = combined_losses(log_ps, positions.rows(rows), combinations).cpu().double()
+        losses = combined_losses(log_ps, positions.rows(rows), combinations, abstain).cpu().double()
         total += torch.where(losses.isnan(), torch.inf, losses).sum(0)
     return total.numpy()
 
@@ -125,15 +127,30 @@ def _positions(model: LoadedModel, text: ScoredText, runs: Sequence[_Run]) -> Po
     return Positions(tokens, 1 - places / size, tokens)
 
 
-def _hidden(model: LoadedModel, text: ScoredText, runs: Sequence[_Run], context: tuple[int, ...]) -> Tensor:
+def _states(model: LoadedModel, text: ScoredText, runs: Sequence[_Run], context: tuple[int, ...]) -> Tensor:
     """The hidden states that predict the tokens that count: (N, H)."""
-    device = model.denoiser.backbone.device
     parts = []
     for run in runs:
         for prompt, start, stop in _windows(model, text, run, context):
-            tokens = torch.tensor([int(token) for token in text.tokens[start:stop]], device=device)
-            parts.append(WholeText.read(model.denoiser, prompt, tokens).conditionals()[: stop - start])
+            parts.append(_conditionals(model.denoiser, prompt, list(map(int, text.tokens[start:stop]))))
     return torch.cat(parts)
+
+
+def _conditionals(denoiser: Denoiser, prompt: Prompt, tokens: list[int]) -> Tensor:
+    """The hidden states that predict each of n tokens after a prompt: (n, H)."""
+    device, count = denoiser.backbone.device, len(tokens)
+    if isinstance(denoiser, CausalDenoiser):
+        known = prompt.before[-denoiser.room :]
+        return denoiser.states(torch.tensor([[*known, *tokens[:-1]]], device=device))[0, -count:]
+    return WholeText.read(denoiser, prompt, torch.tensor(tokens, device=device)).conditionals()[:count]
+
+
+def _log_p(denoiser: Denoiser, states: Tensor, rows: Tensor) -> Tensor:
+    """A member's log p at some of the positions, on the device of these rows (n,): (n, V)."""
+    own = states[rows.to(states.device)]
+    if isinstance(denoiser, CausalDenoiser):
+        return denoiser.log_p(own).to(rows.device)
+    return torch.log_softmax(denoiser.backbone.logits(own), dim=-1).to(rows.device)
 
 
 def _windows(

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ssdcli.engine.ensemble.abstention import combine
 from ssdcli.engine.ensemble.rules import Rule, mix
 from ssdcli.engine.ensemble.schedules import Constant, Schedule
 
@@ -43,22 +44,27 @@ class Combined:
     rule: combines them.
     log_ps: (N, V) of each member.
     weights: of each member, never zero; below zero for a base under `contrast`.
+    abstain: which members' log p is NaN at some positions, where the others predict without them; by default none's.
     """
 
     rule: Rule
     log_ps: Sequence[Tensor]
     weights: Sequence[float]
+    abstain: Sequence[bool] = ()
 
     def log_p(self) -> Tensor:
         """Log p of every token: (N, V) float32."""
-        return self.rule(self.log_ps, self.weights)
+        return self._combined(self.log_ps)
 
     def log_p_of(self, tokens: Tensor) -> Tensor:
         """Log p of one token at each position: tokens (N,) int64 to (N,) float32."""
         own = tokens[:, None]
         if getattr(self.rule, "pointwise", False):  # needs no other token, and no pass over the vocabulary
-            return self.rule([log_p.gather(-1, own) for log_p in self.log_ps], self.weights).squeeze(-1)
+            return self._combined([log_p.gather(-1, own) for log_p in self.log_ps]).squeeze(-1)
         return self.log_p().gather(-1, own).squeeze(-1)
+
+    def _combined(self, log_ps: Sequence[Tensor]) -> Tensor:
+        return combine(self.rule, log_ps, self.weights, self.abstain)
 
 
 class Score(Protocol):
@@ -97,24 +103,31 @@ def alone(member: int, members: int) -> Combination:
     return Combination(mix, tuple(Constant(float(place == member)) for place in range(members)))
 
 
-def combined_losses(log_ps: Sequence[Tensor], positions: Positions, combinations: Sequence[Combination]) -> Tensor:
-    """Compute the loss of each of C combinations at N positions: (N, C).
+def combined_losses(
+    log_ps: Sequence[Tensor],
+    positions: Positions,
+    combinations: Sequence[Combination],
+    abstain: Sequence[bool] | None = None,
+) -> Tensor:
+    """Compute the loss of each of C combinations at N positions, NaN where nobody predicts: (N, C).
 
-    log_ps: (N, V) of each member. Weights depend on the noise level, and levels come in blocks, so that few of them are
+    log_ps: (N, V) of each member. abstain: whose is NaN at some positions; by default nobody's.
+
+    Weights depend on the noise level, and levels come in blocks, so that few of them are
     different. Combinations with the same score, rule and weights at a level (a sandwich and a constant weight in the
     middle, say) are computed together, once.
     """
     levels, level_of = positions.levels.unique(return_inverse=True)
-    wanted = _wanted(levels.tolist(), combinations)
+    wanted, shy = _wanted(levels.tolist(), combinations), abstain or [False] * len(log_ps)
     losses = torch.zeros(len(positions.tokens), len(combinations), device=positions.tokens.device)
     for (score, rule, weights), uses in wanted.items():
         columns = uses.to(losses.device)[level_of]
         rows = columns.any(1).nonzero().squeeze(1)
         here = positions.rows(rows)
-        running = [(log_p, w) for log_p, w in zip(log_ps, weights, strict=True) if w != 0]
+        running = [place for place, w in enumerate(weights) if w != 0]
         # Most combinations have the same weights at all levels: then all rows are used and nothing is copied.
-        said = [log_p if len(rows) == len(log_p) else log_p[rows] for log_p, _ in running]
-        loss = score(Combined(rule, said, [w for _, w in running]), here)
+        said = [log_ps[i] if len(rows) == len(log_ps[i]) else log_ps[i][rows] for i in running]
+        loss = score(Combined(rule, said, [weights[i] for i in running], [shy[i] for i in running]), here)
         losses[rows] = torch.where(columns[rows], loss[:, None], losses[rows])
     return losses
 

@@ -74,6 +74,17 @@ def student(freedom: int) -> float:
     return math.fsum(term / float(freedom) ** power for power, term in enumerate(terms))
 
 
+def proportion(hits: int, draws: int) -> tuple[float, float]:
+    """The 95% interval of a probability that came true `hits` times in independent draws: its ends, from 0 to 1.
+
+    It is useful near 0 and 1 as well, and for few draws. Wilson, "Probable Inference, the Law of Succession, and
+    Statistical Inference", JASA 22 (1927).
+    """
+    z, share = _NORMAL**2 / draws, hits / draws
+    middle, half = share + z / 2, math.sqrt(z * (share * (1 - share) + z / 4))
+    return max(0.0, (middle - half) / (1 + z)), min(1.0, (middle + half) / (1 + z))
+
+
 def chosen_elsewhere(sums: np.ndarray) -> np.ndarray:
     """Each document's loss in the column of sums (D, C) that is best for the other half of the documents: (D,).
 

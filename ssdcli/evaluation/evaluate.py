@@ -172,7 +172,9 @@ class _Loaded:
         losses = canvas_losses(self.writer.members, self.scored, combinations, how)
         if losses is None:
             problem = f"fewer than {ENOUGH} documents have room for a block, or were reached in time."
-            raise SsdError(problem, "Name more text, or raise --minutes.")
+            too_few = self.settings.documents < ENOUGH
+            remedy = f"Pass --documents {ENOUGH} or more." if too_few else "Name more text, or raise --minutes."
+            raise SsdError(problem, remedy)
         return losses
 
     def generate(

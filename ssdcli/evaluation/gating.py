@@ -26,7 +26,7 @@ from ssdcli.engine.ensemble.members import Role
 from ssdcli.engine.ensemble.rules import FLOOR, mix
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
-from ssdcli.engine.sampling.nucleus import entropy
+from ssdcli.engine.sampling.nucleus import entropy, predicted
 from ssdcli.evaluation.combinations import Combination, Combined, Positions
 from ssdcli.evaluation.losses import GRID
 
@@ -144,8 +144,10 @@ class GateFitter:
 
     def _look(self, first: int, combined: Combined, positions: Positions) -> Tensor:
         """Keep what the fit needs of some positions; `first` is the core's place, 0 or 1, among the two that run."""
-        count = len(positions.tokens)
-        chosen = (torch.rand(count, generator=self._draws) < self.share).nonzero()[:, 0].to(positions.tokens.device)
+        count, device = len(positions.tokens), positions.tokens.device
+        looked_at = (torch.rand(count, generator=self._draws) < self.share).to(device)
+        both = torch.stack([predicted(log_p) for log_p in combined.log_ps]).all(0)
+        chosen = (looked_at & both).nonzero()[:, 0]
         here = positions.rows(chosen)
         core, small = (combined.log_ps[place][chosen].float() for place in (first, 1 - first))
         curves = LossCurves.of(core, small, here.tokens)

@@ -131,10 +131,8 @@ METRICS: Mapping[str, Callable[[Written], float | None]] = {
 
 
 def not_measured(*, has_judge: bool) -> list[str]:
-    """Sentences about metrics that were not measured for want of something."""
-    said = []
-    if not has_judge:
-        said.append("perplexity and MAUVE need a judge: name the folder of a causal language model with --judge")
-    if not can_measure_mauve():
-        said.append("MAUVE needs its library: pip install 'ssdcli[mauve]'")
-    return said
+    """A sentence about the metrics that were not measured for want of something, if there are any."""
+    judge = [] if has_judge else ["name the folder of a causal language model with --judge"]
+    library = [] if can_measure_mauve() else ["install the library of MAUVE with pip install 'ssdcli[mauve]'"]
+    metrics = "MAUVE was" if has_judge else "perplexity and MAUVE were"
+    return [f"{metrics} not measured: {', and '.join(judge + library)}"] * bool(judge + library)

@@ -40,8 +40,8 @@ def scored_text(text: str, tokenizer: Tokenizer, end: int) -> ScoredText:
     return ScoredText([end, *ids], len(text.encode()))
 
 
-def heldout_texts(store: TokenStore, tokenizer: Tokenizer, limit: int) -> list[ScoredText]:
-    """Held-out documents in the store's order until they hold `limit` tokens; long ones are cut.
+def heldout_texts(store: TokenStore, tokenizer: Tokenizer, limit: int, longest: int = _LONGEST) -> list[ScoredText]:
+    """Held-out documents in the store's order until they hold `limit` tokens; long ones are cut to `longest`.
 
     A document of which nothing would be predicted is left out.
     """
@@ -51,23 +51,26 @@ def heldout_texts(store: TokenStore, tokenizer: Tokenizer, limit: int) -> list[S
         if left <= 0:
             break
         tokens, marks = store.heldout[start - 1 : stop].tolist(), store.heldout_marks[start:stop].tolist()
-        scored = scored_part(tokens, marks, size, tokenizer)
+        scored = scored_part(tokens, marks, size, tokenizer, longest)
         if any(scored.counted):
             chosen.append(scored)
             left -= len(scored.tokens)
     return chosen
 
 
-def scored_part(tokens: list[int], marks: list[int], size: int, tokenizer: Tokenizer) -> ScoredText:
+def scored_part(
+    tokens: list[int], marks: list[int], size: int, tokenizer: Tokenizer, longest: int = _LONGEST
+) -> ScoredText:
     """Cut a document to what is measured of it: its beginning or, of a conversation, the text around its first answer.
 
     tokens: an end of text and the n tokens of the document.
     marks: GIVEN, WRITTEN or CLOSING for each of the n tokens.
     size: UTF-8 bytes of the whole document.
+    longest: how many tokens are kept.
     """
     answer = marks.index(WRITTEN) if WRITTEN in marks else 0
-    begin = max(0, answer - _LONGEST // 2)
-    end = min(len(marks), begin + _LONGEST)
+    begin = max(0, answer - longest // 2)
+    end = min(len(marks), begin + longest)
     tokens, kept = tokens[begin : end + 1], marks[begin:end]
     if GIVEN in kept:
         return _conversation(tokens, kept, tokenizer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ssdcli.engine.ensemble.members import Member
@@ -121,6 +122,11 @@ class PromptEncoder:
         turns, after = self._around(request, parts, filled)
         first = self.members[0]
         return Prompt(self._before(self._format(first, request), turns, ""), after, self._positions(first))
+
+    def behind(self, parts: PromptParts, filled: Sequence[str]) -> tuple[int, ...]:
+        """The known ids right after the next gap; none where a prompt is continued."""
+        after = self._after(parts, len(filled)) if self.gap else ()
+        return tuple(id for id in takewhile(lambda id: id is not None, after) if id is not None)
 
     def _around(
         self, request: Request, parts: PromptParts, filled: Sequence[str]

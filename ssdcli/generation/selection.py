@@ -232,7 +232,7 @@ def _pairs(small: SmallModels) -> list[tuple[str, float | None]]:
 def _small(entry: Entry) -> Entry:
     if entry.manifest.kind not in MEMBERS:
         raise UsageError(
-            f"{entry.name!r} is of kind {entry.manifest.kind!r}, and only small models and adapters can join a core.",
+            f"{entry.name!r} is {entry.manifest.noun}, and only small models and adapters can join a core.",
             "Name a core with --core, and small models with --with.",
         )
     return entry

@@ -39,6 +39,7 @@ class Options:
     early_stop: denoising of a text stops once it is stable with a mean entropy below this, in nats per token.
     infill: whether the gaps of the prompt are filled; the text is then the whole prompt with its gaps filled.
     gap: the most tokens that fill a gap.
+    candidates: fills of a gap, of which a causal core chooses the one that the text behind it follows best.
     explain: whether each token is attributed to the members.
     system: text before the conversation, by the chat template, or as a first paragraph where there is none.
     plain: whether prompts are text to continue, even for models that have a chat template; False puts them through it.
@@ -103,6 +104,12 @@ class Options:
     )
     infill: bool = option(False, "Fill the gaps, ____, in the prompt, and write all of it.")
     gap: int = option(16, "The most tokens that fill a gap.", at_least(1), metavar="N")
+    candidates: int = option(
+        8,
+        "Fills of a gap that a causal core, which cannot see behind it, chooses from; 1 for no choice.",
+        at_least(1),
+        metavar="N",
+    )
     explain: bool = option(
         False, "Colour each token by the member that it owes most to; with --json, write the numbers."
     )
@@ -143,6 +150,7 @@ class OptionChanges(TypedDict, total=False):
     early_stop: float | None
     infill: bool
     gap: int
+    candidates: int
     explain: bool
     system: str
     plain: bool | None
@@ -187,6 +195,7 @@ class Blend:
 
 
 PLAIN = Blend()
+_LEVELS = 100  # at which a schedule is looked at, besides 0
 
 
 @dataclass(frozen=True)
@@ -248,6 +257,13 @@ class Contribution(Member[None]):
 
     forward_passes: int = 0
     flops: int = 0
+
+    @property
+    def weights(self) -> str:
+        """Its weight, or the least and the greatest of its schedule: `0.4`, `0.1 to 0.9`; a base's are negated."""
+        over_levels = [self.weight_at(level / _LEVELS) for level in range(_LEVELS + 1)]
+        least, greatest = min(over_levels), max(over_levels)
+        return f"{least:g}" if least == greatest else f"{least:.2g} to {greatest:.2g}"
 
     def to_json(self) -> dict[str, Any]:
         """The object in the `members` of `ssd generate --json`; a base's weight is negated."""

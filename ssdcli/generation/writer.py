@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
@@ -19,11 +19,14 @@ from ssdcli.machine.distributed import from_rank_zero
 
 if TYPE_CHECKING:
     from ssdcli.engine.denoiser import Denoiser
+    from ssdcli.engine.ensemble.ensemble import Ensemble
     from ssdcli.engine.ensemble.guidance import Guide
     from ssdcli.engine.ensemble.rules import Rule
+    from ssdcli.engine.prompt import Prompt
     from ssdcli.engine.sampler import SamplerConfig
     from ssdcli.engine.sampling.reverse import ReverseProcess
     from ssdcli.generation.loaded_model import LoadedModel
+    from ssdcli.generation.trace import WrittenBlock
 
 _TOGETHER = 8  # rows denoised at once, at most
 _SCORES = 1 << 27  # of one prediction: 512 MiB, of which several are held
@@ -63,6 +66,11 @@ class Writer:
         self._denoiser = members[0].model.denoiser
         self._process = self._denoiser.process
         self._guides = tuple(guides)
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The members as denoisers, and the rule that combines them."""
+        return self._ensemble
 
     def generate(
         self,
@@ -201,30 +209,63 @@ class Writer:
 
     def _fill_gap(self, rows: Sequence[Row], options: Options) -> Iterator[tuple[int, str]]:
         """Fill the next gap of every row that has one; yields a row's place and the text committed in it."""
-        from ssdcli.engine.noise import fold
+        open_rows = {place: row for place, row in enumerate(rows) if not row.finished}
+        judge, encoder = self._judge, self._encoder(options)
+        if options.candidates > 1 and judge is not None:
+            for place in [place for place, row in open_rows.items() if encoder.behind(row.parts, row.filled)]:
+                yield place, self._fill_by_choice(open_rows.pop(place), judge, options)
+        if open_rows:
+            yield from self._fill_together(open_rows, options)
+
+    def _fill_together(self, open_rows: Mapping[int, Row], options: Options) -> Iterator[tuple[int, str]]:
+        """Fill the next gap of some rows, named by their places, in one batch."""
+        encoder = self._encoder(options)
+        gaps = {place: len(row.filled) for place, row in open_rows.items()}
+        prompts = [self._prompts(row, encoder) for row in open_rows.values()]
+        names = [member.name for member in self.members]
+        for blocks in self._blocks(list(open_rows.values()), prompts, map(_key, open_rows.values()), options):
+            for (place, row), block in zip(open_rows.items(), blocks, strict=True):
+                if len(row.filled) == gaps[place]:
+                    yield place, row.add(block, names)
+            if all(len(row.filled) > gaps[place] for place, row in open_rows.items()):
+                return
+
+    def _fill_by_choice(self, row: Row, judge: int, options: Options) -> str:
+        """Write several fills of a row's next gap and keep the best; returns the text that has become certain.
+
+        judge: the place of the member that chooses.
+        """
+        from ssdcli.generation.gap_choice import GapChooser, add_best, candidate_keys
+
+        encoder, core = self._encoder(options), self.members[judge].model.denoiser
+        prompts, behind = self._prompts(row, encoder), encoder.behind(row.parts, row.filled)
+        keys = candidate_keys(_key(row), options.candidates if options.temperature > 0 else 1)
+        blocks = self._blocks([row] * len(keys), [prompts] * len(keys), keys, options)
+        chooser = GapChooser(core, prompts[judge], behind, self.ends, options.gap)
+        return add_best(row, list(zip(*blocks, strict=True)), chooser, prompts, [one.name for one in self.members])
+
+    def _prompts(self, row: Row, encoder: PromptEncoder) -> tuple[Prompt, ...]:
+        """Each member's prompt for a row's next gap, which the row begins to count."""
+        prompts = encoder.prompts(row.request, row.parts, row.filled)
+        row.usage.start(prompts)
+        if not row.filled:
+            row.warnings = encoder.cuts(row.request, row.parts, prompts)
+        return prompts
+
+    def _blocks(
+        self, rows: Sequence[Row], prompts: Sequence[Sequence[Prompt]], keys: Iterable[int], options: Options
+    ) -> Iterator[list[WrittenBlock]]:
+        """Write after prompts[row][member]; yields the blocks of all rows, one place in the text after the other."""
         from ssdcli.engine.sampler import sample
         from ssdcli.generation.trace import BlockTrace
 
-        encoder, gaps = self._encoder(options), [len(row.filled) for row in rows]
-        open_rows = {place: row for place, row in enumerate(rows) if not row.finished}
-        prompts, keys = [], []
-        for row in open_rows.values():
-            prompts.append(encoder.prompts(row.request, row.parts, row.filled))
-            keys.append(fold(row.seed, len(row.filled)) if row.filled else row.seed)
-            row.usage.start(prompts[-1])
-            if not row.filled:
-                row.warnings = encoder.cuts(row.request, row.parts, prompts[-1])
-        trace, names = BlockTrace(self._ensemble, self._process, options.explain), [m.name for m in self.members]
+        trace = BlockTrace(self._ensemble, self._process, options.explain)
+        config = self._config(self._encoder(options), rows, options)
         by_member = list(zip(*prompts, strict=True))
-        config = self._config(encoder, list(open_rows.values()), options)
-        for step in sample(self._ensemble, self._reverse(options), by_member, keys, config):
+        for step in sample(self._ensemble, self._reverse(options), by_member, list(keys), config):
             trace.take(step)
             if step.last:
-                for (place, row), block in zip(open_rows.items(), trace.read(), strict=True):
-                    if len(row.filled) == gaps[place]:
-                        yield place, row.add(block, names)
-                if all(len(row.filled) > gaps[place] for place, row in open_rows.items()):
-                    return
+                yield trace.read()
 
     def _config(self, encoder: PromptEncoder, rows: Sequence[Row], options: Options) -> SamplerConfig:
         """How the next gaps of these rows are sampled."""
@@ -255,10 +296,15 @@ class Writer:
     @property
     def _default_sampler(self) -> str | None:
         """The sampler that is used unless one is named: from the left beside a causal language model."""
+        return None if self._judge is None else catalogue.from_left(self._process.name)
+
+    @property
+    def _judge(self) -> int | None:
+        """The place of the first causal language model among the members, which chooses between fills of a gap."""
         from ssdcli.engine.causal import CausalDenoiser
 
-        causal = any(isinstance(member.model.denoiser, CausalDenoiser) for member in self.members)
-        return catalogue.from_left(self._process.name) if causal else None
+        causal = [isinstance(member.model.denoiser, CausalDenoiser) for member in self.members]
+        return causal.index(True) if any(causal) else None
 
     def _check_order(self, reverse: ReverseProcess, options: Options) -> None:
         """UsageError if steps need more than one prediction at a level at which there is one alone."""
@@ -316,6 +362,13 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a number") from None
+
+
+def _key(row: Row) -> int:
+    """The key of the noise of a row's next gap."""
+    from ssdcli.engine.noise import fold
+
+    return fold(row.seed, len(row.filled)) if row.filled else row.seed
 
 
 def _longest(options: Options) -> int:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Protocol, Self
 
 from ssdcli.errors import DownloadFailed, SsdError, UsageError
 from ssdcli.hub.failures import failures
-from ssdcli.hub.resume import fetch_blob, stream_beginning
+from ssdcli.hub.resume import fetch_blob, stream_range
 from ssdcli.machine.units import large
 from ssdcli.registry.manifest import CONFIG, FILE, INDEX, TEMPLATE, WEIGHTS
 
@@ -214,8 +214,8 @@ def fetch(listing: Listing, files: Sequence[RemoteFile], report: Report) -> dict
 
 
 @contextmanager
-def open_beginning(listing: Listing, file: RemoteFile, most: int) -> Iterator[BinaryIO]:
-    """The first bytes of a file as a stream: from the cache, or from the hub without fetching the rest.
+def open_range(listing: Listing, file: RemoteFile, begin: int, most: int) -> Iterator[BinaryIO]:
+    """The bytes of a file from `begin` on as a stream: from the cache, or from the hub without fetching the rest.
 
     DownloadFailed if the hub cannot send them, or, offline, if they are not in the cache.
     """
@@ -223,11 +223,12 @@ def open_beginning(listing: Listing, file: RemoteFile, most: int) -> Iterator[Bi
 
     if _is_cached(listing, file) or is_offline():
         with fetch(listing, [file], lambda _: None)[file.name].open("rb") as stream:
+            stream.seek(begin)
             yield stream
         return
     with failures(listing.repo, file.name):
         url = hf_hub_url(listing.repo.name, file.name, revision=listing.commit)
-        with stream_beginning(url, most) as stream:
+        with stream_range(url, begin, most) as stream:
             yield stream
 
 

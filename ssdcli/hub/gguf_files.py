@@ -7,44 +7,59 @@ nor to be careful.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ssdcli.errors import SsdError, UsageError
+from ssdcli.hub.gguf_config import ReadTensor, completed
 from ssdcli.models.weights.gguf_header import GgufHeader, excerpt
 from ssdcli.registry.manifest import CONFIG, TOKENIZER, TOKENIZER_SETTINGS
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 _T = TypeVar("_T")
 
 _FILE = "excerpt.gguf"
 _ARCHITECTURE = "general.architecture"
 _TOKENS = "tokenizer.ggml.tokens"
+_LAYER = re.compile(r"blk\.(0|[1-9]\d{0,8})\.")
+_MOST_LAYERS = 1024
+_LONGEST_TOKEN = 1024  # characters; deriving merges takes their square
 _TABLE = "token_embd.weight"
-_TURN_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 _ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding", "mask_token": "mask"}
 _FOREIGN = ("_name_or_path", "_model_name_or_path", "unk_token_id")
 _OTHER = "Get the model in another file, or pull the repository that it was made from."
 
 
-def small_files(header: GgufHeader) -> dict[str, bytes]:
+def small_files(header: GgufHeader, read: ReadTensor) -> dict[str, bytes]:
     """config.json, tokenizer.json and tokenizer_config.json of a GGUF file, by name.
 
-    Raises UsageError for an architecture that is not known, SsdError for a file without a tokenizer, and for one whose
-    metadata transformers cannot read.
+    read: reads the bytes of a tensor. Raises UsageError for an architecture that is not known, SsdError for a file
+    without a tokenizer, and for metadata that contradict the tensors or that transformers cannot read.
     """
     _check_architecture(header)
+    _check_tensors(header)
     _check_tokenizer(header)
-    tokenizer = _tokenizer(header)
-    return {
-        CONFIG: json.dumps(_config(header)).encode(),
-        TOKENIZER: tokenizer.backend_tokenizer.to_str().encode(),
-        TOKENIZER_SETTINGS: json.dumps(_settings(header)).encode(),
-    }
+    with _understood(header):
+        return {
+            CONFIG: json.dumps(completed(_config(header), header, read)).encode(),
+            TOKENIZER: _tokenizer(header),
+            TOKENIZER_SETTINGS: json.dumps(_settings(header)).encode(),
+        }
+
+
+@contextmanager
+def _understood(header: GgufHeader) -> Iterator[None]:
+    """Raise SsdError in place of what goes wrong when metadata are translated."""
+    try:
+        yield
+    except SsdError:
+        raise
+    except Exception as error:  # transformers' classes fail in their own ways on values that they do not expect
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise SsdError(f"the metadata of {header.name} cannot be read ({reason}).", _OTHER) from error
 
 
 def architectures() -> list[str]:
@@ -61,46 +76,50 @@ def _check_architecture(header: GgufHeader) -> None:
     if header.architecture not in known:
         raise UsageError(
             f"{header.name} is of the architecture {header.architecture!r}, which ssd does not read from GGUF.",
-            f"Known are {', '.join(known)}. Its repository on the hub may hold a checkpoint that can be pulled.",
+            f"It reads {', '.join(known)}. The model's repository on the hub may hold a checkpoint that can be pulled.",
         )
 
 
-def _check_tokenizer(header: GgufHeader) -> None:
-    """Raise SsdError unless the file has a tokenizer for all rows of its table of embeddings."""
-    kind, tokens = header.text("tokenizer.ggml.model"), header.array(_TOKENS)
-    if not kind or not tokens:
-        raise SsdError(f"{header.name} holds no tokenizer.", _OTHER)
-    if _TABLE not in header.tensors:
+def _check_tensors(header: GgufHeader) -> None:
+    """Raise SsdError unless there are embeddings, and as many layers as the metadata say."""
+    if _TABLE not in header.tensors or len(header.tensors[_TABLE].shape) != 2:
         raise SsdError(f"{header.name} holds no embeddings ({_TABLE}).", _OTHER)
+    announced = header.number(f"{header.architecture}.block_count", 0)
+    numbers = {int(found[1]) for name in header.tensors if (found := _LAYER.match(name))}
+    if len(numbers) != announced or numbers != set(range(len(numbers))) or not 0 < announced <= _MOST_LAYERS:
+        raise SsdError(f"{header.name} is damaged: it announces {announced:,} layers and has {len(numbers):,}.", _OTHER)
+
+
+def _check_tokenizer(header: GgufHeader) -> None:
+    """Raise SsdError unless the file has a tokenizer whose tokens are texts of a usual length."""
+    tokens = header.array(_TOKENS)
+    if not header.text("tokenizer.ggml.model") or not tokens:
+        raise SsdError(f"{header.name} holds no tokenizer.", _OTHER)
+    if not all(isinstance(token, str) and len(token) <= _LONGEST_TOKEN for token in tokens):
+        raise SsdError(f"{header.name} is damaged: not all of its tokens are texts of up to {_LONGEST_TOKEN}.", _OTHER)
 
 
 def _config(header: GgufHeader) -> dict[str, Any]:
-    """The configuration of the native class, as transformers reads it, with what it leaves out."""
+    """The configuration of the native class, as transformers reads it."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    keys = [key for key in header.fields if key == _ARCHITECTURE or key.startswith(f"{header.architecture}.")]
-    named = _read(header, (*keys, *_ids(header)), AutoConfig.from_pretrained).to_dict()
-    config = {key: value for key, value in named.items() if key not in _FOREIGN}
-    ends = [config.get("eos_token_id"), *(header.number(key, -1) for key in _TURN_ENDS)]
-    return config | {
-        "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]],
-        "vocab_size": header.tensors[_TABLE].shape[0],
-        "eos_token_id": list(dict.fromkeys(end for end in ends if isinstance(end, int) and end >= 0)),
-    }
+    table = [key for key in header.fields if key.startswith(f"{header.architecture}.")]
+    short = [key for key in table if len(header.array(key)) <= _MOST_LAYERS]
+    read = _read(header, [_ARCHITECTURE, *short], AutoConfig.from_pretrained).to_dict()
+    config = {key: value for key, value in read.items() if key not in _FOREIGN}
+    return config | {"architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]]}
 
 
-def _ids(header: GgufHeader) -> list[str]:
-    """The keys of the special tokens' ids."""
-    return [key for key in header.fields if key.startswith("tokenizer.") and key.endswith("_token_id")]
-
-
-def _tokenizer(header: GgufHeader) -> PreTrainedTokenizerFast:
+def _tokenizer(header: GgufHeader) -> bytes:
+    """The content of tokenizer.json, without the tokens that transformers adds because its own class has them."""
     from transformers import PreTrainedTokenizerFast
 
     keys = [key for key in header.fields if key == _ARCHITECTURE or key.startswith("tokenizer.")]
     read: PreTrainedTokenizerFast = _read(header, keys, PreTrainedTokenizerFast.from_pretrained)
-    return read
+    made, known = json.loads(read.backend_tokenizer.to_str()), len(header.array(_TOKENS))
+    made["added_tokens"] = [token for token in made["added_tokens"] if token["id"] < known]
+    return json.dumps(made, ensure_ascii=False).encode()
 
 
 def _settings(header: GgufHeader) -> dict[str, Any]:
@@ -113,13 +132,9 @@ def _settings(header: GgufHeader) -> dict[str, Any]:
 
 
 def _read(header: GgufHeader, keys: Iterable[str], read: Callable[..., _T]) -> _T:
-    """What one of transformers' classes reads from these entries; SsdError if it cannot."""
+    """What one of transformers' classes reads from these entries of the metadata."""
     from ssdcli.models.auto_model import quiet
 
     with TemporaryDirectory() as folder, quiet():
         (Path(folder) / _FILE).write_bytes(excerpt(header, keys))
-        try:
-            return read(folder, gguf_file=_FILE, local_files_only=True)
-        except Exception as error:  # each class fails in its own way on values that it does not expect
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise SsdError(f"{header.name} cannot be read by transformers: {reason}.", _OTHER) from error
+        return read(folder, gguf_file=_FILE, local_files_only=True)

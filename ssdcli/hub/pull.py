@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ssdcli.errors import SsdError
-from ssdcli.hub import gguf_files
 from ssdcli.hub.download import RemoteFile, cache_folder, check_space, weight_files
+from ssdcli.hub.gguf_config import ReadTensor
+from ssdcli.hub.gguf_files import small_files
 from ssdcli.hub.source import Place, Source, find_source, ggufs_of
 from ssdcli.hub.tokenizer_files import make_tokenizer, read_table, read_template, read_vocabulary
 from ssdcli.machine.units import in_parameters
@@ -22,7 +23,7 @@ from ssdcli.models.core_spec import KEY, CoreSpec, spec_fields
 from ssdcli.models.families import recognise
 from ssdcli.models.families.family import GENERATION, Family, Vocabulary
 from ssdcli.models.presets import PRESETS, Preset
-from ssdcli.models.weights.gguf_header import GgufHeader, dequantisation, read_header, stored_bytes
+from ssdcli.models.weights.gguf_header import GgufHeader, GgufTensor, dequantisation, read_header, stored_bytes
 from ssdcli.registry.manifest import (
     CONFIG,
     FILE,
@@ -115,17 +116,20 @@ class PullPlan:
     @property
     def links(self) -> bool:
         """Whether the weights are native already and stay as they are, so that they can be linked."""
-        native = not self.family.keys and all(file.name.endswith(".safetensors") for file in self.weights)
-        return self.source.links and native
+        return self._is_native and self.source.links
 
     @property
     def conversion(self) -> str:
         """What is done to the weights, in words."""
         if self.header is not None:
             return dequantisation(self.header)
-        if self.links:
-            return "linked from the hub's cache"
-        return "converted" if self.source.links else "copied"
+        if not self._is_native:
+            return "converted"
+        return "linked from the hub's cache" if self.source.links else "copied"
+
+    @property
+    def _is_native(self) -> bool:
+        return not self.family.keys and all(file.name.endswith(".safetensors") for file in self.weights)
 
 
 def plan(place: Place) -> PullPlan:
@@ -136,7 +140,7 @@ def plan(place: Place) -> PullPlan:
     """
     source = find_source(place)
     header = None if source.gguf is None else _header(source, source.gguf)
-    small = source.small() if header is None else gguf_files.small_files(header)
+    small = source.small() if header is None else small_files(header, _tensor_reader(source))
     if CONFIG not in small:
         lack = f"{source.title} has no {CONFIG}, so it is not a checkpoint of a model."
         raise SsdError(lack, ggufs_of(source) or _REMEDY)
@@ -162,6 +166,17 @@ def plan(place: Place) -> PullPlan:
 def _header(source: Source, file: RemoteFile) -> GgufHeader:
     with source.open(file) as stream:
         return read_header(stream, file.size, file.name)
+
+
+def _tensor_reader(source: Source) -> ReadTensor:
+    """Reads the bytes of tensors of the source's GGUF file, without fetching the others."""
+
+    def read(tensor: GgufTensor) -> bytes:
+        assert source.gguf is not None
+        with source.open(source.gguf, tensor.begin, tensor.size) as stream:
+            return stream.read(tensor.size)
+
+    return read
 
 
 def pull(plan: PullPlan, name: str, registry: Registry, watch: Watch, overwrite: bool = False) -> Entry:

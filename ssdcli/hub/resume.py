@@ -1,4 +1,4 @@
-"""A large file of the hub: resumed where an earlier process stopped, or its beginning alone.
+"""A large file of the hub: resumed where an earlier process stopped, or a range of it alone.
 
 huggingface_hub resumes after a broken connection, but not after its process was killed: it writes to a file with a
 random name. So a partial file is kept here under a name that the next process finds, and when it is whole it is moved
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
 
 _PARTIAL = ".ssd-partial"
+_PARTIAL_CONTENT = 206
 
 
 def fetch_blob(url: str, blob: Path, size: int, bar: type[Any]) -> None:
@@ -45,18 +46,21 @@ def fetch_blob(url: str, blob: Path, size: int, bar: type[Any]) -> None:
 
 
 @contextmanager
-def stream_beginning(url: str, most: int) -> Iterator[BinaryIO]:
+def stream_range(url: str, begin: int, most: int) -> Iterator[BinaryIO]:
     """A stream of the content at a URL of the hub, of which no more is sent than is read, and a little ahead.
 
-    most: how many bytes are asked for. Raises what huggingface_hub raises.
+    begin: the first byte that is sent; most: how many bytes are. Raises what huggingface_hub raises.
     """
     from huggingface_hub import get_session, hf_raise_for_status
 
     found, headers = _located(url)
-    headers |= {"range": f"bytes=0-{most - 1}", "accept-encoding": "identity"}
+    headers |= {"range": f"bytes={begin}-{begin + most - 1}", "accept-encoding": "identity"}
     with get_session().stream("GET", found.location, headers=headers, follow_redirects=True) as response:
         hf_raise_for_status(response)
-        yield io.BufferedReader(_Pieces(response.iter_bytes()))
+        stream = io.BufferedReader(_Pieces(response.iter_bytes()))
+        if response.status_code != _PARTIAL_CONTENT:  # all of it is being sent
+            stream.read(begin)
+        yield stream
 
 
 class _Pieces(io.RawIOBase):

@@ -19,7 +19,7 @@ from ssdcli.hub.download import (
     Report,
     fetch,
     look,
-    open_beginning,
+    open_range,
     small_files,
     to_fetch,
 )
@@ -111,8 +111,8 @@ class Source(Contents, Protocol):
     def fetch(self, files: Sequence[RemoteFile], report: Report) -> dict[str, Path]:
         """The paths of files by name, complete and checked; `report` is called with numbers of bytes."""
 
-    def open(self, file: RemoteFile) -> AbstractContextManager[BinaryIO]:
-        """The beginning of a file."""
+    def open(self, file: RemoteFile, begin: int = 0, most: int = LONGEST) -> AbstractContextManager[BinaryIO]:
+        """A stream of a file's bytes from `begin` on, at least `most` of them if there are so many."""
 
 
 def find_source(place: Place) -> Source:
@@ -195,9 +195,9 @@ class HubSource:
         """The files in the hub's cache."""
         return fetch(self.listing, files, report)
 
-    def open(self, file: RemoteFile) -> AbstractContextManager[BinaryIO]:
-        """The beginning of a file, without fetching the rest."""
-        return open_beginning(self.listing, file, LONGEST)
+    def open(self, file: RemoteFile, begin: int = 0, most: int = LONGEST) -> AbstractContextManager[BinaryIO]:
+        """A stream of a file's bytes from `begin` on, without fetching the rest."""
+        return open_range(self.listing, file, begin, most)
 
 
 @dataclass(frozen=True)
@@ -248,9 +248,10 @@ class LocalSource:
         return {file.name: self.folder / file.name for file in files}
 
     @contextmanager
-    def open(self, file: RemoteFile) -> Iterator[BinaryIO]:
-        """The file."""
+    def open(self, file: RemoteFile, begin: int = 0, most: int = LONGEST) -> Iterator[BinaryIO]:
+        """A stream of a file's bytes from `begin` on."""
         with (self.folder / file.name).open("rb") as stream:
+            stream.seek(begin)
             yield stream
 
 

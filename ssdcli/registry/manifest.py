@@ -36,7 +36,7 @@ LATER = (
     "text",
 )  # fields that earlier versions did not write
 ADAPTER = "adapter"  # a LoRA of a registered model, which it needs
-KINDS = ("core", "small", ADAPTER)
+KINDS = {"core": "a core", "small": "a small model", ADAPTER: "an adapter"}  # with what a model of each kind is called
 MEMBERS = ("small", ADAPTER)  # the kinds that join a core
 ATTENTIONS = ("autoregressive", "block-causal", "causal", "full")
 FORMATS = ("plain", "turns", "chat")
@@ -181,7 +181,7 @@ class Manifest(ModelSpec):
 
     schema: int = _checked(Check(f"{SCHEMA}", lambda value: value == SCHEMA and _count(value)), SCHEMA)
     name: str = _checked(_TEXT)
-    kind: str = _checked(one_of(KINDS))
+    kind: str = _checked(one_of(tuple(KINDS)))
     architecture: str = _checked(_TEXT)
     vocabulary: int = _checked(_COUNT)
     tokenizer: str = _checked(_TEXT)
@@ -201,6 +201,11 @@ class Manifest(ModelSpec):
     metrics: dict[str, float] = _checked(_NUMBERS, make=dict)
     measure: str = _checked(_TEXT, DENOISING_LOSS)
     text: dict[str, float] = _checked(_NUMBERS, make=dict)
+
+    @property
+    def noun(self) -> str:
+        """What it is in a sentence: "a core", "a small model" or "an adapter"."""
+        return KINDS[self.kind]
 
     @property
     def weights_digest(self) -> str:

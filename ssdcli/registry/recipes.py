@@ -6,7 +6,6 @@ The first line of a recipe is a comment with the command that runs it, the secon
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
 from pathlib import Path
 
 from ssdcli.errors import UsageError
@@ -39,26 +38,35 @@ def find_recipe(name_or_path: str) -> Path:
     raise UsageError(f"no recipe named {name_or_path!r}.", remedy.strip())
 
 
-def load_recipe(path: Path, known_keys: Iterable[str] | None = None) -> dict[str, object]:
-    """A recipe's values by setting name (`learning-rate` becomes `learning_rate`).
-
-    A key that only earlier versions knew is ignored. Raises UsageError for a file that is not TOML, a table, a key that
-    is given twice, and an unknown key where the known ones are given.
-    """
-    known = None if known_keys is None else [key.replace("_", "-") for key in known_keys]
-    values: dict[str, object] = {}
-    for written, value in read_recipe(path).items():
-        key = written.replace("_", "-")
-        if key.replace("-", "_") in REMOVED_SETTINGS:
-            continue
-        if known is not None and key not in known:
-            raise UsageError(f"{path} has a key {written!r} that is not known here.", _nearest(key, known))
-        if isinstance(value, dict):
-            raise UsageError(f"{path} has a table [{written}], but a recipe is flat.", "Write 'key = value' lines.")
-        if key.replace("-", "_") in values:
-            raise UsageError(f"{path} gives {key!r} twice.", "Remove one of the two.")
-        values[key.replace("-", "_")] = value
+def load_recipe(path: Path) -> dict[str, object]:
+    """A recipe's values by setting name; UsageError for the first thing in the file that cannot be right."""
+    values, wrong = recipe_values(path)
+    if wrong:
+        raise wrong[0]
     return values
+
+
+def recipe_values(path: Path) -> tuple[dict[str, object], list[UsageError]]:
+    """A recipe's values by setting name (`learning-rate` becomes `learning_rate`), and what is no such value.
+
+    A key that only earlier versions knew is ignored. The errors are for tables, and for keys that are given twice.
+    Raises UsageError for a file that is not TOML.
+    """
+    values: dict[str, object] = {}
+    wrong = []
+    for written, value in read_recipe(path).items():
+        key = written.replace("-", "_")
+        if key in REMOVED_SETTINGS:
+            continue
+        if isinstance(value, dict):
+            problem = f"{path} has a table [{written}], but a recipe is flat."
+            wrong.append(UsageError(problem, "Write 'key = value' lines."))
+        elif key in values:
+            problem = f"{path} gives {written.replace('_', '-')!r} twice."
+            wrong.append(UsageError(problem, "Remove one of the two."))
+        else:
+            values[key] = value
+    return values, wrong
 
 
 def describe(path: Path) -> tuple[str, str]:
@@ -77,10 +85,6 @@ def _folders() -> list[Path]:
     # A wheel carries the recipes inside the package; a checkout has them beside it.
     shipped = _PACKAGE / "recipes"
     return [own_recipes(), shipped if shipped.is_dir() else _PACKAGE.parent / "recipes"]
-
-
-def _nearest(key: str, known: list[str]) -> str:
-    return suggest(key, known) or f"The keys are {', '.join(sorted(known))}."
 
 
 def read_recipe(path: Path) -> dict[str, object]:

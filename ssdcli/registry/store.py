@@ -157,12 +157,10 @@ class Registry:
 
     def set_default(self, name: str) -> None:
         """Make a core the one that is used when none is named."""
-        kind = self.find(name).manifest.kind
-        if kind != "core":
-            raise UsageError(
-                f"{name!r} is not a core but of kind {kind!r}, and only a core can be the default.",
-                "See 'ssd models list'.",
-            )
+        manifest = self.find(name).manifest
+        if manifest.kind != "core":
+            problem = f"{name!r} is {manifest.noun}, and only a core can be the default."
+            raise UsageError(problem, "See 'ssd models list'.")
         with self._writing():
             write_atomic(self._default_file, name + "\n")
 
@@ -193,6 +191,14 @@ class Registry:
         found = _digests(entry.folder, known={})
         return sorted(file for file in expected.keys() | found.keys() if expected.get(file) != found.get(file))
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the registry's lock, as whoever makes or deletes another lock's file must."""
+        with disk_errors(self.home):
+            make_private(self.home)
+            with staging.held(self._lock):
+                yield
+
     @property
     def _default_file(self) -> Path:
         return self.home / "default"
@@ -204,11 +210,10 @@ class Registry:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Hold the registry's lock, and first finish or undo what was interrupted."""
-        with disk_errors(self.home):
+        with self.locked():
             make_private(self.models)
-            with staging.held(self._lock):
-                staging.settle(self.models)
-                yield
+            staging.settle(self.models)
+            yield
 
     @contextmanager
     def _changing(self, name: str) -> Iterator[Path]:

@@ -157,16 +157,6 @@ def curves(lines: Mapping[str, Sequence[Point]], title: str, axes: tuple[str, st
     return _lines_over(axis_from(axes[0], min(across), max(*across, min(across) + LEAST_SPREAD)), named, title, axes[1])
 
 
-def curves_over_doublings(lines: Mapping[str, Sequence[Point]], title: str, axes: tuple[str, str]) -> ET.Element:
-    """Draw the same over a logarithmic axis labelled with powers of two; points at or below zero are left out."""
-    exponents = {name: [(math.log2(x), y) for x, y in finite(points) if x > 0] for name, points in lines.items()}
-    named = styled_lines(exponents)
-    if not named:
-        return sentence_alone(title, "Nothing was measured.")
-    across = [x for line in named for x, _ in line.points]
-    return _lines_over(doublings(axes[0], math.floor(min(across)), math.ceil(max(across))), named, title, axes[1])
-
-
 def _lines_over(x: Axis, lines: Sequence[Line], title: str, y: str) -> ET.Element:
     """Draw named lines over an axis, without marks."""
     values = axis_around(y, [value for line in lines for value in line.values], marked=False)

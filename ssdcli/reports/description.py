@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ssdcli.data.token_store import SideInfo
 from ssdcli.machine.units import counted, duration
@@ -15,12 +15,17 @@ from ssdcli.registry.manifest import Manifest
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Denoising losses on held-out text, by what predicts: "core", "small" and "ensemble", where they were measured.
+    """Losses on held-out text, by what predicts: "core", "small" and "ensemble", where they were measured.
 
-    nats_per_token: the mean losses.
+    nats_per_token: the mean losses; what they are, the manifest's `measure` says.
     bits_per_byte: the same in another unit.
     margins: half the widths of their 95% confidence intervals; nan for fewer than two documents.
-    by_level: nats per token in bands of noise levels of equal width from 0 to 1, nan where nothing was measured.
+    gain: the bits per byte that the ensemble saves over the better of core and small model, at weights that other
+        documents chose; nan without an ensemble.
+    gain_margin: half the width of its 95% confidence interval, paired by document.
+    by_level: nats per token in bins of the noise level of equal width from 0 to 1, nan where nothing was measured; none
+        for a code length, which has no noise.
+    level_margins: half the widths of their 95% confidence intervals; nan where too few documents were measured.
     weights: the small model's weights that were tried, none without a core.
     sweep: the ensemble's bits per byte at each of them.
     documents: how many were measured.
@@ -30,7 +35,10 @@ class Quality:
     nats_per_token: Mapping[str, float]
     bits_per_byte: Mapping[str, float]
     margins: Mapping[str, float]
+    gain: float = math.nan
+    gain_margin: float = math.nan
     by_level: Mapping[str, Sequence[float]]
+    level_margins: Mapping[str, Sequence[float]] = field(default_factory=dict)
     weights: Sequence[float] = ()
     sweep: Sequence[float] = ()
     documents: int
@@ -158,3 +166,9 @@ def number(value: float) -> str:
     if math.isnan(value):
         return "–"
     return f"{value:.3f}" if math.isfinite(value) else "infinite"
+
+
+def interval(value: float, margin: float, sign: str = "") -> str:
+    """Format a loss with its confidence interval, `1.500 ± 0.090`, or alone where there is none."""
+    told = sign * (value > 0) + number(value)
+    return f"{told} ± {margin:.3f}" if math.isfinite(margin) else told

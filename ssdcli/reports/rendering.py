@@ -20,7 +20,8 @@ from ssdcli.data.documents import printable
 from ssdcli.data.token_store import SideInfo
 from ssdcli.machine.units import counted, duration, in_parameters
 from ssdcli.reports import charts
-from ssdcli.reports.description import Description, Quality, number
+from ssdcli.reports.description import Description, Quality, interval, number
+from ssdcli.reports.overview import explained
 
 Row = tuple[str, ...]
 
@@ -30,8 +31,10 @@ _UNFIT = ("Cc", "Cs")  # control characters and lone surrogates, which neither a
 def model_card(description: Description) -> str:
     """The Markdown model card, whose front matter has the form of the Hugging Face hub's."""
     quality = description.quality
-    losses = [(f"{who}, nats per token", value) for who, value in quality.nats_per_token.items()]
-    losses += [(f"{who}, bits per byte", value) for who, value in quality.bits_per_byte.items()]
+    losses = [(f"{who}, nats per token", number(value)) for who, value in quality.nats_per_token.items()]
+    losses += [(f"{who}, bits per byte", told) for who, told in _bits(quality).items()]
+    if math.isfinite(quality.gain):
+        losses.append(("gain of the ensemble, bits per byte", interval(quality.gain, quality.gain_margin, "+")))
     return _markdown().get_template("card.md.j2").render(_shared(description) | {"losses": losses})
 
 
@@ -50,7 +53,7 @@ def report(description: Description) -> str:
     pictures = {
         "history": charts.loss_curve(description.history, description.kept, "Loss over the steps"),
         "sweep": charts.weight_sweep(quality.weights, quality.sweep, "Loss over the weight"),
-        "levels": charts.level_losses(quality.by_level, "Loss over the noise level"),
+        "levels": charts.level_losses(quality.by_level, "Loss over the noise level", quality.level_margins),
         "lengths": charts.length_bars(lengths, "Lengths of the documents"),
     }
     shown = {
@@ -76,6 +79,7 @@ def _shared(description: Description) -> dict[str, object]:
     return vars(description) | {
         "model": description.manifest,
         "makings": description.makings(),
+        "measure": explained(description.manifest.measure),
         "chosen": " and ".join([*([", ".join(chosen[:-1])] if chosen[:-1] else []), *chosen[-1:]]),
     }
 
@@ -120,15 +124,15 @@ def _names(description: Description) -> dict[str, str]:
 
 
 def _summary(description: Description, names: Mapping[str, str]) -> str:
-    model, bits = description.manifest, description.quality.bits_per_byte
+    model, bits = description.manifest, _bits(description.quality)
     made = (
         f"{model.name} is {_identity(description)}: {in_parameters(model.parameters)} parameters, trained for "
         f"{duration(description.seconds)} on {counted(description.train.tokens, 'token')} of text."
     )
-    found = [f"{names[who]} loses {number(value)}" for who, value in bits.items() if who != "ensemble"]
+    found = [f"{names[who]} loses {told}" for who, told in bits.items() if who != "ensemble"]
     if "ensemble" in bits and model.weight is not None:
-        found.append(f"both together, at a weight of {model.weight:g}, lose {number(bits['ensemble'])}")
-    return f"{made} On held-out text, in bits per byte, {', '.join(found)}." if found else made
+        found.append(f"both together, at a weight of {model.weight:g}, lose {bits['ensemble']}")
+    return f"{made} On held-out text, in bits per byte ({model.measure}), {', '.join(found)}." if found else made
 
 
 def _identity(description: Description) -> str:
@@ -143,9 +147,9 @@ def _identity(description: Description) -> str:
 
 def _figures(description: Description, names: Mapping[str, str]) -> list[Row]:
     """The key figures at the top of the report."""
-    bits, weight = description.quality.bits_per_byte, description.manifest.weight
+    bits, weight = _bits(description.quality), description.manifest.weight
     return [
-        *((f"{names[who]}, bits per byte", number(value)) for who, value in bits.items()),
+        *((f"{names[who]}, bits per byte", told) for who, told in bits.items()),
         *([("best weight", f"{weight:g}")] if weight is not None else []),
         ("minutes", f"{description.seconds / 60:.1f}"),
         ("tokens of text", f"{description.train.tokens:,}"),
@@ -160,12 +164,19 @@ def _history_rows(history: Sequence[Mapping[str, float]]) -> list[Row]:
     ]
 
 
+def _bits(quality: Quality) -> dict[str, str]:
+    """Bits per byte with their intervals, by what predicts."""
+    return {who: interval(value, quality.margins.get(who, math.nan)) for who, value in quality.bits_per_byte.items()}
+
+
 def _level_rows(quality: Quality) -> list[Row]:
-    levels = list(zip(*quality.by_level.values(), strict=True))
-    return [
-        (f"{i / len(levels):.1f} to {(i + 1) / len(levels):.1f}", *map(number, losses))
-        for i, losses in enumerate(levels)
+    """The losses with their intervals, a row for each bin of levels."""
+    columns = [
+        [interval(*cell) for cell in zip(losses, quality.level_margins.get(who, [math.nan] * len(losses)), strict=True)]
+        for who, losses in quality.by_level.items()
     ]
+    levels = list(zip(*columns, strict=True))
+    return [(f"{i / len(levels):.1f} to {(i + 1) / len(levels):.1f}", *row) for i, row in enumerate(levels)]
 
 
 def _side_rows(*sides: SideInfo) -> list[Row]:

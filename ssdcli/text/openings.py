@@ -61,11 +61,16 @@ def chat_of(entry: Entry) -> Chat | None:
     return read_chat(entry.folder, entry.name) if entry.manifest.format == "chat" else None
 
 
+def format_made_here(ends: tuple[int, ...], chat: Chat | None = None, *, answers: bool) -> TextFormat:
+    """The format of a model that `train-small` makes, of conversations if it `answers`, else of documents."""
+    # Training windows cut documents anywhere, but keep a question and its answer together.
+    return TextFormat(ends[0], ends, chat, answers, cuts_documents=not answers)
+
+
 def format_of(entry: Entry, tokenizer: Tokenizer, *, trained_here: bool) -> TextFormat:
     """How a registered model reads and ends texts; `trained_here`: whether its class is the one of `train-small`."""
     manifest, ends, chat = entry.manifest, ends_of(entry, tokenizer), chat_of(entry)
-    opening = ends[0] if manifest.begin is None else manifest.begin
     answers = manifest.format == "turns" or (chat is not None and manifest.kind in MEMBERS)
-    # Training windows cut documents anywhere, but keep a question and its answer together.
-    cuts = trained_here and manifest.begin is None and not answers
-    return TextFormat(opening, ends, chat, answers, cuts)
+    if trained_here and manifest.begin is None:
+        return format_made_here(ends, chat, answers=answers)
+    return TextFormat(ends[0] if manifest.begin is None else manifest.begin, ends, chat, answers)

@@ -6,16 +6,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant, Schedule, sharing
 from ssdcli.errors import SsdError
 from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
+from ssdcli.evaluation.code_length import CodeSettings, code_lengths
+from ssdcli.evaluation.combinations import alone
+from ssdcli.evaluation.estimates import ENOUGH
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import (
     GRID,
-    LossesByLevel,
+    Losses,
     LossSettings,
     Pace,
     best_weight,
@@ -23,12 +27,13 @@ from ssdcli.evaluation.losses import (
     measure_combinations,
     shares,
 )
-from ssdcli.evaluation.scored_text import ScoredText
+from ssdcli.evaluation.scored_text import ScoredText, heldout_texts
 from ssdcli.generation.loaded_model import LoadedModel, open_model
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.registry.manifest import CODE_LENGTH, DENOISING_LOSS, NELBO
 from ssdcli.reports.description import Sample
 from ssdcli.text.codec import Codec
-from ssdcli.text.openings import TextFormat, ends_of
+from ssdcli.text.openings import ends_of, format_made_here
 from ssdcli.training.prepare import Parent, Prepared
 from ssdcli.training.samples import write_samples
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
@@ -36,6 +41,7 @@ from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 _TOKENS_PER_SECOND = 400  # of held-out text that two processor cores measure, with time left for samples
 _GATED = 3000  # tokens of held-out text, roughly, that a gate is fitted to
 _LOSSES = 0.6  # share of the time for measuring that the losses of a slow core may take
+_BEGINNING = 256  # tokens of a held-out text that are measured beside a causal core
 _SAMPLES = 0.1  # of the training's duration, which samples never exceed
 
 
@@ -45,24 +51,40 @@ class Assessment:
 
     losses: where a weight was chosen, the columns are the small model's weights from 0, the core alone, to 1; else the
         single column is the trained model alone.
+    measure: what they are: CODE_LENGTH, NELBO or DENOISING_LOSS.
     weight: the best of those in (0, 1]; None without a core, or with one that could not be run here in time.
     gate: None without a core, or with too little text to fit one.
     samples: none where there was no time for them.
     """
 
-    losses: LossesByLevel
+    losses: Losses
+    measure: str
     weight: float | None
     gate: Gate | None
     samples: list[Sample]
 
 
-def measuring_seconds(settings: TrainSettings) -> float:
-    """Seconds of a training that are reserved for measuring and registering at its end."""
-    return min(30.0, max(3.0, 0.05 * 60 * (settings.minutes or DEFAULT_MINUTES)))
+def measuring_seconds(settings: TrainSettings, *, exact: bool = False) -> float:
+    """Seconds of a training that are reserved for measuring and registering at its end.
+
+    exact: whether code lengths beside a causal core are measured, which take longer.
+    """
+    share, least, most = (0.1, 20.0, 60.0) if exact else (0.05, 3.0, 30.0)
+    return min(most, max(least, share * 60 * (settings.minutes or DEFAULT_MINUTES)))
 
 
-def measured_tokens(settings: TrainSettings) -> int:
-    """How many held-out tokens are measured at the end."""
+def measured_texts(prepared: Prepared) -> list[ScoredText]:
+    """The held-out texts that are measured at the end, as far as there is time; beside a causal core, their beginnings.
+
+    Many beginnings tell more than a few whole documents, which differ from each other more than their parts do.
+    """
+    limit = _measured_tokens(prepared.settings)
+    if prepared.exact:
+        return heldout_texts(prepared.store, prepared.tokenizer, limit, _BEGINNING)
+    return heldout_texts(prepared.store, prepared.tokenizer, limit)
+
+
+def _measured_tokens(settings: TrainSettings) -> int:
     return round(_TOKENS_PER_SECOND * measuring_seconds(settings))
 
 
@@ -75,28 +97,35 @@ def assess(
 
     trained_seconds: how long the training took.
     """
-    until = time.monotonic() + measuring_seconds(prepared.settings)
+    seconds, exact = measuring_seconds(prepared.settings, exact=prepared.exact), prepared.exact
+    until = time.monotonic() + seconds
     core = None if prepared.parent is None else _open_core(prepared.parent, prepared, model)
     small = _trained(prepared, model)
-    fitter = GateFitter(prepared.process, min(1.0, _GATED / max(1, measured_tokens(prepared.settings))))
-    losses = None if core is None else _with_core(core, small, texts, fitter, prepared.settings)
+    share = min(1.0, _GATED / max(1, _measured_tokens(prepared.settings)))
+    fitter = GateFitter(None if exact else prepared.process, share)
+    losses = None if core is None else _with_core(core, small, texts, fitter, _LOSSES * seconds)
     weight = None if losses is None else best_weight(losses)
     if losses is None:
-        losses = measure([model], prepared.process, texts, [1.0], LossSettings(model.config.context))
+        losses = _alone(small, texts, exact=exact, seconds=_LOSSES * seconds)
     authors = _authors(prepared, small, core, weight)
     until = min(until, time.monotonic() + _SAMPLES * trained_seconds)
     samples = write_samples(authors, texts, prepared.tokenizer, until)
-    return Assessment(losses, weight, fitter.gate(), samples)
+    return Assessment(losses, _measure(prepared), weight, fitter.gate(), samples)
+
+
+def _measure(prepared: Prepared) -> str:
+    """What the losses are: where a process has another NELBO than the denoising loss, that is not taken."""
+    if prepared.exact:
+        return CODE_LENGTH
+    return NELBO if prepared.process.bounded and prepared.process.nelbo is None else DENOISING_LOSS
 
 
 def _trained(prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel:
-    """The trained model before it is registered, with as much of its format as measuring and sampling need.
-
-    Both put documents to it, and no conversation by a template; in training the first end of text opens a document.
-    """
+    """The trained model before it is registered; without a template, for it is measured and sampled on documents."""
     parent, tokenizer = prepared.parent, prepared.tokenizer
     ends = (prepared.end,) if parent is None else ends_of(parent.entry, tokenizer)
-    return LoadedModel(Denoiser(model, prepared.process), Codec(tokenizer), TextFormat(prepared.end, ends))
+    form = format_made_here(ends, answers=prepared.format != "plain")
+    return LoadedModel(Denoiser(model, prepared.process), Codec(tokenizer), form)
 
 
 def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel | None:
@@ -110,17 +139,34 @@ def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> L
 
 
 def _with_core(
-    core: LoadedModel, small: LoadedModel, texts: Sequence[ScoredText], fitter: GateFitter, settings: TrainSettings
-) -> LossesByLevel | None:
-    """Measure the losses over the grid of weights while the fitter watches; None if the core is too slow."""
+    core: LoadedModel, small: LoadedModel, texts: Sequence[ScoredText], fitter: GateFitter, seconds: float
+) -> Losses | None:
+    """Measure the losses over the grid of weights while the fitter watches; None if the core is too slow.
+
+    seconds: how long a core may take that cannot denoise all blocks of a text at once.
+    """
     one, other, process = core.denoiser.backbone, small.denoiser.backbone, core.denoiser.process
     combinations = [*shares(GRID, 2, process), fitter.combination()]
     if core.scores_whole_texts:
         windows = LossSettings(min(one.context, other.context))
         return measure_combinations((one, other), process, texts, combinations, windows).over(GRID)
-    pace = Pace(_LOSSES * measuring_seconds(settings))
-    losses = canvas_losses(_pair(core, small), texts, combinations, CanvasSettings(pace))
+    losses: Losses | None
+    if isinstance(core.denoiser, CausalDenoiser):
+        losses = code_lengths(_pair(core, small), texts, combinations, CodeSettings(Pace(seconds)))
+        if len(losses.tokens) < min(ENOUGH, len(texts)):
+            return None
+    else:
+        losses = canvas_losses(_pair(core, small), texts, combinations, CanvasSettings(Pace(seconds)))
     return None if losses is None else losses.over(GRID)
+
+
+def _alone(small: LoadedModel, texts: Sequence[ScoredText], *, exact: bool, seconds: float) -> Losses:
+    """Measure the losses of the trained model alone, of all texts unless they are code lengths, which take longer."""
+    if exact:
+        member = Member("small", small, Constant(1.0), "small")
+        return code_lengths([member], texts, [alone(0, 1)], CodeSettings(Pace(seconds))).over([1.0])
+    backbone = small.denoiser.backbone
+    return measure([backbone], small.denoiser.process, texts, [1.0], LossSettings(backbone.context))
 
 
 def _pair(

@@ -12,10 +12,12 @@ from typing import TypeVar
 
 import torch
 
-from ssdcli.engine.process import Process
-from ssdcli.evaluation.estimates import ratio
+from ssdcli.evaluation.estimates import gain, ratio
+from ssdcli.evaluation.losses import LossesByLevel
+from ssdcli.evaluation.measurement import Estimate
+from ssdcli.machine.units import counted
 from ssdcli.options.declare import flag_of
-from ssdcli.registry.manifest import DENOISING_LOSS, NELBO, Manifest, package_versions, tokenizer_fingerprint
+from ssdcli.registry.manifest import Manifest, package_versions, tokenizer_fingerprint
 from ssdcli.reports.description import Description, Quality, length_counts
 from ssdcli.training.assessment import Assessment
 from ssdcli.training.prepare import Prepared
@@ -56,6 +58,7 @@ def _manifest(prepared: Prepared, found: Assessment, quality: Quality) -> Manife
     config, core = prepared.model.config, prepared.core
     bits = {f"{who} bits per byte": value for who, value in quality.bits_per_byte.items()}
     bits |= {f"{who} bits per byte margin": value for who, value in quality.margins.items()}
+    bits |= {"gain bits per byte": quality.gain, "gain bits per byte margin": quality.gain_margin}
     train = prepared.store.info.train
     return Manifest(
         name=prepared.settings.name,
@@ -81,7 +84,7 @@ def _manifest(prepared: Prepared, found: Assessment, quality: Quality) -> Manife
         versions=package_versions(),
         metrics={name: value for name, value in bits.items() if math.isfinite(value)}
         | {"held-out documents": quality.documents},
-        measure=_measure(prepared.process),
+        measure=found.measure,
         text={name: getattr(train, name) for name in ("documents", "conversations", "tokens", "bytes")},
     )
 
@@ -89,6 +92,8 @@ def _manifest(prepared: Prepared, found: Assessment, quality: Quality) -> Manife
 def _quality(found: Assessment, *, has_core: bool) -> Quality:
     losses = found.losses
     swept = found.weight is not None
+    levels = losses if isinstance(losses, LossesByLevel) else None
+    saved = gain(losses.sums[:, [0, -1]], losses.sums[:, 1:], losses.bytes) if swept else Estimate(math.nan, math.nan)
 
     def by_member(columns: list[_T]) -> dict[str, _T]:
         """The columns of the core, the small model and their best ensemble, where these were found."""
@@ -100,7 +105,10 @@ def _quality(found: Assessment, *, has_core: bool) -> Quality:
         nats_per_token=by_member(losses.nats_per_token().tolist()),
         bits_per_byte=by_member(losses.bits_per_byte().tolist()),
         margins=by_member([ratio(sums / math.log(2), losses.bytes).margin for sums in losses.sums.T]),
-        by_level=by_member(losses.nats_by_level().T.tolist()),
+        gain=saved.value,
+        gain_margin=saved.margin,
+        by_level=by_member(levels.nats_by_level().T.tolist()) if levels is not None else {},
+        level_margins=by_member(levels.level_margins.T.tolist()) if levels is not None else {},
         weights=losses.weights.tolist() if swept else [],
         sweep=losses.bits_per_byte().tolist() if swept else [],
         documents=len(losses.tokens),
@@ -108,13 +116,12 @@ def _quality(found: Assessment, *, has_core: bool) -> Quality:
     )
 
 
-def _measure(process: Process) -> str:
-    """What a training's losses are: where a process has another NELBO than the denoising loss, that is not taken."""
-    return NELBO if process.bounded and process.nelbo is None else DENOISING_LOSS
-
-
 def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
+    )
 
 
 def _told(settings: TrainSettings) -> dict[str, str]:

@@ -16,7 +16,7 @@ from ssdcli.data.canaries import FILE as CANARIES
 from ssdcli.data.infilling import Infilling
 from ssdcli.data.windows import Corpus, Windows, WindowShape
 from ssdcli.errors import Interrupted, SsdError, UsageError
-from ssdcli.evaluation.losses import LossesByLevel, LossSettings, measure
+from ssdcli.evaluation.losses import Losses, LossSettings, measure
 from ssdcli.evaluation.scored_text import heldout_texts
 from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, rank_zero_first, world_size
 from ssdcli.machine.hardware import has_fast_bf16, look
@@ -29,7 +29,7 @@ from ssdcli.reports.charts import loss_curve, to_svg, weight_sweep
 from ssdcli.reports.description import Description, metrics_lines
 from ssdcli.reports.rendering import model_card, report
 from ssdcli.text.chat import copy_chat
-from ssdcli.training.assessment import assess, measured_tokens, measuring_seconds
+from ssdcli.training.assessment import assess, measured_texts, measuring_seconds
 from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
 from ssdcli.training.describe import describe, recipe
 from ssdcli.training.objective import Objective
@@ -63,7 +63,7 @@ class Trained:
 
     folder: Path
     description: Description
-    losses: LossesByLevel
+    losses: Losses
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
     if settings.minutes is None and settings.steps is not None:
         return Plan(Budget(steps=settings.steps), settings.warmup, settings.decay, clock=clock)
     seconds = 60 * (settings.minutes or DEFAULT_MINUTES)
-    overhead = clock() - began + measuring_seconds(settings)
+    overhead = clock() - began + measuring_seconds(settings, exact=prepared.exact)
     tokens_a_step = batch_of(prepared) * prepared.model.config.context
     most = math.ceil(settings.passes * prepared.store.info.train.tokens / tokens_a_step)
     return Plan(Budget(seconds=seconds, most=most), settings.warmup, settings.decay, overhead, clock)
@@ -230,9 +230,8 @@ def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
 def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwrite: bool) -> Trained:
     """Measure the weights as they will be stored, and register them."""
     model = prepared.beginning.as_stored()
-    chosen = heldout_texts(prepared.store, prepared.tokenizer, measured_tokens(prepared.settings))
     seconds = trainer.plan.elapsed
-    found = assess(prepared, model, chosen, seconds)
+    found = assess(prepared, model, measured_texts(prepared), seconds)
     description = describe(prepared, trainer, found, seconds)
     with registry.stage(prepared.settings.name, overwrite) as folder:
         _write(prepared, description, folder)

@@ -83,6 +83,11 @@ class Prepared:
         return None if self.parent is None else self.parent.entry
 
     @property
+    def exact(self) -> bool:
+        """Whether the trained model is measured by exact code lengths, as models for causal cores are."""
+        return self.core is not None and self.core.manifest.attention == "autoregressive"
+
+    @property
     def tokenizer_file(self) -> Path:
         """The core's tokenizer, or the one that was learned from the data."""
         return (self.workspace if self.core is None else self.core.folder) / TOKENIZER
@@ -158,9 +163,7 @@ def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
         return None
     entry = registry.find(settings.core)
     if entry.manifest.kind != "core":
-        raise UsageError(
-            f"'{settings.core}' is not a core but a model of kind '{entry.manifest.kind}'.", "Name a core with --for."
-        )
+        raise UsageError(f"'{settings.core}' is {entry.manifest.noun}, not a core.", "Name a core with --for.")
     return Parent(entry, read_core_traits(entry.folder))
 
 

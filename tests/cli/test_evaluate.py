@@ -56,14 +56,22 @@ def test_tables_tell_of_members_of_the_sweep_and_of_ensembles(ssd):
         "average, sandwich",
     ]
     assert "bits per byte are of the NELBO" in meaning
+    assert "Intervals are 95% confidence intervals." in meaning
     assert "gain, on documents that did not choose it" in meaning
+
+
+def test_a_single_document_has_no_interval_and_the_reason_is_told(ssd):
+    code, answer, said = ssd("text.jsonl", "--core", "big", "--documents", "1")
+    assert (code, said) == (0, "")
+    assert "±" not in answer
+    assert answer.endswith("An interval needs two documents.\n")
 
 
 def test_the_json_object_has_its_shape(ssd):
     code, answer, said = ssd(*QUICK, "--json", "--seed", "5", "--generate", "1")
     found = json.loads(answer)
     assert (code, found["seed"], found["core"], found["small"]) == (0, 5, "big", "notes")
-    assert said.count("ssd: warning:") == 2  # what the texts were not measured by
+    assert said.count("ssd: warning:") == 1  # what the texts were not measured by
     assert list(found) == [
         *("core", "small", "process", "measure", "members", "better_member", "ensembles", "best", "generated"),
         *("documents", "tokens", "bytes", "trained", "seed", "seconds", "remarks"),

@@ -149,12 +149,22 @@ def test_stats_tell_seed_passes_and_speed_on_standard_error(family, ssd):
     pattern = said + r"\d+\.\d+ MFLOP, notes \d+\.\d+ MFLOP"
     assert re.fullmatch(pattern + r"\n", err)
     _, _, err = ssd("Dear", "--with", "notes", "--stats", "--schedule", "sandwich:0.5", *FAST, "--steps", "4")
-    assert re.search(r"big \(0\.7\) 4, notes \(0\.3\) 8; .* [1-4]\d\.\d% saved by the schedule\n", err)
+    assert re.search(r"big \(0 to 0\.7\) 4, notes \(0\.3\) 8; .* [1-4]\d\.\d% saved by the schedule\n", err)
+
+
+def test_stats_tell_the_weights_of_a_schedule_in_a_file(family, ssd, tmp_path):
+    (tmp_path / "mine.toml").write_text("notes = [[1, 0.9], [0, 0.1]]\nbig = [[1, 0.5]]\n")
+    _, _, err = ssd("Dear", "--with", "notes", "--stats", "--schedule", str(tmp_path / "mine.toml"), *FAST)
+    assert "forward passes: big (0.5) 4, notes (0.1 to 0.9) 4;" in err
 
 
 def test_a_text_is_coloured_where_a_terminal_shows_it(family, ssd, monkeypatch):
     text = text_of("Dear", None, ["notes"])
-    assert ssd("Dear", "--with", "notes", "--explain", *FAST) == (0, text + "\n", "")
+    why = (
+        "ssd: warning: --explain shows no colours, since standard output is not a terminal; add --json for the numbers."
+    )
+    assert ssd("Dear", "--with", "notes", "--explain", *FAST) == (0, text + "\n", why + "\n")
+    assert ssd("Dear", "--with", "notes", "--explain", "--json", *FAST)[2] == ""
     monkeypatch.setattr(explanation, "_colourful", lambda: True)
     monkeypatch.setattr(console, "is_lively", lambda: True)
     _, out, err = ssd("Dear", "--with", "notes", "--explain", *FAST)
@@ -173,7 +183,7 @@ def test_what_stands_around_a_gap_has_no_colour(family, ssd, monkeypatch):
 def test_a_core_that_is_not_run_is_owed_nothing(family, ssd, monkeypatch):
     monkeypatch.setattr(console, "is_lively", lambda: True)
     _, _, err = ssd("Dear", "--with", "notes=1", "--explain", *FAST)
-    assert err == "attribution: big: 0%, notes: 100%\n"
+    assert err.endswith("\nattribution: big: 0%, notes: 100%\n")
 
 
 def test_no_colour_is_obeyed(monkeypatch):
@@ -391,7 +401,7 @@ def test_an_empty_batch_has_no_answers(family, ssd):
         ),
         (
             '{"messages": [{"role": "user", "content": "a", "name": "b"}]}',
-            "message 1 of line 2 of standard input has an unknown key 'name'. Known keys: role, content.",
+            "message 1 of line 2 of standard input has an unknown key 'name'. Choose from role, content.",
         ),
         (
             '{"messages": [{"role": "assistant", "content": "a"}]}',

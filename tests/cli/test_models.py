@@ -115,7 +115,7 @@ def test_show_has_room_for_what_is_long(run_ssd):
 def test_show_tells_what_an_audit_found(models, run_ssd):
     assert "never audited" in " ".join(run_ssd("models", "show", "notes").stdout.split())
     Registry().set_metrics("notes", {"audit exposure": 9.0})
-    assert "high risk. Whoever has the weights of 'notes' can" in run_ssd("models", "show", "notes").stdout
+    assert "High risk. Whoever has the weights of 'notes' can" in run_ssd("models", "show", "notes").stdout
     assert "privacy" not in run_ssd("models", "show", "starter").stdout
 
 
@@ -202,7 +202,7 @@ def test_default_is_printed_and_chosen(models, run_ssd):
     assert run_ssd("models", "default").stdout == "big\n"
     refused = run_ssd("models", "default", "notes")
     assert refused.returncode == 2
-    assert "'notes' is not a core" in refused.stderr
+    assert "'notes' is a small model, and only a core can be the default" in refused.stderr
 
 
 def test_verify_ends_with_code_1_when_a_file_was_changed(models, run_ssd):
@@ -218,7 +218,7 @@ def test_verify_ends_with_code_1_when_a_file_came_in(models, run_ssd):
     (Registry().models / "notes" / "more.py").write_text("who put it here?")
     done = run_ssd("models", "verify", "notes")
     assert done.returncode == 1
-    assert "1 of the files of 'notes' are not what its manifest lists: more.py." in done.stderr
+    assert "'notes' differs from its manifest in 1 file: more.py." in done.stderr
 
 
 def test_show_does_not_let_a_model_steer_the_terminal(models, run_ssd):

@@ -12,6 +12,7 @@ import pytest
 from ssdcli.cli import app
 from ssdcli.machine.hardware import Hardware
 from ssdcli.registry.store import Registry
+from tests.ggufs import write_gguf
 from tests.hub_server import HubServer, point_at
 from tests.models.families.llada import write_llada
 
@@ -125,9 +126,44 @@ def test_a_dry_run_tells_whether_the_core_fits_this_machine(hub, ssd, monkeypatc
     assert "smaller core" in json.loads(out)["this_machine"]
 
 
+def test_a_gguf_file_is_pulled_under_its_own_name(ssd, tmp_path):
+    write_gguf(tmp_path / "Tiny 2.Q4_1.gguf", "llama", "Q4_1")
+    code, out, err = ssd(str(tmp_path / "Tiny 2.Q4_1.gguf"), "--json")
+    assert (code, err) == (0, "")
+    assert (json.loads(out)["name"], json.loads(out)["architecture"]) == ("tiny-2.q4_1", "llama")
+    assert [entry.name for entry in Registry().entries() if not entry.bundled] == ["tiny-2.q4_1"]
+
+
+def test_a_dry_run_tells_what_dequantising_takes_on_disk_and_in_memory(ssd, tmp_path):
+    file = tmp_path / "tiny.gguf"
+    write_gguf(file, "llama", "Q4_1")
+    code, out, err = ssd(str(file), "--dry-run", "--json")
+    facts = json.loads(out)
+    assert (code, err) == (0, "")
+    assert facts["weights"] == "dequantised from Q4_1 to float32"
+    assert (facts["bytes"], facts["bytes_to_fetch"]) == (file.stat().st_size, 0)
+    assert 4 * facts["parameters"] <= facts["bytes_converted"] < 4 * facts["parameters"] + 1000
+    assert "float32 on cpu: takes " in facts["this_machine"]
+    assert not Registry().models.exists()
+    lines = dict(line.split("  ", 1) for line in ssd(str(file), "--dry-run")[1].splitlines())
+    assert lines["weights"].strip() == "dequantised from Q4_1 to float32"
+
+
+def test_a_core_from_a_gguf_file_is_shown_verified_and_exported(ssd, tmp_path, capsys):
+    write_gguf(tmp_path / "tiny.gguf", "gemma2", "Q8_0")
+    assert ssd(str(tmp_path / "tiny.gguf"))[0] == 0
+    for arguments in (["show", "tiny"], ["verify", "tiny"], ["export", "tiny", str(tmp_path / "tiny.tar")]):
+        assert app.main(["models", *arguments]) == 0
+    assert app.main(["models", "import", str(tmp_path / "tiny.tar"), "--as", "again"]) == 0
+    assert "tiny.gguf" in capsys.readouterr().out
+    assert Registry().verify("again") == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [
+        (["./nothing.gguf"], 2, "there is no folder or file './nothing.gguf'."),
+        ([f"{NAME}:x.gguf"], 1, f"{NAME} has no file x.gguf."),
         (["org/nothing"], 4, "the hub has no repository org/nothing."),
         ([f"{NAME}@v9"], 4, f"{NAME} has no revision 'v9'."),
         (["nothing"], 2, "'nothing' is not a repository of the hub."),

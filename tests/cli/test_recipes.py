@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
+from ssdcli.cli.recipe_check import check_recipe, recipe_commands
+from ssdcli.registry.recipes import find_recipe, recipe_names
 from ssdcli.registry.store import home
 
 TEXT = "# ssd train-small letters/ --recipe letters\n# Short letters, on a laptop.\nsteps = 5  # é\n"
@@ -58,6 +61,74 @@ def test_copy_to_a_place_that_is_not_there_is_said_in_a_sentence(letters, run_ss
     assert "Traceback" not in done.stderr
 
 
-def test_recipe_names_are_completed(letters, run_ssd):
-    words = {"COMP_WORDS": "ssd recipes show le", "COMP_CWORD": "3", "_SSD_COMPLETE": "complete_bash"}
+@pytest.mark.parametrize("command", ["show", "check"])
+def test_recipe_names_are_completed(letters, run_ssd, command):
+    words = {"COMP_WORDS": f"ssd recipes {command} le", "COMP_CWORD": "3", "_SSD_COMPLETE": "complete_bash"}
     assert run_ssd(env=words).stdout.split() == ["letters"]
+
+
+def check(folder, text):
+    """What is found in a recipe of this text."""
+    (folder / "mine.toml").write_text(text, encoding="utf-8")
+    return check_recipe(folder / "mine.toml")
+
+
+def test_every_command_that_takes_a_recipe_is_asked():
+    assert recipe_commands().keys() == {"generate", "train-small", "eval"}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_bundled_recipes_are_valid_for_the_commands_of_their_first_lines(name):
+    found = check_recipe(find_recipe(name))
+    assert found.problems == ()
+    assert found.command in found.valid_for
+
+
+def test_everything_that_is_wrong_with_a_recipe_is_told_at_once(tmp_path):
+    found = check(tmp_path, "# ssd train-small x\nlearnin-rate = 1\nheldout = 7\nminutes = 'x'\n[seed]\na = 1\n")
+    said = " ".join(map(str, found.problems))
+    assert (found.command, found.valid_for, len(found.problems)) == ("train-small", (), 4)
+    for part in ("Did you mean 'learning-rate'?", "above 0 and below 1", "must be a number", "has a table [seed]"):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("text", "command", "valid_for"),
+    [
+        ("seed = 1\n", "generate", ("generate", "train-small", "eval")),
+        ("# ssd eval x\nseed = 1\n", "eval", ("generate", "train-small", "eval")),
+        ("# ssd generate x\nheldout = 0.1\n", "generate", ("train-small",)),
+        ("temperature = 0.5\ntop_p = 0.5\n", "generate", ("generate",)),
+        ("heldout = 0.1\ntemprature = 1\n", "train-small", ()),
+        ("minutes = 3\nsteps = 3\n", "train-small", ()),
+        ("minutes = \n", None, ()),
+    ],
+)
+def test_a_recipe_is_for_the_command_that_it_names_or_that_knows_most_of_it(tmp_path, text, command, valid_for):
+    found = check(tmp_path, text)
+    assert (found.command, found.valid_for) == (command, valid_for)
+    assert bool(found.problems) == (command not in valid_for)
+
+
+def test_check_ends_with_code_0_or_2_and_writes_json(letters, run_ssd, tmp_path):
+    done = run_ssd("recipes", "check", "letters")
+    assert (done.returncode, done.stdout) == (0, f"{letters} is valid for ssd generate, ssd train-small\n")
+    letters.write_text("stepz = 5\n")
+    done = run_ssd("recipes", "check", str(letters), "--json")
+    assert done.returncode == 2
+    assert done.stderr == f"ssd: {letters} is not valid for 'ssd generate'. Correct 1 error in it.\n"
+    problem = f"{letters} has a key 'stepz' that 'ssd generate' does not know."
+    assert json.loads(done.stdout) == {
+        "recipe": str(letters),
+        "valid": False,
+        "command": "generate",
+        "valid_for": [],
+        "problems": [{"problem": problem, "remedy": "Did you mean 'steps'?"}],
+    }
+    assert run_ssd("recipes", "check", str(tmp_path / "nowhere.toml")).returncode == 2
+
+
+def test_a_recipe_for_another_command_is_named_as_such(run_ssd):
+    done = run_ssd("train-small", "x", "--name", "x", "--recipe", "letters")
+    assert done.returncode == 2
+    assert "'ssd train-small' does not know: it is a recipe for 'ssd generate'. Name another recipe;" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,7 +77,8 @@ def test_the_answer_as_sentences(text, capsys):
     out, err = capsys.readouterr()
     assert err == ""  # no terminal, no progress
     assert out.startswith("notes: 2 steps in ")
-    assert "bits per byte: core " in out
+    assert re.search(r"^NELBO on held-out text, bits per byte: core \d\.\d{3}, small \d", out, re.MULTILINE)
+    assert "gain of the ensemble over the better of the two, at weights that other documents chose: " in out
     assert "Now try" not in out  # a hint is for a person who watches
 
 
@@ -86,11 +88,29 @@ def test_the_answer_as_json_and_data_from_standard_input(text, run_ssd):
     done = run_ssd(*arguments, stdin=Path(text).read_text(encoding="utf-8"))
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
-    losses, training = ["weight", "bits_per_byte"], ["steps", "kept", "seconds"]
+    losses = ["weight", "bits_per_byte", "margins", "gain", "measure", "documents"]
+    training = ["steps", "kept", "seconds"]
     assert list(answer) == ["name", "core", "size", "parameters", *losses, *training]
     assert (answer["name"], answer["core"], answer["size"], answer["steps"]) == ("notes", "big", None, 2)
     assert set(answer["bits_per_byte"]) == {"core", "small", "ensemble"}
     assert answer["weight"] == Registry().find("notes").manifest.weight
+    assert (answer["documents"], answer["measure"]) == (1, "NELBO")
+    assert set(answer["gain"]) == {"value", "low", "high"}
+    assert answer["gain"]["low"] is answer["margins"]["core"] is None  # a single document has no interval
+
+
+def test_intervals_are_told_where_there_are_several_documents(tmp_path, capsys):
+    add_tiny("big")
+    for number in range(24):
+        (tmp_path / f"{number}.txt").write_text(f"note {number}\n" + "the boiler is cold and the stairs are dark " * 4)
+    arguments = ["train-small", str(tmp_path), *SHAPE, "--for", "big", "--name", "notes", "--steps", "2"]
+    assert app.main([*arguments, "--heldout", "0.3"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"bits per byte: core \d\.\d{3} ± \d\.\d{3}, small \d\.\d{3} ± ", out)
+    assert re.search(r"other documents chose: [+-]?\d\.\d{3} ± \d\.\d{3}$", out, re.MULTILINE)
+    documents = len(list(tmp_path.glob("*.txt")))
+    (count,) = re.findall(r"intervals are 95% confidence intervals over (\d+) documents", out)
+    assert 1 < int(count) < documents
 
 
 def test_overwrite_replaces_a_model(text):

@@ -8,7 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.rules import average, contrast, mix
@@ -19,6 +21,8 @@ from ssdcli.evaluation.combinations import Combination, alone
 from ssdcli.evaluation.losses import Pace
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM, NativeBody
+from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.core_spec import CoreSpec
 from tests.tiny import member
 
 V, MASK, BLOCK = 12, 11, 4
@@ -191,6 +195,80 @@ def test_what_has_no_prediction_has_no_code():
 def test_models_that_see_their_canvas_from_the_prefix_have_no_code_length_here():
     assert has_code_length(model(1).model)
     assert not has_code_length(model(1, kind=FullDenoiser).model)
+
+
+def causal(context=64):
+    """A causal language model as a member, and the same model in transformers; an opening of 0."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3, is_causal=True,
+    )  # fmt: skip
+    native = LlamaForCausalLM(config).eval().requires_grad_(False)
+    spec = CoreSpec(
+        process="masked", constants={"mask_id": MASK}, block_size=BLOCK, context=context,
+        attention="autoregressive", shift=True,
+    )  # fmt: skip
+    return member("core", CausalDenoiser(NativeCausalBackbone(native, spec), PROCESS)), native
+
+
+@pytest.mark.parametrize("length", [1, 2, 30])
+def test_of_a_causal_model_it_is_the_loss_that_transformers_computes(length):
+    core, native = causal()
+    (text,) = texts(length)
+    ids = torch.tensor([text.tokens])
+    loss = native(ids, labels=ids).loss.item() * length
+    assert measured([core], [text], [alone(0, 1)])[0, 0] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [5, 43, 90])
+@pytest.mark.parametrize("context", [64, 40])
+def test_beside_a_causal_model_it_is_what_the_left_to_right_sampler_gives_the_text(length, context):
+    core, _ = causal(context)
+    members = [core, model(1)]
+    (text,) = texts(length)
+    combinations = [
+        alone(0, 2),
+        HALVES,
+        Combination(average, (Constant(0.3), Constant(0.7))),
+        Combination(mix, (Constant(0.7), Leaning(0.3, 3.0))),
+    ]
+    found = measured(members, [text], combinations)[0]
+    prompts = [one.model.after([]) for one in members]
+    expected = [step_by_step(members, combination, prompts, text.tokens[1:]) for combination in combinations]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("combination", [HALVES, Combination(average, (Constant(0.3), Constant(0.7)))])
+def test_beside_a_causal_model_the_probabilities_of_all_texts_of_a_length_sum_to_one(combination):
+    core, _ = causal()
+    every = [ScoredText([0, *tokens], 1) for tokens in itertools.product(range(MASK), repeat=2)]
+    never = torch.tensor([MASK])
+    core.model.denoiser.backbone._suppressed = never
+    assert np.exp(-measured([core, model(1)], every, [combination])).sum() == pytest.approx(1, rel=1e-5)
+
+
+class Forgetful(Denoiser):
+    """May have no prediction at a position."""
+
+    abstains = True
+
+
+def test_where_a_member_abstains_the_others_predict():
+    """One that abstains everywhere leaves all weight to the others; under a rule that needs it, nothing is left."""
+    members = [model(1), model(2, kind=Forgetful)]
+    backbone = members[1].model.denoiser.backbone
+    spread = backbone.logits
+    backbone.logits = lambda hidden: spread(hidden) * math.nan
+    combinations = [
+        alone(0, 2),
+        HALVES,
+        Combination(average, HALVES.schedules),
+        Combination(contrast, HALVES.schedules),
+    ]
+    first, *others = measured(members, texts(6), combinations)[0]
+    assert others[:2] == pytest.approx([first, first])
+    assert others[2] == math.inf
 
 
 def test_when_the_time_is_over_whole_documents_were_measured():

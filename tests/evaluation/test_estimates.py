@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ssdcli.evaluation.estimates import ENOUGH, chosen_elsewhere, gain, margins, ratio, student
+from ssdcli.evaluation.estimates import ENOUGH, chosen_elsewhere, gain, margins, proportion, ratio, student
 
 STUDENT = [(3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (187, 1.973), (10**6, 1.960)]
 
@@ -60,6 +60,22 @@ def test_a_gain_is_over_the_better_member_paired_by_document_and_in_bits():
     found = gain(members * math.log(2), ensembles * math.log(2), np.full(40, 10))
     assert found.value == pytest.approx(2.0, abs=0.1)
     assert found.margin < 0.1 < ratio(members[:, 0], np.full(40, 10)).margin
+
+
+@pytest.mark.parametrize("truth", [0.025, 0.3, 0.9])
+def test_95_of_100_intervals_hold_the_true_share(truth):
+    """Weighed by how probable each number of hits is, so that no draw decides."""
+    held = 0.0
+    for hits in range(41):
+        low, high = proportion(hits, 40)
+        probability = math.comb(40, hits) * truth**hits * (1 - truth) ** (40 - hits)
+        held += probability * (low <= truth <= high)
+    assert 0.92 < held < 0.99
+
+
+def test_the_interval_of_a_share_stays_within_its_bounds():
+    assert proportion(0, 40)[0] == 0 < proportion(0, 40)[1]
+    assert proportion(40, 40) == pytest.approx([1 - end for end in proportion(0, 40)[::-1]])
 
 
 def test_what_is_chosen_is_measured_on_documents_that_did_not_choose_it():

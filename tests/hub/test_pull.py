@@ -290,7 +290,7 @@ def without(file: str) -> Callable[[HubServer, Path], None]:
         (written("config.json", "[" * 100_000), SsdError, r"config\.json is not valid JSON"),
         (written("config.json", "[]"), SsdError, r"config\.json holds no table"),
         (without("config.json"), SsdError, r"has no config\.json"),
-        (changed("config.json", architectures=["MambaForCausalLM"]), UsageError, "MambaForCausalLM.*Known are.*LLaDA"),
+        (changed("config.json", architectures=["MambaForCausalLM"]), UsageError, "MambaForCausalLM.*It knows.*LLaDA"),
         (changed("config.json", n_heads="many"), SsdError, "n_heads"),
         (written("tokenizer.json", '{"version": "1.0"}'), SsdError, r"tokenizer\.json cannot be read"),
         (without("tokenizer.json"), SsdError, r"no tokenizer\.json"),

@@ -255,7 +255,7 @@ def test_the_default_is_smollm2_where_that_is_a_core_and_no_other_was_chosen(reg
 
 def test_only_a_core_can_be_the_default(registry, add):
     add(registry, "notes")
-    with pytest.raises(UsageError, match="'notes' is not a core"):
+    with pytest.raises(UsageError, match="'notes' is a small model"):
         registry.set_default("notes")
     with pytest.raises(NoSuchModel):
         registry.set_default("missing")

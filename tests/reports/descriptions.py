@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ssdcli.data.token_store import SideInfo
-from ssdcli.registry.manifest import Manifest
+from ssdcli.registry.manifest import CODE_LENGTH, Manifest
 from ssdcli.reports.description import Description, Quality, Sample
 
 WEIGHTS = [i / 10 for i in range(11)]
@@ -59,6 +59,8 @@ DESCRIPTION = Description(
         nats_per_token={"core": 4.6, "small": 4.1512, "ensemble": 3.8},
         bits_per_byte={"core": BITS[0], "small": BITS[-1], "ensemble": BITS[3]},
         margins={"core": 0.11, "small": 0.12, "ensemble": 0.09},
+        gain=0.09,
+        gain_margin=0.02,
         by_level={
             who: [low + 0.3 * i for i in range(10)] for who, low in (("core", 3.2), ("small", 2.8), ("ensemble", 2.4))
         },
@@ -85,6 +87,11 @@ ALONE = Quality(
     by_level={"small": [3.0] * 10},
     documents=30,
     tokens=16_000,
+)
+EXACT = replace(
+    DESCRIPTION,
+    manifest=replace(MANIFEST, measure=CODE_LENGTH),
+    quality=replace(DESCRIPTION.quality, by_level={}),
 )
 UNWEIGHED = replace(DESCRIPTION, manifest=replace(MANIFEST, weight=None), quality=ALONE, samples=[])
 CORE = replace(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ssdcli.data.token_store import SideInfo
 from ssdcli.reports.rendering import model_card
-from tests.reports.descriptions import CORE, DESCRIPTION, UNMEASURED, UNWEIGHED, modelled
+from tests.reports.descriptions import CORE, DESCRIPTION, EXACT, UNMEASURED, UNWEIGHED, modelled
 
 
 def row(card: str, name: str) -> str:
@@ -54,7 +54,11 @@ class TestModelCard:
 
     def test_held_out_losses_are_a_table_or_a_sentence(self):
         assert row(model_card(DESCRIPTION), "small, nats per token") == "4.151"
-        assert row(model_card(DESCRIPTION), "ensemble, bits per byte") == "1.500"
+        assert row(model_card(DESCRIPTION), "ensemble, bits per byte") == "1.500 ± 0.090"
+        assert row(model_card(DESCRIPTION), "gain of the ensemble, bits per byte") == "+0.090 ± 0.020"
+        assert "mean denoising loss, which does not bound a code length" in model_card(DESCRIPTION)
+        assert "exact code length" in model_card(EXACT)
+        assert "gain" not in model_card(UNWEIGHED)
         assert "Nothing was measured." in model_card(replace(DESCRIPTION, quality=UNMEASURED))
 
     def test_the_privacy_of_the_weights_is_told(self):

@@ -50,10 +50,6 @@ def curves_svg(lines: dict[str, list[tuple[float, float]]], title: str = "") -> 
     return charts.to_svg(charts.curves(lines, title, ("share", "perplexity")))
 
 
-def doublings_svg(lines: dict[str, list[tuple[float, float]]], title: str = "") -> str:
-    return charts.to_svg(charts.curves_over_doublings(lines, title, ("steps", "perplexity")))
-
-
 class TestPictures:
     PICTURES = (
         lambda title: loss_curve_svg(history(40), title),
@@ -66,8 +62,6 @@ class TestPictures:
         lambda title: bars_svg([], title),
         lambda title: curves_svg({"one": [(0.0, 3.0), (0.5, 2.0)]}, title),
         lambda title: curves_svg({}, title),
-        lambda title: doublings_svg({"one": [(4, 3.0), (1000, 2.0)]}, title),
-        lambda title: doublings_svg({}, title),
     )
 
     @pytest.mark.parametrize("picture", PICTURES)
@@ -231,28 +225,16 @@ class TestLevels:
 
 
 class TestCurves:
-    @pytest.mark.parametrize("picture", [curves_svg, doublings_svg])
-    def test_lines_are_named_with_their_last_values_over_named_axes(self, picture):
-        svg = picture({"fast": [(4, 9.0), (16, 8.0)], "slow": [(4, 7.0), (16, 6.5)]})
+    def test_lines_are_named_with_their_last_values_over_named_axes(self):
+        svg = curves_svg({"fast": [(4, 9.0), (16, 8.0)], "slow": [(4, 7.0), (16, 6.5)]})
         assert {"fast 8.000", "slow 6.500", "perplexity"} <= set(texts(svg))
         fast, slow = polylines(svg)
         assert [x for x, _ in fast] == [x for x, _ in slow]
         assert all(y < other for (_, y), (_, other) in zip(fast, slow, strict=True))  # a higher value is higher
 
-    @pytest.mark.parametrize("picture", [curves_svg, doublings_svg])
-    def test_one_point_is_enough_and_none_is_a_sentence(self, picture):
-        assert "one 3.000" in texts(picture({"one": [(8, 3.0)]}))
-        assert texts(picture({"one": [(8, math.nan)]}, "notes")) == ["notes", "Nothing was measured."]
-
-    def test_every_doubling_is_as_far_as_the_next(self):
-        (line,) = polylines(doublings_svg({"": [(1, 1.0), (2, 1.0), (4, 1.0), (8, 1.0)]}))
-        steps = [b[0] - a[0] for a, b in itertools.pairwise(line)]
-        assert steps == pytest.approx([steps[0]] * 3, abs=0.11)
-
-    def test_the_doublings_go_around_all_points_and_what_has_no_logarithm_is_left_out(self):
-        svg = doublings_svg({"one": [(0, 2.0), (-3, 2.0), (5, 2.0), (1000, 3.0)]})
-        assert ticks(svg, "middle") == [4, 8, 16, 32, 64, 128, 256, 512, 1024]
-        assert [len(line) for line in polylines(svg)] == [2]
+    def test_one_point_is_enough_and_none_is_a_sentence(self):
+        assert "one 3.000" in texts(curves_svg({"one": [(8, 3.0)]}))
+        assert texts(curves_svg({"one": [(8, math.nan)]}, "notes")) == ["notes", "Nothing was measured."]
 
 
 class TestBars:

@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from ssdcli.reports.description import Sample, number
+from ssdcli.reports.description import Sample, interval, number
 from ssdcli.reports.rendering import model_card, report
-from tests.reports.descriptions import CORE, DESCRIPTION, UNMEASURED, UNWEIGHED, modelled
+from tests.reports.descriptions import CORE, DESCRIPTION, EXACT, UNMEASURED, UNWEIGHED, modelled
 
 VOID = ("meta",)
 NASTY = "</p></style></svg><script>alert(1)</script>&amp;\"'<!-- ]]> \x00\x1b[2J \u202e 日記 👩‍👩‍👧"
@@ -32,6 +32,7 @@ VARIANTS = pytest.mark.parametrize(
         pytest.param(DESCRIPTION, id="small"),
         pytest.param(CORE, id="core"),
         pytest.param(UNWEIGHED, id="no weight"),
+        pytest.param(EXACT, id="code length"),
         pytest.param(replace(DESCRIPTION, history=[], samples=[], lengths=[], quality=UNMEASURED), id="nothing"),
         pytest.param(BAD, id="not finite"),
     ],
@@ -98,7 +99,7 @@ def test_it_needs_nothing_from_elsewhere_and_runs_nothing(description):
 def test_every_picture_has_a_name_and_its_numbers_in_a_table_and_every_table_says_what_its_cells_are(description):
     page = Page(report(description))
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(pictures) == (4 if description.manifest.weight is not None else 3)
+    assert len(pictures) == 2 + (description.manifest.weight is not None) + bool(description.quality.by_level)
     assert all(attributes["role"] == "img" for attributes in pictures)
     tables = [tag for tag, _ in page.tags if tag == "table"]
     assert len(tables) == len(pictures) + 3
@@ -137,7 +138,9 @@ def test_whatever_the_text_holds_is_shown_and_not_obeyed():
 
 def test_the_numbers_are_those_of_the_card():
     page, card = Page(report(DESCRIPTION)), model_card(DESCRIPTION)
-    bits = [number(value) for value in DESCRIPTION.quality.bits_per_byte.values()]
+    quality = DESCRIPTION.quality
+    bits = [interval(value, quality.margins[who]) for who, value in quality.bits_per_byte.items()]
+    assert bits[0] == "1.590 ± 0.110"
     assert page.of("dd")[:3] == bits
     assert all(f"| {value} |" in card for value in bits)
     for name, value in DESCRIPTION.makings():

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.process.masked import Masked
 from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
+from ssdcli.evaluation.code_length import CodeSettings, code_lengths
+from ssdcli.evaluation.combinations import alone
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import GRID, LossSettings, measure_combinations, shares
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel, open_model
 from ssdcli.registry.store import Registry
 from ssdcli.training import assessment
-from ssdcli.training.settings import TrainSettings
-from tests.pulled import add_core
+from tests.pulled import add_causal, add_core
 from tests.tiny import CONTEXT, VOCABULARY, loaded, member, tiny_backbone
 
 PROCESS = Masked(VOCABULARY, 1)
 DRAW = np.random.default_rng(0)
 TEXTS = [ScoredText([0, *DRAW.integers(3, 250, 40).tolist()], 100) for _ in range(12)]
-
-
-@pytest.fixture(autouse=True)
-def _without_haste(monkeypatch):
-    monkeypatch.setattr(assessment, "measuring_seconds", lambda _: 1e6)
 
 
 def small() -> LoadedModel:
@@ -35,7 +30,7 @@ def small() -> LoadedModel:
 def fitted(core: LoadedModel, other: LoadedModel):
     """The losses over the grid, and the gate, that `assess` finds."""
     fitter = GateFitter(PROCESS)
-    losses = assessment._with_core(core, other, TEXTS, fitter, TrainSettings())
+    losses = assessment._with_core(core, other, TEXTS, fitter, 1e6)
     assert losses is not None
     return losses.sums, fitter.gate()
 
@@ -63,3 +58,33 @@ def test_the_same_holds_beside_a_core_that_cannot_denoise_a_whole_text_at_once()
     sums, gate = fitted(core, other)
     np.testing.assert_array_equal(sums, expected.over(GRID).sums)
     assert gate == fitter.gate()
+
+
+def causal_core() -> LoadedModel:
+    add_causal("causal")
+    return open_model(Registry().find("causal"), process=PROCESS)
+
+
+def test_beside_a_causal_core_code_lengths_choose_the_weight_and_fit_the_gate():
+    core, other = causal_core(), small()
+    members = [member("core", core.denoiser), member("small", other.denoiser, role="small")]
+    fitter = GateFitter(None)
+    told = [*shares(GRID, 2, PROCESS), fitter.combination()]
+    expected = code_lengths(members, TEXTS, told, CodeSettings()).over(GRID)
+    watched = GateFitter(None)
+    losses = assessment._with_core(core, other, TEXTS, watched, 1e6)
+    assert losses is not None
+    np.testing.assert_array_equal(losses.sums, expected.sums)
+    assert watched.gate() == fitter.gate()
+
+
+def test_too_few_documents_in_time_choose_no_weight():
+    assert assessment._with_core(causal_core(), small(), TEXTS, GateFitter(None), 1e-9) is None
+
+
+def test_alone_a_model_for_a_causal_core_is_measured_by_its_code_length_too():
+    members = [member("small", small().denoiser, role="small")]
+    expected = code_lengths(members, TEXTS, [alone(0, 1)], CodeSettings()).sums
+    exact, bound = (assessment._alone(small(), TEXTS, exact=exact, seconds=1e6) for exact in (True, False))
+    np.testing.assert_array_equal(exact.sums, expected)
+    assert not np.allclose(bound.sums, expected, rtol=1e-3)

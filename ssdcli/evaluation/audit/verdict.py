@@ -56,6 +56,9 @@ class Verdict:
     level: str
     meaning: str
 
+    def __str__(self) -> str:
+        return f"{self.level.capitalize()} risk. {self.meaning}"
+
 
 def judge(name: str, metrics: Mapping[str, float]) -> Verdict | None:
     """Judge a model by the metrics in its manifest; None if it was never audited."""

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.active_vocabulary import ActiveVocabulary, WholeVocabulary, weighted_sums
 from ssdcli.models.backbones.attention import VISIBLE, chunks_of, is_worth_cutting
-from ssdcli.models.backbones.cache import PrefixCache
+from ssdcli.models.backbones.cache import PrefixCache, ReadsThroughCache
 from ssdcli.models.backbones.norm import use_low_norms
 from ssdcli.registry import schema
 
@@ -142,7 +142,7 @@ def _body_config(config: BackboneConfig) -> Any:
     )
 
 
-class BlockDiffusionLM(nn.Module):
+class BlockDiffusionLM(ReadsThroughCache, nn.Module):
     """Predicts log p of clean tokens from noised ones; implements the engine's Backbone."""
 
     def __init__(self, config: BackboneConfig) -> None:
@@ -243,17 +243,6 @@ class BlockDiffusionLM(nn.Module):
     def new_cache(self) -> PrefixCache:
         """An empty KV cache."""
         return PrefixCache.empty(self.config.layers)
-
-    def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
-        """Run the body after the cache, which is not changed: (B, L, H) to (B, L, H)."""
-        return self._run(embedded, positions, mask, None if cache is None else cache.view())
-
-    def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
-        """The cache with (B, L, H) appended."""
-        grown = cache.view()
-        hidden = self._run(embedded, positions, mask, grown)
-        grown.tail = (hidden, positions) if self.shift else None
-        return grown
 
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
         result = self.body(

@@ -90,6 +90,30 @@ class PrefixCache(Cache):
         return written
 
 
+class ReadsThroughCache:
+    """How a body reads a prefix and a canvas after it, for backbones that say in `_run` how their body runs.
+
+    shift: whether the token of position i is predicted at i - 1.
+    """
+
+    shift: bool
+
+    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+        """Run the body, which grows the cache: (B, L, H) to (B, L, H)."""
+        raise NotImplementedError
+
+    def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+        """Run the body after the cache, which is not changed: (B, L, H) to (B, L, H)."""
+        return self._run(embedded, positions, mask, None if cache is None else cache.view())
+
+    def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
+        """The cache with (B, L, H) appended."""
+        grown = cache.view()
+        hidden = self._run(embedded, positions, mask, grown)
+        grown.tail = (hidden, positions) if self.shift else None
+        return grown
+
+
 def _layer(keys: Tensor, values: Tensor, kind: type[DynamicLayer] = DynamicLayer) -> DynamicLayer:
     """A layer that holds these keys and values, (B, heads, n, d)."""
     layer = kind()

@@ -15,7 +15,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_expe
 
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.active_vocabulary import weighted_sums
-from ssdcli.models.backbones.cache import PrefixCache
+from ssdcli.models.backbones.cache import PrefixCache, ReadsThroughCache
 from ssdcli.models.core_spec import CoreSpec
 
 IN_FOURS = "grouped_mm_in_fours"  # its name for `set_experts_implementation`
@@ -23,7 +23,7 @@ IN_FOURS = "grouped_mm_in_fours"  # its name for `set_experts_implementation`
 _FOUR = 4
 
 
-class NativeBackbone:
+class NativeBackbone(ReadsThroughCache):
     """log p of clean tokens from noised ones, by a class with a body, input embeddings and a head."""
 
     self_conditioned = False
@@ -89,17 +89,6 @@ class NativeBackbone:
     def new_cache(self) -> PrefixCache:
         """An empty KV cache."""
         return PrefixCache.empty(self.model.config.get_text_config().num_hidden_layers)
-
-    def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
-        """Run the body after the cache, which is not changed: (B, L, H) to (B, L, H)."""
-        return self._run(embedded, positions, mask, None if cache is None else cache.view())
-
-    def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
-        """The cache with (B, L, H) appended."""
-        grown = cache.view()
-        hidden = self._run(embedded, positions, mask, grown)
-        grown.tail = (hidden, positions) if self.shift else None
-        return grown
 
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
         body: Any = self.model.base_model

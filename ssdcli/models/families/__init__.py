@@ -31,7 +31,7 @@ def recognise(config: Config, vocabulary: Vocabulary) -> Family:
     raise UsageError(
         f"this is a checkpoint of model type {kind!r} (architectures: {names}), which is not a language model "
         "that ssd knows.",
-        f"Known are the diffusion language models {_titles(DIFFUSION)}; and the causal ones {_titles(CAUSAL)}.",
+        f"It knows the diffusion language models {_titles(DIFFUSION)}; and the causal ones {_titles(CAUSAL)}.",
     )
 
 

@@ -27,6 +27,21 @@ _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 _UNUSED = re.compile(r"[<\[]\|?(reserved|unused|extra_|control_|special_)\w*\|?[>\]]", re.IGNORECASE)
 _FOREIGN = ("auto_map", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "_attn_implementation")
 _LAYER_TYPES = "layer_types"
+_SHARED = ("eos_token_id", "bos_token_id")  # which a checkpoint of several parts has for all of them
+
+
+@dataclass(frozen=True)
+class LanguagePart:
+    """The language model of a checkpoint that also reads images.
+
+    key: of its configuration in config.json.
+    model_type: transformers' name for that configuration.
+    architecture: the native class of the language model alone.
+    """
+
+    key: str
+    model_type: str
+    architecture: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +51,7 @@ class CausalClass:
     model_type: transformers' name for its configuration.
     architecture: the class.
     title: as people know it.
+    part: what is run, where the class also reads images.
     window: the key of config.json that says how many positions it reads.
     layered: whether its layers may differ in what they see, by `layer_types`.
     keys: rules for the names of tensors.
@@ -44,6 +60,7 @@ class CausalClass:
     model_type: str
     architecture: str
     title: str
+    part: LanguagePart | None = None
     window: str = "max_position_embeddings"
     layered: bool = False
     keys: tuple[KeyRule, ...] = ()
@@ -57,15 +74,18 @@ class CausalClass:
     def native(self, config: Config) -> dict[str, Any]:
         """The class's configuration, checked."""
         _check_quantization(config)
+        config = self._own(config)
         _check_causality(config)
         for key in ("vocab_size", self.window):
             count(config, key)
         left_out = _FOREIGN if self.layered else (*_FOREIGN, _LAYER_TYPES)
         own = {key: value for key, value in config.items() if key not in left_out}
-        return own | {"model_type": self.model_type, "architectures": [self.architecture]}
+        kind = self if self.part is None else self.part
+        return own | {"model_type": kind.model_type, "architectures": [kind.architecture]}
 
     def spec(self, config: Config, vocabulary: Vocabulary) -> CoreSpec:
         """How a checkpoint of this class is run."""
+        config = self._own(config) | {GENERATION: config.get(GENERATION, {})}
         rows, text_ends = count(config, "vocab_size"), _ends(config, vocabulary)
         hidden = _mask(vocabulary, rows, text_ends)
         return CoreSpec(
@@ -80,6 +100,13 @@ class CausalClass:
             suppressed=never_text(vocabulary, rows, hidden),
             format=prompt_format(vocabulary),
         )
+
+    def _own(self, config: Config) -> dict[str, Any]:
+        """The configuration of what is run."""
+        if self.part is None:
+            return dict(config)
+        shared = {key: config[key] for key in _SHARED if config.get(key) is not None}
+        return _completed(config.get(self.part.key), self.part) | shared
 
     def _context(self, config: Config) -> int:
         """How many positions it reads with rotary frequencies that do not depend on the length of the text."""
@@ -100,6 +127,23 @@ class CausalClass:
             spec=self.spec,
             keys=self.keys,
         )
+
+
+def _completed(table: object, part: LanguagePart) -> dict[str, Any]:
+    """A part's configuration with the usual values of what config.json leaves out; SsdError if there is none."""
+    from transformers import AutoConfig
+
+    try:
+        if not isinstance(table, dict):
+            raise TypeError("it is missing")
+        completed: dict[str, Any] = AutoConfig.for_model(**{**table, "model_type": part.model_type}).to_dict()
+    except Exception as error:  # each class refuses in its own way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise SsdError(
+            f"{part.key!r} in the checkpoint's config.json describes no language model: {reason}.",
+            "Name another repository.",
+        ) from error
+    return completed
 
 
 def _check_quantization(config: Config) -> None:
@@ -162,10 +206,33 @@ CAUSAL_CLASSES = (
     CausalClass(model_type="qwen2", architecture="Qwen2ForCausalLM", title="Qwen2", layered=True),
     CausalClass(model_type="qwen3", architecture="Qwen3ForCausalLM", title="Qwen3", layered=True),
     CausalClass(model_type="smollm3", architecture="SmolLM3ForCausalLM", title="SmolLM3", layered=True),
+    CausalClass(model_type="gemma", architecture="GemmaForCausalLM", title="Gemma"),
     CausalClass(model_type="gemma2", architecture="Gemma2ForCausalLM", title="Gemma 2", layered=True),
     CausalClass(model_type="gemma3_text", architecture="Gemma3ForCausalLM", title="Gemma 3", layered=True),
+    CausalClass(
+        model_type="gemma3",
+        architecture="Gemma3ForConditionalGeneration",
+        title="Gemma 3 with images",
+        part=LanguagePart("text_config", "gemma3_text", "Gemma3ForCausalLM"),
+        layered=True,
+        keys=(
+            Rename(r"(?:language_model\.model|model\.language_model)\.(.*)", r"model.\1"),
+            Rename(r"language_model\.(lm_head\..*)", r"\1"),
+            Drop(r"(model\.)?(vision_tower|multi_modal_projector)\..*"),
+        ),
+    ),
     CausalClass(model_type="phi3", architecture="Phi3ForCausalLM", title="Phi-3"),
     CausalClass(model_type="olmo2", architecture="Olmo2ForCausalLM", title="OLMo 2"),
+    CausalClass(model_type="olmo3", architecture="Olmo3ForCausalLM", title="OLMo 3", layered=True),
+    CausalClass(
+        model_type="gpt_neox",
+        architecture="GPTNeoXForCausalLM",
+        title="GPT-NeoX",  # Pythia
+        keys=(
+            Drop(r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)"),
+            Rename(r"embed_out\.weight", "lm_head.weight"),
+        ),
+    ),
     CausalClass(
         model_type="gpt2",
         architecture="GPT2LMHeadModel",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ssdcli.errors import SsdError
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.family import Config, Vocabulary
 
 _SIZES = (
@@ -120,6 +121,23 @@ def ends(config: Config, vocabulary: Vocabulary, *texts: str) -> tuple[int, ...]
 def never_text(vocabulary: Vocabulary, rows: int, *more: int) -> tuple[int, ...]:
     """These ids, and the rows of the head for which the tokenizer has no token."""
     return tuple(sorted({*more, *range(vocabulary.size, rows)}))
+
+
+def masked_spec(config: Config, vocabulary: Vocabulary, hidden: int, attention: str, block_size: int) -> CoreSpec:
+    """How a masked checkpoint is run as far as all are alike; families replace what is their own, the ends at least.
+
+    hidden: the mask's id.
+    """
+    return CoreSpec(
+        process="masked",
+        constants={"mask_id": hidden},
+        attention=attention,
+        block_size=block_size,
+        context=count(config, "max_position_embeddings"),
+        begin=vocabulary.begin,
+        suppressed=never_text(vocabulary, count(config, "vocab_size"), hidden),
+        format=prompt_format(vocabulary),
+    )
 
 
 def prompt_format(vocabulary: Vocabulary) -> str:

@@ -6,8 +6,10 @@ tokens, a word. A causal Llama may have a mask too, but then a special token tha
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import count, ends, is_a, mask, native, never_text, prompt_format
+from ssdcli.models.families.config import ends, is_a, mask, masked_spec, native
 from ssdcli.models.families.family import Config, Family, Vocabulary
 
 _BLOCK = 32
@@ -17,18 +19,8 @@ _CONTEXT = 2048  # its training length; config.json repeats the 4096 of the Llam
 
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     hidden = mask(config, vocabulary)
-    return CoreSpec(
-        process="masked",
-        constants={"mask_id": hidden},
-        attention="full",
-        block_size=_BLOCK,
-        context=min(count(config, "max_position_embeddings"), _CONTEXT),
-        shift=True,
-        begin=vocabulary.begin,
-        ends=ends(config, vocabulary),
-        suppressed=never_text(vocabulary, count(config, "vocab_size"), hidden),
-        format=prompt_format(vocabulary),
-    )
+    common = masked_spec(config, vocabulary, hidden, "full", _BLOCK)
+    return replace(common, context=min(common.context, _CONTEXT), shift=True, ends=ends(config, vocabulary))
 
 
 def _masks_with_a_word(vocabulary: Vocabulary) -> bool:

@@ -5,10 +5,11 @@ Dream-Coder and DiffuCoder (Gong et al., 2025) are checkpoints of the same class
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import count, ends, is_a, mask, native, never_text, off, prompt_format
+from ssdcli.models.families.config import ends, is_a, mask, masked_spec, native, off
 from ssdcli.models.families.family import Config, Family, Vocabulary
 
 _BLOCK = 32
@@ -22,18 +23,13 @@ def _native(config: Config) -> dict[str, Any]:
 
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     hidden = mask(config, vocabulary, "<|mask|>")
-    return CoreSpec(
-        process="masked",
-        constants={"mask_id": hidden},
-        attention="full",
-        block_size=_BLOCK,
-        context=min(count(config, "max_position_embeddings"), _CONTEXT),
+    common = masked_spec(config, vocabulary, hidden, "full", _BLOCK)
+    return replace(
+        common,
+        context=min(common.context, _CONTEXT),
         shift=True,
-        begin=vocabulary.begin,
         ends=ends(config, vocabulary, "<|im_end|>"),
-        suppressed=never_text(vocabulary, count(config, "vocab_size"), hidden),
         late_ends=vocabulary.chat,
-        format=prompt_format(vocabulary),
     )
 
 

@@ -6,25 +6,17 @@ blocks ends at the canvas, so that a prompt's short block is its first instead o
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import count, ends, is_a, mask, native, never_text, prompt_format
+from ssdcli.models.families.config import count, ends, is_a, mask, masked_spec, native
 from ssdcli.models.families.family import Config, Family, Vocabulary
 
 
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     hidden = mask(config, vocabulary, "|<MASK>|")
-    return CoreSpec(
-        process="masked",
-        constants={"mask_id": hidden},
-        attention="block-causal",
-        block_size=count(config, "bd_size"),
-        context=count(config, "max_position_embeddings"),
-        shift=True,
-        begin=vocabulary.begin,
-        ends=ends(config, vocabulary, "<|im_end|>", "<|endoftext|>"),
-        suppressed=never_text(vocabulary, count(config, "vocab_size"), hidden),
-        format=prompt_format(vocabulary),
-    )
+    common = masked_spec(config, vocabulary, hidden, "block-causal", count(config, "bd_size"))
+    return replace(common, shift=True, ends=ends(config, vocabulary, "<|im_end|>", "<|endoftext|>"))
 
 
 FAST_DLLM = Family(

@@ -5,10 +5,11 @@ Layers are those of GLM-4.5. As in SDAR, the grid of blocks ends at the canvas.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import count, ends, is_a, mask, must, native, never_text, number, off, prompt_format
+from ssdcli.models.families.config import count, ends, is_a, mask, masked_spec, must, native, number, off
 from ssdcli.models.families.family import Config, Family, Rename, Split, Stack, Vocabulary
 
 _BLOCK = 32  # its config.json does not say
@@ -40,17 +41,8 @@ def _native(config: Config) -> dict[str, Any]:
 
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     hidden = mask(config, vocabulary, "<|mask|>", known=_MASK)
-    return CoreSpec(
-        process="masked",
-        constants={"mask_id": hidden},
-        attention="block-causal",
-        block_size=_BLOCK,
-        context=count(config, "max_position_embeddings"),
-        begin=vocabulary.begin,
-        ends=ends(config, vocabulary, "<|role_end|>"),
-        suppressed=never_text(vocabulary, count(config, "vocab_size"), hidden),
-        format=prompt_format(vocabulary),
-    )
+    common = masked_spec(config, vocabulary, hidden, "block-causal", _BLOCK)
+    return replace(common, ends=ends(config, vocabulary, "<|role_end|>"))
 
 
 def _head(config: Config) -> int:

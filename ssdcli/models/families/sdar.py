@@ -6,24 +6,18 @@ blocks is read as published; any other has its short block first, not last toget
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import count, ends, is_a, mask, native, never_text, prompt_format
+from ssdcli.models.families.config import count, ends, is_a, mask, masked_spec, native
 from ssdcli.models.families.family import Config, Family, Vocabulary
 
 
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     hidden = mask(config, vocabulary, "<|MASK|>")
-    return CoreSpec(
-        process="masked",
-        constants={"mask_id": hidden},
-        attention="block-causal",
-        block_size=count(config, "block_size"),  # from 4 to 64; only config.json says which
-        context=count(config, "max_position_embeddings"),
-        begin=vocabulary.begin,
-        ends=ends(config, vocabulary, "<|im_end|>", "<|endoftext|>"),
-        suppressed=never_text(vocabulary, count(config, "vocab_size"), hidden),
-        format=prompt_format(vocabulary),
-    )
+    block = count(config, "block_size")  # from 4 to 64; only config.json says which
+    common = masked_spec(config, vocabulary, hidden, "block-causal", block)
+    return replace(common, ends=ends(config, vocabulary, "<|im_end|>", "<|endoftext|>"))
 
 
 SDAR = Family(

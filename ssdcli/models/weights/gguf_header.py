@@ -24,6 +24,7 @@ LONGEST = 1 << 26  # bytes of a header that are read at most; one with a vocabul
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MOST_ELEMENTS = 1 << 22  # of all arrays together, since each becomes an object
+_MOST_TENSORS = 1 << 17
 _MOST_DIMENSIONS = 4
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
@@ -98,6 +99,11 @@ class GgufHeader:
         value = self.fields[key].value if key in self.fields else None
         return value if isinstance(value, int) and not isinstance(value, bool) else default
 
+    def real(self, key: str) -> float | None:
+        """The number of this key in the metadata; None if there is none."""
+        value = self.fields[key].value if key in self.fields else None
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
     def array(self, key: str) -> tuple[Value, ...]:
         """The array of this key in the metadata; empty if there is none."""
         value = self.fields[key].value if key in self.fields else None
@@ -144,6 +150,8 @@ def read_header(stream: BinaryIO, size: int, name: str) -> GgufHeader:
         order = ", or its bytes are in the other order" if version & 0xFFFF == 0 else ""
         raise SsdError(f"{name} is of version {version} of GGUF{order}; only 2 and 3 are known.", _OTHER)
     tensors, entries = reader.count(_LEAST_TENSOR), reader.count(_LEAST_FIELD)
+    if tensors > _MOST_TENSORS:
+        raise reader.wrong(f"it announces {tensors:,} tensors")
     fields = dict(_fields(reader, entries))
     header = GgufHeader(name, fields, {})
     _check_whole(header)
@@ -239,13 +247,13 @@ class _Reader:
 
 
 def _fields(reader: _Reader, count: int) -> Iterator[tuple[str, Field]]:
-    """The entries of the metadata; SsdError for a key that comes twice."""
+    """The entries of the metadata; SsdError for a key that is empty or comes twice."""
     known = set()
     for _ in range(count):
         begin = reader.position
         key = reader.text()
-        if key in known:
-            raise reader.wrong(f"it has {key!r} twice")
+        if not key or key in known:
+            raise reader.wrong(f"it has {key!r} twice" if key else "it has an entry without a key")
         known.add(key)
         value = reader.value(reader.number("I"))
         yield key, Field(value, reader.since(begin))

@@ -21,7 +21,7 @@ from ssdcli.errors import SsdError
 from ssdcli.models.weights.gguf_header import WIDTHS, GgufHeader, GgufTensor, read_header, stored_type
 from ssdcli.models.weights.safetensors_stream import AGAIN, FileSpan, StoredTensor
 
-IN_CONFIG = ("rope_freqs.weight",)  # told to the native class by its configuration
+IN_CONFIG = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")  # read with it
 
 _PIECE = 1 << 22  # bytes of dequantised numbers held at a time, unless a tensor must be changed as a whole
 _TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

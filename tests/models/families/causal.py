@@ -75,6 +75,12 @@ _OWN: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
         "pad_token_id": END_OF_TEXT,
     },
+    "gemma": {
+        **_GEMMA,
+        "architectures": ["GemmaForCausalLM"],
+        "hidden_act": "gelu_pytorch_tanh",
+        "sliding_window": None,
+    },
     "gemma2": {
         "architectures": ["Gemma2ForCausalLM"],
         **_GEMMA,
@@ -89,6 +95,21 @@ _OWN: dict[str, dict[str, Any]] = {
         "rope_local_base_freq": 100.0,
         "sliding_window_pattern": 2,
     },
+    "gemma3": {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "eos_token_id": [END],
+        "image_token_index": 7,
+        "mm_tokens_per_image": 4,
+        "vision_config": {
+            "hidden_size": 16,
+            "image_size": 32,
+            "intermediate_size": 24,
+            "model_type": "siglip_vision_model",
+            "num_attention_heads": 2,
+            "num_hidden_layers": 1,
+            "patch_size": 8,
+        },
+    },
     "phi3": {
         "architectures": ["Phi3ForCausalLM"],
         "original_max_position_embeddings": 96,
@@ -97,6 +118,15 @@ _OWN: dict[str, dict[str, Any]] = {
         "pad_token_id": END_OF_TEXT,
     },
     "olmo2": {"architectures": ["Olmo2ForCausalLM"], "attention_bias": False, "pad_token_id": END_OF_TEXT},
+    "olmo3": {"architectures": ["Olmo3ForCausalLM"], "rope_scaling": _YARN, "sliding_window": WINDOW},
+    "gpt_neox": {
+        "architectures": ["GPTNeoXForCausalLM"],
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "rotary_emb_base": 300,
+        "rotary_pct": 0.5,
+        "use_parallel_residual": True,
+    },
     "gpt2": {
         "activation_function": "gelu_new",
         "architectures": ["GPT2LMHeadModel"],
@@ -120,18 +150,22 @@ MODEL_TYPES = tuple(_OWN)
 
 def config_of(model_type: str) -> dict[str, Any]:
     """The content of config.json."""
+    if model_type == "gemma3":
+        text = {**config_of("gemma3_text"), "num_hidden_layers": 3}
+        left_out = ("architectures", "attention_dropout", "hidden_activation", "tie_word_embeddings", "rms_norm_eps")
+        part = {key: value for key, value in text.items() if key not in left_out}
+        return {**_OWN[model_type], "model_type": model_type, "text_config": part}
     shared = {} if model_type == "gpt2" else _LLAMA
     return {**shared, **_OWN[model_type], "model_type": model_type}
 
 
 def write_causal(folder: Path, model_type: str, seed: int = 0) -> Path:
-    config = config_of(model_type)
+    config, end = config_of(model_type), END_OF_TEXT if model_type == "gpt2" else END
     write_json(folder / "config.json", config)
-    write_json(folder / "generation_config.json", {"bos_token_id": BEGIN, "eos_token_id": [config["eos_token_id"]]})
+    write_json(folder / "generation_config.json", {"bos_token_id": BEGIN, "eos_token_id": [end]})
     tensors = _tensors(config, Draw(seed))
-    write_weights(folder, _as_published(tensors) if model_type == "gpt2" else tensors)
-    end = SPECIALS[config["eos_token_id"] - WORDS]
-    settings = {"bos_token": "<s>", "eos_token": end, "tokenizer_class": "PreTrainedTokenizerFast"}
+    write_weights(folder, _as_published(model_type, tensors))
+    settings = {"bos_token": "<s>", "eos_token": SPECIALS[end - WORDS], "tokenizer_class": "PreTrainedTokenizerFast"}
     write_tokenizer(folder, SPECIALS, settings)
     return folder
 
@@ -148,16 +182,25 @@ def _tensors(config: Mapping[str, Any], draw: Draw) -> dict[str, Tensor]:
 
 
 def _drawn(name: str, weight: Tensor, draw: Draw, *, plus_one: bool) -> Tensor:
-    if re.search(r"(embed_tokens|wte|wpe)\.weight$", name):
+    if re.search(r"(embed_tokens|embed_in|wte|wpe)\.weight$", name):
         return draw.table(*weight.shape)
     if name.endswith(".bias"):
         return draw.bias(*weight.shape)
     if weight.ndim == 1:
         return draw.norm(*weight.shape) - int(plus_one)  # Gemma's norms multiply by one more than the weight
-    return draw.linear(*weight.shape)
+    return draw.linear(len(weight), weight[0].numel()).view(weight.shape)
 
 
-def _as_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """GPT-2's tensors as the hub has them: without a prefix, and with the masks that each layer once stored."""
-    masks = {f"h.{n}.attn.bias": torch.ones(1, 1, CONTEXT, CONTEXT).tril() for n in range(4)}
-    return {name.removeprefix("transformer."): value for name, value in tensors.items()} | masks
+def _as_published(model_type: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by the names that the hub has, with the masks that each layer once stored."""
+    mask = torch.ones(1, 1, CONTEXT, CONTEXT).tril()
+    if model_type == "gpt2":
+        masks = {f"h.{n}.attn.bias": mask.clone() for n in range(4)}
+        return {name.removeprefix("transformer."): value for name, value in tensors.items()} | masks
+    if model_type == "gemma3":
+        named = {re.sub(r"^model\.language_model", "language_model.model", name): tensors[name] for name in tensors}
+        return {re.sub(r"^model\.", "", name): value for name, value in named.items()}
+    if model_type == "gpt_neox":
+        masks = {f"gpt_neox.layers.{n}.attention.bias": mask.bool() for n in range(4)}
+        return {re.sub("^lm_head", "embed_out", name): value for name, value in tensors.items()} | masks
+    return tensors

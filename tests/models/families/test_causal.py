@@ -164,12 +164,18 @@ LLAMA = next(family for family in CAUSAL if family.name == "llama")
 CONFIG = config_of("llama")
 
 
-@pytest.mark.parametrize("entry", CAUSAL_CLASSES, ids=MODEL_TYPES)
+def test_every_class_has_a_checkpoint_here():
+    assert {entry.model_type for entry in CAUSAL_CLASSES} == set(MODEL_TYPES)
+
+
+@pytest.mark.parametrize("entry", CAUSAL_CLASSES, ids=lambda entry: entry.model_type)
 def test_every_class_is_recognised_by_its_architecture_or_its_type_alone(entry):
     config = config_of(entry.model_type)
     bare = {key: value for key, value in config.items() if key != "architectures"}
     assert recognise(config, VOCABULARY).name == recognise(bare, VOCABULARY).name == entry.model_type
-    assert entry.native(bare)["architectures"] == [entry.architecture]
+    run = entry if entry.part is None else entry.part
+    native = entry.native(bare)
+    assert (native["model_type"], native["architectures"]) == (run.model_type, [run.architecture])
 
 
 @pytest.mark.parametrize(
@@ -198,6 +204,13 @@ def test_an_architecture_without_an_entry_is_refused_by_what_ssd_knows(architect
 def test_a_checkpoint_that_is_no_plain_causal_model_is_refused(changes, problem):
     with pytest.raises(SsdError, match=problem):
         LLAMA.native({**CONFIG, **changes})
+
+
+@pytest.mark.parametrize("part", [None, [], {"hidden_size": "wide"}])
+def test_a_checkpoint_without_its_language_model_is_refused_by_the_missing_part(part):
+    gemma = next(family for family in CAUSAL if family.name == "gemma3")
+    with pytest.raises(SsdError, match=r"'text_config'.*describes no language model"):
+        gemma.native({**config_of("gemma3"), "text_config": part})
 
 
 def test_what_a_class_does_not_have_is_not_carried_over():
