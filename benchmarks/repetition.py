@@ -25,13 +25,11 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from benchmarks.lib.corpora import own_text, read_texts
 from benchmarks.lib.experiment import Line, Workshop
-from benchmarks.lib.models import Model
 from benchmarks.lib.tables import table
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.repetition import KnownText, Repetition
-from ssdcli.machine.placement import FREE
-from ssdcli.models.loading import load_model
+from ssdcli.generation.loaded_model import LoadedModel, open_model
 from ssdcli.registry.store import SMOLLM2
 
 QUICK = {"rows": 2, "before": 16, "length": 24}
@@ -102,9 +100,9 @@ def ways() -> dict[str, Way]:
 
 def work(given: Namespace, workshop: Workshop) -> None:
     """Let the core read the documents, and write after their beginnings, in every way."""
-    model = workshop.model(given.core)
+    model = open_model(workshop.model(given.core).entry)
     whole = given.before + given.length
-    ids = [model.tokenizer.encode(text).ids for path in given.heldout for text in read_texts(path)]
+    ids = [model.after(model.codec.encode(text)).before for path in given.heldout for text in read_texts(path)]
     documents = torch.tensor([row[:whole] for row in ids if len(row) >= whole][: given.rows])
     core = Core.of(model)
     workshop.piece({"texts": "the documents"}, lambda: read(core, documents, given.before))
@@ -123,10 +121,10 @@ class Core:
     ends: Tensor
 
     @classmethod
-    def of(cls, model: Model) -> Core:
-        """The core of a registry, loaded."""
-        backbone: Any = load_model(model.folder, FREE, model.manifest.block_size)
-        return cls(backbone.model, torch.tensor(backbone.spec.ends))
+    def of(cls, model: LoadedModel) -> Core:
+        """A causal core, without what makes it a member of an ensemble."""
+        backbone: Any = model.denoiser.backbone
+        return cls(backbone.model, torch.tensor(model.format.ends))
 
     @torch.no_grad()
     def steps(self, tokens: Tensor, length: int, choose: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
