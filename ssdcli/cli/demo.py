@@ -72,6 +72,7 @@ def run_demo(notebook: story.Notebook, minutes: float, *, as_json: bool) -> None
     with console.terminal().status("writing"):
         trio = story.open_trio(settings.core, settings.name)
         samples = story.write_all(trio, notebook.prompts)
+    tell(_writers(trio))
     tell(_samples(trio, samples))
     with console.terminal().status("measuring"):
         lengths = story.predict(trio, notebook.heldout)
@@ -118,6 +119,15 @@ def _training(trained: Trained) -> str:
     training, model = trained.description, trained.description.manifest
     size = f"{in_parameters(model.parameters)} parameters"
     return f"Trained {model.name} ({size}) for {model.core}: {training.steps:,} steps in {training.seconds:.0f} s.\n"
+
+
+def _writers(trio: story.Trio) -> str:
+    return (
+        "Three writers continue the same beginnings:\n"
+        f"  {trio.core} alone, which has never seen this notebook;\n"
+        f"  {trio.small} alone, which has read nothing else;\n"
+        f"  both together, whose predictions are combined at every token ({trio.weight:g} is {trio.small}'s weight).\n"
+    )
 
 
 def _samples(trio: story.Trio, samples: Sequence[story.Continuations]) -> str:

@@ -132,11 +132,6 @@ class Prefix:
             canvas_at=self.canvas_at + tokens.shape[1],
         )
 
-    def taking(self, rows: slice) -> Prefix:
-        """Some of the rows, not read yet."""
-        tensors = {name: getattr(self, name)[rows] for name in ("rows", "tokens", "positions", "ranks", "canvas_at")}
-        return replace(self, cache=None, **tensors)
-
     def last(self, count: int) -> Prefix:
         """The last `count` columns, as if they were the whole text."""
         start = self.positions[:, -count]  # 0 where the text begins later

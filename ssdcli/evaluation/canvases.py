@@ -24,21 +24,21 @@ from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, level_
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel
 
-ROUNDS = 8  # places in a document, at most, where there is time
+ROUNDS = 8  # the most positions in a document, if there is time
 
-_TOGETHER = 4  # canvases at a place whose prefix is read once
+_TOGETHER = 4  # canvases after one reading of a prefix
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # its multiples modulo 1 cover [0, 1) evenly, however many of them there are
 
 
 @dataclass(frozen=True)
 class CanvasSettings:
-    """How to measure.
+    """How canvases are drawn and measured.
 
-    pace: how long.
-    seed: of the canvases' places, levels and noise.
-    rounds: places in a document, at most.
-    together: canvases at a place, which share the prefix that is read before it.
-    context: ids that the members who see private context read before every text.
+    pace: how long it may take.
+    seed: of the canvases' positions, noise levels and noise.
+    rounds: the most positions in a document.
+    together: how many canvases are measured at each position, after one reading of the prefix.
+    context: ids of the private context, which those members that see it read before every text.
     """
 
     pace: Pace = field(default_factory=Pace)
@@ -50,13 +50,13 @@ class CanvasSettings:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in a text canvases begin.
+    """A position in a text where canvases begin.
 
-    document: its place among the texts.
+    document: the index of the text.
     text: the document.
     start: the first token of the canvases.
     levels: their noise levels.
-    key: names their noise.
+    key: seeds their noise.
     """
 
     document: int
@@ -67,9 +67,10 @@ class _Place:
 
 
 def canvases_together(members: Sequence[Member[LoadedModel]]) -> int:
-    """How many canvases to measure at a place: several where a pulled core reads a prefix apart from its canvases.
+    """How many canvases to measure at a position: several where a pulled core reads its prefix separately.
 
-    A model with full attention reads both together, at the same cost anywhere: then other places tell more.
+    A model with full attention reads prefix and canvas together, so that a canvas at another position costs the same,
+    and tells more.
     """
     if any(isinstance(member.model.denoiser, FullDenoiser) for member in members):
         return 1
@@ -83,11 +84,11 @@ def canvas_losses(
     combinations: Sequence[Combination],
     settings: CanvasSettings,
 ) -> LossesByLevel | None:
-    """Measure combinations of members on canvases of the texts: first at one place of each, then at another of each.
+    """Measure combinations of members on canvases of the texts: at one position of each text, then another of each.
 
-    Every model can be measured like this, whatever it attends to; where a whole text can be denoised in one pass,
+    This works for every model, whatever its attention; where a whole text can be denoised in one pass,
     `measure_combinations` is much faster. Self-conditioning is off. None if fewer than ENOUGH texts have room for a
-    canvas, or are reached in time.
+    canvas and are reached in time.
     """
     began = time.monotonic()
     length = members[0].model.denoiser.backbone.block_size
@@ -105,13 +106,13 @@ def canvas_losses(
 def _summed(found: Sequence[tuple[_Place, float, Tensor]]) -> LossesByLevel:
     """Sum the losses by document.
 
-    A canvas is a sample of its document: the mean loss over a document's canvases, times the document's tokens,
-    estimates its loss without bias, however many canvases there was time for.
+    Canvases are samples of their document: the mean loss over a document's canvases, times the document's tokens, is an
+    unbiased estimate of its loss, however many canvases there was time for.
     """
     numbers, rows = np.unique([place.document for place, _, _ in found], return_inverse=True)
     texts = {place.document: place.text for place, _, _ in found}
     tokens = np.array([sum(texts[number].counted) for number in numbers])
-    each = (tokens / np.bincount(rows))[rows]  # tokens that each canvas stands for
+    each = (tokens / np.bincount(rows))[rows]  # tokens that each canvas represents
     losses = torch.stack([mean for _, _, mean in found]).numpy() * each[:, None]
     sums = np.zeros((len(numbers), losses.shape[1]))
     np.add.at(sums, rows, losses)
@@ -127,11 +128,11 @@ def _summed(found: Sequence[tuple[_Place, float, Tensor]]) -> LossesByLevel:
 
 
 def _places(texts: Sequence[ScoredText], length: int, settings: CanvasSettings) -> Iterator[_Place]:
-    """Draw places for canvases anywhere in the texts that have room for one.
+    """Draw positions of canvases anywhere in the texts that have room for one.
 
-    Levels are a low-discrepancy sequence from a random start: each is uniform in (0, 1), so that estimates have no
-    bias, and together they cover it evenly wherever time cuts them off, which takes out most of their variance. Those
-    at one place lie evenly apart.
+    Levels are a low-discrepancy sequence from a random start: each is uniform in (0, 1), so that estimates are
+    unbiased, and together they cover it evenly wherever the time limit cuts them off, which removes most of the
+    variance. Those at one position are evenly spaced.
     """
     draws = random.Random(settings.seed)
     fitting = [(number, starts) for number, text in enumerate(texts) if (starts := _starts(text, length))]
@@ -144,7 +145,7 @@ def _places(texts: Sequence[ScoredText], length: int, settings: CanvasSettings) 
 
 
 def _starts(text: ScoredText, length: int) -> list[int]:
-    """List where a canvas may begin: where the text fills it, and in a conversation anywhere in an answer."""
+    """Where a canvas may begin: in a document, wherever the text fills it; in a conversation, anywhere in an answer."""
     last = len(text.tokens) - (length if text.scored is None else 1)
     return [place for place, counts in enumerate(text.counted) if counts and place <= last]
 
@@ -155,11 +156,11 @@ def _losses(
     combinations: Sequence[Combination],
     context: tuple[int, ...],
 ) -> list[Tensor]:
-    """The mean loss of the tokens of each canvas at a place under each combination: (C,) each."""
+    """The mean loss of the tokens of each canvas at a position under each combination: (C,) each."""
     denoisers = [member.model.denoiser for member in members]
     backbone = denoisers[0].backbone
     here = slice(place.start, place.start + backbone.block_size)
-    # The last answer of a conversation may end before the canvas does: what fills the canvas up does not count.
+    # The last answer of a conversation may end before the canvas does: what pads the canvas is not scored.
     filled = islice(chain(place.text.tokens[here], cycle(place.text.tokens)), backbone.block_size)
     tokens = torch.tensor([list(filled)], device=backbone.device)
     scored = torch.zeros(tokens.shape[1], device=backbone.device)

@@ -38,7 +38,7 @@ from ssdcli.text.tokenizer import load_tokenizer
 ENSEMBLE = "ensemble"
 
 _BATCH_TOKENS = 2048
-_EXACT_TOKENS_PER_SECOND = 100  # of code length beside a core of 135 million parameters, on two processor cores
+_EXACT_TOKENS_PER_SECOND = 100  # of code length, with a core of 135 million parameters on two processor cores
 _GATED = 5000  # tokens, roughly, that a gate is fitted to: enough for its four numbers
 
 

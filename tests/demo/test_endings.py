@@ -37,6 +37,16 @@ def one_by_one(ensemble, ending):
     return total
 
 
+def test_a_causal_core_reads_all_endings_in_one_pass(real_core):
+    denoiser = load(real_core.name).members[0].model.denoiser
+    ids = [(281, 4052, 282), (281, 4052), (281, 260, 282), (1000,)]
+    endings = Endings.of(ids)
+    found = endings.log_p(predict_after(denoiser, PROMPT, endings))
+    before = len(PROMPT.before)
+    texts = [denoiser.score(torch.tensor([[*PROMPT.before, *ending]]))[0, before - 1 :] for ending in ids]
+    assert found == pytest.approx([float(text.sum()) for text in texts], abs=1e-3)
+
+
 @pytest.mark.parametrize("members", [None, {"notes": 0.3}, {"notes": 1.0}])
 def test_log_p_is_that_of_the_canvases_that_are_met_when_the_ending_is_written(members):
     add_family()

@@ -91,7 +91,7 @@ class NativeBackbone(ReadsThroughCache):
         """An empty KV cache."""
         return PrefixCache.empty(self.model.config.get_text_config().num_hidden_layers)
 
-    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+    def _run(self, embedded: Tensor, positions: Tensor, mask: Any, cache: PrefixCache | None) -> Tensor:
         body: Any = self.model.base_model
         result = body(
             inputs_embeds=embedded,
