@@ -28,7 +28,7 @@ from benchmarks.lib.tables import heading, table
 from benchmarks.lib.timing import Run, least
 from ssdcli.engine.blocks import padding_mask
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
-from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.ensemble import Ensemble, Prediction
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
@@ -92,7 +92,7 @@ class Loop:
         """Predict, draw, and noise to the lower level."""
         said = self.ensemble.denoise(self.canvas, T, self.previous, self.prefixes)
         sampler = reverse_process(self.process).sampler
-        return sampler.step(self.canvas, said.log_p, (T, self.lower), PICKER, self.noise.derive(1))
+        return sampler.step(self.canvas, Prediction(said.log_p), (T, self.lower), PICKER, self.noise.derive(1))
 
 
 class Naive:
@@ -193,7 +193,7 @@ def parts(vocabulary: int) -> Mapping[str, Run]:
 
     def step() -> object:
         predicted = model.denoise(canvas, T, log_p, prefixes)
-        return reverse_process(process).sampler.step(canvas, predicted, (T, lower), PICKER, noise)
+        return reverse_process(process).sampler.step(canvas, Prediction(predicted), (T, lower), PICKER, noise)
 
     return {
         "noise and its embedding": lambda: process.embed(process.corrupt(tokens, level, noise), backbone),

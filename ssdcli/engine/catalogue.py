@@ -20,7 +20,7 @@ class Number:
 
     name: the argument that takes it.
     symbol: its placeholder in help texts.
-    default: None where the process has its own.
+    default: None where the process has its own, or none is needed.
     check: what it must be.
     """
 
@@ -91,7 +91,7 @@ class SamplerDeclaration(Declaration):
 
     process: the noise process that it reverses.
     number: what may follow its name; None for a sampler that takes none.
-    takes: which of the options `remask` and `late` it takes (see `Choice`).
+    takes: which of the options `remask`, `late` and `ends` it takes (see `Choice`).
     from_left: whether it reveals tokens from the left, as a causal language model needs it.
     """
 
@@ -204,9 +204,10 @@ SAMPLERS: tuple[SamplerDeclaration, ...] = (
     SamplerDeclaration(
         name="left-to-right",
         target="ssdcli.engine.sampling.left_to_right:LeftToRight",
-        help="reveals the leftmost hidden position",
+        help="reveals the leftmost hidden position, and further ones while every member gives one token P or more",
         process="masked",
-        takes=_UNMASKING,
+        number=Number(name="sure", symbol="P", check=above(0, most=1)),
+        takes=(*_UNMASKING, "ends"),
         from_left=True,
     ),
     SamplerDeclaration(

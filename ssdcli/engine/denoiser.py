@@ -28,12 +28,14 @@ class Backbone(EmbeddingSpace, Protocol):
     context: the longest window, in tokens.
     shift: whether a token is predicted by the hidden state of the one before it; its caches have a `tail` (see
         `following`).
+    forgets: whether caches lose columns of a long prefix, as in layers with a sliding window.
     """
 
     block_size: int
     reading_block: int
     context: int
     shift: bool
+    forgets: bool
 
     @property
     def device(self) -> torch.device:
@@ -129,11 +131,6 @@ class Prefix:
             ranks=torch.cat([self.ranks, ranks], dim=1),
             canvas_at=self.canvas_at + tokens.shape[1],
         )
-
-    def taking(self, rows: slice) -> Prefix:
-        """Some of the rows, not read yet."""
-        tensors = {name: getattr(self, name)[rows] for name in ("rows", "tokens", "positions", "ranks", "canvas_at")}
-        return replace(self, cache=None, **tensors)
 
     def last(self, count: int) -> Prefix:
         """The last `count` columns, as if they were the whole text."""

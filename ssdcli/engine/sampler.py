@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -153,12 +153,13 @@ def _denoise(
         log_p = reverse.tempered(_fresh(log_p, canvas, process, block, config), t)
         settling, stops = _settle(reverse, settling, log_p, config.picker)
         lower = s * (~stops).double()  # a row that stops is denoised to the end at once
-        denoised = sampler.step(canvas, log_p, (t, lower), config.picker, noise.derive(index))
+        prediction = replace(prediction, log_p=log_p)
+        denoised = sampler.step(canvas, prediction, (t, lower), config.picker, noise.derive(index))
         decided = sampler.decided(canvas, denoised) & ~done[:, None]
         canvas = _where(done, canvas, denoised)
         active, done = ~done, done | stops | sampler.finished(canvas)
         last = s == 0 or quorum.reached(done)
-        weights, by_member = ensemble.weights(t), prediction.by_member
+        weights, by_member = prediction.weights, prediction.by_member
         yield Step(block.number, index, t, weights, by_member, log_p, canvas, decided, active, last)
         if last:
             break

@@ -281,9 +281,8 @@ class Writer:
 
         name, equals, number = (options.sampler or self._default_sampler or "").partition("=")
         try:
-            choice = Choice(
-                name or None, _number(number) if equals else None, options.remask, self.ends if self.late_ends else ()
-            )
+            late = self.ends if self.late_ends else ()
+            choice = Choice(name or None, _number(number) if equals else None, options.remask, late, self.ends)
             own = reverse_process(self._process, choice)
         except ValueError as error:
             raise self._impossible(options, str(error)) from None

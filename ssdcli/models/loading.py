@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 
-from ssdcli.engine.causal import CausalBackbone, CausalDenoiser
+from ssdcli.engine.causal import CausalBackbone, CausalDenoiser, StepwiseCausalDenoiser
 from ssdcli.engine.denoiser import Backbone, BlockCachedDenoiser, Denoiser, FullDenoiser
 from ssdcli.engine.process import Process
 from ssdcli.machine.hardware import look
@@ -57,7 +57,8 @@ def _base(folder: Path, placement: Placement, adapter: Path) -> BlockDiffusionLM
 def make_denoiser(backbone: Backbone, attention: str, process: Process, *, cache: bool = False) -> Denoiser:
     """The denoiser for a manifest's attention; cache: as in `Placement`, for "full" alone."""
     if attention == "autoregressive":
-        return CausalDenoiser(cast(CausalBackbone, backbone), process)
+        kind = StepwiseCausalDenoiser if backbone.device.type == "cpu" else CausalDenoiser
+        return kind(cast(CausalBackbone, backbone), process)
     if attention != "full":
         return Denoiser(backbone, process)
     return BlockCachedDenoiser(backbone, process) if cache else FullDenoiser(backbone, process)

@@ -100,6 +100,7 @@ def test_the_defaults_are_those_that_were_published_or_measured():
         "TopK": 0,  # the time alone decides
         "Threshold": 0.9,
         "EntropyBound": 0.1,
+        "LeftToRight": None,  # one position a step
         "Acceptance": None,  # the checkpoint's own
         "Leaning": 2.0,
         "Sandwich": 0.25,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.ensemble import Ensemble, Prediction
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import contrast
 from ssdcli.engine.ensemble.schedules import Constant, Sandwich
@@ -88,7 +88,9 @@ def test_the_noise_of_a_step_is_that_of_its_seed_block_and_number_alone(known_de
         if step.index > 0:
             lower = torch.full((2,), time_grid(4)[step.index + 1], dtype=torch.float64)
             noise = CounterNoise(seeds).derive(step.block, step.index)
-            again = reverse_process(process).sampler.step(before.canvas, step.log_p, (step.t, lower), Picker(), noise)
+            again = reverse_process(process).sampler.step(
+                before.canvas, Prediction(step.log_p), (step.t, lower), Picker(), noise
+            )
             assert torch.equal(again, step.canvas)
 
 

@@ -40,10 +40,12 @@ class Prediction:
 
     log_p: of the clean tokens, (B, L, V) float32; NaN at a position where no member predicts.
     by_member: each member's own; None for one that was not run.
+    weights: each member's; a base's is negated.
     """
 
     log_p: Tensor
-    by_member: tuple[Tensor | None, ...]
+    by_member: tuple[Tensor | None, ...] = ()
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Ensemble:
             member.model.denoise(canvas, t, previous, prefix) if weight != 0 else None
             for weight, member, prefix in zip(weights, self.members, prefixes, strict=True)
         )
-        return Prediction(self.combine(by_member, weights), by_member)
+        return Prediction(self.combine(by_member, weights), by_member, weights)
 
     def combine(self, by_member: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
         """Combine the predictions of the members that ran: (..., V) float32."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.sampling.entropy_bound import within_bound
@@ -59,14 +60,14 @@ class Acceptance:
         own = self._published
         return ReverseProcess(self, int(own.steps), (own.hot, own.cold), EarlyStop(own.sure, int(own.stable)))
 
-    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
+    def step(self, canvas: Tensor, prediction: Prediction, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
         """Draw tokens, accept the surest within the bound, and renew the noise everywhere else.
 
         Nothing is accepted for good: the next step draws again at every position. No more than a share s stays noise,
         if the model is told the level; by the bound alone most of a canvas may wait for the last step, which then takes
         the likeliest tokens.
         """
-        length, s = canvas.shape[1], times[1]
+        log_p, length, s = prediction.log_p, canvas.shape[1], times[1]
         drawn, fresh = picker.draw(log_p, noise), self.process.prior(length, noise)
         if not self.process.timed:
             drawn = torch.where(s[:, None] == 0, log_p.argmax(-1), drawn)

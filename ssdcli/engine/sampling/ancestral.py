@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import Noise
 from ssdcli.engine.sampling.unmasking import Unmasking
 
@@ -19,6 +20,6 @@ class Ancestral(Unmasking):
     the noise level.
     """
 
-    def order(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def order(self, prediction: Prediction, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """A random order; nothing is revealed early."""
         return noise.uniform(hidden.shape[1]), torch.zeros_like(hidden[:, 0], dtype=torch.int64)

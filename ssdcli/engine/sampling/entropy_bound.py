@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import Noise
 from ssdcli.engine.sampling.nucleus import entropy
 from ssdcli.engine.sampling.unmasking import Unmasking
@@ -34,7 +35,7 @@ class EntropyBound(Unmasking):
 
     bound: float
 
-    def order(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def order(self, prediction: Prediction, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Order by entropy; those within the bound."""
-        doubt = entropy(log_p)
+        doubt = entropy(prediction.log_p)
         return doubt, within_bound(doubt.masked_fill(~hidden, math.inf), self.bound).sum(-1)

@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 from torch import Tensor
 
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import Noise
+from ssdcli.engine.sampling.nucleus import predicted
 from ssdcli.engine.sampling.reverse import ReverseProcess
 from ssdcli.engine.sampling.unmasking import Unmasking
 
 
 @dataclass(frozen=True)
 class LeftToRight(Unmasking):
-    """The leftmost hidden position: each is drawn from what the members say of it, given all that is on its left."""
+    """The leftmost hidden position, and with it those to its right that all members are sure of.
 
-    def order(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Order by place; one."""
-        places = torch.arange(hidden.shape[1], dtype=torch.float32, device=hidden.device)
-        return places.expand(hidden.shape), torch.ones_like(hidden[:, 0], dtype=torch.int64)
+    With one position a step, each token is drawn from what the members say of it given all on its left: the exact
+    distribution of the text.
+
+    sure: the probability that every member must give its likeliest token at a further position; None for no further
+        position. Where a member abstains, as a causal language model does everywhere but at the leftmost, it is not.
+    ends: ids that end a text: what follows one is filled at once.
+    """
+
+    sure: float | None = None
+    ends: tuple[int, ...] = field(default=(), kw_only=True)
+
+    @property
+    def final(self) -> tuple[int, ...]:
+        """All ends."""
+        return self.ends or self.late
+
+    def order(self, prediction: Prediction, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Order by place; the leftmost, and those that follow it without a break and are sure."""
+        places = torch.arange(hidden.shape[1], dtype=torch.float32, device=hidden.device).expand(hidden.shape)
+        first = hidden & (hidden.cumsum(-1) == 1)
+        if self.sure is None:
+            return places, first.sum(-1)
+        passed = predicted(prediction.log_p) & ~hidden
+        further = passed | first | agreed(prediction, self.sure)
+        return places, (hidden & further.long().cumprod(-1).bool()).sum(-1)
 
     def reverse(self) -> ReverseProcess:
         """A step for each token of a block."""
         return ReverseProcess(self, None)
+
+
+def agreed(prediction: Prediction, sure: float) -> Tensor:
+    """Where every member of positive weight gives its likeliest token at least this probability: (B, L) bool."""
+    ran = [
+        p for p, weight in zip(prediction.by_member, prediction.weights, strict=True) if p is not None and weight > 0
+    ]
+    return reduce(torch.logical_and, [log_p.amax(-1) >= math.log(sure) for log_p in ran])  # NaN is never larger

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.sampling.nucleus import Picker
@@ -25,9 +26,9 @@ class OneHot:
         """As many steps a block as the checkpoint was published with."""
         return ReverseProcess(self, int(self.process.published.get("steps", _STEPS)))
 
-    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
+    def step(self, canvas: Tensor, prediction: Prediction, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
         """x_s = sqrt(abar_s) * (+-K one-hot of w') + sqrt(1 - abar_s) * K * z with fresh z."""
-        tokens = picker.draw(log_p, noise)
+        tokens = picker.draw(prediction.log_p, noise)
         return self.process.corrupt(tokens, times[1][:, None].expand_as(tokens), noise)
 
     def decided(self, before: Tensor, after: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ssdcli.engine import catalogue
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Canvas, Process
 from ssdcli.engine.sampling.nucleus import Picker
@@ -28,8 +29,12 @@ class Sampler(Protocol):
         """With the steps, the temperatures and the early stop that go with it unless others are named."""
         ...
 
-    def step(self, canvas: Canvas, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Canvas:
-        """Denoise from t to each row's s, given log p of the clean tokens (B, L, V); at s = 0 the canvas is clean."""
+    def step(self, canvas: Canvas, prediction: Prediction, times: Times, picker: Picker, noise: CounterNoise) -> Canvas:
+        """Denoise from t to each row's s, given a prediction of the clean tokens; at s = 0 the canvas is clean.
+
+        prediction: its log p is tempered, and certain where the canvas shows a token; the members' own are as they were
+            made.
+        """
         ...
 
     def decided(self, before: Canvas, after: Canvas) -> Tensor:
@@ -80,12 +85,14 @@ class Choice:
     number: what belongs to the name; None for its default.
     remask: the probability with which a step hides a known token again.
     late: ids that end a text, whose positions a sampler reveals last if it can.
+    ends: all ids that end a text, so that what follows one need not be written.
     """
 
     name: str | None = None
     number: float | None = None
     remask: float = catalogue.REMASK.usual
     late: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
 
 
 USUAL = Choice()
@@ -94,7 +101,8 @@ USUAL = Choice()
 def reverse_process(process: Process, choice: Choice = USUAL) -> ReverseProcess:
     """What a choice stands for; ValueError says what is wrong with the name or a number."""
     declared = catalogue.sampler(process.name, choice.name)
-    options: dict[str, Any] = {"remask": catalogue.REMASK.checked(choice.remask), "late": choice.late}
+    remask = catalogue.REMASK.checked(choice.remask)
+    options: dict[str, Any] = {"remask": remask, "late": choice.late, "ends": choice.ends}
     if choice.remask and "remask" not in declared.takes:
         raise ValueError(f"{declared.name} does not support remask (got {choice.remask:g})")
     options = {name: value for name, value in options.items() if name in declared.takes}

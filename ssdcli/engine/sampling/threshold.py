@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import Noise
 from ssdcli.engine.sampling.unmasking import Unmasking
 
@@ -16,7 +17,7 @@ class Threshold(Unmasking):
 
     threshold: float
 
-    def order(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def order(self, prediction: Prediction, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Order by the largest probability; those that reach the threshold."""
-        confidence = log_p.amax(-1).exp()
+        confidence = prediction.log_p.amax(-1).exp()
         return -confidence, (hidden & (confidence >= self.threshold)).sum(-1).clamp(min=1)

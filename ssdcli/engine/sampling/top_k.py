@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import Noise
 from ssdcli.engine.sampling.nucleus import entropy
 from ssdcli.engine.sampling.unmasking import Unmasking
@@ -18,6 +19,6 @@ class TopK(Unmasking):
 
     k: float
 
-    def order(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def order(self, prediction: Prediction, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Order by entropy; k."""
-        return entropy(log_p), torch.full_like(hidden[:, 0], int(self.k), dtype=torch.int64)
+        return entropy(prediction.log_p), torch.full_like(hidden[:, 0], int(self.k), dtype=torch.int64)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine import catalogue
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise, Noise
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.sampling.nucleus import Picker, predicted
@@ -34,31 +35,31 @@ class Unmasking(ABC):
     late: tuple[int, ...] = field(default=(), kw_only=True)
 
     @abstractmethod
-    def order(self, log_p: Tensor, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def order(self, prediction: Prediction, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Uncertainty per position (lowest is revealed first), (B, L), and how many may be revealed early, (B,).
 
         Both depend on predictions and never on the tokens drawn, so that with one position a step the joint
         distribution is sampled without bias. Predictions are judged as the model made them: sharpened by a low
         temperature, all would seem sure at once.
 
-        log_p: (B, L, V) float32. hidden: (B, L) bool.
+        hidden: the positions that may be revealed, which have a prediction: (B, L) bool.
         """
 
     def reverse(self) -> ReverseProcess:
         """16 steps a block."""
         return ReverseProcess(self, _STEPS)
 
-    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
+    def step(self, canvas: Tensor, prediction: Prediction, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
         """Reveal positions until at most a share s is hidden, plus those allowed early.
 
         With remasking, known tokens are hidden again, as many as the share s has room for, and as many more positions
         are revealed, so that the share hidden at s stays the same (ReMDM-cap, Wang et al., 2025).
         """
-        hidden = canvas == self.process.mask_id
+        log_p, hidden = prediction.log_p, canvas == self.process.mask_id
         open_ = hidden & predicted(log_p)
         ends = open_ & self._expects_end(log_p)
         text = open_ & ~ends
-        doubt, ready = self.order(log_p.float(), text, noise)
+        doubt, ready = self.order(prediction, text, noise)
         chance = noise.uniform(canvas.shape[1])
         left = room(canvas.shape[1], times[1])
         again = lowest(chance, ~hidden & (chance < self.remask), left)
@@ -74,19 +75,20 @@ class Unmasking(ABC):
         """The positions where a late token is the likeliest: (B, L) bool."""
         if not self.late:
             return torch.zeros(log_p.shape[:2], dtype=torch.bool, device=log_p.device)
-        return self._is_late(log_p.argmax(-1))
+        return _is_one_of(log_p.argmax(-1), self.late)
 
-    def _is_late(self, tokens: Tensor) -> Tensor:
-        """Which tokens (B, L) are late ones: bool."""
-        return reduce(torch.logical_or, [tokens == end for end in self.late])
+    @property
+    def final(self) -> tuple[int, ...]:
+        """The ids after which a text is closed, as soon as nothing before them is hidden."""
+        return self.late
 
     def _closed(self, canvas: Tensor) -> Tensor:
         """Fill the masks after an end of text that has no mask before it; that text is final."""
-        if not self.late or self.remask:
+        if not self.final or self.remask:
             return canvas
         hidden = canvas == self.process.mask_id
-        over = (self._is_late(canvas) & (hidden.cumsum(-1) == 0)).cumsum(-1) > 0
-        return torch.where(hidden & over, self.late[0], canvas)
+        over = (_is_one_of(canvas, self.final) & (hidden.cumsum(-1) == 0)).cumsum(-1) > 0
+        return torch.where(hidden & over, self.final[0], canvas)
 
     def decided(self, before: Tensor, after: Tensor) -> Tensor:
         """The positions that were unmasked."""
@@ -95,6 +97,11 @@ class Unmasking(ABC):
     def finished(self, canvas: Tensor) -> Tensor:
         """The rows without a mask; none with remasking, which changes known tokens until the last step."""
         return (canvas != self.process.mask_id).all(-1) & (self.remask == 0)
+
+
+def _is_one_of(tokens: Tensor, ids: tuple[int, ...]) -> Tensor:
+    """Which tokens (B, L) are among these ids, one at least: bool."""
+    return reduce(torch.logical_or, [tokens == id for id in ids])
 
 
 def room(length: int, s: Tensor) -> Tensor:

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import copy
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer
 
 
 class SpacedLayer(DynamicLayer):
-    """A layer with free columns after its prefix, into which a forward pass writes.
+    """A layer with spare columns at its end, into which forward passes write in place.
 
-    columns: (B, w) int64, where the next pass writes.
+    filled: how many columns hold a token.
     """
 
-    columns: Tensor
+    filled = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write keys and values (B, heads, w, d) in place; returns all columns, the free ones too."""
+        """Write keys and values (B, heads, w, d) after the filled columns; returns all columns that are filled then."""
         assert self.keys is not None
         assert self.values is not None
-        places = self.columns[:, None, :, None]
-        self.keys.scatter_(2, places.expand_as(key_states), key_states)
-        self.values.scatter_(2, places.expand_as(value_states), value_states)
-        return self.keys, self.values
+        end = self.filled + key_states.shape[2]
+        self.keys[:, :, self.filled : end] = key_states
+        self.values[:, :, self.filled : end] = value_states
+        self.filled = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        """The columns that hold a token."""
+        return self.filled
 
 
 class PrefixCache(Cache):
@@ -43,16 +47,6 @@ class PrefixCache(Cache):
     def empty(cls, layers: int) -> PrefixCache:
         """The cache of an empty prefix, for a model with so many layers."""
         return cls([DynamicLayer() for _ in range(layers)])
-
-    @classmethod
-    def joined(cls, caches: Sequence[PrefixCache]) -> PrefixCache:
-        """The rows of several prefixes of one width, in one cache without a tail."""
-        return cls(
-            [
-                _layer(torch.cat([keys for keys, _ in parts]), torch.cat([values for _, values in parts]))
-                for parts in zip(*(cache._tensors() for cache in caches), strict=True)
-            ]
-        )
 
     def first(self, count: int) -> PrefixCache:
         """The first columns of a prefix that was read at once."""
@@ -74,19 +68,19 @@ class PrefixCache(Cache):
         """The same prefix, sharing its tensors; a layer that grows makes new ones."""
         return PrefixCache([copy(layer) for layer in self.layers])
 
-    def spaced(self, free: int) -> PrefixCache:
-        """A copy with free columns after the prefix, for `at`."""
-        room = (0, 0, 0, free)
+    def spaced(self, spare: int) -> PrefixCache:
+        """A copy with spare columns at its end, for `after`."""
+        room = (0, 0, 0, spare)
         return PrefixCache(
             [_layer(pad(keys, room), pad(values, room), SpacedLayer) for keys, values in self._tensors()]
         )
 
-    def at(self, columns: Tensor) -> PrefixCache:
-        """A view of a spaced cache through which a forward pass writes into these columns (B, w), in place."""
+    def after(self, count: int) -> PrefixCache:
+        """A view of a spaced cache through which a forward pass writes after the first columns, in place."""
         written = self.view()
         for layer in written.layers:
             assert isinstance(layer, SpacedLayer)
-            layer.columns = columns
+            layer.filled = count
         return written
 
 

@@ -34,13 +34,14 @@ class NativeCausalBackbone(NativeBackbone):
         self._adds_masks = model.config._attn_implementation == "eager"
         self._virtual = spec.vocabulary(config.vocab_size) - config.vocab_size
 
-    def write(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache, columns: Tensor) -> Tensor:
-        """Run the body over (B, w, H); keys and values go into these columns (B, w) of a spaced cache, in place."""
-        return self._run(embedded, positions, mask, cache.at(columns))
+    def write(self, embedded: Tensor, positions: Tensor, cache: PrefixCache, count: int) -> Tensor:
+        """Run the body over (B, w, H) after the first `count` columns of a spaced cache, into which it writes."""
+        return self._run(embedded, positions, None, cache.after(count))
 
-    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
-        """Run the body with a mask for each kind of layer that the class has."""
-        return super()._run(embedded, positions, self._masks(mask, embedded.dtype), cache)
+    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor | None, cache: PrefixCache | None) -> Tensor:
+        """Run the body with a mask for each kind of layer that the class has; without one, it makes its own."""
+        own = None if mask is None else self._masks(mask, embedded.dtype)
+        return super()._run(embedded, positions, own, cache)
 
     def _masks(self, mask: Tensor, dtype: torch.dtype) -> Any:
         """The mask (B, 1, L, K) as the class takes it: one for all layers, or one for each kind of layer."""

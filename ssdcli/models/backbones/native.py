@@ -27,6 +27,7 @@ class NativeBackbone(ReadsThroughCache):
     """log p of clean tokens from noised ones, by a class with a body, input embeddings and a head."""
 
     self_conditioned = False
+    forgets = False
 
     def __init__(self, model: PreTrainedModel, spec: CoreSpec, block_size: int | None = None) -> None:
         """Wrap a loaded model; `block_size` replaces the one that a core with full attention proposes."""
@@ -90,7 +91,7 @@ class NativeBackbone(ReadsThroughCache):
         """An empty KV cache."""
         return PrefixCache.empty(self.model.config.get_text_config().num_hidden_layers)
 
-    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+    def _run(self, embedded: Tensor, positions: Tensor, mask: Any, cache: PrefixCache | None) -> Tensor:
         body: Any = self.model.base_model
         result = body(
             inputs_embeds=embedded,

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.sampler import Step
@@ -119,7 +120,7 @@ def test_an_end_that_nothing_expects_changes_nothing_bit_for_bit():
         plain = sampler(Masked(TEXT + 1, mask_id=TEXT), replace(sampling, remask=remask))
         canvas = torch.randint(TEXT + 1, (3, 10), generator=torch.Generator().manual_seed(seed))
         steps = [
-            one.step(canvas, random_log_p(3, 10, seed), times(s, 3), Picker(), noise_of(seed, 3))
+            one.step(canvas, Prediction(random_log_p(3, 10, seed)), times(s, 3), Picker(), noise_of(seed, 3))
             for one in (plain, replace(plain, late=(77,)))
         ]
         assert torch.equal(*steps)
@@ -136,7 +137,7 @@ def test_an_end_that_nothing_expects_changes_nothing_bit_for_bit():
 def test_no_more_than_its_share_stays_hidden_though_ends_come_late(sampling, remask, s, seed):
     patient = sampler(Masked(TEXT + 1, TEXT), replace(sampling, remask=remask, late=(0, 1)))
     canvas = torch.randint(TEXT + 1, (3, 10), generator=torch.Generator().manual_seed(seed))
-    after = patient.step(canvas, random_log_p(3, 10, seed), times(s, 3), Picker(), noise_of(seed, 3))
+    after = patient.step(canvas, Prediction(random_log_p(3, 10, seed)), times(s, 3), Picker(), noise_of(seed, 3))
     assert ((after == TEXT).sum(-1) <= 10 * s + 1e-6).all()
     assert torch.equal(after == canvas, (canvas != TEXT) | (after == TEXT)) or remask
 
@@ -163,7 +164,7 @@ def test_ends_go_last_from_the_right_and_alone_from_the_left(expected, due, reve
         ]
     )
     canvas = torch.full((1, len(expected)), MASK)
-    after = LATE.step(canvas, p.log(), times(1 - due / len(expected), 1), GREEDY, CounterNoise([0]))
+    after = LATE.step(canvas, Prediction(p.log()), times(1 - due / len(expected), 1), GREEDY, CounterNoise([0]))
     assert set((after != MASK).nonzero()[:, 1].tolist()) == revealed
 
 
@@ -171,10 +172,10 @@ def test_what_is_hidden_before_an_end_is_still_to_come():
     canvas = torch.tensor([[1, MASK, END, MASK], [1, 2, TURN, MASK]])
     nothing = torch.full((2, 4, MASK + 1), 1 / MASK).log()
     nothing[..., MASK] = -torch.inf
-    after = LATE.step(canvas, nothing, times(0.5, 2), GREEDY, CounterNoise([0, 1]))
+    after = LATE.step(canvas, Prediction(nothing), times(0.5, 2), GREEDY, CounterNoise([0, 1]))
     assert after.tolist() == [[1, MASK, END, MASK], [1, 2, TURN, END]]
     remasking = sampler(PROCESS, Choice(remask=1e-9, late=ENDS))
-    assert remasking.step(canvas, nothing, times(0.5, 2), GREEDY, CounterNoise([0, 1]))[1, 3] == MASK
+    assert remasking.step(canvas, Prediction(nothing), times(0.5, 2), GREEDY, CounterNoise([0, 1]))[1, 3] == MASK
 
 
 @pytest.mark.parametrize("sampling", BY_TIME, ids=str)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssdcli.engine import catalogue
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.sampler import time_grid
@@ -58,7 +59,9 @@ def denoised(one: Unmasking, joint: Tensor, levels: Sequence[float], count: int)
     """Canvases after steps down to each of the levels: (count, L)."""
     canvas = one.process.prior(LENGTH, CounterNoise(range(count)))
     for index, s in enumerate(levels):
-        canvas = one.step(canvas, exact_log_p(canvas, joint), times(s, count), Picker(), noise_of(index, count))
+        canvas = one.step(
+            canvas, Prediction(exact_log_p(canvas, joint)), times(s, count), Picker(), noise_of(index, count)
+        )
     return canvas
 
 
@@ -106,9 +109,11 @@ def test_a_clean_canvas_is_a_fixed_point(sampling, s):
     tokens = torch.tensor([[0, 1, 2, 2, 1, 0]])
     one = sampler(PROCESS, sampling)
     assert torch.equal(PROCESS.tokens(tokens), tokens)
-    assert torch.equal(one.step(tokens, random_log_p(1, 6), times(s, 1), Picker(), CounterNoise([1])), tokens)
+    assert torch.equal(
+        one.step(tokens, Prediction(random_log_p(1, 6)), times(s, 1), Picker(), CounterNoise([1])), tokens
+    )
     remasking = sampler(PROCESS, replace(sampling, remask=0.9))
-    again = remasking.step(tokens, random_log_p(1, 6), times(0.0, 1), Picker(), CounterNoise([1]))
+    again = remasking.step(tokens, Prediction(random_log_p(1, 6)), times(0.0, 1), Picker(), CounterNoise([1]))
     assert torch.equal(again, tokens)
 
 
@@ -122,7 +127,7 @@ def test_each_level_leaves_its_share_hidden_and_the_last_nothing(sampling, remas
     for index, s in enumerate(time_grid(steps)[1:]):
         before = canvas
         log_p = random_log_p(2, length, seed=index)
-        canvas = one.step(canvas, log_p, times(s, 2), Picker(), noise_of(index, 2))
+        canvas = one.step(canvas, Prediction(log_p), times(s, 2), Picker(), noise_of(index, 2))
         assert ((canvas == MASK).sum(-1) == math.floor(length * s + 1e-6)).all()
         kept = (before != MASK) & (canvas != MASK)
         assert torch.equal(canvas[kept], before[kept])
@@ -133,7 +138,9 @@ def test_as_many_steps_as_positions_reveal_one_each(length):
     canvas = PROCESS.prior(length, CounterNoise([0]))
     for index, s in enumerate(time_grid(length)[1:]):
         before = canvas
-        canvas = SAMPLER.step(canvas, random_log_p(1, length, seed=index), times(s, 1), Picker(), noise_of(index, 1))
+        canvas = SAMPLER.step(
+            canvas, Prediction(random_log_p(1, length, seed=index)), times(s, 1), Picker(), noise_of(index, 1)
+        )
         assert int(SAMPLER.decided(before, canvas).sum()) == 1
 
 
@@ -147,7 +154,7 @@ def test_every_row_reveals_drawn_tokens_and_leaves_no_more_than_its_own_share_hi
     generator = torch.Generator().manual_seed(seed)
     before = torch.randint(TEXT + 1, (3, 10), generator=generator)
     log_p = random_log_p(3, 10, seed)
-    after = one.step(before, log_p, times(s, 3), GREEDY, noise_of(seed, 3))
+    after = one.step(before, Prediction(log_p), times(s, 3), GREEDY, noise_of(seed, 3))
     assert ((after == MASK).sum(-1) <= (10 * torch.tensor(s)).floor()).all()
     decided = one.decided(before, after)
     assert torch.equal(decided, (before == MASK) & (after != MASK))
@@ -163,7 +170,7 @@ def test_one_position_at_least_is_revealed_though_the_time_does_not_ask_for_it(s
     log_p = torch.full((4, 6, TEXT + 1), 1 / TEXT).log()
     log_p[..., MASK] = -math.inf
     canvas = torch.full((4, 6), MASK)
-    after = sampler(PROCESS, sampling).step(canvas, log_p, times(1.0, 4), Picker(), CounterNoise(range(4)))
+    after = sampler(PROCESS, sampling).step(canvas, Prediction(log_p), times(1.0, 4), Picker(), CounterNoise(range(4)))
     assert (SAMPLER.decided(canvas, after).sum(-1) == 1).all()
 
 
@@ -171,7 +178,7 @@ def test_the_surest_positions_are_unmasked_first():
     p = of_probabilities([0.4, 0.3, 0.3], [0.9, 0.05, 0.05], [0.5, 0.5, 0], [0, 1, 0])
     canvas = torch.tensor([[MASK, MASK, MASK, 2]])
     for level, expected in ((0.5, [MASK, 0, MASK, 2]), (0.25, [MASK, 0, 0, 2]), (0.0, [0, 0, 0, 2])):
-        made = SAMPLER.step(canvas, p, times(level, 1), GREEDY, CounterNoise([0]))
+        made = SAMPLER.step(canvas, Prediction(p), times(level, 1), GREEDY, CounterNoise([0]))
         assert made.tolist() == [expected]
 
 
@@ -200,7 +207,7 @@ def test_a_step_reveals_what_its_rule_says_and_what_the_time_asks_for(sampling, 
     p = of_probabilities([0.98, 0.01, 0.01], [0.9, 0.08, 0.02], [0.65, 0.35, 0], [0.7, 0.15, 0.15], [0.55, 0.35, 0.1])
     p = torch.cat([p, of_probabilities([0, 1, 0])], dim=1)
     canvas = torch.tensor([[MASK] * 5 + [2]])
-    after = sampler(PROCESS, sampling).step(canvas, p, times(0.5, 1), GREEDY, CounterNoise([0]))
+    after = sampler(PROCESS, sampling).step(canvas, Prediction(p), times(0.5, 1), GREEDY, CounterNoise([0]))
     assert set((after != MASK).nonzero()[:, 1].tolist()) == revealed | {5}
 
 
@@ -240,7 +247,7 @@ def test_ancestral_sampling_reveals_in_every_order_equally_often():
     canvas = PROCESS.prior(length, CounterNoise(range(rows)))
     when = torch.zeros(rows, length, dtype=torch.int64)
     for index, s in enumerate(time_grid(length)[1:]):
-        after = one.step(canvas, uneven, times(s, rows), Picker(), noise_of(index, rows))
+        after = one.step(canvas, Prediction(uneven), times(s, rows), Picker(), noise_of(index, rows))
         when += index * one.decided(canvas, after)
         canvas = after
     orders = list(itertools.permutations(range(length)))
@@ -252,7 +259,7 @@ def test_ancestral_sampling_reveals_in_every_order_equally_often():
 def test_each_known_token_is_taken_back_with_the_probability_of_remasking(remask):
     tokens = torch.zeros(2000, 10, dtype=torch.int64)
     one = sampler(PROCESS, Choice(remask=remask))
-    again = one.step(tokens, random_log_p(2000, 10), times(1.0, 2000), Picker(), noise_of(0, 2000)) == MASK
+    again = one.step(tokens, Prediction(random_log_p(2000, 10)), times(1.0, 2000), Picker(), noise_of(0, 2000)) == MASK
     slack = 4 * math.sqrt(remask * (1 - remask) / 2000)
     assert ((again.double().mean(0) - remask).abs() < slack).all()
     both = again[:, 0] & again[:, 1]
@@ -262,7 +269,7 @@ def test_each_known_token_is_taken_back_with_the_probability_of_remasking(remask
 def test_where_the_time_has_no_room_for_all_of_them_any_may_be_taken_back():
     tokens = torch.zeros(6000, 4, dtype=torch.int64)
     one = sampler(PROCESS, Choice(remask=0.999))
-    again = one.step(tokens, random_log_p(6000, 4), times(0.3, 6000), Picker(), noise_of(0, 6000)) == MASK
+    again = one.step(tokens, Prediction(random_log_p(6000, 4)), times(0.3, 6000), Picker(), noise_of(0, 6000)) == MASK
     counts = torch.bincount(again.int().argmax(-1)[again.any(-1)], minlength=4).double()
     assert again.sum(-1).max() == 1
     assert drawn_from(counts, torch.full((4,), 0.25, dtype=torch.float64))
@@ -277,7 +284,7 @@ def test_remasking_leaves_the_distribution_at_every_level_as_it_was(remask):
     canvas = PROCESS.prior(LENGTH, CounterNoise(range(count)))
     for index, level in enumerate((2 / 3, 2 / 3, 1 / 3, 1 / 3, 1 / 3, 0)):
         log_p = exact_log_p(canvas, joint)
-        canvas = one.step(canvas, log_p, times(level, count), Picker(), noise_of(index, count))
+        canvas = one.step(canvas, Prediction(log_p), times(level, count), Picker(), noise_of(index, count))
         expected = torch.zeros(TEXT + 1, TEXT + 1, TEXT + 1, dtype=torch.float64)
         for places in itertools.combinations(range(LENGTH), round(level * LENGTH)):
             visible = tuple(MASK if place in places else slice(TEXT) for place in range(LENGTH))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ssdcli.engine import catalogue
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise, fold
 from ssdcli.engine.process import make_process
 from ssdcli.engine.process.masked import Masked
@@ -111,12 +112,12 @@ def test_a_row_is_corrupted_and_denoised_as_it_is_alone(one, picker):
     lower = [0.4, 0.0, 0.7, 0.2]
     prior = process.prior(6, noise_of(0, 4))
     canvas = process.corrupt(tokens, t, noise_of(1, 4))
-    stepped = one.step(canvas, log_p, times(lower, 4), picker, noise_of(2, 4))
+    stepped = one.step(canvas, Prediction(log_p), times(lower, 4), picker, noise_of(2, 4))
     for row in range(4):
         here = slice(row, row + 1)
         assert torch.equal(process.prior(6, alone(0, row)), prior[here])
         assert torch.equal(process.corrupt(tokens[here], t[here], alone(1, row)), canvas[here])
-        single = one.step(canvas[here], log_p[here], times(lower[row], 1), picker, alone(2, row))
+        single = one.step(canvas[here], Prediction(log_p[here]), times(lower[row], 1), picker, alone(2, row))
         assert torch.equal(single, stepped[here])
 
 
@@ -132,7 +133,7 @@ def test_neither_corruption_nor_a_step_changes_what_it_is_given(one):
     canvas = process.corrupt(tokens, t, CounterNoise([1]))
     log_p = random_log_p(1, 6)
     before = canvas.clone(), log_p.clone()
-    one.step(canvas, log_p, times(0.2, 1), Picker(), CounterNoise([2]))
+    one.step(canvas, Prediction(log_p), times(0.2, 1), Picker(), CounterNoise([2]))
     assert torch.equal(tokens, torch.arange(6)[None] + 4)
     assert torch.equal(t, torch.full((1, 6), 0.7))
     assert torch.equal(canvas, before[0])
@@ -146,7 +147,7 @@ def test_a_step_takes_as_many_numbers_whatever_it_finds(one):
     for seed, level in itertools.product(range(3), (0.0, 0.5, 1.0)):
         canvas = process.corrupt(torch.arange(12).view(2, 6), torch.full((2, 6), level), noise_of(seed, 2))
         noise = Counting(2)
-        one.step(canvas, random_log_p(2, 6, seed=seed), times(level / 2, 2), Picker(0.8, 0.9), noise)
+        one.step(canvas, Prediction(random_log_p(2, 6, seed=seed)), times(level / 2, 2), Picker(0.8, 0.9), noise)
         taken.add(tuple(noise.taken))
     assert len(taken) == 1
 
@@ -158,7 +159,7 @@ def test_a_clean_canvas_is_left_as_it_is_by_a_prediction_that_agrees_with_it(one
     canvas = process.corrupt(tokens, torch.zeros(3, 6), noise_of(0, 3))
     agreeing = torch.nn.functional.one_hot(tokens, V).float().log()
     for picker in (Picker(), Picker(0.0), Picker(0.7, 0.9)):
-        after = one.step(canvas, agreeing, times(0.0, 3), picker, noise_of(1, 3))
+        after = one.step(canvas, Prediction(agreeing), times(0.0, 3), picker, noise_of(1, 3))
         assert torch.equal(process.tokens(after), tokens)
 
 
@@ -168,7 +169,7 @@ def test_the_last_step_takes_the_drawn_tokens_and_decides_those_that_are_new(one
     canvas = process.prior(6, noise_of(0, 3))
     log_p = random_log_p(3, 6)
     log_p[..., [3, V - 1]] = -math.inf
-    after = one.step(canvas, log_p, times(0.0, 3), Picker(0.0), noise_of(1, 3))
+    after = one.step(canvas, Prediction(log_p), times(0.0, 3), Picker(0.0), noise_of(1, 3))
     assert torch.equal(process.tokens(after), log_p.argmax(-1))
     changed = process.tokens(canvas) != process.tokens(after)
     assert one.decided(canvas, after)[changed].all()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, fold
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.process.sparse_simplex import SparseSimplex
@@ -43,7 +44,9 @@ def generate(joint: Tensor, steps: int, count: int) -> Tensor:
     grid = time_grid(steps)
     for index, (t, lower) in enumerate(itertools.pairwise(grid)):
         noise = CounterNoise([fold(row, index) for row in range(count)])
-        canvas = SAMPLER.step(canvas, exact_log_p(canvas, t, joint), (t, levels(lower, count)), Picker(), noise)
+        canvas = SAMPLER.step(
+            canvas, Prediction(exact_log_p(canvas, t, joint)), (t, levels(lower, count)), Picker(), noise
+        )
     tokens = PROCESS.tokens(canvas)
     return torch.bincount(tokens[:, 0] * V + tokens[:, 1], minlength=V * V).double().view(V, V)
 
@@ -119,7 +122,7 @@ def test_the_last_step_leaves_the_drawn_tokens():
     torch.manual_seed(0)
     log_p = torch.log_softmax(torch.randn(4, 6, V), dim=-1)
     canvas = PROCESS.prior(6, CounterNoise(range(4)))
-    made = SAMPLER.step(canvas, log_p, (0.1, levels(0, 4)), Picker(temperature=0.0), CounterNoise(range(4)))
+    made = SAMPLER.step(canvas, Prediction(log_p), (0.1, levels(0, 4)), Picker(temperature=0.0), CounterNoise(range(4)))
     assert torch.equal(PROCESS.tokens(made), log_p.argmax(-1))
 
 
@@ -162,7 +165,9 @@ def multi_hot_steps(process: Simplex, lower: Tensor, rows: int) -> tuple[Tensor,
     log_p = NUCLEUS.log().expand(rows, 25, MANY)
     canvas = process.prior(25, CounterNoise(range(rows)))
     both = [sampler(process, Choice(name)) for name in ("nucleus", "multi-hot")]
-    made = [p.step(canvas, log_p, (0.6, lower), Picker(top_p=0.85), CounterNoise(range(rows))) for p in both]
+    made = [
+        p.step(canvas, Prediction(log_p), (0.6, lower), Picker(top_p=0.85), CounterNoise(range(rows))) for p in both
+    ]
     return made[0], made[1]
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise
 from ssdcli.engine.process import make_process
 from ssdcli.engine.process.simplex import Simplex
@@ -212,11 +213,13 @@ def test_a_row_is_noised_and_denoised_as_it_is_alone(one):
     tokens, t = torch.arange(24).view(4, 6), torch.rand(4, 6)
     noises = CounterNoise(keys), CounterNoise(keys)
     canvas = SPARSE.corrupt(tokens, t, noises[0])
-    stepped = one.step(canvas, log_p, (0.8, lower), Picker(top_p=0.5), noises[1])
+    stepped = one.step(canvas, Prediction(log_p), (0.8, lower), Picker(top_p=0.5), noises[1])
     for row, key in enumerate(keys):
         here = slice(row, row + 1)
         assert torch.equal(SPARSE.corrupt(tokens[here], t[here], CounterNoise([key])), canvas[here])
-        single = one.step(canvas[here], log_p[here], (0.8, lower[here]), Picker(top_p=0.5), CounterNoise([key]))
+        single = one.step(
+            canvas[here], Prediction(log_p[here]), (0.8, lower[here]), Picker(top_p=0.5), CounterNoise([key])
+        )
         assert torch.equal(single, stepped[here])
 
 
@@ -226,12 +229,12 @@ def test_the_last_step_leaves_the_drawn_tokens(one):
     log_p = p.log().expand(200, 25, V)
     lower = torch.zeros(200, dtype=torch.float64)
     canvas = SPARSE.prior(25, CounterNoise(range(200)))
-    clean = one.step(canvas, log_p, (0.1, lower), Picker(top_p=0.85), CounterNoise(range(200)))
+    clean = one.step(canvas, Prediction(log_p), (0.1, lower), Picker(top_p=0.85), CounterNoise(range(200)))
     made = SPARSE.tokens(clean)
     assert set(made.unique().tolist()) == {7, 900}
     assert (clean[:, :, 1].topk(2).values.diff(dim=-1) < -0.9).all()  # one token and nothing else
     assert abs(float((made == 7).double().mean()) - 2 / 3) < 4.5 * math.sqrt(2 / 9 / 5000)
-    greedy = one.step(canvas, log_p, (0.1, lower), Picker(temperature=0.0), CounterNoise(range(200)))
+    greedy = one.step(canvas, Prediction(log_p), (0.1, lower), Picker(temperature=0.0), CounterNoise(range(200)))
     assert (SPARSE.tokens(greedy) == 7).all()
 
 
@@ -240,7 +243,7 @@ def test_multi_hot_raises_the_likeliest_of_the_nucleus_up_to_sixteen(hot):
     p = torch.full((V,), 0.01 / V)
     p[torch.arange(hot) * 20 + 5] += 0.99 / hot * torch.linspace(1.01, 0.99, hot)
     canvas = SPARSE.prior(25, CounterNoise(range(40)))
-    step = (canvas, p.log().expand(40, 25, V), (0.5, torch.full((40,), 0.1, dtype=torch.float64)))
+    step = (canvas, Prediction(p.log().expand(40, 25, V)), (0.5, torch.full((40,), 0.1, dtype=torch.float64)))
     ids, weights = MULTI_HOT.step(*step, Picker(top_p=0.97), CounterNoise(range(40))).unbind(2)
     assert (ids.sort(-1).values.diff(dim=-1) > 0).all()
     raised = (ids % 20 == 5) & (ids < hot * 20) & (weights > 0.25 / hot)
@@ -260,7 +263,7 @@ def test_multi_hot_noise_has_the_law_that_dense_noise_gives_it():
     for one in (sampler(DENSE, Choice("multi-hot")), MULTI_HOT):
         canvas = one.process.prior(25, CounterNoise(range(60)))
         noise = CounterNoise(range(100, 160))
-        made = one.step(canvas, p.log().expand(60, 25, V), (0.5, lower), Picker(top_p=0.85), noise)
+        made = one.step(canvas, Prediction(p.log().expand(60, 25, V)), (0.5, lower), Picker(top_p=0.85), noise)
         samples.append(one.process.embed(made, Table(table)).flatten(0, 1))
     assert energy_p(*samples) > 0.01
 

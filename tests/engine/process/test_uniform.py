@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.sampler import time_grid
@@ -50,7 +51,7 @@ def of_entropies(*entropies: float) -> Tensor:
 
 def accepted(one: Acceptance, log_p: Tensor, picker: Picker = GREEDY, s: float = 1.0) -> list[list[bool]]:
     canvas = one.process.prior(log_p.shape[1], CounterNoise(range(len(log_p))))
-    after = one.step(canvas, log_p, times(s, len(log_p)), picker, noise_of(1, len(log_p)))
+    after = one.step(canvas, Prediction(log_p), times(s, len(log_p)), picker, noise_of(1, len(log_p)))
     return (after >= 0).tolist()
 
 
@@ -151,7 +152,7 @@ def test_where_no_level_is_told_rows_at_the_end_take_the_likeliest_tokens_and_th
     log_p = torch.tensor([0.6, 0.4]).log().expand(rows, 1, 2)
     s = [0.0, 0.9] * (rows // 2)
     after = sampler(replace(UNTOLD, vocabulary=2)).step(
-        torch.zeros(rows, 1), log_p, times(s, rows), Picker(), noise_of(1, rows)
+        torch.zeros(rows, 1), Prediction(log_p), times(s, rows), Picker(), noise_of(1, rows)
     )
     assert (after[::2] == 0).all()
     assert abs(float((after[1::2] == 1).double().mean()) - 0.4) < 5 * math.sqrt(0.24 / (rows // 2))
@@ -173,7 +174,7 @@ def test_accepted_positions_take_the_drawn_token_and_the_others_fresh_noise():
     rows = 20_000
     canvas = PROCESS.corrupt(torch.full((rows, 3), 7), torch.full((rows, 3), 0.5), noise_of(0, rows))
     log_p = of_entropies(0.4, 0.6, 0.69).expand(rows, -1, -1)
-    after = SAMPLER.step(canvas, log_p, times(1.0, rows), Picker(), noise_of(1, rows))
+    after = SAMPLER.step(canvas, Prediction(log_p), times(1.0, rows), Picker(), noise_of(1, rows))
     assert (after >= 0).all(0).tolist() == [True, False, False]
     expected = log_p[0, 0].exp().double()
     assert drawn_from(torch.bincount(after[:, 0], minlength=V).double(), expected / expected.sum())
@@ -188,7 +189,7 @@ def test_rows_that_reach_zero_take_the_drawn_tokens_everywhere_and_the_others_go
     log_p = torch.full((3, 4, V), 1 / V).log()
     log_p[..., 9] += 1e-3
     canvas = PROCESS.prior(4, CounterNoise([1, 2, 3]))
-    after = SAMPLER.step(canvas, log_p.log_softmax(-1), times([0.0, 0.99, 0.0], 3), GREEDY, noise_of(1, 3))
+    after = SAMPLER.step(canvas, Prediction(log_p.log_softmax(-1)), times([0.0, 0.99, 0.0], 3), GREEDY, noise_of(1, 3))
     assert (after[[0, 2]] == 9).all()
     assert (after >= 0).sum(-1).tolist() == [4, 1, 4]
 
@@ -220,7 +221,7 @@ def test_at_one_level_a_lone_token_comes_to_rest_at_p_times_its_noised_p(t):
     canvas = process.prior(1, noise_of(0, rows))
     for step in range(1, 20):
         log_p = posteriors[process.tokens(canvas)[:, 0]]
-        canvas = sampler(process).step(canvas, log_p, times(1.0, rows), Picker(), noise_of(step, rows))
+        canvas = sampler(process).step(canvas, Prediction(log_p), times(1.0, rows), Picker(), noise_of(step, rows))
     rest = p * ((1 - t) * p + t / 4)
     assert drawn_from(torch.bincount(canvas[:, 0], minlength=4).double(), rest / rest.sum())
 
@@ -234,7 +235,7 @@ def test_independent_tokens_are_drawn_as_predicted_where_the_canvas_tells_nothin
     log_p = marginals(joint[None]).expand(rows, -1, -1)
     canvas = process.prior(3, noise_of(0, rows))
     for index, s in enumerate(time_grid(steps)[1:]):
-        canvas = one.step(canvas, log_p, times(s, rows), Picker(), noise_of(1 + index, rows))
+        canvas = one.step(canvas, Prediction(log_p), times(s, rows), Picker(), noise_of(1 + index, rows))
     assert drawn_from(counted(process, canvas), joint)
 
 
@@ -249,7 +250,7 @@ def test_many_steps_with_the_exact_denoiser_write_texts_that_there_are():
         canvas = PROCESS.prior(6, noise_of(0, rows))
         for index, (t, s) in enumerate(itertools.pairwise(time_grid(steps))):
             log_p = exact_log_p(PROCESS.tokens(canvas), t, texts, even(27))
-            canvas = SAMPLER.step(canvas, log_p, times(s, rows), Picker(), noise_of(1 + index, rows))
+            canvas = SAMPLER.step(canvas, Prediction(log_p), times(s, rows), Picker(), noise_of(1 + index, rows))
         written = (PROCESS.tokens(canvas)[:, None] == texts).all(-1)
         share[steps] = float(written.any(-1).double().mean())
     assert share[1] < 0.1
@@ -274,7 +275,7 @@ def test_the_accepted_positions_are_those_of_diffusion_gemma():
         tokens = PROCESS.tokens(canvas)
         theirs.accept_canvas(tokens, tokens, logits / 0.7, 10)
         one = sampler(PROCESS, Choice("entropy-bound", bound))
-        after = one.step(canvas, logits.log_softmax(-1), times(1.0, rows), Picker(0.7), noise_of(1, rows))
+        after = one.step(canvas, Prediction(logits.log_softmax(-1)), times(1.0, rows), Picker(0.7), noise_of(1, rows))
         assert torch.equal((after >= 0), theirs.accepted_token_mask)
         counts.update((after >= 0).sum(-1).tolist())
     assert len(counts) > 8

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import ReverseProcess, Times
@@ -23,8 +24,8 @@ class Redrawing:
     def reverse(self) -> ReverseProcess:
         return ReverseProcess(self, steps=4)
 
-    def step(self, canvas: Tensor, log_p: Tensor, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
-        tokens = picker.draw(log_p, noise)
+    def step(self, canvas: Tensor, prediction: Prediction, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
+        tokens = picker.draw(prediction.log_p, noise)
         return self.process.corrupt(tokens, times[1][:, None].expand_as(tokens) ** self.haste, noise)
 
     def decided(self, before: Tensor, after: Tensor) -> Tensor:
