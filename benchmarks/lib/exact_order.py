@@ -46,6 +46,7 @@ WAYS = {
     "an n-gram and a side network": (SIDE, NGRAM),
     "an n-gram, a small model and a side network": (SIDE, SMALL, NGRAM),
 }
+REFERENCES = (CORE,), (CORE, SMALL)  # what ways are compared with, by document
 _ROUNDS = 200  # of fitting weights
 
 
@@ -217,16 +218,16 @@ def runs(lines: Mapping[tuple[Any, ...], Sequence[Line]]) -> dict[tuple[Any, ...
 def report(name: tuple[Any, ...], members: Mapping[str, Line]) -> str:
     """The table of one corpus, budget and seed, of the ways whose members were made."""
     corpus, minutes, seed = name
-    core = Averaged.of([members[CORE]["nats"]])
+    references = [Averaged.of([members[one]["nats"] for one in way]) for way in REFERENCES if set(way) <= set(members)]
     counts, sizes = np.array(list(map(len, members[CORE]["nats"]))), sum(members[CORE]["bytes"])
     rows: list[list[object]] = []
     for title, way in WAYS.items():
         if set(way) <= set(members):
             found = Averaged.of([members[member]["nats"] for member in way])
-            columns = Columns(np.stack([core.sums, found.sums], axis=1), counts)
+            columns = Columns(np.stack([found.sums, *(one.sums for one in references)], axis=1), counts)
             bits = f"{found.sums.sum() / math.log(2) / sizes:.3f}"
-            gain = signed(*columns.gain(1, over=0)) if title != next(iter(WAYS)) else ""
-            rows.append([title, f"{columns.loss(1)[0]:.3f}", bits, gain, found.shares()])
+            gains = [signed(*columns.gain(0, over=1 + place)) for place in range(len(references))]
+            rows.append([title, f"{columns.loss(0)[0]:.3f}", bits, *gains, found.shares()])
     made = [
         f"{member}: {line['steps']:,} steps, {line['parameters']:,} parameters"
         for member, line in members.items()
@@ -234,5 +235,6 @@ def report(name: tuple[Any, ...], members: Mapping[str, Line]) -> str:
     ]
     title = f"## {corpus}, {minutes:g} minutes, seed {seed}"
     measured = f"{len(counts)} documents, {counts.sum():,} tokens, {sizes:,} bytes"
-    header = ["way", "nats per token", "bits per byte", "gain over the core", "weights"]
+    over = [f"gain over {name}" for name in ("the core", "both")[: len(references)]]
+    header = ["way", "nats per token", "bits per byte", *over, "weights"]
     return f"{title}\n\n{'; '.join([measured, *made])}\n\n{table(header, rows)}"

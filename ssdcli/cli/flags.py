@@ -116,6 +116,15 @@ def resolve(cls: type[Settings], flags: Mapping[str, object], recipe: Path | Non
     return settings
 
 
+def given_flags(cls: type[DataclassInstance], flags: Mapping[str, object]) -> dict[str, object]:
+    """The values of the flags that were given, by the names of their settings; errors as in `resolve`."""
+    values = {}
+    for name, (member, kind) in settings_of(cls).items():
+        if flags.get(name) not in (None, [], ()):
+            values[name] = checked(_flag_source(member), flags[name], member, kind)
+    return values
+
+
 def _written(recipe: Path, cls: type[DataclassInstance]) -> dict[str, object]:
     """A recipe's values; UsageError for a key that is no setting."""
     values = load_recipe(recipe)
@@ -187,13 +196,18 @@ def _given(
     """The source and the value of the first place that gives this setting; None if none does."""
     flag, variable = flag_of(member), variable_of(member)
     if given not in (None, [], ()):
-        option = declared(member)
-        return Source(f"{option.metavar} " if option.positional else f"--{flag} ", _in_shell), given
+        return _flag_source(member), given
     if os.environ.get(variable):
         return Source(f"{variable}=", _in_shell), os.environ[variable]
     if flag.replace("-", "_") in written:
         return recipe_source(member, recipe), written[flag.replace("-", "_")]
     return None
+
+
+def _flag_source(member: Field[Any]) -> Source:
+    """Where a flag or an argument gives a setting."""
+    option = declared(member)
+    return Source(f"{option.metavar} " if option.positional else f"--{flag_of(member)} ", _in_shell)
 
 
 def recipe_source(member: Field[Any], recipe: Path | None) -> Source:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssdcli.cli import console
-from ssdcli.cli.flags import Recipe, resolve, with_flags
+from ssdcli.cli.flags import Recipe, given_flags, resolve, with_flags
 from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.errors import UsageError, on_out_of_memory
 from ssdcli.machine.distributed import from_rank_zero
@@ -56,7 +56,8 @@ def _settings(given: dict[str, object], recipe: str | None, *, resume: bool, ove
     if resume:
         if "name" not in given:
             raise UsageError("--resume needs the name of a training.", "Pass --name.")
-        return resumed(Registry(), str(given["name"]), {k: v for k, v in given.items() if k != "name"})
+        changes = given_flags(TrainSettings, given)
+        return resumed(Registry(), str(changes.pop("name")), changes)
     settings = resolve(TrainSettings, given, None if recipe is None else find_recipe(recipe))
     for budget, other in (("minutes", "steps"), ("steps", "minutes")):
         if budget in given and other not in given:  # a flag also wins over the other kind of budget from elsewhere

@@ -27,12 +27,12 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # its multiples modulo 1 cover [0, 1) ev
 
 @dataclass(frozen=True)
 class CanvasSettings:
-    """How to measure.
+    """How canvases are drawn and measured.
 
-    pace: how long.
-    seed: of the canvases' places, levels and noise.
-    rounds: canvases of a document, at most.
-    context: ids that the members who see private context read before every text.
+    pace: how long it may take.
+    seed: of the canvases' positions, noise levels and noise.
+    rounds: the most canvases of a document.
+    context: ids of the private context, which those members that see it read before every text.
     """
 
     pace: Pace = field(default_factory=Pace)
@@ -45,11 +45,11 @@ class CanvasSettings:
 class _Place:
     """A canvas of a text.
 
-    document: its place among the texts.
+    document: the index of the text.
     text: the document.
     start: the first token of the canvas.
     t: its noise level.
-    key: names its noise.
+    key: seeds its noise.
     """
 
     document: int
@@ -66,11 +66,11 @@ def canvas_losses(
     combinations: Sequence[Combination],
     settings: CanvasSettings,
 ) -> LossesByLevel | None:
-    """Measure combinations of members on canvases of the texts: first one canvas of each, then another one of each.
+    """Measure combinations of members on canvases of the texts: one canvas of each text, then another of each.
 
-    Every model can be measured like this, whatever it attends to; where a whole text can be denoised in one pass,
+    This works for every model, whatever its attention; where a whole text can be denoised in one pass,
     `measure_combinations` is much faster. Self-conditioning is off. None if fewer than ENOUGH texts have room for a
-    canvas, or are reached in time.
+    canvas and are reached in time.
     """
     began = time.monotonic()
     length = members[0].model.denoiser.backbone.block_size
@@ -87,13 +87,13 @@ def canvas_losses(
 def _summed(found: Sequence[tuple[_Place, Tensor]]) -> LossesByLevel:
     """Sum the losses by document.
 
-    A canvas is a sample of its document: the mean loss over a document's canvases, times the document's tokens,
-    estimates its loss without bias, however many canvases there was time for.
+    Canvases are samples of their document: the mean loss over a document's canvases, times the document's tokens, is an
+    unbiased estimate of its loss, however many canvases there was time for.
     """
     numbers, rows = np.unique([place.document for place, _ in found], return_inverse=True)
     texts = {place.document: place.text for place, _ in found}
     tokens = np.array([sum(texts[number].counted) for number in numbers])
-    each = (tokens / np.bincount(rows))[rows]  # tokens that each canvas stands for
+    each = (tokens / np.bincount(rows))[rows]  # tokens that each canvas represents
     losses = torch.stack([mean for _, mean in found]).numpy() * each[:, None]
     sums = np.zeros((len(numbers), losses.shape[1]))
     np.add.at(sums, rows, losses)
@@ -111,8 +111,9 @@ def _summed(found: Sequence[tuple[_Place, Tensor]]) -> LossesByLevel:
 def _places(texts: Sequence[ScoredText], length: int, settings: CanvasSettings) -> Iterator[_Place]:
     """Draw canvases anywhere in the texts that have room for one.
 
-    Levels are a low-discrepancy sequence from a random start: each is uniform in (0, 1), so that estimates have no
-    bias, and together they cover it evenly wherever time cuts them off, which takes out most of their variance.
+    Levels are a low-discrepancy sequence from a random start: each is uniform in (0, 1), so that estimates are
+    unbiased, and together they cover it evenly wherever the time limit cuts them off, which removes most of the
+    variance.
     """
     draws = random.Random(settings.seed)
     fitting = [(number, starts) for number, text in enumerate(texts) if (starts := _starts(text, length))]
@@ -124,7 +125,7 @@ def _places(texts: Sequence[ScoredText], length: int, settings: CanvasSettings) 
 
 
 def _starts(text: ScoredText, length: int) -> list[int]:
-    """List where a canvas may begin: where the text fills it, and in a conversation anywhere in an answer."""
+    """Where a canvas may begin: in a document, wherever the text fills it; in a conversation, anywhere in an answer."""
     last = len(text.tokens) - (length if text.scored is None else 1)
     return [place for place, counts in enumerate(text.counted) if counts and place <= last]
 
@@ -138,7 +139,7 @@ def _losses(
     """The mean loss of a canvas's tokens under each combination: (C,)."""
     process, backbone = members[0].model.denoiser.process, members[0].model.denoiser.backbone
     here = slice(place.start, place.start + backbone.block_size)
-    # The last answer of a conversation may end before the canvas does: what fills the canvas up does not count.
+    # The last answer of a conversation may end before the canvas does: what pads the canvas is not scored.
     filled = islice(chain(place.text.tokens[here], cycle(place.text.tokens)), backbone.block_size)
     tokens = torch.tensor([list(filled)], device=backbone.device)
     scored = torch.zeros(tokens.shape[1], device=backbone.device)

@@ -37,7 +37,7 @@ class CodeSettings:
     """How code lengths are measured.
 
     pace: how long it may take.
-    context: ids that the members who see private context read before every text.
+    context: ids of the private context, which those members that see it read before every text.
     """
 
     pace: Pace = field(default_factory=Pace)
@@ -46,7 +46,7 @@ class CodeSettings:
 
 @dataclass(frozen=True)
 class _Run:
-    """Neighbouring tokens of a text that count: all of a plain one, or an answer."""
+    """Consecutive tokens of a text that are scored: all of a document, or an answer."""
 
     start: int
     stop: int
@@ -65,10 +65,10 @@ def code_lengths(
     combinations: Sequence[Combination],
     settings: CodeSettings,
 ) -> Losses:
-    """Measure the code length of texts, in nats, under combinations of members; of as many as there is time for.
+    """Measure the code lengths of texts, in nats, under combinations of members, of as many texts as time allows.
 
-    Texts are measured in their order, whole or not at all; the first always is. A text that the members predict
-    nothing of at some token has an infinite code length.
+    Texts are measured in order, each as a whole or not at all; the first is always measured. A text with a token for
+    which no member predicts anything has an infinite code length.
     """
     began = time.monotonic()
     sums: list[np.ndarray] = []

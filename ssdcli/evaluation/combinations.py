@@ -1,8 +1,8 @@
 """Losses of ensembles: every rule, weight and schedule, from one prediction of each member.
 
-A member's prediction on a noised canvas does not depend on how it is combined (self-conditioning is off), so that each
-member runs once however many combinations are compared. They are compared on the same noise, which is why their
-differences are far more certain than the losses themselves.
+A member's prediction on a noised canvas does not depend on how it is combined (self-conditioning is off), so each
+member runs once, however many combinations are compared. All of them are measured on the same noise, so their
+differences are known far more precisely than the losses themselves.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Combined:
 
     rule: combines them.
     log_ps: (N, V) of each member.
-    weights: of each member, never zero; below zero for a base under `contrast`.
+    weights: one for each member, never zero; negative for a base under `contrast`.
     abstain: which members' log p is NaN at some positions, where the others predict without them; by default none's.
     """
 
@@ -59,7 +59,7 @@ class Combined:
     def log_p_of(self, tokens: Tensor) -> Tensor:
         """Log p of one token at each position: tokens (N,) int64 to (N,) float32."""
         own = tokens[:, None]
-        if getattr(self.rule, "pointwise", False):  # needs no other token, and no pass over the vocabulary
+        if getattr(self.rule, "pointwise", False):  # it needs no other token's log p
             return self._combined([log_p.gather(-1, own) for log_p in self.log_ps]).squeeze(-1)
         return self.log_p().gather(-1, own).squeeze(-1)
 
@@ -71,7 +71,7 @@ class Score(Protocol):
     """A loss at each position."""
 
     def __call__(self, combined: Combined, positions: Positions) -> Tensor:
-        """Nats at each position, before the process weights them: (N,)."""
+        """Nats at each position, before they are weighted by the noise process: (N,)."""
         ...
 
 
@@ -111,11 +111,11 @@ def combined_losses(
 ) -> Tensor:
     """Compute the loss of each of C combinations at N positions, NaN where nobody predicts: (N, C).
 
-    log_ps: (N, V) of each member. abstain: whose is NaN at some positions; by default nobody's.
+    Weights depend on the noise level alone, and the positions of a block share one, so there are few different levels.
+    Combinations with the same score, rule and weights at a level (a sandwich and a constant weight in mid-trajectory,
+    say) are computed once.
 
-    Weights depend on the noise level, and levels come in blocks, so that few of them are
-    different. Combinations with the same score, rule and weights at a level (a sandwich and a constant weight in the
-    middle, say) are computed together, once.
+    log_ps: (N, V) of each member. abstain: whether each member's is NaN at some positions; by default none is.
     """
     levels, level_of = positions.levels.unique(return_inverse=True)
     wanted, shy = _wanted(levels.tolist(), combinations), abstain or [False] * len(log_ps)
@@ -125,7 +125,7 @@ def combined_losses(
         rows = columns.any(1).nonzero().squeeze(1)
         here = positions.rows(rows)
         running = [place for place, w in enumerate(weights) if w != 0]
-        # Most combinations have the same weights at all levels: then all rows are used and nothing is copied.
+        # Most combinations have the same weights at all levels, so that all rows are used and nothing is copied.
         said = [log_ps[i] if len(rows) == len(log_ps[i]) else log_ps[i][rows] for i in running]
         loss = score(Combined(rule, said, [weights[i] for i in running], [shy[i] for i in running]), here)
         losses[rows] = torch.where(columns[rows], loss[:, None], losses[rows])
@@ -136,7 +136,7 @@ _Work = tuple[Score, Rule, tuple[float, ...]]
 
 
 def _wanted(levels: Sequence[float], combinations: Sequence[Combination]) -> dict[_Work, Tensor]:
-    """List what is to be computed, each with the levels and combinations that need it: (levels, C) bool."""
+    """What has to be computed, and the levels and combinations that need it: (levels, C) bool."""
     wanted: dict[_Work, Tensor] = {}
     for column, combination in enumerate(combinations):
         for place, level in enumerate(levels):

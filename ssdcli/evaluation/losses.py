@@ -29,7 +29,7 @@ from ssdcli.evaluation.estimates import margins
 from ssdcli.evaluation.scored_text import ScoredText
 
 GRID = tuple(i / 10 for i in range(11))  # weights of a small model beside its core
-LEVELS = 10  # bins of equal width that losses are reported in by noise level
+LEVELS = 10  # noise-level bins of equal width in which losses are reported
 SCORES = 1 << 22  # log-probabilities that are combined at once, which bounds memory: 512 positions of 8,192 tokens
 
 
@@ -37,15 +37,15 @@ SCORES = 1 << 22  # log-probabilities that are combined at once, which bounds me
 class Pace:
     """How long a measurement may take.
 
-    seconds: after which it stops at the next document.
-    on_progress: told the share that is done, of the work or of the time, whichever is larger.
+    seconds: the time budget; measuring stops at the first document that ends after it.
+    on_progress: called with the share that is done, of the work or of the time, whichever is larger.
     """
 
     seconds: float = math.inf
     on_progress: Callable[[float], None] = lambda _: None
 
     def goes_on(self, began: float, share: float) -> bool:
-        """Report progress, and return whether a measurement that began at that monotonic time may continue."""
+        """Report progress; return whether a measurement that began at this monotonic time may continue."""
         spent = time.monotonic() - began
         goes_on = spent < self.seconds
         self.on_progress(max(share, spent / self.seconds) if goes_on else 1.0)
@@ -56,10 +56,10 @@ class Pace:
 class LossSettings:
     """How losses are measured.
 
-    window: tokens that are read together; longer texts are cut.
-    repeats: sets of noise levels that each window is measured at.
+    window: the tokens that are read in one pass; longer texts are cut into windows.
+    repeats: how many sets of noise levels each window is measured at.
     seed: of the noise.
-    batch: windows in a pass.
+    batch: windows per pass.
     pace: how long it may take.
     """
 
@@ -76,8 +76,8 @@ class Losses:
 
     weights: (W,) the second member's weights, or the numbers of the combinations.
     sums: (D, W), estimates of a document's loss in nats, summed over its tokens and averaged over the noise level.
-    tokens: (D,), how many of a document's tokens count.
-    bytes: (D,), their length in UTF-8.
+    tokens: (D,), how many tokens of each document are scored.
+    bytes: (D,), the length of those tokens in UTF-8.
     """
 
     weights: np.ndarray
@@ -92,7 +92,7 @@ class Losses:
     def bits_per_byte(self) -> np.ndarray:
         """The same in bits per UTF-8 byte: (W,).
 
-        A byte is a unit that does not depend on the tokenizer. For the masked process this bounds the code length.
+        Unlike a token, a byte does not depend on the tokenizer. For the masked process this bounds the code length.
         """
         return np.asarray(self.sums.sum(0) / self.bytes.sum() / math.log(2))
 
@@ -102,16 +102,16 @@ class Losses:
         return np.asarray(np.sqrt((residual**2).sum(0)) / self.tokens.sum())
 
     def difference(self, weight: float, other: float) -> tuple[float, float]:
-        """The loss at `other` less that at `weight` in nats per token, and its standard error.
+        """The loss at `other` minus the loss at `weight`, in nats per token, and its standard error.
 
-        Both are of the same documents on the same noise: most of their scatter is common, and cancels in the pairs.
+        Both are measured on the same documents with the same noise, so most of their variance is shared and cancels.
         """
         delta = self.sums[:, self.place(other)] - self.sums[:, self.place(weight)]
         mean = delta.sum() / self.tokens.sum()
         return float(mean), float(np.sqrt(((delta - mean * self.tokens) ** 2).sum()) / self.tokens.sum())
 
     def place(self, weight: float) -> int:
-        """The column of a weight: the nearest, so that rounding does no harm."""
+        """The column whose weight is nearest to this one, which may be rounded."""
         return int(np.abs(self.weights - weight).argmin())
 
     def over(self, weights: Sequence[float]) -> Self:
@@ -121,12 +121,12 @@ class Losses:
 
 @dataclass(frozen=True)
 class LossesByLevel(Losses):
-    """Losses of all documents together in LEVELS bins of the noise level, besides those of each document.
+    """Losses of each document, and of all documents together in LEVELS bins of the noise level.
 
-    level_sums: (LEVELS, W), which add up to `sums` over the documents.
-    level_tokens: (LEVELS,), how many tokens were noised to each bin, which add up to all tokens.
+    level_sums: (LEVELS, W), the losses in each bin; they add up to the sum of `sums` over the documents.
+    level_tokens: (LEVELS,), how many tokens had their noise level in each bin; they add up to all tokens.
     level_margins: (LEVELS, W), half the width of the mean's 95% confidence interval in each bin, in nats per token; nan
-        where too few documents were noised to it.
+        where too few documents had a noise level in the bin.
     """
 
     level_sums: np.ndarray
@@ -134,7 +134,7 @@ class LossesByLevel(Losses):
     level_margins: np.ndarray
 
     def nats_by_level(self) -> np.ndarray:
-        """The mean loss of a token that is noised to each bin: (LEVELS, W), nan where none was."""
+        """The mean loss of the tokens whose noise level was in each bin: (LEVELS, W), nan for an empty bin."""
         seen = np.where(self.level_tokens > 0, self.level_tokens, np.nan)
         return np.asarray(self.level_sums / seen[:, None])
 
@@ -151,12 +151,12 @@ def level_bin(t: Tensor) -> Tensor:
 
 
 def best_weight(losses: Losses) -> float:
-    """The weight of the grid with the least loss, 0 left out: the small model always takes part."""
+    """The weight above 0 with the lowest loss of the grid: the small model always takes part."""
     return GRID[1 + int(losses.nats_per_token()[1:].argmin())]
 
 
 def shares(weights: Sequence[float], members: int, process: Process) -> list[Combination]:
-    """Mixtures of a core and a small model at each weight of the latter, as they combine by default."""
+    """The default mixtures of a core and a small model, one for each weight of the small model."""
     if members == 1:
         return [alone(0, 1)] * len(weights)
     return [Combination(mix, sharing(share, process.name)) for share in weights]
@@ -181,10 +181,10 @@ def measure_combinations(
     combinations: Sequence[Combination],
     settings: LossSettings,
 ) -> LossesByLevel:
-    """Measure the loss of combinations of members on the same noise, of as many texts as there is time for.
+    """Measure the losses of combinations of members, all on the same noise, on as many texts as time allows.
 
-    Self-conditioning is off, so that one prediction of each member serves all combinations. Texts are measured in their
-    order, whole or not at all; the first always is.
+    Self-conditioning is off, so that one prediction of each member serves all combinations. Texts are measured in
+    order, each as a whole or not at all; the first is always measured.
     """
     sums = np.zeros((len(texts), LEVELS, len(combinations)))
     seen = np.zeros((len(texts), LEVELS))
@@ -213,12 +213,12 @@ def measure_combinations(
 class _Window:
     """A part of a document, padded.
 
-    document: its place among the texts.
-    ends: whether this is the last window of it.
+    document: the index of its text.
+    ends: whether it is the document's last window.
     tokens: (window,) int64.
     blocks: (window,) int64, the block of each token.
     scored: (window,) bool, which tokens count.
-    key: names its noise.
+    key: seeds its noise.
     """
 
     document: int
@@ -261,9 +261,9 @@ def _windows(texts: Sequence[ScoredText], settings: LossSettings, block: int) ->
 def answer_blocks(scored: Sequence[bool], size: int) -> list[int]:
     """Number the blocks of a conversation: each answer begins a block, as it does when it is generated.
 
-    scored: which tokens are answers'. The text after an answer first fills up the answer's last block, so that the
-    length of that block does not reveal where the answer ends; what is left of it is cut into blocks from its end, so
-    that the next answer begins a block again.
+    scored: which tokens belong to answers. The text after an answer first fills up the answer's last block, so that the
+    length of that block does not reveal where the answer ends; the rest is divided into blocks backwards from its end,
+    so that the next answer begins a block of its own.
     """
     blocks: list[int] = []
     left = 0  # columns of the last block
@@ -281,7 +281,7 @@ def answer_blocks(scored: Sequence[bool], size: int) -> list[int]:
 def _batch_losses(
     members: Sequence[Backbone], process: Process, batch: list[_Window], combinations: Sequence[Combination]
 ) -> tuple[Tensor, Tensor]:
-    """Each combination's summed loss by window and bin of levels, and the tokens: (B, T, C), (B, T)."""
+    """Each combination's loss, and the tokens, summed by window and noise-level bin: (B, LEVELS, C), (B, LEVELS)."""
     device = members[0].device
     tokens = torch.stack([window.tokens for window in batch]).to(device)
     noise = GeneratorNoise([window.key for window in batch], device)

@@ -68,7 +68,7 @@ def loss_curve(history: Sequence[Mapping[str, float]], kept: int | None, title: 
     """Draw the training loss and the held-out loss over the steps.
 
     history: points {"step", "loss", and perhaps "heldout"}, losses in nats per token.
-    kept: the step whose weights were kept where that was not the last; it is marked on the held-out curve.
+    kept: the step whose weights were kept, if it was not the last; it is marked on the held-out curve.
     """
     training = finite((p["step"], p["loss"]) for p in history)
     heldout = finite((p["step"], p["heldout"]) for p in history if "heldout" in p)
@@ -83,7 +83,7 @@ def loss_curve(history: Sequence[Mapping[str, float]], kept: int | None, title: 
 
 
 def weight_sweep(weights: Sequence[float], bits_per_byte: Sequence[float], title: str) -> ET.Element:
-    """Draw an ensemble's bits per byte over the small model's weight, with its minimum marked."""
+    """Draw an ensemble's bits per byte against the small model's weight, and mark the minimum."""
     points = sorted(finite(zip(weights, bits_per_byte, strict=True)))
     if not points:
         return sentence_alone(title, "No weight was measured.")
@@ -95,7 +95,7 @@ def weight_sweep(weights: Sequence[float], bits_per_byte: Sequence[float], title
 
 
 def weight_sweeps(ensembles: Mapping[str, Sequence[Point]], title: str) -> ET.Element:
-    """Draw up to three ensembles' bits per byte over the first small model's weight, with each minimum marked."""
+    """Draw up to three ensembles' bits per byte against the first small model's weight, and mark each minimum."""
     lines = styled_lines({name: finite(points) for name, points in ensembles.items()})
     if not lines:
         return sentence_alone(title, "No weight was measured.")
@@ -164,7 +164,7 @@ def _lines_over(x: Axis, lines: Sequence[Line], title: str, y: str) -> ET.Elemen
 
 
 def length_bars(counts: Sequence[int], title: str) -> ET.Element:
-    """Draw the lengths of documents: counts[k] of them have from 2^k to 2^(k+1) - 1 tokens."""
+    """Draw the lengths of documents as bars: counts[k] documents have from 2^k to 2^(k+1) - 1 tokens."""
     filled = [k for k, count in enumerate(counts) if count]
     if not filled:
         return sentence_alone(title, "There is no document.")

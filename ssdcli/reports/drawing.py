@@ -186,7 +186,7 @@ def draw(frame: Frame, lines: Sequence[Line], marks: Sequence[Mark]) -> ET.Eleme
 
 
 def _label_heights(frame: Frame, lines: Sequence[Line]) -> list[float]:
-    """Place the lines' labels at their ends, pushed upwards until none covers another."""
+    """Place the labels at the ends of their lines, moved up until none covers another."""
     ends = [frame.at(line.points[-1])[1] for line in lines]
     heights, limit = ends.copy(), math.inf
     for i in sorted(range(len(ends)), key=lambda i: -ends[i]):
@@ -263,5 +263,5 @@ def _circle(parent: ET.Element, style: str, place: Point, radius: int) -> None:
 
 
 def finite(points: Iterable[Point]) -> list[Point]:
-    """Leave out points that no axis has a place for."""
+    """The points that are finite; no axis has a place for others."""
     return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]

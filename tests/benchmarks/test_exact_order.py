@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.lib.exact_order import QUERY, Averaged, Texts, nats_from_the_left, retrieved
+from benchmarks.lib.exact_order import QUERY, Averaged, Texts, nats_from_the_left, report, retrieved
 from benchmarks.lib.next_token import Budget, Notes, SideNetwork, nats_of, train_lora, train_side_network
 from benchmarks.lib.ngram import NGram
 from ssdcli.engine.denoiser import Denoiser
@@ -105,3 +106,17 @@ def test_an_average_of_members_that_are_good_in_turn_beats_both() -> None:
     found = Averaged.of([[[0.1, 3.0]] * 4, [[3.0, 0.1]] * 4])
     assert found.weights == pytest.approx(np.full((2, 2), 0.5), abs=0.01)
     assert found.sums[0] < 2.0
+
+
+def test_a_table_has_the_ways_whose_members_were_made_and_bits_of_all_bytes() -> None:
+    nats = [[math.log(2)] * 8, [math.log(2)] * 4]
+    lines: dict[str, Any] = {
+        "core": {"nats": nats, "bytes": [10, 2]},
+        "n-gram": {"nats": nats, "bytes": [10, 2], "steps": 0},
+    }
+    lines["n-gram"] |= {"parameters": 7}
+    told = report(("notes", 2.0, 0), lines)
+    rows = [line.split(" | ")[:3] for line in told.splitlines() if line.startswith("| an n-gram")]
+    assert rows == [["| an n-gram alone", "0.693", "1.000"], ["| an n-gram and the core", "0.693", "1.000"]]
+    assert "2 documents, 12 tokens, 12 bytes; n-gram: 0 steps, 7 parameters" in told
+    assert "LoRA" not in told

@@ -1,3 +1,3 @@
-"""Readers of files, one module a format."""
+"""Readers of files, one module per format."""
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ _ROLES = get_args(Role)
 
 
 class Unfit(Exception):
-    """A row's conversation is unfit for training; the message is the reason that is counted."""
+    """A row's conversation is unfit for training; the message is the reason under which it is counted."""
 
 
 def has_conversation(row: Mapping[str, Any]) -> bool:
-    """Whether a row has messages, or a prompt and a response, whatever they hold."""
+    """Whether a row has messages, or a prompt and a response, whatever these contain."""
     return row.get("messages") is not None or all(isinstance(row.get(name), str) for name in ("prompt", "response"))
 
 

@@ -82,7 +82,7 @@ def _may_enter(folder: Path, report: ReadReport) -> bool:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether a path is a pipe, a socket or a device, which could block for ever."""
+    """Whether a path is a pipe, a socket or a device, which could block forever."""
     try:
         return not stat.S_ISREG(path.stat().st_mode)
     except OSError:
@@ -90,7 +90,7 @@ def _is_special(path: Path) -> bool:
 
 
 def _count_file(documents: Iterator[Document], name: str, report: ReadReport) -> Iterator[Document]:
-    """Pass the documents of one file on, and count it as read, unreadable or empty."""
+    """Pass on the documents of a file, and count the file as read, unreadable or empty."""
     documents_before, skips_before = report.documents, sum(report.skipped.values())
     try:
         yield from documents
@@ -106,7 +106,7 @@ def _read_path(path: Path, report: ReadReport) -> Iterator[Document]:
     name = printable(str(path))
     packed = path.suffix.lower() == ".gz"
     suffix = (path.with_suffix("") if packed else path).suffix.lower()
-    # A named pipe, as the shell's <(...) makes, has no telling suffix.
+    # A named pipe, such as the shell makes of <(...), has no suffix to go by.
     how = FORMATS.get(suffix, PLAIN) if path.is_file() else UNNAMED
     with gzip.open(path) if packed else path.open("rb") as file:
         chunks = byte_chunks(_buffered(file), name, report)
@@ -119,12 +119,12 @@ def _read_standard_input(report: ReadReport) -> Iterator[Document]:
 
 
 def _buffered(stream: object) -> ByteStream:
-    """A buffered stream of bytes, whose declared type leaves out the `read1` that it has."""
+    """A buffered stream of bytes; its declared type lacks `read1`, which it has."""
     return cast(ByteStream, stream)
 
 
 def _read(how: Format, source: Source) -> Iterator[Document]:
-    """Read a source by its format; bytes where text should be are counted as binary."""
+    """Read a source by its format; one that holds bytes where text should be is counted as binary."""
     if not how.binary:
         head = read_head(source.chunks)
         if looks_binary(head):

@@ -1,4 +1,4 @@
-"""The formats that can be read: which reader a file's suffix asks for. A new one is a file here and a line below."""
+"""The formats that can be read: a reader for each suffix. A new format is one file here and one line below."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ssdcli.data.streams import Source
 class Format:
     """How documents are read from a source.
 
-    read: yields its documents, and counts in the source's report what it skips.
-    binary: whether the source may hold bytes that no text has; other sources are skipped if they do.
+    read: yields its documents, and counts what it skips in the source's report.
+    binary: whether the source may hold bytes that do not occur in text; other sources that hold some are skipped.
     """
 
     read: Callable[[Source], Iterator[Document]]
@@ -48,5 +48,5 @@ FORMATS: Mapping[str, Format] = {
     ".pdf": Format(read_pdf, binary=True),
     ".docx": Format(read_docx, binary=True),
 }
-PLAIN = Format(read_text)  # of any other suffix
-UNNAMED = Format(read_json_lines_or_text)  # of standard input and pipes
+PLAIN = Format(read_text)  # any other suffix
+UNNAMED = Format(read_json_lines_or_text)  # standard input and pipes

@@ -20,12 +20,12 @@ _LINES = frozenset({"br", "li", "tr", "dt", "dd", "option"})
 
 
 class _Visible(HTMLParser):
-    """Collects the visible text of a page, with white space as a browser shows it."""
+    """Collects the visible text of a page, with white space collapsed as in a browser."""
 
     def __init__(self) -> None:
         super().__init__()
         self.parts: list[str] = []
-        self._unseen = ""  # the hidden element that is open, `_depth` times
+        self._unseen = ""  # the outermost hidden element that is open, with `_depth` of its kind
         self._depth = 0
         self._preformatted = 0
 
@@ -38,7 +38,7 @@ class _Visible(HTMLParser):
         self._break(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Meet an element without content."""
+        """Pass an element without content."""
         self._break(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -69,14 +69,14 @@ def visible_text(page: str) -> str:
     try:
         parser.feed(page)
         parser.close()
-    except AssertionError as error:  # the parser raises it at declarations that are not HTML's
+    except AssertionError as error:  # the parser raises it for declarations that HTML does not have
         raise ValueError(str(error)) from error
     text = re.sub(r" +\n", "\n", "".join(parser.parts))
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
 def read_html(source: Source) -> Iterator[Document]:
-    """Read an HTML page as one document, or as several if it is long; a broken or huge one is counted."""
+    """Read an HTML page as one document, or as several if it is long; a broken or huge one is counted as skipped."""
     parts: list[str] = []
     length = 0
     for chunk in source.text():

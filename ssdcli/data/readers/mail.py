@@ -1,4 +1,4 @@
-"""Mail: the messages of an mbox file (RFC 4155), one at a time."""
+"""Email: the messages of an mbox file (RFC 4155), one at a time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ssdcli.data.streams import Source
 
 MAX_MAIL_BYTES = 16 << 20
 
-_PARTING = re.compile(rb"(\r?\n)\r?\n\Z")  # the blank line after a mail is not part of it
+_PARTING = re.compile(rb"(\r?\n)\r?\n\Z")  # the blank line after a message is not part of it
 _ESCAPED = re.compile(r"^>(>*From )", re.MULTILINE)
 
 
 def read_mbox(source: Source) -> Iterator[Document]:
-    """Read the text of each mail, or that of its HTML; mails without any, broken and huge ones are counted."""
+    """Read the text of each message, or that of its HTML; messages without text, broken and huge ones are counted."""
     number, report = 0, source.report
     for number, mail in enumerate(_mails(source.chunks), 1):
         place = f"{source.name}:{number}"
@@ -28,7 +28,7 @@ def read_mbox(source: Source) -> Iterator[Document]:
             continue
         try:
             text = _body(mail)
-        except Exception:  # the library raises many kinds of errors at malformed mails
+        except Exception:  # the library raises many kinds of errors for malformed messages
             report.skip("broken mail", place, "mail")
             continue
         if not text.strip():
@@ -40,7 +40,7 @@ def read_mbox(source: Source) -> Iterator[Document]:
 
 
 def _mails(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the mails without their `From ` lines; one that is too long is cut just past the limit."""
+    """Yield the messages without their `From ` lines; one that is too long is cut just past the limit."""
     held, blank, begun = bytearray(), True, False
     for line in _lines(chunks):
         if blank and line.startswith(b"From "):
@@ -56,7 +56,7 @@ def _mails(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines with their line ends; one that is longer than a mail may be comes in pieces."""
+    """Yield lines with their line ends; one that is longer than a message may be comes in pieces."""
     rest = b""
     for chunk in chunks:
         *lines, rest = (rest + chunk).splitlines(keepends=True)
@@ -68,7 +68,7 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _body(mail: bytes) -> str:
-    """The text of a mail, quoted replies included; nothing if it is neither text nor HTML."""
+    """The text of a message, quoted replies included; empty if it is neither text nor HTML."""
     message = email.message_from_bytes(_PARTING.sub(rb"\1", mail), policy=email.policy.default)
     body = message.get_body(("plain", "html"))
     if body is None:

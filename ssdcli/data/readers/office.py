@@ -1,4 +1,4 @@
-"""Office documents: the text of PDF and DOCX files, by libraries of the extra `documents`."""
+"""Office documents: the text of PDF and DOCX files, read by libraries of the extra `documents`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from ssdcli.data.documents import Document
 from ssdcli.data.readers.text import clean, text_documents
 from ssdcli.data.streams import Source
 
-MAX_BYTES = 256 << 20  # of a DOCX, once it is unpacked
+MAX_BYTES = 256 << 20  # of a file, and of a DOCX once it is unpacked
 EXTRA = "ssdcli[documents]"
 
-logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it logs every irregularity of files that it reads well
+logging.getLogger("pypdf").setLevel(
+    logging.CRITICAL
+)  # it logs every irregularity, even in files that it reads correctly
 
 
 class Locked(ValueError):
-    """A file that only opens with a password."""
+    """A file that opens only with a password."""
 
 
 def read_pdf(source: Source) -> Iterator[Document]:
@@ -47,7 +49,7 @@ def _read(source: Source, kind: str, text_of: Callable[[BytesIO], str]) -> Itera
         source.skip(f"{kind}, which needs pip install '{EXTRA}'")
     except Locked:
         source.skip(f"{kind} with a password")
-    except Exception:  # the libraries raise many kinds of errors at malformed files
+    except Exception:  # the libraries raise many kinds of errors for malformed files
         source.skip(f"broken {kind}")
     else:
         if text.strip():
@@ -70,7 +72,7 @@ def _docx_text(file: BytesIO) -> str:
     from docx.text.paragraph import Paragraph
 
     if sum(part.file_size for part in zipfile.ZipFile(file).infolist()) > MAX_BYTES:
-        raise ValueError("it unpacks to more than a document can be")
+        raise ValueError("it unpacks to more bytes than a document may have")
     parts = []
     for part in open_docx(file).iter_inner_content():
         if isinstance(part, Paragraph):

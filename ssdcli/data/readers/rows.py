@@ -1,4 +1,4 @@
-"""Rows of text or of conversations: JSON lines, CSV, TSV and Parquet, read without holding a file whole."""
+"""Rows of text or of conversations: JSON lines, CSV, TSV and Parquet, read without holding a whole file in memory."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ NumberedRow = tuple[int, Row]
 
 
 def read_json_lines(source: Source) -> Iterator[Document]:
-    """Read one JSON object a line."""
+    """Read one JSON object per line."""
     yield from _read_rows(source, _json_rows(source.text(), source))
 
 
 def read_json(source: Source) -> Iterator[Document]:
-    """Read a .json file, which has to hold JSON lines; others are counted."""
+    """Read a .json file, which must hold JSON lines; any other is counted as skipped."""
     is_json_lines, text = _peek_json_lines(source.text())
     if is_json_lines:
         yield from _read_rows(source, _json_rows(text, source))
@@ -41,7 +41,7 @@ def read_json(source: Source) -> Iterator[Document]:
 
 
 def read_json_lines_or_text(source: Source) -> Iterator[Document]:
-    """Read a stream without a name that tells its format: JSON lines, if its first line is an object, else text."""
+    """Read a stream whose name does not tell its format: JSON lines if its first line is an object, else text."""
     is_json_lines, text = _peek_json_lines(source.text())
     if is_json_lines:
         yield from _read_rows(source, _json_rows(text, source))
@@ -60,7 +60,7 @@ def read_tsv(source: Source) -> Iterator[Document]:
 
 
 def read_parquet(source: Source) -> Iterator[Document]:
-    """Read a Parquet file; one that cannot be seeked in, since it is compressed or a stream, is counted as binary."""
+    """Read a Parquet file; one without random access, compressed or from a stream, is counted as binary."""
     if source.path is None:
         source.skip("binary")
     else:
@@ -72,7 +72,7 @@ def _read_rows(source: Source, rows: Iterable[NumberedRow]) -> Iterator[Document
 
 
 def row_documents(rows: Iterable[NumberedRow], name: str, report: ReadReport) -> Iterator[Document]:
-    """Yield the text or the conversation of each row; rows without one are counted."""
+    """Yield the text or the conversation of each row; rows without either are counted as skipped."""
     for number, row in rows:
         place = f"{name}:{number}"
         text = row.get("text")
@@ -167,9 +167,9 @@ def _table_rows(source: Source, delimiter: str) -> Iterator[NumberedRow]:
 
 
 def _parquet_rows(path: Path) -> Iterator[NumberedRow]:
-    """Yield the rows of a Parquet file; if any columns hold text or conversations, only these.
+    """Yield the rows of a Parquet file, with only the columns of text or conversations if there are any.
 
-    pyarrow itself reads it: `datasets` holds a whole row group and leaves a lock file named after the path.
+    pyarrow reads it directly: `datasets` holds a whole row group in memory and leaves a lock file named after the path.
     Raises OSError when the file is broken.
     """
     import pyarrow

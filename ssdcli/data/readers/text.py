@@ -1,4 +1,4 @@
-"""Plain text, and what readers of all formats share: long texts in parts, line ends and surrogates made right."""
+"""Plain text, and what readers of all formats share: splitting long texts, and cleaning line ends and surrogates."""
 
 from __future__ import annotations
 

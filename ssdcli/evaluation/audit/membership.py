@@ -9,8 +9,8 @@ import numpy as np
 
 ENOUGH = 20  # documents on each side, at least
 
-_ENOUGH_FOR_1_PERCENT = 100  # documents on each side, at least, for a rate of 1% to be more than one of them
-_SPLITS = 16  # random halvings that are averaged
+_ENOUGH_FOR_1_PERCENT = 100  # documents on each side, at least: of fewer, 1% is less than one
+_SPLITS = 16  # random splits that are averaged
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Attack:
     pairs: documents on each side.
     auc: the probability that a member scores above another document.
     auc_error: its standard error.
-    advantage: true less false positive rate at a threshold that other documents chose, 0 for guessing.
+    advantage: true minus false positive rate, at a threshold chosen on other documents; 0 for guessing.
     advantage_error: its standard error.
-    caught: the share of members that is found at 1% false alarms, None with too few documents.
+    caught: the share of members found at a false positive rate of 1%; None with too few documents.
     """
 
     pairs: int
@@ -34,16 +34,16 @@ class Attack:
 
 
 def attack(members: np.ndarray, others: np.ndarray) -> Attack:
-    """Measure how well scores tell members, (N,), from others, (N,): documents of a high score are taken for members.
+    """Measure how well scores tell members, (N,), from others, (N,), if a high score is taken to mean a member.
 
-    The best threshold of a small sample looks better than it is: without memory, the largest difference of the rates
-    over 50 pairs is 0.17 on average. So one half of the documents chooses the threshold and the other half is judged,
-    over several random halvings; without memory the mean is then 0. Its standard error is that of two independent
-    proportions, true and false positives, each smoothed by one success and one failure (Laplace), so that a rate of 0
-    or 1 in the sample is not taken for certain.
+    The best threshold of a small sample looks better than it is: over 50 pairs, the largest difference between the
+    rates averages 0.17 even if nothing was memorised. So the threshold is chosen on one half of the documents and
+    judged on the other, over several random splits; the mean is then 0 if nothing was memorised. Its standard error is
+    that of two independent proportions, true and false positives, each smoothed by one success and one failure
+    (Laplace), so that a rate of 0 or 1 in the sample does not count as certain.
 
-    The advantage is that of Yeom et al. (2018), the error of the AUC DeLong's (1988); that attacks should be judged at
-    few false alarms is from Carlini et al. (2022).
+    The advantage is from Yeom et al. (2018), the error of the AUC from DeLong et al. (1988), and the advice to judge
+    attacks at a low false positive rate from Carlini et al. (2022).
     """
     auc, auc_error = _auc(members, others)
     draw = np.random.default_rng(0)
@@ -54,7 +54,7 @@ def attack(members: np.ndarray, others: np.ndarray) -> Attack:
 
 
 def match(lengths: Sequence[int], wanted: Sequence[int]) -> list[int]:
-    """Return, for each wanted length, the place of the nearest length that is not yet taken."""
+    """The index of the nearest length that is not yet taken, for each wanted length."""
     left = np.asarray(lengths, dtype=float)
     places = []
     for length in wanted[: len(lengths)]:
@@ -77,7 +77,7 @@ def _auc(members: np.ndarray, others: np.ndarray) -> tuple[float, float]:
 
 
 def _judged(members: np.ndarray, others: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """The true and the false positive rate, (2,), each half of the documents judged by the other's threshold."""
+    """The true and false positive rates, (2,), of each half of the documents at the threshold chosen on the other."""
     sides = [np.array_split(draw.permutation(scores), 2) for scores in (members, others)]
     rates = np.zeros((2, 2))
     for half in (0, 1):
@@ -87,11 +87,11 @@ def _judged(members: np.ndarray, others: np.ndarray, draw: np.random.Generator) 
 
 
 def _best_threshold(members: np.ndarray, others: np.ndarray) -> float:
-    """The threshold of the largest difference of the rates, half way between two scores."""
+    """The threshold with the largest difference between the rates, halfway between two scores."""
     scores = np.concatenate([members, others])
     order = scores.argsort()
     steps = np.concatenate([np.full(len(members), 1 / len(members)), np.full(len(others), -1 / len(others))])
-    gain = -steps[order].cumsum()  # true less false positives, of a threshold right above each score
+    gain = -steps[order].cumsum()  # true minus false positive rate, at a threshold right above each score
     best, ranked = int(gain.argmax()), scores[order]
     return float(ranked[best : best + 2].mean())
 

@@ -1,8 +1,8 @@
-"""Verbatim copies: which spans of some texts stand in a corpus that is read once, however large it is.
+"""Verbatim copies: which spans of some texts occur in a corpus, which is read once and may be of any size.
 
-All spans are hashed into a bit table, and so is every position of the corpus, 2^18 characters at a time in numpy. Only
-positions whose bit is set are compared with the spans themselves, so that the result is exact, memory grows with the
-spans alone, and Python touches a small share of the corpus.
+All spans are hashed into a table of bits, and so is every position of the corpus, 2^18 characters at a time in numpy.
+Only positions whose bit is set are compared with the spans themselves, so the result is exact, memory grows with the
+spans alone, and Python code touches a small part of the corpus.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _BASE = 0x9E3779B97F4A7C15  # of the polynomial: odd, so that multiplying by it 
 _SPREAD = np.uint64(0xD6E8FEB86659FD93)  # mixes all bits into the high ones, which the table uses
 _FILTER_BITS = 22
 _TOGETHER = 1 << 18  # characters that are searched at once
-_APART = "\ud800"  # stands between texts: a lone surrogate, which no valid text contains
+_APART = "\ud800"  # separates texts: a lone surrogate, which no valid text contains
 
 Hashes = npt.NDArray[np.uint64]
 
 
 def spans_of(text: str) -> list[str]:
-    """Every span of SPAN characters of a text; a shorter text has none."""
+    """Every span of SPAN characters in a text; a shorter text has none."""
     return [text[start : start + SPAN] for start in range(len(text) - SPAN + 1)]
 
 
 class Search:
-    """Finds which spans stand in a corpus that is read text by text (Karp and Rabin, 1987)."""
+    """Finds which spans occur in a corpus that is read text by text (Karp and Rabin, 1987)."""
 
     def __init__(self, spans: Iterable[str]) -> None:
         """Take the spans to search for, of SPAN characters each."""
@@ -44,14 +44,14 @@ class Search:
             self._passes[_places(_hashes(codes))] = True
 
     def read(self, text: str) -> None:
-        """Search one more text of the corpus; short ones are collected first."""
+        """Search one more text of the corpus; short texts are collected and searched together."""
         self._held.append(text)
         self._size += len(text)
         if self._size >= _TOGETHER:
             self._look_through()
 
     def found(self) -> set[str]:
-        """The spans that stand in what was read."""
+        """The spans that occur in what was read."""
         self._look_through()
         return self._found
 
@@ -71,7 +71,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Found:
-    """The spans that stand in a corpus.
+    """The spans that occur in a corpus.
 
     in_training: on its training side.
     in_heldout: on its held-out side.
@@ -82,7 +82,10 @@ class Found:
 
 
 def find(texts: Iterable[str], documents: Iterable[tuple[str, bool]]) -> Found:
-    """Search documents, each with whether it was held out, for the spans of some texts."""
+    """Search documents for the spans of some texts.
+
+    documents: each one's text, and whether it was held out.
+    """
     spans = [span for text in texts for span in spans_of(text)]
     training, heldout = Search(spans), Search(spans)
     for document, is_heldout in documents:
@@ -102,10 +105,10 @@ def _codes(text: str) -> Hashes:
 
 
 def _hashes(codes: Hashes) -> Hashes:
-    """Hash every SPAN codes in sequence by a polynomial modulo 2^64: (..., n) to (..., n - SPAN + 1).
+    """Hash every run of SPAN codes by a polynomial modulo 2^64: (..., n) to (..., n - SPAN + 1).
 
-    A hash of 2 k codes is made of two hashes of k codes, and SPAN's binary digits say which of them to chain: about
-    2 log2(SPAN) passes over the text instead of SPAN.
+    A hash of 2 k codes is made from two hashes of k codes, and SPAN's binary digits say which of these to chain, which
+    takes about 2 log2(SPAN) passes over the text instead of SPAN.
     """
     part, length = codes, 1  # hashes of 1, 2, 4, ... codes
     whole, size = np.zeros(1, dtype=np.uint64), 0
