@@ -70,6 +70,12 @@ def test_a_core_alone_is_not_asked_for_several_tokens_at_once(changes, problem):
     assert str(caught.value).startswith(problem)
 
 
+def test_an_ending_is_scored_where_a_block_is_predicted_at_once():
+    assert load(None, ["notes"]).score("Dear", [" landlord"])
+    with pytest.raises(UsageError, match="does not predict a block at once"):
+        load("core").score("Dear", [" landlord"])
+
+
 def test_a_contrast_with_a_causal_core_takes_a_step_for_each_token():
     writer = load(None, ["notes"], blend=Blend(rule="contrast"))
     assert writer.generate("Dear", OPTIONS, context="cold").steps == 3 * BLOCK
