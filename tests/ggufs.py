@@ -103,14 +103,19 @@ def original(kind: str) -> PreTrainedModel:
     return model
 
 
-def write_gguf(path: Path, kind: str, quantisation: str = "F32", tokenizer: Tokenizer | None = None) -> PreTrainedModel:
-    """Write a model, its matrices in a type of ggml's; returns it as it was before."""
+def write_gguf(
+    path: Path, kind: str, quantisation: str = "F32", *, name: str = "Tiny", pre: str = "gpt-2"
+) -> PreTrainedModel:
+    """Write a model, its matrices in a type of ggml's; returns it as it was before.
+
+    name: what it calls itself. pre: how its tokenizer splits text.
+    """
     model = original(kind)
     writer = GGUFWriter(path, _architecture(model))
-    add_metadata(writer, model)
-    add_tokenizer(writer, tokenizer or tiny_tokenizer())
-    for name, weight in gguf_tensors(model).items():
-        add_tensor(writer, name, weight, quantisation if weight.ndim > 1 else "F32")
+    add_metadata(writer, model, name)
+    add_tokenizer(writer, tiny_tokenizer(), pre=pre)
+    for tensor, weight in gguf_tensors(model).items():
+        add_tensor(writer, tensor, weight, quantisation if weight.ndim > 1 else "F32")
     finish(writer)
     return model
 
@@ -129,10 +134,10 @@ def add_tensor(writer: GGUFWriter, name: str, weight: np.ndarray, quantisation: 
     writer.add_tensor(name, gguf.quants.quantize(weight, kind), raw_dtype=kind)
 
 
-def add_metadata(writer: GGUFWriter, model: PreTrainedModel) -> None:
+def add_metadata(writer: GGUFWriter, model: PreTrainedModel, name: str = "Tiny") -> None:
     """Add what llama.cpp's converter writes of a configuration."""
     config: Any = model.config
-    writer.add_name("Tiny")
+    writer.add_name(name)
     writer.add_license("mit")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -171,14 +176,19 @@ def _add_rotation(writer: GGUFWriter, config: Any) -> None:
         writer.add_rope_scaling_attn_factors(rope["attention_factor"])
 
 
-def add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer, names: Mapping[str, str] | None = None) -> None:
-    """Add a byte-level BPE with a chat template; names: other ones for its special tokens."""
+def add_tokenizer(
+    writer: GGUFWriter, tokenizer: Tokenizer, names: Mapping[str, str] | None = None, pre: str = "gpt-2"
+) -> None:
+    """Add a byte-level BPE with a chat template.
+
+    names: other ones for its special tokens. pre: how it splits text.
+    """
     vocabulary = {(names or {}).get(text, text): id for text, id in tokenizer.get_vocab().items()}
     tokens = sorted(vocabulary.items(), key=lambda item: item[1])
     special = {text for text, id in tokens if id in tokenizer.get_added_tokens_decoder()}
     merges = [" ".join(pair) for pair in _merges(tokenizer)]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list([text for text, _ in tokens])
     writer.add_token_types([3 if text in special else 1 for text, _ in tokens])
     writer.add_token_merges(merges)

@@ -52,8 +52,13 @@ def pull(
     from ssdcli.hub.source import default_name, parse_source
 
     place = parse_source(source)
-    name = check_name(name or default_name(place))
+    given = name or default_name(place)
+    if given:  # otherwise the GGUF file may say what the model is called
+        check_name(given)
     plan = pipeline.plan(place)
+    name = check_name(given or plan.stated_name)
+    for doubt in plan.doubts:
+        console.warn(doubt)
     if dry_run:
         _write_facts(_facts(plan, name), as_json=as_json)
         return

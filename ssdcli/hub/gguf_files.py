@@ -27,6 +27,8 @@ _TOKENS = "tokenizer.ggml.tokens"
 _LAYER = re.compile(r"blk\.(0|[1-9]\d{0,8})\.")
 _MOST_LAYERS = 1024
 _LONGEST_TOKEN = 1024  # characters; deriving merges takes their square
+# Splits that are GPT-2's, or differ from it in digits alone, which no merge of these vocabularies joins.
+_AS_GPT2 = ("default", "gpt-2", "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "mpt", "olmo")
 _TABLE = "token_embd.weight"
 _ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding", "mask_token": "mask"}
 _FOREIGN = ("_name_or_path", "_model_name_or_path", "unk_token_id")
@@ -69,6 +71,20 @@ def architectures() -> list[str]:
     from ssdcli.models.weights.gguf_tensors import CHANGES
 
     return sorted(CHANGES.keys() & set(GGUF_SUPPORTED_ARCHITECTURES))
+
+
+def gguf_doubts(header: GgufHeader) -> list[str]:
+    """A sentence if transformers does not know how the file's tokenizer splits text, and does it in GPT-2's way."""
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    split = header.text("tokenizer.ggml.pre") or "default"
+    byte_level = header.text("tokenizer.ggml.model") == "gpt2"
+    if not byte_level or split in GGUF_PRE_TOKENIZER_SPLITS or split in _AS_GPT2:
+        return []
+    return [
+        f"transformers does not know how {header.name} splits text before it is encoded ({split!r}), and does it as "
+        "GPT-2 does; the model may read numbers and punctuation otherwise than in its training."
+    ]
 
 
 def _check_architecture(header: GgufHeader) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 from ssdcli.errors import SsdError
 from ssdcli.hub.download import RemoteFile, cache_folder, check_space, weight_files
 from ssdcli.hub.gguf_config import ReadTensor
-from ssdcli.hub.gguf_files import small_files
-from ssdcli.hub.source import Place, Source, find_source, ggufs_of
+from ssdcli.hub.gguf_files import gguf_doubts, small_files
+from ssdcli.hub.source import Place, Source, find_source, ggufs_of, spelled
 from ssdcli.hub.tokenizer_files import make_tokenizer, read_table, read_template, read_vocabulary
 from ssdcli.machine.units import in_parameters
 from ssdcli.models.core_spec import KEY, CoreSpec, spec_fields
@@ -90,6 +90,16 @@ class PullPlan:
     def vocabulary(self) -> int:
         """V: the rows of the native embeddings, and a virtual mask id if there is one."""
         return self.spec.vocabulary(_rows(self.native))
+
+    @property
+    def stated_name(self) -> str:
+        """What a GGUF file calls the model, spelled as a model name; it may be empty."""
+        return "" if self.header is None else spelled(self.header.text("general.name") or "")
+
+    @property
+    def doubts(self) -> list[str]:
+        """What may go wrong though the checkpoint can be read, in sentences."""
+        return [] if self.header is None else gguf_doubts(self.header)
 
     @property
     def licence(self) -> str | None:

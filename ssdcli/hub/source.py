@@ -71,7 +71,12 @@ def default_name(place: Place) -> str:
         name = Path(place.file).stem
     else:
         name = place.resolve().name if place.is_dir() else place.stem
-    return _FOREIGN.sub("-", name.lower()).strip("-").lstrip("._-")[:LONGEST_NAME]
+    return spelled(name)
+
+
+def spelled(text: str) -> str:
+    """A text as a model name; empty if it has no letter or digit of that grammar."""
+    return _FOREIGN.sub("-", text.lower()).strip("-").lstrip("._-")[:LONGEST_NAME]
 
 
 class Source(Contents, Protocol):

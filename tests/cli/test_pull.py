@@ -134,6 +134,24 @@ def test_a_gguf_file_is_pulled_under_its_own_name(ssd, tmp_path):
     assert [entry.name for entry in Registry().entries() if not entry.bundled] == ["tiny-2.q4_1"]
 
 
+def test_a_gguf_file_whose_name_has_no_letter_is_called_what_it_says(ssd, tmp_path):
+    write_gguf(tmp_path / "模型.gguf", "llama", name="My Model 2")
+    assert ssd(str(tmp_path / "模型.gguf"))[0] == 0
+    assert Registry().find("my-model-2")
+    write_gguf(tmp_path / "模型.gguf", "llama", name="模型")
+    assert "is not a model name: it is empty" in ssd(str(tmp_path / "模型.gguf"))[2]
+
+
+def test_text_that_may_be_split_otherwise_than_in_training_is_a_warning(ssd, tmp_path):
+    write_gguf(tmp_path / "tiny.gguf", "llama", pre="deepseek-coder")
+    code, _, err = ssd(str(tmp_path / "tiny.gguf"))
+    assert (code, err.count("\n")) == (0, 1)
+    assert "ssd: warning: transformers does not know how tiny.gguf splits text" in err
+    assert "'deepseek-coder'" in err
+    write_gguf(tmp_path / "other.gguf", "llama", pre="llama-bpe")
+    assert ssd(str(tmp_path / "other.gguf"))[::2] == (0, "")
+
+
 def test_a_dry_run_tells_what_dequantising_takes_on_disk_and_in_memory(ssd, tmp_path):
     file = tmp_path / "tiny.gguf"
     write_gguf(file, "llama", "Q4_1")

@@ -313,7 +313,7 @@ def patch(file: Path, key: str, value: bytes) -> None:
     [
         (empty, SsdError, "is not a GGUF file"),
         (cut_off, SsdError, "is cut off"),
-        (another_architecture, UsageError, r"architecture 'mamba'.*Known are.*gpt2, llama, phi3, qwen2, qwen3"),
+        (another_architecture, UsageError, r"architecture 'mamba'.*It reads.*gpt2, llama, phi3, qwen2, qwen3"),
         (no_tokenizer, SsdError, "holds no tokenizer"),
         (tokenizer_without_tokens, SsdError, "holds no tokenizer"),
         (unknown_tokenizer, SsdError, "cannot be read .*'rwkv'"),

@@ -73,4 +73,4 @@ def _ignored(model: PreTrainedModel, name: str) -> bool:
 
 
 def _contradiction(reason: str) -> SsdError:
-    return SsdError(f"config.json contradicts the weights: {reason}.", AGAIN)
+    return SsdError(f"the configuration contradicts the weights: {reason}.", AGAIN)

@@ -60,7 +60,9 @@ def _cut(name: str, tensor: StoredTensor, rows: tuple[int, ...]) -> list[StoredT
     try:
         return tensor.cut(rows)
     except ValueError as error:
-        raise SsdError(f"config.json contradicts the weights: {name} cannot be divided: {error}.", AGAIN) from error
+        raise SsdError(
+            f"the configuration contradicts the weights: {name} cannot be divided: {error}.", AGAIN
+        ) from error
 
 
 def _stack(target: str, rule: Stack, parts: _Parts) -> StoredTensor:
