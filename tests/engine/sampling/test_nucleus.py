@@ -225,7 +225,7 @@ def test_rounds_on_a_device_draw_what_the_host_draws(monkeypatch):
     for top_p in (0.05, 0.5, 0.95):
         expected = Picker(top_p=top_p).draw(log_p, CounterNoise(range(4)))
         with monkeypatch.context() as patched:
-            patched.setattr(nucleus, "_readable", lambda x: False)
+            patched.setattr(nucleus, "readable", lambda x: False)
             assert torch.equal(Picker(top_p=top_p).draw(log_p, CounterNoise(range(4))), expected)
 
 
