@@ -18,6 +18,7 @@ from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError, UsageError
+from ssdcli.hub.pull import Watch, plan, pull
 from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import Placement
 from ssdcli.models.core_traits import read_core_traits
@@ -37,8 +38,9 @@ from tests.models.families.causal import (
     SPECIALS,
     TOKENS,
     config_of,
+    write_causal,
 )
-from tests.models.families.checkpoints import WORDS
+from tests.models.families.checkpoints import WORDS, write_json
 from tests.models.families.parity import TOLERANCE, spec_of, text
 
 BLOCK = 16
@@ -215,6 +217,19 @@ def test_an_architecture_without_an_entry_is_refused_by_what_ssd_knows(architect
 def test_a_checkpoint_that_is_no_plain_causal_model_is_refused(changes, problem):
     with pytest.raises(SsdError, match=problem):
         LLAMA.native({**CONFIG, **changes})
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused(tmp_path):
+    (write_causal(tmp_path, "llama") / "tokenizer.json").unlink()
+    with pytest.raises(SsdError, match=r"no tokenizer\.json"):
+        plan(tmp_path)
+
+
+def test_a_checkpoint_with_the_tensors_of_another_class_is_refused(tmp_path):
+    write_json(write_causal(tmp_path, "olmo2") / "config.json", CONFIG)
+    with pytest.raises(SsdError, match="contradicts the weights"):
+        pull(plan(tmp_path), "lying", Registry(), Watch(lambda _: None, lambda: None))
+    assert not Registry().models.exists() or not list(Registry().models.iterdir())
 
 
 @pytest.mark.parametrize("part", [None, [], {"hidden_size": "wide"}])
