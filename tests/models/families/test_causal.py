@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from ssdcli.doctor.outlook import need_of_entry, outlook
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError, UsageError
+from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import Placement
 from ssdcli.models.core_traits import read_core_traits
 from ssdcli.models.families import recognise
@@ -24,6 +26,7 @@ from ssdcli.models.families.causal import CAUSAL, CAUSAL_CLASSES
 from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.loading import load_model, make_denoiser
 from ssdcli.registry.manifest import read_manifest
+from ssdcli.registry.store import Registry
 from tests.models.families.causal import (
     BEGIN,
     CONTEXT,
@@ -152,6 +155,14 @@ def test_a_causal_core_gets_a_mask_a_block_size_and_the_ends_of_its_files(pulled
     assert (spec.begin, spec.ends, spec.format) == (END_OF_TEXT, ends, "plain")
     assert manifest.architecture == kind
     assert spec.context == (96 if kind == "phi3" else CONTEXT)  # beyond, Phi-3's frequencies depend on the text
+
+
+def test_what_a_causal_core_needs_includes_the_keys_and_values_of_a_text(pulled):
+    entry = Registry(pulled("causal-llama").parents[1]).find("causal-llama")
+    need = need_of_entry(entry)
+    assert need.cache == 2 * 4 * 2 * 8 * CONTEXT  # keys and values of four layers of two heads of eight numbers
+    assert need.working == 4 * (3 * ROWS * BLOCK + need.cache)
+    assert any(sentence.startswith("A token after 128 others takes about") for sentence in outlook(entry, look()))
 
 
 def test_the_embedding_of_a_virtual_mask_is_the_mean_of_all(pulled):
