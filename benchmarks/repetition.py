@@ -3,7 +3,7 @@
     python -m benchmarks repetition --heldout HELDOUT --core smollm2 --out FILE
 
 The core alone continues the first tokens of held-out documents, one token a pass, with the classes that `ssd generate`
-holds repetition down with: greedily, and at a temperature within a nucleus. A text ends where the core ends it. Nats
+holds repetition down with: greedily, and drawn in several ways. A text ends where the core ends it. Nats
 per token of what it wrote are those of its unchanged prediction. Of the documents' own text, what the changed
 prediction takes more than the unchanged one is the mean over the tokens that it leaves possible; others are counted.
 
@@ -33,6 +33,7 @@ from ssdcli.generation.loaded_model import LoadedModel, open_model
 from ssdcli.registry.store import SMOLLM2
 
 QUICK = {"rows": 2, "before": 16, "length": 24}
+DRAWS = ((0.0, 1.0), (0.7, 0.9), (1.0, 0.95))  # temperatures and top-p
 UNCHANGED = "unchanged"
 N = 8  # repeated n-grams are counted for this n
 
@@ -47,8 +48,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=12, help="documents")
     parser.add_argument("--before", type=int, default=48, help="tokens of a document that are continued")
     parser.add_argument("--length", type=int, default=256, help="tokens of a continuation, at most")
-    parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--top-p", type=float, default=0.9)
+    parser.add_argument("--draw", type=float, nargs=2, action="append", metavar=("TEMPERATURE", "TOP_P"))
 
 
 # The ways
@@ -106,10 +106,10 @@ def work(given: Namespace, workshop: Workshop) -> None:
     documents = torch.tensor([row[:whole] for row in ids if len(row) >= whole][: given.rows])
     core = Core.of(model)
     workshop.piece({"texts": "the documents"}, lambda: read(core, documents, given.before))
-    for temperature, (name, way) in product((0.0, given.temperature), ways().items()):
+    for (temperature, top_p), (name, way) in product(given.draw or DRAWS, ways().items()):
         if temperature or not way.min_p:
-            picker = Picker(temperature, given.top_p if temperature else 1.0, way.min_p)
-            asked = {"way": name, "temperature": temperature}
+            picker = Picker(temperature, top_p, way.min_p)
+            asked = {"way": name, "temperature": temperature, "top-p": top_p}
             workshop.piece(asked, partial(write, core, documents[:, : given.before], given.length, picker, way.change))
 
 

@@ -35,23 +35,25 @@ class KnownText:
         """What the canvas shows, (B, L) int64."""
         return self.tokens[:, self.start : self.start + self.length]
 
-    def agreeing(self, side: int, most: int) -> Tensor:
-        """How many neighbours in a row, up to `most`, canvas position i shares with column j: (B, L, N) int64.
+    def agreeing(self, places: Places, side: int, most: int) -> Tensor:
+        """How many neighbours in a row, up to `most`, K places on the canvas share with each column: (K, N) int64.
 
-        Neighbours on the left are counted for a `side` of -1, on the right for 1. Position i is taken to hold the token
-        of column j, also where it is itself a neighbour of j.
+        Neighbours on the left are counted for a `side` of -1, on the right for 1. A place is taken to hold the token of
+        the column that it is compared with, also where it is itself a neighbour of that column.
         """
-        count = self.tokens.shape[1]
-        columns = torch.arange(count, device=self.tokens.device)
-        places = columns[self.start : self.start + self.length, None]
-        padded = torch.nn.functional.pad(self.tokens, (most, most), value=_UNKNOWN)
-        unbroken = torch.ones_like(self.canvas, dtype=torch.bool)[..., None].expand(-1, -1, count)
-        total = torch.zeros(unbroken.shape, dtype=torch.int64, device=self.tokens.device)
-        for distance in range(1, most + 1):
-            shifted = padded[:, most + side * distance :][:, :count]
-            own = shifted[:, self.start : self.start + self.length, None]
-            there = torch.where(columns + side * distance == places, self.tokens[:, None], shifted[:, None])
-            unbroken = unbroken & (own == there) & (own >= 0)
+        rows, positions = places
+        tokens, here = self.tokens[rows], self.start + positions[:, None]
+        columns = torch.arange(tokens.shape[1], device=tokens.device)
+        padded = torch.nn.functional.pad(tokens, (most, most), value=_UNKNOWN)
+        unbroken = torch.ones_like(tokens, dtype=torch.bool)
+        total = torch.zeros_like(tokens)
+        for distance in range(side, side * (most + 1), side):
+            neighbour = padded.gather(1, here + most + distance)
+            others = padded[:, most + distance :][:, : len(columns)]
+            others = torch.where(columns + distance == here, tokens, others)
+            unbroken = unbroken & (neighbour == others) & (neighbour >= 0)
+            if readable(unbroken) and not unbroken.any():
+                break
             total += unbroken
         return total
 
@@ -153,7 +155,7 @@ def _without_repeats(log_p: Tensor, text: KnownText, places: Places, n: int) -> 
 
     Where no token would be left, and where none is excluded, log p stays as it is.
     """
-    repeats = _repeats(text, n)[places]
+    repeats = _repeats(text, places, n)
     if readable(repeats) and not repeats.any():
         return log_p
     ids = text.tokens.clamp(min=0)[places[0]]
@@ -163,16 +165,17 @@ def _without_repeats(log_p: Tensor, text: KnownText, places: Places, n: int) -> 
     return torch.where(changed, rest, log_p)
 
 
-def _repeats(text: KnownText, n: int) -> Tensor:
-    """At which canvas positions i the token of a column j would complete a repeated n-gram: (B, L, N) bool.
+def _repeats(text: KnownText, places: Places, n: int) -> Tensor:
+    """At which of K places the token of a column would complete a repeated n-gram: (K, N) bool.
 
-    With the token of j, position i and its neighbours repeat j and its own as far as they agree on both sides. n-grams
-    are completed from the right and in the middle, too, since a canvas need not be filled from the left.
+    With that token, a place and its neighbours repeat the column and its own as far as they agree on both sides.
+    n-grams are completed from the right and in the middle, too, since a canvas need not be filled from the left.
     """
-    columns = torch.arange(text.tokens.shape[1], device=text.tokens.device)
-    places = columns[text.start : text.start + text.length, None]
-    later = (columns > places) & (columns < text.start + text.length)
+    rows, positions = places
+    tokens, here = text.tokens[rows], text.start + positions[:, None]
+    columns = torch.arange(tokens.shape[1], device=tokens.device)
     # Of two copies that a canvas shows already, the later one gives way: otherwise both would change at once.
-    kept = (text.canvas[..., None] == text.tokens[:, None]) & later
-    known = (text.tokens >= 0)[:, None] & (columns != places) & ~kept
-    return known & (text.agreeing(-1, n - 1) + text.agreeing(1, n - 1) >= n - 1)
+    later = (columns > here) & (columns < text.start + text.length)
+    kept = (tokens.gather(1, here) == tokens) & later
+    known = (tokens >= 0) & (columns != here) & ~kept
+    return known & (text.agreeing(places, -1, n - 1) + text.agreeing(places, 1, n - 1) >= n - 1)
