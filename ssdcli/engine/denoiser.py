@@ -28,12 +28,14 @@ class Backbone(EmbeddingSpace, Protocol):
     context: the longest window, in tokens.
     shift: whether a token is predicted by the hidden state of the one before it; its caches have a `tail` (see
         `following`).
+    forgets: whether caches lose columns of a long prefix, as in layers with a sliding window.
     """
 
     block_size: int
     reading_block: int
     context: int
     shift: bool
+    forgets: bool
 
     @property
     def device(self) -> torch.device:

@@ -7,10 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssdcli.engine.denoiser import Denoiser, Prefix
+from ssdcli.engine.causal import CausalDenoiser
+from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser, Prefix
 from ssdcli.engine.noise import GeneratorNoise
 from ssdcli.engine.process import Canvas
 from ssdcli.engine.prompt import PADDING, Prompt
+
+
+def can_be_read_whole(denoiser: Denoiser) -> bool:
+    """Whether a prefix never sees a canvas and is never forgotten, so that all blocks of a text share one reading.
+
+    A causal language model has no canvas at all (see `CausalDenoiser.states`).
+    """
+    otherwise = isinstance(denoiser, CausalDenoiser | FullDenoiser | BlockCachedDenoiser)
+    return not otherwise and not denoiser.backbone.forgets
 
 
 @dataclass(frozen=True)

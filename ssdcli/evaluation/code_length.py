@@ -12,22 +12,21 @@ predicted after half of the window at least, or all of the text before it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ssdcli.engine.causal import CausalDenoiser
-from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser
+from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.members import Member
-from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampling.nucleus import predicted
-from ssdcli.engine.whole_text import WholeText
+from ssdcli.engine.whole_text import WholeText, can_be_read_whole
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
 from ssdcli.evaluation.losses import SCORES, Losses, Pace
+from ssdcli.evaluation.runs import Run, Window, runs_of, windows
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel
 
@@ -44,18 +43,11 @@ class CodeSettings:
     context: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Consecutive tokens of a text that are scored: all of a document, or an answer."""
-
-    start: int
-    stop: int
-
-
 def has_code_length(model: LoadedModel) -> bool:
     """Whether a model predicts each token of a text exactly, and many of them in one pass."""
-    process = model.denoiser.process
-    return process.hides and not process.timed and not isinstance(model.denoiser, FullDenoiser | BlockCachedDenoiser)
+    denoiser, process = model.denoiser, model.denoiser.process
+    in_passes = isinstance(denoiser, CausalDenoiser) or can_be_read_whole(denoiser)
+    return process.hides and not process.timed and in_passes
 
 
 @torch.no_grad()
@@ -92,9 +84,9 @@ def _code_length(
     context: tuple[int, ...],
 ) -> np.ndarray:
     """The nats of a text's tokens under each combination: (C,) float64."""
-    denoisers, runs = [member.model.denoiser for member in members], _runs(text)
-    states = [_states(member.model, text, runs, context if member.sees_context else ()) for member in members]
-    positions = _positions(members[0].model, text, runs)
+    denoisers, runs = [member.model.denoiser for member in members], runs_of(text)
+    states = [_states(member.model, runs, context if member.sees_context else ()) for member in members]
+    positions = _positions(members[0].model, runs)
     total = torch.zeros(len(combinations), dtype=torch.float64)
     vocabulary = denoisers[0].process.vocabulary
     for rows in torch.arange(len(positions.tokens), device=positions.tokens.device).split(max(1, SCORES // vocabulary)):
@@ -108,41 +100,27 @@ def _code_length(
     return total.numpy()
 
 
-def _runs(text: ScoredText) -> list[_Run]:
-    """The runs of tokens that count."""
-    runs, start = [], 0
-    for counts, run in groupby(text.counted):
-        stop = start + len(list(run))
-        if counts:
-            runs.append(_Run(start, stop))
-        start = stop
-    return runs
-
-
-def _positions(model: LoadedModel, text: ScoredText, runs: Sequence[_Run]) -> Positions:
+def _positions(model: LoadedModel, runs: Sequence[Run]) -> Positions:
     """The tokens that count, at the noise level of their canvas: the share of its block that is hidden."""
     device, size = model.denoiser.backbone.device, model.denoiser.backbone.block_size
-    tokens = torch.tensor([int(token) for run in runs for token in text.tokens[run.start : run.stop]], device=device)
-    places = torch.cat([torch.arange(run.stop - run.start, device=device) % size for run in runs])
+    tokens = torch.tensor([token for run in runs for token in run.tokens], device=device)
+    places = torch.cat([torch.arange(len(run), device=device) % size for run in runs])
     return Positions(tokens, 1 - places / size, tokens)
 
 
-def _states(model: LoadedModel, text: ScoredText, runs: Sequence[_Run], context: tuple[int, ...]) -> Tensor:
+def _states(model: LoadedModel, runs: Sequence[Run], context: tuple[int, ...]) -> Tensor:
     """The hidden states that predict the tokens that count: (N, H)."""
-    parts = []
-    for run in runs:
-        for prompt, start, stop in _windows(model, text, run, context):
-            parts.append(_conditionals(model.denoiser, prompt, list(map(int, text.tokens[start:stop]))))
+    parts = [_conditionals(model.denoiser, part) for run in runs for part in windows(model, run, context)]
     return torch.cat(parts)
 
 
-def _conditionals(denoiser: Denoiser, prompt: Prompt, tokens: list[int]) -> Tensor:
-    """The hidden states that predict each of n tokens after a prompt: (n, H)."""
-    device, count = denoiser.backbone.device, len(tokens)
+def _conditionals(denoiser: Denoiser, part: Window) -> Tensor:
+    """The hidden states that predict each of n tokens: (n, H)."""
+    device, count = denoiser.backbone.device, len(part.tokens)
     if isinstance(denoiser, CausalDenoiser):
-        known = prompt.before[-denoiser.room :]
-        return denoiser.states(torch.tensor([[*known, *tokens[:-1]]], device=device))[0, -count:]
-    return WholeText.read(denoiser, prompt, torch.tensor(tokens, device=device)).conditionals()[:count]
+        known = part.prompt.before[-denoiser.room :]
+        return denoiser.states(torch.tensor([[*known, *part.tokens[:-1]]], device=device))[0, -count:]
+    return WholeText.read(denoiser, part.prompt, torch.tensor(part.tokens, device=device)).conditionals()[:count]
 
 
 def _log_p(denoiser: Denoiser, states: Tensor, rows: Tensor) -> Tensor:
@@ -151,21 +129,3 @@ def _log_p(denoiser: Denoiser, states: Tensor, rows: Tensor) -> Tensor:
     if isinstance(denoiser, CausalDenoiser):
         return denoiser.log_p(own).to(rows.device)
     return torch.log_softmax(denoiser.backbone.logits(own), dim=-1).to(rows.device)
-
-
-def _windows(
-    model: LoadedModel, text: ScoredText, run: _Run, context: tuple[int, ...]
-) -> Iterator[tuple[Prompt, int, int]]:
-    """Cut a run where a window slides: what is read before each part, and where the part begins and ends.
-
-    Private context stays in view before what a window holds that has slid.
-    """
-    denoiser, start = model.denoiser, run.start
-    prompt, always = model.after(text.tokens[1:start], context), model.after([], context).before
-    kept = max(1, (denoiser.room - len(always)) // 2)
-    while start < run.stop:
-        stop = min(run.stop, start + denoiser.reach(prompt))
-        yield prompt, start, stop
-        tokens = text.tokens[start:stop]
-        beside_context = Prompt([*always, *[*prompt.before[len(always) :], *tokens][-kept:]])
-        prompt, start = beside_context if context else denoiser.slid(prompt, tokens), stop

@@ -74,8 +74,9 @@ def _origin(entry: Entry) -> str:
     """Where a model comes from, with the day on which it was made here."""
     model = entry.manifest
     if model.source is not None:
-        where, at, commit = model.source.partition("@")
-        return f"pulled from {where}{at}{commit[:_COMMIT]} on {_day(model)}"
+        where, _, revision = model.source.rpartition("@")
+        commit = "" if revision.startswith("sha256:") else f"@{revision[:_COMMIT]}"  # of a file, a digest
+        return f"pulled from {where}{commit} on {_day(model)}"
     begun = [f"begun from {model.base}"] if model.base is not None else []
     comes = ["it comes with ssd"] if entry.bundled else []
     return "; ".join([_amount(model.text), *begun, f"finished on {_day(model)}", *comes])
@@ -140,7 +141,8 @@ def _evaluation(model: Manifest) -> str:
 
 
 def _commands(model: Manifest, is_default: bool) -> list[str]:
+    prompt = '"Dear reader,"' if model.format == "plain" else '"Write a short letter to my landlord."'
     if model.kind != "core":
-        return [f'ssd generate "Dear reader," --with {model.name}', _evaluation(model)]
+        return [f"ssd generate {prompt} --with {model.name}", _evaluation(model)]
     core = "" if is_default else f" --core {model.name}"
-    return [f'ssd generate "Dear reader,"{core}', f"ssd train-small FOLDER --for {model.name} --name NAME"]
+    return [f"ssd generate {prompt}{core}", f"ssd train-small FOLDER --for {model.name} --name NAME"]

@@ -11,11 +11,12 @@ from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant, Schedule, sharing
+from ssdcli.engine.whole_text import can_be_read_whole
 from ssdcli.errors import SsdError
-from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
+from ssdcli.evaluation.block_losses import BlockSettings, block_losses
+from ssdcli.evaluation.canvases import ROUNDS, CanvasSettings, canvas_losses, canvases_together
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import alone
-from ssdcli.evaluation.estimates import ENOUGH
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import (
     GRID,
@@ -42,6 +43,7 @@ _TOKENS_PER_SECOND = 400  # of held-out text that two processor cores measure, w
 _GATED = 3000  # tokens of held-out text, roughly, that a gate is fitted to
 _LOSSES = 0.6  # share of the time for measuring that the losses of a slow core may take
 _BEGINNING = 256  # tokens of a held-out text that are measured beside a causal core
+_FEWEST = 3  # whole texts, at least, that choose a weight: losses at all weights rise and fall together
 _SAMPLES = 0.1  # of the training's duration, which samples never exceed
 
 
@@ -97,20 +99,26 @@ def assess(
 
     trained_seconds: how long the training took.
     """
-    seconds, exact = measuring_seconds(prepared.settings, exact=prepared.exact), prepared.exact
+    seconds = measuring_seconds(prepared.settings, exact=prepared.exact)
     until = time.monotonic() + seconds
     core = None if prepared.parent is None else _open_core(prepared.parent, prepared, model)
     small = _trained(prepared, model)
-    share = min(1.0, _GATED / max(1, _measured_tokens(prepared.settings)))
-    fitter = GateFitter(None if exact else prepared.process, share)
+    fitter = _fitter(prepared)
     losses = None if core is None else _with_core(core, small, texts, fitter, _LOSSES * seconds)
     weight = None if losses is None else best_weight(losses)
     if losses is None:
-        losses = _alone(small, texts, exact=exact, seconds=_LOSSES * seconds)
+        losses = _alone(small, texts, exact=prepared.exact, seconds=_LOSSES * seconds)
     authors = _authors(prepared, small, core, weight)
     until = min(until, time.monotonic() + _SAMPLES * trained_seconds)
     samples = write_samples(authors, texts, prepared.tokenizer, until)
     return Assessment(losses, _measure(prepared), weight, fitter.gate(), samples)
+
+
+def _fitter(prepared: Prepared) -> GateFitter:
+    """What fits the gate; code lengths are measured of few tokens, all of which it looks at."""
+    if prepared.exact:
+        return GateFitter(None)
+    return GateFitter(prepared.process, min(1.0, _GATED / max(1, _measured_tokens(prepared.settings))))
 
 
 def _measure(prepared: Prepared) -> str:
@@ -150,14 +158,21 @@ def _with_core(
     if core.scores_whole_texts:
         windows = LossSettings(min(one.context, other.context))
         return measure_combinations((one, other), process, texts, combinations, windows).over(GRID)
+    pair, pace = _pair(core, small), Pace(seconds)
     losses: Losses | None
     if isinstance(core.denoiser, CausalDenoiser):
-        losses = code_lengths(_pair(core, small), texts, combinations, CodeSettings(Pace(seconds)))
-        if len(losses.tokens) < min(ENOUGH, len(texts)):
-            return None
+        losses = _enough(code_lengths(pair, texts, combinations, CodeSettings(pace)), texts)
+    elif can_be_read_whole(core.denoiser):
+        losses = _enough(block_losses(pair, texts, combinations, BlockSettings(pace)), texts)
     else:
-        losses = canvas_losses(_pair(core, small), texts, combinations, CanvasSettings(Pace(seconds)))
+        how = CanvasSettings(pace, rounds=ROUNDS, together=canvases_together(pair))
+        losses = canvas_losses(pair, texts, combinations, how)
     return None if losses is None else losses.over(GRID)
+
+
+def _enough(losses: Losses, texts: Sequence[ScoredText]) -> Losses | None:
+    """The losses, if some whole texts were measured before time was over, or all."""
+    return losses if len(losses.tokens) >= min(_FEWEST, len(texts)) else None
 
 
 def _alone(small: LoadedModel, texts: Sequence[ScoredText], *, exact: bool, seconds: float) -> Losses:

@@ -12,12 +12,15 @@ from ssdcli.engine.denoiser import Denoiser, FullDenoiser
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
-from ssdcli.evaluation.canvases import ENOUGH, CanvasSettings, canvas_losses
+from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses, canvases_together
 from ssdcli.evaluation.combinations import alone
+from ssdcli.evaluation.estimates import ENOUGH
 from ssdcli.evaluation.losses import GRID, LossSettings, Pace, measure, shares
 from ssdcli.evaluation.scored_text import ScoredText
-from ssdcli.generation.loaded_model import LoadedModel
+from ssdcli.generation.loaded_model import LoadedModel, open_model
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
+from ssdcli.registry.store import Registry
+from tests.pulled import add_core
 from tests.tiny import member
 
 V, MASK, L = 6, 5, 4
@@ -213,3 +216,36 @@ def test_after_whole_blocks_a_canvas_loses_what_the_block_does_in_a_pass_over_th
     exact = measure([one.model.denoiser.backbone], process, passages, [0.0], LossSettings(33, repeats=1))
     np.testing.assert_allclose(found.sums, exact.sums, rtol=1e-4)
     assert len(np.unique(found.sums.round(3))) > ENOUGH  # what stands before tells
+
+
+def test_canvases_at_one_place_share_its_prefix_and_lie_evenly_over_the_levels(monkeypatch):
+    started = []
+    start = Denoiser.start
+    monkeypatch.setattr(Denoiser, "start", lambda self, prompts: started.append(prompts) or start(self, prompts))
+    one, passages = reader(PROCESSES["simplex"]), texts(40)
+    found = measure_canvases([one, one], passages, [0.5], CanvasSettings(together=4))
+    assert len(started) == 2 * 40
+    assert found.level_tokens.sum() == pytest.approx(40 * 32)
+    alone_found = measure_canvases([one, one], passages, [0.5], CanvasSettings())
+    error = math.hypot(float(found.standard_error()[0]), float(alone_found.standard_error()[0]))
+    assert abs(found.nats_per_token()[0] - alone_found.nats_per_token()[0]) < 4 * error
+    spread = [
+        np.std(
+            [
+                measure_canvases([one, one], passages, [0.5], CanvasSettings(seed=seed, together=together)).sums
+                for seed in range(4)
+            ],
+            axis=0,
+        ).mean()
+        for together in (1, 4)
+    ]
+    assert spread[1] < 0.8 * spread[0]
+
+
+def test_a_core_with_full_attention_is_measured_at_other_places_instead():
+    process = PROCESSES["masked"]
+    made_here, full = reader(process), reader(process, kind=FullDenoiser)
+    assert canvases_together([made_here, full]) == canvases_together([made_here]) == 1
+    add_core("pulled", attention="causal")
+    apart = member("", open_model(Registry().find("pulled")).denoiser)
+    assert canvases_together([apart, made_here]) > 1

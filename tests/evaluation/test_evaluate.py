@@ -35,7 +35,7 @@ WORDS = ["the", "boiler", "is", "cold", "again", "and", "dear", "landlord", "sta
 @pytest.fixture(autouse=True)
 def _little_work(monkeypatch):
     monkeypatch.setattr("ssdcli.evaluation.continuations._TOKENS", 16)
-    monkeypatch.setattr("ssdcli.evaluation.evaluate._CANVASES", 2)
+    monkeypatch.setattr("ssdcli.evaluation.evaluate.ROUNDS", 2)
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ def test_a_figure_without_an_interval_says_so_and_a_model_without_figures_how_to
         ({"base": "old"}, "notes: a small model for starter", "begun from old"),
         ({"kind": "adapter", "base": "big"}, "notes: an adapter to big", "begun from big"),
         ({"kind": "core", "core": None, "source": f"them/it@{'ab' * 20}"}, "notes: a core", "them/it@abababababab on"),
+        ({"kind": "core", "core": None, "source": f"a@b.gguf@sha256:{'ab' * 32}"}, "notes: a core", "from a@b.gguf on"),
         ({"kind": "core", "core": None, "bundled": True}, "notes: a core", "it comes with ssd"),
         ({"text": {"documents": 3, "tokens": 90}}, "notes: a small model", "3 documents with 90 tokens;"),
         (

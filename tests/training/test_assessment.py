@@ -6,7 +6,8 @@ import numpy as np
 
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.process.masked import Masked
-from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses
+from ssdcli.evaluation.block_losses import BlockSettings, block_losses
+from ssdcli.evaluation.canvases import ROUNDS, CanvasSettings, canvas_losses
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import alone
 from ssdcli.evaluation.gating import GateFitter
@@ -53,11 +54,22 @@ def test_the_same_holds_beside_a_core_that_cannot_denoise_a_whole_text_at_once()
     members = [member("core", core.denoiser), member("small", other.denoiser, role="small")]
     fitter = GateFitter(PROCESS)
     told = [*shares(GRID, 2, PROCESS), fitter.combination()]
-    expected = canvas_losses(members, TEXTS, told, CanvasSettings())
+    expected = canvas_losses(members, TEXTS, told, CanvasSettings(rounds=ROUNDS))
     assert expected is not None
     sums, gate = fitted(core, other)
     np.testing.assert_array_equal(sums, expected.over(GRID).sums)
     assert gate == fitter.gate()
+
+
+def test_beside_a_core_that_reads_a_prefix_apart_whole_texts_are_measured():
+    add_core("apart", attention="block-causal")
+    core, other = open_model(Registry().find("apart"), process=PROCESS), small()
+    members = [member("core", core.denoiser), member("small", other.denoiser, role="small")]
+    told = [*shares(GRID, 2, PROCESS), GateFitter(PROCESS).combination()]
+    expected = block_losses(members, TEXTS, told, BlockSettings()).over(GRID)
+    losses = assessment._with_core(core, other, TEXTS, GateFitter(PROCESS), 1e6)
+    assert losses is not None
+    np.testing.assert_array_equal(losses.sums, expected.sums)
 
 
 def causal_core() -> LoadedModel:

@@ -145,6 +145,8 @@ def _body_config(config: BackboneConfig) -> Any:
 class BlockDiffusionLM(ReadsThroughCache, nn.Module):
     """Predicts log p of clean tokens from noised ones; implements the engine's Backbone."""
 
+    forgets = False
+
     def __init__(self, config: BackboneConfig) -> None:
         """Build with random weights."""
         super().__init__()

@@ -25,6 +25,7 @@ class DiffusionGemmaBackbone(NativeBackbone):
     """
 
     self_conditioned = True
+    forgets = True
     model: DiffusionGemmaForBlockDiffusion
 
     def __init__(self, model: Any, spec: CoreSpec, block_size: int | None = None) -> None:

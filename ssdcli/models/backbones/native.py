@@ -27,6 +27,7 @@ class NativeBackbone(ReadsThroughCache):
     """log p of clean tokens from noised ones, by a class with a body, input embeddings and a head."""
 
     self_conditioned = False
+    forgets = False
 
     def __init__(self, model: PreTrainedModel, spec: CoreSpec, block_size: int | None = None) -> None:
         """Wrap a loaded model; `block_size` replaces the one that a core with full attention proposes."""
