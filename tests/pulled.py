@@ -41,7 +41,7 @@ def write_core(
         "suppressed": (1, 2, *range(tiny_tokenizer().get_vocab_size(), VOCABULARY)),
     }
     spec = CoreSpec(**{**fields, **changes})
-    own = {**native, "vocab_size": VOCABULARY, "is_causal": False}
+    own = {**native, "vocab_size": VOCABULARY, "is_causal": spec.attention == "autoregressive"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: Any = native_class_of(own).model(AutoConfig.for_model(**own))

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ssdcli.engine import catalogue
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.process import make_process
-from ssdcli.engine.sampling.reverse import Choice, reverse_process
+from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.placement import CPU, DTYPES, FREE, QUANTIZED, Allocation, Need, Placement
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 _SEEN = 128  # tokens before the canvas of the predicted step
 _SIDE = 4096  # of the matrices that are multiplied to measure the machine: no cache holds two of them
+_ESTIMATE = "an estimate from how fast matrices were multiplied just now."
 _SECONDS = 0.3  # spent measuring
 
 
@@ -99,17 +99,17 @@ def _speed(entry: Entry, allocation: Allocation) -> list[str]:
     spec = CoreSpec.of(manifest, config[KEY])
     twin = native_class_of(config).backbone_for(spec)(blueprint(native_part(config)), spec)
     denoiser = make_denoiser(twin, manifest.attention, process)
-    rows = manifest.block_size + (_SEEN if manifest.attention == "full" else 0)
-    causal = isinstance(denoiser, CausalDenoiser)
-    rate = _rate(1 if causal else rows, getattr(torch, allocation.computes), allocation.devices[0])
-    seconds = denoiser.flops(manifest.block_size, _SEEN) / rate
-    sampler = catalogue.from_left(process.name) if causal else None
-    steps = reverse_process(process, Choice(sampler)).steps_of(manifest.block_size)
+    flops = denoiser.flops(manifest.block_size, _SEEN)
+    how = getattr(torch, allocation.computes), allocation.devices[0]
+    if isinstance(denoiser, CausalDenoiser):
+        seconds = flops / _rate(1, *how)
+        return [f"A token after {_SEEN} others takes about {seconds:.2g} s: {_ESTIMATE}"]
+    seconds = flops / _rate(manifest.block_size + (_SEEN if manifest.attention == "full" else 0), *how)
+    steps = reverse_process(process).steps_of(manifest.block_size)
     pace = manifest.block_size / (seconds * steps)
     return [
         f"A denoising step of {manifest.block_size} tokens after {_SEEN} others takes about {seconds:.2g} s, which is "
-        f"{pace:.2g} tokens a second in {steps} steps a block: an estimate from how fast matrices "
-        "were multiplied just now."
+        f"{pace:.2g} tokens a second in {steps} steps a block: {_ESTIMATE}"
     ]
 
 

@@ -110,9 +110,8 @@ class CausalDenoiser(Denoiser):
         return prefix.cache, prefix.cache.tail[0][:, -1:]
 
     def log_p(self, states: Tensor) -> Tensor:
-        """Log p of the tokens that hidden states (..., H) predict: (..., V) float32; a virtual mask has none."""
-        scores = torch.log_softmax(self.backbone.logits(states), dim=-1)
-        return pad(scores, (0, self.process.vocabulary - scores.shape[-1]), value=-math.inf)
+        """Log p of the tokens that hidden states (..., H) predict: (..., V) float32."""
+        return torch.log_softmax(self.backbone.logits(states), dim=-1)
 
     def score(self, tokens: Tensor) -> Tensor:
         """Log p of each token but the first, given those before it: (B, T) int64 to (B, T - 1) float32, in nats."""

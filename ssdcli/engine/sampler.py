@@ -171,8 +171,9 @@ def _fresh(log_p: Tensor, canvas: Canvas, process: Process, block: _Block, confi
     """Log p (B, L, V) with the repetition of known text held down; as given where that is off."""
     if config.repetition.off:
         return log_p
-    text = block.shared.around(block.written, process.tokens(canvas), process.shows(canvas))
-    return config.repetition.held_down(log_p, text)
+    shown = process.shows(canvas)
+    text = block.shared.around(block.written, process.tokens(canvas), shown)
+    return config.repetition.held_down(log_p, text, ~shown if process.hides else torch.ones_like(shown))
 
 
 def _settle(

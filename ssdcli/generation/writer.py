@@ -133,6 +133,8 @@ class Writer:
         """
         from ssdcli.engine.noise import CounterNoise
 
+        whole = self._ensemble.fully_predicts(1.0)
+        require(whole, "a causal language model does not predict a block at once.", "Measure it with 'ssd eval'.")
         config = sampler_config(self._denoiser, self.ends, DEFAULTS)
         encoder = PromptEncoder(self.members, gap=0)
         prompts = [[own] * draws for own in encoder.prompts(Request(prompt, plain=True), PromptParts(prompt), ())]

@@ -65,7 +65,7 @@ def read_vocabulary(tokenizer: bytes, files: Files) -> Vocabulary:
         end=_first(special("eos"), generated("eos")),
         mask=_first(special("mask"), generated("mask")),
         pad=_first(special("pad"), generated("pad")),
-        opening=_opening(loaded),
+        opening=_opening(loaded, settings, special("bos")),
         chat=read_template(files) is not None,
     )
 
@@ -102,8 +102,10 @@ def make_tokenizer(files: Files, model_type: str) -> bytes:
     raise _no_tokenizer()
 
 
-def _opening(tokenizer: Tokenizer) -> int | None:
-    """The id that a tokenizer puts before every text, if it does."""
+def _opening(tokenizer: Tokenizer, settings: Mapping[str, Any], begin: int | None) -> int | None:
+    """The id that a tokenizer puts before every text, if it does; its settings overrule it, as in transformers."""
+    if settings.get("add_bos_token") is not None:
+        return begin if settings["add_bos_token"] else None
     encoding = tokenizer.encode("a")
     return encoding.ids[0] if encoding.special_tokens_mask[:1] == [1] else None
 

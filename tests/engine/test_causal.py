@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from ssdcli.engine.causal import CausalDenoiser
+from ssdcli.engine.causal import CausalDenoiser, StepwiseCausalDenoiser
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampler import SamplerConfig, sample
+from ssdcli.engine.sampler import SamplerConfig, Step, sample
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import Choice, reverse_process
 from ssdcli.models.backbones.causal import NativeCausalBackbone
@@ -24,6 +29,8 @@ from ssdcli.models.core_spec import CoreSpec
 V, L, CONTEXT = 50, 8, 128
 MASK = V  # a virtual id, which the model has no embedding for
 PROCESS = Masked(V + 1, mask_id=MASK)
+GREEDY = Picker(temperature=0.0)
+PROMPT = [7, 8, 9, 10, 11]
 
 
 def llama(seed: int = 0) -> LlamaForCausalLM:
@@ -41,24 +48,31 @@ def llama(seed: int = 0) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval().requires_grad_(False)
 
 
-def denoiser(model: LlamaForCausalLM) -> CausalDenoiser:
+def denoiser(
+    model: LlamaForCausalLM, kind: type[CausalDenoiser] = StepwiseCausalDenoiser, context: int = CONTEXT
+) -> CausalDenoiser:
     spec = CoreSpec(
         process="masked",
         constants={"mask_id": MASK},
         block_size=L,
-        context=CONTEXT,
+        context=context,
         attention="autoregressive",
         shift=True,
     )
-    return CausalDenoiser(NativeCausalBackbone(model, spec), PROCESS)
+    return kind(NativeCausalBackbone(model, spec), PROCESS)
 
 
 MODEL = llama()
 CORE = denoiser(MODEL)
+KINDS = pytest.mark.parametrize("core", [CORE, denoiser(MODEL, CausalDenoiser)], ids=["stepwise", "at once"])
 
 
 def canvas_of(*known: int) -> Tensor:
     return torch.tensor([[*known, *[MASK] * (L - len(known))]])
+
+
+def canvases(*rows: Sequence[int]) -> Tensor:
+    return torch.cat([canvas_of(*row) for row in rows])
 
 
 def native_log_p(tokens: Sequence[int]) -> Tensor:
@@ -66,44 +80,177 @@ def native_log_p(tokens: Sequence[int]) -> Tensor:
     return torch.log_softmax(MODEL(torch.tensor([list(tokens)])).logits[0, -1], dim=-1)
 
 
-def written(
-    prompts: Sequence[Sequence[int]], picker: Picker, blocks: int, core: CausalDenoiser = CORE
-) -> list[list[int]]:
-    ensemble = Ensemble((Member("core", core, Constant(1.0)),))
-    config = SamplerConfig(L, blocks * L, (0,), picker)
-    reverse = reverse_process(PROCESS, Choice("left-to-right"))
-    rows: list[list[int]] = [[] for _ in prompts]
-    for step in sample(ensemble, reverse, [[Prompt(p) for p in prompts]], range(len(prompts)), config):
-        if step.last:
-            for row, tokens in zip(rows, step.canvas.tolist(), strict=True):
-                row.extend(tokens)
-    return rows
+def run(members: Sequence[tuple[Any, float]], prompts: Sequence[Sequence[int]], **changes: Any) -> list[Step]:
+    """All steps of members with weights that write from the left after prompts, two blocks unless changed."""
+    ensemble = Ensemble(tuple(Member(f"m{i}", one, Constant(w)) for i, (one, w) in enumerate(members)))
+    fields: dict[str, Any] = {"block_size": L, "max_tokens": 2 * L, "ends": (0,), "picker": Picker()}
+    seeds = changes.pop("seeds", range(len(prompts)))
+    reverse = reverse_process(PROCESS, Choice("left-to-right", ends=changes.pop("closing", ())))
+    rows = [[Prompt(prompt) for prompt in prompts]] * len(members)
+    return list(sample(ensemble, reverse, rows, seeds, SamplerConfig(**{**fields, **changes})))
 
 
+def written(steps: Sequence[Step]) -> list[list[int]]:
+    return torch.cat([step.canvas for step in steps if step.last], dim=1).tolist()
+
+
+@KINDS
 @pytest.mark.parametrize("known", [(), (5,), (5, 6, 7), (1, 2, 3, 4, 5, 6, 7)])
-def test_the_leftmost_hidden_position_is_predicted_as_the_native_model_does_and_no_other(known):
-    prompt = [7, 8, 9, 10, 11]
-    log_p = CORE.denoise(canvas_of(*known), 0.5, None, CORE.start([Prompt(prompt)]))
+def test_the_leftmost_hidden_position_is_predicted_as_the_native_model_does_and_no_other(core, known):
+    log_p = core.denoise(canvas_of(*known), 0.5, None, core.start([Prompt(PROMPT)]))
     assert log_p.shape == (1, L, V + 1)
-    torch.testing.assert_close(log_p[0, len(known), :V], native_log_p([*prompt, *known]), rtol=0, atol=1e-5)
-    assert log_p[0, len(known), MASK] == -torch.inf
-    log_p[0, len(known)] = torch.nan
+    torch.testing.assert_close(log_p[0, len(known), :V], native_log_p([*PROMPT, *known]), rtol=0, atol=1e-5)
+    assert log_p[0, len(known), MASK] == -math.inf
+    log_p[0, len(known)] = math.nan
     assert log_p.isnan().all()
 
 
-def test_weight_one_on_the_core_writes_its_own_greedy_text():
+@KINDS
+def test_a_canvas_without_a_hidden_position_is_not_predicted(core):
+    assert core.denoise(canvas_of(*range(1, 9)), 0.5, None, core.start([Prompt(PROMPT)])).isnan().all()
+
+
+@KINDS
+def test_rows_may_be_known_to_different_places_and_nothing_behind_them_is_seen(core):
+    prefixes = core.start([Prompt(PROMPT), Prompt(PROMPT[:2]), Prompt([3] * 40)])
+    canvas = canvases((), (4, 5, 6), (9,))
+    canvas[:, 6] = 12
+    log_p = core.denoise(canvas, 0.5, None, prefixes)
+    for row, tokens in enumerate([PROMPT, [*PROMPT[:2], 4, 5, 6], [*[3] * 40, 9]]):
+        place = (0, 3, 1)[row]
+        torch.testing.assert_close(log_p[row, place, :V], native_log_p(tokens), rtol=0, atol=1e-5)
+        assert int(log_p[row, :, 0].isnan().sum()) == L - 1
+
+
+def test_log_p_is_bit_for_bit_that_of_the_native_model_in_the_passes_of_its_own_generation():
+    prompt, text = torch.tensor([PROMPT]), torch.randint(1, V, (1, 3 * L), generator=torch.Generator().manual_seed(1))
+    prefixes, cache = CORE.start([Prompt(PROMPT)]), DynamicCache()
+    logits = MODEL(prompt, past_key_values=cache, logits_to_keep=1).logits
+    for place in range(3 * L):
+        inside = place % L
+        canvas = canvas_of(*text[0, place - inside : place].tolist())
+        own = CORE.denoise(canvas, 1 - inside / L, None, prefixes)[0, inside, :V]
+        assert torch.equal(own, torch.log_softmax(logits[0, -1], dim=-1))
+        logits = MODEL(text[:, place : place + 1], past_key_values=cache).logits
+        if inside == L - 1:
+            prefixes = CORE.commit(text[:, place - inside : place + 1], prefixes)
+
+
+def test_each_token_is_read_once(monkeypatch):
+    read = []
+    run_body = NativeCausalBackbone._run
+    monkeypatch.setattr(
+        NativeCausalBackbone,
+        "_run",
+        lambda self, embedded, *rest: read.append(embedded.shape[:2]) or run_body(self, embedded, *rest),
+    )
+    run([(CORE, 1.0)], [PROMPT], ends=(-1,))
+    # The last token of the second block is not followed by another one, and need not be read.
+    assert [tuple(shape) for shape in read] == [(1, len(PROMPT)), *[(1, 1)] * (2 * L - 1)]
+
+
+@KINDS
+def test_weight_one_on_the_core_writes_its_own_greedy_text(core):
     for seed in range(4):
-        model = llama(seed)
-        prompt = [3 + seed, 8, 9]
+        model, prompt = llama(seed), [3 + seed, 8, 9]
         own = model.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, 3),
-            max_new_tokens=40,
+            max_new_tokens=5 * L,
             do_sample=False,
             eos_token_id=None,
             pad_token_id=0,
         )[0, 3:].tolist()
-        (made,) = written([prompt], Picker(temperature=0.0), 5, denoiser(model))
-        stop = own.index(0) + 1 if 0 in own else 40
-        assert made[:stop] == own[:stop]
+        (made,) = written(
+            run([(denoiser(model, type(core)), 1.0)], [prompt], picker=GREEDY, max_tokens=5 * L, ends=(-1,))
+        )
+        assert made == own
         assert len(set(made)) > 5
+
+
+@KINDS
+@given(
+    texts=st.lists(st.lists(st.integers(1, 3), max_size=L), min_size=1, max_size=6),
+    commit=st.lists(st.integers(1, 3), min_size=L, max_size=L),
+)
+def test_what_was_predicted_before_does_not_change_a_prediction(core, texts, commit):
+    """What is remembered of a canvas is used as far as the next one begins alike, and no further."""
+    prefixes = core.start([Prompt(PROMPT)])
+    core.commit(torch.tensor([commit]), prefixes)
+    for known in texts:
+        log_p = core.denoise(canvas_of(*known), 0.5, None, prefixes)
+        fresh = core.denoise(canvas_of(*known), 0.5, None, core.start([Prompt(PROMPT)]))
+        torch.testing.assert_close(log_p, fresh, rtol=0, atol=1e-5, equal_nan=True)
+    after = core.denoise(canvas_of(), 1.0, None, core.commit(torch.tensor([commit]), prefixes))
+    torch.testing.assert_close(after[0, 0, :V], native_log_p([*PROMPT, *commit]), rtol=0, atol=1e-5)
+
+
+@KINDS
+def test_a_window_slides_as_others_do(core):
+    small = denoiser(MODEL, type(core), context=32)
+    text = torch.randint(1, V, (1, 4 * L), generator=torch.Generator().manual_seed(2))
+    prefixes = small.start([Prompt(PROMPT)])
+    for block in text.split(L, dim=1):
+        prefixes = small.commit(block, prefixes)
+    seen = [*PROMPT, *text[0].tolist()][-prefixes[0].tokens.shape[1] :]
+    assert len(seen) < len(PROMPT) + 4 * L
+    log_p = small.denoise(canvas_of(4), 0.5, None, prefixes)[0, 1, :V]
+    torch.testing.assert_close(log_p, native_log_p([*seen, 4]), rtol=0, atol=1e-5)
+
+
+@KINDS
+def test_text_after_a_gap_is_not_seen(core):
+    assert core.sight == 0
+    blind, shown = core.start([Prompt(PROMPT, (), L)]), core.start([Prompt(PROMPT, (1, None, 3), L)])
+    canvas = canvas_of(4, 5)
+    assert torch.equal(core.denoise(canvas, 0.5, None, blind)[:, 2], core.denoise(canvas, 0.5, None, shown)[:, 2])
+
+
+@pytest.mark.parametrize("picker", [Picker(top_p=0.9), GREEDY])
+def test_a_row_is_bit_for_bit_what_it_is_alone(picker):
+    prompts = [PROMPT, [5], PROMPT[:3], [3, 4] * 20, [9]]
+    together = written(run([(CORE, 1.0)], prompts, picker=picker, max_tokens=3 * L, ends=(-1,)))
+    for row, prompt in enumerate(prompts):
+        alone = run([(CORE, 1.0)], [prompt], picker=picker, max_tokens=3 * L, ends=(-1,), seeds=[row])
+        assert written(alone) == [together[row]]
+
+
+def test_states_score_whole_texts_as_the_native_model_does():
+    texts = torch.randint(1, V, (2, 30), generator=torch.Generator().manual_seed(3))
+    log_p = torch.log_softmax(MODEL(texts).logits, dim=-1)[:, :-1]
+    torch.testing.assert_close(CORE.score(texts), log_p.gather(-1, texts[:, 1:, None])[..., 0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(CORE.log_p(CORE.states(texts)[:, :-1])[..., :V], log_p, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="a text of 129 tokens is longer than the context of 128"):
+        CORE.states(torch.zeros(1, CONTEXT + 1, dtype=torch.int64))
+
+
+@KINDS
+def test_states_after_a_prefix_are_those_of_the_whole_text(core):
+    (prefix,) = core.start([Prompt(PROMPT)])
+    tokens = torch.tensor([[4, 5, 6]])
+    whole = CORE.states(torch.tensor([[*PROMPT, 4, 5, 6]]))[:, len(PROMPT) - 1 :]
+    torch.testing.assert_close(core.states_after(tokens, prefix), whole, rtol=0, atol=1e-4)
+
+
+def test_a_causal_model_joins_the_masked_process_alone():
+    with pytest.raises(ValueError, match="takes part in the masked process alone, not in uniform"):
+        StepwiseCausalDenoiser(CORE.backbone, Uniform(V))
+
+
+def test_costs_are_those_of_reading_each_token_once():
+    sizes = CORE.backbone.sizes
+    costs = CORE.costs(Prompt(PROMPT))
+    blocks = [next(costs) for _ in range(3)]
+    assert [reading for reading, _ in blocks] == [sizes.reading(len(PROMPT), 0), 0, 0]
+    assert [step for _, step in blocks] == [
+        sizes.reading(1, len(PROMPT) + n * L) + sizes.denoising(1, PROCESS) for n in (1, 2, 3)
+    ]
+
+
+def test_an_end_fills_its_block_at_once():
+    (own,) = written(run([(CORE, 1.0)], [PROMPT], picker=GREEDY, ends=(-1,), max_tokens=L))
+    end = own[2]
+    steps = run([(CORE, 1.0)], [PROMPT], picker=GREEDY, ends=(end,), closing=(end,))
+    place = own.index(end)
+    assert written(steps) == [[*own[:place], *[end] * (L - place)]]
+    assert len(steps) == place + 1

@@ -56,7 +56,11 @@ def repeated(text: list[int], n: int, start: int) -> set[tuple[int, int]]:
     return {(a, b) for a, b in pairs if grams[a] == grams[b] and min(grams[a]) >= 0 and b + n > start}
 
 
-@pytest.mark.parametrize("choice", [Choice("top-k"), Choice("threshold", 1), Choice("ancestral")], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "choice",
+    [Choice("left-to-right"), Choice("top-k"), Choice("threshold", 1), Choice("ancestral")],
+    ids=lambda c: c.name,
+)
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_where_a_step_reveals_one_position_no_n_gram_of_the_prompt_or_the_text_is_repeated(choice, n):
     sampler, seeds = reverse_process(MASKED, choice).sampler, list(range(20))
@@ -106,7 +110,7 @@ def visible(canvas: Tensor, process: Process) -> list[list[int]]:
 
 
 class Toy:
-    """A causal LM as a denoiser: exact at the first hidden position, and undecided at the others."""
+    """A causal LM as a member: exact at the first hidden position, and abstaining at the others."""
 
     def __init__(self) -> None:
         torch.manual_seed(5)
@@ -131,7 +135,7 @@ class Toy:
         text = torch.cat([prefix, canvas.masked_fill(hidden, 0)], dim=1)
         log_p = self.model(text).logits[:, prefix.shape[1] - 1 : -1].log_softmax(-1)
         first = hidden & (hidden.cumsum(-1) == 1)
-        return torch.where(first[..., None], log_p, torch.zeros_like(log_p).log_softmax(-1))
+        return log_p.where(first[..., None], math.nan)
 
     def commit(self, tokens: Tensor, prefix: Tensor) -> Tensor:
         return torch.cat([prefix, tokens], dim=1)
@@ -150,9 +154,9 @@ def test_from_the_left_a_causal_lm_writes_greedily_what_transformers_generates(r
         repetition_penalty=repetition.penalty,
         no_repeat_ngram_size=repetition.no_repeat,
     )
-    shared = tuple(map(Prompt, prompts))
+    sampler, shared = reverse_process(MASKED, Choice("left-to-right")).sampler, tuple(map(Prompt, prompts))
     changes: dict[str, Any] = {"repetition": repetition, "shared": shared, "steps": L, "max_tokens": 8 * L}
-    steps = run(toy, MASKED, [1, 2], prompts, picker=Picker(0.0), **changes)
+    steps = run(toy, sampler, [1, 2], prompts, picker=Picker(0.0), **changes)
     assert torch.equal(generated(steps, MASKED), expected[:, ids.shape[1] :])
 
 

@@ -18,7 +18,7 @@ from ssdcli.cli import app
 from ssdcli.models.auto_model import quiet
 from ssdcli.models.native_checkpoint import read_config
 
-TOKENS = 12
+TOKENS = 18  # more than a block
 PROMPTS = (
     "What is the capital of France?",
     "Write a haiku about rain.",

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from ssdcli.errors import SsdError
 from ssdcli.hub.tokenizer_files import make_tokenizer, read_template, read_vocabulary
@@ -65,6 +67,22 @@ def test_tokens_that_are_added_on_loading_count(source):
     write_json(source / "tokenizer_config.json", {"added_tokens_decoder": {"310": {"content": "<|late|>"}}})
     found = vocabulary_of(source)
     assert (found.size, found.ids["<|late|>"], found.chat) == (311, 310, False)
+
+
+@pytest.mark.parametrize(
+    ("puts", "asked", "expected"),
+    [(True, None, BEGIN), (False, None, None), (True, False, None), (False, True, BEGIN)],
+)
+def test_what_a_tokenizer_puts_before_a_text_is_its_own_doing_unless_its_settings_say_otherwise(
+    source, puts, asked, expected
+):
+    made = Tokenizer.from_file(str(source / "tokenizer.json"))
+    begin = made.id_to_token(BEGIN)
+    if puts:
+        made.post_processor = TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, BEGIN)])
+    made.save(str(source / "tokenizer.json"))
+    edit(source / "tokenizer_config.json", bos_token=begin, **({} if asked is None else {"add_bos_token": asked}))
+    assert vocabulary_of(source).opening == expected
 
 
 @pytest.mark.parametrize(

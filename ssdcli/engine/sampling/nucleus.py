@@ -52,7 +52,7 @@ class Picker:
         rows, length, vocabulary = log_p.shape
         draws = noise.derive(_DRAW).uniform(_rounds(self.top_p, vocabulary), 2, length)
         uniforms, log_p = draws.permute(1, 2, 0, 3).flatten(2), log_p.flatten(0, 1)
-        if wanted is None or not _readable(log_p):
+        if wanted is None or not readable(log_p):
             return self._drawn(log_p, uniforms).view(rows, length)
         tokens = torch.zeros(rows * length, dtype=torch.int64)
         here = wanted.flatten().nonzero()[:, 0]
@@ -182,7 +182,7 @@ def _draw_from_nucleus(blocks: Tensor, top_p: float, uniforms: Tensor) -> Tensor
         inside = blocks.sum(-1).sum(-1) < bound
         tokens[rows] = torch.where(inside, drawn, tokens[rows])
         bound = bound.masked_fill(inside, 0)  # a row takes one token only
-        if _readable(blocks):  # on a GPU all rounds are run, since asking would make the host wait
+        if readable(blocks):  # on a GPU all rounds are run, since asking would make the host wait
             left = bound > 0
             rows, blocks, bound = rows[left], blocks[left], bound[left]
             if not len(rows):
@@ -191,6 +191,6 @@ def _draw_from_nucleus(blocks: Tensor, top_p: float, uniforms: Tensor) -> Tensor
     return tokens
 
 
-def _readable(x: Tensor) -> bool:
+def readable(x: Tensor) -> bool:
     """Whether the host can read a tensor without waiting for a device."""
     return x.is_cpu

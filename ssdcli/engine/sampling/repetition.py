@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.sampling.nucleus import predicted, readable
+
+Places = tuple[Tensor, Tensor]  # the rows and the positions of K places on canvases: (K,) int64 each
 
 _UNKNOWN = -1
 
@@ -32,23 +35,25 @@ class KnownText:
         """What the canvas shows, (B, L) int64."""
         return self.tokens[:, self.start : self.start + self.length]
 
-    def agreeing(self, side: int, most: int) -> Tensor:
-        """How many neighbours in a row, up to `most`, canvas position i shares with column j: (B, L, N) int64.
+    def agreeing(self, places: Places, side: int, most: int) -> Tensor:
+        """How many neighbours in a row, up to `most`, K places on the canvas share with each column: (K, N) int64.
 
-        Neighbours on the left are counted for a `side` of -1, on the right for 1. Position i is taken to hold the token
-        of column j, also where it is itself a neighbour of j.
+        Neighbours on the left are counted for a `side` of -1, on the right for 1. A place is taken to hold the token of
+        the column that it is compared with, also where it is itself a neighbour of that column.
         """
-        count = self.tokens.shape[1]
-        columns = torch.arange(count, device=self.tokens.device)
-        places = columns[self.start : self.start + self.length, None]
-        padded = torch.nn.functional.pad(self.tokens, (most, most), value=_UNKNOWN)
-        unbroken = torch.ones_like(self.canvas, dtype=torch.bool)[..., None].expand(-1, -1, count)
-        total = torch.zeros(unbroken.shape, dtype=torch.int64, device=self.tokens.device)
-        for distance in range(1, most + 1):
-            shifted = padded[:, most + side * distance :][:, :count]
-            own = shifted[:, self.start : self.start + self.length, None]
-            there = torch.where(columns + side * distance == places, self.tokens[:, None], shifted[:, None])
-            unbroken = unbroken & (own == there) & (own >= 0)
+        rows, positions = places
+        tokens, here = self.tokens[rows], self.start + positions[:, None]
+        columns = torch.arange(tokens.shape[1], device=tokens.device)
+        padded = torch.nn.functional.pad(tokens, (most, most), value=_UNKNOWN)
+        unbroken = torch.ones_like(tokens, dtype=torch.bool)
+        total = torch.zeros_like(tokens)
+        for distance in range(side, side * (most + 1), side):
+            neighbour = padded.gather(1, here + most + distance)
+            others = padded[:, most + distance :][:, : len(columns)]
+            others = torch.where(columns + distance == here, tokens, others)
+            unbroken = unbroken & (neighbour == others) & (neighbour >= 0)
+            if readable(unbroken) and not unbroken.any():
+                break
             total += unbroken
         return total
 
@@ -100,59 +105,77 @@ class Repetition:
         """Whether predictions stay as they are."""
         return self.penalty == 1 and self.no_repeat == 0
 
-    def held_down(self, log_p: Tensor, text: KnownText) -> Tensor:
-        """Log p (B, L, V) of a canvas with less repetition, renormalised: the penalty first, then the n-grams."""
+    def held_down(self, log_p: Tensor, text: KnownText, open_: Tensor) -> Tensor:
+        """Log p (B, L, V) with less repetition, renormalised: the penalty comes first, then the n-grams.
+
+        open_: the positions, (B, L) bool, whose tokens are not certain; the others, and those where nobody predicts,
+        stay as they are.
+        """
+        places = _places(open_ & predicted(log_p))
+        changed = log_p[places]
         if self.penalty != 1:
-            log_p = torch.log_softmax(_penalised(log_p, text, self.penalty), dim=-1)
+            changed = torch.log_softmax(_penalised(changed, text, places, self.penalty), dim=-1)
         if self.no_repeat:
-            log_p = _without_repeats(log_p, text, self.no_repeat)
-        return log_p
+            changed = _without_repeats(changed, text, places, self.no_repeat)
+        return log_p.index_put(places, changed)
 
 
 ALLOWED = Repetition()
 
 
-def _penalised(log_p: Tensor, text: KnownText, penalty: float) -> Tensor:
-    """Logits (B, L, V), divided by the penalty, or multiplied if negative, for tokens known at another position.
+def _places(wanted: Tensor) -> Places:
+    """The positions (B, L) bool that are wanted; all of them on a GPU, where asking would make the host wait."""
+    if readable(wanted):
+        rows, columns = wanted.nonzero(as_tuple=True)
+        return rows, columns
+    count, length = wanted.shape
+    rows, columns = (torch.arange(size, device=wanted.device) for size in (count, length))
+    return rows.repeat_interleave(length), columns.repeat(count)
+
+
+def _penalised(log_p: Tensor, text: KnownText, places: Places, penalty: float) -> Tensor:
+    """Logits at K positions, (K, V), divided by the penalty, or multiplied if negative, for tokens known elsewhere.
 
     The penalty depends on where logits are zero (Keskar et al., "CTRL", 2019), and an ensemble's are only known up to a
     constant: zero is a token as likely as under the uniform distribution.
     """
-    logits = log_p.float() + math.log(log_p.shape[-1])
-    penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
+    rows, _ = places
+    logits = log_p + math.log(log_p.shape[-1])
     known = text.tokens.clamp(min=0)
-    counts = torch.zeros_like(logits[:, 0]).scatter_add_(1, known, (text.tokens >= 0).float())
-    result = torch.where((counts > 0)[:, None], penalised, logits)
+    counts = log_p.new_zeros(len(known), log_p.shape[-1]).scatter_add_(1, known, (text.tokens >= 0).to(log_p.dtype))
+    shown = text.canvas[places]
+    own = shown.clamp(min=0)[:, None]
     # A token that only this position shows is not repeated by keeping it.
-    own = text.canvas.clamp(min=0)
-    alone = (text.canvas >= 0) & (counts.gather(1, own) == 1)
-    kept = torch.where(alone[..., None], logits.gather(-1, own[..., None]), result.gather(-1, own[..., None]))
-    return result.scatter(-1, own[..., None], kept)
+    elsewhere = counts[rows].scatter_add_(1, own, -(shown >= 0).to(log_p.dtype)[:, None]) > 0
+    return torch.where(elsewhere, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
-def _without_repeats(log_p: Tensor, text: KnownText, n: int) -> Tensor:
-    """Log p (B, L, V) without the tokens that would complete a repeated n-gram, renormalised.
+def _without_repeats(log_p: Tensor, text: KnownText, places: Places, n: int) -> Tensor:
+    """Log p at K positions, (K, V), without the tokens that would complete a repeated n-gram, renormalised.
 
     Where no token would be left, and where none is excluded, log p stays as it is.
     """
-    repeats = _repeats(text, n)
-    ids = text.tokens.clamp(min=0)[:, None].expand_as(repeats)
+    repeats = _repeats(text, places, n)
+    if readable(repeats) and not repeats.any():
+        return log_p
+    ids = text.tokens.clamp(min=0)[places[0]]
     highest = torch.where(repeats, -math.inf, math.inf)
-    rest = torch.log_softmax(log_p.float().scatter_reduce(-1, ids, highest, "amin"), dim=-1)
+    rest = torch.log_softmax(log_p.scatter_reduce(-1, ids, highest, "amin"), dim=-1)
     changed = repeats.any(-1, keepdim=True) & ~rest.isnan().all(-1, keepdim=True)
     return torch.where(changed, rest, log_p)
 
 
-def _repeats(text: KnownText, n: int) -> Tensor:
-    """At which canvas positions i the token of a column j would complete a repeated n-gram: (B, L, N) bool.
+def _repeats(text: KnownText, places: Places, n: int) -> Tensor:
+    """At which of K places the token of a column would complete a repeated n-gram: (K, N) bool.
 
-    With the token of j, position i and its neighbours repeat j and its own as far as they agree on both sides. n-grams
-    are completed from the right and in the middle, too, since a canvas need not be filled from the left.
+    With that token, a place and its neighbours repeat the column and its own as far as they agree on both sides.
+    n-grams are completed from the right and in the middle, too, since a canvas need not be filled from the left.
     """
-    columns = torch.arange(text.tokens.shape[1], device=text.tokens.device)
-    places = columns[text.start : text.start + text.length, None]
-    later = (columns > places) & (columns < text.start + text.length)
+    rows, positions = places
+    tokens, here = text.tokens[rows], text.start + positions[:, None]
+    columns = torch.arange(tokens.shape[1], device=tokens.device)
     # Of two copies that a canvas shows already, the later one gives way: otherwise both would change at once.
-    kept = (text.canvas[..., None] == text.tokens[:, None]) & later
-    known = (text.tokens >= 0)[:, None] & (columns != places) & ~kept
-    return known & (text.agreeing(-1, n - 1) + text.agreeing(1, n - 1) >= n - 1)
+    later = (columns > here) & (columns < text.start + text.length)
+    kept = (tokens.gather(1, here) == tokens) & later
+    known = (tokens >= 0) & (columns != here) & ~kept
+    return known & (text.agreeing(places, -1, n - 1) + text.agreeing(places, 1, n - 1) >= n - 1)

@@ -91,6 +91,17 @@ def test_an_excluded_token_stays_excluded_and_the_others_stay_a_distribution():
     assert not torch.allclose(pushed[:, 1:], log_p[:, 1:])
 
 
+def test_where_nobody_predicts_any_token_may_follow_and_nothing_is_pushed():
+    reader, log_p = Reader(), predictions()
+    silent = torch.arange(L) > 2
+    unknown = log_p.masked_fill(silent[:, None], math.nan)
+    pushed = guided(unknown, [ClassifierGuide(reader, 1, 4.0)], WRITTEN)
+    level = log_p.masked_fill(silent[:, None], -math.log(V))
+    assert pushed[:, silent].isnan().all()
+    expected = guided(level, [ClassifierGuide(reader, 1, 4.0)], WRITTEN)
+    torch.testing.assert_close(pushed[:, ~silent], expected[:, ~silent])
+
+
 def test_without_a_guide_or_with_a_scale_of_zero_nothing_changes_and_nothing_is_asked():
     log_p, reader = predictions(), Reader()
     assert torch.equal(guided(log_p, [], WRITTEN), log_p)

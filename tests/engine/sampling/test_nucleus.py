@@ -225,7 +225,7 @@ def test_rounds_on_a_device_draw_what_the_host_draws(monkeypatch):
     for top_p in (0.05, 0.5, 0.95):
         expected = Picker(top_p=top_p).draw(log_p, CounterNoise(range(4)))
         with monkeypatch.context() as patched:
-            patched.setattr(nucleus, "_readable", lambda x: False)
+            patched.setattr(nucleus, "readable", lambda x: False)
             assert torch.equal(Picker(top_p=top_p).draw(log_p, CounterNoise(range(4))), expected)
 
 
@@ -257,6 +257,25 @@ def test_a_prediction_does_not_change_what_is_drawn_from_the_noise_after_it(pick
         picker.draw(log_p.expand(1, 9, -1), noise)
         after.append(noise.uniform(4))
     assert torch.equal(*after)
+
+
+@pytest.mark.parametrize("picker", [Picker(), Picker(top_p=0.7), Picker(0.8, 0.9), Picker(temperature=0.0)])
+def test_the_tokens_that_are_wanted_are_those_that_a_draw_of_all_gives(picker):
+    log_p = torch.log_softmax(3 * torch.randn(4, 6, 300, generator=torch.Generator().manual_seed(0)), dim=-1)
+    wanted = torch.rand(4, 6, generator=torch.Generator().manual_seed(1)) < 0.4
+    wanted[2] = False
+    some, every = (picker.draw(log_p, CounterNoise(range(4)), here) for here in (wanted, None))
+    assert torch.equal(some[wanted], every[wanted])
+    picker.draw(log_p, CounterNoise(range(4)), torch.zeros_like(wanted))
+
+
+@pytest.mark.parametrize("picker", [Picker(), Picker(top_p=0.7), Picker(temperature=0.0)])
+def test_positions_without_a_prediction_change_no_other(picker):
+    log_p = torch.log_softmax(3 * torch.randn(2, 6, 300, generator=torch.Generator().manual_seed(2)), dim=-1)
+    silent = torch.tensor([0, 1, 1, 0, 1, 0]).bool().expand(2, 6)
+    drawn = picker.draw(log_p.masked_fill(silent[..., None], math.nan), CounterNoise(range(2)))
+    assert torch.equal(drawn[~silent], picker.draw(log_p, CounterNoise(range(2)))[~silent])
+    assert ((drawn >= 0) & (drawn < 300)).all()
 
 
 def test_drawing_leaves_the_prediction_as_it_was():

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from ssdcli.doctor.outlook import need_of_entry, outlook
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError, UsageError
+from ssdcli.hub.pull import Watch, plan, pull
+from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import Placement
 from ssdcli.models.core_traits import read_core_traits
 from ssdcli.models.families import recognise
@@ -24,6 +27,7 @@ from ssdcli.models.families.causal import CAUSAL, CAUSAL_CLASSES
 from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.loading import load_model, make_denoiser
 from ssdcli.registry.manifest import read_manifest
+from ssdcli.registry.store import Registry
 from tests.models.families.causal import (
     BEGIN,
     CONTEXT,
@@ -34,8 +38,9 @@ from tests.models.families.causal import (
     SPECIALS,
     TOKENS,
     config_of,
+    write_causal,
 )
-from tests.models.families.checkpoints import WORDS
+from tests.models.families.checkpoints import WORDS, write_json
 from tests.models.families.parity import TOLERANCE, spec_of, text
 
 BLOCK = 16
@@ -154,6 +159,14 @@ def test_a_causal_core_gets_a_mask_a_block_size_and_the_ends_of_its_files(pulled
     assert spec.context == (96 if kind == "phi3" else CONTEXT)  # beyond, Phi-3's frequencies depend on the text
 
 
+def test_what_a_causal_core_needs_includes_the_keys_and_values_of_a_text(pulled):
+    entry = Registry(pulled("causal-llama").parents[1]).find("causal-llama")
+    need = need_of_entry(entry)
+    assert need.cache == 2 * 4 * 2 * 8 * CONTEXT  # keys and values of four layers of two heads of eight numbers
+    assert need.working == 4 * (3 * ROWS * BLOCK + need.cache)
+    assert any(sentence.startswith("A token after 128 others takes about") for sentence in outlook(entry, look()))
+
+
 def test_the_embedding_of_a_virtual_mask_is_the_mean_of_all(pulled):
     traits = read_core_traits(pulled("causal-gpt2"))
     assert len(traits.embeddings) == TOKENS + 1
@@ -204,6 +217,19 @@ def test_an_architecture_without_an_entry_is_refused_by_what_ssd_knows(architect
 def test_a_checkpoint_that_is_no_plain_causal_model_is_refused(changes, problem):
     with pytest.raises(SsdError, match=problem):
         LLAMA.native({**CONFIG, **changes})
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused(tmp_path):
+    (write_causal(tmp_path, "llama") / "tokenizer.json").unlink()
+    with pytest.raises(SsdError, match=r"no tokenizer\.json"):
+        plan(tmp_path)
+
+
+def test_a_checkpoint_with_the_tensors_of_another_class_is_refused(tmp_path):
+    write_json(write_causal(tmp_path, "olmo2") / "config.json", CONFIG)
+    with pytest.raises(SsdError, match="contradicts the weights"):
+        pull(plan(tmp_path), "lying", Registry(), Watch(lambda _: None, lambda: None))
+    assert not Registry().models.exists() or not list(Registry().models.iterdir())
 
 
 @pytest.mark.parametrize("part", [None, [], {"hidden_size": "wide"}])
