@@ -35,6 +35,7 @@ _MORE: dict[str, tuple[str, ...]] = {
     "adapter of a pulled one": ("text/notes.jsonl", "--for", "llada", "--init", "llada", "--block-size", "8",
                                 "--context", "64", "--lora", "2"),
     "talks": ("text/talks.jsonl", "--for", "core-masked", *_SHAPE, "--gap-share", "0", "--decay", "0.5"),
+    # Later versions measure beside pulled cores at several places of a document: no loss, weight or gate is pinned.
     "talks by a template": ("text/talks.jsonl", "--for", "llada", *_SHAPE, "--block-size", "8",
                             "--heldout", "0.2"),
     "a pulled simplex core": ("text/notes.jsonl", "--for", "tess2", *_SHAPE, "--block-size", "8"),
