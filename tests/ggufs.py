@@ -177,11 +177,17 @@ def _add_rotation(writer: GGUFWriter, config: Any) -> None:
 
 
 def add_tokenizer(
-    writer: GGUFWriter, tokenizer: Tokenizer, names: Mapping[str, str] | None = None, pre: str = "gpt-2"
+    writer: GGUFWriter,
+    tokenizer: Tokenizer,
+    names: Mapping[str, str] | None = None,
+    pre: str = "gpt-2",
+    *,
+    opens: bool | None = False,
 ) -> None:
     """Add a byte-level BPE with a chat template.
 
-    names: other ones for its special tokens. pre: how it splits text.
+    names: other ones for its special tokens. pre: how it splits text. opens: whether it puts <|endoftext|>
+    before every text; None to leave that open.
     """
     vocabulary = {(names or {}).get(text, text): id for text, id in tokenizer.get_vocab().items()}
     tokens = sorted(vocabulary.items(), key=lambda item: item[1])
@@ -195,7 +201,8 @@ def add_tokenizer(
     writer.add_bos_token_id(BEGIN)
     writer.add_eos_token_id(END)
     writer.add_eot_token_id(TURN_END)
-    writer.add_add_bos_token(value=False)
+    if opens is not None:
+        writer.add_add_bos_token(opens)
     writer.add_chat_template(TEMPLATE)
 
 

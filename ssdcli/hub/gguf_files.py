@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 _FILE = "excerpt.gguf"
 _ARCHITECTURE = "general.architecture"
-_TOKENS = "tokenizer.ggml.tokens"
+_TOKENS, _OPENS = "tokenizer.ggml.tokens", "tokenizer.ggml.add_bos_token"
 _LAYER = re.compile(r"blk\.(0|[1-9]\d{0,8})\.")
 _MOST_LAYERS = 1024
 _LONGEST_TOKEN = 1024  # characters; deriving merges takes their square
@@ -139,11 +139,13 @@ def _tokenizer(header: GgufHeader) -> bytes:
 
 
 def _settings(header: GgufHeader) -> dict[str, Any]:
-    """The content of tokenizer_config.json: the texts of the special tokens, and the chat template."""
+    """The content of tokenizer_config.json: the special tokens, whether one opens every text, and the chat template."""
     tokens = header.array(_TOKENS)
     ids = {name: header.number(f"tokenizer.ggml.{role}_token_id", -1) for name, role in _ROLES.items()}
     settings: dict[str, Any] = {name: tokens[id] for name, id in ids.items() if 0 <= id < len(tokens)}
-    template = header.text("tokenizer.chat_template")
+    opens, template = header.fields.get(_OPENS), header.text("tokenizer.chat_template")
+    if opens is not None:
+        settings["add_bos_token"] = bool(opens.value)
     return settings if template is None else settings | {"chat_template": template}
 
 

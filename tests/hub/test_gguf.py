@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ssdcli.errors import DownloadFailed, SsdError, UsageError
 from ssdcli.hub.pull import Watch, plan, pull, registered
+from ssdcli.hub.tokenizer_files import read_vocabulary
 from ssdcli.machine.placement import Placement
 from ssdcli.models.auto_model import quiet
 from ssdcli.models.native_checkpoint import load_core
@@ -152,6 +153,14 @@ def test_no_token_is_added_to_those_of_the_file(file, registry):
     assert ours.get_vocab_size() == tiny_tokenizer().get_vocab_size()
     assert ours.encode("<|end_of_text|>").ids == [END]
     assert entry.manifest.ends == (END, TURN_END)
+
+
+@pytest.mark.parametrize(("opens", "opening"), [(True, BEGIN), (False, None), (None, None)])
+def test_a_text_is_opened_as_the_file_says(file, opens, opening):
+    write_with(file, tokenizer=lambda writer: add_tokenizer(writer, tiny_tokenizer(), opens=opens))
+    small = plan(file).small
+    assert read_vocabulary(small["tokenizer.json"], small).opening == opening
+    assert json.loads(small["tokenizer_config.json"]).get("add_bos_token") == opens
 
 
 def sentencepiece(writer: GGUFWriter) -> None:
