@@ -1,1 +1,1 @@
-"""Denoising loss, bits per byte, and the weight at which an ensemble predicts best."""
+"""Code lengths and denoising losses of text, and the weights at which an ensemble predicts it best."""

@@ -147,9 +147,10 @@ def _identity(description: Description) -> str:
 
 def _figures(description: Description, names: Mapping[str, str]) -> list[Row]:
     """The key figures at the top of the report."""
-    bits, weight = _bits(description.quality), description.manifest.weight
+    quality, weight = description.quality, description.manifest.weight
     return [
-        *((f"{names[who]}, bits per byte", told) for who, told in bits.items()),
+        *((f"{names[who]}, bits per byte", told) for who, told in _bits(quality).items()),
+        *([("gain of both together", interval(quality.gain, quality.gain_margin, "+"))] if weight is not None else []),
         *([("best weight", f"{weight:g}")] if weight is not None else []),
         ("minutes", f"{description.seconds / 60:.1f}"),
         ("tokens of text", f"{description.train.tokens:,}"),

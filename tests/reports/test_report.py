@@ -146,7 +146,7 @@ def test_the_numbers_are_those_of_the_card():
     for name, value in DESCRIPTION.makings():
         assert name in page.of("th")
         assert value in page.of("td")
-    assert page.of("dd")[3:] == ["0.3", "62.6", "412,000", "10.0"]
+    assert page.of("dd")[3:] == ["+0.090 ± 0.020", "0.3", "62.6", "412,000", "10.0"]
 
 
 def test_the_weights_and_the_levels_are_told_one_by_one():
