@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser
 from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import average, contrast, mix
 from ssdcli.engine.ensemble.schedules import Constant, Leaning, Sandwich
 from ssdcli.engine.process.masked import Masked
@@ -20,6 +22,7 @@ from ssdcli.evaluation.code_length import CodeSettings, code_lengths, has_code_l
 from ssdcli.evaluation.combinations import Combination, alone
 from ssdcli.evaluation.losses import Pace
 from ssdcli.evaluation.scored_text import ScoredText
+from ssdcli.generation.loaded_model import open_model
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM, NativeBody
 from ssdcli.models.backbones.causal import NativeCausalBackbone
 from ssdcli.models.core_spec import CoreSpec
@@ -277,3 +280,17 @@ def test_when_the_time_is_over_whole_documents_were_measured():
     assert losses.sums.shape == (1, 1)
     assert losses.tokens.tolist() == [5]
     assert told == [1.0]
+
+
+def test_of_the_real_core_it_is_the_loss_that_transformers_computes(real_core):
+    model = open_model(real_core)
+    note = (files("ssdcli") / "bundled" / "notebook" / "heldout" / "h05-nessa.md").read_text(encoding="utf-8")
+    ids = model.codec.encode(note)[:120]
+    core = Member("core", model, Constant(1.0))
+    text = ScoredText([0, *ids], len(model.codec.tokenizer.decode(ids).encode()))
+    losses = code_lengths([core], [text], [alone(0, 1)], CodeSettings())
+    read = torch.tensor([[model.format.opening, *ids]])
+    with torch.no_grad():
+        loss = model.denoiser.backbone.model(read, labels=read).loss.item() * len(ids)
+    assert losses.sums[0, 0] == pytest.approx(loss, rel=1e-5)
+    assert 1 < losses.bits_per_byte()[0] < 2

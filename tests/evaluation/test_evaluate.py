@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from ssdcli.evaluation.trained_text import Training
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import Registry
 from tests.checkpoints import write_checkpoint
-from tests.pulled import add_core
+from tests.pulled import add_causal, add_core
 from tests.tiny import CONSTANTS, CONTEXT, VOCABULARY, add_family, add_tiny, tiny_tokenizer
 from tests.trainings import run, tiny_settings, write_text
 
@@ -173,6 +174,30 @@ def test_a_pulled_core_is_measured_canvas_by_canvas(text):
     assert found.documents == 12
     assert {one.role for one in found.members} == {"core", "small"}
     assert [len(swept.points) for swept in found.ensembles] == [10, 9, 9]
+
+
+def test_beside_a_causal_core_code_lengths_are_measured_also_of_its_small_model_alone(text):
+    add_causal("causal")
+    add_tiny("mine", kind="small", core="causal", weight=0.2)
+    settings = EvalSettings(rules=("mix", "average"), schedules=("constant",))
+    both = evaluate([text], members=["mine"], settings=settings)
+    assert both.measure == "code length"
+    assert [len(swept.points) for swept in both.ensembles] == [10, 10]
+    assert both.ensembles[1].points[-1].figures.bits == both.members[1].figures.bits
+    for core, members, place in (("causal", None, 0), ("none", ["mine"], 1)):
+        alone = evaluate([text], core, members, settings)
+        assert alone.measure == "code length"
+        assert alone.members[0].figures.bits.value == pytest.approx(both.members[place].figures.bits.value, rel=1e-6)
+
+
+def test_a_gate_is_fitted_and_measured_beside_a_causal_core(text):
+    add_causal("causal")
+    add_tiny("mine", kind="small", core="causal")
+    found = evaluate([text], members=["mine"], settings=EvalSettings(rules=("mix",), schedules=("constant",)))
+    assert found.fitted is not None
+    add_tiny("gated", kind="small", core="causal", weight=0.5, gate=asdict(found.fitted))
+    (swept,) = evaluate([text], members=["gated"], settings=EvalSettings(rules=("gated",))).ensembles
+    assert swept.best.figures.bits.value < min(point.figures.bits.value for point in found.ensembles[0].points)
 
 
 @pytest.mark.parametrize("core", ["none", None])
