@@ -61,7 +61,8 @@ def test_where_all_predict_an_ensemble_is_what_it_is_without_abstaining_members(
 
 
 def test_a_device_combines_what_the_host_combines(monkeypatch):
-    log_ps = [silenced(p, torch.eye(2, 3).roll(i, 1).bool()) for i, p in enumerate(predictions(3, V, seed=7))]
+    log_ps = [silenced(p, torch.eye(2, 3).roll(i, 1).bool()) for i, p in enumerate(predictions(2, V, seed=7))]
+    log_ps += predictions(1, V, seed=8)
     arguments = [0.2, 0.3, 0.5], [True, True, False]
     host = combine(mix, log_ps, *arguments)
     monkeypatch.setattr(abstention, "readable", lambda x: False)
