@@ -57,7 +57,8 @@ def _base(folder: Path, placement: Placement, adapter: Path) -> BlockDiffusionLM
 def make_denoiser(backbone: Backbone, attention: str, process: Process, *, cache: bool = False) -> Denoiser:
     """The denoiser for a manifest's attention; cache: as in `Placement`, for "full" alone."""
     if attention == "autoregressive":
-        kind = StepwiseCausalDenoiser if backbone.device.type == "cpu" else CausalDenoiser
+        by_token = backbone.device.type in ("cpu", "meta")  # "meta": a model without weights, whose costs are asked for
+        kind = StepwiseCausalDenoiser if by_token else CausalDenoiser
         return kind(cast(CausalBackbone, backbone), process)
     if attention != "full":
         return Denoiser(backbone, process)

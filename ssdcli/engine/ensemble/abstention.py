@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.ensemble.rules import Rule
-from ssdcli.engine.sampling.nucleus import predicted
+from ssdcli.engine.sampling.nucleus import predicted, readable
 
 
 def needs_all(rule: Rule) -> bool:
@@ -44,7 +44,7 @@ def combine(rule: Rule, log_ps: Sequence[Tensor], weights: Sequence[float], abst
 
 def _put(combined: Tensor, here: Tensor, rule: Rule, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """What has been combined (..., V), with the rule's result at these positions (...) bool."""
-    if not here.is_cpu:  # how many positions there are cannot be asked without waiting
+    if not readable(here):  # how many positions there are cannot be asked without waiting
         return torch.where(here[..., None], rule(log_ps, weights), combined)
     combined[here] = rule([log_p[here] for log_p in log_ps], weights)
     return combined

@@ -72,7 +72,7 @@ class Masked:
         """Known tokens are certain (SUBS of MDLM, Sahoo et al., 2024): models are not trained to repeat them."""
         known, own = (canvas != self.mask_id)[..., None], canvas[..., None]
         certain = torch.where(known, 0.0, log_p.gather(-1, own))
-        return log_p.masked_fill(known, -math.inf).scatter(-1, own, certain)
+        return log_p.masked_fill(known, -math.inf).scatter_(-1, own, certain)
 
     def shows(self, canvas: Tensor) -> Tensor:
         """Where there is no mask."""

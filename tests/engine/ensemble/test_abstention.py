@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ssdcli.engine.ensemble import abstention
 from ssdcli.engine.ensemble.abstention import combine
 from ssdcli.engine.ensemble.attribution import shares
 from ssdcli.engine.ensemble.ensemble import Ensemble
@@ -57,6 +58,15 @@ def test_where_all_predict_an_ensemble_is_what_it_is_without_abstaining_members(
     combined = combine(rule, [silenced(core, silent), small], [0.6, 0.4], [True, False])
     assert torch.equal(combined[~silent], rule([core, small], [0.6, 0.4])[~silent])
     assert torch.equal(combined[silent], small[silent])
+
+
+def test_a_device_combines_what_the_host_combines(monkeypatch):
+    log_ps = [silenced(p, torch.eye(2, 3).roll(i, 1).bool()) for i, p in enumerate(predictions(2, V, seed=7))]
+    log_ps += predictions(1, V, seed=8)
+    arguments = [0.2, 0.3, 0.5], [True, True, False]
+    host = combine(mix, log_ps, *arguments)
+    monkeypatch.setattr(abstention, "readable", lambda x: False)
+    torch.testing.assert_close(combine(mix, log_ps, *arguments), host)
 
 
 def test_predictions_are_left_as_they_were():
