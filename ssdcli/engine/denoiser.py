@@ -148,9 +148,9 @@ class Denoiser:
     """A backbone that reads a prefix once, block by block or token by token, and its noise process.
 
     A row's arithmetic does not depend on its neighbours: rows share a forward pass only if each would be padded to the
-    same width alone. On a CPU, in float32, this holds bit for bit for canvases of a multiple of 4 tokens, since matrix
-    products handle rows in groups of 4 and round the last rows of other counts differently. The prefixes of a batch are
-    a tuple in which every row occurs once.
+    same width alone. On a CPU, in float32, this holds bit for bit for canvases of a multiple of 16 tokens, and on some
+    CPUs of 4: matrix products take rows in groups of so many, and round the last rows of other counts differently. The
+    prefixes of a batch are a tuple in which every row occurs once.
     """
 
     def __init__(self, backbone: Backbone, process: Process) -> None:

@@ -144,7 +144,7 @@ def test_rows_without_text_alone_are_no_text(train, tmp_path):
         (["--for", "bog"], 3, "no model named 'bog'. Did you mean 'big'?"),
         (["--minutes", "0"], 2, "--minutes 0 must be above 0"),
         (["--steps", "0"], 2, "--steps 0 must be at least 1"),
-        (["--steps", "many"], 2, "invalid value for '--steps'"),
+        (["--steps", "many"], 2, "--steps many must be a whole number"),
         (["--minutes", "5", "--steps", "5"], 2, "both --minutes and --steps"),
         (["--size", "huge"], 2, "--size huge must be one of nano, micro, mini, small, base"),
         (["--learning-rate", "nan"], 2, "--learning-rate"),

@@ -15,7 +15,7 @@ from tests.pins.workshop import HERE, Workshop
 from tests.pins.writing import PROMPT
 
 # Other types of CPU round otherwise, and a training carries that on.
-TOLERANCE = {"trainings": 2e-3, "beginnings": 2e-3, "resumed": 2e-3}
+TOLERANCE = {"trainings": 5e-3, "beginnings": 5e-3, "resumed": 5e-3}
 
 
 @pytest.mark.parametrize("group", GROUPS)
