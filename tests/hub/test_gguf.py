@@ -137,8 +137,9 @@ def test_the_tokenizer_is_the_one_that_transformers_makes_and_that_was_written(f
     with quiet():
         theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     assert json.loads(ours.to_str()) == json.loads(theirs.backend_tokenizer.to_str())
+    written = Tokenizer.from_str(tiny_tokenizer().to_str())  # the shared one may read special tokens as text
     for text in (TEXT, "  two spaces\n\n", "Öl 123 <|pad|>", ""):
-        assert ours.encode(text).ids == tiny_tokenizer().encode(text).ids
+        assert ours.encode(text).ids == written.encode(text).ids
 
 
 def test_no_token_is_added_to_those_of_the_file(file, registry):
