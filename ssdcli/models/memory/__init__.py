@@ -1,0 +1,3 @@
+"""Memory: a user's own text as a member of an ensemble, an index without weights."""
+
+from __future__ import annotations

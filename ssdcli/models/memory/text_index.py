@@ -1,0 +1,201 @@
+"""An index of a text: every place in it, sorted by the tokens that stand before it.
+
+It is a suffix array (Manber and Myers, 1993) of the reversed text, cut at a depth. All places with the same tokens
+before them are neighbours in it, so that the tokens that ever followed a context are one slice, found by bisection.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+DEPTH = 8  # beside a real core, longer contexts of real notes added nothing
+BORDER = -1  # stands before every text and after the last, and is no token
+
+_GROUP = 1 << 22  # places that are sorted at a time, which bounds the memory that sorting takes
+_KEPT = 1024  # a slice with more places is counted once
+_CACHED = 256  # such slices whose counts are kept
+_WIDE = 1 << 16
+_WORD = 64
+
+Tokens = NDArray[np.int32]
+Ids = NDArray[np.int64]
+Places = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Followers:
+    """The tokens that follow a context somewhere in the text.
+
+    length: the tokens of the context.
+    ids: (T,) int64, the different tokens, sorted.
+    counts: (T,) int64, how often each follows.
+    """
+
+    length: int
+    ids: Ids
+    counts: Ids
+
+
+@dataclass(frozen=True)
+class Index:
+    """Places of a text by their contexts.
+
+    tokens: (N,) int32, the texts one after another, BORDER before each and after the last.
+    order: (N - texts - 1,) int32, the places of tokens, sorted by up to `depth` tokens before them, the nearest first;
+        equal ones stand as in the text.
+    depth: the longest context, in tokens.
+    """
+
+    tokens: Tokens
+    order: Places
+    depth: int = DEPTH
+    _counted: dict[tuple[int, int], tuple[Ids, Ids]] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int] | Tokens], depth: int = DEPTH) -> Index:
+        """Index these texts, each a sequence of token ids of zero or more."""
+        border = np.array([BORDER], np.int32)
+        parts = [part for text in texts for part in (border, np.asarray(text, np.int32))]
+        tokens = np.concatenate([*parts, border])
+        return cls(tokens, _sorted_places(tokens, depth), depth)
+
+    @property
+    def size(self) -> int:
+        """How many tokens are indexed."""
+        return len(self.order)
+
+    @cached_property
+    def borders(self) -> Ids:
+        """The places of the borders, in the order of the texts: (texts + 1,) int64."""
+        return np.flatnonzero(self.tokens == BORDER)
+
+    def text_of(self, place: int) -> int:
+        """The number of the text that holds a place."""
+        return int(np.searchsorted(self.borders, place)) - 1
+
+    def followers(self, before: Sequence[int]) -> Iterator[Followers]:
+        """What follows the last tokens before a place: for 0 of them, 1, 2, up to the longest context that occurs.
+
+        A BORDER in `before` is the beginning of a text.
+        """
+        for length, (start, stop) in enumerate(self.slices(before)):
+            yield Followers(length, *self._count(start, stop))
+
+    def slices(self, before: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """The bounds in `order` of the places after the last 0, 1, 2, ... of these tokens, while there are any."""
+        start, stop = 0, len(self.order)
+        if start == stop:
+            return
+        yield start, stop
+        for distance, token in enumerate(reversed(before[-self.depth :]), 1):
+            start, stop = self._narrowed(start, stop, distance, token)
+            if start == stop:
+                return
+            yield start, stop
+            if token == BORDER:
+                return
+
+    def between(self, before: Sequence[int], after: Sequence[int], gap: int) -> Iterator[Followers]:
+        """What follows the longest context that also has these tokens behind it, `gap` places further on.
+
+        The first of `after` has to match, then the first two, and so on while places are left. A context that stands
+        in more than _WIDE places is not searched.
+        """
+        for start, stop in reversed(list(self.slices(before))):
+            if stop - start > _WIDE:
+                return
+            places = self._followed(self.order[start:stop], after[:1], gap)
+            if len(places):
+                yield from self._closing_in(places, after, gap)
+                return
+
+    def _closing_in(self, places: Places, after: Sequence[int], gap: int) -> Iterator[Followers]:
+        for length in range(1, min(len(after), self.depth) + 1):
+            places = self._followed(places, after[length - 1 : length], gap + length - 1)
+            if not len(places):
+                return
+            yield Followers(length, *_distinct(self.tokens[places]))
+
+    def _followed(self, places: Places, token: Sequence[int], gap: int) -> Places:
+        """Those places that have a token so far behind them, in the same text or at its border."""
+        inside = places[places < len(self.tokens) - gap]
+        return inside[self.tokens[inside + gap] == token[0]] if token else inside
+
+    def _narrowed(self, start: int, stop: int, distance: int, token: int) -> tuple[int, int]:
+        """The part of a slice whose places have this token so far before them."""
+
+        def at(place: np.integer) -> int:
+            return int(self.tokens[place - distance])
+
+        return (
+            bisect_left(self.order, token, start, stop, key=at),
+            bisect_right(self.order, token, start, stop, key=at),
+        )
+
+    def _count(self, start: int, stop: int) -> tuple[Ids, Ids]:
+        """The different tokens at the places of a slice, and how often each stands there."""
+        if stop - start <= _KEPT:
+            return self._counts(start, stop)
+        if (start, stop) not in self._counted:
+            if len(self._counted) == _CACHED:
+                del self._counted[next(iter(self._counted))]
+            self._counted[start, stop] = self._counts(start, stop)
+        return self._counted[start, stop]
+
+    def _counts(self, start: int, stop: int) -> tuple[Ids, Ids]:
+        here = self.tokens[self.order[start:stop]]
+        if stop - start <= _KEPT:
+            return _distinct(here)
+        every = np.bincount(here)
+        ids = np.flatnonzero(every)
+        return ids, every[ids]
+
+
+def _distinct(tokens: Tokens) -> tuple[Ids, Ids]:
+    """The different tokens and their counts; faster than counting all ids where there are few."""
+    ids, counts = np.unique(tokens, return_counts=True)
+    return ids.astype(np.int64), counts.astype(np.int64)
+
+
+def _sorted_places(tokens: Tokens, depth: int) -> NDArray[np.int32]:
+    """The places of tokens, sorted by the `depth` tokens before them, the nearest first: int32."""
+    sizes = np.bincount(tokens[:-1] + 1)  # of the groups of places after each token; BORDER is first
+    order = np.empty(int((tokens != BORDER).sum()), np.int32)
+    filled = 0
+    for first, last in _groups(sizes):
+        places = 1 + np.flatnonzero((tokens[:-1] >= first) & (tokens[:-1] < last))
+        places = places[tokens[places] != BORDER]
+        order[filled : filled + len(places)] = places[np.lexsort(_keys(tokens, places, depth))]
+        filled += len(places)
+    return order
+
+
+def _groups(sizes: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
+    """Ranges of tokens, BORDER first, that follow each other and have _GROUP places after them or few more."""
+    ends = np.cumsum(sizes)
+    first = 0
+    while first < len(sizes):
+        last = int(np.searchsorted(ends, (ends[first - 1] if first else 0) + _GROUP, "right"))
+        last = max(last, first + 1)
+        yield first + BORDER, last + BORDER
+        first = last
+
+
+def _keys(tokens: Tokens, places: Places, depth: int) -> list[NDArray[np.uint64]]:
+    """Keys for `lexsort`, the last the most important: the tokens before some places, several in a word of 64 bits."""
+    bits = max(1, int(tokens.max() + 1).bit_length())
+    each = _WORD // bits
+    keys = []
+    for nearest in range(1, depth + 1, each):
+        key = np.zeros(len(places), np.uint64)
+        for distance in range(nearest, min(nearest + each, depth + 1)):
+            before = tokens[np.maximum(places - distance, 0)] + 1  # BORDER is 0; further back nothing is compared
+            key = (key << np.uint64(bits)) | before.astype(np.uint64)
+        keys.append(key)
+    return keys[::-1]
