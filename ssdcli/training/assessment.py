@@ -6,10 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.rules import Rule
 from ssdcli.engine.ensemble.schedules import Constant, Schedule, sharing
 from ssdcli.engine.whole_text import can_be_read_whole
 from ssdcli.errors import SsdError
@@ -110,7 +112,7 @@ def assess(
         losses = _alone(small, texts, exact=prepared.exact, seconds=_LOSSES * seconds)
     authors = _authors(prepared, small, core, weight)
     until = min(until, time.monotonic() + _SAMPLES * trained_seconds)
-    samples = write_samples(authors, texts, prepared.tokenizer, until)
+    samples = write_samples(authors, texts, prepared.tokenizer, until, _usual_rule(core or small))
     return Assessment(losses, _measure(prepared), weight, fitter.gate(), samples)
 
 
@@ -154,7 +156,7 @@ def _with_core(
     seconds: how long a core may take that cannot denoise all blocks of a text at once.
     """
     one, other, process = core.denoiser.backbone, small.denoiser.backbone, core.denoiser.process
-    combinations = [*shares(GRID, 2, process), fitter.combination()]
+    combinations = [*shares(GRID, 2, process, _usual_rule(core)), fitter.combination()]
     if core.scores_whole_texts:
         windows = LossSettings(min(one.context, other.context))
         return measure_combinations((one, other), process, texts, combinations, windows).over(GRID)
@@ -168,6 +170,13 @@ def _with_core(
         how = CanvasSettings(pace, rounds=ROUNDS, together=canvases_together(pair))
         losses = canvas_losses(pair, texts, combinations, how)
     return None if losses is None else losses.over(GRID)
+
+
+def _usual_rule(core: LoadedModel) -> Rule:
+    """How a small model combines with this core unless another rule is chosen."""
+    attention = "autoregressive" if isinstance(core.denoiser, CausalDenoiser) else None
+    rule: Rule = catalogue.rule(catalogue.default_rule(attention)).load()
+    return rule
 
 
 def _enough(losses: Losses, texts: Sequence[ScoredText]) -> Losses | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.ensemble.rules import average
 from ssdcli.engine.process.masked import Masked
 from ssdcli.evaluation.block_losses import BlockSettings, block_losses
 from ssdcli.evaluation.canvases import ROUNDS, CanvasSettings, canvas_losses
@@ -81,7 +82,7 @@ def test_beside_a_causal_core_code_lengths_choose_the_weight_and_fit_the_gate():
     core, other = causal_core(), small()
     members = [member("core", core.denoiser), member("small", other.denoiser, role="small")]
     fitter = GateFitter(None)
-    told = [*shares(GRID, 2, PROCESS), fitter.combination()]
+    told = [*shares(GRID, 2, PROCESS, average), fitter.combination()]
     expected = code_lengths(members, TEXTS, told, CodeSettings()).over(GRID)
     watched = GateFitter(None)
     losses = assessment._with_core(core, other, TEXTS, watched, 1e6)
