@@ -231,7 +231,7 @@ RULES: tuple[RuleDeclaration, ...] = (
         name="average",
         target="ssdcli.engine.ensemble.rules:average",
         help="the weighted mean of probabilities",
-        usual_beside=("autoregressive",),  # measured, see docs/lab/demo.md
+        usual_beside=("autoregressive",),  # measured, see docs/lab/rules.md
     ),
     RuleDeclaration(
         name="contrast",
