@@ -10,6 +10,7 @@ import pytest
 
 import ssdcli
 from ssdcli.api import Blend, Options, Request, choose, load
+from ssdcli.engine.ensemble.rules import average, mix
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.registry.store import Registry
 from ssdcli.text.tokenizer import train_tokenizer
@@ -33,6 +34,16 @@ def test_a_weight_that_is_not_given_is_the_tuned_one_else_a_half(family):
     assert shares(choose("big", ["notes"])) == {"big": 0.7, "notes": 0.3}
     assert shares(choose("big", {"mail": None})) == {"big": 0.5, "mail": 0.5}
     assert shares(choose("big", "notes")) == {"big": 0.7, "notes": 0.3}
+
+
+def test_the_rule_is_the_default_beside_the_core_unless_one_is_named(family):
+    add_tiny("causal", attention="autoregressive")
+    add_tiny("letters", kind="small", core="causal")
+    assert choose("big", ["notes"]).blend.rule == "mix"
+    assert choose("causal", ["letters"]).blend.rule == "average"
+    assert choose("causal", ["letters"]).rule is average
+    assert choose("causal", ["letters"], blend=Blend("mix")).rule is mix
+    assert choose("none", ["letters", "notes"]).rule is mix
 
 
 def test_a_gate_says_the_weights_at_every_level(family):

@@ -68,8 +68,8 @@ def evaluate(
         bool,
         typer.Option(
             "--save",
-            help=f"Store the first small model's best weight, by {catalogue.default_rule()} with the default schedule, "
-            "and a gate in its manifest.",
+            help="Store the first small model's best weight, by the first rule and schedule that are measured, and a "
+            "gate in its manifest.",
         ),
     ] = False,
     plot: Annotated[

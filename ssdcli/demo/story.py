@@ -32,8 +32,9 @@ AUTHORS = (CORE, SMALL, ENSEMBLE)
 
 _BATCH_TOKENS = 512  # a quarter of the default: four times the steps on so few notes
 _PASSES = 30.0  # so that facts are remembered, at some cost on held-out notes
-# Models as small as these ramble at temperature 1.
-_WRITING = Options(max_tokens=48, temperature=0.8, top_p=0.9, plain=True)
+_PATIENCE = 0  # all passes, down to the end of the learning rate: beside a core, a small model may be too sure
+# Models as small as these ramble at temperature 1, and go in circles at 0.
+_WRITING = Options(max_tokens=48, temperature=0, repetition_penalty=1.2, plain=True)
 FACTS = Options(max_tokens=16, temperature=0, seed=0, plain=True)
 
 
@@ -168,7 +169,15 @@ def read_notebook(folder: Path = NOTEBOOK) -> Notebook:
 def settings_for(notebook: Notebook, minutes: float, core: str) -> TrainSettings:
     """How the demo trains: on the notes, for a core (UsageError for impossible minutes)."""
     data = (str(notebook.notes),)
-    return TrainSettings(data=data, core=core, name=NAME, minutes=minutes, batch_tokens=_BATCH_TOKENS, passes=_PASSES)
+    return TrainSettings(
+        data=data,
+        core=core,
+        name=NAME,
+        minutes=minutes,
+        batch_tokens=_BATCH_TOKENS,
+        passes=_PASSES,
+        patience=_PATIENCE,
+    )
 
 
 def train(settings: TrainSettings, watcher: Watcher) -> Trained:

@@ -108,10 +108,12 @@ class RuleDeclaration(Declaration):
     needs: `core`; `base`: its log-probabilities are subtracted, and the core has weight 1; `gate`: the numbers in the
         manifest of the one small model. Members share a weight of 1 where neither of the last two is needed.
     schedule: the only one that it runs by; None where any will do.
+    usual_beside: the kinds of attention of the cores beside which it is the default.
     """
 
     needs: tuple[str, ...] = ()
     schedule: str | None = None
+    usual_beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +231,7 @@ RULES: tuple[RuleDeclaration, ...] = (
         name="average",
         target="ssdcli.engine.ensemble.rules:average",
         help="the weighted mean of probabilities",
+        usual_beside=("autoregressive",),  # measured, see docs/lab/rules.md
     ),
     RuleDeclaration(
         name="contrast",
@@ -299,9 +302,18 @@ def rule(name: str) -> RuleDeclaration:
     return _find("there is no rule", name, RULES)
 
 
-def default_rule() -> str:
-    """The name of the rule that is used unless another is chosen."""
-    return RULES[0].name
+def default_rule(attention: str | None = None) -> str:
+    """The name of the rule that is used unless another is chosen.
+
+    attention: the core's, as its manifest names it; None without a core.
+    """
+    return next((one.name for one in RULES if attention in one.usual_beside), RULES[0].name)
+
+
+def rule_defaults() -> str:
+    """The default rules, for help texts."""
+    special = [f"{one.name} beside {' and '.join(one.usual_beside)} cores" for one in RULES if one.usual_beside]
+    return ", ".join([*special, f"else {default_rule()}"])
 
 
 def needing(what: str) -> RuleDeclaration:

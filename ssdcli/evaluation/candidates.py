@@ -69,7 +69,8 @@ def find_candidates(core: str | None, members: SmallModels, settings: EvalSettin
     if settings.context and not small:
         raise UsageError("only small models see private context, and none is named.", "Name one with --with.")
     process = plain.members[0].model.entry.manifest.process
-    maker = _SweepMaker(plain.core, process, tuple((one.name, one.weight) for one in small), registry)
+    weights = tuple((one.name, one.weight) for one in small)
+    maker = _SweepMaker(plain.core, process, plain.blend.declared.name, weights, registry)
     sweeps = maker.sweeps(settings, small)
     authors = {} if plain.core is None else {plain.core: choose(plain.core, None, registry)}
     authors |= {one.name: choose(NO_CORE, {one.name: 1.0}, registry) for one in small}
@@ -84,12 +85,14 @@ class _SweepMaker:
 
     core: its name, None without one.
     process: the noise process of all.
+    usual: the rule by which they combine unless another is chosen.
     small: the small models and their weights.
     registry: where the models are.
     """
 
     core: str | None
     process: str
+    usual: str
     small: tuple[tuple[str, float], ...]
     registry: Registry
 
@@ -102,7 +105,8 @@ class _SweepMaker:
         if same:
             problem = f"the rule {same[0]} needs private context, or a small model trained with --base."
             raise UsageError(problem, f"Pass --context FILE, or omit --rule {same[0]}.")
-        possible = [rule for rule in catalogue.names(catalogue.RULES) if differ or "base" not in Blend(rule).needs]
+        ordered = sorted(catalogue.names(catalogue.RULES), key=lambda rule: rule != self.usual)  # the default one first
+        possible = [rule for rule in ordered if differ or "base" not in Blend(rule).needs]
         rules = settings.rules or tuple(rule for rule in possible if self._can(rule))
         pairs = [(rule, schedule) for rule in rules for schedule in settings.schedules or self._schedules(rule)]
         fitting = [(rule, schedule) for rule, schedule in pairs if goes_with(Blend(rule), schedule)]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ssdcli.engine.blocks import block_levels
 from ssdcli.engine.denoiser import Backbone, denoise_sequence
-from ssdcli.engine.ensemble.rules import mix
+from ssdcli.engine.ensemble.rules import Rule, mix
 from ssdcli.engine.ensemble.schedules import sharing
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.packed import Packed
@@ -155,11 +155,11 @@ def best_weight(losses: Losses) -> float:
     return GRID[1 + int(losses.nats_per_token()[1:].argmin())]
 
 
-def shares(weights: Sequence[float], members: int, process: Process) -> list[Combination]:
-    """The default mixtures of a core and a small model, one for each weight of the small model."""
+def shares(weights: Sequence[float], members: int, process: Process, rule: Rule = mix) -> list[Combination]:
+    """Mixtures of a core and a small model by the default schedule, one for each weight of the small model."""
     if members == 1:
         return [alone(0, 1)] * len(weights)
-    return [Combination(mix, sharing(share, process.name)) for share in weights]
+    return [Combination(rule, sharing(share, process.name)) for share in weights]
 
 
 def measure(

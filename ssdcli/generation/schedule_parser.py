@@ -45,7 +45,7 @@ def named(schedule: str) -> ScheduleDeclaration | None:
 
 def among(blend: Blend, process: str) -> tuple[str, ...]:
     """The schedules of a core and small models that need no file; the first is taken unless another is named."""
-    if (only := catalogue.rule(blend.rule).schedule) is not None:
+    if (only := blend.declared.schedule) is not None:
         return (only,)
     usual = catalogue.SCHEDULES[0].name if "base" in blend.needs else catalogue.process(process).schedule
     return (usual, *(one.name for one in catalogue.SCHEDULES if one.name != usual))
@@ -53,7 +53,7 @@ def among(blend: Blend, process: str) -> tuple[str, ...]:
 
 def goes_with(blend: Blend, schedule: str) -> bool:
     """Whether the rule of a blend can run by a schedule of this name, or by a file."""
-    if (only := catalogue.rule(blend.rule).schedule) is not None:
+    if (only := blend.declared.schedule) is not None:
         return schedule == only
     declared = named(schedule)
     return declared is None or not _leaves_core_out(declared, blend)
@@ -69,7 +69,7 @@ def _default(blend: Blend, members: Members, process: str) -> str:
 
 
 def _gated(blend: Blend, gate: Gate) -> list[Schedule]:
-    if blend.schedule not in (None, catalogue.rule(blend.rule).schedule):
+    if blend.schedule not in (None, blend.declared.schedule):
         raise UsageError("a gate sets the weights at every noise level itself.", "Omit --schedule.")
     return list(gate.schedules())
 
@@ -81,7 +81,7 @@ def _of(declared: ScheduleDeclaration, number: tuple[str, str], members: Members
     name = declared.name
     if _leaves_core_out(declared, blend):
         hint = f"Omit --schedule, or use {name} with --rule {catalogue.default_rule()}."
-        raise UsageError(f"a {blend.rule} needs the core at every step, and {name} pauses it.", hint)
+        raise UsageError(f"a {blend.declared.name} needs the core at every step, and {name} pauses it.", hint)
     if not _both(members):
         raise UsageError(f"a {name} needs a core and a small model that both run.", "Name both, or omit it.")
     given = _number(declared, *number)
@@ -130,7 +130,7 @@ def _from_file(path: Path, members: Members, blend: Blend) -> list[Schedule]:
         leader = leader if member.role == "base" else member.name
         chosen.append(_piecewise(path, leader, tables[leader]) if leader in tables else Constant(member.weight))
         if "base" in blend.needs and member.role == "core":
-            _check_always_on(path, blend.rule, member.name, chosen[-1])
+            _check_always_on(path, blend.declared.name, member.name, chosen[-1])
     idle = next((t / 1000 for t in range(1000, 0, -1) if all(schedule(t / 1000) == 0 for schedule in chosen)), None)
     if idle is not None:
         problem = f"the schedule {str(path)!r} lets no member run at noise level {idle:g}."

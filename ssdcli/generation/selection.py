@@ -99,7 +99,7 @@ class EnsembleSpec:
     @property
     def rule(self) -> Rule:
         """How the predictions are combined."""
-        declared, gate = catalogue.rule(self.blend.rule).load(), self.gate
+        declared, gate = self.blend.declared.load(), self.gate
         rule: Rule = declared if gate is None else declared(gate)
         return rule
 
@@ -129,6 +129,7 @@ def choose(
     guides = tuple(GuideSpec.parse(text) for text in blend.guides)
     shares = [(_small(registry.find(name)), weight) for name, weight in _pairs(members)]
     chosen = _core(core, [entry for entry, _ in shares], registry)
+    blend = blend.beside(None if chosen is None else chosen.manifest.attention)
     running = [_with_origin(member, registry) for member in _fitting_members(chosen, shares, blend, registry)]
     spec = EnsembleSpec(None if chosen is None else chosen.name, tuple(running), blend, guides)
     scheduled = schedules(blend, running, running[0].model.entry.manifest.process, spec.gate)
@@ -141,11 +142,11 @@ def _fitting_members(
 ) -> list[Member[ModelFiles]]:
     """The members that run by the rule of a blend, the core first, at constant weights; UsageError for a misfit."""
     if "gate" in blend.needs:
-        members = _gated(core, small, blend.rule)
+        members = _gated(core, small, blend.declared.name)
     else:
         shares = [(entry, _weight(entry, weight)) for entry, weight in small]
         contrasts = "base" in blend.needs
-        members = _contrasted(core, shares, blend.rule, registry) if contrasts else _shared(core, shares)
+        members = _contrasted(core, shares, blend.declared.name, registry) if contrasts else _shared(core, shares)
     for other, member in combinations(members, 2):
         check_fit(member.model.entry, other.model.entry, registry)
     return members

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypedDict
 
 from ssdcli.engine import catalogue
+from ssdcli.engine.catalogue import RuleDeclaration
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import require
 from ssdcli.options.checks import Check, above, at_least, between, each, one_of
@@ -160,17 +161,18 @@ class OptionChanges(TypedDict, total=False):
 class Blend:
     """How members combine.
 
-    rule: how their predictions are combined, by a name of the catalogue.
+    rule: how their predictions are combined, by a name of the catalogue; None for what suits the core.
     schedule: when members run: a name of the catalogue, NAME or NAME:X, or a file. By default it is the noise process's
         own where a core and small models share the weight, else the catalogue's first.
     guides: classifiers that steer the text, each MODEL:LABEL or MODEL:LABEL=SCALE.
     """
 
-    rule: str = option(
-        catalogue.default_rule(),
+    rule: str | None = option(
+        None,
         f"How predictions are combined: {catalogue.described(catalogue.RULES)}.",
         one_of(rules),
         metavar="RULE",
+        default=catalogue.rule_defaults(),
     )
     schedule: str | None = option(
         None,
@@ -189,9 +191,18 @@ class Blend:
         check_options(self)
 
     @property
+    def declared(self) -> RuleDeclaration:
+        """The rule, see the catalogue; without one, that of a core whose attention is not known."""
+        return catalogue.rule(self.rule or catalogue.default_rule())
+
+    @property
     def needs(self) -> tuple[str, ...]:
-        """What the rule needs besides predictions, see the catalogue."""
-        return catalogue.rule(self.rule).needs
+        """What the rule needs besides predictions."""
+        return self.declared.needs
+
+    def beside(self, attention: str | None) -> Blend:
+        """The same with a rule, where none is named the default one; attention: the core's, None without a core."""
+        return replace(self, rule=self.rule or catalogue.default_rule(attention))
 
 
 PLAIN = Blend()

@@ -6,10 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ssdcli.engine import catalogue
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.rules import Rule
 from ssdcli.engine.ensemble.schedules import Constant, Schedule, sharing
 from ssdcli.engine.whole_text import can_be_read_whole
 from ssdcli.errors import SsdError
@@ -32,6 +34,7 @@ from ssdcli.evaluation.scored_text import ScoredText, heldout_texts
 from ssdcli.generation.loaded_model import LoadedModel, open_model
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.registry.manifest import CODE_LENGTH, DENOISING_LOSS, NELBO
+from ssdcli.registry.store import Entry
 from ssdcli.reports.description import Sample
 from ssdcli.text.codec import Codec
 from ssdcli.text.openings import ends_of, format_made_here
@@ -104,13 +107,14 @@ def assess(
     core = None if prepared.parent is None else _open_core(prepared.parent, prepared, model)
     small = _trained(prepared, model)
     fitter = _fitter(prepared)
-    losses = None if core is None else _with_core(core, small, texts, fitter, _LOSSES * seconds)
+    rule = _usual_rule(prepared.core)
+    losses = None if core is None else _with_core(core, small, texts, rule, fitter, _LOSSES * seconds)
     weight = None if losses is None else best_weight(losses)
     if losses is None:
         losses = _alone(small, texts, exact=prepared.exact, seconds=_LOSSES * seconds)
     authors = _authors(prepared, small, core, weight)
     until = min(until, time.monotonic() + _SAMPLES * trained_seconds)
-    samples = write_samples(authors, texts, prepared.tokenizer, until)
+    samples = write_samples(authors, texts, prepared.tokenizer, until, rule)
     return Assessment(losses, _measure(prepared), weight, fitter.gate(), samples)
 
 
@@ -147,14 +151,20 @@ def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> L
 
 
 def _with_core(
-    core: LoadedModel, small: LoadedModel, texts: Sequence[ScoredText], fitter: GateFitter, seconds: float
+    core: LoadedModel,
+    small: LoadedModel,
+    texts: Sequence[ScoredText],
+    rule: Rule,
+    fitter: GateFitter,
+    seconds: float,
 ) -> Losses | None:
     """Measure the losses over the grid of weights while the fitter watches; None if the core is too slow.
 
+    rule: how both combine.
     seconds: how long a core may take that cannot denoise all blocks of a text at once.
     """
     one, other, process = core.denoiser.backbone, small.denoiser.backbone, core.denoiser.process
-    combinations = [*shares(GRID, 2, process), fitter.combination()]
+    combinations = [*shares(GRID, 2, process, rule), fitter.combination()]
     if core.scores_whole_texts:
         windows = LossSettings(min(one.context, other.context))
         return measure_combinations((one, other), process, texts, combinations, windows).over(GRID)
@@ -168,6 +178,13 @@ def _with_core(
         how = CanvasSettings(pace, rounds=ROUNDS, together=canvases_together(pair))
         losses = canvas_losses(pair, texts, combinations, how)
     return None if losses is None else losses.over(GRID)
+
+
+def _usual_rule(core: Entry | None) -> Rule:
+    """How a small model combines with this core unless another rule is chosen."""
+    name = catalogue.default_rule(None if core is None else core.manifest.attention)
+    rule: Rule = catalogue.rule(name).load()
+    return rule
 
 
 def _enough(losses: Losses, texts: Sequence[ScoredText]) -> Losses | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.rules import Rule, mix
 from ssdcli.engine.sampler import sample
 from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.evaluation.scored_text import ScoredText
@@ -30,17 +31,22 @@ Authors = Sequence[Member[LoadedModel]]
 
 
 def write_samples(
-    authors: Mapping[str, Authors], texts: Sequence[ScoredText], tokenizer: Tokenizer, until: float
+    authors: Mapping[str, Authors],
+    texts: Sequence[ScoredText],
+    tokenizer: Tokenizer,
+    until: float,
+    rule: Rule = mix,
 ) -> list[Sample]:
     """Let each model or ensemble continue the beginnings of the first documents that are long enough; seeds are fixed.
 
     authors: the members that write together, by the name of the model or ensemble.
     until: when to stop, by the monotonic clock. Texts then end after the current block, and an author who has not
         finished a block is left out; without any author there are no samples.
+    rule: how members combine.
     """
     documents = [text.tokens[1:] for text in texts if len(text.tokens) > _SHORTEST][:_DOCUMENTS]
     openings = [tokens[: min(_OPENING, len(tokens) // 2)] for tokens in documents]
-    written = {name: _go_on(members, openings, until) for name, members in authors.items()}
+    written = {name: _go_on(members, openings, until, rule) for name, members in authors.items()}
     written = {name: rows for name, rows in written.items() if rows}
     return [
         _sample(tokens, openings[place], {name: rows[place] for name, rows in written.items()}, tokenizer)
@@ -49,13 +55,13 @@ def write_samples(
 
 
 @torch.no_grad()
-def _go_on(members: Authors, openings: Sequence[Sequence[int]], until: float) -> list[list[int]]:
+def _go_on(members: Authors, openings: Sequence[Sequence[int]], until: float, rule: Rule = mix) -> list[list[int]]:
     """The ids that members write after each opening, up to an end of text; none if there is no time for it."""
     if not openings or time.monotonic() > until:
         return []
     denoiser = members[0].model.denoiser
     ends = ends_of_all(member.model.format for member in members)
-    ensemble = Ensemble(tuple(member.carrying(member.model.denoiser) for member in members))
+    ensemble = Ensemble(tuple(member.carrying(member.model.denoiser) for member in members), rule)
     prompts = [[member.model.after(opening) for opening in openings] for member in members]
     blocks: list[Tensor] = []
     config = sampler_config(denoiser, ends, Options(max_tokens=_LENGTH))  # as `ssd generate` samples by default

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.lib.segments import HEAVY, LIGHT, SEGMENTS, Levels, Segments, all_schedules, document_losses, shapes
+from benchmarks.lib.segments import HEAVY, LIGHT, SEGMENTS, Levels, all_schedules, document_losses, shapes
 from ssdcli.engine.process.masked import Masked
 from ssdcli.evaluation.scored_text import ScoredText
 from tests.tiny import VOCABULARY, tiny_backbone
@@ -16,13 +16,6 @@ def test_all_schedules_are_different_and_the_shapes_are_among_them() -> None:
         assert len(set(schedules)) == len(schedules) == count
         assert set(shapes(heavy).values()) <= set(schedules)
         assert all(schedule.count(HEAVY) == heavy for schedule in schedules)
-
-
-def test_a_step_has_the_weight_of_the_segment_that_it_begins_in() -> None:
-    weights = Segments(tuple(float(number) for number in range(SEGMENTS)))
-    assert [weights(1 - place / SEGMENTS) for place in range(SEGMENTS)] == list(range(SEGMENTS))
-    assert weights(1 - 0.99 / SEGMENTS) == 0
-    assert weights(0.0) == SEGMENTS - 1
 
 
 def test_a_schedule_loses_the_mean_of_what_runs_in_its_segments() -> None:

@@ -13,6 +13,7 @@ from ssdcli.cli import app, console
 from ssdcli.engine import catalogue
 from ssdcli.engine.catalogue import Number, ProcessDeclaration, RuleDeclaration, SamplerDeclaration
 from ssdcli.options.checks import above, at_least, between, whole
+from ssdcli.registry.manifest import ATTENTIONS
 from tests.trainings import write_text
 
 SHAPE = ("--hidden", "32", "--layers", "1", "--context", "64", "--batch-tokens", "128", "--steps", "3")
@@ -111,6 +112,12 @@ def test_the_defaults_are_those_that_were_published_or_measured():
         "masked": ({"t_min": 1e-3}, "constant"),
         "uniform": ({}, "constant"),
     }
+
+
+def test_probabilities_are_averaged_beside_causal_cores_and_multiplied_beside_others():
+    rules = {attention: catalogue.default_rule(attention) for attention in (None, *ATTENTIONS)}
+    assert rules == dict.fromkeys([None, *ATTENTIONS], "mix") | {"autoregressive": "average"}
+    assert catalogue.rule_defaults() == "average beside autoregressive cores, else mix"
 
 
 @pytest.mark.parametrize(

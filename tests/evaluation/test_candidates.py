@@ -50,6 +50,12 @@ def test_where_small_models_lean_by_default_that_comes_first():
     assert pairs(contrasted) == [("contrast", "constant"), ("contrast", "leaning")]  # the first is what is tuned
 
 
+def test_the_default_rule_comes_first():
+    add_tiny("causal", 4, attention="autoregressive")
+    add_tiny("letters", 5, kind="small", core="causal")
+    assert [rule for rule, _ in pairs(candidates(members=["letters"]))][::3] == ["average", "mix"]
+
+
 def test_the_weight_that_is_named_is_among_those_that_are_measured():
     assert candidates(members={"notes": 0.37}).sweeps[0].weights == tuple(sorted([*GRID, 0.37]))
 

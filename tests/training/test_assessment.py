@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.ensemble.rules import average, mix
 from ssdcli.engine.process.masked import Masked
 from ssdcli.evaluation.block_losses import BlockSettings, block_losses
 from ssdcli.evaluation.canvases import ROUNDS, CanvasSettings, canvas_losses
@@ -31,7 +32,7 @@ def small() -> LoadedModel:
 def fitted(core: LoadedModel, other: LoadedModel):
     """The losses over the grid, and the gate, that `assess` finds."""
     fitter = GateFitter(PROCESS)
-    losses = assessment._with_core(core, other, TEXTS, fitter, 1e6)
+    losses = assessment._with_core(core, other, TEXTS, mix, fitter, 1e6)
     assert losses is not None
     return losses.sums, fitter.gate()
 
@@ -67,7 +68,7 @@ def test_beside_a_core_that_reads_a_prefix_apart_whole_texts_are_measured():
     members = [member("core", core.denoiser), member("small", other.denoiser, role="small")]
     told = [*shares(GRID, 2, PROCESS), GateFitter(PROCESS).combination()]
     expected = block_losses(members, TEXTS, told, BlockSettings()).over(GRID)
-    losses = assessment._with_core(core, other, TEXTS, GateFitter(PROCESS), 1e6)
+    losses = assessment._with_core(core, other, TEXTS, mix, GateFitter(PROCESS), 1e6)
     assert losses is not None
     np.testing.assert_array_equal(losses.sums, expected.sums)
 
@@ -81,17 +82,25 @@ def test_beside_a_causal_core_code_lengths_choose_the_weight_and_fit_the_gate():
     core, other = causal_core(), small()
     members = [member("core", core.denoiser), member("small", other.denoiser, role="small")]
     fitter = GateFitter(None)
-    told = [*shares(GRID, 2, PROCESS), fitter.combination()]
+    told = [*shares(GRID, 2, PROCESS, average), fitter.combination()]
     expected = code_lengths(members, TEXTS, told, CodeSettings()).over(GRID)
     watched = GateFitter(None)
-    losses = assessment._with_core(core, other, TEXTS, watched, 1e6)
+    losses = assessment._with_core(core, other, TEXTS, average, watched, 1e6)
     assert losses is not None
     np.testing.assert_array_equal(losses.sums, expected.sums)
     assert watched.gate() == fitter.gate()
 
 
+def test_a_small_model_is_measured_and_sampled_by_the_default_rule_beside_its_core():
+    add_core("apart", attention="block-causal")
+    add_causal("causal")
+    rules = {name: assessment._usual_rule(Registry().find(name)) for name in ("apart", "causal")}
+    assert rules == {"apart": mix, "causal": average}
+    assert assessment._usual_rule(None) is mix
+
+
 def test_too_few_documents_in_time_choose_no_weight():
-    assert assessment._with_core(causal_core(), small(), TEXTS, GateFitter(None), 1e-9) is None
+    assert assessment._with_core(causal_core(), small(), TEXTS, average, GateFitter(None), 1e-9) is None
 
 
 def test_alone_a_model_for_a_causal_core_is_measured_by_its_code_length_too():
