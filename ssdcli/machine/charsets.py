@@ -49,7 +49,7 @@ class _Letters:
             western = {letter: weight for weight, letters in _WESTERN.items() for letter in letters}
             lower |= {c: w for c, w in western.items() if c.encode(self.codec, "replace") == c.encode("cp1252")}
         upper = {letter.upper(): weight / 2 for letter, weight in lower.items() if letter.upper() != letter}
-        return dict.fromkeys(_PUNCTUATION, 0.6) | upper | lower
+        return dict.fromkeys(_PUNCTUATION, 0.6) | upper | lower | {"ÿ": -0.5}  # the last is byte FF, seldom a letter
 
     def score(self, text: str) -> float:
         """How much a decoded text looks written, at most about 1."""
