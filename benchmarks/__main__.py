@@ -18,7 +18,6 @@ from ssdcli.errors import SsdError
 from ssdcli.machine.environment import prepare_machine
 
 _FOLDER = Path(__file__).parent
-_UNPREPARED = ("noise",)  # measures memory as malloc hands it out, and prepares its own processes afterwards
 
 
 def main() -> None:
@@ -29,8 +28,7 @@ def main() -> None:
         print("usage: python -m benchmarks NAME [OPTIONS]\n")
         print("\n".join(f"  {name:17} {_question(path)}" for name, path in scripts.items()))
         sys.exit(0 if name in ("", "-h", "--help") else 2)
-    if name not in _UNPREPARED:
-        prepare_machine()
+    prepare_machine()
     sys.argv = [f"python -m benchmarks {name}", *sys.argv[2:]]
     module = import_module(f"benchmarks.{name}")
     parser = parser_of(module, sys.argv[0])

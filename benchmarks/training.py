@@ -1,18 +1,15 @@
 """Which settings, and which beginnings, train the best small model? Twins at equal time or steps, on held-out text.
 
     python -m benchmarks training TRAIN HELDOUT --minutes 3 --seeds 0 1 2 --variants muon adamw --out FILE
-    python -m benchmarks training TRAIN HELDOUT --general GENERAL --variants twin-shift --set steps=300 --out FILE
     python -m benchmarks training TRAIN HELDOUT --variants no-gaps default gaps-50 --gaps 2 --out FILE
     python -m benchmarks training --table FILE
 
 Every training is `ssd train-small` itself, for the bundled core, on the bundled notebook if no text is named, but its
-clock counts the processor's seconds of this process, divided by the number of threads. Variants that begin from a twin
-continue a causal model of the core's shape, which is trained on GENERAL first, with and without its logit shift; those
-with a teacher also learn from the core's predictions. Losses are denoising losses in nats per token: of the small model
-alone, with its gain over the first variant, paired by document, and with the core at the best weight; and alone at the
-noisiest tenth of the levels, where little but the text before a block is known: there, processes that destroy text in
-different ways can be compared. With --gaps, models also fill gaps in held-out documents and are shown more or less of
-what follows.
+clock counts the processor's seconds of this process, divided by the number of threads. Variants with a teacher also
+learn from the core's predictions. Losses are denoising losses in nats per token: of the small model alone, with its
+gain over the first variant, paired by document, and with the core at the best weight; and alone at the noisiest tenth
+of the levels, where little but the text before a block is known: there, processes that destroy text in different ways
+can be compared. With --gaps, models also fill gaps in held-out documents and are shown more or less of what follows.
 """
 
 from __future__ import annotations
@@ -23,19 +20,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.lib.causal import Twin, save_for_transformers, train_causal, twin_of
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.corpora import Corpus
 from benchmarks.lib.experiment import Line, Workshop, grouped
 from benchmarks.lib.gaps import GapSettings, View, both_sides, choose_gaps, left_side, measure_gaps
 from benchmarks.lib.models import Model
 from benchmarks.lib.tables import signed, spread, table
-from benchmarks.lib.timing import processor_seconds
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import UsageError
 from ssdcli.evaluation.losses import GRID, LossSettings, best_weight, measure
@@ -61,8 +55,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "like-core": {},  # and the core's shape, see `settings_of`
     "from-core": {"init": STARTER},
     "lora-16": {"init": STARTER, "lora": 16},
-    "twin-shift": {"shift": True},  # and the twin to begin from
-    "twin-no-shift": {"shift": False},
     "nano": {"size": "nano"},
     "micro": {"size": "micro"},
     "mini": {"size": "mini"},
@@ -88,8 +80,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--variants", nargs="+", default=["default"], metavar="NAME", help=", ".join(VARIANTS))
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that all variants get")
-    parser.add_argument("--general", help="text that a causal twin learns from")
-    parser.add_argument("--twin-steps", type=int, default=1000)
     parser.add_argument("--documents", type=int, help="measure on the first so many held-out documents only")
     parser.add_argument("--gaps", type=int, default=0, help="gaps of each document to measure, too")
 
@@ -111,13 +101,11 @@ def work(given: Namespace, workshop: Workshop) -> None:
 
 
 def settings_of(workshop: Workshop, corpus: Corpus, variant: str, seed: int, given: Namespace) -> TrainSettings:
-    """The settings of a variant, whose beginning is made where it is missing."""
+    """The settings of a variant."""
     changes = dict(corpus.changes) | dict(map(parsed, given.set)) | dict(VARIANTS[variant])
     config = load_backbone(workshop.model(STARTER).folder).config
     if variant == "like-core":
         changes |= {"hidden": config.hidden, "layers": config.layers, "context": config.context}
-    if variant.startswith("twin-"):
-        changes |= {"init": str(twin(workshop, seed, given)), "context": config.context}
     minutes = None if "steps" in changes else given.minutes
     name = f"{variant}-{seed}".lower()
     return replace(TrainSettings(data=(corpus.train,), name=name, minutes=minutes, seed=seed), **changes)
@@ -130,21 +118,6 @@ def parsed(pair: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (SyntaxError, ValueError):
         return name, value
-
-
-def twin(workshop: Workshop, seed: int, given: Namespace) -> Path:
-    """The folder of a causal model of the core's shape, in transformers' format."""
-    if given.general is None:
-        raise UsageError("there is no text for the causal twin.", "Name some with --general.")
-    folder, core = workshop.home / f"causal-twin-{seed}", workshop.model(STARTER)
-    if not (folder / "tokenizer.json").exists():
-        tokenizer = core.folder / "tokenizer.json"
-        settings = TrainSettings(data=(given.general,), steps=given.twin_steps, seed=seed)
-        begin = Twin(twin_of(load_backbone(core.folder).config), tokenizer)
-        made = train_causal(settings, begin, folder.with_suffix(".native"), processor_seconds)
-        print(f"the causal twin: {made.heldout:.3f} nats per token of its own held-out text", flush=True)
-        save_for_transformers(made.model, tokenizer, folder)
-    return folder
 
 
 def measured(workshop: Workshop, corpus: Corpus, settings: TrainSettings, given: Namespace) -> Line:
@@ -164,7 +137,7 @@ def measured(workshop: Workshop, corpus: Corpus, settings: TrainSettings, given:
         "steps": made["steps"],
         "kept": made["kept"] or made["steps"],
         "alone": round(float(nats[-1]), 4),
-        "error": round(float(losses.standard_error()[-1]), 4),
+        "error": round(Columns.of(losses).loss(-1)[1], 4),
         "bits": round(float(losses.bits_per_byte()[-1]), 4),
         "both": round(float(nats[losses.place(best)]), 4),
         "weight": best,

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.lib.blocks import block_ids
 from ssdcli.data.marking import CLOSING, WRITTEN
 from ssdcli.data.windows import Corpus
 from ssdcli.engine.packed import Packed
@@ -26,6 +25,15 @@ def texts_of(documents: Sequence[Sequence[int]], end: int, marks: Sequence[Seque
     first = np.array(starts, dtype=np.int64)
     stops = first + [len(document) for document in documents]
     return Corpus(np.array(stream, dtype=np.uint16), np.array(marked, dtype=np.uint8), first, stops)
+
+
+def block_ids(length: int, block: int, offsets: Tensor) -> Tensor:
+    """Number the positions of a sequence by block: (B, length) int64.
+
+    offsets: (B,) int64 in [0, block), how many positions short the first block of each row is.
+    """
+    positions = torch.arange(length, device=offsets.device)
+    return (positions[None, :] + offsets[:, None]) // block
 
 
 def plain(tokens: Tensor, block: int, offset: int = 0) -> Packed:

@@ -31,12 +31,6 @@ class Columns:
         """The columns of all parts, which are of the same documents."""
         return cls(np.hstack([part.sums for part in parts]), parts[0].tokens)
 
-    @classmethod
-    def by_text(cls, figures: Sequence[Sequence[float]]) -> Columns:
-        """Figures of the same texts under each alternative, in which every text counts the same."""
-        sums = np.array(figures, dtype=np.float64).T
-        return cls(sums, np.ones(len(sums)))
-
     def crossed(self, places: Sequence[int]) -> tuple[np.ndarray, tuple[int, int]]:
         """Losses (D,) of the best of some columns, and which these are: each half of the documents by the other's.
 
@@ -69,11 +63,6 @@ class Collaboration:
     both: float
     gain: float
     error: float
-
-    @property
-    def relative(self) -> float:
-        """The gain in percent of the better member's loss."""
-        return 100 * self.gain / min(self.core, self.small)
 
 
 def collaborate(columns: Columns, core: int, small: int, mixtures: Sequence[int]) -> tuple[Collaboration, list[int]]:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.lib.blocks import block_ids
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.experiment import Line
 from ssdcli.engine.blocks import block_levels
@@ -48,18 +47,6 @@ def all_schedules(heavy: int) -> list[str]:
     """All schedules with so many heavy segments."""
     places = combinations(range(SEGMENTS), heavy)
     return ["".join(HEAVY if place in chosen else LIGHT for place in range(SEGMENTS)) for chosen in places]
-
-
-@dataclass(frozen=True)
-class Segments:
-    """A member's weight in each of equal segments of the trajectory, the first at t = 1."""
-
-    weights: tuple[float, ...]
-
-    def __call__(self, t: float) -> float:
-        """The weight of a step that begins at t."""
-        count = len(self.weights)
-        return self.weights[min(int((1 - t) * count + 1e-9), count - 1)]
 
 
 @dataclass(frozen=True)
@@ -110,24 +97,20 @@ def window_losses(
     """The losses of a window, row s of which is noised to levels of segment s: (SEGMENTS, 4)."""
     tokens, scored = text
     noise = GeneratorNoise([fold(key, segment) for segment in range(SEGMENTS)])
-    blocks = block_ids(tokens.shape[1], members[0].block_size, torch.zeros(SEGMENTS, dtype=torch.int64))
+    blocks = (torch.arange(tokens.shape[1]) // members[0].block_size).expand(SEGMENTS, -1)
     lowest = torch.arange(SEGMENTS - 1, -1, -1)[:, None]
     t = (lowest + block_levels(blocks, noise)) / SEGMENTS
     canvas = process.corrupt(tokens, t, noise)
     due = process.loss_weights(canvas, t) * scored
     packed = Packed.plain(tokens, blocks)
-    core, small = (predict(member, process, canvas, packed, t) for member in members)
+    core, small = (_predict(member, process, canvas, packed, t) for member in members)
     heavy = core if share == 0 else mix([core, small], [1 - share, share])
     losses = [-log_p.gather(-1, tokens[..., None])[..., 0] for log_p in (core, small, heavy)]
     apart = (core.exp() * (core - small).nan_to_num(0)).sum(-1)  # both say -inf of ids that are never text
     return torch.stack([(values * due).sum(1, dtype=torch.float64) for values in (*losses, apart)], dim=1)
 
 
-def predict(
-    member: Backbone, process: Process, canvas: Canvas, packed: Packed, t: Tensor, previous: Tensor | None = None
-) -> Tensor:
-    """Log p of every token of noised windows: (B, T, V); previous: the log p that the member is conditioned on."""
+def _predict(member: Backbone, process: Process, canvas: Canvas, packed: Packed, t: Tensor) -> Tensor:
+    """Log p of every token of noised windows: (B, T, V)."""
     level = t if process.timed else None
-    conditioning = None if previous is None else member.embed_mixture(previous.exp())
-    hidden = denoise_sequence(member, process.embed(canvas, member), packed, level, conditioning)
-    return member.logits(hidden).log_softmax(-1)
+    return member.logits(denoise_sequence(member, process.embed(canvas, member), packed, level)).log_softmax(-1)

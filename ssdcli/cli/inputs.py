@@ -14,6 +14,8 @@ from typing import Any
 from ssdcli.cli import console
 from ssdcli.errors import UsageError
 from ssdcli.generation.types import Request
+from ssdcli.machine.encodings import decode_bytes
+from ssdcli.machine.units import counted
 from ssdcli.options.checks import Check
 from ssdcli.options.declare import STREAM, option
 from ssdcli.registry.names import NO_CORE, suggest
@@ -199,12 +201,13 @@ def _read_file(path: Path, what: str) -> str:
 
 
 def _as_text(data: bytes, source: str) -> str:
-    """Decode UTF-8; other bytes are replaced, with a warning."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        console.warn(f"{source} is not all UTF-8; other bytes were replaced.")
-        return data.decode("utf-8-sig", errors="replace")
+    """Decode text; another encoding than UTF-8 and what had to be replaced are told by a warning."""
+    found = decode_bytes(data)
+    if found.encoding != "UTF-8":
+        console.warn(f"{source} is not in UTF-8; it was read as {found.encoding}.")
+    if found.replaced:
+        console.warn(f"{source} has {counted(found.replaced, 'invalid character')}, which were replaced.")
+    return found.text
 
 
 def _without_last_line_end(text: str) -> str:

@@ -47,7 +47,7 @@ class CausalDenoiser(Denoiser):
     The known tokens left of the leftmost hidden position run through the unchanged model, whose prediction of the next
     token is the prediction of that position. Elsewhere log p is NaN: it abstains. It sees nothing to the right.
 
-    Each step reads the whole canvas, so that nothing needs to be known of how far it is.
+    Each step reads the whole canvas, so that the host need not know how much of it is known.
     """
 
     abstains = True
@@ -127,12 +127,12 @@ class CausalDenoiser(Denoiser):
 
 @dataclass(frozen=True)
 class CanvasMemory:
-    """What was read of some rows: their prefix, and lately tokens of a canvas after it.
+    """What has been read of some rows: their prefix, and the tokens of the latest canvas after it.
 
-    A memo: the tensors are written in place, and what a canvas does not share with the tokens read is read again.
+    The tensors are written in place. From the first token on in which a canvas differs, it is read again.
 
     cache: of the prefix, with spare columns for a canvas.
-    tokens: those read after the prefix, (b, L) int64; -1 where there is none.
+    tokens: those read after the prefix, (b, L) int64; -1 where none was.
     states: hidden states, (b, L + 1, H): the one at i predicts position i of the canvas.
     """
 
@@ -142,12 +142,12 @@ class CanvasMemory:
 
     @classmethod
     def of(cls, cache: Any, last: Tensor, length: int) -> CanvasMemory:
-        """Of a prefix alone, whose last token has this hidden state (b, 1, H); a canvas has this length."""
+        """After a prefix whose last token has this hidden state (b, 1, H), for canvases of this length."""
         tokens = torch.full((len(last), length), -1, dtype=torch.int64, device=last.device)
         return cls(cache, tokens, pad(last, (0, 0, 0, length)))
 
     def shared(self, tokens: Tensor) -> int:
-        """How many of these tokens (b, n) were read in every row."""
+        """How many of these tokens (b, n), from the first on, have been read already in every row."""
         return int((self.tokens[:, : tokens.shape[1]] == tokens).all(0).long().cumprod(0).sum())
 
     def repeated(self, count: int) -> CanvasMemory:
@@ -159,8 +159,8 @@ class CanvasMemory:
 class StepwiseCausalDenoiser(CausalDenoiser):
     """A causal language model on a CPU: each token is read once.
 
-    Rows are run one by one and without padding. The passes are those that the model's own generation makes, and a row
-    is bit for bit what it is alone: a matrix product rounds otherwise for another number of rows.
+    Rows run one by one and without padding, in the passes that the model's own generation makes. So a row is bit for
+    bit what it is alone, although matrix products round differently for other numbers of rows.
     """
 
     def _width(self, columns: int) -> int:

@@ -173,7 +173,7 @@ def _fresh(log_p: Tensor, canvas: Canvas, process: Process, block: _Block, confi
         return log_p
     shown = process.shows(canvas)
     text = block.shared.around(block.written, process.tokens(canvas), shown)
-    return config.repetition.held_down(log_p, text, ~shown if process.hides else torch.ones_like(shown))
+    return config.repetition.apply(log_p, text, ~shown if process.hides else torch.ones_like(shown))
 
 
 def _settle(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ssdcli.engine.ensemble.guidance import Guide
 
 DEFAULT_SCALE = 30.0
-"""Found with benchmarks/guidance.py, by a BERT of two layers that tells PEPs from text about Rust.
+"""Measured (docs/lab/guidance.md) with a BERT of two layers that tells PEPs from text about Rust.
 
 At scales 0, 10, 30, 100 and 300, it took 0.47, 0.62, 0.75, 0.78 and 1.00 of the starter's texts for PEPs, at a
 perplexity of 38, 41, 42, 98 and 102; of a simplex core's, 0.44, 0.97, 1.00 and 1.00 up to scale 100. A model that is

@@ -40,6 +40,7 @@ def describe(prepared: Prepared, trainer: SmallTrainer, found: Assessment, secon
         heldout=info.heldout,
         lengths=length_counts(stop - start for start, stop, _ in lengths),
         data_lines=info.report,
+        read=info.read,
         trained_tokens=steps * trainer.tokens_per_step,
         steps=steps,
         seconds=seconds,

@@ -28,7 +28,6 @@ def test_the_gain_is_that_over_the_better_member_per_token() -> None:
     found, _ = collaborate(columns([8, 6, 5], [8, 6, 3]), 0, 1, [2])
     assert (found.core, found.small, found.both) == (4, 3, 2)
     assert found.gain == 1
-    assert found.relative == pytest.approx(100 / 3)
     assert found.error == pytest.approx(np.sqrt(2) / 4)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.lib.segments import HEAVY, LIGHT, SEGMENTS, Levels, Segments, all_schedules, document_losses, shapes
+from benchmarks.lib.segments import HEAVY, LIGHT, SEGMENTS, Levels, all_schedules, document_losses, shapes
 from ssdcli.engine.process.masked import Masked
 from ssdcli.evaluation.scored_text import ScoredText
 from tests.tiny import VOCABULARY, tiny_backbone
@@ -18,13 +18,6 @@ def test_all_schedules_are_different_and_the_shapes_are_among_them() -> None:
         assert all(schedule.count(HEAVY) == heavy for schedule in schedules)
 
 
-def test_a_step_has_the_weight_of_the_segment_that_it_begins_in() -> None:
-    weights = Segments(tuple(float(number) for number in range(SEGMENTS)))
-    assert [weights(1 - place / SEGMENTS) for place in range(SEGMENTS)] == list(range(SEGMENTS))
-    assert weights(1 - 0.99 / SEGMENTS) == 0
-    assert weights(0.0) == SEGMENTS - 1
-
-
 def test_a_schedule_loses_the_mean_of_what_runs_in_its_segments() -> None:
     heavy, light = np.arange(16.0).reshape(2, 8), np.full((2, 8), 100.0)
     levels = Levels(heavy, light, heavy, light, np.array([3, 5]))
@@ -33,12 +26,12 @@ def test_a_schedule_loses_the_mean_of_what_runs_in_its_segments() -> None:
 
 
 def test_the_heavy_member_is_the_core_or_both_and_is_apart_from_itself_by_nothing() -> None:
-    passage = ScoredText([0, *range(3, 40)], 1)
+    one_text = ScoredText([0, *range(3, 40)], 1)
     core, small = tiny_backbone(0, process="masked"), tiny_backbone(1, process="masked")
     process = Masked(VOCABULARY, 1)
-    alone = document_losses((core, small), process, passage, 0.0, 0)
-    both = document_losses((core, small), process, passage, 0.4, 0)
-    itself = document_losses((core, core), process, passage, 0.4, 0)
+    alone = document_losses((core, small), process, one_text, 0.0, 0)
+    both = document_losses((core, small), process, one_text, 0.4, 0)
+    itself = document_losses((core, core), process, one_text, 0.4, 0)
     assert alone.shape == (SEGMENTS, 4)
     assert torch.equal(alone[:, 0], alone[:, 2])
     assert torch.equal(alone[:, :2], both[:, :2])

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.lib.blocks import block_ids
 from benchmarks.lib.gaps import GapSettings, both_sides, choose_gaps, left_side, measure_gaps
 from ssdcli.data.infilling import Gaps, Infilling, draw_gaps, open_gaps
 from ssdcli.engine.denoiser import Denoiser, denoise_sequence, reading_order
@@ -23,7 +22,7 @@ from ssdcli.errors import Interrupted, UsageError
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.training.objective import Objective
-from tests.packed import batch, plain
+from tests.packed import batch, block_ids, plain
 from tests.trainings import run, tiny_settings, write_text
 
 V, MASK, END, SIZE, T = 40, 39, 0, 4, 40

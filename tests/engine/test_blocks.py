@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.lib.blocks import block_ids
 from ssdcli.engine.blocks import block_levels, padding_mask, prefix_mask, training_mask
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.prompt import PADDING, Prompt, reading_order
+from tests.packed import block_ids
 
 
 def test_blocks_are_numbered_from_a_first_one_that_may_be_short():

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.lib.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, FullDenoiser, Prefix, denoise_sequence
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
+from tests.packed import block_ids
 
 PROCESSES = pytest.mark.parametrize("process", ["masked", "simplex"])
 KINDS = pytest.mark.parametrize("kind", [Denoiser, FullDenoiser], ids=["block-causal", "full"])

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.lib.blocks import block_ids
 from ssdcli.engine.denoiser import Denoiser, denoise_sequence
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process.masked import Masked
@@ -21,7 +20,7 @@ from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbon
 from ssdcli.models.initialization import Wanted, initialize
 from ssdcli.training.objective import Objective
 from tests.checkpoints import CAUSAL, NATIVE, write_checkpoint
-from tests.packed import batch, plain
+from tests.packed import batch, block_ids, plain
 from tests.tiny import VOCABULARY
 
 MASK, BLOCK, T = 1, 8, 32

@@ -14,8 +14,9 @@ from typing import cast
 
 from ssdcli.data.documents import Document, ReadReport, printable
 from ssdcli.data.readers.formats import FORMATS, PLAIN, UNNAMED, Format
-from ssdcli.data.streams import ByteStream, Source, byte_chunks, looks_binary, read_head
+from ssdcli.data.streams import ByteStream, Source, byte_chunks, read_head
 from ssdcli.errors import UsageError
+from ssdcli.machine.encodings import looks_binary
 from ssdcli.options.declare import STREAM
 
 _HIDDEN_FOLDERS = frozenset({"node_modules", "__pycache__"})

@@ -141,7 +141,7 @@ def test_blank_files_are_empty(tmp_path, content, name):
     assert name == "a.csv" or skipped(path) == {"empty": 1}
 
 
-@pytest.mark.parametrize("data", [b"\x89PNG\r\n\0\0text", b"\x80\x81\x82ab" * 99, b"\x01\x02\x03a" * 99])
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\0\0text", b"\xf8\x81\x00\x02ab" * 99, b"\x01\x02\x03a" * 99])
 def test_binary_files_are_skipped_and_counted(tmp_path, data):
     report = read(write(tmp_path / "a.png", data), write(tmp_path / "b.txt", "text"))[1]
     assert report.skipped == {"binary": 1}
@@ -149,12 +149,27 @@ def test_binary_files_are_skipped_and_counted(tmp_path, data):
     assert report.lines()[1] == f"skipped 1 file: binary (first: {tmp_path / 'a.png'})"
 
 
-def test_rare_invalid_bytes_are_replaced_and_counted(tmp_path):
-    path = write(tmp_path / "a.txt", b"caf\xe9 is written " * 3 + "spelt out: \ufffd".encode())
-    documents, report = read(path)
-    assert documents[0].text == "caf\ufffd is written " * 3 + "spelt out: \ufffd"
-    assert (report.replaced_characters, report.replaced_files, report.skipped) == (3, 1, {})
-    assert "replaced 3 invalid UTF-8 characters in 1 place" in report.lines()[-1]
+def test_rare_invalid_bytes_are_replaced_and_counted_by_file(tmp_path):
+    valid = "é is spelt out: \ufffd, ü too. " * 9
+    first = write(tmp_path / "a.txt", b"caf\xe9 is written " * 3 + valid.encode())
+    second = write(tmp_path / "b.txt", valid.encode() + b"\xff")
+    documents, report = read(first, second)
+    assert documents[0].text == "caf\ufffd is written " * 3 + valid
+    assert (report.replaced_characters, report.replaced_files, report.skipped) == (4, 2, {})
+    assert report.counts()["replaced"] == {str(first): 3, str(second): 1}
+    assert report.lines()[-1] == f"replaced 4 invalid characters in 2 places (first: {first} (3), {second} (1))"
+
+
+def test_text_in_other_encodings_is_read_and_they_are_said(tmp_path):
+    said = "Ça coûte 5 € – “déjà”, naïve.\n"
+    first = write(tmp_path / "a.txt", said.encode("cp1252"))
+    write(tmp_path / "b.txt", ("plain " * 20_000 + said).encode("cp1252"))
+    write(tmp_path / "c.txt", said.encode("utf-16"))
+    documents, report = read(tmp_path)
+    assert [document.text for document in documents] == [said, "plain " * 20_000 + said, said]
+    assert report.counts()["encodings"] == {"windows-1252": 2, "UTF-16-LE": 1}
+    assert f"read 2 files as windows-1252 (first: {first})" in report.lines()
+    assert report.replaced_characters == 0
 
 
 def test_characters_cut_by_a_chunk_are_whole(tmp_path, monkeypatch):
