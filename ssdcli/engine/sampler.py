@@ -59,7 +59,7 @@ class Step:
     t: the noise level at which it begins.
     weights: each member's weight at t; zero if it was not run.
     by_member: what each predicted at t, (B, L, V) or None.
-    log_p: what they predicted together, (B, L, V): known tokens certain, guides and repetition penalties included, at the
+    log_p: what they predicted together, (B, L, V): known tokens certain, with guides and repetition penalties, at the
         temperature of the reverse process. The next step is self-conditioned on it.
     canvas: what became of it.
     decided: the positions whose token this step chose: (B, L) bool.
