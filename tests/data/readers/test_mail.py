@@ -75,13 +75,12 @@ def test_each_mail_is_a_document_and_no_header_is_in_any(tmp_path: Path):
 
 @given(
     lines=LINES,
-    encoding=st.sampled_from(["utf-8", "utf-16-le"]),
     transfer=st.sampled_from(["base64", "quoted-printable"]),
 )
-def test_a_mail_says_what_was_written_into_it(lines, encoding, transfer):
+def test_a_mail_says_what_was_written_into_it(lines, transfer):
     body = "\n".join(line.strip() or "." for line in lines)
     message = mail("")
-    message.set_content(body, charset=encoding, cte=transfer)
+    message.set_content(body, charset="utf-8", cte=transfer)
     assert texts(bytes(message), quotes=True) == [body.strip("\n").rstrip() + "\n"]
 
 
