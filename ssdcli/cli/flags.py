@@ -1,6 +1,6 @@
 """Settings of a command: its flags, made from the fields of a dataclass, and values from four places.
 
-A flag wins over `SSD_*`, that over the recipe, and that over the default.
+A flag takes precedence over `SSD_*`, the variable over the recipe, and the recipe over the default.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def _from_file(path: Path, members: Members, blend: Blend) -> list[Schedule]:
     for name in tables:
         if name not in known:
             hint = f"{suggest(name, known)} The members are {', '.join(known)}.".strip()
-            raise UsageError(f"the schedule {str(path)!r} names {name!r}, which is no member.", hint)
+            raise UsageError(f"the schedule {str(path)!r} names {name!r}, which is not a member.", hint)
     chosen: list[Schedule] = []
     leader = ""
     for member in members:

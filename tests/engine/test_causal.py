@@ -215,6 +215,16 @@ def test_what_was_predicted_before_does_not_change_a_prediction(core, texts, com
 
 
 @KINDS
+def test_a_token_that_returns_after_another_one_changed_is_read_anew(core):
+    """What was read of it before came after another text."""
+    prefix = core.start([Prompt(PROMPT)])
+    for known in ((5, 6, 7), (5, 4), (5, 4, 7)):
+        log_p = core.denoise(canvas_of(*known), 0.5, None, prefix)
+        expected = native_log_p([*PROMPT, *known])
+        torch.testing.assert_close(log_p[0, len(known), :V], expected, rtol=0, atol=1e-5)
+
+
+@KINDS
 def test_a_window_slides_as_others_do(core):
     small = denoiser(MODEL, type(core), context=32)
     text = torch.randint(1, V, (1, 4 * L), generator=torch.Generator().manual_seed(2))
