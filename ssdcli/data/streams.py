@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ssdcli.data.documents import ReadReport
+from ssdcli.data.reading import AS_USUAL, Reading
 from ssdcli.machine.encodings import HEAD_BYTES, Decoded, TextDecoder, decode_bytes, shown
 
 CHUNK_BYTES = 1 << 16
@@ -33,12 +34,14 @@ class Source:
     chunks: its bytes, unpacked, in pieces of bounded size.
     report: where documents and skips are counted.
     path: where it is, for formats that have to seek; None for a stream and for a compressed file.
+    reading: how its owner wants it read.
     """
 
     name: str
     chunks: Iterator[bytes]
     report: ReadReport
     path: Path | None = None
+    reading: Reading = AS_USUAL
 
     def text(self) -> Iterator[str]:
         """Decode the bytes, in pieces."""
@@ -56,7 +59,10 @@ class Source:
     def decoded(self, data: bytes, declared: str | None = None) -> str:
         """Decode bytes of this source by the encoding that they declare, if they do; what is replaced is counted."""
         found = decode_bytes(data, declared)
-        self.report.decoded(found, self.name)
+        if declared is None:
+            self.report.decoded(found, self.name)
+        else:
+            self.report.replace(found.replaced, self.name)
         return found.text
 
     def skip(self, reason: str) -> None:

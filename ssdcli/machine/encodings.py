@@ -28,6 +28,7 @@ _NO_CHARSETS = frozenset(
 )
 _TEXT_CONTROLS = frozenset("\t\n\v\f\r\b\x1b")
 _STRANGE = 0.02  # share of a text's characters that may be controls
+_ODD = 0.05  # share of invalid and control characters in text of one byte a character
 _NULS = 2  # in a text, however short
 _REPLACED = 0.3  # share of a text's characters that may be invalid
 _BEFORE = 16  # characters that stand before these, so that a letter is seen in its word
@@ -98,7 +99,8 @@ def _reads_as_text(head: bytes, codec: str) -> bool:
     if not text or _strange(text, _NO_TEXT) > _STRANGE * len(text):
         return False
     narrow = head.replace(b"\0", b"").decode("utf-8", "replace")
-    if REPLACEMENT not in narrow and not _strange(narrow) and head.count(0) < 0.2 * len(head):
+    odd = narrow.count(REPLACEMENT) + _strange(narrow)
+    if odd <= _ODD * len(narrow) and head.count(0) < 0.2 * len(head):
         return False  # text of one byte a character, with or without a few NULs
     plain = sum(c < "\x80" or "\u3000" <= c <= "\u30ff" for c in text)
     alphabets = {ord(c) >> 8 for c in text if c > "\x7f"}
@@ -233,7 +235,7 @@ def decode_bytes(data: bytes, declared: str | None = None) -> Decoded:
     declared: a label, such as `iso-8859-1`, as a page or a mail has it.
     """
     codec = codec_of(declared)
-    if codec in _WIDE and wide_codec(data[:HEAD_BYTES]) is None:
+    if codec in _WIDE and b"\0" not in data and _decodes(data, "utf-8"):
         codec = None  # a declaration that could be read as ASCII cannot be true
     obeyed = codec is not None and not _is_false(data, codec)
     decoder = TextDecoder(codec if obeyed else None)
