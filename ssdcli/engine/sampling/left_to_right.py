@@ -48,7 +48,7 @@ class LeftToRight(Unmasking):
 
     def reverse(self) -> ReverseProcess:
         """A step for each token of a block."""
-        return ReverseProcess(self, None)
+        return ReverseProcess(self, None, from_left=self.remask == 0)
 
 
 def agreed(prediction: Prediction, sure: float) -> Tensor:
