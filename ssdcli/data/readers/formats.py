@@ -9,14 +9,7 @@ from ssdcli.data.documents import Document
 from ssdcli.data.readers.html import read_html
 from ssdcli.data.readers.mail import is_mail, is_mbox, read_emlx, read_mail, read_mbox, read_mhtml
 from ssdcli.data.readers.office import read_docx, read_pdf
-from ssdcli.data.readers.rows import (
-    read_csv,
-    read_json,
-    read_json_lines,
-    read_json_lines_or_text,
-    read_parquet,
-    read_tsv,
-)
+from ssdcli.data.readers.rows import read_csv, read_json, read_json_or_text, read_parquet, read_tsv
 from ssdcli.data.readers.text import read_text
 from ssdcli.data.streams import Source
 
@@ -34,11 +27,12 @@ class Format:
 
 
 FORMATS: Mapping[str, Format] = {
-    ".jsonl": Format(read_json_lines),
-    ".ndjson": Format(read_json_lines),
+    ".jsonl": Format(read_json),
+    ".ndjson": Format(read_json),
     ".json": Format(read_json),
     ".csv": Format(read_csv),
     ".tsv": Format(read_tsv),
+    ".tab": Format(read_tsv),
     ".parquet": Format(read_parquet, binary=True),
     ".pq": Format(read_parquet, binary=True),
     ".html": Format(read_html),
@@ -54,7 +48,7 @@ FORMATS: Mapping[str, Format] = {
     ".docx": Format(read_docx, binary=True),
 }
 PLAIN = Format(read_text)  # any other suffix
-UNNAMED = Format(read_json_lines_or_text)  # standard input and pipes
+UNNAMED = Format(read_json_or_text)  # standard input and pipes
 
 RECOGNISED: Sequence[tuple[Callable[[bytes], bool], Format]] = (
     (is_mbox, Format(read_mbox, binary=True)),
