@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ssdcli.options.checks import seed_word
+
 if TYPE_CHECKING:
     from ssdcli.models.judge import Reading
 
@@ -112,7 +114,7 @@ def mauve(features: np.ndarray, reference: np.ndarray, seed: int) -> float:
     """
     from mauve import compute_mauve
 
-    return float(compute_mauve(p_features=features, q_features=reference, seed=seed).mauve)
+    return float(compute_mauve(p_features=features, q_features=reference, seed=seed_word(seed)).mauve)
 
 
 def _features(readings: Sequence[Reading]) -> np.ndarray:
