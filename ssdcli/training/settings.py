@@ -94,6 +94,11 @@ class TrainSettings:
         0.25, "Share of the texts in training windows that get a gap to fill.", between(0, 1), metavar="SHARE"
     )
     quotes: bool = option(False, "Keep quoted replies and signatures in mails.")
+    include: tuple[str, ...] = option(
+        (),
+        "Read what would be left out of a folder, by patterns as in .gitignore. Repeatable.",
+        metavar="PATTERN",
+    )
     canaries: int = option(
         0,
         "Made-up secrets to plant in the text for 'ssd audit'; 8 are enough.",
@@ -167,7 +172,7 @@ class TrainSettings:
     @property
     def reading(self) -> Reading:
         """How the text is read."""
-        return Reading(self.quotes)
+        return Reading(self.quotes, include=self.include)
 
     def check_complete(self) -> None:
         """Raise UsageError unless a training can start: it needs a name, and only one budget."""
