@@ -94,6 +94,9 @@ class TrainSettings:
         0.25, "Share of the texts in training windows that get a gap to fill.", between(0, 1), metavar="SHARE"
     )
     quotes: bool = option(False, "Keep quoted replies and signatures in mails.")
+    me: tuple[str, ...] = option(
+        (), "Your name in chats; what you write there is learned as answers. Repeatable.", metavar="NAME"
+    )
     include: tuple[str, ...] = option(
         (),
         "Read what would be left out of a folder, by patterns as in .gitignore. Repeatable.",
@@ -172,7 +175,7 @@ class TrainSettings:
     @property
     def reading(self) -> Reading:
         """How the text is read."""
-        return Reading(self.quotes, include=self.include)
+        return Reading(self.quotes, self.me, self.include)
 
     def check_complete(self) -> None:
         """Raise UsageError unless a training can start: it needs a name, and only one budget."""
