@@ -159,6 +159,21 @@ class Denoiser:
         self.process = process
 
     @property
+    def block_size(self) -> int:
+        """The tokens of a canvas."""
+        return self.backbone.block_size
+
+    @property
+    def context(self) -> int:
+        """The longest window, in tokens."""
+        return self.backbone.context
+
+    @property
+    def device(self) -> torch.device:
+        """Where canvases are."""
+        return self.backbone.device
+
+    @property
     def room(self) -> int:
         """The longest prefix, in tokens, that leaves space for a canvas."""
         return self.backbone.context - self.backbone.block_size
