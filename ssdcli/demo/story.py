@@ -98,7 +98,9 @@ class Trio:
     @property
     def members(self) -> tuple[Member[LoadedModel], ...]:
         """The core and the small model."""
-        return tuple(self.writers[author].members[0] for author in (CORE, SMALL))
+        from ssdcli.generation.loaded_model import models_of
+
+        return models_of([self.writers[author].members[0] for author in (CORE, SMALL)])
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,7 @@ class Blend:
     schedule: when members run: a name of the catalogue, NAME or NAME:X, or a file. By default it is the noise process's
         own where a core and small models share the weight, else the catalogue's first.
     guides: classifiers that steer the text, each MODEL:LABEL or MODEL:LABEL=SCALE.
+    memory: whether the small models' memories take part, and one of the private context.
     """
 
     rule: str | None = option(
@@ -185,6 +186,11 @@ class Blend:
         "Steer with a classifier that has the same tokenizer: a folder, and one of its labels. Repeatable.",
         flag="guide",
         metavar="MODEL:LABEL[=SCALE]",
+    )
+    memory: bool = option(
+        True,
+        "Let the indexed text of small models take part, and that of --context.",
+        negatable=True,
     )
 
     def __post_init__(self) -> None:
@@ -214,7 +220,7 @@ class Request:
     """One prompt or conversation.
 
     prompt: text to continue.
-    context: private text, which only small models see.
+    context: private text, which only small models and memories see.
     id: names the result; by default its place in the batch.
     seed: used instead of the options'.
     messages: a conversation instead of a prompt. The first message may have the role "system"; if the last has the

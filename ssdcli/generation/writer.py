@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from ssdcli.engine.prompt import Prompt
     from ssdcli.engine.sampler import SamplerConfig
     from ssdcli.engine.sampling.reverse import ReverseProcess
-    from ssdcli.generation.loaded_model import LoadedModel
+    from ssdcli.generation.loaded_model import Loaded
     from ssdcli.generation.trace import WrittenBlock
+    from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 
 _TOGETHER = 8  # rows denoised at once, at most
 _SCORES = 1 << 27  # of one prediction: 512 MiB, of which several are held
@@ -41,7 +42,7 @@ class Writer:
 
     def __init__(
         self,
-        members: Sequence[Member[LoadedModel]],
+        members: Sequence[Member[Loaded]],
         core: str | None,
         rule: Rule | None = None,
         guides: Sequence[Guide] = (),
@@ -146,7 +147,7 @@ class Writer:
 
     def _together(self) -> int:
         """How many rows are denoised at once: fewer where a canvas is long and the vocabulary large."""
-        scores = self._denoiser.backbone.block_size * self._process.vocabulary
+        scores = self._denoiser.block_size * self._process.vocabulary
         return max(1, min(_TOGETHER, _SCORES // scores))
 
     def _rows(self, requests: Sequence[Request], options: Options) -> list[Row]:
@@ -171,7 +172,7 @@ class Writer:
         """The prompt split at its gaps; UsageError for a request that these members cannot answer."""
         require(
             any(member.sees_context for member in self.members) or not request.context,
-            "only small models see private context, and there is no small model here.",
+            "only small models and memories see private context, and there is none here.",
             "Add one, or put the text into the prompt.",
         )
         require(
@@ -190,7 +191,7 @@ class Writer:
         self._encoder(options).check_gap()
         return parts
 
-    def _is_its_own_base(self, base: Member[LoadedModel]) -> bool:
+    def _is_its_own_base(self, base: Member[Loaded]) -> bool:
         """Whether a base is the same model as its small model, so that they differ only by the private context."""
         small = [member for member in self.members if member.role == "small"]
         return base.role == "base" and any(member.model is base.model for member in small)
@@ -237,9 +238,11 @@ class Writer:
 
         judge: the place of the member that chooses.
         """
+        from ssdcli.engine.causal import CausalDenoiser
         from ssdcli.generation.gap_choice import GapChooser, add_best, candidate_keys
 
         encoder, core = self._encoder(options), self.members[judge].model.denoiser
+        assert isinstance(core, CausalDenoiser)
         prompts, behind = self._prompts(row, encoder), encoder.behind(row.parts, row.filled)
         keys = candidate_keys(_key(row), options.candidates if options.temperature > 0 else 1)
         blocks = self._blocks([row] * len(keys), [prompts] * len(keys), keys, options)
@@ -311,7 +314,7 @@ class Writer:
         """UsageError if steps need more than one prediction at a level at which there is one alone."""
         from ssdcli.engine.sampler import time_grid
 
-        size = self._denoiser.backbone.block_size
+        size = self._denoiser.block_size
         steps = reverse.steps_of(size)
         if all(self._ensemble.fully_predicts(t) for t in time_grid(steps)[:-1]):
             return
@@ -378,7 +381,7 @@ def _longest(options: Options) -> int:
 
 
 def sampler_config(
-    denoiser: Denoiser, ends: tuple[int, ...], options: Options, guides: tuple[Guide, ...] = ()
+    denoiser: Denoiser | MemoryDenoiser, ends: tuple[int, ...], options: Options, guides: tuple[Guide, ...] = ()
 ) -> SamplerConfig:
     """How the engine samples under these options.
 
@@ -389,11 +392,11 @@ def sampler_config(
     from ssdcli.engine.sampling.repetition import Repetition
 
     return SamplerConfig(
-        block_size=denoiser.backbone.block_size,
+        block_size=denoiser.block_size,
         max_tokens=_longest(options),
         ends=ends,
         picker=Picker(options.temperature, options.top_p, options.min_p),
-        device=str(denoiser.backbone.device),
+        device=str(denoiser.device),
         guides=guides,
         repetition=Repetition(options.repetition_penalty, options.no_repeat),
     )

@@ -92,6 +92,7 @@ class TrainSettings:
     gap_share: float = option(
         0.25, "Share of the texts in training windows that get a gap to fill.", between(0, 1), metavar="SHARE"
     )
+    memory: bool = option(True, "Keep the text as a memory, a member that needs no training.", negatable=True)
     canaries: int = option(
         0,
         "Made-up secrets to plant in the text for 'ssd audit'; 8 are enough.",

@@ -76,3 +76,12 @@ AnyGate = Gate | AverageGate
 def gate_of(gates: Sequence[AverageGate], members: Sequence[Role]) -> AverageGate | None:
     """The gate that was fitted for members of these roles, in this order."""
     return next((gate for gate in gates if gate.members == tuple(members)), None)
+
+
+PUBLIC_GATE = AverageGate(
+    members=("core", "memory"),
+    weights=(0.8, 0.2),
+    coefficients=((-3.22, 0.5, -0.21, -0.49, 3.63),),
+    is_default=True,
+)
+"""A causal core's and a memory's, fitted on public notes (`python -m benchmarks memory`): for where none was fitted."""

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ssdcli.engine.ensemble.gate import AnyGate, AverageGate, Gate
+from ssdcli.engine.ensemble.gate import AnyGate, AverageGate
 from ssdcli.engine.sampling.nucleus import entropy
 
 _SUREST = 15.0  # log-odds; with larger ones, float32 rounds the other member's weight to zero
@@ -145,3 +145,27 @@ def gate_features(entropies: Tensor) -> Tensor:
 def gated(gate: AnyGate) -> Rule:
     """The rule that belongs to a gate; the schedules of a `Gate` hold what depends on the noise level."""
     return GatedAverage(gate) if isinstance(gate, AverageGate) else Gated(gate.core, gate.small)
+
+
+def _shares(weights: Sequence[float]) -> list[float]:
+    """The weights scaled to sum to one."""
+    if min(weights) <= 0:
+        raise ValueError(f"the weights of a mixture must be above zero, not {min(weights):g}")
+    total = math.fsum(weights)
+    return [w / total for w in weights]
+
+
+def _product(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Log of prod_i p_i^w_i, renormalised, or the heaviest member's where all products are zero: (..., V) float32."""
+    if len(log_ps) == 1 and weights[0] == 1:
+        return log_ps[0].float()  # bit for bit: a softmax of it would round
+    combined, *others = [log_p.float() * w for log_p, w in zip(log_ps, weights, strict=True)]
+    for term in others:
+        combined += term
+    return _renormalised(combined, log_ps[weights.index(max(weights))].float())
+
+
+def _renormalised(combined: Tensor, heaviest: Tensor) -> Tensor:
+    """Of sums of weighted log p, or the heaviest member's log p where nothing is left: (..., V) float32."""
+    nothing_left = combined.amax(-1, keepdim=True).isneginf()
+    return torch.where(nothing_left, heaviest, torch.log_softmax(combined, dim=-1))

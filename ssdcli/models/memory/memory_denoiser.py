@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
+from ssdcli.models.memory.memory_files import Memory
 from ssdcli.models.memory.text_index import BORDER, Followers, Index
 from ssdcli.models.memory.written_text import WrittenText
 
@@ -52,15 +53,20 @@ class MemoryDenoiser:
 
     abstains = True
 
-    def __init__(self, index: Index, process: Masked, block_size: int, excluded: Iterable[int] = ()) -> None:
-        """Predict from an index; ids in `excluded` are never text."""
-        self.index = index
+    def __init__(self, memory: Memory, process: Masked, block_size: int, excluded: Iterable[int] = ()) -> None:
+        """Predict from a memory; ids in `excluded` are never text."""
+        self.memory = memory
         self.process = process
         self.block_size = block_size
         self.device = torch.device("cpu")
         text = torch.ones(process.vocabulary, dtype=torch.float64)
         text[[process.mask_id, *excluded]] = 0
         self._uniform = text / text.sum()
+
+    @property
+    def index(self) -> Index:
+        """The index of the text."""
+        return self.memory.index
 
     @property
     def context(self) -> int:
@@ -126,6 +132,16 @@ class MemoryDenoiser:
             p[torch.from_numpy(followers.ids)] += left * (counts - DISCOUNT) / total
             left *= DISCOUNT * len(counts) / total
         return p.add_(self._uniform, alpha=left).float().log_()
+
+    def conditionals(self, text: Sequence[int], places: Iterable[int], private: Sequence[int] = ()) -> Iterator[Tensor]:
+        """Log p of the tokens at some places of a text, in order, each by all that stands before it: (V,) float32.
+
+        private: ids of a private context.
+        """
+        (row,) = self.start([Prompt((), private=private)])
+        for place in places:
+            row.written.extend(text[len(row.written.tokens) - 1 : place])  # the first is BORDER
+            yield self.log_p(row.written.tokens[-self.index.depth :], (), row)
 
     def _levels(self, before: Sequence[int], after: Known, row: Surroundings | None) -> Iterator[Followers]:
         yield from self.index.followers(before)

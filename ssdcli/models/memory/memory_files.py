@@ -42,10 +42,19 @@ class Memory:
     index: Index
     origins: tuple[Origin, ...]
 
+    def without(self, texts: Sequence[Sequence[int]]) -> Memory:
+        """The memory that lacks some texts and their near-duplicates (see `Index.without`)."""
+        kept = self.index.unlike(texts)
+        index = Index.of([self.index.texts()[place] for place in kept], self.index.depth)
+        return Memory(index, tuple(self.origins[place] for place in kept))
+
     @property
     def size(self) -> dict[str, int]:
         """What a manifest says of it."""
         return {"texts": len(self.origins), "tokens": self.index.size}
+
+
+NOTHING = Memory(Index.of([]), ())
 
 
 def save_memory(folder: Path, memory: Memory) -> None:

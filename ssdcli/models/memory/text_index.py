@@ -87,21 +87,16 @@ class Index:
         bounds = zip(self.borders, self.borders[1:], strict=False)
         return [self.tokens[start + 1 : stop] for start, stop in bounds]
 
-    def without(self, others: Sequence[Sequence[int]]) -> Index:
-        """The index of those texts that are neither these others nor their near-duplicates.
+    def unlike(self, others: Sequence[Sequence[int]]) -> list[int]:
+        """The numbers of those texts that are neither these others nor their near-duplicates.
 
-        A text goes if half of its runs of `depth` tokens stand in one of the others, or half of that one's in it.
+        A text is one if half of its runs of `depth` tokens stand in another, or half of that one's in it.
         """
-        kept = [text for text, alike in zip(self.texts(), self._alike(others), strict=True) if not alike]
-        return Index.of(kept, self.depth)
-
-    def _alike(self, others: Sequence[Sequence[int]]) -> list[bool]:
-        """Whether each text is nearly one of these others."""
         runs = np.maximum(np.diff(self.borders) - 1 - self.depth, 1)
         alike = np.zeros(len(runs), bool)
         for other in others:
             alike |= self._shared_runs(other, len(runs)) >= _ALIKE * np.minimum(runs, max(len(other) - self.depth, 1))
-        return alike.tolist()
+        return np.flatnonzero(~alike).tolist()
 
     def _shared_runs(self, other: Sequence[int], texts: int) -> Ids:
         """How many of the runs of `depth` tokens of another text, all but its last, stand in each text."""
