@@ -69,7 +69,7 @@ def held_down(penalty: float = 1.0, no_repeat: int = 0) -> Change:
     def change(log_p: Tensor, _: Tensor, tokens: Tensor) -> Tensor:
         text = torch.nn.functional.pad(tokens, (0, 1), value=-1)
         canvas = KnownText(text, tokens.shape[1], 1)
-        return repetition.held_down(log_p[:, None], canvas, canvas.canvas < 0)[:, 0]
+        return repetition.apply(log_p[:, None], canvas, canvas.canvas < 0)[:, 0]
 
     return change
 

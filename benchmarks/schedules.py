@@ -14,7 +14,7 @@ schedule is always chosen on one half of the documents and counted on the other,
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -189,26 +189,13 @@ class Outcome:
                 cost, more = f"{self.saved(row.schedules[0]):.1f}%", signed(*over) if over[1] > 0 else ""
                 yield [row.name, " and ".join(row.schedules), cost, f"{loss:.4f}", more, row.place]
 
-    def curves(self, names: Sequence[str]) -> Mapping[str, list[tuple[float, float]]]:
-        """Losses under schedules of these names over percents of FLOPs saved."""
-        chosen = {name: [rows.get(name, next(iter(rows.values()))) for rows in self.by_cost()] for name in names}
-        return {
-            name: [(self.saved(row.schedules[0]), self.columns.mean(row.sums)[0]) for row in rows]
-            for name, rows in chosen.items()
-        }
-
 
 def plot(found: Sequence[Line], folder: Path) -> None:
-    """Two pictures of each pair: its losses over the noise level, and over the FLOPs saved."""
+    """A picture of each pair's losses over the noise level."""
     folder.mkdir(parents=True, exist_ok=True)
     for (core, corpus, _), line in pairs_of(found).items():
-        levels, title = Levels.of(line), f"{core}, {corpus}"
+        levels = Levels.of(line)
         members = {"core": levels.core, "small": levels.small, "KL": levels.apart}
         by_level = {name: (sums.sum(0) / levels.tokens.sum())[::-1].tolist() for name, sums in members.items()}
-        curves, axes = Outcome.of(line).curves((SANDWICH, BEST, WORST)), ("percent of FLOPs saved", "nats per token")
-        pictures = {
-            "levels": charts.level_losses(by_level, f"Loss by noise level: {title}"),
-            "losses": charts.curves(curves, f"Denoising loss: {title}", axes),
-        }
-        for name, picture in pictures.items():
-            (folder / f"schedules-{core}-{corpus}-{name}.svg").write_text(charts.to_svg(picture), encoding="utf-8")
+        picture = charts.level_losses(by_level, f"Loss by noise level: {core}, {corpus}")
+        (folder / f"schedules-{core}-{corpus}-levels.svg").write_text(charts.to_svg(picture), encoding="utf-8")

@@ -137,7 +137,7 @@ def measured(workshop: Workshop, corpus: Corpus, settings: TrainSettings, given:
         "steps": made["steps"],
         "kept": made["kept"] or made["steps"],
         "alone": round(float(nats[-1]), 4),
-        "error": round(float(losses.standard_error()[-1]), 4),
+        "error": round(Columns.of(losses).loss(-1)[1], 4),
         "bits": round(float(losses.bits_per_byte()[-1]), 4),
         "both": round(float(nats[losses.place(best)]), 4),
         "weight": best,

@@ -1,6 +1,6 @@
 """Settings of a command: its flags, made from the fields of a dataclass, and values from four places.
 
-A flag wins over `SSD_*`, that over the recipe, and that over the default.
+A flag takes precedence over `SSD_*`, the variable over the recipe, and the recipe over the default.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ssdcli.cli import completion
 from ssdcli.cli.help import MORE
 from ssdcli.errors import UsageError
 from ssdcli.options.declare import (
-    Source,
+    ValueSource,
     build,
     check_value,
     declared,
@@ -192,30 +192,30 @@ def _default_in_help(default: object) -> str:
 
 def _given(
     member: Field[Any], given: object, written: Mapping[str, object], recipe: Path | None
-) -> tuple[Source, object] | None:
+) -> tuple[ValueSource, object] | None:
     """The source and the value of the first place that gives this setting; None if none does."""
     flag, variable = flag_of(member), variable_of(member)
     if given not in (None, [], ()):
         return _flag_source(member), given
     if os.environ.get(variable):
-        return Source(f"{variable}=", _in_shell), os.environ[variable]
+        return ValueSource(f"{variable}=", _in_shell), os.environ[variable]
     if flag.replace("-", "_") in written:
         return recipe_source(member, recipe), written[flag.replace("-", "_")]
     return None
 
 
-def _flag_source(member: Field[Any]) -> Source:
+def _flag_source(member: Field[Any]) -> ValueSource:
     """Where a flag or an argument gives a setting."""
     option = declared(member)
-    return Source(f"{option.metavar} " if option.positional else f"--{flag_of(member)} ", _in_shell)
+    return ValueSource(f"{option.metavar} " if option.positional else f"--{flag_of(member)} ", _in_shell)
 
 
-def recipe_source(member: Field[Any], recipe: Path | None) -> Source:
+def recipe_source(member: Field[Any], recipe: Path | None) -> ValueSource:
     """Where a recipe gives a setting."""
-    return Source(f"{flag_of(member)} = ", _in_toml, f" in {recipe}")
+    return ValueSource(f"{flag_of(member)} = ", _in_toml, f" in {recipe}")
 
 
-def checked(source: Source, value: object, member: Field[Any], kind: Any) -> object:
+def checked(source: ValueSource, value: object, member: Field[Any], kind: Any) -> object:
     """A value as its setting has it; UsageError, which quotes the source, if it is of another kind or out of bounds."""
     try:
         converted = convert(value, kind)

@@ -12,8 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ssdcli.cli import console
+from ssdcli.data.documents import ReadReport
+from ssdcli.data.readers.json_values import bare_line, is_by_line, json_rows
+from ssdcli.data.readers.tables import table_rows
+from ssdcli.data.row_forms import SAID, SPEAKER, Unfit, asked, merged, messages_of
 from ssdcli.errors import UsageError
 from ssdcli.generation.types import Request
+from ssdcli.machine.encodings import decode_bytes
+from ssdcli.machine.units import counted
 from ssdcli.options.checks import Check
 from ssdcli.options.declare import STREAM, option
 from ssdcli.registry.names import NO_CORE, suggest
@@ -66,7 +72,6 @@ _LINE = {
     "system": _TEXT,
     "plain": _FLAG,
 }
-_MESSAGE = {"role": _TEXT, "content": _TEXT}
 _EXAMPLES = 'Write lines such as {"prompt": "Dear landlord,"} or {"messages": [{"role": "user", "content": "Hello!"}]}.'
 
 
@@ -113,13 +118,32 @@ def read_batch(source: str, context: str) -> list[Request]:
     else:
         text = _read_file(Path(source).expanduser(), "batch file")
     name = "standard input" if source == STREAM else source
-    # Not splitlines: JSON text may contain other line ends, such as U+2028, unescaped.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    return [_request(line, f"line {number} of {name}", context) for number, line in lines]
+    return [_request(values, place, context) for values, place in _batch_rows(text, name)]
 
 
-def _request(line: str, place: str, context: str) -> Request:
-    values = _checked(_parsed(line, place), _LINE, place)
+def _batch_rows(text: str, name: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The rows of a batch in any form that training text may have, each with its place."""
+    suffix = Path(name).suffix.lower()
+    by_line, _ = is_by_line(iter([text]))
+    if suffix not in (".csv", ".tsv") and by_line:
+        # Not splitlines: JSON text may contain other line ends, such as U+2028, unescaped.
+        lines = ((number, bare_line(line)) for number, line in enumerate(text.split("\n"), start=1))
+        yield from (
+            (_parsed(line, place), place) for number, line in lines if line and (place := f"line {number} of {name}")
+        )
+        return
+    report = ReadReport()
+    delimiter = "\t" if suffix == ".tsv" else ","
+    is_table = suffix in (".csv", ".tsv")
+    rows = table_rows(iter([text]), name, report, delimiter) if is_table else json_rows(iter([text]), name, report)
+    for number, row in rows:
+        yield {key: value for key, value in row.items() if value != "" or not is_table}, f"row {number} of {name}"
+    for reason, skips in report.skips.items():
+        raise UsageError(f"{skips.first} cannot be read: {reason}.", _EXAMPLES)
+
+
+def _request(given: dict[str, Any], place: str, context: str) -> Request:
+    values = _checked(asked(given), _LINE, place)
     if "prompt" not in values and "messages" not in values:
         raise UsageError(f"{place} has no prompt.", _EXAMPLES)
     if "prompt" in values and "messages" in values:
@@ -135,18 +159,21 @@ def _request(line: str, place: str, context: str) -> Request:
 def _messages(items: object, place: str) -> tuple[Message, ...]:
     if not isinstance(items, list) or not items:
         raise UsageError(f"{place} has no list of messages under 'messages'.", _EXAMPLES)
-    return tuple(_message(item, f"message {number} of {place}") for number, item in enumerate(items, start=1))
+    said = [_message(item, f"message {number} of {place}") for number, item in enumerate(items, start=1)]
+    return tuple(merged([message for several in said for message in several]))
 
 
-def _message(item: object, place: str) -> Message:
+def _message(item: object, place: str) -> list[Message]:
+    """A message in any form that training text may have; none for the call of a tool."""
     if not isinstance(item, dict):
         raise UsageError(f"{place} is not a JSON object.", _EXAMPLES)
-    values = _checked(item, _MESSAGE, place)
-    for key in _MESSAGE:
-        if key not in values:
+    for key, names in (("role", SPEAKER), ("content", (*SAID, "tool_calls"))):
+        if not any(name in item for name in names):
             raise UsageError(f"{place} has no {key}.", _EXAMPLES)
-    with _placed(place):
-        return Message(**values)
+    try:
+        return messages_of([item])
+    except Unfit as unfit:
+        raise UsageError(f"{place} is {unfit}.", _EXAMPLES) from None
 
 
 @contextmanager
@@ -199,12 +226,13 @@ def _read_file(path: Path, what: str) -> str:
 
 
 def _as_text(data: bytes, source: str) -> str:
-    """Decode UTF-8; other bytes are replaced, with a warning."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        console.warn(f"{source} is not all UTF-8; other bytes were replaced.")
-        return data.decode("utf-8-sig", errors="replace")
+    """Decode text; another encoding than UTF-8 and what had to be replaced are told by a warning."""
+    found = decode_bytes(data)
+    if found.encoding != "UTF-8":
+        console.warn(f"{source} is not in UTF-8; it was read as {found.encoding}.")
+    if found.replaced:
+        console.warn(f"{counted(found.replaced, 'invalid character')} of {source} had to be replaced.")
+    return found.text
 
 
 def _without_last_line_end(text: str) -> str:

@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
 def pull(
     source: Place, name: As = None, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
-    """Register a checkpoint as a core: of the Hugging Face hub, in a folder, or in a GGUF file."""
+    """Register a checkpoint as a core: from the Hugging Face hub, a folder or a GGUF file."""
     # Read when huggingface_hub is imported: its warnings would mix with ours, and nothing may be sent anywhere.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -24,7 +24,8 @@ _HEAD = """\
 
 Every command, argument and option. `ssd COMMAND --help` shows the same in the terminal.
 
-- **Precedence.** An option wins over its environment variable, that over a recipe (`--recipe`), that over the default.
+- **Precedence.** An option takes precedence over its environment variable, the variable over a recipe (`--recipe`), and
+  the recipe over the default.
 - **Recipes.** The keys of a recipe are the names of the options that have a variable, without the leading dashes:
   `max-tokens = 64`.
 - **Lists.** A variable takes the values of a repeatable option separated by commas: `SSD_WITH=notes,mail`.
@@ -189,7 +190,7 @@ def _exit_codes() -> str:
 
 def _environment() -> str:
     rows = "".join(f"| {names} | {meaning} |\n" for names, meaning in _ENVIRONMENT)
-    return f"## Environment\n\nBeside the variables of the options:\n\n| variable | meaning |\n| --- | --- |\n{rows}"
+    return f"## Environment\n\nBesides the variables of the options:\n\n| variable | meaning |\n| --- | --- |\n{rows}"
 
 
 def _first_line(thing: Any) -> str:

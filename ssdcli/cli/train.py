@@ -122,7 +122,7 @@ def _tell(trained: Trained, *, as_json: bool) -> None:
         facts = {"name": model.name, "core": model.core, "size": training.size, "parameters": model.parameters}
         losses = {"weight": model.weight} | _losses(training.quality, model.measure)
         steps = {"steps": training.steps, "kept": training.kept, "seconds": round(training.seconds, 1)}
-        console.write_json(facts | losses | steps)
+        console.write_json(facts | losses | steps | {"read": dict(training.read)})
         return
     console.write(f"{model.name}: {training.steps:,} steps in {training.seconds / 60:.1f} minutes, {trained.folder}")
     if training.kept is not None:

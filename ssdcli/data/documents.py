@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Self, TypeAlias
 
+from ssdcli.machine.encodings import Decoded
 from ssdcli.machine.units import counted, large
 from ssdcli.text import codec
 from ssdcli.text.messages import Message
+
+MAX_PLACES = 1_000  # with replaced characters that a report names
+
+_PLACES_SHOWN = 5  # of them in a sentence
 
 Digest: TypeAlias = bytes
 
@@ -56,9 +62,11 @@ class ReadReport:
     bytes: of the documents as UTF-8.
     words: of the distinct documents, counted when they are split.
     skips: what was skipped, by reason.
-    replaced_characters: invalid ones, replaced by U+FFFD.
-    replaced_files: files and rows with such characters.
-    first_replaced: where the first of them was.
+    replaced: how many characters were invalid, and replaced by U+FFFD or left out, by file or row; at most
+        MAX_PLACES of these are named.
+    replaced_characters: how many they are in all.
+    replaced_files: in how many files and rows.
+    encodings: what was not in UTF-8, by encoding.
     digests: 16-byte digests of the distinct documents.
     """
 
@@ -69,9 +77,10 @@ class ReadReport:
     bytes: int = 0
     words: int = 0
     skips: dict[str, Skips] = field(default_factory=dict)
+    replaced: dict[str, int] = field(default_factory=dict)
     replaced_characters: int = 0
     replaced_files: int = 0
-    first_replaced: str = ""
+    encodings: dict[str, Skips] = field(default_factory=dict)
     digests: set[Digest] = field(default_factory=set, repr=False)
 
     @property
@@ -90,11 +99,20 @@ class ReadReport:
         self.characters += len(document.text)
         self.bytes += len(document.text.encode("utf-8"))
 
-    def replaced(self, characters: int, place: str) -> None:
+    def replace(self, characters: int, place: str) -> None:
         """Count invalid characters that were replaced in one file or row."""
+        if characters == 0:
+            return
         self.replaced_characters += characters
-        self.replaced_files += 1
-        self.first_replaced = self.first_replaced or place
+        self.replaced_files += place not in self.replaced
+        if place in self.replaced or len(self.replaced) < MAX_PLACES:
+            self.replaced[place] = self.replaced.get(place, 0) + characters
+
+    def decoded(self, found: Decoded, place: str, unit: str = "file") -> None:
+        """Count how one file, mail or row was decoded."""
+        if found.encoding not in ("UTF-8", "ASCII"):
+            self.encodings.setdefault(found.encoding, Skips(unit, place)).count += 1
+        self.replace(found.replaced, place)
 
     def lines(self) -> list[str]:
         """Sentences for people, the first about what was read."""
@@ -104,10 +122,14 @@ class ReadReport:
         sentences = [f"read {found if found else '0 documents'} {size} from {counted(self.files, 'file')}"]
         for reason, skips in self.skips.items():
             sentences.append(f"skipped {counted(skips.count, skips.unit)}: {reason} (first: {skips.first})")
+        for encoding, read in self.encodings.items():
+            sentences.append(f"read {counted(read.count, read.unit)} as {encoding} (first: {read.first})")
         if self.replaced_characters:
-            invalid = counted(self.replaced_characters, "invalid UTF-8 character")
-            places = counted(self.replaced_files, "place")
-            sentences.append(f"replaced {invalid} in {places} (first: {self.first_replaced})")
+            invalid = counted(self.replaced_characters, "invalid character")
+            places = [f"{place} ({count:,})" for place, count in islice(self.replaced.items(), _PLACES_SHOWN)]
+            more = self.replaced_files - len(places)
+            named = ", ".join(places) + (f" and {more:,} more" if more else "")
+            sentences.append(f"replaced {invalid} in {counted(self.replaced_files, 'place')} (first: {named})")
         return sentences
 
     def counts(self) -> dict[str, Any]:
@@ -121,6 +143,8 @@ class ReadReport:
             "words": self.words,
             "skipped": self.skipped,
             "replaced_characters": self.replaced_characters,
+            "replaced": dict(self.replaced),
+            "encodings": {encoding: read.count for encoding, read in self.encodings.items()},
         }
 
 

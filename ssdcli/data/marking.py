@@ -85,7 +85,7 @@ class Marker:
     def _in_template(self, turns: Sequence[Message], chat: Chat) -> Marked:
         """Encode a conversation by a template: all answers, or the last if the template changes earlier ones."""
         user = next(place for place, turn in enumerate(turns) if turn.role == "user")
-        answers = [place for place, turn in enumerate(turns) if turn.role == "assistant" and place > user]
+        answers = [place for place, turn in enumerate(turns) if turn.written and place > user]
         marked = Marked()
         if len(answers) * sum(len(turn.content) for turn in turns) <= _CHECKED:
             with suppress(UsageError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import io
 import zlib
@@ -12,15 +11,12 @@ from pathlib import Path
 from typing import Protocol
 
 from ssdcli.data.documents import ReadReport
+from ssdcli.data.reading import AS_USUAL, Reading
+from ssdcli.machine.encodings import HEAD_BYTES, Decoded, TextDecoder, decode_bytes, shown
 
 CHUNK_BYTES = 1 << 16
-HEAD_BYTES = 8 << 10
 MAX_LINE_BYTES = 16 << 20
 MAX_DOCUMENT_CHARACTERS = 1_000_000
-
-_BINARY_FRACTION = 0.3
-_TEXT_CONTROLS = frozenset("\t\n\v\f\r\b\x1b")
-_REPLACEMENT = "\ufffd"
 
 
 class ByteStream(Protocol):
@@ -38,16 +34,36 @@ class Source:
     chunks: its bytes, unpacked, in pieces of bounded size.
     report: where documents and skips are counted.
     path: where it is, for formats that have to seek; None for a stream and for a compressed file.
+    reading: how its owner wants it read.
     """
 
     name: str
     chunks: Iterator[bytes]
     report: ReadReport
     path: Path | None = None
+    reading: Reading = AS_USUAL
 
     def text(self) -> Iterator[str]:
-        """Decode the bytes as UTF-8, in pieces."""
+        """Decode the bytes, in pieces."""
         return decode(self.chunks, self.name, self.report)
+
+    def whole(self, most: int) -> bytes | None:
+        """All bytes, or None if there are more than `most`."""
+        held = bytearray()
+        for chunk in self.chunks:
+            held += chunk
+            if len(held) > most:
+                return None
+        return bytes(held)
+
+    def decoded(self, data: bytes, declared: str | None = None) -> str:
+        """Decode bytes of this source by the encoding that they declare, if they do; what is replaced is counted."""
+        found = decode_bytes(data, declared)
+        if declared is None:
+            self.report.decoded(found, self.name)
+        else:
+            self.report.replace(found.replaced, self.name)
+        return found.text
 
     def skip(self, reason: str) -> None:
         """Count the whole source as skipped."""
@@ -85,34 +101,13 @@ def read_head(chunks: Iterator[bytes]) -> bytes:
     return head
 
 
-def looks_binary(head: bytes) -> bool:
-    """Whether the first bytes hold a NUL, or too many bytes that text does not have."""
-    head = head[:HEAD_BYTES]
-    if b"\0" in head:
-        return True
-    # Not final, so that a character which the end of the head cuts does not count as invalid.
-    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
-    strange = sum(c == _REPLACEMENT or (c < " " and c not in _TEXT_CONTROLS) or c == "\x7f" for c in text)
-    return strange > _BINARY_FRACTION * len(head)
-
-
 def decode(chunks: Iterable[bytes], name: str, report: ReadReport) -> Iterator[str]:
-    """Yield the text without byte order mark, with LF line ends; invalid UTF-8 is replaced and counted."""
-    utf8 = codecs.getincrementaldecoder("utf-8-sig")("replace")
-    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
-    literal = _REPLACEMENT.encode("utf-8")
-    replaced, seam = 0, b""
+    """Yield the text without byte order mark, with LF line ends; what had to be replaced is counted."""
+    decoder, newlines = TextDecoder(), io.IncrementalNewlineDecoder(None, translate=True)
     for chunk in chunks:
-        text = decoder.decode(chunk)
-        # A U+FFFD that the file itself spells out is valid; two chunks may share its bytes.
-        replaced += text.count(_REPLACEMENT) - (seam + chunk).count(literal)
-        seam = (seam + chunk)[-2:]
-        yield text
-    rest = decoder.decode(b"", final=True)
-    replaced += rest.count(_REPLACEMENT)
-    if replaced:
-        report.replaced(replaced, name)
-    yield rest
+        yield newlines.decode(decoder.decode(chunk))
+    yield newlines.decode(decoder.decode(b"", final=True), final=True)
+    report.decoded(Decoded("", shown(decoder.codec), decoder.replaced), name)
 
 
 def cut_text(chunks: Iterable[str], limit: int = MAX_DOCUMENT_CHARACTERS) -> Iterator[str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _SEEN = 128  # tokens before the canvas of the predicted step
 _SIDE = 4096  # of the matrices that are multiplied to measure the machine: no cache holds two of them
-_ESTIMATE = "an estimate from how fast matrices were multiplied just now."
+_ESTIMATE = "an estimate from the speed of matrix products measured just now."
 _SECONDS = 0.3  # spent measuring
 
 
@@ -54,7 +54,7 @@ def _held(allocation: Allocation) -> str:
     if allocation.processes > 1:
         where += f", a part in each of {allocation.processes} processes"
     if allocation.offloads:
-        where += ", with layers waiting in memory or on disk"
+        where += ", with layers kept in memory or on disk"
     taken, free = in_bytes(allocation.bytes), in_bytes(allocation.free)
     return f"{allocation.dtype} on {where}: takes {taken} of the {free} that are free."
 
@@ -78,7 +78,7 @@ def _slow(entry: Entry, need: Need, allocation: Allocation, hardware: Hardware) 
     """What would make it slow or less exact, in sentences."""
     found = []
     if allocation.computes == "bfloat16" and allocation.devices == (CPU,) and not hardware.bfloat16:
-        found.append("This CPU is slow at bfloat16, in which it computes, but in float32 the core does not fit.")
+        found.append("It computes in bfloat16, at which this CPU is slow; in float32 the core does not fit.")
     if allocation.dtype in QUANTIZED:
         found.append(f"It does not fit in {need.stored}, and is less exact in {allocation.dtype}.")
     if len(allocation.devices) > 1:

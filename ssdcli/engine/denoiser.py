@@ -132,6 +132,18 @@ class Prefix:
             canvas_at=self.canvas_at + tokens.shape[1],
         )
 
+    def row(self, place: int) -> Prefix:
+        """One of the rows, not read yet."""
+        kept = slice(place, place + 1)
+        return Prefix(
+            self.rows[kept],
+            self.tokens[kept],
+            self.positions[kept],
+            self.ranks[kept],
+            self.canvas_at[kept],
+            self.slides,
+        )
+
     def last(self, count: int) -> Prefix:
         """The last `count` columns, as if they were the whole text."""
         start = self.positions[:, -count]  # 0 where the text begins later

@@ -33,7 +33,7 @@ class SamplerConfig:
     picker: temperature and nucleus.
     device: of the canvases.
     guides: what steers the predictions.
-    repetition: how the repetition of known text is held down.
+    repetition: how the repetition of known text is discouraged.
     shared: each row's prompt as all members may see it, which counts as known text; none for no text.
     """
 
@@ -59,7 +59,7 @@ class Step:
     t: the noise level at which it begins.
     weights: each member's weight at t; zero if it was not run.
     by_member: what each predicted at t, (B, L, V) or None.
-    log_p: what they predicted together, (B, L, V): known tokens certain, guides included, repetition held down, at the
+    log_p: what they predicted together, (B, L, V): known tokens certain, with guides and repetition penalties, at the
         temperature of the reverse process. The next step is self-conditioned on it.
     canvas: what became of it.
     decided: the positions whose token this step chose: (B, L) bool.
@@ -168,12 +168,12 @@ def _denoise(
 
 
 def _fresh(log_p: Tensor, canvas: Canvas, process: Process, block: _Block, config: SamplerConfig) -> Tensor:
-    """Log p (B, L, V) with the repetition of known text held down; as given where that is off."""
+    """Log p (B, L, V) with less repetition of known text; as given where that is off."""
     if config.repetition.off:
         return log_p
     shown = process.shows(canvas)
     text = block.shared.around(block.written, process.tokens(canvas), shown)
-    return config.repetition.held_down(log_p, text, ~shown if process.hides else torch.ones_like(shown))
+    return config.repetition.apply(log_p, text, ~shown if process.hides else torch.ones_like(shown))
 
 
 def _settle(

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from ssdcli.data.documents import Document, ReadReport
 from ssdcli.data.marking import Marker
 from ssdcli.data.readers.files import read_documents
+from ssdcli.data.reading import recorded_reading
 from ssdcli.data.split import SplitSettings, fingerprint, recorded_split, split_documents, without_duplicates
 from ssdcli.data.streams import cut_text
 from ssdcli.data.trained_documents import Span
@@ -81,7 +82,9 @@ def read_heldout(data: Sequence[str], learner: Entry, training: Training, settin
     """
     draws = _Draws(training, settings)
     report = ReadReport()
-    documents = draws.offered(without_duplicates(read_documents(data, report), report))
+    documents = draws.offered(
+        without_duplicates(read_documents(data, report, recorded_reading(learner.folder)), report)
+    )
     for document, is_heldout in split_documents(documents, _split(learner), ReadReport()):
         if is_heldout:
             draws.offer_heldout(document)

@@ -96,20 +96,6 @@ class Losses:
         """
         return np.asarray(self.sums.sum(0) / self.bytes.sum() / math.log(2))
 
-    def standard_error(self) -> np.ndarray:
-        """The standard error of `nats_per_token`: (W,). Documents are the independent draws (ratio estimator)."""
-        residual = self.sums - self.nats_per_token() * self.tokens[:, None]
-        return np.asarray(np.sqrt((residual**2).sum(0)) / self.tokens.sum())
-
-    def difference(self, weight: float, other: float) -> tuple[float, float]:
-        """The loss at `other` minus the loss at `weight`, in nats per token, and its standard error.
-
-        Both are measured on the same documents with the same noise, so most of their variance is shared and cancels.
-        """
-        delta = self.sums[:, self.place(other)] - self.sums[:, self.place(weight)]
-        mean = delta.sum() / self.tokens.sum()
-        return float(mean), float(np.sqrt(((delta - mean * self.tokens) ** 2).sum()) / self.tokens.sum())
-
     def place(self, weight: float) -> int:
         """The column whose weight is nearest to this one, which may be rounded."""
         return int(np.abs(self.weights - weight).argmin())

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import torch
 from torch import Tensor
 
-from ssdcli.engine.causal import CausalDenoiser
-from ssdcli.engine.denoiser import Denoiser, Prefix
+from ssdcli.engine.causal import BranchingCausalDenoiser, CausalDenoiser, StepwiseCausalDenoiser
+from ssdcli.engine.denoiser import Prefix
+from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.noise import fold
 from ssdcli.engine.prompt import Prompt
 from ssdcli.generation.row import Row
@@ -26,6 +27,25 @@ _CANDIDATES = 1 << 32  # the word from which candidates are numbered; gaps are n
 def candidate_keys(key: int, count: int) -> list[int]:
     """A key of noise for each candidate of a gap, whose own key is that of the first."""
     return [key, *(fold(key, _CANDIDATES + place) for place in range(1, count))]
+
+
+def shared(core: object) -> CausalDenoiser:
+    """A causal language model that shares passes among several texts after one prompt."""
+    if isinstance(core, StepwiseCausalDenoiser):
+        return BranchingCausalDenoiser(core.backbone, core.process)
+    assert isinstance(core, CausalDenoiser)
+    return core  # shares them always
+
+
+def branching(ensemble: Ensemble) -> Ensemble:
+    """The members of an ensemble that writes several texts after one prompt."""
+    return replace(
+        ensemble,
+        members=tuple(
+            one.carrying(shared(one.model)) if isinstance(one.model, CausalDenoiser) else one
+            for one in ensemble.members
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -49,7 +69,7 @@ class GapChooser:
     A causal core writes on until it is stopped: it does not know where the text behind the gap begins. So every
     beginning of every candidate is a fill, and the one is chosen whose tokens, followed by those behind the gap, have
     the highest probability. For most of them the first token behind the gap decides: it is predicted in the same pass
-    that scores the candidate.
+    that scores all candidates. The likeliest fills are then scored with more of the text behind, in a second pass.
 
     core: the causal language model that judges.
     before: what it reads before the gap.
@@ -58,7 +78,7 @@ class GapChooser:
     most: the most tokens of a fill.
     """
 
-    core: Denoiser
+    core: CausalDenoiser
     before: Prompt
     behind: tuple[int, ...]
     ends: tuple[int, ...]
@@ -66,41 +86,43 @@ class GapChooser:
 
     def best(self, candidates: Sequence[Candidate]) -> Fill:
         """The best beginning of the candidates; of equal ones the first. An empty one if nothing was written."""
+        texts: dict[tuple[int, ...], int] = {}
+        for place, blocks in enumerate(candidates):
+            if written := self._ids(blocks):
+                texts.setdefault(written, place)
+        if not texts:
+            return Fill(0, (), 0.0)
         (prefix,) = self.core.start([self.before])
         fills: dict[tuple[int, ...], Fill] = {}
-        for place, blocks in enumerate(candidates):
-            for fill in self._beginnings(place, self._ids(blocks), prefix):
-                fills.setdefault(fill.tokens, fill)
-        if not fills:
-            return Fill(0, (), 0.0)
+        for fill in self._beginnings(texts, prefix):
+            fills.setdefault(fill.tokens, fill)
         likeliest = sorted(fills.values(), key=_score, reverse=True)[:_COMPARED]
-        return max((self._complete(fill, prefix) for fill in likeliest), key=_score)
+        return max(self._completed(likeliest, prefix), key=_score)
 
-    def _ids(self, blocks: Candidate) -> list[int]:
+    def _ids(self, blocks: Candidate) -> tuple[int, ...]:
         """The ids of a candidate up to the first end of text."""
         ids = [id for block in blocks for id in block.tokens][: self.most]
-        return list(takewhile(lambda id: id not in self.ends, ids))
+        return tuple(takewhile(lambda id: id not in self.ends, ids))
 
-    def _beginnings(self, candidate: int, tokens: Sequence[int], prefix: Prefix) -> Iterator[Fill]:
-        """The first 1, 2, ... tokens of a candidate, each scored with the first token behind the gap."""
-        if not tokens:
-            return
-        log_p = self._log_p(tokens, prefix)
-        own = log_p[range(len(tokens)), list(tokens)].cumsum(0)
-        for count, score in enumerate((own + log_p[1:, self.behind[0]]).tolist(), 1):
-            yield Fill(candidate, tuple(tokens[:count]), score)
+    def _beginnings(self, texts: Mapping[tuple[int, ...], int], prefix: Prefix) -> Iterator[Fill]:
+        """The first 1, 2, ... tokens of each text, whose candidate is given, scored with the first token behind."""
+        for (tokens, place), log_p in zip(texts.items(), self._log_p(list(texts), prefix), strict=True):
+            own = log_p[range(len(tokens)), list(tokens)].cumsum(0)
+            for count, score in enumerate((own + log_p[1:, self.behind[0]]).tolist(), 1):
+                yield Fill(place, tokens[:count], score)
 
-    def _complete(self, fill: Fill, prefix: Prefix) -> Fill:
-        """The fill, scored with all tokens behind the gap."""
-        tokens = (*fill.tokens, *self.behind[:_BEHIND])
-        log_p = self._log_p(tokens[:-1], prefix)
-        return Fill(fill.candidate, fill.tokens, float(log_p[range(len(tokens)), list(tokens)].sum()))
+    def _completed(self, fills: Sequence[Fill], prefix: Prefix) -> Iterator[Fill]:
+        """Fills, scored with all tokens behind the gap."""
+        texts = [(*fill.tokens, *self.behind[:_BEHIND]) for fill in fills]
+        for fill, tokens, log_p in zip(fills, texts, self._log_p([one[:-1] for one in texts], prefix), strict=True):
+            yield replace(fill, score=float(log_p[range(len(tokens)), list(tokens)].sum()))
 
-    def _log_p(self, tokens: Sequence[int], prefix: Prefix) -> Tensor:
-        """Log p of each token behind the prefix and of the next one: (n + 1, V) float32."""
-        ids = torch.tensor([tokens], device=prefix.tokens.device)
-        assert isinstance(self.core, CausalDenoiser)
-        return self.core.log_p(self.core.states_after(ids, prefix)[0])
+    def _log_p(self, texts: Sequence[Sequence[int]], prefix: Prefix) -> Iterator[Tensor]:
+        """Log p of each token of each text behind the prefix, and of the next one, in one pass: (n + 1, V) float32."""
+        longest = max(map(len, texts))
+        padded = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=prefix.tokens.device)
+        states = self.core.states_after(padded, prefix)
+        return (self.core.log_p(row[: len(text) + 1]) for row, text in zip(states, texts, strict=True))
 
 
 def _score(fill: Fill) -> float:

@@ -72,6 +72,12 @@ class Row:
         self._shown += len(new)
         return new
 
+    def ended(self, ids: Sequence[int]) -> bool:
+        """Whether the gap is filled by these ids, the first of which is its first."""
+        transcript = self._new_transcript()
+        transcript.add(ids)
+        return transcript.finish_reason is not None
+
     def _close(self) -> None:
         """Go on to the next gap if this one is filled."""
         if self._transcript.finish_reason is not None:

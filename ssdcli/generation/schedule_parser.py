@@ -14,6 +14,7 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant, Piecewise, Schedule
 from ssdcli.errors import UsageError
 from ssdcli.generation.types import Blend
+from ssdcli.machine.encodings import decode_bytes
 from ssdcli.registry.names import suggest
 
 _FORM = "Write a line such as notes = [[1.0, 0.0], [0.5, 0.3]] for each member: pairs of noise level and weight."
@@ -122,7 +123,7 @@ def _from_file(path: Path, members: Members, blend: Blend) -> list[Schedule]:
     for name in tables:
         if name not in known:
             hint = f"{suggest(name, known)} The members are {', '.join(known)}.".strip()
-            raise UsageError(f"the schedule {str(path)!r} names {name!r}, which is no member.", hint)
+            raise UsageError(f"the schedule {str(path)!r} names {name!r}, which is not a member.", hint)
     chosen: list[Schedule] = []
     leader = ""
     for member in members:
@@ -145,13 +146,13 @@ def _check_always_on(path: Path, rule: str, core: str, schedule: Schedule) -> No
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(decode_bytes(path.read_bytes()).text)
     except OSError as error:
         raise UsageError(
             f"the schedule {str(path)!r} cannot be read ({error.strerror}).",
             f"Write {catalogue.schedule_help()}, or name a file.",
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the schedule {str(path)!r} is not valid TOML ({error}).", _FORM) from None
 
 

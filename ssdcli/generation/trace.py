@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,30 +31,70 @@ class WrittenBlock:
 
 
 class BlockTrace:
-    """Records the steps of one block after another."""
+    """Records the steps of one block after another.
 
-    def __init__(self, ensemble: Ensemble, process: Process, explain: bool) -> None:
-        """`explain`: whether tokens are attributed to the members."""
+    A text that is written from the left may be over before its block is; further steps are then not counted.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        process: Process,
+        explain: bool,
+        ended: Sequence[Callable[[Sequence[int]], bool]] = (),
+    ) -> None:
+        """Begin with the first block of some rows.
+
+        explain: whether tokens are attributed to the members. ended: for each row, whether a text of these ids is over;
+        none where text is not written from the left, or where asking would make the host wait for the device.
+        """
         self._ensemble = ensemble
         self._process = process
         self._explain = explain
+        self._ended = ended
+        self._written: list[list[int]] = [[] for _ in ended]
+        self._over = [False] * len(ended)
         self._steps: list[tuple[tuple[float, ...], Tensor]] = []
         self._explanation: Explanation | None = None
 
-    def take(self, step: Step) -> None:
-        """Record another step."""
-        self._steps.append((step.weights, step.active))
+    def blocks(self, steps: Iterable[Step]) -> Iterator[list[WrittenBlock]]:
+        """The rows of each block, until the steps end or every text is over."""
+        for step in steps:
+            if self.take(step):
+                yield self.read()
+            if self._ended and all(self._over):
+                return
+
+    def take(self, step: Step) -> bool:
+        """Record another step; returns whether the block can be read: it has ended, or every text is over."""
+        open_ = torch.tensor([not over for over in self._over], device=step.active.device) if self._ended else True
+        self._steps.append((step.weights, step.active & open_))
         self._tokens = self._process.tokens(step.canvas)
         if self._explain:
             rows, length = self._tokens.shape
             before = self._explanation or Explanation.empty(self._ensemble, rows, length, self._tokens.device)
             self._explanation = before.after(step, self._tokens)
+        if not self._ended:
+            return step.last
+        known = self._known(self._process.shows(step.canvas))
+        self._over = [
+            over or ended([*before, *tokens])
+            for over, ended, before, tokens in zip(self._over, self._ended, self._written, known, strict=True)
+        ]
+        return step.last or all(self._over)
+
+    def _known(self, shown: Tensor) -> list[list[int]]:
+        """Each row's ids up to the first position that is not shown: (B, L) bool."""
+        counts = shown.long().cumprod(1).sum(1).tolist()
+        return [tokens[:count] for tokens, count in zip(self._tokens.tolist(), counts, strict=True)]
 
     def read(self) -> list[WrittenBlock]:
         """The rows of the finished block; the next step begins another block."""
         weights = [weights for weights, _ in self._steps]
         active = torch.stack([active for _, active in self._steps], dim=1).tolist()
-        tokens = self._tokens.tolist()
+        tokens = self._known(self._process.shows(self._tokens)) if self._ended else self._tokens.tolist()
+        for written, fresh in zip(self._written, tokens, strict=False):
+            written.extend(fresh)
         p = [()] * len(tokens) if self._explanation is None else self._explanation.p.tolist()
         shares = [()] * len(tokens) if self._explanation is None else self._explanation.shares.tolist()
         self._steps, self._explanation = [], None

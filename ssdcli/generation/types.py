@@ -31,7 +31,7 @@ class Options:
     top_p: the probability mass of the nucleus that tokens are drawn from.
     min_p: the least probability of a token that is drawn, as a share of the likeliest's.
     repetition_penalty: divides the logits of tokens of the prompt and the text so far, as in transformers; 1 for none.
-    no_repeat: n, such that no n-gram of the prompt and the text so far is written again; 0 for none.
+    no_repeat: n, where no n-gram of the prompt and the text so far is written again; 0 to allow all.
     stop: strings that end the text and are not part of it.
     seed: of the first prompt; the prompts of a batch count up from it.
     n: texts for each prompt.
@@ -67,13 +67,13 @@ class Options:
     )
     repetition_penalty: float = option(
         1.0,
-        "Divide the logits of tokens that the prompt or the text has already; 1 is no penalty.",
+        "Divide the logits of tokens that already occur in the prompt or the text; 1 is no penalty.",
         above(0),
         metavar="X",
     )
     no_repeat: int = option(
         0,
-        "Repeat no N tokens in a row of the prompt or the text; 0 allows all.",
+        "Never repeat N tokens in a row from the prompt or the text; 0 allows it.",
         at_least(0),
         metavar="N",
     )

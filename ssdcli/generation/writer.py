@@ -234,18 +234,13 @@ class Writer:
                 return
 
     def _fill_by_choice(self, row: Row, judge: int, options: Options) -> str:
-        """Write several fills of a row's next gap and keep the best; returns the text that has become certain.
+        """Write fills of a row's next gap, of which the member at `judge` chooses; returns the text that is certain."""
+        from ssdcli.generation.gap_choice import GapChooser, add_best, branching, candidate_keys, shared
 
-        judge: the place of the member that chooses.
-        """
-        from ssdcli.engine.causal import CausalDenoiser
-        from ssdcli.generation.gap_choice import GapChooser, add_best, candidate_keys
-
-        encoder, core = self._encoder(options), self.members[judge].model.denoiser
-        assert isinstance(core, CausalDenoiser)
+        encoder, core = self._encoder(options), shared(self.members[judge].model.denoiser)
         prompts, behind = self._prompts(row, encoder), encoder.behind(row.parts, row.filled)
         keys = candidate_keys(_key(row), options.candidates if options.temperature > 0 else 1)
-        blocks = self._blocks([row] * len(keys), [prompts] * len(keys), keys, options)
+        blocks = self._blocks([row] * len(keys), [prompts] * len(keys), keys, options, branching(self._ensemble))
         chooser = GapChooser(core, prompts[judge], behind, self.ends, options.gap)
         return add_best(row, list(zip(*blocks, strict=True)), chooser, prompts, [one.name for one in self.members])
 
@@ -258,19 +253,22 @@ class Writer:
         return prompts
 
     def _blocks(
-        self, rows: Sequence[Row], prompts: Sequence[Sequence[Prompt]], keys: Iterable[int], options: Options
+        self,
+        rows: Sequence[Row],
+        prompts: Sequence[Sequence[Prompt]],
+        keys: Iterable[int],
+        options: Options,
+        ensemble: Ensemble | None = None,
     ) -> Iterator[list[WrittenBlock]]:
-        """Write after prompts[row][member]; yields the blocks of all rows, one place in the text after the other."""
+        """Write after prompts[row][member], by the ensemble unless another is given; yields the blocks of all rows."""
         from ssdcli.engine.sampler import sample
         from ssdcli.generation.trace import BlockTrace
 
-        trace = BlockTrace(self._ensemble, self._process, options.explain)
+        ensemble, reverse = ensemble or self._ensemble, self._reverse(options)
         config = self._config(self._encoder(options), rows, options)
-        by_member = list(zip(*prompts, strict=True))
-        for step in sample(self._ensemble, self._reverse(options), by_member, list(keys), config):
-            trace.take(step)
-            if step.last:
-                yield trace.read()
+        by_token = reverse.from_left and config.device == "cpu"
+        trace = BlockTrace(ensemble, self._process, options.explain, [row.ended for row in rows] if by_token else ())
+        return trace.blocks(sample(ensemble, reverse, list(zip(*prompts, strict=True)), list(keys), config))
 
     def _config(self, encoder: PromptEncoder, rows: Sequence[Row], options: Options) -> SamplerConfig:
         """How the next gaps of these rows are sampled."""
@@ -307,8 +305,8 @@ class Writer:
         """The place of the first causal language model among the members, which chooses between fills of a gap."""
         from ssdcli.engine.causal import CausalDenoiser
 
-        causal = [isinstance(member.model.denoiser, CausalDenoiser) for member in self.members]
-        return causal.index(True) if any(causal) else None
+        causal = (place for place, one in enumerate(self.members) if isinstance(one.model.denoiser, CausalDenoiser))
+        return next(causal, None)
 
     def _check_order(self, reverse: ReverseProcess, options: Options) -> None:
         """UsageError if steps need more than one prediction at a level at which there is one alone."""

@@ -1,7 +1,8 @@
-"""The configuration of a native class from the metadata of a GGUF file: what transformers reads of them, and the rest.
+"""A native class's configuration from the metadata of a GGUF file: what transformers reads, and what it leaves out.
 
-transformers' reader takes sizes and ids, and leaves out what most files do not have: scaled rotations, caps of logits,
-heads of another width, sliding windows. A model without them would be another one, so they are added here.
+transformers reads sizes and ids, and ignores what most files lack: RoPE scaling, soft-capping of logits, sliding
+windows, and heads whose width is not that of a layer over their number. Without them it would be a different model, so
+they are added here.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _Config = dict[str, Any]
 
 
 def completed(config: Mapping[str, Any], header: GgufHeader, read: ReadTensor) -> _Config:
-    """A configuration that transformers read of a GGUF file, with what it leaves out; SsdError for what cannot be told.
+    """Complete the configuration that transformers read from a GGUF file; SsdError for what cannot be determined.
 
     read: reads the bytes of a tensor.
     """
@@ -46,7 +47,7 @@ def _id(header: GgufHeader, role: str) -> int | None:
 
 
 def _add_sizes(config: _Config, header: GgufHeader, _: ReadTensor) -> _Config:
-    """The width of a head, where it is not that of a layer over their number; what GPT-2 calls otherwise."""
+    """The width of a head, where it is not that of a layer over their number; sizes that GPT-2 names its own way."""
     found: _Config = {}
     width = header.number(_key(header, "attention.key_length"), 0)
     if width and "head_dim" in config:
@@ -60,7 +61,7 @@ def _add_sizes(config: _Config, header: GgufHeader, _: ReadTensor) -> _Config:
 
 
 def _add_attention(config: _Config, header: GgufHeader, _: ReadTensor) -> _Config:
-    """Sliding windows, caps of logits, and the width that queries are scaled by."""
+    """Sliding windows, soft-capping of logits, and the width that queries are scaled by."""
     found: _Config = {}
     window = header.number(_key(header, "attention.sliding_window"), 0)
     if window and "sliding_window" in config:
@@ -78,7 +79,7 @@ def _add_attention(config: _Config, header: GgufHeader, _: ReadTensor) -> _Confi
 
 
 def _add_rotation(config: _Config, header: GgufHeader, read: ReadTensor) -> _Config:
-    """How the angles of the rotation are scaled."""
+    """How the rotary embedding (RoPE) is scaled."""
     scaling = {**_scaling(config, header), **_factors(config, header, read)}
     rotated = header.number(_key(header, "rope.dimension_count"), 0)
     if header.architecture == "phi3" and rotated:
@@ -95,7 +96,7 @@ def _add_rotation(config: _Config, header: GgufHeader, read: ReadTensor) -> _Con
 
 
 def _scaling(config: _Config, header: GgufHeader) -> _Config:
-    """The scaling that the metadata name."""
+    """The RoPE scaling that the metadata name."""
     kind = header.text(_key(header, "rope.scaling.type")) or "none"
     factor = header.real(_key(header, "rope.scaling.factor"))
     if kind in ("none", "longrope") or factor in (None, 0.0):
@@ -104,11 +105,11 @@ def _scaling(config: _Config, header: GgufHeader) -> _Config:
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
         return {"rope_type": "yarn", "factor": factor, **_original(config, header)}
-    raise SsdError(f"{header.name} scales its rotation in a way that is not known ({kind!r}).", _OTHER)
+    raise SsdError(f"{header.name} scales its rotary embedding in a way that ssd does not know ({kind!r}).", _OTHER)
 
 
 def _factors(config: _Config, header: GgufHeader, read: ReadTensor) -> _Config:
-    """The scaling by a factor for each angle, which files have as tensors: one for all texts, or one for long ones."""
+    """RoPE scaling by factors of the frequencies, stored as tensors: one for all texts, or another for long ones."""
     if FACTORS in header.tensors:
         factors = _numbers(header, FACTORS, read)
         everywhere = {"original_max_position_embeddings": config["max_position_embeddings"]}
@@ -136,7 +137,7 @@ def _numbers(header: GgufHeader, name: str, read: ReadTensor) -> list[float]:
     """The numbers of a small tensor in float32."""
     tensor = header.tensors[name]
     if type_name(tensor.kind) != "F32" or tensor.elements > _MOST_FACTORS:
-        raise SsdError(f"{header.name} is damaged: {name!r} holds no factors of a rotation.", _OTHER)
+        raise SsdError(f"{header.name} is damaged: {name!r} does not hold factors of a rotary embedding.", _OTHER)
     return list(struct.unpack(f"<{tensor.elements}f", read(tensor)))
 
 

@@ -1,7 +1,7 @@
-"""The configuration and the tokenizer that a GGUF file holds, as the files that a repository would have of them.
+"""The configuration and the tokenizer in a GGUF file, as the files that a repository would have.
 
-transformers translates both. It reads them from an excerpt of the checked header, so that it needs neither the tensors
-nor to be careful.
+transformers translates both. It is given an excerpt of the checked header, so it sees neither tensors nor anything
+unchecked.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TOKENS, _OPENS = "tokenizer.ggml.tokens", "tokenizer.ggml.add_bos_token"
 _LAYER = re.compile(r"blk\.(0|[1-9]\d{0,8})\.")
 _MOST_LAYERS = 1024
 _LONGEST_TOKEN = 1024  # characters; deriving merges takes their square
-# Splits that are GPT-2's, or differ from it in digits alone, which no merge of these vocabularies joins.
+# These split text as GPT-2 does, or differ only in digits, which no merge of their vocabularies joins.
 _AS_GPT2 = ("default", "gpt-2", "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "mpt", "olmo")
 _TABLE = "token_embd.weight"
 _ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding", "mask_token": "mask"}
@@ -54,7 +54,7 @@ def small_files(header: GgufHeader, read: ReadTensor) -> dict[str, bytes]:
 
 @contextmanager
 def _understood(header: GgufHeader) -> Iterator[None]:
-    """Raise SsdError in place of what goes wrong when metadata are translated."""
+    """Turn any failure to translate the metadata into an SsdError."""
     try:
         yield
     except SsdError:
@@ -65,7 +65,7 @@ def _understood(header: GgufHeader) -> Iterator[None]:
 
 
 def architectures() -> list[str]:
-    """The architectures in ggml's names that can be read: known here and to the transformers that is installed."""
+    """The architectures, by ggml's names, that both ssd and the installed transformers can read."""
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     from ssdcli.models.weights.gguf_tensors import CHANGES
@@ -74,7 +74,7 @@ def architectures() -> list[str]:
 
 
 def gguf_doubts(header: GgufHeader) -> list[str]:
-    """A sentence if transformers does not know how the file's tokenizer splits text, and does it in GPT-2's way."""
+    """A warning if transformers does not know how the file's tokenizer splits text, and falls back on GPT-2's way."""
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
     split = header.text("tokenizer.ggml.pre") or "default"
@@ -82,8 +82,8 @@ def gguf_doubts(header: GgufHeader) -> list[str]:
     if not byte_level or split in GGUF_PRE_TOKENIZER_SPLITS or split in _AS_GPT2:
         return []
     return [
-        f"transformers does not know how {header.name} splits text before it is encoded ({split!r}), and does it as "
-        "GPT-2 does; the model may read numbers and punctuation otherwise than in its training."
+        f"transformers does not know how {header.name} splits text before it is encoded ({split!r}), and splits it as "
+        "GPT-2 does; numbers and punctuation may be encoded differently than in the model's training."
     ]
 
 
@@ -91,7 +91,7 @@ def _check_architecture(header: GgufHeader) -> None:
     known = architectures()
     if header.architecture not in known:
         raise UsageError(
-            f"{header.name} is of the architecture {header.architecture!r}, which ssd does not read from GGUF.",
+            f"{header.name} has the architecture {header.architecture!r}, which ssd does not read from GGUF.",
             f"It reads {', '.join(known)}. The model's repository on the hub may hold a checkpoint that can be pulled.",
         )
 
@@ -128,7 +128,7 @@ def _config(header: GgufHeader) -> dict[str, Any]:
 
 
 def _tokenizer(header: GgufHeader) -> bytes:
-    """The content of tokenizer.json, without the tokens that transformers adds because its own class has them."""
+    """The content of tokenizer.json, without the tokens that transformers adds on its own account."""
     from transformers import PreTrainedTokenizerFast
 
     keys = [key for key in header.fields if key == _ARCHITECTURE or key.startswith("tokenizer.")]
@@ -150,7 +150,7 @@ def _settings(header: GgufHeader) -> dict[str, Any]:
 
 
 def _read(header: GgufHeader, keys: Iterable[str], read: Callable[..., _T]) -> _T:
-    """What one of transformers' classes reads from these entries of the metadata."""
+    """Let one of transformers' classes read these entries of the metadata."""
     from ssdcli.models.auto_model import quiet
 
     with TemporaryDirectory() as folder, quiet():

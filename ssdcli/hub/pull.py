@@ -16,7 +16,7 @@ from ssdcli.errors import SsdError
 from ssdcli.hub.download import RemoteFile, cache_folder, check_space, weight_files
 from ssdcli.hub.gguf_config import ReadTensor
 from ssdcli.hub.gguf_files import gguf_doubts, small_files
-from ssdcli.hub.source import Place, Source, find_source, ggufs_of, spelled
+from ssdcli.hub.source import CheckpointSource, Place, find_source, ggufs_of, spelled
 from ssdcli.hub.tokenizer_files import make_tokenizer, read_table, read_template, read_vocabulary
 from ssdcli.machine.units import in_parameters
 from ssdcli.models.core_spec import KEY, CoreSpec, spec_fields
@@ -70,7 +70,7 @@ class PullPlan:
     header: of a GGUF file.
     """
 
-    source: Source
+    source: CheckpointSource
     family: Family
     spec: CoreSpec
     config: Mapping[str, Any]
@@ -173,12 +173,12 @@ def plan(place: Place) -> PullPlan:
     )
 
 
-def _header(source: Source, file: RemoteFile) -> GgufHeader:
+def _header(source: CheckpointSource, file: RemoteFile) -> GgufHeader:
     with source.open(file) as stream:
         return read_header(stream, file.size, file.name)
 
 
-def _tensor_reader(source: Source) -> ReadTensor:
+def _tensor_reader(source: CheckpointSource) -> ReadTensor:
     """Reads the bytes of tensors of the source's GGUF file, without fetching the others."""
 
     def read(tensor: GgufTensor) -> bytes:

@@ -79,7 +79,7 @@ def spelled(text: str) -> str:
     return _FOREIGN.sub("-", text.lower()).strip("-").lstrip("._-")[:LONGEST_NAME]
 
 
-class Source(Contents, Protocol):
+class CheckpointSource(Contents, Protocol):
     """A checkpoint that can be read.
 
     gguf: the file that is meant; None for a checkpoint of several files.
@@ -120,16 +120,16 @@ class Source(Contents, Protocol):
         """A stream of a file's bytes from `begin` on, at least `most` of them if there are so many."""
 
 
-def find_source(place: Place) -> Source:
+def find_source(place: Place) -> CheckpointSource:
     """Look at a place; DownloadFailed if the hub cannot be asked, SsdError if the repository lacks the file."""
     if isinstance(place, RepoId):
-        return HubSource(look(place))
+        return HubSource.of(look(place))
     if isinstance(place, RepoFile):
         listing = look(place.repo)
         file = next((file for file in listing.files if file.name == place.file), None)
         if file is None:
             raise SsdError(f"{place.repo} has no file {place.file}.", ggufs_of(listing) or listing.elsewhere)
-        return HubSource(listing, file)
+        return HubSource.of(listing, file)
     if place.is_dir():
         folder = place.resolve()
         return LocalSource(folder, tuple(_stored(path) for path in sorted(folder.iterdir()) if path.is_file()))
@@ -146,42 +146,21 @@ def ggufs_of(contents: Contents) -> str:
 
 
 @dataclass(frozen=True)
-class HubSource:
+class HubSource(Listing):
     """A repository of the hub, or a GGUF file in it."""
 
-    listing: Listing
     gguf: RemoteFile | None = None
     links: ClassVar[bool] = True
 
-    @property
-    def title(self) -> str:
-        """The repository as it was asked for."""
-        return self.listing.title
-
-    @property
-    def files(self) -> tuple[RemoteFile, ...]:
-        """All of the repository's files."""
-        return self.listing.files
-
-    @property
-    def elsewhere(self) -> str:
-        """What to do if a file is missing."""
-        return self.listing.elsewhere
-
-    @property
-    def licence(self) -> str | None:
-        """As the card has it."""
-        return self.listing.licence
-
-    @property
-    def gated(self) -> bool:
-        """Whether access must be asked for."""
-        return self.listing.gated
+    @classmethod
+    def of(cls, listing: Listing, gguf: RemoteFile | None = None) -> HubSource:
+        """What a repository holds, as a source."""
+        return cls(**vars(listing), gguf=gguf)
 
     @property
     def place(self) -> str:
         """ORG/NAME@COMMIT, or ORG/NAME@COMMIT:FILE."""
-        return self.listing.source + (f":{self.gguf.name}" if self.gguf else "")
+        return self.source + (f":{self.gguf.name}" if self.gguf else "")
 
     def origin(self, files: Iterable[RemoteFile]) -> str:
         """The place: a commit says what its files hold."""
@@ -189,20 +168,20 @@ class HubSource:
 
     def small(self) -> dict[str, bytes]:
         """Configuration, tokenizer and index, fetched."""
-        paths = fetch(self.listing, small_files(self.listing), lambda _: None)
+        paths = fetch(self, small_files(self), lambda _: None)
         return {name: path.read_bytes() for name, path in paths.items()}
 
     def to_fetch(self, files: Iterable[RemoteFile]) -> int:
         """How many bytes of these files are not in the hub's cache."""
-        return to_fetch(self.listing, files)
+        return to_fetch(self, files)
 
     def fetch(self, files: Sequence[RemoteFile], report: Report) -> dict[str, Path]:
         """The files in the hub's cache."""
-        return fetch(self.listing, files, report)
+        return fetch(self, files, report)
 
     def open(self, file: RemoteFile, begin: int = 0, most: int = LONGEST) -> AbstractContextManager[BinaryIO]:
         """A stream of a file's bytes from `begin` on, without fetching the rest."""
-        return open_range(self.listing, file, begin, most)
+        return open_range(self, file, begin, most)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -97,6 +96,8 @@ def _exchanged(error: BaseException | None) -> list[BaseException | None]:
 
 def _picklable(error: BaseException) -> BaseException:
     """The error, or one that says the same where it cannot be pickled."""
+    import pickle  # only here, and not needed to start
+
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

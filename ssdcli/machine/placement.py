@@ -121,7 +121,7 @@ class Placement:
     )
     offload: bool = option(
         False,
-        "Let a core that does not fit wait in memory and on disk, which is slow; see 'ssd doctor --for CORE'.",
+        "Keep what does not fit on the device in memory and on disk, which is slow; see 'ssd doctor --for CORE'.",
     )
     cache: bool = option(
         False,

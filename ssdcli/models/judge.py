@@ -58,7 +58,7 @@ def load_judge(folder: Path, device: str = "cpu") -> Judge:
         model, report = read_model(AutoModelForCausalLM, folder, "judge")
     named = model.config.architectures or [type(model).__name__]
     if report["missing_keys"] or not str(named[0]).endswith(_CAUSAL):
-        problem = f"the judge in {folder} cannot judge: it is no trained causal language model."
+        problem = f"the judge in {folder} cannot judge: it is not a trained causal language model."
         raise SsdError(problem, "Name the folder of a model such as GPT-2 or Qwen3.")
     return Judge(model.to(device).eval().requires_grad_(False), read_tokenizer(folder, "judge"))
 

@@ -48,7 +48,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Source:
+class ValueSource:
     """Where a value comes from, so that an error can quote it as it was written there.
 
     before: what precedes the value: `--top-p `, `SSD_TOP_P=`, `top-p = `, or in Python `top_p=`.
@@ -97,10 +97,10 @@ def group(default: Value, *, without: tuple[str, ...] = ()) -> Value:
 def check_options(settings: DataclassInstance) -> None:
     """Raise a UsageError for the first value that fails its field's check."""
     for member in fields(settings):
-        check_value(member, getattr(settings, member.name), Source(f"{member.name}="))
+        check_value(member, getattr(settings, member.name), ValueSource(f"{member.name}="))
 
 
-def check_value(member: Field[Any], value: Any, source: Source) -> None:
+def check_value(member: Field[Any], value: Any, source: ValueSource) -> None:
     """Raise a UsageError, which quotes the source, if a value fails the check of its field."""
     check = declared(member).check
     if check is None or (value is None and member.default is None):

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 from ssdcli.errors import UsageError
+from ssdcli.machine.encodings import decode_bytes
 from ssdcli.registry.names import check_name, suggest
 from ssdcli.registry.schema import REMOVED_SETTINGS
 from ssdcli.registry.store import home
@@ -97,6 +98,6 @@ def read_recipe(path: Path) -> dict[str, object]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return decode_bytes(path.read_bytes()).text  # Notepad writes a mark, or UTF-16
+    except OSError as error:
         raise UsageError(f"the recipe {path} cannot be read ({error}).", "Give a readable text file.") from None

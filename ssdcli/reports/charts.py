@@ -9,10 +9,8 @@ from dataclasses import replace
 
 from ssdcli.reports.drawing import (
     HEIGHT,
-    LEAST_SPREAD,
     RIGHT,
     RIGHT_WITH_LABELS,
-    Axis,
     Frame,
     Line,
     Mark,
@@ -136,7 +134,8 @@ def level_losses(
     bands = [band for points, band in kept.values() if points]
     lines = [replace(line, margins=band) for line, band in zip(lines, bands, strict=True)]
     level = axis_from("noise level (0: the text itself, 1: nothing but noise)", 0.0, 1.0)
-    return _lines_over(level, lines, title, unit)
+    values = axis_around(unit, [value for line in lines for value in line.values], marked=False)
+    return draw(Frame(title, level, values, RIGHT_WITH_LABELS), lines, [])
 
 
 def _over_levels(losses: Sequence[float], margins: Sequence[float] | None) -> tuple[list[Point], tuple[float, ...]]:
@@ -146,21 +145,6 @@ def _over_levels(losses: Sequence[float], margins: Sequence[float] | None) -> tu
         return finite(points), ()
     kept = [(point, margin) for point, margin in zip(points, margins, strict=True) if math.isfinite(point[1] + margin)]
     return [point for point, _ in kept], tuple(margin for _, margin in kept)
-
-
-def curves(lines: Mapping[str, Sequence[Point]], title: str, axes: tuple[str, str]) -> ET.Element:
-    """Draw up to three named lines over two named axes; points that are not finite are left out."""
-    named = styled_lines({name: finite(points) for name, points in lines.items()})
-    if not named:
-        return sentence_alone(title, "Nothing was measured.")
-    across = [x for line in named for x, _ in line.points]
-    return _lines_over(axis_from(axes[0], min(across), max(*across, min(across) + LEAST_SPREAD)), named, title, axes[1])
-
-
-def _lines_over(x: Axis, lines: Sequence[Line], title: str, y: str) -> ET.Element:
-    """Draw named lines over an axis, without marks."""
-    values = axis_around(y, [value for line in lines for value in line.values], marked=False)
-    return draw(Frame(title, x, values, RIGHT_WITH_LABELS), lines, [])
 
 
 def length_bars(counts: Sequence[int], title: str) -> ET.Element:

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ssdcli.data.token_store import SideInfo
 from ssdcli.machine.units import counted, duration
@@ -72,6 +73,7 @@ class Description:
     heldout: the size of the text that was held out.
     lengths: lengths[k] documents have from 2^k to 2^(k+1) - 1 tokens.
     data_lines: sentences of a ReadReport.
+    read: its counts.
     trained_tokens: how many were seen in training, repetitions included.
     steps: how many were taken.
     seconds: duration of the training.
@@ -92,6 +94,7 @@ class Description:
     heldout: SideInfo
     lengths: Sequence[int]
     data_lines: Sequence[str]
+    read: Mapping[str, Any] = field(default_factory=dict)
     trained_tokens: int
     steps: int
     seconds: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Chat:
         named: Mapping[str, Any] = self.tokens
         try:
             rendered: Any = render_jinja_template(
-                [[asdict(turn) for turn in turns]],
+                [[{"role": turn.role, "content": turn.content} for turn in turns]],
                 chat_template=self.template,
                 add_generation_prompt=not continues,
                 continue_final_message=continues,

@@ -34,7 +34,7 @@ class Section:
     """Successive paragraphs of a conversation.
 
     text: including the breaks around it.
-    written: whether the assistant wrote it; otherwise it was given.
+    written: whether the assistant wrote it, and it is learned; otherwise it was given.
     """
 
     text: str
@@ -47,7 +47,7 @@ def sections(turns: Sequence[Message], context: str = "") -> list[Section]:
     Joined, the texts are its document; what a model is to answer ends with a break. Since sections are encoded one by
     one, the ids of a conversation begin with those of each of its beginnings.
     """
-    said = [(context, False), *((turn.content, turn.role == "assistant") for turn in turns)]
+    said = [(context, False), *((turn.content, turn.written) for turn in turns)]
     found: list[Section] = []
     for written, paragraphs in groupby((part for part in said if part[0]), key=itemgetter(1)):
         text = BETWEEN.join(text for text, _ in paragraphs)

@@ -14,10 +14,19 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    learned: whether a model is trained to write it, if it is an answer; others are given to it.
+    """
 
     role: Role
     content: str
+    learned: bool = True
+
+    @property
+    def written(self) -> bool:
+        """Whether it is an answer that is learned."""
+        return self.role == "assistant" and self.learned
 
     def __post_init__(self) -> None:
         roles = ", ".join(get_args(Role))

@@ -44,6 +44,7 @@ def describe(
         heldout=info.heldout,
         lengths=length_counts(stop - start for start, stop, _ in lengths),
         data_lines=info.report,
+        read=info.read,
         trained_tokens=steps * trainer.tokens_per_step,
         steps=steps,
         seconds=seconds,

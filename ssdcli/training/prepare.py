@@ -234,7 +234,7 @@ def _tokenizer(settings: TrainSettings, workspace: Path, parent: Parent | None) 
     if not path.exists():
         if STREAM in settings.data:
             raise UsageError("a core's data is read twice, and standard input cannot be.", "Pass it as a file.")
-        texts = (document.text for document in read_documents(settings.data, ReadReport()))
+        texts = (document.text for document in read_documents(settings.data, ReadReport(), settings.reading))
         write_atomic(path, train_tokenizer(texts, settings.vocabulary).to_str(pretty=True))
     return Tokenizer.from_file(str(path))
 
@@ -260,7 +260,7 @@ def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phras
         return TokenStore.open(folder)
     split = SplitSettings(settings.seed, settings.heldout)
     report = ReadReport()
-    documents = read_documents(settings.data, report)
+    documents = read_documents(settings.data, report, settings.reading)
     planted = keep_canaries(workspace, settings.canaries).planted() if settings.canaries else []
     how = replace(phrasing, split=split, planted=tuple(planted))
     return build_store(documents, tokenizer, folder, how, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from ssdcli.data.reading import Reading
 from ssdcli.engine import catalogue
 from ssdcli.errors import UsageError
 from ssdcli.models.presets import PRESETS
@@ -93,6 +94,7 @@ class TrainSettings:
         0.25, "Share of the texts in training windows that get a gap to fill.", between(0, 1), metavar="SHARE"
     )
     memory: bool = option(True, "Keep the text as a memory, a member that needs no training.", negatable=True)
+    quotes: bool = option(False, "Keep quoted replies and signatures in mails.")
     canaries: int = option(
         0,
         "Made-up secrets to plant in the text for 'ssd audit'; 8 are enough.",
@@ -162,6 +164,11 @@ class TrainSettings:
         self._check_beginning()
         if self.distill is None and self.distill_context:
             raise UsageError("--distill-context was given, but no teacher.", "Name one with --distill.")
+
+    @property
+    def reading(self) -> Reading:
+        """How the text is read."""
+        return Reading(self.quotes)
 
     def check_complete(self) -> None:
         """Raise UsageError unless a training can start: it needs a name, and only one budget."""

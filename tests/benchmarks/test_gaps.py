@@ -75,10 +75,10 @@ class Constant:
 
 
 @pytest.mark.parametrize("text", [1, 3, BLOCK])
-def test_a_gap_is_a_stretch_of_its_document_between_what_stands_around_it(documents, text):
-    passages = documents(*[30] * 40)
-    for gap in choose_gaps(passages, settings(text, left=1000, right=1000)):
-        tokens = passages[gap.document].tokens
+def test_a_gap_is_a_part_of_its_document_between_what_stands_around_it(documents, text):
+    heldout = documents(*[30] * 40)
+    for gap in choose_gaps(heldout, settings(text, left=1000, right=1000)):
+        tokens = heldout[gap.document].tokens
         assert [*gap.before, *gap.canvas[:text], *gap.after] == list(tokens)
         assert gap.length == text
         assert len(gap.before) > 0
@@ -86,16 +86,16 @@ def test_a_gap_is_a_stretch_of_its_document_between_what_stands_around_it(docume
 
 
 def test_a_text_shorter_than_its_gap_is_followed_by_the_beginning_of_another_document(documents):
-    passages = documents(20, 1, 20)
-    first, last = (gap.canvas for gap in choose_gaps(passages, settings(1)) if len(gap.canvas) == BLOCK)
-    assert first[1:] == [0, passages[1].tokens[1], 0]  # and of that one again, where it is too short
-    assert last[1:] == passages[0].tokens[:3]
+    heldout = documents(20, 1, 20)
+    first, last = (gap.canvas for gap in choose_gaps(heldout, settings(1)) if len(gap.canvas) == BLOCK)
+    assert first[1:] == [0, heldout[1].tokens[1], 0]  # and of that one again, where it is too short
+    assert last[1:] == heldout[0].tokens[:3]
 
 
 def test_the_sides_are_cut_to_what_is_next_to_the_gap(documents):
-    passages = documents(*[30] * 40)
-    whole = choose_gaps(passages, settings(left=1000, right=1000))
-    for gap, cut in zip(whole, choose_gaps(passages, settings(left=5, right=3)), strict=True):
+    heldout = documents(*[30] * 40)
+    whole = choose_gaps(heldout, settings(left=1000, right=1000))
+    for gap, cut in zip(whole, choose_gaps(heldout, settings(left=5, right=3)), strict=True):
         assert (cut.before, cut.after) == (gap.before[-5:], gap.after[:3])
         assert cut.canvas == gap.canvas
 
@@ -111,11 +111,11 @@ def test_gaps_are_anywhere_and_documents_without_room_have_none(documents):
 
 
 def test_more_gaps_of_a_document_differ_and_the_first_stays(documents):
-    passages = documents(*[50] * 10)
-    one, three = (choose_gaps(passages, settings(per_document=n)) for n in (1, 3))
+    heldout = documents(*[50] * 10)
+    one, three = (choose_gaps(heldout, settings(per_document=n)) for n in (1, 3))
     assert three[::3] == one
     assert len({gap.key for gap in three}) == 30
-    assert choose_gaps(passages, settings(seed=1)) != one
+    assert choose_gaps(heldout, settings(seed=1)) != one
 
 
 def test_views_are_of_the_left_side_and_of_both(documents):
@@ -126,8 +126,8 @@ def test_views_are_of_the_left_side_and_of_both(documents):
 
 @pytest.mark.parametrize("text", [1, 3, BLOCK])
 def test_the_loss_of_a_model_that_always_says_the_same_is_known_exactly(documents, text):
-    passages = documents(*[30] * 7, 2)
-    gaps = choose_gaps(passages, settings(text, per_document=2))
+    heldout = documents(*[30] * 7, 2)
+    gaps = choose_gaps(heldout, settings(text, per_document=2))
     losses = measure_gaps(Constant(Simplex(V)), gaps, VIEWS, settings(text, batch=3))
     assert losses.sums.shape == (8 if text == 1 else 7, 2, 8)
     for document, sums in enumerate(losses.sums):

@@ -26,12 +26,12 @@ def test_a_schedule_loses_the_mean_of_what_runs_in_its_segments() -> None:
 
 
 def test_the_heavy_member_is_the_core_or_both_and_is_apart_from_itself_by_nothing() -> None:
-    passage = ScoredText([0, *range(3, 40)], 1)
+    one_text = ScoredText([0, *range(3, 40)], 1)
     core, small = tiny_backbone(0, process="masked"), tiny_backbone(1, process="masked")
     process = Masked(VOCABULARY, 1)
-    alone = document_losses((core, small), process, passage, 0.0, 0)
-    both = document_losses((core, small), process, passage, 0.4, 0)
-    itself = document_losses((core, core), process, passage, 0.4, 0)
+    alone = document_losses((core, small), process, one_text, 0.0, 0)
+    both = document_losses((core, small), process, one_text, 0.4, 0)
+    itself = document_losses((core, core), process, one_text, 0.4, 0)
     assert alone.shape == (SEGMENTS, 4)
     assert torch.equal(alone[:, 0], alone[:, 2])
     assert torch.equal(alone[:, :2], both[:, :2])

@@ -284,10 +284,13 @@ def test_a_quick_standard_input_is_read_without_a_word(monkeypatch):
     assert said == []
 
 
-def test_input_that_is_no_utf8_is_replaced_with_a_warning(family, ssd):
+def test_input_in_another_encoding_is_read_with_a_warning(family, ssd):
     code, out, err = ssd("--core", "big", "--json", *FAST, stdin=b"caf\xe9\n")
-    assert (code, json.loads(out)["prompt"]) == (0, "caf\ufffd")
-    assert err.startswith("ssd: warning: standard input is not all UTF-8")
+    assert (code, json.loads(out)["prompt"]) == (0, "café")
+    assert err == "ssd: warning: standard input is not in UTF-8; it was read as windows-1252.\n"
+    code, out, err = ssd("--core", "big", "--json", *FAST, stdin="é ü\ufffd".encode() + b"\xff ")
+    assert (code, json.loads(out)["prompt"]) == (0, "é ü\ufffd\ufffd ")
+    assert err == "ssd: warning: 1 invalid character of standard input had to be replaced.\n"
 
 
 def test_context_files_are_put_before_the_prompt_for_small_models(answer, tmp_path):
@@ -336,6 +339,33 @@ def test_a_conversation_of_a_batch_is_gone_on_from(answer):
     plain += ["the stairs\n\nDear", "cold\n\nDear"]
     assert [one["text"] for one in told] == [text_of(prompt) for prompt in plain]
     assert set(told[0]) == set(told[3])
+
+
+def test_a_batch_takes_what_training_takes(tmp_path):
+    said = {"role": "user", "content": [{"type": "text", "text": "Dear"}], "name": "ada"}
+    rows = [
+        {"messages": [said]},
+        {"conversations": [{"from": "human", "value": "Dear"}], "id": "x"},
+        {"instruction": "Greet.", "input": "Dear", "output": "Hello"},
+        {"prompt": "Dear", "completion": " x", "seed": 3},
+    ]
+    tool = [said, {"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "rain"}]
+    rows.append({"messages": [{"role": "developer", "content": "Be brief."}, *tool]})
+    forms = {
+        "lines.jsonl": "\n".join(map(json.dumps, rows)),
+        "array.json": json.dumps(rows, indent=1),
+        "commas.jsonl": "[\n" + ",\n".join(map(json.dumps, rows)) + ",\n]\n",
+    }
+    for name, text in forms.items():
+        (tmp_path / name).write_text(text)
+    first, *others = [inputs.read_batch(str(tmp_path / name), "") for name in forms]
+    assert all(found == first for found in others)
+    assert [request.asked for request in first] == ["Dear", "Dear", "Greet.\n\nDear", "Dear", "Dear\n\nrain"]
+    assert (first[1].id, first[3].seed, first[4].turns[0].role) == ("x", 3, "system")
+    (tmp_path / "table.csv").write_text("prompt;id\nDear;7\n", encoding="utf-16")
+    assert [(request.asked, request.id) for request in inputs.read_batch(str(tmp_path / "table.csv"), "")] == [
+        ("Dear", "7")
+    ]
 
 
 def test_a_system_text_is_a_flag_a_variable_and_a_key_of_recipes(answer, tmp_path, monkeypatch):
@@ -391,17 +421,12 @@ def test_an_empty_batch_has_no_answers(family, ssd):
         ('{"messages": [{"content": "a"}]}', "message 1 of line 2 of standard input has no role."),
         ('{"messages": [{"role": "user"}]}', "message 1 of line 2 of standard input has no content."),
         (
-            '{"messages": [{"role": "user", "content": null}]}',
-            "message 1 of line 2 of standard input has a content that is not text.",
+            '{"messages": [{"role": "user", "content": 3}]}',
+            "message 1 of line 2 of standard input is a message whose content is not text.",
         ),
         (
-            '{"messages": [{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}]}',
-            "message 2 of line 2 of standard input: the role of a message must be one of system, user, assistant, "
-            "not 'bot'.",
-        ),
-        (
-            '{"messages": [{"role": "user", "content": "a", "name": "b"}]}',
-            "message 1 of line 2 of standard input has an unknown key 'name'. Choose from role, content.",
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "cat", "content": "b"}]}',
+            "message 2 of line 2 of standard input is a message whose role is not one of system, user, assistant",
         ),
         (
             '{"messages": [{"role": "assistant", "content": "a"}]}',

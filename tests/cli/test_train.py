@@ -90,7 +90,8 @@ def test_the_answer_as_json_and_data_from_standard_input(text, run_ssd):
     answer = json.loads(done.stdout)
     losses = ["weight", "bits_per_byte", "margins", "gain", "measure", "documents"]
     training = ["steps", "kept", "seconds"]
-    assert list(answer) == ["name", "core", "size", "parameters", *losses, *training]
+    assert list(answer) == ["name", "core", "size", "parameters", *losses, *training, "read"]
+    assert (answer["read"]["files"], answer["read"]["skipped"], answer["read"]["replaced"]) == (1, {}, {})
     assert (answer["name"], answer["core"], answer["size"], answer["steps"]) == ("notes", "big", None, 2)
     assert set(answer["bits_per_byte"]) == {"core", "small", "ensemble"}
     assert answer["weight"] == Registry().find("notes").manifest.weight

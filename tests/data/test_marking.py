@@ -57,6 +57,16 @@ def answers(found: Marked) -> list[tuple[list[int], list[int], int]]:
     return runs
 
 
+@pytest.mark.parametrize("template", [None, INSTRUCT])
+def test_an_answer_that_is_not_learned_is_given(template):
+    """What the model reads before its last answer is the same, learned or not."""
+    form = None if template is None else chat(template)
+    first = Message("assistant", "The boiler", learned=False)
+    (alone,) = answers(marked([*TALK[:2], first, *TALK[3:]], form))
+    assert alone == answers(marked(TALK, form))[-1] or template is None
+    assert alone[1] == answers(marked(TALK, form))[-1][1]
+
+
 def test_a_plain_text_is_all_written():
     codec = Codec(chat_tokenizer())
     for template in (None, chat(INSTRUCT)):

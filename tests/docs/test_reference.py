@@ -12,6 +12,7 @@ from typer.main import get_command
 from benchmarks.__main__ import parser_of
 from ssdcli.cli.app import app
 from ssdcli.cli.reference import reference, settings_of
+from ssdcli.data.row_forms import FIELDS, SAID, SPEAKER
 from ssdcli.options.declare import variable_of
 from ssdcli.registry.recipes import recipe_names
 from tests.docs.markdown import PAGES, ROOT, arguments, blocks, code_spans, pipeline, prose
@@ -143,3 +144,9 @@ def test_every_page_of_the_log_is_in_its_index():
 def test_every_recipe_is_in_its_page():
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in page for name in recipe_names())
+
+
+def test_the_page_on_text_names_all_that_a_row_can_be():
+    page = (ROOT / "docs" / "text.md").read_text(encoding="utf-8")
+    rows = page[page.index("## Rows") :]
+    assert not [name for name in (*FIELDS, *SPEAKER, *SAID) if f"`{name}`" not in rows]

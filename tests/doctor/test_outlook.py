@@ -31,7 +31,7 @@ def test_a_summary_names_dtype_device_and_bytes_or_why_there_are_none():
     shared = replace(MACHINE, accelerators=gpus(12), processes=2)
     assert summary(LLADA, shared).startswith("bfloat16 on cuda:0, a part in each of 2 processes: takes 7.9 GiB")
     tight = replace(MACHINE, free=4 * GIB)
-    assert "with layers waiting" in summary(LLADA, tight, Placement(offload=True))
+    assert "with layers kept" in summary(LLADA, tight, Placement(offload=True))
 
 
 def test_an_outlook_is_what_loading_does():
@@ -54,10 +54,10 @@ def test_what_does_not_fit_is_told_with_what_would():
     need = need_of_entry(entry)
     said = outlook(entry, replace(MACHINE, free=need.resident("bfloat16")))
     assert said[0].startswith("the core takes")
-    assert any(sentence.startswith("With --offload: bfloat16 on cpu, with layers waiting") for sentence in said)
+    assert any(sentence.startswith("With --offload: bfloat16 on cpu, with layers kept") for sentence in said)
 
 
-@pytest.mark.parametrize(("dtype", "sentence"), [("bfloat16", "slow at bfloat16"), ("int8", "less exact in int8")])
+@pytest.mark.parametrize(("dtype", "sentence"), [("bfloat16", "this CPU is slow"), ("int8", "less exact in int8")])
 def test_what_is_slow_or_less_exact_is_told(dtype, sentence):
     add_core("big")
     entry = Registry().find("big")

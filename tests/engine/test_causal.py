@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from ssdcli.engine.causal import CausalDenoiser, StepwiseCausalDenoiser
+from ssdcli.engine.causal import BranchingCausalDenoiser, CausalDenoiser, StepwiseCausalDenoiser
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
@@ -64,7 +64,10 @@ def denoiser(
 
 MODEL = llama()
 CORE = denoiser(MODEL)
-KINDS = pytest.mark.parametrize("core", [CORE, denoiser(MODEL, CausalDenoiser)], ids=["stepwise", "at once"])
+BRANCHING = denoiser(MODEL, BranchingCausalDenoiser)
+KINDS = pytest.mark.parametrize(
+    "core", [CORE, denoiser(MODEL, CausalDenoiser), BRANCHING], ids=["stepwise", "at once", "branching"]
+)
 
 
 def canvas_of(*known: int) -> Tensor:
@@ -136,6 +139,32 @@ def test_log_p_is_bit_for_bit_that_of_the_native_model_in_the_passes_of_its_own_
             prefixes = CORE.commit(text[:, place - inside : place + 1], prefixes)
 
 
+def test_texts_after_one_prompt_share_passes_and_say_what_they_say_alone(monkeypatch):
+    widths = []
+    encode = NativeCausalBackbone._run
+    monkeypatch.setattr(
+        NativeCausalBackbone,
+        "_run",
+        lambda self, embedded, *rest: widths.append(tuple(embedded.shape[:2])) or encode(self, embedded, *rest),
+    )
+    prompts = [PROMPT, PROMPT, [3, 4], PROMPT]
+    together = run([(BRANCHING, 1.0)], prompts, max_tokens=L)
+    assert widths == [(1, len(PROMPT)), (1, 2), *[(3, 1), (1, 1)] * (L - 1)]
+    assert written(together) == written(run([(CORE, 1.0)], prompts, max_tokens=L))
+
+
+def test_texts_that_part_and_end_are_read_where_they_differ():
+    prefix = BRANCHING.start([Prompt(PROMPT)] * 3)
+    for rows in [[(), (), ()], [(4,), (5,), (6,)], [(4, 1), (5, *[0] * 7), (6, 2)], [(4, 3, 1), (5, *[0] * 7), (6, 2)]]:
+        log_p = BRANCHING.denoise(canvases(*rows), 0.5, None, prefix)
+        for row, known in enumerate(rows):
+            if len(known) < L:
+                expected = native_log_p([*PROMPT, *known])
+                torch.testing.assert_close(log_p[row, len(known), :V], expected, rtol=0, atol=1e-5)
+            else:
+                assert log_p[row].isnan().all()
+
+
 def test_each_token_is_read_once(monkeypatch):
     read = []
     run_body = NativeCausalBackbone._run
@@ -186,6 +215,16 @@ def test_what_was_predicted_before_does_not_change_a_prediction(core, texts, com
 
 
 @KINDS
+def test_a_token_that_returns_after_another_one_changed_is_read_anew(core):
+    """What was read of it before came after another text."""
+    prefix = core.start([Prompt(PROMPT)])
+    for known in ((5, 6, 7), (5, 4), (5, 4, 7)):
+        log_p = core.denoise(canvas_of(*known), 0.5, None, prefix)
+        expected = native_log_p([*PROMPT, *known])
+        torch.testing.assert_close(log_p[0, len(known), :V], expected, rtol=0, atol=1e-5)
+
+
+@KINDS
 def test_a_window_slides_as_others_do(core):
     small = denoiser(MODEL, type(core), context=32)
     text = torch.randint(1, V, (1, 4 * L), generator=torch.Generator().manual_seed(2))
@@ -230,6 +269,16 @@ def test_states_after_a_prefix_are_those_of_the_whole_text(core):
     tokens = torch.tensor([[4, 5, 6]])
     whole = CORE.states(torch.tensor([[*PROMPT, 4, 5, 6]]))[:, len(PROMPT) - 1 :]
     torch.testing.assert_close(core.states_after(tokens, prefix), whole, rtol=0, atol=1e-4)
+
+
+@KINDS
+def test_several_texts_follow_one_prefix(core):
+    texts = torch.tensor([[4, 5, 6], [9, 1, 2]])
+    (prefix,) = core.start([Prompt(PROMPT)])
+    states = core.states_after(texts, prefix)
+    for row in range(2):
+        alone = core.states_after(texts[row : row + 1], prefix)
+        torch.testing.assert_close(states[row : row + 1], alone, rtol=0, atol=1e-5)
 
 
 def test_a_causal_model_joins_the_masked_process_alone():

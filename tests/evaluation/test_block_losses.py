@@ -102,9 +102,9 @@ def test_of_a_conversation_the_answers_alone_are_scored():
 def test_they_estimate_what_windows_of_several_texts_do():
     """On other noise, and with blocks that begin after the opening, not with it."""
     process = PROCESSES["masked"]
-    one, passages = model(1, process), texts(*[32] * 60)
-    found = block_losses([one], passages, [alone(0, 1)], BlockSettings(repeats=4))
-    other = measure([one.model.denoiser.backbone], process, passages, [0.0], LossSettings(33, repeats=4))
+    one, heldout = model(1, process), texts(*[32] * 60)
+    found = block_losses([one], heldout, [alone(0, 1)], BlockSettings(repeats=4))
+    other = measure([one.model.denoiser.backbone], process, heldout, [0.0], LossSettings(33, repeats=4))
     assert found.nats_per_token()[0] == pytest.approx(other.nats_per_token()[0], rel=0.05)
     assert np.isfinite(found.level_margins).all()
 

@@ -14,8 +14,8 @@ from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses, canvases_together
 from ssdcli.evaluation.combinations import alone
-from ssdcli.evaluation.estimates import ENOUGH
-from ssdcli.evaluation.losses import GRID, LossSettings, Pace, measure, shares
+from ssdcli.evaluation.estimates import ENOUGH, ratio, student
+from ssdcli.evaluation.losses import GRID, LossesByLevel, LossSettings, Pace, measure, shares
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel, open_model
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
@@ -42,56 +42,61 @@ def texts(count: int, length: int = 32) -> list[ScoredText]:
     return [ScoredText([0, *row], 2 * length) for row in drawn.tolist()]
 
 
-def measure_canvases(members, passages, weights, settings):
+def standard_error(losses: LossesByLevel) -> float:
+    """Of the nats per token in the first column; documents are the independent draws."""
+    return ratio(losses.sums[:, 0], losses.tokens).margin / student(len(losses.tokens) - 1)
+
+
+def measure_canvases(members, heldout, weights, settings):
     """Mixtures of two members at each share of the second."""
-    return canvas_losses(members, passages, shares(weights, 2, members[0].model.denoiser.process), settings)
+    return canvas_losses(members, heldout, shares(weights, 2, members[0].model.denoiser.process), settings)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_it_estimates_what_is_measured_in_one_pass_over_whole_texts(name):
     """Blocks begin anywhere here, and there on a grid: a model that looks at nothing shows no difference."""
-    process, passages = PROCESSES[name], texts(400)
+    process, heldout = PROCESSES[name], texts(400)
     one = reader(process)
     body = one.model.denoiser.backbone.body
     for weight in body.layers.parameters():
         weight.zero_()
     settings = CanvasSettings()
-    found = measure_canvases([one, one], passages, [0.0], settings)
-    exact = measure([one.model.denoiser.backbone], process, passages, [0.0], LossSettings(33, repeats=8))
-    error = math.hypot(float(found.standard_error()[0]), float(exact.standard_error()[0]))
+    found = measure_canvases([one, one], heldout, [0.0], settings)
+    exact = measure([one.model.denoiser.backbone], process, heldout, [0.0], LossSettings(33, repeats=8))
+    error = math.hypot(standard_error(found), standard_error(exact))
     assert abs(found.nats_per_token()[0] - exact.nats_per_token()[0]) < 4.5 * error
     assert found.tokens.tolist() == exact.tokens.tolist() == [32] * 400
 
 
 @pytest.mark.parametrize("kind", [Denoiser, FullDenoiser])
 def test_at_the_ends_of_the_grid_are_the_members_alone(kind):
-    process, passages = PROCESSES["masked"], texts(ENOUGH)
+    process, heldout = PROCESSES["masked"], texts(ENOUGH)
     core, small = reader(process, 0, kind), reader(process, 1)
-    both = measure_canvases([core, small], passages, GRID, CanvasSettings()).sums
+    both = measure_canvases([core, small], heldout, GRID, CanvasSettings()).sums
     for column, one in ((0, core), (-1, small)):
-        only = measure_canvases([one, one], passages, [0.5], CanvasSettings()).sums
+        only = measure_canvases([one, one], heldout, [0.5], CanvasSettings()).sums
         np.testing.assert_allclose(both[:, column], only[:, 0], rtol=1e-4)
 
 
 def test_a_seed_repeats_the_canvases():
-    process, passages = PROCESSES["simplex"], texts(ENOUGH)
+    process, heldout = PROCESSES["simplex"], texts(ENOUGH)
     one = reader(process)
-    sums = [measure_canvases([one, one], passages, [0.5], CanvasSettings(seed=seed)).sums for seed in (3, 3, 4)]
+    sums = [measure_canvases([one, one], heldout, [0.5], CanvasSettings(seed=seed)).sums for seed in (3, 3, 4)]
     np.testing.assert_array_equal(sums[0], sums[1])
     assert not np.allclose(sums[0], sums[2])
 
 
 @pytest.mark.parametrize(
-    ("passages", "seconds"),
+    ("heldout", "seconds"),
     [
         pytest.param(texts(ENOUGH - 1), math.inf, id="too few texts"),
         pytest.param(texts(50, length=L - 1), math.inf, id="texts shorter than a canvas"),
         pytest.param(texts(50), 0.0, id="no time"),
     ],
 )
-def test_where_it_cannot_tell_it_says_nothing(passages, seconds):
+def test_where_it_cannot_tell_it_says_nothing(heldout, seconds):
     one = reader(PROCESSES["masked"])
-    assert measure_canvases([one, one], passages, GRID, CanvasSettings(Pace(seconds))) is None
+    assert measure_canvases([one, one], heldout, GRID, CanvasSettings(Pace(seconds))) is None
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -129,11 +134,11 @@ def test_canvases_of_a_conversation_begin_in_answers_which_alone_are_scored(name
 
 
 def test_later_rounds_measure_other_canvases_of_the_same_documents():
-    one, passages = reader(PROCESSES["simplex"]), texts(40)
+    one, heldout = reader(PROCESSES["simplex"]), texts(40)
     spread = []
     for rounds in (1, 8):
         settings = [CanvasSettings(seed=seed, rounds=rounds) for seed in range(3)]
-        found = [measure_canvases([one, one], passages, [0.5], how) for how in settings]
+        found = [measure_canvases([one, one], heldout, [0.5], how) for how in settings]
         assert all(losses.tokens.tolist() == [32] * 40 for losses in found)
         assert found[0].level_tokens.sum() == pytest.approx(40 * 32)
         spread.append(np.std([losses.sums[:, 0] for losses in found], axis=0).mean())
@@ -153,11 +158,11 @@ def test_a_private_context_is_read_before_the_text_and_stays_in_view_of_a_long_o
     assert cutting.after([4, 4], context).before == [1, 2, 3, 4, 4]
     assert cutting.after([4, 4]).before == [0, 4, 4]
     assert len(cutting.after([*range(room), 4], context).before) == room
-    passages, told = texts(ENOUGH), CanvasSettings(context=context)
-    plain, informed = (canvas_losses([one], passages, [alone(0, 1)], how) for how in (CanvasSettings(), told))
+    heldout, told = texts(ENOUGH), CanvasSettings(context=context)
+    plain, informed = (canvas_losses([one], heldout, [alone(0, 1)], how) for how in (CanvasSettings(), told))
     assert (plain.sums != informed.sums)[plain.sums > 1].all()
     for role in ("core", "base"):
-        unseeing = canvas_losses([replace(one, role=role)], passages, [alone(0, 1)], told)
+        unseeing = canvas_losses([replace(one, role=role)], heldout, [alone(0, 1)], told)
         np.testing.assert_array_equal(plain.sums, unseeing.sums)
 
 
@@ -206,14 +211,14 @@ def test_after_whole_blocks_a_canvas_loses_what_the_block_does_in_a_pass_over_th
     """The model attends to what it reads: an answer of one token, which alone is scored, begins every document's last
     block."""
     process = AllHidden(V, MASK)
-    passages = []
+    heldout = []
     for blocks, text in enumerate(texts(3 * ENOUGH)):
         start = L * (1 + blocks % 3)
         scored = [place == start for place in range(start + L)]
-        passages.append(ScoredText(text.tokens[: start + L], 1, scored=scored))
+        heldout.append(ScoredText(text.tokens[: start + L], 1, scored=scored))
     one = reader(process)
-    found = canvas_losses([one], passages, [alone(0, 1)], CanvasSettings())
-    exact = measure([one.model.denoiser.backbone], process, passages, [0.0], LossSettings(33, repeats=1))
+    found = canvas_losses([one], heldout, [alone(0, 1)], CanvasSettings())
+    exact = measure([one.model.denoiser.backbone], process, heldout, [0.0], LossSettings(33, repeats=1))
     np.testing.assert_allclose(found.sums, exact.sums, rtol=1e-4)
     assert len(np.unique(found.sums.round(3))) > ENOUGH  # what stands before tells
 
@@ -222,17 +227,17 @@ def test_canvases_at_one_place_share_its_prefix_and_lie_evenly_over_the_levels(m
     started = []
     start = Denoiser.start
     monkeypatch.setattr(Denoiser, "start", lambda self, prompts: started.append(prompts) or start(self, prompts))
-    one, passages = reader(PROCESSES["simplex"]), texts(40)
-    found = measure_canvases([one, one], passages, [0.5], CanvasSettings(together=4))
+    one, heldout = reader(PROCESSES["simplex"]), texts(40)
+    found = measure_canvases([one, one], heldout, [0.5], CanvasSettings(together=4))
     assert len(started) == 2 * 40
     assert found.level_tokens.sum() == pytest.approx(40 * 32)
-    alone_found = measure_canvases([one, one], passages, [0.5], CanvasSettings())
-    error = math.hypot(float(found.standard_error()[0]), float(alone_found.standard_error()[0]))
+    alone_found = measure_canvases([one, one], heldout, [0.5], CanvasSettings())
+    error = math.hypot(standard_error(found), standard_error(alone_found))
     assert abs(found.nats_per_token()[0] - alone_found.nats_per_token()[0]) < 4 * error
     spread = [
         np.std(
             [
-                measure_canvases([one, one], passages, [0.5], CanvasSettings(seed=seed, together=together)).sums
+                measure_canvases([one, one], heldout, [0.5], CanvasSettings(seed=seed, together=together)).sums
                 for seed in range(4)
             ],
             axis=0,

@@ -52,8 +52,8 @@ def texts(*lengths, seed=0):
     return [ScoredText([0, *row], 2 * len(row)) for row in rows]
 
 
-def measured(members, passages, combinations, **settings):
-    return code_lengths(members, passages, combinations, CodeSettings(**settings)).sums
+def measured(members, heldout, combinations, **settings):
+    return code_lengths(members, heldout, combinations, CodeSettings(**settings)).sums
 
 
 def step_by_step(members, combination, prompts, tokens):
@@ -141,17 +141,17 @@ def test_the_probabilities_of_all_texts_of_a_length_sum_to_one(length, combinati
 
 
 def test_under_weight_1_an_ensemble_is_that_member():
-    members, passages = [model(1), model(2, 40)], texts(5, 70)
-    both = measured(members, passages, [*(alone(place, 2) for place in (0, 1)), HALVES])
+    members, heldout = [model(1), model(2, 40)], texts(5, 70)
+    both = measured(members, heldout, [*(alone(place, 2) for place in (0, 1)), HALVES])
     for place, one in enumerate(members):
-        np.testing.assert_array_equal(measured([one], passages, [alone(0, 1)])[:, 0], both[:, place])
+        np.testing.assert_array_equal(measured([one], heldout, [alone(0, 1)])[:, 0], both[:, place])
     assert (both[:, 2] != both[:, 0]).all()
 
 
 def test_a_mixture_of_a_member_with_itself_is_the_member():
-    passages = texts(5, 30)
+    heldout = texts(5, 30)
     one, itself = model(1), model(1)
-    found = measured([one, itself], passages, [HALVES, alone(0, 2)])
+    found = measured([one, itself], heldout, [HALVES, alone(0, 2)])
     np.testing.assert_allclose(found[:, 0], found[:, 1], rtol=1e-5)
 
 

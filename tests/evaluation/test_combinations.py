@@ -83,27 +83,27 @@ def test_each_is_computed_once_however_many_need_it():
 
 @PROCESSES
 def test_one_measurement_of_many_is_many_measurements(process, documents):
-    passages = documents(9, 30, 14, 3, vocabulary=200)
+    heldout = documents(9, 30, 14, 3, vocabulary=200)
     members = [tiny_backbone(seed, process=process.name) for seed in range(3)]
     settings = LossSettings(16)
-    found = measure_combinations(members, process, passages, list(COMBINATIONS.values()), settings)
+    found = measure_combinations(members, process, heldout, list(COMBINATIONS.values()), settings)
     for column, combination in enumerate(COMBINATIONS.values()):
-        alone_found = measure_combinations(members, process, passages, [combination], settings)
+        alone_found = measure_combinations(members, process, heldout, [combination], settings)
         np.testing.assert_allclose(found.sums[:, column], alone_found.sums[:, 0], rtol=1e-5)
         np.testing.assert_allclose(found.level_sums[:, column], alone_found.level_sums[:, 0], rtol=1e-4, atol=1e-4)
     default = "leaning" if catalogue.process(process.name).schedule == "leaning" else "mix"
-    shares = measure(members[:2], process, passages, [0.3, 1.0], settings)
+    shares = measure(members[:2], process, heldout, [0.3, 1.0], settings)
     np.testing.assert_allclose(found.sums[:, list(COMBINATIONS).index(default)], shares.sums[:, 0], rtol=1e-5)
     np.testing.assert_allclose(found.sums[:, -1], shares.sums[:, 1], rtol=1e-5)
 
 
 @PROCESSES
 def test_a_sandwich_loses_what_the_light_member_loses_at_the_ends_and_what_both_lose_between(process, documents):
-    passages = documents(*[31] * 6, vocabulary=200)
+    heldout = documents(*[31] * 6, vocabulary=200)
     members = [tiny_backbone(seed, process=process.name) for seed in range(2)]
     light, both = alone(1, 2), Combination(mix, (Constant(0.6), Constant(0.4)))
     sandwich = Combination(mix, (Sandwich(0.6, 0.4), Constant(0.4)))  # its bounds are those of stretches of levels
-    found = measure_combinations(members, process, passages, [light, both, sandwich], LossSettings(32)).level_sums
+    found = measure_combinations(members, process, heldout, [light, both, sandwich], LossSettings(32)).level_sums
     ends = np.isin(np.arange(LEVELS), [0, 1, 8, 9])
     np.testing.assert_allclose(found[ends, 2], found[ends, 0], rtol=1e-5)
     np.testing.assert_allclose(found[~ends, 2], found[~ends, 1], rtol=1e-5)

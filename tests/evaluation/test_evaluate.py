@@ -67,15 +67,15 @@ def bits(found):
 def test_members_and_mixtures_lose_what_they_lose_when_they_are_measured_alone(text, process):
     add_family(process)
     found = evaluate([text], members=["notes"])
-    passages = [scored_text(one, tiny_tokenizer(), 0) for one in texts_of(text)]
+    heldout = [scored_text(one, tiny_tokenizer(), 0) for one in texts_of(text)]
     backbones = [load_backbone(Registry().find(name).folder) for name in ("big", "notes")]
     made = make_process(process, VOCABULARY, CONSTANTS[process])
     # Other documents' noise: documents come in another order.
-    losses = measure(backbones, made, passages, [0.0, 0.4, 1.0], LossSettings(CONTEXT, repeats=12, seed=5))
+    losses = measure(backbones, made, heldout, [0.0, 0.4, 1.0], LossSettings(CONTEXT, repeats=12, seed=5))
     first = found.ensembles[0]  # as `ssd generate` combines them
     own = [bits(found)["big"], first.points[3].figures.bits.value, bits(found)["notes"]]
     assert own == pytest.approx(losses.bits_per_byte().tolist(), rel=0.12)
-    assert (found.documents, found.tokens) == (12, sum(len(passage.tokens) - 1 for passage in passages))
+    assert (found.documents, found.tokens) == (12, sum(len(one_text.tokens) - 1 for one_text in heldout))
     assert found.bytes == sum(len(one.encode()) for one in texts_of(text))
 
 

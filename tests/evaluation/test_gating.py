@@ -145,13 +145,13 @@ def test_a_position_counts_as_often_as_it_is_weighed():
 
 
 def test_whole_texts_and_canvases_are_watched_and_their_losses_stay(documents):
-    passages = documents(*[40] * 12, vocabulary=VOCABULARY)
+    heldout = documents(*[40] * 12, vocabulary=VOCABULARY)
     models = [tiny_backbone(seed, process="simplex") for seed in (0, 1)]
     measured = [
-        lambda extra: measure_combinations(models, PROCESS, passages, [mixture, *extra], LossSettings(16)),
+        lambda extra: measure_combinations(models, PROCESS, heldout, [mixture, *extra], LossSettings(16)),
         lambda extra: canvas_losses(
             [member("", Denoiser(model, PROCESS)) for model in models],
-            passages,
+            heldout,
             [mixture, *extra],
             CanvasSettings(rounds=9),
         ),

@@ -44,53 +44,53 @@ def real_model(process: Any, seed: int) -> BlockDiffusionLM:
     return model
 
 
-def code_length(passage: ScoredText, p: list[float]) -> float:
+def code_length(one_text: ScoredText, p: list[float]) -> float:
     """The nats of a document's tokens but the given first, under these probabilities."""
-    return -sum(math.log(p[token]) for token in passage.tokens[1:])
+    return -sum(math.log(p[token]) for token in one_text.tokens[1:])
 
 
 @pytest.mark.parametrize("window", [4, 8, 12, 40])
 @pytest.mark.parametrize("batch", [1, 3, 100])
 def test_windows_score_every_token_of_a_document_once(unconditional, documents, window, batch):
     """The simplex objective weighs each token by one: what an unconditional model loses is known exactly."""
-    passages = documents(1, 7, 8, 9, 31, 100)
-    losses = measure([unconditional(P)], SIMPLEX, passages, [0.0], LossSettings(window, batch=batch))
+    heldout = documents(1, 7, 8, 9, 31, 100)
+    losses = measure([unconditional(P)], SIMPLEX, heldout, [0.0], LossSettings(window, batch=batch))
     assert losses.sums.shape == (6, 1)
-    expected = [code_length(passage, P) for passage in passages]
+    expected = [code_length(one_text, P) for one_text in heldout]
     np.testing.assert_allclose(losses.sums[:, 0], expected, rtol=1e-5)
     assert losses.tokens.tolist() == [1, 7, 8, 9, 31, 100]
     assert losses.bytes.tolist() == [3, 15, 17, 19, 63, 201]
 
 
 def test_the_masked_loss_is_the_code_length_in_the_mean(unconditional, documents):
-    passages = documents(*[11] * 40)
+    heldout = documents(*[11] * 40)
     settings = LossSettings(window=12, repeats=40, batch=64)
-    losses = measure([unconditional(P)], MASKED, passages, [0.0], settings)
-    errors = losses.sums[:, 0] - [code_length(passage, P) for passage in passages]
+    losses = measure([unconditional(P)], MASKED, heldout, [0.0], settings)
+    errors = losses.sums[:, 0] - [code_length(one_text, P) for one_text in heldout]
     assert abs(errors.mean()) < 4 * errors.std() / math.sqrt(40)
     assert errors.std() < 0.25 * losses.sums.mean()  # such that the mean says something
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_a_mixture_is_the_renormalised_product_of_powers(unconditional, documents, share):
-    passages = documents(9, 30)
+    heldout = documents(9, 30)
     members = [unconditional(P), unconditional(Q)]
     mixed = [Combination(mix, (Constant(1 - share), Constant(share)))]
-    losses = measure_combinations(members, SIMPLEX, passages, mixed, LossSettings(8))
+    losses = measure_combinations(members, SIMPLEX, heldout, mixed, LossSettings(8))
     product = [p ** (1 - share) * q**share for p, q in zip(P, Q, strict=True)]
     product[MASK] = 0.0
     mixture = [x / sum(product) for x in product]
-    expected = [code_length(passage, mixture) for passage in passages]
+    expected = [code_length(one_text, mixture) for one_text in heldout]
     np.testing.assert_allclose(losses.sums[:, 0], expected, rtol=1e-5)
 
 
 @PROCESSES
 def test_a_mixture_at_weight_zero_and_one_is_a_single_member(process, documents):
-    passages = documents(9, 30, 3)
+    heldout = documents(9, 30, 3)
     core, small = real_model(process, 1), real_model(process, 2)
     settings = LossSettings(8)
-    both = measure([core, small], process, passages, [0.0, 0.5, 1.0], settings)
-    alone = [measure([member], process, passages, [0.0], settings).sums[:, 0] for member in (core, small)]
+    both = measure([core, small], process, heldout, [0.0, 0.5, 1.0], settings)
+    alone = [measure([member], process, heldout, [0.0], settings).sums[:, 0] for member in (core, small)]
     np.testing.assert_allclose(both.sums[:, 0], alone[0], rtol=1e-6)
     np.testing.assert_allclose(both.sums[:, 2], alone[1], rtol=1e-6)
     assert (both.sums[:, 1] != both.sums[:, 0]).all()
@@ -107,24 +107,24 @@ def test_a_member_mixed_with_itself_is_itself(process, documents):
 
 @PROCESSES
 def test_a_measurement_repeats_itself_whatever_is_measured_together(process, documents):
-    passages = documents(9, 30, 14, 3)
+    heldout = documents(9, 30, 14, 3)
     model = real_model(process, 1)
-    first = measure([model], process, passages, [0.0], LossSettings(8)).sums
-    np.testing.assert_array_equal(measure([model], process, passages, [0.0], LossSettings(8)).sums, first)
+    first = measure([model], process, heldout, [0.0], LossSettings(8)).sums
+    np.testing.assert_array_equal(measure([model], process, heldout, [0.0], LossSettings(8)).sums, first)
     for other in (LossSettings(8, batch=1), LossSettings(8, batch=3)):
-        np.testing.assert_allclose(measure([model], process, passages, [0.0], other).sums, first, rtol=1e-4)
-    fewer = measure([model], process, passages[:2], [0.0], LossSettings(8)).sums
+        np.testing.assert_allclose(measure([model], process, heldout, [0.0], other).sums, first, rtol=1e-4)
+    fewer = measure([model], process, heldout[:2], [0.0], LossSettings(8)).sums
     np.testing.assert_allclose(fewer, first[:2], rtol=1e-4)
-    seeded = measure([model], process, passages, [0.0], LossSettings(8, seed=1)).sums
+    seeded = measure([model], process, heldout, [0.0], LossSettings(8, seed=1)).sums
     assert (seeded != first).all()
 
 
 def test_repeats_are_averaged_and_differ(documents):
-    passages, model = documents(*[15] * 30), real_model(MASKED, 1)
+    heldout, model = documents(*[15] * 30), real_model(MASKED, 1)
     spread = []
     for repeats in (1, 16):
         runs = [
-            measure([model], MASKED, passages, [0.0], LossSettings(16, repeats, seed, batch=64)).sums[:, 0]
+            measure([model], MASKED, heldout, [0.0], LossSettings(16, repeats, seed, batch=64)).sums[:, 0]
             for seed in range(3)
         ]
         spread.append(np.std(runs, axis=0).mean())
@@ -149,51 +149,6 @@ def test_a_prediction_sees_the_text_before_its_block_and_not_the_text_after():
     assert before[2] != pytest.approx(after[2], rel=1e-5)
 
 
-def made_up(documents: int = 300, seed: int = 0) -> Losses:
-    """Losses of documents of very different lengths, at three weights that go up and down together."""
-    random = np.random.default_rng(seed)
-    tokens = random.integers(5, 400, documents)
-    shared = random.normal(3, 0.5, documents)[:, None]
-    own = random.normal(0, 0.05, (documents, 3))
-    sums = (shared + own + [0, -0.1, 0.2]) * tokens[:, None]
-    return Losses(np.array([0.0, 0.5, 1.0]), sums, tokens, tokens * 4)
-
-
-def bootstrap(losses: Losses, statistic: Any, count: int = 3000) -> np.ndarray:
-    """The standard deviation of a statistic over documents drawn with replacement."""
-    random = np.random.default_rng(1)
-    found = []
-    for _ in range(count):
-        drawn = random.integers(len(losses.tokens), size=len(losses.tokens))
-        found.append(statistic(Losses(losses.weights, losses.sums[drawn], losses.tokens[drawn], losses.bytes[drawn])))
-    return np.std(found, axis=0)
-
-
-def test_the_standard_error_is_that_of_a_bootstrap():
-    losses = made_up()
-    expected = bootstrap(losses, lambda drawn: drawn.nats_per_token())
-    np.testing.assert_allclose(losses.standard_error(), expected, rtol=0.06)
-
-
-def test_the_error_of_a_difference_is_paired_by_document():
-    losses = made_up()
-    mean, error = losses.difference(0.5, 0.0)
-    nats = losses.nats_per_token()
-    assert mean == pytest.approx(nats[0] - nats[1])
-    assert mean == pytest.approx(0.1, abs=4 * error)
-    expected = bootstrap(losses, lambda drawn: drawn.difference(0.5, 0.0)[0])
-    assert error == pytest.approx(float(expected), rel=0.06)
-    assert error < 0.3 * losses.standard_error()[0]
-
-
-def test_a_weight_does_not_differ_from_itself_and_differences_change_sign():
-    losses = made_up()
-    assert losses.difference(0.5, 0.5) == (0, 0)
-    here, there = losses.difference(0.5, 1.0), losses.difference(1.0, 0.5)
-    assert here[0] == -there[0]
-    assert here[1] == there[1]
-
-
 def test_nats_per_token_and_bits_per_byte_are_of_all_documents_together():
     losses = Losses(np.array([0.0, 1.0]), np.array([[8.0, 4.0], [2.0, 6.0]]), np.array([4, 1]), np.array([10, 10]))
     assert losses.nats_per_token().tolist() == [2, 2]
@@ -208,39 +163,39 @@ def test_the_column_of_a_weight_is_the_nearest():
 
 @PROCESSES
 @pytest.mark.parametrize("batch", [1, 3, 100])
-def test_the_stretches_of_levels_add_up_to_the_whole(process, batch, documents):
-    passages = documents(9, 30, 3, 100)
+def test_the_bins_of_levels_add_up_to_the_whole(process, batch, documents):
+    heldout = documents(9, 30, 3, 100)
     members = [real_model(process, 1), real_model(process, 2)]
-    losses = measure(members, process, passages, [0.0, 0.4, 1.0], LossSettings(8, batch=batch))
+    losses = measure(members, process, heldout, [0.0, 0.4, 1.0], LossSettings(8, batch=batch))
     np.testing.assert_allclose(losses.level_sums.sum(0), losses.sums.sum(0), rtol=1e-5)
     assert losses.level_tokens.sum() == pytest.approx(losses.tokens.sum())
 
 
 class OnlyAt(Masked):
-    """The masked process, of which only the losses at the levels of one stretch count."""
+    """The masked process, of which only the losses at the levels of one bin count."""
 
-    stretch = 0
+    chosen_bin = 0
 
     def loss_weights(self, canvas: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return super().loss_weights(canvas, t) * (level_bin(t) == self.stretch)
+        return super().loss_weights(canvas, t) * (level_bin(t) == self.chosen_bin)
 
 
-def test_a_stretch_of_levels_is_what_a_measurement_of_them_alone_finds(documents):
-    passages, members = documents(9, 30, 60), [real_model(MASKED, 1), real_model(MASKED, 2)]
+def test_a_bin_of_levels_is_what_a_measurement_of_them_alone_finds(documents):
+    heldout, members = documents(9, 30, 60), [real_model(MASKED, 1), real_model(MASKED, 2)]
     weights, settings = [0.0, 0.4, 1.0], LossSettings(8)
-    losses = measure(members, MASKED, passages, weights, settings)
+    losses = measure(members, MASKED, heldout, weights, settings)
     alone = OnlyAt(V, MASK)
-    for stretch in range(LEVELS):
-        object.__setattr__(alone, "stretch", stretch)
-        expected = measure(members, alone, passages, weights, settings).sums.sum(0)
-        np.testing.assert_allclose(losses.level_sums[stretch], expected, rtol=1e-5)
+    for chosen_bin in range(LEVELS):
+        object.__setattr__(alone, "chosen_bin", chosen_bin)
+        expected = measure(members, alone, heldout, weights, settings).sums.sum(0)
+        np.testing.assert_allclose(losses.level_sums[chosen_bin], expected, rtol=1e-5)
     assert (losses.level_sums > 0).all(1).sum() >= LEVELS - 2
 
 
 def test_a_model_that_looks_at_nothing_loses_the_same_at_every_level(unconditional, documents):
     """The simplex objective weighs each token by one."""
-    passages = [ScoredText([0] + [2] * 400, 400)]
-    losses = measure([unconditional(P)], SIMPLEX, passages, [0.0], LossSettings(40))
+    heldout = [ScoredText([0] + [2] * 400, 400)]
+    losses = measure([unconditional(P)], SIMPLEX, heldout, [0.0], LossSettings(40))
     np.testing.assert_allclose(losses.nats_by_level(), -math.log(P[2]), rtol=1e-5)
 
 
@@ -256,7 +211,7 @@ def test_a_level_that_no_token_was_noised_to_has_no_loss_and_an_infinite_one_sta
     assert np.isinf(losses.sums).all()
 
 
-def test_stretches_are_of_equal_width_and_take_in_both_ends():
+def test_bins_are_of_equal_width_and_take_in_both_ends():
     assert level_bin(torch.tensor([0.0, 0.05, 0.1001, 0.55, 0.9999, 1.0])).tolist() == [0, 0, 1, 5, 9, 9]
 
 
@@ -279,8 +234,8 @@ def test_an_answer_is_read_after_all_that_was_given_and_after_nothing_that_follo
 
     def loss(changed: int | None) -> float:
         tokens = [(token + 1) % 4 if place == changed else token for place, token in enumerate(text.tokens)]
-        passages = [ScoredText(tokens, 9, scored=scored)]
-        return float(measure([real_model(process, 0)], process, passages, [0.0], LossSettings(24, 8)).sums[0, 0])
+        heldout = [ScoredText(tokens, 9, scored=scored)]
+        return float(measure([real_model(process, 0)], process, heldout, [0.0], LossSettings(24, 8)).sums[0, 0])
 
     assert all(loss(place) != loss(None) for place in (1, 8, 9))
     assert all(loss(place) == loss(None) for place in (14, 17, 20))
@@ -317,10 +272,10 @@ class Hurry(Pace):
 
 @pytest.mark.parametrize(("looks", "whole"), [(1, 1), (5, 1), (6, 2), (11, 2), (12, 3)])
 def test_when_the_time_is_over_the_documents_that_are_measured_whole_count(looks, whole, documents):
-    passages, model = documents(30, 9, 40, 14), real_model(MASKED, 1)
-    everything = measure([model], MASKED, passages, [0.0], LossSettings(8, batch=2))
+    heldout, model = documents(30, 9, 40, 14), real_model(MASKED, 1)
+    everything = measure([model], MASKED, heldout, [0.0], LossSettings(8, batch=2))
     hurry = Hurry(looks)
-    found = measure([model], MASKED, passages, [0.0], LossSettings(8, batch=2, pace=hurry))
+    found = measure([model], MASKED, heldout, [0.0], LossSettings(8, batch=2, pace=hurry))
     assert len(found.tokens) == whole
     np.testing.assert_allclose(found.sums, everything.sums[:whole], rtol=1e-4)
     np.testing.assert_allclose(found.level_sums.sum(0), found.sums.sum(0), rtol=1e-5)
@@ -364,8 +319,8 @@ def test_the_grid_goes_from_the_core_alone_to_the_small_model_alone():
     ],
 )
 def test_the_best_weight_is_the_one_of_the_least_loss(unconditional, ones, twos, best):
-    passages = [ScoredText([0, *[1, 2] * min(ones, twos), *[1] * (ones - twos), *[2] * (twos - ones)], 16)] * 2
-    losses = measure([unconditional(ONES), unconditional(TWOS)], Simplex(3), passages, GRID, LossSettings(8))
+    heldout = [ScoredText([0, *[1, 2] * min(ones, twos), *[1] * (ones - twos), *[2] * (twos - ones)], 16)] * 2
+    losses = measure([unconditional(ONES), unconditional(TWOS)], Simplex(3), heldout, GRID, LossSettings(8))
     assert best_weight(losses) == best
     nats = losses.nats_per_token()
     assert nats[losses.place(best)] == nats[1:].min()

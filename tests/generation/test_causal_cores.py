@@ -12,7 +12,8 @@ from ssdcli.errors import UsageError
 from tests.pulled import add_causal
 from tests.tiny import BLOCK, add_tiny, tiny_tokenizer
 
-OPTIONS = Options(max_tokens=2 * BLOCK + 3, seed=3)
+TOKENS = 2 * BLOCK + 3
+OPTIONS = Options(max_tokens=TOKENS, seed=3)
 
 
 @pytest.fixture(autouse=True)
@@ -37,14 +38,14 @@ def test_the_order_is_from_the_left_unless_another_is_named():
     writer = load(None, ["notes"])
     usual = writer.generate("Dear", OPTIONS)
     assert writer.generate("Dear", OPTIONS, sampler="left-to-right").text == usual.text
-    assert usual.steps == 3 * BLOCK
-    assert [member.forward_passes for member in usual.members] == [3 * BLOCK, 3 * BLOCK]
+    assert usual.steps == TOKENS
+    assert [member.forward_passes for member in usual.members] == [TOKENS, TOKENS]
     others = {writer.generate("Dear", OPTIONS, sampler=name).text for name in ("top-k", "ancestral")}
     assert usual.text not in others
 
 
 def test_beside_others_a_core_may_be_asked_for_fewer_steps():
-    assert load(None, ["notes"]).generate("Dear", OPTIONS, steps=4).steps == 3 * 4
+    assert load(None, ["notes"]).generate("Dear", OPTIONS, steps=4).steps == 4 + 4 + 2  # two tokens a step
     assert load(None, ["notes"]).generate("Dear", OPTIONS, sampler="threshold=0.5", remask=0.2).tokens
 
 
@@ -78,7 +79,7 @@ def test_an_ending_is_scored_where_a_block_is_predicted_at_once():
 
 def test_a_contrast_with_a_causal_core_takes_a_step_for_each_token():
     writer = load(None, ["notes"], blend=Blend(rule="contrast"))
-    assert writer.generate("Dear", OPTIONS, context="cold").steps == 3 * BLOCK
+    assert writer.generate("Dear", OPTIONS, context="cold").steps == TOKENS
     with pytest.raises(UsageError, match=f"4 steps for {BLOCK} tokens"):
         writer.generate("Dear", OPTIONS, context="cold", steps=4)
 
@@ -86,7 +87,7 @@ def test_a_contrast_with_a_causal_core_takes_a_step_for_each_token():
 def test_a_schedule_may_pause_the_core():
     writer = load(None, ["notes"], blend=Blend(schedule="sandwich:0.5"))
     core, notes = writer.generate("Dear", OPTIONS).members
-    assert 0 < core.forward_passes < notes.forward_passes == 3 * BLOCK
+    assert 0 < core.forward_passes < notes.forward_passes == TOKENS
 
 
 def test_every_sampler_writes_a_whole_text_beside_a_causal_core():
@@ -104,6 +105,17 @@ def test_a_text_ends_before_a_stop_string():
     stopped = load("core").generate("Dear", OPTIONS, stop=(stop,))
     assert stopped.text == text[: text.index(stop)]
     assert stopped.finish_reason == "stop"
+    assert stopped.steps == stopped.tokens  # and none to the end of the block
+
+
+def test_a_text_that_stops_early_takes_the_steps_of_its_own_in_a_batch():
+    writer = load(None, ["notes"])
+    requests = [Request("Dear", seed=3), Request("stairs are dark", seed=4)]
+    stop = (writer.generate("Dear", OPTIONS).text[2:4],)
+    results = writer.generate_batch(requests, replace(OPTIONS, stop=stop))
+    alone = [writer.generate(one.prompt, OPTIONS, seed=one.seed, stop=stop) for one in requests]
+    assert [(one.text, one.members) for one in results] == [(one.text, one.members) for one in alone]
+    assert results[0].steps < TOKENS
 
 
 def test_every_token_is_explained():

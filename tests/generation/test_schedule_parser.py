@@ -108,7 +108,7 @@ def test_a_base_has_the_weight_of_its_small_model_negated(file):
     _, notes, base = scheduled(file("notes = [[1, 0.2], [0, 0.4]]"))
     for t in (1.0, 0.7, 0.0):
         assert base.weight_at(t) == -notes.weight_at(t) != 0
-    with pytest.raises(UsageError, match="names 'base', which is no member"):
+    with pytest.raises(UsageError, match="names 'base', which is not a member"):
         schedules(file("base = [[1, 0.2]]"), CONTRASTED, "simplex")
 
 
@@ -135,7 +135,7 @@ def test_a_contrast_keeps_its_core(file):
         ("big = [[0, 1], [1, 1]]", "levels that fall from 1 to 0"),
         ("big = [[1, -0.1]]", "outside \\[0, 1\\] for 'big'"),
         ("big = [[2, 0.1]]", "outside \\[0, 1\\] for 'big'"),
-        ("bog = [[1, 1]]", "names 'bog', which is no member"),
+        ("bog = [[1, 1]]", "names 'bog', which is not a member"),
         ("big = [[", "is not valid TOML"),
         ("big = [[1, 0]]\nnotes = [[1, 1], [0.5, 0], [0, 0]]", "lets no member run at noise level 0.5"),
     ],

@@ -238,12 +238,12 @@ def test_characters_and_stop_strings_may_lie_across_blocks():
     assert writer.generate("a", stop=("nowhere",)).text == text
 
 
-def test_text_is_heard_of_as_it_is_committed():
+def test_text_is_reported_as_it_is_committed():
     writer, _ = scripted("the stairs are dark and cold and dark")
-    heard = []
-    result = writer.generate("a", on_text=heard.append)
-    assert "".join(heard) == result.text
-    assert len(heard) > 1
+    reported = []
+    result = writer.generate("a", on_text=reported.append)
+    assert "".join(reported) == result.text
+    assert len(reported) > 1
 
 
 def test_results_come_in_order_and_as_soon_as_they_can():

@@ -162,21 +162,21 @@ def test_weights_that_are_not_all_there_are_refused_by_name(hub, there, shards, 
 
 
 def test_files_arrive_whole_and_every_byte_is_reported_once(hub):
-    listing, heard = look(REPO), []
-    paths = fetch(listing, small_files(listing) + weight_files(listing, [], []), heard.append)
+    listing, reported = look(REPO), []
+    paths = fetch(listing, small_files(listing) + weight_files(listing, [], []), reported.append)
     assert {name: path.read_bytes() for name, path in paths.items()} == {name: FILES[name] for name in paths}
-    assert sum(heard) == sum(len(FILES[name]) for name in paths)
+    assert sum(reported) == sum(len(FILES[name]) for name in paths)
 
 
 def test_what_is_in_the_cache_is_not_fetched_again_but_reported(hub):
-    listing, heard = look(REPO), []
+    listing, reported = look(REPO), []
     weights = weight_files(listing, [], [])
     assert ours.to_fetch(listing, weights) == len(WEIGHTS)
     for _ in range(2):
-        heard.clear()
-        fetch(listing, weights, heard.append)
+        reported.clear()
+        fetch(listing, weights, reported.append)
         assert ours.to_fetch(listing, weights) == 0
-    assert sum(heard) == len(WEIGHTS)
+    assert sum(reported) == len(WEIGHTS)
     assert len(hub.downloads(SHARD)) == 1
 
 

@@ -160,10 +160,10 @@ def test_the_digest_of_a_linked_file_is_not_computed_again(hub, registry, tmp_pa
 
 
 def test_the_bytes_of_the_weights_are_told_as_they_arrive(hub, registry):
-    planned, heard, events = plan(RepoId(NAME)), [], []
-    pull(planned, "tiny", registry, Watch(heard.append, lambda: events.append(len(heard))))
-    assert sum(heard) == planned.weight_bytes
-    assert events == [len(heard)]
+    planned, reported, events = plan(RepoId(NAME)), [], []
+    pull(planned, "tiny", registry, Watch(reported.append, lambda: events.append(len(reported))))
+    assert sum(reported) == planned.weight_bytes
+    assert events == [len(reported)]
 
 
 def test_what_is_registered_already_is_recognised_by_its_commit(hub, source, registry):

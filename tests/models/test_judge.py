@@ -56,7 +56,7 @@ def test_it_reads_as_far_as_its_window_goes(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "spoil", "said"),
     [
-        ("roberta", lambda folder: None, "is no trained causal language model"),
+        ("roberta", lambda folder: None, "is not a trained causal language model"),
         ("qwen3", lambda folder: (folder / "model.safetensors").unlink(), "cannot be read"),
         ("qwen3", lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json cannot be read"),
         (
@@ -78,7 +78,7 @@ def test_a_model_without_a_trained_head_is_refused(tmp_path):
     write_checkpoint(tmp_path, "llama")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": config["num_hidden_layers"] + 1}))
-    with pytest.raises(SsdError, match="no trained causal"):
+    with pytest.raises(SsdError, match="not a trained causal"):
         load_judge(tmp_path)
 
 

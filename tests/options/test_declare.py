@@ -13,7 +13,7 @@ from ssdcli.cli.flags import convert, resolve, with_flags
 from ssdcli.cli.help import use_panels
 from ssdcli.errors import UsageError
 from ssdcli.options.checks import above, at_least, between, each, multiple_of, one_of
-from ssdcli.options.declare import Source, build, check_options, check_value, group, option, settings_of
+from ssdcli.options.declare import ValueSource, build, check_options, check_value, group, option, settings_of
 
 SETTINGS = [found for command in app.app.registered_commands if (found := getattr(command.callback, "settings", None))]
 
@@ -120,7 +120,7 @@ def test_every_default_is_what_its_annotation_and_its_check_allow(cls):
         default = member.default
         if default is not None and default is not MISSING:
             assert convert(default, kind) == default
-            check_value(member, default, Source(f"{member.name}="))
+            check_value(member, default, ValueSource(f"{member.name}="))
 
 
 def test_a_group_may_leave_options_out_and_none_is_there_twice():

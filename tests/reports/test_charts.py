@@ -46,10 +46,6 @@ def polylines(svg: str) -> list[list[tuple[float, float]]]:
     return [[tuple(map(float, place.split(","))) for place in line.get("points", "").split()] for line in lines]
 
 
-def curves_svg(lines: dict[str, list[tuple[float, float]]], title: str = "") -> str:
-    return charts.to_svg(charts.curves(lines, title, ("share", "perplexity")))
-
-
 class TestPictures:
     PICTURES = (
         lambda title: loss_curve_svg(history(40), title),
@@ -60,8 +56,6 @@ class TestPictures:
         lambda title: levels_svg({}, title),
         lambda title: bars_svg([0, 3, 40, 7], title),
         lambda title: bars_svg([], title),
-        lambda title: curves_svg({"one": [(0.0, 3.0), (0.5, 2.0)]}, title),
-        lambda title: curves_svg({}, title),
     )
 
     @pytest.mark.parametrize("picture", PICTURES)
@@ -222,19 +216,6 @@ class TestLevels:
             for members in (LEVELS, {**LEVELS, "core": [math.nan] * 10})
         ]
         assert styles == [["first", "second"], ["second"]]
-
-
-class TestCurves:
-    def test_lines_are_named_with_their_last_values_over_named_axes(self):
-        svg = curves_svg({"fast": [(4, 9.0), (16, 8.0)], "slow": [(4, 7.0), (16, 6.5)]})
-        assert {"fast 8.000", "slow 6.500", "perplexity"} <= set(texts(svg))
-        fast, slow = polylines(svg)
-        assert [x for x, _ in fast] == [x for x, _ in slow]
-        assert all(y < other for (_, y), (_, other) in zip(fast, slow, strict=True))  # a higher value is higher
-
-    def test_one_point_is_enough_and_none_is_a_sentence(self):
-        assert "one 3.000" in texts(curves_svg({"one": [(8, 3.0)]}))
-        assert texts(curves_svg({"one": [(8, math.nan)]}, "notes")) == ["notes", "Nothing was measured."]
 
 
 class TestBars:

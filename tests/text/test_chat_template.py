@@ -42,10 +42,10 @@ def test_a_document_has_the_context_and_the_turns_as_paragraphs(turns, context, 
         ([HELLO, Message("assistant", "")], "", ["Hello\n\n"]),
     ],
 )
-def test_stretches_are_the_answers_of_a_document_and_what_is_given_before_them(turns, context, parts):
+def test_runs_are_the_answers_of_a_document_and_what_is_given_before_them(turns, context, parts):
     found = sections(turns, context)
-    assert [stretch.text for stretch in found] == parts
-    assert [stretch.text for stretch in found if stretch.written] == [
+    assert [run.text for run in found] == parts
+    assert [run.text for run in found if run.written] == [
         turn.content for turn in turns if turn.role == "assistant" and turn.content
     ]
     assert "".join(parts).removesuffix(BETWEEN) == document(turns, context).removesuffix(BETWEEN)

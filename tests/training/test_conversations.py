@@ -54,12 +54,12 @@ def test_held_out_conversations_are_measured_by_their_answers(tmp_path):
     prepared = prepare(settings(rows(tmp_path / "a.jsonl", 60, 0)), Registry())
     found = heldout_texts(prepared.store, prepared.tokenizer, 10_000)
     assert len(found) == prepared.store.info.heldout.documents
-    for passage in found:
-        assert passage.scored is not None
-        answer = [token for token, counts in zip(passage.tokens, passage.scored, strict=True) if counts]
+    for one_text in found:
+        assert one_text.scored is not None
+        answer = [token for token, counts in zip(one_text.tokens, one_text.scored, strict=True) if counts]
         text = tiny_tokenizer().decode(answer)
         assert text.startswith("The boiler is ")
-        assert passage.bytes == len(text.encode())
+        assert one_text.bytes == len(text.encode())
 
 
 def test_ends_between_answers_are_no_part_of_what_is_measured(tmp_path):
@@ -69,8 +69,8 @@ def test_ends_between_answers_are_no_part_of_what_is_measured(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     prepared = prepare(settings(str(tmp_path / "a.jsonl")), Registry())
     assert (prepared.store.heldout_marks == CLOSING).sum() > prepared.store.info.heldout.documents + 1
-    for passage in heldout_texts(prepared.store, prepared.tokenizer, 10_000):
-        assert list(passage.tokens).count(prepared.end) == 1
+    for one_text in heldout_texts(prepared.store, prepared.tokenizer, 10_000):
+        assert list(one_text.tokens).count(prepared.end) == 1
 
 
 def test_the_answer_of_a_long_prompt_is_measured(tmp_path):
@@ -80,7 +80,7 @@ def test_the_answer_of_a_long_prompt_is_measured(tmp_path):
     prepared = prepare(settings(str(tmp_path / "a.jsonl")), Registry())
     found = heldout_texts(prepared.store, prepared.tokenizer, 10_000)
     assert found
-    assert all(any(passage.counted) for passage in found)
+    assert all(any(one_text.counted) for one_text in found)
 
 
 @pytest.mark.parametrize("format", ["turns", "chat"])

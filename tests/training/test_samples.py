@@ -53,27 +53,27 @@ def test_every_author_goes_on_from_the_beginnings_of_three_documents(process):
 
 
 def test_samples_repeat_themselves_and_each_document_has_noise_of_its_own():
-    passages = documents(TEXT, TEXT)
-    first, again = (write_samples({"small": author()}, passages, tiny_tokenizer(), FOREVER) for _ in range(2))
+    heldout = documents(TEXT, TEXT)
+    first, again = (write_samples({"small": author()}, heldout, tiny_tokenizer(), FOREVER) for _ in range(2))
     assert first == again
     assert first[0].written != first[1].written
 
 
 def test_a_short_document_is_read_to_its_half_and_a_shorter_one_not_at_all():
-    passages = [ScoredText([END, *range(20, 30)], 10), ScoredText([END, *range(20, 24)], 4)]
-    (sample,) = write_samples({"small": author()}, passages, tiny_tokenizer(), FOREVER)
+    heldout = [ScoredText([END, *range(20, 30)], 10), ScoredText([END, *range(20, 24)], 4)]
+    (sample,) = write_samples({"small": author()}, heldout, tiny_tokenizer(), FOREVER)
     assert sample.opening == tiny_tokenizer().decode(list(range(20, 25)))
     assert sample.real == tiny_tokenizer().decode(list(range(25, 30)))
-    assert write_samples({"small": author()}, passages[1:], tiny_tokenizer(), FOREVER) == []
+    assert write_samples({"small": author()}, heldout[1:], tiny_tokenizer(), FOREVER) == []
 
 
 @pytest.mark.parametrize("others", [(), (END,)])
 def test_a_text_stops_at_any_of_its_ends(others):
     """A model of weights drawn by chance writes no end of its own: a token that it does write is made one."""
-    passages, one = documents(TEXT), author()
-    whole = subject._go_on(one, [passages[0].tokens[1:13]], FOREVER)[0]
+    heldout, one = documents(TEXT), author()
+    whole = subject._go_on(one, [heldout[0].tokens[1:13]], FOREVER)[0]
     end = whole[5]
-    (text,) = subject._go_on(author(ends=(*others, end)), [passages[0].tokens[1:13]], FOREVER)
+    (text,) = subject._go_on(author(ends=(*others, end)), [heldout[0].tokens[1:13]], FOREVER)
     assert text == whole[: whole.index(end)]
 
 

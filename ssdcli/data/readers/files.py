@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import cast
 
 from ssdcli.data.documents import Document, ReadReport, printable
-from ssdcli.data.readers.formats import FORMATS, PLAIN, UNNAMED, Format
-from ssdcli.data.streams import ByteStream, Source, byte_chunks, looks_binary, read_head
+from ssdcli.data.readers.formats import FORMATS, PLAIN, UNNAMED, Format, recognised
+from ssdcli.data.reading import AS_USUAL, Reading
+from ssdcli.data.streams import ByteStream, Source, byte_chunks, read_head
 from ssdcli.errors import UsageError
+from ssdcli.machine.encodings import looks_binary
 from ssdcli.options.declare import STREAM
 
 _HIDDEN_FOLDERS = frozenset({"node_modules", "__pycache__"})
 
 
-def read_documents(sources: Sequence[str], report: ReadReport) -> Iterator[Document]:
+def read_documents(sources: Sequence[str], report: ReadReport, reading: Reading = AS_USUAL) -> Iterator[Document]:
     """Yield the documents of files, folders (recursively, in sorted order) and `-`, standard input.
 
     Raises UsageError at once, before anything is read, if a source does not exist. What cannot be used is counted in
@@ -32,7 +34,7 @@ def read_documents(sources: Sequence[str], report: ReadReport) -> Iterator[Docum
     for source in sources:
         if source != STREAM:
             _require_existing(source)
-    return chain.from_iterable(_read_source(source, report) for source in sources)
+    return chain.from_iterable(_read_source(source, report, reading) for source in sources)
 
 
 def _require_existing(source: str) -> None:
@@ -45,13 +47,13 @@ def _require_existing(source: str) -> None:
         raise UsageError(problem, "Check the path; '-' stands for standard input.") from error
 
 
-def _read_source(source: str, report: ReadReport) -> Iterator[Document]:
+def _read_source(source: str, report: ReadReport, reading: Reading) -> Iterator[Document]:
     if source == STREAM:
-        yield from _count_file(_read_standard_input(report), "standard input", report)
+        yield from _count_file(_read_standard_input(report, reading), "standard input", report)
         return
     path = Path(source)
     for file in _files(path, report) if path.is_dir() else [path]:
-        yield from _count_file(_read_path(file, report), printable(str(file)), report)
+        yield from _count_file(_read_path(file, report, reading), printable(str(file)), report)
 
 
 def _files(folder: Path, report: ReadReport) -> Iterator[Path]:
@@ -102,7 +104,7 @@ def _count_file(documents: Iterator[Document], name: str, report: ReadReport) ->
         report.skip("empty", name)
 
 
-def _read_path(path: Path, report: ReadReport) -> Iterator[Document]:
+def _read_path(path: Path, report: ReadReport, reading: Reading) -> Iterator[Document]:
     name = printable(str(path))
     packed = path.suffix.lower() == ".gz"
     suffix = (path.with_suffix("") if packed else path).suffix.lower()
@@ -110,12 +112,12 @@ def _read_path(path: Path, report: ReadReport) -> Iterator[Document]:
     how = FORMATS.get(suffix, PLAIN) if path.is_file() else UNNAMED
     with gzip.open(path) if packed else path.open("rb") as file:
         chunks = byte_chunks(_buffered(file), name, report)
-        yield from _read(how, Source(name, chunks, report, None if packed else path))
+        yield from _read(how, Source(name, chunks, report, None if packed else path, reading))
 
 
-def _read_standard_input(report: ReadReport) -> Iterator[Document]:
+def _read_standard_input(report: ReadReport, reading: Reading) -> Iterator[Document]:
     chunks = byte_chunks(_buffered(sys.stdin.buffer), "standard input", report)
-    yield from _read(UNNAMED, Source("standard input", chunks, report))
+    yield from _read(UNNAMED, Source("standard input", chunks, report, reading=reading))
 
 
 def _buffered(stream: object) -> ByteStream:
@@ -127,8 +129,9 @@ def _read(how: Format, source: Source) -> Iterator[Document]:
     """Read a source by its format; one that holds bytes where text should be is counted as binary."""
     if not how.binary:
         head = read_head(source.chunks)
-        if looks_binary(head):
+        source = replace(source, chunks=chain([head], source.chunks))
+        how = (recognised(head) if how in (PLAIN, UNNAMED) else None) or how
+        if not how.binary and looks_binary(head):
             source.skip("binary")
             return
-        source = replace(source, chunks=chain([head], source.chunks))
     yield from how.read(source)

@@ -1,93 +1,233 @@
-"""HTML: the text that a browser would show."""
+"""HTML: the text that a browser would show, of the tree that HTML's own rules make (the library is selectolax)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from html.parser import HTMLParser
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ssdcli.data.documents import Document
 from ssdcli.data.readers.text import text_documents
 from ssdcli.data.streams import Source
 
-MAX_PAGE_CHARACTERS = 16 << 20
+if TYPE_CHECKING:
+    from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-_UNSEEN = frozenset({"script", "style", "template", "noscript", "head", "svg", "iframe", "object"})
-_HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6", "hr"})
-_PARAGRAPHS = _HEADINGS | {"p", "div", "ul", "ol", "dl", "table", "pre", "blockquote", "figure", "form"}
-_PARAGRAPHS |= {"section", "article", "header", "footer", "main", "aside", "nav"}
-_LINES = frozenset({"br", "li", "tr", "dt", "dd", "option"})
+MAX_PAGE_BYTES = 16 << 20
+MAX_DEPTH = 5_000  # of elements in elements, for which the library takes time by the square; browsers stop at 512
 
+_UNSEEN = frozenset({"head", "script", "style", "template", "noscript", "iframe", "object", "audio", "video", "canvas"})
+_UNSEEN |= {"datalist", "meter", "progress", "rp", "area", "base", "link", "meta", "param", "source", "track", "title"}
+_UNSEEN |= {"noembed", "noframes", "annotation", "annotation-xml", "desc", "metadata", "defs"}
+_APART = frozenset({"h1", "h2", "h3", "h4", "h5", "h6", "hr", "p", "ul", "ol", "dl", "table", "pre", "blockquote"})
+_APART |= {"figure", "form", "fieldset"}  # a blank line before and after; the others below begin a line
+_LINES = frozenset(
+    {"address", "article", "aside", "body", "caption", "center", "dd", "details", "dialog", "dir", "div"}
+)
+_LINES |= {"dt", "figcaption", "footer", "header", "hgroup", "html", "legend", "li", "main", "menu", "nav", "optgroup"}
+_LINES |= {"option", "search", "section", "select", "summary", "tbody", "textarea", "tfoot", "thead", "tr", "text"}
+_SPACED = frozenset({"button", "label", "output"})  # side by side, but never one word
+_PREFORMATTED = frozenset({"pre", "textarea", "listing", "xmp", "plaintext"})
+_CELLS = frozenset({"td", "th"})
+_VOID = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
 
-class _Visible(HTMLParser):
-    """Collects the visible text of a page, with white space collapsed as in a browser."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: list[str] = []
-        self._unseen = ""  # the outermost hidden element that is open, with `_depth` of its kind
-        self._depth = 0
-        self._preformatted = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Enter an element."""
-        if not self._unseen and tag in _UNSEEN:
-            self._unseen = tag
-        self._depth += tag == self._unseen
-        self._preformatted += tag == "pre"
-        self._break(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Pass an element without content."""
-        self._break(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        """Leave an element."""
-        self._depth -= tag == self._unseen
-        if self._depth == 0:
-            self._unseen = ""
-        self._preformatted = max(0, self._preformatted - (tag == "pre"))
-        self._break(tag)
-
-    def handle_data(self, data: str) -> None:
-        """Collect text that is not hidden."""
-        if self._unseen:
-            return
-        if not self._preformatted:
-            data = re.sub(r"\s+", " ", data)
-            data = data.lstrip(" ") if not self.parts or self.parts[-1].endswith((" ", "\n")) else data
-        self.parts.append(data)
-
-    def _break(self, tag: str) -> None:
-        if not self._unseen and tag in _PARAGRAPHS | _LINES:
-            self.parts.append("\n\n" if tag in _PARAGRAPHS else "\n")
-
-
-def visible_text(page: str) -> str:
-    """The text of an HTML page with blank lines between paragraphs; ValueError if the page is broken."""
-    parser = _Visible()
-    try:
-        parser.feed(page)
-        parser.close()
-    except AssertionError as error:  # the parser raises it for declarations that HTML does not have
-        raise ValueError(str(error)) from error
-    text = re.sub(r" +\n", "\n", "".join(parser.parts))
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+_BLANKS = re.compile(r"[ \t\n\f\r]+")
+_HIDES = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))", re.IGNORECASE)
+_SHOWS = re.compile(r"display\s*:(?!\s*none)", re.IGNORECASE)
+_AT_RULE = re.compile(r"@[^{};]+\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}|/\*.*?\*/", re.DOTALL)
+_RULE = re.compile(r"([^{}]+)\{([^{}]*)\}")
+_DECLARED = re.compile(
+    rb"<meta[^>]+?charset\s*=\s*[\"']?\s*([\w.:()-]+)|<\?xml[^>]+?encoding\s*=\s*[\"']([\w.:-]+)", re.I
+)
+_COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
+_CLOSED = re.compile(rf"<(?!(?:{_VOID})\b)([A-Za-z][\w:-]*)((?:\s[^<>]*)?)/>", re.IGNORECASE)
+_OPENED = re.compile(rf"<(?!(?:{_VOID}|p|li|tr|td|th|dt|dd|option|optgroup|thead|tbody|tfoot)\b)[a-z]", re.IGNORECASE)
+_PRESCAN = 4096  # bytes, in which a page declares its encoding; the WHATWG has browsers look at 1,024
 
 
 def read_html(source: Source) -> Iterator[Document]:
-    """Read an HTML page as one document, or as several if it is long; a broken or huge one is counted as skipped."""
-    parts: list[str] = []
-    length = 0
-    for chunk in source.text():
-        length += len(chunk)
-        if length > MAX_PAGE_CHARACTERS:
-            source.skip("HTML of more than 16 M characters")
-            return
-        parts.append(chunk)
-    try:
-        text = visible_text("".join(parts))
-    except ValueError:
-        source.skip("broken HTML")
+    """Read an HTML page as one document, or as several if it is long; a huge one is counted as skipped."""
+    data = source.whole(MAX_PAGE_BYTES)
+    if data is None:
+        source.skip("HTML of more than 16 MiB")
         return
-    yield from text_documents([text], source.name, source.report)
+    page = source.decoded(data, declared_charset(data))
+    if is_too_deep(page):
+        source.skip(f"HTML nested more than {MAX_DEPTH:,} deep")
+        return
+    yield from text_documents([visible_text(page)], source.name, source.report)
+
+
+def declared_charset(page: bytes) -> str | None:
+    """The label of the encoding that a page or an XML document declares."""
+    found = _DECLARED.search(_COMMENT.sub(b"", page[:_PRESCAN]))
+    return None if found is None else (found[1] or found[2]).decode("ascii", "replace")
+
+
+def is_too_deep(page: str) -> bool:
+    """Whether more elements are open at once than any real page has, which would take the library minutes."""
+    opened, closed = len(_OPENED.findall(page)), page.count("</")
+    return opened - closed > MAX_DEPTH
+
+
+def visible_text(page: str, left_out: Sequence[str] = ()) -> str:
+    """The text of an HTML page with blank lines between paragraphs, and tabs between the cells of a table.
+
+    left_out: CSS selectors of what is not to be shown.
+    """
+    from selectolax.lexbor import LexborHTMLParser
+
+    if page.lstrip("\ufeff \n\r\t").startswith("<?xml"):
+        page = _CLOSED.sub(r"<\1\2></\1>", page)  # in HTML, <title/> would begin a title
+    parser = LexborHTMLParser(page)
+    root = parser.root
+    return "" if root is None else _shown_text(root, _hidden_nodes(parser, left_out))
+
+
+def _hidden_nodes(parser: LexborHTMLParser, left_out: Sequence[str]) -> frozenset[int]:
+    """The memory ids of nodes that style sheets or the caller hide."""
+    sheets = " ".join(style.text() for style in parser.css("style"))
+    rules = _RULE.findall(_AT_RULE.sub("", sheets))
+    selectors = [*left_out, *(selector for selector, body in rules if _HIDES.search(body))]
+    hidden: set[int] = set()
+    for selector in selectors:
+        try:
+            hidden |= {node.mem_id for node in parser.css(selector.strip())}
+        except Exception:  # a selector that the library does not know hides nothing
+            continue
+    return frozenset(hidden)
+
+
+@dataclass
+class _Lines:
+    """Text while it is laid out: pieces, and between them the line breaks that are wanted.
+
+    cells: of the table row that is open.
+    """
+
+    parts: list[str] = field(default_factory=list)
+    cells: list[str] = field(default_factory=list)
+    breaks: int = 0
+
+    def flow(self, text: str) -> None:
+        """Add text in which blanks are one space, and none at the beginning of a line."""
+        text = _BLANKS.sub(" ", text)
+        if text.startswith(" ") and (self.breaks or not self.parts or self.parts[-1].endswith((" ", "\n", "\t"))):
+            text = text[1:]
+        if text:
+            self._put(text)
+
+    def preformatted(self, text: str) -> None:
+        """Add text as it is."""
+        if text:
+            self._put(text)
+
+    def break_line(self, lines: int) -> None:
+        """Want so many line ends before what comes next, if something came before."""
+        self.breaks = max(self.breaks, lines if self.parts else 0)
+
+    def line_end(self) -> None:
+        """Add a line end, as <br> does."""
+        self._put("")
+        self.parts.append("\n")
+
+    def _put(self, text: str) -> None:
+        if self.breaks and self.parts:
+            self.parts[-1] = self.parts[-1].rstrip(" ")
+            ended = self.parts[-1].endswith("\n") and self.breaks == 1
+            self.parts.append("\n" * (self.breaks - ended))
+        self.breaks = 0
+        self.parts.append(text)
+
+    @property
+    def text(self) -> str:
+        """What has been laid out."""
+        text = re.sub(r" +\n", "\n", "".join(self.parts).replace("\xa0", " "))
+        return re.sub(r"\n{3,}", "\n\n", text).strip(" \n")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A node to enter, or an element to leave.
+
+    seen: whether text directly in it is shown: not in a drawing, outside its <text>.
+    preformatted: whether its blanks are kept.
+    """
+
+    node: LexborNode
+    seen: bool = True
+    preformatted: bool = False
+    leaves: bool = False
+
+
+def _shown_text(root: LexborNode, hidden: frozenset[int]) -> str:
+    """The text below a node; without recursion, since pages can be as deep as they are long."""
+    stack, open_cells = [_Step(root)], [_Lines()]
+    while stack:
+        step = stack.pop()
+        node, tag, lines = step.node, step.node.tag or "", open_cells[-1]
+        if step.leaves:
+            _leave(tag, open_cells)
+        elif tag == "-text":
+            if step.seen:
+                (lines.preformatted if step.preformatted else lines.flow)(node.text_content or "")
+        elif not tag.startswith("-") and _is_shown(node, tag, hidden):
+            _enter(node, tag, open_cells)
+            seen = tag in ("text", "foreignobject") or (step.seen and tag != "svg")
+            stack.append(_Step(node, leaves=True))
+            inner = step.preformatted or tag in _PREFORMATTED
+            children = list(node.iter(include_text=True))
+            stack += [_Step(child, seen, inner) for child in reversed(children)]
+    return open_cells[0].text
+
+
+def _is_shown(node: LexborNode, tag: str, hidden: frozenset[int]) -> bool:
+    if tag in _UNSEEN:
+        return False
+    attributes = node.attributes
+    if not attributes and not hidden:
+        return tag != "dialog"
+    style = attributes.get("style") or ""
+    if "hidden" in attributes or _HIDES.search(style) or (tag == "dialog" and "open" not in attributes):
+        return False
+    return node.mem_id not in hidden or bool(_SHOWS.search(style))
+
+
+def _enter(node: LexborNode, tag: str, open_cells: list[_Lines]) -> None:
+    lines = open_cells[-1]
+    if tag in _CELLS:
+        open_cells.append(_Lines())
+    elif tag == "br":
+        lines.line_end()
+    elif tag == "rt":  # how ruby is read aloud
+        lines.flow("(")
+    elif tag == "input" and node.attributes.get("type") in ("submit", "button", "reset"):
+        lines.flow(f" {node.attributes.get('value') or ''} ")
+    else:
+        _separate(tag, lines)
+
+
+def _leave(tag: str, open_cells: list[_Lines]) -> None:
+    if tag in _CELLS:
+        text = open_cells.pop().text
+        open_cells[-1].cells.append(text)
+        return
+    lines = open_cells[-1]
+    if tag == "tr" and lines.cells:
+        between = "\n" if any("\n" in cell for cell in lines.cells) else "\t"
+        lines.preformatted(between.join(lines.cells if between == "\t" else filter(None, lines.cells)).rstrip("\t"))
+        lines.cells.clear()
+    elif tag == "rt":
+        lines.flow(")")
+    _separate(tag, lines)
+
+
+def _separate(tag: str, lines: _Lines) -> None:
+    """Part an element from what is before or after it."""
+    if tag in _APART:
+        lines.break_line(2)
+    elif tag in _LINES:
+        lines.break_line(1)
+    elif tag in _SPACED:
+        lines.flow(" ")

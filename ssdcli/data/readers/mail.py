@@ -1,4 +1,4 @@
-"""Email: the messages of an mbox file (RFC 4155), one at a time."""
+"""Email: single mails, and the mails of an mbox file as mail programs write it, one at a time."""
 
 from __future__ import annotations
 
@@ -6,44 +6,191 @@ import email
 import email.policy
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from email.message import Message
+from itertools import chain, pairwise
 
 from ssdcli.data.documents import Document
-from ssdcli.data.readers.html import visible_text
+from ssdcli.data.readers.html import declared_charset, is_too_deep, visible_text
+from ssdcli.data.readers.mail_body import QUOTES_IN_HTML, reflowed, without_quotes
 from ssdcli.data.readers.text import clean, text_documents
 from ssdcli.data.streams import Source
+from ssdcli.machine.encodings import decode_bytes
+from ssdcli.text.messages import BETWEEN
 
 MAX_MAIL_BYTES = 16 << 20
 
 _PARTING = re.compile(rb"(\r?\n)\r?\n\Z")  # the blank line after a message is not part of it
-_ESCAPED = re.compile(r"^>(>*From )", re.MULTILINE)
+_ESCAPED = re.compile(rb"^>(>*From )", re.MULTILINE)
+_POSTMARK = re.compile(rb"From \S.*\d{1,2}:\d\d.*\b\d{4}\b")  # From ada@example.org Thu Jan  1 00:00:00 2026
+_BARE = re.compile(rb"From(?: \S+)?\s*")  # as some programs write it, without a date
+_HEADER = re.compile(rb"[!-9;-~]+:(?:[ \t\r\n]|\S)|>+From ")
+_HEADER_LINE = re.compile(r"([A-Za-z][A-Za-z0-9-]*):(?:\s.*|)")
+_FEWEST_HEADERS = 3
+
+
+class _Encrypted(Exception):
+    """A mail that only its receiver can read."""
 
 
 def read_mbox(source: Source) -> Iterator[Document]:
-    """Read the text of each message, or that of its HTML; messages without text, broken and huge ones are counted."""
-    number, report = 0, source.report
+    """Read the mails of an mbox; those without text, broken and huge ones are counted."""
+    number = 0
     for number, mail in enumerate(_mails(source.chunks), 1):
-        place = f"{source.name}:{number}"
-        if len(mail) > MAX_MAIL_BYTES:
-            report.skip("mail of more than 16 MiB", place, "mail")
-            continue
-        try:
-            text = _body(mail)
-        except Exception:  # the library raises many kinds of errors for malformed messages
-            report.skip("broken mail", place, "mail")
-            continue
-        if not text.strip():
-            report.skip("mail without text", place, "mail")
-        else:
-            yield from text_documents([clean(text, place, report)], place, report)
+        unescaped = _ESCAPED.sub(rb"\1", _PARTING.sub(rb"\1", mail))
+        yield from _mail_documents(unescaped, source, f"{source.name}:{number}")
     if number == 0:
         source.skip("an mbox without mails")
 
 
+def read_mail(source: Source) -> Iterator[Document]:
+    """Read a file that is one mail."""
+    mail = source.whole(MAX_MAIL_BYTES)
+    if mail is None:
+        source.skip("mail of more than 16 MiB")
+    elif mail.strip():
+        yield from _mail_documents(mail, source, source.name)
+
+
+def read_emlx(source: Source) -> Iterator[Document]:
+    """Read a mail of Apple Mail: its length on a line, the mail, and a property list."""
+    data = source.whole(MAX_MAIL_BYTES)
+    length, _, rest = (data or b"").partition(b"\n")
+    if data is None or not length.strip().isdigit():
+        source.skip("broken mail" if data is not None else "mail of more than 16 MiB")
+    else:
+        yield from _mail_documents(rest[: int(length)], source, source.name)
+
+
+def read_mhtml(source: Source) -> Iterator[Document]:
+    """Read a web page that a browser saved as one file, which has the form of a mail."""
+    yield from read_mail(source)
+
+
+def is_mbox(head: bytes) -> bool:
+    """Whether first bytes are those of an mbox: a postmark and then a header."""
+    first, _, rest = head.partition(b"\n")
+    return bool(_POSTMARK.match(first) or _BARE.fullmatch(first)) and bool(_HEADER.match(rest))
+
+
+def is_mail(head: bytes) -> bool:
+    """Whether first bytes are the headers of a mail, as in a Maildir, where names have no suffix."""
+    block = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0].decode("latin-1")
+    names = set()
+    for line in block.splitlines():
+        found = _HEADER_LINE.fullmatch(line)
+        if found:
+            names.add(found[1].lower())
+        elif not names or not line.startswith((" ", "\t")):
+            return False
+    sent = names & {"date", "received", "message-id", "return-path", "delivered-to", "mime-version"}
+    return len(names) >= _FEWEST_HEADERS and bool(sent) and bool(names & {"from", "received", "return-path"})
+
+
+def _mail_documents(mail: bytes, source: Source, place: str) -> Iterator[Document]:
+    report = source.report
+    if len(mail) > MAX_MAIL_BYTES:
+        report.skip("mail of more than 16 MiB", place, "mail")
+        return
+    try:
+        message = email.message_from_bytes(mail, policy=email.policy.compat32)
+        texts = list(_Body(source, place).texts(message))
+    except _Encrypted:
+        report.skip("encrypted mail", place, "mail")
+        return
+    except Exception:  # the library raises many kinds of errors for malformed messages
+        report.skip("broken mail", place, "mail")
+        return
+    whole = BETWEEN.join(text.strip("\n") for text in texts if text.strip())
+    text = whole if source.reading.quotes else without_quotes(whole)
+    if text.strip() != whole.strip():
+        report.skip("quoted replies and signatures, which --quotes keeps", place, "passage")
+    if text.strip():
+        yield from text_documents([clean(text, place, report).rstrip() + "\n"], place, report)
+    elif not whole.strip():
+        report.skip("mail without text", place, "mail")
+
+
+@dataclass(frozen=True)
+class _Body:
+    """Finds the texts in a mail.
+
+    source: how it is read, and where attachments are counted.
+    place: of the mail.
+    """
+
+    source: Source
+    place: str
+
+    def texts(self, part: Message) -> Iterator[str]:
+        """Yield the texts of a part in their order; _Encrypted if they cannot be read."""
+        kind = part.get_content_type()
+        if kind in ("multipart/encrypted", "application/pkcs7-mime"):
+            raise _Encrypted
+        if part.is_multipart():
+            yield from self._several(part, kind)
+        elif part.get_content_disposition() == "attachment" or not kind.startswith(("text/", "multipart/")):
+            self.source.report.skip("attached to a mail", self.place, "attachment")
+        elif kind == "text/html":
+            yield self._page(part)
+        elif kind not in ("text/calendar", "text/css", "text/x-amp-html", "text/vcard", "text/rfc822-headers"):
+            yield self._plain(part)
+
+    def _several(self, part: Message, kind: str) -> Iterator[str]:
+        inner: list[Message] = [one for one in part.get_payload() if isinstance(one, Message)]
+        if kind == "message/delivery-status":
+            return
+        if kind == "multipart/related":
+            yield from self.texts(inner[0])
+        elif kind == "multipart/alternative":
+            yield self._best(inner)
+        else:  # a mail in a mail, too
+            yield from chain.from_iterable(map(self.texts, inner))
+
+    def _best(self, alternatives: list[Message]) -> str:
+        """The plain text if it is not blank, else what the next alternative shows."""
+        for part in sorted(alternatives, key=lambda part: part.get_content_type() != "text/plain"):
+            text = BETWEEN.join(self.texts(part))
+            if text.strip():
+                return text
+        return ""
+
+    def _decoded(self, part: Message, declared: str | None) -> str:
+        data = part.get_payload(decode=True)
+        found = decode_bytes(data if isinstance(data, bytes) else b"", declared)
+        if declared is None:
+            self.source.report.decoded(found, self.place, "mail")
+        else:
+            self.source.report.replace(found.replaced, self.place)
+        return found.text.replace("\r\n", "\n").replace("\r", "\n")
+
+    def _plain(self, part: Message) -> str:
+        text = self._decoded(part, _parameter(part, "charset"))
+        if (_parameter(part, "format") or "").lower() != "flowed":
+            return text
+        return reflowed(text, (_parameter(part, "delsp") or "").lower() == "yes")
+
+    def _page(self, part: Message) -> str:
+        data = part.get_payload(decode=True)
+        own = declared_charset(data) if isinstance(data, bytes) else None
+        page = self._decoded(part, _parameter(part, "charset") or own)
+        return "" if is_too_deep(page) else visible_text(page, () if self.source.reading.quotes else QUOTES_IN_HTML)
+
+
+def _parameter(part: Message, name: str) -> str | None:
+    """A parameter of the content type, such as the charset; None if it is missing or cannot be read."""
+    try:
+        value = part.get_param(name)
+    except (LookupError, ValueError):
+        return None
+    return value[2] if isinstance(value, tuple) else value
+
+
 def _mails(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the messages without their `From ` lines; one that is too long is cut just past the limit."""
+    """Yield the messages without their postmarks; one that is too long is cut just past the limit."""
     held, blank, begun = bytearray(), True, False
-    for line in _lines(chunks):
-        if blank and line.startswith(b"From "):
+    for line, following in pairwise(chain(_lines(chunks), [b"\n"])):
+        if line.startswith(b"From ") and _is_postmark(line, following, blank, begun):
             if begun:
                 yield bytes(held)
             held.clear()
@@ -55,6 +202,15 @@ def _mails(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield bytes(held)
 
 
+def _is_postmark(line: bytes, following: bytes, after_blank: bool, begun: bool) -> bool:
+    """Whether a line that begins with "From " begins a mail; in a body it may be a sentence, or lack its escape."""
+    if not begun:
+        return True
+    if _POSTMARK.match(line):  # some programs leave the blank line before it out
+        return bool(_HEADER.match(following)) or (after_blank and not following.strip())
+    return after_blank and bool(_BARE.fullmatch(line)) and bool(_HEADER.match(following))
+
+
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield lines with their line ends; one that is longer than a message may be comes in pieces."""
     rest = b""
@@ -64,14 +220,5 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
         if len(rest) > MAX_MAIL_BYTES:
             yield rest
             rest = b""
-    yield rest
-
-
-def _body(mail: bytes) -> str:
-    """The text of a message, quoted replies included; empty if it is neither text nor HTML."""
-    message = email.message_from_bytes(_PARTING.sub(rb"\1", mail), policy=email.policy.default)
-    body = message.get_body(("plain", "html"))
-    if body is None:
-        return ""
-    content: str = body.get_content()
-    return visible_text(content) if body.get_content_subtype() == "html" else _ESCAPED.sub(r"\1", content)
+    if rest:
+        yield rest

@@ -28,6 +28,5 @@ def text_documents(chunks: Iterable[str], name: str, report: ReadReport) -> Iter
 def clean(text: str, place: str, report: ReadReport) -> str:
     """A text with LF line ends; lone surrogates, which JSON can spell and UTF-8 cannot, are replaced."""
     text, surrogates = _SURROGATES.subn("\ufffd", text)
-    if surrogates:
-        report.replaced(surrogates, place)
+    report.replace(surrogates, place)
     return text.replace("\r\n", "\n").replace("\r", "\n")

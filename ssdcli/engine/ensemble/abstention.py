@@ -22,29 +22,30 @@ def needs_all(rule: Rule) -> bool:
 def combine(rule: Rule, log_ps: Sequence[Tensor], weights: Sequence[float], abstain: Sequence[bool]) -> Tensor:
     """Apply a rule to the members that predict at a position: (..., V) float32, NaN where there is none.
 
-    Weights that the rule scales are so shared among these. A rule that needs all members (see `Rule`) predicts nothing
-    where one abstains.
+    Where a rule normalises the weights, these members share all of the weight. A rule that needs all members (see
+    `Rule`) predicts nothing where one abstains.
 
-    log_ps: of the members that run, (..., V), NaN where a member abstains. abstain: which of them ever do.
+    log_ps: of the members that run, (..., V), NaN where a member abstains.
+    abstain: which of them ever do.
     """
-    shy = [i for i, may in enumerate(abstain) if may]
-    if not shy or len(log_ps) == 1 or needs_all(rule):
+    partial = [i for i, may in enumerate(abstain) if may]
+    if not partial or len(log_ps) == 1 or needs_all(rule):
         return rule(log_ps, weights)
-    speaking = [predicted(log_ps[i]) for i in shy]
+    predicting = [predicted(log_ps[i]) for i in partial]
     combined = torch.full_like(log_ps[0], math.nan, dtype=torch.float32)
-    for present in product((True, False), repeat=len(shy)):
-        silent = {i for i, speaks in zip(shy, present, strict=True) if not speaks}
-        chosen = [i for i in range(len(log_ps)) if i not in silent]
+    for present in product((True, False), repeat=len(partial)):
+        absent = {i for i, there in zip(partial, present, strict=True) if not there}
+        chosen = [i for i in range(len(log_ps)) if i not in absent]
         if not chosen:
             continue
-        here = reduce(torch.logical_and, [speaks == p for speaks, p in zip(speaking, present, strict=True)])
+        here = reduce(torch.logical_and, [predicts == p for predicts, p in zip(predicting, present, strict=True)])
         combined = _put(combined, here, rule, [log_ps[i] for i in chosen], [weights[i] for i in chosen])
     return combined
 
 
 def _put(combined: Tensor, here: Tensor, rule: Rule, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """What has been combined (..., V), with the rule's result at these positions (...) bool."""
-    if not readable(here):  # how many positions there are cannot be asked without waiting
+    """What has been combined so far (..., V), with the rule's result at these positions (...) bool."""
+    if not readable(here):  # the host would wait to learn how many positions there are
         return torch.where(here[..., None], rule(log_ps, weights), combined)
     combined[here] = rule([log_p[here] for log_p in log_ps], weights)
     return combined

@@ -20,12 +20,12 @@ from ssdcli.engine.sampling.unmasking import Unmasking
 class LeftToRight(Unmasking):
     """The leftmost hidden position, and with it those to its right that all members are sure of.
 
-    With one position a step, each token is drawn from what the members say of it given all on its left: the exact
-    distribution of the text.
+    With one position a step, each token is drawn from the prediction given everything on its left, so that the text has
+    exactly the distribution that the members define.
 
     sure: the probability that every member must give its likeliest token at a further position; None for no further
-        position. Where a member abstains, as a causal language model does everywhere but at the leftmost, it is not.
-    ends: ids that end a text: what follows one is filled at once.
+        position. A member that abstains, as a causal language model does everywhere but at the leftmost, is not sure.
+    ends: ids that end a text; what follows one is filled at once.
     """
 
     sure: float | None = None
@@ -48,7 +48,7 @@ class LeftToRight(Unmasking):
 
     def reverse(self) -> ReverseProcess:
         """A step for each token of a block."""
-        return ReverseProcess(self, None)
+        return ReverseProcess(self, None, from_left=self.remask == 0)
 
 
 def agreed(prediction: Prediction, sure: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Repetition of known text: repeated tokens are made less likely, and repeated n-grams impossible."""
+"""Less repetition of known text: repeated tokens become less likely, and repeated n-grams impossible."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class KnownText:
     def agreeing(self, places: Places, side: int, most: int) -> Tensor:
         """How many neighbours in a row, up to `most`, K places on the canvas share with each column: (K, N) int64.
 
-        Neighbours on the left are counted for a `side` of -1, on the right for 1. A place is taken to hold the token of
-        the column that it is compared with, also where it is itself a neighbour of that column.
+        Neighbours are counted on the left for a `side` of -1, on the right for 1. A place is taken to hold the token of
+        the column that it is compared with, even where it is itself a neighbour of that column.
         """
         rows, positions = places
         tokens, here = self.tokens[rows], self.start + positions[:, None]
@@ -91,10 +91,10 @@ def _padded(rows: Sequence[Sequence[int]], device: torch.device | str) -> Tensor
 
 @dataclass(frozen=True)
 class Repetition:
-    """How repetition is held down, in the terms of transformers' processors of the same names.
+    """How repetition is discouraged, as by transformers' logits processors of the same names.
 
     penalty: the repetition penalty, above 0; 1 for none.
-    no_repeat: n, such that no n-gram of known text is repeated; 0 for none.
+    no_repeat: n, where no n-gram of known text is repeated; 0 to allow all.
     """
 
     penalty: float = 1.0
@@ -105,11 +105,11 @@ class Repetition:
         """Whether predictions stay as they are."""
         return self.penalty == 1 and self.no_repeat == 0
 
-    def held_down(self, log_p: Tensor, text: KnownText, open_: Tensor) -> Tensor:
+    def apply(self, log_p: Tensor, text: KnownText, open_: Tensor) -> Tensor:
         """Log p (B, L, V) with less repetition, renormalised: the penalty comes first, then the n-grams.
 
-        open_: the positions, (B, L) bool, whose tokens are not certain; the others, and those where nobody predicts,
-        stay as they are.
+        open_: the positions, (B, L) bool, whose tokens are not certain. The others, and those that no member predicts,
+            stay as they are.
         """
         places = _places(open_ & predicted(log_p))
         changed = log_p[places]
@@ -136,8 +136,8 @@ def _places(wanted: Tensor) -> Places:
 def _penalised(log_p: Tensor, text: KnownText, places: Places, penalty: float) -> Tensor:
     """Logits at K positions, (K, V), divided by the penalty, or multiplied if negative, for tokens known elsewhere.
 
-    The penalty depends on where logits are zero (Keskar et al., "CTRL", 2019), and an ensemble's are only known up to a
-    constant: zero is a token as likely as under the uniform distribution.
+    The penalty depends on where logits are zero (Keskar et al., "CTRL", 2019), and an ensemble's logits are known only
+    up to a constant. Here a token that is as likely as under the uniform distribution has a logit of zero.
     """
     rows, _ = places
     logits = log_p + math.log(log_p.shape[-1])
@@ -174,7 +174,7 @@ def _repeats(text: KnownText, places: Places, n: int) -> Tensor:
     rows, positions = places
     tokens, here = text.tokens[rows], text.start + positions[:, None]
     columns = torch.arange(tokens.shape[1], device=tokens.device)
-    # Of two copies that a canvas shows already, the later one gives way: otherwise both would change at once.
+    # If a canvas already shows two copies, only the later one may change: otherwise both would change at once.
     later = (columns > here) & (columns < text.start + text.length)
     kept = (tokens.gather(1, here) == tokens) & later
     known = (tokens >= 0) & (columns != here) & ~kept

@@ -54,12 +54,14 @@ class ReverseProcess:
     steps: how many a block takes; None for as many as it has tokens.
     temperatures: of predictions at t = 1 and at t = 0, before any that is asked for; between them it falls with t.
     stop: when a row stops before its time; None for never.
+    from_left: whether text is written from the left, and what is written stays.
     """
 
     sampler: Sampler
     steps: int | None
     temperatures: tuple[float, float] = (1.0, 1.0)
     stop: EarlyStop | None = None
+    from_left: bool = False
 
     @property
     def process(self) -> Process:

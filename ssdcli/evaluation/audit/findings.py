@@ -102,7 +102,7 @@ class Audit:
         elif self.membership is None:
             sides = f"{counted(self.documents[0], 'document')} to train on and {self.documents[1]:,} held out"
             remarks.append(
-                f"Membership was not measured: there are {sides}, and it takes {ENOUGH} longer ones of each."
+                f"Membership was not measured: there are {sides}, and it takes at least {ENOUGH} longer ones of each."
             )
         elif self.membership.calibrated is None:
             remarks.append("Membership was guessed by the model's loss alone: there is no core to compare it with.")

@@ -8,6 +8,7 @@ from random import Random
 
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
+from ssdcli.data.reading import Reading, recorded_reading
 from ssdcli.data.split import SplitSettings, fingerprint, recorded_split, split_documents
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.heldout_text import Reservoir
@@ -26,12 +27,14 @@ class TrainingText:
     model: its name.
     data: files and folders.
     split: how the training split it.
+    reading: how the training read it.
     fingerprint: of all documents.
     """
 
     model: str
     data: tuple[str, ...]
     split: SplitSettings
+    reading: Reading
     fingerprint: str
 
     def documents(self) -> Iterator[tuple[str, bool]]:
@@ -40,7 +43,9 @@ class TrainingText:
         Raises UsageError at the end if they were not those that the model was trained on.
         """
         report = ReadReport()
-        for document, is_heldout in split_documents(read_documents(self.data, report), self.split, report):
+        for document, is_heldout in split_documents(
+            read_documents(self.data, report, self.reading), self.split, report
+        ):
             yield document.text, is_heldout
         if fingerprint(report.digests) != self.fingerprint:
             raise UsageError(
@@ -82,4 +87,5 @@ def find_training_text(entry: Entry, data: Sequence[str]) -> TrainingText:
     if entry.manifest.data is None:
         raise SsdError(f"the manifest of {entry.name!r} does not tell what it was trained on.", "Train it again.")
     read_documents(data, ReadReport())  # refuses what does not exist
-    return TrainingText(entry.name, tuple(data), recorded_split(entry.name, entry.folder), entry.manifest.data)
+    split, reading = recorded_split(entry.name, entry.folder), recorded_reading(entry.folder)
+    return TrainingText(entry.name, tuple(data), split, reading, entry.manifest.data)

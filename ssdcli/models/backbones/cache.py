@@ -75,6 +75,11 @@ class PrefixCache(Cache):
             [_layer(pad(keys, room), pad(values, room), SpacedLayer) for keys, values in self._tensors()]
         )
 
+    def for_rows(self, count: int) -> PrefixCache:
+        """The cache of one row for so many rows, which share its tensors; one of as many rows is the same."""
+        rows = (count, -1, -1, -1)
+        return PrefixCache([_layer(keys.expand(rows), values.expand(rows)) for keys, values in self._tensors()])
+
     def after(self, count: int) -> PrefixCache:
         """A view of a spaced cache through which a forward pass writes after the first columns, in place."""
         written = self.view()

@@ -1,12 +1,12 @@
-"""Causal language models: each predicts the token after all that is known, exactly, and is run as the core of others.
+"""Causal language models, run as cores: each predicts the token after the known text, exactly.
 
 A causal language model is a masked diffusion model that knows one thing, the leftmost hidden token given all to its
-left (see `ssdcli.engine.causal`). It gets a mask's id for the canvases of the small models beside it, and never reads
-that id itself.
+left (see `ssdcli.engine.causal`). It is given a mask id for the canvases of the small models beside it, and never
+reads that id itself.
 
 Some diffusion models have the native class of a causal one. Those that ssd knows are recognised before this family is
-asked. Another one is refused where its config.json names a mask or switches causality off. A mask among the
-tokenizer's special tokens proves nothing: people add one to causal models, too.
+asked. Any other is refused if its config.json names a mask or switches causality off. A mask among the tokenizer's
+special tokens proves nothing: causal models may have one, too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 _UNUSED = re.compile(r"[<\[]\|?(reserved|unused|extra_|control_|special_)\w*\|?[>\]]", re.IGNORECASE)
 _FOREIGN = ("auto_map", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "_attn_implementation")
 _LAYER_TYPES = "layer_types"
-_SHARED = ("eos_token_id", "bos_token_id")  # which a checkpoint of several parts has for all of them
+_SHARED = ("eos_token_id", "bos_token_id")  # given once for all parts of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class CausalClass:
 
 
 def _completed(table: object, part: LanguagePart) -> dict[str, Any]:
-    """A part's configuration with the usual values of what config.json leaves out; SsdError if there is none."""
+    """A part's configuration, with the usual values where config.json has none; SsdError if the part is missing."""
     from transformers import AutoConfig
 
     try:
@@ -147,23 +147,23 @@ def _completed(table: object, part: LanguagePart) -> dict[str, Any]:
 
 
 def _check_quantization(config: Config) -> None:
-    """Raise SsdError for weights that are stored in fewer bits, which no native class reads by itself."""
+    """Raise SsdError for quantised weights, which no native class reads by itself."""
     table = config.get("quantization_config")
     if table:
         method = table.get("quant_method", "unknown") if isinstance(table, dict) else "unknown"
         raise SsdError(
-            f"the checkpoint's weights are quantised (by the method {method!r}), and ssd reads only whole numbers of "
-            "16 or 32 bits.",
+            f"the checkpoint's weights are quantised (by the method {method!r}), and ssd reads only weights of 16 or "
+            "32 bits.",
             "Pull the checkpoint that this one was made from; 'ssd generate --dtype int4' quantises it on loading.",
         )
 
 
 def _check_causality(config: Config) -> None:
-    """Raise SsdError for a checkpoint that is no causal model though its class is one's."""
+    """Raise SsdError for a checkpoint of a causal class that is not a causal model."""
     if config.get("mask_token_id") is not None:
         raise SsdError(
-            f"the checkpoint's config.json names a mask ('mask_token_id' is {config['mask_token_id']!r}), so that it "
-            "is no causal language model; nor is it a diffusion language model that ssd knows.",
+            f"the checkpoint's config.json names a mask ('mask_token_id' is {config['mask_token_id']!r}), so it is "
+            "not a causal language model; nor is it a diffusion language model that ssd knows.",
             "Name another repository.",
         )
     must(config, "is_causal", expected=True)
@@ -183,7 +183,7 @@ def _ids(named: object) -> Iterator[int]:
 
 
 def _begin(config: Config, vocabulary: Vocabulary) -> int | None:
-    """The id before every text: the one that the tokenizer puts there, else what separated documents in training."""
+    """The id before every text: the one that the tokenizer puts there, else the one between documents in training."""
     named = config.get("bos_token_id")
     known = (vocabulary.opening, vocabulary.ids.get(_DOCUMENT_END), vocabulary.begin, next(_ids(named), None))
     return next((id for id in known if id is not None), None)
@@ -237,7 +237,7 @@ CAUSAL_CLASSES = (
         model_type="gpt2",
         architecture="GPT2LMHeadModel",
         title="GPT-2",
-        window="n_positions",  # learned, so that there are no others
+        window="n_positions",  # its position embeddings are learned: there are no more
         keys=(
             Drop(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)"),
             Rename(r"((?:wte|wpe|ln_f|h\.\d+)\..*)", r"transformer.\1"),

@@ -141,7 +141,7 @@ def test_blank_files_are_empty(tmp_path, content, name):
     assert name == "a.csv" or skipped(path) == {"empty": 1}
 
 
-@pytest.mark.parametrize("data", [b"\x89PNG\r\n\0\0text", b"\x80\x81\x82ab" * 99, b"\x01\x02\x03a" * 99])
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\0\0text", b"\xf8\x81\x00\x02ab" * 99, b"\x01\x02\x03a" * 99])
 def test_binary_files_are_skipped_and_counted(tmp_path, data):
     report = read(write(tmp_path / "a.png", data), write(tmp_path / "b.txt", "text"))[1]
     assert report.skipped == {"binary": 1}
@@ -149,12 +149,27 @@ def test_binary_files_are_skipped_and_counted(tmp_path, data):
     assert report.lines()[1] == f"skipped 1 file: binary (first: {tmp_path / 'a.png'})"
 
 
-def test_rare_invalid_bytes_are_replaced_and_counted(tmp_path):
-    path = write(tmp_path / "a.txt", b"caf\xe9 is written " * 3 + "spelt out: \ufffd".encode())
-    documents, report = read(path)
-    assert documents[0].text == "caf\ufffd is written " * 3 + "spelt out: \ufffd"
-    assert (report.replaced_characters, report.replaced_files, report.skipped) == (3, 1, {})
-    assert "replaced 3 invalid UTF-8 characters in 1 place" in report.lines()[-1]
+def test_rare_invalid_bytes_are_replaced_and_counted_by_file(tmp_path):
+    valid = "é is spelt out: \ufffd, ü too. " * 9
+    first = write(tmp_path / "a.txt", b"caf\xe9 is written " * 3 + valid.encode())
+    second = write(tmp_path / "b.txt", valid.encode() + b"\xff")
+    documents, report = read(first, second)
+    assert documents[0].text == "caf\ufffd is written " * 3 + valid
+    assert (report.replaced_characters, report.replaced_files, report.skipped) == (4, 2, {})
+    assert report.counts()["replaced"] == {str(first): 3, str(second): 1}
+    assert report.lines()[-1] == f"replaced 4 invalid characters in 2 places (first: {first} (3), {second} (1))"
+
+
+def test_text_in_other_encodings_is_read_and_they_are_said(tmp_path):
+    said = "Ça coûte 5 € – “déjà”, naïve.\n"
+    first = write(tmp_path / "a.txt", said.encode("cp1252"))
+    write(tmp_path / "b.txt", ("plain " * 20_000 + said).encode("cp1252"))
+    write(tmp_path / "c.txt", said.encode("utf-16"))
+    documents, report = read(tmp_path)
+    assert [document.text for document in documents] == [said, "plain " * 20_000 + said, said]
+    assert report.counts()["encodings"] == {"windows-1252": 2, "UTF-16-LE": 1}
+    assert f"read 2 files as windows-1252 (first: {first})" in report.lines()
+    assert report.replaced_characters == 0
 
 
 def test_characters_cut_by_a_chunk_are_whole(tmp_path, monkeypatch):
@@ -246,10 +261,71 @@ def test_lone_surrogates_in_json_are_replaced_so_that_text_can_be_encoded(tmp_pa
     assert report.replaced_characters == 1
 
 
-@pytest.mark.parametrize("content", ['{\n  "text": "pretty"\n}\n', '[{"text": "listed"}]'])
-def test_json_that_is_not_lines_is_no_text(tmp_path, content):
-    reasons = skipped(write(tmp_path / "a.json", content))
-    assert reasons == {"JSON, but not JSON lines (one object on each line)": 1}
+ROWS = [{"text": "one [1], {2}"}, {"text": "two\n\t\u2028"}, {"text": "three"}]
+FORMS_OF_JSON = {
+    "lines": lines_of(*ROWS),
+    "array": json.dumps(ROWS),
+    "pretty array": json.dumps(ROWS, indent=2),
+    "pretty objects": "\n".join(json.dumps(row, indent=2) for row in ROWS),
+    "an object a line in brackets": "[\n" + ",\n".join(map(json.dumps, ROWS)) + ",\n]\n",
+    "brackets on the lines": "[" + ",\n".join(map(json.dumps, ROWS)) + "]",
+    "with a mark": "\ufeff" + json.dumps(ROWS),
+    "raw control characters": lines_of(*ROWS).replace("\\t", "\t"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS_OF_JSON)
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "-"])
+def test_json_is_read_in_all_of_its_forms(tmp_path, monkeypatch, form, name):
+    content = FORMS_OF_JSON[form]
+    if name == "-":
+        give_standard_input(monkeypatch, content.encode())
+    documents, report = read("-" if name == "-" else write(tmp_path / name, content))
+    assert [document.text for document in documents] == [row["text"] for row in ROWS]
+    assert report.skipped == {}
+
+
+def test_a_broken_value_costs_no_more_than_itself(tmp_path):
+    content = '[\n{"text": "a",\n "n": 1},\n{"text": oops},\n{"text":\n "b"}\n]'
+    documents, report = read(write(tmp_path / "a.json", content))
+    assert [document.text for document in documents] == ["a", "b"]
+    assert report.skipped == {"broken JSON, or not an object": 1}
+    assert sum(skipped(write(tmp_path / "b.json", '["a", 3, [], {"text": "c"}')).values()) == 2
+
+
+@pytest.mark.parametrize("content", ['{"name": "x"}', '{\n "compilerOptions": {}\n}', "[1, 2]", "oops", '"text"'])
+def test_json_without_rows_is_counted(tmp_path, content):
+    documents, report = read(write(tmp_path / "a.json", content))
+    assert documents == []
+    assert sum(report.skipped.values()) >= 1
+
+
+def test_markdown_on_standard_input_is_no_json(monkeypatch):
+    for text in ("[a link](to) it\n", "[ ] to do\n[x] done\n", "{{ braces }}\n", '{"quoted"} words\n'):
+        give_standard_input(monkeypatch, text.encode())
+        assert texts("-") == [text]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", 'id;text\n1;"x; y"\n2;z, w\n', ["x; y", "z, w"]),
+        ("a.csv", "id\ttext\n1\tx, y\n", ["x, y"]),
+        ("a.csv", "sep=|\nid|text\n1|x\n", ["x"]),
+        ("a.csv", "ID, Text \n1,x\n", ["x"]),
+        ("a.csv", ",,\nmy notes,,\nid,text,\n1,x,\n", ["x"]),
+        ("a.csv", "id,text,note\n1,x\n2,y,z\n", ["x", "y"]),
+        ("a.csv", "text,text\nfirst,second\nthird,\n", ["first\n\nsecond", "third"]),
+        ("a.csv", 'text\n5" pipe\n"said" she\n"two\nlines"\nlast\n', ['5" pipe', '"said" she', "two\nlines", "last"]),
+        ("a.tsv", 'id\ttext\n1\tThe 5" pipe\n2\t"Yes" she said\n3\tlast\n', ['The 5" pipe', '"Yes" she said', "last"]),
+        ("a.csv", "Instruction;Input;Output\nName it;blue;So\n", ["Name it\n\nblue\n\nSo"]),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_tables_are_read_in_their_dialects(tmp_path, name, content, expected, encoding):
+    documents, report = read(write(tmp_path / name, content.encode(encoding)))
+    assert [document.text for document in documents] == expected
+    assert report.skipped == {}
 
 
 def test_csv_with_quotes_line_breaks_and_bad_rows(tmp_path):
@@ -258,15 +334,20 @@ def test_csv_with_quotes_line_breaks_and_bad_rows(tmp_path):
     writer.writerows([["id", "text"], ["1", 'He said "no",\r\nand left'], ["2", "x" * 200_000]])
     content = "\ufeff" + buffer.getvalue() + '3,too,many\n4,"broken" quote\n\n5,\n6,last\n'
     documents, report = read(write(tmp_path / "a.csv", content))
-    assert [document.text for document in documents] == ['He said "no",\nand left', "x" * 200_000, "last"]
-    assert report.skipped == {"broken CSV row": 2, "empty text": 1}
+    assert [document.text for document in documents] == [
+        'He said "no",\nand left',
+        "x" * 200_000,
+        '"broken" quote',
+        "last",
+    ]
+    assert report.skipped == {"broken CSV row": 1, "empty text": 1}
     assert report.skips["broken CSV row"].first == f"{tmp_path / 'a.csv'}:5"
 
 
-def test_an_unclosed_quote_ends_in_a_counted_row(tmp_path):
+def test_a_quote_that_is_never_closed_loses_nothing(tmp_path):
     path = write(tmp_path / "a.csv", 'text\ngood\n"never closed\nmore\n')
-    assert texts(path) == ["good"]
-    assert skipped(path) == {"broken CSV row": 1}
+    assert texts(path) == ["good", '"never closed', "more"]
+    assert skipped(path) == {}
 
 
 def test_tsv_and_csv_with_prompt_and_response(tmp_path):
@@ -351,7 +432,7 @@ def give_standard_input(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
         (b"plain\r\ntext", ["plain\ntext"]),
         (b'\n {"text": "a"}\n{"text": "b"}\n', ["a", "b"]),
         (b"{braces} are no JSON\n", ["{braces} are no JSON\n"]),
-        (b'{\n "text": "pretty"\n}\n', ['{\n "text": "pretty"\n}\n']),
+        (b'{\n "text": "pretty"\n}\n', ["pretty"]),
         (b'\n\n{"text": "' + b"x" * 200_000 + b'"}', ["x" * 200_000]),
         (b"", []),
         (b"\0\1\2", []),

@@ -39,17 +39,16 @@ def text_of(before: list[int], canvas: list[int], after: list[int] | None = None
     return shared.around(torch.empty((1, 0), dtype=torch.int64), row, row >= 0)
 
 
-def held_down(repetition: Repetition, log_p: Tensor, text: KnownText) -> Tensor:
+def applied(repetition: Repetition, log_p: Tensor, text: KnownText) -> Tensor:
     """With repetition held down at every position."""
-    return repetition.held_down(log_p, text, torch.ones_like(text.canvas, dtype=torch.bool))
+    return repetition.apply(log_p, text, torch.ones_like(text.canvas, dtype=torch.bool))
 
 
 def excluded(text: KnownText, n: int, vocabulary: int = V) -> set[tuple[int, int]]:
     """The positions and tokens that are impossible."""
     even = torch.zeros(1, text.length, vocabulary).log_softmax(-1)
     return {
-        (place, token)
-        for _, place, token in held_down(Repetition(no_repeat=n), even, text).isneginf().nonzero().tolist()
+        (place, token) for _, place, token in applied(Repetition(no_repeat=n), even, text).isneginf().nonzero().tolist()
     }
 
 
@@ -63,7 +62,7 @@ def test_the_penalty_is_that_of_transformers_on_logits_that_are_zero_where_a_tok
     log_p = random_log_p(1, 1, V, seed=seed)
     ids = torch.tensor([tokens], dtype=torch.int64)
     expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, log_p[0] + math.log(V)).log_softmax(-1)
-    found = held_down(Repetition(penalty=penalty), log_p, text_of(tokens, [-1]))
+    found = applied(Repetition(penalty=penalty), log_p, text_of(tokens, [-1]))
     torch.testing.assert_close(found[0], expected)
 
 
@@ -72,7 +71,7 @@ def test_the_n_grams_are_those_of_transformers_at_the_first_position(tokens, n, 
     log_p = random_log_p(1, 3, V, seed=seed)
     ids = torch.tensor([tokens], dtype=torch.int64)
     expected = NoRepeatNGramLogitsProcessor(n)(ids, log_p[:, 0]).log_softmax(-1)
-    found = held_down(Repetition(no_repeat=n), log_p, text_of(tokens, [-1] * 3))
+    found = applied(Repetition(no_repeat=n), log_p, text_of(tokens, [-1] * 3))
     torch.testing.assert_close(found[:, 0], expected)
     if n > 1:  # left neighbours of the others are not known
         assert torch.equal(found[:, 1:], log_p[:, 1:])
@@ -84,7 +83,7 @@ def test_the_penalty_comes_before_the_n_grams(tokens, penalty, n, seed):
     ids = torch.tensor([tokens], dtype=torch.int64)
     logits = RepetitionPenaltyLogitsProcessor(penalty)(ids, log_p[0] + math.log(V))
     expected = NoRepeatNGramLogitsProcessor(n)(ids, logits).log_softmax(-1)
-    found = held_down(Repetition(penalty, n), log_p, text_of(tokens, [-1]))
+    found = applied(Repetition(penalty, n), log_p, text_of(tokens, [-1]))
     torch.testing.assert_close(found[0], expected)
 
 
@@ -154,21 +153,21 @@ def test_what_follows_a_gap_does_not_follow_the_canvas():
 
 def test_where_no_token_would_be_left_all_stay():
     log_p = random_log_p(1, 1, 2)
-    assert torch.equal(held_down(Repetition(no_repeat=1), log_p, text_of([0, 1], [-1])), log_p)
+    assert torch.equal(applied(Repetition(no_repeat=1), log_p, text_of([0, 1], [-1])), log_p)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_a_token_that_is_certain_stays_certain(n):
     certain = torch.full((1, 3, V), -math.inf)
     certain[0, range(3), [1, 2, 1]] = 0
-    found = held_down(Repetition(1.3, n), certain, text_of([1, 2, 1, 2, 1], [1, 2, 1]))
+    found = applied(Repetition(1.3, n), certain, text_of([1, 2, 1, 2, 1], [1, 2, 1]))
     assert torch.equal(found, certain)
 
 
 @pytest.mark.parametrize("repetition", [Repetition(1.2), Repetition(0.8), Repetition(no_repeat=2), Repetition(1.1, 1)])
 def test_where_nobody_predicts_nothing_is_predicted(repetition):
     log_p = torch.cat([random_log_p(1, 1, V), torch.full((1, 2, V), math.nan)], dim=1)
-    found = held_down(repetition, log_p, text_of([1, 2, 1], [-1, -1, -1]))
+    found = applied(repetition, log_p, text_of([1, 2, 1], [-1, -1, -1]))
     assert found[:, 1:].isnan().all()
     assert not found[:, 0].isnan().any()
 
@@ -177,17 +176,17 @@ def test_a_token_is_not_penalised_for_the_position_that_shows_it():
     log_p = random_log_p(1, 3, V)
     alone, twice = Repetition(1.5), text_of([], [2, -1, 2])
     assert torch.equal(
-        held_down(alone, log_p, text_of([], [2, -1, -1]))[0, 0], (log_p + math.log(V)).log_softmax(-1)[0, 0]
+        applied(alone, log_p, text_of([], [2, -1, -1]))[0, 0], (log_p + math.log(V)).log_softmax(-1)[0, 0]
     )
-    found = held_down(alone, log_p, twice)
-    expected = held_down(alone, log_p, text_of([2], [-1, -1, -1]))
+    found = applied(alone, log_p, twice)
+    expected = applied(alone, log_p, text_of([2], [-1, -1, -1]))
     torch.testing.assert_close(found, expected)
 
 
 @given(penalty=st.floats(0.3, 3), n=st.integers(0, 3), seed=SEEDS)
 def test_what_is_left_is_a_distribution(penalty, n, seed):
     log_p = random_log_p(1, 4, V, seed=seed)
-    found = held_down(Repetition(penalty, n), log_p, text_of([1, 2, 1, 0, 1], [-1, 2, -1, -1]))
+    found = applied(Repetition(penalty, n), log_p, text_of([1, 2, 1, 0, 1], [-1, 2, -1, -1]))
     torch.testing.assert_close(found.exp().sum(-1), torch.ones(1, 4))
 
 
@@ -207,7 +206,7 @@ def test_a_row_is_to_the_bit_what_it_is_alone(rows, canvas, n):
         ]
         part = shown[first:last]
         text = SharedText.of(prompts).around(written[first:last], part, part >= 0)
-        return held_down(repetition, log_p[first:last], text)
+        return applied(repetition, log_p[first:last], text)
 
     together = rows_of(0, len(rows))
     for row in range(len(rows)):
@@ -218,8 +217,8 @@ def test_only_open_positions_change():
     log_p, text = random_log_p(1, 4, V), text_of([1, 2, 1], [2, -1, 1, -1])
     for repetition in (Repetition(1.5), Repetition(no_repeat=1), Repetition(1.5, 1)):
         open_ = text.canvas < 0
-        found = repetition.held_down(log_p, text, open_)
-        assert torch.equal(found[open_], held_down(repetition, log_p, text)[open_])
+        found = repetition.apply(log_p, text, open_)
+        assert torch.equal(found[open_], applied(repetition, log_p, text)[open_])
         assert torch.equal(found[~open_], log_p[~open_])
         assert not torch.equal(found[open_], log_p[open_])
 
@@ -229,10 +228,10 @@ def test_on_a_device_all_positions_are_computed_to_the_same_result(monkeypatch):
     text = text_of([1, 2, 1, 2], [2, -1, 1, -1])
     log_p = torch.cat([random_log_p(1, 3, V), torch.full((1, 1, V), math.nan)], dim=1)
     for repetition in (Repetition(1.5), Repetition(no_repeat=1), Repetition(1.5, 2)):
-        expected = held_down(repetition, log_p, text)
+        expected = applied(repetition, log_p, text)
         with monkeypatch.context() as patched:
             patched.setattr(repetition_module, "readable", lambda x: False)
-            torch.testing.assert_close(held_down(repetition, log_p, text), expected, rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(applied(repetition, log_p, text), expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_off_is_neither_a_penalty_nor_n_grams():

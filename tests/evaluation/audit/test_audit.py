@@ -127,7 +127,7 @@ def _trained_on(registry: Registry, data: str) -> str:
 
 
 def audit_of_writing(text, registry, data, monkeypatch) -> Audit:
-    """An audit of the copied passages alone, of a model that always writes this text."""
+    """An audit of copied text alone, of a model that always writes this text."""
 
     def write(_writer, requests, _options):
         return [SimpleNamespace(text=text) for _ in requests]
@@ -171,10 +171,10 @@ def test_beside_the_core_members_are_those_that_the_model_knows_better_than_its_
             kind, difficulty = text.split()
             return ScoredText([0, int(difficulty), kind == "train", *[0] * 40], 99)
 
-        def losses(self, passages, core, seed, rounds):
+        def losses(self, heldout, core, seed, rounds):
             assert core is not None
-            hard = [passage.tokens[1] for passage in passages]
-            own = [passage.tokens[1] - passage.tokens[2] for passage in passages]
+            hard = [one_text.tokens[1] for one_text in heldout]
+            own = [one_text.tokens[1] - one_text.tokens[2] for one_text in heldout]
             return np.array([hard, own], dtype=float).T
 
     draw = random.Random(0)

@@ -32,9 +32,9 @@ def test_no_round_ends_late_but_the_first(seconds, count):
     assert shares[-1] == 1.0
 
 
-def losses(passages, rounds=3, members=1):
+def losses(heldout, rounds=3, members=1):
     models = [tiny_backbone(seed, process="simplex") for seed in range(members)]
-    return paired_losses(models, Simplex(VOCABULARY), passages, LossSettings(16), Rounds(rounds, 100))
+    return paired_losses(models, Simplex(VOCABULARY), heldout, LossSettings(16), Rounds(rounds, 100))
 
 
 def test_equal_documents_have_equal_losses(documents):
@@ -46,13 +46,13 @@ def test_equal_documents_have_equal_losses(documents):
 
 
 def test_each_member_has_a_column_of_its_own(documents):
-    passages = documents(11, 9, vocabulary=200)
-    assert losses(passages, members=2)[:, 0] == pytest.approx(losses(passages)[:, 0], rel=1e-5)
-    assert losses(passages, members=2).shape == (2, 2)
+    heldout = documents(11, 9, vocabulary=200)
+    assert losses(heldout, members=2)[:, 0] == pytest.approx(losses(heldout)[:, 0], rel=1e-5)
+    assert losses(heldout, members=2).shape == (2, 2)
 
 
 def test_every_round_draws_anew_and_the_mean_is_taken(documents):
-    passages = documents(11, vocabulary=200)
-    one, two = losses(passages, rounds=1), losses(passages, rounds=2)
+    heldout = documents(11, vocabulary=200)
+    one, two = losses(heldout, rounds=1), losses(heldout, rounds=2)
     assert one != pytest.approx(two, rel=1e-4)
     assert np.abs(one - two).max() < 0.5 * one.max()
