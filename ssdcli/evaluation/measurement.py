@@ -237,8 +237,8 @@ class GateResult:
         return {
             "members": list(self.gate.members),
             "weights": list(self.gate.weights),
-            "constant": self.constant.to_json(),
-            "gated": self.gated.to_json(),
+            "at_weights": self.constant.to_json(),
+            "by_gate": self.gated.to_json(),
             "oracle": self.oracle.to_json(),
             "is_default": self.gate.is_default,
         }

@@ -12,13 +12,14 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import UsageError, require
+from ssdcli.generation.memories import SourceFinder, copy_limit, memories_of
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.row import Limits, Row, Transcript, Usage
+from ssdcli.generation.sampler_config import longest, sampler_config
 from ssdcli.generation.types import DEFAULTS, Contribution, OptionChanges, Options, Piece, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
 
 if TYPE_CHECKING:
-    from ssdcli.engine.denoiser import Denoiser
     from ssdcli.engine.ensemble.ensemble import Ensemble
     from ssdcli.engine.ensemble.guidance import Guide
     from ssdcli.engine.ensemble.rules import Rule
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ssdcli.engine.sampling.reverse import ReverseProcess
     from ssdcli.generation.loaded_model import Loaded
     from ssdcli.generation.trace import WrittenBlock
-    from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 
 _TOGETHER = 8  # rows denoised at once, at most
 _SCORES = 1 << 27  # of one prediction: 512 MiB, of which several are held
@@ -157,7 +157,7 @@ class Writer:
         their seeds if n grows.
         """
         first = from_rank_zero(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
-        limits = Limits(frozenset(self.ends), _longest(options), options.stop)
+        limits = Limits(frozenset(self.ends), longest(options), options.stop)
         rows = []
         for place, request in enumerate(requests):
             named = replace(request.under(options), id=place if request.id is None else request.id)
@@ -248,6 +248,7 @@ class Writer:
         """Each member's prompt for a row's next gap, which the row begins to count."""
         prompts = encoder.prompts(row.request, row.parts, row.filled)
         row.usage.start(prompts)
+        row.sources = SourceFinder(memories_of(self.members), self.codec.decode, prompts[-1].before)
         if not row.filled:
             row.warnings = encoder.cuts(row.request, row.parts, prompts)
         return prompts
@@ -273,6 +274,7 @@ class Writer:
     def _config(self, encoder: PromptEncoder, rows: Sequence[Row], options: Options) -> SamplerConfig:
         """How the next gaps of these rows are sampled."""
         config = sampler_config(self._denoiser, self.ends, options, self._guides)
+        config = replace(config, copies=copy_limit(self.members, options.max_copy))
         if config.repetition.off:
             return config
         return replace(config, shared=tuple(encoder.shared(row.request, row.parts, row.filled) for row in rows))
@@ -371,30 +373,3 @@ def _key(row: Row) -> int:
     from ssdcli.engine.noise import fold
 
     return fold(row.seed, len(row.filled)) if row.filled else row.seed
-
-
-def _longest(options: Options) -> int:
-    """The most tokens of a gap, or of the text."""
-    return options.gap if options.infill else options.max_tokens
-
-
-def sampler_config(
-    denoiser: Denoiser | MemoryDenoiser, ends: tuple[int, ...], options: Options, guides: tuple[Guide, ...] = ()
-) -> SamplerConfig:
-    """How the engine samples under these options.
-
-    denoiser: the first member's; all members share its block size and device. ends: the ids that end a text.
-    """
-    from ssdcli.engine.sampler import SamplerConfig
-    from ssdcli.engine.sampling.nucleus import Picker
-    from ssdcli.engine.sampling.repetition import Repetition
-
-    return SamplerConfig(
-        block_size=denoiser.block_size,
-        max_tokens=_longest(options),
-        ends=ends,
-        picker=Picker(options.temperature, options.top_p, options.min_p),
-        device=str(denoiser.device),
-        guides=guides,
-        repetition=Repetition(options.repetition_penalty, options.no_repeat),
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,23 @@ class Memory:
         kept = self.index.unlike(texts)
         index = Index.of([self.index.texts()[place] for place in kept], self.index.depth)
         return Memory(index, tuple(self.origins[place] for place in kept))
+
+    def find(self, before: Sequence[int], token: int) -> tuple[int, int]:
+        """The longest context of a token that the memory shares, in tokens, and the last place where it does."""
+        found = 0, 0
+        for length, (start, stop) in enumerate(self.index.slices(before)):
+            places = self.index.order[start:stop]
+            places = places[self.index.tokens[places] == token]
+            if not len(places):
+                break
+            found = length, int(places.max())
+        return found
+
+    def where(self, place: int, decode: Callable[[Sequence[int]], str]) -> str:
+        """FILE:LINE of a place, as far as the text's own lines tell."""
+        text = self.index.text_of(place)
+        start, origin = int(self.index.borders[text]) + 1, self.origins[text]
+        return f"{origin.source}:{origin.line + decode(self.index.tokens[start:place].tolist()).count(chr(10))}"
 
     @property
     def size(self) -> dict[str, int]:

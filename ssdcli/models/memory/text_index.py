@@ -131,6 +131,18 @@ class Index:
             if token == BORDER:
                 return
 
+    def places_after(self, before: Sequence[int]) -> Places:
+        """The places right after these tokens, of which there may be more than `depth`."""
+        nearest = before[-self.depth :]
+        slices = list(self.slices(nearest))
+        if len(slices) <= len(nearest):
+            return self.order[:0]
+        places = self.order[slice(*slices[-1])]
+        for distance in range(len(nearest) + 1, len(before) + 1):
+            places = places[places >= distance]
+            places = places[self.tokens[places - distance] == before[-distance]]
+        return places
+
     def between(self, before: Sequence[int], after: Sequence[int], gap: int) -> Iterator[Followers]:
         """What follows the longest context that also has these tokens behind it, `gap` places further on.
 
