@@ -39,7 +39,7 @@ from benchmarks.lib.segments import (
     shapes,
 )
 from benchmarks.lib.tables import signed, table
-from ssdcli.generation.selection import UNTUNED
+from ssdcli.generation.parts import UNTUNED
 from ssdcli.registry.store import STARTER
 from ssdcli.reports import charts
 from ssdcli.training.settings import TrainSettings

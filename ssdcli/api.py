@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ssdcli.evaluation.measurement import EvalSettings, Evaluation
-from ssdcli.generation.selection import EnsembleSpec, SmallModels, choose
+from ssdcli.generation.parts import SmallModels
+from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.generation.types import PLAIN, Blend, Contribution, Options, Piece, Request, Result, TokenShares
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, Placement

@@ -14,7 +14,7 @@ from benchmarks.lib.corpora import read_texts
 from ssdcli.engine.denoiser import Backbone, Denoiser
 from ssdcli.engine.process import Process
 from ssdcli.evaluation.scored_text import ScoredText, scored_text
-from ssdcli.generation.loaded_model import open_model, process_of
+from ssdcli.generation.loaded_model import Shared, open_model, process_of
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.registry.manifest import Manifest
 from ssdcli.registry.store import Entry, Registry
@@ -70,7 +70,8 @@ class Model:
     @cached_property
     def denoiser(self) -> Denoiser:
         """The loaded model; a LoRA on its base."""
-        return open_model(self.entry, origin=self.registry.base_of(self.entry), process=self.process).denoiser
+        shared = Shared(process=self.process)
+        return open_model(self.entry, origin=self.registry.base_of(self.entry), shared=shared).denoiser
 
     @property
     def backbone(self) -> Backbone:

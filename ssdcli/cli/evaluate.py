@@ -24,6 +24,7 @@ from ssdcli.evaluation.measurement import (
     SweepResult,
     by_weight,
 )
+from ssdcli.generation.parts import OF_MEMORY
 from ssdcli.generation.schedule_parser import named
 from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.machine.environment import prepare_machine
@@ -106,7 +107,7 @@ def _check(spec: EnsembleSpec, data: list[str], plot: Path | None, *, save: bool
     """Raise early the errors that would otherwise come at the end."""
     if not data:
         raise UsageError("no text is named.", "Name files or folders of held-out text, or - for standard input.")
-    small = [member.model.entry for member in spec.members if member.role == "small"]
+    small = [member.model.entry for member in spec.members if member.sees_context]
     if save and not small:
         raise UsageError("--save stores the weight of a small model, and none is named.", "Name one with --with.")
     if save and small[0].bundled:
@@ -117,7 +118,11 @@ def _check(spec: EnsembleSpec, data: list[str], plot: Path | None, *, save: bool
 
 def _keep(found: Evaluation, plot: Path | None, *, save: bool) -> None:
     """Store the weight and draw the plot, if asked to."""
-    if save:
+    if save and found.gates and found.small is not None:
+        owner = found.small.removesuffix(OF_MEMORY)
+        Registry().set_gates(owner, found.tuned_weight, [asdict(one.gate) for one in found.gates])
+        console.note(f"Stored the weights and the gates of {owner!r}.")
+    elif save:
         weight = found.tuned_weight
         if found.small is None or weight is None:
             raise UsageError(
@@ -179,6 +184,8 @@ def _tell(found: Evaluation) -> None:
     if found.ensembles:
         _write_table(_sweep(found))
         _write_table(_ensembles(found))
+    if found.gates:
+        _write_table(_gates(found))
     if found.generated:
         _write_table(_texts(found))
     size = f"{counted(found.documents, 'document')}, {found.tokens:,} tokens, {found.bytes:,} bytes"
@@ -214,6 +221,16 @@ def _ensembles(found: Evaluation) -> Table:
     table = _table("ENSEMBLE", "BEST WEIGHT", "BITS PER BYTE", "NATS PER TOKEN", f"GAIN OVER {found.better.name}")
     for swept in found.ensembles:
         table.add_row(swept.name, _best_weight(swept), *_figures(swept.best.figures), _interval(swept.gain, "+"))
+    return table
+
+
+def _gates(found: Evaluation) -> Table:
+    """A table of the sets of members whose probabilities were averaged, at weights that other documents chose."""
+    table = _table("AVERAGE OF", "WEIGHTS", "CONSTANT WEIGHTS", "GATE", "ORACLE", "DEFAULT")
+    for one in found.gates:
+        members, weights = " + ".join(one.gate.members), " ".join(f"{weight:.2f}" for weight in one.gate.weights)
+        bits = (_interval(estimate) for estimate in (one.constant, one.gated, one.oracle))
+        table.add_row(members, weights, *bits, "gate" if one.gate.is_default else "constant weights")
     return table
 
 

@@ -75,15 +75,18 @@ def generate(
     """
     settings: GenerateSettings = resolve(GenerateSettings, flags, None if recipe is None else find_recipe(recipe))
     models, members = settings.models, read_members(settings.models.members)
-    if models.context and not members:
-        raise UsageError("only small models see --context, and none is named.", "Name one, as in --with notes.")
     if settings.batch is not None and prompt is not None:
         raise UsageError("with --batch the prompts come from its lines.", "Omit the PROMPT.")
-    spec = choose(models.core, members, blend=settings.blend)  # a typo is answered before torch is imported
+    context = bool(models.context)
+    spec = choose(
+        models.core, members, blend=settings.blend, context=context
+    )  # a typo is answered before torch is imported
     prepare_machine()
     if settings.options.explain and not settings.json:
         warn_if_colourless()
     requests = from_rank_zero(lambda: read_requests(prompt, settings.batch, models.context))
+    if not context and any(request.context for request in requests):
+        spec = choose(models.core, members, blend=settings.blend, context=True)
     with on_out_of_memory(_remedy(spec)):
         _write(spec.open(settings.placement), requests, settings)
 

@@ -13,7 +13,7 @@ import typer
 from ssdcli.cli import console
 from ssdcli.cli.flags import Recipe, given_flags, resolve, with_flags
 from ssdcli.cli.progress import Screen, stoppable
-from ssdcli.errors import UsageError, on_out_of_memory
+from ssdcli.errors import UsageError, on_out_of_memory, require
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.units import counted
@@ -36,6 +36,13 @@ def train_small(
     flags: Mapping[str, object],
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")] = False,
+    memory_only: Annotated[
+        bool, typer.Option("--memory-only", help="Make a memory of the text alone, in seconds, without training.")
+    ] = False,
+    update: Annotated[
+        str | None,
+        typer.Option("--update", metavar="NAME", help="Build the memory of a model again from the text as it is now."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be read, with ten samples, and train nothing.")
     ] = False,
@@ -44,6 +51,10 @@ def train_small(
 ) -> None:
     """Train a small model on your own text, on this machine, and register it."""
     given = {name: value for name, value in flags.items() if value not in (None, [])}
+    if memory_only or update is not None:
+        _check_memory(given, memory_only=memory_only, update=update, resume=resume)
+        _remember(given, update, recipe, overwrite=overwrite, as_json=json)
+        return
     prepare_machine()
     if dry_run:
         _show(resolve(TrainSettings, given, None if recipe is None else find_recipe(recipe)), as_json=json)
@@ -82,6 +93,44 @@ def _settings(given: dict[str, object], recipe: str | None, *, resume: bool, ove
             settings = replace(settings, **{other: None})  # type: ignore[arg-type]
     begin(Registry(), settings, overwrite=overwrite)
     return settings
+
+
+def _check_memory(given: Mapping[str, object], *, memory_only: bool, update: str | None, resume: bool) -> None:
+    """Raise UsageError for flags that do not go with a memory."""
+    both = memory_only and update is not None
+    require(not both, "--memory-only makes a new memory, and --update changes one.", "Omit one of them.")
+    require(not resume, "a memory takes seconds, so there is nothing to resume.", "Omit --resume.")
+    require(given.get("memory") is not False, "--no-memory leaves nothing to do here.", "Omit it.")
+    others = sorted(set(given) - ({"data"} if update is not None else {"data", "core", "name", "seed", "memory"}))
+    require(not others, f"a memory is not trained, and {', '.join(others)} is a setting of trainings.", "Omit it.")
+
+
+def _remember(
+    given: dict[str, object], update: str | None, recipe: str | None, *, overwrite: bool, as_json: bool
+) -> None:
+    """Make or update a memory, and tell what it holds."""
+    from ssdcli.training.remember import train_memory, update_memory
+
+    if update is None:
+        settings = resolve(TrainSettings, given, None if recipe is None else find_recipe(recipe))
+        found = train_memory(settings, overwrite=overwrite)
+    else:
+        data = given.get("data", [])
+        assert isinstance(data, list)
+        found = update_memory(update, data)
+    for line in found.report:
+        console.note(line)
+    if as_json:
+        facts = {"name": found.name, **found.size, "new": found.learned, "forgotten": found.forgotten}
+        console.write_json(facts)
+        return
+    size = f"{counted(found.size['texts'], 'text')} of {counted(found.size['tokens'], 'token')}"
+    console.write(f"{found.name}: a memory of {size}, {found.folder}")
+    if update is not None:
+        console.write(
+            f"{counted(found.learned, 'text')} new, {found.forgotten:,} forgotten; the weights stay as they are"
+        )
+    console.note(f"Now try: ssd generate {shlex.quote('Dear')} --with {found.name}")
 
 
 def _tell(trained: Trained, *, as_json: bool) -> None:

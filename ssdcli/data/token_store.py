@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,6 +166,11 @@ class TokenStore:
         """Start, stop (separators left out) and UTF-8 bytes of each held-out document."""
         return self._documents("heldout", self.info.heldout)
 
+    def sources(self, side: Literal["train", "heldout"]) -> list[str]:
+        """Where each document of a side comes from; none for a store that an earlier version wrote."""
+        path = self.folder / f"{side}_sources.json"
+        return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+
     def _map(self, name: str, dtype: str) -> Tokens:
         return np.memmap(self.folder / f"{name}.bin", dtype=np.dtype(dtype), mode="r")
 
@@ -287,6 +292,7 @@ class _SideWriter:
         self._eot_id = eot_id
         self._starts = array("q")
         self._bytes = array("q")
+        self._sources: list[str] = []
         self._tokens = 0
         self._conversations = 0
         self._characters = 0
@@ -314,6 +320,7 @@ class _SideWriter:
         if not marked.ids:
             return
         self._starts.append(self._tokens)
+        self._sources.append(document.source)
         self._bytes.append(len(document.text.encode("utf-8")))
         self._characters += len(document.text)
         self._conversations += bool(document.turns)
@@ -326,6 +333,10 @@ class _SideWriter:
             with _open_private(_partial(path)) as file:
                 np.save(file, np.frombuffer(numbers, dtype=np.int64), allow_pickle=False)
                 _commit(file, path)
+        path = self._folder / f"{self._name}_sources.json"
+        with _open_private(_partial(path)) as file:
+            file.write(json.dumps(self._sources, ensure_ascii=False).encode("utf-8", "replace"))
+            _commit(file, path)
         for file, path in zip(self._files, self._paths, strict=True):
             _commit(file, path)
 

@@ -163,12 +163,31 @@ class Denoiser:
     same width alone. On a CPU, in float32, this holds bit for bit for canvases of a multiple of 16 tokens, and on some
     CPUs of 4: matrix products take rows in groups of so many, and round the last rows of other counts differently. The
     prefixes of a batch are a tuple in which every row occurs once.
+
+    abstains: whether it predicts nothing (NaN) at some positions.
     """
+
+    abstains = False
 
     def __init__(self, backbone: Backbone, process: Process) -> None:
         """Wrap a backbone; prefixes live on its device."""
         self.backbone = backbone
         self.process = process
+
+    @property
+    def block_size(self) -> int:
+        """The tokens of a canvas."""
+        return self.backbone.block_size
+
+    @property
+    def context(self) -> int:
+        """The longest window, in tokens."""
+        return self.backbone.context
+
+    @property
+    def device(self) -> torch.device:
+        """Where canvases are."""
+        return self.backbone.device
 
     @property
     def room(self) -> int:

@@ -15,11 +15,13 @@ class Prompt:
     before: ids.
     after: ids; None stands for a token that is not known yet, such as those of a later gap.
     gap: the number of positions between the two sides, a whole number of blocks.
+    private: ids of a private context that is looked up, not read.
     """
 
     before: Sequence[int]
     after: Sequence[int | None] = ()
     gap: int = 0
+    private: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if self.after and self.gap < 1:

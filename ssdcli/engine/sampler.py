@@ -15,6 +15,7 @@ from ssdcli.engine.ensemble.guidance import Guide, guided
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Canvas, Process
 from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.sampling.copying import CopyLimit, without_copies
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.repetition import ALLOWED, Repetition, SharedText
 from ssdcli.engine.sampling.reverse import ReverseProcess
@@ -35,6 +36,7 @@ class SamplerConfig:
     guides: what steers the predictions.
     repetition: how the repetition of known text is discouraged.
     shared: each row's prompt as all members may see it, which counts as known text; none for no text.
+    copies: what may be copied word for word; None for no limit.
     """
 
     block_size: int
@@ -45,6 +47,7 @@ class SamplerConfig:
     guides: tuple[Guide, ...] = ()
     repetition: Repetition = ALLOWED
     shared: tuple[Prompt, ...] = ()
+    copies: CopyLimit | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,9 @@ def _denoise(
 
 def _fresh(log_p: Tensor, canvas: Canvas, process: Process, block: _Block, config: SamplerConfig) -> Tensor:
     """Log p (B, L, V) with less repetition of known text; as given where that is off."""
+    if config.copies is not None:
+        tokens = process.tokens(canvas)
+        log_p = without_copies(log_p, tokens, process.shows(canvas), block.written, config.copies)
     if config.repetition.off:
         return log_p
     shown = process.shows(canvas)

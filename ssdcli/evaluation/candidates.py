@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.losses import GRID
 from ssdcli.evaluation.measurement import EvalSettings
+from ssdcli.generation.parts import OF_MEMORY, SmallModels
 from ssdcli.generation.schedule_parser import among, goes_with, named
-from ssdcli.generation.selection import EnsembleSpec, ModelFiles, SmallModels, choose, without_noise
+from ssdcli.generation.selection import EnsembleSpec, ModelFiles, choose, without_noise
 from ssdcli.generation.types import Blend
 from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Registry
@@ -64,13 +65,14 @@ class Candidates:
 
 def find_candidates(core: str | None, members: SmallModels, settings: EvalSettings, registry: Registry) -> Candidates:
     """Find the models and what can be measured of them, from manifests alone; raises what `choose` raises."""
-    plain = choose(core, members, registry)
-    small = [member for member in plain.members if member.role == "small"]
+    plain = choose(core, members, registry, context=bool(settings.context))
+    small = [member for member in plain.members if member.sees_context]
     if settings.context and not small:
-        raise UsageError("only small models see private context, and none is named.", "Name one with --with.")
+        raise UsageError("only small models and memories see private context.", "Name one with --with.")
     process = plain.members[0].model.entry.manifest.process
     weights = tuple((one.name, one.weight) for one in small)
-    maker = _SweepMaker(plain.core, process, plain.blend.declared.name, weights, registry)
+    attention = None if plain.core is None else registry.find(plain.core).manifest.attention
+    maker = _SweepMaker(plain.core, process, catalogue.default_rule(attention), weights, registry)
     sweeps = maker.sweeps(settings, small)
     authors = {} if plain.core is None else {plain.core: choose(plain.core, None, registry)}
     authors |= {one.name: choose(NO_CORE, {one.name: 1.0}, registry) for one in small}
@@ -100,7 +102,9 @@ class _SweepMaker:
         """The sweeps that are asked for, or all that are possible; none for a single model."""
         if len(self.small) + (self.core is not None) < 2:
             return ()
-        differ = bool(settings.context) or all(member.model.entry.manifest.base is not None for member in small)
+        differ = bool(settings.context) or all(
+            member.model.entry.manifest.base is not None for member in small if member.role == "small"
+        )
         same = () if differ else tuple(rule for rule in settings.rules if "base" in Blend(rule).needs)
         if same:
             problem = f"the rule {same[0]} needs private context, or a small model trained with --base."
@@ -160,4 +164,6 @@ class _SweepMaker:
         return {first: weight, **rest}
 
     def _choose(self, weights: dict[str, float | None], blend: Blend) -> EnsembleSpec:
-        return choose(self.core or NO_CORE, weights, self.registry, blend)
+        if "base" in blend.needs:  # a memory has no base to be compared with
+            weights = {name: weight for name, weight in weights.items() if not name.endswith(OF_MEMORY)}
+        return choose(self.core or NO_CORE, weights, self.registry, replace(blend, memory=False))

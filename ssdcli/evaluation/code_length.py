@@ -12,8 +12,9 @@ predicted after half of the window at least, or all of the text before it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from ssdcli.evaluation.combinations import Combination, Positions, combined_loss
 from ssdcli.evaluation.losses import SCORES, Losses, Pace
 from ssdcli.evaluation.runs import Run, Window, runs_of, windows
 from ssdcli.evaluation.scored_text import ScoredText
-from ssdcli.generation.loaded_model import LoadedModel
+from ssdcli.generation.loaded_model import Loaded, LoadedMemory
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,19 @@ class CodeSettings:
     """How code lengths are measured.
 
     pace: how long it may take.
-    context: ids of the private context, which those members that see it read before every text.
+    context: ids of the private context, which small models read before every text, cut to the room that they have.
+    private: all of its ids, which memories look up.
     """
 
     pace: Pace = field(default_factory=Pace)
     context: tuple[int, ...] = ()
+    private: tuple[int, ...] = ()
 
 
-def has_code_length(model: LoadedModel) -> bool:
+def has_code_length(model: Loaded) -> bool:
     """Whether a model predicts each token of a text exactly, and many of them in one pass."""
+    if isinstance(model, LoadedMemory):
+        return True
     denoiser, process = model.denoiser, model.denoiser.process
     in_passes = isinstance(denoiser, CausalDenoiser) or can_be_read_whole(denoiser)
     return process.hides and not process.timed and in_passes
@@ -52,7 +57,7 @@ def has_code_length(model: LoadedModel) -> bool:
 
 @torch.no_grad()
 def code_lengths(
-    members: Sequence[Member[LoadedModel]],
+    members: Sequence[Member[Loaded]],
     texts: Sequence[ScoredText],
     combinations: Sequence[Combination],
     settings: CodeSettings,
@@ -65,7 +70,7 @@ def code_lengths(
     began = time.monotonic()
     sums: list[np.ndarray] = []
     for text in texts:
-        sums.append(_code_length(members, text, combinations, settings.context))
+        sums.append(_code_length(members, text, len(sums), combinations, settings))
         if not settings.pace.goes_on(began, len(sums) / len(texts)):
             break
     measured = texts[: len(sums)]
@@ -78,40 +83,50 @@ def code_lengths(
 
 
 def _code_length(
-    members: Sequence[Member[LoadedModel]],
+    members: Sequence[Member[Loaded]],
     text: ScoredText,
+    number: int,
     combinations: Sequence[Combination],
-    context: tuple[int, ...],
+    settings: CodeSettings,
 ) -> np.ndarray:
-    """The nats of a text's tokens under each combination: (C,) float64."""
-    denoisers, runs = [member.model.denoiser for member in members], runs_of(text)
-    states = [_states(member.model, runs, context if member.sees_context else ()) for member in members]
-    positions = _positions(members[0].model, runs)
+    """The nats of a text's tokens under each combination: (C,) float64; number: its place among the texts."""
+    runs, device = runs_of(text), _device(members)
+    contexts = {"small": settings.context, "memory": settings.private}
+    predictors = [_predictor(member.model, runs, contexts.get(member.role, ())) for member in members]
+    positions = _positions(members[0].model.denoiser.block_size, runs, number, device)
     total = torch.zeros(len(combinations), dtype=torch.float64)
-    vocabulary = denoisers[0].process.vocabulary
-    for rows in torch.arange(len(positions.tokens), device=positions.tokens.device).split(max(1, SCORES // vocabulary)):
-        log_ps = [_log_p(denoiser, own, rows) for denoiser, own in zip(denoisers, states, strict=True)]
+    vocabulary = members[0].model.denoiser.process.vocabulary
+    for rows in torch.arange(len(positions.tokens), device=device).split(max(1, SCORES // vocabulary)):
+        log_ps = [predict(rows) for predict in predictors]
         abstain = [
-            getattr(one, "abstains", False) and not predicted(said).all()
-            for one, said in zip(denoisers, log_ps, strict=True)
+            member.model.denoiser.abstains and not predicted(said).all()
+            for member, said in zip(members, log_ps, strict=True)
         ]
         losses = combined_losses(log_ps, positions.rows(rows), combinations, abstain).cpu().double()
         total += torch.where(losses.isnan(), torch.inf, losses).sum(0)
     return total.numpy()
 
 
-def _positions(model: LoadedModel, runs: Sequence[Run]) -> Positions:
+def _device(members: Sequence[Member[Loaded]]) -> torch.device:
+    """Where members are combined: on the first model's device."""
+    return next((member.model.denoiser.device for member in members if member.role != "memory"), torch.device("cpu"))
+
+
+def _positions(size: int, runs: Sequence[Run], number: int, device: torch.device) -> Positions:
     """The tokens that count, at the noise level of their canvas: the share of its block that is hidden."""
-    device, size = model.denoiser.backbone.device, model.denoiser.backbone.block_size
     tokens = torch.tensor([token for run in runs for token in run.tokens], device=device)
     places = torch.cat([torch.arange(len(run), device=device) % size for run in runs])
-    return Positions(tokens, 1 - places / size, tokens)
+    return Positions(tokens, 1 - places / size, tokens, number)
 
 
-def _states(model: LoadedModel, runs: Sequence[Run], context: tuple[int, ...]) -> Tensor:
-    """The hidden states that predict the tokens that count: (N, H)."""
-    parts = [_conditionals(model.denoiser, part) for run in runs for part in windows(model, run, context)]
-    return torch.cat(parts)
+def _predictor(model: Loaded, runs: Sequence[Run], context: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """A function that gives log p at some of the tokens that count, (n,) to (n, V) on their device, asked in order."""
+    if isinstance(model, LoadedMemory):
+        places = (place for run in runs for place in range(run.start - 1, run.start - 1 + len(run)))
+        each = model.denoiser.conditionals(runs[0].text.tokens[1:], places, context)
+        return lambda rows: torch.stack(list(islice(each, len(rows)))).to(rows.device)
+    states = torch.cat([_conditionals(model.denoiser, part) for run in runs for part in windows(model, run, context)])
+    return lambda rows: _log_p(model.denoiser, states, rows)
 
 
 def _conditionals(denoiser: Denoiser, part: Window) -> Tensor:

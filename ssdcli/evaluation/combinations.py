@@ -26,15 +26,17 @@ class Positions:
     tokens: (N,) int64, the clean tokens.
     levels: (N,) float32, the noise levels.
     shown: (N,) int64, the tokens that the canvas shows.
+    text: the number of the text that holds them, where they are all of one.
     """
 
     tokens: Tensor
     levels: Tensor
     shown: Tensor
+    text: int = 0
 
     def rows(self, chosen: Tensor) -> Positions:
         """Select positions: chosen (n,) int64."""
-        return Positions(self.tokens[chosen], self.levels[chosen], self.shown[chosen])
+        return Positions(self.tokens[chosen], self.levels[chosen], self.shown[chosen], self.text)
 
 
 @dataclass(frozen=True)

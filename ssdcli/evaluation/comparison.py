@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ssdcli.engine.ensemble.members import Role
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process import Process
 from ssdcli.evaluation.candidates import Candidates
 from ssdcli.evaluation.combinations import Combination, Combined, Positions, Score, alone, cross_entropy
 from ssdcli.evaluation.estimates import gain, ratio
 from ssdcli.evaluation.gating import GateFitter
+from ssdcli.evaluation.joint_gate import GateObserver
 from ssdcli.evaluation.losses import Losses, LossesByLevel
 from ssdcli.evaluation.measurement import (
     Estimate,
@@ -24,6 +26,8 @@ from ssdcli.evaluation.measurement import (
 )
 from ssdcli.generation.selection import EnsembleSpec
 from ssdcli.registry.manifest import CODE_LENGTH, DENOISING_LOSS, NELBO
+
+_OBSERVED: tuple[Role, ...] = ("core", "small", "memory")
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,20 @@ class Comparison:
     def watched(self, fitter: GateFitter) -> list[Combination]:
         """The combination that shows the fitter a core and its only small model; none if there are others."""
         roles = [member.role for member in self.candidates.members]
-        if not roles.count("core") == roles.count("small") == 1:
+        if not roles.count("core") == roles.count("small") == 1 or "memory" in roles:
             return []
         return [fitter.combination(roles)]
+
+    def observer(self) -> GateObserver | None:
+        """What fits joint gates to a core, a small model and a memory; None if there are others, or not two."""
+        roles = [member.role for member in self.candidates.members]
+        members = tuple(role for role in _OBSERVED if role in roles)
+        once = all(roles.count(role) == 1 for role in members)
+        return GateObserver(members) if once and "core" in members and len(members) > 1 else None
+
+    def observed(self, observer: GateObserver) -> Combination:
+        """The combination that shows the observer its members."""
+        return observer.combination([member.role for member in self.candidates.members])
 
     def members(self, losses: Losses) -> tuple[MemberResult, ...]:
         """Each member's figures alone."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.process import Process
 from ssdcli.engine.whole_text import can_be_read_whole
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
@@ -22,11 +23,14 @@ from ssdcli.evaluation.estimates import ENOUGH
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.generated import not_measured
 from ssdcli.evaluation.heldout_text import HeldOutText, read_heldout, scored_texts
+from ssdcli.evaluation.joint_gate import fit_joint_gates, gate_results
 from ssdcli.evaluation.losses import Losses, LossSettings, Pace, measure_combinations
 from ssdcli.evaluation.measurement import EvalSettings, Evaluation, OnProgress, TextMeasures
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.evaluation.trained_text import Training
-from ssdcli.generation.selection import EnsembleSpec, SmallModels
+from ssdcli.generation.loaded_model import LoadedMemory, LoadedModel, models_of
+from ssdcli.generation.parts import SmallModels
+from ssdcli.generation.selection import EnsembleSpec
 from ssdcli.generation.types import PLAIN
 from ssdcli.generation.writer import Writer
 from ssdcli.models.judge import Judge, load_judge
@@ -60,13 +64,15 @@ def evaluate(
     settings, registry = settings or EvalSettings(), registry or Registry()
     candidates = find_candidates(core, members, settings, registry)
     on_progress("reading", 0.0)
-    training = Training.of([member.model.entry for member in candidates.members], registry)
+    trained = [member.model.entry for member in candidates.members if member.role != "memory"]
+    training = Training.of(trained, registry)
     text = read_heldout(data, candidates.learner.model.entry, training, settings)
     exact = settings.exact or _is_causal(candidates, registry)
     stage = _Loaded.open(candidates, text, settings, exact=exact)
     columns = Comparison.of(candidates, stage.process, exact=exact)
-    fitter = GateFitter(None if exact else stage.process, stage.looked_at, settings.seed)
-    measured = [*columns.combinations, *columns.watched(fitter)]
+    fitter, observer = GateFitter(stage.process, stage.looked_at, settings.seed), columns.observer() if exact else None
+    watched = columns.watched(fitter) if observer is None else [columns.observed(observer)]
+    measured = [*columns.combinations, *watched]
     losses = stage.measure(measured, partial(on_progress, "measuring"))
     generated, missing = stage.generate(columns.best(losses), partial(on_progress, "writing"))
     return Evaluation(
@@ -84,7 +90,8 @@ def evaluate(
         seconds=time.monotonic() - began,
         generated=generated,
         remarks=(*text.remarks, *stage.remarks, *_left_over(stage.scored, losses), *missing),
-        fitted=fitter.gate(),
+        fitted=None if exact else fitter.gate(),
+        gates=() if observer is None else gate_results(fit_joint_gates(observer.observations()), losses.bytes),
         trained=text.trained,
     )
 
@@ -147,9 +154,18 @@ class _Loaded:
         if not scored:
             problem = f"nothing of this text can be measured: {'; '.join(text.remarks) or 'it has no answers'}."
             raise UsageError(problem, "Name other text.")
+        _forget(writer, scored)
         judge = None if settings.judge is None else load_judge(settings.judge)
         context, remarks = _context(writer, settings.context)
         return cls(candidates, settings, writer, judge, text, scored, context, exact, remarks)
+
+    @property
+    def models(self) -> tuple[Member[LoadedModel], ...]:
+        """The members; UsageError if one is a memory, which has no NELBO."""
+        models = models_of(self.writer.members)
+        if len(models) < len(self.writer.members):
+            raise UsageError("a memory is measured by code lengths alone.", "Pass --exact, or leave the memory out.")
+        return models
 
     @property
     def looked_at(self) -> float:
@@ -168,9 +184,11 @@ class _Loaded:
         """Measure all combinations: on whole texts if every member can score them, else canvas by canvas."""
         pace = Pace(60 * self.settings.minutes, on_progress)
         if self.exact:
-            return code_lengths(self.writer.members, self.scored, combinations, CodeSettings(pace, self.context))
-        backbones = [member.model.denoiser.backbone for member in self.writer.members]
-        members = self.writer.members
+            private = tuple(self.writer.codec.encode(self.settings.context)) if self.settings.context else ()
+            how = CodeSettings(pace, self.context, private)
+            return code_lengths(self.writer.members, self.scored, combinations, how)
+        members = self.models
+        backbones = [member.model.denoiser.backbone for member in members]
         if not self.context and all(member.model.scores_whole_texts for member in members):
             window = min(backbone.context for backbone in backbones)
             batch = max(1, _BATCH_TOKENS // window)
@@ -178,8 +196,8 @@ class _Loaded:
             return measure_combinations(backbones, self.process, self.scored, combinations, windows)
         if not self.context and all(can_be_read_whole(member.model.denoiser) for member in members):
             return block_losses(members, self.scored, combinations, BlockSettings(pace, self.settings.seed))
-        how = CanvasSettings(pace, self.settings.seed, ROUNDS, canvases_together(members), self.context)
-        losses = canvas_losses(members, self.scored, combinations, how)
+        settings = CanvasSettings(pace, self.settings.seed, ROUNDS, canvases_together(members), self.context)
+        losses = canvas_losses(members, self.scored, combinations, settings)
         if losses is None:
             problem = f"fewer than {ENOUGH} documents have room for a block, or were reached in time."
             too_few = self.settings.documents < ENOUGH
@@ -205,6 +223,13 @@ class _Loaded:
         )
 
 
+def _forget(writer: Writer, texts: Sequence[ScoredText]) -> None:
+    """Take the texts that are measured, and their near-duplicates, out of the writer's memories."""
+    for member in writer.members:
+        if isinstance(member.model, LoadedMemory):
+            member.model.denoiser.memory = member.model.denoiser.memory.without([text.tokens[1:] for text in texts])
+
+
 def _check_exact(writer: Writer, *, exact: bool) -> None:
     """Raise UsageError if code lengths are to be measured and a model has none."""
     lacking = next((member.name for member in writer.members if not has_code_length(member.model)), None)
@@ -225,6 +250,6 @@ def _context(writer: Writer, text: str) -> tuple[tuple[int, ...], tuple[str, ...
     if not text:
         return (), ()
     ids = writer.codec.encode(text + BETWEEN)
-    room = min(member.model.denoiser.room for member in writer.members if member.sees_context) // 2
+    room = min((one.model.denoiser.room for one in writer.members if one.role == "small"), default=len(ids) * 2) // 2
     cut = [f"{len(ids) - room} of {len(ids)} tokens of the private context do not fit beside a text"]
     return tuple(ids[:room]), tuple(cut * (len(ids) > room))

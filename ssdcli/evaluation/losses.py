@@ -282,7 +282,7 @@ def _batch_losses(
     due = process.loss_weights(canvas, t) * scored
     packed = Packed.plain(tokens, blocks)
     hidden = [_hidden(member, process, canvas, packed, t) for member in members]
-    flat = Positions(*(column.flatten() for column in (tokens, t, process.tokens(canvas))))
+    flat = Positions(tokens.flatten(), t.flatten(), process.tokens(canvas).flatten())
     losses = torch.zeros(*tokens.shape, len(combinations), device=device)
     places = due.reshape(-1).nonzero().squeeze(1)
     for rows in places.split(max(1, SCORES // process.vocabulary)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdcli.engine import catalogue
-from ssdcli.engine.ensemble.gate import Gate
+from ssdcli.engine.ensemble.gate import AverageGate, Gate
 from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.errors import require
 from ssdcli.generation.types import rules
@@ -218,6 +218,33 @@ class SweepResult:
 
 
 @dataclass(frozen=True)
+class GateResult:
+    """What a gate is worth, in bits per byte of documents that it was not fitted to.
+
+    gate: fitted to all documents.
+    constant: at constant weights.
+    gated: by the gate.
+    oracle: by the member that is best at each token, which nobody knows beforehand.
+    """
+
+    gate: AverageGate
+    constant: Estimate
+    gated: Estimate
+    oracle: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        """Members, constant weights, whether the gate won, and the estimates."""
+        return {
+            "members": list(self.gate.members),
+            "weights": list(self.gate.weights),
+            "at_weights": self.constant.to_json(),
+            "by_gate": self.gated.to_json(),
+            "oracle": self.oracle.to_json(),
+            "is_default": self.gate.is_default,
+        }
+
+
+@dataclass(frozen=True)
 class TextMeasures:
     """Measures of the texts that one author wrote after beginnings of documents.
 
@@ -290,6 +317,7 @@ class Evaluation:
     generated: measures of the documents' own texts, then of what the members wrote.
     remarks: sentences about what was left out and why.
     fitted: the small model's gate, fitted on these documents.
+    gates: those of a causal core and its members, likewise, the largest set of members first.
     trained: which of the documents the members were trained on.
     """
 
@@ -308,6 +336,7 @@ class Evaluation:
     generated: tuple[TextMeasures, ...] = ()
     remarks: tuple[str, ...] = ()
     fitted: Gate | None = None
+    gates: tuple[GateResult, ...] = ()
     trained: TrainedText = TrainedText()
 
     @property
@@ -337,6 +366,7 @@ class Evaluation:
             "better_member": self.better.name,
             "ensembles": [swept.to_json() for swept in self.ensembles],
             "best": None if best is None or self.gain is None else _best(best, self.gain),
+            "gates": [gate.to_json() for gate in self.gates],
             "generated": [texts.to_json() for texts in self.generated],
             "documents": self.documents,
             "tokens": self.tokens,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.causal import BranchingCausalDenoiser, CausalDenoiser, StepwiseCausalDenoiser
-from ssdcli.engine.denoiser import Denoiser, Prefix
+from ssdcli.engine.denoiser import Prefix
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.noise import fold
 from ssdcli.engine.prompt import Prompt
@@ -29,7 +29,7 @@ def candidate_keys(key: int, count: int) -> list[int]:
     return [key, *(fold(key, _CANDIDATES + place) for place in range(1, count))]
 
 
-def shared(core: Denoiser) -> CausalDenoiser:
+def shared(core: object) -> CausalDenoiser:
     """A causal language model that shares passes among several texts after one prompt."""
     if isinstance(core, StepwiseCausalDenoiser):
         return BranchingCausalDenoiser(core.backbone, core.process)

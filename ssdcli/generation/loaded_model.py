@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ssdcli.engine.denoiser import Backbone, Denoiser
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.process import Process, make_process
+from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
-from ssdcli.errors import SsdError
+from ssdcli.errors import SsdError, UsageError
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.loading import load_model, make_denoiser
+from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
+from ssdcli.models.memory.memory_files import NOTHING, load_memory
 from ssdcli.registry.store import Entry
 from ssdcli.text.codec import Codec
 from ssdcli.text.openings import TextFormat, format_of
@@ -50,26 +54,76 @@ class LoadedModel:
         return Prompt([*before, *text[max(0, len(text) - room) :]])
 
 
+@dataclass(frozen=True)
+class LoadedMemory:
+    """A memory that is ready to be looked up.
+
+    denoiser: predicts the clean tokens of a canvas.
+    codec: its tokenizer.
+    format: how the texts that it holds begin, end, and are laid out.
+    """
+
+    denoiser: MemoryDenoiser
+    codec: Codec
+    format: TextFormat
+
+    def after(self, text: Sequence[int], context: Sequence[int] = ()) -> Prompt:
+        """The prompt for a canvas that follows these ids of a document; context: ids of a private one."""
+        return Prompt(text, private=tuple(context))
+
+
+Loaded = LoadedModel | LoadedMemory
+
+
+def models_of(members: Sequence[Member[Loaded]]) -> tuple[Member[LoadedModel], ...]:
+    """The members that are models, not memories."""
+    return tuple(one.carrying(one.model) for one in members if isinstance(one.model, LoadedModel))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the members of an ensemble share; None for what is each model's own.
+
+    block_size: the tokens of a canvas, where a model does not fix it.
+    process: the noise process.
+    codec: the tokenizer.
+    """
+
+    block_size: int | None = None
+    process: Process | None = None
+    codec: Codec | None = None
+
+
+ALONE = Shared()
+
+
 def open_model(
-    entry: Entry,
-    placement: Placement = FREE,
-    *,
-    origin: Entry | None = None,
-    block_size: int | None = None,
-    process: Process | None = None,
-    codec: Codec | None = None,
+    entry: Entry, placement: Placement = FREE, *, origin: Entry | None = None, shared: Shared = ALONE
 ) -> LoadedModel:
     """Load a registered model (SsdError if it cannot be read, OutOfMemory if it does not fit).
 
-    origin: the model that an adapter is added to. block_size: the tokens of a canvas, if the model does not fix it.
-    process, codec: shared with other members; by default the model's own.
+    origin: the model that an adapter is added to.
     """
     manifest = entry.manifest
     files, adapter = (entry, None) if origin is None else (origin, entry.folder)
-    backbone = load_model(files.folder, placement, block_size or manifest.block_size, adapter)
-    denoiser = make_denoiser(backbone, manifest.attention, process or process_of(entry), cache=placement.cache)
-    codec = codec or Codec(load_tokenizer(entry.folder, entry.name))
+    backbone = load_model(files.folder, placement, shared.block_size or manifest.block_size, adapter)
+    process = shared.process or process_of(entry)
+    denoiser = make_denoiser(backbone, manifest.attention, process, cache=placement.cache)
+    codec = shared.codec or Codec(load_tokenizer(entry.folder, entry.name))
     return LoadedModel(denoiser, codec, format_of(entry, codec.tokenizer, trained_here=_is_native(backbone)))
+
+
+def open_memory(entry: Entry, shared: Shared = ALONE) -> LoadedMemory:
+    """Open the memory of a registered model, an empty one where it has none (SsdError if it cannot be read)."""
+    manifest = entry.manifest
+    process = shared.process or process_of(entry)
+    codec = shared.codec or Codec(load_tokenizer(entry.folder, entry.name))
+    if not isinstance(process, Masked):
+        problem = f"a memory joins the masked process alone, not the {process.name} process of {entry.name!r}."
+        raise UsageError(problem, "Pass --no-memory.")
+    kept = None if manifest.memory is None else load_memory(entry.folder, entry.name, manifest.vocabulary)
+    denoiser = MemoryDenoiser(kept or NOTHING, process, shared.block_size or manifest.block_size)
+    return LoadedMemory(denoiser, codec, format_of(entry, codec.tokenizer, trained_here=manifest.kind != "core"))
 
 
 def _is_native(backbone: Backbone) -> bool:

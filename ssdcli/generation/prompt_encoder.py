@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.prompt import Prompt, fit
-from ssdcli.errors import UsageError
+from ssdcli.errors import UsageError, require
 from ssdcli.generation.types import Request
+from ssdcli.machine.units import large
 from ssdcli.text.chat import with_context
 from ssdcli.text.codec import Codec, document
 from ssdcli.text.messages import Message
 
 if TYPE_CHECKING:
-    from ssdcli.generation.loaded_model import LoadedModel
+    from ssdcli.generation.loaded_model import Loaded
     from ssdcli.text.openings import TextFormat
 
 _GAP = re.compile("_{4,}")
+_LONGEST_CONTEXT = 8_000_000  # characters, which take some seconds
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class PromptEncoder:
     gap: the most tokens that fill a gap; 0 when prompts are continued.
     """
 
-    members: tuple[Member[LoadedModel], ...]
+    members: tuple[Member[Loaded], ...]
     gap: int
 
     @property
@@ -128,12 +130,22 @@ class PromptEncoder:
         forms = [self._format(member, request) for member in self.members]
         return tuple(
             Prompt(
-                before=self._before(form, turns, request.context if member.sees_context else ""),
+                before=self._before(form, turns, request.context if member.role == "small" else ""),
                 after=after[: member.model.denoiser.sight],
                 gap=self._positions(member),
+                private=self._looked_up(request.context) if member.role == "memory" else (),
             )
             for member, form in zip(self.members, forms, strict=True)
         )
+
+    def _looked_up(self, context: str) -> tuple[int, ...]:
+        """The ids of a private context that is indexed (UsageError for one that takes too long)."""
+        require(
+            len(context) <= _LONGEST_CONTEXT,
+            f"a private context of {large(len(context))} characters is too much to index before each answer.",
+            "Make a memory of it once, with 'ssd train-small FILE --memory-only --name NAME', and pass --with NAME.",
+        )
+        return tuple(self.codec.encode(context)) if context else ()
 
     def shared(self, request: Request, parts: PromptParts, filled: Sequence[str]) -> Prompt:
         """The prompt for the next gap as all members may see it: the first member's, without a private context."""
@@ -154,7 +166,7 @@ class PromptEncoder:
         turns = (*earlier, replace(last, content=parts.before(filled)))
         return turns, self._after(parts, len(filled)) if self.gap else ()
 
-    def _format(self, member: Member[LoadedModel], request: Request) -> TextFormat:
+    def _format(self, member: Member[Loaded], request: Request) -> TextFormat:
         """The format in which a member reads a request."""
         own = member.model.format
         return own.as_plain() if self.is_plain(request) else own
@@ -171,9 +183,9 @@ class PromptEncoder:
         """The ids of a conversation in a format without a template, except for the opening."""
         return self.codec.encode_turns(turns, context) if form.answers else self.codec.encode(document(turns, context))
 
-    def _positions(self, member: Member[LoadedModel]) -> int:
+    def _positions(self, member: Member[Loaded]) -> int:
         """The positions that a member reserves for a gap: whole blocks."""
-        block = member.model.denoiser.backbone.block_size
+        block = member.model.denoiser.block_size
         return -(-self.gap // block) * block
 
     def _after(self, parts: PromptParts, gap: int) -> tuple[int | None, ...]:
@@ -187,7 +199,7 @@ class PromptEncoder:
     def check_gap(self) -> None:
         """Raise UsageError when a gap leaves a member too little to read."""
         for member in self.members:
-            most = member.model.denoiser.backbone.context // 2
+            most = member.model.denoiser.context // 2
             if self._positions(member) > most:
                 raise UsageError(
                     f"a gap of {self.gap} tokens is more than half of what {member.name!r} sees at once.",
@@ -198,8 +210,8 @@ class PromptEncoder:
         """A sentence for each thing that a member has no room for in its prompt for the first gap."""
         sentences = []
         for member, prompt in zip(self.members, prompts, strict=True):
-            backbone = member.model.denoiser.backbone
-            kept = fit(prompt, backbone.context, backbone.block_size)
+            denoiser = member.model.denoiser
+            kept = fit(prompt, denoiser.context, denoiser.block_size)
             room, lost = len(kept.before), len(prompt.before) - len(kept.before)
             if lost and (what := self._left_out(member, lost, request, parts)):
                 sentences.append(f"{member.name!r} has room for {room} tokens before its answer and leaves out {what}.")
@@ -208,14 +220,14 @@ class PromptEncoder:
                 sentences.append(f"{member.name!r} has no room for the last {lost} tokens after the gap.")
         return tuple(sentences)
 
-    def _left_out(self, member: Member[LoadedModel], lost: int, request: Request, parts: PromptParts) -> str:
+    def _left_out(self, member: Member[Loaded], lost: int, request: Request, parts: PromptParts) -> str:
         """What a member has no room for when the first `lost` tokens are cut; the opening of a document is no loss."""
         form = self._format(member, request)
         if form.chat is not None:
             return f"the first {lost} of the conversation"
         *earlier, last = request.turns
         turns = (*earlier, replace(last, content=parts.before(())))
-        own = request.context if member.sees_context else ""
+        own = request.context if member.role == "small" else ""
         text = len(self._paragraphs(form, turns, own))
         opening = len(self._before(form, turns, own)) - text
         return _cut(lost - opening, text - len(self._paragraphs(form, turns, "")))

@@ -13,6 +13,7 @@ from ssdcli.generation.types import FinishReason, Request, TokenShares
 from ssdcli.text.codec import whole_characters
 
 if TYPE_CHECKING:
+    from ssdcli.generation.memories import SourceFinder
     from ssdcli.generation.trace import WrittenBlock
 
 _WORST_FIRST: tuple[FinishReason, ...] = ("length", "stop", "end")
@@ -36,6 +37,7 @@ class Row:
         self.usage = usage
         self.filled: list[str] = []
         self.warnings: tuple[str, ...] = ()
+        self.sources: SourceFinder | None = None
         self.tokens = 0
         self.explained: list[TokenShares] = []
         self._reasons: list[FinishReason] = []
@@ -94,9 +96,12 @@ class Row:
 
     def _explain(self, block: WrittenBlock, known: int, names: Sequence[str]) -> None:
         """Attribute those tokens of a block that the text keeps to the members."""
+        written = self._transcript.ids[:known]
         for place, (token, text) in enumerate(self._transcript.pieces(known)):
             by = dict(zip(names, block.shares[place], strict=True))
-            self.explained.append(TokenShares(token, text, block.p[place], by))
+            source = None if self.sources is None else self.sources.source(written, token)
+            self.explained.append(TokenShares(token, text, block.p[place], by, source))
+            written.append(token)
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,11 @@ class Transcript:
         self._ids: list[int] = []
         self.text = ""
         self.finish_reason: FinishReason | None = None if limits.max_tokens > 0 else "length"
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids that were written."""
+        return list(self._ids)
 
     @property
     def tokens(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ssdcli.engine import catalogue
 from ssdcli.engine.catalogue import ScheduleDeclaration
-from ssdcli.engine.ensemble.gate import Gate
+from ssdcli.engine.ensemble.gate import AnyGate
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant, Piecewise, Schedule
 from ssdcli.errors import UsageError
@@ -22,7 +22,7 @@ _FORM = "Write a line such as notes = [[1.0, 0.0], [0.5, 0.3]] for each member: 
 Members = Sequence[Member[Any]]
 
 
-def schedules(blend: Blend, members: Members, process: str, gate: Gate | None = None) -> list[Schedule]:
+def schedules(blend: Blend, members: Members, process: str, gate: AnyGate | None = None) -> list[Schedule]:
     """Each member's schedule, by a name of the catalogue or by a TOML file; a gate's own.
 
     UsageError for a schedule that does not exist or does not fit the rule and the members.
@@ -68,7 +68,7 @@ def _default(blend: Blend, members: Members, process: str) -> str:
     return among(blend, process)[0] if _both(members) else catalogue.SCHEDULES[0].name
 
 
-def _gated(blend: Blend, gate: Gate) -> list[Schedule]:
+def _gated(blend: Blend, gate: AnyGate) -> list[Schedule]:
     if blend.schedule not in (None, blend.declared.schedule):
         raise UsageError("a gate sets the weights at every noise level itself.", "Omit --schedule.")
     return list(gate.schedules())

@@ -9,28 +9,35 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from ssdcli.engine import catalogue
-from ssdcli.engine.ensemble.gate import Gate
+from ssdcli.engine.ensemble.gate import AnyGate
 from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.generation.guides import GuideSpec, open_guide
+from ssdcli.generation.parts import (
+    CONTEXT_PART,
+    Part,
+    SmallModels,
+    bound,
+    find_parts,
+    fitted_gate,
+    is_gated_by_default,
+    weights_of,
+)
 from ssdcli.generation.schedule_parser import schedules
 from ssdcli.generation.types import PLAIN, Blend
 from ssdcli.machine.placement import FREE, QUANTIZED, Placement
 from ssdcli.registry.compatibility import check_fit
-from ssdcli.registry.manifest import MEMBERS
+from ssdcli.registry.manifest import MEMORY
 from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 
 if TYPE_CHECKING:
     from ssdcli.engine.ensemble.rules import Rule
-    from ssdcli.generation.loaded_model import LoadedModel
+    from ssdcli.generation.loaded_model import Loaded
     from ssdcli.generation.writer import Writer
 
-UNTUNED = 0.5  # the weight of a small model for which none was measured
 _NAME_BOTH = "Name both, as in --core starter --with notes."
-
-SmallModels = Mapping[str, float | None] | Sequence[str] | None  # names, with weights or without
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,14 @@ class EnsembleSpec:
     members: those that run, the core first, and each base right after its small model.
     blend: the rule and the schedule.
     guides: classifiers that steer the text.
+    gate: the members', if the rule needs one.
     """
 
     core: str | None
     members: tuple[Member[ModelFiles], ...]
     blend: Blend
     guides: tuple[GuideSpec, ...]
+    gate: AnyGate | None = None
 
     @property
     def block_size(self) -> int:
@@ -74,7 +83,7 @@ class EnsembleSpec:
 
     def open(self, placement: Placement = FREE) -> Writer:
         """Load the models as `placement` says, by default as they fit (SsdError if one cannot be read)."""
-        from ssdcli.generation.loaded_model import open_model, process_of
+        from ssdcli.generation.loaded_model import Shared, open_memory, open_model, process_of
         from ssdcli.generation.writer import Writer
         from ssdcli.text.codec import Codec
         from ssdcli.text.tokenizer import load_tokenizer
@@ -84,14 +93,19 @@ class EnsembleSpec:
         codec = Codec(load_tokenizer(first.folder, first.name))
         late_ends = any(_core_table(member.model.weights).get("late_ends") for member in self.members)
         process = process_of(first)
-        loaded: dict[str, LoadedModel] = {}
-        for files in {member.model.entry.name: member.model for member in self.members}.values():
-            model = loaded[files.entry.name] = open_model(
-                files.entry, placement, origin=files.origin, block_size=self.block_size, process=process, codec=codec
-            )
-            device = str(model.denoiser.backbone.device)
+        loaded: dict[tuple[str, bool], Loaded] = {}
+        shared = Shared(self.block_size, process, codec)
+        for member in self.members:
+            files, key = member.model, _weights_or_memory(member)
+            if key in loaded:
+                continue
+            if member.role == "memory":
+                loaded[key] = open_memory(files.entry, shared)
+                continue
+            loaded[key] = open_model(files.entry, placement, origin=files.origin, shared=shared)
+            device = str(loaded[key].denoiser.device)
             placement = replace(placement, device=device)  # all canvases are on the first model's device
-        members = [member.carrying(loaded[member.model.entry.name]) for member in self.members]
+        members = [member.carrying(loaded[_weights_or_memory(member)]) for member in self.members]
         manifest = first.manifest
         guides = tuple(open_guide(spec, manifest.tokenizer, manifest.vocabulary, device) for spec in self.guides)
         return Writer(members, self.core, self.rule, guides, late_ends=late_ends)
@@ -102,11 +116,6 @@ class EnsembleSpec:
         declared, gate = self.blend.declared.load(), self.gate
         rule: Rule = declared if gate is None else declared(gate)
         return rule
-
-    @property
-    def gate(self) -> Gate | None:
-        """The small model's gate, if the rule needs one."""
-        return _gate(self.members[-1].model.entry) if "gate" in self.blend.needs else None
 
     def reopen(self, writer: Writer) -> Writer:
         """Reuse the models of another writer, whose members include all of these; without guides."""
@@ -122,34 +131,69 @@ class EnsembleSpec:
 
 
 def choose(
-    core: str | None = None, members: SmallModels = None, registry: Registry | None = None, blend: Blend = PLAIN
+    core: str | None = None,
+    members: SmallModels = None,
+    registry: Registry | None = None,
+    blend: Blend = PLAIN,
+    *,
+    context: bool = False,
 ) -> EnsembleSpec:
-    """Find the models of an ensemble by their manifests, as `load` does, without loading them."""
+    """Find the models of an ensemble by their manifests, as `load` does, without loading them.
+
+    context: whether there will be a private context, of which a memory joins a causal core where no other memory does.
+    """
     registry = Registry() if registry is None else registry
     guides = tuple(GuideSpec.parse(text) for text in blend.guides)
-    shares = [(_small(registry.find(name)), weight) for name, weight in _pairs(members)]
-    chosen = _core(core, [entry for entry, _ in shares], registry)
-    blend = blend.beside(None if chosen is None else chosen.manifest.attention)
-    running = [_with_origin(member, registry) for member in _fitting_members(chosen, shares, blend, registry)]
-    spec = EnsembleSpec(None if chosen is None else chosen.name, tuple(running), blend, guides)
-    scheduled = schedules(blend, running, running[0].model.entry.manifest.process, spec.gate)
+    parts = find_parts(members, registry, memory=blend.memory and "base" not in blend.needs)
+    chosen = _core(core, parts, registry)
+    if context and blend.memory and _is_causal(chosen) and all(part.role == "small" for part in parts):
+        parts.append(CONTEXT_PART)
+    parts = bound(parts, chosen)
+    blend = _with_rule(blend, chosen, parts)
+    parts = _gated_parts(parts) if "gate" in blend.needs else parts
+    running = [_with_origin(member, registry) for member in _fitting_members(chosen, parts, blend, registry)]
+    gate = fitted_gate(parts) if "gate" in blend.needs else None
+    spec = EnsembleSpec(None if chosen is None else chosen.name, tuple(running), blend, guides, gate)
+    scheduled = schedules(blend, running, running[0].model.entry.manifest.process, gate)
     pairs = zip(running, scheduled, strict=True)
     return replace(spec, members=tuple(replace(member, schedule=schedule) for member, schedule in pairs))
 
 
+def _with_rule(blend: Blend, core: Entry | None, parts: Sequence[Part]) -> Blend:
+    """The blend with a rule: the one that is named, else that of a gate that won, else the core's default."""
+    if _is_causal(core) and blend.rule is None and blend.schedule is None and is_gated_by_default(parts):
+        return replace(blend, rule=catalogue.needing("gate").name)
+    return blend.beside(None if core is None else core.manifest.attention)
+
+
+def _is_causal(core: Entry | None) -> bool:
+    return core is not None and core.manifest.attention == "autoregressive"
+
+
+def _gated_parts(parts: Sequence[Part]) -> list[Part]:
+    """Those parts that a gate was fitted for: without the memory, where there is a gate of the small model alone."""
+    small = [part for part in parts if part.role == "small"]
+    return small if fitted_gate(parts) is None and fitted_gate(small) is not None else list(parts)
+
+
 def _fitting_members(
-    core: Entry | None, small: Sequence[tuple[Entry, float | None]], blend: Blend, registry: Registry
+    core: Entry | None, parts: Sequence[Part], blend: Blend, registry: Registry
 ) -> list[Member[ModelFiles]]:
     """The members that run by the rule of a blend, the core first, at constant weights; UsageError for a misfit."""
     if "gate" in blend.needs:
-        members = _gated(core, small, blend.declared.name)
+        members = _gated(core, parts, blend.declared.name)
+    elif "base" in blend.needs:
+        members = _contrasted(core, parts, blend.declared.name, registry)
     else:
-        shares = [(entry, _weight(entry, weight)) for entry, weight in small]
-        contrasts = "base" in blend.needs
-        members = _contrasted(core, shares, blend.declared.name, registry) if contrasts else _shared(core, shares)
+        members = _shared(core, parts)
     for other, member in combinations(members, 2):
         check_fit(member.model.entry, other.model.entry, registry)
     return members
+
+
+def _weights_or_memory(member: Member[ModelFiles]) -> tuple[str, bool]:
+    """What is loaded once for all members of which it is the same."""
+    return member.model.entry.name, member.role == "memory"
 
 
 def _member(entry: Entry, role: Role, weight: float, name: str = "") -> Member[ModelFiles]:
@@ -161,47 +205,42 @@ def _with_origin(member: Member[ModelFiles], registry: Registry) -> Member[Model
     return member.carrying(ModelFiles(entry, registry.base_of(entry)))
 
 
-def _shared(core: Entry | None, small: Sequence[tuple[Entry, float]]) -> list[Member[ModelFiles]]:
-    """Weights that sum to one: the core gets what the small models leave."""
+def _shared(core: Entry | None, parts: Sequence[Part]) -> list[Member[ModelFiles]]:
+    """Weights that sum to one: the core gets what the parts leave."""
+    weights = weights_of(parts)
     if core is None:
-        total = math.fsum(weight for _, weight in small)
-        return [_member(entry, "small", weight / total) for entry, weight in small]
-    rest = _rest([entry.name for entry, _ in small], [weight for _, weight in small])
-    members = [_member(entry, "small", weight) for entry, weight in small]
+        total = math.fsum(weights)
+        return [_member(part.owner, part.role, w / total, part.name) for part, w in zip(parts, weights, strict=True)]
+    rest = _rest([part.name for part in parts], weights)
+    members = [_member(part.owner, part.role, w, part.name) for part, w in zip(parts, weights, strict=True)]
     return [_member(core, "core", rest), *members] if rest > 0 else members
 
 
-def _gated(core: Entry | None, small: Sequence[tuple[Entry, float | None]], rule: str) -> list[Member[ModelFiles]]:
-    """A core and the small model whose gate weighs them at each position; the reported weight is the constant one."""
-    if core is None or len(small) != 1:
+def _gated(core: Entry | None, parts: Sequence[Part], rule: str) -> list[Member[ModelFiles]]:
+    """A core and the parts whose gate weighs them at each position; the reported weights are the constant ones."""
+    if core is None or not parts or len({part.owner.name for part in parts}) > 1:
         raise UsageError(f"the rule {rule} needs a core and one small model.", _NAME_BOTH)
-    ((entry, weight),) = small
-    if _gate(entry) is None:
-        remedy = f"Fit one with 'ssd eval TEXT --with {entry.name} --save', or use --rule {catalogue.default_rule()}."
-        raise UsageError(f"{entry.name!r} has no gate.", remedy)
-    if weight is not None:
-        problem = f"the weight of {entry.name!r} is set by its gate, so none can be given."
-        raise UsageError(problem, f"Write --with {entry.name}, without a weight.")
-    usual = _weight(entry, None)
-    return [_member(core, "core", _rest([entry.name], [usual])), _member(entry, "small", usual)]
+    name = parts[0].owner.name
+    if fitted_gate(parts) is None:
+        remedy = f"Fit one with 'ssd eval TEXT --with {name} --save', or use --rule {catalogue.default_rule()}."
+        raise UsageError(f"{name!r} has no gate.", remedy)
+    given = next((part for part in parts if part.given is not None), None)
+    if given is not None:
+        problem = f"the weight of {given.name!r} is set by its gate, so none can be given."
+        raise UsageError(problem, f"Write --with {given.name}, without a weight.")
+    return _shared(core, parts)
 
 
-def _gate(entry: Entry) -> Gate | None:
-    return None if entry.manifest.gate is None else Gate(**entry.manifest.gate)
-
-
-def _contrasted(
-    core: Entry | None, small: Sequence[tuple[Entry, float]], rule: str, registry: Registry
-) -> list[Member[ModelFiles]]:
+def _contrasted(core: Entry | None, parts: Sequence[Part], rule: str, registry: Registry) -> list[Member[ModelFiles]]:
     """The core at weight 1, and each small model followed by its base at the same weight.
 
     The base is the model that the manifest names, else the small model itself, without the private context.
     """
-    if core is None or not small:
+    if core is None or not parts or any(part.role != "small" for part in parts):
         raise UsageError(f"the rule {rule} needs a core and a small model.", _NAME_BOTH)
     members = [_member(core, "core", 1.0)]
-    for entry, weight in small:
-        named = entry.manifest.base
+    for part, weight in zip(parts, weights_of(parts), strict=True):
+        entry, named = part.owner, part.owner.manifest.base
         base = entry if named is None else _base(entry, named, registry)
         name = f"{entry.name} without context" if named is None else f"{named}, base of {entry.name}"
         members += [_member(entry, "small", weight), _member(base, "base", weight, name)]
@@ -218,29 +257,9 @@ def _base(entry: Entry, base: str, registry: Registry) -> Entry:
         ) from None
 
 
-def _pairs(small: SmallModels) -> list[tuple[str, float | None]]:
-    if small is None:
-        return []
-    if isinstance(small, Mapping):
-        return list(small.items())
-    names = [small] if isinstance(small, str) else list(small)
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"{name!r} is named twice.", "Name each small model once.")
-    return [(name, None) for name in names]
-
-
-def _small(entry: Entry) -> Entry:
-    if entry.manifest.kind not in MEMBERS:
-        raise UsageError(
-            f"{entry.name!r} is {entry.manifest.noun}, and only small models and adapters can join a core.",
-            "Name a core with --core, and small models with --with.",
-        )
-    return entry
-
-
-def _core(name: str | None, small: Sequence[Entry], registry: Registry) -> Entry | None:
+def _core(name: str | None, parts: Sequence[Part], registry: Registry) -> Entry | None:
     """The core of this name; without a name the first small model's, else the default; None for NO_CORE."""
+    small = [part.entry for part in parts if part.entry is not None]
     if name == NO_CORE:
         if not small:
             raise UsageError(
@@ -262,16 +281,6 @@ def _core(name: str | None, small: Sequence[Entry], registry: Registry) -> Entry
             f"{small[0].name!r} was made for {made_for!r}, and there is no model of this name.",
             f"Name another core with --core, or --core {NO_CORE}.",
         ) from None
-
-
-def _weight(entry: Entry, given: float | None) -> float:
-    weight = given if given is not None else entry.manifest.weight
-    if weight is None:
-        return UNTUNED
-    if not 0 < weight <= 1:
-        problem = f"the weight of {entry.name!r} must be above 0 and at most 1, not {weight:g}."
-        raise UsageError(problem, f"Write --with {entry.name}=0.3, for example.")
-    return weight
 
 
 def _rest(names: Sequence[str], weights: Sequence[float]) -> float:
@@ -296,5 +305,7 @@ def _core_table(entry: Entry) -> Mapping[str, Any]:
     from ssdcli.models.core_spec import KEY
     from ssdcli.models.native_checkpoint import read_config
 
+    if entry.manifest.kind == MEMORY:
+        return {}
     table: Mapping[str, Any] = read_config(entry.folder).get(KEY, {})
     return table

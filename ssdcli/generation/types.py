@@ -32,6 +32,7 @@ class Options:
     min_p: the least probability of a token that is drawn, as a share of the likeliest's.
     repetition_penalty: divides the logits of tokens of the prompt and the text so far, as in transformers; 1 for none.
     no_repeat: n, where no n-gram of the prompt and the text so far is written again; 0 to allow all.
+    max_copy: the most tokens in a row that are copied from a memory, where texts are written from the left; 0 for all.
     stop: strings that end the text and are not part of it.
     seed: of the first prompt; the prompts of a batch count up from it.
     n: texts for each prompt.
@@ -74,6 +75,12 @@ class Options:
     no_repeat: int = option(
         0,
         "Never repeat N tokens in a row from the prompt or the text; 0 allows it.",
+        at_least(0),
+        metavar="N",
+    )
+    max_copy: int = option(
+        0,
+        "Copy at most N tokens in a row from a memory; 0 allows all.",
         at_least(0),
         metavar="N",
     )
@@ -143,6 +150,7 @@ class OptionChanges(TypedDict, total=False):
     min_p: float
     repetition_penalty: float
     no_repeat: int
+    max_copy: int
     stop: tuple[str, ...]
     seed: int | None
     n: int
@@ -165,6 +173,7 @@ class Blend:
     schedule: when members run: a name of the catalogue, NAME or NAME:X, or a file. By default it is the noise process's
         own where a core and small models share the weight, else the catalogue's first.
     guides: classifiers that steer the text, each MODEL:LABEL or MODEL:LABEL=SCALE.
+    memory: whether the small models' memories take part, and one of the private context.
     """
 
     rule: str | None = option(
@@ -185,6 +194,11 @@ class Blend:
         "Steer with a classifier that has the same tokenizer: a folder, and one of its labels. Repeatable.",
         flag="guide",
         metavar="MODEL:LABEL[=SCALE]",
+    )
+    memory: bool = option(
+        True,
+        "Let the indexed text of small models take part, and that of --context.",
+        negatable=True,
     )
 
     def __post_init__(self) -> None:
@@ -214,7 +228,7 @@ class Request:
     """One prompt or conversation.
 
     prompt: text to continue.
-    context: private text, which only small models see.
+    context: private text, which only small models and memories see.
     id: names the result; by default its place in the batch.
     seed: used instead of the options'.
     messages: a conversation instead of a prompt. The first message may have the role "system"; if the last has the
@@ -295,12 +309,14 @@ class TokenShares:
     text: the characters that it added.
     p: its probability when it was chosen.
     by: each member's share in that, by name; the shares sum to one.
+    source: FILE:LINE of the place in a memory that shares most tokens before it; None where there is none.
     """
 
     token: int
     text: str
     p: float
     by: dict[str, float]
+    source: str | None = None
 
 
 @dataclass(frozen=True)

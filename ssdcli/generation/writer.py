@@ -13,20 +13,21 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import UsageError, require
+from ssdcli.generation.memories import SourceFinder, copy_limit, memories_of
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.row import Limits, Row, Transcript, Usage
+from ssdcli.generation.sampler_config import longest, sampler_config
 from ssdcli.generation.types import DEFAULTS, Contribution, OptionChanges, Options, Piece, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
 
 if TYPE_CHECKING:
-    from ssdcli.engine.denoiser import Denoiser
     from ssdcli.engine.ensemble.ensemble import Ensemble
     from ssdcli.engine.ensemble.guidance import Guide
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.engine.prompt import Prompt
     from ssdcli.engine.sampler import SamplerConfig
     from ssdcli.engine.sampling.reverse import ReverseProcess
-    from ssdcli.generation.loaded_model import LoadedModel
+    from ssdcli.generation.loaded_model import Loaded
     from ssdcli.generation.trace import WrittenBlock
 
 _TOGETHER = 8  # rows denoised at once, at most
@@ -42,7 +43,7 @@ class Writer:
 
     def __init__(
         self,
-        members: Sequence[Member[LoadedModel]],
+        members: Sequence[Member[Loaded]],
         core: str | None,
         rule: Rule | None = None,
         guides: Sequence[Guide] = (),
@@ -147,7 +148,7 @@ class Writer:
 
     def _together(self) -> int:
         """How many rows are denoised at once: fewer where a canvas is long and the vocabulary large."""
-        scores = self._denoiser.backbone.block_size * self._process.vocabulary
+        scores = self._denoiser.block_size * self._process.vocabulary
         return max(1, min(_TOGETHER, _SCORES // scores))
 
     def _rows(self, requests: Sequence[Request], options: Options) -> Iterator[Row]:
@@ -157,7 +158,7 @@ class Writer:
         their seeds if n grows.
         """
         first = from_rank_zero(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
-        limits = Limits(frozenset(self.ends), _longest(options), options.stop)
+        limits = Limits(frozenset(self.ends), longest(options), options.stop)
         asked = [
             replace(request.under(options), id=place if request.id is None else request.id)
             for place, request in enumerate(requests)
@@ -177,7 +178,7 @@ class Writer:
         """The prompt split at its gaps; UsageError for a request that these members cannot answer."""
         require(
             any(member.sees_context for member in self.members) or not request.context,
-            "only small models see private context, and there is no small model here.",
+            "only small models and memories see private context, and there is none here.",
             "Add one, or put the text into the prompt.",
         )
         require(
@@ -196,7 +197,7 @@ class Writer:
         self._encoder(options).check_gap()
         return parts
 
-    def _is_its_own_base(self, base: Member[LoadedModel]) -> bool:
+    def _is_its_own_base(self, base: Member[Loaded]) -> bool:
         """Whether a base is the same model as its small model, so that they differ only by the private context."""
         small = [member for member in self.members if member.role == "small"]
         return base.role == "base" and any(member.model is base.model for member in small)
@@ -253,6 +254,7 @@ class Writer:
         """Each member's prompt for a row's next gap, which the row begins to count."""
         prompts = encoder.prompts(row.request, row.parts, row.filled)
         row.usage.start(prompts)
+        row.sources = SourceFinder(memories_of(self.members), self.codec.decode, prompts[-1].before)
         if not row.filled:
             row.warnings = encoder.cuts(row.request, row.parts, prompts)
         return prompts
@@ -278,6 +280,7 @@ class Writer:
     def _config(self, encoder: PromptEncoder, rows: Sequence[Row], options: Options) -> SamplerConfig:
         """How the next gaps of these rows are sampled."""
         config = sampler_config(self._denoiser, self.ends, options, self._guides)
+        config = replace(config, copies=copy_limit(self.members, options.max_copy))
         if config.repetition.off:
             return config
         return replace(config, shared=tuple(encoder.shared(row.request, row.parts, row.filled) for row in rows))
@@ -317,7 +320,7 @@ class Writer:
         """UsageError if steps need more than one prediction at a level at which there is one alone."""
         from ssdcli.engine.sampler import time_grid
 
-        size = self._denoiser.backbone.block_size
+        size = self._denoiser.block_size
         steps = reverse.steps_of(size)
         if all(self._ensemble.fully_predicts(t) for t in time_grid(steps)[:-1]):
             return
@@ -369,30 +372,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a number") from None
-
-
-def _longest(options: Options) -> int:
-    """The most tokens of a gap, or of the text."""
-    return options.gap if options.infill else options.max_tokens
-
-
-def sampler_config(
-    denoiser: Denoiser, ends: tuple[int, ...], options: Options, guides: tuple[Guide, ...] = ()
-) -> SamplerConfig:
-    """How the engine samples under these options.
-
-    denoiser: the first member's; all members share its block size and device. ends: the ids that end a text.
-    """
-    from ssdcli.engine.sampler import SamplerConfig
-    from ssdcli.engine.sampling.nucleus import Picker
-    from ssdcli.engine.sampling.repetition import Repetition
-
-    return SamplerConfig(
-        block_size=denoiser.backbone.block_size,
-        max_tokens=_longest(options),
-        ends=ends,
-        picker=Picker(options.temperature, options.top_p, options.min_p),
-        device=str(denoiser.backbone.device),
-        guides=guides,
-        repetition=Repetition(options.repetition_penalty, options.no_repeat),
-    )

@@ -20,14 +20,16 @@ from typing import IO, BinaryIO, Self
 
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.registry.disk import replacing
-from ssdcli.registry.manifest import FILE, TOKENIZER, Manifest, tokenizer_fingerprint, write_manifest
+from ssdcli.registry.manifest import FILE, MEMORY, TOKENIZER, Manifest, tokenizer_fingerprint, write_manifest
 from ssdcli.registry.names import check_name
 from ssdcli.registry.store import Entry, Registry
 
 REPORT = "report.html"  # shows the text that a model was trained on
 TRAINED_DOCUMENTS = "trained-documents.txt"  # digests, by which a guess of a document can be tested
+MEMORY_FILES = ("memory.tokens.npy", "memory.order.npy", "memory.json")  # hold the text itself
 OWN = (
     "canaries.json",  # prove where a copy comes from, unless its holder knows them
+    *MEMORY_FILES,
     REPORT,
     TRAINED_DOCUMENTS,
 )
@@ -100,10 +102,14 @@ def _written(path: Path) -> Iterator[None]:
 def export_model(entry: Entry, stream: BinaryIO) -> None:
     """Write a model's archive to a stream; SsdError when a file of it is not what the manifest lists.
 
-    The files in OWN stay behind, and the archive's manifest does not list them.
+    The files in OWN stay behind, and the archive's manifest does not list them. UsageError for a memory, which is
+    nothing but text.
     """
+    if entry.manifest.kind == MEMORY:
+        problem = f"{entry.name!r} is a memory, which holds the text itself and never leaves this machine."
+        raise UsageError(problem, "Export a small model, or give away the text.")
     kept = {file: digest for file, digest in entry.manifest.files.items() if file not in OWN}
-    entry = replace(entry, manifest=replace(entry.manifest, files=kept))
+    entry = replace(entry, manifest=replace(entry.manifest, files=kept, memory=None))
     with (
         _explained(f"{entry.name!r} cannot be exported", f"See 'ssd models verify {entry.name}'."),
         tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT) as tar,

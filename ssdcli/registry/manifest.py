@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdcli.engine import catalogue
-from ssdcli.engine.ensemble.gate import FARTHEST, Gate
+from ssdcli.engine.ensemble.gate import FARTHEST, AverageGate, Gate
 from ssdcli.errors import SsdError
 from ssdcli.options.checks import Check, above, one_of
 from ssdcli.registry.disk import write_atomic
@@ -31,14 +31,22 @@ LATER = (
     "ends",
     "format",
     "gate",
+    "gates",
     "measure",
+    "memory",
     "source",
     "text",
 )  # fields that earlier versions did not write
 ADAPTER = "adapter"  # a LoRA of a registered model, which it needs
-KINDS = {"core": "a core", "small": "a small model", ADAPTER: "an adapter"}  # with what a model of each kind is called
-MEMBERS = ("small", ADAPTER)  # the kinds that join a core
-ATTENTIONS = ("autoregressive", "block-causal", "causal", "full")
+MEMORY = "memory"  # an index of text, without weights
+KINDS = {  # with what a model of each kind is called
+    "core": "a core",
+    "small": "a small model",
+    ADAPTER: "an adapter",
+    MEMORY: "a memory",
+}
+MEMBERS = ("small", ADAPTER, MEMORY)  # the kinds that join a core
+ATTENTIONS = ("autoregressive", "block-causal", "causal", "full", "none")
 FORMATS = ("plain", "turns", "chat")
 CODE_LENGTH = "code length"
 NELBO = "NELBO"
@@ -81,6 +89,25 @@ def _gate(value: Any) -> bool:
     return value is None or (_numbers(value) and set(value) == set(_GATE) and max(map(abs, value.values())) <= FARTHEST)
 
 
+def _gates(value: Any) -> bool:
+    try:
+        return isinstance(value, tuple) and all(map(_sound, map(joint_gate, value)))
+    except (TypeError, ValueError, KeyError):
+        return False
+
+
+def joint_gate(table: Any) -> AverageGate:
+    """A gate as a manifest lists it (TypeError, ValueError or KeyError for anything else)."""
+    rows = tuple(tuple(map(float, row)) for row in table["coefficients"])
+    weights = tuple(map(float, table["weights"]))
+    return AverageGate(tuple(table["members"]), weights, rows, bool(table["is_default"]))
+
+
+def _sound(gate: AverageGate) -> bool:
+    shares, numbers = gate.weights, [number for row in gate.coefficients for number in row]
+    return all(0 <= share <= 1 for share in shares) and all(abs(number) <= FARTHEST for number in numbers)
+
+
 def _numbers(value: object) -> bool:
     return isinstance(value, dict) and all(map(_text, value)) and all(map(_number, value.values()))
 
@@ -119,7 +146,7 @@ class ModelSpec:
     block_size: in tokens; only a proposal where the attention is full or autoregressive.
     context: how many tokens it reads.
     attention: "full"; "block-causal"; "causal": a prefix is read token by token, and a canvas sees itself whole; or
-        "autoregressive": a causal language model, which predicts the leftmost hidden token alone.
+        "autoregressive": a causal language model, which predicts the leftmost hidden token alone; or "none": a memory.
     begin: the id that stands before every text; None for the first of the ends.
     ends: ids that end a text; none for the tokenizer's own end of text.
     format: how a prompt is put: "plain" as text to continue, "turns" as a turn to be answered, "chat" by the chat
@@ -149,7 +176,7 @@ class ModelSpec:
     @property
     def fixed_block(self) -> int | None:
         """Its block size, where it can denoise no other; None where any will do."""
-        return None if self.attention in ("autoregressive", "full") else self.block_size
+        return None if self.attention in ("autoregressive", "full", "none") else self.block_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +185,7 @@ class Manifest(ModelSpec):
 
     schema: the version of this table.
     name: that of its folder in the registry.
-    kind: "core", "small" or "adapter".
+    kind: "core", "small", "adapter" or "memory".
     architecture: the name of its family or of its backbone.
     vocabulary: V.
     tokenizer: the tokenizer's fingerprint.
@@ -169,6 +196,8 @@ class Manifest(ModelSpec):
     source: what was pulled: REPO@COMMIT, or the name and digest of a local file or folder.
     weight: the tuned weight of a small model, in (0, 1].
     gate: the numbers of a small model's `Gate`.
+    gates: its `AverageGate`s beside a causal core, one for each set of members.
+    memory: the size of the text that it holds as a memory: "texts", "tokens"; None without a memory.
     data: the fingerprint of its training text.
     created: when, in ISO 8601, UTC.
     files: the sha256 of its files by relative path.
@@ -194,6 +223,10 @@ class Manifest(ModelSpec):
     gate: dict[str, float] | None = _checked(
         Check(f"null or a table of {', '.join(_GATE)}, each between -{FARTHEST:g} and {FARTHEST:g}", _gate), None
     )
+    gates: tuple[dict[str, Any], ...] = _checked(Check("a list of gates", _gates), ())
+    memory: dict[str, int] | None = _checked(
+        Check("null or a table of finite numbers", lambda value: value is None or _numbers(value)), None
+    )
     data: str | None = _checked(_OPTIONAL_TEXT, None)
     created: str = _checked(_TEXT)
     files: dict[str, str] = _checked(Check("a table of sha256 digests by relative path", _inside), make=dict)
@@ -203,8 +236,13 @@ class Manifest(ModelSpec):
     text: dict[str, float] = _checked(_NUMBERS, make=dict)
 
     @property
+    def joint_gates(self) -> tuple[AverageGate, ...]:
+        """The gates of `gates`."""
+        return tuple(map(joint_gate, self.gates))
+
+    @property
     def noun(self) -> str:
-        """What it is in a sentence: "a core", "a small model" or "an adapter"."""
+        """What it is in a sentence: "a core", "a small model", "an adapter" or "a memory"."""
         return KINDS[self.kind]
 
     @property
@@ -234,7 +272,7 @@ class Manifest(ModelSpec):
         if unknown:
             raise _malformed(f"{source} has a field {unknown[0]!r} that this version of ssd does not know.")
         try:
-            return cls(**values | {"ends": _frozen(values.get("ends", []))})
+            return cls(**values | {name: _frozen(values.get(name, [])) for name in ("ends", "gates")})
         except SsdError as error:
             raise _malformed(f"{source}: {error.problem}") from None
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.registry import staging
@@ -22,7 +22,7 @@ from ssdcli.registry.disk import (
     sync_tree,
     write_atomic,
 )
-from ssdcli.registry.manifest import ADAPTER, FILE, WEIGHT, Manifest, read_manifest, write_manifest
+from ssdcli.registry.manifest import ADAPTER, FILE, MEMORY, WEIGHT, Manifest, read_manifest, write_manifest
 from ssdcli.registry.names import check_name, suggest
 
 if TYPE_CHECKING:
@@ -171,6 +171,13 @@ class Registry:
         with self._changing(name) as folder:
             manifest = replace(read_manifest(folder), weight=weight)
             write_manifest(folder, manifest if gate is None else replace(manifest, gate=dict(gate)))
+
+    def set_gates(self, name: str, weight: float | None, gates: Sequence[Mapping[str, Any]]) -> None:
+        """Store the joint gates of a small model or a memory, and the tuned weight, None to leave it as it is."""
+        with self._changing(name) as folder:
+            manifest = read_manifest(folder)
+            kept = manifest.weight if weight is None or manifest.kind == MEMORY else weight
+            write_manifest(folder, replace(manifest, weight=kept, gates=tuple(map(dict, gates))))
 
     def set_metrics(self, name: str, metrics: Mapping[str, float]) -> None:
         """Store what was measured of a model, next to its other metrics."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ssdcli.engine import catalogue
-from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.gate import Gate
-from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.engine.ensemble.rules import Rule
 from ssdcli.engine.ensemble.schedules import Constant, Schedule, sharing
+from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.whole_text import can_be_read_whole
 from ssdcli.errors import SsdError
 from ssdcli.evaluation.block_losses import BlockSettings, block_losses
@@ -20,6 +22,7 @@ from ssdcli.evaluation.canvases import ROUNDS, CanvasSettings, canvas_losses, ca
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import alone
 from ssdcli.evaluation.gating import GateFitter
+from ssdcli.evaluation.joint_gate import FittedGate, GateObserver, fit_joint_gates
 from ssdcli.evaluation.losses import (
     GRID,
     Losses,
@@ -31,8 +34,10 @@ from ssdcli.evaluation.losses import (
     shares,
 )
 from ssdcli.evaluation.scored_text import ScoredText, heldout_texts
-from ssdcli.generation.loaded_model import LoadedModel, open_model
+from ssdcli.generation.loaded_model import Loaded, LoadedMemory, LoadedModel, Shared, open_model
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
+from ssdcli.models.memory.memory_files import Memory
 from ssdcli.registry.manifest import CODE_LENGTH, DENOISING_LOSS, NELBO
 from ssdcli.registry.store import Entry
 from ssdcli.reports.description import Sample
@@ -58,8 +63,10 @@ class Assessment:
         single column is the trained model alone.
     measure: what they are: CODE_LENGTH, NELBO or DENOISING_LOSS.
     weight: the best of those in (0, 1]; None without a core, or with one that could not be run here in time.
-    gate: None without a core, or with too little text to fit one.
+    gate: None without a core, beside a causal one, or with too little text to fit one.
     samples: none where there was no time for them.
+    gates: those beside a causal core, one for each set of members, the largest set first.
+    memory: the nats of each text by the memory alone, which does not hold it; None without a memory.
     """
 
     losses: Losses
@@ -67,6 +74,8 @@ class Assessment:
     weight: float | None
     gate: Gate | None
     samples: list[Sample]
+    gates: tuple[FittedGate, ...] = ()
+    memory: np.ndarray | None = None
 
 
 def measuring_seconds(settings: TrainSettings, *, exact: bool = False) -> float:
@@ -94,12 +103,17 @@ def _measured_tokens(settings: TrainSettings) -> int:
 
 
 def assess(
-    prepared: Prepared, model: BlockDiffusionLM, texts: Sequence[ScoredText], trained_seconds: float
+    prepared: Prepared,
+    model: BlockDiffusionLM,
+    memory: Memory | None,
+    texts: Sequence[ScoredText],
+    trained_seconds: float,
 ) -> Assessment:
     """Measure a trained model, choose its weight, fit its gate and write samples, with the core if it can run here.
 
     What there is no time for is left out.
 
+    memory: of all of the text; it is measured without these texts and their near-duplicates.
     trained_seconds: how long the training took.
     """
     seconds = measuring_seconds(prepared.settings, exact=prepared.exact)
@@ -108,20 +122,34 @@ def assess(
     small = _trained(prepared, model)
     fitter = _fitter(prepared)
     rule = _usual_rule(prepared.core)
-    losses = None if core is None else _with_core(core, small, texts, rule, fitter, _LOSSES * seconds)
+    beside: Beside | None = None
+    losses: Losses | None = None
+    if core is not None and prepared.exact:
+        others = [] if memory is None else [_lacking(memory, texts, small)]
+        beside = measure_beside([core, small, *others], texts, rule, _LOSSES * seconds)
+        losses = None if beside is None else beside.losses
+    elif core is not None:
+        losses = _with_core(core, small, texts, rule, fitter, _LOSSES * seconds)
     weight = None if losses is None else best_weight(losses)
     if losses is None:
         losses = _alone(small, texts, exact=prepared.exact, seconds=_LOSSES * seconds)
     authors = _authors(prepared, small, core, weight)
     until = min(until, time.monotonic() + _SAMPLES * trained_seconds)
     samples = write_samples(authors, texts, prepared.tokenizer, until, rule)
-    return Assessment(losses, _measure(prepared), weight, fitter.gate(), samples)
+    gates, remembered = ((), None) if beside is None else (beside.gates, beside.memory)
+    return Assessment(losses, _measure(prepared), weight, fitter.gate(), samples, gates, remembered)
+
+
+def _lacking(memory: Memory, texts: Sequence[ScoredText], small: LoadedModel) -> LoadedMemory:
+    """The memory without some texts and their near-duplicates."""
+    process = small.denoiser.process
+    assert isinstance(process, Masked)  # no other process has memories
+    denoiser = MemoryDenoiser(memory.without([text.tokens[1:] for text in texts]), process, small.denoiser.block_size)
+    return LoadedMemory(denoiser, small.codec, small.format)
 
 
 def _fitter(prepared: Prepared) -> GateFitter:
-    """What fits the gate; code lengths are measured of few tokens, all of which it looks at."""
-    if prepared.exact:
-        return GateFitter(None)
+    """What fits the gate beside a core that is not causal."""
     return GateFitter(prepared.process, min(1.0, _GATED / max(1, _measured_tokens(prepared.settings))))
 
 
@@ -143,7 +171,7 @@ def _trained(prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel:
 def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel | None:
     """Load the core, or return None if it cannot run here; the trained model moves to the core's device."""
     try:
-        core = open_model(parent.entry, block_size=model.block_size, process=prepared.process)
+        core = open_model(parent.entry, shared=Shared(model.block_size, prepared.process))
     except SsdError:
         return None
     model.to(core.denoiser.backbone.device)
@@ -158,7 +186,7 @@ def _with_core(
     fitter: GateFitter,
     seconds: float,
 ) -> Losses | None:
-    """Measure the losses over the grid of weights while the fitter watches; None if the core is too slow.
+    """Measure the losses beside a core that is not causal, while the fitter watches; None if the core is too slow.
 
     rule: how both combine.
     seconds: how long a core may take that cannot denoise all blocks of a text at once.
@@ -170,14 +198,45 @@ def _with_core(
         return measure_combinations((one, other), process, texts, combinations, windows).over(GRID)
     pair, pace = _pair(core, small), Pace(seconds)
     losses: Losses | None
-    if isinstance(core.denoiser, CausalDenoiser):
-        losses = _enough(code_lengths(pair, texts, combinations, CodeSettings(pace)), texts)
-    elif can_be_read_whole(core.denoiser):
+    if can_be_read_whole(core.denoiser):
         losses = _enough(block_losses(pair, texts, combinations, BlockSettings(pace)), texts)
     else:
         how = CanvasSettings(pace, rounds=ROUNDS, together=canvases_together(pair))
         losses = canvas_losses(pair, texts, combinations, how)
     return None if losses is None else losses.over(GRID)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What was measured beside a causal core.
+
+    losses: of the core and the small model at each weight of GRID.
+    gates: see `Assessment`.
+    memory: likewise.
+    """
+
+    losses: Losses
+    gates: tuple[FittedGate, ...]
+    memory: np.ndarray | None
+
+
+def measure_beside(loaded: Sequence[Loaded], texts: Sequence[ScoredText], rule: Rule, seconds: float) -> Beside | None:
+    """Measure the code lengths of a causal core, a small model and perhaps a memory; None if there is too little time.
+
+    rule: how the core and the small model combine at constant weights.
+    """
+    every: tuple[Role, ...] = ("core", "small", "memory")
+    roles = every[: len(loaded)]
+    members = [Member(role, one, Constant(1.0), role) for role, one in zip(roles, loaded, strict=True)]
+    observer, idle = GateObserver(roles), (Constant(0.0),) * (len(roles) - 2)
+    pairs = shares(GRID, 2, loaded[0].denoiser.process, rule)
+    combinations = [replace(pair, schedules=(*pair.schedules, *idle)) for pair in pairs]
+    measured = [*combinations, alone(len(roles) - 1, len(roles)), observer.combination(roles)]
+    losses = _enough(code_lengths(members, texts, measured, CodeSettings(Pace(seconds))), texts)
+    if losses is None:
+        return None
+    memory = losses.sums[:, len(GRID)] if "memory" in roles else None
+    return Beside(losses.over(GRID), fit_joint_gates(observer.observations()), memory)
 
 
 def _usual_rule(core: Entry | None) -> Rule:

@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from ssdcli.evaluation.estimates import gain, ratio
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.evaluation.measurement import Estimate
 from ssdcli.machine.units import counted
+from ssdcli.models.memory.memory_files import Memory
 from ssdcli.options.declare import flag_of
 from ssdcli.registry.manifest import Manifest, package_versions, tokenizer_fingerprint
 from ssdcli.reports.description import Description, Quality, length_counts
@@ -28,13 +30,15 @@ from ssdcli.training.trainer import SmallTrainer
 _T = TypeVar("_T")
 
 
-def describe(prepared: Prepared, trainer: SmallTrainer, found: Assessment, seconds: float) -> Description:
-    """Describe a trained model and its training, which took so many seconds."""
+def describe(
+    prepared: Prepared, trainer: SmallTrainer, found: Assessment, memory: Memory | None, seconds: float
+) -> Description:
+    """Describe a trained model, its memory and its training, which took so many seconds."""
     info, steps = prepared.store.info, trainer.state.global_step
     quality = _quality(found, has_core=prepared.parent is not None)
     lengths = [*prepared.store.train_documents, *prepared.store.heldout_documents]
     return Description(
-        manifest=_manifest(prepared, found, quality),
+        manifest=_manifest(prepared, found, memory, quality),
         size=prepared.size,
         body_parameters=sum(p.numel() for p in prepared.model.body.parameters()),
         train=info.train,
@@ -55,7 +59,7 @@ def describe(prepared: Prepared, trainer: SmallTrainer, found: Assessment, secon
     )
 
 
-def _manifest(prepared: Prepared, found: Assessment, quality: Quality) -> Manifest:
+def _manifest(prepared: Prepared, found: Assessment, memory: Memory | None, quality: Quality) -> Manifest:
     """What the registry keeps of the model; the digests of its files are added when it is registered."""
     config, core = prepared.model.config, prepared.core
     bits = {f"{who} bits per byte": value for who, value in quality.bits_per_byte.items()}
@@ -81,6 +85,8 @@ def _manifest(prepared: Prepared, found: Assessment, quality: Quality) -> Manife
         ends=() if core is None else core.manifest.ends,
         weight=found.weight,
         gate=None if found.gate is None else asdict(found.gate),
+        gates=tuple(asdict(one.gate) for one in found.gates),
+        memory=None if memory is None else memory.size,
         data=prepared.store.info.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
@@ -95,7 +101,10 @@ def _quality(found: Assessment, *, has_core: bool) -> Quality:
     losses = found.losses
     swept = found.weight is not None
     levels = losses if isinstance(losses, LossesByLevel) else None
-    saved = gain(losses.sums[:, [0, -1]], losses.sums[:, 1:], losses.bytes) if swept else Estimate(math.nan, math.nan)
+    sums = _sums(found, has_core=has_core)
+    tried = losses.sums[:, 1:] if not found.gates else found.gates[0].nats[:, None]
+    saved = gain(losses.sums[:, [0, -1]], tried, losses.bytes) if swept else Estimate(math.nan, math.nan)
+    bits = {who: ratio(own / math.log(2), losses.bytes) for who, own in sums.items()}
 
     def by_member(columns: list[_T]) -> dict[str, _T]:
         """The columns of the core, the small model and their best ensemble, where these were found."""
@@ -104,9 +113,9 @@ def _quality(found: Assessment, *, has_core: bool) -> Quality:
         return {"core": columns[0], "small": columns[-1], "ensemble": columns[losses.place(found.weight)]}
 
     return Quality(
-        nats_per_token=by_member(losses.nats_per_token().tolist()),
-        bits_per_byte=by_member(losses.bits_per_byte().tolist()),
-        margins=by_member([ratio(sums / math.log(2), losses.bytes).margin for sums in losses.sums.T]),
+        nats_per_token={who: float(own.sum() / losses.tokens.sum()) for who, own in sums.items()},
+        bits_per_byte={who: one.value for who, one in bits.items()},
+        margins={who: one.margin for who, one in bits.items()},
         gain=saved.value,
         gain_margin=saved.margin,
         by_level=by_member(levels.nats_by_level().T.tolist()) if levels is not None else {},
@@ -116,6 +125,17 @@ def _quality(found: Assessment, *, has_core: bool) -> Quality:
         documents=len(losses.tokens),
         tokens=int(losses.tokens.sum()),
     )
+
+
+def _sums(found: Assessment, *, has_core: bool) -> dict[str, np.ndarray]:
+    """The nats of each text by who predicts it: the ensemble at its best weight, or as gates were cross-validated."""
+    losses = found.losses
+    if found.weight is None:
+        return {"small" if has_core else "core": losses.sums[:, -1]}
+    best = losses.sums[:, losses.place(found.weight)]
+    memory = {} if found.memory is None else {"memory": found.memory}
+    ensemble = found.gates[0].nats if found.gates else best
+    return {"core": losses.sums[:, 0], "small": losses.sums[:, -1], **memory, "ensemble": ensemble}
 
 
 def _device() -> str:

@@ -21,6 +21,7 @@ from ssdcli.evaluation.scored_text import heldout_texts
 from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, rank_zero_first, world_size
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.threads import same_threads
+from ssdcli.models.memory.memory_files import Memory, save_memory
 from ssdcli.registry.archive import REPORT, TRAINED_DOCUMENTS
 from ssdcli.registry.disk import disk_errors
 from ssdcli.registry.manifest import TOKENIZER, write_manifest
@@ -35,6 +36,7 @@ from ssdcli.training.describe import describe, recipe
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.prepare import Prepared, prepare
+from ssdcli.training.remember import memory_of
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 from ssdcli.training.teacher import open_teacher
 from ssdcli.training.trainer import (
@@ -231,15 +233,22 @@ def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwr
     """Measure the weights as they will be stored, and register them."""
     model = prepared.beginning.as_stored()
     seconds = trainer.plan.elapsed
-    found = assess(prepared, model, measured_texts(prepared), seconds)
-    description = describe(prepared, trainer, found, seconds)
+    memory = _memory(prepared)
+    found = assess(prepared, model, memory, measured_texts(prepared), seconds)
+    description = describe(prepared, trainer, found, memory, seconds)
     with registry.stage(prepared.settings.name, overwrite) as folder:
-        _write(prepared, description, folder)
+        _write(prepared, description, memory, folder)
     return Trained(registry.models / prepared.settings.name, description, found.losses)
 
 
-def _write(prepared: Prepared, description: Description, folder: Path) -> None:
-    """Fill the model's folder: weights, tokenizer, card, report, metrics, pictures, recipe, manifest."""
+def _memory(prepared: Prepared) -> Memory | None:
+    """The memory of the text, for a small model that can use it and was not told otherwise."""
+    wanted = prepared.settings.memory and prepared.core is not None and prepared.process.hides
+    return memory_of(prepared.store, prepared.tokenizer) if wanted else None
+
+
+def _write(prepared: Prepared, description: Description, memory: Memory | None, folder: Path) -> None:
+    """Fill the model's folder: weights, memory, tokenizer, card, report, metrics, pictures, recipe, manifest."""
     with writes_weights(folder):
         prepared.beginning.save(folder)
     shutil.copyfile(prepared.tokenizer_file, folder / TOKENIZER)
@@ -250,6 +259,8 @@ def _write(prepared: Prepared, description: Description, folder: Path) -> None:
     trained_documents = prepared.store.folder / TRAINED_DOCUMENTS
     if trained_documents.exists():  # not in a store that an earlier version made
         shutil.copyfile(trained_documents, folder / TRAINED_DOCUMENTS)
+    if memory is not None:
+        save_memory(folder, memory)
     manifest, quality = description.manifest, description.quality
     texts = {
         "metrics.jsonl": metrics_lines(description.history),

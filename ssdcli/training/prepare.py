@@ -11,7 +11,7 @@ from ssdcli.data.canaries import keep_canaries
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.split import SplitSettings
-from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
+from ssdcli.data.token_store import StoreInfo, StoreSettings, TokenStore, build_store
 from ssdcli.engine import catalogue
 from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
@@ -107,11 +107,14 @@ class Prepared:
     @property
     def format(self) -> str:
         """How prompts are put to the model: as in at least half of the documents that it is trained on."""
-        train = self.store.info.train
-        if 2 * train.conversations < train.documents:
-            return "plain"
-        by_template = self.parent is not None and self.parent.entry.manifest.format == "chat"
-        return "chat" if by_template else "turns"
+        return format_of_text(self.store.info, self.core)
+
+
+def format_of_text(info: StoreInfo, core: Entry | None) -> str:
+    """How prompts are put to a model of this text: as in at least half of the documents that it is trained on."""
+    if 2 * info.train.conversations < info.train.documents:
+        return "plain"
+    return "chat" if core is not None and core.manifest.format == "chat" else "turns"
 
 
 def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
@@ -125,7 +128,8 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     process = _process(settings, tokenizer, parent)
     beginning = _beginning(settings, process, registry, parent)
     end = end_of_text(tokenizer) if parent is None else ends_of(parent.entry, tokenizer)[0]
-    store = _store(settings, workspace, tokenizer, _store_settings(end, parent))
+    how = StoreSettings(end) if parent is None else store_settings(parent.entry, tokenizer)
+    store = _store(settings, workspace, tokenizer, how)
     settings, size = settled(settings, store.info.train.tokens), None
     if beginning is None:
         custom = settings.hidden is not None or settings.layers is not None
@@ -161,10 +165,16 @@ def _from_scratch(
 def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
     if settings.core == NO_CORE:
         return None
+    entry = find_core(settings, registry)
+    return Parent(entry, read_core_traits(entry.folder))
+
+
+def find_core(settings: TrainSettings, registry: Registry) -> Entry:
+    """Find the core that is named (NoSuchModel); UsageError for a model of another kind."""
     entry = registry.find(settings.core)
     if entry.manifest.kind != "core":
         raise UsageError(f"'{settings.core}' is {entry.manifest.noun}, not a core.", "Name a core with --for.")
-    return Parent(entry, read_core_traits(entry.folder))
+    return entry
 
 
 def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
@@ -235,11 +245,11 @@ def _never_text(tokenizer: Tokenizer, vocabulary: int) -> tuple[int, ...]:
     return (special_id(tokenizer, MASK), special_id(tokenizer, PAD), *unused)
 
 
-def _store_settings(end: int, parent: Parent | None) -> StoreSettings:
+def store_settings(core: Entry, tokenizer: Tokenizer) -> StoreSettings:
     """How text is encoded: as the core reads it, conversations by its chat template if it has one."""
-    if parent is None or parent.entry.manifest.format != "chat":
+    end = ends_of(core, tokenizer)[0]
+    if core.manifest.format != "chat":
         return StoreSettings(end)
-    core = parent.entry
     return StoreSettings(end, chat=chat_of(core), ends=core.manifest.ends)
 
 

@@ -16,8 +16,8 @@ from ssdcli.engine.sampler import sample
 from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel
+from ssdcli.generation.sampler_config import sampler_config
 from ssdcli.generation.types import Options
-from ssdcli.generation.writer import sampler_config
 from ssdcli.reports.description import Sample
 from ssdcli.text.codec import whole_characters
 from ssdcli.text.openings import ends_of_all

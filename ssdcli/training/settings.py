@@ -93,6 +93,7 @@ class TrainSettings:
     gap_share: float = option(
         0.25, "Share of the texts in training windows that get a gap to fill.", between(0, 1), metavar="SHARE"
     )
+    memory: bool = option(True, "Keep the text as a memory, a member that needs no training.", negatable=True)
     quotes: bool = option(False, "Keep quoted replies and signatures in mails.")
     me: tuple[str, ...] = option(
         (), "Your name in chats; what you write there is learned as answers. Repeatable.", metavar="NAME"

@@ -15,7 +15,7 @@ from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Canvas, Process
 from ssdcli.engine.shift import predicting
 from ssdcli.errors import UsageError
-from ssdcli.generation.loaded_model import open_model
+from ssdcli.generation.loaded_model import Shared, open_model
 from ssdcli.machine.distributed import world_size
 from ssdcli.models.active_vocabulary import ActiveVocabulary, WholeVocabulary
 from ssdcli.models.core_spec import KEY
@@ -36,7 +36,7 @@ def open_teacher(prepared: Prepared) -> Teacher | None:
         return None
     if world_size() > 1 and KEY in read_config(entry.folder):
         raise UsageError(f"the pulled model '{entry.name}' can only teach a single process.", "Run without torchrun.")
-    backbone = open_model(entry, block_size=model.block_size).denoiser.backbone
+    backbone = open_model(entry, shared=Shared(block_size=model.block_size)).denoiser.backbone
     read: Read = without_context
     if settings.distill_context:
         between = prepared.tokenizer.encode(BETWEEN, add_special_tokens=False).ids[-1]

@@ -14,7 +14,7 @@ from ssdcli.evaluation.combinations import alone
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.losses import GRID, LossSettings, measure_combinations, shares
 from ssdcli.evaluation.scored_text import ScoredText
-from ssdcli.generation.loaded_model import LoadedModel, open_model
+from ssdcli.generation.loaded_model import LoadedModel, Shared, open_model
 from ssdcli.registry.store import Registry
 from ssdcli.training import assessment
 from tests.pulled import add_causal, add_core
@@ -51,7 +51,7 @@ def test_a_gate_is_fitted_with_the_core_as_core_and_the_small_model_as_small():
 
 def test_the_same_holds_beside_a_core_that_cannot_denoise_a_whole_text_at_once():
     add_core("big")
-    core, other = open_model(Registry().find("big"), process=PROCESS), small()
+    core, other = open_model(Registry().find("big"), shared=Shared(process=PROCESS)), small()
     members = [member("core", core.denoiser), member("small", other.denoiser, role="small")]
     fitter = GateFitter(PROCESS)
     told = [*shares(GRID, 2, PROCESS), fitter.combination()]
@@ -64,7 +64,7 @@ def test_the_same_holds_beside_a_core_that_cannot_denoise_a_whole_text_at_once()
 
 def test_beside_a_core_that_reads_a_prefix_apart_whole_texts_are_measured():
     add_core("apart", attention="block-causal")
-    core, other = open_model(Registry().find("apart"), process=PROCESS), small()
+    core, other = open_model(Registry().find("apart"), shared=Shared(process=PROCESS)), small()
     members = [member("core", core.denoiser), member("small", other.denoiser, role="small")]
     told = [*shares(GRID, 2, PROCESS), GateFitter(PROCESS).combination()]
     expected = block_losses(members, TEXTS, told, BlockSettings()).over(GRID)
@@ -75,7 +75,7 @@ def test_beside_a_core_that_reads_a_prefix_apart_whole_texts_are_measured():
 
 def causal_core() -> LoadedModel:
     add_causal("causal")
-    return open_model(Registry().find("causal"), process=PROCESS)
+    return open_model(Registry().find("causal"), shared=Shared(process=PROCESS))
 
 
 def test_beside_a_causal_core_code_lengths_choose_the_weight_and_fit_the_gate():

@@ -1,11 +1,13 @@
-"""Gates: a small model's weight beside its core by noise level and by both models' entropy. Needs no torch."""
+"""Gates: the members' weights position by position, from their entropies. Needs no torch."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ssdcli.engine import catalogue
+from ssdcli.engine.ensemble.members import Role
 from ssdcli.engine.ensemble.schedules import Constant, Schedule
 
 FARTHEST = 50.0  # a gate's numbers are between plus and minus this
@@ -36,3 +38,50 @@ class Gate:
             raise ValueError(f"a gate needs a schedule, and {rule.name} declares none")
         own: Schedule = catalogue.schedule(rule.schedule).load()(math.exp(self.bias), self.level)
         return Constant(1.0), own
+
+
+@dataclass(frozen=True)
+class AverageGate:
+    """Position-wise weights of M members whose probabilities are averaged.
+
+    The weights at a position are a softmax of the members' scores. The first member's score is 0; another's is
+    c_0 + sum_i (a_i H_i + b_i exp(-H_i)), H_i being the entropy of member i there, in nats, and exp(-H_i) the inverse
+    of its perplexity.
+
+    members: their roles, the core first.
+    weights: constant ones, which sum to 1, for positions where a member abstains and for rules without a gate.
+    coefficients: for each member but the first, c_0, all a_i, and all b_i.
+    is_default: whether it won against the constant weights, so that it is used unless another rule is named.
+    """
+
+    members: tuple[Role, ...]
+    weights: tuple[float, ...]
+    coefficients: tuple[tuple[float, ...], ...]
+    is_default: bool = False
+
+    def __post_init__(self) -> None:
+        width = 1 + 2 * len(self.members)
+        lengths = [len(row) for row in self.coefficients]
+        if len(self.weights) != len(self.members) or lengths != [width] * (len(self.members) - 1):
+            raise ValueError(f"a gate of {len(self.members)} members has rows of {width} coefficients, not {lengths}")
+
+    def schedules(self) -> tuple[Schedule, ...]:
+        """Each member's constant weight, at all noise levels."""
+        return tuple(map(Constant, self.weights))
+
+
+AnyGate = Gate | AverageGate
+
+
+def gate_of(gates: Sequence[AverageGate], members: Sequence[Role]) -> AverageGate | None:
+    """The gate that was fitted for members of these roles, in this order."""
+    return next((gate for gate in gates if gate.members == tuple(members)), None)
+
+
+PUBLIC_GATE = AverageGate(
+    members=("core", "memory"),
+    weights=(0.8, 0.2),
+    coefficients=((-3.22, 0.5, -0.21, -0.49, 3.63),),
+    is_default=True,
+)
+"""A causal core's and a memory's, fitted on public notes (`python -m benchmarks memory`): for where none was fitted."""

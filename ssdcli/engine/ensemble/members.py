@@ -7,7 +7,7 @@ from typing import Generic, Literal, TypeVar
 
 from ssdcli.engine.ensemble.schedules import Schedule
 
-Role = Literal["core", "small", "base"]
+Role = Literal["core", "small", "base", "memory"]
 
 Model_co = TypeVar("Model_co", covariant=True)
 Other = TypeVar("Other")
@@ -20,7 +20,7 @@ class Member(Generic[Model_co]):
     name: unique in the ensemble.
     model: the model, as far as it is known at this stage: its files, loaded with its tokenizer, or a denoiser alone.
     schedule: the weight at each noise level, never below zero.
-    role: the core, a small model, or the base that a contrast compares a small model with.
+    role: the core, a small model, the base that a contrast compares a small model with, or a memory of the user's text.
     weight: the nominal weight, never below zero.
     """
 
@@ -32,8 +32,8 @@ class Member(Generic[Model_co]):
 
     @property
     def sees_context(self) -> bool:
-        """Whether it reads private context: small models do, cores and bases never."""
-        return self.role == "small"
+        """Whether it reads private context: small models and memories do, cores and bases never."""
+        return self.role in ("small", "memory")
 
     def weight_at(self, t: float) -> float:
         """The weight that a rule gets for it at noise level t: a base's is negated; zero means that it does not run."""

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ssdcli.engine.ensemble.gate import Gate
+from ssdcli.engine.ensemble.gate import AnyGate, AverageGate
 from ssdcli.engine.sampling.nucleus import entropy
 
 _SUREST = 15.0  # log-odds; with larger ones, float32 rounds the other member's weight to zero
@@ -106,9 +106,45 @@ class Gated:
         return _renormalised((1 - share) * one + share * other, torch.where(share > 0.5, other, one))
 
 
-def gated(gate: Gate) -> Gated:
-    """The rule that belongs to a gate, whose schedules hold what depends on the noise level."""
-    return Gated(gate.core, gate.small)
+@dataclass(frozen=True)
+class GatedAverage:
+    """`average` with the weights that a gate gives at each position, where all of its members predict.
+
+    Elsewhere those that predict share their constant weights.
+
+    gate: of the members in their order.
+    """
+
+    gate: AverageGate
+
+    def __call__(self, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """Log p: (..., V) float32."""
+        if len(log_ps) < len(self.gate.members):
+            return average(log_ps, weights)
+        shares = log_shares(self.gate, torch.stack([entropy(log_p) for log_p in log_ps], dim=-1))
+        combined, *others = [log_p.float() + shares[..., i : i + 1] for i, log_p in enumerate(log_ps)]
+        for share in others:
+            combined = torch.logaddexp(combined, share)
+        return combined
+
+
+def log_shares(gate: AverageGate, entropies: Tensor) -> Tensor:
+    """The logarithms of the weights that a gate gives to members of these entropies: (..., M) to (..., M)."""
+    features = gate_features(entropies)
+    coefficients = features.new_tensor([[0.0] * features.shape[-1], *gate.coefficients])
+    # Row by row: a matrix product sums in another order for another number of rows.
+    scores = torch.stack([(features * row).sum(-1) for row in coefficients], dim=-1)
+    return torch.log_softmax(scores, dim=-1)
+
+
+def gate_features(entropies: Tensor) -> Tensor:
+    """What a gate's coefficients multiply: 1, the entropies (..., M), and the inverses of their perplexities."""
+    return torch.cat([torch.ones_like(entropies[..., :1]), entropies, (-entropies).exp()], dim=-1)
+
+
+def gated(gate: AnyGate) -> Rule:
+    """The rule that belongs to a gate; the schedules of a `Gate` hold what depends on the noise level."""
+    return GatedAverage(gate) if isinstance(gate, AverageGate) else Gated(gate.core, gate.small)
 
 
 def _shares(weights: Sequence[float]) -> list[float]:

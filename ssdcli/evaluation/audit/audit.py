@@ -23,7 +23,7 @@ from ssdcli.evaluation.audit.verbatim import find, share
 from ssdcli.evaluation.losses import LossSettings
 from ssdcli.evaluation.measurement import AuditSettings, OnProgress
 from ssdcli.evaluation.scored_text import ScoredText, scored_text
-from ssdcli.generation.loaded_model import open_model
+from ssdcli.generation.loaded_model import Shared, models_of, open_model
 from ssdcli.generation.selection import choose
 from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
@@ -105,7 +105,7 @@ class _Subject:
 
     @property
     def backbone(self) -> Backbone:
-        return self.writer.members[0].model.denoiser.backbone
+        return models_of(self.writer.members)[0].model.denoiser.backbone
 
     def encode(self, text: str) -> ScoredText:
         """Encode a whole text between two ends of text, as in training."""
@@ -139,7 +139,7 @@ def _core(entry: Entry, registry: Registry) -> Backbone | None:
         core = registry.find(made_for)
         # Both must see the same canvases, so their attention must be the same, too.
         alike = core.manifest.attention == own.attention and misfit(core.manifest, own) is None
-        return open_model(core, block_size=own.block_size).denoiser.backbone if alike else None
+        return open_model(core, shared=Shared(block_size=own.block_size)).denoiser.backbone if alike else None
     except SsdError:
         return None
 

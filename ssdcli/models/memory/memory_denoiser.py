@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import repeat, takewhile
 
 import torch
 from torch import Tensor
 
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
+from ssdcli.models.memory.memory_files import Memory
 from ssdcli.models.memory.text_index import BORDER, Followers, Index
+from ssdcli.models.memory.written_text import WrittenText
 
 DISCOUNT = 0.65  # beside a real core, on real notes, the best of 0.3 to 0.9
+
+_ENDLESS = 1 << 40  # tokens of a prompt, all of which it may read
+_CONTEXTS = 4  # private contexts whose indexes are kept
 
 Known = Sequence[int | None]
 
@@ -22,12 +29,14 @@ Known = Sequence[int | None]
 class Surroundings:
     """What is known around the canvas of a row.
 
-    before: the last tokens before it, BORDER in front if the text begins there.
+    written: the text before it, BORDER in front.
     after: the tokens behind it, None for one that is not known.
+    private: an index of the private context, None without one.
     """
 
-    before: tuple[int, ...]
+    written: WrittenText
     after: tuple[int | None, ...] = ()
+    private: Index | None = None
 
 
 class MemoryDenoiser:
@@ -35,32 +44,62 @@ class MemoryDenoiser:
 
     The prediction is that of interpolated absolute discounting (Ney, Essen and Kneser, 1994) over contexts of growing
     length: p_k(w) = (max(c_k(w) - D, 0) + D T_k p_{k-1}(w)) / n_k, where c_k counts what follows the last k tokens, T_k
-    is the number of different followers and n_k their sum; p_0 is uniform over the ids that are text. Where tokens
-    behind a hidden position are known, matches on both sides count as still longer contexts.
+    is the number of different followers and n_k their sum; p_0 is uniform over the ids that are text. The contexts are
+    those of the indexed text, then those of a private context, then the longer ones of the text that is being written.
+    Where tokens behind a hidden position are known, matches on both sides count as still longer contexts.
+
+    It has no window: all of the text before a canvas counts.
     """
 
     abstains = True
 
-    def __init__(self, index: Index, process: Masked, excluded: Iterable[int] = ()) -> None:
-        """Predict from an index; ids in `excluded` are never text."""
-        self.index = index
+    def __init__(self, memory: Memory, process: Masked, block_size: int, excluded: Iterable[int] = ()) -> None:
+        """Predict from a memory; ids in `excluded` are never text."""
+        self.memory = memory
         self.process = process
+        self.block_size = block_size
+        self.device = torch.device("cpu")
         text = torch.ones(process.vocabulary, dtype=torch.float64)
         text[[process.mask_id, *excluded]] = 0
         self._uniform = text / text.sum()
+
+    @property
+    def index(self) -> Index:
+        """The index of the text."""
+        return self.memory.index
+
+    @property
+    def context(self) -> int:
+        """The longest window, in tokens: there is no limit."""
+        return _ENDLESS
+
+    @property
+    def room(self) -> int:
+        """The longest prefix, in tokens, that leaves space for a canvas."""
+        return _ENDLESS - self.block_size
+
+    @property
+    def sight(self) -> int:
+        """How many tokens after a gap it should be shown: those that a context may hold."""
+        return self.index.depth
+
+    def costs(self, prompt: Prompt) -> Iterator[tuple[int, int]]:
+        """FLOPs of generating after a prompt, a pair a block: it computes none."""
+        return repeat((0, 0))
 
     def start(self, prompts: Sequence[Prompt]) -> tuple[Surroundings, ...]:
         """What is known around the canvas of each prompt."""
         return tuple(self._surroundings(prompt) for prompt in prompts)
 
     def _surroundings(self, prompt: Prompt) -> Surroundings:
-        before = [BORDER, *prompt.before][-self.index.depth :]
-        return Surroundings(tuple(before), tuple(prompt.after[: self.index.depth]))
+        written = WrittenText([BORDER, *prompt.before], self.index.depth)
+        private = _indexed(tuple(prompt.private), self.index.depth) if prompt.private else None
+        return Surroundings(written, tuple(prompt.after[: self.sight]), private)
 
     def commit(self, tokens: Tensor, prefix: tuple[Surroundings, ...]) -> tuple[Surroundings, ...]:
         """The surroundings after a clean block (B, L)."""
         rows = zip(prefix, tokens.tolist(), strict=True)
-        return tuple(Surroundings((*row.before, *block)[-self.index.depth :], row.after) for row, block in rows)
+        return tuple(replace(row, written=row.written.followed_by(block)) for row, block in rows)
 
     def denoise(self, canvas: Tensor, t: float, previous: Tensor | None, prefix: tuple[Surroundings, ...]) -> Tensor:
         """Log p of the clean tokens of canvases (B, L): (B, L, V) float32, NaN where it abstains.
@@ -70,25 +109,57 @@ class MemoryDenoiser:
         log_p = torch.full((*canvas.shape, self.process.vocabulary), math.nan)
         for b, (tokens, row) in enumerate(zip(canvas.tolist(), prefix, strict=True)):
             known = [None if token == self.process.mask_id else token for token in tokens]
-            for place in _beginnings(known, row.before):
-                log_p[b, place] = self.log_p([*row.before, *known[:place]], [*known[place + 1 :], *row.after])
+            for place in _beginnings(known, row.written.tokens):
+                log_p[b, place] = self._log_p(row, known[:place], known[place + 1 :])
         return log_p.to(canvas.device)
 
-    def log_p(self, before: Known, after: Known = ()) -> Tensor:
-        """Log p of a token by the known tokens before it and those behind it: (V,) float32."""
+    def _log_p(self, row: Surroundings, left: Known, right: Known) -> Tensor:
+        """Log p at a place of a row's canvas by what stands on its left and right there."""
+        shown = _first_known(left)
+        row = replace(row, written=row.written.followed_by(shown))
+        before = _last_known([*row.written.tokens[-self.index.depth :], *left[len(shown) :]])
+        return self.log_p(before, [*right, *row.after], row)
+
+    def log_p(self, before: Sequence[int], after: Known = (), row: Surroundings | None = None) -> Tensor:
+        """Log p of a token by the known tokens before it and those behind it: (V,) float32.
+
+        row: what else there is to look up, the private context and the text before the token.
+        """
         p, left = torch.zeros_like(self._uniform), 1.0  # what longer contexts leave to shorter ones
-        for followers in reversed(list(self._levels(_last_known(before), after))):
+        for followers in reversed(list(self._levels(before, after, row))):
             counts = torch.from_numpy(followers.counts).double()
             total = float(counts.sum())
             p[torch.from_numpy(followers.ids)] += left * (counts - DISCOUNT) / total
             left *= DISCOUNT * len(counts) / total
         return p.add_(self._uniform, alpha=left).float().log_()
 
-    def _levels(self, before: Sequence[int], after: Known) -> Iterator[Followers]:
+    def conditionals(self, text: Sequence[int], places: Iterable[int], private: Sequence[int] = ()) -> Iterator[Tensor]:
+        """Log p of the tokens at some places of a text, in order, each by all that stands before it: (V,) float32.
+
+        private: ids of a private context.
+        """
+        (row,) = self.start([Prompt((), private=private)])
+        for place in places:
+            row.written.extend(text[len(row.written.tokens) - 1 : place])  # the first is BORDER
+            yield self.log_p(row.written.tokens[-self.index.depth :], (), row)
+
+    def _levels(self, before: Sequence[int], after: Known, row: Surroundings | None) -> Iterator[Followers]:
         yield from self.index.followers(before)
+        private = [] if row is None or row.private is None else [row.private]
+        for index in private:
+            yield from index.followers(before)
+        if row is not None:
+            yield from row.written.followers(before)
         gap = next((place for place, token in enumerate(after) if token is not None), None)
         if gap is not None:
-            yield from self.index.between(before, _first_known(after[gap:]), gap + 1)
+            for index in (self.index, *private):
+                yield from index.between(before, _first_known(after[gap:]), gap + 1)
+
+
+@lru_cache(maxsize=_CONTEXTS)
+def _indexed(context: tuple[int, ...], depth: int) -> Index:
+    """The index of a private context, which all blocks of a text and all texts beside it share."""
+    return Index.of([context], depth)
 
 
 def _beginnings(known: Known, before: Sequence[int]) -> Iterator[int]:
@@ -102,15 +173,9 @@ def _beginnings(known: Known, before: Sequence[int]) -> Iterator[int]:
 
 def _last_known(tokens: Known) -> list[int]:
     """The known tokens at the end."""
-    known = _first_known(tokens[::-1])
-    return known[::-1]
+    return _first_known(tokens[::-1])[::-1]
 
 
 def _first_known(tokens: Known) -> list[int]:
     """The known tokens at the beginning."""
-    known = []
-    for token in tokens:
-        if token is None:
-            break
-        known.append(token)
-    return known
+    return [token for token in takewhile(lambda token: token is not None, tokens) if token is not None]

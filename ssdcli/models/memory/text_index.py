@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 DEPTH = 8  # beside a real core, longer contexts of real notes added nothing
 BORDER = -1  # stands before every text and after the last, and is no token
 
+_ALIKE = 0.5  # of the runs of a text, or of another's, that make it a near-duplicate
 _GROUP = 1 << 22  # places that are sorted at a time, which bounds the memory that sorting takes
 _KEPT = 1024  # a slice with more places is counted once
 _CACHED = 256  # such slices whose counts are kept
@@ -60,9 +61,11 @@ class Index:
     @classmethod
     def of(cls, texts: Sequence[Sequence[int] | Tokens], depth: int = DEPTH) -> Index:
         """Index these texts, each a sequence of token ids of zero or more."""
-        border = np.array([BORDER], np.int32)
-        parts = [part for text in texts for part in (border, np.asarray(text, np.int32))]
-        tokens = np.concatenate([*parts, border])
+        tokens = np.full(sum(map(len, texts)) + len(texts) + 1, BORDER, np.int32)
+        start = 1
+        for text in texts:
+            tokens[start : start + len(text)] = text
+            start += len(text) + 1
         return cls(tokens, _sorted_places(tokens, depth), depth)
 
     @property
@@ -78,6 +81,33 @@ class Index:
     def text_of(self, place: int) -> int:
         """The number of the text that holds a place."""
         return int(np.searchsorted(self.borders, place)) - 1
+
+    def texts(self) -> list[Tokens]:
+        """The texts, in their order."""
+        bounds = zip(self.borders, self.borders[1:], strict=False)
+        return [self.tokens[start + 1 : stop] for start, stop in bounds]
+
+    def unlike(self, others: Sequence[Sequence[int]]) -> list[int]:
+        """The numbers of those texts that are neither these others nor their near-duplicates.
+
+        A text is one if half of its runs of `depth` tokens stand in another, or half of that one's in it.
+        """
+        runs = np.maximum(np.diff(self.borders) - 1 - self.depth, 1)
+        alike = np.zeros(len(runs), bool)
+        for other in others:
+            alike |= self._shared_runs(other, len(runs)) >= _ALIKE * np.minimum(runs, max(len(other) - self.depth, 1))
+        return np.flatnonzero(~alike).tolist()
+
+    def _shared_runs(self, other: Sequence[int], texts: int) -> Ids:
+        """How many of the runs of `depth` tokens of another text, all but its last, stand in each text."""
+        shared = np.zeros(texts, np.int64)
+        length = min(self.depth, max(len(other) - 1, 1))
+        for start in range(max(len(other) - length, 1)):
+            slices = list(self.slices(other[start : start + length]))
+            if len(slices) > length:  # the whole run stands somewhere, before another token
+                places = self.order[slice(*slices[-1])]
+                shared[np.unique(np.searchsorted(self.borders, places) - 1)] += 1
+        return shared
 
     def followers(self, before: Sequence[int]) -> Iterator[Followers]:
         """What follows the last tokens before a place: for 0 of them, 1, 2, up to the longest context that occurs.
@@ -100,6 +130,18 @@ class Index:
             yield start, stop
             if token == BORDER:
                 return
+
+    def places_after(self, before: Sequence[int]) -> Places:
+        """The places right after these tokens, of which there may be more than `depth`."""
+        nearest = before[-self.depth :]
+        slices = list(self.slices(nearest))
+        if len(slices) <= len(nearest):
+            return self.order[:0]
+        places = self.order[slice(*slices[-1])]
+        for distance in range(len(nearest) + 1, len(before) + 1):
+            places = places[places >= distance]
+            places = places[self.tokens[places - distance] == before[-distance]]
+        return places
 
     def between(self, before: Sequence[int], after: Sequence[int], gap: int) -> Iterator[Followers]:
         """What follows the longest context that also has these tokens behind it, `gap` places further on.

@@ -8,14 +8,19 @@ import torch
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.memory.memory_denoiser import DISCOUNT, MemoryDenoiser
-from ssdcli.models.memory.text_index import BORDER, Index
+from ssdcli.models.memory.memory_files import Memory, Origin, remember
+from ssdcli.models.memory.text_index import BORDER
 
 MASK = 6
 TEXTS = [[0, 1, 2, 3], [4, 1, 2, 5]]
 
 
+def held(texts: list[list[int]]) -> Memory:
+    return remember(texts, [Origin("notes.md")] * len(texts))
+
+
 def memory(texts: list[list[int]] = TEXTS) -> MemoryDenoiser:
-    return MemoryDenoiser(Index.of(texts), Masked(7, mask_id=MASK))
+    return MemoryDenoiser(held(texts), Masked(7, mask_id=MASK), 16)
 
 
 def test_the_prediction_is_interpolated_absolute_discounting() -> None:
@@ -28,8 +33,8 @@ def test_the_prediction_is_interpolated_absolute_discounting() -> None:
 
 
 def test_predictions_are_normalised_and_exclude_what_is_no_text() -> None:
-    memory = MemoryDenoiser(Index.of(TEXTS), Masked(7, mask_id=MASK), excluded=[5])
-    p = MemoryDenoiser(Index.of([]), Masked(7, mask_id=MASK), excluded=[5]).log_p([1]).exp()
+    memory = MemoryDenoiser(held(TEXTS), Masked(7, mask_id=MASK), 16, excluded=[5])
+    p = MemoryDenoiser(held([]), Masked(7, mask_id=MASK), 16, excluded=[5]).log_p([1]).exp()
     assert p.tolist() == pytest.approx([0.2] * 5 + [0, 0])
     assert memory.log_p([4, 1]).exp().sum().item() == pytest.approx(1, abs=1e-6)
 

@@ -1,0 +1,168 @@
+"""What named models bring to an ensemble: their weights, their memories, and how much each counts beside a core."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ssdcli.engine.ensemble.gate import PUBLIC_GATE, AnyGate, AverageGate, Gate, gate_of
+from ssdcli.errors import UsageError
+from ssdcli.registry.manifest import MEMBERS, MEMORY
+from ssdcli.registry.store import Entry, Registry
+
+UNTUNED = 0.5  # the weight of a small model for which none was measured
+UNTUNED_MEMORY = 0.2  # the share of a memory of what the small model leaves, likewise
+CONTEXT = "context"  # in place of a model's name: a memory of nothing but the private context
+
+OF_MEMORY = ":memory"  # behind a model's name: its memory alone
+
+SmallModels = Mapping[str, float | None] | Sequence[str] | None  # names, with weights or without
+
+
+@dataclass(frozen=True)
+class Part:
+    """One member that a name brings.
+
+    name: of the member.
+    entry: the model that it belongs to; for CONTEXT the core, once that is known.
+    role: "small" for a model's weights, "memory" for its memory.
+    given: the weight that was asked for; None for the tuned one.
+    joins_unasked: whether it is a memory that its small model brings along.
+    """
+
+    name: str
+    entry: Entry | None
+    role: Literal["small", "memory"]
+    given: float | None
+    joins_unasked: bool = False
+
+    @property
+    def owner(self) -> Entry:
+        """The entry, where it is known."""
+        assert self.entry is not None, self.name
+        return self.entry
+
+    @property
+    def is_context(self) -> bool:
+        """Whether it is a memory of the private context alone."""
+        return self.role == "memory" and self.owner.manifest.memory is None
+
+
+CONTEXT_PART = Part(CONTEXT, None, "memory", None)
+
+
+def find_parts(members: SmallModels, registry: Registry, *, memory: bool) -> list[Part]:
+    """The parts of these models; memory: whether memories join that are not named (NoSuchModel, UsageError)."""
+    pairs = _pairs(members)
+    named = {name for name, _ in pairs}
+    parts = [part for name, weight in pairs for part in _parts(name, weight, registry)]
+    return [part for part in parts if not part.joins_unasked or (memory and part.name not in named)]
+
+
+def _parts(name: str, weight: float | None, registry: Registry) -> Iterator[Part]:
+    """The parts of one name: a small model and its tuned memory, a memory alone, or the private context."""
+    owner = name.removesuffix(OF_MEMORY)
+    if owner == CONTEXT and not _is_registered(CONTEXT, registry):
+        yield Part(CONTEXT, None, "memory", weight)
+        return
+    entry = _small(registry.find(owner))
+    if entry.manifest.kind == MEMORY or owner != name:
+        if entry.manifest.memory is None:
+            remedy = f"Build one with 'ssd train-small DATA --update {owner}'."
+            raise UsageError(f"{owner!r} has no memory.", remedy)
+        yield Part(name, entry, "memory", weight)
+        return
+    yield Part(name, entry, "small", weight)
+    if weight != 1 and _gate(entry, ("small", "memory")) is not None:
+        yield Part(name + OF_MEMORY, entry, "memory", None, joins_unasked=True)
+
+
+def _is_registered(name: str, registry: Registry) -> bool:
+    return any(entry.name == name for entry in registry.entries())
+
+
+def _pairs(small: SmallModels) -> list[tuple[str, float | None]]:
+    if small is None:
+        return []
+    if isinstance(small, Mapping):
+        return list(small.items())
+    names = [small] if isinstance(small, str) else list(small)
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{name!r} is named twice.", "Name each small model once.")
+    return [(name, None) for name in names]
+
+
+def _small(entry: Entry) -> Entry:
+    if entry.manifest.kind not in MEMBERS:
+        raise UsageError(
+            f"{entry.name!r} is {entry.manifest.noun}, and only small models, adapters and memories can join a core.",
+            "Name a core with --core, and small models with --with.",
+        )
+    return entry
+
+
+def bound(parts: Sequence[Part], core: Entry | None) -> list[Part]:
+    """The parts with the core as the owner of CONTEXT (UsageError without one)."""
+    if core is None and any(part.entry is None for part in parts):
+        raise UsageError("a memory of the private context needs a core.", "Name one with --core.")
+    return [replace(part, entry=part.entry or core) for part in parts]
+
+
+def weights_of(parts: Sequence[Part]) -> list[float]:
+    """Each part's weight, as given or tuned; memories share what small models of given weights leave, as if alone."""
+    gate = None if any(part.given is not None for part in parts) else fitted_gate(parts)
+    if isinstance(gate, AverageGate):
+        return list(gate.weights[1:])
+    small = [_small_weight(part) for part in parts if part.role == "small"]
+    left = max(0.0, 1 - math.fsum(small)) / max(1, len(parts) - len(small))
+    own = iter(small)
+    return [next(own) if part.role == "small" else _memory_weight(part, left) for part in parts]
+
+
+def _small_weight(part: Part) -> float:
+    tuned = part.owner.manifest.weight
+    return _checked(part.name, part.given) if part.given is not None else UNTUNED if tuned is None else tuned
+
+
+def _memory_weight(part: Part, left: float) -> float:
+    """The weight of a memory of which small models leave so much."""
+    if part.given is not None:
+        return _checked(part.name, part.given)
+    gate = fitted_gate([part])
+    return left * (gate.weights[-1] if isinstance(gate, AverageGate) else UNTUNED_MEMORY)
+
+
+def _checked(name: str, weight: float) -> float:
+    if not 0 < weight <= 1:
+        problem = f"the weight of {name!r} must be above 0 and at most 1, not {weight:g}."
+        raise UsageError(problem, f"Write --with {name}=0.3, for example.")
+    return weight
+
+
+def fitted_gate(parts: Sequence[Part]) -> AnyGate | None:
+    """The gate of a core and these parts, if they belong together and one was fitted for them."""
+    if not parts or len({part.owner.name for part in parts}) > 1:
+        return None
+    entry, roles = parts[0].owner, _roles(parts)
+    if parts[0].is_context:
+        return PUBLIC_GATE
+    if roles == ("small",) and entry.manifest.gate is not None and _gate(entry, roles) is None:
+        return Gate(**entry.manifest.gate)
+    return _gate(entry, roles)
+
+
+def is_gated_by_default(parts: Sequence[Part]) -> bool:
+    """Whether a core and these parts have a gate that is used unless weights or another rule are given."""
+    gate = fitted_gate(parts)
+    return isinstance(gate, AverageGate) and gate.is_default and all(part.given is None for part in parts)
+
+
+def _roles(parts: Sequence[Part]) -> tuple[Literal["small", "memory"], ...]:
+    return tuple(part.role for part in parts)
+
+
+def _gate(entry: Entry, roles: tuple[Literal["small", "memory"], ...]) -> AverageGate | None:
+    return gate_of(entry.manifest.joint_gates, ("core", *roles))

@@ -1,0 +1,130 @@
+"""A memory on disk: arrays that are mapped, not read, and a table of where its texts come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssdcli.errors import SsdError
+from ssdcli.models.memory.text_index import BORDER, DEPTH, Index
+from ssdcli.registry.archive import MEMORY_FILES
+from ssdcli.registry.disk import write_atomic
+
+_TOKENS, _ORDER, _TABLE = MEMORY_FILES
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a text of a memory comes from.
+
+    source: the file, such as `notes.md` or `mail.jsonl:17`.
+    line: its first line there, from 1, as far as is known.
+    """
+
+    source: str
+    line: int = 1
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An index of texts that knows where each comes from.
+
+    origins: one for each text of the index.
+    """
+
+    index: Index
+    origins: tuple[Origin, ...]
+
+    def without(self, texts: Sequence[Sequence[int]]) -> Memory:
+        """The memory that lacks some texts and their near-duplicates (see `Index.without`)."""
+        kept = self.index.unlike(texts)
+        index = Index.of([self.index.texts()[place] for place in kept], self.index.depth)
+        return Memory(index, tuple(self.origins[place] for place in kept))
+
+    def find(self, before: Sequence[int], token: int) -> tuple[int, int]:
+        """The longest context of a token that the memory shares, in tokens, and the last place where it does."""
+        found = 0, 0
+        for length, (start, stop) in enumerate(self.index.slices(before)):
+            places = self.index.order[start:stop]
+            places = places[self.index.tokens[places] == token]
+            if not len(places):
+                break
+            found = length, int(places.max())
+        return found
+
+    def where(self, place: int, decode: Callable[[Sequence[int]], str]) -> str:
+        """FILE:LINE of a place, as far as the text's own lines tell."""
+        text = self.index.text_of(place)
+        start, origin = int(self.index.borders[text]) + 1, self.origins[text]
+        return f"{origin.source}:{origin.line + decode(self.index.tokens[start:place].tolist()).count(chr(10))}"
+
+    @property
+    def size(self) -> dict[str, int]:
+        """What a manifest says of it."""
+        return {"texts": len(self.origins), "tokens": self.index.size}
+
+
+NOTHING = Memory(Index.of([]), ())
+
+
+def save_memory(folder: Path, memory: Memory) -> None:
+    """Write a memory into a model's folder."""
+    np.save(folder / _TOKENS, memory.index.tokens, allow_pickle=False)
+    np.save(folder / _ORDER, memory.index.order, allow_pickle=False)
+    table = {"version": _VERSION, "depth": memory.index.depth, "texts": [asdict(origin) for origin in memory.origins]}
+    write_atomic(folder / _TABLE, json.dumps(table, ensure_ascii=False, indent=1) + "\n")
+
+
+def load_memory(folder: Path, name: str, vocabulary: int) -> Memory:
+    """Map the memory in a model's folder; SsdError for one that is damaged or holds ids of another tokenizer."""
+    try:
+        table = json.loads((folder / _TABLE).read_text(encoding="utf-8"))
+        origins = tuple(Origin(**origin) for origin in table["texts"])
+        tokens, order = (_mapped(folder / file) for file in (_TOKENS, _ORDER))
+        if table["version"] != _VERSION or not 1 <= table["depth"] <= DEPTH:
+            raise ValueError("another version of ssd wrote it")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _unusable(name, f"it cannot be read ({error})") from None
+    index = Index(tokens, order, table["depth"])
+    if problem := _misfit(index, len(origins), vocabulary):
+        raise _unusable(name, problem)
+    return Memory(index, origins)
+
+
+def _mapped(path: Path) -> NDArray[np.int32]:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.dtype != np.int32 or array.ndim != 1:
+        raise ValueError(f"{path.name} holds no list of ids")
+    return np.asarray(array)  # indexing a plain array is faster
+
+
+def _misfit(index: Index, texts: int, vocabulary: int) -> str | None:
+    """What is wrong with an index, as a clause; None for a sound one."""
+    tokens, order = index.tokens, index.order
+    if len(tokens) != len(order) + texts + 1 or tokens[0] != BORDER or tokens[-1] != BORDER:
+        return "its files do not fit each other"
+    if len(order) and (order.min() < 1 or order.max() >= len(tokens) - 1):
+        return "its index points outside its text"
+    if tokens.min() < BORDER or tokens.max() >= vocabulary:
+        return "its text is in the tokens of another tokenizer"
+    return None
+
+
+def _unusable(name: str, problem: str) -> SsdError:
+    return SsdError(
+        f"the memory of {name!r} cannot be used: {problem}.",
+        f"Build it again with 'ssd train-small DATA --update {name}', or pass --no-memory.",
+    )
+
+
+def remember(texts: Sequence[Sequence[int] | NDArray[Any]], origins: Sequence[Origin]) -> Memory:
+    """Index texts, token ids each; empty ones are left out."""
+    kept = [place for place, text in enumerate(texts) if len(text)]
+    return Memory(Index.of([texts[place] for place in kept]), tuple(origins[place] for place in kept))

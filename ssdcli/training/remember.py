@@ -1,0 +1,211 @@
+"""Memories: built from a training's text, alone, or again for a model whose text has changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from ssdcli.data.documents import ReadReport
+from ssdcli.data.readers.files import read_documents
+from ssdcli.data.reading import Reading, recorded_reading
+from ssdcli.data.token_store import TokenStore, build_store
+from ssdcli.engine.ensemble.gate import PUBLIC_GATE
+from ssdcli.errors import UsageError
+from ssdcli.generation.loaded_model import process_of
+from ssdcli.machine.units import counted
+from ssdcli.models.memory.memory_files import Memory, Origin, remember, save_memory
+from ssdcli.registry.archive import MEMORY_FILES
+from ssdcli.registry.disk import disk_errors, files_below
+from ssdcli.registry.manifest import FILE, MEMORY, TOKENIZER, Manifest, package_versions, write_manifest
+from ssdcli.registry.store import Entry, Registry
+from ssdcli.text.chat import copy_chat
+from ssdcli.text.tokenizer import load_tokenizer
+from ssdcli.training.prepare import find_core, format_of_text, store_settings
+from ssdcli.training.settings import TrainSettings
+from ssdcli.training.unfinished import check_free, claimed
+
+_TOKENS = "tokens"
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A memory that was built.
+
+    name: of its model.
+    folder: of its model.
+    size: what the manifest says of it.
+    learned: how many texts are new in it.
+    forgotten: how many of the memory before are not in it any more.
+    report: sentences about what was read.
+    """
+
+    name: str
+    folder: Path
+    size: dict[str, int]
+    learned: int
+    forgotten: int
+    report: tuple[str, ...]
+
+
+def memory_of(store: TokenStore, tokenizer: Tokenizer) -> Memory:
+    """The memory of a training's text, held-out documents included."""
+    texts: list[NDArray[np.integer]] = []
+    origins: list[Origin] = []
+    for side in ("train", "heldout"):
+        tokens = store.train if side == "train" else store.heldout
+        documents = store.train_documents if side == "train" else store.heldout_documents
+        own = [tokens[start:stop] for start, stop, _ in documents]
+        sources = store.sources(side) or [""] * len(own)
+        texts += own
+        origins += _origins(own, sources, tokenizer)
+    return remember(texts, origins)
+
+
+def _origins(texts: Sequence[NDArray[np.integer]], sources: Sequence[str], tokenizer: Tokenizer) -> list[Origin]:
+    """Where each text begins; the parts of a long document follow each other, and their lines are counted on."""
+    origins = [Origin(source) for source in sources[:1]]
+    for text, (before, source) in zip(texts, pairwise(sources), strict=False):
+        lines = tokenizer.decode(text.tolist(), skip_special_tokens=False).count("\n") if source == before else 0
+        origins.append(Origin(source, origins[-1].line + lines if source == before else 1))
+    return origins
+
+
+def train_memory(settings: TrainSettings, registry: Registry | None = None, *, overwrite: bool = False) -> Remembered:
+    """Make a model that is a memory alone of the data, for a core, in seconds.
+
+    It is weighed by PUBLIC_GATE, until `ssd eval --save` fits a gate to the user's own text.
+    """
+    registry = registry or Registry()
+    settings = replace(settings, core=settings.core or registry.default())
+    settings.check_complete()
+    with disk_errors(registry.home), claimed(registry, settings.name) as workspace:
+        check_free(registry, settings.name, overwrite=overwrite)
+        core = find_core(settings, registry)
+        _check_process(core)
+        store = _read(settings.data, settings.reading, core, workspace)
+        try:
+            memory = memory_of(store, load_tokenizer(core.folder, core.name))
+            with registry.stage(settings.name, overwrite) as folder:
+                save_memory(folder, memory)
+                shutil.copyfile(core.folder / TOKENIZER, folder / TOKENIZER)
+                manifest = _manifest(settings.name, core, store, memory)
+                if manifest.format == "chat":
+                    copy_chat(core.folder, folder)
+                (folder / "README.md").write_text(_card(manifest), encoding="utf-8")
+                write_manifest(folder, manifest)
+        finally:
+            shutil.rmtree(workspace)
+    lines = tuple(store.info.report)
+    return Remembered(settings.name, registry.models / settings.name, memory.size, len(memory.origins), 0, lines)
+
+
+def update_memory(name: str, data: Sequence[str], registry: Registry | None = None) -> Remembered:
+    """Build the memory of a registered model again from its text as it is now; the weights stay as they are.
+
+    Texts that are gone are forgotten. A model without a memory gets one. Two updates of one model exclude each other.
+    """
+    registry = registry or Registry()
+    entry = registry.find(name)
+    if entry.bundled or entry.manifest.kind == "core":
+        raise UsageError(f"{name!r} has no memory to update.", "Name a small model or a memory of your own.")
+    _check_process(entry)
+    with disk_errors(registry.home), claimed(registry, f"{name}.memory") as workspace:
+        store = _read(data, recorded_reading(entry.folder), entry, workspace)
+        try:
+            memory = memory_of(store, load_tokenizer(entry.folder, name))
+            before, after = _digests(_known_texts(entry)), _digests(memory.index.texts())
+            with registry.stage(name, overwrite=True) as folder:
+                _copy(entry, folder)
+                save_memory(folder, memory)
+                kept = {file: digest for file, digest in entry.manifest.files.items() if file not in MEMORY_FILES}
+                write_manifest(folder, replace(entry.manifest, files=kept, memory=memory.size))
+        finally:
+            shutil.rmtree(workspace)
+    report = tuple(store.info.report)
+    return Remembered(name, entry.folder, memory.size, len(after - before), len(before - after), report)
+
+
+def _check_process(entry: Entry) -> None:
+    process = process_of(entry)
+    if not process.hides:
+        problem = f"a memory takes part in the masked process alone, and {entry.name!r} has the {process.name} process."
+        raise UsageError(problem, "Train a small model instead.")
+
+
+def _read(data: Sequence[str], reading: Reading, entry: Entry, workspace: Path) -> TokenStore:
+    """The tokens of the data, as a model of this tokenizer and format reads them, in a folder of the workspace."""
+    report, tokenizer = ReadReport(), load_tokenizer(entry.folder, entry.name)
+    documents = read_documents(data, report, reading)
+    return build_store(documents, tokenizer, workspace / _TOKENS, store_settings(entry, tokenizer), report)
+
+
+def _known_texts(entry: Entry) -> list[NDArray[np.int32]]:
+    from ssdcli.models.memory.memory_files import load_memory
+
+    if entry.manifest.memory is None:
+        return []
+    return load_memory(entry.folder, entry.name, entry.manifest.vocabulary).index.texts()
+
+
+def _digests(texts: Sequence[NDArray[np.int32]]) -> set[bytes]:
+    return {blake2b(text.tobytes(), digest_size=16).digest() for text in texts}
+
+
+def _copy(entry: Entry, folder: Path) -> None:
+    """Link a model's files, but for its manifest and its memory, into another folder of the same disk."""
+    for path in files_below(entry.folder):
+        inside = path.relative_to(entry.folder)
+        if inside.as_posix() not in (FILE, *MEMORY_FILES):
+            (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, folder / inside)
+
+
+def _manifest(name: str, core: Entry, store: TokenStore, memory: Memory) -> Manifest:
+    """What the registry keeps of a memory alone; the digests of its files are added when it is registered."""
+    own, info = core.manifest, store.info
+    sides = (info.train, info.heldout)
+    causal = own.attention == "autoregressive"
+    return Manifest(
+        name=name,
+        kind=MEMORY,
+        architecture=MEMORY,
+        process=own.process,
+        constants=own.constants,
+        block_size=own.block_size,
+        context=own.context,
+        attention="none",
+        vocabulary=own.vocabulary,
+        tokenizer=own.tokenizer,
+        parameters=0,
+        core=core.name,
+        format=format_of_text(info, core),
+        ends=own.ends,
+        gates=(asdict(PUBLIC_GATE),) if causal else (),
+        memory=memory.size,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=package_versions(),
+        text={
+            key: sum(getattr(side, key) for side in sides) for key in ("documents", "conversations", "tokens", "bytes")
+        },
+    )
+
+
+def _card(manifest: Manifest) -> str:
+    """The README of a memory alone."""
+    assert manifest.memory is not None
+    size = f"{counted(manifest.memory['texts'], 'text')} of {counted(manifest.memory['tokens'], 'token')}"
+    return (
+        f"# {manifest.name}\n\nA memory for {manifest.core}: an index of {size}, without weights. It holds the text\n"
+        f"itself, so it is private, and 'ssd models export' refuses it.\n\n"
+        f"    ssd generate PROMPT --with {manifest.name}\n"
+    )
