@@ -28,8 +28,9 @@ _NO_CHARSETS = frozenset(
 )
 _TEXT_CONTROLS = frozenset("\t\n\v\f\r\b\x1b")
 _STRANGE = 0.02  # share of a text's characters that may be controls
+_SMALL_ALPHABETS = 0x11  # the rows of Unicode before Hangul and the Chinese characters
 _ODD = 0.05  # share of invalid and control characters in text of one byte a character
-_NULS = 2  # in a text, however short
+_NULS = 2  # in the head of a text
 _REPLACED = 0.3  # share of a text's characters that may be invalid
 _BEFORE = 16  # characters that stand before these, so that a letter is seen in its word
 _FALSE = 0.5  # share of the characters outside ASCII that are invalid where a declaration is false
@@ -104,7 +105,9 @@ def _reads_as_text(head: bytes, codec: str) -> bool:
         return False  # text of one byte a character, with or without a few NULs
     plain = sum(c < "\x80" or "\u3000" <= c <= "\u30ff" for c in text)
     alphabets = {ord(c) >> 8 for c in text if c > "\x7f"}
-    return plain >= (0.01 if b"\0" in head else 0.2) * len(text) if plain else len(alphabets) == 1
+    if plain:
+        return plain >= (0.01 if b"\0" in head else 0.2) * len(text)
+    return len(alphabets) == 1 and max(alphabets) < _SMALL_ALPHABETS and len(set(text)) > 1
 
 
 def _strange(text: str, categories: frozenset[str] = frozenset({"Cc"})) -> int:
@@ -119,10 +122,8 @@ def looks_binary(head: bytes) -> bool:
         return False
     # Not final, so that a character which the end of the head cuts does not count as invalid.
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
-    nuls = text.count("\0")
-    strange = _strange(text)
-    few = max(_STRANGE * len(text), nuls if nuls <= _NULS and nuls < 0.1 * len(text) else 0)
-    if strange > few:
+    nuls, strange = text.count("\0"), _strange(text)
+    if nuls > _NULS or strange - nuls > _STRANGE * len(text) or 10 * nuls > len(text):
         return True
     return text.count(REPLACEMENT) > _REPLACED * len(text) and likeliest(head) is None
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
-from ssdcli.data.split import SplitSettings
+from ssdcli.data.reading import Reading, recorded_reading
 from ssdcli.data.token_store import TokenStore, build_store
 from ssdcli.engine.ensemble.gate import PUBLIC_GATE
 from ssdcli.errors import UsageError
@@ -30,7 +30,7 @@ from ssdcli.registry.manifest import FILE, MEMORY, TOKENIZER, Manifest, package_
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.chat import copy_chat
 from ssdcli.text.tokenizer import load_tokenizer
-from ssdcli.training.prepare import find_core, format_of_text, phrasing
+from ssdcli.training.prepare import find_core, format_of_text, store_settings
 from ssdcli.training.settings import TrainSettings
 from ssdcli.training.unfinished import check_free, claimed
 
@@ -92,7 +92,7 @@ def train_memory(settings: TrainSettings, registry: Registry | None = None, *, o
         check_free(registry, settings.name, overwrite=overwrite)
         core = find_core(settings, registry)
         _check_process(core)
-        store = _read(settings.data, SplitSettings(settings.seed, settings.heldout), core, workspace)
+        store = _read(settings.data, settings.reading, core, workspace)
         try:
             memory = memory_of(store, load_tokenizer(core.folder, core.name))
             with registry.stage(settings.name, overwrite) as folder:
@@ -120,7 +120,7 @@ def update_memory(name: str, data: Sequence[str], registry: Registry | None = No
         raise UsageError(f"{name!r} has no memory to update.", "Name a small model or a memory of your own.")
     _check_process(entry)
     with disk_errors(registry.home), claimed(registry, f"{name}.memory") as workspace:
-        store = _read(data, SplitSettings(), entry, workspace)
+        store = _read(data, recorded_reading(entry.folder), entry, workspace)
         try:
             memory = memory_of(store, load_tokenizer(entry.folder, name))
             before, after = _digests(_known_texts(entry)), _digests(memory.index.texts())
@@ -142,11 +142,11 @@ def _check_process(entry: Entry) -> None:
         raise UsageError(problem, "Train a small model instead.")
 
 
-def _read(data: Sequence[str], split: SplitSettings, entry: Entry, workspace: Path) -> TokenStore:
+def _read(data: Sequence[str], reading: Reading, entry: Entry, workspace: Path) -> TokenStore:
     """The tokens of the data, as a model of this tokenizer and format reads them, in a folder of the workspace."""
     report, tokenizer = ReadReport(), load_tokenizer(entry.folder, entry.name)
-    how = replace(phrasing(entry, tokenizer), split=split)
-    return build_store(read_documents(data, report), tokenizer, workspace / _TOKENS, how, report)
+    documents = read_documents(data, report, reading)
+    return build_store(documents, tokenizer, workspace / _TOKENS, store_settings(entry, tokenizer), report)
 
 
 def _known_texts(entry: Entry) -> list[NDArray[np.int32]]:
@@ -192,7 +192,6 @@ def _manifest(name: str, core: Entry, store: TokenStore, memory: Memory) -> Mani
         ends=own.ends,
         gates=(asdict(PUBLIC_GATE),) if causal else (),
         memory=memory.size,
-        data=info.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
         text={
