@@ -32,12 +32,13 @@ import numpy as np
 import torch
 
 from benchmarks.lib.columns import Columns
+from benchmarks.lib.continuations import begun, write
 from benchmarks.lib.corpora import Corpus, read_texts
 from benchmarks.lib.experiment import Line, Workshop
 from benchmarks.lib.models import Model
 from benchmarks.lib.next_token import nats_of
 from benchmarks.lib.tables import mean, signed, table
-from ssdcli.api import Blend, Options, Request, Writer, choose
+from ssdcli.api import Blend, Request, Writer, choose
 from ssdcli.demo.story import NOTEBOOK
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import Combination
@@ -76,11 +77,13 @@ class Author:
     members: the names that join the core.
     memory: whether their memories do.
     context: whether they have the private document.
+    shown: whether the core has it in its own prompt.
     """
 
     members: tuple[str, ...] = ()
     memory: bool = True
     context: bool = False
+    shown: bool = False
     temperature: float = 0.0
 
 
@@ -88,6 +91,7 @@ def authors(small: str | None, *, private: bool) -> dict[str, Author]:
     """Who is compared, by what they are called in the tables."""
     found = {CORE: Author(), DRAWN: Author(temperature=1.0)}
     if private:
+        found[SHOWN] = Author(shown=True)
         found["core and memory of the document"] = Author(context=True)
         if small is not None:
             found["core and small model"] = Author((small,), memory=False)
@@ -110,10 +114,8 @@ def work(given: Namespace, workshop: Workshop) -> None:
         for title, author in authors(given.small, private=name == PRIVATE).items():
             workshop.piece({"list": name, "author": title}, partial(bench.continued, name, author))
             if name == PRIVATE and author.temperature == 0:
-                workshop.piece({"heldout": PRIVATE, "author": title}, partial(bench.lengths, author))
-    if PRIVATE in given.lists:
-        workshop.piece({"list": PRIVATE, "author": SHOWN}, bench.continued_when_shown)
-        workshop.piece({"heldout": PRIVATE, "author": SHOWN}, bench.lengths_when_shown)
+                make = bench.lengths_when_shown if author.shown else partial(bench.lengths, author)
+                workshop.piece({"heldout": PRIVATE, "author": title}, make)
 
 
 @dataclass(frozen=True)
@@ -155,29 +157,18 @@ class Bench:
     def continued(self, name: str, author: Author) -> Line:
         """What an author says to the prompts of a list."""
         writer, facts = self.writer(author), facts_of(name)
-        options = Options(max_tokens=self.given.tokens, temperature=author.temperature, top_p=1.0, plain=True)
         context = self.context if author.context else ""
-        requests = [Request(fact["prompt"], context=context, seed=place) for place, fact in enumerate(facts)]
-        texts = [writer.generate_batch([request], options)[0].text for request in requests]
+        requests = [Request(fact["prompt"], context=context, plain=True) for fact in facts]
+        shared = [self.core.manifest.begin or 0, *self.ids(self.context + BETWEEN)] if author.shown else []
+        with torch.inference_mode():
+            tokens = write(begun(writer, requests, shared), writer, self.given.tokens, author.temperature)
+        texts = [self._decoded(row) for row in tokens.tolist()]
         return self._judged(facts, texts) | {"weights": {one.name: one.weight for one in writer.members}}
 
-    @torch.inference_mode()
-    def continued_when_shown(self) -> Line:
-        """What the core says when the document stands before the prompt."""
-        facts, begin = facts_of(PRIVATE), self.core.manifest.begin or 0
-        before = [begin, *self.ids(self.context + BETWEEN)]
-        cache = self.network(torch.tensor([before]), use_cache=True).past_key_values
-        texts = []
-        for fact in facts:
-            cache.crop(len(before))
-            written: list[int] = []
-            ids = self.ids(fact["prompt"])
-            while len(written) < self.given.tokens and self.core.end not in written:
-                logits = self.network(torch.tensor([ids]), past_key_values=cache, use_cache=True).logits
-                ids = [int(logits[0, -1].argmax())]
-                written += ids
-            texts.append(self.core.tokenizer.decode(written))
-        return self._judged(facts, texts)
+    def _decoded(self, ids: list[int]) -> str:
+        """The text up to an end of text."""
+        text: str = self.core.tokenizer.decode(ids[: ids.index(self.core.end)] if self.core.end in ids else ids)
+        return text
 
     def _judged(self, facts: Sequence[Mapping[str, str]], texts: Sequence[str]) -> Line:
         """Which facts are said, the core's nats of each text's tokens, and which texts repeat themselves."""

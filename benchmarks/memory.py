@@ -211,7 +211,8 @@ class Bench:
         every = replace(own, members=("core", "small", "memory"), log_p=log_p, entropies=entropies)
         found = {"the small model": (-log_p[:, 1], "")}
         for gate in small.manifest.joint_gates:
-            name, these = " and ".join(gate.members).replace("and", ",", len(gate.members) - 2), every.of(gate.members)
+            *before, last = gate.members
+            name, these = f"{', '.join(before)} and {last}", every.of(gate.members)
             if "small" in gate.members:
                 found[f"{name}, constant weights"] = constant_nats(gate.weights, these), _shares(gate)
                 found[f"{name}, gated"] = gated_nats(gate, these), _numbers(gate.coefficients)
@@ -309,8 +310,9 @@ def _runs(core: Model, index: Index, notes: Sequence[Ids]) -> dict[str, Callable
 
 def report(found: Sequence[Line]) -> str:
     """A table for each part and held-out file; standard errors are over documents."""
-    sided = [line for line in found if "sums" in line]
-    order = sorted(sided, key=lambda line: PARTS.index(line["part"]))
+    # A line with a small model holds what one without it holds, and comes later.
+    sided = {(line["part"], line["side"]): line for line in found if "sums" in line}
+    order = sorted(sided.values(), key=lambda line: PARTS.index(line["part"]))
     tables = [(_smoothing_table if line["part"] == SMOOTHING else _table)(line) for line in order]
     gates = [line for line in found if line.get("part") == PUBLIC]
     costs = [line for line in found if line.get("part") == COST]
