@@ -21,7 +21,7 @@ from tests.docs.markdown import PAGES, Block, Program, arguments, blocks, pipeli
 from tests.tiny import VOCABULARY, add_tiny, tiny_tokenizer
 from tests.trainings import write_text
 
-TRAINS_ITS_OWN = ("train.md", "recipes.md")  # pages whose examples begin with the core alone
+TRAINS_ITS_OWN = ("train.md", "text.md", "recipes.md")  # pages whose examples begin with the core alone
 QUICK = {  # options that are replaced, so that an example takes no time
     "train-small": {"--minutes": None, "--steps": "3", "--batch-tokens": "128"},
     "generate": {"--max-tokens": "8"},
