@@ -43,6 +43,9 @@ def train_small(
         str | None,
         typer.Option("--update", metavar="NAME", help="Build the memory of a model again from the text as it is now."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be read, with ten samples, and train nothing.")
+    ] = False,
     recipe: Recipe = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
@@ -53,6 +56,9 @@ def train_small(
         _remember(given, update, recipe, overwrite=overwrite, as_json=json)
         return
     prepare_machine()
+    if dry_run:
+        _show(resolve(TrainSettings, given, None if recipe is None else find_recipe(recipe)), as_json=json)
+        return
     settings = from_rank_zero(lambda: _settings(given, recipe, resume=resume, overwrite=overwrite))
     from ssdcli.training.job import train_small as run
 
@@ -60,6 +66,18 @@ def train_small(
     with on_out_of_memory(remedy), stoppable() as stop, Screen(settings.name) as screen:
         trained = run(settings, screen.watcher(stop), overwrite=overwrite)
     _tell(trained, as_json=json)
+
+
+def _show(settings: TrainSettings, *, as_json: bool) -> None:
+    """Write what a training would read to standard output."""
+    from ssdcli.training.dry_run import dry_run
+
+    found = dry_run(settings, Registry())
+    if as_json:
+        console.write_json(found.to_json())
+        return
+    for line in found.lines():
+        console.write(line)
 
 
 def _settings(given: dict[str, object], recipe: str | None, *, resume: bool, overwrite: bool) -> TrainSettings:

@@ -25,11 +25,13 @@ class Document:
     text: what it says.
     source: such as `notes.md` or `mail.jsonl:17`.
     turns: of a conversation, whose text is made of them; a plain text has none.
+    included: whether its file was asked for explicitly, so that it is kept though it resembles another.
     """
 
     text: str
     source: str
     turns: tuple[Message, ...] = ()
+    included: bool = False
 
     @classmethod
     def conversation(cls, turns: tuple[Message, ...], source: str) -> Self:
@@ -98,6 +100,15 @@ class ReadReport:
         self.conversations += bool(document.turns)
         self.characters += len(document.text)
         self.bytes += len(document.text.encode("utf-8"))
+
+    def amend(self, document: Document, instead: Document | None) -> None:
+        """Count another document, or none, in place of one that was added."""
+        self.documents -= 1
+        self.conversations -= bool(document.turns)
+        self.characters -= len(document.text)
+        self.bytes -= len(document.text.encode("utf-8"))
+        if instead is not None:
+            self.add(instead)
 
     def replace(self, characters: int, place: str) -> None:
         """Count invalid characters that were replaced in one file or row."""

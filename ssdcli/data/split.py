@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from ssdcli.data.documents import Document, ReadReport
+from ssdcli.data.near_duplicates import NearDuplicates
 from ssdcli.data.streams import cut_text
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.registry.recipes import RECIPE, read_recipe
@@ -85,12 +86,19 @@ def fingerprint(digests: Iterable[bytes]) -> str:
 
 
 def without_duplicates(documents: Iterable[Document], report: ReadReport) -> Iterator[Document]:
-    """Yield documents without their duplicates, which are counted in `report`, as are words and digests."""
+    """Yield documents without their duplicates, which are counted in `report`, as are words and digests.
+
+    Of documents that are nearly the same the first is kept, and those whose files were asked for.
+    """
+    near = NearDuplicates()
     for document in documents:
         words = document.text.split()
         digest = _digest(words)
         if digest in report.digests:
             report.skip("duplicate", document.source, "document")
+            continue
+        if near.resembles_another(words) and not document.included:
+            report.skip("near-duplicate", document.source, "document")
             continue
         report.digests.add(digest)
         report.words += len(words)

@@ -20,7 +20,6 @@ from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Canvas
 from ssdcli.engine.whole_text import WholeText
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
-from ssdcli.evaluation.estimates import margins
 from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, level_bin
 from ssdcli.evaluation.runs import Run, runs_of, windows
 from ssdcli.evaluation.scored_text import ScoredText
@@ -81,15 +80,7 @@ def block_losses(
         done += 1
         if not settings.pace.goes_on(began, done / len(texts)):
             break
-    return LossesByLevel(
-        weights=np.arange(len(combinations)),
-        sums=sums[:done].sum(1),
-        tokens=np.array([sum(text.counted) for text in texts[:done]]),
-        bytes=np.array([text.bytes for text in texts[:done]]),
-        level_sums=sums[:done].sum(0),
-        level_tokens=seen[:done].sum(0),
-        level_margins=margins(sums[:done], seen[:done]),
-    )
+    return LossesByLevel.of(sums[:done], seen[:done], texts[:done])
 
 
 def _noised(model: LoadedModel, run: Run, key: int) -> _Noised:

@@ -120,7 +120,7 @@ def combined_losses(
     log_ps: (N, V) of each member. abstain: whether each member's is NaN at some positions; by default none is.
     """
     levels, level_of = positions.levels.unique(return_inverse=True)
-    wanted, shy = _wanted(levels.tolist(), combinations), abstain or [False] * len(log_ps)
+    wanted, may_abstain = _wanted(levels.tolist(), combinations), abstain or [False] * len(log_ps)
     losses = torch.zeros(len(positions.tokens), len(combinations), device=positions.tokens.device)
     for (score, rule, weights), uses in wanted.items():
         columns = uses.to(losses.device)[level_of]
@@ -129,7 +129,8 @@ def combined_losses(
         running = [place for place, w in enumerate(weights) if w != 0]
         # Most combinations have the same weights at all levels, so that all rows are used and nothing is copied.
         said = [log_ps[i] if len(rows) == len(log_ps[i]) else log_ps[i][rows] for i in running]
-        loss = score(Combined(rule, said, [weights[i] for i in running], [shy[i] for i in running]), here)
+        combined = Combined(rule, said, [weights[i] for i in running], [may_abstain[i] for i in running])
+        loss = score(combined, here)
         losses[rows] = torch.where(columns[rows], loss[:, None], losses[rows])
     return losses
 

@@ -119,6 +119,19 @@ class LossesByLevel(Losses):
     level_tokens: np.ndarray
     level_margins: np.ndarray
 
+    @classmethod
+    def of(cls, sums: np.ndarray, seen: np.ndarray, texts: Sequence[ScoredText]) -> LossesByLevel:
+        """Losses of whole texts, from what was lost of each in each bin, (D, LEVELS, W), and its tokens there."""
+        return cls(
+            weights=np.arange(sums.shape[2]),
+            sums=sums.sum(1),
+            tokens=np.array([sum(text.counted) for text in texts]),
+            bytes=np.array([text.bytes for text in texts]),
+            level_sums=sums.sum(0),
+            level_tokens=seen.sum(0),
+            level_margins=margins(sums, seen),
+        )
+
     def nats_by_level(self) -> np.ndarray:
         """The mean loss of the tokens whose noise level was in each bin: (LEVELS, W), nan for an empty bin."""
         seen = np.where(self.level_tokens > 0, self.level_tokens, np.nan)
@@ -183,16 +196,7 @@ def measure_combinations(
         whole = batch[-1].document + batch[-1].ends
         if not settings.pace.goes_on(began, whole / len(texts)) and whole:
             break
-    measured = texts[:whole]
-    return LossesByLevel(
-        weights=np.arange(len(combinations)),
-        sums=sums[:whole].sum(1),
-        tokens=np.array([sum(text.counted) for text in measured]),
-        bytes=np.array([text.bytes for text in measured]),
-        level_sums=sums[:whole].sum(0),
-        level_tokens=seen[:whole].sum(0),
-        level_margins=margins(sums[:whole], seen[:whole]),
-    )
+    return LossesByLevel.of(sums[:whole], seen[:whole], texts[:whole])
 
 
 @dataclass(frozen=True)

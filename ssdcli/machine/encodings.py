@@ -29,7 +29,7 @@ _NO_CHARSETS = frozenset(
 _TEXT_CONTROLS = frozenset("\t\n\v\f\r\b\x1b")
 _STRANGE = 0.02  # share of a text's characters that may be controls
 _ODD = 0.05  # share of invalid and control characters in text of one byte a character
-_NULS = 2  # in a text, however short
+_NULS = 2  # in the head of a text
 _REPLACED = 0.3  # share of a text's characters that may be invalid
 _BEFORE = 16  # characters that stand before these, so that a letter is seen in its word
 _FALSE = 0.5  # share of the characters outside ASCII that are invalid where a declaration is false
@@ -119,10 +119,8 @@ def looks_binary(head: bytes) -> bool:
         return False
     # Not final, so that a character which the end of the head cuts does not count as invalid.
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
-    nuls = text.count("\0")
-    strange = _strange(text)
-    few = max(_STRANGE * len(text), nuls if nuls <= _NULS and nuls < 0.1 * len(text) else 0)
-    if strange > few:
+    nuls, strange = text.count("\0"), _strange(text)
+    if nuls > _NULS or strange - nuls > _STRANGE * len(text) or 10 * nuls > len(text):
         return True
     return text.count(REPLACEMENT) > _REPLACED * len(text) and likeliest(head) is None
 

@@ -25,7 +25,7 @@ Expected = Callable[[slice], Tensor]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class SoftTargets:
     """What is to be learned at N positions: the text's tokens, and what a teacher predicts there.
 
     tokens: (N,) int64.
@@ -52,9 +52,9 @@ def head_cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, weights: 
 
 
 def distilled_cross_entropy(
-    hidden: Tensor, table: Tensor, lesson: Lesson, weights: Tensor, never: Tensor
+    hidden: Tensor, table: Tensor, targets: SoftTargets, weights: Tensor, never: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The weighted cross-entropies, in nats, to a lesson's mixture and, without a gradient, to its tokens.
+    """The weighted cross-entropies, in nats, to the targets' mixture and, without a gradient, to their tokens.
 
     The mixture is (1 - a) onehot(token) + a q, where a is the teacher's share and q its prediction. Up to a constant,
     the first sum is that of (1 - a) CE(token) + a KL(q || p) (Hinton et al., 2015, at temperature 1).
@@ -65,7 +65,7 @@ def distilled_cross_entropy(
     never: ids whose logits are -inf; no token is among them, and q is 0 there.
     """
     sums: tuple[Tensor, Tensor] = _DistilledCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, table, lesson, weights, never
+        hidden, table, targets, weights, never
     )
     return sums
 
@@ -112,7 +112,7 @@ class _DistilledCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, table: Tensor, lesson: Lesson, weights: Tensor, never: Tensor
+        ctx: Any, hidden: Tensor, table: Tensor, targets: SoftTargets, weights: Tensor, never: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Both sums; the gradients of the first are kept for the backward pass."""
         table_low = table.to(hidden.dtype)
@@ -122,9 +122,9 @@ class _DistilledCrossEntropy(torch.autograd.Function):
         grad_table = torch.zeros(learned.shape, dtype=torch.float32, device=table.device)
         for start in range(0, hidden.shape[0], _ROWS):
             rows = slice(start, start + _ROWS)
-            target, weight = lesson.tokens[rows, None], weights[rows, None]
-            goal = lesson.expected(rows).mul_(lesson.share)
-            goal.scatter_add_(-1, target, torch.full_like(target, 1 - lesson.share, dtype=goal.dtype))
+            target, weight = targets.tokens[rows, None], weights[rows, None]
+            goal = targets.expected(rows).mul_(targets.share)
+            goal.scatter_add_(-1, target, torch.full_like(target, 1 - targets.share, dtype=goal.dtype))
             logits = (hidden[rows] @ table_low.T).float()
             reached = torch.cat([(goal * logits).sum(-1, keepdim=True), logits.gather(-1, target)], dim=-1)
             log_norm = logits.index_fill_(-1, never, -math.inf).logsumexp(-1, keepdim=True)

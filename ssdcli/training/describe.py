@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
@@ -165,18 +166,20 @@ def _given(settings: TrainSettings) -> Mapping[str, object]:
 
 def _command(settings: TrainSettings) -> str:
     """The command that repeats the training; the paths of the data are private, so it does not name them."""
-    flags = {"for": settings.core} | dict(_given(_placeless(settings)))
+    flags = {"for": settings.core} | dict(_given(replace(_placeless(settings), include=())))
     return " ".join(["ssd train-small DATA", *(_typed(flag, value) for flag, value in flags.items())])
 
 
 def _typed(flag: str, value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(f"--{flag} {shlex.quote(str(one))}" for one in value)
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"
     return f"--{flag} {value}"
 
 
 def _placeless(settings: TrainSettings) -> TrainSettings:
-    """The settings with the name alone of the checkpoint that the training began from, since its path is private."""
+    """The settings without private paths: of the checkpoint that the training began from the name remains."""
     return settings if settings.init is None else replace(settings, init=Path(settings.init).name)
 
 

@@ -64,8 +64,8 @@ class Objective(nn.Module):
         if self.teacher is None:
             total = head_cross_entropy(scored, table, vocabulary.rows(targets), weights[due], vocabulary.muted)
         else:
-            lesson = self.teacher.lesson(Noised(packed, canvas, t), due)
-            mixed, plain = distilled_cross_entropy(scored, table, lesson, weights[due], vocabulary.muted)
+            soft = self.teacher.targets(Noised(packed, canvas, t), due)
+            mixed, plain = distilled_cross_entropy(scored, table, soft, weights[due], vocabulary.muted)
             total = plain + (mixed - mixed.detach())  # the text's value with the mixture's gradient
         return (total - (weights[due] * vocabulary.log_share(targets)).sum()) / packed.scored.sum().clamp(min=1)
 

@@ -204,14 +204,14 @@ def _teacher(settings: TrainSettings, registry: Registry, parent: Parent | None)
     if settings.distill is None:
         return None
     entry = registry.find(settings.distill)
-    problem = "a core from scratch has its own tokens" if parent is None else _untaught(entry, parent, settings)
+    problem = "a core from scratch has its own tokens" if parent is None else _unfit_teacher(entry, parent, settings)
     if problem is not None:
         remedy = "Name another model with --distill, or omit it."
         raise UsageError(f"'{settings.distill}' cannot teach: {problem}.", remedy)
     return entry
 
 
-def _untaught(entry: Entry, parent: Parent, settings: TrainSettings) -> str | None:
+def _unfit_teacher(entry: Entry, parent: Parent, settings: TrainSettings) -> str | None:
     """Why a model cannot teach one that is made for a core; None if it can."""
     if entry.manifest.attention in ("autoregressive", "causal"):
         return "it cannot denoise all blocks of a text in one pass"
@@ -253,7 +253,7 @@ def phrasing(core: Entry, tokenizer: Tokenizer) -> StoreSettings:
     return StoreSettings(end, chat=chat_of(core), ends=core.manifest.ends)
 
 
-def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phrasing: StoreSettings) -> TokenStore:
+def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, how: StoreSettings) -> TokenStore:
     """Open the tokens on disk, or write them unless an earlier start of the same training has."""
     folder = workspace / _TOKENS
     if TokenStore.is_finished(folder):
@@ -262,7 +262,7 @@ def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, phras
     report = ReadReport()
     documents = read_documents(settings.data, report, settings.reading)
     planted = keep_canaries(workspace, settings.canaries).planted() if settings.canaries else []
-    how = replace(phrasing, split=split, planted=tuple(planted))
+    how = replace(how, split=split, planted=tuple(planted))
     return build_store(documents, tokenizer, folder, how, report)
 
 

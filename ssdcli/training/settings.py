@@ -95,6 +95,11 @@ class TrainSettings:
     )
     memory: bool = option(True, "Keep the text as a memory, a member that needs no training.", negatable=True)
     quotes: bool = option(False, "Keep quoted replies and signatures in mails.")
+    include: tuple[str, ...] = option(
+        (),
+        "Read what would be left out of a folder, by patterns as in .gitignore. Repeatable.",
+        metavar="PATTERN",
+    )
     canaries: int = option(
         0,
         "Made-up secrets to plant in the text for 'ssd audit'; 8 are enough.",
@@ -168,7 +173,7 @@ class TrainSettings:
     @property
     def reading(self) -> Reading:
         """How the text is read."""
-        return Reading(self.quotes)
+        return Reading(self.quotes, include=self.include)
 
     def check_complete(self) -> None:
         """Raise UsageError unless a training can start: it needs a name, and only one budget."""

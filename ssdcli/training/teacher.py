@@ -21,7 +21,7 @@ from ssdcli.models.active_vocabulary import ActiveVocabulary, WholeVocabulary
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.native_checkpoint import read_config
 from ssdcli.text.messages import BETWEEN
-from ssdcli.training.cross_entropy import Lesson
+from ssdcli.training.cross_entropy import SoftTargets
 from ssdcli.training.prepare import Prepared
 
 _SCORES = 1 << 22  # predictions over all tokens that are held at once: 512 positions of 8,192 tokens
@@ -83,11 +83,11 @@ class Teacher:
     read: Read = without_context
 
     @torch.no_grad()
-    def lesson(self, noised: Noised, due: Tensor) -> Lesson:
+    def targets(self, noised: Noised, due: Tensor) -> SoftTargets:
         """What it predicts at the columns `due`, (N,) int64 places in (B, T) read row by row."""
         hidden = self.hidden(noised)[due]
         tokens = self.vocabulary.rows(noised.packed.tokens.reshape(-1)[due])
-        return Lesson(tokens, lambda rows: self.probabilities(hidden[rows]), self.share)
+        return SoftTargets(tokens, lambda rows: self.probabilities(hidden[rows]), self.share)
 
     def hidden(self, noised: Noised) -> Tensor:
         """The hidden states of all columns, row by row: (B * T, H)."""
@@ -150,10 +150,10 @@ def context_mask(packed: Packed, seen: Tensor, block: int) -> Tensor:
     seen: (B, T) bool, the columns of the context that are there.
     """
     own_text = packed.texts[:, :, None] == packed.texts[:, None, :]
-    told = own_text & seen[:, None, :]
+    context = own_text & seen[:, None, :]
     order = packed.positions // block
     itself = torch.eye(packed.length, dtype=torch.bool, device=seen.device)
-    reading = (told & (order[:, None, :] <= order[:, :, None])) | itself  # so that no row of the softmax is empty
-    texts = torch.cat([training_mask(packed)[:, 0], told.repeat(1, 2, 1)], dim=2)
-    contexts = torch.cat([torch.zeros_like(told).repeat(1, 1, 2), reading], dim=2)
+    reading = (context & (order[:, None, :] <= order[:, :, None])) | itself  # so that no row of the softmax is empty
+    texts = torch.cat([training_mask(packed)[:, 0], context.repeat(1, 2, 1)], dim=2)
+    contexts = torch.cat([torch.zeros_like(context).repeat(1, 1, 2), reading], dim=2)
     return torch.cat([texts, contexts], dim=1)[:, None]

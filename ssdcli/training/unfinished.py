@@ -36,7 +36,8 @@ def saved_settings(registry: Registry, name: str) -> TrainSettings | None:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         known = {key: value for key, value in saved.items() if key not in REMOVED_SETTINGS}
-        return TrainSettings(**(known | {"data": tuple(saved["data"])}))
+        lists = {key: tuple(value) for key, value in known.items() if isinstance(value, list)}
+        return TrainSettings(**(known | lists))
     except (OSError, ValueError, TypeError, KeyError) as error:
         problem = f"the settings of the unfinished training in {path} cannot be read ({error})."
         raise SsdError(problem, "Start it over with --overwrite.") from error

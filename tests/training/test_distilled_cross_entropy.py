@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssdcli.training.cross_entropy import Lesson, distilled_cross_entropy, head_cross_entropy
+from ssdcli.training.cross_entropy import SoftTargets, distilled_cross_entropy, head_cross_entropy
 
 N, V, R = 1100, 40, 8  # more rows than are held at once
 NEVER = torch.tensor([3, 7])
@@ -37,8 +37,8 @@ def dense(share: float, q: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
 
 def chunked(share: float, q: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
     hidden, table, tokens, weights = drawn()
-    lesson = Lesson(tokens, lambda rows: q[rows].clone(), share)
-    mixed, plain = distilled_cross_entropy(hidden, table, lesson, weights, NEVER)
+    targets = SoftTargets(tokens, lambda rows: q[rows].clone(), share)
+    mixed, plain = distilled_cross_entropy(hidden, table, targets, weights, NEVER)
     return mixed.detach(), plain, list(torch.autograd.grad(mixed, (hidden, table)))
 
 
@@ -57,7 +57,7 @@ def test_value_and_gradients_are_those_of_the_cross_entropy_and_the_divergence(s
 def test_a_teacher_that_expects_what_the_learner_does_changes_nothing():
     hidden, table, tokens, weights = drawn()
     own = (hidden @ table.T).index_fill(-1, NEVER, -torch.inf).softmax(-1).detach()
-    mixed, _ = distilled_cross_entropy(hidden, table, Lesson(tokens, lambda rows: own[rows], 1.0), weights, NEVER)
+    mixed, _ = distilled_cross_entropy(hidden, table, SoftTargets(tokens, lambda rows: own[rows], 1.0), weights, NEVER)
     for gradient in torch.autograd.grad(mixed, (hidden, table)):
         assert gradient.abs().max() < 1e-4
 
@@ -81,6 +81,6 @@ def test_a_teacher_is_asked_about_a_few_rows_at_a_time():
         asked.append(len(q[rows]))
         return q[rows].clone()
 
-    distilled_cross_entropy(hidden, table, Lesson(tokens, expected, 0.5), weights, NEVER)
+    distilled_cross_entropy(hidden, table, SoftTargets(tokens, expected, 0.5), weights, NEVER)
     assert sum(asked) == N
     assert max(asked) <= 512

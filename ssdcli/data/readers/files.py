@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,14 +12,14 @@ from pathlib import Path
 from typing import cast
 
 from ssdcli.data.documents import Document, ReadReport, printable
+from ssdcli.data.readers.exclusion import Exclusion
 from ssdcli.data.readers.formats import FORMATS, PLAIN, UNNAMED, Format, recognised
+from ssdcli.data.readers.secrets import without_secrets
 from ssdcli.data.reading import AS_USUAL, Reading
 from ssdcli.data.streams import ByteStream, Source, byte_chunks, read_head
 from ssdcli.errors import UsageError
 from ssdcli.machine.encodings import looks_binary
 from ssdcli.options.declare import STREAM
-
-_HIDDEN_FOLDERS = frozenset({"node_modules", "__pycache__"})
 
 
 def read_documents(sources: Sequence[str], report: ReadReport, reading: Reading = AS_USUAL) -> Iterator[Document]:
@@ -49,38 +48,20 @@ def _require_existing(source: str) -> None:
 
 def _read_source(source: str, report: ReadReport, reading: Reading) -> Iterator[Document]:
     if source == STREAM:
-        yield from _count_file(_read_standard_input(report, reading), "standard input", report)
+        documents = without_secrets(_read_standard_input(report, reading), report)
+        yield from _count_file(documents, "standard input", report)
         return
     path = Path(source)
-    for file in _files(path, report) if path.is_dir() else [path]:
-        yield from _count_file(_read_path(file, report, reading), printable(str(file)), report)
-
-
-def _files(folder: Path, report: ReadReport) -> Iterator[Path]:
-    """Yield the files in a folder and below it, in sorted order; hidden and special ones are counted."""
-
-    def unreadable(error: OSError) -> None:
-        report.skip("unreadable", printable(str(error.filename)))
-
-    for parent, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in sorted(folders) if _may_enter(Path(parent, name), report)]
-        for path in (Path(parent, name) for name in sorted(names)):
-            if path.name.startswith("."):
-                report.skip("hidden", printable(str(path)), "entry")
-            elif _is_special(path):
-                report.skip("not a regular file", printable(str(path)))
-            else:
-                yield path
-
-
-def _may_enter(folder: Path, report: ReadReport) -> bool:
-    if folder.name.startswith(".") or folder.name in _HIDDEN_FOLDERS:
-        report.skip("hidden", printable(str(folder)), "entry")
-        return False
-    if folder.is_symlink():
-        report.skip("link to a folder", printable(str(folder)), "entry")
-        return False
-    return True
+    exclusion = Exclusion(path if path.is_dir() else path.parent, reading, report)
+    for file in exclusion.files() if path.is_dir() else [path]:
+        name, included = printable(str(file)), exclusion.includes(file)
+        if path.is_dir() and _is_special(file):
+            report.skip("not a regular file", name)
+            continue
+        documents = _read_path(file, report, reading)
+        if included:
+            documents = (replace(document, included=True) for document in documents)
+        yield from _count_file(documents if included else without_secrets(documents, report), name, report)
 
 
 def _is_special(path: Path) -> bool:
