@@ -75,7 +75,7 @@ def _parts(name: str, weight: float | None, registry: Registry) -> Iterator[Part
         yield Part(name, entry, "memory", weight)
         return
     yield Part(name, entry, "small", weight)
-    if weight != 1 and _gate(entry, ("small", "memory")) is not None:
+    if weight != 1 and entry.manifest.memory is not None and _gate(entry, ("small", "memory")) is not None:
         yield Part(name + OF_MEMORY, entry, "memory", None, joins_unasked=True)
 
 

@@ -144,9 +144,10 @@ def choose(
     """
     registry = Registry() if registry is None else registry
     guides = tuple(GuideSpec.parse(text) for text in blend.guides)
-    parts = find_parts(members, registry, memory=blend.memory and "base" not in blend.needs)
+    has_memories = blend.memory and "base" not in blend.needs
+    parts = find_parts(members, registry, memory=has_memories)
     chosen = _core(core, parts, registry)
-    if context and blend.memory and _is_causal(chosen) and all(part.role == "small" for part in parts):
+    if context and has_memories and _is_causal(chosen) and all(part.role == "small" for part in parts):
         parts.append(CONTEXT_PART)
     parts = bound(parts, chosen)
     blend = _with_rule(blend, chosen, parts)

@@ -18,11 +18,13 @@ def read_text(source: Source) -> Iterator[Document]:
 
 def text_documents(chunks: Iterable[str], name: str, report: ReadReport) -> Iterator[Document]:
     """Join a text's chunks into one document, or into several if it is long; blank ones are left out."""
+    line = 1
     for text in cut_text(chunks):
         if not text.isspace():
-            document = Document(text, name)
+            document = Document(text, name, line=line)
             report.add(document)
             yield document
+        line += text.count("\n")
 
 
 def clean(text: str, place: str, report: ReadReport) -> str:
