@@ -17,7 +17,7 @@ from ssdcli.cli.flags import resolve, with_flags
 from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.demo import story
 from ssdcli.demo.core import DemoCore, demo_core
-from ssdcli.demo.story import AUTHORS, CORE, ENSEMBLE, SMALL
+from ssdcli.demo.story import CORE, ENSEMBLE, MEMORY, SMALL
 from ssdcli.hub.packaged import PACKAGE, REPOSITORY
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.units import in_parameters
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ssdcli.training.job import Trained
 
 _SHOWN = 3  # facts that are shown
-_WIDE = 96  # columns of a terminal, at least, for three texts side by side
+_WIDE = 120  # columns of a terminal, at least, for four texts side by side
 
 
 @dataclass(frozen=True)
@@ -70,21 +70,21 @@ def run_demo(notebook: story.Notebook, minutes: float, *, as_json: bool) -> None
         trained = story.train(settings, screen.watcher(stop))
     tell(_training(trained))
     with console.terminal().status("writing"):
-        trio = story.open_trio(settings.core, settings.name)
-        samples = story.write_all(trio, notebook.prompts)
-    tell(_writers(trio))
-    tell(_samples(trio, samples))
+        cast = story.open_cast(settings.core, settings.name)
+        samples = story.write_all(cast, notebook.prompts)
+    tell(_writers(cast))
+    tell(_samples(cast, samples))
     with console.terminal().status("measuring"):
-        lengths = story.predict(trio, notebook.heldout)
-        recalls = story.recall(trio, notebook.facts)
-    if endings := _endings(trio, recalls):
-        tell(endings)
-    tell(_measured(trio, lengths, recalls))
-    tell(_next(trio, notebook))
+        lengths = story.predict(cast, notebook.heldout)
+        recalls = story.recall(cast, notebook.facts)
+    if facts := _facts(cast, recalls):
+        tell(facts)
+    tell(_measured(cast, lengths, recalls))
+    tell(_next(cast, notebook))
     if as_json:
         parts = {"training": _training_json(trained), "samples": [_sample_json(sample) for sample in samples]}
         measured = {"heldout": _lengths_json(lengths), "facts": _facts_json(recalls)}
-        names = {"title": notebook.title, "core": trio.core, "small": trio.small, "weight": trio.weight}
+        names = {"title": notebook.title, "core": cast.core, "small": cast.small, "weight": cast.weight}
         console.write_json(names | parts | measured | {"seconds": round(time.monotonic() - began, 1)})
 
 
@@ -92,9 +92,14 @@ def _say_nothing(_: str) -> None:
     pass
 
 
-def _labels(trio: story.Trio) -> dict[str, str]:
-    both = f"both ({trio.weight:g} {trio.small})"
-    return {CORE: f"{trio.core} alone", SMALL: f"{trio.small} alone", ENSEMBLE: both}
+def _labels(cast: story.Cast) -> dict[str, str]:
+    labels = {
+        CORE: f"{cast.core} alone",
+        SMALL: f"{cast.small} alone",
+        ENSEMBLE: f"both ({cast.weight:g} {cast.small})",
+        MEMORY: "both, with memory",
+    }
+    return {author: labels[author] for author in cast.writers}
 
 
 def _core(core: DemoCore) -> str:
@@ -121,39 +126,41 @@ def _training(trained: Trained) -> str:
     return f"Trained {model.name} ({size}) for {model.core}: {training.steps:,} steps in {training.seconds:.0f} s.\n"
 
 
-def _writers(trio: story.Trio) -> str:
-    return (
-        "Three writers continue the same beginnings:\n"
-        f"  {trio.core} alone, which has never seen this notebook;\n"
-        f"  {trio.small} alone, which has read nothing else;\n"
-        f"  both together, whose predictions are combined at every token ({trio.weight:g} is {trio.small}'s weight).\n"
-    )
+def _writers(cast: story.Cast) -> str:
+    lines = {
+        CORE: f"{cast.core} alone, which has never seen this notebook;",
+        SMALL: f"{cast.small} alone, which has read nothing else;",
+        ENSEMBLE: "both together, whose predictions are combined at every token;",
+        MEMORY: "both with the memory, an index of the notes that knows what followed the last words there.",
+    }
+    chosen = [f"  {lines[author]}" for author in cast.writers]
+    return "\n".join([f"{len(chosen)} writers continue the same beginnings:", *chosen, ""])
 
 
-def _samples(trio: story.Trio, samples: Sequence[story.Continuations]) -> str:
+def _samples(cast: story.Cast, samples: Sequence[story.Continuations]) -> str:
     """Show the texts side by side where there is room, else one below the other."""
     if sys.stdout.isatty() and shutil.get_terminal_size().columns >= _WIDE:
-        return _side_by_side(trio, samples)
-    labels = _labels(trio)
+        return _side_by_side(cast, samples)
+    labels = _labels(cast)
     parts = []
     for sample in samples:
-        texts = [f"[{labels[author]}]\n{sample.prompt}{sample.texts[author].rstrip()}\n" for author in AUTHORS]
+        texts = [f"[{labels[author]}]\n{sample.prompt}{sample.texts[author].rstrip()}\n" for author in labels]
         parts.append(f"Prompt: {sample.prompt}\n\n" + "\n".join(texts))
     return "\n".join(parts)
 
 
-def _side_by_side(trio: story.Trio, samples: Sequence[story.Continuations]) -> str:
+def _side_by_side(cast: story.Cast, samples: Sequence[story.Continuations]) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    labels = _labels(trio)
+    labels = _labels(cast)
     table = Table(show_lines=True, expand=True)
-    for author in AUTHORS:
-        table.add_column(labels[author], ratio=1)
+    for label in labels.values():
+        table.add_column(label, ratio=1)
     for sample in samples:
         # Text, not str: rich would read a model's brackets as markup.
-        cells = [Text.assemble((sample.prompt, "bold"), sample.texts[author].rstrip()) for author in AUTHORS]
+        cells = [Text.assemble((sample.prompt, "bold"), sample.texts[author].rstrip()) for author in labels]
         table.add_row(*cells)
     screen = Console()
     with screen.capture() as captured:
@@ -161,54 +168,53 @@ def _side_by_side(trio: story.Trio, samples: Sequence[story.Continuations]) -> s
     return captured.get()
 
 
-def _endings(trio: story.Trio, recalls: Sequence[story.Recall]) -> str:
-    """Show facts that the core gets wrong and both together get right; nothing if there is none."""
-    labels = _labels(trio)
-    found = [one for one in recalls if one.told_apart[ENSEMBLE] and not one.told_apart[CORE]]
+def _facts(cast: story.Cast, recalls: Sequence[story.Recall]) -> str:
+    """Show facts that the core gets wrong and all together get right; nothing if there is none."""
+    labels = _labels(cast)
+    *_, last = labels
+    found = [one for one in recalls if one.hits[last] and not one.hits[CORE]]
     if not found:
         return ""
     shown = found[:_SHOWN]
     width = max(map(len, labels.values()))
-    heading = f"Which of {len(recalls)} endings is right? {len(shown)} of the {len(found)} sentences that the core gets"
-    parts = [f"{heading} wrong and both together get right:\n"]
+    parts = [f"{len(shown)} of the {len(found)} facts that {labels[CORE]} does not know and {labels[last]} say:\n"]
     for one in shown:
-        endings = [f"  {labels[author]:{width}}  ... {one.chosen[author]}" for author in AUTHORS]
-        parts.append("\n".join([f"{one.fact.prompt} ...", *endings, ""]))
+        texts = [f"  {labels[author]:{width}}  ... {_one_line(one.texts[author])}" for author in labels]
+        parts.append("\n".join([f"{one.fact.prompt} ...", *texts, ""]))
     return "\n".join(parts)
 
 
-def _measured(trio: story.Trio, lengths: story.CodeLength, recalls: Sequence[story.Recall]) -> str:
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _measured(cast: story.Cast, lengths: story.CodeLength, recalls: Sequence[story.Recall]) -> str:
     from ssdcli.evaluation.estimates import proportion
 
-    labels, counts = _labels(trio), (story.hits(recalls), story.told_apart(recalls))
+    labels, counts = _labels(cast), story.hits(recalls)
     width = max(map(len, labels.values()))
-    rows = [f"{'':{width}}  {'bits per byte':>15}  {'facts said':>19}  {'facts told apart':>19}"]
-    for author in AUTHORS:
-        bits, shares = lengths.bits_per_byte[author], []
-        for count in counts:
-            low, high = (len(recalls) * end for end in proportion(count[author], len(recalls)))
-            shares.append(f"{count[author]} of {len(recalls)} ({low:.0f} to {high:.0f})")
-        figures = "  ".join(f"{share:>19}" for share in shares)
-        rows.append(f"{labels[author]:{width}}  {bits.value:7.3f} ± {bits.margin:.3f}  {figures}")
-    change = (
-        f"{'save' if lengths.gain.value >= 0 else 'lose'} {abs(lengths.gain.value):.3f} ± {lengths.gain.margin:.3f}"
-    )
-    better = {CORE: trio.core, SMALL: trio.small}[lengths.better]
+    rows = [f"{'':{width}}  {'bits per byte':>15}  {'facts said':>19}"]
+    for author, label in labels.items():
+        bits, count = lengths.bits_per_byte[author], counts[author]
+        low, high = (len(recalls) * end for end in proportion(count, len(recalls)))
+        share = f"{count} of {len(recalls)} ({low:.0f} to {high:.0f})"
+        rows.append(f"{label:{width}}  {bits.value:7.3f} ± {bits.margin:.3f}  {share:>19}")
+    *_, last = labels.values()
+    gain = f"{'save' if lengths.gain.value >= 0 else 'lose'} {abs(lengths.gain.value):.3f} ± {lengths.gain.margin:.3f}"
     sentences = [
-        f"Bits per byte: exact code length of {lengths.documents} notes that were not trained on; less is better.",
-        f"Both together {change} over {better} alone, the better one.",
+        f"Bits per byte: exact code length of {lengths.documents} notes that no member has seen; less is better.",
+        f"{last[0].upper()}{last[1:]} {gain} over {labels[CORE]}.",
         "Facts said: sentences of the notes that were completed, greedily, with their invented ending.",
-        f"Facts told apart: the right ending was chosen among those of all {len(recalls)}; guessing gets one right.",
         "All intervals are of 95%.",
     ]
     return "\n".join([*rows, "", *sentences, ""])
 
 
-def _next(trio: story.Trio, notebook: story.Notebook) -> str:
+def _next(cast: story.Cast, notebook: story.Notebook) -> str:
     prompt = shlex.quote(notebook.prompts[0])
     return (
-        f"Write with it:  ssd generate {prompt} --with {trio.small}\n"
-        f"With your text: ssd train-small YOUR-FOLDER --for {trio.core} --name mine"
+        f"Write with it:  ssd generate {prompt} --with {cast.small}\n"
+        f"With your text: ssd train-small YOUR-FOLDER --for {cast.core} --name mine"
     )
 
 
@@ -220,8 +226,7 @@ def _training_json(trained: Trained) -> dict[str, object]:
 
 def _lengths_json(lengths: story.CodeLength) -> dict[str, object]:
     bits = {author: estimate.to_json() for author, estimate in lengths.bits_per_byte.items()}
-    better = {"better": lengths.better, "gain": lengths.gain.to_json()}
-    return {"documents": lengths.documents, "bits_per_byte": bits} | better
+    return {"documents": lengths.documents, "bits_per_byte": bits, "gain": lengths.gain.to_json()}
 
 
 def _sample_json(sample: story.Continuations) -> dict[str, object]:
@@ -229,9 +234,5 @@ def _sample_json(sample: story.Continuations) -> dict[str, object]:
 
 
 def _facts_json(recalls: Sequence[story.Recall]) -> dict[str, object]:
-    answers = [
-        asdict(one.fact) | {"texts": one.texts, "hits": one.hits, "chosen": one.chosen, "told_apart": one.told_apart}
-        for one in recalls
-    ]
-    known = {"known": story.hits(recalls), "told_apart": story.told_apart(recalls)}
-    return {"asked": len(recalls), **known, "answers": answers}
+    answers = [asdict(one.fact) | {"texts": one.texts, "hits": one.hits} for one in recalls]
+    return {"asked": len(recalls), "known": story.hits(recalls), "answers": answers}

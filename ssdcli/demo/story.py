@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssdcli.generation.selection import EnsembleSpec, choose
-from ssdcli.generation.types import Options, Request
+from ssdcli.generation.types import Blend, Options, Request
 from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Registry
 from ssdcli.training.settings import TrainSettings
@@ -18,17 +18,17 @@ from ssdcli.training.unfinished import begin
 
 if TYPE_CHECKING:
     from ssdcli.engine.ensemble.members import Member
+    from ssdcli.evaluation.combinations import Combination
     from ssdcli.evaluation.measurement import Estimate
     from ssdcli.evaluation.scored_text import ScoredText
-    from ssdcli.generation.loaded_model import LoadedModel
+    from ssdcli.generation.loaded_model import Loaded
     from ssdcli.generation.writer import Writer
     from ssdcli.training.job import Trained, Watcher
 
 NOTEBOOK = Path(__file__).parents[1] / "bundled" / "notebook"
 NAME = "demo-notebook"
-MINUTES = 3.0
-CORE, SMALL, ENSEMBLE = "core", "small", "ensemble"
-AUTHORS = (CORE, SMALL, ENSEMBLE)
+MINUTES = 2.5
+CORE, SMALL, ENSEMBLE, MEMORY = AUTHORS = ("core", "small", "ensemble", "with_memory")
 
 _BATCH_TOKENS = 512  # a quarter of the default: four times the steps on so few notes
 _PASSES = 30.0  # so that facts are remembered, at some cost on held-out notes
@@ -81,13 +81,13 @@ class Notebook:
 
 
 @dataclass(frozen=True)
-class Trio:
-    """A core, a small model made for it, and their ensemble.
+class Cast:
+    """A core and a small model made for it, and all who write.
 
     core: the core's name.
     small: the small model's name.
-    weight: the small model's, beside the core.
-    writers: one for each of AUTHORS.
+    weight: the small model's, beside the core without memory.
+    writers: by author: the core, the small model, both, and both with the small model's memory, where it has one.
     """
 
     core: str
@@ -96,16 +96,14 @@ class Trio:
     writers: Mapping[str, Writer]
 
     @property
-    def members(self) -> tuple[Member[LoadedModel], ...]:
-        """The core and the small model."""
-        from ssdcli.generation.loaded_model import models_of
-
-        return models_of([self.writers[author].members[0] for author in (CORE, SMALL)])
+    def members(self) -> dict[str, Member[Loaded]]:
+        """All members of all writers, by name."""
+        return {member.name: member for writer in self.writers.values() for member in writer.members}
 
 
 @dataclass(frozen=True)
 class Continuations:
-    """What AUTHORS write after one prompt.
+    """What each author writes after one prompt.
 
     prompt: the beginning.
     seed: the same for all.
@@ -122,36 +120,27 @@ class CodeLength:
     """Exact code length of held-out notes.
 
     documents: how many notes.
-    bits_per_byte: of each of AUTHORS, with 95% intervals; notes are the independent draws.
-    better: the better of the two members.
-    gain: bits per byte that the ensemble saves over it.
+    bits_per_byte: of each author, with 95% intervals; notes are the independent draws.
+    gain: bits per byte that all together, the last author, save over the core.
     """
 
     documents: int
     bits_per_byte: Mapping[str, Estimate]
-    better: str
     gain: Estimate
 
 
 @dataclass(frozen=True)
 class Recall:
-    """How AUTHORS did on one fact.
+    """How the authors did on one fact.
 
     fact: the sentence.
     texts: what each of them wrote.
     hits: whether that holds the answer.
-    chosen: which of all facts' answers each of them finds likeliest.
     """
 
     fact: Fact
     texts: Mapping[str, str]
     hits: Mapping[str, bool]
-    chosen: Mapping[str, str]
-
-    @property
-    def told_apart(self) -> dict[str, bool]:
-        """Which of AUTHORS chose the right answer."""
-        return {author: answer == self.fact.answer for author, answer in self.chosen.items()}
 
 
 def read_notebook(folder: Path = NOTEBOOK) -> Notebook:
@@ -191,13 +180,16 @@ def train(settings: TrainSettings, watcher: Watcher) -> Trained:
     return train_small(settings, watcher, overwrite=True, registry=registry)
 
 
-def open_trio(core: str, small: str) -> Trio:
-    """Load the core alone, the small model alone, and both at the small model's tuned weight."""
-    together = choose(core, [small])
-    weight = next(member.weight for member in together.members if member.model.entry.name == small)
-    both = together.open()
-    writers = {CORE: _opened(choose(core), both), SMALL: _opened(choose(NO_CORE, [small]), both), ENSEMBLE: both}
-    return Trio(core, small, weight, writers)
+def open_cast(core: str, small: str) -> Cast:
+    """Load the core alone, the small model alone, both at its tuned weight, and both with its memory if it has one."""
+    plain = Blend(memory=False)
+    alone, both = choose(NO_CORE, [small], blend=plain), choose(core, [small], blend=plain)
+    specs, together = {CORE: choose(core), SMALL: alone, ENSEMBLE: both}, choose(core, [small])
+    if any(member.role == "memory" for member in together.members):
+        specs[MEMORY] = together
+    weight = next(member.weight for member in specs[ENSEMBLE].members if member.name == small)
+    everyone = together.open()
+    return Cast(core, small, weight, {author: _opened(spec, everyone) for author, spec in specs.items()})
 
 
 def _opened(spec: EnsembleSpec, other: Writer) -> Writer:
@@ -206,97 +198,59 @@ def _opened(spec: EnsembleSpec, other: Writer) -> Writer:
     return spec.reopen(other) if loaded.issuperset(member.name for member in spec.members) else spec.open()
 
 
-def write_all(trio: Trio, prompts: Sequence[str], options: Options = _WRITING) -> list[Continuations]:
-    """Let each of AUTHORS continue each prompt, all with the same seed."""
+def write_all(cast: Cast, prompts: Sequence[str], options: Options = _WRITING) -> list[Continuations]:
+    """Let each author continue each prompt, all with the same seed."""
     requests = [Request(prompt, seed=seed) for seed, prompt in enumerate(prompts)]
-    texts = _texts(trio, requests, options)
+    texts = _texts(cast, requests, options)
     return [
-        Continuations(prompt, seed, {author: texts[author][seed] for author in AUTHORS})
+        Continuations(prompt, seed, {author: written[seed] for author, written in texts.items()})
         for seed, prompt in enumerate(prompts)
     ]
 
 
-def predict(trio: Trio, heldout: Path) -> CodeLength:
-    """Measure the code length, under each of AUTHORS, of notes that neither member has seen."""
-    from ssdcli.engine.ensemble.schedules import Constant
+def predict(cast: Cast, heldout: Path) -> CodeLength:
+    """Measure the code length, under each author, of notes that no member has seen."""
     from ssdcli.evaluation.code_length import CodeSettings, code_lengths
-    from ssdcli.evaluation.combinations import Combination, alone
     from ssdcli.evaluation.estimates import ratio
 
-    members = trio.members
-    ensemble = trio.writers[ENSEMBLE].ensemble
-    schedules = {member.name: member.schedule for member in ensemble.members}
-    both = Combination(ensemble.rule, tuple(schedules.get(member.name, Constant(0.0)) for member in members))
-    losses = code_lengths(members, _heldout_texts(trio.core, heldout), [alone(0, 2), alone(1, 2), both], CodeSettings())
-    bits = dict(zip(AUTHORS, losses.sums.T / math.log(2), strict=True))
-    better = min((CORE, SMALL), key=lambda author: bits[author].sum())
+    members = cast.members
+    combinations = [_combination(writer, list(members)) for writer in cast.writers.values()]
+    texts = _heldout_texts(cast.core, heldout)
+    losses = code_lengths(list(members.values()), texts, combinations, CodeSettings())
+    bits = dict(zip(cast.writers, losses.sums.T / math.log(2), strict=True))
     lengths = {author: ratio(sums, losses.bytes) for author, sums in bits.items()}
-    return CodeLength(len(losses.sums), lengths, better, ratio(bits[better] - bits[ENSEMBLE], losses.bytes))
+    *_, last = bits.values()
+    return CodeLength(len(losses.sums), lengths, ratio(bits[CORE] - last, losses.bytes))
 
 
-def recall(trio: Trio, facts: Sequence[Fact], options: Options = FACTS) -> list[Recall]:
-    """Let each of AUTHORS complete the sentences, greedily; a text that holds the answer, in any case, is a hit.
+def _combination(writer: Writer, names: Sequence[str]) -> Combination:
+    """A writer's ensemble as a combination of all members: those that it lacks have weight 0."""
+    from ssdcli.engine.ensemble.schedules import Constant
+    from ssdcli.evaluation.combinations import Combination
 
-    Each also ranks the answers of all facts for every sentence; a fact is told apart if its own answer comes first.
-    """
-    texts = _texts(trio, [Request(fact.prompt, seed=0) for fact in facts], options)
-    chosen = _chosen(trio, facts)
+    own = {member.name: member.schedule for member in writer.members}
+    return Combination(writer.ensemble.rule, tuple(own.get(name, Constant(0.0)) for name in names))
+
+
+def recall(cast: Cast, facts: Sequence[Fact], options: Options = FACTS) -> list[Recall]:
+    """Let each author complete the sentences, greedily; a text that holds the answer, in any case, is a hit."""
+    texts = _texts(cast, [Request(fact.prompt, seed=0) for fact in facts], options)
     recalls = []
     for place, fact in enumerate(facts):
-        said = {author: texts[author][place] for author in AUTHORS}
-        said_it = {author: _says(text, fact.answer) for author, text in said.items()}
-        recalls.append(Recall(fact, said, said_it, {author: chosen[author][place] for author in AUTHORS}))
+        said = {author: written[place] for author, written in texts.items()}
+        recalls.append(Recall(fact, said, {author: _says(text, fact.answer) for author, text in said.items()}))
     return recalls
 
 
-def _chosen(trio: Trio, facts: Sequence[Fact]) -> dict[str, list[str]]:
-    """Choose, as each of AUTHORS, an answer for each fact's sentence: the one whose log p gains most over its mean.
-
-    The mean over all sentences takes out that some answers are likely anywhere (short ones, common words).
-    """
-    scores = _scores(trio, facts)
-    chosen = {}
-    for author, rows in scores.items():
-        usual = [sum(column) / len(column) for column in zip(*rows, strict=True)]
-        gains = [[score - mean for score, mean in zip(row, usual, strict=True)] for row in rows]
-        chosen[author] = [facts[row.index(max(row))].answer for row in gains]
-    return chosen
-
-
-def _scores(trio: Trio, facts: Sequence[Fact]) -> dict[str, list[list[float]]]:
-    """Log p of the answers of all facts after each fact's sentence, a list a sentence, under each of AUTHORS."""
-    from ssdcli.demo.endings import Endings, predict_after, predict_together
-    from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
-
-    members, encoder = trio.members, PromptEncoder(trio.members, gap=0)
-    size = members[0].model.denoiser.backbone.block_size
-    endings = Endings.of([encoder.codec.encode(" " + fact.answer)[:size] for fact in facts])
-    scores: dict[str, list[list[float]]] = {author: [] for author in AUTHORS}
-    for fact in facts:
-        prompts = encoder.prompts(Request(fact.prompt, plain=True), PromptParts(fact.prompt), ())
-        predicted = {
-            member.name: predict_after(member.model.denoiser, prompt, endings)
-            for member, prompt in zip(members, prompts, strict=True)
-        }
-        for author, writer in trio.writers.items():
-            own = [predicted[member.name] for member in writer.members]
-            scores[author].append(endings.log_p(predict_together(writer.ensemble, own, endings, size)))
-    return scores
-
-
 def hits(recalls: Sequence[Recall]) -> dict[str, int]:
-    """Count the facts that each of AUTHORS said."""
-    return {author: sum(recall.hits[author] for recall in recalls) for author in AUTHORS}
+    """Count the facts that each author said."""
+    return {author: sum(recall.hits[author] for recall in recalls) for author in recalls[0].hits}
 
 
-def told_apart(recalls: Sequence[Recall]) -> dict[str, int]:
-    """Count the facts that each of AUTHORS told apart."""
-    return {author: sum(recall.told_apart[author] for recall in recalls) for author in AUTHORS}
-
-
-def _texts(trio: Trio, requests: Sequence[Request], options: Options) -> dict[str, list[str]]:
+def _texts(cast: Cast, requests: Sequence[Request], options: Options) -> dict[str, list[str]]:
     return {
-        author: [result.text for result in trio.writers[author].generate_batch(requests, options)] for author in AUTHORS
+        author: [result.text for result in writer.generate_batch(requests, options)]
+        for author, writer in cast.writers.items()
     }
 
 

@@ -107,7 +107,8 @@ def _figures(model: Manifest) -> Iterator[tuple[str, str]]:
     """Who predicts, and its bits per byte with their interval."""
     alone = model.name if model.kind == "core" else f"{model.core} alone"
     weight = "" if model.weight is None else f", at a weight of {model.weight:g}"
-    names = {"core": alone, "small": f"{model.name} alone", "ensemble": f"both together{weight}"}
+    together = "all together" if model.memory is not None and model.gates else f"both together{weight}"
+    names = {"core": alone, "small": f"{model.name} alone", "memory": "its memory alone", "ensemble": together}
     for who, name in names.items():
         value, margin = (model.metrics.get(f"{who} bits per byte{end}") for end in ("", " margin"))
         if value is not None:

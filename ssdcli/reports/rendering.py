@@ -120,7 +120,9 @@ def _names(description: Description) -> dict[str, str]:
     model = description.manifest
     if model.kind == "core":
         return {"core": model.name}
-    return {"core": f"{model.core} alone", "small": f"{model.name} alone", "ensemble": "both together"}
+    together = "both together" if model.memory is None else "all together"
+    alone = {"core": f"{model.core} alone", "small": f"{model.name} alone", "memory": "its memory alone"}
+    return alone | {"ensemble": together}
 
 
 def _summary(description: Description, names: Mapping[str, str]) -> str:
@@ -131,7 +133,8 @@ def _summary(description: Description, names: Mapping[str, str]) -> str:
     )
     found = [f"{names[who]} loses {told}" for who, told in bits.items() if who != "ensemble"]
     if "ensemble" in bits and model.weight is not None:
-        found.append(f"both together, at a weight of {model.weight:g}, lose {bits['ensemble']}")
+        weight = f", at a weight of {model.weight:g}," if not model.gates else ""
+        found.append(f"{names['ensemble']}{weight} lose {bits['ensemble']}")
     return f"{made} On held-out text, in bits per byte ({model.measure}), {', '.join(found)}." if found else made
 
 
@@ -148,9 +151,10 @@ def _identity(description: Description) -> str:
 def _figures(description: Description, names: Mapping[str, str]) -> list[Row]:
     """The key figures at the top of the report."""
     quality, weight = description.quality, description.manifest.weight
+    gain = interval(quality.gain, quality.gain_margin, "+")
     return [
         *((f"{names[who]}, bits per byte", told) for who, told in _bits(quality).items()),
-        *([("gain of both together", interval(quality.gain, quality.gain_margin, "+"))] if weight is not None else []),
+        *([(f"gain of {names['ensemble']}", gain)] if weight is not None else []),
         *([("best weight", f"{weight:g}")] if weight is not None else []),
         ("minutes", f"{description.seconds / 60:.1f}"),
         ("tokens of text", f"{description.train.tokens:,}"),

@@ -14,11 +14,13 @@ from ssdcli.cli import demo as command
 from ssdcli.cli.progress import Stop
 from ssdcli.demo import story
 from ssdcli.demo.core import DemoCore
-from ssdcli.demo.story import AUTHORS
+from ssdcli.demo.story import AUTHORS, MEMORY
 from ssdcli.evaluation.measurement import Estimate
 from ssdcli.registry.store import Registry
 from tests.notebooks import tiny_notebook, tiny_training
 from tests.tiny import add_family, add_tiny
+
+THREE = set(AUTHORS) - {MEMORY}  # a core that is not causal has no memory beside it
 
 
 @pytest.fixture
@@ -49,8 +51,8 @@ def test_the_story_is_told_on_standard_output_alone(ssd_demo, notebook):
         assert out.count(f"Prompt: {prompt}\n") == 1
     for label in ("big alone", "demo-notebook alone", "both ("):
         assert out.count(f"[{label}") == len(notebook.prompts)
-        assert [line for line in out.splitlines() if line.startswith(label) and line.count(" of 1 (0 to 1)") == 2]
-    assert "3 notes that were not trained on" in out
+        assert [line for line in out.splitlines() if line.startswith(label) and line.count(" of 1 (0 to 1)") == 1]
+    assert "3 notes that no member has seen" in out
     assert Registry().find("demo-notebook").manifest.core == "big"
 
 
@@ -69,27 +71,33 @@ def test_json_is_one_object_with_all_of_it(ssd_demo, notebook):
     assert (told["core"], told["small"]) == ("big", "demo-notebook")
     assert told["training"]["steps"] == 2
     assert [sample["prompt"] for sample in told["samples"]] == list(notebook.prompts)
-    assert all(set(AUTHORS) < set(sample) for sample in told["samples"])
-    assert set(told["heldout"]) == {"documents", "bits_per_byte", "better", "gain"}
-    assert set(told["heldout"]["bits_per_byte"]) == set(AUTHORS)
+    assert all(set(sample) > THREE for sample in told["samples"])
+    assert set(told["heldout"]) == {"documents", "bits_per_byte", "gain"}
+    assert set(told["heldout"]["bits_per_byte"]) == THREE
     assert set(told["heldout"]["gain"]) == {"value", "low", "high"}
     assert told["facts"]["asked"] == len(told["facts"]["answers"]) == 1
-    assert set(told["facts"]["known"]) == set(AUTHORS)
+    assert set(told["facts"]["known"]) == THREE
+
+
+def a_cast(*authors: str) -> story.Cast:
+    return story.Cast("big", "notes", 0.3, dict.fromkeys(authors or THREE))
 
 
 def test_a_loss_is_called_a_loss():
     bits = {author: Estimate(value, 0.5) for author, value in (("core", 1.0), ("small", 3.0), ("ensemble", 1.25))}
-    trio = story.Trio("big", "notes", 0.3, {})
     told = command._measured(
-        trio, story.CodeLength(3, bits, "core", Estimate(-0.25, 0.125)), [recalled("pot", "a", "b")]
+        a_cast("core", "small", "ensemble"),
+        story.CodeLength(3, bits, Estimate(-0.25, 0.125)),
+        [recalled("pot", core=False, last=True)],
     )
     assert "lose 0.250 ± 0.125 over big alone" in told
     assert "1.250 ± 0.500" in told
 
 
-def recalled(name: str, core: str, ensemble: str) -> story.Recall:
+def recalled(name: str, *, core: bool, last: bool) -> story.Recall:
     fact = story.Fact(name, f"the {name} is", "red")
-    return story.Recall(fact, {}, dict.fromkeys(AUTHORS, False), {"core": core, "small": "red", "ensemble": ensemble})
+    said = dict.fromkeys(AUTHORS, False) | {"core": core, MEMORY: last}
+    return story.Recall(fact, {author: " red\n" if right else " blue" for author, right in said.items()}, said)
 
 
 def test_the_core_is_named_and_where_to_get_it():
@@ -106,14 +114,17 @@ def test_the_core_is_named_and_where_to_get_it():
     assert pull in told
 
 
-def test_endings_are_shown_that_the_core_misses_and_both_find():
-    trio = story.Trio("big", "notes", 0.3, {})
-    found = [recalled(f"pot{i}", "blue", "red") for i in range(4)]
-    told = command._endings(trio, [recalled("jug", "red", "red"), recalled("cup", "blue", "blue"), *found])
-    assert told.startswith("Which of 6 endings is right? 3 of the 4 sentences that the core gets wrong and both")
-    assert "the pot0 is ...\n  big alone         ... blue\n  notes alone       ... red\n" in told
+def test_facts_are_shown_that_the_core_misses_and_all_together_say():
+    cast = a_cast(*AUTHORS)
+    found = [recalled(f"pot{i}", core=False, last=True) for i in range(4)]
+    told = command._facts(
+        cast, [recalled("jug", core=True, last=True), recalled("cup", core=False, last=False), *found]
+    )
+    assert told.startswith("3 of the 4 facts that big alone does not know and both, with memory say:\n")
+    assert "the pot0 is ...\n  big alone          ... blue\n" in told
+    assert "both, with memory  ... red\n" in told
     assert not any(name in told for name in ("jug", "cup", "pot3"))
-    assert command._endings(trio, [recalled("cup", "blue", "blue")]) == ""
+    assert command._facts(cast, [recalled("cup", core=False, last=False)]) == ""
 
 
 @pytest.mark.parametrize(("columns", "side_by_side"), [(120, True), (80, False)])
@@ -121,8 +132,8 @@ def test_texts_stand_side_by_side_where_there_is_room(monkeypatch, columns, side
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     texts = {"core": " [b]one[/b]", "small": " two", "ensemble": " three"}
-    trio = story.Trio("big", "notes", 0.3, {})
-    told = re.sub(r"\x1b\[[0-9;]*m", "", command._samples(trio, [story.Continuations("Dear", 0, texts)]))
+    cast = a_cast("core", "small", "ensemble")
+    told = re.sub(r"\x1b\[[0-9;]*m", "", command._samples(cast, [story.Continuations("Dear", 0, texts)]))
     together = [line for line in told.splitlines() if "two" in line and "three" in line]
     assert bool(together) is side_by_side
     assert "[b]one[/b]" in told  # a text is no markup

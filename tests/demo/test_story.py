@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from ssdcli.api import Options, load
-from ssdcli.demo import story
 from ssdcli.demo.story import (
     AUTHORS,
+    MEMORY,
     NAME,
     Fact,
-    _chosen,
     hits,
-    open_trio,
+    open_cast,
     predict,
     read_notebook,
     recall,
@@ -27,6 +27,7 @@ from ssdcli.registry.store import Registry
 from ssdcli.training.job import Watcher
 from ssdcli.training.unfinished import saved_settings
 from tests.notebooks import tiny_notebook, tiny_training
+from tests.pulled import add_causal
 from tests.tiny import add_family
 
 QUICK = Options(max_tokens=8, temperature=0.8)
@@ -39,9 +40,9 @@ def notebook(tmp_path):
 
 
 @pytest.fixture
-def trio():
+def cast():
     add_family()
-    return open_trio("big", "notes")
+    return open_cast("big", "notes")
 
 
 @pytest.fixture
@@ -49,56 +50,54 @@ def core():
     add_family()
 
 
-def test_the_cast_is_the_core_the_small_model_and_both_at_the_tuned_weight(trio):
-    members = {author: {one.name: one.weight for one in writer.members} for author, writer in trio.writers.items()}
+def test_the_cast_is_the_core_the_small_model_and_both_at_the_tuned_weight(cast):
+    members = {author: {one.name: one.weight for one in writer.members} for author, writer in cast.writers.items()}
     assert members == {"core": {"big": 1}, "small": {"notes": 1}, "ensemble": {"big": 0.7, "notes": 0.3}}
-    assert trio.weight == 0.3
+    assert cast.weight == 0.3
 
 
-def test_samples_are_what_each_writes_from_one_seed(trio):
+def test_samples_are_what_each_writes_from_one_seed(cast):
     prompts = ["Dear landlord,", "the stairs"]
     lineups = {"core": ("big", None), "small": ("none", ["notes"]), "ensemble": ("big", ["notes"])}
-    for sample, prompt in zip(write_all(trio, prompts, QUICK), prompts, strict=True):
+    for sample, prompt in zip(write_all(cast, prompts, QUICK), prompts, strict=True):
         assert sample.prompt == prompt
         for author, lineup in lineups.items():
             assert sample.texts[author] == load(*lineup).generate(prompt, QUICK, seed=sample.seed).text
 
 
-def test_the_gain_is_over_the_better_member(trio, notebook):
-    found = predict(trio, notebook.heldout)
+def test_the_gain_is_over_the_core(cast, notebook):
+    found = predict(cast, notebook.heldout)
     bits = {author: estimate.value for author, estimate in found.bits_per_byte.items()}
     assert found.documents == 3
-    assert bits[found.better] == min(bits["core"], bits["small"])
-    assert found.gain.value == pytest.approx(bits[found.better] - bits["ensemble"])
+    assert found.gain.value == pytest.approx(bits["core"] - bits["ensemble"])
     assert found.gain.margin > 0
 
 
-def test_a_fact_is_known_when_its_answer_is_said_in_whatever_case(trio):
+def test_beside_a_causal_core_the_memory_writes_and_is_measured(notebook):
+    add_causal("causal")
+    train(replace(tiny_training(notebook, "causal"), name="mine"), Watcher())
+    cast = open_cast("causal", "mine")
+    assert list(cast.writers) == list(AUTHORS)
+    assert list(cast.members) == ["causal", "mine", "mine:memory"]
+    assert set(predict(cast, notebook.heldout).bits_per_byte) == set(AUTHORS)
+    assert recall(cast, notebook.facts, replace(GREEDY, steps=None))[0].texts[MEMORY]
+
+
+def test_a_fact_is_known_when_its_answer_is_said_in_whatever_case(cast):
     question = Fact("boiler", "the boiler is", "")
-    said = recall(trio, [question], GREEDY)[0].texts
-    facts = [Fact(author, question.prompt, said[author].strip().upper()) for author in AUTHORS]
+    said = recall(cast, [question], GREEDY)[0].texts
+    facts = [Fact(author, question.prompt, text.strip().upper()) for author, text in said.items()]
     facts.append(Fact("never", question.prompt, "zzz zzz zzz"))
-    found = recall(trio, facts, GREEDY)
+    found = recall(cast, facts, GREEDY)
     assert all(one.hits[one.fact.id] for one in found[:3])
     assert not any(found[3].hits.values())
     assert all(0 < count < len(facts) for count in hits(found).values())
 
 
-def test_a_fact_is_told_apart_by_what_its_sentence_adds_to_its_answer(monkeypatch):
-    """An answer that is likely after every sentence is not chosen unless its own makes it likelier still."""
-    facts = [Fact("a", "a is", "one"), Fact("b", "b is", "often"), Fact("c", "c is", "three")]
-    rows = [[-1.0, 5.0, -2.0], [-2.0, 6.0, -2.0], [-2.0, 5.0, -1.0]]  # after each sentence, of each answer
-    never = [[-1.0, 5.0, -2.0]] * 3
-    monkeypatch.setattr(story, "_scores", lambda trio, facts: {"core": never, "small": rows})
-    chosen = _chosen(None, facts)
-    assert chosen["small"] == ["one", "often", "three"]
-    assert len(set(chosen["core"])) == 1
-
-
 def test_an_ensemble_that_is_the_small_model_alone_is_compared_with_the_core(notebook):
     add_family()
     Registry().set_weight("notes", 1.0)
-    lone = open_trio("big", "notes")
+    lone = open_cast("big", "notes")
     bits = predict(lone, notebook.heldout).bits_per_byte
     assert bits["ensemble"] == bits["small"] != bits["core"]
 
