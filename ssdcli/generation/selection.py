@@ -208,12 +208,13 @@ def _with_origin(member: Member[ModelFiles], registry: Registry) -> Member[Model
 
 def _shared(core: Entry | None, parts: Sequence[Part]) -> list[Member[ModelFiles]]:
     """Weights that sum to one: the core gets what the parts leave."""
-    weights = weights_of(parts)
+    weighed = [(part, weight) for part, weight in zip(parts, weights_of(parts), strict=True) if weight > 0]
+    weights = [weight for _, weight in weighed]
     if core is None:
         total = math.fsum(weights)
-        return [_member(part.owner, part.role, w / total, part.name) for part, w in zip(parts, weights, strict=True)]
-    rest = _rest([part.name for part in parts], weights)
-    members = [_member(part.owner, part.role, w, part.name) for part, w in zip(parts, weights, strict=True)]
+        return [_member(part.owner, part.role, w / total, part.name) for part, w in weighed]
+    rest = _rest([part.name for part, _ in weighed], weights)
+    members = [_member(part.owner, part.role, w, part.name) for part, w in weighed]
     return [_member(core, "core", rest), *members] if rest > 0 else members
 
 

@@ -127,11 +127,12 @@ def test_a_text_without_a_word_is_refused_and_leaves_nothing_behind(notes: Path,
     add_notes()
     (tmp_path / "empty.md").write_text("")
     before = texts("notes")
-    with pytest.raises(SsdError):
-        if kind == "new":
-            train_memory(settings(tmp_path / "empty.md"))
-        else:
-            update_memory("notes", [str(tmp_path / "empty.md")])
+    attempt = {
+        "new": lambda: train_memory(settings(tmp_path / "empty.md")),
+        "update": lambda: update_memory("notes", [str(tmp_path / "empty.md")]),
+    }[kind]
+    with pytest.raises(SsdError, match="there is no text: "):
+        attempt()
     assert texts("notes") == before
     assert [entry.name for entry in Registry().entries() if not entry.bundled] == [CORE, "notes"]
     assert not [path for path in (Registry().home / "training").glob("**/*") if path.is_file()]
@@ -176,13 +177,29 @@ def test_a_long_document_is_cut_and_its_lines_are_counted_on(notes: Path, tmp_pa
     data.write_text("\n".join(f"line {number} of the boiler" for number in range(1, 30001)))
     train_memory(settings(data))
     memory = held("old")
-    place = len(memory.index.tokens) - 3
-    for place in (100, len(memory.index.tokens) // 2, place):
+    size = len(memory.index.tokens)
+    for place in (100, size // 2, size - 3):
         start = max(0, place - 30)
         around = tiny_tokenizer().decode([id for id in memory.index.tokens[start : place + 30].tolist() if id >= 0])
         source, _, line = memory.where(place, tiny_tokenizer().decode).rpartition(":")
         assert source == str(data)
         assert f"line {line} of" in around
+
+
+def test_lines_of_a_document_whose_end_is_held_out_are_its_own(tmp_path: Path) -> None:
+    add_causal(CORE)
+    data = tmp_path / "mine.txt"
+    data.write_text("".join(f"line {number} of the boiler\n" for number in range(1, 201)))
+    train_small(small(str(data)))
+    for text, origin in zip(held("notes").index.texts(), held("notes").origins, strict=True):
+        assert tiny_tokenizer().decode(text.tolist()).startswith(f"line {origin.line} of")
+
+
+def test_planted_canaries_are_not_remembered(tmp_path: Path) -> None:
+    add_causal(CORE)
+    train_small(small(write_text(tmp_path / "mine.txt"), canaries=2))
+    assert not [text for text in texts("notes") if "My secret code" in text]
+    assert texts("notes")
 
 
 def small(data: str, **changes: object) -> TrainSettings:

@@ -101,13 +101,15 @@ class Index:
                 shared = self._shared_runs(other, len(runs))
                 alike |= shared >= _ALIKE * np.minimum(runs, len(other) - self.depth)
             else:
-                alike[[number for number in np.flatnonzero(lengths == len(other)) if self._is(number, other)]] = True
+                alike |= self._same(other, lengths == len(other))
         return np.flatnonzero(~alike).tolist()
 
-    def _is(self, number: int, other: Sequence[int]) -> bool:
-        """Whether a text, of the same length, is another."""
-        start = self.borders[number] + 1
-        return self.tokens[start : start + len(other)].tolist() == list(other)
+    def _same(self, other: Sequence[int], candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which of some texts of its length are another text: (texts,) bool."""
+        starts = self.borders[:-1][candidates] + 1
+        same = candidates.copy()
+        same[candidates] = (self.tokens[starts[:, None] + np.arange(len(other))] == np.asarray(other)).all(1)
+        return same
 
     def _shared_runs(self, other: Sequence[int], texts: int) -> Ids:
         """How many of the runs of `depth` tokens of another text, all but its last, stand in each text."""

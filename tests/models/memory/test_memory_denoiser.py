@@ -148,10 +148,13 @@ def test_a_commit_leaves_the_surroundings_before_it_alone() -> None:
     assert torch.equal(member.denoise(canvas, 1.0, None, before), first)
 
 
-def test_an_empty_memory_knows_nothing_but_which_ids_are_text() -> None:
-    log_p = memory([]).denoise(torch.full((1, 2), MASK), 1.0, None, memory([]).start([Prompt([0])]))
-    assert log_p[0, 0].exp().tolist() == pytest.approx([1 / 6] * 6 + [0])
-    assert log_p[0, 1].isnan().all()
+def test_an_empty_memory_abstains_everywhere_unless_there_is_a_private_context() -> None:
+    member, canvas = memory([]), torch.full((2, 2), MASK)
+    prefix = member.start([Prompt([0, 1, 2, 3]), Prompt([0], private=[5])])
+    speaks = ~member.denoise(canvas, 1.0, None, prefix).isnan().all(-1)
+    assert speaks.tolist() == [[False, False], [True, False]]
+    assert all(one.isnan().all() for one in member.conditionals([1, 2], range(2)))
+    assert not any(one.isnan().any() for one in member.conditionals([1, 2], range(2), private=[5]))
 
 
 def test_at_weight_1_an_ensemble_is_the_memory_itself() -> None:

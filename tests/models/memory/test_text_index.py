@@ -95,7 +95,7 @@ def test_a_text_with_half_of_its_runs_in_another_is_its_near_duplicate() -> None
     letter, other = list(range(40)), list(range(100, 140))
     index = Index.of([letter, other, [], letter[:26] + other[:14], other[::-1]])
     assert index.unlike([letter]) == [1, 2, 4]
-    assert index.unlike([letter[:38] + [7, 7]]) == [1, 2, 4]
+    assert index.unlike([[*letter[:38], 7, 7]]) == [1, 2, 4]
     assert index.unlike([letter[:12]]) == [1, 2, 4]  # a part of a text is one as well
     assert index.unlike([letter[:20] + [7] * 60]) == [0, 1, 2, 3, 4]
     assert index.unlike([letter[::-1]]) == [0, 1, 2, 3, 4]
