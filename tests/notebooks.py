@@ -17,7 +17,8 @@ def tiny_notebook(folder: Path) -> Notebook:
     for part, count in (("notes", 8), ("heldout", 3)):
         (folder / part).mkdir(parents=True)
         for number in range(count):
-            (folder / part / f"{number}.md").write_text(f"{part} {number}. {TEXT * (number + 1)}", encoding="utf-8")
+            text = f"{part} {number}. {_other(TEXT, number) * (number + 1)}"
+            (folder / part / f"{number}.md").write_text(text, encoding="utf-8")
     about = {"title": "Tiny", "description": "Of little.", "prompts": ["Dear landlord,", "the stairs"]}
     (folder / "demo.json").write_text(json.dumps(about), encoding="utf-8")
     (folder / "cloze.jsonl").write_text(json.dumps(_FACT) + "\n", encoding="utf-8")
@@ -37,3 +38,8 @@ def tiny_training(notebook: Notebook, core: str = "big") -> TrainSettings:
         layers=1,
         context=CONTEXT,
     )
+
+
+def _other(text: str, number: int) -> str:
+    """A text that is no near-duplicate of another number's: its letters are those so many places further on."""
+    return "".join(chr((ord(c) - 97 + number) % 26 + 97) if "a" <= c <= "z" else c for c in text)

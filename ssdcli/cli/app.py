@@ -57,6 +57,9 @@ def ssd(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `ssd` with these arguments (the process's own by default) and return the exit code."""
+    if not console.open_streams():
+        console.fail("standard output is closed. Redirect it to a file or to /dev/null.")
+        return SsdError.exit_code
     if not is_rank_zero():
         console.abandon_streams()
     try:
@@ -65,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         console.abandon_streams()
         return CLOSED_PIPE
+    except OSError as error:  # a full disk, for one
+        console.fail(f"standard output cannot be written ({error.strerror}). Make room, or write elsewhere.", error)
+        console.abandon_streams()
+        return SsdError.exit_code
     return code
 
 
@@ -76,7 +83,7 @@ def _run(arguments: list[str]) -> int:
         if isinstance(ending.__context__, BrokenPipeError):
             raise ending.__context__ from None
         raise
-    except BrokenPipeError:
+    except (BrokenPipeError, console.Unwritable):
         raise
     except (Exception, KeyboardInterrupt) as error:
         return _report(error)

@@ -7,11 +7,13 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from io import TextIOWrapper
+from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,15 +38,42 @@ def configure(*, quiet: bool, debug: bool) -> None:
     terminal.cache_clear()
 
 
+class Unwritable(OSError):
+    """Standard output takes no more."""
+
+
+def open_streams() -> bool:
+    """Make the standard streams write what their encoding lacks as replacements; returns whether there is an output.
+
+    A standard error that is closed is replaced by none.
+    """
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process runs
+    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=errors)
+    return sys.stdout is not None
+
+
 def write(text: str, end: str = "\n") -> None:
-    """Write a block of the answer to standard output, at once."""
-    sys.stdout.write(text + end)
-    sys.stdout.flush()
+    """Write a block of the answer to standard output, at once; Unwritable if that fails but for a closed pipe."""
+    try:
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Unwritable(error.errno, error.strerror) from error
 
 
 def write_json(value: object) -> None:
     """Write one JSON value on one line of standard output."""
-    write(json.dumps(value, ensure_ascii=False))
+    write(json.dumps(value, ensure_ascii=not _writes_all()))
+
+
+def _writes_all() -> bool:
+    """Whether standard output can write every character, so that JSON needs no escapes."""
+    return (sys.stdout.encoding or "utf-8").lower().replace("-", "") in ("utf8", "utf8sig", "utf16", "utf32")
 
 
 def write_table(rows: Sequence[Sequence[str]]) -> None:
@@ -72,6 +101,11 @@ def _wrapped(line: str, width: int) -> list[str]:
 def is_lively() -> bool:
     """Whether standard error may carry more than warnings and errors."""
     return sys.stderr.isatty() and not _MODE.quiet
+
+
+def takes_escapes(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that understands escape sequences, and colours are wanted."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
 
 
 def note(sentence: str) -> None:
@@ -135,9 +169,11 @@ def abandon_streams() -> None:
     """Discard further output, after the reader of a pipe has closed it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
+        with suppress(OSError, ValueError):  # a stream in memory has no number
+            os.dup2(nowhere, stream.fileno())
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody listens
+        sys.stderr.write(line.encode("utf-8", "replace").decode("utf-8") + "\n")
+        sys.stderr.flush()

@@ -28,7 +28,9 @@ def warn_if_colourless() -> None:
     """Warn that an attribution asked for as colours will not be seen on this standard output."""
     if _colourful():
         return
-    why = "NO_COLOR is set" if sys.stdout.isatty() else "standard output is not a terminal"
+    why = "standard output is not a terminal"
+    if sys.stdout.isatty():
+        why = "NO_COLOR is set" if os.environ.get("NO_COLOR") else "TERM is dumb"
     console.warn(f"--explain shows no colours, since {why}; add --json for the numbers.")
 
 
@@ -56,4 +58,4 @@ def _painted(text: str, place: int) -> str:
 
 
 def _colourful() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return console.takes_escapes(sys.stdout)

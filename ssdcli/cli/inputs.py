@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,7 +85,14 @@ def read_requests(prompt: str | None, batch: str | None, context: Sequence[Path]
 def read_prompt(argument: str | None) -> str:
     """Standard input, unless it is a terminal, and the argument, with an empty line between them."""
     piped = "" if sys.stdin is None or sys.stdin.isatty() else _without_last_line_end(_read_standard_input())
-    return BETWEEN.join(part for part in (piped, argument or "") if part)
+    return BETWEEN.join(part for part in (piped, _given(argument or "")) if part)
+
+
+def _given(argument: str) -> str:
+    """An argument as text; bytes that Python could not decode are read like those of a file."""
+    if argument.isprintable() or not any("\udc80" <= character <= "\udcff" for character in argument):
+        return argument
+    return _as_text(os.fsencode(argument), "the prompt")
 
 
 def read_members(given: tuple[str, ...]) -> dict[str, float | None]:

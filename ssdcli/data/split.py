@@ -126,7 +126,7 @@ def _passages(documents: Iterable[Document], seed: int) -> Iterator[_Passage]:
 
 def _key(text: str, seed: int) -> float:
     """A number in [0, 1) that depends on the words and the seed alone."""
-    digest = blake2b(_digest(text.split()), key=str(seed).encode("ascii"), digest_size=8).digest()
+    digest = blake2b(_digest(text.split()), key=str(seed).encode("ascii")[:64], digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 

@@ -19,6 +19,7 @@ from ssdcli.data.marking import GIVEN
 from ssdcli.data.token_store import Tokens, TokenStore
 from ssdcli.engine.noise import CounterNoise, fold
 from ssdcli.engine.packed import Packed
+from ssdcli.options.checks import seed_word
 
 _GAPS = 1  # names the draws for a text's gap
 _WAITING = 64  # documents among which one is sought that fits into the rest of a window
@@ -138,7 +139,7 @@ class Windows(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
 
     def _pack(self, number: int) -> _Epoch:
         """Pack all documents into windows, in a new order; the first ones return to fill up the last window."""
-        random = np.random.default_rng((self._seed, number))
+        random = np.random.default_rng((seed_word(self._seed), number))
         order = random.permutation(len(self._is_talk))
         leads = random.integers(1, self._shape.block + 1, len(order))
         widths = np.array([self._width(d, int(leads[d])) for d in range(len(order))], dtype=np.int64)

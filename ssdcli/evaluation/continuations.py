@@ -14,7 +14,7 @@ from ssdcli.generation.writer import Writer
 from ssdcli.text.codec import document
 
 if TYPE_CHECKING:
-    from ssdcli.models.judge import Judge, Reading
+    from ssdcli.models.judge import Judge, Judgement
 
 PEOPLE = "held-out text"
 
@@ -88,10 +88,10 @@ def _measures(who: str, written: Written) -> TextMeasures:
     return TextMeasures(who, len(written.texts), {name: metric(written) for name, metric in METRICS.items()})
 
 
-def _reference(readings: Mapping[str, Sequence[Reading]], who: str) -> Sequence[Reading]:
+def _reference(readings: Mapping[str, Sequence[Judgement]], who: str) -> Sequence[Judgement]:
     return () if who == PEOPLE else readings[PEOPLE]
 
 
-def _read(judge: Judge, texts: Sequence[str], found: Sequence[Continuation]) -> Iterator[Reading]:
+def _read(judge: Judge, texts: Sequence[str], found: Sequence[Continuation]) -> Iterator[Judgement]:
     for one, text in zip(found, texts, strict=True):
         yield judge.read(one.before, text)

@@ -29,6 +29,7 @@ from ssdcli.engine.process import Process
 from ssdcli.engine.sampling.nucleus import entropy, predicted
 from ssdcli.evaluation.combinations import Combination, Combined, Positions
 from ssdcli.evaluation.losses import GRID
+from ssdcli.options.checks import seed_word
 
 ENOUGH = 100  # positions that a gate is fitted to, at least
 
@@ -130,7 +131,7 @@ class GateFitter:
     _due: list[Tensor] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._draws = torch.Generator().manual_seed(self.seed)
+        self._draws = torch.Generator().manual_seed(seed_word(self.seed))
 
     def combination(self, roles: Sequence[Role] = ("core", "small")) -> Combination:
         """A combination that shows the fitter both members when it is measured; its own loss is zero.

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ssdcli.options.checks import seed_word
+
 if TYPE_CHECKING:
-    from ssdcli.models.judge import Reading
+    from ssdcli.models.judge import Judgement
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _RANKS = 5_000  # the most frequent words, to which a Zipf coefficient is fitted; rarer ones occur once or twice
@@ -35,8 +37,8 @@ class Written:
     """
 
     texts: Sequence[Sequence[str]]
-    readings: Sequence[Reading] = ()
-    reference: Sequence[Reading] = ()
+    readings: Sequence[Judgement] = ()
+    reference: Sequence[Judgement] = ()
     seed: int = 0
 
 
@@ -85,7 +87,7 @@ def can_measure_mauve() -> bool:
     return find_spec("mauve") is not None
 
 
-def perplexity(readings: Sequence[Reading]) -> float | None:
+def perplexity(readings: Sequence[Judgement]) -> float | None:
     """The judge's perplexity of all texts together, per token of its own; None without a token."""
     tokens = sum(reading.tokens for reading in readings)
     return math.exp(math.fsum(reading.nats for reading in readings) / tokens) if tokens else None
@@ -112,10 +114,10 @@ def mauve(features: np.ndarray, reference: np.ndarray, seed: int) -> float:
     """
     from mauve import compute_mauve
 
-    return float(compute_mauve(p_features=features, q_features=reference, seed=seed).mauve)
+    return float(compute_mauve(p_features=features, q_features=reference, seed=seed_word(seed)).mauve)
 
 
-def _features(readings: Sequence[Reading]) -> np.ndarray:
+def _features(readings: Sequence[Judgement]) -> np.ndarray:
     return np.stack([reading.features for reading in readings])
 
 

@@ -21,7 +21,6 @@ from ssdcli.evaluation.measurement import EvalSettings, TrainedDocument, Trained
 from ssdcli.evaluation.scored_text import ScoredText, scored_part
 from ssdcli.evaluation.trained_text import Training, union
 from ssdcli.machine.units import counted
-from ssdcli.registry.manifest import MEMORY
 from ssdcli.registry.store import Entry
 from ssdcli.text.chat import Chat
 
@@ -94,7 +93,7 @@ def read_heldout(data: Sequence[str], learner: Entry, training: Training, settin
         raise UsageError(f"there is no text to measure: {'; '.join([first, *remarks])}.", "Name files that hold text.")
     trained = TrainedText(settings.include_trained, training.unknown, tuple(draws.seen))
     remarks += _remarks(trained, len(report.digests))
-    if fingerprint(report.digests) == _trained_on(learner) and not settings.include_trained:
+    if fingerprint(report.digests) == learner.manifest.data and not settings.include_trained:
         remark = f"{learner.name!r} was trained on this text: only the part that was held out then is measured"
         return HeldOutText(draws.heldout.shuffled(), trained, [*remarks, remark])
     if not draws.everything.offered:
@@ -165,12 +164,7 @@ def _remarks(trained: TrainedText, documents: int) -> list[str]:
 
 def _split(learner: Entry) -> SplitSettings:
     """How the learner's text was split; the default if it does not record that."""
-    return SplitSettings() if _trained_on(learner) is None else recorded_split(learner.name, learner.folder)
-
-
-def _trained_on(learner: Entry) -> str | None:
-    """The fingerprint of the text that the learner was trained on; a memory is measured without what it is asked."""
-    return None if learner.manifest.kind == MEMORY else learner.manifest.data
+    return SplitSettings() if learner.manifest.data is None else recorded_split(learner.name, learner.folder)
 
 
 def scored_texts(

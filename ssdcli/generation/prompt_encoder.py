@@ -31,12 +31,20 @@ class PromptParts:
 
     Spaces before a gap belong to the text that fills it, since a token begins with the space before its word.
 
-    prompt: the whole prompt.
+    prompt: the whole prompt, but for the spaces.
     parts: one more than there are gaps; None for a prompt that is continued, whose single gap is its end.
+    spaces: what the text after a prompt begins with, since the prompt ended with it.
     """
 
     prompt: str
     parts: tuple[str, ...] | None = None
+    spaces: str = ""
+
+    @classmethod
+    def continued(cls, prompt: str) -> PromptParts:
+        """A prompt whose last spaces become part of what follows."""
+        before = prompt.rstrip(" ")
+        return cls(before, spaces=prompt[len(before) :])
 
     @classmethod
     def with_gaps(cls, prompt: str) -> PromptParts:
@@ -63,14 +71,18 @@ class PromptParts:
 
     def certain(self, filled: Sequence[str], partial: str) -> str:
         """The text that will not change while the next gap is filled, of which `partial` is certain."""
-        return partial if self.parts is None else self.before(filled)
+        return self._led(partial) if self.parts is None else self.before(filled)
 
     def text(self, filled: Sequence[str]) -> str:
         """The whole text once all gaps are filled; before that, the text up to the last filled gap."""
         if self.parts is None:
-            return "".join(filled)
+            return self._led("".join(filled))
         joined = "".join(_join(part, text) for part, text in zip(self.parts, filled, strict=False))
         return joined + self.parts[-1] if len(filled) == self.gaps else joined
+
+    def _led(self, text: str) -> str:
+        """A text after the prompt, with the prompt's spaces before it."""
+        return self.spaces + text.lstrip(" ") if self.spaces and text else text
 
 
 def _join(part: str, text: str) -> str:
@@ -105,6 +117,12 @@ class PromptEncoder:
             return bool(self.gap or request.plain)
         small = (member for member in self.members if member.role == "small")
         return not request.messages and next(small, self.members[0]).model.format.is_plain
+
+    def whole(self, request: Request) -> PromptParts:
+        """A prompt without gaps; where its last turn is continued as text, its last spaces go on to what follows."""
+        last = request.turns[-1]
+        continues = last.role == "assistant" or self.is_plain(request)
+        return PromptParts.continued(last.content) if continues else PromptParts(last.content)
 
     def prompts(self, request: Request, parts: PromptParts, filled: Sequence[str]) -> tuple[Prompt, ...]:
         """Each member's prompt for the next gap: the conversation and the text so far, and what follows the gap."""

@@ -47,6 +47,13 @@ class Row:
         self._close()
 
     @property
+    def key(self) -> int:
+        """The key of the noise of the next gap."""
+        from ssdcli.engine.noise import fold
+
+        return fold(self.seed, len(self.filled)) if self.filled else self.seed
+
+    @property
     def finished(self) -> bool:
         """Whether all gaps are filled."""
         return len(self.filled) == self.parts.gaps

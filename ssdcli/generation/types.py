@@ -45,8 +45,8 @@ class Options:
     explain: whether each token is attributed to the members.
     system: text before the conversation, by the chat template, or as a first paragraph where there is none.
     plain: whether prompts are text to continue, even for models that have a chat template; False puts them through it.
-        By default as in the text that the first small model was trained on, or else as suits the core; a conversation
-        always goes through the template.
+        By default conversations go through the template, and prompts are read as suits the text that the first small
+        model was trained on, or else the core.
     """
 
     max_tokens: int = option(128, "The most tokens to write.", at_least(0), metavar="N", common=True)

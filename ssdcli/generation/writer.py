@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Unpack
 
 from ssdcli.engine import catalogue
@@ -105,7 +106,7 @@ class Writer:
         """Write one text, block by block; the last piece has the result, and keywords replace options."""
         options = replace(options, **changes)
         require(options.n == 1, f"stream() writes one text, but n is {options.n}.", "Use generate_batch.")
-        for _, piece in self._write(self._rows([Request(prompt, context)], options), options):
+        for _, piece in self._write(list(self._rows([Request(prompt, context)], options)), options):
             yield piece
 
     def generate_batch(self, requests: Sequence[Request], options: Options = DEFAULTS) -> list[Result]:
@@ -115,11 +116,10 @@ class Writer:
     def results(self, requests: Sequence[Request], options: Options = DEFAULTS) -> Iterator[Result]:
         """Like `generate_batch`, each result as soon as it and those before it are finished."""
         rows = self._rows(requests, options)
-        together = self._together()
-        for first in range(0, len(rows), together):
+        while batch := list(islice(rows, self._together())):  # so that memory does not grow with n
             done: dict[int, Result] = {}
             next_one = 0
-            for place, piece in self._write(rows[first : first + together], options):
+            for place, piece in self._write(batch, options):
                 if piece.result is not None:
                     done[place] = piece.result
                 while next_one in done:
@@ -138,11 +138,12 @@ class Writer:
         require(whole, "a causal language model does not predict a block at once.", "Measure it with 'ssd eval'.")
         config = sampler_config(self._denoiser, self.ends, DEFAULTS)
         encoder = PromptEncoder(self.members, gap=0)
-        prompts = [[own] * draws for own in encoder.prompts(Request(prompt, plain=True), PromptParts(prompt), ())]
+        parts = PromptParts.continued(prompt)
+        prompts = [[own] * draws for own in encoder.prompts(Request(prompt, plain=True), parts, ())]
         canvas = self._process.prior(config.block_size, CounterNoise(range(draws), config.device))
         predicted = self._ensemble.denoise(canvas, 1.0, None, self._ensemble.start(prompts, [1.0]))
         log_p = predicted.log_p.mean(0)
-        tokens = [self.codec.encode(ending)[: config.block_size] for ending in endings]
+        tokens = [self.codec.encode(parts.spaces + ending)[: config.block_size] for ending in endings]
         return [float(log_p[range(len(ids)), ids].mean()) for ids in tokens]
 
     def _together(self) -> int:
@@ -150,23 +151,28 @@ class Writer:
         scores = self._denoiser.block_size * self._process.vocabulary
         return max(1, min(_TOGETHER, _SCORES // scores))
 
-    def _rows(self, requests: Sequence[Request], options: Options) -> list[Row]:
-        """Check every request, and give each of its n texts a seed.
+    def _rows(self, requests: Sequence[Request], options: Options) -> Iterator[Row]:
+        """Check every request, and yield its n texts, each with a seed.
 
         Seeds count up over the first texts of all requests, then over the second ones, and so on, so that texts keep
         their seeds if n grows.
         """
         first = from_rank_zero(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
         limits = Limits(frozenset(self.ends), longest(options), options.stop)
-        rows = []
-        for place, request in enumerate(requests):
-            named = replace(request.under(options), id=place if request.id is None else request.id)
-            parts = self._parts(named, options)
-            for k in range(options.n):
-                seed = first + place + k * len(requests) if request.seed is None else request.seed + k
-                usage = Usage([member.model.denoiser for member in self.members])
-                rows.append(Row(named, seed, parts, lambda: Transcript(self.codec.decode, limits), usage))
-        return rows
+        asked = [
+            replace(request.under(options), id=place if request.id is None else request.id)
+            for place, request in enumerate(requests)
+        ]
+        checked = [(request, self._parts(request, options)) for request in asked]
+
+        def rows() -> Iterator[Row]:
+            for place, (request, parts) in enumerate(checked):
+                for k in range(options.n):
+                    seed = first + place + k * len(requests) if request.seed is None else request.seed + k
+                    usage = Usage([member.model.denoiser for member in self.members])
+                    yield Row(request, seed, parts, lambda: Transcript(self.codec.decode, limits), usage)
+
+        return rows()
 
     def _parts(self, request: Request, options: Options) -> PromptParts:
         """The prompt split at its gaps; UsageError for a request that these members cannot answer."""
@@ -186,7 +192,7 @@ class Writer:
             "Use --plain, or omit --infill.",
         )
         prompt = request.turns[-1].content
-        parts = PromptParts.with_gaps(prompt) if options.infill else PromptParts(prompt)
+        parts = PromptParts.with_gaps(prompt) if options.infill else self._encoder(options).whole(request)
         require(parts.gaps > 0, "the prompt has no gap to fill.", "Write ____ where text is missing.")
         self._encoder(options).check_gap()
         return parts
@@ -226,7 +232,7 @@ class Writer:
         gaps = {place: len(row.filled) for place, row in open_rows.items()}
         prompts = [self._prompts(row, encoder) for row in open_rows.values()]
         names = [member.name for member in self.members]
-        for blocks in self._blocks(list(open_rows.values()), prompts, map(_key, open_rows.values()), options):
+        for blocks in self._blocks(list(open_rows.values()), prompts, [row.key for row in open_rows.values()], options):
             for (place, row), block in zip(open_rows.items(), blocks, strict=True):
                 if len(row.filled) == gaps[place]:
                     yield place, row.add(block, names)
@@ -239,7 +245,7 @@ class Writer:
 
         encoder, core = self._encoder(options), shared(self.members[judge].model.denoiser)
         prompts, behind = self._prompts(row, encoder), encoder.behind(row.parts, row.filled)
-        keys = candidate_keys(_key(row), options.candidates if options.temperature > 0 else 1)
+        keys = candidate_keys(row.key, options.candidates if options.temperature > 0 else 1)
         blocks = self._blocks([row] * len(keys), [prompts] * len(keys), keys, options, branching(self._ensemble))
         chooser = GapChooser(core, prompts[judge], behind, self.ends, options.gap)
         return add_best(row, list(zip(*blocks, strict=True)), chooser, prompts, [one.name for one in self.members])
@@ -345,7 +351,7 @@ class Writer:
         assert row.request.id is not None
         return Result(
             id=row.request.id,
-            prompt=row.request.asked,
+            prompt=row.request.asked.removesuffix(row.parts.spaces),
             text=row.text,
             finish_reason=row.finish_reason,
             seed=row.seed,
@@ -366,10 +372,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a number") from None
-
-
-def _key(row: Row) -> int:
-    """The key of the noise of a row's next gap."""
-    from ssdcli.engine.noise import fold
-
-    return fold(row.seed, len(row.filled)) if row.filled else row.seed

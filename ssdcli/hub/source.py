@@ -105,7 +105,7 @@ class CheckpointSource(Contents, Protocol):
         """Where it is: ORG/NAME@COMMIT[:FILE], or a path."""
 
     def origin(self, files: Iterable[RemoteFile]) -> str:
-        """The place, and what these files held; the same only for the same content."""
+        """Where it was from, and what these files held; the same only for the same content."""
 
     def small(self) -> dict[str, bytes]:
         """Configuration, tokenizer and index, by name."""
@@ -212,11 +212,14 @@ class LocalSource:
         return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
     def origin(self, files: Iterable[RemoteFile]) -> str:
-        """The path and the sha256: of the GGUF file, else of the list of these files and theirs."""
+        """The name and the sha256: of the GGUF file, else of the list of these files and theirs.
+
+        A path tells of its owner, and models are shared.
+        """
         if self.gguf is not None:
-            return f"{self.place}@sha256:{digest(self.folder / self.gguf.name)}"
+            return f"{self.gguf.name}@sha256:{digest(self.folder / self.gguf.name)}"
         listed = "".join(sorted(f"{digest(self.folder / file.name)} {file.name}\n" for file in files))
-        return f"{self.place}@sha256:{hashlib.sha256(listed.encode()).hexdigest()}"
+        return f"{self.folder.name}@sha256:{hashlib.sha256(listed.encode()).hexdigest()}"
 
     def small(self) -> dict[str, bytes]:
         """Configuration, tokenizer and index."""

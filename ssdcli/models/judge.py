@@ -18,7 +18,7 @@ _CAUSAL = ("ForCausalLM", "LMHeadModel")  # name endings of architectures that p
 
 
 @dataclass(frozen=True)
-class Reading:
+class Judgement:
     """What a judge makes of a text after its prompt.
 
     nats: the text's loss.
@@ -41,7 +41,7 @@ class Judge:
         self._window = window_of(model)
 
     @torch.no_grad()
-    def read(self, prompt: str, text: str) -> Reading:
+    def read(self, prompt: str, text: str) -> Judgement:
         """Score a text after its prompt, up to the judge's window; the prompt itself is not scored."""
         ids = self._tokenizer.encode(prompt + text).ids[: self._window]
         known = _common(ids, self._tokenizer.encode(prompt).ids)
@@ -49,7 +49,7 @@ class Judge:
         first = max(known, 1)  # nothing predicts the first token
         log_p = torch.log_softmax(output.logits[0, first - 1 : -1].float(), dim=-1)
         nats = -log_p.gather(-1, torch.tensor(ids[first:], device=log_p.device)[:, None]).sum()
-        return Reading(float(nats), len(ids) - first, output.hidden_states[-1][0, -1].float().cpu().numpy())
+        return Judgement(float(nats), len(ids) - first, output.hidden_states[-1][0, -1].float().cpu().numpy())
 
 
 def load_judge(folder: Path, device: str = "cpu") -> Judge:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ssdcli.errors import SsdError
+from ssdcli.options.checks import seed_word
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -39,7 +40,7 @@ def add_adapter(model: Tunable, rank: int, seed: int) -> PeftModel:
     if rank > widest:
         raise ValueError(f"no layer has more than {widest} dimensions")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed_word(seed))
         return _inject(module, rank)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any
 
 
@@ -77,3 +78,10 @@ def one_of(choices: Sequence[str] | Callable[[], Sequence[str]]) -> Check:
 def each(check: Check) -> Check:
     """A sequence, each element of which passes a check."""
     return replace(check, of_each=True)
+
+
+def seed_word(seed: int) -> int:
+    """A seed of any sign and size as the 32 bits that every library takes; what has them already is itself."""
+    if 0 <= seed < 1 << 32:
+        return seed
+    return int.from_bytes(blake2b(str(seed).encode("ascii"), digest_size=4).digest(), "big")

@@ -193,7 +193,7 @@ class Manifest(ModelSpec):
     core: the name of the core that a small model was made for.
     base: the name of the model that it was specialised from; an adapter is loaded on it.
     base_weights: the digest of the base's weights, for an adapter.
-    source: REPO@COMMIT of what was pulled.
+    source: what was pulled: REPO@COMMIT, or the name and digest of a local file or folder.
     weight: the tuned weight of a small model, in (0, 1].
     gate: the numbers of a small model's `Gate`.
     gates: its `AverageGate`s beside a causal core, one for each set of members.

@@ -10,6 +10,7 @@ from ssdcli.engine.process import Process
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.core_traits import CoreTraits, inherit_embeddings
 from ssdcli.models.presets import PRESETS, Preset, find_preset
+from ssdcli.options.checks import seed_word
 from ssdcli.training.active_tokens import Division
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 
@@ -118,7 +119,7 @@ def shape(
 def build(config: BackboneConfig, traits: CoreTraits | None, division: Division | None, seed: int) -> BlockDiffusionLM:
     """Make a model with first weights drawn from `seed`; it inherits the core's embeddings if there is a core."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed_word(seed))
         model = BlockDiffusionLM(config)
     if traits is None:
         return model

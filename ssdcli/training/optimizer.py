@@ -17,7 +17,7 @@ _BETAS = (0.9, 0.95)  # a short memory of the squared gradient, since trainings 
 _Weights = list[nn.Parameter]
 
 
-class Pair(Optimizer):
+class PairedOptimizer(Optimizer):
     """Two optimisers that are stepped, scheduled and saved as one."""
 
     def __init__(self, first: Optimizer, second: Optimizer) -> None:
@@ -63,7 +63,7 @@ def _muon(matrices: _Weights, others: _Weights, learning_rate: float, weight_dec
     decay: the rows of rare tokens get few gradients and would shrink to nothing.
     """
     muon = Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    return Pair(muon, AdamW(others, lr=learning_rate, betas=_BETAS, weight_decay=0.0, fused=True))
+    return PairedOptimizer(muon, AdamW(others, lr=learning_rate, betas=_BETAS, weight_decay=0.0, fused=True))
 
 
 def _adamw(matrices: _Weights, others: _Weights, learning_rate: float, weight_decay: float) -> Optimizer:

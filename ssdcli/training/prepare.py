@@ -128,7 +128,7 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     process = _process(settings, tokenizer, parent)
     beginning = _beginning(settings, process, registry, parent)
     end = end_of_text(tokenizer) if parent is None else ends_of(parent.entry, tokenizer)[0]
-    how = StoreSettings(end) if parent is None else phrasing(parent.entry, tokenizer)
+    how = StoreSettings(end) if parent is None else store_settings(parent.entry, tokenizer)
     store = _store(settings, workspace, tokenizer, how)
     settings, size = settled(settings, store.info.train.tokens), None
     if beginning is None:
@@ -245,7 +245,7 @@ def _never_text(tokenizer: Tokenizer, vocabulary: int) -> tuple[int, ...]:
     return (special_id(tokenizer, MASK), special_id(tokenizer, PAD), *unused)
 
 
-def phrasing(core: Entry, tokenizer: Tokenizer) -> StoreSettings:
+def store_settings(core: Entry, tokenizer: Tokenizer) -> StoreSettings:
     """How text is encoded: as the core reads it, conversations by its chat template if it has one."""
     end = ends_of(core, tokenizer)[0]
     if core.manifest.format != "chat":

@@ -30,7 +30,7 @@ from ssdcli.registry.manifest import FILE, MEMORY, TOKENIZER, Manifest, package_
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.chat import copy_chat
 from ssdcli.text.tokenizer import load_tokenizer
-from ssdcli.training.prepare import find_core, format_of_text, phrasing
+from ssdcli.training.prepare import find_core, format_of_text, store_settings
 from ssdcli.training.settings import TrainSettings
 from ssdcli.training.unfinished import check_free, claimed
 
@@ -146,7 +146,7 @@ def _check_process(entry: Entry) -> None:
 def _read(data: Sequence[str], reading: Reading, entry: Entry, workspace: Path) -> TokenStore:
     """The tokens of the data, as a model of this tokenizer and format reads them, in a folder of the workspace."""
     report, tokenizer = ReadReport(), load_tokenizer(entry.folder, entry.name)
-    how = replace(phrasing(entry, tokenizer), split=None)
+    how = replace(store_settings(entry, tokenizer), split=None)
     return build_store(read_documents(data, report, reading), tokenizer, workspace / _TOKENS, how, report)
 
 
@@ -195,7 +195,6 @@ def _manifest(name: str, core: Entry, store: TokenStore, memory: Memory) -> Mani
         ends=own.ends,
         gates=(asdict(PUBLIC_GATE),) if causal else (),
         memory=memory.size,
-        data=info.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
         text={

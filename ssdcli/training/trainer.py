@@ -26,6 +26,7 @@ from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, su
 from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.machine.threads import choice
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.options.checks import seed_word
 from ssdcli.training.checkpoints import PARTIAL, Best, publish, steps_of, writes_weights
 from ssdcli.training.objective import Objective
 from ssdcli.training.optimizer import make_optimizer
@@ -337,7 +338,7 @@ def _arguments(rates: Rates, folder: Path) -> TrainingArguments:
         use_cpu=not on_gpu,
         bf16=on_gpu or has_fast_bf16(),
         max_grad_norm=1.0,
-        seed=rates.seed,
+        seed=seed_word(rates.seed),
         save_strategy="no",
         logging_strategy="no",
         report_to="none",

@@ -171,7 +171,7 @@ def test_of_a_conversation_the_answers_alone_are_scored_each_after_all_before_it
     assert (losses.tokens.tolist(), losses.bytes.tolist()) == ([12], [9])
 
 
-def test_a_private_context_is_read_by_those_who_see_it_and_stays_in_view():
+def test_a_private_context_is_read_by_those_who_see_it():
     core, small = model(1), member("small", model(2).model.denoiser, role="small")
     context = (3, 1, 2, 2)
     (short, long) = texts(9, 200)
@@ -180,9 +180,18 @@ def test_a_private_context_is_read_by_those_who_see_it_and_stays_in_view():
     np.testing.assert_array_equal(found[:, 0], plain[:, 0])
     expected = step_by_step([small], alone(0, 1), [small.model.after([], context)], short.tokens[1:])
     assert found[0, 1] == pytest.approx(expected, rel=1e-5)
-    other = measured([core, small], [ScoredText([0, *long.tokens[-60:]], 1)], [alone(1, 2)], context=(3, 1, 2, 5))
-    same = measured([core, small], [ScoredText([0, *long.tokens[-60:]], 1)], [alone(1, 2)], context=context)
-    assert other[0, 0] != same[0, 0]
+
+
+def test_a_private_context_stays_in_view_when_the_window_slides():
+    small, context = member("small", model(2).model.denoiser, role="small"), (3, 1, 2, 2, 4, 3)
+    (text,) = texts(150)
+    first = small.model.denoiser.reach(small.model.after([], context))
+    assert first < 75
+    parts = [ScoredText(text.tokens[: 1 + first], 1), text]
+    (begun, whole), (begun_so, whole_so) = (
+        measured([small], parts, [alone(0, 1)], context=ids)[:, 0] for ids in (context, (9, 8, 10, 7, 9, 8))
+    )
+    assert whole - begun != pytest.approx(whole_so - begun_so, abs=1e-2)  # what follows the first window
 
 
 def test_what_has_no_prediction_has_no_code():

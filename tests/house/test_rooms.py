@@ -150,6 +150,15 @@ def test_no_two_files_share_a_name() -> None:
     assert shared == {name: paths for name, paths in shared.items() if tuple(paths) in SAME_THING}
 
 
+def test_no_two_classes_share_a_name() -> None:
+    """One name for one thing, in whichever room it is."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for module, path in modules().items():
+        for name in re.findall(r"^class ([A-Z]\w+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            places[name].append(module)
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
 def test_the_allowed_namesakes_are_there() -> None:
     """An entry of the list of files that share a name goes with the files."""
     assert all((PACKAGE / path).is_file() for paths in SAME_THING for path in paths)

@@ -124,6 +124,13 @@ def test_a_name_without_a_usable_letter_is_left_to_the_user(here):
     assert default_name(parse_source("./模型.gguf")) == ""
 
 
+def assert_no_path_in(model: Path, folder: Path) -> None:
+    """A path tells of its owner, and models are shared."""
+    texts = [path.read_text(encoding="utf-8") for path in model.iterdir() if path.suffix in (".json", ".md")]
+    assert len(texts) > 1
+    assert not any(str(folder) in text for text in texts)
+
+
 def test_a_folder_becomes_a_core_as_a_repository_does(tmp_path, registry):
     folder = tmp_path / "LLaDA"
     folder.mkdir()
@@ -131,8 +138,9 @@ def test_a_folder_becomes_a_core_as_a_repository_does(tmp_path, registry):
     entry = pulled(folder, registry)
     manifest = entry.manifest
     assert (manifest.kind, manifest.architecture, manifest.process) == ("core", "llada", "masked")
-    assert manifest.source.startswith(f"{folder}@sha256:")
+    assert manifest.source.startswith("LLaDA@sha256:")
     assert registry.verify("tiny") == []
+    assert_no_path_in(entry.folder, tmp_path)
     assert "| weights | converted" in (entry.folder / "README.md").read_text()
 
 

@@ -10,7 +10,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.training.optimizer import OPTIMIZERS, Pair, make_optimizer
+from ssdcli.training.optimizer import OPTIMIZERS, PairedOptimizer, make_optimizer
 
 
 def make_model() -> BlockDiffusionLM:
@@ -139,7 +139,7 @@ def test_a_pair_of_plain_optimizers_does_what_the_two_do():
         return [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))]
 
     mine, theirs = pair_of_lines(), pair_of_lines()
-    pair = Pair(SGD(mine[:1], lr=0.1, momentum=0.9), SGD(mine[1:], lr=0.2))
+    pair = PairedOptimizer(SGD(mine[:1], lr=0.1, momentum=0.9), SGD(mine[1:], lr=0.2))
     parts = [SGD(theirs[:1], lr=0.1, momentum=0.9), SGD(theirs[1:], lr=0.2)]
     for _ in range(3):
         for parameter in (*mine, *theirs):
