@@ -20,13 +20,14 @@ from ssdcli.data.readers.files import read_documents
 from ssdcli.data.reading import Reading, recorded_reading
 from ssdcli.data.token_store import TokenStore, build_store
 from ssdcli.engine.ensemble.gate import PUBLIC_GATE
-from ssdcli.errors import SsdError, UsageError
+from ssdcli.errors import SsdError, UsageError, require
 from ssdcli.generation.loaded_model import process_of
 from ssdcli.machine.units import counted
 from ssdcli.models.memory.memory_files import Memory, Origin, load_memory, remember, save_memory
 from ssdcli.registry.archive import MEMORY_FILES
 from ssdcli.registry.disk import disk_errors, files_below
 from ssdcli.registry.manifest import FILE, MEMORY, TOKENIZER, Manifest, package_versions, write_manifest
+from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.chat import copy_chat
 from ssdcli.text.tokenizer import load_tokenizer
@@ -80,6 +81,7 @@ def train_memory(settings: TrainSettings, registry: Registry | None = None, *, o
     registry = registry or Registry()
     settings = replace(settings, core=settings.core or registry.default())
     settings.check_complete()
+    require(settings.core != NO_CORE, "a memory needs a core, whose tokens it keeps.", "Name one with --for.")
     check_free(registry, settings.name, overwrite=overwrite)
     core = find_core(settings, registry)
     _check_process(core)
