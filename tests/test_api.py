@@ -128,7 +128,7 @@ def test_weights_that_sum_to_one_leave_nothing_to_the_core(family):
 
 def test_a_core_cannot_join_another(family):
     add_tiny("other")
-    with pytest.raises(UsageError, match="'other' is a core, and only small models and adapters can join"):
+    with pytest.raises(UsageError, match="'other' is a core, and only small models, adapters and memories can join"):
         choose("big", ["other"])
 
 

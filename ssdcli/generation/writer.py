@@ -351,7 +351,7 @@ class Writer:
         assert row.request.id is not None
         return Result(
             id=row.request.id,
-            prompt=row.request.asked.removesuffix(row.parts.spaces),
+            prompt=row.request.asked,
             text=row.text,
             finish_reason=row.finish_reason,
             seed=row.seed,

@@ -28,6 +28,7 @@ _NO_CHARSETS = frozenset(
 )
 _TEXT_CONTROLS = frozenset("\t\n\v\f\r\b\x1b")
 _STRANGE = 0.02  # share of a text's characters that may be controls
+_SMALL_ALPHABETS = 0x11  # the rows of Unicode before Hangul and the Chinese characters
 _ODD = 0.05  # share of invalid and control characters in text of one byte a character
 _NULS = 2  # in the head of a text
 _REPLACED = 0.3  # share of a text's characters that may be invalid
@@ -104,7 +105,9 @@ def _reads_as_text(head: bytes, codec: str) -> bool:
         return False  # text of one byte a character, with or without a few NULs
     plain = sum(c < "\x80" or "\u3000" <= c <= "\u30ff" for c in text)
     alphabets = {ord(c) >> 8 for c in text if c > "\x7f"}
-    return plain >= (0.01 if b"\0" in head else 0.2) * len(text) if plain else len(alphabets) == 1
+    if plain:
+        return plain >= (0.01 if b"\0" in head else 0.2) * len(text)
+    return len(alphabets) == 1 and max(alphabets) < _SMALL_ALPHABETS and len(set(text)) > 1
 
 
 def _strange(text: str, categories: frozenset[str] = frozenset({"Cc"})) -> int:

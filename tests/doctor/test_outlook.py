@@ -14,7 +14,8 @@ from ssdcli.machine.placement import Need, Placement
 from ssdcli.machine.units import GIB
 from ssdcli.models import native_checkpoint
 from ssdcli.registry.store import Registry
-from tests.pulled import add_core
+from tests.models.native_checkpoints import SIZES
+from tests.pulled import add_causal, add_core
 
 MACHINE = Hardware(cores=4, memory=32 * GIB, free=24 * GIB, bfloat16=True)
 LLADA = Need(8_015_581_184, 6_979_321_856, 1_035_997_184, 218_112_000, "bfloat16", 126464 * 32)
@@ -46,6 +47,15 @@ def test_an_outlook_is_what_loading_does():
     assert float(re.search(r"about (\S+) s", speed)[1]) > 0
     assert any(sentence.startswith("With --dtype float16: float16 on ") for sentence in said)
     assert any("pip install 'ssdcli[quantize]'" in sentence for sentence in said)
+
+
+def test_keys_and_values_of_a_causal_core_take_their_room_up_to_a_length():
+    numbers = 2 * SIZES["num_hidden_layers"] * SIZES["num_key_value_heads"] * SIZES["head_dim"]  # of a token
+    for context, cached in ((100, 100), (100_000, 4096)):
+        add_causal("causal", context=context)
+        assert need_of_entry(Registry().find("causal")).cache == cached * numbers
+    add_core("big")
+    assert need_of_entry(Registry().find("big")).cache == 0
 
 
 def test_what_does_not_fit_is_told_with_what_would():

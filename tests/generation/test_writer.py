@@ -49,6 +49,7 @@ class Script:
     def __init__(self, scripts):
         self.process = Masked(VOCABULARY, mask_id=1)
         self.backbone = tiny_backbone()
+        self.block_size, self.context, self.device = BLOCK, self.backbone.context, self.backbone.device
         self.scripts = scripts
         self.blocks = 0
 
@@ -162,7 +163,7 @@ def test_a_private_context_changes_what_small_models_write(family):
 
 
 def test_a_private_context_that_nobody_sees_is_refused(family):
-    with pytest.raises(UsageError, match="only small models see private context"):
+    with pytest.raises(UsageError, match="only small models and memories see private context"):
         load("big").generate("Dear", FAST, context="the boiler")
 
 
@@ -395,7 +396,7 @@ def test_the_shares_of_every_token_sum_to_one(process):
         assert sum(token.by.values()) == pytest.approx(1, abs=1e-5)
         assert set(token.by) == {"big", "notes"}
         assert 0 < token.p <= 1
-    assert list(result.to_json()["explain"][0]) == ["token", "text", "p", "by"]
+    assert list(result.to_json()["explain"][0]) == ["token", "text", "p", "by", "source"]
     assert "explain" not in load("big").generate("Dear", FAST).to_json()
 
 

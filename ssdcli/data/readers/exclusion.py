@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ssdcli.data.documents import ReadReport, printable
@@ -130,12 +130,7 @@ class Exclusion:
         )
 
     def _reason_against_file(self, path: Path) -> str | None:
-        if path.name.startswith("."):
-            return "hidden"
-        for reason, names in (("lock file", _LOCKS), ("minified or generated", _MINIFIED), ("private key", _KEYS)):
-            if names.fullmatch(path.name):
-                return reason
-        return self._ignored(path, is_folder=False)
+        return _reason_against_name(path.name) or self._ignored(path, is_folder=False)
 
     def _ignored(self, path: Path, *, is_folder: bool) -> str | None:
         """The reason of the last pattern that matches, from the root of the repository down; None if it includes."""
@@ -153,6 +148,23 @@ class Exclusion:
             outer = self._above(folder.parent) if folder != self.folder else list(_of_repository(folder))
             self._ignoring[folder] = [*outer, *_ignore_files(folder)]
         return self._ignoring[folder]
+
+
+def reason_against(path: PurePosixPath) -> str | None:
+    """Why a member of an archive is not to be learned, as far as its path tells."""
+    for folder in path.parts[:-1]:
+        if folder.startswith(".") or folder in _INSTALLED or folder in _BUILT:
+            return (
+                "hidden" if folder.startswith(".") else "installed packages" if folder in _INSTALLED else "build folder"
+            )
+    return _reason_against_name(path.name)
+
+
+def _reason_against_name(name: str) -> str | None:
+    if name.startswith("."):
+        return "hidden"
+    kinds = (("lock file", _LOCKS), ("minified or generated", _MINIFIED), ("private key", _KEYS))
+    return next((reason for reason, names in kinds if names.fullmatch(name)), None)
 
 
 def _of_repository(folder: Path) -> Iterator[_Ignoring]:

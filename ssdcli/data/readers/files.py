@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
 import stat
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import cast
 
 from ssdcli.data.documents import Document, ReadReport, printable
+from ssdcli.data.readers.archives import archive_documents
 from ssdcli.data.readers.exclusion import Exclusion
-from ssdcli.data.readers.formats import FORMATS, PLAIN, UNNAMED, Format, recognised
+from ssdcli.data.readers.formats import ARCHIVES, FORMATS, PACKED, PLAIN, UNNAMED, Format, recognised
 from ssdcli.data.readers.secrets import without_secrets
 from ssdcli.data.reading import AS_USUAL, Reading
 from ssdcli.data.streams import ByteStream, Source, byte_chunks, read_head
 from ssdcli.errors import UsageError
-from ssdcli.machine.encodings import looks_binary
+from ssdcli.machine.encodings import HEAD_BYTES, looks_binary
 from ssdcli.options.declare import STREAM
 
 
@@ -74,26 +74,47 @@ def _is_special(path: Path) -> bool:
 
 def _count_file(documents: Iterator[Document], name: str, report: ReadReport) -> Iterator[Document]:
     """Pass on the documents of a file, and count the file as read, unreadable or empty."""
-    documents_before, skips_before = report.documents, sum(report.skipped.values())
+    documents_before, files_before, skips_before = report.documents, report.files, sum(report.skipped.values())
     try:
         yield from documents
     except OSError:
         report.skip("unreadable", name)
     if report.documents > documents_before:
-        report.files += 1
+        report.files += report.files == files_before  # those in an archive have been counted
     elif sum(report.skipped.values()) == skips_before:
         report.skip("empty", name)
 
 
 def _read_path(path: Path, report: ReadReport, reading: Reading) -> Iterator[Document]:
-    name = printable(str(path))
-    packed = path.suffix.lower() == ".gz"
-    suffix = (path.with_suffix("") if packed else path).suffix.lower()
+    name, lower = printable(str(path)), path.name.lower()
+    if path.is_file() and (lower.endswith(ARCHIVES) or _is_archive(path)):
+        yield from archive_documents(Source(name, iter(()), report, path, reading), _read_member)
+        return
+    packed = path.suffix.lower() in PACKED and path.is_file()
+    opened = PACKED[path.suffix.lower()](path, "rb") if packed else path.open("rb")
     # A named pipe, such as the shell makes of <(...), has no suffix to go by.
-    how = FORMATS.get(suffix, PLAIN) if path.is_file() else UNNAMED
-    with gzip.open(path) if packed else path.open("rb") as file:
+    how = _by_suffix(path.with_suffix("") if packed else path) if path.is_file() else UNNAMED
+    with opened as file:
         chunks = byte_chunks(_buffered(file), name, report)
         yield from _read(how, Source(name, chunks, report, None if packed else path, reading))
+
+
+def _by_suffix(path: PurePath) -> Format:
+    return FORMATS.get(path.suffix.lower(), PLAIN)
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file without a known suffix is a ZIP archive, and no document that is one inside."""
+    if path.suffix.lower() in FORMATS or path.suffix.lower() in PACKED:
+        return False
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    return head.startswith(b"PK\3\4") and recognised(head) is None
+
+
+def _read_member(source: Source, path: PurePath) -> Iterator[Document]:
+    """Read a member of an archive, whose bytes have been unpacked."""
+    yield from _count_file(_read(_by_suffix(path), source), source.name, source.report)
 
 
 def _read_standard_input(report: ReadReport, reading: Reading) -> Iterator[Document]:

@@ -215,7 +215,7 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield lines with their line ends; one that is longer than a message may be comes in pieces."""
     rest = b""
     for chunk in chunks:
-        *lines, rest = (rest + chunk).splitlines(keepends=True)
+        *lines, rest = (rest + chunk).splitlines(keepends=True) or [b""]
         yield from lines
         if len(rest) > MAX_MAIL_BYTES:
             yield rest

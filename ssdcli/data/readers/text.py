@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from ssdcli.data.documents import Document, ReadReport
+from ssdcli.data.readers.pictures import without_pictures
 from ssdcli.data.streams import Source, cut_text
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -19,12 +20,13 @@ def read_text(source: Source) -> Iterator[Document]:
 def text_documents(chunks: Iterable[str], name: str, report: ReadReport) -> Iterator[Document]:
     """Join a text's chunks into one document, or into several if it is long; blank ones are left out."""
     line = 1
-    for text in cut_text(chunks):
-        if not text.isspace():
+    for whole in cut_text(chunks):
+        text = without_pictures(whole, name, report)
+        if not text.isspace() and text:
             document = Document(text, name, line=line)
             report.add(document)
             yield document
-        line += text.count("\n")
+        line += whole.count("\n")
 
 
 def clean(text: str, place: str, report: ReadReport) -> str:

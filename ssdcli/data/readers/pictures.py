@@ -1,0 +1,41 @@
+"""Pictures and other files in base64 within a text, which are left out of it."""
+
+from __future__ import annotations
+
+import re
+
+from ssdcli.data.documents import ReadReport
+
+_LINKED = re.compile(
+    r"!\[([^\]\n]*)\]\(\s*<?data:[^)]*\)"  # in Markdown
+    r"|^\[[^\]\n]*\]:\s*<?data:\S*>?[ \t]*$"  # in Markdown, below the text
+    r"|data:[\w.+/-]*(?:;[\w=-]+)*;base64,[A-Za-z0-9+/=%]*",
+    re.MULTILINE,
+)
+_RUN = re.compile(r"(?:[A-Za-z0-9+/]{60,}\n){5,}[A-Za-z0-9+/]*={0,2}|[A-Za-z0-9+/]{400,}={0,2}")
+
+
+def without_pictures(text: str, place: str, report: ReadReport) -> str:
+    """A text without what is in base64, which is counted; a picture's description stays."""
+    found = 0
+
+    def left(match: re.Match[str]) -> str:
+        nonlocal found
+        linked = match.re is _LINKED
+        if not linked and not _is_encoded(match[0]):
+            return match[0]
+        found += 1
+        return (match[1] or "") if linked else ""
+
+    if "data:" in text:
+        text = _LINKED.sub(left, text)
+    text = _RUN.sub(left, text)
+    for _ in range(found):
+        report.skip("base64 in a text", place, "picture")
+    return text
+
+
+def _is_encoded(run: str) -> bool:
+    """Whether a long run without blanks is no word, number or sequence of letters."""
+    kinds = (str.isupper, str.islower, str.isdigit)
+    return all(any(kind(character) for character in run) for kind in kinds)
