@@ -71,7 +71,8 @@ def evaluate(
     exact = settings.exact or _is_causal(candidates, registry)
     stage = _Loaded.open(candidates, text, settings, exact=exact)
     columns = Comparison.of(candidates, stage.process, exact=exact)
-    fitter, observer = GateFitter(stage.process, stage.looked_at, settings.seed), columns.observer() if exact else None
+    fitter = GateFitter(stage.process, stage.looked_at, settings.seed)
+    observer = columns.observer(stage.silent) if exact else None
     watched = columns.watched(fitter) if observer is None else [columns.observed(observer)]
     measured = [*columns.combinations, *watched]
     losses = stage.measure(measured, partial(on_progress, "measuring"))
@@ -167,6 +168,12 @@ class _Loaded:
         if len(models) < len(self.writer.members):
             raise UsageError("a memory is measured by code lengths alone.", "Pass --exact, or leave the memory out.")
         return models
+
+    @property
+    def silent(self) -> list[str]:
+        """The names of memories that hold nothing but what is measured."""
+        memories = {one.name: one.model for one in self.writer.members if isinstance(one.model, LoadedMemory)}
+        return [name for name, one in memories.items() if not one.denoiser.memory.origins and not self.context]
 
     @property
     def looked_at(self) -> float:
