@@ -108,7 +108,8 @@ def settings_of(workshop: Workshop, corpus: Corpus, variant: str, seed: int, giv
         changes |= {"hidden": config.hidden, "layers": config.layers, "context": config.context}
     minutes = None if "steps" in changes else given.minutes
     name = f"{variant}-{seed}".lower()
-    return replace(TrainSettings(data=(corpus.train,), name=name, minutes=minutes, seed=seed), **changes)
+    settings = TrainSettings(data=(corpus.train,), core=STARTER, name=name, minutes=minutes, seed=seed)
+    return replace(settings, **changes)
 
 
 def parsed(pair: str) -> tuple[str, Any]:

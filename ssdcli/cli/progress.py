@@ -83,7 +83,7 @@ class Screen:
 
     def _prepared(self, prepared: Prepared) -> None:
         for line in prepared.store.info.report:
-            (console.note if line.startswith("read") else console.warn)(line)
+            (console.note if line.startswith("read") and "--me" not in line else console.warn)(line)
         parameters, init = in_parameters(prepared.beginning.parameters), prepared.settings.init
         kind = "adapter" if prepared.kind == "adapter" else prepared.size or "custom"
         begun = "" if init is None else f", begun from {init}"

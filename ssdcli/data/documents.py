@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Self, TypeAlias
@@ -10,6 +11,8 @@ from ssdcli.machine.encodings import Decoded
 from ssdcli.machine.units import counted, large
 from ssdcli.text import codec
 from ssdcli.text.messages import Message
+
+MAX_PEOPLE = 12  # that a report names
 
 MAX_PLACES = 1_000  # with replaced characters that a report names
 
@@ -71,6 +74,8 @@ class ReadReport:
     replaced_characters: how many they are in all.
     replaced_files: in how many files and rows.
     encodings: what was not in UTF-8, by encoding.
+    chats: how many chats between people were read as plain text, since it is not known who in them the person is.
+    people: some of those who write in them.
     digests: 16-byte digests of the distinct documents.
     """
 
@@ -85,6 +90,8 @@ class ReadReport:
     replaced_characters: int = 0
     replaced_files: int = 0
     encodings: dict[str, Skips] = field(default_factory=dict)
+    chats: int = 0
+    people: dict[str, None] = field(default_factory=dict)
     digests: set[Digest] = field(default_factory=set, repr=False)
 
     @property
@@ -121,6 +128,13 @@ class ReadReport:
         if place in self.replaced or len(self.replaced) < MAX_PLACES:
             self.replaced[place] = self.replaced.get(place, 0) + characters
 
+    def ask(self, people: Iterable[str]) -> None:
+        """Count a chat of which it is not known who in it the person is."""
+        self.chats += 1
+        for name in people:
+            if len(self.people) < MAX_PEOPLE:
+                self.people.setdefault(printable(name))
+
     def decoded(self, found: Decoded, place: str, unit: str = "file") -> None:
         """Count how one file, mail or row was decoded."""
         if found.encoding not in ("UTF-8", "ASCII"):
@@ -135,6 +149,12 @@ class ReadReport:
         sentences = [f"read {found if found else '0 documents'} {size} from {counted(self.files, 'file')}"]
         for reason, skips in self.skips.items():
             sentences.append(f"skipped {counted(skips.count, skips.unit)}: {reason} (first: {skips.first})")
+        if self.chats:
+            people = ", ".join(self.people)
+            chats = counted(self.chats, "chat")
+            sentences.append(
+                f"read {chats} as plain text; who in them are you? Say it with --me NAME (first: {people})"
+            )
         for encoding, read in self.encodings.items():
             sentences.append(f"read {counted(read.count, read.unit)} as {encoding} (first: {read.first})")
         if self.replaced_characters:

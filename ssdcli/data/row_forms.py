@@ -116,11 +116,16 @@ def has_conversation(row: Row) -> bool:
 
 
 def row_turns(row: Row) -> tuple[Message, ...]:
-    """The turns of a row's conversation, up to the last answer that is learned; Unfit if there is none.
+    """The turns of a row's conversation; Unfit if it is not fit for training."""
+    return fit_turns(_said(row))
+
+
+def fit_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The turns of a conversation up to the last answer that is learned; Unfit if there is none.
 
     Consecutive messages of one role are one turn.
     """
-    turns = merged(_said(row))
+    turns = merged(messages)
     if all(turn.role != "assistant" for turn in turns):
         raise Unfit("a conversation without an assistant message")
     answers = [place for place, turn in enumerate(turns) if turn.written]

@@ -166,7 +166,7 @@ def _given(settings: TrainSettings) -> Mapping[str, object]:
 
 def _command(settings: TrainSettings) -> str:
     """The command that repeats the training; the paths of the data are private, so it does not name them."""
-    flags = {"for": settings.core} | dict(_given(replace(_placeless(settings), include=())))
+    flags = {"for": settings.core} | dict(_given(replace(_placeless(settings), me=(), include=())))
     return " ".join(["ssd train-small DATA", *(_typed(flag, value) for flag, value in flags.items())])
 
 

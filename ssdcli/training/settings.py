@@ -95,6 +95,9 @@ class TrainSettings:
     )
     memory: bool = option(True, "Keep the text as a memory, a member that needs no training.", negatable=True)
     quotes: bool = option(False, "Keep quoted replies and signatures in mails.")
+    me: tuple[str, ...] = option(
+        (), "Your name in chats; what you write there is learned as answers. Repeatable.", metavar="NAME"
+    )
     include: tuple[str, ...] = option(
         (),
         "Read what would be left out of a folder, by patterns as in .gitignore. Repeatable.",
@@ -173,7 +176,7 @@ class TrainSettings:
     @property
     def reading(self) -> Reading:
         """How the text is read."""
-        return Reading(self.quotes, include=self.include)
+        return Reading(self.quotes, self.me, self.include)
 
     def check_complete(self) -> None:
         """Raise UsageError unless a training can start: it needs a name, and only one budget."""

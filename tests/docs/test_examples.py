@@ -22,7 +22,7 @@ from tests.pulled import add_causal
 from tests.tiny import VOCABULARY, add_tiny, tiny_tokenizer
 from tests.trainings import write_text
 
-TRAINS_ITS_OWN = ("train.md", "recipes.md", "memory.md")  # pages whose examples begin with the core alone
+TRAINS_ITS_OWN = ("train.md", "text.md", "recipes.md", "memory.md")  # pages whose examples begin with the core alone
 CAUSAL = "memory.md"  # a page whose core is a causal one
 QUICK = {  # options that are replaced, so that an example takes no time
     "train-small": {"--minutes": None, "--steps": "3", "--batch-tokens": "128"},

@@ -18,6 +18,7 @@ from ssdcli.data.readers.notes import read_enex, read_markdown, read_notebook, r
 from ssdcli.data.readers.office import read_docx, read_pdf, read_rtf, read_xlsx
 from ssdcli.data.readers.rows import read_csv, read_json, read_json_or_text, read_parquet, read_tsv
 from ssdcli.data.readers.text import read_text
+from ssdcli.data.readers.whatsapp import is_whatsapp, read_whatsapp
 from ssdcli.data.readers.zipped import read_epub, read_open_document, read_pptx
 from ssdcli.data.streams import Source
 
@@ -119,6 +120,7 @@ def _holds(mark: bytes) -> Callable[[bytes], bool]:
 RECOGNISED: Sequence[tuple[Callable[[bytes], bool], Format]] = (
     (is_mbox, Format(read_mbox, binary=True)),
     (is_mail, Format(read_mail, binary=True)),
+    (is_whatsapp, Format(read_whatsapp)),
     (_begins(b"%pdf-"), Format(read_pdf, binary=True)),
     (_begins(b"{\\rtf"), Format(read_rtf, binary=True)),
     (_begins(b"<!doctype html"), Format(read_html)),

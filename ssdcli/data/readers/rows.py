@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdcli.data.documents import Document, ReadReport, printable
+from ssdcli.data.readers.chats import export_documents, is_slack, slack_documents
 from ssdcli.data.readers.json_values import holds_rows, json_rows
 from ssdcli.data.readers.tables import table_rows
 from ssdcli.data.readers.text import clean, text_documents
@@ -54,7 +55,18 @@ def read_parquet(source: Source) -> Iterator[Document]:
 
 
 def _read_rows(source: Source, rows: Iterable[NumberedRow]) -> Iterator[Document]:
-    yield from row_documents(rows, source.name, source.report)
+    """Yield the documents of rows, and of the objects that exports of chats and notes consist of."""
+    slack: list[Row] = []
+    for number, row in rows:
+        export = export_documents(row, f"{source.name}:{number}", source)
+        if export is not None:
+            yield from export
+        elif is_slack(row):
+            slack.append(row)
+        else:
+            yield from row_documents([(number, row)], source.name, source.report)
+    if slack:
+        yield from slack_documents(slack, source)
 
 
 def row_documents(rows: Iterable[NumberedRow], name: str, report: ReadReport) -> Iterator[Document]:
