@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -209,8 +210,10 @@ def small(data: str, **changes: object) -> TrainSettings:
 
 def test_a_training_beside_a_causal_core_remembers_its_text_and_fits_gates(tmp_path: Path) -> None:
     add_causal(CORE)
-    data = write_text(tmp_path / "mine.txt")
-    trained = train_small(small(data))
+    draw = random.Random(0)  # of text in which no long run of tokens comes twice
+    lines = [f"letter {draw.randrange(10**9)} says {draw.randrange(10**9)}\n" for _ in range(200)]
+    (tmp_path / "mine.txt").write_text("".join(lines))
+    trained = train_small(small(str(tmp_path / "mine.txt")))
     manifest = Registry().find("notes").manifest
     memory = held("notes")
     assert manifest.memory == memory.size
@@ -221,6 +224,14 @@ def test_a_training_beside_a_causal_core_remembers_its_text_and_fits_gates(tmp_p
         ("core", "memory"),
     ]
     assert {"core", "small", "memory", "ensemble"} == set(trained.description.quality.bits_per_byte)
+
+
+def test_a_text_that_repeats_itself_has_no_memory_beside_which_it_could_be_measured(tmp_path: Path) -> None:
+    add_causal(CORE)
+    train_small(small(write_text(tmp_path / "mine.txt")))
+    manifest = Registry().find("notes").manifest
+    assert manifest.memory == held("notes").size
+    assert [gate.members for gate in manifest.joint_gates] == [("core", "small")]
 
 
 def test_a_training_remembers_nothing_where_it_is_told_so(tmp_path: Path) -> None:
