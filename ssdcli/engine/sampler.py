@@ -15,12 +15,14 @@ from ssdcli.engine.ensemble.guidance import Guide, guided
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Canvas, Process
 from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.sampling.characters import Characters, Draw
 from ssdcli.engine.sampling.copying import CopyLimit, without_copies
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.repetition import ALLOWED, Repetition, SharedText
 from ssdcli.engine.sampling.reverse import ReverseProcess
 from ssdcli.engine.sampling.stopping import Quorum, Settling
 
+_MEND = 1 << 34  # the word that names the draws of tokens in place of wrong bytes
 _PRIOR = 1 << 32  # the word that names the draw of a block's first canvas; steps are numbered from 0
 
 
@@ -35,6 +37,7 @@ class SamplerConfig:
     device: of the canvases.
     guides: what steers the predictions.
     repetition: how the repetition of known text is discouraged.
+    characters: which tokens may follow one another, so that all bytes are UTF-8; None where all may.
     shared: each row's prompt as all members may see it, which counts as known text; none for no text.
     copies: what may be copied word for word; None for no limit.
     """
@@ -46,6 +49,7 @@ class SamplerConfig:
     device: str = "cpu"
     guides: tuple[Guide, ...] = ()
     repetition: Repetition = ALLOWED
+    characters: Characters | None = None
     shared: tuple[Prompt, ...] = ()
     copies: CopyLimit | None = None
 
@@ -109,16 +113,19 @@ def sample(
     written = torch.empty((len(seeds), 0), dtype=torch.int64, device=config.device)
     ended = torch.zeros(len(seeds), dtype=torch.bool, device=config.device)
     ends = torch.tensor(config.ends, dtype=torch.int64, device=config.device)
+    spelled = torch.zeros_like(ended, dtype=torch.int64)
     shared = SharedText.of(config.shared or [Prompt(())] * len(seeds), config.device)
     blocks = -(-config.max_tokens // config.block_size)
     for number in range(blocks):
-        block = _Block(number, prefixes, shared, written, ended)
+        block = _Block(number, prefixes, shared, written, ended, spelled)
         canvas = yield from _denoise(ensemble, reverse, block, noise.derive(number), config)
         tokens = torch.where(ended[:, None], config.ends[0], reverse.process.tokens(canvas))
         ended = torch.isin(tokens, ends).any(-1)
         if number + 1 == blocks or bool(ended.all()):  # between blocks, the host waits for the device
             return
         prefixes = ensemble.commit(tokens, prefixes)
+        if config.characters is not None:
+            spelled = config.characters.after(tokens, spelled)
         written = torch.cat([written, tokens], dim=1)
 
 
@@ -131,6 +138,7 @@ class _Block:
     shared: the prompts as all members may see them.
     written: the tokens before it, (B, n).
     ended: the rows whose text is over, (B,) bool.
+    spelled: how far each row's last character is spelled, (B,), see `Characters`.
     """
 
     number: int
@@ -138,6 +146,7 @@ class _Block:
     shared: SharedText
     written: Tensor
     ended: Tensor
+    spelled: Tensor
 
 
 def _denoise(
@@ -150,6 +159,7 @@ def _denoise(
     process, sampler = reverse.process, reverse.sampler
     canvas = process.prior(config.block_size, noise.derive(_PRIOR))
     done, previous, settling, quorum = block.ended, None, None, Quorum()
+    chosen_by = None  # log p when each token was chosen
     for index, (t, s) in enumerate(pairwise(time_grid(reverse.steps_of(config.block_size)))):
         prediction = ensemble.denoise(canvas, t, previous, block.prefixes)
         log_p = guided(process.carry_over(canvas, prediction.log_p), config.guides, block.written)
@@ -162,12 +172,51 @@ def _denoise(
         canvas = _where(done, canvas, denoised)
         active, done = ~done, done | stops | sampler.finished(canvas)
         last = s == 0 or quorum.reached(done)
+        if config.characters is not None:
+            chosen_by = log_p if chosen_by is None else torch.where(decided[..., None], log_p, chosen_by)
+            if last or reverse.from_left:
+                canvas = _spelled(canvas, chosen_by, reverse, block, noise.derive(index, _MEND), config)
         weights, by_member = prediction.weights, prediction.by_member
         yield Step(block.number, index, t, weights, by_member, log_p, canvas, decided, active, last)
         if last:
             break
         previous = log_p
     return canvas
+
+
+def _spelled(
+    canvas: Canvas, log_p: Tensor, reverse: ReverseProcess, block: _Block, noise: CounterNoise, config: SamplerConfig
+) -> Canvas:
+    """The canvas with other tokens where they would make bytes that are no UTF-8; mostly as given.
+
+    log_p: of each token when it was chosen, (B, L, V). Of a canvas that is not clean only what is known from the left
+    on is looked at.
+    """
+    characters, process = config.characters, reverse.process
+    assert characters is not None
+    tokens = process.tokens(canvas)
+    ends = torch.tensor(config.ends, device=tokens.device)
+    before = tokens
+    for turn in range(tokens.shape[1]):
+        over = torch.isin(tokens, ends).long().cumsum(-1) > 0
+        known = (process.shows(canvas) if reverse.from_left else torch.ones_like(over)) & ~over & ~block.ended[:, None]
+        found = characters.wrong(tokens, known, block.spelled)
+        if not bool((found[0] < tokens.shape[1]).any()):  # after a block's last step the host may wait for the device
+            break
+        left = _allowed(log_p, tokens, found[0], block, config)
+        tokens = characters.mended(tokens, found, left, Draw(config.picker, noise.derive(turn)))
+    if tokens is before:
+        return canvas
+    clean = process.corrupt(tokens, torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device), noise)
+    return _where((tokens == before).all(-1), canvas, clean)
+
+
+def _allowed(log_p: Tensor, tokens: Tensor, place: Tensor, block: _Block, config: SamplerConfig) -> Tensor:
+    """Log p (B, L, V) with less repetition of all other tokens at one place of each row, (B,); as given where off."""
+    if config.repetition.off:
+        return log_p
+    here = torch.arange(tokens.shape[1], device=tokens.device) == place[:, None]
+    return config.repetition.apply(log_p, block.shared.around(block.written, tokens, ~here), here)
 
 
 def _fresh(log_p: Tensor, canvas: Canvas, process: Process, block: _Block, config: SamplerConfig) -> Tensor:

@@ -111,11 +111,11 @@ class PromptEncoder:
         """Whether all members continue a request as text; otherwise each reads it as it was trained to.
 
         Text around a gap is a document. Otherwise the request decides, else whether it is a conversation, else what the
-        first small model was trained on, or the core where there is none.
+        first small model or memory was made of, or the core where there is none.
         """
         if self.gap or request.plain is not None:
             return bool(self.gap or request.plain)
-        small = (member for member in self.members if member.role == "small")
+        small = (member for member in self.members if member.sees_context)
         return not request.messages and next(small, self.members[0]).model.format.is_plain
 
     def whole(self, request: Request) -> PromptParts:

@@ -10,12 +10,23 @@ if TYPE_CHECKING:
     from ssdcli.engine.denoiser import Denoiser
     from ssdcli.engine.ensemble.guidance import Guide
     from ssdcli.engine.sampler import SamplerConfig
+    from ssdcli.engine.sampling.characters import Characters
     from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
+    from ssdcli.text.codec import Codec
 
 
 def longest(options: Options) -> int:
     """The most tokens of a gap, or of the text."""
     return options.gap if options.infill else options.max_tokens
+
+
+def characters_of(codec: Codec, vocabulary: int) -> Characters | None:
+    """Which tokens of a vocabulary may follow one another; None where all are whole characters."""
+    from ssdcli.engine.sampling.characters import Characters
+    from ssdcli.text.token_bytes import token_bytes
+
+    tokens = token_bytes(codec.tokenizer)
+    return None if tokens is None else Characters.of(tokens, vocabulary)
 
 
 def sampler_config(

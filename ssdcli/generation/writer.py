@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Unpack
 
@@ -16,7 +17,7 @@ from ssdcli.errors import UsageError, require
 from ssdcli.generation.memories import SourceFinder, copy_limit, memories_of
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.row import Limits, Row, Transcript, Usage
-from ssdcli.generation.sampler_config import longest, sampler_config
+from ssdcli.generation.sampler_config import characters_of, longest, sampler_config
 from ssdcli.generation.types import DEFAULTS, Contribution, OptionChanges, Options, Piece, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.engine.prompt import Prompt
     from ssdcli.engine.sampler import SamplerConfig
+    from ssdcli.engine.sampling.characters import Characters
     from ssdcli.engine.sampling.reverse import ReverseProcess
     from ssdcli.generation.loaded_model import Loaded
     from ssdcli.generation.trace import WrittenBlock
@@ -280,7 +282,8 @@ class Writer:
     def _config(self, encoder: PromptEncoder, rows: Sequence[Row], options: Options) -> SamplerConfig:
         """How the next gaps of these rows are sampled."""
         config = sampler_config(self._denoiser, self.ends, options, self._guides)
-        config = replace(config, copies=copy_limit(self.members, options.max_copy))
+        copies = copy_limit(self.members, options.max_copy)
+        config = replace(config, copies=copies, characters=self._characters)
         if config.repetition.off:
             return config
         return replace(config, shared=tuple(encoder.shared(row.request, row.parts, row.filled) for row in rows))
@@ -302,6 +305,12 @@ class Writer:
         chosen = replace(own, steps=own.steps if options.steps is None else options.steps, stop=stop)
         self._check_order(chosen, options)
         return chosen
+
+    @cached_property
+    def _characters(self) -> Characters | None:
+        """Which tokens may follow one another, so that no text has bytes that are no UTF-8."""
+        found = characters_of(self.codec, self._process.vocabulary)
+        return None if found is None else found.on(self._denoiser.device)
 
     @property
     def _default_sampler(self) -> str | None:

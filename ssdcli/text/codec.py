@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _PRIVATE_USE = range(0x100000, 0x10FFFE)  # characters without a meaning
+_LONG = 100_000  # characters, from which on a text is encoded in pieces and kept for the next time
+_LONG_KEPT = 2
+_PIECE = 4_096
+_WORD_END = re.compile(r"(?<=[^\W\d_])(?= [^\W\d_])")
 _CUT_CHARACTER = "\ufffd"  # what a decoder shows for a character whose last bytes are missing
 
 
@@ -55,6 +60,23 @@ def sections(turns: Sequence[Message], context: str = "") -> list[Section]:
     return found
 
 
+def _splits_words(pre_tokenizer: object) -> bool:
+    """Whether a tokenizer never joins a letter and the space after it, as byte-level ones do not."""
+    if not isinstance(pre_tokenizer, dict):
+        return False
+    inner = pre_tokenizer.get("pretokenizers", [])
+    return pre_tokenizer.get("type") == "ByteLevel" or any(map(_splits_words, inner))
+
+
+def _pieces(text: str) -> list[str]:
+    """A text cut between a letter and the space before the next word."""
+    pieces, start = [], 0
+    while len(text) - start > _PIECE and (found := _WORD_END.search(text, start + _PIECE)):
+        pieces.append(text[start : found.start()])
+        start = found.start()
+    return [*pieces, text[start:]]
+
+
 class Codec:
     """A tokenizer that never reads special tokens from text; they come from chat templates only."""
 
@@ -65,6 +87,8 @@ class Codec:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         tokens = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+        self._long: dict[str, list[int]] = {}
+        self._splits_words = _splits_words(json.loads(tokenizer.to_str()).get("pre_tokenizer"))
         longest_first = sorted(filter(None, tokens), key=len, reverse=True)
         self._special = "|".join(map(re.escape, longest_first)) or "(?!)"
 
@@ -105,8 +129,17 @@ class Codec:
         """The ids of a text, with nothing added."""
         # A JSON escape can spell half of a surrogate pair, which is not a character.
         clean = text.encode("utf-8", "replace").decode("utf-8")
-        ids: list[int] = self.tokenizer.encode(clean, add_special_tokens=False).ids
-        return ids
+        if len(clean) <= _LONG:
+            ids: list[int] = self.tokenizer.encode(clean, add_special_tokens=False).ids
+            return ids
+        if clean not in self._long:  # the same long prompt is encoded for each member, and to say what is cut of it
+            self._long = dict([*self._long.items(), (clean, self._encode_long(clean))][-_LONG_KEPT:])
+        return list(self._long[clean])
+
+    def _encode_long(self, text: str) -> list[int]:
+        """The ids of a long text, in pieces where that changes nothing: the library takes more than linear time."""
+        pieces = _pieces(text) if self._splits_words else [text]
+        return [token for found in self.tokenizer.encode_batch(pieces, add_special_tokens=False) for token in found.ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens skipped."""

@@ -101,9 +101,10 @@ def test_a_seed_gives_the_same_text_alone_in_a_batch_and_as_one_of_n(process):
 def test_a_text_longer_than_the_window_is_the_same_in_a_batch(family):
     writer = load("big", ["notes"])
     options = Options(max_tokens=2 * ROOM, steps=1, seed=3)
-    long, short = writer.generate_batch([Request("Dear landlord, " * 3), Request("the")], options)
-    assert long.text == writer.generate(long.prompt, options, seed=3).text
-    assert short.text == writer.generate(short.prompt, options, seed=4).text
+    prompts = ["Dear landlord, " * 3, "the"]
+    long, short = writer.generate_batch([Request(prompt) for prompt in prompts], options)
+    assert long.text == writer.generate(prompts[0], options, seed=3).text
+    assert short.text == writer.generate(prompts[1], options, seed=4).text
 
 
 def test_a_seed_is_drawn_and_reproduces_the_text(family):

@@ -1,0 +1,53 @@
+"""The bytes that tokens write, for vocabularies whose tokens can be parts of characters."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+
+from tokenizers import Tokenizer
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how SentencePiece spells a byte that no token has
+
+
+def token_bytes(tokenizer: Tokenizer) -> list[bytes | None] | None:
+    """The bytes of each id; None for one that writes nothing, and None at all if the tokens are whole characters."""
+    described = tokenizer.to_str()
+    by_level = _has_byte_level(json.loads(described).get("decoder"))
+    if not by_level and "<0x80>" not in described:
+        return None
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    found: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)
+    for token, place in vocabulary.items():
+        found[place] = _by_level(token) if by_level else _by_fallback(token)
+    for place, added in tokenizer.get_added_tokens_decoder().items():
+        if place < len(found):
+            found[place] = None if added.special else added.content.encode("utf-8", "replace")
+    return found
+
+
+def _has_byte_level(decoder: object) -> bool:
+    if not isinstance(decoder, dict):
+        return False
+    return decoder.get("type") == "ByteLevel" or any(map(_has_byte_level, decoder.get("decoders", [])))
+
+
+def _by_level(token: str) -> bytes:
+    alphabet = _alphabet()
+    if any(character not in alphabet for character in token):
+        return token.encode("utf-8", "replace")
+    return bytes(alphabet[character] for character in token)
+
+
+def _by_fallback(token: str) -> bytes:
+    spelled = _BYTE.fullmatch(token)
+    return bytes([int(spelled[1], 16)]) if spelled else token.encode("utf-8", "replace")
+
+
+@cache
+def _alphabet() -> dict[str, int]:
+    """The character that stands for each byte in GPT-2's vocabulary and those like it: itself if it can be seen."""
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in seen]
+    return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(others)}
