@@ -40,7 +40,7 @@ class Surroundings:
 
 
 class MemoryDenoiser:
-    """Predicts a hidden token whose left neighbour is known; abstains elsewhere.
+    """Predicts a hidden token whose left neighbour is known; abstains elsewhere, and where it holds no text at all.
 
     The prediction is that of interpolated absolute discounting (Ney, Essen and Kneser, 1994) over contexts of growing
     length: p_k(w) = (max(c_k(w) - D, 0) + D T_k p_{k-1}(w)) / n_k, where c_k counts what follows the last k tokens, T_k
@@ -109,10 +109,16 @@ class MemoryDenoiser:
         """
         log_p = torch.full((*canvas.shape, self.process.vocabulary), math.nan)
         for b, (tokens, row) in enumerate(zip(canvas.tolist(), prefix, strict=True)):
+            if not self._holds_text(row):
+                continue
             known = [None if token == self.process.mask_id else token for token in tokens]
             for place in _beginnings(known, row.written.tokens):
                 log_p[b, place] = self._log_p(row, known[:place], known[place + 1 :])
         return log_p.to(canvas.device)
+
+    def _holds_text(self, row: Surroundings) -> bool:
+        """Whether there is an indexed text or a private context to look things up in."""
+        return bool(self.index.size) or (row.private is not None and bool(row.private.size))
 
     def _log_p(self, row: Surroundings, left: Known, right: Known) -> Tensor:
         """Log p at a place of a row's canvas by what stands on its left and right there."""
@@ -149,12 +155,13 @@ class MemoryDenoiser:
     def conditionals(self, text: Sequence[int], places: Iterable[int], private: Sequence[int] = ()) -> Iterator[Tensor]:
         """Log p of the tokens at some places of a text, in order, each by all that stands before it: (V,) float32.
 
-        private: ids of a private context.
+        NaN where it holds no text. private: ids of a private context.
         """
         (row,) = self.start([Prompt((), private=private)])
         for place in places:
             row.written.extend(text[len(row.written.tokens) - 1 : place])  # the first is BORDER
-            yield self.log_p(row.written.tokens[-self.index.depth :], (), row)
+            before = row.written.tokens[-self.index.depth :]
+            yield self.log_p(before, (), row) if self._holds_text(row) else self._uniform.float() * math.nan
 
     def _levels(self, before: Sequence[int], after: Known, row: Surroundings | None) -> Iterator[Followers]:
         yield from islice(self.index.followers(before), 1, None)  # the first is `_without_context`
