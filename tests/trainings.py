@@ -20,9 +20,9 @@ _WORDS = ("the", "boiler", "is", "cold", "and", "a", "letter", "to", "my", "dear
 _STATE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
-def write_text(path: Path, words: int = 1500) -> str:
+def write_text(path: Path, words: int = 1500, seed: int = 0) -> str:
     """Write a text of random words in lines of ten, and return its path."""
-    draw = random.Random(0)
+    draw = random.Random(seed)
     lines = (" ".join(draw.choice(_WORDS) for _ in range(9)) for _ in range(words // 10))
     path.write_text("".join(f"{line} {SECRET}\n" for line in lines), encoding="utf-8")
     return str(path)

@@ -54,7 +54,9 @@ def audit(flags: Mapping[str, object], name: Model, data: Data = None, as_json: 
 
 def _tell(found: Audit) -> None:
     """Write the measures as a table, what was not measured, and the verdict."""
-    console.write_table([("MEASURE", "FOUND", "TO COMPARE"), *_rows(found)])
+    rows = list(_rows(found))
+    if rows:
+        console.write_table([("MEASURE", "FOUND", "TO COMPARE"), *rows])
     for remark in found.remarks():
         console.write(remark)
     verdict = found.verdict()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ssdcli.errors import SsdError
 from ssdcli.registry import recipes
+from ssdcli.registry.manifest import MEMBERS
 from ssdcli.registry.store import Entry, Registry
 
 
@@ -19,7 +20,7 @@ def core_names(incomplete: str) -> list[tuple[str, str]]:
 
 def member_names(incomplete: str) -> list[tuple[str, str]]:
     """The models that can join a core and whose names begin like this."""
-    return _of_kinds(("small", "adapter"), incomplete)
+    return _of_kinds(MEMBERS, incomplete)
 
 
 def beginning_names(incomplete: str) -> list[tuple[str, str]]:

@@ -24,14 +24,14 @@ from ssdcli.evaluation.measurement import (
     SweepResult,
     by_weight,
 )
-from ssdcli.generation.parts import OF_MEMORY
+from ssdcli.generation.parts import CONTEXT, OF_MEMORY
 from ssdcli.generation.schedule_parser import named
 from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.units import counted
 from ssdcli.options.declare import group
 from ssdcli.registry.disk import write_atomic
-from ssdcli.registry.manifest import CODE_LENGTH
+from ssdcli.registry.manifest import CODE_LENGTH, MEMORY
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
 from ssdcli.reports.overview import explained
@@ -87,7 +87,7 @@ def evaluate(
     given: _EvalFlags = resolve(_EvalFlags, flags, None if recipe is None else find_recipe(recipe))
     core, small = given.models.core, read_members(given.models.members)
     settings = replace(given.measuring, context=read_context(given.models.context))
-    spec = choose(core, small)  # a typo is answered before torch is imported
+    spec = choose(core, small, context=bool(settings.context))  # a typo is answered before torch is imported
     _check(spec, data or [], plot, save=save)
     prepare_machine()
     from ssdcli.evaluation.evaluate import evaluate as run
@@ -107,11 +107,11 @@ def _check(spec: EnsembleSpec, data: list[str], plot: Path | None, *, save: bool
     """Raise early the errors that would otherwise come at the end."""
     if not data:
         raise UsageError("no text is named.", "Name files or folders of held-out text, or - for standard input.")
-    small = [member.model.entry for member in spec.members if member.sees_context]
-    if save and not small:
+    small = [member for member in spec.members if member.sees_context]
+    if save and (not small or small[0].name == CONTEXT):
         raise UsageError("--save stores the weight of a small model, and none is named.", "Name one with --with.")
-    if save and small[0].bundled:
-        raise UsageError(f"{small[0].name!r} comes with ssd and cannot be changed.", "Omit --save.")
+    if save and small[0].model.entry.bundled:
+        raise UsageError(f"{small[0].model.entry.name!r} comes with ssd and cannot be changed.", "Omit --save.")
     if plot is not None and not plot.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {str(plot.absolute().parent)!r} for the plot.", "Create it first.")
 
@@ -123,6 +123,7 @@ def _keep(found: Evaluation, plot: Path | None, *, save: bool) -> None:
         Registry().set_gates(owner, found.tuned_weight, [asdict(one.gate) for one in found.gates])
         console.note(f"Stored the weights and the gates of {owner!r}.")
     elif save:
+        _check_has_weight(found)
         weight = found.tuned_weight
         if found.small is None or weight is None:
             raise UsageError(
@@ -136,6 +137,14 @@ def _keep(found: Evaluation, plot: Path | None, *, save: bool) -> None:
             write_atomic(plot.absolute(), _svg(found))
         except OSError as error:
             raise SsdError(f"the plot cannot be written ({error.strerror}).", "Name another file.") from error
+
+
+def _check_has_weight(found: Evaluation) -> None:
+    """Raise UsageError for a memory that no gate was fitted to: it has no other weight."""
+    first = found.small or ""
+    if first.endswith(OF_MEMORY) or (first and Registry().find(first).manifest.kind == MEMORY):
+        problem = f"no gate was fitted for {first!r}: too little of this text is new to it, or was measured."
+        raise UsageError(problem, "Name more text, or omit --save.")
 
 
 def _svg(found: Evaluation) -> str:

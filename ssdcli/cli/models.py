@@ -17,7 +17,7 @@ from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.machine.units import counted, in_parameters
 from ssdcli.options.declare import STREAM
 from ssdcli.registry.compatibility import misfit
-from ssdcli.registry.manifest import ADAPTER, Manifest
+from ssdcli.registry.manifest import ADAPTER, MEMORY, Manifest
 from ssdcli.registry.store import Entry, Registry
 
 _DIGEST = 64  # characters of a sha256
@@ -86,6 +86,7 @@ def _write_overview(entry: Entry, is_default: bool) -> None:
     report = [f"ssd models show {entry.name} --open for its report"] * (entry.folder / REPORT).is_file()
     rows = {
         "made from": [told.origin],
+        "memory": told.memory,
         "how good": [told.measured, *figures, *[told.caveat] * bool(figures)],
         "prompts": [told.prompts],
         "privacy": _privacy(entry),
@@ -102,6 +103,8 @@ def _privacy(entry: Entry) -> list[str]:
 
     if entry.manifest.source is not None or entry.bundled:
         return []
+    if entry.manifest.kind == MEMORY:
+        return ["it is the text itself; --max-copy N of 'ssd generate' bounds how much of it is repeated word for word"]
     verdict = judge(entry.name, entry.manifest.metrics)
     unknown = f"never audited, so treat its weights like the text itself; 'ssd audit {entry.name} TEXT' measures it"
     return [unknown if verdict is None else str(verdict)]
@@ -201,13 +204,14 @@ def export(
         archive.check_target(path, overwrite)
     elif sys.stdout.isatty():
         raise UsageError("an archive cannot be shown on a terminal.", "Name a file, or pipe it somewhere.")
-    if entry.manifest.source is None and not entry.bundled:  # neither pulled nor bundled, so made from somebody's text
+    is_private = entry.manifest.source is None and not entry.bundled  # so made from somebody's text
+    if is_private and entry.manifest.kind != MEMORY:  # of which no archive is written
         _warn_of_leaks(entry)
     if target != STREAM:
         archive.export_to_file(entry, path, overwrite)
     else:
         archive.export_model(entry, sys.stdout.buffer)
-    console.note(f"Exported {name!r}.")
+    console.note(f"Exported {name!r}{' without its memory' * (entry.manifest.memory is not None)}.")
 
 
 def _warn_of_leaks(entry: Entry) -> None:
@@ -283,6 +287,7 @@ def _summary(entry: Entry, default: str) -> dict[str, object]:
         "core": manifest.core,
         "base": manifest.base,
         "weight": manifest.weight,
+        "memory": manifest.memory,
         "bundled": entry.bundled,
         "default": entry.name == default,
     }

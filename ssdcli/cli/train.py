@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ssdcli.reports.description import Quality
     from ssdcli.training.job import Trained
 
+_READING = ("quotes", "include")  # flags that say how text is read
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -101,7 +103,8 @@ def _check_memory(given: Mapping[str, object], *, memory_only: bool, update: str
     require(not both, "--memory-only makes a new memory, and --update changes one.", "Omit one of them.")
     require(not resume, "a memory takes seconds, so there is nothing to resume.", "Omit --resume.")
     require(given.get("memory") is not False, "--no-memory leaves nothing to do here.", "Omit it.")
-    others = sorted(set(given) - ({"data"} if update is not None else {"data", "core", "name", "seed", "memory"}))
+    known = {"data", *_READING} | (set() if update is not None else {"core", "name", "memory"})
+    others = sorted(set(given) - known)
     require(not others, f"a memory is not trained, and {', '.join(others)} is a setting of trainings.", "Omit it.")
 
 
@@ -117,7 +120,10 @@ def _remember(
     else:
         data = given.get("data", [])
         assert isinstance(data, list)
-        found = update_memory(update, data)
+        require(bool(data), "no text is named.", "Name files or folders, or - for standard input.")
+        own = {name: value for name, value in given.items() if name in _READING}
+        reading = TrainSettings(**given_flags(TrainSettings, own)).reading if own else None  # type: ignore[arg-type]
+        found = update_memory(update, data, reading=reading)
     for line in found.report:
         console.note(line)
     if as_json:

@@ -15,6 +15,7 @@ from ssdcli.errors import SsdError
 from ssdcli.registry.disk import write_atomic
 
 FILE = "canaries.json"
+PLANTED = "<canary>"  # in place of a document's source; no file is called so in a report
 
 _FORM = "My secret code is {}."
 _DIGITS = 10
@@ -65,7 +66,7 @@ class Canaries:
 
 def scatter(split: Iterable[tuple[Document, bool]], planted: Iterable[str]) -> Iterator[tuple[Document, bool]]:
     """Add planted texts to a split as training documents: one after each other training document, then the rest."""
-    canaries = ((Document(text, "canary"), False) for text in planted)
+    canaries = ((Document(text, PLANTED), False) for text in planted)
     for document, is_heldout in split:
         yield document, is_heldout
         if not is_heldout:

@@ -29,12 +29,14 @@ class Document:
     source: such as `notes.md` or `mail.jsonl:17`.
     turns: of a conversation, whose text is made of them; a plain text has none.
     included: whether its file was asked for explicitly, so that it is kept though it resembles another.
+    line: the line of the source at which it begins, from 1, as far as is known.
     """
 
     text: str
     source: str
     turns: tuple[Message, ...] = ()
     included: bool = False
+    line: int = 1
 
     @classmethod
     def conversation(cls, turns: tuple[Message, ...], source: str) -> Self:

@@ -77,6 +77,11 @@ def split_documents(
         yield from _split_many(first, passages, settings.heldout_fraction)
 
 
+def whole_documents(documents: Iterable[Document], report: ReadReport) -> Iterator[tuple[Document, bool]]:
+    """Yield distinct documents as `split_documents` does, none of them held out."""
+    return ((passage.document, False) for passage in _passages(without_duplicates(documents, report), 0))
+
+
 def fingerprint(digests: Iterable[bytes]) -> str:
     """A name for a set of documents: SHA-256, in hex, over their sorted digests."""
     total = sha256()
@@ -112,10 +117,11 @@ def _digest(words: list[str]) -> bytes:
 
 def _passages(documents: Iterable[Document], seed: int) -> Iterator[_Passage]:
     for document in documents:
-        whole = bool(document.turns)
+        whole, line = bool(document.turns), document.line
         for text in [document.text] if whole else cut_text([document.text], PASSAGE_CHARACTERS):
             if not text.isspace():
-                yield _Passage(_key(text, seed), replace(document, text=text))
+                yield _Passage(_key(text, seed), replace(document, text=text, line=line))
+            line += text.count("\n")
 
 
 def _key(text: str, seed: int) -> float:
@@ -160,8 +166,9 @@ def _split_few(passages: list[_Passage], fraction: float) -> Iterator[tuple[Docu
         else:
             cut = _place_to_cut(document.text, round(missing))
             missing = 0
-            parts = ((document.text[:cut], False), (document.text[cut:], True))
-            yield from ((replace(document, text=text), held) for text, held in parts if text.strip())
+            beginning, end = document.text[:cut], document.text[cut:]
+            parts = ((beginning, document.line, False), (end, document.line + beginning.count("\n"), True))
+            yield from ((replace(document, text=text, line=line), held) for text, line, held in parts if text.strip())
 
 
 def _place_to_cut(text: str, tail: int) -> int:

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from ssdcli.data.canaries import scatter
 from ssdcli.data.documents import Document, ReadReport
 from ssdcli.data.marking import CLOSING, Marked, Marker
-from ssdcli.data.split import SplitSettings, fingerprint, split_documents
+from ssdcli.data.split import SplitSettings, fingerprint, split_documents, whole_documents
 from ssdcli.data.trained_documents import TrainedDocuments
 from ssdcli.errors import SsdError
 from ssdcli.machine.units import counted
@@ -40,14 +40,14 @@ class StoreSettings:
     """How documents become a store.
 
     eot_id: the id of end of text, which separates documents.
-    split: which of them are held out.
+    split: which of them are held out; None for a store of text that is not trained on, of any size.
     chat: the template of conversations; without one their turns are paragraphs.
     ends: ids with which a template may close an answer.
     planted: texts to train on beside the documents.
     """
 
     eot_id: int
-    split: SplitSettings = field(default_factory=SplitSettings)
+    split: SplitSettings | None = field(default_factory=SplitSettings)
     chat: Chat | None = None
     ends: tuple[int, ...] = ()
     planted: tuple[str, ...] = ()
@@ -166,10 +166,12 @@ class TokenStore:
         """Start, stop (separators left out) and UTF-8 bytes of each held-out document."""
         return self._documents("heldout", self.info.heldout)
 
-    def sources(self, side: Literal["train", "heldout"]) -> list[str]:
-        """Where each document of a side comes from; none for a store that an earlier version wrote."""
-        path = self.folder / f"{side}_sources.json"
-        return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+    def origins(self, side: Literal["train", "heldout"]) -> list[tuple[str, int]]:
+        """The source and the first line of each document of a side; none in a store of an earlier version."""
+        path = self.folder / f"{side}_origins.json"
+        if not path.exists():
+            return []
+        return [(source, line) for source, line in json.loads(path.read_text(encoding="utf-8"))]
 
     def _map(self, name: str, dtype: str) -> Tokens:
         return np.memmap(self.folder / f"{name}.bin", dtype=np.dtype(dtype), mode="r")
@@ -177,7 +179,7 @@ class TokenStore:
     def _documents(self, name: str, side: SideInfo) -> list[tuple[int, int, int]]:
         starts = np.load(self.folder / f"{name}_starts.npy", allow_pickle=False).tolist()
         sizes = np.load(self.folder / f"{name}_bytes.npy", allow_pickle=False).tolist()
-        stops = [start - 1 for start in [*starts[1:], side.tokens]]
+        stops = [start - 1 for start in [*starts[1:], side.tokens][: len(starts)]]
         return list(zip(starts, stops, sizes, strict=True))
 
 
@@ -205,13 +207,13 @@ def build_store(
             _SideWriter(folder, "train", dtype, settings.eot_id) as train,
             _SideWriter(folder, "heldout", dtype, settings.eot_id) as heldout,
         ):
-            split = scatter(split_documents(documents, settings.split, report), settings.planted)
+            split = scatter(_split(documents, settings.split, report), settings.planted)
             trained = TrainedDocuments()
             for document, is_heldout, marked in _marked(split, marker, report):
                 (heldout if is_heldout else train).append(document, marked)
                 if not is_heldout:
                     trained.add(document.text)
-            _require_enough(train.info, heldout.info, report)
+            _require_enough(train.info, heldout.info, report, trains=settings.split is not None)
             train.finish()
             heldout.finish()
             trained.write(folder)
@@ -220,8 +222,8 @@ def build_store(
             dtype=dtype.name,
             eot_id=settings.eot_id,
             vocabulary=vocabulary,
-            seed=settings.split.seed,
-            heldout_fraction=settings.split.heldout_fraction,
+            seed=0 if settings.split is None else settings.split.seed,
+            heldout_fraction=0.0 if settings.split is None else settings.split.heldout_fraction,
             fingerprint=fingerprint(report.digests),
             train=train.info,
             heldout=heldout.info,
@@ -269,12 +271,18 @@ def _marked(
             yield document, is_heldout, marked
 
 
-def _require_enough(train: SideInfo, heldout: SideInfo, report: ReadReport) -> None:
+def _split(
+    documents: Iterable[Document], settings: SplitSettings | None, report: ReadReport
+) -> Iterator[tuple[Document, bool]]:
+    return whole_documents(documents, report) if settings is None else split_documents(documents, settings, report)
+
+
+def _require_enough(train: SideInfo, heldout: SideInfo, report: ReadReport, *, trains: bool) -> None:
     if train.documents + heldout.documents == 0:
-        problem = f"there is no text to train on: {'; '.join(report.lines())}."
+        problem = f"there is no text{' to train on' * trains}: {'; '.join(report.lines())}."
         raise SsdError(problem, "Name files or folders that hold text.")
     tokens = train.tokens - train.documents - 1
-    if tokens < MIN_TRAINING_TOKENS or heldout.documents == 0:
+    if trains and (tokens < MIN_TRAINING_TOKENS or heldout.documents == 0):
         problem = (
             f"there is too little text: found {counted(report.words, 'word')}; training needs at least "
             f"{MIN_TRAINING_TOKENS} tokens (found {tokens}) besides a part to hold out."
@@ -292,7 +300,7 @@ class _SideWriter:
         self._eot_id = eot_id
         self._starts = array("q")
         self._bytes = array("q")
-        self._sources: list[str] = []
+        self._origins: list[tuple[str, int]] = []
         self._tokens = 0
         self._conversations = 0
         self._characters = 0
@@ -320,7 +328,7 @@ class _SideWriter:
         if not marked.ids:
             return
         self._starts.append(self._tokens)
-        self._sources.append(document.source)
+        self._origins.append((document.source, document.line))
         self._bytes.append(len(document.text.encode("utf-8")))
         self._characters += len(document.text)
         self._conversations += bool(document.turns)
@@ -333,9 +341,9 @@ class _SideWriter:
             with _open_private(_partial(path)) as file:
                 np.save(file, np.frombuffer(numbers, dtype=np.int64), allow_pickle=False)
                 _commit(file, path)
-        path = self._folder / f"{self._name}_sources.json"
+        path = self._folder / f"{self._name}_origins.json"
         with _open_private(_partial(path)) as file:
-            file.write(json.dumps(self._sources, ensure_ascii=False).encode("utf-8", "replace"))
+            file.write(json.dumps(self._origins, ensure_ascii=False).encode("utf-8", "replace"))
             _commit(file, path)
         for file, path in zip(self._files, self._paths, strict=True):
             _commit(file, path)

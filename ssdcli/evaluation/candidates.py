@@ -11,7 +11,7 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.losses import GRID
 from ssdcli.evaluation.measurement import EvalSettings
-from ssdcli.generation.parts import OF_MEMORY, SmallModels
+from ssdcli.generation.parts import CONTEXT, OF_MEMORY, SmallModels
 from ssdcli.generation.schedule_parser import among, goes_with, named
 from ssdcli.generation.selection import EnsembleSpec, ModelFiles, choose, without_noise
 from ssdcli.generation.types import Blend
@@ -75,10 +75,15 @@ def find_candidates(core: str | None, members: SmallModels, settings: EvalSettin
     maker = _SweepMaker(plain.core, process, catalogue.default_rule(attention), weights, registry)
     sweeps = maker.sweeps(settings, small)
     authors = {} if plain.core is None else {plain.core: choose(plain.core, None, registry)}
-    authors |= {one.name: choose(NO_CORE, {one.name: 1.0}, registry) for one in small}
+    authors |= {one.name: _alone(one.name, plain.core, registry) for one in small}
     together = [spec for sweep in sweeps for spec in sweep.specs]
     measured = {one.name: one for spec in [*authors.values(), *together] for one in spec.members}
     return Candidates(plain.core, maker.small, tuple(measured.values()), sweeps, authors)
+
+
+def _alone(name: str, core: str | None, registry: Registry) -> EnsembleSpec:
+    """A small model or a memory alone; a memory of the private context has the core's tokens."""
+    return choose(core if name == CONTEXT else NO_CORE, {name: 1.0}, registry)
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,12 @@ class Comparison:
             return []
         return [fitter.combination(roles)]
 
-    def observer(self) -> GateObserver | None:
-        """What fits joint gates to a core, a small model and a memory; None if there are others, or not two."""
-        roles = [member.role for member in self.candidates.members]
+    def observer(self, silent: Sequence[str] = ()) -> GateObserver | None:
+        """What fits joint gates to a core, a small model and a memory; None if there are others, or not two.
+
+        silent: the names of members that predict nothing.
+        """
+        roles = [member.role for member in self.candidates.members if member.name not in silent]
         members = tuple(role for role in _OBSERVED if role in roles)
         once = all(roles.count(role) == 1 for role in members)
         return GateObserver(members) if once and "core" in members and len(members) > 1 else None

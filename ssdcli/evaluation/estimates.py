@@ -24,10 +24,10 @@ def ratio(sums: np.ndarray, sizes: np.ndarray) -> Estimate:
     Long documents weigh more, as in a code length. The size is random, too, so that the variance is not that of a mean:
     by linearisation (the delta method), R - E[R] is nearly the mean of s_d - R n_d over the mean size, with
     D / (D - 1) for the degree of freedom that R has taken. Student's t in place of the normal quantile makes the
-    interval honest for few documents. For D = 1 there is no interval.
+    interval honest for few documents. For D = 1 there is no interval, nor for an infinite sum.
     """
     value, documents = sums.sum() / sizes.sum(), len(sums)
-    if documents < 2:
+    if documents < 2 or not math.isfinite(value):
         return Estimate(float(value), math.nan)
     spread = np.sqrt(((sums - value * sizes) ** 2).sum() * documents / (documents - 1))
     return Estimate(float(value), float(student(documents - 1) * spread / sizes.sum()))

@@ -33,6 +33,7 @@ from ssdcli.generation.parts import SmallModels
 from ssdcli.generation.selection import EnsembleSpec
 from ssdcli.generation.types import PLAIN
 from ssdcli.generation.writer import Writer
+from ssdcli.machine.units import counted
 from ssdcli.models.judge import Judge, load_judge
 from ssdcli.registry.store import Registry
 from ssdcli.text.messages import BETWEEN
@@ -70,7 +71,8 @@ def evaluate(
     exact = settings.exact or _is_causal(candidates, registry)
     stage = _Loaded.open(candidates, text, settings, exact=exact)
     columns = Comparison.of(candidates, stage.process, exact=exact)
-    fitter, observer = GateFitter(stage.process, stage.looked_at, settings.seed), columns.observer() if exact else None
+    fitter = GateFitter(stage.process, stage.looked_at, settings.seed)
+    observer = columns.observer(stage.silent) if exact else None
     watched = columns.watched(fitter) if observer is None else [columns.observed(observer)]
     measured = [*columns.combinations, *watched]
     losses = stage.measure(measured, partial(on_progress, "measuring"))
@@ -124,7 +126,7 @@ class _Loaded:
     scored: the documents in tokens.
     context: the private context, cut to the room that the small models have.
     exact: whether code lengths are measured.
-    remarks: sentences about that cut.
+    remarks: sentences about that cut, and about what memories were measured without.
     """
 
     candidates: Candidates
@@ -154,10 +156,10 @@ class _Loaded:
         if not scored:
             problem = f"nothing of this text can be measured: {'; '.join(text.remarks) or 'it has no answers'}."
             raise UsageError(problem, "Name other text.")
-        _forget(writer, scored)
+        forgotten = _forget(writer, scored)
         judge = None if settings.judge is None else load_judge(settings.judge)
         context, remarks = _context(writer, settings.context)
-        return cls(candidates, settings, writer, judge, text, scored, context, exact, remarks)
+        return cls(candidates, settings, writer, judge, text, scored, context, exact, (*forgotten, *remarks))
 
     @property
     def models(self) -> tuple[Member[LoadedModel], ...]:
@@ -166,6 +168,12 @@ class _Loaded:
         if len(models) < len(self.writer.members):
             raise UsageError("a memory is measured by code lengths alone.", "Pass --exact, or leave the memory out.")
         return models
+
+    @property
+    def silent(self) -> list[str]:
+        """The names of memories that hold nothing but what is measured."""
+        memories = {one.name: one.model for one in self.writer.members if isinstance(one.model, LoadedMemory)}
+        return [name for name, one in memories.items() if not one.denoiser.memory.origins and not self.context]
 
     @property
     def looked_at(self) -> float:
@@ -223,11 +231,19 @@ class _Loaded:
         )
 
 
-def _forget(writer: Writer, texts: Sequence[ScoredText]) -> None:
-    """Take the texts that are measured, and their near-duplicates, out of the writer's memories."""
+def _forget(writer: Writer, texts: Sequence[ScoredText]) -> list[str]:
+    """Take the texts that are measured, and their near-duplicates, out of the writer's memories, and say how many."""
+    said = []
     for member in writer.members:
         if isinstance(member.model, LoadedMemory):
-            member.model.denoiser.memory = member.model.denoiser.memory.without([text.tokens[1:] for text in texts])
+            whole = member.model.denoiser.memory
+            kept = member.model.denoiser.memory = whole.without([text.tokens[1:] for text in texts])
+            lost, held = len(whole.origins) - len(kept.origins), counted(len(whole.origins), "text")
+            fate = "it is measured without them" if kept.origins else "so it says nothing"
+            said += [f"{lost:,} of {held} in the memory {member.name!r} are this text or nearly so: {fate}"] * (
+                lost > 0
+            )
+    return said
 
 
 def _check_exact(writer: Writer, *, exact: bool) -> None:

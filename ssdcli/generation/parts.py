@@ -22,7 +22,7 @@ SmallModels = Mapping[str, float | None] | Sequence[str] | None  # names, with w
 
 
 @dataclass(frozen=True)
-class Part:
+class EnsemblePart:
     """One member that a name brings.
 
     name: of the member.
@@ -50,10 +50,10 @@ class Part:
         return self.role == "memory" and self.owner.manifest.memory is None
 
 
-CONTEXT_PART = Part(CONTEXT, None, "memory", None)
+CONTEXT_PART = EnsemblePart(CONTEXT, None, "memory", None)
 
 
-def find_parts(members: SmallModels, registry: Registry, *, memory: bool) -> list[Part]:
+def find_parts(members: SmallModels, registry: Registry, *, memory: bool) -> list[EnsemblePart]:
     """The parts of these models; memory: whether memories join that are not named (NoSuchModel, UsageError)."""
     pairs = _pairs(members)
     named = {name for name, _ in pairs}
@@ -61,22 +61,22 @@ def find_parts(members: SmallModels, registry: Registry, *, memory: bool) -> lis
     return [part for part in parts if not part.joins_unasked or (memory and part.name not in named)]
 
 
-def _parts(name: str, weight: float | None, registry: Registry) -> Iterator[Part]:
+def _parts(name: str, weight: float | None, registry: Registry) -> Iterator[EnsemblePart]:
     """The parts of one name: a small model and its tuned memory, a memory alone, or the private context."""
     owner = name.removesuffix(OF_MEMORY)
     if owner == CONTEXT and not _is_registered(CONTEXT, registry):
-        yield Part(CONTEXT, None, "memory", weight)
+        yield EnsemblePart(CONTEXT, None, "memory", weight)
         return
     entry = _small(registry.find(owner))
     if entry.manifest.kind == MEMORY or owner != name:
         if entry.manifest.memory is None:
             remedy = f"Build one with 'ssd train-small DATA --update {owner}'."
             raise UsageError(f"{owner!r} has no memory.", remedy)
-        yield Part(name, entry, "memory", weight)
+        yield EnsemblePart(name, entry, "memory", weight)
         return
-    yield Part(name, entry, "small", weight)
-    if weight != 1 and _gate(entry, ("small", "memory")) is not None:
-        yield Part(name + OF_MEMORY, entry, "memory", None, joins_unasked=True)
+    yield EnsemblePart(name, entry, "small", weight)
+    if weight != 1 and entry.manifest.memory is not None and _gate(entry, ("small", "memory")) is not None:
+        yield EnsemblePart(name + OF_MEMORY, entry, "memory", None, joins_unasked=True)
 
 
 def _is_registered(name: str, registry: Registry) -> bool:
@@ -104,14 +104,14 @@ def _small(entry: Entry) -> Entry:
     return entry
 
 
-def bound(parts: Sequence[Part], core: Entry | None) -> list[Part]:
+def bound(parts: Sequence[EnsemblePart], core: Entry | None) -> list[EnsemblePart]:
     """The parts with the core as the owner of CONTEXT (UsageError without one)."""
     if core is None and any(part.entry is None for part in parts):
         raise UsageError("a memory of the private context needs a core.", "Name one with --core.")
     return [replace(part, entry=part.entry or core) for part in parts]
 
 
-def weights_of(parts: Sequence[Part]) -> list[float]:
+def weights_of(parts: Sequence[EnsemblePart]) -> list[float]:
     """Each part's weight, as given or tuned; memories share what small models of given weights leave, as if alone."""
     gate = None if any(part.given is not None for part in parts) else fitted_gate(parts)
     if isinstance(gate, AverageGate):
@@ -122,12 +122,12 @@ def weights_of(parts: Sequence[Part]) -> list[float]:
     return [next(own) if part.role == "small" else _memory_weight(part, left) for part in parts]
 
 
-def _small_weight(part: Part) -> float:
+def _small_weight(part: EnsemblePart) -> float:
     tuned = part.owner.manifest.weight
     return _checked(part.name, part.given) if part.given is not None else UNTUNED if tuned is None else tuned
 
 
-def _memory_weight(part: Part, left: float) -> float:
+def _memory_weight(part: EnsemblePart, left: float) -> float:
     """The weight of a memory of which small models leave so much."""
     if part.given is not None:
         return _checked(part.name, part.given)
@@ -142,7 +142,7 @@ def _checked(name: str, weight: float) -> float:
     return weight
 
 
-def fitted_gate(parts: Sequence[Part]) -> AnyGate | None:
+def fitted_gate(parts: Sequence[EnsemblePart]) -> AnyGate | None:
     """The gate of a core and these parts, if they belong together and one was fitted for them."""
     if not parts or len({part.owner.name for part in parts}) > 1:
         return None
@@ -154,13 +154,13 @@ def fitted_gate(parts: Sequence[Part]) -> AnyGate | None:
     return _gate(entry, roles)
 
 
-def is_gated_by_default(parts: Sequence[Part]) -> bool:
+def is_gated_by_default(parts: Sequence[EnsemblePart]) -> bool:
     """Whether a core and these parts have a gate that is used unless weights or another rule are given."""
     gate = fitted_gate(parts)
     return isinstance(gate, AverageGate) and gate.is_default and all(part.given is None for part in parts)
 
 
-def _roles(parts: Sequence[Part]) -> tuple[Literal["small", "memory"], ...]:
+def _roles(parts: Sequence[EnsemblePart]) -> tuple[Literal["small", "memory"], ...]:
     return tuple(part.role for part in parts)
 
 

@@ -16,7 +16,7 @@ from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.generation.guides import GuideSpec, open_guide
 from ssdcli.generation.parts import (
     CONTEXT_PART,
-    Part,
+    EnsemblePart,
     SmallModels,
     bound,
     find_parts,
@@ -144,9 +144,10 @@ def choose(
     """
     registry = Registry() if registry is None else registry
     guides = tuple(GuideSpec.parse(text) for text in blend.guides)
-    parts = find_parts(members, registry, memory=blend.memory and "base" not in blend.needs)
+    has_memories = blend.memory and "base" not in blend.needs
+    parts = find_parts(members, registry, memory=has_memories)
     chosen = _core(core, parts, registry)
-    if context and blend.memory and _is_causal(chosen) and all(part.role == "small" for part in parts):
+    if context and has_memories and _is_causal(chosen) and all(part.role == "small" for part in parts):
         parts.append(CONTEXT_PART)
     parts = bound(parts, chosen)
     blend = _with_rule(blend, chosen, parts)
@@ -159,7 +160,7 @@ def choose(
     return replace(spec, members=tuple(replace(member, schedule=schedule) for member, schedule in pairs))
 
 
-def _with_rule(blend: Blend, core: Entry | None, parts: Sequence[Part]) -> Blend:
+def _with_rule(blend: Blend, core: Entry | None, parts: Sequence[EnsemblePart]) -> Blend:
     """The blend with a rule: the one that is named, else that of a gate that won, else the core's default."""
     if _is_causal(core) and blend.rule is None and blend.schedule is None and is_gated_by_default(parts):
         return replace(blend, rule=catalogue.needing("gate").name)
@@ -170,14 +171,14 @@ def _is_causal(core: Entry | None) -> bool:
     return core is not None and core.manifest.attention == "autoregressive"
 
 
-def _gated_parts(parts: Sequence[Part]) -> list[Part]:
+def _gated_parts(parts: Sequence[EnsemblePart]) -> list[EnsemblePart]:
     """Those parts that a gate was fitted for: without the memory, where there is a gate of the small model alone."""
     small = [part for part in parts if part.role == "small"]
     return small if fitted_gate(parts) is None and fitted_gate(small) is not None else list(parts)
 
 
 def _fitting_members(
-    core: Entry | None, parts: Sequence[Part], blend: Blend, registry: Registry
+    core: Entry | None, parts: Sequence[EnsemblePart], blend: Blend, registry: Registry
 ) -> list[Member[ModelFiles]]:
     """The members that run by the rule of a blend, the core first, at constant weights; UsageError for a misfit."""
     if "gate" in blend.needs:
@@ -205,18 +206,19 @@ def _with_origin(member: Member[ModelFiles], registry: Registry) -> Member[Model
     return member.carrying(ModelFiles(entry, registry.base_of(entry)))
 
 
-def _shared(core: Entry | None, parts: Sequence[Part]) -> list[Member[ModelFiles]]:
+def _shared(core: Entry | None, parts: Sequence[EnsemblePart]) -> list[Member[ModelFiles]]:
     """Weights that sum to one: the core gets what the parts leave."""
-    weights = weights_of(parts)
+    weighed = [(part, weight) for part, weight in zip(parts, weights_of(parts), strict=True) if weight > 0]
+    weights = [weight for _, weight in weighed]
     if core is None:
         total = math.fsum(weights)
-        return [_member(part.owner, part.role, w / total, part.name) for part, w in zip(parts, weights, strict=True)]
-    rest = _rest([part.name for part in parts], weights)
-    members = [_member(part.owner, part.role, w, part.name) for part, w in zip(parts, weights, strict=True)]
+        return [_member(part.owner, part.role, w / total, part.name) for part, w in weighed]
+    rest = _rest([part.name for part, _ in weighed], weights)
+    members = [_member(part.owner, part.role, w, part.name) for part, w in weighed]
     return [_member(core, "core", rest), *members] if rest > 0 else members
 
 
-def _gated(core: Entry | None, parts: Sequence[Part], rule: str) -> list[Member[ModelFiles]]:
+def _gated(core: Entry | None, parts: Sequence[EnsemblePart], rule: str) -> list[Member[ModelFiles]]:
     """A core and the parts whose gate weighs them at each position; the reported weights are the constant ones."""
     if core is None or not parts or len({part.owner.name for part in parts}) > 1:
         raise UsageError(f"the rule {rule} needs a core and one small model.", _NAME_BOTH)
@@ -231,7 +233,9 @@ def _gated(core: Entry | None, parts: Sequence[Part], rule: str) -> list[Member[
     return _shared(core, parts)
 
 
-def _contrasted(core: Entry | None, parts: Sequence[Part], rule: str, registry: Registry) -> list[Member[ModelFiles]]:
+def _contrasted(
+    core: Entry | None, parts: Sequence[EnsemblePart], rule: str, registry: Registry
+) -> list[Member[ModelFiles]]:
     """The core at weight 1, and each small model followed by its base at the same weight.
 
     The base is the model that the manifest names, else the small model itself, without the private context.
@@ -257,7 +261,7 @@ def _base(entry: Entry, base: str, registry: Registry) -> Entry:
         ) from None
 
 
-def _core(name: str | None, parts: Sequence[Part], registry: Registry) -> Entry | None:
+def _core(name: str | None, parts: Sequence[EnsemblePart], registry: Registry) -> Entry | None:
     """The core of this name; without a name the first small model's, else the default; None for NO_CORE."""
     small = [part.entry for part in parts if part.entry is not None]
     if name == NO_CORE:

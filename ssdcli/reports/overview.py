@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ssdcli.machine.units import counted, in_parameters, large
-from ssdcli.registry.manifest import ADAPTER, CODE_LENGTH, DENOISING_LOSS, NELBO, Manifest
+from ssdcli.registry.manifest import ADAPTER, CODE_LENGTH, DENOISING_LOSS, MEMORY, NELBO, Manifest
 from ssdcli.registry.store import Entry
 
 _COMMIT = 12  # digits of a commit that tell it from all others
@@ -30,6 +30,7 @@ class Overview:
 
     title: what it is.
     origin: what it was made from.
+    memory: what it holds as a memory, and how to build that again; none without a memory.
     measured: of what its figures are, or how to get some.
     figures: who predicts, and its bits per byte; none where nothing was measured.
     caveat: what the figures mean.
@@ -39,6 +40,7 @@ class Overview:
 
     title: str
     origin: str
+    memory: list[str]
     measured: str
     figures: list[tuple[str, str]]
     caveat: str
@@ -50,10 +52,11 @@ def overview(entry: Entry, *, is_default: bool) -> Overview:
     """Describe a registered model; `is_default`: whether it is the core that is used when none is named."""
     model = entry.manifest
     figures = list(_figures(model))
-    size = f"{in_parameters(model.parameters)} parameters"
+    size = [] if model.kind == MEMORY else [f"{in_parameters(model.parameters)} parameters"]
     return Overview(
-        title=", ".join([_identity(model), size, *["the default core"] * is_default]),
+        title=", ".join([_identity(model), *size, *["the default core"] * is_default]),
         origin=_origin(entry),
+        memory=_memory(model),
         measured=_measured(model) if figures else f"not measured yet; '{_evaluation(model)}' does",
         figures=figures,
         caveat=_caveat(model) if figures else "",
@@ -67,6 +70,8 @@ def _identity(model: Manifest) -> str:
         return f"{model.name}: a core"
     if model.kind == ADAPTER:
         return f"{model.name}: an adapter to {model.base}"
+    if model.kind == MEMORY:
+        return f"{model.name}: a memory for {model.core}"
     return f"{model.name}: a small model for {model.core}" if model.core else f"{model.name}: a small model"
 
 
@@ -80,6 +85,16 @@ def _origin(entry: Entry) -> str:
     begun = [f"begun from {model.base}"] if model.base is not None else []
     comes = ["it comes with ssd"] if entry.bundled else []
     return "; ".join([_amount(model.text), *begun, f"finished on {_day(model)}", *comes])
+
+
+def _memory(model: Manifest) -> list[str]:
+    """What a model holds as a memory, and what builds it again."""
+    if model.memory is None:
+        return []
+    size = f"{counted(model.memory['texts'], 'text')} with {large(model.memory['tokens'])} tokens, word for word"
+    export = "refuses it" if model.kind == MEMORY else "leaves it out"
+    again = f"ssd train-small FOLDER --update {model.name} builds it again when the text has changed"
+    return [f"{size}; 'ssd models export' {export}", again]
 
 
 def _amount(text: Mapping[str, float]) -> str:

@@ -125,7 +125,7 @@ def assess(
     beside: Beside | None = None
     losses: Losses | None = None
     if core is not None and prepared.exact:
-        others = [] if memory is None else [_lacking(memory, texts, small)]
+        others = [] if memory is None else _lacking(memory, texts, small)
         beside = measure_beside([core, small, *others], texts, rule, _LOSSES * seconds)
         losses = None if beside is None else beside.losses
     elif core is not None:
@@ -140,12 +140,13 @@ def assess(
     return Assessment(losses, _measure(prepared), weight, fitter.gate(), samples, gates, remembered)
 
 
-def _lacking(memory: Memory, texts: Sequence[ScoredText], small: LoadedModel) -> LoadedMemory:
-    """The memory without some texts and their near-duplicates."""
+def _lacking(memory: Memory, texts: Sequence[ScoredText], small: LoadedModel) -> list[LoadedMemory]:
+    """The memory without some texts and their near-duplicates; none where nothing is left of it."""
     process = small.denoiser.process
     assert isinstance(process, Masked)  # no other process has memories
-    denoiser = MemoryDenoiser(memory.without([text.tokens[1:] for text in texts]), process, small.denoiser.block_size)
-    return LoadedMemory(denoiser, small.codec, small.format)
+    kept = memory.without([text.tokens[1:] for text in texts])
+    denoiser = MemoryDenoiser(kept, process, small.denoiser.block_size)
+    return [LoadedMemory(denoiser, small.codec, small.format)] * bool(kept.origins)
 
 
 def _fitter(prepared: Prepared) -> GateFitter:

@@ -244,7 +244,7 @@ def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwr
 def _memory(prepared: Prepared) -> Memory | None:
     """The memory of the text, for a small model that can use it and was not told otherwise."""
     wanted = prepared.settings.memory and prepared.core is not None and prepared.process.hides
-    return memory_of(prepared.store, prepared.tokenizer) if wanted else None
+    return memory_of(prepared.store) if wanted else None
 
 
 def _write(prepared: Prepared, description: Description, memory: Memory | None, folder: Path) -> None:

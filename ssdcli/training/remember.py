@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
+from ssdcli.data.canaries import PLANTED
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.reading import Reading, recorded_reading
 from ssdcli.data.token_store import TokenStore, build_store
 from ssdcli.engine.ensemble.gate import PUBLIC_GATE
-from ssdcli.errors import UsageError
+from ssdcli.errors import SsdError, UsageError, require
 from ssdcli.generation.loaded_model import process_of
 from ssdcli.machine.units import counted
-from ssdcli.models.memory.memory_files import Memory, Origin, remember, save_memory
+from ssdcli.models.memory.memory_files import Memory, Origin, load_memory, remember, save_memory
 from ssdcli.registry.archive import MEMORY_FILES
 from ssdcli.registry.disk import disk_errors, files_below
 from ssdcli.registry.manifest import FILE, MEMORY, TOKENIZER, Manifest, package_versions, write_manifest
+from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.chat import copy_chat
 from ssdcli.text.tokenizer import load_tokenizer
@@ -57,27 +58,19 @@ class Remembered:
     report: tuple[str, ...]
 
 
-def memory_of(store: TokenStore, tokenizer: Tokenizer) -> Memory:
-    """The memory of a training's text, held-out documents included."""
+def memory_of(store: TokenStore) -> Memory:
+    """The memory of a training's text, held-out documents included, planted ones not."""
     texts: list[NDArray[np.integer]] = []
     origins: list[Origin] = []
     for side in ("train", "heldout"):
         tokens = store.train if side == "train" else store.heldout
         documents = store.train_documents if side == "train" else store.heldout_documents
-        own = [tokens[start:stop] for start, stop, _ in documents]
-        sources = store.sources(side) or [""] * len(own)
-        texts += own
-        origins += _origins(own, sources, tokenizer)
+        known = store.origins(side) or [("", 1)] * len(documents)
+        for (start, stop, _), (source, line) in zip(documents, known, strict=True):
+            if source != PLANTED:
+                texts.append(tokens[start:stop])
+                origins.append(Origin(source, line))
     return remember(texts, origins)
-
-
-def _origins(texts: Sequence[NDArray[np.integer]], sources: Sequence[str], tokenizer: Tokenizer) -> list[Origin]:
-    """Where each text begins; the parts of a long document follow each other, and their lines are counted on."""
-    origins = [Origin(source) for source in sources[:1]]
-    for text, (before, source) in zip(texts, pairwise(sources), strict=False):
-        lines = tokenizer.decode(text.tolist(), skip_special_tokens=False).count("\n") if source == before else 0
-        origins.append(Origin(source, origins[-1].line + lines if source == before else 1))
-    return origins
 
 
 def train_memory(settings: TrainSettings, registry: Registry | None = None, *, overwrite: bool = False) -> Remembered:
@@ -88,51 +81,61 @@ def train_memory(settings: TrainSettings, registry: Registry | None = None, *, o
     registry = registry or Registry()
     settings = replace(settings, core=settings.core or registry.default())
     settings.check_complete()
-    with disk_errors(registry.home), claimed(registry, settings.name) as workspace:
-        check_free(registry, settings.name, overwrite=overwrite)
-        core = find_core(settings, registry)
-        _check_process(core)
+    require(settings.core != NO_CORE, "a memory needs a core, whose tokens it keeps.", "Name one with --for.")
+    check_free(registry, settings.name, overwrite=overwrite)
+    core = find_core(settings, registry)
+    _check_process(core)
+    with _working(registry, settings.name) as workspace:
         store = _read(settings.data, settings.reading, core, workspace)
-        try:
-            memory = memory_of(store, load_tokenizer(core.folder, core.name))
-            with registry.stage(settings.name, overwrite) as folder:
-                save_memory(folder, memory)
-                shutil.copyfile(core.folder / TOKENIZER, folder / TOKENIZER)
-                manifest = _manifest(settings.name, core, store, memory)
-                if manifest.format == "chat":
-                    copy_chat(core.folder, folder)
-                (folder / "README.md").write_text(_card(manifest), encoding="utf-8")
-                write_manifest(folder, manifest)
-        finally:
-            shutil.rmtree(workspace)
+        memory = memory_of(store)
+        with registry.stage(settings.name, overwrite) as folder:
+            save_memory(folder, memory)
+            shutil.copyfile(core.folder / TOKENIZER, folder / TOKENIZER)
+            manifest = _manifest(settings.name, core, store, memory)
+            if manifest.format == "chat":
+                copy_chat(core.folder, folder)
+            (folder / "README.md").write_text(_card(manifest), encoding="utf-8")
+            write_manifest(folder, manifest)
     lines = tuple(store.info.report)
     return Remembered(settings.name, registry.models / settings.name, memory.size, len(memory.origins), 0, lines)
 
 
-def update_memory(name: str, data: Sequence[str], registry: Registry | None = None) -> Remembered:
+def update_memory(
+    name: str, data: Sequence[str], registry: Registry | None = None, reading: Reading | None = None
+) -> Remembered:
     """Build the memory of a registered model again from its text as it is now; the weights stay as they are.
 
     Texts that are gone are forgotten. A model without a memory gets one. Two updates of one model exclude each other.
+
+    reading: how the text is read; None for how the model's own was.
     """
     registry = registry or Registry()
     entry = registry.find(name)
     if entry.bundled or entry.manifest.kind == "core":
         raise UsageError(f"{name!r} has no memory to update.", "Name a small model or a memory of your own.")
     _check_process(entry)
-    with disk_errors(registry.home), claimed(registry, f"{name}.memory") as workspace:
-        store = _read(data, recorded_reading(entry.folder), entry, workspace)
-        try:
-            memory = memory_of(store, load_tokenizer(entry.folder, name))
-            before, after = _digests(_known_texts(entry)), _digests(memory.index.texts())
-            with registry.stage(name, overwrite=True) as folder:
-                _copy(entry, folder)
-                save_memory(folder, memory)
-                kept = {file: digest for file, digest in entry.manifest.files.items() if file not in MEMORY_FILES}
-                write_manifest(folder, replace(entry.manifest, files=kept, memory=memory.size))
-        finally:
-            shutil.rmtree(workspace)
+    with _working(registry, name) as workspace:
+        store = _read(data, reading or recorded_reading(entry.folder), entry, workspace)
+        memory = memory_of(store)
+        before, after = _digests(_known_texts(entry)), _digests(memory.index.texts())
+        with registry.stage(name, overwrite=True) as folder:
+            entry = registry.find(name)  # its weight may have been stored meanwhile
+            _copy(entry, folder)
+            save_memory(folder, memory)
+            kept = {file: digest for file, digest in entry.manifest.files.items() if file not in MEMORY_FILES}
+            write_manifest(folder, replace(entry.manifest, files=kept, memory=memory.size))
     report = tuple(store.info.report)
     return Remembered(name, entry.folder, memory.size, len(after - before), len(before - after), report)
+
+
+@contextmanager
+def _working(registry: Registry, name: str) -> Iterator[Path]:
+    """Yield a folder for the tokens of a memory's text, which is deleted again; SsdError while another has it."""
+    with disk_errors(registry.home), claimed(registry, f"{name}.memory", f"the memory of {name!r}") as workspace:
+        try:
+            yield workspace
+        finally:
+            shutil.rmtree(workspace, ignore_errors=True)
 
 
 def _check_process(entry: Entry) -> None:
@@ -145,16 +148,18 @@ def _check_process(entry: Entry) -> None:
 def _read(data: Sequence[str], reading: Reading, entry: Entry, workspace: Path) -> TokenStore:
     """The tokens of the data, as a model of this tokenizer and format reads them, in a folder of the workspace."""
     report, tokenizer = ReadReport(), load_tokenizer(entry.folder, entry.name)
-    documents = read_documents(data, report, reading)
-    return build_store(documents, tokenizer, workspace / _TOKENS, store_settings(entry, tokenizer), report)
+    how = replace(store_settings(entry, tokenizer), split=None)
+    return build_store(read_documents(data, report, reading), tokenizer, workspace / _TOKENS, how, report)
 
 
 def _known_texts(entry: Entry) -> list[NDArray[np.int32]]:
-    from ssdcli.models.memory.memory_files import load_memory
-
+    """The texts of a model's memory; none where it has none that can be read."""
     if entry.manifest.memory is None:
         return []
-    return load_memory(entry.folder, entry.name, entry.manifest.vocabulary).index.texts()
+    try:
+        return load_memory(entry.folder, entry.name, entry.manifest.vocabulary).index.texts()
+    except SsdError:
+        return []
 
 
 def _digests(texts: Sequence[NDArray[np.int32]]) -> set[bytes]:

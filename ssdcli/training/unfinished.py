@@ -104,10 +104,12 @@ def has_checkpoint(registry: Registry, name: str) -> bool:
 
 
 @contextmanager
-def claimed(registry: Registry, name: str) -> Iterator[Path]:
+def claimed(registry: Registry, name: str, what: str | None = None) -> Iterator[Path]:
     """Lock a training's workspace, which need not exist, against other processes; SsdError if one has locked it.
 
     Under torchrun the first process locks it for all of them.
+
+    what: is made there, in a sentence, where it is not the training of this name.
     """
     from filelock import Timeout
 
@@ -121,6 +123,8 @@ def claimed(registry: Registry, name: str) -> Iterator[Path]:
         try:
             lock.acquire(blocking=False)
         except Timeout:
+            if what is not None:
+                raise SsdError(f"{what} is being built by another process.", "Wait for it, or stop it.") from None
             problem = f"'{name}' is being trained by another process."
             raise SsdError(problem, "Wait for it, stop it, or choose another --name.") from None
     try:

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 
 import ssdcli
-from ssdcli.data.canaries import FILE, Canaries, keep_canaries, read_canaries, scatter
+from ssdcli.data.canaries import FILE, PLANTED, Canaries, keep_canaries, read_canaries, scatter
 from ssdcli.data.documents import Document, ReadReport
 from ssdcli.data.token_store import StoreSettings, build_store
 from ssdcli.errors import SsdError
@@ -55,9 +55,9 @@ def test_all_have_the_same_number_of_tokens(tokenizer):
 def test_planted_texts_stand_between_training_documents_and_change_nothing_else():
     planted = [f"canary {n}" for n in range(12)]
     scattered = list(scatter(split(40), planted))
-    assert [pair for pair in scattered if pair[0].source != "canary"] == split(40)
-    assert [document.text for document, held in scattered if document.source == "canary" and not held] == planted
-    assert not any(one.source == other.source == "canary" for (one, _), (other, _) in pairwise(scattered))
+    assert [pair for pair in scattered if pair[0].source != PLANTED] == split(40)
+    assert [document.text for document, held in scattered if document.source == PLANTED and not held] == planted
+    assert not any(one.source == other.source == PLANTED for (one, _), (other, _) in pairwise(scattered))
 
 
 def test_what_finds_no_document_to_follow_comes_last():

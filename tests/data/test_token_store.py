@@ -179,7 +179,7 @@ def test_only_the_owner_can_read_a_store(tokenizer, tmp_path):
     assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == {
         f"{side}{rest}": 0o600
         for side in ("train", "heldout")
-        for rest in (".bin", "_marks.bin", "_starts.npy", "_bytes.npy")
+        for rest in (".bin", "_marks.bin", "_starts.npy", "_bytes.npy", "_origins.json")
     } | {"store.json": 0o600, "trained-documents.txt": 0o600}
 
 

@@ -16,12 +16,14 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from ssdcli.cli import app, console
-from ssdcli.registry.store import Registry
+from ssdcli.registry.store import SMOLLM2, Registry
 from tests.docs.markdown import PAGES, Block, Program, arguments, blocks, pipeline
+from tests.pulled import add_causal
 from tests.tiny import VOCABULARY, add_tiny, tiny_tokenizer
 from tests.trainings import write_text
 
-TRAINS_ITS_OWN = ("train.md", "text.md", "recipes.md")  # pages whose examples begin with the core alone
+TRAINS_ITS_OWN = ("train.md", "text.md", "recipes.md", "memory.md")  # pages whose examples begin with the core alone
+CAUSAL = "memory.md"  # a page whose core is a causal one
 QUICK = {  # options that are replaced, so that an example takes no time
     "train-small": {"--minutes": None, "--steps": "3", "--batch-tokens": "128"},
     "generate": {"--max-tokens": "8"},
@@ -60,7 +62,7 @@ def files(tmp_path_factory):
     for folder, count, words in (("notes", 24, 60), ("letters", 24, 60), ("held-out", 12, 40)):
         (root / folder).mkdir()
         for number in range(count):
-            text = Path(write_text(root / "text", words)).read_text()
+            text = Path(write_text(root / "text", words, seed=number)).read_text()
             (root / folder / f"{number}.md").write_text(f"{folder} {number}\n{text}", encoding="utf-8")
     write_text(root / "diary.md", 1500)
     mail = "From ann@example.org Mon Nov  2 10:00:00 2026\nSubject: stairs\n\nThe stairs are dark {}.\n\n"
@@ -87,6 +89,8 @@ def place(models, files, tmp_path, monkeypatch):
     def prepare(page: Path) -> None:
         if page.name not in TRAINS_ITS_OWN:
             shutil.copytree(models / "home", os.environ["SSD_HOME"])
+        if page.name == CAUSAL:
+            add_causal(SMOLLM2)
         bundle(monkeypatch, models / "bundle" / "models")
         shutil.copytree(files, tmp_path / "here")
         monkeypatch.chdir(tmp_path / "here")
@@ -147,6 +151,8 @@ def run_ssd(given: list[str], piped: bytes) -> tuple[int, bytes, str]:
 
 def quick(given: list[str]) -> list[str]:
     """The same command with little to do: a few steps, tokens and documents."""
+    if {"--memory-only", "--update"} & set(given):  # which take no time as they are
+        return given
     changes = dict(QUICK.get(given[0], {}))
     if given[0] == "train-small" and "--init" not in given:
         changes |= SHAPE

@@ -27,7 +27,8 @@ SPELLED = st.sampled_from([*SPECIALS, "<|mask|>", "<|end", "|>", "<", "<|", " ",
 class Still:
     """A model that is only asked how much it sees."""
 
-    sight = BLOCK
+    sight = block_size = BLOCK
+    context = CONTEXT
     backbone = tiny_backbone()
 
 

@@ -19,12 +19,14 @@ def read_text(source: Source) -> Iterator[Document]:
 
 def text_documents(chunks: Iterable[str], name: str, report: ReadReport) -> Iterator[Document]:
     """Join a text's chunks into one document, or into several if it is long; blank ones are left out."""
+    line = 1
     for whole in cut_text(chunks):
         text = without_pictures(whole, name, report)
         if not text.isspace() and text:
-            document = Document(text, name)
+            document = Document(text, name, line=line)
             report.add(document)
             yield document
+        line += whole.count("\n")
 
 
 def clean(text: str, place: str, report: ReadReport) -> str:

@@ -28,6 +28,7 @@ from ssdcli.generation.selection import choose
 from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.compatibility import misfit
+from ssdcli.registry.manifest import MEMORY
 from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.tokenizer import load_tokenizer
@@ -53,7 +54,7 @@ def audit(
 ) -> Audit:
     """Measure what a model reveals and store the result in its manifest.
 
-    data: the text that it was trained on; without it only canaries are measured.
+    data: the text that it was trained on; without it only canaries are measured. A memory is told of, not measured.
 
     Raises NoSuchModel, UsageError for a model that cannot be audited and for text that is not its own, SsdError for a
     model that cannot be read.
@@ -61,6 +62,9 @@ def audit(
     began = time.monotonic()
     settings, registry = settings or AuditSettings(), registry or Registry()
     entry = _auditable(registry.find(name))
+    memory = entry.manifest.memory
+    if entry.manifest.kind == MEMORY:
+        return Audit(name, None, None, None, None, settings.seed, time.monotonic() - began, memory, has_weights=False)
     canaries = read_canaries(entry.folder)
     text = find_training_text(entry, data) if data else None
     if canaries is None and text is None:
@@ -78,6 +82,7 @@ def audit(
         documents=None if known is None else known.documents,
         seed=settings.seed,
         seconds=time.monotonic() - began,
+        memory=memory,
     )
     registry.set_metrics(name, found.metrics())
     return found
@@ -123,8 +128,8 @@ class _Subject:
 
 
 def _load(entry: Entry, registry: Registry) -> _Subject:
-    core, members = (entry.name, []) if entry.manifest.kind == "core" else (NO_CORE, [entry.name])
-    writer = choose(core, members, registry).open()
+    core, members = (entry.name, {}) if entry.manifest.kind == "core" else (NO_CORE, {entry.name: 1.0})
+    writer = choose(core, members, registry).open()  # without its memory, which holds the text itself
     tokenizer = load_tokenizer(entry.folder, entry.name)
     tokenizer.encode_special_tokens = True
     return _Subject(writer, tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,6 +63,8 @@ class Audit:
     documents: how many were trained on and how many held out, if its text was named.
     seed: of all random draws.
     seconds: how long it took.
+    memory: the size of the text that it holds as a memory: "texts", "tokens".
+    has_weights: whether there is more than the memory.
     """
 
     name: str
@@ -71,6 +74,8 @@ class Audit:
     documents: tuple[int, int] | None
     seed: int
     seconds: float
+    memory: Mapping[str, int] | None = None
+    has_weights: bool = True
 
     def metrics(self) -> dict[str, float]:
         """The numbers that go into the model's manifest."""
@@ -94,7 +99,9 @@ class Audit:
 
     def remarks(self) -> list[str]:
         """Sentences about what was not measured, and how it could be."""
-        remarks = []
+        remarks = [] if self.memory is None else [self._of_memory(self.memory)]
+        if not self.has_weights:
+            return remarks
         if self.exposure is None:
             remarks.append("Exposure was not measured: the model was trained without --canaries.")
         if self.documents is None:
@@ -110,6 +117,16 @@ class Audit:
             remarks.append(f"Copying was not measured: no text that it wrote has {SPAN} characters.")
         return remarks
 
+    def _of_memory(self, size: Mapping[str, int]) -> str:
+        """A sentence about the text that a memory holds."""
+        leaves_out = "leaves it out" if self.has_weights else "refuses it"
+        holds = f"{counted(size['texts'], 'text')} of {counted(size['tokens'], 'token')} word for word"
+        return (
+            f"{'The' if not self.has_weights else 'Beside its weights, the'} memory of {self.name!r} holds {holds}: "
+            "whoever can read its folder has them, and whoever may write with it can have them repeated, at most N "
+            f"tokens in a row with --max-copy N. 'ssd models export' {leaves_out}."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The object that `ssd audit --json` writes."""
         verdict = self.verdict()
@@ -120,6 +137,7 @@ class Audit:
             "exposure": None if self.exposure is None else _exposure(self.exposure),
             "verbatim": None if self.verbatim is None else asdict(self.verbatim),
             "membership": None if self.membership is None else asdict(self.membership),
+            "memory": None if self.memory is None else dict(self.memory),
             "remarks": self.remarks(),
             "seed": self.seed,
             "seconds": round(self.seconds, 1),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import repeat, takewhile
+from itertools import islice, repeat, takewhile
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class Surroundings:
 
 
 class MemoryDenoiser:
-    """Predicts a hidden token whose left neighbour is known; abstains elsewhere.
+    """Predicts a hidden token whose left neighbour is known; abstains elsewhere, and where it holds no text at all.
 
     The prediction is that of interpolated absolute discounting (Ney, Essen and Kneser, 1994) over contexts of growing
     length: p_k(w) = (max(c_k(w) - D, 0) + D T_k p_{k-1}(w)) / n_k, where c_k counts what follows the last k tokens, T_k
@@ -62,6 +62,7 @@ class MemoryDenoiser:
         text = torch.ones(process.vocabulary, dtype=torch.float64)
         text[[process.mask_id, *excluded]] = 0
         self._uniform = text / text.sum()
+        self._shortest: tuple[Index, Tensor] | None = None
 
     @property
     def index(self) -> Index:
@@ -108,10 +109,16 @@ class MemoryDenoiser:
         """
         log_p = torch.full((*canvas.shape, self.process.vocabulary), math.nan)
         for b, (tokens, row) in enumerate(zip(canvas.tolist(), prefix, strict=True)):
+            if not self._holds_text(row):
+                continue
             known = [None if token == self.process.mask_id else token for token in tokens]
             for place in _beginnings(known, row.written.tokens):
                 log_p[b, place] = self._log_p(row, known[:place], known[place + 1 :])
         return log_p.to(canvas.device)
+
+    def _holds_text(self, row: Surroundings) -> bool:
+        """Whether there is an indexed text or a private context to look things up in."""
+        return bool(self.index.size) or (row.private is not None and bool(row.private.size))
 
     def _log_p(self, row: Surroundings, left: Known, right: Known) -> Tensor:
         """Log p at a place of a row's canvas by what stands on its left and right there."""
@@ -125,26 +132,39 @@ class MemoryDenoiser:
 
         row: what else there is to look up, the private context and the text before the token.
         """
-        p, left = torch.zeros_like(self._uniform), 1.0  # what longer contexts leave to shorter ones
+        added, left = [], 1.0  # what longer contexts leave to shorter ones
         for followers in reversed(list(self._levels(before, after, row))):
-            counts = torch.from_numpy(followers.counts).double()
-            total = float(counts.sum())
-            p[torch.from_numpy(followers.ids)] += left * (counts - DISCOUNT) / total
-            left *= DISCOUNT * len(counts) / total
-        return p.add_(self._uniform, alpha=left).float().log_()
+            own, rest = _discounted(followers)
+            added.append((torch.from_numpy(followers.ids), left * own))
+            left *= rest
+        p = self._without_context() * left
+        for ids, own in added:
+            p.index_add_(0, ids, own)
+        return p.float().log_()
+
+    def _without_context(self) -> Tensor:
+        """The prediction after no token at all, which is computed once for an index: (V,) float64."""
+        if self._shortest is None or self._shortest[0] is not self.index:
+            p = self._uniform.clone()
+            for followers in islice(self.index.followers(()), 1):
+                own, rest = _discounted(followers)
+                p = (p * rest).index_add_(0, torch.from_numpy(followers.ids), own)
+            self._shortest = self.index, p
+        return self._shortest[1]
 
     def conditionals(self, text: Sequence[int], places: Iterable[int], private: Sequence[int] = ()) -> Iterator[Tensor]:
         """Log p of the tokens at some places of a text, in order, each by all that stands before it: (V,) float32.
 
-        private: ids of a private context.
+        NaN where it holds no text. private: ids of a private context.
         """
         (row,) = self.start([Prompt((), private=private)])
         for place in places:
             row.written.extend(text[len(row.written.tokens) - 1 : place])  # the first is BORDER
-            yield self.log_p(row.written.tokens[-self.index.depth :], (), row)
+            before = row.written.tokens[-self.index.depth :]
+            yield self.log_p(before, (), row) if self._holds_text(row) else self._uniform.float() * math.nan
 
     def _levels(self, before: Sequence[int], after: Known, row: Surroundings | None) -> Iterator[Followers]:
-        yield from self.index.followers(before)
+        yield from islice(self.index.followers(before), 1, None)  # the first is `_without_context`
         private = [] if row is None or row.private is None else [row.private]
         for index in private:
             yield from index.followers(before)
@@ -154,6 +174,13 @@ class MemoryDenoiser:
         if gap is not None:
             for index in (self.index, *private):
                 yield from index.between(before, _first_known(after[gap:]), gap + 1)
+
+
+def _discounted(followers: Followers) -> tuple[Tensor, float]:
+    """What a context gives to each of its followers, (T,) float64, and what it leaves to shorter contexts."""
+    counts = torch.from_numpy(followers.counts).double()
+    total = float(counts.sum())
+    return (counts - DISCOUNT) / total, DISCOUNT * len(counts) / total
 
 
 @lru_cache(maxsize=_CONTEXTS)

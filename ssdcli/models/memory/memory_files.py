@@ -90,7 +90,7 @@ def load_memory(folder: Path, name: str, vocabulary: int) -> Memory:
         tokens, order = (_mapped(folder / file) for file in (_TOKENS, _ORDER))
         if table["version"] != _VERSION or not 1 <= table["depth"] <= DEPTH:
             raise ValueError("another version of ssd wrote it")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise _unusable(name, f"it cannot be read ({error})") from None
     index = Index(tokens, order, table["depth"])
     if problem := _misfit(index, len(origins), vocabulary):
@@ -114,6 +114,8 @@ def _misfit(index: Index, texts: int, vocabulary: int) -> str | None:
         return "its index points outside its text"
     if tokens.min() < BORDER or tokens.max() >= vocabulary:
         return "its text is in the tokens of another tokenizer"
+    if np.count_nonzero(tokens == BORDER) != texts + 1:
+        return "its files do not fit each other"
     return None
 
 

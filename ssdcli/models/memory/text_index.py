@@ -90,21 +90,33 @@ class Index:
     def unlike(self, others: Sequence[Sequence[int]]) -> list[int]:
         """The numbers of those texts that are neither these others nor their near-duplicates.
 
-        A text is one if half of its runs of `depth` tokens stand in another, or half of that one's in it.
+        A text is one if half of its runs of `depth` tokens stand in another, or half of that one's in it. Another that
+        is not longer than a run must be the same, since few tokens stand in many texts.
         """
-        runs = np.maximum(np.diff(self.borders) - 1 - self.depth, 1)
+        lengths = np.diff(self.borders) - 1
+        runs = np.maximum(lengths - self.depth, 1)
         alike = np.zeros(len(runs), bool)
         for other in others:
-            alike |= self._shared_runs(other, len(runs)) >= _ALIKE * np.minimum(runs, max(len(other) - self.depth, 1))
+            if len(other) > self.depth:
+                shared = self._shared_runs(other, len(runs))
+                alike |= shared >= _ALIKE * np.minimum(runs, len(other) - self.depth)
+            else:
+                alike |= self._same(other, lengths == len(other))
         return np.flatnonzero(~alike).tolist()
+
+    def _same(self, other: Sequence[int], candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which of some texts of its length are another text: (texts,) bool."""
+        starts = self.borders[:-1][candidates] + 1
+        same = candidates.copy()
+        same[candidates] = (self.tokens[starts[:, None] + np.arange(len(other))] == np.asarray(other)).all(1)
+        return same
 
     def _shared_runs(self, other: Sequence[int], texts: int) -> Ids:
         """How many of the runs of `depth` tokens of another text, all but its last, stand in each text."""
         shared = np.zeros(texts, np.int64)
-        length = min(self.depth, max(len(other) - 1, 1))
-        for start in range(max(len(other) - length, 1)):
-            slices = list(self.slices(other[start : start + length]))
-            if len(slices) > length:  # the whole run stands somewhere, before another token
+        for start in range(len(other) - self.depth):
+            slices = list(self.slices(other[start : start + self.depth]))
+            if len(slices) > self.depth:  # the whole run stands somewhere, before another token
                 places = self.order[slice(*slices[-1])]
                 shared[np.unique(np.searchsorted(self.borders, places) - 1)] += 1
         return shared

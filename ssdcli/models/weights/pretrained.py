@@ -29,7 +29,7 @@ _STORED = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelPart:
     """What goes to one device as a whole: a layer, or a module or tensor beside the layers.
 
     name: in the model.
@@ -88,7 +88,7 @@ def stored_dtype(folder: Path) -> str:
     return _STORED[counts.most_common(1)[0][0]]
 
 
-def parts(twin: PreTrainedModel) -> list[Part]:
+def parts(twin: PreTrainedModel) -> list[ModelPart]:
     """All parts of a model in the order in which it is built; of tied parameters, the first is counted."""
     weights = dict(twin.named_parameters(remove_duplicate=False))
     matrices = {f"{name}.weight" for name, module in twin.named_modules() if isinstance(module, nn.Linear)}
@@ -99,7 +99,7 @@ def parts(twin: PreTrainedModel) -> list[Part]:
         own = {source: weights[key].numel() for key, source in sources.items() if source not in counted}
         linear = sum(own.get(source, 0) for key, source in sources.items() if is_layer and key in matrices)
         tied = next((counted[source] for source in sources.values() if source in counted), None)
-        found.append(Part(name, is_layer, linear, sum(own.values()) - linear, tied))
+        found.append(ModelPart(name, is_layer, linear, sum(own.values()) - linear, tied))
         counted |= dict.fromkeys(own, name)
     return found
 
@@ -147,7 +147,7 @@ def rooms(allocation: Allocation, need: Need, hardware: Hardware) -> dict[str, i
     return gpus | {CPU: int(hardware.free * _MEMORY) if gpus else hardware.free - spare, DISK: sys.maxsize}
 
 
-def spread(parts: Sequence[Part], left: dict[str, int], dtype: str) -> dict[str, str]:
+def spread(parts: Sequence[ModelPart], left: dict[str, int], dtype: str) -> dict[str, str]:
     """The device of each part: layers fill one device after the other, all else is on the first.
 
     Tied parts go to the same device. OutOfMemory for a part that fits nowhere.

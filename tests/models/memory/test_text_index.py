@@ -79,3 +79,32 @@ def test_each_place_is_known_by_its_text() -> None:
 def test_an_empty_text_has_no_followers() -> None:
     assert list(Index.of([]).followers([1])) == []
     assert list(Index.of([[]]).followers([])) == []
+
+
+@given(TEXTS, st.lists(st.integers(0, 3), min_size=1, max_size=8))
+def test_places_after_tokens_are_those_of_a_plain_search_beyond_the_depth_too(
+    texts: list[list[int]], before: list[int]
+) -> None:
+    index = Index.of(texts, depth=3)
+    whole, n = index.tokens.tolist(), len(before)
+    expected = [i for i in range(n, len(whole)) if whole[i] != BORDER and whole[i - n : i] == before]
+    assert sorted(index.places_after(before).tolist()) == expected
+
+
+def test_a_text_with_half_of_its_runs_in_another_is_its_near_duplicate() -> None:
+    letter, other = list(range(40)), list(range(100, 140))
+    index = Index.of([letter, other, [], letter[:26] + other[:14], other[::-1]])
+    assert index.unlike([letter]) == [1, 2, 4]
+    assert index.unlike([[*letter[:38], 7, 7]]) == [1, 2, 4]
+    assert index.unlike([letter[:12]]) == [1, 2, 4]  # a part of a text is one as well
+    assert index.unlike([letter[:20] + [7] * 60]) == [0, 1, 2, 3, 4]
+    assert index.unlike([letter[::-1]]) == [0, 1, 2, 3, 4]
+    assert index.unlike([letter, other]) == [2, 4]
+    assert index.unlike([]) == [0, 1, 2, 3, 4]
+
+
+def test_a_text_shorter_than_a_run_is_its_own_duplicate_alone() -> None:
+    texts = [[1, 2, 3], [1, 2, 4], [5], [5, 1, 2, 3, *range(20)], []]
+    assert Index.of(texts).unlike([[1, 2, 3]]) == [1, 2, 3, 4]
+    assert Index.of(texts).unlike([[5]]) == [0, 1, 3, 4]
+    assert Index.of(texts).unlike([[]]) == [0, 1, 2, 3]

@@ -17,7 +17,7 @@ from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.placement import Allocation, Need, Placement
 from ssdcli.models import native_checkpoint
 from ssdcli.models.weights.blueprint import blueprint, parameters
-from ssdcli.models.weights.pretrained import DISK, Part, arguments, need_of, parts, rooms, spread, stored_dtype
+from ssdcli.models.weights.pretrained import DISK, ModelPart, arguments, need_of, parts, rooms, spread, stored_dtype
 from ssdcli.registry.manifest import read_manifest
 from tests.models.native_checkpoints import GLM4_MOE, LLAMA, QWEN2, ROBERTA
 from tests.pulled import write_core
@@ -86,12 +86,12 @@ def test_a_core_whose_layers_wait_on_disk_says_the_same(tmp_path, monkeypatch, n
 
 
 def test_a_core_of_several_devices_fills_one_after_the_other():
-    layers = [Part(f"layers.{i}", True, 100, 0, None) for i in range(5)]
+    layers = [ModelPart(f"layers.{i}", True, 100, 0, None) for i in range(5)]
     parts = [
-        Part("embed", False, 0, 50, None),
+        ModelPart("embed", False, 0, 50, None),
         *layers,
-        Part("head", False, 0, 50, None),
-        Part("again", True, 0, 0, "head"),
+        ModelPart("head", False, 0, 50, None),
+        ModelPart("again", True, 0, 0, "head"),
     ]
     places = spread(parts, {"cuda:0": 500, "cuda:1": 700, "disk": 10**9}, "bfloat16")
     assert [places[part.name] for part in layers] == ["cuda:0", "cuda:1", "cuda:1", "cuda:1", "disk"]

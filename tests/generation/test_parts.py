@@ -1,0 +1,195 @@
+"""Which memories join, with which weights and by which rule, as the names, the manifests and the flags say."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssdcli.engine.ensemble.gate import PUBLIC_GATE
+from ssdcli.engine.ensemble.rules import GatedAverage
+from ssdcli.errors import NoSuchModel, UsageError
+from ssdcli.generation.parts import UNTUNED_MEMORY
+from ssdcli.generation.selection import EnsembleSpec, choose
+from ssdcli.generation.types import Blend
+from ssdcli.registry.store import Registry
+from tests.memories import CORE, GATES, OF_ALL, OF_MEMORY, OF_SMALL, add_notes
+from tests.pulled import add_causal
+from tests.tiny import add_family, add_tiny
+
+CONSTANT = tuple(gate.__class__(gate.members, gate.weights, gate.coefficients) for gate in GATES)
+
+
+def weights(spec: EnsembleSpec) -> dict[str, float]:
+    return {member.name: pytest.approx(member.weight) for member in spec.members}
+
+
+def rule(spec: EnsembleSpec) -> str:
+    return spec.blend.declared.name
+
+
+def test_a_small_model_brings_its_memory_and_a_gate_that_won_weighs_them() -> None:
+    add_notes()
+    spec = choose(None, ["notes"])
+    assert weights(spec) == {CORE: 0.5, "notes": 0.2, "notes:memory": 0.3}
+    assert [member.role for member in spec.members] == ["core", "small", "memory"]
+    assert (rule(spec), spec.gate) == ("gated", OF_ALL)
+    assert isinstance(spec.rule, GatedAverage)
+
+
+def test_without_its_memory_the_gate_of_the_small_model_alone_weighs_it() -> None:
+    add_notes()
+    spec = choose(None, ["notes"], blend=Blend(memory=False))
+    assert weights(spec) == {CORE: 0.6, "notes": 0.4}
+    assert spec.gate == OF_SMALL
+
+
+def test_a_gate_that_did_not_win_leaves_its_constant_weights_to_the_average() -> None:
+    add_notes(gates=CONSTANT)
+    spec = choose(None, ["notes"])
+    assert weights(spec) == {CORE: 0.5, "notes": 0.2, "notes:memory": 0.3}
+    assert (rule(spec), spec.gate) == ("average", None)
+    asked = choose(None, ["notes"], blend=Blend("gated"))
+    assert asked.gate == CONSTANT[0]
+
+
+@pytest.mark.parametrize("blend", [Blend("average"), Blend("mix"), Blend(schedule="sandwich:0.5")])
+def test_a_gate_is_not_used_where_a_rule_or_a_schedule_is_named(blend: Blend) -> None:
+    add_notes()
+    spec = choose(None, ["notes"], blend=blend)
+    assert spec.gate is None
+    assert rule(spec) == (blend.rule or "average")
+    assert "notes:memory" in weights(spec)
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({"notes": 0.5}, {CORE: 0.5 * 0.7, "notes": 0.5, "notes:memory": 0.5 * 0.3}),
+        ({"notes:memory": 0.2}, {CORE: 0.8, "notes:memory": 0.2}),
+        ({"notes": 0.3, "notes:memory": 0.2}, {CORE: 0.5, "notes": 0.3, "notes:memory": 0.2}),
+        ({"notes": 1.0}, {"notes": 1.0}),
+    ],
+)
+def test_given_weights_are_constant_and_a_memory_shares_what_they_leave(
+    named: dict[str, float | None], expected: dict[str, float]
+) -> None:
+    add_notes()
+    spec = choose(None, named)
+    assert weights(spec) == expected
+    assert rule(spec) == "average"
+
+
+def test_a_memory_takes_part_alone_where_it_is_named() -> None:
+    add_notes()
+    spec = choose(None, ["notes:memory"], blend=Blend(memory=False))
+    assert weights(spec) == {CORE: 0.7, "notes:memory": 0.3}
+    assert spec.gate == OF_MEMORY
+    named = choose(None, ["notes", "notes:memory"], blend=Blend(memory=False))
+    assert named.gate == OF_ALL
+
+
+def test_a_memory_that_no_gate_was_fitted_for_joins_only_where_it_is_named() -> None:
+    add_notes(gates=())
+    assert weights(choose(None, ["notes"])) == {CORE: 0.6, "notes": 0.4}
+    left = 0.6 * UNTUNED_MEMORY
+    named = choose(None, ["notes", "notes:memory"])
+    assert weights(named) == {CORE: 0.6 - left, "notes": 0.4, "notes:memory": left}
+
+
+def test_a_model_that_is_a_memory_joins_by_its_name() -> None:
+    add_notes("old", kind="memory", attention="none", weight=None, gates=GATES[2:])
+    spec = choose(None, ["old"])
+    assert weights(spec) == {CORE: 0.7, "old": 0.3}
+    assert [member.role for member in spec.members] == ["core", "memory"]
+    assert spec.gate == OF_MEMORY
+
+
+def test_several_models_bring_their_memories_at_constant_weights() -> None:
+    add_notes()
+    add_notes("mail", weight=0.2)
+    spec = choose(None, ["notes", "mail"])
+    left = (1 - 0.4 - 0.2) / 2 * 0.3
+    expected = {"notes": 0.4, "mail": 0.2, "notes:memory": left, "mail:memory": left, CORE: 0.4 - 2 * left}
+    assert weights(spec) == expected
+    assert (rule(spec), spec.gate) == ("average", None)
+
+
+def test_small_models_that_leave_nothing_leave_memories_out() -> None:
+    add_notes()
+    add_notes("mail")
+    spec = choose(None, {"notes": 0.5, "mail": 0.5})
+    assert weights(spec) == {"notes": 0.5, "mail": 0.5}
+
+
+def test_without_a_core_a_small_model_and_its_memory_share_the_weight() -> None:
+    add_notes()
+    assert weights(choose("none", ["notes"])) == {"notes": 0.4, "notes:memory": 0.6}
+    assert weights(choose("none", {"notes": 1.0})) == {"notes": 1.0}
+    assert weights(choose("none", {"notes:memory": 1.0})) == {"notes:memory": 1.0}
+
+
+def test_a_private_context_is_a_memory_beside_a_causal_core() -> None:
+    add_notes()
+    spec = choose(CORE, context=True)
+    assert weights(spec) == {CORE: 0.8, "context": 0.2}
+    assert spec.gate == PUBLIC_GATE
+    assert weights(choose(CORE, {"context": 0.5}, context=True)) == {CORE: 0.5, "context": 0.5}
+    assert "context" not in weights(choose(None, ["notes"], context=True))  # the memory of notes looks it up
+    assert weights(choose(CORE, context=True, blend=Blend(memory=False))) == {CORE: 1.0}
+
+
+def test_a_private_context_is_looked_up_beside_a_small_model_without_a_memory() -> None:
+    add_causal(CORE)
+    add_tiny("plain", 2, kind="small", core=CORE, weight=0.5)
+    spec = choose(None, ["plain"], context=True)
+    left = 0.5 * PUBLIC_GATE.weights[1]
+    assert weights(spec) == {CORE: 0.5 - left, "plain": 0.5, "context": left}
+
+
+def test_a_diffusion_core_has_no_memory_of_a_private_context_unless_it_is_named() -> None:
+    add_family()
+    assert weights(choose("big", ["notes"], context=True)) == {"big": 0.7, "notes": 0.3}
+    assert weights(choose("big", {"context": 0.3}, context=True)) == {"big": 0.7, "context": 0.3}
+
+
+def test_a_model_called_context_is_that_model() -> None:
+    add_notes("context")
+    spec = choose(None, ["context"])
+    assert [member.name for member in spec.members] == [CORE, "context", "context:memory"]
+
+
+def test_a_contrast_has_no_memory() -> None:
+    add_notes()
+    spec = choose(None, ["notes"], blend=Blend("contrast"), context=True)
+    assert [member.role for member in spec.members] == ["core", "small", "base"]
+    with pytest.raises(UsageError, match="the rule contrast needs a core and a small model"):
+        choose(None, ["notes:memory"], blend=Blend("contrast"))
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["plain:memory"], "'plain' has no memory. Build one with 'ssd train-small DATA --update plain'."),
+        ({"notes:memory": 1.5}, "the weight of 'notes:memory' must be above 0 and at most 1, not 1.5."),
+        ({"notes": 0.9, "notes:memory": 0.3}, "the weights of the small models sum to 1.2, which is more than 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(names: list[str] | dict[str, float | None], problem: str) -> None:
+    add_notes()
+    add_tiny("plain", 3, kind="small", core=CORE)
+    with pytest.raises(UsageError) as caught:
+        choose(None, names)
+    assert str(caught.value).startswith(problem)
+
+
+def test_a_gate_of_two_models_is_refused() -> None:
+    add_notes()
+    add_notes("mail")
+    with pytest.raises(UsageError, match="the rule gated needs a core and one small model"):
+        choose(None, ["notes", "mail"], blend=Blend("gated"))
+
+
+def test_a_memory_whose_core_is_gone_names_it() -> None:
+    add_notes("old", kind="memory", attention="none", weight=None)
+    Registry().remove(CORE)
+    with pytest.raises(NoSuchModel, match=f"'old' was made for '{CORE}', and there is no model of this name"):
+        choose(None, ["old"])
