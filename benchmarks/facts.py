@@ -95,12 +95,12 @@ def authors(small: str | None, *, private: bool) -> dict[str, Author]:
     """Who is compared, by what they are called in the tables."""
     found = {CORE: Author(), DRAWN: Author(temperature=1.0)}
     if private:
-        found[SHOWN] = Author(shown=True)
         found["core and memory of the document"] = Author(context=True)
         if small is not None:
             found["core and small model"] = Author((small,), memory=False)
             found["core and small model, which reads the document"] = Author((small,), memory=False, context=True)
             found["core, small model and memory of notes and document"] = Author((small,), context=True)
+        found[SHOWN] = Author(shown=True)
         return found
     found["core and memory"] = Author((_MEMORY,))
     found["core and memory, --no-repeat 8"] = Author((_MEMORY,), no_repeat=N)
