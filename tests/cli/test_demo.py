@@ -49,7 +49,7 @@ def test_the_story_is_told_on_standard_output_alone(ssd_demo, notebook):
     assert out.startswith("Tiny. Of little.\n")
     for prompt in notebook.prompts:
         assert out.count(f"Prompt: {prompt}\n") == 1
-    for label in ("big alone", "demo-notebook alone", "both ("):
+    for label in ("big alone", "demo-notebook alone", "both, without memory"):
         assert out.count(f"[{label}") == len(notebook.prompts)
         assert [line for line in out.splitlines() if line.startswith(label) and line.count(" of 1 (0 to 1)") == 1]
     assert "3 notes that no member has seen" in out
