@@ -31,6 +31,8 @@ _MORE = (
     "cores",
     "members",
     "models",
+    "parts",
+    "small",
     "variants",
     "seeds",
     "ratios",

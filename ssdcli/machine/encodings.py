@@ -122,7 +122,8 @@ def looks_binary(head: bytes) -> bool:
         return False
     # Not final, so that a character which the end of the head cuts does not count as invalid.
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
-    nuls, strange = text.count("\0"), _strange(text)
+    nuls = text.count("\0")
+    strange = sum((c < " " or c == "\x7f") and c not in _TEXT_CONTROLS for c in text)
     if nuls > _NULS or strange - nuls > _STRANGE * len(text) or 10 * nuls > len(text):
         return True
     return text.count(REPLACEMENT) > _REPLACED * len(text) and likeliest(head) is None

@@ -88,7 +88,8 @@ class Codec:
         self.tokenizer.no_padding()
         tokens = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
         self._long: dict[str, list[int]] = {}
-        self._splits_words = _splits_words(json.loads(tokenizer.to_str()).get("pre_tokenizer"))
+        before = tokenizer.pre_tokenizer
+        self._splits_words = before is not None and _splits_words(json.loads(before.__getstate__()))
         longest_first = sorted(filter(None, tokens), key=len, reverse=True)
         self._special = "|".join(map(re.escape, longest_first)) or "(?!)"
 

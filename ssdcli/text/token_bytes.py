@@ -13,11 +13,11 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how SentencePiece spells a byte t
 
 def token_bytes(tokenizer: Tokenizer) -> list[bytes | None] | None:
     """The bytes of each id; None for one that writes nothing, and None at all if the tokens are whole characters."""
-    described = tokenizer.to_str()
-    by_level = _has_byte_level(json.loads(described).get("decoder"))
-    if not by_level and "<0x80>" not in described:
-        return None
+    decoder = tokenizer.decoder
+    by_level = decoder is not None and _has_byte_level(json.loads(decoder.__getstate__()))
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    if not by_level and "<0x80>" not in vocabulary:
+        return None
     found: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)
     for token, place in vocabulary.items():
         found[place] = _by_level(token) if by_level else _by_fallback(token)

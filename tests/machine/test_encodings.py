@@ -134,6 +134,12 @@ def test_no_bytes_stop_the_decoder(data, declared):
     assert "\0" not in text
 
 
+def test_bytes_that_happen_to_spell_controls_in_utf_8_are_no_sign_of_a_binary_file():
+    data = "土曜日の市場で、青い皿を三枚買いました。".encode("cp932")
+    assert not looks_binary(data)
+    assert decode_bytes(data).text == "土曜日の市場で、青い皿を三枚買いました。"
+
+
 def test_what_is_no_text_is_binary():
     draw = Random(0)
     noise = [bytes(draw.randrange(256) for _ in range(500)) for _ in range(50)]

@@ -39,7 +39,8 @@ def combine(rule: Rule, log_ps: Sequence[Tensor], weights: Sequence[float], abst
         if not chosen:
             continue
         here = reduce(torch.logical_and, [predicts == p for predicts, p in zip(predicting, present, strict=True)])
-        combined = _put(combined, here, rule, [log_ps[i] for i in chosen], [weights[i] for i in chosen])
+        if not readable(here) or bool(here.any()):
+            combined = _put(combined, here, rule, [log_ps[i] for i in chosen], [weights[i] for i in chosen])
     return combined
 
 

@@ -80,8 +80,8 @@ def gate_of(gates: Sequence[AverageGate], members: Sequence[Role]) -> AverageGat
 
 PUBLIC_GATE = AverageGate(
     members=("core", "memory"),
-    weights=(0.8, 0.2),
-    coefficients=((-3.22, 0.5, -0.21, -0.49, 3.63),),
+    weights=(0.83, 0.17),
+    coefficients=((-3.04, 0.48, -0.25, -0.47, 3.37),),
     is_default=True,
 )
-"""A causal core's and a memory's, fitted on public notes (`python -m benchmarks memory`): for where none was fitted."""
+"""A causal core's and a memory's, fitted on public notes (`python -m benchmarks memory --parts public`)."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import repeat, takewhile
+from itertools import islice, repeat, takewhile
 
 import torch
 from torch import Tensor
@@ -62,6 +62,7 @@ class MemoryDenoiser:
         text = torch.ones(process.vocabulary, dtype=torch.float64)
         text[[process.mask_id, *excluded]] = 0
         self._uniform = text / text.sum()
+        self._shortest: tuple[Index, Tensor] | None = None
 
     @property
     def index(self) -> Index:
@@ -131,13 +132,25 @@ class MemoryDenoiser:
 
         row: what else there is to look up, the private context and the text before the token.
         """
-        p, left = torch.zeros_like(self._uniform), 1.0  # what longer contexts leave to shorter ones
+        added, left = [], 1.0  # what longer contexts leave to shorter ones
         for followers in reversed(list(self._levels(before, after, row))):
-            counts = torch.from_numpy(followers.counts).double()
-            total = float(counts.sum())
-            p[torch.from_numpy(followers.ids)] += left * (counts - DISCOUNT) / total
-            left *= DISCOUNT * len(counts) / total
-        return p.add_(self._uniform, alpha=left).float().log_()
+            own, rest = _discounted(followers)
+            added.append((torch.from_numpy(followers.ids), left * own))
+            left *= rest
+        p = self._without_context() * left
+        for ids, own in added:
+            p.index_add_(0, ids, own)
+        return p.float().log_()
+
+    def _without_context(self) -> Tensor:
+        """The prediction after no token at all, which is computed once for an index: (V,) float64."""
+        if self._shortest is None or self._shortest[0] is not self.index:
+            p = self._uniform.clone()
+            for followers in islice(self.index.followers(()), 1):
+                own, rest = _discounted(followers)
+                p = (p * rest).index_add_(0, torch.from_numpy(followers.ids), own)
+            self._shortest = self.index, p
+        return self._shortest[1]
 
     def conditionals(self, text: Sequence[int], places: Iterable[int], private: Sequence[int] = ()) -> Iterator[Tensor]:
         """Log p of the tokens at some places of a text, in order, each by all that stands before it: (V,) float32.
@@ -151,7 +164,7 @@ class MemoryDenoiser:
             yield self.log_p(before, (), row) if self._holds_text(row) else self._uniform.float() * math.nan
 
     def _levels(self, before: Sequence[int], after: Known, row: Surroundings | None) -> Iterator[Followers]:
-        yield from self.index.followers(before)
+        yield from islice(self.index.followers(before), 1, None)  # the first is `_without_context`
         private = [] if row is None or row.private is None else [row.private]
         for index in private:
             yield from index.followers(before)
@@ -161,6 +174,13 @@ class MemoryDenoiser:
         if gap is not None:
             for index in (self.index, *private):
                 yield from index.between(before, _first_known(after[gap:]), gap + 1)
+
+
+def _discounted(followers: Followers) -> tuple[Tensor, float]:
+    """What a context gives to each of its followers, (T,) float64, and what it leaves to shorter contexts."""
+    counts = torch.from_numpy(followers.counts).double()
+    total = float(counts.sum())
+    return (counts - DISCOUNT) / total, DISCOUNT * len(counts) / total
 
 
 @lru_cache(maxsize=_CONTEXTS)

@@ -1,0 +1,222 @@
+"""What a causal core and memories say of each token of some texts, from the left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.lib.corpora import encode, read_texts
+from benchmarks.lib.models import Model
+from ssdcli.engine.causal import CausalDenoiser
+from ssdcli.engine.ensemble.members import Role
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.sampling.nucleus import entropy
+from ssdcli.engine.whole_text import WholeText
+from ssdcli.evaluation.joint_gate import Observations
+from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
+from ssdcli.models.memory.memory_files import Memory, Origin, remember
+from ssdcli.models.memory.text_index import BORDER, Index
+
+MOST = 256  # tokens of a document that are measured
+FOLDS = 5
+FITTED = 100  # documents that are held back for fitting where there are many
+
+_FIELDS = ("places", "log_p", "entropies", "tops")
+_CHUNK = 64  # positions whose predictions are held at once
+
+Ids = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Texts to measure on, and the memory beside each, which does not hold it.
+
+    name: of the side, such as `notebook` or `til.heldout`.
+    texts: their first MOST tokens.
+    indexes: the memory of each text.
+    bytes: UTF-8 bytes of each text.
+    """
+
+    name: str
+    texts: Sequence[Ids]
+    indexes: Sequence[Index]
+    bytes: Sequence[int]
+
+    @cached_property
+    def numbers(self) -> Tensor:
+        """The number of the text of each token: (N,) int64."""
+        return torch.repeat_interleave(torch.tensor([len(text) for text in self.texts]))
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """All tokens: (N,) int64."""
+        return torch.tensor([token for text in self.texts for token in text])
+
+    def by_text(self, nats: Tensor) -> list[float]:
+        """Sums over the tokens of each text: (N,) to one number a text."""
+        sums = torch.zeros(len(self.texts), dtype=torch.float64).index_add(0, self.numbers, nats.double())
+        return [round(float(value), 4) for value in sums]
+
+
+def notes_of(path: str, core: Model) -> list[list[int]]:
+    """The tokens of all notes of a file or folder."""
+    return encode(read_texts(path), core.tokenizer)
+
+
+def heldout_side(name: str, notes: Sequence[Ids], texts: Sequence[Ids], core: Model) -> Side:
+    """Held-out texts beside the memory of all notes."""
+    return _side(name, texts, [Index.of(notes)] * len(texts), core)
+
+
+def fitting_side(name: str, notes: Sequence[Ids], core: Model) -> Side:
+    """Notes held back, each beside a memory that lacks it and its near-duplicates.
+
+    They are FITTED of the notes, drawn at random, or, where there are not twice as many, all of them, a fold at a time.
+    """
+    random = np.random.default_rng(0)
+    if len(notes) >= 2 * FITTED:
+        folds = [sorted(random.choice(len(notes), FITTED, replace=False).tolist())]
+    else:
+        fold_of = random.permutation(np.arange(len(notes)) % FOLDS)
+        folds = [np.flatnonzero(fold_of == fold).tolist() for fold in range(FOLDS)]
+    memory = remember(notes, [Origin("notes")] * len(notes))
+    texts, indexes = [], []
+    for fold in folds:
+        held = [notes[place] for place in fold]
+        texts += held
+        indexes += [memory.without(held).index] * len(held)
+    return _side(name, texts, indexes, core)
+
+
+def _side(name: str, texts: Sequence[Ids], indexes: Sequence[Index], core: Model) -> Side:
+    beginnings = [list(text[:MOST]) for text in texts]
+    return Side(name, beginnings, indexes, [len(core.tokenizer.decode(text).encode()) for text in beginnings])
+
+
+@torch.inference_mode()
+def core_states(side: Side, core: Model, folder: Path) -> Tensor:
+    """The core's last hidden states, that at i predicting token i: (N, H) float32; kept in a folder."""
+    path = folder / f"{side.name}.npy"
+    if not path.exists():
+        denoiser, parts = causal(core), []
+        for text in side.texts:
+            parts.append(denoiser.states(torch.tensor([[core.manifest.begin or 0, *text[:-1]]]))[0])
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(path, torch.cat(parts).float().numpy())
+    return torch.from_numpy(np.load(path))
+
+
+def causal(core: Model) -> CausalDenoiser:
+    """The core's denoiser, which has to be a causal LM's."""
+    assert isinstance(core.denoiser, CausalDenoiser)
+    return core.denoiser
+
+
+def memory_denoiser(index: Index, core: Model) -> MemoryDenoiser:
+    """An index as the engine runs it."""
+    assert isinstance(core.process, Masked)
+    return MemoryDenoiser(Memory(index, ()), core.process, core.manifest.block_size)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What both say of some positions.
+
+    places: of the positions among all of a side, (n,) int64.
+    core, memory: log p, (n, V) float32.
+    """
+
+    places: Tensor
+    core: Tensor
+    memory: Tensor
+
+
+def predictions(side: Side, states: Tensor, core: Model, chosen: Tensor) -> Iterator[Rows]:
+    """What core and memory say of the chosen positions, (N,) bool, some positions at a time."""
+    starts = np.cumsum([0, *map(len, side.texts)])
+    for number, text in enumerate(side.texts):
+        start = int(starts[number])
+        places = start + chosen[start : start + len(text)].nonzero()[:, 0]
+        said = memory_denoiser(side.indexes[number], core).conditionals(text, (places - start).tolist())
+        for part in filter(len, places.split(_CHUNK)):
+            memory = torch.stack([next(said) for _ in part])
+            yield Rows(part, causal(core).log_p(states[part]), memory)
+
+
+def match_lengths(side: Side) -> Tensor:
+    """How many tokens before each are the longest context that its memory has: (N,) float64."""
+    lengths = []
+    for text, index in zip(side.texts, side.indexes, strict=True):
+        for place in range(len(text)):
+            before = [BORDER, *text[max(0, place - index.depth) : place]] if place < index.depth else text[:place]
+            lengths.append(len(list(index.slices(before[-index.depth :]))) - 1)
+    return torch.tensor(lengths, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What core and memory say of N positions, in a few numbers each.
+
+    places: of the positions among all of a side, (N,).
+    log_p: of the clean tokens, (N, 2) float64.
+    entropies: (N, 2) float64.
+    tops: the likeliest tokens, (N, 2).
+    """
+
+    places: Tensor
+    log_p: Tensor
+    entropies: Tensor
+    tops: Tensor
+
+    @classmethod
+    def of(cls, rows: Rows, tokens: Tensor) -> Seen:
+        """Note what matters of some rows; tokens: of the side, all."""
+        both, own = (rows.core, rows.memory), tokens[rows.places][:, None]
+        return cls(
+            rows.places,
+            torch.cat([log_p.gather(-1, own) for log_p in both], dim=1).double(),
+            torch.stack([entropy(log_p) for log_p in both], dim=1).double(),
+            torch.stack([log_p.argmax(-1) for log_p in both], dim=1),
+        )
+
+    def observations(self, side: Side) -> Observations:
+        """The same for the package's own fit of gates."""
+        members: tuple[Role, ...] = ("core", "memory")
+        return Observations(members, self.log_p, self.entropies, side.numbers[self.places])
+
+
+def joined(parts: Sequence[Seen]) -> Seen:
+    """Concatenate positions."""
+    return Seen(*(torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS))
+
+
+def seen_of(side: Side, states: Tensor, core: Model, folder: Path) -> Seen:
+    """What core and memory say of all positions of a side; kept in a folder."""
+    path = folder / f"{side.name}.npz"
+    if not path.exists():
+        everywhere = torch.ones(len(side.tokens), dtype=torch.bool)
+        found = joined([Seen.of(rows, side.tokens) for rows in predictions(side, states, core, everywhere)])
+        np.savez(path, **{name: getattr(found, name).numpy() for name in _FIELDS})
+    kept = np.load(path)
+    return Seen(*(torch.from_numpy(kept[name]) for name in _FIELDS))
+
+
+@torch.inference_mode()
+def said_from_the_left(small: Model, text: Ids) -> Tensor:
+    """A small model's log p of each token of a text after its first, and its entropy, from the left: (T - 1, 2)."""
+    denoiser, found = small.denoiser, []
+    prompt, start = Prompt([text[0]]), 1
+    while start < len(text):
+        tokens = torch.tensor(text[start : start + denoiser.reach(prompt)])
+        states = WholeText.read(denoiser, prompt, tokens).conditionals()[: len(tokens)]
+        log_p = denoiser.backbone.logits(states).log_softmax(-1)
+        found.append(torch.stack([log_p.gather(-1, tokens[:, None])[:, 0], entropy(log_p)], dim=1))
+        prompt, start = denoiser.slid(prompt, tokens.tolist()), start + len(tokens)
+    return torch.cat(found).double()

@@ -1,0 +1,383 @@
+"""What is the user's own text worth beside a causal core, as a memory, and how should both be weighed?
+
+    python -m benchmarks memory --corpus TRAIN HELDOUT [HELDOUT ...] --documents 40 --out FILE
+    python -m benchmarks memory --parts members --small til NAME --corpus TRAIN HELDOUT --out FILE
+    python -m benchmarks memory --table FILE
+
+For the bundled notebook and each given corpus, exact code lengths of the first 256 tokens of each held-out document,
+read from the left. The memory is that of all training notes. Weights, gates, temperatures and powers are fitted on the
+first 256 tokens of training notes that were held back, beside a memory that lacks them and their near-duplicates: 100
+notes drawn at random, or all notes in five folds where there are fewer than 200. Nothing is fitted on the documents
+that are counted. The oracle, which knows the token, is no method: it bounds what any gate could reach.
+
+Parts: `members` (the gate is that of `ssd train-small`; a small model of the user's registry takes part with the gates
+of its own training), `smoothing` (how the memory's counts become probabilities), `weights` (how both are weighed),
+`public` (the gate of the last corpus, without a prior: the source of PUBLIC_GATE), `cost` (the time of a look-up and of
+its share in combining beside a core's pass over one token, and of building).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.lib.beside_memory import (
+    Ids,
+    Seen,
+    Side,
+    causal,
+    core_states,
+    fitting_side,
+    heldout_side,
+    memory_denoiser,
+    notes_of,
+    said_from_the_left,
+    seen_of,
+)
+from benchmarks.lib.columns import Columns
+from benchmarks.lib.corpora import Corpus, read_texts
+from benchmarks.lib.experiment import Line, Workshop
+from benchmarks.lib.models import Model
+from benchmarks.lib.smoothing import CHOSEN, DEEPEST, WAYS, YARDSTICK, Said, smoothed
+from benchmarks.lib.tables import signed, table
+from benchmarks.lib.timing import least
+from benchmarks.lib.weighing import Weighed, averaged, fitted, ways
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.gate import PUBLIC_GATE, AverageGate
+from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.rules import GatedAverage, gate_features
+from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.engine.prompt import Prompt
+from ssdcli.evaluation.joint_gate import constant_nats, fit_joint_gate, gated_nats
+from ssdcli.models.memory.text_index import Index
+from ssdcli.registry.store import SMOLLM2
+
+MEMBERS, SMOOTHING, WEIGHTS, PUBLIC, COST = PARTS = ("members", "smoothing", "weights", "public", "cost")
+CORE = "the core"
+REFERENCES = {
+    MEMBERS: (CORE, "core and memory, constant weights"),
+    WEIGHTS: (CORE, "average, gate by the entropies and the inverses of the perplexities"),
+}
+_TURNS = 40  # of the timing
+_LAST = 512  # tokens before the one that is timed
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--corpus", nargs="+", action="append", default=[], metavar="FILE", help="TRAIN HELDOUT ...")
+    parser.add_argument("--no-notebook", action="store_true", help="leave the bundled notebook out")
+    parser.add_argument("--documents", type=int, help="measure on the first so many held-out documents only")
+    parser.add_argument("--core", default=SMOLLM2, help="a causal LM of the user's registry")
+    parser.add_argument("--small", nargs=2, action="append", default=[], metavar=("CORPUS", "NAME"))
+    parser.add_argument("--share", type=float, default=0.3, help="of the fitting positions, for smoothing and weights")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+
+
+def work(given: Namespace, workshop: Workshop) -> None:
+    """A piece for each corpus, its held-out files, and each part."""
+    core = workshop.model(given.core)
+    books = [] if given.no_notebook else [Corpus.notebook()]
+    corpora = [(book.name, book.train, [book.heldout]) for book in books]
+    corpora += [(_stem(train), train, heldout) for train, *heldout in given.corpus]
+    for name, train, heldout in corpora:
+        bench = Bench(workshop, core, (name, train, tuple(heldout)), given)
+        for part in given.parts:
+            bench.work(part)
+
+
+def _stem(path: str) -> str:
+    """The name of a file up to its first dot."""
+    return Path(path).name.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A causal core, a corpus (its name, its notes, its held-out files), and where results are kept."""
+
+    workshop: Workshop
+    core: Model
+    corpus: tuple[str, str, tuple[str, ...]]
+    given: Namespace
+
+    @cached_property
+    def notes(self) -> list[list[int]]:
+        """The training notes."""
+        return notes_of(self.corpus[1], self.core)
+
+    @cached_property
+    def fitting(self) -> Side:
+        """The notes that are held back."""
+        return fitting_side(f"{self.corpus[0]}.fitting", self.notes, self.core)
+
+    @cached_property
+    def fitted_on(self) -> Seen:
+        """What core and memory say of them."""
+        return self.seen(self.fitting)
+
+    @property
+    def folder(self) -> Path:
+        """Where what takes long to compute is kept, beside the results."""
+        return self.workshop.out.with_suffix(".states")
+
+    def states(self, side: Side) -> Tensor:
+        """The core's hidden states over a side."""
+        return core_states(side, self.core, self.folder)
+
+    def seen(self, side: Side) -> Seen:
+        """What core and memory say of a side, all of it."""
+        return seen_of(side, self.states(side), self.core, self.folder)
+
+    def test(self, path: str) -> Side:
+        """The documents of a held-out file."""
+        name = self.corpus[0] if Path(path).is_dir() else Path(path).name.removesuffix(".gz").removesuffix(".jsonl")
+        texts = notes_of(path, self.core)[: self.given.documents]
+        return heldout_side(name, self.notes, texts, self.core)
+
+    def work(self, part: str) -> None:
+        """Make the pieces of a part that are missing."""
+        makers: Mapping[str, Callable[[Side], Line]] = {
+            MEMBERS: self.members,
+            SMOOTHING: self.smoothing,
+            WEIGHTS: self.weights,
+        }
+        if part not in makers:
+            make = self.public if part == PUBLIC else self.cost
+            self.workshop.piece({"part": part, "corpus": self.corpus[0]}, make)
+            return
+        for path in self.corpus[2]:
+            asked = {"part": part, "corpus": self.corpus[0], "heldout": path, "small": self._small(part)}
+            self.workshop.piece(asked, partial(self._measured, makers[part], path))
+
+    def _measured(self, make: Callable[[Side], Line], path: str) -> Line:
+        return make(self.test(path))
+
+    def _small(self, part: str) -> str | None:
+        names = [name for corpus, name in self.given.small if corpus == self.corpus[0] and part == MEMBERS]
+        return names[0] if names else None
+
+    def _line(self, side: Side, found: Mapping[str, tuple[Tensor, str]]) -> Line:
+        """The nats of each document in every way, and what was fitted."""
+        return {
+            "side": side.name,
+            "tokens": [len(text) for text in side.texts],
+            "bytes": list(side.bytes),
+            "sums": {name: side.by_text(nats) for name, (nats, _) in found.items()},
+            "fitted": {name: numbers for name, (_, numbers) in found.items() if numbers},
+        }
+
+    # Members
+
+    def members(self, side: Side) -> Line:
+        """Core, memory and perhaps a small model: alone, at constant weights, gated, and the oracle."""
+        small, seen = self._small(MEMBERS), self.seen(side)
+        found = self._pair(side, seen)
+        if small is not None:
+            found |= self._three(side, seen, self.workshop.model(small))
+        return self._line(side, found)
+
+    def _pair(self, side: Side, seen: Seen) -> dict[str, tuple[Tensor, str]]:
+        own = seen.observations(side)
+        best = fit_joint_gate(self.fitted_on.observations(self.fitting)).gate
+        chosen = "chosen" if best.is_default else "not chosen"
+        return {
+            CORE: (-own.log_p[:, 0], ""),
+            "the memory": (-own.log_p[:, 1], ""),
+            "core and memory, constant weights": (constant_nats(best.weights, own), _shares(best)),
+            "core and memory, gated": (gated_nats(best, own), f"{_numbers(best.coefficients)}; {chosen}"),
+            "core and memory, PUBLIC_GATE": (gated_nats(PUBLIC_GATE, own), _numbers(PUBLIC_GATE.coefficients)),
+            "core and memory, oracle": (-own.log_p.amax(1), ""),
+        }
+
+    def _three(self, side: Side, seen: Seen, small: Model) -> dict[str, tuple[Tensor, str]]:
+        """With a small model, by the gates of its own training."""
+        begin = self.core.manifest.begin or 0
+        said = torch.cat([said_from_the_left(small, [begin, *text]) for text in side.texts])
+        own = seen.observations(side)
+        log_p, entropies = (
+            torch.stack([of[:, 0], said[:, place], of[:, 1]], dim=1)
+            for place, of in enumerate((own.log_p, own.entropies))
+        )
+        every = replace(own, members=("core", "small", "memory"), log_p=log_p, entropies=entropies)
+        found = {"the small model": (-log_p[:, 1], "")}
+        for gate in small.manifest.joint_gates:
+            *before, last = gate.members
+            name, these = f"{', '.join(before)} and {last}", every.of(gate.members)
+            if "small" in gate.members:
+                found[f"{name}, constant weights"] = constant_nats(gate.weights, these), _shares(gate)
+                found[f"{name}, gated"] = gated_nats(gate, these), _numbers(gate.coefficients)
+                found[f"{name}, oracle"] = -these.log_p.amax(1), ""
+        return found
+
+    # Smoothing, weights, the public gate
+
+    def chosen(self, side: Side, share: float) -> Tensor:
+        """A random share of the positions of a side: (N,) bool."""
+        return torch.rand(len(side.tokens), generator=torch.Generator().manual_seed(0)) < share
+
+    def smoothing(self, side: Side) -> Line:
+        """The memory alone, at constant weights and gated, with counts smoothed in every way."""
+        chosen, everywhere = self.chosen(self.fitting, self.given.share), self.chosen(side, 1.0)
+        fitting, test = self._smoothed(self.fitting, chosen), self._smoothed(side, everywhere)
+        core, counted = _rows(self.fitted_on, chosen), self.seen(side)
+        found: dict[str, tuple[Tensor, str]] = {}
+        for place, name in enumerate(WAYS):
+            (log_p, columns), (own, others) = _beside(core, fitting, place), _beside(counted, test, place)
+            found[f"{name}: alone"] = -own[:, 1], ""
+            found[f"{name}: constant weights"] = averaged(own, others[:, :1] @ fitted(log_p, columns[:, :1])), ""
+            found[f"{name}: gated"] = averaged(own, others @ fitted(log_p, columns)), ""
+        return self._line(side, found)
+
+    def _smoothed(self, side: Side, chosen: Tensor) -> Said:
+        deep = {id(index): Index.of(index.texts(), DEEPEST) for index in side.indexes}
+        indexes = [deep[id(index)] for index in side.indexes]
+        return smoothed(side.texts, indexes, self.core.process.vocabulary, chosen)
+
+    def weights(self, side: Side) -> Line:
+        """All ways to weigh core and memory."""
+        chosen = self.chosen(self.fitting, self.given.share)
+        fitting = Weighed.of(self.fitting, self.states(self.fitting), self.core, chosen)
+        test = Weighed.of(side, self.states(side), self.core, self.chosen(side, 1.0))
+        return self._line(side, ways(fitting, test))
+
+    def public(self) -> Line:
+        """A gate fitted to all positions that were held back, without a prior that matters."""
+        seen = self.fitted_on
+        coefficients = fitted(seen.log_p, gate_features(seen.entropies))
+        weight = float(fitted(seen.log_p, torch.ones(len(seen.log_p), 1, dtype=torch.float64)).sigmoid())
+        return {"coefficients": coefficients.tolist(), "weight": weight, "positions": len(seen.log_p)}
+
+    # Cost
+
+    def cost(self) -> Line:
+        """Milliseconds of a core's pass over one token, of a look-up, and of combining; seconds of building."""
+        load, size = os.getloadavg()[0], sum(len(text.encode()) for text in read_texts(self.corpus[1]))
+        began = time.process_time()
+        index = Index.of(self.notes)
+        building = time.process_time() - began
+        with torch.inference_mode():
+            times = least(_runs(self.core, index, self.notes), _TURNS, time.process_time)
+        return {
+            "load": load,
+            "megabytes": size / 1e6,
+            "tokens": index.size,
+            "building": building,
+            "milliseconds": times,
+        }
+
+
+def _beside(core: Seen, said: Said, way: int) -> tuple[Tensor, Tensor]:
+    """Log p of the tokens by the core and by a way to smooth, (n, 2), and the features of their gate."""
+    log_p = torch.stack([core.log_p[:, 0], said.log_p[:, way]], dim=1)
+    return log_p, gate_features(torch.stack([core.entropies[:, 0], said.entropies[:, way]], dim=1))
+
+
+def _rows(seen: Seen, chosen: Tensor) -> Seen:
+    return Seen(*(getattr(seen, name)[chosen] for name in ("places", "log_p", "entropies", "tops")))
+
+
+def _runs(core: Model, index: Index, notes: Sequence[Ids]) -> dict[str, Callable[[], object]]:
+    """What is timed: the step that predicts one token of a text like the notes, after _LAST others."""
+    text = [token for note in notes[len(notes) // 2 :] for token in note]
+    engine, memory = causal(core), memory_denoiser(index, core)
+    members = (Member(CORE, engine, Constant(0.8), "core"), Member("memory", memory, Constant(0.2), "memory"))
+    both, alone = Ensemble(members, GatedAverage(PUBLIC_GATE)), Ensemble(members[:1])
+    prefixes = both.start([[Prompt([core.manifest.begin or 0, *text[:_LAST]])], [Prompt(text[:_LAST])]], [1.0])
+    hidden = [memory.process.mask_id] * (core.manifest.block_size - 1)
+    # Two canvases take turns whose one known token differs, so that the core reads one token each time.
+    canvases = cycle([torch.tensor([[text[place], *hidden]]) for place in (_LAST, _LAST + 1)])
+    predicted = both.denoise(next(canvases), 1.0, None, prefixes)
+    return {
+        "core": lambda: engine.denoise(next(canvases), 1.0, None, prefixes[0]),
+        "memory": lambda: memory.denoise(next(canvases), 1.0, None, prefixes[1]),
+        "combining": lambda: both.combine(predicted.by_member, predicted.weights),
+        "combining of one": lambda: alone.combine(predicted.by_member[:1], (1.0,)),
+    }
+
+
+# The tables
+
+
+def report(found: Sequence[Line]) -> str:
+    """A table for each part and held-out file; standard errors are over documents."""
+    # A line with a small model holds what one without it holds, and comes later.
+    sided = {(line["part"], line["side"]): line for line in found if "sums" in line}
+    order = sorted(sided.values(), key=lambda line: PARTS.index(line["part"]))
+    tables = [(_smoothing_table if line["part"] == SMOOTHING else _table)(line) for line in order]
+    gates = [line for line in found if line.get("part") == PUBLIC]
+    costs = [line for line in found if line.get("part") == COST]
+    return "\n\n".join([*tables, *map(_gate_of, gates), *([_cost_table(costs)] if costs else [])])
+
+
+def _title(line: Line) -> str:
+    size = f"{len(line['tokens'])} documents, {sum(line['tokens']):,} tokens, {sum(line['bytes']):,} bytes"
+    return f"## {line['side']}: {line['part']}\n\n{size}"
+
+
+def _columns(line: Line) -> tuple[list[str], Columns]:
+    names = list(line["sums"])
+    return names, Columns(np.array([line["sums"][name] for name in names]).T, np.array(line["tokens"]))
+
+
+def _bits(line: Line, columns: Columns, place: int) -> str:
+    return f"{columns.sums[:, place].sum() / math.log(2) / sum(line['bytes']):.4f}"
+
+
+def _table(line: Line) -> str:
+    names, columns = _columns(line)
+    references = [name for name in REFERENCES[line["part"]] if name in names]
+    rows = []
+    for place, name in enumerate(names):
+        gains = [signed(*columns.gain(place, over=names.index(one))) for one in references]
+        loss = "{:.4f} ± {:.4f}".format(*columns.loss(place))
+        rows.append([name, loss, _bits(line, columns, place), *gains, line["fitted"].get(name, "")])
+    over = [f"gain over {name}" for name in references]
+    return f"{_title(line)}\n\n{table(['way', 'nats per token', 'bits per byte', *over, 'fitted'], rows)}"
+
+
+def _smoothing_table(line: Line) -> str:
+    names, columns = _columns(line)
+    rows = []
+    for name in WAYS:
+        places = [names.index(f"{name}: {way}") for way in ("alone", "constant weights", "gated")]
+        losses = [f"{columns.loss(place)[0]:.4f}" for place in places]
+        over = [signed(*columns.gain(places[-1], over=names.index(f"{one}: gated"))) for one in (YARDSTICK, CHOSEN)]
+        rows.append([name, *losses, _bits(line, columns, places[-1]), *over])
+    header = ["smoothing", "alone", "constant weights", "gated", "bits per byte", "over the first", "over the chosen"]
+    return f"{_title(line)}\n\n{table(header, rows)}"
+
+
+def _gate_of(line: Line) -> str:
+    size = f"{line['positions']:,} tokens of {line['corpus']} that were held back"
+    return f"The gate of {size}: {_numbers([line['coefficients']])}; the memory's constant weight: {line['weight']:.3f}"
+
+
+def _cost_table(lines: Sequence[Line]) -> str:
+    rows = []
+    for line in lines:
+        times = line["milliseconds"]
+        combining = times["combining"] - times["combining of one"]
+        share = f"{100 * (times['memory'] + combining) / times['core']:.1f}%"
+        each = [f"{value:.3f}" for value in (times["core"], times["memory"], combining)]
+        building = f"{10 * line['building'] / line['megabytes']:.1f}"
+        rows.append([line["corpus"], line["tokens"], *each, share, building, f"{line['load']:.1f}"])
+    header = ["corpus", "tokens", "core, ms", "look-up, ms", "combining, ms", "share", "seconds per 10 MB", "load"]
+    return f"## cost\n\n{table(header, rows)}"
+
+
+def _numbers(rows: Sequence[Sequence[float]]) -> str:
+    return "; ".join(" ".join(f"{value:.2f}" for value in row) for row in rows)
+
+
+def _shares(gate: AverageGate) -> str:
+    return " : ".join(f"{weight:.2f}" for weight in gate.weights)
