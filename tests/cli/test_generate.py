@@ -358,12 +358,12 @@ def test_a_batch_takes_what_training_takes(tmp_path):
     }
     for name, text in forms.items():
         (tmp_path / name).write_text(text)
-    first, *others = [inputs.read_batch(str(tmp_path / name), "") for name in forms]
+    first, *others = [inputs.read_requests(None, str(tmp_path / name), ()) for name in forms]
     assert all(found == first for found in others)
     assert [request.asked for request in first] == ["Dear", "Dear", "Greet.\n\nDear", "Dear", "Dear\n\nrain"]
     assert (first[1].id, first[3].seed, first[4].turns[0].role) == ("x", 3, "system")
     (tmp_path / "table.csv").write_text("prompt;id\nDear;7\n", encoding="utf-16")
-    assert [(request.asked, request.id) for request in inputs.read_batch(str(tmp_path / "table.csv"), "")] == [
+    assert [(request.asked, request.id) for request in inputs.read_requests(None, str(tmp_path / "table.csv"), ())] == [
         ("Dear", "7")
     ]
 
