@@ -34,7 +34,6 @@ from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.manifest import CODE_LENGTH, MEMORY
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
-from ssdcli.reports.overview import explained
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -189,6 +188,8 @@ def _levels(found: Evaluation, title: str) -> Element:
 
 def _tell(found: Evaluation) -> None:
     """Write the figures as tables, and what they mean as sentences."""
+    from ssdcli.reports.overview import explained
+
     _write_table(_members(found))
     if found.ensembles:
         _write_table(_sweep(found))

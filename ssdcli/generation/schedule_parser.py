@@ -14,7 +14,6 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant, Piecewise, Schedule
 from ssdcli.errors import UsageError
 from ssdcli.generation.types import Blend
-from ssdcli.machine.encodings import decode_bytes
 from ssdcli.registry.names import suggest
 
 _FORM = "Write a line such as notes = [[1.0, 0.0], [0.5, 0.3]] for each member: pairs of noise level and weight."
@@ -145,6 +144,8 @@ def _check_always_on(path: Path, rule: str, core: str, schedule: Schedule) -> No
 
 
 def _read(path: Path) -> dict[str, Any]:
+    from ssdcli.machine.encodings import decode_bytes
+
     try:
         return tomllib.loads(decode_bytes(path.read_bytes()).text)
     except OSError as error:

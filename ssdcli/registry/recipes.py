@@ -9,7 +9,6 @@ import tomllib
 from pathlib import Path
 
 from ssdcli.errors import UsageError
-from ssdcli.machine.encodings import decode_bytes
 from ssdcli.registry.names import check_name, suggest
 from ssdcli.registry.schema import REMOVED_SETTINGS
 from ssdcli.registry.store import home
@@ -97,6 +96,8 @@ def read_recipe(path: Path) -> dict[str, object]:
 
 
 def _read(path: Path) -> str:
+    from ssdcli.machine.encodings import decode_bytes  # its tables take longer to make than the help
+
     try:
         return decode_bytes(path.read_bytes()).text  # Notepad writes a mark, or UTF-16
     except OSError as error:

@@ -254,7 +254,7 @@ def test_the_prompt_is_standard_input_and_then_the_argument(answer, argument, st
 def test_a_closed_standard_input_is_none(answer, monkeypatch):
     monkeypatch.setattr(inputs.sys, "stdin", None)
     assert inputs.read_prompt("Dear") == "Dear"
-    assert inputs.read_batch("-", "") == []
+    assert inputs.read_requests(None, "-", ()) == []
 
 
 def test_a_silent_standard_input_is_waited_for_with_a_word(monkeypatch, capsys):
@@ -358,12 +358,12 @@ def test_a_batch_takes_what_training_takes(tmp_path):
     }
     for name, text in forms.items():
         (tmp_path / name).write_text(text)
-    first, *others = [inputs.read_batch(str(tmp_path / name), "") for name in forms]
+    first, *others = [inputs.read_requests(None, str(tmp_path / name), ()) for name in forms]
     assert all(found == first for found in others)
     assert [request.asked for request in first] == ["Dear", "Dear", "Greet.\n\nDear", "Dear", "Dear\n\nrain"]
     assert (first[1].id, first[3].seed, first[4].turns[0].role) == ("x", 3, "system")
     (tmp_path / "table.csv").write_text("prompt;id\nDear;7\n", encoding="utf-16")
-    assert [(request.asked, request.id) for request in inputs.read_batch(str(tmp_path / "table.csv"), "")] == [
+    assert [(request.asked, request.id) for request in inputs.read_requests(None, str(tmp_path / "table.csv"), ())] == [
         ("Dear", "7")
     ]
 

@@ -150,7 +150,7 @@ def test_a_schedule_from_a_file_has_weights_of_its_own(tmp_path):
     [
         (["notes"], {"rules": ("contrast",)}, "the rule contrast needs private context"),
         (["notes"], {"rules": ("contrast",), "schedules": ("sandwich",), "context": "x"}, "at every step"),
-        (None, {"context": "x"}, "none is named"),
+        (None, {"context": "x"}, "only small models and memories see private context"),
         (["notes"], {"schedules": ("nowhere.toml",)}, "cannot be read"),
         (["notes"], {"rules": ("gated",)}, "'notes' has no gate"),
         (["notes"], {"rules": ("mash",)}, "rules='mash' must be one of"),

@@ -193,9 +193,9 @@ def test_beside_a_causal_core_code_lengths_are_measured_also_of_its_small_model_
 def test_a_gate_is_fitted_and_measured_beside_a_causal_core(text):
     add_causal("causal")
     add_tiny("mine", kind="small", core="causal")
-    found = evaluate([text], members=["mine"], settings=EvalSettings(rules=("mix",), schedules=("constant",)))
-    assert found.fitted is not None
-    add_tiny("gated", kind="small", core="causal", weight=0.5, gate=asdict(found.fitted))
+    found = evaluate([text], members=["mine"], settings=EvalSettings(rules=("average",), schedules=("constant",)))
+    (fitted,) = found.gates
+    add_tiny("gated", kind="small", core="causal", weight=0.5, gates=(asdict(fitted.gate),))
     (swept,) = evaluate([text], members=["gated"], settings=EvalSettings(rules=("gated",))).ensembles
     assert swept.best.figures.bits.value < min(point.figures.bits.value for point in found.ensembles[0].points)
 
@@ -214,8 +214,8 @@ def test_exact_code_lengths_are_below_the_bound_and_say_what_they_are(text, core
         assert now.figures.by_level == ()
     if core is None:
         assert exact.ensembles[0].points[-1].figures.bits == exact.members[1].figures.bits
-        assert exact.fitted is not None
-        assert exact.fitted != bound.fitted
+        assert [one.gate.members for one in exact.gates] == [("core", "small")]
+        assert (exact.fitted, bound.gates) == (None, ())
 
 
 def test_a_private_context_changes_code_lengths_of_small_models_alone(text):

@@ -130,7 +130,7 @@ def test_without_a_core_a_small_model_and_its_memory_share_the_weight() -> None:
 def test_a_private_context_is_a_memory_beside_a_causal_core() -> None:
     add_notes()
     spec = choose(CORE, context=True)
-    assert weights(spec) == {CORE: 0.8, "context": 0.2}
+    assert weights(spec) == dict(zip((CORE, "context"), PUBLIC_GATE.weights, strict=True))
     assert spec.gate == PUBLIC_GATE
     assert weights(choose(CORE, {"context": 0.5}, context=True)) == {CORE: 0.5, "context": 0.5}
     assert "context" not in weights(choose(None, ["notes"], context=True))  # the memory of notes looks it up

@@ -43,7 +43,7 @@ BESIDE = {"__init__": "cli", "__main__": "cli", "api": "demo", "errors": "option
 
 TORCH_FREE = ("cli", "registry", "hub", "engine.catalogue")
 HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets", "bitsandbytes", "safetensors.torch")
-SLOW = ("importlib.metadata", "pickle")  # of the standard library: what few commands need is no part of every start
+SLOW = ("gzip", "importlib.metadata", "pickle", "ssdcli.data.documents", "ssdcli.machine.encodings")  # for few commands
 STANDARD = frozenset(sys.stdlib_module_names) - {"io", "os", "pathlib", "shutil", "tempfile"}  # without files
 
 

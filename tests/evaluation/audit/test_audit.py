@@ -75,7 +75,7 @@ def leaky(memorised) -> Audit:
 
 def test_what_a_model_has_memorised_is_found(leaky):
     assert leaky.exposure is not None
-    assert leaky.exposure.by_times()[8] > leaky.exposure.most - 1
+    assert leaky.exposure.by_times()[8] >= leaky.exposure.most - 1
     assert leaky.membership is not None
     assert leaky.membership.loss.advantage > 0.6
     assert leaky.verdict() == judge("notes", leaky.metrics())
@@ -216,7 +216,7 @@ def test_too_few_documents_give_a_sentence_instead_of_a_number(tmp_path):
     data = write_documents(tmp_path / "notes.jsonl", 30)
     found = audit("notes", [data], QUICK, registry=train(tmp_path, data, steps=1, heldout=0.2))
     assert found.membership is None
-    assert "it takes 20" in " ".join(found.remarks())
+    assert "it takes at least 20" in " ".join(found.remarks())
     assert ADVANTAGE not in found.metrics()
 
 
