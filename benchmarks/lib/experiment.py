@@ -31,6 +31,7 @@ _MORE = (
     "cores",
     "members",
     "models",
+    "lists",
     "parts",
     "small",
     "variants",
