@@ -30,6 +30,7 @@ _MORE = (
     "cores",
     "members",
     "models",
+    "lists",
     "parts",
     "small",
     "variants",
