@@ -96,7 +96,7 @@ def _labels(cast: story.Cast) -> dict[str, str]:
     labels = {
         CORE: f"{cast.core} alone",
         SMALL: f"{cast.small} alone",
-        ENSEMBLE: f"both ({cast.weight:g} {cast.small})",
+        ENSEMBLE: "both, without memory",
         MEMORY: "both, with memory",
     }
     return {author: labels[author] for author in cast.writers}

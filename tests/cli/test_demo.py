@@ -49,7 +49,7 @@ def test_the_story_is_told_on_standard_output_alone(ssd_demo, notebook):
     assert out.startswith("Tiny. Of little.\n")
     for prompt in notebook.prompts:
         assert out.count(f"Prompt: {prompt}\n") == 1
-    for label in ("big alone", "demo-notebook alone", "both ("):
+    for label in ("big alone", "demo-notebook alone", "both, without memory"):
         assert out.count(f"[{label}") == len(notebook.prompts)
         assert [line for line in out.splitlines() if line.startswith(label) and line.count(" of 1 (0 to 1)") == 1]
     assert "3 notes that no member has seen" in out
@@ -121,8 +121,8 @@ def test_facts_are_shown_that_the_core_misses_and_all_together_say():
         cast, [recalled("jug", core=True, last=True), recalled("cup", core=False, last=False), *found]
     )
     assert told.startswith("3 of the 4 facts that big alone does not know and both, with memory say:\n")
-    assert "the pot0 is ...\n  big alone          ... blue\n" in told
-    assert "both, with memory  ... red\n" in told
+    assert "the pot0 is ...\n  big alone             ... blue\n" in told
+    assert "both, with memory     ... red\n" in told
     assert not any(name in told for name in ("jug", "cup", "pot3"))
     assert command._facts(cast, [recalled("cup", core=False, last=False)]) == ""
 

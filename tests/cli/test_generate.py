@@ -254,7 +254,7 @@ def test_the_prompt_is_standard_input_and_then_the_argument(answer, argument, st
 def test_a_closed_standard_input_is_none(answer, monkeypatch):
     monkeypatch.setattr(inputs.sys, "stdin", None)
     assert inputs.read_prompt("Dear") == "Dear"
-    assert inputs.read_batch("-", "") == []
+    assert inputs.read_requests(None, "-", ()) == []
 
 
 def test_a_silent_standard_input_is_waited_for_with_a_word(monkeypatch, capsys):
