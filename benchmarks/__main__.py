@@ -1,8 +1,8 @@
 """Run one of the benchmarks: `python -m benchmarks NAME [OPTIONS]`; without a name, list them.
 
 A benchmark is a module with `arguments(parser)` and `main(given)`. A long one, whose results are kept, has instead of
-`main` what `lib.experiment.run` calls: `work(given, workshop)`, `report(lines)`, and perhaps `check(given)` and
-`plot(lines, folder)`. QUICK holds the arguments' defaults with `--quick`.
+`main` what `lib.experiment.run` calls: `work(given, workshop)`, `report(lines)`, and perhaps `check(given)`. QUICK
+holds the arguments' defaults with `--quick`.
 """
 
 from __future__ import annotations
@@ -52,8 +52,6 @@ def parser_of(benchmark: ModuleType, name: str) -> ArgumentParser:
     if not hasattr(benchmark, "main"):
         parser.add_argument("--out", type=Path, help="file of results, a line each; models are kept beside it")
         parser.add_argument("--table", type=Path, help="only print the tables of this file")
-    if hasattr(benchmark, "plot"):
-        parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the tables' figures, too")
     if hasattr(benchmark, "QUICK"):
         parser.add_argument("--quick", action="store_true", help="a small run of about a minute")
     return parser

@@ -31,8 +31,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.lib.beside_memory import causal
 from benchmarks.lib.columns import Columns
-from benchmarks.lib.continuations import begun, write
+from benchmarks.lib.continuations import Drawing, begun, write
 from benchmarks.lib.corpora import Corpus, read_texts
 from benchmarks.lib.experiment import Line, Workshop
 from benchmarks.lib.models import Model
@@ -78,6 +79,8 @@ class Author:
     memory: whether their memories do.
     context: whether they have the private document.
     shown: whether the core has it in its own prompt.
+    temperature: 0 for greedily.
+    no_repeat: n, where no n-gram is written twice; 0 to allow all.
     """
 
     members: tuple[str, ...] = ()
@@ -85,20 +88,22 @@ class Author:
     context: bool = False
     shown: bool = False
     temperature: float = 0.0
+    no_repeat: int = 0
 
 
 def authors(small: str | None, *, private: bool) -> dict[str, Author]:
     """Who is compared, by what they are called in the tables."""
     found = {CORE: Author(), DRAWN: Author(temperature=1.0)}
     if private:
-        found[SHOWN] = Author(shown=True)
         found["core and memory of the document"] = Author(context=True)
         if small is not None:
             found["core and small model"] = Author((small,), memory=False)
             found["core and small model, which reads the document"] = Author((small,), memory=False, context=True)
             found["core, small model and memory of notes and document"] = Author((small,), context=True)
+        found[SHOWN] = Author(shown=True)
         return found
     found["core and memory"] = Author((_MEMORY,))
+    found["core and memory, --no-repeat 8"] = Author((_MEMORY,), no_repeat=N)
     if small is not None:
         found["core and small model"] = Author((small,), memory=False)
         found["core, small model and memory"] = Author((small,))
@@ -160,8 +165,10 @@ class Bench:
         context = self.context if author.context else ""
         requests = [Request(fact["prompt"], context=context, plain=True) for fact in facts]
         shared = [self.core.manifest.begin or 0, *self.ids(self.context + BETWEEN)] if author.shown else []
+        how = Drawing(self.given.tokens, author.temperature, author.no_repeat)
         with torch.inference_mode():
-            tokens = write(begun(writer, requests, shared), writer, self.given.tokens, author.temperature)
+            members = begun(writer, requests, shared)
+        tokens = write(members, writer, [self.ids(fact["prompt"]) for fact in facts], how)
         texts = [self._decoded(row) for row in tokens.tolist()]
         return self._judged(facts, texts) | {"weights": {one.name: one.weight for one in writer.members}}
 
@@ -172,16 +179,17 @@ class Bench:
 
     def _judged(self, facts: Sequence[Mapping[str, str]], texts: Sequence[str]) -> Line:
         """Which facts are said, the core's nats of each text's tokens, and which texts repeat themselves."""
-        begin, nats, repeated = self.core.manifest.begin or 0, [], []
-        for fact, text in zip(facts, texts, strict=True):
-            before, ids = [begin, *self.ids(fact["prompt"])], self.ids(text)
-            nats.append([round(value, 4) for value in nats_of(self.network, [*before, *ids])[len(before) - 1 :]])
-            repeated.append(_repeats([*before, *ids]))
-        said = [
-            [_holds(text, fact["answer"]), _begins(text, fact["answer"])]
-            for fact, text in zip(facts, texts, strict=True)
-        ]
-        return {"texts": list(texts), "said": said, "nats": nats, "repeated": repeated}
+        begin, answers = self.core.manifest.begin or 0, [fact["answer"] for fact in facts]
+        before = [[begin, *self.ids(fact["prompt"])] for fact in facts]
+        rows = [[*one, *self.ids(text)] for one, text in zip(before, texts, strict=True)]
+        width = max(map(len, rows))
+        padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])  # unseen: the core is causal
+        with torch.inference_mode():
+            scored = (-causal(self.core).score(padded)).tolist()
+        ends = zip(scored, before, rows, strict=True)
+        nats = [[round(value, 4) for value in own[len(one) - 1 : len(row) - 1]] for own, one, row in ends]
+        said = [[_holds(text, own), _begins(text, own)] for text, own in zip(texts, answers, strict=True)]
+        return {"texts": list(texts), "said": said, "nats": nats, "repeated": list(map(_repeats, rows))}
 
     # Code lengths
 

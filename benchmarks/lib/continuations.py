@@ -7,6 +7,7 @@ pass, which reads the weights once: the same texts but for rounding, a dozen tim
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -107,21 +108,47 @@ class SmallMember:
             self.canvas, self.known = self.hidden.clone(), 0
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How tokens are chosen.
+
+    count: how many are written.
+    temperature: 0 for greedily; else they are drawn with a fixed seed.
+    no_repeat: n, where no n-gram of the prompt and the text so far is written again; 0 to allow all.
+    """
+
+    count: int
+    temperature: float = 0.0
+    no_repeat: int = 0
+
+
 @torch.inference_mode()
-def write(members: Sequence[Member], writer: Writer, count: int, temperature: float = 0.0) -> Tensor:
-    """Continue all rows by so many tokens, greedily or drawn with a fixed seed: (B, count) int64."""
-    generator, written = torch.Generator().manual_seed(0), []
-    ensemble = writer.ensemble
-    for _ in range(count):
+def write(members: Sequence[Member], writer: Writer, prompts: Sequence[Sequence[int]], how: Drawing) -> Tensor:
+    """Continue all rows, whose prompts have these ids: (B, count) int64."""
+    generator, temperature = torch.Generator().manual_seed(0), how.temperature
+    ensemble, rows, written = writer.ensemble, [list(prompt) for prompt in prompts], []
+    for _ in range(how.count):
         log_p = ensemble.combine([member.log_p() for member in members], ensemble.weights(0.5))
+        for place, row in enumerate(rows):
+            log_p[place, _forbidden(row, how.no_repeat)] = -torch.inf
         if temperature == 0:
             tokens = log_p.argmax(-1)
         else:
             tokens = torch.multinomial((log_p / temperature).softmax(-1), 1, generator=generator)[:, 0]
         for member in members:
             member.append(tokens)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            row.append(token)
         written.append(tokens)
     return torch.stack(written, dim=1)
+
+
+def _forbidden(text: Sequence[int], n: int) -> list[int]:
+    """The ids that would write an n-gram of the text again; none for 0."""
+    if n == 0 or len(text) < n:
+        return []
+    last = text[-(n - 1) :]
+    return [text[at + n - 1] for at in range(len(text) - n + 1) if text[at : at + n - 1] == last]
 
 
 def begun(writer: Writer, requests: Sequence[Request], shared: Sequence[int] = ()) -> list[Member]:

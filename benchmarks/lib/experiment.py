@@ -23,7 +23,6 @@ from ssdcli.training.settings import TrainSettings
 
 Line = dict[str, Any]
 
-_QUICK_STEPS = 60
 _SHOWN = 500  # characters of a result that are printed
 # Arguments that may differ between the runs that add to one file of results.
 _MORE = (
@@ -31,6 +30,7 @@ _MORE = (
     "cores",
     "members",
     "models",
+    "lists",
     "parts",
     "small",
     "variants",
@@ -40,7 +40,6 @@ _MORE = (
     "stops",
     "out",
     "table",
-    "plot",
 )
 
 
@@ -53,7 +52,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(given: Namespace, benchmark: ModuleType) -> None:
-    """Do the work that is missing, unless `--table` names a file of results; print its report, and draw its plots."""
+    """Do the work that is missing, unless `--table` names a file of results; print its report."""
     path: Path | None = given.table
     if path is None:
         if hasattr(benchmark, "check"):
@@ -63,13 +62,6 @@ def run(given: Namespace, benchmark: ModuleType) -> None:
         path = workshop.out
     found = lines(path)
     print(f"{heading_of(found)}\n\n{benchmark.report(found)}")
-    if getattr(given, "plot", None) is not None:
-        benchmark.plot(found, given.plot)
-
-
-def budget(given: Namespace) -> dict[str, Any]:
-    """How long a small training takes: `--minutes`, or with `--quick` a few steps of the smallest size."""
-    return {"steps": _QUICK_STEPS, "size": "nano"} if given.quick else {"minutes": given.minutes}
 
 
 class Workshop:

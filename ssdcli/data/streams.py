@@ -35,6 +35,7 @@ class Source:
     report: where documents and skips are counted.
     path: where it is, for formats that have to seek; None for a stream and for a compressed file.
     reading: how its owner wants it read.
+    codec: what its text is in, if that is known from what it declares.
     """
 
     name: str
@@ -42,10 +43,11 @@ class Source:
     report: ReadReport
     path: Path | None = None
     reading: Reading = AS_USUAL
+    codec: str | None = None
 
     def text(self) -> Iterator[str]:
         """Decode the bytes, in pieces."""
-        return decode(self.chunks, self.name, self.report)
+        return decode(self.chunks, self.name, self.report, self.codec)
 
     def whole(self, most: int) -> bytes | None:
         """All bytes, or None if there are more than `most`."""
@@ -101,9 +103,9 @@ def read_head(chunks: Iterator[bytes]) -> bytes:
     return head
 
 
-def decode(chunks: Iterable[bytes], name: str, report: ReadReport) -> Iterator[str]:
+def decode(chunks: Iterable[bytes], name: str, report: ReadReport, codec: str | None = None) -> Iterator[str]:
     """Yield the text without byte order mark, with LF line ends; what had to be replaced is counted."""
-    decoder, newlines = TextDecoder(), io.IncrementalNewlineDecoder(None, translate=True)
+    decoder, newlines = TextDecoder(codec), io.IncrementalNewlineDecoder(None, translate=True)
     for chunk in chunks:
         yield newlines.decode(decoder.decode(chunk))
     yield newlines.decode(decoder.decode(b"", final=True), final=True)

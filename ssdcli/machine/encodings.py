@@ -236,13 +236,17 @@ def decode_bytes(data: bytes, declared: str | None = None) -> Decoded:
 
     declared: a label, such as `iso-8859-1`, as a page or a mail has it.
     """
-    codec = codec_of(declared)
-    if codec in _WIDE and b"\0" not in data and _decodes(data, "utf-8"):
-        codec = None  # a declaration that could be read as ASCII cannot be true
-    obeyed = codec is not None and not _is_false(data, codec)
-    decoder = TextDecoder(codec if obeyed else None)
+    decoder = TextDecoder(true_codec(data, declared))
     text = decoder.decode(data, final=True)
     return Decoded(text, shown(decoder.codec), decoder.replaced)
+
+
+def true_codec(data: bytes, declared: str | None) -> str | None:
+    """The codec that bytes declare; None if they declare none that is known and can be true."""
+    codec = codec_of(declared)
+    if codec is None or (codec in _WIDE and b"\0" not in data and _decodes(data, "utf-8")):
+        return None  # a declaration that could be read as ASCII is none of a wide encoding
+    return None if _is_false(data, codec) else codec
 
 
 def _is_false(data: bytes, codec: str) -> bool:

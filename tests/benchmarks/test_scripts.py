@@ -41,9 +41,9 @@ def test_the_machine_is_prepared_before_torch_is_imported() -> None:
     code = (
         "import sys; from benchmarks import __main__ as runner\n"
         "runner.prepare_machine = lambda: print('torch' in sys.modules)\n"
-        "sys.argv = ['', 'schedules', '--help']; runner.main()"
+        "sys.argv = ['', 'collaboration', '--help']; runner.main()"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=FOLDER.parent, capture_output=True, text=True, check=False, timeout=120
     )
-    assert ran.stdout.startswith("False\nusage: python -m benchmarks schedules")
+    assert ran.stdout.startswith("False\nusage: python -m benchmarks collaboration")

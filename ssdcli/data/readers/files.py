@@ -14,11 +14,12 @@ from ssdcli.data.documents import Document, ReadReport, printable
 from ssdcli.data.readers.archives import archive_documents
 from ssdcli.data.readers.exclusion import Exclusion
 from ssdcli.data.readers.formats import ARCHIVES, FORMATS, PACKED, PLAIN, UNNAMED, Format, recognised
+from ssdcli.data.readers.html import declared_charset
 from ssdcli.data.readers.secrets import without_secrets
 from ssdcli.data.reading import AS_USUAL, Reading
 from ssdcli.data.streams import ByteStream, Source, byte_chunks, read_head
 from ssdcli.errors import UsageError
-from ssdcli.machine.encodings import HEAD_BYTES, looks_binary
+from ssdcli.machine.encodings import HEAD_BYTES, looks_binary, true_codec
 from ssdcli.options.declare import STREAM
 
 
@@ -136,4 +137,6 @@ def _read(how: Format, source: Source) -> Iterator[Document]:
         if not how.binary and looks_binary(head):
             source.skip("binary")
             return
+        if head.startswith(b"<?xml"):
+            source = replace(source, codec=true_codec(head[: head.rfind(b">") + 1], declared_charset(head)))
     yield from how.read(source)

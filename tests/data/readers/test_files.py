@@ -172,6 +172,13 @@ def test_text_in_other_encodings_is_read_and_they_are_said(tmp_path):
     assert report.replaced_characters == 0
 
 
+def test_xml_is_read_in_the_encoding_that_it_declares(tmp_path):
+    said = "<?xml version='1.0' encoding='{}'?><a>Ærø, þú, ýsa</a>\n"
+    write(tmp_path / "a.xml", said.format("iso-8859-1").encode("cp1252"))
+    write(tmp_path / "b.xml", said.format("iso-8859-1").encode())
+    assert texts(tmp_path) == [said.format("iso-8859-1")] * 2
+
+
 def test_characters_cut_by_a_chunk_are_whole(tmp_path, monkeypatch):
     text = "\ufeffé日本\r\n\ufffd😀\r" * 5000
     path = write(tmp_path / "a.txt", text)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given
@@ -16,6 +18,7 @@ BYTES = [bytes([byte]) for byte in range(256)]
 TOKENS = [*BYTES, "é".encode(), "日".encode()[:2], "日本".encode()[1:], b"ab", "x😀".encode()[:4], None]
 
 
+@cache
 def characters() -> Characters:
     found = Characters.of(TOKENS, len(TOKENS))
     assert found is not None
