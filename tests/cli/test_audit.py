@@ -65,6 +65,7 @@ def test_one_json_object_holds_the_same(ssd):
         "exposure",
         "verbatim",
         "membership",
+        "memory",
         "remarks",
         "seed",
         "seconds",

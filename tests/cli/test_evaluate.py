@@ -73,7 +73,7 @@ def test_the_json_object_has_its_shape(ssd):
     assert (code, found["seed"], found["core"], found["small"]) == (0, 5, "big", "notes")
     assert said.count("ssd: warning:") == 1  # what the texts were not measured by
     assert list(found) == [
-        *("core", "small", "process", "measure", "members", "better_member", "ensembles", "best", "generated"),
+        *("core", "small", "process", "measure", "members", "better_member", "ensembles", "best", "gates", "generated"),
         *("documents", "tokens", "bytes", "trained", "seed", "seconds", "remarks"),
     ]
     assert (found["process"], found["measure"], found["documents"]) == ("masked", "NELBO", 10)
@@ -184,7 +184,7 @@ def test_text_may_come_through_a_pipe(run_ssd):
         (("text.jsonl", "--with", "notes", "--judge", "x"), 2, "a judge reads texts"),
         (("text.jsonl", "--with", "notes", "--judge", "x", "--generate", "2"), 1, "the judge in x cannot be read"),
         (("text.jsonl", "--with", "notes", "--context", "none.txt"), 2, "context file 'none.txt' cannot be read"),
-        (("text.jsonl", "--context", "text.jsonl"), 2, "only small models see private context"),
+        (("text.jsonl", "--context", "text.jsonl"), 2, "only small models and memories see private context"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(ssd, arguments, code, sentence):

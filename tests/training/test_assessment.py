@@ -12,6 +12,7 @@ from ssdcli.evaluation.canvases import ROUNDS, CanvasSettings, canvas_losses
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import alone
 from ssdcli.evaluation.gating import GateFitter
+from ssdcli.evaluation.joint_gate import GateObserver, fit_joint_gates
 from ssdcli.evaluation.losses import GRID, LossSettings, measure_combinations, shares
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel, Shared, open_model
@@ -81,14 +82,15 @@ def causal_core() -> LoadedModel:
 def test_beside_a_causal_core_code_lengths_choose_the_weight_and_fit_the_gate():
     core, other = causal_core(), small()
     members = [member("core", core.denoiser), member("small", other.denoiser, role="small")]
-    fitter = GateFitter(None)
-    told = [*shares(GRID, 2, PROCESS, average), fitter.combination()]
+    observer = GateObserver(("core", "small"))
+    told = [*shares(GRID, 2, PROCESS, average), observer.combination(("core", "small"))]
     expected = code_lengths(members, TEXTS, told, CodeSettings()).over(GRID)
-    watched = GateFitter(None)
-    losses = assessment._with_core(core, other, TEXTS, average, watched, 1e6)
-    assert losses is not None
-    np.testing.assert_array_equal(losses.sums, expected.sums)
-    assert watched.gate() == fitter.gate()
+    beside = assessment.measure_beside([core, other], TEXTS, average, 1e6)
+    assert beside is not None
+    np.testing.assert_array_equal(beside.losses.sums, expected.sums)
+    assert beside.memory is None
+    (fitted,) = beside.gates
+    assert fitted.gate == fit_joint_gates(observer.observations())[0].gate
 
 
 def test_a_small_model_is_measured_and_sampled_by_the_default_rule_beside_its_core():
@@ -100,7 +102,7 @@ def test_a_small_model_is_measured_and_sampled_by_the_default_rule_beside_its_co
 
 
 def test_too_few_documents_in_time_choose_no_weight():
-    assert assessment._with_core(causal_core(), small(), TEXTS, average, GateFitter(None), 1e-9) is None
+    assert assessment.measure_beside([causal_core(), small()], TEXTS, average, 1e-9) is None
 
 
 def test_alone_a_model_for_a_causal_core_is_measured_by_its_code_length_too():
