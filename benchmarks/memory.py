@@ -294,12 +294,13 @@ def _runs(core: Model, index: Index, notes: Sequence[Ids]) -> dict[str, Callable
     both, alone = Ensemble(members, GatedAverage(PUBLIC_GATE)), Ensemble(members[:1])
     prefixes = both.start([[Prompt([core.manifest.begin or 0, *text[:_LAST]])], [Prompt(text[:_LAST])]], [1.0])
     hidden = [memory.process.mask_id] * (core.manifest.block_size - 1)
-    # Two canvases take turns whose one known token differs, so that the core reads one token each time.
-    canvases = cycle([torch.tensor([[text[place], *hidden]]) for place in (_LAST, _LAST + 1)])
-    predicted = both.denoise(next(canvases), 1.0, None, prefixes)
+    # For each member two canvases take turns whose one known token differs, so that the core reads a token each time.
+    known = [torch.tensor([[text[place], *hidden]]) for place in (_LAST, _LAST + 1)]
+    of_core, of_memory = cycle(known), cycle(known)
+    predicted = both.denoise(known[1], 1.0, None, prefixes)
     return {
-        "core": lambda: engine.denoise(next(canvases), 1.0, None, prefixes[0]),
-        "memory": lambda: memory.denoise(next(canvases), 1.0, None, prefixes[1]),
+        "core": lambda: engine.denoise(next(of_core), 1.0, None, prefixes[0]),
+        "memory": lambda: memory.denoise(next(of_memory), 1.0, None, prefixes[1]),
         "combining": lambda: both.combine(predicted.by_member, predicted.weights),
         "combining of one": lambda: alone.combine(predicted.by_member[:1], (1.0,)),
     }

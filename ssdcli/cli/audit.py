@@ -23,7 +23,7 @@ Model = Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocom
 Data = Annotated[
     list[str] | None,
     typer.Argument(
-        help="The text that it was trained on, which ssd does not keep; without it only canaries are measured."
+        help="The text that it was trained on, held-out documents included; without it only canaries are measured."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object.")]

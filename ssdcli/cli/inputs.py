@@ -46,7 +46,7 @@ class ModelFlags:
         completes="member",
     )
     context: tuple[Path, ...] = option(
-        (), "Private context, seen only by small models. Repeatable.", metavar="FILE", common=True
+        (), "Private context, seen only by small models and memories. Repeatable.", metavar="FILE", common=True
     )
 
 

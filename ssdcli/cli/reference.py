@@ -129,6 +129,8 @@ def _value(default: object) -> str:
         or (isinstance(default, (str, list, tuple)) and not default)
     ):
         return ""
+    if default is True:
+        return "on"
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 

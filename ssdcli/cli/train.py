@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +17,7 @@ from ssdcli.errors import UsageError, on_out_of_memory, require
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.units import counted
+from ssdcli.options.declare import flag_of
 from ssdcli.registry.recipes import find_recipe
 from ssdcli.registry.store import Registry
 from ssdcli.training.settings import TrainSettings
@@ -54,7 +55,7 @@ def train_small(
     """Train a small model on your own text, on this machine, and register it."""
     given = {name: value for name, value in flags.items() if value not in (None, [])}
     if memory_only or update is not None:
-        _check_memory(given, memory_only=memory_only, update=update, resume=resume)
+        _check_memory(given, memory_only=memory_only, update=update, resume=resume, dry_run=dry_run)
         _remember(given, update, recipe, overwrite=overwrite, as_json=json)
         return
     prepare_machine()
@@ -97,15 +98,20 @@ def _settings(given: dict[str, object], recipe: str | None, *, resume: bool, ove
     return settings
 
 
-def _check_memory(given: Mapping[str, object], *, memory_only: bool, update: str | None, resume: bool) -> None:
+def _check_memory(
+    given: Mapping[str, object], *, memory_only: bool, update: str | None, resume: bool, dry_run: bool
+) -> None:
     """Raise UsageError for flags that do not go with a memory."""
     both = memory_only and update is not None
     require(not both, "--memory-only makes a new memory, and --update changes one.", "Omit one of them.")
     require(not resume, "a memory takes seconds, so there is nothing to resume.", "Omit --resume.")
+    flag = "--memory-only" if update is None else "--update"
+    require(not dry_run, "--dry-run shows what a training would read.", f"Omit {flag}: the same text is read without.")
     require(given.get("memory") is not False, "--no-memory leaves nothing to do here.", "Omit it.")
     known = {"data", *_READING} | (set() if update is not None else {"core", "name", "memory"})
-    others = sorted(set(given) - known)
-    require(not others, f"a memory is not trained, and {', '.join(others)} is a setting of trainings.", "Omit it.")
+    others = [f"--{flag_of(member)}" for member in fields(TrainSettings) if member.name in set(given) - known]
+    if others:
+        raise UsageError(f"{' and '.join(others)} cannot be used with {flag}.", "Omit what a memory has no use for.")
 
 
 def _remember(
@@ -133,9 +139,8 @@ def _remember(
     size = f"{counted(found.size['texts'], 'text')} of {counted(found.size['tokens'], 'token')}"
     console.write(f"{found.name}: a memory of {size}, {found.folder}")
     if update is not None:
-        console.write(
-            f"{counted(found.learned, 'text')} new, {found.forgotten:,} forgotten; the weights stay as they are"
-        )
+        weights = "; the weights stay as they are" if found.has_weights else ""
+        console.write(f"{counted(found.learned, 'text')} new, {found.forgotten:,} forgotten{weights}")
     console.note(f"Now try: ssd generate {shlex.quote('Dear')} --with {found.name}")
 
 

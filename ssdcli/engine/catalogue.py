@@ -242,7 +242,7 @@ RULES: tuple[RuleDeclaration, ...] = (
     RuleDeclaration(
         name="gated",
         target="ssdcli.engine.ensemble.rules:gated",
-        help="mix, with the weights that the small model's gate gives",
+        help="mix, or average beside autoregressive cores, with weights that a gate gives at each position",
         needs=("core", "gate"),
         schedule="leaning",
     ),

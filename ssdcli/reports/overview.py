@@ -147,9 +147,10 @@ def _prompts(model: Manifest) -> str:
     if model.kind == "core":
         chats = "answered through its chat template; --plain continues them as text"
         return chats if model.format == "chat" else "continued as text"
+    made = "made from" if model.kind == MEMORY else "trained on"
     if model.format == "plain":
-        return "continued as text, like the documents it was trained on"
-    return "answered, like the conversations it was trained on; --plain continues them as text"
+        return f"continued as text, like the documents it was {made}"
+    return f"answered, like the conversations it was {made}; --plain continues them as text"
 
 
 def _evaluation(model: Manifest) -> str:

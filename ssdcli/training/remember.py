@@ -48,6 +48,7 @@ class Remembered:
     learned: how many texts are new in it.
     forgotten: how many of the memory before are not in it any more.
     report: sentences about what was read.
+    has_weights: whether the model is more than a memory.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Remembered:
     learned: int
     forgotten: int
     report: tuple[str, ...]
+    has_weights: bool = False
 
 
 def memory_of(store: TokenStore) -> Memory:
@@ -114,6 +116,7 @@ def update_memory(
     if entry.bundled or entry.manifest.kind == "core":
         raise UsageError(f"{name!r} has no memory to update.", "Name a small model or a memory of your own.")
     _check_process(entry)
+    has_weights = entry.manifest.kind != MEMORY
     with _working(registry, name) as workspace:
         store = _read(data, reading or recorded_reading(entry.folder), entry, workspace)
         memory = memory_of(store)
@@ -123,9 +126,10 @@ def update_memory(
             _copy(entry, folder)
             save_memory(folder, memory)
             kept = {file: digest for file, digest in entry.manifest.files.items() if file not in MEMORY_FILES}
-            write_manifest(folder, replace(entry.manifest, files=kept, memory=memory.size))
-    report = tuple(store.info.report)
-    return Remembered(name, entry.folder, memory.size, len(after - before), len(before - after), report)
+            text = entry.manifest.text if has_weights else _amount(store)
+            write_manifest(folder, replace(entry.manifest, files=kept, memory=memory.size, text=text))
+    new, forgotten, report = len(after - before), len(before - after), tuple(store.info.report)
+    return Remembered(name, entry.folder, memory.size, new, forgotten, report, has_weights)
 
 
 @contextmanager
@@ -178,7 +182,6 @@ def _copy(entry: Entry, folder: Path) -> None:
 def _manifest(name: str, core: Entry, store: TokenStore, memory: Memory) -> Manifest:
     """What the registry keeps of a memory alone; the digests of its files are added when it is registered."""
     own, info = core.manifest, store.info
-    sides = (info.train, info.heldout)
     causal = own.attention == "autoregressive"
     return Manifest(
         name=name,
@@ -199,10 +202,14 @@ def _manifest(name: str, core: Entry, store: TokenStore, memory: Memory) -> Mani
         memory=memory.size,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
-        text={
-            key: sum(getattr(side, key) for side in sides) for key in ("documents", "conversations", "tokens", "bytes")
-        },
+        text=_amount(store),
     )
+
+
+def _amount(store: TokenStore) -> dict[str, float]:
+    """How much text was read, as a manifest says it."""
+    sides = (store.info.train, store.info.heldout)
+    return {key: sum(getattr(side, key) for side in sides) for key in ("documents", "conversations", "tokens", "bytes")}
 
 
 def _card(manifest: Manifest) -> str:

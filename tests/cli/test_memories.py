@@ -62,10 +62,11 @@ def test_an_update_says_what_is_new_and_what_is_forgotten(ssd: Ssd) -> None:
     Path("notes/2.md").write_text("A new note about the garden.\n")
     code, answer, _ = ssd("train-small", "notes", "--update", "old")
     assert code == 0
-    assert answer.splitlines()[-1] == "1 text new, 1 forgotten; the weights stay as they are"
+    assert answer.splitlines()[-1] == "1 text new, 1 forgotten"
     code, answer, _ = ssd("train-small", "notes", "--update", "old", "--json")
     size = Registry().find("old").manifest.memory
     assert json.loads(answer) == {"name": "old", **(size or {}), "new": 0, "forgotten": 0}
+    assert Registry().find("old").manifest.text["documents"] == 2
 
 
 @pytest.mark.parametrize(
@@ -78,8 +79,9 @@ def test_an_update_says_what_is_new_and_what_is_forgotten(ssd: Ssd) -> None:
         ((*ONLY, "--update", "old"), "--memory-only makes a new memory, and --update changes one."),
         ((*ONLY, "--resume"), "a memory takes seconds, so there is nothing to resume."),
         ((*ONLY, "--no-memory"), "--no-memory leaves nothing to do here."),
-        ((*ONLY, "--steps", "3"), "a memory is not trained, and steps is a setting of trainings."),
-        (("notes", "--update", "old", "--name", "new"), "a memory is not trained, and name is a setting of trainings."),
+        ((*ONLY, "--steps", "3"), "--steps cannot be used with --memory-only."),
+        (("notes", "--update", "old", "--name", "new"), "--name cannot be used with --update."),
+        ((*ONLY, "--dry-run"), "--dry-run shows what a training would read."),
         (("notes", "--memory-only", "--for", CORE), "the new model has no name."),
         (("notes", "--memory-only", "--for", "none", "--name", "x"), "a memory needs a core"),
     ],
