@@ -78,9 +78,10 @@ def generate(
     if settings.batch is not None and prompt is not None:
         raise UsageError("with --batch the prompts come from its lines.", "Omit the PROMPT.")
     context = bool(models.context)
-    spec = choose(
-        models.core, members, blend=settings.blend, context=context
-    )  # a typo is answered before torch is imported
+    spec = choose(models.core, members, blend=settings.blend, context=context)  # a typo is answered before torch comes
+    if context and not any(member.sees_context for member in spec.members):
+        problem = "only small models and memories see --context, and none is named."
+        raise UsageError(problem, "Name one, as in --with notes.")
     prepare_machine()
     if settings.options.explain and not settings.json:
         warn_if_colourless()

@@ -208,14 +208,17 @@ def _with_origin(member: Member[ModelFiles], registry: Registry) -> Member[Model
 
 def _shared(core: Entry | None, parts: Sequence[EnsemblePart]) -> list[Member[ModelFiles]]:
     """Weights that sum to one: the core gets what the parts leave."""
-    weighed = [(part, weight) for part, weight in zip(parts, weights_of(parts), strict=True) if weight > 0]
-    weights = [weight for _, weight in weighed]
+    weights = weights_of(parts)
     if core is None:
         total = math.fsum(weights)
-        return [_member(part.owner, part.role, w / total, part.name) for part, w in weighed]
-    rest = _rest([part.name for part, _ in weighed], weights)
-    members = [_member(part.owner, part.role, w, part.name) for part, w in weighed]
+        return _beside_core(parts, [weight / total for weight in weights])
+    rest = _rest([part.name for part in parts], weights)
+    members = _beside_core(parts, weights)
     return [_member(core, "core", rest), *members] if rest > 0 else members
+
+
+def _beside_core(parts: Sequence[EnsemblePart], weights: Sequence[float]) -> list[Member[ModelFiles]]:
+    return [_member(part.owner, part.role, w, part.name) for part, w in zip(parts, weights, strict=True)]
 
 
 def _gated(core: Entry | None, parts: Sequence[EnsemblePart], rule: str) -> list[Member[ModelFiles]]:
@@ -230,7 +233,8 @@ def _gated(core: Entry | None, parts: Sequence[EnsemblePart], rule: str) -> list
     if given is not None:
         problem = f"the weight of {given.name!r} is set by its gate, so none can be given."
         raise UsageError(problem, f"Write --with {given.name}, without a weight.")
-    return _shared(core, parts)
+    weights = weights_of(parts)
+    return [_member(core, "core", _rest([part.name for part in parts], weights)), *_beside_core(parts, weights)]
 
 
 def _contrasted(

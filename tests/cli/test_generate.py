@@ -508,7 +508,10 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
             "the weights of the small models sum to 1.1, which is more than 1: 0.6 (notes) + 0.5 (mail). "
             "Give smaller ones, as in --with NAME=0.3.",
         ),
-        (["--context", "x"], "only small models see --context, and none is named. Name one, as in --with notes."),
+        (
+            ["--context", "x"],
+            "only small models and memories see --context, and none is named. Name one, as in --with notes.",
+        ),
         (
             ["--with", "notes", "--context", "gone"],
             "the context file 'gone' cannot be read (No such file or directory). Name a text file.",
