@@ -194,6 +194,6 @@ def _figures(quality: Quality, measure: str) -> Iterator[str]:
     yield f"{measure} on held-out text, bits per byte: {', '.join(bits)}"
     if math.isfinite(quality.gain):
         gain = interval(quality.gain, quality.gain_margin, "+")
-        yield f"gain of the ensemble over the better of the two, at weights that other documents chose: {gain}"
+        yield f"gain of the ensemble over its best member, at weights that other documents chose: {gain}"
     if any(math.isfinite(margin) for margin in quality.margins.values()):
         yield f"intervals are 95% confidence intervals over {counted(quality.documents, 'document')}"

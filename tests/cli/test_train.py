@@ -78,7 +78,7 @@ def test_the_answer_as_sentences(text, capsys):
     assert err == ""  # no terminal, no progress
     assert out.startswith("notes: 2 steps in ")
     assert re.search(r"^NELBO on held-out text, bits per byte: core \d\.\d{3}, small \d", out, re.MULTILINE)
-    assert "gain of the ensemble over the better of the two, at weights that other documents chose: " in out
+    assert "gain of the ensemble over its best member, at weights that other documents chose: " in out
     assert "Now try" not in out  # a hint is for a person who watches
 
 
