@@ -44,13 +44,14 @@ from ssdcli.demo.story import NOTEBOOK
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.scored_text import ScoredText
+from ssdcli.generation.parts import CONTEXT
 from ssdcli.registry.store import SMOLLM2
 from ssdcli.text.messages import BETWEEN
 from ssdcli.training.remember import train_memory
 from ssdcli.training.settings import TrainSettings
 
 DATA = Path(__file__).parent / "data"
-CONTEXT = DATA / "private_context.md"
+DOCUMENT = DATA / "private_context.md"
 CLOZE, PARAPHRASED, PRIVATE = "cloze", "paraphrased", "private"
 LISTS = {
     CLOZE: NOTEBOOK / "cloze.jsonl",
@@ -78,6 +79,7 @@ class Author:
     members: the names that join the core.
     memory: whether their memories do.
     context: whether they have the private document.
+    weight: of the memory of that document, constant; None for the gate's.
     shown: whether the core has it in its own prompt.
     temperature: 0 for greedily.
     no_repeat: n, where no n-gram is written twice; 0 to allow all.
@@ -86,6 +88,7 @@ class Author:
     members: tuple[str, ...] = ()
     memory: bool = True
     context: bool = False
+    weight: float | None = None
     shown: bool = False
     temperature: float = 0.0
     no_repeat: int = 0
@@ -96,6 +99,7 @@ def authors(small: str | None, *, private: bool) -> dict[str, Author]:
     found = {CORE: Author(), DRAWN: Author(temperature=1.0)}
     if private:
         found["core and memory of the document"] = Author(context=True)
+        found["core and memory of the document, half each"] = Author(context=True, weight=0.5)
         if small is not None:
             found["core and small model"] = Author((small,), memory=False)
             found["core and small model, which reads the document"] = Author((small,), memory=False, context=True)
@@ -140,7 +144,7 @@ class Bench:
     @cached_property
     def context(self) -> str:
         """The private document."""
-        (text,) = read_texts(CONTEXT)
+        (text,) = read_texts(DOCUMENT)
         return text
 
     def ids(self, text: str) -> list[int]:
@@ -155,7 +159,10 @@ class Bench:
             notes = Corpus.notebook().train
             train_memory(TrainSettings(data=(notes,), core=self.core.name, name=_MEMORY), registry)
         blend = Blend(memory=author.memory)
-        return choose(self.core.name, list(author.members), registry, blend, context=author.context).open()
+        weights: dict[str, float | None] = dict.fromkeys(author.members)
+        if author.weight is not None:
+            weights[CONTEXT] = author.weight
+        return choose(self.core.name, weights, registry, blend, context=author.context).open()
 
     # Facts
 
