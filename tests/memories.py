@@ -43,5 +43,5 @@ def give_memory(name: str, texts: tuple[str, ...] = NOTES) -> None:
     entry = Registry().find(name)
     ids = [tiny_tokenizer().encode(text).ids for text in texts]
     memory = remember(ids, [Origin(f"{number}.md") for number in range(len(texts))])
-    save_memory(entry.folder, memory)
+    save_memory(entry.folder, memory, entry.manifest.tokenizer)
     write_manifest(entry.folder, replace(entry.manifest, memory=memory.size))

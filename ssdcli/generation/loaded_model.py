@@ -121,8 +121,10 @@ def open_memory(entry: Entry, shared: Shared = ALONE) -> LoadedMemory:
     if not isinstance(process, Masked):
         problem = f"a memory joins the masked process alone, not the {process.name} process of {entry.name!r}."
         raise UsageError(problem, "Pass --no-memory.")
-    kept = None if manifest.memory is None else load_memory(entry.folder, entry.name, manifest.vocabulary)
-    denoiser = MemoryDenoiser(kept or NOTHING, process, shared.block_size or manifest.block_size)
+    kept = NOTHING
+    if manifest.memory is not None:
+        kept = load_memory(entry.folder, entry.name, manifest.vocabulary, manifest.tokenizer)
+    denoiser = MemoryDenoiser(kept, process, shared.block_size or manifest.block_size)
     return LoadedMemory(denoiser, codec, format_of(entry, codec.tokenizer, trained_here=manifest.kind != "core"))
 
 

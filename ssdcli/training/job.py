@@ -260,7 +260,7 @@ def _write(prepared: Prepared, description: Description, memory: Memory | None, 
     if trained_documents.exists():  # not in a store that an earlier version made
         shutil.copyfile(trained_documents, folder / TRAINED_DOCUMENTS)
     if memory is not None:
-        save_memory(folder, memory)
+        save_memory(folder, memory, description.manifest.tokenizer)
     manifest, quality = description.manifest, description.quality
     texts = {
         "metrics.jsonl": metrics_lines(description.history),

@@ -91,7 +91,7 @@ def train_memory(settings: TrainSettings, registry: Registry | None = None, *, o
         store = _read(settings.data, settings.reading, core, workspace)
         memory = memory_of(store)
         with registry.stage(settings.name, overwrite) as folder:
-            save_memory(folder, memory)
+            save_memory(folder, memory, core.manifest.tokenizer)
             shutil.copyfile(core.folder / TOKENIZER, folder / TOKENIZER)
             manifest = _manifest(settings.name, core, store, memory)
             if manifest.format == "chat":
@@ -124,7 +124,7 @@ def update_memory(
         with registry.stage(name, overwrite=True) as folder:
             entry = registry.find(name)  # its weight may have been stored meanwhile
             _copy(entry, folder)
-            save_memory(folder, memory)
+            save_memory(folder, memory, entry.manifest.tokenizer)
             kept = {file: digest for file, digest in entry.manifest.files.items() if file not in MEMORY_FILES}
             text = entry.manifest.text if has_weights else _amount(store)
             write_manifest(folder, replace(entry.manifest, files=kept, memory=memory.size, text=text))
@@ -161,7 +161,8 @@ def _known_texts(entry: Entry) -> list[NDArray[np.int32]]:
     if entry.manifest.memory is None:
         return []
     try:
-        return load_memory(entry.folder, entry.name, entry.manifest.vocabulary).index.texts()
+        manifest = entry.manifest
+        return load_memory(entry.folder, entry.name, manifest.vocabulary, manifest.tokenizer).index.texts()
     except SsdError:
         return []
 

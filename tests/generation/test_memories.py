@@ -73,7 +73,7 @@ def test_a_memory_joins_a_diffusion_core_where_it_is_named() -> None:
 def test_at_most_so_many_tokens_in_a_row_are_copied(most: int) -> None:
     text = copying().generate(BEGINNING, GREEDY, max_copy=most).text
     held = Registry().find("notes")
-    index: Index = load_memory(held.folder, "notes", held.manifest.vocabulary).index
+    index: Index = load_memory(held.folder, "notes", held.manifest.vocabulary, held.manifest.tokenizer).index
     written = load("none", {"notes:memory": 1.0}).codec.encode(text)
     runs = [written[start : start + most + 1] for start in range(len(written) - most)]
     copied = [run for run in runs if any(index.tokens[place] == run[-1] for place in index.places_after(run[:-1]))]

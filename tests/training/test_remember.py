@@ -38,7 +38,7 @@ def settings(data: Path, **changes: object) -> TrainSettings:
 
 def held(name: str) -> Memory:
     entry = Registry().find(name)
-    return load_memory(entry.folder, name, entry.manifest.vocabulary)
+    return load_memory(entry.folder, name, entry.manifest.vocabulary, entry.manifest.tokenizer)
 
 
 def texts(name: str) -> set[str]:

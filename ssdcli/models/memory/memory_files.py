@@ -74,15 +74,16 @@ class Memory:
 NOTHING = Memory(Index.of([]), ())
 
 
-def save_memory(folder: Path, memory: Memory) -> None:
-    """Write a memory into a model's folder."""
+def save_memory(folder: Path, memory: Memory, tokenizer: str) -> None:
+    """Write a memory into a model's folder; tokenizer: the fingerprint of the one that made its tokens."""
     np.save(folder / _TOKENS, memory.index.tokens, allow_pickle=False)
     np.save(folder / _ORDER, memory.index.order, allow_pickle=False)
-    table = {"version": _VERSION, "depth": memory.index.depth, "texts": [asdict(origin) for origin in memory.origins]}
+    texts = [asdict(origin) for origin in memory.origins]
+    table = {"version": _VERSION, "depth": memory.index.depth, "tokenizer": tokenizer, "texts": texts}
     write_atomic(folder / _TABLE, json.dumps(table, ensure_ascii=False, indent=1) + "\n")
 
 
-def load_memory(folder: Path, name: str, vocabulary: int) -> Memory:
+def load_memory(folder: Path, name: str, vocabulary: int, tokenizer: str) -> Memory:
     """Map the memory in a model's folder; SsdError for one that is damaged or holds ids of another tokenizer."""
     try:
         table = json.loads((folder / _TABLE).read_text(encoding="utf-8"))
@@ -92,6 +93,8 @@ def load_memory(folder: Path, name: str, vocabulary: int) -> Memory:
             raise ValueError("another version of ssd wrote it")
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise _unusable(name, f"it cannot be read ({error})") from None
+    if table.get("tokenizer") != tokenizer:
+        raise _unusable(name, "its text is in the tokens of another tokenizer")
     index = Index(tokens, order, table["depth"])
     if problem := _misfit(index, len(origins), vocabulary):
         raise _unusable(name, problem)

@@ -21,12 +21,12 @@ V = 8
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_memory(tmp_path, remember(TEXTS, ORIGINS))
+    save_memory(tmp_path, remember(TEXTS, ORIGINS), "letters")
     return tmp_path
 
 
 def test_what_is_loaded_is_what_was_saved(folder: Path) -> None:
-    made, read = remember(TEXTS, ORIGINS), load_memory(folder, "notes", V)
+    made, read = remember(TEXTS, ORIGINS), load_memory(folder, "notes", V, "letters")
     assert read.index.tokens.tolist() == made.index.tokens.tolist()
     assert read.index.order.tolist() == made.index.order.tolist()
     assert read.origins == made.origins == (ORIGINS[0], ORIGINS[2])  # an empty text is no text
@@ -34,8 +34,8 @@ def test_what_is_loaded_is_what_was_saved(folder: Path) -> None:
 
 
 def test_an_empty_memory_is_a_memory(tmp_path: Path) -> None:
-    save_memory(tmp_path, remember([], []))
-    assert load_memory(tmp_path, "notes", V).size == {"texts": 0, "tokens": 0}
+    save_memory(tmp_path, remember([], []), "letters")
+    assert load_memory(tmp_path, "notes", V, "letters").size == {"texts": 0, "tokens": 0}
 
 
 def _truncated(file: str) -> Callable[[Path], object]:
@@ -90,13 +90,13 @@ def test_a_damaged_memory_says_how_to_build_it_again(
 ) -> None:
     damage(folder)
     with pytest.raises(SsdError, match=problem) as caught:
-        load_memory(folder, "notes", V)
+        load_memory(folder, "notes", V, "letters")
     assert "'ssd train-small DATA --update notes'" in str(caught.value)
 
 
 def test_a_memory_of_another_vocabulary_is_refused(folder: Path) -> None:
     with pytest.raises(SsdError, match="tokens of another tokenizer"):
-        load_memory(folder, "notes", 6)
+        load_memory(folder, "notes", 6, "letters")
 
 
 def test_a_place_is_named_by_its_file_and_line() -> None:
@@ -126,3 +126,8 @@ def test_a_memory_without_some_texts_has_neither_them_nor_their_copies() -> None
     kept: Memory = held.without([letter])
     assert kept.origins == (Origin("b.md"),)
     assert [text.tolist() for text in kept.index.texts()] == [[7] * 20]
+
+
+def test_a_memory_of_another_tokenizer_is_refused_even_if_its_ids_would_do(folder):
+    with pytest.raises(SsdError, match="tokens of another tokenizer"):
+        load_memory(folder, "notes", V, "words")
