@@ -134,7 +134,8 @@ def _writers(cast: story.Cast) -> str:
         MEMORY: "both with the memory, an index of the notes that knows what followed the last words there.",
     }
     chosen = [f"  {lines[author]}" for author in cast.writers]
-    return "\n".join([f"{len(chosen)} writers continue the same beginnings:", *chosen, ""])
+    count = {3: "Three", 4: "Four"}[len(chosen)]
+    return "\n".join([f"{count} writers continue the same beginnings:", *chosen, ""])
 
 
 def _samples(cast: story.Cast, samples: Sequence[story.Continuations]) -> str:
@@ -177,7 +178,7 @@ def _facts(cast: story.Cast, recalls: Sequence[story.Recall]) -> str:
         return ""
     shown = found[:_SHOWN]
     width = max(map(len, labels.values()))
-    parts = [f"{len(shown)} of the {len(found)} facts that {labels[CORE]} does not know and {labels[last]} say:\n"]
+    parts = [f"{len(shown)} of the {len(found)} facts that {labels[CORE]} does not say, and {labels[last]}, do:\n"]
     for one in shown:
         texts = [f"  {labels[author]:{width}}  ... {_one_line(one.texts[author])}" for author in labels]
         parts.append("\n".join([f"{one.fact.prompt} ...", *texts, ""]))
@@ -199,11 +200,11 @@ def _measured(cast: story.Cast, lengths: story.CodeLength, recalls: Sequence[sto
         low, high = (len(recalls) * end for end in proportion(count, len(recalls)))
         share = f"{count} of {len(recalls)} ({low:.0f} to {high:.0f})"
         rows.append(f"{label:{width}}  {bits.value:7.3f} ± {bits.margin:.3f}  {share:>19}")
-    *_, last = labels.values()
+    together = "All together" if MEMORY in labels else "Both together"
     gain = f"{'save' if lengths.gain.value >= 0 else 'lose'} {abs(lengths.gain.value):.3f} ± {lengths.gain.margin:.3f}"
     sentences = [
         f"Bits per byte: exact code length of {lengths.documents} notes that no member has seen; less is better.",
-        f"{last[0].upper()}{last[1:]} {gain} over {labels[CORE]}.",
+        f"{together} {gain} over {labels[CORE]}.",
         "Facts said: sentences of the notes that were completed, greedily, with their invented ending.",
         "All intervals are of 95%.",
     ]

@@ -120,7 +120,7 @@ def test_facts_are_shown_that_the_core_misses_and_all_together_say():
     told = command._facts(
         cast, [recalled("jug", core=True, last=True), recalled("cup", core=False, last=False), *found]
     )
-    assert told.startswith("3 of the 4 facts that big alone does not know and both, with memory say:\n")
+    assert told.startswith("3 of the 4 facts that big alone does not say, and both, with memory, do:\n")
     assert "the pot0 is ...\n  big alone             ... blue\n" in told
     assert "both, with memory     ... red\n" in told
     assert not any(name in told for name in ("jug", "cup", "pot3"))
