@@ -207,17 +207,19 @@ def _with_origin(member: Member[ModelFiles], registry: Registry) -> Member[Model
 
 
 def _shared(core: Entry | None, parts: Sequence[EnsemblePart]) -> list[Member[ModelFiles]]:
-    """Weights that sum to one: the core gets what the parts leave."""
+    """Weights that sum to one: the core gets what the parts leave. Who gets nothing is no member."""
     weights = weights_of(parts)
     if core is None:
         total = math.fsum(weights)
-        return _beside_core(parts, [weight / total for weight in weights])
-    rest = _rest([part.name for part in parts], weights)
-    members = _beside_core(parts, weights)
-    return [_member(core, "core", rest), *members] if rest > 0 else members
+        members = _beside_core(parts, [weight / total for weight in weights])
+    else:
+        rest = _rest([part.name for part in parts], weights)
+        members = [_member(core, "core", rest), *_beside_core(parts, weights)]
+    return [member for member in members if member.weight > 0]
 
 
 def _beside_core(parts: Sequence[EnsemblePart], weights: Sequence[float]) -> list[Member[ModelFiles]]:
+    """The members that parts become."""
     return [_member(part.owner, part.role, w, part.name) for part, w in zip(parts, weights, strict=True)]
 
 

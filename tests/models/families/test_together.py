@@ -67,7 +67,8 @@ def test_a_small_model_trained_for_a_core_writes_with_it(core, ssd, tmp_path):
 
     private = ["--context", str(context)]
     mixed, again = write(*private), write(*private)
-    assert [member["name"] for member in mixed["members"]] == [core, "notes"]
+    memory = ["context"] if core in CAUSAL else []
+    assert [member["name"] for member in mixed["members"]] == [core, "notes", *memory]
     assert all(member["forward_passes"] > 0 for member in mixed["members"])
     assert mixed["text"] == again["text"]
     if core in FREE:
