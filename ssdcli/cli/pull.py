@@ -67,6 +67,8 @@ def pull(
     if entry is not None:
         console.note(f"{name!r} is {plan.source.place} already; nothing was fetched.")
     else:
+        if plan.header is not None:
+            console.note(_dequantising(plan))
         with _bar(plan) as watch:
             entry = pipeline.pull(plan, name, registry, watch, overwrite)
         console.note(
@@ -75,6 +77,14 @@ def pull(
         console.note(f"Now try: ssd generate --core {name} 'Once upon a time'")
     if as_json:
         console.write_json(_registered(entry))
+
+
+def _dequantising(plan: PullPlan) -> str:
+    """What a GGUF file takes of the disk, and of memory when it runs."""
+    from ssdcli.models.weights.blueprint import blueprint
+
+    sizes = f"{large(plan.weight_bytes, 'B')} become {large(plan.bytes_to_write, 'B')} on the disk"
+    return f"Dequantising: {sizes}. To run here: {_outlook(plan, blueprint(plan.native))}"
 
 
 @contextmanager

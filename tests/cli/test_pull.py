@@ -134,6 +134,16 @@ def test_a_gguf_file_is_pulled_under_its_own_name(ssd, tmp_path):
     assert [entry.name for entry in Registry().entries() if not entry.bundled] == ["tiny-2.q4_1"]
 
 
+def test_what_dequantising_takes_is_said_before_it_starts(ssd, tmp_path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr("ssdcli.cli.console.note", said.append)
+    write_gguf(tmp_path / "tiny.gguf", "llama", "Q4_1")
+    assert ssd(str(tmp_path / "tiny.gguf"))[0] == 0
+    assert said[0].startswith("Dequantising: ")
+    assert " on the disk. To run here: float32 on cpu: takes " in said[0]
+    assert "Registered" in said[1]
+
+
 def test_a_gguf_file_whose_name_has_no_letter_is_called_what_it_says(ssd, tmp_path):
     write_gguf(tmp_path / "模型.gguf", "llama", name="My Model 2")
     assert ssd(str(tmp_path / "模型.gguf"))[0] == 0
