@@ -10,6 +10,8 @@ from functools import cached_property
 _MOST = 2_000  # characters outside ASCII that are scored
 _LEAST_SCORE = 0.42  # of a text that is taken for one; the best possible is about 1
 _BONUS = 0.002  # for what charset-normalizer believes, which decides between equals; Latin letters it judges badly
+_RARE = frozenset({"cp437", "cp850", "mac-roman"})  # of DOS and old Macintoshes: few files are left
+_MALUS = 0.65  # of the rare, spread over the characters: it decides where they are few
 
 _PUNCTUATION = "“”‘’‚„–—…«»‹›€£§°·•№©®™¿¡½¼¾×±\xa0\xad"
 _INNER = "’‘'·-–—‑\xad"  # what a word may have between its letters
@@ -176,13 +178,17 @@ def likeliest(data: bytes) -> str | None:
     data: a few kilobytes, of which the last character may be cut.
     """
     believed = _believed(data)
-    best, highest = None, _LEAST_SCORE
+    best, highest = None, -1.0
     for charset in _CHARSETS:
         try:
             text = codecs.getincrementaldecoder(charset.codec)().decode(data)
         except UnicodeDecodeError:
             continue
         score = charset.score(text) + _BONUS * (charset.codec == believed and not charset.is_latin)
+        if score <= _LEAST_SCORE:
+            continue
+        if charset.codec in _RARE:
+            score -= _MALUS / max(sum(character > "\x7f" for character in text), 1)
         if score > highest + 1e-6:
             best, highest = charset.codec, score
     return best

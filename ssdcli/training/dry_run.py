@@ -65,7 +65,9 @@ class DryRun:
         for number, sample in enumerate(self.samples, 1):
             kind = " (conversation)" if sample.turns else ""
             yield f"--- sample {number} of {len(self.samples)}: {sample.source}{kind}"
-            yield from (f"[{turn.role}] {_beginning(turn.content)}" for turn in sample.turns)
+            for turn in sample.turns:
+                unlearned = ", not learned" if turn.role == "assistant" and not turn.learned else ""
+                yield f"[{turn.role}{unlearned}] {_beginning(turn.content)}"
             if not sample.turns:
                 yield _beginning(sample.text)
 

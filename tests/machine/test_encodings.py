@@ -39,6 +39,11 @@ def test_a_sentence_is_read_in_what_it_was_written_in(codec):
     assert not looks_binary(data)
 
 
+@pytest.mark.parametrize("text", ["It’s 5 €\n", "a – b\n", "He said… ok\n", "Don’t\n", "5 €\n", "café\n"])
+def test_a_character_or_two_are_those_of_windows_rather_than_of_old_machines(text):
+    assert decode_bytes(text.encode("cp1252")).text == text
+
+
 @pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-32"])
 @given(text=TEXTS)
 def test_a_mark_decides(codec, text):

@@ -42,6 +42,17 @@ def test_a_dry_run_shows_what_would_be_read_and_trains_nothing(folder, capsys):
     assert not (Registry().home / "training").exists()
 
 
+def test_a_sample_says_which_answers_are_not_learned(tmp_path, capsys):
+    add_tiny("big")
+    asked, good = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
+    row = {"messages": [asked, good | {"content": "Dunno.", "weight": 0}, asked, good]}
+    (tmp_path / "talk.jsonl").write_text(json.dumps(row))
+    assert main(["train-small", str(tmp_path / "talk.jsonl"), "--for", "big", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "[assistant, not learned] Dunno.\n" in told
+    assert "[assistant] So.\n" in told
+
+
 def test_a_dry_run_as_json(folder, capsys):
     add_tiny("big")
     assert main(["train-small", str(folder), "--for", "big", "--dry-run", "--json"]) == 0

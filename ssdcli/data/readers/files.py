@@ -94,14 +94,22 @@ def _read_path(path: Path, report: ReadReport, reading: Reading) -> Iterator[Doc
     packed = path.suffix.lower() in PACKED and path.is_file()
     opened = PACKED[path.suffix.lower()](path, "rb") if packed else path.open("rb")
     # A named pipe, such as the shell makes of <(...), has no suffix to go by.
-    how = _by_suffix(path.with_suffix("") if packed else path) if path.is_file() else UNNAMED
+    how = _by_path(path.with_suffix("") if packed else path) if path.is_file() else UNNAMED
     with opened as file:
         chunks = byte_chunks(_buffered(file), name, report)
         yield from _read(how, Source(name, chunks, report, None if packed else path, reading))
 
 
+def _by_path(path: Path) -> Format:
+    """By the suffix; what lies in a Maildir is a mail, whatever its name and headers."""
+    folder = path.parent
+    if folder.name in ("cur", "new") and all((folder.parent / name).is_dir() for name in ("cur", "new", "tmp")):
+        return FORMATS[".eml"]
+    return _by_suffix(path)
+
+
 def _by_suffix(path: PurePath) -> Format:
-    return FORMATS.get(path.suffix.lower(), PLAIN)
+    return FORMATS.get(path.suffix.lower(), PLAIN if path.suffix else UNNAMED)
 
 
 def _is_archive(path: Path) -> bool:

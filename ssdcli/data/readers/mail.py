@@ -101,13 +101,15 @@ def _mail_documents(mail: bytes, source: Source, place: str) -> Iterator[Documen
     except Exception:  # the library raises many kinds of errors for malformed messages
         report.skip("broken mail", place, "mail")
         return
-    whole = BETWEEN.join(text.strip("\n") for text in texts if text.strip())
-    text = whole if source.reading.quotes else without_quotes(whole)
-    if text.strip() != whole.strip():
+    parts = [text.strip("\n") for text in texts if text.strip()]
+    # Each part by itself: what a signature or an answered mail ends in one part does not end the next.
+    kept = parts if source.reading.quotes else [without_quotes(part) for part in parts]
+    if any(text.strip() != part.strip() for text, part in zip(kept, parts, strict=True)):
         report.skip("quoted replies and signatures, which --quotes keeps", place, "passage")
-    if text.strip():
+    text = BETWEEN.join(text for text in kept if text.strip())
+    if text:
         yield from text_documents([clean(text, place, report).rstrip() + "\n"], place, report)
-    elif not whole.strip():
+    elif not parts:
         report.skip("mail without text", place, "mail")
 
 

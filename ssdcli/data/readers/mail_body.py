@@ -30,6 +30,9 @@ _RULE_LINE = re.compile(r"\s*(-{3,}\s*\S.{2,60}\S\s*-{3,}|_{10,}|Begin forwarded
 _FORWARD = re.compile(r"forward|weitergeleitet|transféré|reenviado|inoltrato|doorgestuurd|переслан|转发", re.IGNORECASE)
 _HEADER = re.compile(r"[*>\s]*\*?([A-ZÄÖÜÀ-ÝА-Я][\w\u00c0-\u04ff-]{1,14}( \w{2,8})?):\*?(\s.*|)")
 _FEWEST_HEADERS = 3
+_SENDER = re.compile(
+    r"[*>\s]*\*?(From|Von|De|Da|Van|Från|Fra|Od|От|Від|Feladó|Kimden|Lähettäjä|Expéditeur|Remitente)\b"
+)
 
 
 def reflowed(text: str, delete_space: bool) -> str:
@@ -107,4 +110,6 @@ def _header_block(lines: Sequence[str], start: int) -> int:
         place += 1
     found = place - first
     has_address = any("@" in line or re.search(r"\b(19|20)\d\d\b", line) for line in lines[first:place])
-    return place - start if has_address and found >= (2 if ruled else _FEWEST_HEADERS) else 0
+    # Without a rule above it, a list such as "Date: 3 May 2026" and "Place: town hall" is text.
+    is_mail = ruled or any(_SENDER.match(line) for line in lines[first:place])
+    return place - start if is_mail and has_address and found >= (2 if ruled else _FEWEST_HEADERS) else 0

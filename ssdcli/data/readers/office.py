@@ -172,8 +172,14 @@ def _runs(parent: _Element, boxes: list[_Element]) -> Iterator[str]:
             yield "\n"
         elif child.tag == f"{_W}noBreakHyphen":
             yield "-"
-        elif isinstance(child.tag, str) and child.tag not in _GONE:
+        elif isinstance(child.tag, str) and child.tag not in _GONE and not _is_hidden(child):
             yield from _runs(child, boxes)
+
+
+def _is_hidden(run: _Element) -> bool:
+    """Whether a run is hidden text, which Word neither shows nor prints."""
+    hidden = run.find(f"{_W}rPr/{_W}vanish")
+    return hidden is not None and hidden.get(f"{_W}val") not in ("0", "false", "off")
 
 
 def _table_rows(table: _Element) -> Iterator[str]:

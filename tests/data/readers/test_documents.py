@@ -46,7 +46,8 @@ def test_a_word_file_is_read_whole(tmp_path):
     body = document.element.body
     for xml in (
         f"<w:p {W}><w:r><w:t>Kept</w:t></w:r><w:ins><w:r><w:t> added</w:t></w:r></w:ins>"
-        "<w:del><w:r><w:delText>gone</w:delText></w:r></w:del></w:p>",
+        "<w:del><w:r><w:delText>gone</w:delText></w:r></w:del>"
+        "<w:r><w:rPr><w:vanish/></w:rPr><w:t>unseen</w:t></w:r></w:p>",
         f"<w:sdt {W}><w:sdtContent><w:p><w:r><w:t>in a control</w:t></w:r></w:p></w:sdtContent></w:sdt>",
         f"<w:p {W}><w:r><w:t>beside</w:t><w:pict><w:txbxContent><w:p><w:r><w:t>boxed</w:t></w:r></w:p>"
         "</w:txbxContent></w:pict></w:r></w:p>",
@@ -62,6 +63,7 @@ def test_a_word_file_is_read_whole(tmp_path):
     for part in ("Kept added", "in a control", "beside", "boxed", "wide\ttall"):
         assert text.count(part) == 1
     assert "gone" not in text
+    assert "unseen" not in text
     assert text.count("tall") == text.count("inner") == 1
     assert skipped == {}
 

@@ -222,6 +222,11 @@ def test_json_lines_give_text_or_prompt_and_response(tmp_path, name):
     assert (report.files, report.documents) == (1, 3)
 
 
+def test_a_file_without_a_suffix_is_read_as_json_where_it_holds_rows(tmp_path):
+    write(tmp_path / "export", lines_of({"text": "one"}, {"text": "two"}))
+    assert [document.text for document in read(tmp_path)[0]] == ["one", "two"]
+
+
 def test_a_broken_json_line_is_counted_with_its_place(tmp_path):
     deep = "[" * 100_000
     content = f'{{"text": "a"}}\n\n{{"text": "b\n[1]\n{deep}\n{{"text": "c"}}'

@@ -194,6 +194,20 @@ def test_forwarded_text_stays_without_its_headers_and_text_between_quotes_too():
     assert without_quotes(untouched.replace("--\n", "")) == untouched.replace("--\n", "")
 
 
+def test_a_signature_or_an_answered_mail_ends_its_own_part_alone():
+    signed, answering = b"\nHello\n-- \nAda", b"\nYes\n\n-----Original Message-----\nFrom: b@c.d\nDate: 2026\n\nWhy?"
+    forwarded = b"Content-Type: message/rfc822\n\nFrom: x@y.z\n\nforwarded"
+    assert texts(multipart("multipart/mixed", signed, answering, b"\nafter", forwarded)) == [
+        "Hello\n\nYes\n\nafter\n\nforwarded\n"
+    ]
+
+
+def test_a_list_of_particulars_is_no_mail_that_is_answered():
+    notice = "Come!\n\nDate: 3 May 2026\nPlace: town hall\nTickets: ada@example.org\n\nBring cake.\n"
+    assert without_quotes(notice) == notice
+    assert without_quotes("Yes.\n\nVon: Ada\nGesendet: 3. Mai 2026\nAn: Bob\n\nKommst du?\n") == "Yes.\n"
+
+
 def test_quotes_in_html_are_left_out():
     quote = '<div class="gmail_attr">On Monday Wren wrote:</div><blockquote class="gmail_quote">cold?</blockquote>'
     page = "<p>Yes.</p>" + quote
@@ -224,6 +238,14 @@ def test_mails_are_known_by_what_they_hold(tmp_path: Path):
     assert not is_mail(b"Title: a\nAuthor: b\nDate: c\n\ntext")
     assert not is_mail(b"From: my desk\n\ntext")
     assert not is_mbox(b"From here on it is dark.\nSoon: night\n")
+
+
+def test_what_lies_in_a_maildir_is_a_mail_however_few_its_headers(tmp_path: Path):
+    for folder in ("cur", "new", "tmp"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "cur" / "17.host:2,S").write_bytes(b"Subject: s\n\none\n")
+    (tmp_path / "new" / "18.host").write_bytes(b"From: a@b.c\n\ntwo\n")
+    assert [document.text for document in read(tmp_path)[0]] == ["one\n", "two\n"]
 
 
 def test_a_mail_that_is_too_long_is_counted_without_being_held(monkeypatch):
