@@ -114,7 +114,8 @@ def _checked(values: dict[str, Any], checks: Mapping[str, Check], place: str) ->
             remedy = f"{suggest(key, checks)} Choose from {', '.join(checks)}."
             raise UsageError(f"{place} has an unknown key {key!r}.", remedy.strip())
         if not checks[key].holds(value):
-            raise UsageError(f"{place} has a {key} that is not {checks[key]}.", "Correct that line.")
+            article = "an" if key[0] in "aeiou" else "a"
+            raise UsageError(f"{place} has {article} {key} that is not {checks[key]}.", "Correct that line.")
     return values
 
 

@@ -13,7 +13,7 @@ from ssdcli.cli import console
 from ssdcli.cli.explanation import shown, tell_colours, warn_if_colourless
 from ssdcli.cli.flags import Recipe, resolve, with_flags
 from ssdcli.cli.inputs import ModelFlags, read_members, read_requests
-from ssdcli.errors import UsageError, on_out_of_memory
+from ssdcli.errors import UsageError, on_out_of_memory, require
 from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.generation.types import DEFAULTS, PLAIN, Blend, Options, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
@@ -79,6 +79,7 @@ def generate(
         raise UsageError("with --batch the prompts come from its lines.", "Omit the PROMPT.")
     context = bool(models.context)
     spec = choose(models.core, members, blend=settings.blend, context=context)  # a typo is answered before torch comes
+    _check_memory(spec, memory=settings.blend.memory)
     if context and not any(member.sees_context for member in spec.members):
         problem = "only small models and memories see --context, and none is named."
         raise UsageError(problem, "Name one, as in --with notes.")
@@ -90,6 +91,12 @@ def generate(
         spec = choose(models.core, members, blend=settings.blend, context=True)
     with on_out_of_memory(_remedy(spec)):
         _write(spec.open(settings.placement), requests, settings)
+
+
+def _check_memory(spec: EnsembleSpec, *, memory: bool) -> None:
+    """Raise UsageError if a memory is named though none may take part."""
+    named = next((member.name for member in spec.members if member.role == "memory"), "")
+    require(memory or not named, f"{named!r} is a memory, and --no-memory leaves memories out.", "Omit one of the two.")
 
 
 def _remedy(spec: EnsembleSpec) -> str:

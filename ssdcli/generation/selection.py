@@ -94,7 +94,7 @@ class EnsembleSpec:
         late_ends = any(_core_table(member.model.weights).get("late_ends") for member in self.members)
         process = process_of(first)
         loaded: dict[tuple[str, bool], Loaded] = {}
-        shared = Shared(self.block_size, process, codec)
+        shared, device = Shared(self.block_size, process, codec), "cpu"  # where a memory alone is looked up
         for member in self.members:
             files, key = member.model, _weights_or_memory(member)
             if key in loaded:

@@ -109,6 +109,9 @@ def test_a_memory_is_left_out_on_request_and_its_copies_are_bounded(ssd: Ssd) ->
     code, _, said = ssd("generate", "Dear", "--max-copy", "2", "--core", CORE, *FAST)
     assert code == 2
     assert "there is no memory whose text could be copied" in said
+    code, _, said = ssd("generate", "Dear", "--with", "notes:memory", "--no-memory", *FAST)
+    assert code == 2
+    assert "'notes:memory' is a memory, and --no-memory leaves memories out. Omit one of the two." in said
 
 
 def test_a_context_needs_no_small_model_beside_a_causal_core(ssd: Ssd) -> None:
