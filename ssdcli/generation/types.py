@@ -30,7 +30,8 @@ class Options:
     temperature: 0 takes the likeliest token; where a core has temperatures of its own, another value multiplies them.
     top_p: the probability mass of the nucleus that tokens are drawn from.
     min_p: the least probability of a token that is drawn, as a share of the likeliest's.
-    repetition_penalty: divides the logits of tokens of the prompt and the text so far, as in transformers; 1 for none.
+    repetition_penalty: divides the logits of tokens of the prompt and the text so far, of which those of the uniform
+        distribution are zero; 1 for none.
     no_repeat: n, where no n-gram of the prompt and the text so far is written again; 0 to allow all.
     max_copy: the most tokens in a row that are copied from a memory, where texts are written from the left; 0 for all.
     stop: strings that end the text and are not part of it.
