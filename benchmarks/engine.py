@@ -35,9 +35,10 @@ from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Process, make_process
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampler import SamplerConfig, sample
+from ssdcli.engine.sampler import sample
 from ssdcli.engine.sampling.nucleus import Picker, keep_nucleus
 from ssdcli.engine.sampling.reverse import reverse_process
+from ssdcli.engine.steps import SamplerConfig
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.core_spec import CoreSpec

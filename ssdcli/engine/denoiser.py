@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.blocks import padding_mask, prefix_mask, training_mask
+from ssdcli.engine.drafting.lookahead import Lookahead, one_by_one
 from ssdcli.engine.flops import Sizes
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed
@@ -144,6 +145,14 @@ class Prefix:
             self.slides,
         )
 
+    def repeated(self, count: int) -> Prefix:
+        """One row as so many, without its cache."""
+        rows, tokens, positions, ranks, canvas_at = (
+            part.expand(count, *part.shape[1:])
+            for part in (self.rows, self.tokens, self.positions, self.ranks, self.canvas_at)
+        )
+        return Prefix(rows, tokens, positions, ranks, canvas_at, self.slides)
+
     def last(self, count: int) -> Prefix:
         """The last `count` columns, as if they were the whole text."""
         start = self.positions[:, -count]  # 0 where the text begins later
@@ -262,6 +271,25 @@ class Denoiser:
             return self._predict(canvas, t, previous, prefixes[0])
         parts = [self._predict(canvas[p.rows], t, None if previous is None else previous[p.rows], p) for p in prefixes]
         return torch.cat(parts)[torch.cat([p.rows for p in prefixes]).argsort()]
+
+    def ahead(self, ahead: Lookahead, prefixes: tuple[Prefix, ...]) -> Tensor:
+        """Log p at the positions of a lookahead, each from a canvas of its own: (B, C, V) float32.
+
+        Needs a process that hides tokens. Positions that are not wanted may hold anything.
+        """
+        if len(prefixes) == 1:
+            return self._ahead(ahead, prefixes[0])
+        parts = torch.cat([self._ahead(ahead.rows(prefix.rows), prefix) for prefix in prefixes])
+        return parts[torch.cat([prefix.rows for prefix in prefixes]).argsort()]
+
+    def _ahead(self, ahead: Lookahead, prefix: Prefix) -> Tensor:
+        """Log p at the positions (b, C) of a prefix's rows: (b, C, V); the canvases of a row share its prefix."""
+        if len(prefix.rows) > 1:
+            return one_by_one(self, ahead, (replace(prefix, rows=torch.arange(len(prefix.rows))),))
+        columns = torch.arange(ahead.width, device=ahead.places.device)
+        cache = None if prefix.cache is None else prefix.cache.for_rows(ahead.width)
+        log_p = self._predict(ahead.canvases()[0], 1.0, None, replace(prefix.repeated(ahead.width), cache=cache))
+        return log_p[columns, ahead.places[0]][None]
 
     def _predict(self, canvas: Canvas, t: float, previous: Tensor | None, prefix: Prefix) -> Tensor:
         """Log p of the canvases (b, ...) of a prefix's rows: (b, L, V)."""

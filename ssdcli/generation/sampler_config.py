@@ -9,8 +9,8 @@ from ssdcli.generation.types import Options
 if TYPE_CHECKING:
     from ssdcli.engine.denoiser import Denoiser
     from ssdcli.engine.ensemble.guidance import Guide
-    from ssdcli.engine.sampler import SamplerConfig
     from ssdcli.engine.sampling.characters import Characters
+    from ssdcli.engine.steps import SamplerConfig
     from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
     from ssdcli.text.codec import Codec
 
@@ -36,9 +36,9 @@ def sampler_config(
 
     denoiser: the first member's; all members share its block size and device. ends: the ids that end a text.
     """
-    from ssdcli.engine.sampler import SamplerConfig
     from ssdcli.engine.sampling.nucleus import Picker
     from ssdcli.engine.sampling.repetition import Repetition
+    from ssdcli.engine.steps import SamplerConfig
 
     return SamplerConfig(
         block_size=denoiser.block_size,

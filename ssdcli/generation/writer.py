@@ -14,6 +14,7 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import UsageError, require
+from ssdcli.generation.drafts import drafting_of
 from ssdcli.generation.memories import SourceFinder, copy_limit, memories_of
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.row import Limits, Row, Transcript, Usage
@@ -22,13 +23,14 @@ from ssdcli.generation.types import DEFAULTS, Contribution, OptionChanges, Optio
 from ssdcli.machine.distributed import from_rank_zero
 
 if TYPE_CHECKING:
+    from ssdcli.engine.drafting.drafting import Drafting
     from ssdcli.engine.ensemble.ensemble import Ensemble
     from ssdcli.engine.ensemble.guidance import Guide
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.engine.prompt import Prompt
-    from ssdcli.engine.sampler import SamplerConfig
     from ssdcli.engine.sampling.characters import Characters
     from ssdcli.engine.sampling.reverse import ReverseProcess
+    from ssdcli.engine.steps import SamplerConfig
     from ssdcli.generation.loaded_model import Loaded
     from ssdcli.generation.trace import WrittenBlock
 
@@ -197,6 +199,7 @@ class Writer:
         parts = PromptParts.with_gaps(prompt) if options.infill else self._encoder(options).whole(request)
         require(parts.gaps > 0, "the prompt has no gap to fill.", "Write ____ where text is missing.")
         self._encoder(options).check_gap()
+        self._drafting(self._reverse(options), options)
         return parts
 
     def _is_its_own_base(self, base: Member[Loaded]) -> bool:
@@ -275,6 +278,7 @@ class Writer:
 
         ensemble, reverse = ensemble or self._ensemble, self._reverse(options)
         config = self._config(self._encoder(options), rows, options)
+        config = replace(config, drafting=self._drafting(reverse, options))
         by_token = reverse.from_left and config.device == "cpu"
         trace = BlockTrace(ensemble, self._process, options.explain, [row.ended for row in rows] if by_token else ())
         return trace.blocks(sample(ensemble, reverse, list(zip(*prompts, strict=True)), list(keys), config))
@@ -284,9 +288,11 @@ class Writer:
         config = sampler_config(self._denoiser, self.ends, options, self._guides)
         copies = copy_limit(self.members, options.max_copy)
         config = replace(config, copies=copies, characters=self._characters)
-        if config.repetition.off:
-            return config
         return replace(config, shared=tuple(encoder.shared(row.request, row.parts, row.filled) for row in rows))
+
+    def _drafting(self, reverse: ReverseProcess, options: Options) -> Drafting | None:
+        """How tokens are drafted (UsageError for a draft where there can be none)."""
+        return drafting_of(self.members, reverse, options.draft, guided=bool(self._guides))
 
     def _reverse(self, options: Options) -> ReverseProcess:
         """How canvases are denoised (UsageError if the options name a sampler that the process does not have)."""
@@ -370,6 +376,8 @@ class Writer:
             steps=row.usage.steps,
             seconds=time.perf_counter() - started,
             flops_saved=row.usage.saved,
+            drafted=row.usage.drafted if self._judge is not None else None,
+            accepted=row.usage.accepted if self._judge is not None else None,
             plain=self._encoder(options).is_plain(row.request),
             warnings=row.warnings,
             explain=tuple(row.explained) if options.explain else None,
