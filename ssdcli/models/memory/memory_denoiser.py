@@ -26,6 +26,7 @@ _ENDLESS = 1 << 40  # tokens of a prompt, all of which it may read
 _CONTEXTS = 4  # private contexts whose indexes are kept
 
 _LONGEST = 4  # contexts whose followers are drafted from
+_FAINT = 0.05  # the chance of all of a draft below which it is not continued
 
 Known = Sequence[int | None]
 
@@ -167,6 +168,8 @@ class MemoryDenoiser:
             ids.append(int(candidates[chosen]))
             sure.append(float(p[chosen]))
             before.append(ids[-1])
+            if math.prod(sure) < _FAINT:
+                break
         return ids, sure
 
     def _likely(self, before: Sequence[int], row: Surroundings) -> tuple[Tensor, Tensor]:
