@@ -27,6 +27,7 @@ from benchmarks.lib.experiment import Line, Workshop
 from benchmarks.lib.tables import table
 from benchmarks.lib.timing import processor_seconds
 from ssdcli.api import Options, Writer
+from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.drafting.drafter import Draft
 from ssdcli.engine.drafting.drafting import Drafting
 from ssdcli.engine.ensemble.gate import PUBLIC_GATE
@@ -34,10 +35,11 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import Rule, gated
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
+from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.race import Race
-from ssdcli.generation import writer as writing
-from ssdcli.generation.loaded_model import LoadedMemory, LoadedModel, open_model
+from ssdcli.engine.sampling.reverse import ReverseProcess
+from ssdcli.generation.loaded_model import Loaded, LoadedMemory, LoadedModel, open_model
 from ssdcli.machine.placement import Placement
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 from ssdcli.models.memory.memory_files import Origin, remember
@@ -84,12 +86,12 @@ def work(given: Namespace, workshop: Workshop) -> None:
 def writer_of(core: LoadedModel, corpus: Corpus) -> Writer:
     """The core and a memory of a corpus's training text."""
     texts = encode(read_texts(corpus.train), core.codec.tokenizer)
-    memory: Any = MemoryDenoiser(
-        remember(texts, [Origin(corpus.name)] * len(texts)), core.denoiser.process, core.denoiser.block_size
-    )
+    process = core.denoiser.process
+    assert isinstance(process, Masked)
+    memory = MemoryDenoiser(remember(texts, [Origin(corpus.name)] * len(texts)), process, core.denoiser.block_size)
     loaded = LoadedMemory(memory, core.codec, core.format)
     weights = PUBLIC_GATE.weights
-    members = [
+    members: list[Member[Loaded]] = [
         Member("core", core, Constant(weights[0]), "core", weights[0]),
         Member("memory", loaded, Constant(weights[1]), "memory", weights[1]),
     ]
@@ -114,22 +116,26 @@ class Misses:
         return Draft(torch.full(shape, self.token), torch.ones(shape))
 
 
+class MissingWriter(Writer):
+    """Writes with a drafter that always misses."""
+
+    def _drafting(self, reverse: ReverseProcess, options: Options) -> Drafting | None:
+        process = self.members[0].model.denoiser.process
+        assert isinstance(process, Masked)
+        return Drafting((Misses(process.mask_id - 1),), (None,), self.members[0].model.denoiser.block_size)
+
+
 def continued(writer: Writer, prompts: Sequence[str], options: Options, way: str) -> Line:
     """What continuing the prompts took, one after the other."""
     most = 0 if way in ("no drafts", "core alone") else None
     if way.startswith("drafts of "):
         most = int(way.removeprefix("drafts of "))
-    usual = writing.drafting_of
     if way == "always a miss":
-        never = writer.members[0].model.denoiser.process.mask_id - 1
-        writing.drafting_of = lambda *_, **__: Drafting((Misses(never),), (None,), 16)
-    try:
-        writer.generate(prompts[0], options, max_tokens=4)  # so that nothing is counted that is done once
-        began = processor_seconds()
-        results = [writer.generate(prompt, options, draft=most, seed=seed) for seed, prompt in enumerate(prompts)]
-        seconds = processor_seconds() - began
-    finally:
-        writing.drafting_of = usual
+        writer = MissingWriter(writer.members, writer.core, writer.ensemble.rule)
+    writer.generate(prompts[0], options, max_tokens=4)  # so that nothing is counted that is done once
+    began = processor_seconds()
+    results = [writer.generate(prompt, options, draft=most, seed=seed) for seed, prompt in enumerate(prompts)]
+    seconds = processor_seconds() - began
     return {
         "tokens": sum(one.tokens for one in results),
         "passes": sum(one.steps for one in results),
@@ -144,6 +150,8 @@ def continued(writer: Writer, prompts: Sequence[str], options: Options, way: str
 def agreement(writer: Writer, corpus: Corpus, picker: Picker, places: int) -> Line:
     """How often draws from the memory and from the ensemble agree at places of held-out text, by three couplings."""
     core, memory = (member.model.denoiser for member in writer.members)
+    assert isinstance(core, CausalDenoiser)
+    assert isinstance(memory, MemoryDenoiser)
     rule: Rule = writer.ensemble.rule
     found: Mapping[str, list[float]] = {"race": [], "independent": [], "best": []}
     for text in encode(read_texts(corpus.heldout), writer.codec.tokenizer):
