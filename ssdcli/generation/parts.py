@@ -67,6 +67,9 @@ def _parts(name: str, weight: float | None, registry: Registry) -> Iterator[Ense
     if owner == CONTEXT and not _is_registered(CONTEXT, registry):
         yield EnsemblePart(CONTEXT, None, "memory", weight)
         return
+    if ":" in owner:
+        problem = f"{name!r} is not a model name, and behind the colon only 'memory' has a meaning."
+        raise UsageError(problem, f"Write --with {owner.partition(':')[0]}{OF_MEMORY} for that model's memory alone.")
     entry = _small(registry.find(owner))
     if entry.manifest.kind == MEMORY or owner != name:
         if entry.manifest.memory is None:
