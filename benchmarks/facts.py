@@ -8,7 +8,7 @@ Prompts of facts are continued greedily. A fact is said if the continuation hold
 said at once if it begins with it. Three lists: the facts of the bundled notebook's own cloze, whose prompts stand in
 the notes; 40 others of the same notes in other words; and 40 that stand only in a document of 2,000 words, half of
 them word for word. The memory is that of the notes, or, as the private context, of that document. Gates are the
-models' own; a memory alone has PUBLIC_GATE, which was fitted on other people's notes.
+models' own; a memory alone has PUBLIC_GATE, which was fitted on other people's notes, and a context CONTEXT_GATE.
 
 English is measured by the core: its nats per token of the continuations, beside those of what it writes itself after
 the same prompts, greedily and drawn at temperature 1; and by the texts that repeat eight tokens in a row.

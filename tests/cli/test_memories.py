@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -16,15 +15,8 @@ from ssdcli.registry.archive import MEMORY_FILES
 from ssdcli.registry.store import Registry
 from tests.memories import CORE, add_notes, write_notes
 from tests.pulled import add_causal
+from tests.terminal import Terminal
 from tests.tiny import add_tiny
-
-
-class Terminal(io.StringIO):
-    """A terminal at which nobody types."""
-
-    def isatty(self) -> bool:
-        return True
-
 
 Ssd = Callable[..., tuple[int, str, str]]
 ONLY = ("notes", "--memory-only", "--for", CORE, "--name", "old")
