@@ -151,7 +151,7 @@ def _allowed(log_p: Tensor, tokens: Tensor, place: Tensor, block: Block, config:
 
 def _fresh(log_p: Tensor, canvas: Canvas, process: Process, block: Block, config: SamplerConfig) -> Tensor:
     """Log p (B, L, V) with less repetition of known text; as given where that is off."""
-    if config.copies is not None:
+    if config.copies:
         tokens = process.tokens(canvas)
         log_p = without_copies(log_p, tokens, process.shows(canvas), block.written, config.copies)
     if config.repetition.off:

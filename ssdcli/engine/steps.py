@@ -32,7 +32,7 @@ class SamplerConfig:
     repetition: how the repetition of known text is discouraged.
     characters: which tokens may follow one another, so that all bytes are UTF-8; None where all may.
     shared: each row's prompt as all members may see it, which counts as known text; none for no text.
-    copies: what may be copied word for word; None for no limit.
+    copies: what each row may copy word for word; none for no limit.
     drafting: how text beside a causal language model is drafted, and each token of it drawn by a race (see `Race`);
         None where canvases are denoised step by step.
     """
@@ -46,7 +46,7 @@ class SamplerConfig:
     repetition: Repetition = ALLOWED
     characters: Characters | None = None
     shared: tuple[Prompt, ...] = ()
-    copies: CopyLimit | None = None
+    copies: tuple[CopyLimit, ...] = ()
     drafting: Drafting | None = None
 
 

@@ -105,20 +105,21 @@ class _Writing:
         if self.config.characters is not None:
             chosen = self._spelled(chosen, log_p, ahead, places)
         tokens = torch.full_like(ahead.places, -1).index_put_(places, chosen)
-        limited = self.config.copies is not None or not self.config.repetition.off
+        limited = self.config.copies or not self.config.repetition.off
         return prediction.log_p.index_put(places, log_p) if limited else prediction.log_p, tokens
 
     def _limited(self, log_p: Tensor, ahead: Lookahead, places: Places) -> Tensor:
         """Log p (N, V) at some places of the lookahead, with less repetition of what is known there."""
         config, rows = self.config, places[0]
-        if config.copies is None and config.repetition.off:
+        if not config.copies and config.repetition.off:
             return log_p
         canvases, positions = ahead.canvases()[places], ahead.places[places]
         written = self.block.written[rows]
-        if config.copies is not None:
+        if config.copies:
             texts = zip(written.tolist(), canvases.tolist(), positions.tolist(), strict=True)
             before = [[*text, *tokens[:place]] for text, tokens, place in texts]
-            log_p = torch.stack([forbid(own, config.copies, text) for own, text in zip(log_p, before, strict=True)])
+            limits = [config.copies[row] for row in rows.tolist()]
+            log_p = torch.stack([forbid(*own) for own in zip(log_p, limits, before, strict=True)])
         text = self.block.shared.rows(rows).around(written, canvases, canvases != self.process.mask_id)
         return config.repetition.at(log_p, text, (torch.arange(len(rows), device=rows.device), positions))
 
