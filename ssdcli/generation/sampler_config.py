@@ -49,3 +49,11 @@ def sampler_config(
         guides=guides,
         repetition=Repetition(options.repetition_penalty, options.no_repeat or 0),
     )
+
+
+def number_of(text: str) -> float:
+    """The number of a sampler, as in `threshold=0.9`; ValueError for text that is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None

@@ -18,7 +18,7 @@ from ssdcli.generation.drafts import drafting_of
 from ssdcli.generation.memories import SourceFinder, copy_limits, memories_of
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.row import Limits, Row, Transcript, Usage
-from ssdcli.generation.sampler_config import characters_of, longest, sampler_config
+from ssdcli.generation.sampler_config import characters_of, longest, number_of, sampler_config
 from ssdcli.generation.types import DEFAULTS, Contribution, OptionChanges, Options, Piece, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
 
@@ -314,7 +314,7 @@ class Writer:
         name, equals, number = (options.sampler or self._default_sampler or "").partition("=")
         try:
             late = self.ends if self.late_ends else ()
-            choice = Choice(name or None, _number(number) if equals else None, options.remask, late, self.ends)
+            choice = Choice(name or None, number_of(number) if equals else None, options.remask, late, self.ends)
             own = reverse_process(self._process, choice)
         except ValueError as error:
             raise self._impossible(options, str(error)) from None
@@ -394,10 +394,3 @@ class Writer:
             warnings=row.warnings,
             explain=tuple(row.explained) if options.explain else None,
         )
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None

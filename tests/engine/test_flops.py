@@ -13,11 +13,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssdcli.engine.denoiser import Denoiser, FullDenoiser
+from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.flops import Sizes
+from ssdcli.engine.full_attention import FullDenoiser
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
