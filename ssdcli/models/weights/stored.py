@@ -1,0 +1,72 @@
+"""What the files of a registered core say of its weights, without reading these."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import safe_open
+
+from ssdcli.machine.placement import Need
+from ssdcli.models.core_spec import CoreSpec
+from ssdcli.registry.manifest import FILE, read_manifest
+
+_STORED = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
+_KEYS = re.compile(r"\.k_proj\.weight$")
+
+
+def stored_dtype(folder: Path) -> str:
+    """The dtype that most numbers in a folder's safetensors have."""
+    counts: Counter[str] = Counter()
+    for _, dtype, shape in _tensors(folder):
+        counts[dtype] += math.prod(shape)
+    return _STORED[counts.most_common(1)[0][0]]
+
+
+def kept_dtype(folder: Path) -> str:
+    """The dtype that loses nothing of a core: the stored one, but bfloat16 for a GGUF, which had fewer bits.
+
+    Transformers makes float32 of these. What bfloat16 changes is too little to be measured (docs/lab/core-speed.md).
+    """
+    source = read_manifest(folder).source if (folder / FILE).exists() else None
+    from_gguf = source is not None and source.partition("@")[0].endswith(".gguf")
+    return "bfloat16" if from_gguf else stored_dtype(folder)
+
+
+def packed_need(folder: Path, spec: CoreSpec, rows: int) -> Need:
+    """What a causal core whose layers are packed needs, as `need_of` says, read off the shapes of its tensors.
+
+    rows: of the embedding table.
+    """
+    layers: Counter[str] = Counter()
+    total = linear = keys = 0
+    for name, _, shape in _tensors(folder):
+        size, layer = math.prod(shape), _LAYER.search(name)
+        total += size
+        if layer is not None:
+            layers[layer[1]] += size
+            linear += size if len(shape) == 2 else 0
+            keys += shape[0] if _KEYS.search(name) else 0
+    return Need(
+        parameters=total,
+        linear=linear,
+        pinned=total - layers.total(),
+        layer=max(layers.values()),
+        stored=kept_dtype(folder),
+        predictions=rows * spec.block_size,
+        cache=spec.cached_tokens * 2 * keys,
+        packs=True,
+    )
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, str, list[int]]]:
+    """The name, the stored dtype and the shape of each tensor."""
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118 - the file is no mapping
+                part = file.get_slice(name)
+                yield name, part.get_dtype(), part.get_shape()
