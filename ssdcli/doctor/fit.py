@@ -8,10 +8,9 @@ from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.placement import FREE, Allocation, Need, Placement
 from ssdcli.machine.units import in_bytes
-from ssdcli.models.core_config import native_part, read_config
+from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY, CoreSpec
-from ssdcli.models.packable import is_packable
-from ssdcli.models.weights.stored import kept_dtype, packed_need
+from ssdcli.models.weights.stored import core_need
 
 if TYPE_CHECKING:
     from ssdcli.registry.store import Entry
@@ -21,13 +20,7 @@ def need_of_entry(entry: Entry) -> Need:
     """What a registered core needs; SsdError if it cannot be read."""
     config, manifest = read_config(entry.folder), entry.manifest
     if KEY in config:
-        spec = CoreSpec.of(manifest, config[KEY])
-        if spec.attention == "autoregressive" and is_packable(config):
-            return packed_need(entry.folder, spec, config["vocab_size"])
-        from ssdcli.models.weights.blueprint import blueprint  # it imports transformers, which takes seconds
-        from ssdcli.models.weights.pretrained import need_of
-
-        return need_of(blueprint(native_part(config)), kept_dtype(entry.folder), spec.block_size, spec.cached_tokens)
+        return core_need(entry.folder, config, CoreSpec.of(manifest, config[KEY]))
     predictions = manifest.vocabulary * manifest.block_size
     return Need(manifest.parameters, 0, manifest.parameters, 0, "float32", predictions, divisible=False)
 

@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from ssdcli.models.backbones.packed_linear import PACKINGS
 from ssdcli.models.core_config import native_part, read_config, unreadable
 from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.weights.blueprint import blueprint
-from ssdcli.models.weights.pretrained import AS_STORED, arguments, keep_activations, need_of
-from ssdcli.models.weights.stored import kept_dtype, stored_dtype
+from ssdcli.models.weights.pretrained import AS_STORED, arguments, keep_activations
+from ssdcli.models.weights.stored import core_need, stored_dtype
 from ssdcli.registry.manifest import INDEX, WEIGHTS, read_manifest
 
 PROBLEMS = (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
@@ -42,11 +43,10 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Nat
     native, own = native_class_of(config), native_part(config)
     try:
         spec = CoreSpec.of(read_manifest(folder), config[KEY])
-        twin, hardware = blueprint(own), look()
-        need = need_of(twin, kept_dtype(folder), block_size or spec.block_size, spec.cached_tokens)
+        need, hardware = core_need(folder, config, replace(spec, block_size=block_size or spec.block_size)), look()
         allocation = placement.allocate(need, hardware)
         packs = need.packs and allocation.packs
-        options = AS_STORED if packs else arguments(allocation, need, twin, hardware)
+        options = AS_STORED if packs else arguments(allocation, need, blueprint(own), hardware)
         model = read_native(folder, native.model, own, options).eval().requires_grad_(False)
     except PROBLEMS as error:
         raise unreadable(folder, error) from error

@@ -53,17 +53,16 @@ class PackedDecoder:
         """Run the layers over (B, n, H) after a cache, which grows.
 
         masks: for each kind of layer (B, 1, n, K) bool; None where each token sees itself and all before it. inner:
-        numbers of layers, from 0, whose states are returned as well, before the last ones: all are (B, n, H).
+        after how many layers states are wanted as well, 0 for the embeddings. Returns the last states, then those.
         """
         rotations = self._rotations(x, positions)
         added = {kind: _added(mask, x.dtype) for kind, mask in masks.items()}
-        found = []
+        found = {}
         for number, layer in enumerate(self._layers):
+            found[number] = x
             kept = None if cache is None else cache.layers[number]
             x = layer(x, rotations[layer.kind], added[layer.kind], kept)
-            if number in inner:
-                found.append(x)
-        return (*found, self._norm(x))
+        return (self._norm(x), *(found[number] for number in inner))
 
     def scores(self, hidden: Tensor) -> Tensor:
         """The head's scores for states (..., H): (..., V)."""

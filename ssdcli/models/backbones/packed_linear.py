@@ -179,7 +179,7 @@ class Grid:
         groups = weight.float().view(len(weight), -1, GROUP)
         least, most = torch.aminmax(groups, dim=-1, keepdim=True)
         step = ((most - least) / _LEVELS).clamp_(min=torch.finfo(torch.float32).tiny)
-        return cls(least, step, ((groups - least) / step).round_().clamp_(0, _LEVELS))
+        return cls(least, step, (groups - least).mul_(1 / step).round_().clamp_(0, _LEVELS))
 
     def error(self, weight: Tensor) -> float:
         """The relative error of these numbers in place of the weights (out, in)."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
 from ssdcli.machine.placement import Need
+from ssdcli.models.core_config import native_part
 from ssdcli.models.core_spec import CoreSpec
+from ssdcli.models.packable import is_packable
 from ssdcli.registry.manifest import FILE, read_manifest
 
 _STORED = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -28,13 +31,24 @@ def stored_dtype(folder: Path) -> str:
 
 
 def kept_dtype(folder: Path) -> str:
-    """The dtype that loses nothing of a core: the stored one, but bfloat16 for a GGUF, which had fewer bits.
+    """The dtype that loses nothing of a core: the stored one, but bfloat16 for float32 from a GGUF, which had fewer bits.
 
-    Transformers makes float32 of these. What bfloat16 changes is too little to be measured (docs/lab/core-speed.md).
+    What bfloat16 changes in such weights is too little to be measured (docs/lab/core-speed.md).
     """
+    stored = stored_dtype(folder)
     source = read_manifest(folder).source if (folder / FILE).exists() else None
     from_gguf = source is not None and source.partition("@")[0].endswith(".gguf")
-    return "bfloat16" if from_gguf else stored_dtype(folder)
+    return "bfloat16" if stored == "float32" and from_gguf else stored
+
+
+def core_need(folder: Path, config: Mapping[str, Any], spec: CoreSpec) -> Need:
+    """What a registered core needs; config: the content of its config.json. SsdError if its class cannot be built."""
+    if spec.attention == "autoregressive" and is_packable(config):
+        return packed_need(folder, spec, config["vocab_size"])
+    from ssdcli.models.weights.blueprint import blueprint  # it imports transformers, which takes seconds
+    from ssdcli.models.weights.pretrained import need_of
+
+    return need_of(blueprint(native_part(config)), kept_dtype(folder), spec.block_size, spec.cached_tokens)
 
 
 def packed_need(folder: Path, spec: CoreSpec, rows: int) -> Need:

@@ -105,15 +105,16 @@ def test_padding_on_the_left_changes_nothing(kind):
     torch.testing.assert_close(found[:, pad:], expected[:, pad:], atol=1e-4, rtol=1e-5)
 
 
-def test_states_of_inner_layers_come_before_the_last_ones():
+def test_states_of_tapped_layers_follow_the_last_ones():
     model, _ = _model("llama")
     _, packed = _pair("llama")
     ids, positions = _tokens(1)
     expected = model.base_model(ids, output_hidden_states=True).hidden_states
-    embedded = packed.embed(ids)
-    first, third, last = packed._decoder(embedded, positions, {"full_attention": None}, None, inner=(0, 2))
-    for found, place in ((first, 1), (third, 3), (last, 4)):
-        torch.testing.assert_close(found, expected[place], atol=1e-4, rtol=1e-5)
+    plain = packed.encode(packed.embed(ids), positions, None, None)
+    packed.taps = (3, 0)
+    tapped = packed.encode(packed.embed(ids), positions, None, None)
+    torch.testing.assert_close(tapped, torch.cat([expected[4], expected[3], expected[0]], -1), atol=1e-4, rtol=1e-5)
+    assert torch.equal(packed.logits(tapped), packed.logits(plain))
 
 
 @pytest.mark.parametrize("dtype", list(PACKINGS))
