@@ -31,7 +31,7 @@ def stored_dtype(folder: Path) -> str:
 
 
 def kept_dtype(folder: Path) -> str:
-    """The dtype that loses nothing of a core: the stored one, but bfloat16 for float32 from a GGUF, which had fewer bits.
+    """The dtype that loses nothing of a core: the stored one, but bfloat16 where a GGUF of fewer bits became float32.
 
     What bfloat16 changes in such weights is too little to be measured (docs/lab/core-speed.md).
     """
