@@ -15,7 +15,9 @@ Row = Mapping[str, Any]
 
 TEXT = "text"
 SYSTEM = ("system", "system_prompt")
+HISTORY = ("history",)  # the turns before a question: pairs of texts, as in Alpaca, or a list of turns
 CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog")  # lists of turns
+NO_TEXT = "no text, such as a picture or the call of a tool"
 NO_TEXT_FIELDS = "no 'text' and no conversation, such as 'prompt' and 'response', or 'messages'"
 
 ROLES: Mapping[str, Role] = {
@@ -59,6 +61,7 @@ FIELDS = (
     TEXT,
     *CONVERSATIONS,
     *SYSTEM,
+    *HISTORY,
     *(name for pair in PAIRS for name in (*pair.question, *pair.more, *pair.answer)),
 )
 
@@ -87,27 +90,29 @@ def text_of(row: Row) -> str | None:
 def asked(row: Row) -> dict[str, Any]:
     """A row of a batch by the names of a request: what is asked is under `prompt` or `messages`; answers are dropped.
 
-    A `context` is the private one, whatever else the row has.
+    A `context` is the private one, whatever else the row has. Unfit for a history that cannot be read.
     """
-    kept = dict(row)
+    kept = {name: value for name, value in row.items() if name not in HISTORY}
     for name in CONVERSATIONS[1:]:
         if name in kept and CONVERSATIONS[0] not in kept:
             kept[CONVERSATIONS[0]] = kept.pop(name)
+    text = kept.pop(TEXT, None)
     for pair in PAIRS:
         names = [name for name in pair.question if kept.get(name) is not None]
         if names:
             question = kept.pop(names[0])
             more = [kept.pop(name) for name in pair.more if name in kept and name != "context"]
             kept = {name: value for name, value in kept.items() if name not in pair.answer}
-            return kept | _question(question, more)
-    return kept
+            return kept | _question(question, more, _earlier(row))
+    return kept if text is None or CONVERSATIONS[0] in kept else kept | {"prompt": text}
 
 
-def _question(question: object, more: Sequence[object]) -> dict[str, Any]:
+def _question(question: object, more: Sequence[object], earlier: Sequence[object]) -> dict[str, Any]:
     if isinstance(question, list):
-        return {CONVERSATIONS[0]: question}
+        return {CONVERSATIONS[0]: [*earlier, *question]}
     texts = [text for text in more if isinstance(text, str) and text]
-    return {"prompt": BETWEEN.join([question, *texts]) if isinstance(question, str) else question}
+    whole = BETWEEN.join([question, *texts]) if isinstance(question, str) else question
+    return {CONVERSATIONS[0]: [*earlier, {"role": "user", "content": whole}]} if earlier else {"prompt": whole}
 
 
 def has_conversation(row: Row) -> bool:
@@ -159,6 +164,20 @@ def messages_of(items: object) -> list[Message]:
     return said
 
 
+def count_no_text(row: Row) -> int:
+    """How many parts and turns of a row's conversation are no text: pictures, sound, calls of tools."""
+    return sum(_no_text(row[name]) for name in FIELDS if isinstance(row.get(name), list))
+
+
+def _no_text(value: object) -> int:
+    """How many of the parts of a turn, or of its content, are no text."""
+    if isinstance(value, Mapping):
+        called = sum(value.get(name) not in (None, []) for name in ("tool_calls", "function_call"))
+        inner = next((value[name] for name in SAID if value.get(name) is not None), None)
+        return called + (_no_text(inner) if inner is not None else not called)
+    return sum(map(_no_text, value)) if isinstance(value, list) else 0
+
+
 def content(value: object) -> str:
     """The text of a message or a field: as it is, as bytes, or in parts, of which those that are no text are left out.
 
@@ -199,12 +218,23 @@ def _said(row: Row) -> list[Message]:
         said = messages_of(turns)
         return said if said and said[0].role == "system" else before + said
     question, more, answer = next(found for pair in PAIRS if (found := pair.of(row)) is not None)
-    asked = _heard(question, "user")
+    asked = [*messages_of(_earlier(row)), *_heard(question, "user")]
     if more:
         asked.append(Message("user", content(more)))
     answered = _heard(answer, "assistant")
     whole = any(message.role == "user" for message in answered)  # what was chosen, with the question again
     return before + (answered if whole else asked + answered)
+
+
+def _earlier(row: Row) -> list[Any]:
+    """The turns of a row's history."""
+    given = _unpacked(_first(row, HISTORY) or [])
+    if isinstance(given, list) and all(isinstance(turn, Mapping) for turn in given):
+        return given
+    if isinstance(given, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in given):
+        roles = ("user", "assistant")
+        return [{"role": role, "content": text} for pair in given for role, text in zip(roles, pair, strict=True)]
+    raise Unfit("a 'history' that is no list of questions and answers")
 
 
 def _heard(value: object, role: Role) -> list[Message]:

@@ -44,6 +44,41 @@ def test_a_character_or_two_are_those_of_windows_rather_than_of_old_machines(tex
     assert decode_bytes(text.encode("cp1252")).text == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "È vero",
+        "Zoë",
+        "±5",
+        "10 µm",
+        "þetta",
+        "1 × 2",
+        "I said Ü to him.",
+        "voilà",
+        "fête",
+        "smørrebrød",
+        "Ærø",
+        "crème brûlée",
+        "cœur",
+        "½ cup",
+        "20 °C",
+        "£5",
+        "©2020",
+        "¿Qué?",
+        "CAFÉ",
+    ],
+)
+def test_a_word_of_western_letters_is_not_taken_for_one_of_others(text):
+    assert decode_bytes(text.encode("cp1252")).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "codec"), [("печь", "cp1251"), ("Dvořák", "cp1250"), ("Łódź", "cp1250"), ("příští rok", "cp1250")]
+)
+def test_a_word_of_other_letters_is_not_taken_for_a_western_one(text, codec):
+    assert decode_bytes(text.encode(codec)).text == text
+
+
 @pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-32"])
 @given(text=TEXTS)
 def test_a_mark_decides(codec, text):

@@ -15,6 +15,7 @@ from ssdcli.data.readers.notes import note_text
 from ssdcli.data.readers.text import clean, text_documents
 from ssdcli.data.row_forms import ROLES, Row, Unfit, fit_turns, messages_of
 from ssdcli.data.streams import MAX_DOCUMENT_CHARACTERS, Source
+from ssdcli.machine.encodings import decode_bytes
 from ssdcli.text.messages import BETWEEN, Message
 
 PAUSE = 6 * 3600.0  # seconds, after which another conversation begins
@@ -246,12 +247,10 @@ def _unbroken(text: str) -> str:
 
 def _slack_users(source: Source) -> dict[str, tuple[str, ...]]:
     """The names of the users of a Slack export, which lie in the folder above."""
-    if source.path is None:
-        return {}
     try:
-        users = json.loads((source.path.parent.parent / "users.json").read_text(encoding="utf-8"))
+        users = json.loads(decode_bytes(source.beside("../users.json") or b"[]").text)
         return {one["id"]: tuple(_strings(one, ("real_name", "name"))) for one in users if isinstance(one, dict)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {}
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,15 @@ def test_what_me_writes_is_learned_as_answers(tmp_path, name):
     assert turns == [("user", "Are you in?"), ("assistant", "At noon\n\nor later")]
     assert len(documents) == (2 if "telegram" in name else 1)
     assert report.chats == 0
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_the_names_of_a_slack_export_are_found_in_an_archive_too(tmp_path, kind):
+    for name in ("slack/users.json", "slack/general/2026-01-01.json"):
+        put(tmp_path / name, EXPORTS[name])
+    shutil.make_archive(str(tmp_path / "slack"), kind, tmp_path / "slack")
+    documents, _ = read(tmp_path / f"slack.{kind}")
+    assert documents[0].text.startswith("wren: Are you in?\n")
 
 
 def test_without_me_chats_are_read_as_text_and_a_sentence_asks(tmp_path):
