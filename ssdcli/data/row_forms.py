@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +15,18 @@ from ssdcli.text.messages import BETWEEN, Message, Role
 Row = Mapping[str, Any]
 
 TEXT = "text"
-SYSTEM = ("system", "system_prompt")
+SYSTEM = ("system", "system_prompt", "systeminstruction", "system_instruction")
 HISTORY = ("history",)  # the turns before a question: pairs of texts, as in Alpaca, or a list of turns
-CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog")  # lists of turns
+CONVERSATIONS = ("messages", "conversations", "conversation", "contents", "dialogue", "dialog")  # lists of turns
 NO_TEXT = "no text, such as a picture or the call of a tool"
 NO_TEXT_FIELDS = "no 'text' and no conversation, such as 'prompt' and 'response', or 'messages'"
 
 ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "tool", "function", "observation", "ipython"), "user"),
     **dict.fromkeys(("function_response", "tool_response", "tool_result"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai", "claude", "bard", "bing"), "assistant"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "chatgpt", "model", "chatbot", "bot", "ai", "claude", "bard", "bing"), "assistant"
+    ),
     **dict.fromkeys(("system", "developer"), "system"),
 }
 _CALLS = ("function_call", "tool_call")  # roles of turns that are no text
@@ -210,9 +213,11 @@ def merged(messages: Sequence[Message]) -> list[Message]:
 def _said(row: Row) -> list[Message]:
     """The messages of a row in whatever form."""
     given = _first(row, SYSTEM)
-    if not isinstance(given, str | None):
-        raise Unfit("a 'system' that is not text")
-    before = [Message("system", given)] if given else []
+    try:
+        system = "" if given is None else content(given)
+    except Unfit:
+        raise Unfit("a 'system' that is not text") from None
+    before = [Message("system", system)] if system else []
     turns = _first(row, CONVERSATIONS)
     if turns is not None:
         said = messages_of(turns)
@@ -248,12 +253,13 @@ def _heard(value: object, role: Role) -> list[Message]:
 
 
 def _unpacked(value: object) -> object:
-    """A list that is written as JSON, as in a table, as a list."""
+    """A list that is written as JSON or as Python writes it, as in a table, as a list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
+        for read in (json.loads, ast.literal_eval):
+            try:
+                return read(value.strip())
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
     return value
 
 

@@ -27,8 +27,9 @@ _WHATWG: dict[str, str | None] = {"gbk": "gb18030", "x-user-defined": None, "rep
 _NO_CHARSETS = frozenset(
     {"charmap", "idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
 )
+_SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")  # half of a pair of UTF-16, in UTF-8
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
-_TEXT_CONTROLS = frozenset("\t\n\v\f\r\b\x1b")
+_TEXT_CONTROLS = frozenset("\t\n\v\f\r\b\x1b\x1a")  # the last ends a text of DOS
 _STRANGE = 0.02  # share of a text's characters that may be controls
 _SMALL_ALPHABETS = 0x11  # the rows of Unicode before Hangul and the Chinese characters
 _ODD = 0.05  # share of invalid and control characters in text of one byte a character
@@ -223,8 +224,9 @@ def _codec_from(window: bytes, before: str, final: bool) -> str:
 
     before: the text up to there. final: whether nothing follows.
     """
-    text = codecs.getincrementaldecoder("utf-8")("replace").decode(window, final and len(window) < _WINDOW)
-    invalid = text.count(REPLACEMENT) - window.count(REPLACEMENT.encode())
+    plain = _SURROGATE.sub(b"", window)  # which is invalid, but shows what was meant
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(plain, final and len(window) < _WINDOW)
+    invalid = text.count(REPLACEMENT) - plain.count(REPLACEMENT.encode())
     valid = sum(c > "\x7f" for c in text) - invalid
     if invalid == 0 or valid > 2 * invalid:
         return "utf-8"

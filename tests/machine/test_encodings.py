@@ -119,6 +119,12 @@ def test_invalid_bytes_in_utf_8_are_replaced_and_counted_but_not_those_spelt_out
     assert (found.text, found.encoding, found.replaced) == ("é ü \ufffd " * 9 + "\ufffd end", "UTF-8", 1)
 
 
+def test_half_pairs_and_the_end_mark_of_dos_do_not_hide_what_a_text_is():
+    assert decode_bytes(b"a\xed\xa0\xbdb").encoding == "UTF-8"
+    assert decode_bytes(b"a\xed\xa0\xbdb").replaced == 3
+    assert not looks_binary(b"dir\r\n\x1a")
+
+
 def test_nuls_in_text_are_left_out_and_counted():
     found = decode_bytes(b"The log goes on.\0 And on.\n")
     assert (found.text, found.replaced) == ("The log goes on. And on.\n", 1)

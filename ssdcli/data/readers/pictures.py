@@ -14,6 +14,7 @@ _LINKED = re.compile(
 )
 _PIECE = 1 << 14  # characters
 _SHORTEST = 60  # characters of a line in base64
+_UUENCODED = re.compile(r"^begin [0-7]{3} [^\n]+\n(?:[ -`]{1,62}\n)+end$", re.MULTILINE)  # as in old mails
 _RUN = re.compile(rf"(?:[A-Za-z0-9+/]{{{_SHORTEST},}}\n){{5,}}[A-Za-z0-9+/]*={{0,2}}|[A-Za-z0-9+/]{{400,}}={{0,2}}")
 
 
@@ -24,13 +25,15 @@ def without_pictures(text: str, place: str, report: ReadReport) -> str:
     def left(match: re.Match[str]) -> str:
         nonlocal found
         linked = match.re is _LINKED
-        if not linked and not _is_encoded(match[0]):
+        if match.re is _RUN and not _is_encoded(match[0]):
             return match[0]
         found += 1
         return (match[1] or "") if linked else ""
 
     if "data:" in text:
         text = _LINKED.sub(left, text)
+    if "begin " in text:
+        text = _UUENCODED.sub(left, text)
     if _has_long_word(text):  # which most texts lack; the search itself takes long
         text = _RUN.sub(left, text)
     for _ in range(found):

@@ -13,6 +13,7 @@ from ssdcli.data.readers.chats import export_documents
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.readers.whatsapp import is_whatsapp
 from ssdcli.data.reading import Reading
+from ssdcli.data.row_forms import NO_TEXT
 from ssdcli.data.streams import Source
 
 
@@ -144,6 +145,41 @@ def test_without_me_chats_are_read_as_text_and_a_sentence_asks(tmp_path):
     )
     documents, report = read(tmp_path / "a.json", "Nobody")
     assert (documents, report.skipped) == ([], {"chat in which --me does not write": 1})
+
+
+def test_messages_that_an_export_turns_round_are_put_in_order(tmp_path):
+    said = [("Märta", "At noon", 2000), ("wren", "Are you in?", 1000)]
+    messages = [{"sender_name": name, "timestamp_ms": time, "content": text} for name, text, time in said]
+    documents, _ = read(put(tmp_path / "a.json", {"participants": [], "messages": messages}), "märta")
+    assert [turn.content for turn in documents[0].turns] == ["Are you in?", "At noon"]
+
+
+def test_what_whatsapp_says_itself_is_no_message_and_is_counted(tmp_path):
+    chat = """[31.12.25, 23:59:01] Kiln: \u200eMessages and calls are end-to-end encrypted.
+[31.12.25, 23:59:10] ~\u202fWren: Are you in?
+\u200e[31.12.25, 23:59:12] Märta: \u200eimage omitted
+[31.12.25, 23:59:20] Märta: At noon \u200e<This message was edited>
+"""
+    documents, report = read(put(tmp_path / "_chat.txt", chat))
+    assert documents[0].text == "Wren: Are you in?\nMärta: At noon\n"
+    assert report.skipped == {"message without text": 2}
+
+
+def test_pictures_and_calls_in_the_exports_of_assistants_are_counted(tmp_path):
+    parts = [{"content_type": "image_asset_pointer"}, "Why?"]
+    nodes = {
+        "a": {"message": {"author": {"role": "user"}, "content": {"content_type": "multimodal_text", "parts": parts}}},
+        "b": {
+            "message": {"author": {"role": "assistant"}, "content": {"content_type": "text", "parts": ["So."]}},
+            "parent": "a",
+        },
+    }
+    called = [{"type": "tool_use", "name": "x"}, {"type": "text", "text": "So."}]
+    said = [{"sender": "human", "text": "Why?"}, {"sender": "assistant", "content": called}]
+    put(tmp_path / "a.json", [{"current_node": "b", "mapping": nodes}, {"chat_messages": said}])
+    documents, report = read(tmp_path)
+    assert [document.text for document in documents] == ["Why?\n\nSo."] * 2
+    assert report.skipped == {NO_TEXT: 2}
 
 
 def test_in_a_group_others_are_named(tmp_path):

@@ -101,6 +101,13 @@ def test_an_answer_of_weight_0_is_given_not_learned():
     assert [turn.written for turn in turns_of(row)] == [False, False, False, True]
 
 
+def test_turns_are_read_as_python_and_google_write_them():
+    assert turns_of({"messages": str(said(("user", "Why?"), ("assistant", "So.")))}) == (ASK, ANSWER)
+    turns = [{"role": "user", "parts": [{"text": "Why?"}]}, {"role": "model", "parts": [{"text": "So."}]}]
+    row = {"systemInstruction": {"parts": [{"text": "Be brief."}]}, "contents": turns}
+    assert turns_of(row) == (SYSTEM, ASK, ANSWER)
+
+
 @pytest.mark.parametrize(
     "history",
     [[["Who?", "I."]], '[["Who?", "I."]]', said(("user", "Who?"), ("assistant", "I.")), SHAREGPT_HISTORY],
