@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ssdcli.engine import catalogue
+from ssdcli.errors import UsageError
 from ssdcli.generation.types import Options
 
 if TYPE_CHECKING:
@@ -57,3 +59,13 @@ def number_of(text: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a number") from None
+
+
+def impossible_sampler(process: str, options: Options, reason: str) -> UsageError:
+    """The error for a sampler that the process does not have, or that does not take what it is given."""
+    known = catalogue.names(catalogue.samplers(process))
+    name = known[0] if options.sampler is None else options.sampler.partition("=")[0]
+    if name not in known:
+        return UsageError(f"the {process} process has no sampler {name!r}.", f"Choose from {', '.join(known)}.")
+    what = f"the sampler {options.sampler or name!r}" + f" with remask {options.remask:g}" * (options.remask != 0)
+    return UsageError(f"{what} is not possible here: {reason}.", f"Omit it, or choose from {', '.join(known)}.")

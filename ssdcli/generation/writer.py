@@ -18,7 +18,7 @@ from ssdcli.generation.drafts import drafting_of
 from ssdcli.generation.memories import SourceFinder, copy_limits, memories_of
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.row import Limits, Row, Transcript, Usage
-from ssdcli.generation.sampler_config import characters_of, longest, number_of, sampler_config
+from ssdcli.generation.sampler_config import characters_of, impossible_sampler, longest, number_of, sampler_config
 from ssdcli.generation.types import DEFAULTS, Contribution, OptionChanges, Options, Piece, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
 
@@ -327,7 +327,7 @@ class Writer:
             choice = Choice(name or None, number_of(number) if equals else None, options.remask, late, self.ends)
             own = reverse_process(self._process, choice)
         except ValueError as error:
-            raise self._impossible(options, str(error)) from None
+            raise impossible_sampler(self._process.name, options, str(error)) from None
         bound = options.early_stop
         stop = own.stop if bound is None else EarlyStop(bound) if bound else None
         chosen = replace(own, steps=own.steps if options.steps is None else options.steps, stop=stop)
@@ -364,16 +364,6 @@ class Writer:
         problem = "a causal language model predicts one token at a time, and there is no other prediction at each step"
         require(steps >= size, f"{steps} steps for {size} tokens: {problem}.", f"Give --steps {size} or omit it.")
         require(options.remask == 0, f"remask {options.remask:g}: {problem}.", "Omit --remask.")
-
-    def _impossible(self, options: Options, reason: str) -> UsageError:
-        """The error for a sampler that the process does not have, or that does not take what it is given."""
-        process = self._process.name
-        known = catalogue.names(catalogue.samplers(process))
-        name = known[0] if options.sampler is None else options.sampler.partition("=")[0]
-        if name not in known:
-            return UsageError(f"the {process} process has no sampler {name!r}.", f"Choose from {', '.join(known)}.")
-        what = f"the sampler {options.sampler or name!r}" + f" with remask {options.remask:g}" * (options.remask != 0)
-        return UsageError(f"{what} is not possible here: {reason}.", f"Omit it, or choose from {', '.join(known)}.")
 
     def _result(self, row: Row, started: float, options: Options) -> Result:
         names = [member.name for member in self.members]
