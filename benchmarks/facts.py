@@ -8,7 +8,7 @@ Prompts of facts are continued greedily. A fact is said if the continuation hold
 said at once if it begins with it. Three lists: the facts of the bundled notebook's own cloze, whose prompts stand in
 the notes; 40 others of the same notes in other words; and 40 that stand only in a document of 2,000 words, half of
 them word for word. The memory is that of the notes, or, as the private context, of that document. Gates are the
-models' own; a memory alone has PUBLIC_GATE, which was fitted on other people's notes.
+models' own; a memory alone has PUBLIC_GATE, which was fitted on other people's notes, and a context CONTEXT_GATE.
 
 English is measured by the core: its nats per token of the continuations, beside those of what it writes itself after
 the same prompts, greedily and drawn at temperature 1; and by the texts that repeat eight tokens in a row.
@@ -39,7 +39,7 @@ from benchmarks.lib.experiment import Line, Workshop
 from benchmarks.lib.models import Model
 from benchmarks.lib.next_token import nats_of
 from benchmarks.lib.tables import mean, signed, table
-from ssdcli.api import Blend, Request, Writer, choose
+from ssdcli.api import Blend, Options, Request, Writer, choose
 from ssdcli.demo.story import NOTEBOOK
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import Combination
@@ -82,7 +82,7 @@ class Author:
     weight: of the memory of that document, constant; None for the gate's.
     shown: whether the core has it in its own prompt.
     temperature: 0 for greedily.
-    no_repeat: n, where no n-gram is written twice; 0 to allow all.
+    no_repeat: n, where no n-gram is written twice; 0 to allow all, None for the package's default.
     """
 
     members: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Author:
     weight: float | None = None
     shown: bool = False
     temperature: float = 0.0
-    no_repeat: int = 0
+    no_repeat: int | None = None
 
 
 def authors(small: str | None, *, private: bool) -> dict[str, Author]:
@@ -107,7 +107,7 @@ def authors(small: str | None, *, private: bool) -> dict[str, Author]:
         found[SHOWN] = Author(shown=True)
         return found
     found["core and memory"] = Author((_MEMORY,))
-    found["core and memory, --no-repeat 8"] = Author((_MEMORY,), no_repeat=N)
+    found["core and memory, --no-repeat 0"] = Author((_MEMORY,), no_repeat=0)
     if small is not None:
         found["core and small model"] = Author((small,), memory=False)
         found["core, small model and memory"] = Author((small,))
@@ -172,7 +172,8 @@ class Bench:
         context = self.context if author.context else ""
         requests = [Request(fact["prompt"], context=context, plain=True) for fact in facts]
         shared = [self.core.manifest.begin or 0, *self.ids(self.context + BETWEEN)] if author.shown else []
-        how = Drawing(self.given.tokens, author.temperature, author.no_repeat)
+        asked = Options(temperature=author.temperature, no_repeat=author.no_repeat)
+        how = Drawing(self.given.tokens, author.temperature, writer.no_repeat(asked))
         with torch.inference_mode():
             members = begun(writer, requests, shared)
         tokens = write(members, writer, [self.ids(fact["prompt"]) for fact in facts], how)

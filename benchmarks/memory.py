@@ -87,13 +87,17 @@ def arguments(parser: ArgumentParser) -> None:
 def work(given: Namespace, workshop: Workshop) -> None:
     """A piece for each corpus, its held-out files, and each part."""
     core = workshop.model(given.core)
-    books = [] if given.no_notebook else [Corpus.notebook()]
-    corpora = [(book.name, book.train, [book.heldout]) for book in books]
-    corpora += [(_stem(train), train, heldout) for train, *heldout in given.corpus]
-    for name, train, heldout in corpora:
-        bench = Bench(workshop, core, (name, train, tuple(heldout)), given)
+    for corpus in corpora_of(given):
+        bench = Bench(workshop, core, corpus, given)
         for part in given.parts:
             bench.work(part)
+
+
+def corpora_of(given: Namespace) -> list[tuple[str, str, tuple[str, ...]]]:
+    """The name, the notes and the held-out files of the notebook and of each corpus."""
+    books = [] if given.no_notebook else [Corpus.notebook()]
+    corpora = [(book.name, book.train, (book.heldout,)) for book in books]
+    return corpora + [(_stem(train), train, tuple(heldout)) for train, *heldout in given.corpus]
 
 
 def _stem(path: str) -> str:

@@ -113,23 +113,33 @@ def _train(weights: list[nn.Parameter], loss: Callable[[], Tensor], own: Callabl
 
 def train_lora(core: Any, notes: Notes, budget: Budget, rank: int) -> Fitted:
     """Train a LoRA on every linear layer of a causal LM; the core stays as it is."""
+    network, steps = adapted(core, notes, budget, rank)
+    losses: Loss = lambda text: nats_of(network, text)  # noqa: E731
+    return Fitted(losses, notes.own_loss(losses), steps, sum(weight.numel() for weight in _trained(network)))
+
+
+def adapted(core: Any, notes: Notes, budget: Budget, rank: int) -> tuple[Any, int]:
+    """A copy of a causal LM with a LoRA that was trained on notes, and the steps that this took."""
     torch.manual_seed(budget.seed)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-    adapted: Any = inject_adapter_in_model(config, deepcopy(core).bfloat16())
-    weights = [weight for weight in adapted.parameters() if weight.requires_grad]
+    network: Any = inject_adapter_in_model(config, deepcopy(core).bfloat16())
+    weights = _trained(network)
     for weight in weights:
         weight.data = weight.data.float()  # the steps are too small for bfloat16
     windows = _windows(notes.learned)
 
     def loss() -> Tensor:
         rows = next(windows)
-        hidden = adapted.model(rows[:, :-1]).last_hidden_state
-        return _nats(adapted.lm_head(hidden).flatten(0, 1), rows[:, 1:].flatten()).mean()
+        hidden = network.model(rows[:, :-1]).last_hidden_state
+        return _nats(network.lm_head(hidden).flatten(0, 1), rows[:, 1:].flatten()).mean()
 
-    steps = _train(weights, loss, lambda: notes.own_loss(lambda text: nats_of(adapted, text)), budget)
-    adapted.float()
-    losses: Loss = lambda text: nats_of(adapted, text)  # noqa: E731
-    return Fitted(losses, notes.own_loss(losses), steps, sum(weight.numel() for weight in weights))
+    steps = _train(weights, loss, lambda: notes.own_loss(lambda text: nats_of(network, text)), budget)
+    network.float()
+    return network, steps
+
+
+def _trained(network: Any) -> list[nn.Parameter]:
+    return [weight for weight in network.parameters() if weight.requires_grad]
 
 
 def _windows(notes: Sequence[Sequence[int]]) -> Iterator[Tensor]:

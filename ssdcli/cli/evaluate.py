@@ -168,7 +168,7 @@ def _svg(found: Evaluation) -> str:
 def _points(swept: SweepResult, found: Evaluation) -> list[tuple[float, float]]:
     """An ensemble's points; at constant weights, 0 is the core alone if there is no other member."""
     members = [member for member in found.members if member.role != "base"]
-    declared = named(swept.schedule)
+    declared = None if swept.schedule is None else named(swept.schedule)
     steady = declared is not None and declared.varies is None
     ends_alone = steady and len(members) == 2 and members[0].name == found.core
     alone = [(0.0, members[0].figures.bits.value)] * ends_alone

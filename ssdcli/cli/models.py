@@ -16,6 +16,7 @@ from ssdcli.engine import catalogue
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.machine.units import counted, in_parameters
 from ssdcli.options.declare import STREAM
+from ssdcli.registry.archive import MEMORY_FILES
 from ssdcli.registry.compatibility import misfit
 from ssdcli.registry.manifest import ADAPTER, MEMORY, Manifest
 from ssdcli.registry.store import Entry, Registry
@@ -179,10 +180,10 @@ def verify(name: Model) -> None:
     registry = Registry()
     wrong = registry.verify(name)
     if wrong:
-        raise SsdError(
-            f"{name!r} differs from its manifest in {counted(len(wrong), 'file')}: {', '.join(wrong)}.",
-            "Remove the model and make or pull it again.",
-        )
+        problem = f"{name!r} differs from its manifest in {counted(len(wrong), 'file')}: {', '.join(wrong)}."
+        if set(wrong) <= set(MEMORY_FILES):
+            raise SsdError(problem, f"Build its memory again with 'ssd train-small DATA --update {name}'.")
+        raise SsdError(problem, "Remove the model and make or pull it again.")
     console.write(f"{name}: {len(registry.find(name).manifest.files)} files match their digests")
 
 

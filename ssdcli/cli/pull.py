@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,12 @@ Place = Annotated[
 As = Annotated[
     str | None, typer.Option("--as", metavar="NAME", help="Its name here [default: the repository's or file's].")
 ]
+_ATTENTION = {  # in words, for people; JSON has the manifest's
+    "autoregressive": "causal: it predicts the next token, one a pass",
+    "causal": "causal before the canvas, full on it",
+    "block-causal": "full inside a block, causal between blocks",
+    "full": "full: all tokens see each other",
+}
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be fetched and whether it fits, without fetching the weights.")
@@ -74,7 +81,8 @@ def pull(
         console.note(
             f"Registered {name!r}: {plan.family.title}, {in_parameters(entry.manifest.parameters)} parameters."
         )
-        console.note(f"Now try: ssd generate --core {name} 'Once upon a time'")
+        first = "Why is the sky blue?" if entry.manifest.format == "chat" else "Once upon a time"
+        console.note(f"Now try: ssd generate --core {name} {shlex.quote(first)}")
     if as_json:
         console.write_json(_registered(entry))
 
@@ -153,6 +161,8 @@ def _write_facts(facts: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _shown(key: str, value: object) -> str:
+    if key == "attention":
+        return _ATTENTION.get(str(value), str(value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):

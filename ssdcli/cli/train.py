@@ -13,6 +13,7 @@ import typer
 from ssdcli.cli import console
 from ssdcli.cli.flags import Recipe, given_flags, resolve, with_flags
 from ssdcli.cli.progress import Screen, stoppable
+from ssdcli.engine.ensemble.gate import PUBLIC_GATE, gate_of
 from ssdcli.errors import UsageError, on_out_of_memory, require
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
@@ -56,6 +57,8 @@ def train_small(
     given = {name: value for name, value in flags.items() if value not in (None, [])}
     if memory_only or update is not None:
         _check_memory(given, memory_only=memory_only, update=update, resume=resume, dry_run=dry_run)
+        if update is not None:
+            Registry().find(update)  # a typo is answered before torch is imported
         _remember(given, update, recipe, overwrite=overwrite, as_json=json)
         return
     prepare_machine()
@@ -163,6 +166,8 @@ def _tell(trained: Trained, *, as_json: bool) -> None:
         return
     best = "not measured, for lack of time or of held-out texts" if model.weight is None else f"{model.weight:g}"
     console.write(f"best weight beside {model.core}: {best}")
+    if gate_of(model.joint_gates, PUBLIC_GATE.members) == PUBLIC_GATE:
+        console.write("the memory joins by a gate of other people's notes: too little of this text was left to fit one")
     console.note(f"Now try: ssd generate {shlex.quote('Dear')} --with {model.name}")
 
 

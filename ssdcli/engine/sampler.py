@@ -39,7 +39,7 @@ class SamplerConfig:
     repetition: how the repetition of known text is discouraged.
     characters: which tokens may follow one another, so that all bytes are UTF-8; None where all may.
     shared: each row's prompt as all members may see it, which counts as known text; none for no text.
-    copies: what may be copied word for word; None for no limit.
+    copies: what each row may copy word for word; none for no limit.
     """
 
     block_size: int
@@ -51,7 +51,7 @@ class SamplerConfig:
     repetition: Repetition = ALLOWED
     characters: Characters | None = None
     shared: tuple[Prompt, ...] = ()
-    copies: CopyLimit | None = None
+    copies: tuple[CopyLimit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _allowed(log_p: Tensor, tokens: Tensor, place: Tensor, block: _Block, config
 
 def _fresh(log_p: Tensor, canvas: Canvas, process: Process, block: _Block, config: SamplerConfig) -> Tensor:
     """Log p (B, L, V) with less repetition of known text; as given where that is off."""
-    if config.copies is not None:
+    if config.copies:
         tokens = process.tokens(canvas)
         log_p = without_copies(log_p, tokens, process.shows(canvas), block.written, config.copies)
     if config.repetition.off:

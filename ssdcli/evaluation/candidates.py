@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ssdcli.engine import catalogue
+from ssdcli.engine.ensemble.gate import AverageGate
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.losses import GRID
@@ -33,6 +34,11 @@ class Sweep:
     schedule: str
     weights: tuple[float | None, ...]
     specs: tuple[EnsembleSpec, ...]
+
+    @property
+    def varying_schedule(self) -> str | None:
+        """The schedule; None where a gate sets the weights at each position, whatever the noise level."""
+        return None if isinstance(self.specs[0].gate, AverageGate) else self.schedule
 
 
 @dataclass(frozen=True)

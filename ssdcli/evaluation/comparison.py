@@ -108,7 +108,7 @@ class Comparison:
                 SweepPoint(weight, self._figures(losses, column))
                 for weight, column in zip(sweep.weights, columns, strict=True)
             ]
-            yield SweepResult(sweep.rule, sweep.schedule, tuple(points), self._gain(losses, columns))
+            yield SweepResult(sweep.rule, sweep.varying_schedule, tuple(points), self._gain(losses, columns))
 
     def _gain(self, losses: Losses, columns: Sequence[int]) -> Estimate:
         """The bits per byte that the best of some columns saves over the best member (see `gain`)."""

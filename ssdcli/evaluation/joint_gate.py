@@ -32,6 +32,7 @@ _CERTAIN = 2.0  # standard errors by which a gate must win
 _NEAR = 0.3  # the standard deviation of the normal prior of a memory's coefficients around those of PUBLIC_GATE
 _WIDE = 1.0  # that of other members' coefficients, around these:
 _SMALL_BIAS = -1.5
+_LEAST = 0.01  # share of a member that a gate lets speak
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,31 @@ def fit_joint_gates(seen: Observations | None) -> tuple[FittedGate, ...]:
     others = seen.members[1:]
     sets = [chosen for size in range(len(others), 0, -1) for chosen in combinations(others, size)]
     return tuple(fit_joint_gate(seen.of((seen.members[0], *chosen))) for chosen in sets)
+
+
+def with_memory(fitted: Sequence[AverageGate]) -> tuple[AverageGate, ...]:
+    """The gates of a small model, and those with its memory that could not be fitted, as the prior has them.
+
+    The memory is weighed as by PUBLIC_GATE, and the small model as it was without the memory, if that was measured.
+    """
+    known = {gate.members: gate for gate in fitted}
+    every: tuple[Role, ...] = ("core", "small", "memory")
+    usual = _from_prior(every, known.get(every[:2]))
+    completed = {usual.members: usual} | known
+    completed.setdefault(PUBLIC_GATE.members, PUBLIC_GATE)
+    return tuple(completed.values())
+
+
+def _from_prior(members: tuple[Role, ...], of_small: AverageGate | None) -> AverageGate:
+    """The gate of a core, a small model and a memory before anything is seen of the three together."""
+    (small, memory), _ = _prior(members)
+    share = float(small[0].sigmoid()) if of_small is None else min(max(of_small.weights[1], _LEAST), 1 - _LEAST)
+    if of_small is not None:
+        (own,) = of_small.coefficients if of_small.is_default else ((math.log(share / (1 - share)), 0, 0, 0, 0),)
+        small[[0, 1, 2, 4, 5]] = torch.tensor(own, dtype=torch.float64)
+    left = PUBLIC_GATE.weights[0]
+    weights = (round(left * (1 - share), 4), round(left * share, 4), PUBLIC_GATE.weights[1])
+    return AverageGate(members, weights, (tuple(small.tolist()), tuple(memory.tolist())), is_default=True)
 
 
 def gate_results(fitted: Sequence[FittedGate], size: np.ndarray) -> tuple[GateResult, ...]:

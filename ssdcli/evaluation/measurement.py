@@ -181,20 +181,20 @@ class SweepResult:
     """One rule and schedule at several weights.
 
     rule: how predictions are combined.
-    schedule: when members run.
+    schedule: when members run; None where a gate sets the weights at each position.
     points: one for each weight.
     gain: bits per byte that the best weight saves over the best member, on documents that had no part in choosing it.
     """
 
     rule: str
-    schedule: str
+    schedule: str | None
     points: tuple[SweepPoint, ...]
     gain: Estimate
 
     @property
     def name(self) -> str:
-        """The rule and the schedule."""
-        return f"{self.rule}, {self.schedule}"
+        """The rule, and the schedule where there is one."""
+        return self.rule if self.schedule is None else f"{self.rule}, {self.schedule}"
 
     @property
     def over_weights(self) -> bool:

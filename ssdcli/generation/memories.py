@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import require
 
 if TYPE_CHECKING:
@@ -17,23 +18,31 @@ if TYPE_CHECKING:
 _SHORTEST = 2  # tokens before a token that a place must share for its file to be named
 
 
-def memories_of(members: Sequence[Member[Loaded]]) -> list[Memory]:
-    """The memories among the members, without those of a private context alone."""
+def memories_of(members: Sequence[Member[Loaded]], prompts: Sequence[Prompt]) -> list[Memory]:
+    """The memories among the members, and that of the private context; prompts: a row's, one a member."""
     from ssdcli.generation.loaded_model import LoadedMemory
+    from ssdcli.models.memory.memory_denoiser import memory_of_context
 
     found = [member.model.denoiser.memory for member in members if isinstance(member.model, LoadedMemory)]
-    return [memory for memory in found if memory.origins]
+    private = next((prompt.private for prompt in prompts if prompt.private), ())
+    return [memory for memory in found if memory.origins] + [memory_of_context(private)] * bool(private)
 
 
-def copy_limit(members: Sequence[Member[Loaded]], most: int) -> MemoryCopyLimit | None:
-    """What holds copies of the members' memories down to so many tokens; None for 0 (UsageError without a memory)."""
+def copy_limits(
+    members: Sequence[Member[Loaded]], rows: Sequence[Sequence[Prompt]], most: int
+) -> tuple[MemoryCopyLimit, ...]:
+    """What holds copies of memories down to so many tokens, one limit a row; none for 0 (UsageError without a memory).
+
+    rows: the prompts of each row, one a member.
+    """
     if most == 0:
-        return None
+        return ()
     from ssdcli.models.memory.copy_limit import MemoryCopyLimit
 
-    memories = memories_of(members)
-    require(bool(memories), "there is no memory whose text could be copied.", "Omit --max-copy.")
-    return MemoryCopyLimit(tuple(memory.index for memory in memories), most)
+    remember = any(member.role == "memory" for member in members)
+    require(remember, "there is no memory whose text could be copied.", "Omit --max-copy.")
+    known = [memories_of(members, prompts) for prompts in rows]
+    return tuple(MemoryCopyLimit(tuple(memory.index for memory in own), most) for own in known)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ssdcli.engine.ensemble.gate import PUBLIC_GATE, AnyGate, AverageGate, Gate, gate_of
+from ssdcli.engine.ensemble.gate import CONTEXT_GATE, AnyGate, AverageGate, Gate, gate_of
 from ssdcli.errors import UsageError
 from ssdcli.registry.manifest import MEMBERS, MEMORY
 from ssdcli.registry.store import Entry, Registry
@@ -67,6 +67,9 @@ def _parts(name: str, weight: float | None, registry: Registry) -> Iterator[Ense
     if owner == CONTEXT and not _is_registered(CONTEXT, registry):
         yield EnsemblePart(CONTEXT, None, "memory", weight)
         return
+    if ":" in owner:
+        problem = f"{name!r} is not a model name, and behind the colon only 'memory' has a meaning."
+        raise UsageError(problem, f"Write --with {owner.partition(':')[0]}{OF_MEMORY} for that model's memory alone.")
     entry = _small(registry.find(owner))
     if entry.manifest.kind == MEMORY or owner != name:
         if entry.manifest.memory is None:
@@ -148,7 +151,7 @@ def fitted_gate(parts: Sequence[EnsemblePart]) -> AnyGate | None:
         return None
     entry, roles = parts[0].owner, _roles(parts)
     if parts[0].is_context:
-        return PUBLIC_GATE
+        return CONTEXT_GATE
     if roles == ("small",) and entry.manifest.gate is not None and _gate(entry, roles) is None:
         return Gate(**entry.manifest.gate)
     return _gate(entry, roles)

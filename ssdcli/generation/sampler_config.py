@@ -47,5 +47,5 @@ def sampler_config(
         picker=Picker(options.temperature, options.top_p, options.min_p),
         device=str(denoiser.device),
         guides=guides,
-        repetition=Repetition(options.repetition_penalty, options.no_repeat),
+        repetition=Repetition(options.repetition_penalty, options.no_repeat or 0),
     )

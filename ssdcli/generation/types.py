@@ -32,7 +32,8 @@ class Options:
     min_p: the least probability of a token that is drawn, as a share of the likeliest's.
     repetition_penalty: divides the logits of tokens of the prompt and the text so far, of which those of the uniform
         distribution are zero; 1 for none.
-    no_repeat: n, where no n-gram of the prompt and the text so far is written again; 0 to allow all.
+    no_repeat: n, where no n-gram of the prompt and the text so far is written again; 0 to allow all. None for what
+        suits the members and the temperature.
     max_copy: the most tokens in a row that are copied from a memory, where texts are written from the left; 0 for all.
     stop: strings that end the text and are not part of it.
     seed: of the first prompt; the prompts of a batch count up from it.
@@ -73,11 +74,12 @@ class Options:
         above(0),
         metavar="X",
     )
-    no_repeat: int = option(
-        0,
+    no_repeat: int | None = option(
+        None,
         "Never repeat N tokens in a row from the prompt or the text; 0 allows it.",
         at_least(0),
         metavar="N",
+        default="8 at temperature 0 where small models or memories join a causal core, else 0",
     )
     max_copy: int = option(
         0,
@@ -150,7 +152,7 @@ class OptionChanges(TypedDict, total=False):
     top_p: float
     min_p: float
     repetition_penalty: float
-    no_repeat: int
+    no_repeat: int | None
     max_copy: int
     stop: tuple[str, ...]
     seed: int | None

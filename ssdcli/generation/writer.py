@@ -14,7 +14,7 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import UsageError, require
-from ssdcli.generation.memories import SourceFinder, copy_limit, memories_of
+from ssdcli.generation.memories import SourceFinder, copy_limits, memories_of
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.row import Limits, Row, Transcript, Usage
 from ssdcli.generation.sampler_config import characters_of, longest, sampler_config
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ssdcli.generation.trace import WrittenBlock
 
 _TOGETHER = 8  # rows denoised at once, at most
+_NO_REPEAT = 8  # ends the circles of greedy texts, and costs no fact of the user's text (measured)
 _SCORES = 1 << 27  # of one prediction: 512 MiB, of which several are held
 _SEEDS = 2**31
 
@@ -256,7 +257,7 @@ class Writer:
         """Each member's prompt for a row's next gap, which the row begins to count."""
         prompts = encoder.prompts(row.request, row.parts, row.filled)
         row.usage.start(prompts)
-        row.sources = SourceFinder(memories_of(self.members), self.codec.decode, prompts[-1].before)
+        row.sources = SourceFinder(memories_of(self.members, prompts), self.codec.decode, prompts[-1].before)
         if not row.filled:
             row.warnings = encoder.cuts(row.request, row.parts, prompts)
         return prompts
@@ -275,18 +276,29 @@ class Writer:
 
         ensemble, reverse = ensemble or self._ensemble, self._reverse(options)
         config = self._config(self._encoder(options), rows, options)
+        config = replace(config, copies=copy_limits(self.members, prompts, options.max_copy))
         by_token = reverse.from_left and config.device == "cpu"
         trace = BlockTrace(ensemble, self._process, options.explain, [row.ended for row in rows] if by_token else ())
         return trace.blocks(sample(ensemble, reverse, list(zip(*prompts, strict=True)), list(keys), config))
 
     def _config(self, encoder: PromptEncoder, rows: Sequence[Row], options: Options) -> SamplerConfig:
         """How the next gaps of these rows are sampled."""
+        options = replace(options, no_repeat=self.no_repeat(options))
         config = sampler_config(self._denoiser, self.ends, options, self._guides)
-        copies = copy_limit(self.members, options.max_copy)
-        config = replace(config, copies=copies, characters=self._characters)
+        config = replace(config, characters=self._characters)
         if config.repetition.off:
             return config
         return replace(config, shared=tuple(encoder.shared(row.request, row.parts, row.filled) for row in rows))
+
+    def no_repeat(self, options: Options) -> int:
+        """The n whose n-grams are never repeated, 0 for none: as asked, else as suits the members.
+
+        Greedily, a causal core and those who join it go in circles. What fills a gap is short, and may repeat its text.
+        """
+        if options.no_repeat is not None:
+            return options.no_repeat
+        joined = self._judge is not None and len(self.members) > 1
+        return _NO_REPEAT if joined and options.temperature == 0 and not options.infill else 0
 
     def _reverse(self, options: Options) -> ReverseProcess:
         """How canvases are denoised (UsageError if the options name a sampler that the process does not have)."""

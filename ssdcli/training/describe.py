@@ -14,7 +14,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from ssdcli.engine.ensemble.gate import AverageGate
 from ssdcli.evaluation.estimates import gain, ratio
+from ssdcli.evaluation.joint_gate import with_memory
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.evaluation.measurement import Estimate
 from ssdcli.machine.units import counted
@@ -85,7 +87,7 @@ def _manifest(prepared: Prepared, found: Assessment, memory: Memory | None, qual
         ends=() if core is None else core.manifest.ends,
         weight=found.weight,
         gate=None if found.gate is None else asdict(found.gate),
-        gates=tuple(asdict(one.gate) for one in found.gates),
+        gates=tuple(map(asdict, _gates(found, remembers=memory is not None and prepared.exact))),
         memory=None if memory is None else memory.size,
         data=prepared.store.info.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -95,6 +97,12 @@ def _manifest(prepared: Prepared, found: Assessment, memory: Memory | None, qual
         measure=found.measure,
         text={name: getattr(train, name) for name in ("documents", "conversations", "tokens", "bytes")},
     )
+
+
+def _gates(found: Assessment, *, remembers: bool) -> tuple[AverageGate, ...]:
+    """The gates as fitted; beside a causal core a memory has one, also where too little of its text was held out."""
+    fitted = tuple(one.gate for one in found.gates)
+    return with_memory(fitted) if remembers else fitted
 
 
 def _quality(found: Assessment, *, has_core: bool) -> Quality:

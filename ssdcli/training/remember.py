@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from ssdcli.data.reading import Reading, recorded_reading
 from ssdcli.data.token_store import TokenStore, build_store
 from ssdcli.engine.ensemble.gate import PUBLIC_GATE
 from ssdcli.errors import SsdError, UsageError, require
+from ssdcli.evaluation.joint_gate import with_memory
 from ssdcli.generation.loaded_model import process_of
 from ssdcli.machine.units import counted
 from ssdcli.models.memory.memory_files import Memory, Origin, load_memory, remember, save_memory
@@ -127,9 +129,16 @@ def update_memory(
             save_memory(folder, memory, entry.manifest.tokenizer)
             kept = {file: digest for file, digest in entry.manifest.files.items() if file not in MEMORY_FILES}
             text = entry.manifest.text if has_weights else _amount(store)
-            write_manifest(folder, replace(entry.manifest, files=kept, memory=memory.size, text=text))
+            changed = replace(entry.manifest, files=kept, memory=memory.size, text=text, gates=_gates(entry))
+            write_manifest(folder, changed)
     new, forgotten, report = len(after - before), len(before - after), tuple(store.info.report)
     return Remembered(name, entry.folder, memory.size, new, forgotten, report, has_weights)
+
+
+def _gates(entry: Entry) -> tuple[dict[str, Any], ...]:
+    """A model's gates, and beside a causal core those of a memory that it did not have before."""
+    known = entry.manifest.joint_gates
+    return tuple(map(asdict, with_memory(known))) if known and entry.manifest.kind != MEMORY else entry.manifest.gates
 
 
 @contextmanager

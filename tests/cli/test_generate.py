@@ -13,61 +13,12 @@ import time
 import pytest
 
 from ssdcli.api import Blend, Options, load
-from ssdcli.cli import app, console, explanation, inputs
+from ssdcli.cli import console, explanation, inputs
 from ssdcli.registry.store import Registry
-from tests.tiny import ROOM, add_family, add_tiny
+from tests.terminal import Terminal
+from tests.tiny import ROOM
 
 FAST = ["--max-tokens", "10", "--steps", "2", "--seed", "5"]
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.fixture
-def family():
-    add_family()
-
-
-@pytest.fixture
-def ssd(monkeypatch, capsys):
-    """Runs `ssd generate` in this process; `stdin=None` is a terminal that nobody types at."""
-
-    def run(*arguments, stdin=None):
-        given = Terminal() if stdin is None else io.TextIOWrapper(io.BytesIO(stdin))
-        monkeypatch.setattr(sys, "stdin", given)
-        code = app.main(["generate", *arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
-def answer(family, ssd):
-    """The JSON objects that `ssd generate` writes."""
-
-    def run(*arguments, stdin=None):
-        code, out, err = ssd(*arguments, "--json", stdin=stdin)
-        assert (code, err) == (0, "")
-        return [json.loads(line) for line in out.splitlines()]
-
-    return run
-
-
-@pytest.fixture
-def refused(ssd):
-    """What `ssd generate` says when it ends with code 2 before it has written anything."""
-
-    def run(*arguments, stdin=None):
-        code, out, err = ssd(*arguments, stdin=stdin)
-        assert (code, out) == (2, "")
-        assert err.startswith("ssd: ")
-        assert err.count("\n") == 1
-        return err.removeprefix("ssd: ").rstrip()
-
-    return run
 
 
 def text_of(prompt, core="big", members=None, **changes):
@@ -302,146 +253,6 @@ def test_context_files_are_put_before_the_prompt_for_small_models(answer, tmp_pa
     assert told["text"] == text_of("the boiler\n\nis cold\n\nDear", "none", ["notes"])
 
 
-def test_a_batch_is_answered_line_by_line_in_order(answer, tmp_path):
-    (tmp_path / "context").write_text("cold\n")
-    lines = [
-        {"prompt": "Dear"},
-        {"prompt": "the stairs are dark", "id": "stairs", "seed": 9},
-        {"prompt": "Dear", "id": 7, "context": "the boiler"},
-    ]
-    batch = "\n".join(map(json.dumps, lines)) + "\n\n"
-    (tmp_path / "prompts.jsonl").write_text(batch)
-    flags = ["--core", "none", "--with", "notes", "--context", str(tmp_path / "context"), *FAST]
-    told = answer("--batch", str(tmp_path / "prompts.jsonl"), *flags)
-    assert [(one["id"], one["seed"]) for one in told] == [(0, 5), ("stairs", 9), (7, 7)]
-    writer = load("none", ["notes"])
-    texts = [
-        writer.generate(one["prompt"], context=context, seed=one["seed"], max_tokens=10, steps=2).text
-        for one, context in zip(told, ["cold", "cold", "cold\n\nthe boiler"], strict=True)
-    ]
-    assert [one["text"] for one in told] == texts
-    again = answer("--batch", "-", *flags, stdin=batch.encode())
-    assert [one["text"] for one in again] == texts
-
-
-def test_a_conversation_of_a_batch_is_gone_on_from(answer):
-    said = [("system", "Be brief."), ("user", "Dear"), ("assistant", "the boiler"), ("user", "is dark")]
-    lines = [
-        {"messages": [{"role": role, "content": content} for role, content in said]},
-        {"messages": [{"role": role, "content": content} for role, content in said[1:3]], "system": "Be brief."},
-        {"prompt": "Dear", "system": "the stairs"},
-        {"prompt": "Dear"},
-    ]
-    batch = "\n".join(json.dumps(line | {"seed": 5}) for line in lines).encode()
-    told = answer("--batch", "-", "--core", "big", "--system", "cold", *FAST, stdin=batch)
-    assert [one["prompt"] for one in told] == ["is dark", "Dear", "Dear", "Dear"]
-    plain = ["Be brief.\n\nDear\n\nthe boiler\n\nis dark", "Be brief.\n\nDear\n\nthe boiler"]
-    plain += ["the stairs\n\nDear", "cold\n\nDear"]
-    assert [one["text"] for one in told] == [text_of(prompt) for prompt in plain]
-    assert set(told[0]) == set(told[3])
-
-
-def test_a_batch_takes_what_training_takes(tmp_path):
-    said = {"role": "user", "content": [{"type": "text", "text": "Dear"}], "name": "ada"}
-    rows = [
-        {"messages": [said]},
-        {"conversations": [{"from": "human", "value": "Dear"}], "id": "x"},
-        {"instruction": "Greet.", "input": "Dear", "output": "Hello"},
-        {"prompt": "Dear", "completion": " x", "seed": 3},
-    ]
-    tool = [said, {"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "rain"}]
-    rows.append({"messages": [{"role": "developer", "content": "Be brief."}, *tool]})
-    forms = {
-        "lines.jsonl": "\n".join(map(json.dumps, rows)),
-        "array.json": json.dumps(rows, indent=1),
-        "commas.jsonl": "[\n" + ",\n".join(map(json.dumps, rows)) + ",\n]\n",
-    }
-    for name, text in forms.items():
-        (tmp_path / name).write_text(text)
-    first, *others = [inputs.read_requests(None, str(tmp_path / name), ()) for name in forms]
-    assert all(found == first for found in others)
-    assert [request.asked for request in first] == ["Dear", "Dear", "Greet.\n\nDear", "Dear", "Dear\n\nrain"]
-    assert (first[1].id, first[3].seed, first[4].turns[0].role) == ("x", 3, "system")
-    (tmp_path / "table.csv").write_text("prompt;id\nDear;7\n", encoding="utf-16")
-    assert [(request.asked, request.id) for request in inputs.read_requests(None, str(tmp_path / "table.csv"), ())] == [
-        ("Dear", "7")
-    ]
-
-
-def test_a_system_text_is_a_flag_a_variable_and_a_key_of_recipes(answer, tmp_path, monkeypatch):
-    (tmp_path / "mine.toml").write_text('system = "cold"\n')
-    flags = ["Dear", "--core", "big", *FAST]
-    texts = [answer(*flags, "--system", "cold"), answer(*flags, "--recipe", str(tmp_path / "mine.toml"))]
-    monkeypatch.setenv("SSD_SYSTEM", "cold")
-    texts.append(answer(*flags))
-    assert [told["text"] for (told,) in texts] == [text_of("cold\n\nDear")] * 3
-    (told,) = answer(*flags, "--system", "Be brief.")
-    assert (told["prompt"], told["text"]) == ("Dear", text_of("Be brief.\n\nDear"))
-
-
-def test_a_model_of_conversations_reads_a_prompt_as_text_when_told_to(answer, tmp_path, monkeypatch):
-    """By a flag, a variable, a recipe or a line of a batch; its twin of the same weights learned documents."""
-    fields = {"kind": "small", "core": "big", "begin": 0}
-    add_tiny("taught", 4, **fields, format="turns")
-    add_tiny("twin", 4, **fields)
-    flags = ["--core", "none", "--with", "taught", *FAST]
-    (as_text,) = answer("Dear", "--core", "none", "--with", "twin", *FAST)
-    (as_question,) = answer("Dear", *flags)
-    assert (as_question["text"], as_question["plain"]) == (text_of("Dear\n\n", "none", ["twin"]), False)
-    assert as_text["text"] != as_question["text"]
-    (tmp_path / "mine.toml").write_text("plain = true\n")
-    found = answer("Dear", *flags, "--plain") + answer("Dear", *flags, "--recipe", str(tmp_path / "mine.toml"))
-    found += answer("--batch", "-", *flags, "--no-plain", stdin=b'{"prompt": "Dear", "plain": true}')
-    monkeypatch.setenv("SSD_PLAIN", "1")
-    found += answer("Dear", *flags)
-    assert [(one["text"], one["plain"]) for one in found] == [(as_text["text"], True)] * 4
-    (told,) = answer("Dear", *flags, "--no-plain")
-    assert told["text"] == as_question["text"]
-
-
-def test_an_empty_batch_has_no_answers(family, ssd):
-    assert ssd("--batch", "-", "--core", "big", stdin=b"\n") == (0, "", "")
-
-
-@pytest.mark.parametrize(
-    ("line", "problem"),
-    [
-        ("{", "line 2 of standard input is not valid JSON"),
-        ("[]", "line 2 of standard input is not a JSON object."),
-        ('{"id": 1}', "line 2 of standard input has no prompt."),
-        ('{"prompt": 1}', "line 2 of standard input has a prompt that is not text."),
-        ('{"prompt": "a", "seed": "x"}', "line 2 of standard input has a seed that is not a whole number."),
-        ('{"prompt": "a", "seed": true}', "line 2 of standard input has a seed that is not a whole number."),
-        ('{"prompt": "a", "messages": []}', "line 2 of standard input has both a prompt and messages."),
-        ('{"prompt": "a", "system": 1}', "line 2 of standard input has a system that is not text."),
-        ('{"prompt": "a", "plain": 1}', "line 2 of standard input has a plain that is not true or false."),
-        ('{"messages": "a"}', "line 2 of standard input has no list of messages under 'messages'."),
-        ('{"messages": []}', "line 2 of standard input has no list of messages under 'messages'."),
-        ('{"messages": ["a"]}', "message 1 of line 2 of standard input is not a JSON object."),
-        ('{"messages": [{"content": "a"}]}', "message 1 of line 2 of standard input has no role."),
-        ('{"messages": [{"role": "user"}]}', "message 1 of line 2 of standard input has no content."),
-        (
-            '{"messages": [{"role": "user", "content": 3}]}',
-            "message 1 of line 2 of standard input is a message whose content is not text.",
-        ),
-        (
-            '{"messages": [{"role": "user", "content": "a"}, {"role": "cat", "content": "b"}]}',
-            "message 2 of line 2 of standard input is a message whose role is not one of system, user, assistant",
-        ),
-        (
-            '{"messages": [{"role": "assistant", "content": "a"}]}',
-            "line 2 of standard input: there is no user message.",
-        ),
-        (
-            '{"prompt": "a", "contxt": ""}',
-            "line 2 of standard input has an unknown key 'contxt'. Did you mean 'context'?",
-        ),
-    ],
-)
-def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, problem):
-    assert refused("--batch", "-", "--core", "big", stdin=f'{{"prompt": "a"}}\n{line}\n'.encode()).startswith(problem)
-
-
 # The flags
 
 
@@ -456,7 +267,7 @@ def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, probl
             "--repetition-penalty 0 must be above 0. Write --repetition-penalty 1, for example.",
         ),
         (["--no-repeat=-1"], "--no-repeat -1 must be at least 0. Write --no-repeat 0, for example."),
-        (["--no-repeat", "2.5"], "--no-repeat 2.5 must be a whole number. Write --no-repeat 0, for example."),
+        (["--no-repeat", "2.5"], "--no-repeat 2.5 must be a whole number. Write --no-repeat 1, for example."),
         (["--max-tokens", "many"], "--max-tokens many must be a whole number. Write --max-tokens 128, for example."),
         (["--temperature", "cold"], "--temperature cold must be a number. Write --temperature 1, for example."),
         (["--temperature=-1"], "--temperature -1 must be at least 0. Write --temperature 1, for example."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -16,15 +15,8 @@ from ssdcli.registry.archive import MEMORY_FILES
 from ssdcli.registry.store import Registry
 from tests.memories import CORE, add_notes, write_notes
 from tests.pulled import add_causal
+from tests.terminal import Terminal
 from tests.tiny import add_tiny
-
-
-class Terminal(io.StringIO):
-    """A terminal at which nobody types."""
-
-    def isatty(self) -> bool:
-        return True
-
 
 Ssd = Callable[..., tuple[int, str, str]]
 ONLY = ("notes", "--memory-only", "--for", CORE, "--name", "old")
@@ -234,7 +226,9 @@ def test_a_memory_is_verified_renamed_and_removed_like_a_model(ssd: Ssd) -> None
     assert code == 2
     assert "'mine' is a memory, and only a core can be the default" in said
     (Registry().find("mine").folder / MEMORY_FILES[0]).write_bytes(b"damaged")
-    assert MEMORY_FILES[0] in ssd("models", "verify", "mine")[2]
+    said = ssd("models", "verify", "mine")[2]
+    assert MEMORY_FILES[0] in said
+    assert "Build its memory again with 'ssd train-small DATA --update mine'." in said
     code, _, said = ssd("generate", "Dear", "--with", "mine", *FAST)
     assert code == 1
     assert "'ssd train-small DATA --update mine'" in said
@@ -247,6 +241,22 @@ def test_a_core_that_is_gone_is_named(ssd: Ssd) -> None:
     code, _, said = ssd("generate", "Dear", "--with", "old", *FAST)
     assert code == 3
     assert "'old' was made for 'causal', and there is no model of this name" in said
+
+
+def test_a_part_of_a_model_that_does_not_exist_is_named(ssd: Ssd) -> None:
+    add_notes()
+    code, _, said = ssd("generate", "Dear", "--with", "notes:memori", *FAST)
+    assert code == 2
+    assert "'notes:memori' is not a model name" in said
+    assert "Write --with notes:memory for that model's memory alone." in said
+
+
+def test_a_gate_of_all_positions_has_no_schedule_in_what_eval_prints(ssd: Ssd) -> None:
+    add_notes()
+    Path("text.jsonl").write_text(json.dumps({"text": "Dear landlord, the boiler is cold, and the lift is dark."}))
+    quick = ("eval", "text.jsonl", "--with", "notes", "--rule", "gated")
+    assert "leaning" not in ssd(*quick)[1]
+    assert [one["schedule"] for one in json.loads(ssd(*quick, "--json")[1])["ensembles"]] == [None]
 
 
 def test_memories_are_completed_where_members_are(ssd: Ssd) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,12 +84,26 @@ def test_json_tells_what_was_registered(hub, ssd):
 def test_somebody_who_watches_is_told_what_to_try_and_that_nothing_was_done_again(hub, ssd, monkeypatch):
     monkeypatch.setattr("ssdcli.cli.console.is_lively", lambda: True)
     _, out, err = ssd(NAME, "--as", "tiny")
-    assert (out, err.splitlines()[-1]) == ("", "Now try: ssd generate --core tiny 'Once upon a time'")
+    assert (out, err.splitlines()[-1]) == ("", "Now try: ssd generate --core tiny 'Why is the sky blue?'")
     before = len(hub.requests)
     code, out, err = ssd(NAME, "--as", "tiny")
     assert (code, out) == (0, "")
     assert "already; nothing was fetched" in err
     assert len(hub.requests) == before + 1  # the listing
+
+
+def test_a_core_without_a_chat_template_is_tried_with_the_beginning_of_a_text(hub, ssd, source, monkeypatch, tmp_path):
+    monkeypatch.setattr("ssdcli.cli.console.is_lively", lambda: True)
+    plain = Path(shutil.copytree(source, tmp_path / "plain"))
+    settings = json.loads((plain / "tokenizer_config.json").read_text())
+    (plain / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": None}))
+    hub.add("org/plain", plain)
+    last = ssd("org/plain", "--as", "plain")[2].splitlines()[-1]
+    assert last == "Now try: ssd generate --core plain 'Once upon a time'"
+
+
+def test_a_dry_run_says_in_words_what_tokens_see(hub, ssd):
+    assert "full: all tokens see each other" in ssd(NAME, "--dry-run")[1]
 
 
 def test_a_dry_run_tells_what_would_be_done_and_fetches_no_weights(hub, ssd):

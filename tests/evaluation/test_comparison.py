@@ -32,7 +32,7 @@ def columns():
     add_family()
     candidates = find_candidates(None, ["notes"], EvalSettings(rules=("mix",), schedules=("constant",)), Registry())
     (sweep,) = candidates.sweeps
-    sweep = SimpleNamespace(**{**vars(sweep), "weights": sweep.weights[:2], "specs": sweep.specs[:2]})
+    sweep = replace(sweep, weights=sweep.weights[:2], specs=sweep.specs[:2])
     return Comparison(SimpleNamespace(members=candidates.members, sweeps=(sweep,)), "NELBO", ())
 
 

@@ -25,6 +25,7 @@ from ssdcli.evaluation.joint_gate import (
     fit_joint_gates,
     gate_results,
     gated_nats,
+    with_memory,
 )
 
 BOTH: tuple[Role, ...] = ("core", "memory")
@@ -105,6 +106,31 @@ def test_there_is_a_gate_for_each_set_of_members_the_largest_first() -> None:
     fitted = fit_joint_gates(seen(shares, torch.full((200, 3), 2.0), ALL))
     assert [one.gate.members for one in fitted] == [ALL, ("core", "small"), ("core", "memory")]
     assert fit_joint_gates(None) == ()
+
+
+def test_a_memory_that_no_gate_could_be_fitted_for_has_the_public_one() -> None:
+    three, two = with_memory(())
+    assert (three.members, three.is_default, two) == (ALL, True, PUBLIC_GATE)
+    assert sum(three.weights) == pytest.approx(1)
+    (bias, core, own, sure_core, sure_own) = PUBLIC_GATE.coefficients[0]
+    assert three.coefficients[1] == pytest.approx([bias, core, 0, own, sure_core, 0, sure_own])
+
+
+@pytest.mark.parametrize(
+    ("won", "expected"), [(True, (-1.0, 0.1, 0.2, 0, 0.3, 0.4, 0)), (False, (math.log(1.5), *[0] * 6))]
+)
+def test_beside_such_a_memory_a_small_model_is_weighed_as_without_it(won: bool, expected: tuple[float, ...]) -> None:
+    small = AverageGate(("core", "small"), (0.4, 0.6), ((-1.0, 0.1, 0.2, 0.3, 0.4),), won)
+    three, kept, two = with_memory((small,))
+    assert (kept, two) == (small, PUBLIC_GATE)
+    assert three.coefficients[0] == pytest.approx(expected)
+    assert three.weights == pytest.approx((0.83 * 0.4, 0.83 * 0.6, 0.17))
+
+
+def test_gates_that_were_fitted_stay() -> None:
+    shares = torch.tensor([0.6, 0.3, 0.1]).expand(200, 3)
+    fitted = tuple(one.gate for one in fit_joint_gates(seen(shares, torch.full((200, 3), 2.0), ALL)))
+    assert with_memory(fitted) == fitted
 
 
 def test_results_are_in_bits_per_byte_of_each_text() -> None:

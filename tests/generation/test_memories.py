@@ -14,7 +14,7 @@ from ssdcli.models.memory.memory_files import load_memory
 from ssdcli.models.memory.text_index import Index
 from ssdcli.registry.archive import MEMORY_FILES, export_to_file, import_model
 from ssdcli.registry.store import Registry
-from tests.memories import CORE, GATES, add_notes
+from tests.memories import CORE, GATES, add_notes, give_memory
 from tests.pulled import add_causal
 from tests.tiny import BLOCK, add_family, add_tiny, tiny_tokenizer
 
@@ -193,3 +193,57 @@ def test_an_imported_model_has_no_memory_and_joins_by_its_own_gate(tmp_path: Pat
     assert spec.open().generate("Dear", OPTIONS).text
     with pytest.raises(UsageError, match="'mine' has no memory"):
         choose(None, ["mine:memory"])
+
+
+def told(context: str = "The boiler is dark, dark, dark.\nThe lift is cold again.") -> tuple[Writer, str]:
+    """The core, a memory of the private context that decides, and that context."""
+    return choose(CORE, {"context": 0.99}, context=True).open(), context
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_at_most_so_many_tokens_in_a_row_are_copied_from_a_private_context(most: int) -> None:
+    writer, context = told()
+    free = writer.generate("The boiler", GREEDY, context=context).text
+    bound = writer.generate("The boiler", GREEDY, context=context, max_copy=most).text
+    known, written = (writer.codec.encode(text) for text in (context, bound))
+    runs = {tuple(known[start : start + most + 1]) for start in range(len(known) - most)}
+    assert not [start for start in range(len(written) - most) if tuple(written[start : start + most + 1]) in runs]
+    assert bound != free
+
+
+def test_the_copies_of_each_row_are_bounded_by_its_own_context() -> None:
+    writer, context = told()
+    requests = [Request("The boiler", context=one, seed=3) for one in (context, "", "The boiler stairs again.")]
+    options = replace(GREEDY, max_copy=2)
+    together = [one.text for one in writer.generate_batch(requests, options)]
+    assert together == [writer.generate("The boiler", options, context=one.context).text for one in requests]
+
+
+def test_an_explanation_names_the_line_of_the_private_context() -> None:
+    writer, context = told()
+    explained = writer.generate("again. The lift is", GREEDY, context=context, explain=True).explain
+    assert explained is not None
+    assert explained[0].source == "context:2"
+
+
+def repeats(text: str, n: int = 8) -> bool:
+    """Whether a continuation of BEGINNING writes n tokens in a row that occur before them."""
+    ids = tiny_tokenizer().encode(BEGINNING + text).ids
+    runs = [tuple(ids[start : start + n]) for start in range(len(ids) - n + 1)]
+    return len(set(runs)) < len(runs)
+
+
+def test_greedy_text_with_a_memory_does_not_go_in_circles_unless_that_is_allowed() -> None:
+    give_memory("notes", (BEGINNING + " is cold. " + BEGINNING + " is cold. " + BEGINNING + " is cold.",))
+    greedy = replace(GREEDY, max_tokens=6 * BLOCK)
+    writer = copying()
+    assert not repeats(writer.generate(BEGINNING, greedy).text)
+    assert repeats(writer.generate(BEGINNING, greedy, no_repeat=0).text)
+    assert writer.generate(BEGINNING, greedy).text == writer.generate(BEGINNING, greedy, no_repeat=8).text
+
+
+def test_text_that_is_drawn_gaps_and_a_core_alone_may_repeat_themselves() -> None:
+    writer = copying()
+    assert [writer.no_repeat(one) for one in (OPTIONS, GREEDY, replace(GREEDY, infill=True))] == [0, 8, 0]
+    assert load(CORE).no_repeat(GREEDY) == 0
+    assert writer.no_repeat(replace(OPTIONS, no_repeat=5)) == 5

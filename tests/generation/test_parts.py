@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ssdcli.engine.ensemble.gate import PUBLIC_GATE
+from ssdcli.engine.ensemble.gate import CONTEXT_GATE
 from ssdcli.engine.ensemble.rules import GatedAverage
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.generation.parts import UNTUNED_MEMORY
@@ -130,8 +130,8 @@ def test_without_a_core_a_small_model_and_its_memory_share_the_weight() -> None:
 def test_a_private_context_is_a_memory_beside_a_causal_core() -> None:
     add_notes()
     spec = choose(CORE, context=True)
-    assert weights(spec) == dict(zip((CORE, "context"), PUBLIC_GATE.weights, strict=True))
-    assert spec.gate == PUBLIC_GATE
+    assert weights(spec) == dict(zip((CORE, "context"), CONTEXT_GATE.weights, strict=True))
+    assert spec.gate == CONTEXT_GATE
     assert weights(choose(CORE, {"context": 0.5}, context=True)) == {CORE: 0.5, "context": 0.5}
     assert "context" not in weights(choose(None, ["notes"], context=True))  # the memory of notes looks it up
     assert weights(choose(CORE, context=True, blend=Blend(memory=False))) == {CORE: 1.0}
@@ -141,7 +141,7 @@ def test_a_private_context_is_looked_up_beside_a_small_model_without_a_memory() 
     add_causal(CORE)
     add_tiny("plain", 2, kind="small", core=CORE, weight=0.5)
     spec = choose(None, ["plain"], context=True)
-    left = 0.5 * PUBLIC_GATE.weights[1]
+    left = 0.5 * CONTEXT_GATE.weights[1]
     assert weights(spec) == {CORE: 0.5 - left, "plain": 0.5, "context": left}
 
 

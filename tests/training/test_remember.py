@@ -12,6 +12,7 @@ import pytest
 
 from ssdcli.engine.ensemble.gate import PUBLIC_GATE
 from ssdcli.errors import SsdError, UsageError
+from ssdcli.generation.selection import choose
 from ssdcli.models.memory.memory_files import Memory, Origin, load_memory
 from ssdcli.registry.archive import MEMORY_FILES
 from ssdcli.registry.store import Entry, Registry
@@ -19,7 +20,7 @@ from ssdcli.training.job import train_small
 from ssdcli.training.remember import train_memory, update_memory
 from ssdcli.training.settings import TrainSettings
 from ssdcli.training.unfinished import claimed
-from tests.memories import CORE, NOTES, add_notes, write_notes
+from tests.memories import CORE, NOTES, OF_SMALL, add_notes, write_notes
 from tests.pulled import add_causal
 from tests.tiny import add_family, add_tiny, tiny_tokenizer
 from tests.trainings import SHAPE, tiny_settings, write_text
@@ -101,8 +102,17 @@ def test_an_update_keeps_the_weights_byte_for_byte_and_what_was_measured(notes: 
 def test_a_model_without_a_memory_gets_one(notes: Path) -> None:
     add_tiny("plain", 2, kind="small", core=CORE)
     found = update_memory("plain", [str(notes)])
+    assert Registry().find("plain").manifest.gates == ()  # of a core that is not causal, or was not measured
     assert (found.learned, found.forgotten) == (2, 0)
     assert texts("plain") == {note.strip() for note in NOTES}
+
+
+def test_a_model_that_was_trained_without_a_memory_gets_gates_with_it(notes: Path) -> None:
+    add_notes("bare", gates=(OF_SMALL,))
+    update_memory("bare", [str(notes)])
+    three, of_small, public = Registry().find("bare").manifest.joint_gates
+    assert (three.members, of_small, public) == (("core", "small", "memory"), OF_SMALL, PUBLIC_GATE)
+    assert "bare:memory" in [member.name for member in choose(None, ["bare"]).members]
 
 
 def test_a_memory_that_cannot_be_read_is_built_again(notes: Path) -> None:
@@ -226,12 +236,15 @@ def test_a_training_beside_a_causal_core_remembers_its_text_and_fits_gates(tmp_p
     assert {"core", "small", "memory", "ensemble"} == set(trained.description.quality.bits_per_byte)
 
 
-def test_a_text_that_repeats_itself_has_no_memory_beside_which_it_could_be_measured(tmp_path: Path) -> None:
+def test_the_memory_of_a_text_that_repeats_itself_cannot_be_measured_and_has_the_public_gate(tmp_path: Path) -> None:
     add_causal(CORE)
     train_small(small(write_text(tmp_path / "mine.txt")))
     manifest = Registry().find("notes").manifest
     assert manifest.memory == held("notes").size
-    assert [gate.members for gate in manifest.joint_gates] == [("core", "small")]
+    three, of_small, public = manifest.joint_gates
+    assert (three.members, of_small.members, public) == (("core", "small", "memory"), ("core", "small"), PUBLIC_GATE)
+    assert three.is_default
+    assert [one.role for one in choose(None, ["notes"]).members] == ["core", "small", "memory"]
 
 
 def test_a_training_remembers_nothing_where_it_is_told_so(tmp_path: Path) -> None:

@@ -85,3 +85,15 @@ PUBLIC_GATE = AverageGate(
     is_default=True,
 )
 """A causal core's and a memory's, fitted on public notes (`python -m benchmarks memory --parts public`)."""
+
+CONTEXT_GATE = AverageGate(
+    members=("core", "memory"),
+    weights=(0.59, 0.41),
+    coefficients=((-0.88, 0.38, -0.56, -2.31, 4.32),),
+    is_default=True,
+)
+"""A causal core's and that of a memory of a private context, which its user names on purpose: bolder than PUBLIC_GATE.
+
+It was fitted on notes beside related ones, and on answers that stand in a context, a fifth of all tokens
+(`python -m benchmarks context_gate`).
+"""

@@ -19,16 +19,19 @@ class CopyLimit(Protocol):
         ...
 
 
-def without_copies(log_p: Tensor, canvas: Tensor, shown: Tensor, written: Tensor, limit: CopyLimit) -> Tensor:
+def without_copies(
+    log_p: Tensor, canvas: Tensor, shown: Tensor, written: Tensor, limits: Sequence[CopyLimit]
+) -> Tensor:
     """Log p (B, L, V) of a canvas whose leftmost hidden token does not make a copy too long, renormalised.
 
     Positions further right stay as they are: only from the left is it known what they would copy.
 
     canvas: (B, L) int64. shown: which of its tokens are known, (B, L) bool. written: the tokens before it, (B, n).
+    limits: one a row.
     """
     changed = log_p.clone()
-    rows = zip(written.tolist(), canvas.tolist(), shown.tolist(), strict=True)
-    for row, (before, tokens, known) in enumerate(rows):
+    rows = zip(written.tolist(), canvas.tolist(), shown.tolist(), limits, strict=True)
+    for row, (before, tokens, known, limit) in enumerate(rows):
         place = len(list(takewhile(bool, known)))
         if place == len(known):
             continue

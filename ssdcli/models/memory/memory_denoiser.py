@@ -13,11 +13,13 @@ from torch import Tensor
 
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
-from ssdcli.models.memory.memory_files import Memory
-from ssdcli.models.memory.text_index import BORDER, Followers, Index
+from ssdcli.models.memory.memory_files import Memory, Origin
+from ssdcli.models.memory.text_index import BORDER, DEPTH, Followers, Index
 from ssdcli.models.memory.written_text import WrittenText
 
 DISCOUNT = 0.65  # beside a real core, on real notes, the best of 0.3 to 0.9
+
+CONTEXT_SOURCE = "context"  # in place of a file's name, since requests hold the text of a context alone
 
 _ENDLESS = 1 << 40  # tokens of a prompt, all of which it may read
 _CONTEXTS = 4  # private contexts whose indexes are kept
@@ -187,6 +189,11 @@ def _discounted(followers: Followers) -> tuple[Tensor, float]:
 def _indexed(context: tuple[int, ...], depth: int) -> Index:
     """The index of a private context, which all blocks of a text and all texts beside it share."""
     return Index.of([context], depth)
+
+
+def memory_of_context(context: Sequence[int], depth: int = DEPTH) -> Memory:
+    """A private context as a memory of one text, which is the one that is looked up."""
+    return Memory(_indexed(tuple(context), depth), (Origin(CONTEXT_SOURCE),))
 
 
 def _beginnings(known: Known, before: Sequence[int]) -> Iterator[int]:

@@ -28,7 +28,7 @@ def test_only_the_leftmost_hidden_token_of_a_row_is_limited() -> None:
     canvas = torch.tensor([[1, 0, 0], [0, 0, 3], [1, 2, 3]])
     shown = torch.tensor([[True, False, False], [False, False, True], [True, True, True]])
     limit = Forbids()
-    changed = without_copies(log_p, canvas, shown, torch.tensor([[9], [2], [9]]), limit)
+    changed = without_copies(log_p, canvas, shown, torch.tensor([[9], [2], [9]]), [limit] * 3)
     assert limit.asked == [[9, 1], [2]]
     for row, place, id in ((0, 1, 2), (1, 0, 3)):
         expected = log_p[row, place].exp()
@@ -42,4 +42,4 @@ def test_only_the_leftmost_hidden_token_of_a_row_is_limited() -> None:
 def test_what_nobody_forbids_stays_bit_for_bit() -> None:
     log_p = torch.log_softmax(torch.randn(1, 2, V, generator=torch.Generator().manual_seed(0)), -1)
     canvas, shown = torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.bool)
-    assert torch.equal(without_copies(log_p, canvas, shown, torch.zeros(1, 0, dtype=torch.long), Forbids()), log_p)
+    assert torch.equal(without_copies(log_p, canvas, shown, torch.zeros(1, 0, dtype=torch.long), [Forbids()]), log_p)
