@@ -71,7 +71,7 @@ class Model:
     def denoiser(self) -> Denoiser:
         """The loaded model; a LoRA on its base."""
         shared = Shared(process=self.process)
-        return open_model(self.entry, origin=self.registry.base_of(self.entry), shared=shared).denoiser
+        return open_model(self.entry, origin=self.registry.origin_of(self.entry), shared=shared).denoiser
 
     @property
     def backbone(self) -> Backbone:

@@ -31,7 +31,6 @@ from ssdcli.evaluation.runs import Run, Window, runs_of, windows
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import Loaded, LoadedMemory
 
-
 _Read = dict[tuple[int, tuple[int, ...]], Tensor]
 
 

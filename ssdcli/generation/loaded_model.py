@@ -116,7 +116,9 @@ def open_model(
     process = shared.process or process_of(entry)
     denoiser = make_denoiser(backbone, manifest.attention, process, cache=placement.cache)
     codec = shared.codec or Codec(load_tokenizer(entry.folder, entry.name))
-    return LoadedModel(denoiser, codec, format_of(entry, codec.tokenizer, trained_here=manifest.kind != "core" or _is_native(backbone)))
+    return LoadedModel(
+        denoiser, codec, format_of(entry, codec.tokenizer, trained_here=manifest.kind != "core" or _is_native(backbone))
+    )
 
 
 def open_memory(entry: Entry, shared: Shared = ALONE) -> LoadedMemory:

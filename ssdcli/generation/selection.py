@@ -34,7 +34,7 @@ from ssdcli.registry.store import Entry, Registry
 
 if TYPE_CHECKING:
     from ssdcli.engine.ensemble.rules import Rule
-    from ssdcli.generation.loaded_model import Loaded
+    from ssdcli.generation.loaded_model import Loaded, Shared
     from ssdcli.generation.writer import Writer
 
 _NAME_BOTH = "Name both, as in --core starter --with notes."
@@ -102,7 +102,8 @@ class EnsembleSpec:
             if member.role == "memory":
                 loaded[key] = open_memory(files.entry, shared)
                 continue
-            loaded[key] = open_model(files.entry, placement, origin=files.origin, shared=_with_core(shared, files, loaded))
+            given = _with_core(shared, files, loaded)
+            loaded[key] = open_model(files.entry, placement, origin=files.origin, shared=given)
             device = str(loaded[key].denoiser.device)
             placement = replace(placement, device=device)  # all canvases are on the first model's device
         members = [member.carrying(loaded[_weights_or_memory(member)]) for member in self.members]
@@ -194,8 +195,10 @@ def _fitting_members(
 
 def _with_core(shared: Shared, files: ModelFiles, loaded: Mapping[tuple[str, bool], Loaded]) -> Shared:
     """What is shared, with the core that a small model reads where it is loaded already."""
+    from ssdcli.generation.loaded_model import LoadedModel
+
     origin = None if files.origin is None else loaded.get((files.origin.name, False))
-    return shared if origin is None else replace(shared, core=origin.denoiser.backbone)
+    return replace(shared, core=origin.denoiser.backbone) if isinstance(origin, LoadedModel) else shared
 
 
 def _weights_or_memory(member: Member[ModelFiles]) -> tuple[str, bool]:

@@ -72,17 +72,23 @@ class SideNetwork(nn.Module):
     """A side network with the core that it reads, as a causal backbone of the engine.
 
     The core is no part of its parameters. All that is read is read by the core; only what is predicted differs.
+
+    sizes: what it costs beside the core's own passes.
     """
 
-    reading_block = 1
-    shift = True
-    forgets = False
-    self_conditioned = False
+    reading_block: int = 1
+    shift: bool = True
+    forgets: bool = False
+    self_conditioned: bool = False
 
     def __init__(self, config: SideConfig, core: NativeCausalBackbone) -> None:
         """Make an untrained network on a core, whose states hold those of the layers that it reads from now on."""
         super().__init__()
         self.config = config
+        self.block_size, self.context = config.block_size, config.context
+        self.sizes = Sizes(
+            body=config.hidden * (config.inputs + config.core_hidden), attention=0, table=core.sizes.table
+        )
         self._core = (core,)  # in a tuple, so that its weights are not this network's
         core.tap(config.layers)
         last = nn.Linear(config.hidden, config.core_hidden)
@@ -111,25 +117,9 @@ class SideNetwork(nn.Module):
     # A backbone of the engine.
 
     @property
-    def block_size(self) -> int:
-        """The tokens of a canvas."""
-        return self.config.block_size
-
-    @property
-    def context(self) -> int:
-        """The longest window, in tokens."""
-        return self.config.context
-
-    @property
     def device(self) -> torch.device:
         """The core's."""
         return self.core.device
-
-    @property
-    def sizes(self) -> Sizes:
-        """What it costs beside the core's own passes."""
-        own = sum(weight.numel() for weight in self.body.parameters())
-        return Sizes(body=own, attention=0, table=self.core.sizes.table)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """The core's embeddings."""
