@@ -82,7 +82,7 @@ class Watcher:
     on_progress: called after every step.
     on_reading: called while the core reads the text, with the documents that it has read and how many there are.
     on_measuring: called after the last step.
-    wants_stop: asked after every step.
+    wants_stop: asked after every step, and while the core reads the text.
     """
 
     on_prepared: Callable[[Prepared], None] = lambda _: None

@@ -39,7 +39,12 @@ class NativeCausalBackbone(NativeBackbone):
         self._virtual = spec.vocabulary(config.vocab_size) - config.vocab_size
 
     def tap(self, layers: tuple[int, ...]) -> None:
-        """Let all states that are read from now on hold those after these layers, too; 0 is the embeddings."""
+        """Let all states that are read from now on hold those after these layers, too; 0 is the embeddings.
+
+        ValueError where other layers are read already.
+        """
+        if self.taps not in ((), layers):
+            raise ValueError(f"layers {self.taps} of the core are read already, and {layers} are other layers")
         self.taps = layers
 
     def write(self, embedded: Tensor, positions: Tensor, cache: PrefixCache, count: int) -> Tensor:
