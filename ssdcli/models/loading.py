@@ -17,10 +17,11 @@ from ssdcli.models.backbones.causal import NativeCausalBackbone
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.backbones.side_network import SideNetwork, load_side_network
 from ssdcli.models.block_diffusion_checkpoint import load_backbone, read_configuration
+from ssdcli.models.core_config import read_config, unreadable
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.initialization import initialize_again
 from ssdcli.models.lora import join_adapter
-from ssdcli.models.native_checkpoint import frozen_dtype, load_core, read_config, unreadable
+from ssdcli.models.native_checkpoint import frozen_dtype, load_core
 
 
 def load_model(folder: Path, placement: Placement, block_size: int, adapter: Path | None = None) -> Backbone:

@@ -16,7 +16,7 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
 from ssdcli.generation.loaded_model import Shared, open_model, process_of
-from ssdcli.machine.hardware import has_fast_bf16
+from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.backbones.causal import NativeCausalBackbone
@@ -180,10 +180,13 @@ def reads_core(settings: TrainSettings, parent: Parent) -> bool:
 
 
 def _reader(settings: TrainSettings, parent: Parent, process: Process) -> Beginning:
-    """An untrained model on its core, which is loaded as training reads it."""
-    placement = Placement(dtype="bfloat16") if has_fast_bf16() else Placement()
+    """An untrained model on its core, whose head passes gradients on, as packed weights do not."""
+    placement = Placement() if look().accelerators else Placement(dtype="float32")
     core = open_model(parent.entry, placement, shared=Shared(process=process)).denoiser.backbone
     assert isinstance(core, NativeCausalBackbone)
+    if core.device.type == "cpu" and has_fast_bf16():
+        for weight in core.model.parameters():  # not buffers: rounded rotary frequencies would turn distant positions
+            weight.data = weight.data.bfloat16()
     network = build_reader(settings, core, parent.entry.manifest.vocabulary)
     return Beginning(network, base_weights=parent.entry.manifest.weights_digest)
 

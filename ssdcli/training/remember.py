@@ -25,7 +25,7 @@ from ssdcli.errors import SsdError, UsageError, require
 from ssdcli.evaluation.joint_gate import with_memory
 from ssdcli.generation.loaded_model import process_of
 from ssdcli.machine.units import counted
-from ssdcli.models.memory.memory_files import Memory, Origin, load_memory, remember, save_memory
+from ssdcli.models.memory.memory_files import Memory, Origin, load_memory, remember, write_memory
 from ssdcli.registry.archive import MEMORY_FILES
 from ssdcli.registry.disk import disk_errors, files_below
 from ssdcli.registry.manifest import FILE, MEMORY, TOKENIZER, Manifest, package_versions, write_manifest
@@ -64,6 +64,11 @@ class Remembered:
 
 def memory_of(store: TokenStore) -> Memory:
     """The memory of a training's text, held-out documents included, planted ones not."""
+    return remember(*_texts_of(store))
+
+
+def _texts_of(store: TokenStore) -> tuple[list[NDArray[np.integer]], list[Origin]]:
+    """The texts of a store, planted ones left out, and where each comes from."""
     texts: list[NDArray[np.integer]] = []
     origins: list[Origin] = []
     for side in ("train", "heldout"):
@@ -74,7 +79,7 @@ def memory_of(store: TokenStore) -> Memory:
             if source != PLANTED:
                 texts.append(tokens[start:stop])
                 origins.append(Origin(source, line))
-    return remember(texts, origins)
+    return texts, origins
 
 
 def train_memory(settings: TrainSettings, registry: Registry | None = None, *, overwrite: bool = False) -> Remembered:
@@ -91,9 +96,8 @@ def train_memory(settings: TrainSettings, registry: Registry | None = None, *, o
     _check_process(core)
     with _working(registry, settings.name) as workspace:
         store = _read(settings.data, settings.reading, core, workspace)
-        memory = memory_of(store)
         with registry.stage(settings.name, overwrite) as folder:
-            save_memory(folder, memory, core.manifest.tokenizer)
+            memory = write_memory(folder, *_texts_of(store), core.manifest.tokenizer)
             shutil.copyfile(core.folder / TOKENIZER, folder / TOKENIZER)
             manifest = _manifest(settings.name, core, store, memory)
             if manifest.format == "chat":
@@ -121,12 +125,12 @@ def update_memory(
     has_weights = entry.manifest.kind != MEMORY
     with _working(registry, name) as workspace:
         store = _read(data, reading or recorded_reading(entry.folder), entry, workspace)
-        memory = memory_of(store)
-        before, after = _digests(_known_texts(entry)), _digests(memory.index.texts())
+        before = _digests(_known_texts(entry))
         with registry.stage(name, overwrite=True) as folder:
             entry = registry.find(name)  # its weight may have been stored meanwhile
             _copy(entry, folder)
-            save_memory(folder, memory, entry.manifest.tokenizer)
+            memory = write_memory(folder, *_texts_of(store), entry.manifest.tokenizer)
+            after = _digests(memory.index.texts())
             kept = {file: digest for file, digest in entry.manifest.files.items() if file not in MEMORY_FILES}
             text = entry.manifest.text if has_weights else _amount(store)
             changed = replace(entry.manifest, files=kept, memory=memory.size, text=text, gates=_gates(entry))

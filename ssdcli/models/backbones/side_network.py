@@ -25,7 +25,8 @@ from torch.nn import functional
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import PrefixCache
 from ssdcli.models.backbones.causal import NativeCausalBackbone
-from ssdcli.models.native_checkpoint import PROBLEMS, read_config, unreadable
+from ssdcli.models.core_config import read_config, unreadable
+from ssdcli.models.native_checkpoint import PROBLEMS
 from ssdcli.registry.manifest import CONFIG, WEIGHTS
 
 _DROPOUT = 0.7  # of the hidden layer, and of its input; measured, see docs/lab

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdcli.errors import SsdError
-from ssdcli.models.memory.text_index import BORDER, DEPTH, Index
+from ssdcli.models.memory.text_index import BORDER, DEPTH, Index, parts_of, shifted, sorted_places
 from ssdcli.registry.archive import MEMORY_FILES
 from ssdcli.registry.disk import write_atomic
 
@@ -78,8 +78,30 @@ def save_memory(folder: Path, memory: Memory, tokenizer: str) -> None:
     """Write a memory into a model's folder; tokenizer: the fingerprint of the one that made its tokens."""
     np.save(folder / _TOKENS, memory.index.tokens, allow_pickle=False)
     np.save(folder / _ORDER, memory.index.order, allow_pickle=False)
-    texts = [asdict(origin) for origin in memory.origins]
-    table = {"version": _VERSION, "depth": memory.index.depth, "tokenizer": tokenizer, "texts": texts}
+    _write_table(folder, memory.origins, memory.index.depth, tokenizer)
+
+
+def write_memory(folder: Path, texts: Sequence[NDArray[Any]], origins: Sequence[Origin], tokenizer: str) -> Memory:
+    """Index texts into a model's folder, and map them: what `save_memory` of `remember` writes, in less memory."""
+    kept = [place for place, text in enumerate(texts) if len(text)]
+    tokens, known = shifted([texts[place] for place in kept]), [origins[place] for place in kept]
+    _write_ids(folder / _TOKENS, len(tokens), (part.astype(np.int32) + BORDER for _, part in parts_of(tokens)))
+    _write_ids(folder / _ORDER, len(tokens) - len(kept) - 1, sorted_places(tokens, DEPTH))
+    _write_table(folder, known, DEPTH, tokenizer)
+    return Memory(Index(_mapped(folder / _TOKENS), _mapped(folder / _ORDER), DEPTH), tuple(known))
+
+
+def _write_ids(path: Path, count: int, parts: Iterator[NDArray[np.int32]]) -> None:
+    """Write an array of so many ids that comes in parts."""
+    with path.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int32)), "fortran_order": False, "shape": (count,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part).data)
+
+
+def _write_table(folder: Path, origins: Sequence[Origin], depth: int, tokenizer: str) -> None:
+    table = {"version": _VERSION, "depth": depth, "tokenizer": tokenizer, "texts": [asdict(one) for one in origins]}
     write_atomic(folder / _TABLE, json.dumps(table, ensure_ascii=False, indent=1) + "\n")
 
 

@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ BORDER = -1  # stands before every text and after the last, and is no token
 
 _ALIKE = 0.5  # of the runs of a text, or of another's, that make it a near-duplicate
 _GROUP = 1 << 22  # places that are sorted at a time, which bounds the memory that sorting takes
+_PART = 1 << 22  # tokens that are looked at at a time, likewise
 _KEPT = 1024  # a slice with more places is counted once
 _CACHED = 256  # such slices whose counts are kept
 _WIDE = 1 << 16
@@ -27,6 +29,7 @@ _WORD = 64
 Tokens = NDArray[np.int32]
 Ids = NDArray[np.int64]
 Places = NDArray[np.integer]
+Shifted = NDArray[np.unsignedinteger]  # ids plus one, so that BORDER is 0
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,9 @@ class Index:
     @classmethod
     def of(cls, texts: Sequence[Sequence[int] | Tokens], depth: int = DEPTH) -> Index:
         """Index these texts, each a sequence of token ids of zero or more."""
-        tokens = np.full(sum(map(len, texts)) + len(texts) + 1, BORDER, np.int32)
-        start = 1
-        for text in texts:
-            tokens[start : start + len(text)] = text
-            start += len(text) + 1
-        return cls(tokens, _sorted_places(tokens, depth), depth)
+        tokens = shifted(texts)
+        order = np.concatenate([np.empty(0, np.int32), *sorted_places(tokens, depth)])
+        return cls(tokens.astype(np.int32) + BORDER, order, depth)
 
     @property
     def size(self) -> int:
@@ -217,17 +217,44 @@ def _distinct(tokens: Tokens) -> tuple[Ids, Ids]:
     return ids.astype(np.int64), counts.astype(np.int64)
 
 
-def _sorted_places(tokens: Tokens, depth: int) -> NDArray[np.int32]:
-    """The places of tokens, sorted by the `depth` tokens before them, the nearest first: int32."""
-    sizes = np.bincount(tokens[:-1] + 1)  # of the groups of places after each token; BORDER is first
-    order = np.empty(int((tokens != BORDER).sum()), np.int32)
-    filled = 0
-    for first, last in _groups(sizes):
-        places = 1 + np.flatnonzero((tokens[:-1] >= first) & (tokens[:-1] < last))
-        places = places[tokens[places] != BORDER]
-        order[filled : filled + len(places)] = places[np.lexsort(_keys(tokens, places, depth))]
-        filled += len(places)
-    return order
+def sorted_places(tokens: Shifted, depth: int) -> Iterator[Tokens]:
+    """The places of tokens, some at a time, sorted by the `depth` tokens before them, the nearest first."""
+    for first, last in _groups(_counted(tokens)):
+        places = _places_after(tokens, first, last)
+        yield places[np.lexsort(_keys(tokens, places, depth))]
+
+
+def shifted(texts: Sequence[Sequence[int] | NDArray[Any]]) -> Shifted:
+    """The texts one after another, each id plus one, 0 for a BORDER, in as few bytes as the ids need."""
+    highest = max((int(np.max(text)) for text in texts if len(text)), default=0)
+    tokens = np.zeros(sum(map(len, texts)) + len(texts) + 1, np.min_scalar_type(highest + 1))
+    start = 1
+    for text in texts:
+        tokens[start : start + len(text)] = text
+        tokens[start : start + len(text)] += 1
+        start += len(text) + 1
+    return tokens
+
+
+def parts_of(tokens: Shifted) -> Iterator[tuple[int, Shifted]]:
+    """An array in parts, so that what is made of one takes little memory: the start of each, and the part."""
+    return ((start, tokens[start : start + _PART]) for start in range(0, len(tokens), _PART))
+
+
+def _counted(tokens: Shifted) -> NDArray[np.integer]:
+    """How many places stand after each token, 0 first."""
+    sizes = np.zeros(int(tokens.max()) + 1, np.int64)
+    for _, part in parts_of(tokens[:-1]):
+        sizes += np.bincount(part, minlength=len(sizes))
+    return sizes
+
+
+def _places_after(tokens: Shifted, first: int, last: int) -> Tokens:
+    """The places of tokens that stand after one of a range."""
+    found = [start + 1 + np.flatnonzero((part >= first) & (part < last)) for start, part in parts_of(tokens[:-1])]
+    places = np.concatenate([np.empty(0, np.int64), *found]).astype(np.int32)
+    kept: Tokens = places[tokens[places] != 0]
+    return kept
 
 
 def _groups(sizes: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
@@ -237,19 +264,19 @@ def _groups(sizes: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
     while first < len(sizes):
         last = int(np.searchsorted(ends, (ends[first - 1] if first else 0) + _GROUP, "right"))
         last = max(last, first + 1)
-        yield first + BORDER, last + BORDER
+        yield first, last
         first = last
 
 
-def _keys(tokens: Tokens, places: Places, depth: int) -> list[NDArray[np.uint64]]:
+def _keys(tokens: Shifted, places: Places, depth: int) -> list[NDArray[np.uint64]]:
     """Keys for `lexsort`, the last the most important: the tokens before some places, several in a word of 64 bits."""
-    bits = max(1, int(tokens.max() + 1).bit_length())
+    bits = max(1, int(tokens.max()).bit_length())
     each = _WORD // bits
     keys = []
     for nearest in range(1, depth + 1, each):
         key = np.zeros(len(places), np.uint64)
         for distance in range(nearest, min(nearest + each, depth + 1)):
-            before = tokens[np.maximum(places - distance, 0)] + 1  # BORDER is 0; further back nothing is compared
+            before = tokens[np.maximum(places - distance, 0)]  # further back than a BORDER, 0, nothing is compared
             key = (key << np.uint64(bits)) | before.astype(np.uint64)
         keys.append(key)
     return keys[::-1]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ssdcli.errors import SsdError
-from ssdcli.models.memory.memory_files import Memory, Origin, load_memory, remember, save_memory
+from ssdcli.models.memory.memory_files import Memory, Origin, load_memory, remember, save_memory, write_memory
 from ssdcli.registry.archive import MEMORY_FILES
 
 TOKENS, ORDER, TABLE = MEMORY_FILES
@@ -31,6 +31,19 @@ def test_what_is_loaded_is_what_was_saved(folder: Path) -> None:
     assert read.index.order.tolist() == made.index.order.tolist()
     assert read.origins == made.origins == (ORIGINS[0], ORIGINS[2])  # an empty text is no text
     assert read.size == {"texts": 2, "tokens": 8}
+
+
+@pytest.mark.parametrize(("texts", "origins"), [(TEXTS, ORIGINS), ([], []), ([[]], [Origin("empty.md")])])
+def test_what_is_written_text_by_text_is_what_is_saved_as_a_whole(
+    texts: list[list[int]], origins: list[Origin], tmp_path: Path
+) -> None:
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    save_memory(tmp_path / "whole", remember(texts, origins), "letters")
+    memory = write_memory(tmp_path / "parts", [np.array(text, np.uint16) for text in texts], origins, "letters")
+    for file in MEMORY_FILES:
+        assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert memory.size == load_memory(tmp_path / "parts", "notes", V, "letters").size
 
 
 def test_an_empty_memory_is_a_memory(tmp_path: Path) -> None:

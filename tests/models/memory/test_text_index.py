@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssdcli.models.memory import text_index as module
-from ssdcli.models.memory.text_index import BORDER, Index
+from ssdcli.models.memory.text_index import BORDER, Index, shifted
 
 TEXTS = st.lists(st.lists(st.integers(0, 3), max_size=12), max_size=5)
 CONTEXT = st.lists(st.integers(0, 3), max_size=6)
@@ -58,11 +58,19 @@ def test_matches_on_both_sides_are_those_of_a_plain_search(
     assert not found
 
 
-def test_places_are_sorted_alike_in_groups_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", ["_GROUP", "_PART"])
+def test_places_are_sorted_alike_in_groups_of_any_size(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [np.random.default_rng(seed).integers(0, 5, 50) for seed in range(4)]
     whole = Index.of(texts)
-    monkeypatch.setattr(module, "_GROUP", 7)
+    monkeypatch.setattr(module, limit, 7)
     assert Index.of(texts).order.tolist() == whole.order.tolist()
+
+
+def test_texts_are_shifted_into_as_few_bytes_as_their_ids_need() -> None:
+    for highest, bytes_each in ((254, 1), (255, 2), (49_151, 2), (70_000, 4)):
+        tokens = shifted([np.array([highest, 0], np.uint32), [], [1]])
+        assert tokens.tolist() == [0, highest + 1, 1, 0, 0, 2, 0]
+        assert tokens.itemsize == bytes_each
 
 
 def test_a_large_vocabulary_fills_several_words() -> None:
