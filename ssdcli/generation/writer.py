@@ -116,6 +116,14 @@ class Writer:
         """Write n texts for each request, in order; a request without an id is named by its place, from 0."""
         return list(self.results(requests, options))
 
+    def refusal(self, request: Request, options: Options = DEFAULTS) -> UsageError | None:
+        """Why these members cannot answer a request, if so."""
+        try:
+            self._parts(request.under(options), options)
+        except UsageError as error:
+            return error
+        return None
+
     def results(self, requests: Sequence[Request], options: Options = DEFAULTS) -> Iterator[Result]:
         """Like `generate_batch`, each result as soon as it and those before it are finished."""
         rows = self._rows(requests, options)
