@@ -102,7 +102,7 @@ class CoreStates:
         return cls(states, np.fromfile(folder / _TARGETS, np.int64), info["documents"])
 
     @classmethod
-    def write(cls, folder: Path, network: SideNetwork, texts: Reading, stops: Stop) -> CoreStates:
+    def write(cls, folder: Path, network: SideNetwork, texts: TrainingTexts, stops: Stop) -> CoreStates:
         """Let the core read documents in a random order until all are read, the disk's share is full, or it is told.
 
         stops: asked after every pass with the number of documents that were read.
@@ -124,7 +124,7 @@ class CoreStates:
 
 
 @dataclass(frozen=True)
-class Reading:
+class TrainingTexts:
     """The training documents as a core reads them.
 
     opening: the id before a document.

@@ -34,7 +34,7 @@ from ssdcli.reports.rendering import model_card, report
 from ssdcli.text.chat import copy_chat
 from ssdcli.training.assessment import assess, measured_texts, measuring_seconds
 from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
-from ssdcli.training.core_states import CoreStates, Passage, Reading, StateSamples, read_passages
+from ssdcli.training.core_states import CoreStates, Passage, StateSamples, TrainingTexts, read_passages
 from ssdcli.training.describe import describe, recipe
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
@@ -193,7 +193,7 @@ def _read_core(prepared: Prepared, watcher: Watcher, clock: Clock, began: float)
             raise _stopped(settings.name)
         return clock() >= until
 
-    texts = Reading(prepared.store, prepared.opening, prepared.end, settings.seed)
+    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, settings.seed)
     with rank_zero_first():
         kept = CoreStates.open(prepared.workspace)
         return kept or CoreStates.write(prepared.workspace, network, texts, stops)
