@@ -30,6 +30,7 @@ from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.repetition import KnownText, Repetition
 from ssdcli.generation.loaded_model import LoadedModel, open_model
+from ssdcli.machine.placement import Placement
 from ssdcli.registry.store import SMOLLM2
 
 QUICK = {"rows": 2, "before": 16, "length": 24}
@@ -100,7 +101,7 @@ def ways() -> dict[str, Way]:
 
 def work(given: Namespace, workshop: Workshop) -> None:
     """Let the core read the documents, and write after their beginnings, in every way."""
-    model = open_model(workshop.model(given.core).entry)
+    model = open_model(workshop.model(given.core).entry, Placement("float32"))
     whole = given.before + given.length
     ids = [model.after(model.codec.encode(text)).before for path in given.heldout for text in read_texts(path)]
     documents = torch.tensor([row[:whole] for row in ids if len(row) >= whole][: given.rows])

@@ -15,6 +15,7 @@ from ssdcli.engine.denoiser import Backbone, Denoiser
 from ssdcli.engine.process import Process
 from ssdcli.evaluation.scored_text import ScoredText, scored_text
 from ssdcli.generation.loaded_model import Shared, open_model, process_of
+from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.registry.manifest import Manifest
 from ssdcli.registry.store import Entry, Registry
@@ -71,7 +72,8 @@ class Model:
     def denoiser(self) -> Denoiser:
         """The loaded model; a LoRA on its base."""
         shared = Shared(process=self.process)
-        return open_model(self.entry, origin=self.registry.base_of(self.entry), shared=shared).denoiser
+        exact = Placement("float32")  # in which a core is a model of transformers
+        return open_model(self.entry, exact, origin=self.registry.base_of(self.entry), shared=shared).denoiser
 
     @property
     def backbone(self) -> Backbone:

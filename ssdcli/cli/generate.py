@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,17 +14,18 @@ from ssdcli.cli import console
 from ssdcli.cli.explanation import shown, tell_colours, warn_if_colourless
 from ssdcli.cli.flags import Recipe, resolve, with_flags
 from ssdcli.cli.inputs import ModelFlags, read_members, read_requests
-from ssdcli.errors import UsageError, on_out_of_memory, require
+from ssdcli.errors import SsdError, UsageError, on_out_of_memory, require
 from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.generation.types import DEFAULTS, PLAIN, Blend, Options, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import FREE, Placement
-from ssdcli.machine.units import large
+from ssdcli.machine.units import counted, large
 from ssdcli.options.declare import group, option
 from ssdcli.registry.recipes import find_recipe
 
 if TYPE_CHECKING:
+    from ssdcli.cli.batch import OddRow
     from ssdcli.generation.writer import Writer
 
 SEPARATOR = "---"  # a line of its own between two texts
@@ -86,11 +88,11 @@ def generate(
     prepare_machine()
     if settings.options.explain and not settings.json:
         warn_if_colourless()
-    requests = from_rank_zero(lambda: read_requests(prompt, settings.batch, models.context))
-    if not context and any(request.context for request in requests):
+    rows = from_rank_zero(lambda: read_requests(prompt, settings.batch, models.context))
+    if not context and any(isinstance(row, Request) and row.context for row in rows):
         spec = choose(models.core, members, blend=settings.blend, context=True)
     with on_out_of_memory(_remedy(spec)):
-        _write(spec.open(settings.placement), requests, settings)
+        _write(spec.open(settings.placement), rows, settings)
 
 
 def _check_memory(spec: EnsembleSpec, *, memory: bool) -> None:
@@ -106,24 +108,60 @@ def _remedy(spec: EnsembleSpec) -> str:
     return "Write fewer texts at once (--n, --batch), or use smaller models."
 
 
-def _write(writer: Writer, requests: list[Request], settings: GenerateSettings) -> None:
+def _write(writer: Writer, rows: list[Request | OddRow], settings: GenerateSettings) -> None:
     """Write the texts: a single one as it grows, otherwise each as a whole."""
     options = settings.options
-    if settings.batch is None and options.n == 1 and not settings.json and not options.explain:
-        (request,) = requests
-        for piece in writer.stream(request.prompt, options, context=request.context):
-            if piece.text:
-                console.write(piece.text, end="")
-            if piece.result is not None:
-                console.write("", end=_line_end(piece.result.text))
-                _tell(piece.result, settings)
+    if settings.batch is not None:
+        _write_results(_answers(writer, rows, options), settings)
         return
-    for place, result in enumerate(writer.results(requests, options)):
-        _tell(result, settings)
+    (request,) = requests = [row for row in rows if isinstance(row, Request)]
+    if options.n > 1 or settings.json or options.explain:
+        _write_results(writer.results(requests, options), settings)
+        return
+    for piece in writer.stream(request.prompt, options, context=request.context):
+        if piece.text:
+            console.write(piece.text, end="")
+        if piece.result is not None:
+            console.write("", end=_line_end(piece.result.text))
+            _tell(piece.result, settings)
+
+
+def _answers(writer: Writer, rows: list[Request | OddRow], options: Options) -> Iterator[Result | OddRow]:
+    """Yield what stands for each row of a batch, in its order: n results, or what is wrong (UsageError if all are)."""
+    from ssdcli.cli.batch import OddRow, require_one  # a single prompt needs none of its readers
+
+    checked: list[Request | OddRow] = []
+    for row in rows:
+        error = writer.refusal(row, options) if isinstance(row, Request) else None
+        checked.append(row if error is None else OddRow(row.id or 0, error.problem, error.remedy))
+    require_one(checked)
+    results = writer.results([row for row in checked if isinstance(row, Request)], options)
+    for row in checked:
+        if isinstance(row, OddRow):
+            yield row
+        else:
+            yield from islice(results, options.n)
+
+
+def _write_results(results: Iterable[Result | OddRow], settings: GenerateSettings) -> None:
+    """Write each result; SsdError at the end if rows of a batch could not be answered."""
+    odd = 0
+    for place, result in enumerate(results):
+        if isinstance(result, Result):
+            _tell(result, settings)
+            text = shown(result)
+        else:
+            odd += 1
+            console.warn(f"{result.id}: {result.error}")
+            text = ""
         if settings.json:
             console.write_json(result.to_json())
         else:
-            console.write(f"{SEPARATOR}\n" * bool(place) + shown(result), end=_line_end(result.text))
+            console.write(f"{SEPARATOR}\n" * bool(place) + text, end=_line_end(text))
+    if odd:
+        raise SsdError(
+            f"{counted(odd, 'row')} of the batch could not be answered.", "Correct them, and run them again."
+        )
 
 
 def _line_end(text: str) -> str:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ssdcli.cli import console
 from ssdcli.errors import UsageError
@@ -16,6 +17,9 @@ from ssdcli.machine.units import counted
 from ssdcli.options.declare import STREAM, option
 from ssdcli.registry.names import NO_CORE
 from ssdcli.text.messages import BETWEEN
+
+if TYPE_CHECKING:
+    from ssdcli.cli.batch import OddRow
 
 PATIENCE = 1.0  # seconds without input before a warning that standard input is being read
 
@@ -50,8 +54,8 @@ class ModelFlags:
     )
 
 
-def read_requests(prompt: str | None, batch: str | None, context: Sequence[Path]) -> list[Request]:
-    """The requests: the lines of a batch, or one prompt, each with the private context of the files."""
+def read_requests(prompt: str | None, batch: str | None, context: Sequence[Path]) -> list[Request | OddRow]:
+    """The requests: the rows of a batch, or one prompt, each with the private context of the files."""
     private = read_context(context)
     if batch is None:
         return [Request(read_prompt(prompt), private)]
@@ -93,7 +97,11 @@ def read_members(given: tuple[str, ...]) -> dict[str, float | None]:
 
 def read_context(paths: Sequence[Path]) -> str:
     """The files' texts with empty lines between them; UsageError names one that cannot be read."""
-    return BETWEEN.join(_without_last_line_end(_read_file(path, "context file")) for path in paths)
+    texts = [_without_last_line_end(_read_file(path, "context file")) for path in paths]
+    for path, text in zip(paths, texts, strict=True):
+        if not text.strip():
+            console.warn(f"the context file {str(path)!r} has no text.")
+    return BETWEEN.join(text for text in texts if text.strip())
 
 
 def _read_standard_input() -> str:

@@ -143,12 +143,13 @@ def _facts(plan: PullPlan, name: str) -> dict[str, Any]:
 
 def _outlook(plan: PullPlan, twin: PreTrainedModel) -> str:
     """How the core would be held here, or why it cannot be."""
-    from ssdcli.doctor.outlook import summary
+    from ssdcli.doctor.fit import summary
     from ssdcli.machine.hardware import look
     from ssdcli.models.weights.blueprint import parameters
     from ssdcli.models.weights.pretrained import need_of
 
-    stored = "float32" if (plan.bytes_to_write or plan.weight_bytes) > 3 * parameters(twin) else "bfloat16"
+    long = plan.header is None and (plan.bytes_to_write or plan.weight_bytes) > 3 * parameters(twin)
+    stored = "float32" if long else "bfloat16"
     return summary(need_of(twin, stored, plan.spec.block_size, plan.spec.cached_tokens), look())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,18 @@ from ssdcli.text.messages import BETWEEN, Message, Role
 Row = Mapping[str, Any]
 
 TEXT = "text"
-SYSTEM = ("system", "system_prompt")
-CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog")  # lists of turns
+SYSTEM = ("system", "system_prompt", "systeminstruction", "system_instruction")
+HISTORY = ("history",)  # the turns before a question: pairs of texts, as in Alpaca, or a list of turns
+CONVERSATIONS = ("messages", "conversations", "conversation", "contents", "dialogue", "dialog")  # lists of turns
+NO_TEXT = "no text, such as a picture or the call of a tool"
 NO_TEXT_FIELDS = "no 'text' and no conversation, such as 'prompt' and 'response', or 'messages'"
 
 ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "tool", "function", "observation", "ipython"), "user"),
     **dict.fromkeys(("function_response", "tool_response", "tool_result"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai", "claude", "bard", "bing"), "assistant"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "chatgpt", "model", "chatbot", "bot", "ai", "claude", "bard", "bing"), "assistant"
+    ),
     **dict.fromkeys(("system", "developer"), "system"),
 }
 _CALLS = ("function_call", "tool_call")  # roles of turns that are no text
@@ -59,6 +64,7 @@ FIELDS = (
     TEXT,
     *CONVERSATIONS,
     *SYSTEM,
+    *HISTORY,
     *(name for pair in PAIRS for name in (*pair.question, *pair.more, *pair.answer)),
 )
 
@@ -87,27 +93,29 @@ def text_of(row: Row) -> str | None:
 def asked(row: Row) -> dict[str, Any]:
     """A row of a batch by the names of a request: what is asked is under `prompt` or `messages`; answers are dropped.
 
-    A `context` is the private one, whatever else the row has.
+    A `context` is the private one, whatever else the row has. Unfit for a history that cannot be read.
     """
-    kept = dict(row)
+    kept = {name: value for name, value in row.items() if name not in HISTORY}
     for name in CONVERSATIONS[1:]:
         if name in kept and CONVERSATIONS[0] not in kept:
             kept[CONVERSATIONS[0]] = kept.pop(name)
+    text = kept.pop(TEXT, None)
     for pair in PAIRS:
         names = [name for name in pair.question if kept.get(name) is not None]
         if names:
             question = kept.pop(names[0])
             more = [kept.pop(name) for name in pair.more if name in kept and name != "context"]
             kept = {name: value for name, value in kept.items() if name not in pair.answer}
-            return kept | _question(question, more)
-    return kept
+            return kept | _question(question, more, _earlier(row))
+    return kept if text is None or CONVERSATIONS[0] in kept else kept | {"prompt": text}
 
 
-def _question(question: object, more: Sequence[object]) -> dict[str, Any]:
+def _question(question: object, more: Sequence[object], earlier: Sequence[object]) -> dict[str, Any]:
     if isinstance(question, list):
-        return {CONVERSATIONS[0]: question}
+        return {CONVERSATIONS[0]: [*earlier, *question]}
     texts = [text for text in more if isinstance(text, str) and text]
-    return {"prompt": BETWEEN.join([question, *texts]) if isinstance(question, str) else question}
+    whole = BETWEEN.join([question, *texts]) if isinstance(question, str) else question
+    return {CONVERSATIONS[0]: [*earlier, {"role": "user", "content": whole}]} if earlier else {"prompt": whole}
 
 
 def has_conversation(row: Row) -> bool:
@@ -159,6 +167,20 @@ def messages_of(items: object) -> list[Message]:
     return said
 
 
+def count_no_text(row: Row) -> int:
+    """How many parts and turns of a row's conversation are no text: pictures, sound, calls of tools."""
+    return sum(_no_text(row[name]) for name in FIELDS if isinstance(row.get(name), list))
+
+
+def _no_text(value: object) -> int:
+    """How many of the parts of a turn, or of its content, are no text."""
+    if isinstance(value, Mapping):
+        called = sum(value.get(name) not in (None, []) for name in ("tool_calls", "function_call"))
+        inner = next((value[name] for name in SAID if value.get(name) is not None), None)
+        return called + (_no_text(inner) if inner is not None else not called)
+    return sum(map(_no_text, value)) if isinstance(value, list) else 0
+
+
 def content(value: object) -> str:
     """The text of a message or a field: as it is, as bytes, or in parts, of which those that are no text are left out.
 
@@ -191,20 +213,33 @@ def merged(messages: Sequence[Message]) -> list[Message]:
 def _said(row: Row) -> list[Message]:
     """The messages of a row in whatever form."""
     given = _first(row, SYSTEM)
-    if not isinstance(given, str | None):
-        raise Unfit("a 'system' that is not text")
-    before = [Message("system", given)] if given else []
+    try:
+        system = "" if given is None else content(given)
+    except Unfit:
+        raise Unfit("a 'system' that is not text") from None
+    before = [Message("system", system)] if system else []
     turns = _first(row, CONVERSATIONS)
     if turns is not None:
         said = messages_of(turns)
         return said if said and said[0].role == "system" else before + said
     question, more, answer = next(found for pair in PAIRS if (found := pair.of(row)) is not None)
-    asked = _heard(question, "user")
+    asked = [*messages_of(_earlier(row)), *_heard(question, "user")]
     if more:
         asked.append(Message("user", content(more)))
     answered = _heard(answer, "assistant")
     whole = any(message.role == "user" for message in answered)  # what was chosen, with the question again
     return before + (answered if whole else asked + answered)
+
+
+def _earlier(row: Row) -> list[Any]:
+    """The turns of a row's history."""
+    given = _unpacked(_first(row, HISTORY) or [])
+    if isinstance(given, list) and all(isinstance(turn, Mapping) for turn in given):
+        return given
+    if isinstance(given, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in given):
+        roles = ("user", "assistant")
+        return [{"role": role, "content": text} for pair in given for role, text in zip(roles, pair, strict=True)]
+    raise Unfit("a 'history' that is no list of questions and answers")
 
 
 def _heard(value: object, role: Role) -> list[Message]:
@@ -218,12 +253,13 @@ def _heard(value: object, role: Role) -> list[Message]:
 
 
 def _unpacked(value: object) -> object:
-    """A list that is written as JSON, as in a table, as a list."""
+    """A list that is written as JSON or as Python writes it, as in a table, as a list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
+        for read in (json.loads, ast.literal_eval):
+            try:
+                return read(value.strip())
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +36,7 @@ class Source:
     path: where it is, for formats that have to seek; None for a stream and for a compressed file.
     reading: how its owner wants it read.
     codec: what its text is in, if that is known from what it declares.
+    neighbour: reads a file beside it in an archive, by its path from there; None if there is none.
     """
 
     name: str
@@ -44,6 +45,16 @@ class Source:
     path: Path | None = None
     reading: Reading = AS_USUAL
     codec: str | None = None
+    neighbour: Callable[[str], bytes | None] | None = None
+
+    def beside(self, relative: str) -> bytes | None:
+        """The bytes of another file, by its path from the folder of this one; None if there is no such file."""
+        if self.neighbour is not None:
+            return self.neighbour(relative)
+        try:
+            return None if self.path is None else (self.path.parent / relative).read_bytes()
+        except OSError:
+            return None
 
     def text(self) -> Iterator[str]:
         """Decode the bytes, in pieces."""

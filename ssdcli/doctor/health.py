@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ssdcli.doctor.outlook import need_of_entry, summary
+from ssdcli.doctor.fit import need_of_entry, summary
 from ssdcli.errors import SsdError
 from ssdcli.hub.download import cache_folder, is_offline
 from ssdcli.machine.hardware import Hardware, look

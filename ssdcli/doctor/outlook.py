@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ssdcli.doctor.fit import held, need_of_entry, summary
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.process import make_process
 from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import Hardware
-from ssdcli.machine.placement import CPU, DTYPES, FREE, QUANTIZED, Allocation, Need, Placement
-from ssdcli.machine.units import in_bytes
+from ssdcli.machine.placement import CPU, DTYPES, FREE, QUANTIZED, Allocation, Need
 from ssdcli.models.backbones.native_class import native_class_of
+from ssdcli.models.core_config import native_part, read_config
 from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.loading import make_denoiser
-from ssdcli.models.native_checkpoint import native_part, read_config
 from ssdcli.models.weights.blueprint import blueprint
-from ssdcli.models.weights.pretrained import need_of, stored_dtype
 
 if TYPE_CHECKING:
     from ssdcli.registry.store import Entry
@@ -31,34 +30,6 @@ _ESTIMATE = "an estimate from the speed of matrix products measured just now."
 _SECONDS = 0.3  # spent measuring
 
 
-def need_of_entry(entry: Entry) -> Need:
-    """What a registered core needs; SsdError if it cannot be read."""
-    config, manifest = read_config(entry.folder), entry.manifest
-    if KEY in config:
-        cached = CoreSpec.of(manifest, config[KEY]).cached_tokens
-        return need_of(blueprint(native_part(config)), stored_dtype(entry.folder), manifest.block_size, cached)
-    predictions = manifest.vocabulary * manifest.block_size
-    return Need(manifest.parameters, 0, manifest.parameters, 0, "float32", predictions, divisible=False)
-
-
-def summary(need: Need, hardware: Hardware, placement: Placement = FREE) -> str:
-    """One sentence: how a core would be held, or why it cannot be."""
-    try:
-        return _held(placement.allocate(need, hardware))
-    except SsdError as error:
-        return str(error)
-
-
-def _held(allocation: Allocation) -> str:
-    where = " and ".join(allocation.devices)
-    if allocation.processes > 1:
-        where += f", a part in each of {allocation.processes} processes"
-    if allocation.offloads:
-        where += ", with layers kept in memory or on disk"
-    taken, free = in_bytes(allocation.bytes), in_bytes(allocation.free)
-    return f"{allocation.dtype} on {where}: takes {taken} of the {free} that are free."
-
-
 def outlook(entry: Entry, hardware: Hardware) -> list[str]:
     """How a registered core would run here, in sentences, and which flags would change that."""
     need = need_of_entry(entry)
@@ -67,7 +38,7 @@ def outlook(entry: Entry, hardware: Hardware) -> list[str]:
     except SsdError as error:
         return [str(error), *_alternatives(need, hardware, None)]
     return [
-        _held(allocation),
+        held(allocation),
         *_slow(entry, need, allocation, hardware),
         *_speed(entry, allocation),
         *_alternatives(need, hardware, allocation),

@@ -61,6 +61,11 @@ class CausalDenoiser(Denoiser):
         super().__init__(backbone, process)
 
     @property
+    def same_on_any_threads(self) -> bool:
+        """Whether predictions are the same, bit for bit, whatever the number of threads."""
+        return bool(getattr(self.backbone, "same_on_any_threads", False))
+
+    @property
     def sight(self) -> int:
         """How many tokens after a gap it should be shown: none."""
         return 0

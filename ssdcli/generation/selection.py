@@ -312,8 +312,8 @@ def without_noise(weight: float) -> float:
 
 def _core_table(entry: Entry) -> Mapping[str, Any]:
     """The part of a pulled core's config.json that `ssd pull` wrote; empty for other models."""
+    from ssdcli.models.core_config import read_config
     from ssdcli.models.core_spec import KEY
-    from ssdcli.models.native_checkpoint import read_config
 
     if entry.manifest.kind == MEMORY:
         return {}

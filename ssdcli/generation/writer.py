@@ -116,6 +116,14 @@ class Writer:
         """Write n texts for each request, in order; a request without an id is named by its place, from 0."""
         return list(self.results(requests, options))
 
+    def refusal(self, request: Request, options: Options = DEFAULTS) -> UsageError | None:
+        """Why these members cannot answer a request, if so."""
+        try:
+            self._parts(request.under(options), options)
+        except UsageError as error:
+            return error
+        return None
+
     def results(self, requests: Sequence[Request], options: Options = DEFAULTS) -> Iterator[Result]:
         """Like `generate_batch`, each result as soon as it and those before it are finished."""
         rows = self._rows(requests, options)
@@ -273,13 +281,15 @@ class Writer:
         """Write after prompts[row][member], by the ensemble unless another is given; yields the blocks of all rows."""
         from ssdcli.engine.sampler import sample
         from ssdcli.generation.trace import BlockTrace
+        from ssdcli.machine.threads import choice, timed
 
         ensemble, reverse = ensemble or self._ensemble, self._reverse(options)
         config = self._config(self._encoder(options), rows, options)
         config = replace(config, copies=copy_limits(self.members, prompts, options.max_copy))
         by_token = reverse.from_left and config.device == "cpu"
         trace = BlockTrace(ensemble, self._process, options.explain, [row.ended for row in rows] if by_token else ())
-        return trace.blocks(sample(ensemble, reverse, list(zip(*prompts, strict=True)), list(keys), config))
+        steps = sample(ensemble, reverse, list(zip(*prompts, strict=True)), list(keys), config)
+        return trace.blocks(timed(steps, choice(repeatable=not ensemble.same_on_any_threads)))
 
     def _config(self, encoder: PromptEncoder, rows: Sequence[Row], options: Options) -> SamplerConfig:
         """How the next gaps of these rows are sampled."""

@@ -10,14 +10,19 @@ from functools import cached_property
 _MOST = 2_000  # characters outside ASCII that are scored
 _LEAST_SCORE = 0.42  # of a text that is taken for one; the best possible is about 1
 _BONUS = 0.002  # for what charset-normalizer believes, which decides between equals; Latin letters it judges badly
-_RARE = frozenset({"cp437", "cp850", "mac-roman"})  # of DOS and old Macintoshes: few files are left
-_MALUS = 0.65  # of the rare, spread over the characters: it decides where they are few
+_PRIOR = {"cp1252": 0.35, "cp1251": 0.2}  # spread over the characters: it decides where they are few
+_PRIOR |= dict.fromkeys(("cp437", "cp850", "cp866", "mac-roman", "mac-cyrillic"), -0.65)  # few such files are left
+_PRIOR |= dict.fromkeys(("cp932", "euc_jp", "gb18030", "big5", "cp949"), -0.5)  # a single pair of bytes tells little
+_FOREIGN = -1.0  # the same for letters that are not Latin in a text that mostly is
 
 _PUNCTUATION = "“”‘’‚„–—…«»‹›€£§°·•№©®™¿¡½¼¾×±\xa0\xad"
 _INNER = "’‘'·-–—‑\xad"  # what a word may have between its letters
 
-_WESTERN = {1.0: "éäöüàè", 0.9: "ñãçß", 0.8: "óíáåêõì", 0.7: "ùò", 0.6: "øæôâîûú", 0.5: "ïëœ"}
-_ICELANDIC = {0.8: "þðý"}
+_FRENCH = {1.0: "éèêàçâîôûùëïœ"}  # languages by themselves, since a word or two have letters of one alone
+_NORDIC = {1.0: "åäöæøéü"}
+_IBERIAN = {1.0: "áéíóúñãõçâêôàü"}
+_WESTERN = {1.0: "éäöüàè", 0.9: "ñãçß", 0.8: "óíáåêõì", 0.7: "ùò", 0.6: "øæôâîûú", 0.5: "ïëœµ"}
+_ICELANDIC = {1.0: "áéíóúöæ", 0.8: "þðý"}
 _CENTRAL = {1.0: "ščřžłąż", 0.9: "ęćśőű", 0.8: "ěůțșţ", 0.7: "ńă", 0.6: "đý", 0.4: "ťďňźľ", 0.1: "ŕĺ"}
 _TURKISH = {1.0: "ışğöü", 0.9: "ç", 0.6: "İâîû"}
 _BALTIC = {0.8: "āēīūšžčė", 0.7: "įąņģ", 0.5: "ųę", 0.4: "ļķ"}
@@ -47,7 +52,10 @@ class _Letters:
     @cached_property
     def _usual(self) -> dict[str, float]:
         lower = {letter: weight for weight, letters in self.weights.items() for letter in letters}
-        if self.is_latin and self.weights is not _TURKISH:  # what is the same character in Western text must not decide
+        if self.is_latin and self.codec not in (
+            "cp1252",
+            "cp1254",
+        ):  # what is the same character in Western text must not decide
             western = {letter: weight for weight, letters in _WESTERN.items() for letter in letters}
             lower |= {c: w for c, w in western.items() if c.encode(self.codec, "replace") == c.encode("cp1252")}
         upper = {letter.upper(): weight / 2 for letter, weight in lower.items() if letter.upper() != letter}
@@ -60,12 +68,15 @@ class _Letters:
     def _fit(self, before: str, character: str, after: str) -> float:
         fit = self._usual.get(character, 0.0 if character.isalpha() else -1.0)
         if character.isalpha():
-            if character.isupper() and not before.isalpha() and after.islower():
-                fit *= 1.8  # as a word begins
-            raised = character.isupper() and before.islower()
+            begins_word = not before.isalpha() and after.islower()
+            in_capitals = any(_is_ascii_letter(one) and one.isupper() for one in (before, after))
+            if character.isupper() and (begins_word or in_capitals):
+                fit *= 1.8
+            raised = (character.isupper() and before.islower()) or (character.islower() and after.isupper())
+            at_digit = before.isdigit() or after.isdigit()
             mixed = character > "\u0370" and (_is_ascii_letter(before) or _is_ascii_letter(after))
             ends_word = character in "àèìòù" and not after.isalpha()  # as in Italian
-            return fit - 1.5 * raised - 1.0 * mixed + 0.2 * ends_word
+            return fit - 1.5 * raised - 0.5 * at_digit - 1.0 * mixed + 0.2 * ends_word
         within_word = character not in _INNER and before.isalpha() and after.isalpha()
         return fit - 1.5 * within_word
 
@@ -146,7 +157,7 @@ def _korean(pair: bytes) -> float:
 
 _CHARSETS: tuple[_Letters | _Pairs, ...] = (  # of equals the first is chosen
     _Letters("cp1252", _WESTERN),
-    _Letters("cp1252", _ICELANDIC),
+    *(_Letters("cp1252", letters) for letters in (_FRENCH, _NORDIC, _IBERIAN, _ICELANDIC)),
     _Letters("cp1250", _CENTRAL),
     _Letters("iso8859-2", _CENTRAL),
     _Letters("cp1251", _CYRILLIC),
@@ -177,7 +188,7 @@ def likeliest(data: bytes) -> str | None:
 
     data: a few kilobytes, of which the last character may be cut.
     """
-    believed = _believed(data)
+    believed, is_latin = _believed(data), _is_mostly_latin(data)
     best, highest = None, -1.0
     for charset in _CHARSETS:
         try:
@@ -187,11 +198,16 @@ def likeliest(data: bytes) -> str | None:
         score = charset.score(text) + _BONUS * (charset.codec == believed and not charset.is_latin)
         if score <= _LEAST_SCORE:
             continue
-        if charset.codec in _RARE:
-            score -= _MALUS / max(sum(character > "\x7f" for character in text), 1)
+        prior = _PRIOR.get(charset.codec, 0.0) + (_FOREIGN if is_latin and not charset.is_latin else 0.0)
+        score += prior / max(sum(character > "\x7f" for character in text), 1)
         if score > highest + 1e-6:
             best, highest = charset.codec, score
     return best
+
+
+def _is_mostly_latin(data: bytes) -> bool:
+    """Whether bytes have far more letters and figures of ASCII than other characters."""
+    return sum(map(bytes.isalnum, map(bytes, zip(data, strict=True)))) >= 2 * sum(byte > 0x7F for byte in data)
 
 
 def _believed(data: bytes) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
 from dataclasses import dataclass
 
@@ -26,10 +27,13 @@ _WHATWG: dict[str, str | None] = {"gbk": "gb18030", "x-user-defined": None, "rep
 _NO_CHARSETS = frozenset(
     {"charmap", "idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
 )
-_TEXT_CONTROLS = frozenset("\t\n\v\f\r\b\x1b")
+_SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")  # half of a pair of UTF-16, in UTF-8
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
+_TEXT_CONTROLS = frozenset("\t\n\v\f\r\b\x1b\x1a")  # the last ends a text of DOS
 _STRANGE = 0.02  # share of a text's characters that may be controls
 _SMALL_ALPHABETS = 0x11  # the rows of Unicode before Hangul and the Chinese characters
 _ODD = 0.05  # share of invalid and control characters in text of one byte a character
+_FEWEST_WIDE = 16  # bytes by which text without any NUL is known to be in a wide encoding
 _NULS = 2  # in the head of a text
 _REPLACED = 0.3  # share of a text's characters that may be invalid
 _BEFORE = 16  # characters that stand before these, so that a letter is seen in its word
@@ -100,6 +104,8 @@ def _reads_as_text(head: bytes, codec: str) -> bool:
     if not text or _strange(text, _NO_TEXT) > _STRANGE * len(text):
         return False
     narrow = head.replace(b"\0", b"").decode("utf-8", "replace")
+    if b"\0" not in head and len(head) < _FEWEST_WIDE and not _strange(narrow):
+        return False
     odd = narrow.count(REPLACEMENT) + _strange(narrow)
     if odd <= _ODD * len(narrow) and head.count(0) < 0.2 * len(head):
         return False  # text of one byte a character, with or without a few NULs
@@ -177,7 +183,8 @@ class TextDecoder:
         data, self._held = self._held + data, b""
         if data.isascii() and not final:
             return self._without_nuls(data.decode("ascii"))
-        start = next((place for place, byte in enumerate(data) if byte > 0x7F), len(data))
+        found = _NOT_ASCII.search(data)
+        start = len(data) if found is None else found.start()
         window = data[start : start + _WINDOW]
         if len(window) < _WINDOW and not final:
             self._held = data[start:]
@@ -217,8 +224,9 @@ def _codec_from(window: bytes, before: str, final: bool) -> str:
 
     before: the text up to there. final: whether nothing follows.
     """
-    text = codecs.getincrementaldecoder("utf-8")("replace").decode(window, final and len(window) < _WINDOW)
-    invalid = text.count(REPLACEMENT) - window.count(REPLACEMENT.encode())
+    plain = _SURROGATE.sub(b"", window)  # which is invalid, but shows what was meant
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(plain, final and len(window) < _WINDOW)
+    invalid = text.count(REPLACEMENT) - plain.count(REPLACEMENT.encode())
     valid = sum(c > "\x7f" for c in text) - invalid
     if invalid == 0 or valid > 2 * invalid:
         return "utf-8"

@@ -38,6 +38,7 @@ class Need:
     predictions: V times L, the log-probabilities of one canvas.
     divisible: whether several processes can hold a part of every matrix each.
     cache: numbers in the keys and values of a text, as far as they have to fit beside the weights.
+    packs: whether torch's own kernels can run it on a CPU in 16, 8 and 4 bits.
     """
 
     parameters: int
@@ -48,6 +49,7 @@ class Need:
     predictions: int
     divisible: bool = True
     cache: int = 0
+    packs: bool = False
 
     @property
     def working(self) -> int:
@@ -88,6 +90,12 @@ class Allocation:
     free: int
     offloads: bool = False
     processes: int = 1
+
+    @property
+    def packs(self) -> bool:
+        """Whether the weights can be packed for torch's kernels on CPUs."""
+        whole = self.devices == (CPU,) and not self.offloads and self.processes == 1
+        return whole and self.dtype in ("bfloat16", *QUANTIZED)
 
     @property
     def fits(self) -> bool:
@@ -159,10 +167,11 @@ class Placement:
 
     def _dtypes(self, need: Need, gpus: Sequence[Accelerator], hardware: Hardware) -> list[str]:
         """The dtypes that may be taken, the most exact first."""
-        quantizes = hardware.quantizes and not any(gpu.device == "mps" for gpu in gpus)
+        packs = need.packs and not gpus and hardware.processes == 1
+        quantizes = packs or (hardware.quantizes and not any(gpu.device == "mps" for gpu in gpus))
         if self.dtype == AUTO:
             return [*_floating(need.stored, gpus, hardware), *(QUANTIZED if quantizes else ())]
-        if self.dtype in QUANTIZED and not hardware.quantizes:
+        if self.dtype in QUANTIZED and not (packs or hardware.quantizes):
             raise UsageError(
                 f"--dtype {self.dtype} needs the package bitsandbytes, which is not installed.",
                 "Install it with: pip install 'ssdcli[quantize]'.",
@@ -191,7 +200,7 @@ class Placement:
         """What to say when nothing fits."""
         least = min(candidates, key=lambda allocation: allocation.bytes - allocation.free)
         alone, ways = hardware.processes == 1, ["Take a smaller core"]
-        if self.dtype == AUTO and alone and not hardware.quantizes:
+        if self.dtype == AUTO and alone and not (need.packs or hardware.quantizes):
             ways.append("take --dtype int8 or int4 (after pip install 'ssdcli[quantize]')")
         if self.dtype not in (AUTO, *QUANTIZED):
             ways.append("take a --dtype of fewer bits")

@@ -1,4 +1,4 @@
-"""The number of threads to train with, found by trial: on a busy machine, one can be faster than all.
+"""The number of threads to train and to write with, found by trial: on a busy machine, one can be faster than all.
 
 The threads of a matrix product wait for the slowest of them. If another program holds a core, all wait until the
 scheduler gives it back: on two cores a step then takes up to eight times as long with two threads as with one.
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
+from typing import TypeVar
 
 import torch
 
@@ -21,9 +22,11 @@ _PAUSE = 100  # between two trials, in times of the shortest step; doubled when 
 _LONGEST = 8  # the longest pause, in times of the first
 _HOPELESS = 1.5  # a step so many times as long as those before ends a trial at once
 
+T = TypeVar("T")
+
 
 class Threads:
-    """Times training steps, and now and then tries a few with the other number of threads: one, or all."""
+    """Times steps, and now and then tries a few with the other number of threads: one, or all."""
 
     def __init__(self, number: int, clock: Callable[[], float] = time.perf_counter) -> None:
         """Begin with `number` threads; clock: in seconds."""
@@ -71,13 +74,26 @@ class Threads:
 
 
 def choice(repeatable: bool) -> Threads | None:
-    """The number of threads as a choice made while training; None where there is nothing to choose.
+    """The number of threads as a choice made while computing; None where there is nothing to choose.
 
-    repeatable: whether the same training must give the same weights every time, which rules a choice out, because a sum
-    is rounded differently when other threads compute its parts.
+    repeatable: whether the numbers must be the same every time, though they depend on the number of threads: a sum is
+    rounded differently when other threads compute its parts. That rules a choice out.
     """
     on_cpu = not torch.cuda.is_available() and world_size() == 1 and torch.get_num_threads() > 1
     return Threads(torch.get_num_threads()) if on_cpu and not repeatable else None
+
+
+def timed(steps: Iterator[T], threads: Threads | None) -> Iterator[T]:
+    """The same steps, each computed by the number of threads that was the fastest of late; None leaves it as it is."""
+    if threads is None:
+        yield from steps
+        return
+    with same_threads():
+        threads.begin()
+        for step in steps:
+            torch.set_num_threads(threads.end())
+            yield step
+            threads.begin()
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.native_checkpoint import PROBLEMS, unreadable
+from ssdcli.models.core_config import unreadable
+from ssdcli.models.native_checkpoint import PROBLEMS
 from ssdcli.registry.manifest import CONFIG, WEIGHTS
 
 

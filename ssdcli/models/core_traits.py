@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
+from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY
-from ssdcli.models.native_checkpoint import input_embeddings, read_config
+from ssdcli.models.native_checkpoint import input_embeddings
 from ssdcli.registry.manifest import read_manifest
 
 

@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM, NativeBody
 from ssdcli.models.backbones.native_class import native_class_of
+from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.core_traits import resized
 from ssdcli.models.families.config import count, is_a, must, native, off
-from ssdcli.models.native_checkpoint import read_config, read_native
+from ssdcli.models.native_checkpoint import read_native
 
 CAUSAL = {
     "LlamaForCausalLM": "llama",

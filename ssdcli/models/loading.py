@@ -15,10 +15,11 @@ from ssdcli.machine.placement import AUTO, QUANTIZED, Placement
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.block_diffusion_checkpoint import load_backbone, read_configuration
+from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.initialization import initialize_again
 from ssdcli.models.lora import join_adapter
-from ssdcli.models.native_checkpoint import frozen_dtype, load_core, read_config
+from ssdcli.models.native_checkpoint import frozen_dtype, load_core
 
 
 def load_model(folder: Path, placement: Placement, block_size: int, adapter: Path | None = None) -> Backbone:

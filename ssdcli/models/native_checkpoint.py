@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +17,21 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import Placement
 from ssdcli.models.auto_model import quiet
+from ssdcli.models.backbones.causal import PackedCausalBackbone
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.backbones.native_class import native_class_of
+from ssdcli.models.backbones.packed_linear import PACKINGS
+from ssdcli.models.core_config import native_part, read_config, unreadable
 from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.weights.blueprint import blueprint
-from ssdcli.models.weights.pretrained import arguments, keep_activations, need_of, stored_dtype
-from ssdcli.registry.manifest import CONFIG, INDEX, WEIGHTS, read_manifest
+from ssdcli.models.weights.pretrained import AS_STORED, arguments, keep_activations
+from ssdcli.models.weights.stored import core_need, stored_dtype
+from ssdcli.registry.manifest import INDEX, WEIGHTS, read_manifest
 
 PROBLEMS = (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """A model's config.json; SsdError if it cannot be read."""
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise unreadable(folder, error) from error
-    if not isinstance(config, dict):
-        raise unreadable(folder, ValueError("its config.json holds no table"))
-    return config
-
-
-def native_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the native class, without the table of how it is run."""
-    return {key: value for key, value in config.items() if key != KEY}
 
 
 def load_core(folder: Path, placement: Placement, block_size: int | None) -> NativeBackbone:
@@ -55,15 +43,18 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Nat
     native, own = native_class_of(config), native_part(config)
     try:
         spec = CoreSpec.of(read_manifest(folder), config[KEY])
-        twin, hardware = blueprint(own), look()
-        need = need_of(twin, stored_dtype(folder), block_size or spec.block_size, spec.cached_tokens)
+        need, hardware = core_need(folder, config, replace(spec, block_size=block_size or spec.block_size)), look()
         allocation = placement.allocate(need, hardware)
-        model = read_native(folder, native.model, own, arguments(allocation, need, twin, hardware))
+        packs = need.packs and allocation.packs
+        options = AS_STORED if packs else arguments(allocation, need, blueprint(own), hardware)
+        model = read_native(folder, native.model, own, options).eval().requires_grad_(False)
     except PROBLEMS as error:
         raise unreadable(folder, error) from error
+    if packs:
+        return PackedCausalBackbone(model, spec, block_size, PACKINGS[allocation.dtype])
     if allocation.dtype == "int8":
         keep_activations(model)
-    return native.backbone_for(spec)(model.eval().requires_grad_(False), spec, block_size)
+    return native.backbone_for(spec)(model, spec, block_size)
 
 
 def read_native(
@@ -148,9 +139,3 @@ def _tensor(folder: Path, names: list[str]) -> Tensor:
                 tensor: Tensor = file.get_tensor(name)
                 return tensor
     raise KeyError(f"no tensor {' or '.join(names)}")
-
-
-def unreadable(folder: Path, error: Exception) -> SsdError:
-    """The error for a model that cannot be read."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return SsdError(f"the model in {folder} cannot be read: {reason}.", "See 'ssd models verify'.")

@@ -15,11 +15,12 @@ from ssdcli.engine.process import Process
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone, save_configuration
+from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.core_traits import CoreTraits
 from ssdcli.models.initialization import Wanted, initialize
 from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
-from ssdcli.models.native_checkpoint import frozen_dtype, read_config
+from ssdcli.models.native_checkpoint import frozen_dtype
 from ssdcli.registry.compatibility import CanvasShape
 from ssdcli.registry.disk import write_atomic
 from ssdcli.registry.manifest import ADAPTER, TOKENIZER, Manifest, tokenizer_fingerprint

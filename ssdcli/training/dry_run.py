@@ -45,7 +45,15 @@ class DryRun:
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON values."""
         shown = [
-            {"source": one.source, "text": _beginning(one.text), "conversation": bool(one.turns)}
+            {
+                "source": one.source,
+                "text": _beginning(one.text),
+                "conversation": bool(one.turns),
+                "turns": [
+                    {"role": turn.role, "content": _beginning(turn.content), "learned": turn.written}
+                    for turn in one.turns
+                ],
+            }
             for one in self.samples
         ]
         counts = {"core": self.core, "documents": self.documents, "tokens": self.tokens}

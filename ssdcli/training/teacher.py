@@ -18,8 +18,8 @@ from ssdcli.errors import UsageError
 from ssdcli.generation.loaded_model import Shared, open_model
 from ssdcli.machine.distributed import world_size
 from ssdcli.models.active_vocabulary import ActiveVocabulary, WholeVocabulary
+from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY
-from ssdcli.models.native_checkpoint import read_config
 from ssdcli.text.messages import BETWEEN
 from ssdcli.training.cross_entropy import SoftTargets
 from ssdcli.training.prepare import Prepared

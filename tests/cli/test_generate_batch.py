@@ -121,7 +121,7 @@ def test_an_empty_batch_has_no_answers(family, ssd):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", "line 2 of standard input is not valid JSON"),
+        ('{"prompt" 1}', "line 2 of standard input is not valid JSON"),
         ("[]", "line 2 of standard input is not a JSON object."),
         ('{"id": 1}', "line 2 of standard input has no prompt."),
         ('{"prompt": 1}', "line 2 of standard input has a prompt that is not text."),
@@ -153,5 +153,64 @@ def test_an_empty_batch_has_no_answers(family, ssd):
         ),
     ],
 )
-def test_a_wrong_line_ends_a_batch_before_it_begins(family, refused, line, problem):
-    assert refused("--batch", "-", "--core", "big", stdin=f'{{"prompt": "a"}}\n{line}\n'.encode()).startswith(problem)
+def test_a_wrong_line_has_its_own_result(family, ssd, line, problem):
+    flags = ["--batch", "-", "--core", "big", "--json", "--max-tokens", "1", "--seed", "5"]
+    code, out, err = ssd(*flags, stdin=f'{{"prompt": "a"}}\n{line}\n{{"prompt": "b"}}\n'.encode())
+    first, wrong, last = map(json.loads, out.splitlines())
+    assert (code, first["id"], first["prompt"], last["id"], last["prompt"]) == (1, 0, "a", 2, "b")
+    assert (wrong["text"], wrong["finish_reason"]) == (None, "error")
+    assert wrong["error"].startswith(problem)
+    assert problem in err
+    assert "1 row of the batch could not be answered." in err
+
+
+def test_a_batch_of_which_no_row_can_be_answered_is_refused(family, refused):
+    told = refused("--batch", "-", "--core", "big", stdin=b'{"id": 1}\n{"promt": "a"}\n')
+    assert told.startswith("line 1 of standard input has no prompt.")
+
+
+def test_a_batch_without_json_keeps_the_places_of_its_rows(family, ssd):
+    batch = b'{"prompt": "a", "seed": 1}\n{"id": "x"}\n{"prompt": "b", "seed": 2}\n'
+    code, out, err = ssd("--batch", "-", "--core", "big", *FAST, stdin=batch)
+    assert (code, out.count("---\n")) == (1, 2)
+    assert "---\n\n---\n" in out
+    assert "x: line 2 of standard input has no prompt." in err
+
+
+def test_a_row_that_these_models_cannot_answer_has_its_own_result(answer, ssd):
+    batch = b'{"prompt": "the ____ is"}\n{"prompt": "no gap", "id": "whole"}\n'
+    code, out, _ = ssd("--batch", "-", "--core", "big", "--infill", "--json", *FAST, stdin=batch)
+    filled, wrong = map(json.loads, out.splitlines())
+    assert (code, filled["finish_reason"] != "error", wrong["id"]) == (1, True, "whole")
+    assert "no gap" in wrong["error"]
+
+
+def test_a_table_of_prompts_has_seeds_and_a_history_has_turns(tmp_path):
+    (tmp_path / "table.csv").write_text("Prompt;SEED;plain\nDear;-7;true\n")
+    (request,) = inputs.read_requests(None, str(tmp_path / "table.csv"), ())
+    assert (request.asked, request.seed, request.plain) == ("Dear", -7, True)
+    row = {"instruction": "And tomorrow?", "output": "Rain.", "history": [["Weather?", "Sun."]], "text": "all of it"}
+    (tmp_path / "alpaca.json").write_text(json.dumps([row]))
+    (request,) = inputs.read_requests(None, str(tmp_path / "alpaca.json"), ())
+    assert [(turn.role, turn.content) for turn in request.turns] == [
+        ("user", "Weather?"),
+        ("assistant", "Sun."),
+        ("user", "And tomorrow?"),
+    ]
+
+
+def test_pictures_in_a_batch_are_counted_and_a_broken_row_keeps_its_place(tmp_path, capsys):
+    seen = {"role": "user", "content": [{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {}}]}
+    rows = [{"messages": [seen]}, 3, {"prompt": "b"}]
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=1))
+    first, wrong, last = inputs.read_requests(None, str(tmp_path / "a.json"), ())
+    assert (first.asked, last.asked, wrong.id) == ("See", "b", 1)
+    assert "cannot be read" in wrong.problem
+    assert "1 part of" in capsys.readouterr().err
+
+
+def test_a_context_file_without_text_is_said(tmp_path, capsys):
+    (tmp_path / "empty").write_text(" \n\n")
+    (tmp_path / "one").write_text("the boiler\n")
+    assert inputs.read_context([tmp_path / "empty", tmp_path / "one"]) == "the boiler"
+    assert "empty' has no text." in capsys.readouterr().err

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from ssdcli.doctor.outlook import need_of_entry, outlook, summary
+from ssdcli.doctor.fit import need_of_entry, summary
+from ssdcli.doctor.outlook import outlook
 from ssdcli.machine import hardware
 from ssdcli.machine.hardware import Accelerator, Hardware
 from ssdcli.machine.placement import Need, Placement

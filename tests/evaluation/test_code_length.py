@@ -23,6 +23,7 @@ from ssdcli.evaluation.combinations import Combination, alone
 from ssdcli.evaluation.losses import Pace
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import open_model
+from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM, NativeBody
 from ssdcli.models.backbones.causal import NativeCausalBackbone
 from ssdcli.models.core_spec import CoreSpec
@@ -292,7 +293,7 @@ def test_when_the_time_is_over_whole_documents_were_measured():
 
 
 def test_of_the_real_core_it_is_the_loss_that_transformers_computes(real_core):
-    model = open_model(real_core)
+    model = open_model(real_core, Placement("float32"))  # transformers' own layers
     note = (files("ssdcli") / "bundled" / "notebook" / "heldout" / "h05-nessa.md").read_text(encoding="utf-8")
     ids = model.codec.encode(note)[:120]
     core = Member("core", model, Constant(1.0))

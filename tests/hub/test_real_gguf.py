@@ -16,7 +16,7 @@ from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor
 
 from ssdcli.cli import app
 from ssdcli.models.auto_model import quiet
-from ssdcli.models.native_checkpoint import read_config
+from ssdcli.models.core_config import read_config
 
 TOKENS = 18  # more than a block
 PROMPTS = (

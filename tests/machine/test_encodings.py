@@ -44,6 +44,41 @@ def test_a_character_or_two_are_those_of_windows_rather_than_of_old_machines(tex
     assert decode_bytes(text.encode("cp1252")).text == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "È vero",
+        "Zoë",
+        "±5",
+        "10 µm",
+        "þetta",
+        "1 × 2",
+        "I said Ü to him.",
+        "voilà",
+        "fête",
+        "smørrebrød",
+        "Ærø",
+        "crème brûlée",
+        "cœur",
+        "½ cup",
+        "20 °C",
+        "£5",
+        "©2020",
+        "¿Qué?",
+        "CAFÉ",
+    ],
+)
+def test_a_word_of_western_letters_is_not_taken_for_one_of_others(text):
+    assert decode_bytes(text.encode("cp1252")).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "codec"), [("печь", "cp1251"), ("Dvořák", "cp1250"), ("Łódź", "cp1250"), ("příští rok", "cp1250")]
+)
+def test_a_word_of_other_letters_is_not_taken_for_a_western_one(text, codec):
+    assert decode_bytes(text.encode(codec)).text == text
+
+
 @pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-32"])
 @given(text=TEXTS)
 def test_a_mark_decides(codec, text):
@@ -82,6 +117,12 @@ def test_a_text_does_not_depend_on_how_its_bytes_come(data, codec):
 def test_invalid_bytes_in_utf_8_are_replaced_and_counted_but_not_those_spelt_out():
     found = decode_bytes("é ü \ufffd ".encode() * 9 + b"\xe9 end")
     assert (found.text, found.encoding, found.replaced) == ("é ü \ufffd " * 9 + "\ufffd end", "UTF-8", 1)
+
+
+def test_half_pairs_and_the_end_mark_of_dos_do_not_hide_what_a_text_is():
+    assert decode_bytes(b"a\xed\xa0\xbdb").encoding == "UTF-8"
+    assert decode_bytes(b"a\xed\xa0\xbdb").replaced == 3
+    assert not looks_binary(b"dir\r\n\x1a")
 
 
 def test_nuls_in_text_are_left_out_and_counted():

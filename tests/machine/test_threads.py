@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ssdcli.machine.threads import Threads, choice, same_threads
+from ssdcli.machine.threads import Threads, choice, same_threads, timed
 from ssdcli.training import trainer
 from ssdcli.training.job import train_small
 from tests.trainings import STEPS, tiny_settings, write_text
@@ -116,3 +116,31 @@ def test_torch_keeps_its_threads_after_a_training(two_threads):
     with same_threads():
         torch.set_num_threads(1)
     assert torch.get_num_threads() == 2
+
+
+def test_steps_of_a_generator_are_timed_and_the_threads_restored_at_its_end():
+    machine, before, seen = Machine(), torch.get_num_threads(), []
+
+    def steps():
+        for number in range(12):
+            seen.append(torch.get_num_threads())
+            machine.now += BUSY[seen[-1]]
+            yield number
+
+    torch.set_num_threads(2)
+    try:
+        found = []
+        for number in timed(steps(), machine.threads):
+            machine.now += 0.3  # what happens to a step is not timed
+            found.append(number)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert found == list(range(12))
+    assert seen[:4] == [2, 2, 2, 2]
+    assert seen[4:] == [1] * 8
+
+
+def test_steps_are_left_as_they_are_without_a_choice():
+    before = torch.get_num_threads()
+    assert [torch.get_num_threads() for _ in timed(iter(range(3)), None)] == [before] * 3

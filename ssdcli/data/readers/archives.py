@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import posixpath
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import PurePosixPath
 from typing import cast
 
@@ -39,6 +41,7 @@ def archive_documents(source: Source, read_member: Member) -> Iterator[Document]
 def _zip_documents(source: Source, read_member: Member) -> Iterator[Document]:
     assert source.path is not None
     with zipfile.ZipFile(source.path) as archive:
+        members = _Members(archive.namelist, archive.read)
         for member in sorted(archive.infolist(), key=lambda member: member.filename):
             if member.is_dir() or _is_left_out(source, member.filename):
                 continue
@@ -48,22 +51,58 @@ def _zip_documents(source: Source, read_member: Member) -> Iterator[Document]:
             elif member.file_size > max(_BOMB_BYTES, _BOMB * member.compress_size):
                 source.report.skip("file that unpacks to far too much", name)
             else:
+                path = PurePosixPath(member.filename)
                 with archive.open(member) as file:
                     chunks = byte_chunks(cast(ByteStream, file), name, source.report)
-                    inner = replace(source, name=name, chunks=chunks, path=None)
-                    yield from read_member(inner, PurePosixPath(member.filename))
+                    beside = partial(members.beside, path.parent)
+                    yield from read_member(replace(source, name=name, chunks=chunks, path=None, neighbour=beside), path)
 
 
 def _tar_documents(source: Source, read_member: Member) -> Iterator[Document]:
     with tarfile.open(source.path) as archive:
+        members = _Members(archive.getnames, partial(_tar_bytes, archive))
         for member in archive:
             if not member.isfile() or _is_left_out(source, member.name):
                 continue
             file = archive.extractfile(member)
             assert file is not None  # it is a file
             name = f"{source.name}/{printable(member.name)}"
+            path = PurePosixPath(member.name)
             chunks = byte_chunks(cast(ByteStream, file), name, source.report)
-            yield from read_member(replace(source, name=name, chunks=chunks, path=None), PurePosixPath(member.name))
+            beside = partial(members.beside, path.parent)
+            yield from read_member(replace(source, name=name, chunks=chunks, path=None, neighbour=beside), path)
+
+
+@dataclass(frozen=True)
+class _Members:
+    """The members of an archive, by their paths.
+
+    names: lists all names, in whatever way the archive writes paths.
+    read: the bytes of one of them.
+    """
+
+    names: Callable[[], list[str]]
+    read: Callable[[str], bytes]
+    _held: dict[str, bytes | None] = field(default_factory=dict)
+
+    @cached_property
+    def _written(self) -> dict[str, str]:
+        return {posixpath.normpath(name): name for name in self.names()}
+
+    def beside(self, folder: PurePosixPath, relative: str) -> bytes | None:
+        """A member by its path from a folder, read once; None if there is none that can be read."""
+        path = posixpath.normpath(folder / relative)
+        if path not in self._held:
+            try:
+                self._held[path] = self.read(self._written[path])
+            except (KeyError, OSError, zipfile.BadZipFile, tarfile.TarError, RuntimeError):
+                self._held[path] = None
+        return self._held[path]
+
+
+def _tar_bytes(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    return b"" if file is None else file.read()
 
 
 def _is_left_out(source: Source, name: str) -> bool:

@@ -13,8 +13,9 @@ from typing import Any
 from ssdcli.data.documents import Document
 from ssdcli.data.readers.notes import note_text
 from ssdcli.data.readers.text import clean, text_documents
-from ssdcli.data.row_forms import ROLES, Row, Unfit, fit_turns, messages_of
+from ssdcli.data.row_forms import CONVERSATIONS, NO_TEXT, ROLES, Row, Unfit, count_no_text, fit_turns, messages_of
 from ssdcli.data.streams import MAX_DOCUMENT_CHARACTERS, Source
+from ssdcli.machine.encodings import decode_bytes
 from ssdcli.text.messages import BETWEEN, Message
 
 PAUSE = 6 * 3600.0  # seconds, after which another conversation begins
@@ -39,9 +40,11 @@ class Said:
 def export_documents(row: Row, place: str, source: Source) -> Iterator[Document] | None:
     """The documents of an object that an export consists of; None if it is none."""
     if isinstance(row.get("mapping"), Mapping):
-        return _conversation(_chatgpt(row), place, source)
+        return _conversation(_chatgpt(row, place, source), place, source)
     if isinstance(row.get("chat_messages"), list):
-        return _conversation([_claude(one) for one in row["chat_messages"] if isinstance(one, Mapping)], place, source)
+        turns = [one for one in row["chat_messages"] if isinstance(one, Mapping)]
+        _count_no_text(turns, place, source)
+        return _conversation(map(_claude, turns), place, source)
     if "textContent" in row or "listContent" in row:
         return _keep(row, place, source)
     chats = row.get("chats")
@@ -50,7 +53,7 @@ def export_documents(row: Row, place: str, source: Source) -> Iterator[Document]
         return _several(inner, place, source)
     messages = row.get("messages")
     if isinstance(messages, list) and any(map(_is_between_people, messages)):
-        return chat_documents(list(_said(messages)), place, source)
+        return chat_documents(_in_order(list(_said(messages))), place, source)
     return None
 
 
@@ -79,6 +82,8 @@ def chat_documents(said: Sequence[Said], place: str, source: Source) -> Iterator
     A conversation ends where nobody writes for PAUSE seconds.
     """
     spoken = [one for one in said if one.text.strip()]
+    for _ in range(len(said) - len(spoken)):
+        source.report.skip("message without text", place, "message")
     people = dict.fromkeys(one.names[0] for one in spoken if one.names)
     if not spoken:
         source.report.skip("chat without text", place, "chat")
@@ -92,6 +97,12 @@ def chat_documents(said: Sequence[Said], place: str, source: Source) -> Iterator
         for number, session in enumerate(_sessions(spoken), 1):
             turns = [_turn(one, source, named=len(people) > 2) for one in session]
             yield from _conversation(turns, f"{place}, conversation {number}", source)
+
+
+def _in_order(said: list[Said]) -> list[Said]:
+    """Messages as time goes, which some exports turn round."""
+    times = {one: one.when for one in said if one.when is not None}
+    return sorted(said, key=times.__getitem__) if all(one in times for one in said) else said
 
 
 def _turn(one: Said, source: Source, *, named: bool) -> Message:
@@ -134,7 +145,12 @@ def _conversation(messages: Iterable[Message], place: str, source: Source) -> It
     yield document
 
 
-def _chatgpt(row: Row) -> list[Message]:
+def _count_no_text(messages: Sequence[Row], place: str, source: Source) -> None:
+    for _ in range(count_no_text({CONVERSATIONS[0]: messages})):
+        source.report.skip(NO_TEXT, place, "part")
+
+
+def _chatgpt(row: Row, place: str, source: Source) -> list[Message]:
     """The messages of ChatGPT on the branch that was shown last."""
     nodes = row["mapping"]
     name, branch, seen = row.get("current_node"), [], set()
@@ -145,6 +161,7 @@ def _chatgpt(row: Row) -> list[Message]:
         branch.append(nodes[name].get("message"))
         name = nodes[name].get("parent")
     shown = [one for one in reversed(branch) if isinstance(one, Mapping) and not _is_hidden(one)]
+    _count_no_text(shown, place, source)
     return [message for one in shown for message in _heard(one)]
 
 
@@ -190,7 +207,7 @@ def _keep(row: Row, place: str, source: Source) -> Iterator[Document]:
 
 def _several(chats: Sequence[Row], place: str, source: Source) -> Iterator[Document]:
     for number, chat in enumerate(chats, 1):
-        yield from chat_documents(list(_said(chat["messages"])), f"{place}:{number}", source)
+        yield from chat_documents(_in_order(list(_said(chat["messages"]))), f"{place}:{number}", source)
 
 
 def _is_between_people(message: object) -> bool:
@@ -246,12 +263,10 @@ def _unbroken(text: str) -> str:
 
 def _slack_users(source: Source) -> dict[str, tuple[str, ...]]:
     """The names of the users of a Slack export, which lie in the folder above."""
-    if source.path is None:
-        return {}
     try:
-        users = json.loads((source.path.parent.parent / "users.json").read_text(encoding="utf-8"))
+        users = json.loads(decode_bytes(source.beside("../users.json") or b"[]").text)
         return {one["id"]: tuple(_strings(one, ("real_name", "name"))) for one in users if isinstance(one, dict)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {}
 
 

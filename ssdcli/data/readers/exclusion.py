@@ -21,9 +21,12 @@ IGNORE_FILES = (".gitignore", ".ssdignore")  # of two that disagree, the later w
 _INSTALLED = frozenset({"node_modules", "bower_components", "jspm_packages", "site-packages", "Pods", "__pypackages__"})
 _BUILT = frozenset({"__pycache__", "__MACOSX", "DerivedData", "htmlcov", "CMakeFiles", "_site"})
 _PERHAPS_BUILT = frozenset({"build", "dist", "out", "target", "obj"})
-_PROJECT = (  # beside a folder that may be built: then it is
-    *("package.json", "pyproject.toml", "setup.py", "Cargo.toml", "pom.xml", "build.gradle", "build.gradle.kts"),
-    *("CMakeLists.txt", "Makefile", "meson.build", "go.mod", "build.sbt", "tsconfig.json"),
+_PROJECT = re.compile(  # a file beside a folder that may be built: then it is; so is a lock file
+    r"(package|composer|deno|angular|tsconfig|bower)\.json|pyproject\.toml|setup\.(py|cfg)|requirements.*\.txt|Pipfile"
+    r"|Cargo\.toml|pom\.xml|(build|settings)\.gradle(\.kts)?|CMakeLists\.txt|(GNU)?makefile|meson\.build|go\.mod|.*\.sbt"
+    r"|.*\.(csproj|vbproj|fsproj|sln|cabal|gemspec)|Gemfile|Rakefile|pubspec\.yaml|mix\.exs|Package\.swift|dune-project"
+    r"|(webpack|vite|rollup|next|gatsby-|svelte|astro|vue|babel|gulpfile|Gruntfile).*\.[cm]?[jt]s",
+    re.IGNORECASE,
 )
 _PRODUCTS = ("CACHEDIR.TAG", "debug", "release", "classes", "CMakeCache.txt")  # in a folder that was built
 _LOCKS = re.compile(
@@ -126,7 +129,7 @@ class Exclusion:
         if path.name not in _PERHAPS_BUILT:
             return False
         return any((path / name).exists() for name in _PRODUCTS) or any(
-            (path.parent / name).exists() for name in _PROJECT
+            _PROJECT.fullmatch(file.name) or _LOCKS.fullmatch(file.name) for file in path.parent.iterdir()
         )
 
     def _reason_against_file(self, path: Path) -> str | None:

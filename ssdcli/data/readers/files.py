@@ -123,6 +123,9 @@ def _is_archive(path: Path) -> bool:
 
 def _read_member(source: Source, path: PurePath) -> Iterator[Document]:
     """Read a member of an archive, whose bytes have been unpacked."""
+    if path.name.lower().endswith((*ARCHIVES, *PACKED)):
+        source.skip("an archive in an archive")
+        return
     yield from _count_file(_read(_by_suffix(path), source), source.name, source.report)
 
 

@@ -122,6 +122,7 @@ RECOGNISED: Sequence[tuple[Callable[[bytes], bool], Format]] = (
     (is_mail, Format(read_mail, binary=True)),
     (is_whatsapp, Format(read_whatsapp)),
     (_begins(b"%pdf-"), Format(read_pdf, binary=True)),
+    (_begins(b"par1"), Format(read_parquet, binary=True)),
     (_begins(b"{\\rtf"), Format(read_rtf, binary=True)),
     (_begins(b"<!doctype html"), Format(read_html)),
     (_begins(b"<html"), Format(read_html)),

@@ -33,8 +33,8 @@ _CELLS = frozenset({"td", "th"})
 _VOID = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
 
 _BLANKS = re.compile(r"[ \t\n\f\r]+")
-_HIDES = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))", re.IGNORECASE)
-_SHOWS = re.compile(r"display\s*:(?!\s*none)", re.IGNORECASE)
+_DISPLAY = re.compile(r"(?<![\w-])display\s*:\s*([\w-]+)", re.IGNORECASE)
+_VISIBILITY = re.compile(r"(?<![\w-])visibility\s*:\s*([\w-]+)", re.IGNORECASE)
 _AT_RULE = re.compile(r"@[^{};]+\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}|/\*.*?\*/", re.DOTALL)
 _RULE = re.compile(r"([^{}]+)\{([^{}]*)\}")
 _DECLARED = re.compile(
@@ -82,21 +82,58 @@ def visible_text(page: str, left_out: Sequence[str] = ()) -> str:
         page = _CLOSED.sub(r"<\1\2></\1>", page)  # in HTML, <title/> would begin a title
     parser = LexborHTMLParser(page)
     root = parser.root
-    return "" if root is None else _shown_text(root, _hidden_nodes(parser, left_out))
+    return "" if root is None else _shown_text(root, _Styles.of(parser, left_out))
 
 
-def _hidden_nodes(parser: LexborHTMLParser, left_out: Sequence[str]) -> frozenset[int]:
-    """The memory ids of nodes that style sheets or the caller hide."""
-    sheets = " ".join(style.text() for style in parser.css("style"))
-    rules = _RULE.findall(_AT_RULE.sub("", sheets))
-    selectors = [*left_out, *(selector for selector, body in rules if _HIDES.search(body))]
-    hidden: set[int] = set()
-    for selector in selectors:
-        try:
-            hidden |= {node.mem_id for node in parser.css(selector.strip())}
-        except Exception:  # a selector that the library does not know hides nothing
-            continue
-    return frozenset(hidden)
+@dataclass
+class _Styles:
+    """What style sheets and the caller say of nodes, by their memory ids.
+
+    gone: nodes that are not displayed, nor is anything in them.
+    visible: whether a node can be seen, which what is in it may change.
+    """
+
+    gone: set[int] = field(default_factory=set)
+    visible: dict[int, bool] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, parser: LexborHTMLParser, left_out: Sequence[str]) -> _Styles:
+        """What a page's own style sheets say; later rules win, whatever their specificity."""
+        styles = cls()
+        sheets = " ".join(style.text() for style in parser.css("style") if _is_of_screens(style))
+        rules = [(selector, "display: none") for selector in left_out]
+        for selector, body in [*rules, *_RULE.findall(_AT_RULE.sub("", sheets))]:
+            display, visible = _displayed(body), _visible(body)
+            if display is False or visible is not None:
+                ids = {node.mem_id for node in _selected(parser, selector.strip())}
+                styles.gone |= ids if display is False else set()
+                styles.visible |= dict.fromkeys(ids, visible) if visible is not None else {}
+        return styles
+
+
+def _is_of_screens(sheet: LexborNode) -> bool:
+    """Whether a style sheet is for screens with scripts."""
+    media = (sheet.attributes.get("media") or "all").lower()
+    return ("all" in media or "screen" in media) and (sheet.parent is None or sheet.parent.tag != "noscript")
+
+
+def _selected(parser: LexborHTMLParser, selector: str) -> list[LexborNode]:
+    try:
+        return parser.css(selector)
+    except Exception:  # the library does not know every selector
+        return []
+
+
+def _displayed(style: str) -> bool | None:
+    """Whether declarations display what they are for; None if they do not say."""
+    found = _DISPLAY.findall(style)
+    return found[-1].lower() != "none" if found else None
+
+
+def _visible(style: str) -> bool | None:
+    """Whether declarations make visible what they are for; None if they do not say."""
+    found = _VISIBILITY.findall(style)
+    return found[-1].lower() not in ("hidden", "collapse") if found else None
 
 
 @dataclass
@@ -143,7 +180,7 @@ class _Lines:
     @property
     def text(self) -> str:
         """What has been laid out."""
-        text = re.sub(r" +\n", "\n", "".join(self.parts).replace("\xa0", " "))
+        text = re.sub(r" +\n", "\n", "".join(self.parts).replace("\xa0", " ").replace("\xad", ""))
         return re.sub(r"\n{3,}", "\n\n", text).strip(" \n")
 
 
@@ -152,16 +189,18 @@ class _Step:
     """A node to enter, or an element to leave.
 
     seen: whether text directly in it is shown: not in a drawing, outside its <text>.
+    visible: whether it is seen unless it says otherwise itself.
     preformatted: whether its blanks are kept.
     """
 
     node: LexborNode
     seen: bool = True
+    visible: bool = True
     preformatted: bool = False
     leaves: bool = False
 
 
-def _shown_text(root: LexborNode, hidden: frozenset[int]) -> str:
+def _shown_text(root: LexborNode, styles: _Styles) -> str:
     """The text below a node; without recursion, since pages can be as deep as they are long."""
     stack, open_cells = [_Step(root)], [_Lines()]
     while stack:
@@ -170,28 +209,34 @@ def _shown_text(root: LexborNode, hidden: frozenset[int]) -> str:
         if step.leaves:
             _leave(tag, open_cells)
         elif tag == "-text":
-            if step.seen:
+            if step.seen and step.visible:
                 (lines.preformatted if step.preformatted else lines.flow)(node.text_content or "")
-        elif not tag.startswith("-") and _is_shown(node, tag, hidden):
+        elif not tag.startswith("-") and _is_shown(node, tag, styles):
             _enter(node, tag, open_cells)
             seen = tag in ("text", "foreignobject") or (step.seen and tag != "svg")
+            visible = _is_visible(node, styles, step.visible)
             stack.append(_Step(node, leaves=True))
             inner = step.preformatted or tag in _PREFORMATTED
             children = list(node.iter(include_text=True))
-            stack += [_Step(child, seen, inner) for child in reversed(children)]
+            stack += [_Step(child, seen, visible, inner) for child in reversed(children)]
     return open_cells[0].text
 
 
-def _is_shown(node: LexborNode, tag: str, hidden: frozenset[int]) -> bool:
+def _is_shown(node: LexborNode, tag: str, styles: _Styles) -> bool:
     if tag in _UNSEEN:
         return False
     attributes = node.attributes
-    if not attributes and not hidden:
+    if not attributes and not styles.gone:
         return tag != "dialog"
-    style = attributes.get("style") or ""
-    if "hidden" in attributes or _HIDES.search(style) or (tag == "dialog" and "open" not in attributes):
+    displayed = _displayed(attributes.get("style") or "")
+    if "hidden" in attributes or displayed is False or (tag == "dialog" and "open" not in attributes):
         return False
-    return node.mem_id not in hidden or bool(_SHOWS.search(style))
+    return node.mem_id not in styles.gone or displayed is True
+
+
+def _is_visible(node: LexborNode, styles: _Styles, inherited: bool) -> bool:
+    own = _visible(node.attributes.get("style") or "")
+    return styles.visible.get(node.mem_id, inherited) if own is None else own
 
 
 def _enter(node: LexborNode, tag: str, open_cells: list[_Lines]) -> None:

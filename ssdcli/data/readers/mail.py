@@ -5,8 +5,9 @@ from __future__ import annotations
 import email
 import email.policy
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import Message
 from itertools import chain, pairwise
 
@@ -23,6 +24,7 @@ MAX_MAIL_BYTES = 16 << 20
 _PARTING = re.compile(rb"(\r?\n)\r?\n\Z")  # the blank line after a message is not part of it
 _ESCAPED = re.compile(rb"^>(>*From )", re.MULTILINE)
 _POSTMARK = re.compile(rb"From \S.*\d{1,2}:\d\d.*\b\d{4}\b")  # From ada@example.org Thu Jan  1 00:00:00 2026
+_ASCTIME = re.compile(rb".* (?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? .*\d{1,2}:\d\d.*\b\d{4}\b")  # no sentence has that
 _BARE = re.compile(rb"From(?: \S+)?\s*")  # as some programs write it, without a date
 _HEADER = re.compile(rb"[!-9;-~]+:(?:[ \t\r\n]|\S)|>+From ")
 _HEADER_LINE = re.compile(r"([A-Za-z][A-Za-z0-9-]*):(?:\s.*|)")
@@ -63,19 +65,19 @@ def read_emlx(source: Source) -> Iterator[Document]:
 
 
 def read_mhtml(source: Source) -> Iterator[Document]:
-    """Read a web page that a browser saved as one file, which has the form of a mail."""
-    yield from read_mail(source)
+    """Read a web page that a browser saved as one file, which has the form of a mail; its quotations are text."""
+    yield from read_mail(replace(source, reading=replace(source.reading, quotes=True)))
 
 
 def is_mbox(head: bytes) -> bool:
     """Whether first bytes are those of an mbox: a postmark and then a header."""
-    first, _, rest = head.partition(b"\n")
+    first, _, rest = head.removeprefix(BOM_UTF8).partition(b"\n")
     return bool(_POSTMARK.match(first) or _BARE.fullmatch(first)) and bool(_HEADER.match(rest))
 
 
 def is_mail(head: bytes) -> bool:
     """Whether first bytes are the headers of a mail, as in a Maildir, where names have no suffix."""
-    block = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0].decode("latin-1")
+    block = re.split(rb"\r?\n\r?\n", head.removeprefix(BOM_UTF8), maxsplit=1)[0].decode("latin-1")
     names = set()
     for line in block.splitlines():
         found = _HEADER_LINE.fullmatch(line)
@@ -93,7 +95,7 @@ def _mail_documents(mail: bytes, source: Source, place: str) -> Iterator[Documen
         report.skip("mail of more than 16 MiB", place, "mail")
         return
     try:
-        message = email.message_from_bytes(mail, policy=email.policy.compat32)
+        message = email.message_from_bytes(mail.removeprefix(BOM_UTF8), policy=email.policy.compat32)
         texts = list(_Body(source, place).texts(message))
     except _Encrypted:
         report.skip("encrypted mail", place, "mail")
@@ -191,7 +193,9 @@ def _parameter(part: Message, name: str) -> str | None:
 def _mails(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the messages without their postmarks; one that is too long is cut just past the limit."""
     held, blank, begun = bytearray(), True, False
-    for line, following in pairwise(chain(_lines(chunks), [b"\n"])):
+    lines = _lines(chunks)
+    first = next(lines, b"").removeprefix(BOM_UTF8)
+    for line, following in pairwise(chain([first], lines, [b"\n"])):
         if line.startswith(b"From ") and _is_postmark(line, following, blank, begun):
             if begun:
                 yield bytes(held)
@@ -209,7 +213,7 @@ def _is_postmark(line: bytes, following: bytes, after_blank: bool, begun: bool) 
     if not begun:
         return True
     if _POSTMARK.match(line):  # some programs leave the blank line before it out
-        return bool(_HEADER.match(following)) or (after_blank and not following.strip())
+        return bool(_HEADER.match(following)) or (after_blank and bool(_ASCTIME.match(line)) and not following.strip())
     return after_blank and bool(_BARE.fullmatch(line)) and bool(_HEADER.match(following))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from io import BytesIO
 from itertools import chain
 from xml.etree import ElementTree
@@ -24,8 +25,10 @@ _EMBED = re.compile(r"!\[\[[^\]\n]*\]\]")
 _LINK = re.compile(r"\[\[(?:[^\]|\n]*\|)?([^\]|\n]+)\]\]")
 _COMMENT = re.compile(r"%%.*?%%", re.DOTALL)
 _DRAWER = re.compile(r"^[ \t]*:(PROPERTIES|LOGBOOK):[ \t]*\n.*?^[ \t]*:END:[ \t]*\n?", re.DOTALL | re.MULTILINE)
-_ORG_TITLE = re.compile(r"^#\+TITLE:[ \t]*", re.MULTILINE | re.IGNORECASE)
-_ORG_SETTING = re.compile(r"^#\+(?!begin_|end_)\w+:.*\n?", re.MULTILINE | re.IGNORECASE)
+_ORG_TITLE = re.compile(r"#\+TITLE:[ \t]*", re.IGNORECASE)
+_ORG_SETTING = re.compile(r"[ \t]*#(?:\+\w+(?:\[.*\])?:.*|[ \t].*|)")  # and comments
+_ORG_BLOCK = re.compile(r"[ \t]*#\+(?P<edge>begin|end)_(?P<kind>\w+).*", re.IGNORECASE)
+_ORG_LINK = re.compile(r"\[\[([^\]\n]+)\](?:\[([^\]\n]+)\])?\]")
 
 
 def read_markdown(source: Source) -> Iterator[Document]:
@@ -48,12 +51,28 @@ def read_markdown(source: Source) -> Iterator[Document]:
 
 
 def read_org(source: Source) -> Iterator[Document]:
-    """Read an Org file without its drawers and settings."""
-    for document in read_text(Source(source.name, source.chunks, source.report)):
-        text = _ORG_SETTING.sub("", _ORG_TITLE.sub("", _DRAWER.sub("", document.text)))
-        changed = Document(text, document.source)
+    """Read an Org file as it is exported: without drawers, settings and comments; a link is what it is called."""
+    for document in read_text(source):
+        text = "\n".join(_org_lines(_DRAWER.sub("", document.text).split("\n")))
+        changed = replace(document, text=text) if text.strip() else None
         source.report.amend(document, changed)
-        yield changed
+        if changed is not None:
+            yield changed
+
+
+def _org_lines(lines: Sequence[str]) -> Iterator[str]:
+    """Yield lines without markup; what is in a block is kept as it is, but for comments and what is for one format."""
+    block = ""
+    for line in lines:
+        edge = _ORG_BLOCK.fullmatch(line)
+        if edge is not None:
+            block = edge["kind"].lower() if edge["edge"].lower() == "begin" else ""
+        elif block in ("src", "example"):
+            yield line
+        elif block not in ("comment", "export"):
+            title = _ORG_TITLE.sub("", line, count=1) if _ORG_TITLE.match(line) else None
+            if title is not None or not _ORG_SETTING.fullmatch(line):
+                yield _ORG_LINK.sub(lambda link: link[2] or link[1], line if title is None else title)
 
 
 def read_notebook(source: Source) -> Iterator[Document]:

@@ -6,6 +6,7 @@ import logging
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ EXTRA = "ssdcli[documents]"
 _FULL_LINE = 0.7  # share of the longest line's characters from which on a line goes on in the next
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+_FORMULA = "{http://schemas.openxmlformats.org/officeDocument/2006/math}t"
 _GONE = frozenset({f"{_W}del", f"{_W}moveFrom", f"{_W}pPr", f"{_W}rPr", f"{_W}instrText", _FALLBACK})
 
 for _name in ("pypdf", "openpyxl"):  # they log every irregularity, even in files that they read correctly
@@ -164,7 +166,7 @@ def _runs(parent: _Element, boxes: list[_Element]) -> Iterator[str]:
     for child in parent:
         if child.tag == f"{_W}txbxContent":
             boxes.append(child)
-        elif child.tag == f"{_W}t":
+        elif child.tag in (f"{_W}t", _FORMULA):
             yield child.text or ""
         elif child.tag == f"{_W}tab":
             yield "\t"
@@ -204,9 +206,15 @@ def _xlsx_text(file: BytesIO) -> str:
     book = load_workbook(file, read_only=True, data_only=True)
     sheets = []
     for sheet in book.worksheets:
-        rows = ("\t".join("" if value is None else str(value) for value in row) for row in sheet.values)
+        rows = ("\t".join(map(_cell_text, row)) for row in sheet.values)
         sheets.append("\n".join(row.rstrip("\t") for row in rows if row.strip()))
     return "\n\n".join(sheet for sheet in sheets if sheet)
+
+
+def _cell_text(value: object) -> str:
+    """A cell as it is seen; a day without a time is stored as midnight."""
+    text = "" if value is None else str(value)
+    return text.removesuffix(" 00:00:00") if isinstance(value, datetime) else text
 
 
 def _rtf_text(file: BytesIO) -> str:

@@ -12,7 +12,10 @@ _LINKED = re.compile(
     r"|data:[\w.+/-]*(?:;[\w=-]+)*;base64,[A-Za-z0-9+/=%]*",
     re.MULTILINE,
 )
-_RUN = re.compile(r"(?:[A-Za-z0-9+/]{60,}\n){5,}[A-Za-z0-9+/]*={0,2}|[A-Za-z0-9+/]{400,}={0,2}")
+_PIECE = 1 << 14  # characters
+_SHORTEST = 60  # characters of a line in base64
+_UUENCODED = re.compile(r"^begin [0-7]{3} [^\n]+\n(?:[ -`]{1,62}\n)+end$", re.MULTILINE)  # as in old mails
+_RUN = re.compile(rf"(?:[A-Za-z0-9+/]{{{_SHORTEST},}}\n){{5,}}[A-Za-z0-9+/]*={{0,2}}|[A-Za-z0-9+/]{{400,}}={{0,2}}")
 
 
 def without_pictures(text: str, place: str, report: ReadReport) -> str:
@@ -22,17 +25,26 @@ def without_pictures(text: str, place: str, report: ReadReport) -> str:
     def left(match: re.Match[str]) -> str:
         nonlocal found
         linked = match.re is _LINKED
-        if not linked and not _is_encoded(match[0]):
+        if match.re is _RUN and not _is_encoded(match[0]):
             return match[0]
         found += 1
         return (match[1] or "") if linked else ""
 
     if "data:" in text:
         text = _LINKED.sub(left, text)
-    text = _RUN.sub(left, text)
+    if "begin " in text:
+        text = _UUENCODED.sub(left, text)
+    if _has_long_word(text):  # which most texts lack; the search itself takes long
+        text = _RUN.sub(left, text)
     for _ in range(found):
         report.skip("base64 in a text", place, "picture")
     return text
+
+
+def _has_long_word(text: str) -> bool:
+    """Whether so many characters as a line in base64 has stand without a blank; looked at in pieces that overlap."""
+    pieces = (text[start : start + _PIECE + _SHORTEST] for start in range(0, len(text), _PIECE))
+    return any(max(map(len, piece.split()), default=0) >= _SHORTEST for piece in pieces)
 
 
 def _is_encoded(run: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,24 @@ from ssdcli.data.readers.chats import export_documents, is_slack, slack_document
 from ssdcli.data.readers.json_values import holds_rows, json_rows
 from ssdcli.data.readers.tables import table_rows
 from ssdcli.data.readers.text import clean, text_documents
-from ssdcli.data.row_forms import FIELDS, NO_TEXT_FIELDS, Row, Unfit, has_conversation, named, row_turns, text_of
+from ssdcli.data.row_forms import (
+    FIELDS,
+    NO_TEXT,
+    NO_TEXT_FIELDS,
+    Row,
+    Unfit,
+    count_no_text,
+    has_conversation,
+    named,
+    row_turns,
+    text_of,
+)
 from ssdcli.data.streams import MAX_DOCUMENT_CHARACTERS, Source
 
 _FIELDS_SHOWN = 8
 _PARQUET_ROWS = 128
 _PARQUET_BUFFER_BYTES = 1 << 20
+_MAX_PARQUET_BYTES = 256 << 20  # of a file that is packed, and so held in memory
 
 NumberedRow = tuple[int, Mapping[str, Any]]
 
@@ -47,11 +60,15 @@ def read_tsv(source: Source) -> Iterator[Document]:
 
 
 def read_parquet(source: Source) -> Iterator[Document]:
-    """Read a Parquet file; one without random access, compressed or from a stream, is counted as binary."""
-    if source.path is None:
-        source.skip("binary")
-    else:
+    """Read a Parquet file; one without random access, such as in an archive, is held in memory."""
+    if source.path is not None:
         yield from _read_rows(source, _parquet_rows(source.path))
+        return
+    data = source.whole(_MAX_PARQUET_BYTES)
+    if data is None:
+        source.skip("packed Parquet of more than 256 MiB")
+    elif data:
+        yield from _read_rows(source, _parquet_rows(BytesIO(data)))
 
 
 def _read_rows(source: Source, rows: Iterable[NumberedRow]) -> Iterator[Document]:
@@ -92,6 +109,8 @@ def _conversations(row: Row, place: str, report: ReadReport) -> Iterator[Documen
     except Unfit as unfit:
         report.skip(str(unfit), place, "row")
         return
+    for _ in range(count_no_text(row)):
+        report.skip(NO_TEXT, place, "part")
     cleaned = tuple(replace(turn, content=clean(turn.content, place, report)) for turn in turns)
     document = Document.conversation(cleaned, place)
     if len(document.text) > MAX_DOCUMENT_CHARACTERS:
@@ -101,7 +120,7 @@ def _conversations(row: Row, place: str, report: ReadReport) -> Iterator[Documen
     yield document
 
 
-def _parquet_rows(path: Path) -> Iterator[NumberedRow]:
+def _parquet_rows(path: Path | BytesIO) -> Iterator[NumberedRow]:
     """Yield the rows of a Parquet file, with only the columns of text or conversations if there are any.
 
     pyarrow reads it directly: `datasets` holds a whole row group in memory and leaves a lock file named after the path.

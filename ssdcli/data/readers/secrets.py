@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ssdcli.data.documents import Document, ReadReport
@@ -30,45 +30,18 @@ _VALUE = re.compile(  # of a setting whose name ends in one of _NAMES: letters a
     r"(?i:word|wd|phrase|_?access_?key|_?key)?[\"']?\s{0,3}[:=]{1,2}>?\s{0,3}"
     r"[\"']?(?=[^\s\"']*\d)(?=[^\s\"']*[A-Za-z])[^\s\"'()\[\]{}<>$,;]{8,}[\"']?(?=\s|[,;}\"']|$)"
 )
-_MARKS: tuple[str, ...] = (
-    "AKIA",
-    "ASIA",
-    "ghp_",
-    "gho_",
-    "ghu_",
-    "ghs_",
-    "ghr_",
-    "github_pat_",
-    "glpat-",
-    "xox",
-    "hooks.slack",
-    "sk-",
-)
-_MARKS += (
-    "hf_",
-    "AIza",
-    "_live_",
-    "_test_",
-    "SG.",
-    "key-",
-    "npm_",
-    "pypi-",
-    "dop_v1_",
-    "eyJ",
-)  # what tokens begin with
-_NAMES: tuple[str, ...] = (
-    "pass",
-    "pwd",
-    "secret",
-    "apikey",
-    "api_key",
-    "api-key",
-    "api key",
-    "private_key",
-    "privatekey",
-    "access_key",
-)
-_NAMES += ("_token", "-token", "accesstoken", "authtoken")
+_MARKS: Mapping[str, tuple[str, ...]] = {  # what tokens begin with, by a character in it
+    "": ("AKIA", "ASIA", "AIza", "hooks.slack", "SG.", "eyJ"),
+    "-": ("glpat-", "xox", "sk-", "key-", "pypi-"),
+    "_": ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_", "_live_", "_test_", "npm_", "dop_v1_"),
+}
+_NAMES: Mapping[str, tuple[str, ...]] = {  # what names of settings with a credential end in, by a word in it
+    "pass": ("pass",),
+    "pwd": ("pwd",),
+    "secret": ("secret",),
+    "key": ("apikey", "api_key", "api-key", "api key", "private_key", "privatekey", "access_key"),
+    "token": ("_token", "-token", "accesstoken", "authtoken"),
+}
 
 
 def without_secrets(documents: Iterable[Document], report: ReadReport) -> Iterator[Document]:
@@ -112,12 +85,21 @@ def _without(text: str, place: str, report: ReadReport) -> str:
 def _places(text: str) -> list[int]:
     """Where credentials begin; searched for by fixed words first, since most texts have none."""
     places = [found.start() for found in _ADDRESS.finditer(text)] if "://" in text and "@" in text else []
-    if any(mark in text for mark in _MARKS):
+    if any(True for _ in _present(_MARKS, text)):
         places += [found.start() for found in _TOKENS.finditer(text)]
     lower = text.lower()
     if len(lower) == len(text):  # a few letters have another length in lower case
-        places += [at for name in _NAMES for at in _all(lower, name) if _VALUE.match(text, at + len(name))]
+        places += [
+            at for name in _present(_NAMES, lower) for at in _all(lower, name) if _VALUE.match(text, at + len(name))
+        ]
     return places
+
+
+def _present(words: Mapping[str, Sequence[str]], text: str) -> Iterator[str]:
+    """Yield the words that occur in a text, each looked for only if the part of it that is its key occurs."""
+    for part, several in words.items():
+        if part in text:
+            yield from (word for word in several if word in text)
 
 
 def _all(text: str, word: str) -> Iterator[int]:

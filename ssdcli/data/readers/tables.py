@@ -85,7 +85,8 @@ class _Rows:
                 cells = next(reader, None)
             except csv.Error:
                 for number, line in list(self._used):
-                    yield number, self._fitting(line.split(self._delimiter))
+                    escaped = _split(line, self._delimiter, escape="\\") if '\\"' in line else None
+                    yield number, self._fitting(line.split(self._delimiter) if escaped is None else escaped)
                 continue
             if cells is None:
                 return
@@ -98,14 +99,17 @@ class _Rows:
             yield line + "\n"
 
     def _fitting(self, cells: list[str]) -> list[str] | None:
-        """The cells, if the header names them all; further ones may be blank."""
+        """The cells, if the header names them all; further ones may be blank. A single column has no delimiter."""
+        if self._columns == 1:
+            return [self._delimiter.join(cells).rstrip(self._delimiter)]
         if any(cell.strip() for cell in cells[self._columns :]):
             return None
         return cells[: self._columns]
 
 
-def _split(line: str, delimiter: str) -> list[str] | None:
+def _split(line: str, delimiter: str, escape: str | None = None) -> list[str] | None:
     try:
-        return next(csv.reader([line], delimiter=delimiter, strict=True), None)
+        reader = csv.reader([line], delimiter=delimiter, strict=True, escapechar=escape, doublequote=escape is None)
+        return next(reader, None)
     except csv.Error:
         return None

@@ -20,6 +20,7 @@ _NO_TEXT = re.compile(
     r"you deleted this message\.?)>?|\u200e?<attached: .*>|.*\(file attached\)",
     re.IGNORECASE,
 )
+_EDITED = re.compile(r"\s?\u200e?<This message was edited>$")
 _SEEN = 6  # lines by which an export is known
 
 
@@ -47,8 +48,10 @@ def _messages(lines: Iterable[str]) -> Iterator[Said]:
             continue
         if held is not None:
             yield held
-        text = "" if found["name"] is None or _NO_TEXT.fullmatch(found["text"].strip()) else found["text"]
-        held = Said((found["name"] or "",), text, _when(found))
+        # WhatsApp puts a mark before what it says itself, such as that a picture is left out.
+        own = found["name"] is None or found["text"].startswith("\u200e") or _NO_TEXT.fullmatch(found["text"].strip())
+        text = "" if own else _EDITED.sub("", found["text"])
+        held = Said(((found["name"] or "").lstrip("~ \u202f\xa0"),), text, _when(found))
     if held is not None:
         yield held
 

@@ -100,6 +100,11 @@ class Ensemble:
         return not any(running) if needs_all(self.rule) else not all(running)
 
     @property
+    def same_on_any_threads(self) -> bool:
+        """Whether predictions are the same, bit for bit, whatever the number of threads that compute them."""
+        return all(getattr(member.model, "same_on_any_threads", False) for member in self.members)
+
+    @property
     def _abstains(self) -> tuple[bool, ...]:
         """Which members may abstain."""
         return tuple(getattr(member.model, "abstains", False) for member in self.members)

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import PrefixCache
-from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.backbones.native import NativeBackbone, sizes_as_stored
+from ssdcli.models.backbones.packed_decoder import FEW_QUERIES, PackedDecoder
+from ssdcli.models.backbones.packed_linear import Packing
 from ssdcli.models.core_spec import CoreSpec
 
 _SLIDING = "sliding_attention"  # transformers' name for a kind of layer
@@ -64,7 +67,49 @@ class NativeCausalBackbone(NativeBackbone):
 
     def _scores(self, hidden: Tensor) -> Tensor:
         """The head's scores, soft-capped where the class does that, and -inf for a virtual id: (B, L, V)."""
-        scores = super()._scores(hidden)
+        scores = self._head(hidden)
         if self._softcap is not None:
             scores = torch.tanh(scores / self._softcap) * self._softcap
         return nn.functional.pad(scores, (0, self._virtual), value=-math.inf) if self._virtual else scores
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        return super()._scores(hidden)
+
+
+class PackedCausalBackbone(NativeCausalBackbone):
+    """The same on a CPU, computed by a `PackedDecoder` in place of the model's own layers and head.
+
+    taps: after how many layers states are wanted beside the last ones, 0 for the embeddings. All states are then
+        (B, L, (1 + k) H), the last ones first.
+    """
+
+    same_on_any_threads = True
+    taps: tuple[int, ...] = ()
+
+    def __init__(self, model: Any, spec: CoreSpec, block_size: int | None, packing: Packing) -> None:
+        """Wrap a loaded model, whose layers are packed and dropped."""
+        super().__init__(model, spec, block_size)
+        self._width: int = model.config.get_text_config().hidden_size
+        self._decoder = PackedDecoder(model, packing)
+
+    def _sized(self) -> Sizes:
+        return sizes_as_stored(self.model)
+
+    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor | None, cache: PrefixCache | None) -> Tensor:
+        past = 0 if cache is None else cache.get_seq_length()
+        masks = self._by_kind(mask, embedded.shape[1], past)
+        last, *inner = self._decoder(embedded, positions, masks, cache, self.taps)
+        return torch.cat([last, *inner], dim=-1) if inner else last
+
+    def _by_kind(self, mask: Tensor | None, count: int, past: int) -> dict[str, Tensor | None]:
+        """The mask of each kind of layer for `count` tokens after `past` columns; None where all before is seen."""
+        near = self._window is not None and past + count > self._window
+        sliding = {kind for kind in self._decoder.kinds if near and (kind == _SLIDING or not self._kinds)}
+        if mask is None and (sliding or (count > 1 and (past or count <= FEW_QUERIES))):
+            mask = torch.ones(1, 1, count, past + count, dtype=torch.bool, device=self.device).tril(past)
+        return {
+            kind: self._near(mask) if mask is not None and kind in sliding else mask for kind in self._decoder.kinds
+        }
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        return self._decoder.scores(hidden[..., : self._width])

@@ -115,9 +115,13 @@ class NativeBackbone(ReadsThroughCache):
 
 def sizes(model: PreTrainedModel) -> Sizes:
     """The multiply-adds of a model's parts, however its weights are stored; of experts, those that run."""
-    config: Any = model.config.get_text_config()
     with torch.device("meta"):
-        twin: Any = type(model)(deepcopy(model.config))
+        return sizes_as_stored(type(model)(deepcopy(model.config)))
+
+
+def sizes_as_stored(twin: Any) -> Sizes:
+    """The same for a model whose weights have their own shapes."""
+    config: Any = twin.config.get_text_config()
     table = twin.get_input_embeddings().weight
     own = {id(table), id(twin.get_output_embeddings().weight)}
     weights = [weight for weight in twin.base_model.parameters() if id(weight) not in own]

@@ -54,6 +54,7 @@ class MemoryDenoiser:
     """
 
     abstains = True
+    same_on_any_threads = True
 
     def __init__(self, memory: Memory, process: Masked, block_size: int, excluded: Iterable[int] = ()) -> None:
         """Predict from a memory; ids in `excluded` are never text."""

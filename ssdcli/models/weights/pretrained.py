@@ -6,14 +6,11 @@ import atexit
 import shutil
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.distributed.configuration_utils import DistributedConfig
@@ -22,10 +19,11 @@ from ssdcli.errors import OutOfMemory
 from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.placement import CPU, Allocation, Need, weight_bytes
 from ssdcli.machine.units import in_bytes
+from ssdcli.models.packable import is_packable
 
 DISK = "disk"
 _MEMORY = 0.9  # the share of free memory that offloaded layers may take
-_STORED = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+AS_STORED: dict[str, Any] = {"dtype": "auto", "device_map": {"": CPU}}  # arguments of `from_pretrained`, to be packed
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ class ModelPart:
 def need_of(twin: PreTrainedModel, stored: str, block_size: int, cached: int = 0) -> Need:
     """What a model needs, read off its twin on the meta device.
 
-    stored: the dtype of its files. cached: the tokens whose keys and values must fit beside the weights.
+    stored: the dtype of its files. cached: the tokens whose keys and values must fit beside the weights; none but of a
+    causal core.
     """
     found = parts(twin)
     config: Any = twin.config.get_text_config()
@@ -67,6 +66,7 @@ def need_of(twin: PreTrainedModel, stored: str, block_size: int, cached: int = 0
         predictions=config.vocab_size * block_size,
         divisible=twin.supports_tp_plan,
         cache=cached * _cached_numbers(config) if cached else 0,
+        packs=cached > 0 and is_packable(twin.config.to_dict()),
     )
 
 
@@ -75,17 +75,6 @@ def _cached_numbers(config: Any) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * heads * width)
-
-
-def stored_dtype(folder: Path) -> str:
-    """The dtype that most numbers in a folder's safetensors have."""
-    counts: Counter[str] = Counter()
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - the file is no mapping
-                part = file.get_slice(name)
-                counts[part.get_dtype()] += torch.Size(part.get_shape()).numel()
-    return _STORED[counts.most_common(1)[0][0]]
 
 
 def parts(twin: PreTrainedModel) -> list[ModelPart]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from ssdcli.data.readers.chats import export_documents
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.readers.whatsapp import is_whatsapp
 from ssdcli.data.reading import Reading
+from ssdcli.data.row_forms import NO_TEXT
 from ssdcli.data.streams import Source
 
 
@@ -126,6 +128,15 @@ def test_what_me_writes_is_learned_as_answers(tmp_path, name):
     assert report.chats == 0
 
 
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_the_names_of_a_slack_export_are_found_in_an_archive_too(tmp_path, kind):
+    for name in ("slack/users.json", "slack/general/2026-01-01.json"):
+        put(tmp_path / name, EXPORTS[name])
+    shutil.make_archive(str(tmp_path / "slack"), kind, tmp_path / "slack")
+    documents, _ = read(tmp_path / f"slack.{kind}")
+    assert documents[0].text.startswith("wren: Are you in?\n")
+
+
 def test_without_me_chats_are_read_as_text_and_a_sentence_asks(tmp_path):
     documents, report = read(put(tmp_path / "a.json", TELEGRAM))
     assert documents[0].text.startswith("Wren: Are you in?\nMärta: At noon\nMärta: or later\n")
@@ -134,6 +145,41 @@ def test_without_me_chats_are_read_as_text_and_a_sentence_asks(tmp_path):
     )
     documents, report = read(tmp_path / "a.json", "Nobody")
     assert (documents, report.skipped) == ([], {"chat in which --me does not write": 1})
+
+
+def test_messages_that_an_export_turns_round_are_put_in_order(tmp_path):
+    said = [("Märta", "At noon", 2000), ("wren", "Are you in?", 1000)]
+    messages = [{"sender_name": name, "timestamp_ms": time, "content": text} for name, text, time in said]
+    documents, _ = read(put(tmp_path / "a.json", {"participants": [], "messages": messages}), "märta")
+    assert [turn.content for turn in documents[0].turns] == ["Are you in?", "At noon"]
+
+
+def test_what_whatsapp_says_itself_is_no_message_and_is_counted(tmp_path):
+    chat = """[31.12.25, 23:59:01] Kiln: \u200eMessages and calls are end-to-end encrypted.
+[31.12.25, 23:59:10] ~\u202fWren: Are you in?
+\u200e[31.12.25, 23:59:12] Märta: \u200eimage omitted
+[31.12.25, 23:59:20] Märta: At noon \u200e<This message was edited>
+"""
+    documents, report = read(put(tmp_path / "_chat.txt", chat))
+    assert documents[0].text == "Wren: Are you in?\nMärta: At noon\n"
+    assert report.skipped == {"message without text": 2}
+
+
+def test_pictures_and_calls_in_the_exports_of_assistants_are_counted(tmp_path):
+    parts = [{"content_type": "image_asset_pointer"}, "Why?"]
+    nodes = {
+        "a": {"message": {"author": {"role": "user"}, "content": {"content_type": "multimodal_text", "parts": parts}}},
+        "b": {
+            "message": {"author": {"role": "assistant"}, "content": {"content_type": "text", "parts": ["So."]}},
+            "parent": "a",
+        },
+    }
+    called = [{"type": "tool_use", "name": "x"}, {"type": "text", "text": "So."}]
+    said = [{"sender": "human", "text": "Why?"}, {"sender": "assistant", "content": called}]
+    put(tmp_path / "a.json", [{"current_node": "b", "mapping": nodes}, {"chat_messages": said}])
+    documents, report = read(tmp_path)
+    assert [document.text for document in documents] == ["Why?\n\nSo."] * 2
+    assert report.skipped == {NO_TEXT: 2}
 
 
 def test_in_a_group_others_are_named(tmp_path):

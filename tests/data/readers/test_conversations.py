@@ -14,6 +14,7 @@ from ssdcli.data import streams
 from ssdcli.data.documents import Document, ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.readers.rows import row_documents
+from ssdcli.data.row_forms import NO_TEXT
 from ssdcli.text.messages import Message
 
 SYSTEM, ASK, ANSWER = Message("system", "Be brief."), Message("user", "Why?"), Message("assistant", "So.")
@@ -53,6 +54,7 @@ def test_messages_are_turns_whose_contents_are_texts_or_lists_of_texts():
 
 PAIR = (Message("user", "Why?"), Message("assistant", "So."))
 SHAREGPT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
+SHAREGPT_HISTORY = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "I."}]
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
 
 
@@ -97,6 +99,35 @@ def test_an_answer_of_weight_0_is_given_not_learned():
     first = {"role": "assistant", "content": "b", "weight": 0}
     row = {"messages": [*said(("user", "a")), first, *said(("user", "c"), ("assistant", "d"))]}
     assert [turn.written for turn in turns_of(row)] == [False, False, False, True]
+
+
+def test_turns_are_read_as_python_and_google_write_them():
+    assert turns_of({"messages": str(said(("user", "Why?"), ("assistant", "So.")))}) == (ASK, ANSWER)
+    turns = [{"role": "user", "parts": [{"text": "Why?"}]}, {"role": "model", "parts": [{"text": "So."}]}]
+    row = {"systemInstruction": {"parts": [{"text": "Be brief."}]}, "contents": turns}
+    assert turns_of(row) == (SYSTEM, ASK, ANSWER)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [[["Who?", "I."]], '[["Who?", "I."]]', said(("user", "Who?"), ("assistant", "I.")), SHAREGPT_HISTORY],
+)
+def test_a_history_is_the_turns_before_the_question(history):
+    earlier = (Message("user", "Who?"), Message("assistant", "I."))
+    row = {"instruction": "Why?", "input": "", "output": "So.", "history": history, "system": "Be brief."}
+    assert turns_of(row) == (SYSTEM, *earlier, ASK, ANSWER)
+    assert turns_of(row | {"history": []}) == turns_of(row | {"history": None}) == (SYSTEM, ASK, ANSWER)
+    assert rows(row | {"history": ["Who?"]})[1].skipped == {"a 'history' that is no list of questions and answers": 1}
+
+
+def test_parts_that_are_no_text_are_counted():
+    seen = [{"type": "text", "text": "Why?"}, {"type": "image_url", "image_url": {"url": "x"}}, {"type": "input_audio"}]
+    row = {"messages": said(("user", seen), ("assistant", "So.")), "prompt": "unused"}
+    (document,), report = rows(row)
+    assert document.turns == (ASK, ANSWER)
+    assert report.skipped == {NO_TEXT: 2}
+    called = {"messages": [*said(("user", "Why?")), CALL, *said(("tool", "It is."), ("assistant", "So."))]}
+    assert rows(called)[1].skipped == {NO_TEXT: 1}
 
 
 def test_a_text_may_be_a_list_or_bytes():

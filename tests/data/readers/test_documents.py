@@ -13,6 +13,8 @@ from pathlib import Path
 
 import docx
 import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from docx.oxml import parse_xml
 from hypothesis import given, settings
@@ -115,6 +117,24 @@ def test_sheets_slides_books_and_letters_are_read(tmp_path):
     assert skipped == {}
 
 
+ORG = """#+TITLE: T
+#+STARTUP: x
+* Head
+:PROPERTIES:
+:ID: 3
+:END:
+# a comment
+See [[file:kiln.org][the kiln]] and [[https://x.org]].
+#+BEGIN_SRC python :results none
+# code [[a]]
+#+END_SRC
+#+begin_comment
+hidden
+#+end_comment
+body
+"""
+
+
 def test_notebooks_and_exports_of_notes_are_read(tmp_path):
     cells = [
         {"cell_type": "markdown", "source": ["# T\n", "text"], "attachments": {"a.png": {"image/png": PICTURE}}},
@@ -125,9 +145,14 @@ def test_notebooks_and_exports_of_notes_are_read(tmp_path):
     note = "<note><title>T</title><content><![CDATA[<en-note><div>a &amp; b</div></en-note>]]></content>"
     resource = f"<resource><data encoding='base64'>{PICTURE}</data></resource></note>"
     (tmp_path / "b.enex").write_text(f"<?xml version='1.0'?><en-export>{note}{resource}{note}</note></en-export>")
-    (tmp_path / "c.org").write_text("#+TITLE: T\n#+STARTUP: x\n* Head\n:PROPERTIES:\n:ID: 3\n:END:\nbody\n")
+    (tmp_path / "c.org").write_text(ORG)
     found, skipped = read(tmp_path)
-    assert found == ["# T\ntext\n\nx = 1", "T\n\na & b", "T\n\na & b", "T\n* Head\nbody\n"]
+    assert found == [
+        "# T\ntext\n\nx = 1",
+        "T\n\na & b",
+        "T\n\na & b",
+        "T\n* Head\nSee the kiln and https://x.org.\n# code [[a]]\nbody\n",
+    ]
     assert skipped == {}
 
 
@@ -181,6 +206,14 @@ def test_archives_are_read_like_folders_and_packed_files_like_files(tmp_path):
     assert documents[0].source == f"{tmp_path / 'a.zip'}/notes/a.md"
     assert report.skipped == {"hidden": 1, "installed packages": 1, "binary": 1, "broken archive": 1}
     assert report.files == 5
+
+
+def test_parquet_is_read_in_archives_and_packed_and_archives_in_archives_are_named(tmp_path):
+    held = BytesIO()
+    pq.write_table(pa.table({"text": ["the boiler"]}), held)
+    zipped(tmp_path / "a.zip", **{"a.parquet": held.getvalue(), "b.zip": b"PK\3\4", "c.txt.gz": b"\x1f\x8b"})
+    (tmp_path / "b.parquet.bz2").write_bytes(bz2.compress(held.getvalue()))
+    assert read(tmp_path) == (["the boiler", "the boiler"], {"an archive in an archive": 2})
 
 
 def test_what_is_not_read_is_skipped_by_its_name(tmp_path):

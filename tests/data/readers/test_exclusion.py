@@ -74,6 +74,14 @@ def test_a_build_folder_is_one_only_in_a_project(tmp_path):
     assert read(tmp_path)[1] == {"build folder": 1}
 
 
+@pytest.mark.parametrize("file", ["package-lock.json", "yarn.lock", "App.csproj", "vite.config.ts", "Gemfile"])
+def test_a_lock_file_or_settings_of_a_bundler_make_a_project(tmp_path, file):
+    make(tmp_path, file, "dist/app.js")
+    found, skipped = read(tmp_path)
+    assert "dist/app.js" not in found
+    assert skipped["build folder"] == 1
+
+
 def test_include_reaches_into_excluded_folders_and_takes_no_more(tmp_path):
     make(tmp_path, ".notes/a.txt", ".notes/b.txt", "node_modules/x/readme.md")
     found, _ = read(tmp_path, ".notes/a.txt", "node_modules/**/readme.md")

@@ -322,6 +322,8 @@ def test_markdown_on_standard_input_is_no_json(monkeypatch):
     ("name", "content", "expected"),
     [
         ("a.csv", 'id;text\n1;"x; y"\n2;z, w\n', ["x; y", "z, w"]),
+        ("a.csv", 'text,n\n"He said \\"hi\\" ok",1\n', ['He said "hi" ok']),
+        ("a.csv", "text\na, b, and c\n", ["a, b, and c"]),
         ("a.csv", "id\ttext\n1\tx, y\n", ["x, y"]),
         ("a.csv", "sep=|\nid|text\n1|x\n", ["x"]),
         ("a.csv", "ID, Text \n1,x\n", ["x"]),

@@ -44,7 +44,15 @@ from ssdcli.data.streams import Source
         ("a<noscript>b</noscript><template>c</template><dialog>d</dialog><dialog open>e</dialog>", "a\ne"),
         ("<textarea>\n two\nlines</textarea><select><option>x<option selected>y</select>", "two\nlines\nx\ny"),
         ("<ruby>字<rp>(</rp><rt>ji</rt><rp>)</rp></ruby>", "字(ji)"),
-        ("a&nbsp;b&shy;c", "a b\xadc"),
+        ("a&nbsp;b&shy;c", "a bc"),
+        ("<p style='visibility:hidden'>a<b style='visibility: visible'>b</b>c</p>d", "b\n\nd"),
+        ("<style>.h{visibility:collapse}.v{visibility:visible}</style><p class=h>a<b class=v>b</b></p>", "b"),
+        ("<p style='display:none'>a<b style='visibility:visible;display:block'>b</b></p>c", "c"),
+        ("<p style='--display:none'>a</p>", "a"),
+        (
+            "<style media=print>p{display:none}</style><noscript><style>p{display:none}</style></noscript><p>seen",
+            "seen",
+        ),
         ("<?xml version='1.0'?><html><head><title/></head><body>shown</body></html>", "shown"),
     ],
 )

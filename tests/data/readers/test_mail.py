@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import mailbox
+from codecs import BOM_UTF8
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from ssdcli.data.documents import Document, ReadReport
 from ssdcli.data.readers import mail as mails
 from ssdcli.data.readers.files import read_documents
-from ssdcli.data.readers.mail import is_mail, is_mbox, read_mail, read_mbox
+from ssdcli.data.readers.mail import is_mail, is_mbox, read_mail, read_mbox, read_mhtml
 from ssdcli.data.readers.mail_body import reflowed, without_quotes
 from ssdcli.data.reading import Reading
 from ssdcli.data.streams import Source
@@ -61,6 +62,33 @@ def multipart(kind: str, *parts: bytes) -> bytes:
         + inner
         + b"--B--\n"
     )
+
+
+HEAD = b"From: a@b.c\nDate: today\nMessage-ID: <1@x>\n"
+
+
+def test_a_mark_before_the_headers_is_no_text():
+    postmark = b"From a@b.c Thu Jan  1 00:00:00 2026\n"
+    for mail in (HEAD + b"\nBody.\n", postmark + HEAD + b"\nBody.\n"):
+        assert is_mbox(BOM_UTF8 + mail) == is_mbox(mail)
+        assert texts(BOM_UTF8 + mail) == ["Body.\n"]
+
+
+def test_a_sentence_with_a_time_and_a_year_begins_no_mail():
+    body = b"One.\n\nFrom here at 10:00 in 2026 it went on.\n\nTwo.\n"
+    found = texts(b"From a@b.c Thu Jan  1 00:00:00 2026\n" + HEAD + b"\n" + body)
+    assert found == [body.decode()]
+
+
+def test_uuencoded_files_in_a_mail_are_left_out():
+    assert texts(HEAD + b"\nSee:\nbegin 644 a.txt\n#0V%T\n`\nend\nAfter\n") == ["See:\n\nAfter\n"]
+
+
+def test_the_quotations_of_a_saved_page_are_text():
+    mail = HEAD + b"Content-Type: text/html\n\n<p>a<blockquote type=cite>b</blockquote>"
+    assert texts(mail) == ["a\n"]
+    page = Source("a.mhtml", iter([mail]), ReadReport())
+    assert [document.text for document in read_mhtml(page)] == ["a\n\nb\n"]
 
 
 def test_each_mail_is_a_document_and_no_header_is_in_any(tmp_path: Path):
@@ -112,7 +140,7 @@ def test_a_mail_is_read_as_text_or_else_as_what_its_html_shows(tmp_path: Path):
     both, page = mail("plain\n", "<p>marked</p>"), mail("", "<p>Dear</p><script>x</script><p>land&shy;lord</p>")
     blank = mail("\xa0\n", "<p>only here</p>")
     documents, _ = read(box(tmp_path / "a.mbox", both, page, blank))
-    assert [document.text for document in documents] == ["plain\n", "Dear\n\nland\xadlord\n", "only here\n"]
+    assert [document.text for document in documents] == ["plain\n", "Dear\n\nlandlord\n", "only here\n"]
 
 
 def test_all_text_parts_are_read_in_their_order_and_forwarded_mails_too():

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ssdcli.doctor.outlook import need_of_entry, outlook
+from ssdcli.doctor.fit import need_of_entry
+from ssdcli.doctor.outlook import outlook
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt
@@ -21,11 +22,16 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.hub.pull import Watch, plan, pull
 from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import Placement
+from ssdcli.models.core_config import native_part, read_config
 from ssdcli.models.core_traits import read_core_traits
 from ssdcli.models.families import recognise
 from ssdcli.models.families.causal import CAUSAL, CAUSAL_CLASSES
 from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.loading import load_model, make_denoiser
+from ssdcli.models.packable import is_packable
+from ssdcli.models.weights.blueprint import blueprint
+from ssdcli.models.weights.pretrained import need_of
+from ssdcli.models.weights.stored import kept_dtype, packed_need
 from ssdcli.registry.manifest import read_manifest
 from ssdcli.registry.store import Registry
 from tests.models.families.causal import (
@@ -165,6 +171,18 @@ def test_what_a_causal_core_needs_includes_the_keys_and_values_of_a_text(pulled)
     assert need.cache == 2 * 4 * 2 * 8 * CONTEXT  # keys and values of four layers of two heads of eight numbers
     assert need.working == 4 * (3 * ROWS * BLOCK + need.cache)
     assert any(sentence.startswith("A token after 128 others takes about") for sentence in outlook(entry, look()))
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_what_the_files_say_of_a_need_is_what_the_model_says(pulled, kind):
+    folder = pulled(f"causal-{kind}")
+    spec, config = spec_of(folder), read_config(folder)
+    if not is_packable(config):
+        pytest.skip("its need is read off the model")
+    twin = blueprint(native_part(config))
+    expected = need_of(twin, kept_dtype(folder), spec.block_size, spec.cached_tokens)
+    assert packed_need(folder, spec, config["vocab_size"]) == expected
+    assert expected.packs
 
 
 def test_the_embedding_of_a_virtual_mask_is_the_mean_of_all(pulled):

@@ -9,11 +9,11 @@ from torch import Tensor
 from transformers import RobertaForMaskedLM
 
 from ssdcli.errors import SsdError
+from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.families import recognise
 from ssdcli.models.families.described import DESCRIBED
 from ssdcli.models.families.family import Vocabulary
-from ssdcli.models.native_checkpoint import read_config
 from tests.models.families import described_roberta, plain
 from tests.models.families.causal import config_of
 from tests.models.families.checkpoints import read_weights

@@ -11,10 +11,11 @@ from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.engine.sampling.stopping import EarlyStop
 from ssdcli.errors import SsdError
+from ssdcli.models.core_config import read_config
 from ssdcli.models.families import recognise
 from ssdcli.models.families.diffusion_gemma import DIFFUSION_GEMMA
 from ssdcli.models.families.family import Vocabulary
-from ssdcli.models.native_checkpoint import input_embeddings, read_config
+from ssdcli.models.native_checkpoint import input_embeddings
 from ssdcli.text.chat import read_chat
 from ssdcli.text.messages import Message
 from tests.models.families import diffusion_gemma as tiny

@@ -17,7 +17,8 @@ from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.placement import Allocation, Need, Placement
 from ssdcli.models import native_checkpoint
 from ssdcli.models.weights.blueprint import blueprint, parameters
-from ssdcli.models.weights.pretrained import DISK, ModelPart, arguments, need_of, parts, rooms, spread, stored_dtype
+from ssdcli.models.weights.pretrained import DISK, ModelPart, arguments, need_of, parts, rooms, spread
+from ssdcli.models.weights.stored import stored_dtype
 from ssdcli.registry.manifest import read_manifest
 from tests.models.native_checkpoints import GLM4_MOE, LLAMA, QWEN2, ROBERTA
 from tests.pulled import write_core

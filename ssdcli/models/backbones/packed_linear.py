@@ -1,0 +1,242 @@
+"""Linear layers for a CPU, their weights laid out once as its matrix products read them.
+
+A pass over a few tokens takes as long as reading the weights, so that fewer bits are faster. What is packed computes in
+bfloat16.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ssdcli.machine.hardware import has_fast_bf16
+
+GROUP = 32  # neighbouring numbers of a row that share a scale and an offset in 4 bits, as in GGUF's Q4_0 and Q4_1
+_LEVELS = 15  # between the least and the greatest number of a group
+_ROWS = 64  # of a matrix that show whether all lie on a grid of 4 bits
+_FEW = 8  # tokens up to which 4 bits are read faster; with more, the products in 16 bits win
+_NEAR = 0.004  # the relative error of numbers that 4 bits hold as well as 16 do: bfloat16's own is 0.0017
+_NAMES = {"silu": ("swish", ""), "gelu_pytorch_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none")}  # oneDNN's
+
+Pack = Callable[[Tensor, Tensor | None], "PackedLinear"]
+
+
+class PackedLinear(ABC):
+    """y = x W^T + b for x (B, n, in), and what often follows."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, n, in) to (B, n, out)."""
+
+    def activated(self, x: Tensor, activation: str) -> Tensor:
+        """An activation of y, one of `packable.ACTIVATIONS`."""
+        y = self(x)
+        if activation == "silu":
+            return functional.silu(y, inplace=True)
+        return functional.gelu(y, approximate=_NAMES[activation][1])
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """The product y * other."""
+        return self(x).mul_(other)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """The sum y + other."""
+        return self(x).add_(other)
+
+
+class PlainLinear(PackedLinear):
+    """As torch has it, in the weights' own dtype."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """weight: (out, in); bias: (out,)."""
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, n, in) to (B, n, out)."""
+        return functional.linear(x, self._weight, self._bias)
+
+
+class OneDnnLinear(PackedLinear):
+    """By oneDNN, which rounds to bfloat16 only after what follows."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """weight: (out, in); bias: (out,)."""
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16().contiguous(), 1)
+        self._bias = _short(bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, n, in) to (B, n, out)."""
+        return self._unary(x, "none", "")
+
+    def activated(self, x: Tensor, activation: str) -> Tensor:
+        """An activation of y."""
+        return self._unary(x, *_NAMES[activation])
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """The product y * other."""
+        return self._binary(x, other, "mul")
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """The sum y + other."""
+        return self._binary(x, other, "add")
+
+    def _unary(self, x: Tensor, name: str, algorithm: str) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self._weight, self._bias, name, [], algorithm)
+        return y
+
+    def _binary(self, x: Tensor, other: Tensor, name: str) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight, self._bias, name)
+        return y
+
+
+class Int8Packed(PackedLinear):
+    """W in 8 bits, with a scale for each of its rows."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """weight: (out, in); bias: (out,)."""
+        scale = weight.float().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        self._weight = (weight.float() / scale[:, None]).round().to(torch.int8)
+        self._scale, self._bias = scale.bfloat16(), _short(bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, n, in) to (B, n, out)."""
+        y = torch._weight_int8pack_mm(x.reshape(-1, x.shape[-1]), self._weight, self._scale)
+        return _shaped(y, x, self._bias)
+
+
+class Int4Packed(PackedLinear):
+    """W in 4 bits, with a scale and an offset for each GROUP of neighbours in a row.
+
+    `in` must be a multiple of GROUP, `out` one of 16.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """weight: (out, in); bias: (out,)."""
+        grid = Grid.of(weight)
+        self._weight = torch._convert_weight_to_int4pack_for_cpu(grid.levels.view(weight.shape).int(), 1)
+        middle = grid.least + (_LEVELS + 1) // 2 * grid.step  # the kernel's offset is that of level 8
+        pairs = torch.cat([grid.step, middle], dim=-1)  # (out, in / GROUP, 2)
+        self._scales, self._bias = pairs.transpose(0, 1).contiguous().bfloat16(), _short(bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, n, in) to (B, n, out)."""
+        y = torch._weight_int4pack_mm_for_cpu(x.reshape(-1, x.shape[-1]), self._weight, GROUP, self._scales)
+        return _shaped(y, x, self._bias)
+
+    @staticmethod
+    def holds(weight: Tensor) -> bool:
+        """Whether the kernel takes a matrix of this shape."""
+        return weight.shape[0] % 16 == 0 and weight.shape[1] % GROUP == 0
+
+
+class ByLength(PackedLinear):
+    """Weights that 4 bits hold as well as 16 do, in both: whichever is faster for so many tokens is read."""
+
+    def __init__(self, few: PackedLinear, many: PackedLinear) -> None:
+        """few: for passes over a few tokens; many: for longer ones."""
+        self._few, self._many = few, many
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, n, in) to (B, n, out)."""
+        return self._for(x)(x)
+
+    def activated(self, x: Tensor, activation: str) -> Tensor:
+        """An activation of y."""
+        return self._for(x).activated(x, activation)
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """The product y * other."""
+        return self._for(x).times(x, other)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """The sum y + other."""
+        return self._for(x).plus(x, other)
+
+    def _for(self, x: Tensor) -> PackedLinear:
+        return self._few if x.shape[0] * x.shape[1] <= _FEW else self._many
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The nearest numbers of 4 bits: least + step * levels.
+
+    least, step: (out, in / GROUP, 1) float32.
+    levels: whole numbers from 0 to 15, (out, in / GROUP, GROUP) float32.
+    """
+
+    least: Tensor
+    step: Tensor
+    levels: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Grid:
+        """For weights (out, in), by each group's extremes, which are the ends of a grid that they came from."""
+        groups = weight.float().view(len(weight), -1, GROUP)
+        least, most = torch.aminmax(groups, dim=-1, keepdim=True)
+        step = ((most - least) / _LEVELS).clamp_(min=torch.finfo(torch.float32).tiny)
+        return cls(least, step, (groups - least).mul_(1 / step).round_().clamp_(0, _LEVELS))
+
+    def error(self, weight: Tensor) -> float:
+        """The relative error of these numbers in place of the weights (out, in)."""
+        away = torch.addcmul(self.least, self.levels, self.step).view(weight.shape) - weight.float()
+        return float(away.norm() / weight.float().norm().clamp(min=torch.finfo(torch.float32).tiny))
+
+
+def pack_bfloat16(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+    """In 16 bits, packed where this CPU multiplies them natively."""
+    return OneDnnLinear(weight, bias) if has_fast_bf16() else PlainLinear(weight.bfloat16(), _short(bias))
+
+
+def pack_int8(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+    """In 8 bits."""
+    return Int8Packed(weight, bias)
+
+
+def pack_int4(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+    """In 4 bits, or in 16 where the kernel does not take the shape."""
+    return Int4Packed(weight, bias) if Int4Packed.holds(weight) else pack_bfloat16(weight, bias)
+
+
+def pack_by_length(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+    """In 16 bits, and in 4 beside them for short passes where the weights came from 4 bits, as those of a GGUF may."""
+    many = pack_bfloat16(weight, bias)
+    rows = weight[:_ROWS]
+    if not Int4Packed.holds(weight) or Grid.of(rows).error(rows) > _NEAR:
+        return many
+    return ByLength(Int4Packed(weight, bias), many)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a model's linear layers are packed.
+
+    layers: those of its layers.
+    head: the one that scores tokens.
+    dtype: of all else, and of states.
+    """
+
+    layers: Pack
+    head: Pack = pack_bfloat16
+    dtype: torch.dtype = torch.bfloat16
+
+
+PACKINGS: Mapping[str, Packing] = {  # by the dtype of the weights
+    "bfloat16": Packing(pack_by_length),
+    "int8": Packing(pack_int8),
+    "int4": Packing(pack_int4),
+}
+
+
+def _short(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.bfloat16()
+
+
+def _shaped(y: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """With its bias, what (B * n, out) is for x (B, n, in): (B, n, out)."""
+    y = y if bias is None else y.add_(bias)
+    return y.view(x.shape[0], x.shape[1], -1)

@@ -1,0 +1,196 @@
+"""Packed layers say what transformers' own say, and matrices are packed as exactly as their form allows."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+
+from ssdcli.models.backbones.causal import NativeCausalBackbone, PackedCausalBackbone
+from ssdcli.models.backbones.native_class import native_class_of
+from ssdcli.models.backbones.packed_linear import (
+    GROUP,
+    PACKINGS,
+    ByLength,
+    Int4Packed,
+    Int8Packed,
+    PackedLinear,
+    Packing,
+    PlainLinear,
+    pack_bfloat16,
+    pack_by_length,
+)
+from ssdcli.models.families.causal import CAUSAL_CLASSES
+from ssdcli.models.families.family import Vocabulary
+from ssdcli.models.packable import is_packable
+from tests.models.families.causal import BEGIN, CONTEXT, END, MODEL_TYPES, SPECIALS, TOKENS, WINDOW, config_of
+from tests.models.families.checkpoints import WORDS
+
+PACKABLE = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma3_text", "gemma3")
+LENGTH = WINDOW + 16
+EXACT = Packing(PlainLinear, PlainLinear, torch.float32)
+VOCABULARY = Vocabulary(TOKENS, dict(zip(SPECIALS, range(WORDS, TOKENS), strict=True)), begin=BEGIN, end=END)
+
+
+@cache
+def _model(kind: str) -> tuple[Any, Any]:
+    """A tiny model of a class with random weights in float32, and how it is run."""
+    entry = next(entry for entry in CAUSAL_CLASSES if entry.model_type == kind)
+    native = entry.native(config_of(kind))
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(**native)
+    model: Any = native_class_of(native).model._from_config(config, attn_implementation="sdpa")
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    return model.eval().requires_grad_(False), entry.spec(config_of(kind), VOCABULARY)
+
+
+def _pair(kind: str, packing: Packing = EXACT) -> tuple[NativeCausalBackbone, PackedCausalBackbone]:
+    model, spec = _model(kind)
+    return NativeCausalBackbone(model, spec), PackedCausalBackbone(copy.deepcopy(model), spec, None, packing)
+
+
+def _tokens(rows: int = 2) -> tuple[Tensor, Tensor]:
+    """Token ids and positions, (rows, LENGTH)."""
+    ids = torch.randint(0, WORDS, (rows, LENGTH), generator=torch.Generator().manual_seed(0))
+    return ids, torch.arange(LENGTH).expand(rows, -1)
+
+
+def test_the_classes_that_fit_are_packed_and_no_others():
+    entries = {entry.model_type: entry for entry in CAUSAL_CLASSES}
+    natives = {kind: entries[kind].native(config_of(kind)) for kind in MODEL_TYPES}
+    assert tuple(kind for kind in MODEL_TYPES if is_packable(natives[kind])) == PACKABLE
+    assert tuple(k for k in MODEL_TYPES if is_packable(AutoConfig.for_model(**natives[k]).to_dict())) == PACKABLE
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_whole_texts_are_read_as_by_transformers(kind):
+    native, packed = _pair(kind)
+    ids, positions = _tokens()
+    expected = native.logits(native.encode(native.embed(ids), positions, None, None))
+    found = packed.logits(packed.encode(packed.embed(ids), positions, None, None))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+@pytest.mark.parametrize("parts", [(30, 1, 1, 8), (8, 32), (1, 39)])
+def test_a_text_written_in_parts_is_read_as_at_once(kind, parts):
+    _, packed = _pair(kind)
+    ids, positions = _tokens()
+    embedded = packed.embed(ids)
+    whole = packed.encode(embedded, positions, None, None)
+    grown = packed.extend(embedded[:, : parts[0]], positions[:, : parts[0]], None, packed.new_cache())
+    kept, found, done = grown.spaced(LENGTH), [grown.tail[0]], parts[0]
+    for count in parts[1:]:
+        found.append(packed.write(embedded[:, done : done + count], positions[:, done : done + count], kept, done))
+        done += count
+    torch.testing.assert_close(torch.cat(found, dim=1), whole, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_padding_on_the_left_changes_nothing(kind):
+    native, packed = _pair(kind)
+    ids, positions = _tokens(1)
+    pad = 5
+    mask = torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool).tril()
+    mask[..., :pad] = False
+    shifted = (positions - pad).clamp(min=0)
+    expected = native.encode(native.embed(ids), shifted, mask, None)
+    found = packed.encode(packed.embed(ids), shifted, mask, None)
+    torch.testing.assert_close(found[:, pad:], expected[:, pad:], atol=1e-4, rtol=1e-5)
+
+
+def test_states_of_tapped_layers_follow_the_last_ones():
+    model, _ = _model("llama")
+    _, packed = _pair("llama")
+    ids, positions = _tokens(1)
+    expected = model.base_model(ids, output_hidden_states=True).hidden_states
+    plain = packed.encode(packed.embed(ids), positions, None, None)
+    packed.taps = (3, 0)
+    tapped = packed.encode(packed.embed(ids), positions, None, None)
+    torch.testing.assert_close(tapped, torch.cat([expected[4], expected[3], expected[0]], -1), atol=1e-4, rtol=1e-5)
+    assert torch.equal(packed.logits(tapped), packed.logits(plain))
+
+
+@pytest.mark.parametrize("dtype", list(PACKINGS))
+def test_packed_weights_predict_about_what_exact_ones_do(dtype):
+    native, packed = _pair("qwen2", PACKINGS[dtype])
+    ids, positions = _tokens()
+    expected = native.logits(native.encode(native.embed(ids), positions, None, None))
+    found = packed.logits(packed.encode(packed.embed(ids), positions, None, None))
+    spoken = ~expected.isinf()
+    away = (found - expected)[spoken].norm() / expected[spoken].norm()
+    assert away < {"bfloat16": 0.05, "int8": 0.1, "int4": 0.6}[dtype]
+    assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", list(PACKINGS))
+@pytest.mark.parametrize("length", [1, 4, 8, 40])
+def test_packed_predictions_are_the_same_on_any_number_of_threads(dtype, length):
+    _, packed = _pair("qwen2", PACKINGS[dtype])
+    ids, positions = _tokens()
+    embedded, found, before = packed.embed(ids[:, :length]), [], torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            found.append(packed.logits(packed.encode(embedded, positions[:, :length], None, None)))
+    finally:
+        torch.set_num_threads(before)
+    assert packed.same_on_any_threads
+    assert torch.equal(*found)
+
+
+def _x(rows: int, width: int) -> Tensor:
+    return torch.randn(1, rows, width, generator=torch.Generator().manual_seed(rows)).bfloat16()
+
+
+def _matrix(out: int = 64, width: int = 96) -> Tensor:
+    return torch.randn(out, width, generator=torch.Generator().manual_seed(0))
+
+
+def _on_grid(out: int = 64, width: int = 96) -> Tensor:
+    """Weights as 4 bits hold them: each group of a row on a grid of its own, whose ends are used."""
+    levels = torch.randint(0, 16, (out, width // GROUP, GROUP), generator=torch.Generator().manual_seed(0)).float()
+    levels[..., 0], levels[..., 1] = 0, 15
+    steps = torch.rand(out, width // GROUP, 1, generator=torch.Generator().manual_seed(1)) + 0.1
+    return (levels * steps - 7 * steps).view(out, width)
+
+
+@pytest.mark.parametrize("form", [PlainLinear, pack_bfloat16, Int8Packed, Int4Packed])
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_what_follows_a_product_is_what_it_would_be_after_it(form, rows):
+    weight, bias = _on_grid().bfloat16(), _matrix()[:, 0].bfloat16()
+    layer: PackedLinear = form(weight, bias)
+    x, other = _x(rows, 96), _x(rows, 64)
+    y = torch.nn.functional.linear(x.float(), weight.float(), bias.float())
+    near = {"atol": 0.05 * float(y.abs().max()), "rtol": 0.02}
+    torch.testing.assert_close(layer(x).float(), y, **near)
+    torch.testing.assert_close(layer.activated(x, "silu").float(), torch.nn.functional.silu(y), **near)
+    gelu = torch.nn.functional.gelu(y, approximate="tanh")
+    torch.testing.assert_close(layer.activated(x, "gelu_pytorch_tanh").float(), gelu, **near)
+    torch.testing.assert_close(layer.plus(x, other).float(), y + other, **near)
+    torch.testing.assert_close(layer.times(x, other).float(), y * other, **near)
+
+
+def test_weights_that_came_from_4_bits_are_read_in_4_bits_over_a_few_tokens_alone():
+    grid, free = pack_by_length(_on_grid(), None), pack_by_length(_matrix(), None)
+    assert isinstance(grid, ByLength)
+    assert not isinstance(free, ByLength)
+    few, many = Int4Packed(_on_grid(), None), pack_bfloat16(_on_grid(), None)
+    assert torch.equal(grid(_x(8, 96)), few(_x(8, 96)))
+    assert torch.equal(grid(_x(9, 96)), many(_x(9, 96)))
+
+
+def test_4_bits_hold_weights_of_a_grid_as_well_as_16_do():
+    exact = _x(4, 96).float() @ _on_grid().T
+    errors = [(form(_on_grid(), None)(_x(4, 96)).float() - exact).norm() for form in (Int4Packed, pack_bfloat16)]
+    assert errors[0] < 2 * errors[1]
+
+
+def test_context_is_longer_than_what_is_read_here():
+    assert LENGTH < CONTEXT
