@@ -55,6 +55,6 @@ def run(settings: TrainSettings, home: Path, stop_after: int | None = None) -> O
     watcher = Watcher(
         on_progress=lambda progress: steps.append(progress.step),
         on_measuring=look,
-        wants_stop=lambda: steps[-1] == stop_after,
+        wants_stop=lambda: steps[-1:] == [stop_after],
     )
     return Outcome(train_small(settings, watcher, registry=Registry(home)), state, steps)

@@ -73,7 +73,7 @@ class Model:
         """The loaded model; a LoRA on its base."""
         shared = Shared(process=self.process)
         exact = Placement("float32")  # in which a core is a model of transformers
-        return open_model(self.entry, exact, origin=self.registry.base_of(self.entry), shared=shared).denoiser
+        return open_model(self.entry, exact, origin=self.registry.origin_of(self.entry), shared=shared).denoiser
 
     @property
     def backbone(self) -> Backbone:

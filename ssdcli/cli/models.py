@@ -245,7 +245,7 @@ def import_(
     console.note(f"Imported {entry.name!r}.")
     _warn_of_links(entry, {other.name: other.manifest for other in registry.entries()})
     try:
-        registry.base_of(entry)
+        registry.origin_of(entry)
     except (NoSuchModel, UsageError) as error:
         console.warn(f"{error.problem} {error.remedy}")
 

@@ -79,23 +79,28 @@ class Screen:
             stop.in_step = False
             self._measuring()
 
-        return Watcher(prepared, self._progress, measuring, lambda: stop.asked)
+        return Watcher(prepared, self._progress, self._reading, measuring, lambda: stop.asked)
 
     def _prepared(self, prepared: Prepared) -> None:
         for line in prepared.store.info.report:
             (console.note if line.startswith("read") and "--me" not in line else console.warn)(line)
         parameters, init = in_parameters(prepared.beginning.parameters), prepared.settings.init
-        kind = "adapter" if prepared.kind == "adapter" else prepared.size or "custom"
+        reads = prepared.settings.reads_core
+        kind = "adapter" if prepared.kind == "adapter" else prepared.size or ("core reader" if reads else "custom")
         begun = "" if init is None else f", begun from {init}"
         console.note(f"{kind}: {parameters} parameters, {prepared.process.name} process{begun}")
         self._bar.update(self._task, description="training")
+
+    def _reading(self, done: int, documents: int) -> None:
+        facts = f"{done:,} of {documents:,} documents"
+        self._bar.update(self._task, description="the core reads", completed=done, total=documents, facts=facts)
 
     def _progress(self, progress: Progress) -> None:
         facts = f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s"
         if progress.seconds_left is not None:
             minutes, seconds = divmod(round(progress.seconds_left), 60)
             facts += f"  {minutes}:{seconds:02d} left"
-        self._bar.update(self._task, completed=progress.step, total=progress.total, facts=facts)
+        self._bar.update(self._task, description="training", completed=progress.step, total=progress.total, facts=facts)
 
     def _measuring(self) -> None:
         self._bar.update(self._task, description="measuring", facts="")

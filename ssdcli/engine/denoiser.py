@@ -190,6 +190,11 @@ class Denoiser:
         return self.backbone.device
 
     @property
+    def reader(self) -> object:
+        """What reads a prefix: members of the same reader may share what they have read."""
+        return getattr(self.backbone, "core", self.backbone)
+
+    @property
     def room(self) -> int:
         """The longest prefix, in tokens, that leaves space for a canvas."""
         return self.backbone.context - self.backbone.block_size

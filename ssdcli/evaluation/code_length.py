@@ -31,6 +31,8 @@ from ssdcli.evaluation.runs import Run, Window, runs_of, windows
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import Loaded, LoadedMemory
 
+_Read = dict[tuple[int, tuple[int, ...]], Tensor]
+
 
 @dataclass(frozen=True)
 class CodeSettings:
@@ -92,7 +94,8 @@ def _code_length(
     """The nats of a text's tokens under each combination: (C,) float64; number: its place among the texts."""
     runs, device = runs_of(text), _device(members)
     contexts = {"small": settings.context, "memory": settings.private}
-    predictors = [_predictor(member.model, runs, contexts.get(member.role, ())) for member in members]
+    read: _Read = {}
+    predictors = [_predictor(member.model, runs, contexts.get(member.role, ()), read) for member in members]
     positions = _positions(members[0].model.denoiser.block_size, runs, number, device)
     total = torch.zeros(len(combinations), dtype=torch.float64)
     vocabulary = members[0].model.denoiser.process.vocabulary
@@ -119,22 +122,27 @@ def _positions(size: int, runs: Sequence[Run], number: int, device: torch.device
     return Positions(tokens, 1 - places / size, tokens, number)
 
 
-def _predictor(model: Loaded, runs: Sequence[Run], context: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+def _predictor(model: Loaded, runs: Sequence[Run], context: tuple[int, ...], read: _Read) -> Callable[[Tensor], Tensor]:
     """A function that gives log p at some of the tokens that count, (n,) to (n, V) on their device, asked in order."""
     if isinstance(model, LoadedMemory):
         places = (place for run in runs for place in range(run.start - 1, run.start - 1 + len(run)))
         each = model.denoiser.conditionals(runs[0].text.tokens[1:], places, context)
         return lambda rows: torch.stack(list(islice(each, len(rows)))).to(rows.device)
-    states = torch.cat([_conditionals(model.denoiser, part) for run in runs for part in windows(model, run, context)])
+    parts = (part for run in runs for part in windows(model, run, context))
+    states = torch.cat([_conditionals(model.denoiser, part, read) for part in parts])
     return lambda rows: _log_p(model.denoiser, states, rows)
 
 
-def _conditionals(denoiser: Denoiser, part: Window) -> Tensor:
-    """The hidden states that predict each of n tokens: (n, H)."""
+def _conditionals(denoiser: Denoiser, part: Window, read: _Read) -> Tensor:
+    """The hidden states that predict each of n tokens: (n, H); read: those of whole texts, by who read which."""
     device, count = denoiser.backbone.device, len(part.tokens)
     if isinstance(denoiser, CausalDenoiser):
         known = part.prompt.before[-denoiser.room :]
-        return denoiser.states(torch.tensor([[*known, *part.tokens[:-1]]], device=device))[0, -count:]
+        tokens = (*known, *part.tokens[:-1])
+        key = id(denoiser.reader), tokens
+        if key not in read:
+            read[key] = denoiser.states(torch.tensor([tokens], device=device))[0]
+        return read[key][-count:]
     return WholeText.read(denoiser, part.prompt, torch.tensor(part.tokens, device=device)).conditionals()[:count]
 
 

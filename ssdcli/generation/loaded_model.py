@@ -13,7 +13,7 @@ from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.loading import load_model, make_denoiser
+from ssdcli.models.loading import load_model, load_reader, make_denoiser
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 from ssdcli.models.memory.memory_files import NOTHING, load_memory
 from ssdcli.registry.store import Entry
@@ -87,11 +87,13 @@ class Shared:
     block_size: the tokens of a canvas, where a model does not fix it.
     process: the noise process.
     codec: the tokenizer.
+    core: the core whose states small models read, where it is loaded.
     """
 
     block_size: int | None = None
     process: Process | None = None
     codec: Codec | None = None
+    core: Backbone | None = None
 
 
 ALONE = Shared()
@@ -102,15 +104,21 @@ def open_model(
 ) -> LoadedModel:
     """Load a registered model (SsdError if it cannot be read, OutOfMemory if it does not fit).
 
-    origin: the model that an adapter is added to.
+    origin: the model that an adapter is added to, or whose states it reads.
     """
     manifest = entry.manifest
     files, adapter = (entry, None) if origin is None else (origin, entry.folder)
-    backbone = load_model(files.folder, placement, shared.block_size or manifest.block_size, adapter)
+    block_size = shared.block_size or manifest.block_size
+    if adapter is not None and manifest.reads_core:
+        backbone: Backbone = load_reader(adapter, shared.core or load_model(files.folder, placement, block_size))
+    else:
+        backbone = load_model(files.folder, placement, block_size, adapter)
     process = shared.process or process_of(entry)
     denoiser = make_denoiser(backbone, manifest.attention, process, cache=placement.cache)
     codec = shared.codec or Codec(load_tokenizer(entry.folder, entry.name))
-    return LoadedModel(denoiser, codec, format_of(entry, codec.tokenizer, trained_here=_is_native(backbone)))
+    return LoadedModel(
+        denoiser, codec, format_of(entry, codec.tokenizer, trained_here=manifest.kind != "core" or _is_native(backbone))
+    )
 
 
 def open_memory(entry: Entry, shared: Shared = ALONE) -> LoadedMemory:

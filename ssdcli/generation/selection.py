@@ -34,7 +34,7 @@ from ssdcli.registry.store import Entry, Registry
 
 if TYPE_CHECKING:
     from ssdcli.engine.ensemble.rules import Rule
-    from ssdcli.generation.loaded_model import Loaded
+    from ssdcli.generation.loaded_model import Loaded, Shared
     from ssdcli.generation.writer import Writer
 
 _NAME_BOTH = "Name both, as in --core starter --with notes."
@@ -102,7 +102,8 @@ class EnsembleSpec:
             if member.role == "memory":
                 loaded[key] = open_memory(files.entry, shared)
                 continue
-            loaded[key] = open_model(files.entry, placement, origin=files.origin, shared=shared)
+            given = _with_core(shared, files, loaded)
+            loaded[key] = open_model(files.entry, placement, origin=files.origin, shared=given)
             device = str(loaded[key].denoiser.device)
             placement = replace(placement, device=device)  # all canvases are on the first model's device
         members = [member.carrying(loaded[_weights_or_memory(member)]) for member in self.members]
@@ -192,6 +193,14 @@ def _fitting_members(
     return members
 
 
+def _with_core(shared: Shared, files: ModelFiles, loaded: Mapping[tuple[str, bool], Loaded]) -> Shared:
+    """What is shared, with the core that a small model reads where it is loaded already."""
+    from ssdcli.generation.loaded_model import LoadedModel
+
+    origin = None if files.origin is None else loaded.get((files.origin.name, False))
+    return replace(shared, core=origin.denoiser.backbone) if isinstance(origin, LoadedModel) else shared
+
+
 def _weights_or_memory(member: Member[ModelFiles]) -> tuple[str, bool]:
     """What is loaded once for all members of which it is the same."""
     return member.model.entry.name, member.role == "memory"
@@ -203,7 +212,7 @@ def _member(entry: Entry, role: Role, weight: float, name: str = "") -> Member[M
 
 def _with_origin(member: Member[ModelFiles], registry: Registry) -> Member[ModelFiles]:
     entry = member.model.entry
-    return member.carrying(ModelFiles(entry, registry.base_of(entry)))
+    return member.carrying(ModelFiles(entry, registry.origin_of(entry)))
 
 
 def _shared(core: Entry | None, parts: Sequence[EnsemblePart]) -> list[Member[ModelFiles]]:

@@ -13,9 +13,11 @@ from ssdcli.engine.process import Process
 from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import AUTO, QUANTIZED, Placement
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.backbones.causal import NativeCausalBackbone
 from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.backbones.side_network import SideNetwork, load_side_network
 from ssdcli.models.block_diffusion_checkpoint import load_backbone, read_configuration
-from ssdcli.models.core_config import read_config
+from ssdcli.models.core_config import read_config, unreadable
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.initialization import initialize_again
 from ssdcli.models.lora import join_adapter
@@ -33,6 +35,13 @@ def load_model(folder: Path, placement: Placement, block_size: int, adapter: Pat
     model = _base(folder, placement, adapter)
     join_adapter(model, adapter)
     return model
+
+
+def load_reader(folder: Path, core: Backbone) -> SideNetwork:
+    """Read a small model that reads this core's states; SsdError if it cannot be read or the core has none."""
+    if not isinstance(core, NativeCausalBackbone):
+        raise unreadable(folder, ValueError("its core is no causal language model"))
+    return load_side_network(folder, core)
 
 
 def _load(folder: Path, placement: Placement, block_size: int) -> NativeBackbone | BlockDiffusionLM:

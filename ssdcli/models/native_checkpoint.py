@@ -18,12 +18,12 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from ssdcli.machine.hardware import look
-from ssdcli.machine.placement import Placement
+from ssdcli.machine.placement import Allocation, Placement
 from ssdcli.models.auto_model import quiet
 from ssdcli.models.backbones.causal import PackedCausalBackbone
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.backbones.native_class import native_class_of
-from ssdcli.models.backbones.packed_linear import PACKINGS
+from ssdcli.models.backbones.packed_linear import IN_16_BITS, PACKINGS, Packing
 from ssdcli.models.core_config import native_part, read_config, unreadable
 from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.weights.blueprint import blueprint
@@ -31,6 +31,7 @@ from ssdcli.models.weights.pretrained import AS_STORED, arguments, keep_activati
 from ssdcli.models.weights.stored import core_need, stored_dtype
 from ssdcli.registry.manifest import INDEX, WEIGHTS, read_manifest
 
+_IN_BOTH = 1.5  # 16 and 4 bits of every number, and a head that shares its weights, over 16 bits alone
 PROBLEMS = (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
@@ -51,10 +52,16 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Nat
     except PROBLEMS as error:
         raise unreadable(folder, error) from error
     if packs:
-        return PackedCausalBackbone(model, spec, block_size, PACKINGS[allocation.dtype])
+        return PackedCausalBackbone(model, spec, block_size, packing_for(allocation))
     if allocation.dtype == "int8":
         keep_activations(model)
     return native.backbone_for(spec)(model, spec, block_size)
+
+
+def packing_for(allocation: Allocation) -> Packing:
+    """How layers are packed for a dtype: in 16 bits alone where 4 bits beside them would take too much memory."""
+    roomy = allocation.bytes * _IN_BOTH <= allocation.free
+    return PACKINGS[allocation.dtype] if roomy or allocation.dtype != "bfloat16" else IN_16_BITS
 
 
 def read_native(

@@ -192,7 +192,7 @@ class Manifest(ModelSpec):
     parameters: how many.
     core: the name of the core that a small model was made for.
     base: the name of the model that it was specialised from; an adapter is loaded on it.
-    base_weights: the digest of the base's weights, for an adapter.
+    base_weights: the digest of its origin's weights, see `origin`.
     source: what was pulled: REPO@COMMIT, or the name and digest of a local file or folder.
     weight: the tuned weight of a small model, in (0, 1].
     gate: the numbers of a small model's `Gate`.
@@ -239,6 +239,16 @@ class Manifest(ModelSpec):
     def joint_gates(self) -> tuple[AverageGate, ...]:
         """The gates of `gates`."""
         return tuple(map(joint_gate, self.gates))
+
+    @property
+    def reads_core(self) -> bool:
+        """Whether it is a small model that reads the hidden states of its core."""
+        return self.kind == "small" and self.attention == "autoregressive"
+
+    @property
+    def origin(self) -> str | None:
+        """The model without which it cannot run: an adapter's base, or the core whose states it reads."""
+        return self.base if self.kind == ADAPTER else self.core if self.reads_core else None
 
     @property
     def noun(self) -> str:

@@ -81,27 +81,29 @@ class Registry:
         """The model of this name, or raise NoSuchModel (UsageError for what is not a name)."""
         return self._entry(check_name(name))
 
-    def base_of(self, entry: Entry) -> Entry | None:
-        """The model that an adapter is loaded on; None for a model with weights of its own.
+    def origin_of(self, entry: Entry) -> Entry | None:
+        """The model that an adapter is loaded on, or whose states a small model reads; None for any other model.
 
-        Raises NoSuchModel if the base is gone, UsageError if another model has its name.
+        Raises NoSuchModel if it is gone, UsageError if another model has its name.
         """
         manifest = entry.manifest
-        if manifest.kind != ADAPTER:
+        if manifest.kind != ADAPTER and not manifest.reads_core:
             return None
+        adapts = "an adapter for" if manifest.kind == ADAPTER else "a small model that reads"
+        name, own = ("base", "adapter") if manifest.kind == ADAPTER else ("core", "small model")
         try:
-            base = self.find(manifest.base or "")
+            origin = self.find(manifest.origin or "")
         except (NoSuchModel, UsageError):
             raise NoSuchModel(
-                f"{entry.name!r} is an adapter for {manifest.base!r}, and there is no model of this name.",
-                "Import or pull that model again; an adapter is of no use without its base.",
+                f"{entry.name!r} is {adapts} {manifest.origin!r}, and there is no model of this name.",
+                f"Import or pull that model again; the {own} is of no use without its {name}.",
             ) from None
-        if base.manifest.weights_digest != manifest.base_weights:
+        if origin.manifest.weights_digest != manifest.base_weights:
             raise UsageError(
-                f"{entry.name!r} is an adapter for another {base.name!r} than the one here: its weights have changed.",
-                "Bring the old base back, or train the adapter again.",
+                f"{entry.name!r} is {adapts} another {origin.name!r} than the one here: its weights have changed.",
+                f"Bring the old {name} back, or train the {own} again.",
             )
-        return base
+        return origin
 
     @contextmanager
     def stage(self, name: str, overwrite: bool = False) -> Iterator[Path]:

@@ -149,7 +149,8 @@ class Description:
     def _parameters(self) -> str:
         if self.manifest.kind == "adapter":
             return f"{self.manifest.parameters:,}, beside those of {self.manifest.base}"
-        return f"{self.manifest.parameters:,}, of which {self.body_parameters:,} beyond the embeddings"
+        every, beyond = self.manifest.parameters, self.body_parameters
+        return f"{every:,}" if every == beyond else f"{every:,}, of which {beyond:,} beyond the embeddings"
 
 
 def metrics_lines(history: Sequence[Mapping[str, float]]) -> str:

@@ -35,14 +35,16 @@ from ssdcli.evaluation.losses import (
 )
 from ssdcli.evaluation.scored_text import ScoredText, heldout_texts
 from ssdcli.generation.loaded_model import Loaded, LoadedMemory, LoadedModel, Shared, open_model
-from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.backbones.side_network import SideNetwork
+from ssdcli.models.loading import make_denoiser
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 from ssdcli.models.memory.memory_files import Memory
 from ssdcli.registry.manifest import CODE_LENGTH, DENOISING_LOSS, NELBO
 from ssdcli.registry.store import Entry
 from ssdcli.reports.description import Sample
 from ssdcli.text.codec import Codec
-from ssdcli.text.openings import ends_of, format_made_here
+from ssdcli.text.openings import ends_of, format_made_here, format_of
+from ssdcli.training.beginnings import SmallModel
 from ssdcli.training.prepare import Parent, Prepared
 from ssdcli.training.samples import write_samples
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
@@ -104,7 +106,7 @@ def _measured_tokens(settings: TrainSettings) -> int:
 
 def assess(
     prepared: Prepared,
-    model: BlockDiffusionLM,
+    model: SmallModel,
     memory: Memory | None,
     texts: Sequence[ScoredText],
     trained_seconds: float,
@@ -161,16 +163,23 @@ def _measure(prepared: Prepared) -> str:
     return NELBO if prepared.process.bounded and prepared.process.nelbo is None else DENOISING_LOSS
 
 
-def _trained(prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel:
+def _trained(prepared: Prepared, model: SmallModel) -> LoadedModel:
     """The trained model before it is registered; without a template, for it is measured and sampled on documents."""
     parent, tokenizer = prepared.parent, prepared.tokenizer
     ends = (prepared.end,) if parent is None else ends_of(parent.entry, tokenizer)
     form = format_made_here(ends, answers=prepared.format != "plain")
+    if isinstance(model, SideNetwork):
+        form = replace(form, opening=prepared.opening, cuts_documents=False)
+        return LoadedModel(make_denoiser(model, "autoregressive", prepared.process), Codec(tokenizer), form)
     return LoadedModel(Denoiser(model, prepared.process), Codec(tokenizer), form)
 
 
-def _open_core(parent: Parent, prepared: Prepared, model: BlockDiffusionLM) -> LoadedModel | None:
+def _open_core(parent: Parent, prepared: Prepared, model: SmallModel) -> LoadedModel | None:
     """Load the core, or return None if it cannot run here; the trained model moves to the core's device."""
+    if isinstance(model, SideNetwork):
+        codec, entry = Codec(prepared.tokenizer), parent.entry
+        denoiser = make_denoiser(model.core, entry.manifest.attention, prepared.process)
+        return LoadedModel(denoiser, codec, format_of(entry, codec.tokenizer, trained_here=False))
     try:
         core = open_model(parent.entry, shared=Shared(model.block_size, prepared.process))
     except SsdError:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ssdcli.engine.process import Process
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.backbones.side_network import SideNetwork, save_side_network
 from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone, save_configuration
 from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY
@@ -27,6 +28,8 @@ from ssdcli.registry.manifest import ADAPTER, TOKENIZER, Manifest, tokenizer_fin
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.training.settings import TrainSettings
 
+SmallModel = BlockDiffusionLM | SideNetwork
+
 _KEPT = "beginning"  # the copy in a workspace, with which a training resumes even if the original is gone
 _ORIGIN = "origin.json"
 _DIGEST = "base.sha256"  # of the weights that an adapter is trained on
@@ -39,10 +42,10 @@ class Beginning:
     model: with an adapter in it, that alone is trained.
     base: the registered model that it begins from, if it is one that can be its base.
     adapter: None where the model's own weights are trained.
-    base_weights: the digest of the weights that an adapter is for.
+    base_weights: the digest of the weights that an adapter is for, or of the core that is read.
     """
 
-    model: BlockDiffusionLM
+    model: SmallModel
     base: str | None = None
     adapter: PeftModel | None = None
     base_weights: str | None = None
@@ -54,12 +57,14 @@ class Beginning:
             return adapter_parameters(self.adapter)
         return sum(p.numel() for p in self.model.parameters())
 
-    def as_stored(self) -> BlockDiffusionLM:
+    def as_stored(self) -> SmallModel:
         """The model on the CPU for inference, its own parameters rounded as `save` writes them."""
         own = self.model.state_dict().values() if self.adapter is None else self._learned()
         for value in own:
             if value.is_floating_point():
                 value.copy_(value.bfloat16())
+        if isinstance(self.model, SideNetwork):
+            return self.model.eval().requires_grad_(False)  # beside its core
         return self.model.to("cpu").eval().requires_grad_(False)
 
     def _learned(self) -> list[Tensor]:
@@ -67,7 +72,9 @@ class Beginning:
 
     def save(self, folder: Path) -> None:
         """Write its own parameters: the adapter and how its base is read, or all weights."""
-        if self.adapter is not None:
+        if isinstance(self.model, SideNetwork):
+            save_side_network(self.model, folder)
+        elif self.adapter is not None:
             save_adapter(self.adapter, folder)
             save_configuration(self.model.config, folder)
         else:

@@ -8,6 +8,8 @@ import torch
 
 from ssdcli.engine.process import Process
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.backbones.side_network import SideConfig, SideNetwork
 from ssdcli.models.core_traits import CoreTraits, inherit_embeddings
 from ssdcli.models.presets import PRESETS, Preset, find_preset
 from ssdcli.options.checks import seed_word
@@ -27,6 +29,32 @@ def settled(settings: TrainSettings, tokens: int) -> TrainSettings:
     size = None if settings.init is not None else choose_preset(settings, tokens).name
     batch = choose_batch_tokens(settings, tokens)
     return replace(settings, size=size, batch_tokens=batch, learning_rate=choose_rate(settings))
+
+
+_READER_BATCH = 512  # tokens; measured like the next two, see docs/lab
+_READER_RATE = 1e-3
+_WIDEST = 2048
+
+
+def settled_reader(settings: TrainSettings) -> TrainSettings:
+    """The same for a model that reads the core: AdamW learns it faster than Muon."""
+    batch, rate = settings.batch_tokens or _READER_BATCH, settings.learning_rate or _READER_RATE
+    return replace(settings, reads_core=True, optimizer="adamw", batch_tokens=batch, learning_rate=rate)
+
+
+def build_reader(settings: TrainSettings, core: NativeCausalBackbone, vocabulary: int) -> SideNetwork:
+    """Make an untrained model that reads a core; its last matrix is zero, the others are drawn from the seed.
+
+    Beside the last layer it reads two, at two and four fifths of the core's depth.
+    """
+    depth = core.model.config.get_text_config().num_hidden_layers
+    size = core.model.config.get_text_config().hidden_size
+    width = settings.hidden or min(_WIDEST, 4 * size)
+    layers = (2 * depth // 5, 4 * depth // 5)
+    config = SideConfig(vocabulary, size, layers, width, core.block_size, core.context)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_word(settings.seed))
+        return SideNetwork(config, core).to(core.device)
 
 
 def choose_preset(settings: TrainSettings, tokens: int) -> Preset:

@@ -20,6 +20,7 @@ from ssdcli.evaluation.joint_gate import with_memory
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.evaluation.measurement import Estimate
 from ssdcli.machine.units import counted
+from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.models.memory.memory_files import Memory
 from ssdcli.options.declare import flag_of
 from ssdcli.registry.manifest import Manifest, package_versions, tokenizer_fingerprint
@@ -67,7 +68,7 @@ def _manifest(prepared: Prepared, found: Assessment, memory: Memory | None, qual
     bits = {f"{who} bits per byte": value for who, value in quality.bits_per_byte.items()}
     bits |= {f"{who} bits per byte margin": value for who, value in quality.margins.items()}
     bits |= {"gain bits per byte": quality.gain, "gain bits per byte margin": quality.gain_margin}
-    train = prepared.store.info.train
+    train, reads = prepared.store.info.train, isinstance(prepared.model, SideNetwork)
     return Manifest(
         name=prepared.settings.name,
         kind=prepared.kind,
@@ -76,7 +77,8 @@ def _manifest(prepared: Prepared, found: Assessment, memory: Memory | None, qual
         constants=dict(prepared.process.constants()),
         block_size=config.block_size,
         context=config.context,
-        attention="block-causal",
+        attention="autoregressive" if reads else "block-causal",
+        begin=core.manifest.begin if reads and core is not None else None,
         vocabulary=config.vocabulary,
         tokenizer=tokenizer_fingerprint(prepared.tokenizer_file.read_bytes()),
         parameters=prepared.beginning.parameters,

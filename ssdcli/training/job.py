@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ssdcli.data.canaries import FILE as CANARIES
@@ -17,10 +18,11 @@ from ssdcli.data.infilling import Infilling
 from ssdcli.data.windows import Corpus, Windows, WindowShape
 from ssdcli.errors import Interrupted, SsdError, UsageError
 from ssdcli.evaluation.losses import Losses, LossSettings, measure
-from ssdcli.evaluation.scored_text import heldout_texts
+from ssdcli.evaluation.scored_text import ScoredText, heldout_texts
 from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, rank_zero_first, world_size
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.threads import same_threads
+from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.models.memory.memory_files import Memory, save_memory
 from ssdcli.registry.archive import REPORT, TRAINED_DOCUMENTS
 from ssdcli.registry.disk import disk_errors
@@ -32,12 +34,14 @@ from ssdcli.reports.rendering import model_card, report
 from ssdcli.text.chat import copy_chat
 from ssdcli.training.assessment import assess, measured_texts, measuring_seconds
 from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
+from ssdcli.training.core_states import CoreStates, Passage, StateSamples, TrainingTexts, read_passages
 from ssdcli.training.describe import describe, recipe
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
 from ssdcli.training.prepare import Prepared, prepare
 from ssdcli.training.remember import memory_of
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
+from ssdcli.training.side_objective import SideObjective, mean_loss
 from ssdcli.training.teacher import open_teacher
 from ssdcli.training.trainer import (
     ENDLESS,
@@ -45,11 +49,13 @@ from ssdcli.training.trainer import (
     Progress,
     Rates,
     SmallTrainer,
+    TrainingObjective,
 )
 from ssdcli.training.unfinished import check_free, claimed, save_settings, saved_settings
 
 Clock = Callable[[], float]
 
+_READING = 0.4  # share of the minutes in which the core may read the text
 _ONE_HOME = "Give all processes one SSD_HOME, on a file system that they share."
 
 
@@ -74,12 +80,14 @@ class Watcher:
 
     on_prepared: called before the first step.
     on_progress: called after every step.
+    on_reading: called while the core reads the text, with the documents that it has read and how many there are.
     on_measuring: called after the last step.
-    wants_stop: asked after every step.
+    wants_stop: asked after every step, and while the core reads the text.
     """
 
     on_prepared: Callable[[Prepared], None] = lambda _: None
     on_progress: Callable[[Progress], None] = lambda _: None
+    on_reading: Callable[[int, int], None] = lambda _done, _all: None
     on_measuring: Callable[[], None] = lambda: None
     wants_stop: Callable[[], bool] = lambda: False
 
@@ -116,7 +124,8 @@ def train_small(
             prepared = _prepare(settings, registry) if is_rank_zero() else _join(settings.name, registry)
         _check_joined(prepared)
         watcher.on_prepared(prepared)
-        trainer = _train(prepared, watcher, _plan(prepared, clock, began))
+        states = _read_core(prepared, watcher, clock, began)
+        trainer = _train(prepared, watcher, _plan(prepared, clock, began), states)
         watcher.on_measuring()
         prepared = replace(prepared, beginning=replace(prepared.beginning, model=trainer.whole()))
         trained = from_rank_zero(lambda: finish(prepared, trainer, registry, overwrite))
@@ -160,7 +169,7 @@ def batch_of(prepared: Prepared) -> int:
     """The sequences of a step, over all processes."""
     tokens = prepared.settings.batch_tokens
     assert tokens is not None  # what was left open has been decided
-    return max(1, tokens // prepared.model.config.context)
+    return max(1, tokens // prepared.window)
 
 
 def check_shares(batch: int, processes: int) -> None:
@@ -170,13 +179,43 @@ def check_shares(batch: int, processes: int) -> None:
         raise UsageError(problem, "Pass a --batch-tokens that they can share evenly, or start fewer processes.")
 
 
-def _train(prepared: Prepared, watcher: Watcher, plan: Plan) -> SmallTrainer:
-    settings, config, batch = prepared.settings, prepared.model.config, batch_of(prepared)
-    shape = WindowShape(config.context, config.block_size, _infilling(prepared))
-    windows = Windows(Corpus.of(prepared.store), shape, settings.seed, batch * ENDLESS)
+def _read_core(prepared: Prepared, watcher: Watcher, clock: Clock, began: float) -> CoreStates | None:
+    """What the core makes of the text, for a model that reads it; of a long text, what it can read in its time."""
+    if not isinstance(prepared.model, SideNetwork):
+        return None
+    network, settings = prepared.model, prepared.settings
+    minutes = math.inf if settings.steps is not None else settings.minutes or DEFAULT_MINUTES
+    until, total = began + _READING * 60 * minutes, len(prepared.store.train_documents)
+
+    def stops(documents: int) -> bool:
+        watcher.on_reading(documents, total)
+        if watcher.wants_stop():
+            raise _stopped(settings.name)
+        return clock() >= until
+
+    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, settings.seed)
+    with rank_zero_first():
+        kept = CoreStates.open(prepared.workspace)
+        return kept or CoreStates.write(prepared.workspace, network, texts, stops)
+
+
+def _samples(prepared: Prepared, states: CoreStates | None) -> tuple[TrainingObjective, Windows | StateSamples]:
+    """What is minimised, and the endless samples that it is minimised on."""
+    settings, model, samples = prepared.settings, prepared.model, batch_of(prepared) * ENDLESS
+    if isinstance(model, SideNetwork):
+        assert states is not None
+        active = torch.from_numpy(np.unique(states.targets))
+        return SideObjective(model, active, settings.seed), StateSamples(states, settings.seed, samples)
+    shape = WindowShape(model.config.context, model.config.block_size, _infilling(prepared))
+    windows = Windows(Corpus.of(prepared.store), shape, settings.seed, samples)
+    return Objective(model, prepared.process, settings.seed, open_teacher(prepared)), windows
+
+
+def _train(prepared: Prepared, watcher: Watcher, plan: Plan, states: CoreStates | None) -> SmallTrainer:
+    settings, batch = prepared.settings, batch_of(prepared)
+    objective, windows = _samples(prepared, states)
     assert settings.learning_rate is not None  # what was left open has been decided
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
-    objective = Objective(prepared.model, prepared.process, settings.seed, open_teacher(prepared))
     trainer = SmallTrainer(objective, windows, plan, rates, prepared.workspace)
     hooks = Hooks(
         watcher.on_progress,
@@ -186,12 +225,16 @@ def _train(prepared: Prepared, watcher: Watcher, plan: Plan) -> SmallTrainer:
         settings.patience,
     )
     if not trainer.run(hooks, from_rank_zero(lambda: latest_checkpoint(prepared.workspace))):
-        raise Interrupted(
-            f"the training of '{settings.name}' was stopped; its checkpoint is kept.",
-            f"Continue with 'ssd train-small --resume --name {settings.name}'.",
-        )
+        raise _stopped(settings.name)
     objective.teacher = None  # frees its memory before the core is measured
     return trainer
+
+
+def _stopped(name: str) -> Interrupted:
+    return Interrupted(
+        f"the training of '{name}' was stopped; its checkpoint is kept.",
+        f"Continue with 'ssd train-small --resume --name {name}'.",
+    )
 
 
 def _infilling(prepared: Prepared) -> Infilling | None:
@@ -210,23 +253,33 @@ def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
         return Plan(Budget(steps=settings.steps), settings.warmup, settings.decay, clock=clock)
     seconds = 60 * (settings.minutes or DEFAULT_MINUTES)
     overhead = clock() - began + measuring_seconds(settings, exact=prepared.exact)
-    tokens_a_step = batch_of(prepared) * prepared.model.config.context
+    tokens_a_step = batch_of(prepared) * prepared.window
     most = math.ceil(settings.passes * prepared.store.info.train.tokens / tokens_a_step)
     return Plan(Budget(seconds=seconds, most=most), settings.warmup, settings.decay, overhead, clock)
 
 
 def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
     """A function that measures the held-out loss so far, on a few texts and always with the same noise."""
-    chosen = heldout_texts(prepared.store, prepared.tokenizer, limit=4096)
-    settings = LossSettings(prepared.model.config.context, repeats=1)
+    chosen, model = heldout_texts(prepared.store, prepared.tokenizer, limit=4096), prepared.model
+    if isinstance(model, SideNetwork):
+        return _next_token_measure(model, chosen, prepared.opening)
+    settings = LossSettings(model.config.context, repeats=1)
 
     def measured() -> float:
-        device = prepared.model.device.type
+        device = model.device.type
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or has_fast_bf16()):
-            losses = measure([prepared.model], prepared.process, chosen, [1.0], settings)
+            losses = measure([model], prepared.process, chosen, [1.0], settings)
         return float(losses.nats_per_token()[0])
 
     return measured
+
+
+def _next_token_measure(network: SideNetwork, texts: Sequence[ScoredText], opening: int) -> Callable[[], float]:
+    """The same for a model that reads the core, whose states are computed once."""
+    parts = [Passage([opening, *text.tokens[1:]], text.counted[1:]) for text in texts]
+    read = [read_passages(network.core, [part]) for part in parts]
+    states, targets = (torch.cat(both) for both in zip(*read, strict=True))
+    return lambda: mean_loss(network, states, targets)
 
 
 def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwrite: bool) -> Trained:

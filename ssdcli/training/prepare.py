@@ -15,8 +15,12 @@ from ssdcli.data.token_store import StoreInfo, StoreSettings, TokenStore, build_
 from ssdcli.engine import catalogue
 from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
-from ssdcli.generation.loaded_model import process_of
+from ssdcli.generation.loaded_model import Shared, open_model, process_of
+from ssdcli.machine.hardware import has_fast_bf16, look
+from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.models.core_traits import CoreTraits, read_core_traits
 from ssdcli.options.declare import STREAM
 from ssdcli.registry.compatibility import CanvasShape
@@ -27,8 +31,9 @@ from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.openings import chat_of, end_of_text, ends_of
 from ssdcli.text.tokenizer import MASK, PAD, load_tokenizer, special_id, train_tokenizer
 from ssdcli.training.active_tokens import divide
-from ssdcli.training.beginnings import Beginning, Fit, open_beginning
-from ssdcli.training.build import build, choose_preset, settled, shape
+from ssdcli.training.beginnings import Beginning, Fit, SmallModel, open_beginning
+from ssdcli.training.build import build, build_reader, choose_preset, settled, settled_reader, shape
+from ssdcli.training.core_states import SAMPLE
 from ssdcli.training.settings import DEFAULT_BLOCK, TrainSettings
 
 _TOKENS = "tokens"
@@ -73,9 +78,20 @@ class Prepared:
     teacher: Entry | None
 
     @property
-    def model(self) -> BlockDiffusionLM:
+    def model(self) -> SmallModel:
         """The model to train."""
         return self.beginning.model
+
+    @property
+    def window(self) -> int:
+        """The tokens of a training sample."""
+        return SAMPLE if isinstance(self.model, SideNetwork) else self.model.config.context
+
+    @property
+    def opening(self) -> int:
+        """The id before every document."""
+        begin = None if self.core is None or not isinstance(self.model, SideNetwork) else self.core.manifest.begin
+        return self.end if begin is None else begin
 
     @property
     def core(self) -> Entry | None:
@@ -130,6 +146,10 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     end = end_of_text(tokenizer) if parent is None else ends_of(parent.entry, tokenizer)[0]
     how = StoreSettings(end) if parent is None else store_settings(parent.entry, tokenizer)
     store = _store(settings, workspace, tokenizer, how)
+    if beginning is None and parent is not None and reads_core(settings, parent):
+        settings = settled_reader(settings)
+        beginning = _reader(settings, parent, process)
+        return Prepared(settings, workspace, tokenizer, end, store, process, beginning, None, parent, None)
     settings, size = settled(settings, store.info.train.tokens), None
     if beginning is None:
         custom = settings.hidden is not None or settings.layers is not None
@@ -148,6 +168,27 @@ def _beginning(
     canvas = CanvasShape.of(parent.entry.manifest, settings.block_size)
     fit = Fit(parent.entry.manifest, canvas, parent.traits, process)
     return open_beginning(settings, fit, registry, registry.workspace(settings.name))
+
+
+def reads_core(settings: TrainSettings, parent: Parent) -> bool:
+    """Whether a small model is to read its core's states (UsageError where it has none to read)."""
+    causal = parent.entry.manifest.attention == "autoregressive"
+    if settings.reads_core and not causal:
+        problem = f"the core '{parent.entry.name}' is no causal language model, whose states could be read."
+        raise UsageError(problem, "Omit --reads-core.")
+    return causal and (settings.given_own_reading() is None if settings.reads_core is None else settings.reads_core)
+
+
+def _reader(settings: TrainSettings, parent: Parent, process: Process) -> Beginning:
+    """An untrained model on its core, whose head passes gradients on, as packed weights do not."""
+    placement = Placement() if look().accelerators else Placement(dtype="float32")
+    core = open_model(parent.entry, placement, shared=Shared(process=process)).denoiser.backbone
+    assert isinstance(core, NativeCausalBackbone)
+    if core.device.type == "cpu" and has_fast_bf16():
+        for weight in core.model.parameters():  # not buffers: rounded rotary frequencies would turn distant positions
+            weight.data = weight.data.bfloat16()
+    network = build_reader(settings, core, parent.entry.manifest.vocabulary)
+    return Beginning(network, base_weights=parent.entry.manifest.weights_digest)
 
 
 def _from_scratch(

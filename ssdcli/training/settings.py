@@ -18,6 +18,7 @@ DEFAULT_MINUTES = 10.0
 _MOST_CANARIES = 256
 _HIGHEST_RANK = 256
 _KEPT = ("size", "hidden", "layers")  # what a training takes from its beginning
+_OWN_READING = ("size", "hidden", "layers", "context", "init", "distill")  # of models that read embeddings of their own
 _OPTIMIZERS = ("muon", "adamw")
 _SIZES = tuple(preset.name for preset in PRESETS)
 
@@ -73,6 +74,12 @@ class TrainSettings:
         default="from scratch",
         common=True,
         completes="beginning",
+    )
+    reads_core: bool | None = option(
+        None,
+        "Let the model read the text through the hidden states of a causal core.",
+        default="beside causal cores, unless the model is given a shape or a beginning",
+        negatable=True,
     )
     lora: int | None = option(
         None,
@@ -170,6 +177,10 @@ class TrainSettings:
         if self.core != NO_CORE:
             self._check_left_to_core()
         self._check_beginning()
+        own = self.given_own_reading()
+        if self.reads_core and own is not None:
+            problem = f"--{own} was given, but a model that reads the core has no {own} of its own."
+            raise UsageError(problem, f"Omit --{own}, or pass --no-reads-core.")
         if self.distill is None and self.distill_context:
             raise UsageError("--distill-context was given, but no teacher.", "Name one with --distill.")
 
@@ -177,6 +188,11 @@ class TrainSettings:
     def reading(self) -> Reading:
         """How the text is read."""
         return Reading(self.quotes, self.me, self.include)
+
+    def given_own_reading(self) -> str | None:
+        """A setting that is given and that only a model with embeddings of its own has; None if there is none."""
+        given = (name for name in _OWN_READING if getattr(self, name) is not None)
+        return next((name for name in given if not (name == "hidden" and self.reads_core)), None)
 
     def check_complete(self) -> None:
         """Raise UsageError unless a training can start: it needs a name, and only one budget."""

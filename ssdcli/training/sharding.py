@@ -16,7 +16,10 @@ from transformers.trainer import OPTIMIZER_NAME
 
 from ssdcli.errors import UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.backbones.side_network import SideNetwork
+from ssdcli.training.beginnings import SmallModel
 from ssdcli.training.objective import Objective
+from ssdcli.training.side_objective import SideObjective
 
 _BACKBONE = "backbone."  # of an Objective
 
@@ -81,7 +84,7 @@ def gathered(module: nn.Module) -> Iterator[None]:
     module.reshard()
 
 
-def learned_weights(objective: Objective, accelerator: Accelerator) -> dict[str, Tensor]:
+def learned_weights(objective: Objective | SideObjective, accelerator: Accelerator) -> dict[str, Tensor]:
     """The trained weights of the backbone, whole at least in the first process; all processes must call it."""
     learned: dict[str, Tensor] = {
         name: weight for name, weight in objective.backbone.named_parameters() if weight.requires_grad
@@ -92,10 +95,10 @@ def learned_weights(objective: Objective, accelerator: Accelerator) -> dict[str,
     return {name: state[_BACKBONE + name] for name in learned} if accelerator.is_main_process else {}
 
 
-def whole_backbone(objective: Objective, accelerator: Accelerator) -> BlockDiffusionLM:
+def whole_backbone(objective: Objective | SideObjective, accelerator: Accelerator) -> SmallModel:
     """The backbone with whole weights, at least in the first process; all processes must call it."""
     backbone = objective.backbone
-    if not is_sharded(accelerator):
+    if not is_sharded(accelerator) or isinstance(backbone, SideNetwork):
         return backbone
     state = accelerator.get_state_dict(objective)
     whole = BlockDiffusionLM(backbone.config)

@@ -18,6 +18,7 @@ from ssdcli.errors import UsageError
 from ssdcli.generation.loaded_model import Shared, open_model
 from ssdcli.machine.distributed import world_size
 from ssdcli.models.active_vocabulary import ActiveVocabulary, WholeVocabulary
+from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY
 from ssdcli.text.messages import BETWEEN
@@ -36,6 +37,7 @@ def open_teacher(prepared: Prepared) -> Teacher | None:
         return None
     if world_size() > 1 and KEY in read_config(entry.folder):
         raise UsageError(f"the pulled model '{entry.name}' can only teach a single process.", "Run without torchrun.")
+    assert isinstance(model, BlockDiffusionLM)  # one that reads the core has no teacher
     backbone = open_model(entry, shared=Shared(block_size=model.block_size)).denoiser.backbone
     read: Read = without_context
     if settings.distill_context:

@@ -25,9 +25,10 @@ from ssdcli.errors import SsdError
 from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, summed_over_ranks, world_size
 from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.machine.threads import choice
-from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.options.checks import seed_word
+from ssdcli.training.beginnings import SmallModel
 from ssdcli.training.checkpoints import PARTIAL, Best, publish, steps_of, writes_weights
+from ssdcli.training.core_states import StateSamples
 from ssdcli.training.objective import Objective
 from ssdcli.training.optimizer import make_optimizer
 from ssdcli.training.plan import Plan
@@ -41,6 +42,10 @@ from ssdcli.training.sharding import (
     set_up,
     whole_backbone,
 )
+from ssdcli.training.side_objective import SideObjective
+
+TrainingObjective = Objective | SideObjective
+Samples = Windows | StateSamples
 
 _HISTORY = "history.json"
 _SMOOTHED = 20  # steps over which the shown loss is averaged
@@ -136,7 +141,7 @@ class _Watch(TrainerCallback):
 class SmallTrainer(Trainer):
     """Trains an Objective by a Plan; a checkpoint holds all that a resumed training needs to end the same."""
 
-    def __init__(self, objective: Objective, windows: Windows, plan: Plan, rates: Rates, folder: Path) -> None:
+    def __init__(self, objective: TrainingObjective, windows: Samples, plan: Plan, rates: Rates, folder: Path) -> None:
         """`folder` is the workspace, in which checkpoint-N folders appear by renames.
 
         UsageError for FSDP settings that do not work.
@@ -146,7 +151,7 @@ class SmallTrainer(Trainer):
             model=objective, args=_arguments(rates, folder), train_dataset=windows, data_collator=default_collate
         )
         self.remove_callback(PrinterCallback)
-        self.objective: Objective = objective
+        self.objective: TrainingObjective = objective
         self.plan = plan
         self.rates = rates
         self.hooks = Hooks()
@@ -181,7 +186,7 @@ class SmallTrainer(Trainer):
         else:
             self._load_from_checkpoint(checkpoint, self.model)
 
-    def whole(self) -> BlockDiffusionLM:
+    def whole(self) -> SmallModel:
         """The backbone with the weights to keep, at least in the first process; all processes must call it."""
         backbone = whole_backbone(self.objective, self.accelerator)
         self.best.give(backbone)

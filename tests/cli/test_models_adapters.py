@@ -48,13 +48,13 @@ def test_an_imported_adapter_without_its_base_is_said_to_lack_it(registry, run_s
 
 def test_a_base_is_known_by_its_weights_and_not_by_its_name(registry):
     adapter = registry.find("notes")
-    assert registry.base_of(registry.find("big")) is None
+    assert registry.origin_of(registry.find("big")) is None
     registry.rename("big", "large")
-    base = registry.base_of(registry.find("notes"))
+    base = registry.origin_of(registry.find("notes"))
     assert base is not None
     assert base.name == "large"
     with pytest.raises(NoSuchModel, match="adapter for 'big'"):
-        registry.base_of(adapter)
+        registry.origin_of(adapter)
     add_tiny("large", 7)
     with pytest.raises(UsageError, match="its weights have changed"):
-        registry.base_of(registry.find("notes"))
+        registry.origin_of(registry.find("notes"))

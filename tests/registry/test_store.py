@@ -207,14 +207,14 @@ def test_an_adapter_is_loaded_on_its_base_while_that_has_the_weights_that_it_was
     base = registry.find("big")
     add(registry, "notes", kind="adapter", core="big", base="big", base_weights=base.manifest.weights_digest)
     notes = registry.find("notes")
-    assert registry.base_of(notes) == base
-    assert registry.base_of(base) is None
+    assert registry.origin_of(notes) == base
+    assert registry.origin_of(base) is None
     add(registry, "big", "other weights", overwrite=True, kind="core", core=None)
     with pytest.raises(UsageError, match="its weights have changed"):
-        registry.base_of(notes)
+        registry.origin_of(notes)
     registry.remove("big")
     with pytest.raises(NoSuchModel, match="an adapter for 'big'"):
-        registry.base_of(notes)
+        registry.origin_of(notes)
 
 
 def test_a_model_that_is_set_aside_while_the_folder_is_listed_is_found(registry, add, monkeypatch):

@@ -18,7 +18,8 @@ from ssdcli.engine.prompt import Prompt
 class CanvasDenoiser(Protocol):
     """What an ensemble asks of a member; `Denoiser` is one.
 
-    A member that may abstain at a position, where its log p is then NaN, sets `abstains = True`.
+    A member that may abstain at a position, where its log p is then NaN, sets `abstains = True`. Members whose `reader`
+    is the same, such as a core and a small model that reads its states, share the prefix of equal prompts.
     """
 
     def start(self, prompts: Sequence[Prompt]) -> Any:
@@ -68,10 +69,14 @@ class Ensemble:
 
         levels: where the ensemble will be asked to denoise; a member that none of them needs reads nothing.
         """
-        return tuple(
-            m.model.start(rows) if any(m.schedule(t) != 0 for t in levels) else None
-            for m, rows in zip(self.members, prompts, strict=True)
-        )
+        read: list[tuple[object, Sequence[Prompt], Any]] = []
+        for member, rows in zip(self.members, prompts, strict=True):
+            reader = getattr(member.model, "reader", member.model)
+            prefix = next((prefix for other, same, prefix in read if other is reader and same == rows), None)
+            if prefix is None and any(member.schedule(t) != 0 for t in levels):
+                prefix = member.model.start(rows)
+            read.append((reader, rows, prefix))
+        return tuple(prefix for *_, prefix in read)
 
     def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefixes: tuple[Any, ...]) -> Prediction:
         """Log p of the clean tokens by the members that run at t; ValueError if there is none.
@@ -111,7 +116,8 @@ class Ensemble:
 
     def commit(self, tokens: Tensor, prefixes: tuple[Any, ...]) -> tuple[Any, ...]:
         """Append a clean block (B, L) to the prefix of every member that reads."""
-        return tuple(
-            None if prefix is None else member.model.commit(tokens, prefix)
-            for member, prefix in zip(self.members, prefixes, strict=True)
-        )
+        grown: dict[int, Any] = {id(None): None}
+        for member, prefix in zip(self.members, prefixes, strict=True):
+            if id(prefix) not in grown:  # members with the same reader may share a prefix
+                grown[id(prefix)] = member.model.commit(tokens, prefix)
+        return tuple(grown[id(prefix)] for prefix in prefixes)

@@ -97,15 +97,15 @@ class ReadsThroughCache:
 
     shift: bool
 
-    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+    def _run(self, embedded: Tensor, positions: Tensor, mask: Any, cache: PrefixCache | None) -> Tensor:
         """Run the body, which grows the cache: (B, L, H) to (B, L, H)."""
         raise NotImplementedError
 
-    def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache | None) -> Tensor:
+    def encode(self, embedded: Tensor, positions: Tensor, mask: Any, cache: PrefixCache | None) -> Tensor:
         """Run the body after the cache, which is not changed: (B, L, H) to (B, L, H)."""
         return self._run(embedded, positions, mask, None if cache is None else cache.view())
 
-    def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> PrefixCache:
+    def extend(self, embedded: Tensor, positions: Tensor, mask: Any, cache: PrefixCache) -> PrefixCache:
         """The cache with (B, L, H) appended."""
         grown = cache.view()
         hidden = self._run(embedded, positions, mask, grown)

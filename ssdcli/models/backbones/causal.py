@@ -24,7 +24,11 @@ class NativeCausalBackbone(NativeBackbone):
     Columns are in the order of the text, with padding on the left alone, so that the distance of two columns is that
     of their tokens; the last column that a query sees is its own. The mask's id may be the virtual id V - 1, which has
     no row of its own: `embed` must not see it.
+
+    taps: layers whose states go with those of the last one: (B, L, (1 + k) H) in place of (B, L, H).
     """
+
+    taps: tuple[int, ...] = ()
 
     def __init__(self, model: Any, spec: CoreSpec, block_size: int | None = None) -> None:
         """Wrap a loaded model."""
@@ -37,6 +41,15 @@ class NativeCausalBackbone(NativeBackbone):
         self._adds_masks = model.config._attn_implementation == "eager"
         self._virtual = spec.vocabulary(config.vocab_size) - config.vocab_size
 
+    def tap(self, layers: tuple[int, ...]) -> None:
+        """Let all states that are read from now on hold those after these layers, too; 0 is the embeddings.
+
+        ValueError where other layers are read already.
+        """
+        if self.taps not in ((), layers):
+            raise ValueError(f"layers {self.taps} of the core are read already, and {layers} are other layers")
+        self.taps = layers
+
     def write(self, embedded: Tensor, positions: Tensor, cache: PrefixCache, count: int) -> Tensor:
         """Run the body over (B, w, H) after the first `count` columns of a spaced cache, into which it writes."""
         return self._run(embedded, positions, None, cache.after(count))
@@ -44,7 +57,25 @@ class NativeCausalBackbone(NativeBackbone):
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor | None, cache: PrefixCache | None) -> Tensor:
         """Run the body with a mask for each kind of layer that the class has; without one, it makes its own."""
         own = None if mask is None else self._masks(mask, embedded.dtype)
-        return super()._run(embedded, positions, own, cache)
+        if not self.taps:
+            return super()._run(embedded, positions, own, cache)
+        result = self._result(embedded, positions, own, cache, all_layers=True)
+        return torch.cat([result.last_hidden_state, *(result.hidden_states[layer] for layer in self.taps)], dim=-1)
+
+    @property
+    def rows(self) -> int:
+        """How many ids have a row in the head's table."""
+        return self._table.shape[0]
+
+    def scores_of(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """The head's scores of some ids (n,) int64 for the last layer's states (N, H): (N, n), not normalised."""
+        head: Any = self.model.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        return self._capped(nn.functional.linear(hidden, head.weight[ids], None if bias is None else bias[ids]))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """As a backbone's, of states that may hold more than those of the last layer."""
+        return super().logits(hidden[..., : self._table.shape[1]])
 
     def _masks(self, mask: Tensor, dtype: torch.dtype) -> Any:
         """The mask (B, 1, L, K) as the class takes it: one for all layers, or one for each kind of layer."""
@@ -67,29 +98,25 @@ class NativeCausalBackbone(NativeBackbone):
 
     def _scores(self, hidden: Tensor) -> Tensor:
         """The head's scores, soft-capped where the class does that, and -inf for a virtual id: (B, L, V)."""
-        scores = self._head(hidden)
-        if self._softcap is not None:
-            scores = torch.tanh(scores / self._softcap) * self._softcap
+        scores = self._capped(self._head(hidden))
         return nn.functional.pad(scores, (0, self._virtual), value=-math.inf) if self._virtual else scores
+
+    def _capped(self, scores: Tensor) -> Tensor:
+        """Scores, soft-capped where the class does that."""
+        return scores if self._softcap is None else torch.tanh(scores / self._softcap) * self._softcap
 
     def _head(self, hidden: Tensor) -> Tensor:
         return super()._scores(hidden)
 
 
 class PackedCausalBackbone(NativeCausalBackbone):
-    """The same on a CPU, computed by a `PackedDecoder` in place of the model's own layers and head.
-
-    taps: after how many layers states are wanted beside the last ones, 0 for the embeddings. All states are then
-        (B, L, (1 + k) H), the last ones first.
-    """
+    """The same on a CPU, computed by a `PackedDecoder` in place of the model's own layers and head."""
 
     same_on_any_threads = True
-    taps: tuple[int, ...] = ()
 
     def __init__(self, model: Any, spec: CoreSpec, block_size: int | None, packing: Packing) -> None:
         """Wrap a loaded model, whose layers are packed and dropped."""
         super().__init__(model, spec, block_size)
-        self._width: int = model.config.get_text_config().hidden_size
         self._decoder = PackedDecoder(model, packing)
 
     def _sized(self) -> Sizes:
@@ -112,4 +139,4 @@ class PackedCausalBackbone(NativeCausalBackbone):
         }
 
     def _head(self, hidden: Tensor) -> Tensor:
-        return self._decoder.scores(hidden[..., : self._width])
+        return self._decoder.scores(hidden)

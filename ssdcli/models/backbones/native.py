@@ -92,16 +92,22 @@ class NativeBackbone(ReadsThroughCache):
         return PrefixCache.empty(self.model.config.get_text_config().num_hidden_layers)
 
     def _run(self, embedded: Tensor, positions: Tensor, mask: Any, cache: PrefixCache | None) -> Tensor:
+        hidden: Tensor = self._result(embedded, positions, mask, cache).last_hidden_state
+        return hidden
+
+    def _result(
+        self, embedded: Tensor, positions: Tensor, mask: Any, cache: PrefixCache | None, *, all_layers: bool = False
+    ) -> Any:
+        """What the body returns; with all layers, also the hidden states after each."""
         body: Any = self.model.base_model
-        result = body(
+        return body(
             inputs_embeds=embedded,
             position_ids=positions,
             attention_mask=mask,
             past_key_values=cache,
             use_cache=cache is not None,
+            output_hidden_states=all_layers,
         )
-        hidden: Tensor = result.last_hidden_state
-        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the clean tokens: (B, L, V) float32, -inf for ids that are never text."""

@@ -225,6 +225,7 @@ class Packing:
     dtype: torch.dtype = torch.bfloat16
 
 
+IN_16_BITS = Packing(pack_bfloat16)
 PACKINGS: Mapping[str, Packing] = {  # by the dtype of the weights
     "bfloat16": Packing(pack_by_length),
     "int8": Packing(pack_int8),

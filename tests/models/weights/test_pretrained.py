@@ -16,10 +16,13 @@ from ssdcli.errors import OutOfMemory
 from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.placement import Allocation, Need, Placement
 from ssdcli.models import native_checkpoint
+from ssdcli.models.backbones.causal import NativeCausalBackbone, PackedCausalBackbone
+from ssdcli.models.backbones.packed_linear import IN_16_BITS, PACKINGS
+from ssdcli.models.native_checkpoint import load_core, packing_for
 from ssdcli.models.weights.blueprint import blueprint, parameters
 from ssdcli.models.weights.pretrained import DISK, ModelPart, arguments, need_of, parts, rooms, spread
-from ssdcli.models.weights.stored import stored_dtype
-from ssdcli.registry.manifest import read_manifest
+from ssdcli.models.weights.stored import kept_dtype, stored_dtype
+from ssdcli.registry.manifest import read_manifest, write_manifest
 from tests.models.native_checkpoints import GLM4_MOE, LLAMA, QWEN2, ROBERTA
 from tests.pulled import write_core
 from tests.tiny import BLOCK, CONSTANTS, VOCABULARY
@@ -66,6 +69,26 @@ def test_only_what_can_be_divided_is_shared_by_processes():
 def test_the_stored_dtype_is_that_of_most_numbers(tmp_path):
     assert stored_dtype(write_core(tmp_path / "half", LLAMA)) == "bfloat16"
     assert stored_dtype(write_core(tmp_path / "whole", LLAMA, dtype=torch.float32)) == "float32"
+
+
+def test_what_had_fewer_bits_in_a_gguf_is_kept_in_16(tmp_path):
+    folder = write_core(tmp_path, LLAMA, dtype=torch.float32)
+    assert kept_dtype(folder) == "float32"
+    write_manifest(folder, replace(read_manifest(folder), source="small.gguf@sha256:0"))
+    assert kept_dtype(folder) == "bfloat16"
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("float32", NativeCausalBackbone), ("int8", PackedCausalBackbone)])
+def test_a_causal_core_is_packed_unless_it_is_asked_for_in_full(tmp_path, dtype, kind):
+    folder = write_core(tmp_path, LLAMA, attention="autoregressive", shift=True)
+    assert type(load_core(folder, Placement(dtype, device="cpu"), None)) is kind
+
+
+def test_4_bits_stand_beside_16_only_where_there_is_room():
+    tight = Allocation("bfloat16", "bfloat16", ("cpu",), bytes=100, free=149)
+    assert packing_for(tight) is IN_16_BITS
+    assert packing_for(replace(tight, free=150)) is PACKINGS["bfloat16"]
+    assert packing_for(replace(tight, dtype="int4")) is PACKINGS["int4"]
 
 
 @pytest.mark.parametrize("process", ["masked", "simplex"])

@@ -1,0 +1,181 @@
+"""A small model that reads a frozen causal core: a side network on the core's hidden states.
+
+The states of a few of the core's layers at each token go through one hidden layer, whose output corrects the core's
+last state before the core's own table of tokens:
+
+    h' = h + W_2 dropout(gelu(W_1 dropout([rms(s_1); ...; rms(s_k); rms(h)]) + b_1)) + b_2
+
+No gradient passes through the core, so that its states over a text are computed once (ladder side-tuning, Sung et al.,
+2022, without its layers). W_2 and b_2 are zero at first: an untrained network predicts what the core predicts. Heavy
+dropout is what lets it learn from a few thousand words without learning them by heart.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ssdcli.engine.flops import Sizes
+from ssdcli.models.backbones.cache import PrefixCache
+from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.core_config import read_config, unreadable
+from ssdcli.models.native_checkpoint import PROBLEMS
+from ssdcli.registry.manifest import CONFIG, WEIGHTS
+
+_DROPOUT = 0.7  # of the hidden layer, and of its input; measured, see docs/lab
+_INPUT_DROPOUT = 0.1
+
+
+@dataclass(frozen=True)
+class SideConfig:
+    """The shape of a side network.
+
+    vocabulary: V, the core's.
+    core_hidden: H, the core's.
+    layers: those of the core whose states are read beside the last one's.
+    hidden: the width of its hidden layer.
+    block_size: the core's.
+    context: the core's.
+    """
+
+    vocabulary: int
+    core_hidden: int
+    layers: tuple[int, ...]
+    hidden: int
+    block_size: int
+    context: int
+    architecture = "SideNetwork"
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers of the core's states it reads at a token."""
+        return (1 + len(self.layers)) * self.core_hidden
+
+    def to_json(self) -> dict[str, Any]:
+        """As config.json holds it."""
+        return {"architectures": [self.architecture], **asdict(self)}
+
+    @classmethod
+    def from_json(cls, config: dict[str, Any]) -> SideConfig:
+        """Read what `to_json` gave; KeyError or TypeError for another model's."""
+        fields = {name: config[name] for name in cls.__dataclass_fields__}
+        return cls(**fields | {"layers": tuple(fields["layers"])})
+
+
+class SideNetwork(nn.Module):
+    """A side network with the core that it reads, as a causal backbone of the engine.
+
+    The core is no part of its parameters. All that is read is read by the core; only what is predicted differs.
+
+    sizes: what it costs beside the core's own passes.
+    """
+
+    reading_block: int = 1
+    shift: bool = True
+    forgets: bool = False
+    self_conditioned: bool = False
+
+    def __init__(self, config: SideConfig, core: NativeCausalBackbone) -> None:
+        """Make an untrained network on a core, whose states hold those of the layers that it reads from now on."""
+        super().__init__()
+        self.config = config
+        self.block_size, self.context = config.block_size, config.context
+        self.sizes = Sizes(
+            body=config.hidden * (config.inputs + config.core_hidden), attention=0, table=core.sizes.table
+        )
+        self._core = (core,)  # in a tuple, so that its weights are not this network's
+        core.tap(config.layers)
+        last = nn.Linear(config.hidden, config.core_hidden)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.body = nn.Sequential(
+            nn.Dropout(_INPUT_DROPOUT),
+            nn.Linear(config.inputs, config.hidden),
+            nn.GELU(),
+            nn.Dropout(_DROPOUT),
+            last,
+        )
+
+    @property
+    def core(self) -> NativeCausalBackbone:
+        """The core that it reads."""
+        return self._core[0]
+
+    def forward(self, states: Tensor) -> Tensor:
+        """The corrected last states: the core's states (..., (1 + k) H) to (..., H)."""
+        size = self.config.core_hidden
+        parts = states.unflatten(-1, (-1, size)).to(self.body[1].weight.dtype)
+        corrected: Tensor = parts[..., 0, :] + self.body(functional.rms_norm(parts, (size,)).flatten(-2))
+        return corrected
+
+    # A backbone of the engine.
+
+    @property
+    def device(self) -> torch.device:
+        """The core's."""
+        return self.core.device
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """The core's embeddings."""
+        return self.core.embed(tokens)
+
+    def embed_mixture(self, p: Tensor) -> Tensor:
+        """The core's expected embeddings."""
+        return self.core.embed_mixture(p)
+
+    def embed_sparse(self, ids: Tensor, weights: Tensor) -> Tensor:
+        """The core's weighted sums of embeddings."""
+        return self.core.embed_sparse(ids, weights)
+
+    def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
+        """Nothing is added."""
+        return embedded
+
+    def new_cache(self) -> PrefixCache:
+        """The core's."""
+        return self.core.new_cache()
+
+    def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor | None, cache: PrefixCache | None) -> Tensor:
+        """The core's states."""
+        return self.core.encode(embedded, positions, mask, cache)
+
+    def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor | None, cache: PrefixCache) -> PrefixCache:
+        """The core's cache with tokens appended."""
+        return self.core.extend(embedded, positions, mask, cache)
+
+    def write(self, embedded: Tensor, positions: Tensor, cache: PrefixCache, count: int) -> Tensor:
+        """The core's states, written into a spaced cache of its own."""
+        return self.core.write(embedded, positions, cache, count)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The core's head on the corrected states: (..., (1 + k) H) to (..., V) float32."""
+        return self.core.logits(self(hidden).to(hidden.dtype))
+
+
+def save_side_network(network: SideNetwork, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write the network's own weights and its configuration."""
+    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(network.config.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def is_side_network(folder: Path) -> bool:
+    """Whether a folder holds a side network."""
+    return read_config(folder).get("architectures") == [SideConfig.architecture]
+
+
+def load_side_network(folder: Path, core: NativeCausalBackbone) -> SideNetwork:
+    """Read a network for a core, ready for inference; SsdError if it cannot be read or is another core's."""
+    try:
+        network = SideNetwork(SideConfig.from_json(read_config(folder)), core)
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except PROBLEMS as error:
+        raise unreadable(folder, error) from error
+    return network.float().to(core.device).eval().requires_grad_(False)

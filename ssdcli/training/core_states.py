@@ -1,0 +1,180 @@
+"""What a core makes of the training text: its hidden states at every token that is to be predicted, kept on disk.
+
+The core is frozen, so that its states are computed once, however often a small model learns from them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN
+from ssdcli.data.token_store import TokenStore
+from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.backbones.side_network import SideNetwork
+from ssdcli.options.checks import seed_word
+from ssdcli.registry.disk import write_atomic
+
+WINDOW = 1024  # tokens that the core reads at once; longer documents are read in parts
+SAMPLE = 64  # positions of a training sample
+_TOGETHER = 2048  # tokens of a pass
+_MOST_BYTES = 4 << 30  # of states on disk
+_STATES, _TARGETS, _INFO = "core_states.bin", "core_targets.bin", "core_states.json"
+
+Stop = Callable[[int], bool]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Tokens that a core reads, and which of them are to be predicted.
+
+    tokens: (n,), an opening first.
+    counted: (n - 1,) bool, of the tokens after the first.
+    """
+
+    tokens: Sequence[int]
+    counted: Sequence[bool]
+
+
+def passages(store: TokenStore, opening: int, end: int, documents: Sequence[int]) -> Iterator[Passage]:
+    """The training documents of these numbers, each after an opening and with the end of text behind it.
+
+    An end after an answer that the template does not write is left out: nothing may be conditioned on it.
+    """
+    for number in documents:
+        start, stop, _ = store.train_documents[number]
+        kept = [
+            (int(token), int(mark) == WRITTEN)
+            for token, mark in zip(store.train[start:stop], store.train_marks[start:stop], strict=True)
+            if mark != CLOSING
+        ]
+        plain = GIVEN not in store.train_marks[start:stop]
+        text = [(opening, False), *kept, *([(end, True)] if plain else [])]
+        for first in range(0, len(text) - 1, WINDOW):
+            part = text[first : first + WINDOW + 1]
+            yield Passage([token for token, _ in part], [counts for _, counts in part[1:]])
+
+
+@torch.no_grad()
+def read_passages(core: NativeCausalBackbone, given: Sequence[Passage]) -> tuple[Tensor, Tensor]:
+    """The core's states at the tokens before those that count, (N, (1 + k) H) bfloat16, and these tokens, (N,)."""
+    longest = max(len(passage.tokens) for passage in given) - 1
+    rows = torch.zeros(len(given), longest, dtype=torch.int64, device=core.device)
+    wanted = torch.zeros(len(given), longest, dtype=torch.bool)
+    targets: list[int] = []
+    for row, passage in enumerate(given):
+        rows[row, : len(passage.tokens) - 1] = torch.tensor(passage.tokens[:-1])
+        wanted[row, : len(passage.counted)] = torch.tensor(passage.counted)
+        targets += [token for token, counts in zip(passage.tokens[1:], passage.counted, strict=True) if counts]
+    positions = torch.arange(longest, device=core.device).expand_as(rows)
+    states = core.encode(core.embed(rows), positions, None, None)[wanted.to(core.device)]
+    return states.to("cpu", torch.bfloat16), torch.tensor(targets, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class CoreStates:
+    """States on disk, and the tokens that follow them.
+
+    states: (N, D) int16, the bits of bfloat16, memory-mapped.
+    targets: (N,) int64.
+    documents: how many of the training documents were read.
+    """
+
+    states: np.ndarray
+    targets: np.ndarray
+    documents: int
+
+    @classmethod
+    def open(cls, folder: Path) -> CoreStates | None:
+        """What `write` has finished in a folder; None for nothing."""
+        if not (folder / _INFO).exists():
+            return None
+        info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
+        shape = info["positions"], info["width"]
+        states = np.memmap(folder / _STATES, np.int16, "r", shape=shape)
+        return cls(states, np.fromfile(folder / _TARGETS, np.int64), info["documents"])
+
+    @classmethod
+    def write(cls, folder: Path, network: SideNetwork, texts: TrainingTexts, stops: Stop) -> CoreStates:
+        """Let the core read documents in a random order until all are read, the disk's share is full, or it is told.
+
+        stops: asked after every pass with the number of documents that were read.
+        """
+        width, written, documents = network.config.inputs, 0, 0
+        with (folder / _STATES).open("wb") as states, (folder / _TARGETS).open("wb") as targets:
+            for batch, documents in texts.batches():
+                found, following = read_passages(network.core, batch)
+                states.write(found.view(torch.int16).numpy().tobytes())
+                targets.write(following.numpy().tobytes())
+                written += len(following)
+                if stops(documents) or written * width * 2 >= _MOST_BYTES:
+                    break
+        info = {"positions": written, "width": width, "documents": documents}
+        write_atomic(folder / _INFO, json.dumps(info) + "\n")
+        found_again = cls.open(folder)
+        assert found_again is not None
+        return found_again
+
+
+@dataclass(frozen=True)
+class TrainingTexts:
+    """The training documents as a core reads them.
+
+    opening: the id before a document.
+    end: the id that ends one.
+    seed: of their order.
+    """
+
+    store: TokenStore
+    opening: int
+    end: int
+    seed: int
+
+    def batches(self) -> Iterator[tuple[list[Passage], int]]:
+        """Passages that are read together, and how many documents have been read with them."""
+        order = np.random.default_rng(seed_word(self.seed)).permutation(len(self.store.train_documents)).tolist()
+        batch: list[Passage] = []
+        for done, number in enumerate(order):
+            for passage in passages(self.store, self.opening, self.end, [number]):
+                longest = max(len(one.tokens) for one in [*batch, passage])
+                if batch and longest * (len(batch) + 1) > _TOGETHER:
+                    yield batch, done
+                    batch = []
+                batch.append(passage)
+        if batch:
+            yield batch, len(order)
+
+
+class StateSamples(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
+    """Endless epochs over states, in a new order in each; sample i is always the same."""
+
+    length = SAMPLE
+
+    def __init__(self, given: CoreStates, seed: int, samples: int) -> None:
+        """`samples` is the number of samples to claim."""
+        self._given = given
+        self._seed = seed
+        self._samples = samples
+        self._epoch = -1
+        self._order = np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | dict[str, Tensor]]:
+        each = max(1, len(self._given.targets) // SAMPLE)
+        epoch, place = divmod(index, each)
+        if epoch != self._epoch:
+            random = np.random.default_rng((seed_word(self._seed), epoch))
+            self._epoch, self._order = epoch, random.permutation(len(self._given.targets))
+        chosen = np.resize(self._order[place * SAMPLE : (place + 1) * SAMPLE], SAMPLE)
+        states = torch.from_numpy(self._given.states[chosen]).view(torch.bfloat16)
+        columns = {"states": states, "targets": torch.from_numpy(self._given.targets[chosen])}
+        return {"columns": columns | {"scored": torch.ones(SAMPLE, dtype=torch.bool)}, "index": torch.tensor(index)}

@@ -1,0 +1,143 @@
+"""Training a small model that reads a causal core."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ssdcli.api import load
+from ssdcli.data.token_store import TokenStore
+from ssdcli.errors import Interrupted, NoSuchModel, UsageError
+from ssdcli.registry.store import Registry
+from ssdcli.training.core_states import CoreStates, StateSamples, TrainingTexts, read_passages
+from ssdcli.training.job import train_small
+from ssdcli.training.prepare import prepare
+from ssdcli.training.settings import TrainSettings
+from tests.pulled import add_causal
+from tests.tiny import add_tiny
+from tests.trainings import run, write_text
+
+
+@pytest.fixture(autouse=True)
+def _core():
+    add_causal("core")
+
+
+def settings_of(tmp_path: Path, **changes: Any) -> TrainSettings:
+    data = tmp_path / "notes.txt"
+    if not data.exists():
+        write_text(data)
+    fields = {"core": "core", "name": "side", "steps": 6, "checkpoint_seconds": 0.0, "batch_tokens": 128}
+    return TrainSettings(**{"data": (str(data),), **fields, **changes})
+
+
+def test_it_is_the_default_beside_a_causal_core_and_lowers_the_loss(tmp_path):
+    trained = train_small(settings_of(tmp_path, steps=60, learning_rate=1e-2, batch_tokens=256))
+    manifest = Registry().find("side").manifest
+    assert manifest.reads_core
+    assert manifest.architecture == "SideNetwork"
+    assert manifest.base_weights == Registry().find("core").manifest.weights_digest
+    core, small = trained.losses.sums[:, 0].sum(), trained.losses.sums[:, -1].sum()
+    assert small < 0.8 * core
+    assert trained.description.history[-1]["heldout"] < trained.description.history[0]["heldout"]
+    assert load(None, "side").generate("the boiler", max_tokens=8).tokens > 0
+
+
+@pytest.mark.parametrize("changes", [{"size": "nano"}, {"hidden": 32, "layers": 1}, {"reads_core": False}])
+def test_a_shape_or_the_flag_asks_for_a_model_with_embeddings_of_its_own(tmp_path, changes):
+    settings = settings_of(tmp_path, **{"context": 64, **changes})
+    prepared = prepare(settings, Registry())
+    assert prepared.model.config.architecture != "SideNetwork"
+
+
+def test_what_cannot_be_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="--size was given"):
+        settings_of(tmp_path, reads_core=True, size="nano")
+    add_tiny("diffusion", 3)
+    with pytest.raises(UsageError, match="no causal language model"):
+        train_small(settings_of(tmp_path, core="diffusion", reads_core=True))
+
+
+def test_a_resumed_training_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
+    settings = settings_of(tmp_path)
+    whole = run(replace(settings, name="whole"), Registry().home)
+    with pytest.raises(Interrupted):
+        run(replace(settings, name="cut"), Registry().home, stop_after=3)
+    resumed = run(replace(settings, name="cut"), Registry().home)
+    assert resumed.steps == [4, 5, 6]
+    assert resumed.state["model.safetensors"] == whole.state["model.safetensors"]
+
+
+def test_the_core_reads_each_text_once_and_every_token_that_counts_is_a_target(tmp_path):
+    prepared = prepare(settings_of(tmp_path), Registry())
+    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, seed=0)
+    states = CoreStates.write(prepared.workspace, prepared.model, texts, lambda _: False)
+    assert states.documents == len(prepared.store.train_documents)
+    expected = [
+        token
+        for start, stop, _ in prepared.store.train_documents
+        for token in [*prepared.store.train[start:stop], prepared.end]
+    ]
+    assert sorted(states.targets.tolist()) == sorted(map(int, expected))
+    again = CoreStates.open(prepared.workspace)
+    assert again is not None
+    assert np.array_equal(again.states, states.states)
+
+
+def test_passages_of_different_lengths_get_the_states_that_they_get_alone(tmp_path):
+    prepared = prepare(settings_of(tmp_path), Registry())
+    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, seed=0)
+    given = [passage for batch, _ in texts.batches() for passage in batch]
+    together, targets = read_passages(prepared.model.core, given)
+    alone = [read_passages(prepared.model.core, [passage]) for passage in given]
+    assert torch.equal(targets, torch.cat([own for _, own in alone]))
+    torch.testing.assert_close(together, torch.cat([own for own, _ in alone]), rtol=0.05, atol=0.05)
+
+
+def test_an_epoch_of_samples_holds_every_position_once(tmp_path):
+    count = 5 * StateSamples.length
+    states = CoreStates(np.arange(count, dtype=np.int16)[:, None], np.arange(count), 1)
+    samples = StateSamples(states, seed=3, samples=100)
+    for epoch in range(2):
+        seen = torch.cat([samples[5 * epoch + i]["columns"]["targets"] for i in range(5)])
+        assert sorted(seen.tolist()) == list(range(count))
+    assert torch.equal(samples[7]["columns"]["targets"], StateSamples(states, 3, 9)[7]["columns"]["targets"])
+
+
+def test_a_reading_that_is_stopped_for_lack_of_time_leaves_whole_states(tmp_path):
+    prepared = prepare(settings_of(tmp_path), Registry())
+    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, seed=0)
+    states = CoreStates.write(prepared.workspace, prepared.model, texts, lambda _: True)
+    assert len(states.targets) == len(states.states)
+
+
+def test_a_small_model_whose_core_was_replaced_or_is_gone_is_refused(tmp_path):
+    train_small(settings_of(tmp_path))
+    registry = Registry()
+    described = registry.find("side").folder / "ssd.json"
+    fields = json.loads(described.read_text(encoding="utf-8"))
+    described.write_text(json.dumps(fields | {"base_weights": "0" * 64}), encoding="utf-8")
+    with pytest.raises(UsageError, match="its weights have changed"):
+        load("core", "side")
+    registry.remove("core")
+    with pytest.raises(NoSuchModel, match="'side' is a small model that reads 'core'"):
+        load("none", "side")
+
+
+def test_a_conversation_is_learned_in_its_answers_alone(tmp_path):
+    data = tmp_path / "talk.jsonl"
+    texts = [write_text(tmp_path / f"{seed}.txt", 30, seed) for seed in range(8)]
+    rows = [{"prompt": "the boiler is cold", "response": Path(text).read_text(encoding="utf-8")} for text in texts]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    prepared = prepare(settings_of(tmp_path, data=(str(data),), heldout=0.3), Registry())
+    store: TokenStore = prepared.store
+    reading = TrainingTexts(store, prepared.opening, prepared.end, seed=0)
+    counted = [sum(passage.counted) for batch, _ in reading.batches() for passage in batch]
+    written = [int((store.train_marks[start:stop] == 1).sum()) for start, stop, _ in store.train_documents]
+    assert sorted(counted) == sorted(written)
