@@ -51,6 +51,15 @@ def test_a_sample_says_which_answers_are_not_learned(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "[assistant, not learned] Dunno.\n" in told
     assert "[assistant] So.\n" in told
+    assert main(["train-small", str(tmp_path / "talk.jsonl"), "--for", "big", "--dry-run", "--json"]) == 0
+    (sample,) = json.loads(capsys.readouterr().out)["samples"]
+    turns = [(turn["role"], turn["content"], turn["learned"]) for turn in sample["turns"]]
+    assert turns == [
+        ("user", "Why?", False),
+        ("assistant", "Dunno.", False),
+        ("user", "Why?", False),
+        ("assistant", "So.", True),
+    ]
 
 
 def test_a_dry_run_as_json(folder, capsys):

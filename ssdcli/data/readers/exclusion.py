@@ -133,7 +133,12 @@ class Exclusion:
         )
 
     def _reason_against_file(self, path: Path) -> str | None:
-        return _reason_against_name(path.name) or self._ignored(path, is_folder=False)
+        return _reason_against_name(path.name) or self._ignored(path, is_folder=False) or self._leaving(path)
+
+    def _leaving(self, path: Path) -> str | None:
+        """The reason against a link whose target is elsewhere; one that leads nowhere is unreadable, not elsewhere."""
+        leaves = path.is_symlink() and path.exists() and not path.resolve().is_relative_to(self.folder.resolve())
+        return "link that leaves the folder" if leaves else None
 
     def _ignored(self, path: Path, *, is_folder: bool) -> str | None:
         """The reason of the last pattern that matches, from the root of the repository down; None if it includes."""

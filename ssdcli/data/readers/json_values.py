@@ -64,7 +64,7 @@ def _reads_on(head: str) -> bool:
         _, end = _DECODER.raw_decode(start)
     except json.JSONDecodeError as error:
         return error.pos > start.find("\n") > 0 and start[start.find("\n") :].lstrip()[:1] in ('"', "}", "]", ",")
-    except RecursionError:
+    except (ValueError, RecursionError):  # a number with thousands of digits
         return False
     return end > start.find("\n")
 

@@ -67,6 +67,15 @@ def test_what_is_no_ones_own_text_is_left_out_by_reason_unless_it_is_included(tm
     assert set(found) == {"a.txt", *names}
 
 
+def test_a_link_to_a_file_elsewhere_is_left_out_unless_it_is_included(tmp_path):
+    make(tmp_path, "notes/a.txt", "other/b.txt")
+    (tmp_path / "notes" / "out.txt").symlink_to(tmp_path / "other" / "b.txt")
+    (tmp_path / "notes" / "within.txt").symlink_to("a.txt")
+    found, skipped = read(tmp_path / "notes")
+    assert (found, skipped) == (["a.txt", "within.txt"], {"link that leaves the folder": 1})
+    assert "out.txt" in read(tmp_path / "notes", "out.txt")[0]
+
+
 def test_a_build_folder_is_one_only_in_a_project(tmp_path):
     make(tmp_path, "build/how to.txt")
     assert read(tmp_path) == (["build/how to.txt"], {})

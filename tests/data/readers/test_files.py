@@ -342,6 +342,13 @@ def test_tables_are_read_in_their_dialects(tmp_path, name, content, expected, en
     assert report.skipped == {}
 
 
+def test_a_number_of_thousands_of_digits_costs_its_row_alone(tmp_path):
+    row = '{"text": "a", "n": ' + "9" * 5000 + "}"
+    documents, report = read(write(tmp_path / "a.json", f'{row}\n{{"text": "b"}}\n'))
+    assert [document.text for document in documents] == ["b"]
+    assert report.skipped == {"broken JSON, or not an object": 1}
+
+
 def test_csv_with_quotes_line_breaks_and_bad_rows(tmp_path):
     buffer = io.StringIO()
     writer = csv.writer(buffer)
