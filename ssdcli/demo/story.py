@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,16 +159,10 @@ def read_notebook(folder: Path = NOTEBOOK) -> Notebook:
 
 def settings_for(notebook: Notebook, minutes: float, core: str) -> TrainSettings:
     """How the demo trains: on the notes, for a core (UsageError for impossible minutes)."""
-    data = (str(notebook.notes),)
-    return TrainSettings(
-        data=data,
-        core=core,
-        name=NAME,
-        minutes=minutes,
-        batch_tokens=_BATCH_TOKENS,
-        passes=_PASSES,
-        patience=_PATIENCE,
-    )
+    settings = TrainSettings(data=(str(notebook.notes),), core=core, name=NAME, minutes=minutes)
+    if Registry().find(core).manifest.attention == "autoregressive":
+        return settings  # what reads the core's states learns enough by default
+    return replace(settings, batch_tokens=_BATCH_TOKENS, passes=_PASSES, patience=_PATIENCE)
 
 
 def train(settings: TrainSettings, watcher: Watcher) -> Trained:

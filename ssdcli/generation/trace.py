@@ -12,6 +12,7 @@ from ssdcli.engine.ensemble.attribution import Explanation
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.process import Process
 from ssdcli.engine.sampler import Step
+from ssdcli.machine.threads import choice, timed
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class BlockTrace:
 
     def blocks(self, steps: Iterable[Step]) -> Iterator[list[WrittenBlock]]:
         """The rows of each block, until the steps end or every text is over."""
-        for step in steps:
+        for step in timed(steps, choice(repeatable=not self._ensemble.same_on_any_threads)):
             if self.take(step):
                 yield self.read()
             if self._ended and all(self._over):

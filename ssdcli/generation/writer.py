@@ -281,15 +281,13 @@ class Writer:
         """Write after prompts[row][member], by the ensemble unless another is given; yields the blocks of all rows."""
         from ssdcli.engine.sampler import sample
         from ssdcli.generation.trace import BlockTrace
-        from ssdcli.machine.threads import choice, timed
 
         ensemble, reverse = ensemble or self._ensemble, self._reverse(options)
         config = self._config(self._encoder(options), rows, options)
         config = replace(config, copies=copy_limits(self.members, prompts, options.max_copy))
         by_token = reverse.from_left and config.device == "cpu"
         trace = BlockTrace(ensemble, self._process, options.explain, [row.ended for row in rows] if by_token else ())
-        steps = sample(ensemble, reverse, list(zip(*prompts, strict=True)), list(keys), config)
-        return trace.blocks(timed(steps, choice(repeatable=not ensemble.same_on_any_threads)))
+        return trace.blocks(sample(ensemble, reverse, list(zip(*prompts, strict=True)), list(keys), config))
 
     def _config(self, encoder: PromptEncoder, rows: Sequence[Row], options: Options) -> SamplerConfig:
         """How the next gaps of these rows are sampled."""
