@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from statistics import median
 from typing import TypeVar
@@ -83,7 +83,7 @@ def choice(repeatable: bool) -> Threads | None:
     return Threads(torch.get_num_threads()) if on_cpu and not repeatable else None
 
 
-def timed(steps: Iterator[T], threads: Threads | None) -> Iterator[T]:
+def timed(steps: Iterable[T], threads: Threads | None) -> Iterator[T]:
     """The same steps, each computed by the number of threads that was the fastest of late; None leaves it as it is."""
     if threads is None:
         yield from steps

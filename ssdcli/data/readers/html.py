@@ -11,6 +11,8 @@ from ssdcli.data.documents import Document
 from ssdcli.data.readers.text import text_documents
 from ssdcli.data.streams import Source
 
+Rank = tuple[int, int, int]
+
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -43,6 +45,7 @@ _DECLARED = re.compile(
 _COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
 _CLOSED = re.compile(rf"<(?!(?:{_VOID})\b)([A-Za-z][\w:-]*)((?:\s[^<>]*)?)/>", re.IGNORECASE)
 _OPENED = re.compile(rf"<(?!(?:{_VOID}|p|li|tr|td|th|dt|dd|option|optgroup|thead|tbody|tfoot)\b)[a-z]", re.IGNORECASE)
+_HIGHEST = (99, 0, 0)
 _PRESCAN = 4096  # bytes, in which a page declares its encoding; the WHATWG has browsers look at 1,024
 
 
@@ -87,28 +90,41 @@ def visible_text(page: str, left_out: Sequence[str] = ()) -> str:
 
 @dataclass
 class _Styles:
-    """What style sheets and the caller say of nodes, by their memory ids.
+    """What style sheets and the caller say of nodes, by their memory ids, each with the rank of the rule that says so.
 
-    gone: nodes that are not displayed, nor is anything in them.
+    displayed: whether a node is shown, and what is in it with it.
     visible: whether a node can be seen, which what is in it may change.
     """
 
-    gone: set[int] = field(default_factory=set)
-    visible: dict[int, bool] = field(default_factory=dict)
+    displayed: dict[int, tuple[Rank, bool]] = field(default_factory=dict)
+    visible: dict[int, tuple[Rank, bool]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, parser: LexborHTMLParser, left_out: Sequence[str]) -> _Styles:
-        """What a page's own style sheets say; later rules win, whatever their specificity."""
+        """What a page's own style sheets say: the more specific rule wins, and of equals the later one."""
         styles = cls()
         sheets = " ".join(style.text() for style in parser.css("style") if _is_of_screens(style))
-        rules = [(selector, "display: none") for selector in left_out]
-        for selector, body in [*rules, *_RULE.findall(_AT_RULE.sub("", sheets))]:
-            display, visible = _displayed(body), _visible(body)
-            if display is False or visible is not None:
-                ids = {node.mem_id for node in _selected(parser, selector.strip())}
-                styles.gone |= ids if display is False else set()
-                styles.visible |= dict.fromkeys(ids, visible) if visible is not None else {}
+        for selectors, body in _RULE.findall(_AT_RULE.sub("", sheets)):
+            displayed, visible = _displayed(body), _visible(body)
+            for selector in selectors.split(",") if displayed is not None or visible is not None else ():
+                for node in _selected(parser, selector.strip()):
+                    _tell(styles.displayed, node, _rank(selector), displayed)
+                    _tell(styles.visible, node, _rank(selector), visible)
+        for selector in left_out:
+            for node in _selected(parser, selector):
+                _tell(styles.displayed, node, _HIGHEST, False)
         return styles
+
+
+def _tell(told: dict[int, tuple[Rank, bool]], node: LexborNode, rank: Rank, value: bool | None) -> None:
+    """Note what a rule says of a node, unless a rule of a higher rank has said something."""
+    if value is not None and rank >= told.get(node.mem_id, (rank, value))[0]:
+        told[node.mem_id] = rank, value
+
+
+def _rank(selector: str) -> Rank:
+    """How specific a selector is: the numbers of ids, of classes and the like, and of elements in it."""
+    return selector.count("#"), len(re.findall(r"[.\[:]", selector)), len(re.findall(r"(?:^|[\s>+~])\w", selector))
 
 
 def _is_of_screens(sheet: LexborNode) -> bool:
@@ -205,7 +221,7 @@ def _shown_text(root: LexborNode, styles: _Styles) -> str:
     stack, open_cells = [_Step(root)], [_Lines()]
     while stack:
         step = stack.pop()
-        node, tag, lines = step.node, step.node.tag or "", open_cells[-1]
+        node, tag, lines = step.node, (step.node.tag or "").lower(), open_cells[-1]
         if step.leaves:
             _leave(tag, open_cells)
         elif tag == "-text":
@@ -226,17 +242,17 @@ def _is_shown(node: LexborNode, tag: str, styles: _Styles) -> bool:
     if tag in _UNSEEN:
         return False
     attributes = node.attributes
-    if not attributes and not styles.gone:
+    if not attributes and not styles.displayed:
         return tag != "dialog"
     displayed = _displayed(attributes.get("style") or "")
     if "hidden" in attributes or displayed is False or (tag == "dialog" and "open" not in attributes):
         return False
-    return node.mem_id not in styles.gone or displayed is True
+    return displayed is True or styles.displayed.get(node.mem_id, (_HIGHEST, True))[1]
 
 
 def _is_visible(node: LexborNode, styles: _Styles, inherited: bool) -> bool:
     own = _visible(node.attributes.get("style") or "")
-    return styles.visible.get(node.mem_id, inherited) if own is None else own
+    return styles.visible.get(node.mem_id, (_HIGHEST, inherited))[1] if own is None else own
 
 
 def _enter(node: LexborNode, tag: str, open_cells: list[_Lines]) -> None:

@@ -13,7 +13,7 @@ from itertools import chain, pairwise
 
 from ssdcli.data.documents import Document
 from ssdcli.data.readers.html import declared_charset, is_too_deep, visible_text
-from ssdcli.data.readers.mail_body import QUOTES_IN_HTML, reflowed, without_quotes
+from ssdcli.data.readers.mail_body import QUOTES_IN_HTML, reflowed, without_armour, without_quotes
 from ssdcli.data.readers.text import clean, text_documents
 from ssdcli.data.streams import Source
 from ssdcli.machine.encodings import decode_bytes
@@ -135,7 +135,7 @@ class _Body:
             yield from self._several(part, kind)
         elif part.get_content_disposition() == "attachment" or not kind.startswith(("text/", "multipart/")):
             self.source.report.skip("attached to a mail", self.place, "attachment")
-        elif kind == "text/html":
+        elif kind in ("text/html", "text/enriched", "text/richtext"):
             yield self._page(part)
         elif kind not in ("text/calendar", "text/css", "text/x-amp-html", "text/vcard", "text/rfc822-headers"):
             yield self._plain(part)
@@ -169,7 +169,9 @@ class _Body:
         return found.text.replace("\r\n", "\n").replace("\r", "\n")
 
     def _plain(self, part: Message) -> str:
-        text = self._decoded(part, _parameter(part, "charset"))
+        text = without_armour(self._decoded(part, _parameter(part, "charset")))
+        if text.lstrip().startswith("-----BEGIN PGP MESSAGE-----"):
+            raise _Encrypted
         if (_parameter(part, "format") or "").lower() != "flowed":
             return text
         return reflowed(text, (_parameter(part, "delsp") or "").lower() == "yes")

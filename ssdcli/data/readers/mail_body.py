@@ -21,6 +21,11 @@ QUOTES_IN_HTML = (
 _MOST_OF_A_SIGNATURE = 12  # lines; what follows a longer one is text again
 _ATTRIBUTION_LINES = 3
 _SIGNATURE = re.compile(r"-- ?")
+_SIGNED = re.compile(r"^-----BEGIN PGP SIGNED MESSAGE-----\n(?:\w+: [^\n]*\n)*\n?", re.MULTILINE)
+_ARMOUR = re.compile(
+    rf"{_SIGNED.pattern}|^-----BEGIN PGP SIGNATURE-----$.*?(?:^-----END PGP SIGNATURE-----\n?|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
 _WROTE = re.compile(
     r"\b(wrote|writes|said|schrieb|écrit|a écrit|escribió|escreveu|ha scritto|schreef|skrev|napisał\w*|kirjoitti"
     r"|napsal\w*|írta|пиш\w+|написал\w*|писал\w*)\b|写道|のメール|님이|@|\b(19|20)\d\d\b",
@@ -53,6 +58,15 @@ def reflowed(text: str, delete_space: bool) -> str:
             lines.append((depth, content))
         soft = content.endswith(" ") and content != "-- "
     return "\n".join(">" * depth + (" " if depth else "") + content for depth, content in lines)
+
+
+def without_armour(text: str) -> str:
+    """A text without the lines that OpenPGP puts around what is signed (RFC 9580, section 7)."""
+    if "-----BEGIN PGP SIGN" not in text:
+        return text
+    signed = _SIGNED.search(text)
+    text = _ARMOUR.sub("", text)
+    return text if signed is None else re.sub(r"^- (?=-)", "", text, flags=re.MULTILINE)
 
 
 def without_quotes(text: str) -> str:

@@ -128,6 +128,10 @@ class PackedCausalBackbone(NativeCausalBackbone):
         last, *inner = self._decoder(embedded, positions, masks, cache, self.taps)
         return torch.cat([last, *inner], dim=-1) if inner else last
 
+    def scores_of(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """As without packing; all ids are scored."""
+        return self._capped(self._head(hidden)[..., ids])
+
     def _by_kind(self, mask: Tensor | None, count: int, past: int) -> dict[str, Tensor | None]:
         """The mask of each kind of layer for `count` tokens after `past` columns; None where all before is seen."""
         near = self._window is not None and past + count > self._window

@@ -49,6 +49,10 @@ from ssdcli.data.streams import Source
         ("<style>.h{visibility:collapse}.v{visibility:visible}</style><p class=h>a<b class=v>b</b></p>", "b"),
         ("<p style='display:none'>a<b style='visibility:visible;display:block'>b</b></p>c", "c"),
         ("<p style='--display:none'>a</p>", "a"),
+        ("<style>p{display:none}p.x{display:block}p{color:red}</style><p>a<p class=x>b", "b"),
+        ("<style>p.x{display:none}p{display:block}</style><p>a<p class=x>b", "a"),
+        ("<style>p,i{display:none}p{display:block}</style><p>a<i>b</i>", "a"),
+        ("<svg><foreignObject><p>a</p></foreignObject></svg>", "a"),
         (
             "<style media=print>p{display:none}</style><noscript><style>p{display:none}</style></noscript><p>seen",
             "seen",

@@ -84,6 +84,20 @@ def test_uuencoded_files_in_a_mail_are_left_out():
     assert texts(HEAD + b"\nSee:\nbegin 644 a.txt\n#0V%T\n`\nend\nAfter\n") == ["See:\n\nAfter\n"]
 
 
+def test_what_openpgp_puts_around_a_text_is_no_text():
+    signed = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nText.\n- -- dash\n"
+    signature = "-----BEGIN PGP SIGNATURE-----\n\niQEz\n-----END PGP SIGNATURE-----\n"
+    assert texts(HEAD + f"\n{signed}{signature}".encode()) == ["Text.\n-- dash\n"]
+    encrypted = HEAD + b"\n-----BEGIN PGP MESSAGE-----\n\nhQEMA\n-----END PGP MESSAGE-----\n"
+    report = ReadReport()
+    assert list(read_mail(Source("a", iter([encrypted]), report))) == []
+    assert report.skipped == {"encrypted mail": 1}
+
+
+def test_enriched_text_is_read_without_its_marks():
+    assert texts(HEAD + b"Content-Type: text/enriched\n\n<bold>Hi</bold> there\n") == ["Hi there\n"]
+
+
 def test_the_quotations_of_a_saved_page_are_text():
     mail = HEAD + b"Content-Type: text/html\n\n<p>a<blockquote type=cite>b</blockquote>"
     assert texts(mail) == ["a\n"]

@@ -129,6 +129,12 @@ def test_packed_weights_predict_about_what_exact_ones_do(dtype):
     assert found.dtype == torch.float32
 
 
+def test_scores_of_some_ids_are_those_without_packing():
+    native, packed = _pair("gemma3_text")
+    hidden, ids = torch.randn(5, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 1, 7])
+    torch.testing.assert_close(packed.scores_of(hidden, ids), native.scores_of(hidden, ids), atol=1e-4, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", list(PACKINGS))
 @pytest.mark.parametrize("length", [1, 4, 8, 40])
 def test_packed_predictions_are_the_same_on_any_number_of_threads(dtype, length):
