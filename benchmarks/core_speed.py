@@ -108,14 +108,11 @@ def texts(given: Namespace) -> str:
 
 
 def losses(given: Namespace) -> str:
-    """Exact code lengths of held-out documents, their first 256 tokens, by the dtype of the weights.
-
-    In bfloat16, weights that came from 4 bits are read as 4 bits only over a few tokens, which this table never does.
-    """
+    """Exact code lengths of held-out documents, their first 256 tokens, by the dtype of the weights, in long passes."""
     found: dict[str, Tensor] = {}
     for dtype in given.dtypes:
         model: Any = _writer(given, dtype).members[0].model
-        before = [model.manifest.begin or 0]
+        before = [model.format.opening]
         ids = [model.codec.encode(text)[:MEASURED] for text in read_texts(given.heldout, given.documents)]
         scores = [model.denoiser.score(torch.tensor([before + row]))[0] for row in ids if row]
         found[dtype] = -torch.cat(scores).double()

@@ -27,17 +27,19 @@ from benchmarks.lib.models import CONSTANTS, DEVICE, random_denoiser
 from benchmarks.lib.tables import heading, table
 from benchmarks.lib.timing import Run, least
 from ssdcli.engine.blocks import padding_mask
-from ssdcli.engine.denoiser import Denoiser, FullDenoiser
+from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.ensemble import Ensemble, Prediction
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.engine.full_attention import FullDenoiser
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Process, make_process
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampler import SamplerConfig, sample
+from ssdcli.engine.sampler import sample
 from ssdcli.engine.sampling.nucleus import Picker, keep_nucleus
 from ssdcli.engine.sampling.reverse import reverse_process
+from ssdcli.engine.steps import SamplerConfig
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.core_spec import CoreSpec

@@ -45,6 +45,7 @@ from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.parts import CONTEXT
+from ssdcli.machine.placement import Placement
 from ssdcli.registry.store import SMOLLM2
 from ssdcli.text.messages import BETWEEN
 from ssdcli.training.remember import train_memory
@@ -162,7 +163,8 @@ class Bench:
         weights: dict[str, float | None] = dict.fromkeys(author.members)
         if author.weight is not None:
             weights[CONTEXT] = author.weight
-        return choose(self.core.name, weights, registry, blend, context=author.context).open()
+        exact = Placement("float32")  # in which a core is a model of transformers
+        return choose(self.core.name, weights, registry, blend, context=author.context).open(exact)
 
     # Facts
 

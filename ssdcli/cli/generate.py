@@ -180,4 +180,15 @@ def _tell(result: Result, settings: GenerateSettings) -> None:
         work = ", ".join(f"{one.name} {large(one.flops, 'FLOP')}" for one in result.members)
         speed = f"{result.tokens} tokens in {result.seconds:.1f} s ({result.tokens_per_second:.1f} a second)"
         saved = f", {result.flops_saved:.1%} saved by the schedule" if result.flops_saved else ""
-        sys.stderr.write(f"{prefix}seed {result.seed}; {speed}; forward passes: {passes}; about {work}{saved}\n")
+        drafts = f"{_drafts(result)}; " if result.drafted else ""
+        sys.stderr.write(
+            f"{prefix}seed {result.seed}; {speed}; forward passes: {passes}; {drafts}about {work}{saved}\n"
+        )
+
+
+def _drafts(result: Result) -> str:
+    """What became of a text's drafts; empty without any."""
+    if not result.drafted:
+        return ""
+    each = result.steps / max(result.tokens, 1)
+    return f"{result.drafted} tokens drafted, {result.accepted} accepted, {each:.2f} core passes a token; "

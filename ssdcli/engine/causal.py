@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ssdcli.engine.denoiser import Backbone, Denoiser, Prefix
+from ssdcli.engine.drafting.lookahead import Lookahead
 from ssdcli.engine.process import Process
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt, ReadingOrder
@@ -82,6 +82,11 @@ class CausalDenoiser(Denoiser):
         log_p[rows, place] = predicted
         return log_p
 
+    def _ahead(self, ahead: Lookahead, prefix: Prefix) -> Tensor:
+        known = ahead.canvas.masked_fill(ahead.canvas == self.process.mask_id, 0)
+        states = self.states_after(known, prefix)
+        return self.log_p(states[torch.arange(len(known), device=known.device)[:, None], ahead.places])
+
     def _before(self, canvas: Tensor, place: Tensor, prefix: Prefix) -> Tensor:
         """Hidden states of the tokens before a place (b,) of each canvas (b, L): (b, H)."""
         places = torch.arange(canvas.shape[1], device=canvas.device)
@@ -132,13 +137,14 @@ class CausalDenoiser(Denoiser):
 
 @dataclass(frozen=True)
 class CanvasMemory:
-    """What has been read of some rows: their prefix, and the tokens of the latest canvas after it.
+    """What has been read of some rows: their prefix but for its last token, and from that token on what comes after it.
 
-    The tensors are written in place. From the first token on in which a canvas differs, it is read again.
+    The last token of a prefix, the anchor, is read with the tokens of the canvas, so that committing a block takes no
+    pass of its own. The tensors are written in place. From the first token on that is another one, it is read again.
 
     cache: of the prefix, with spare columns for a canvas.
-    tokens: those read after the prefix, (b, L) int64; -1 where none was.
-    states: hidden states, (b, L + 1, H): the one at i predicts position i of the canvas.
+    tokens: those read from the anchor on, (b, 1 + L) int64; -1 where none was.
+    states: hidden states after each, (b, 1 + L, H): the one at i predicts position i of the canvas.
     """
 
     cache: Any
@@ -146,18 +152,25 @@ class CanvasMemory:
     states: Tensor
 
     @classmethod
-    def of(cls, cache: Any, last: Tensor, length: int) -> CanvasMemory:
-        """After a prefix whose last token has this hidden state (b, 1, H), for canvases of this length."""
-        tokens = torch.full((len(last), length), -1, dtype=torch.int64, device=last.device)
-        return cls(cache, tokens, pad(last, (0, 0, 0, length)))
+    def of(cls, cache: Any, like: Tensor, length: int) -> CanvasMemory:
+        """After a prefix of which all but the anchor was read, for canvases of this length; like: states (b, n, H)."""
+        tokens = torch.full((len(like), 1 + length), -1, dtype=torch.int64, device=like.device)
+        return cls(cache, tokens, like.new_zeros(len(like), 1 + length, like.shape[2]))
+
+    def keep(self, start: int, tokens: Tensor, states: Tensor) -> None:
+        """Keep what was read from the anchor's place `start` on: tokens (b, n), states (b, n, H); nothing behind it."""
+        end = start + tokens.shape[1]
+        self.states[:, start:end] = states
+        self.tokens[:, start:end] = tokens
+        self.tokens[:, end:] = -1
 
     def shared(self, tokens: Tensor) -> int:
-        """How many of these tokens (b, n), from the first on, have been read already in every row."""
+        """How many of these tokens (b, n), from the anchor on, have been read already in every row."""
         return int((self.tokens[:, : tokens.shape[1]] == tokens).all(0).long().cumprod(0).sum())
 
     def repeated(self, count: int) -> CanvasMemory:
         """The memory of one row, for so many rows of the same prefix."""
-        cache = self.cache.for_rows(count).spaced(self.tokens.shape[1])
+        cache = self.cache.for_rows(count).spaced(0)
         return CanvasMemory(cache, self.tokens.repeat(count, 1), self.states.repeat(count, 1, 1))
 
 
@@ -177,39 +190,53 @@ class StepwiseCausalDenoiser(CausalDenoiser):
     def _read(self, prefix: Prefix) -> Prefix:
         size, embedded = self.backbone.block_size, self.backbone.embed(prefix.tokens)
         cache = self.backbone.extend(embedded, prefix.positions, None, self.backbone.new_cache())
-        return replace(prefix, cache=CanvasMemory.of(cache.spaced(size), cache.tail[0][:, -1:], size))
+        last = cache.tail[0][:, -1:]
+        memory = CanvasMemory.of(cache.spaced(size), last, size)
+        memory.keep(0, prefix.tokens[:, -1:], last)
+        return replace(prefix, cache=memory)
 
     def _read_before(self, prefix: Prefix) -> tuple[Any, Tensor]:
-        memory: CanvasMemory = prefix.cache
+        memory = self._read_to(prefix.tokens[:, -1:], prefix)
         return memory.cache.first(prefix.tokens.shape[1]), memory.states[:, :1]
 
-    def _before(self, canvas: Tensor, place: Tensor, prefix: Prefix) -> Tensor:
+    def _read_to(self, tokens: Tensor, prefix: Prefix) -> CanvasMemory:
+        """Read those of the tokens from the anchor on, (b, n), that have not been read; returns what is known then."""
         memory: CanvasMemory = prefix.cache
+        known = memory.shared(tokens)
+        if known < tokens.shape[1]:
+            new, columns = tokens[:, known:], prefix.tokens.shape[1] - 1 + known
+            positions = prefix.canvas_positions(tokens.shape[1])[:, known:] - 1
+            seen = new.masked_fill(new == self.process.mask_id, 0)  # by no token of the row before its place
+            memory.keep(known, new, self.backbone.write(self.backbone.embed(seen), positions, memory.cache, columns))
+        return memory
+
+    def _before(self, canvas: Tensor, place: Tensor, prefix: Prefix) -> Tensor:
         rows = torch.arange(len(canvas), device=canvas.device)
         hidden = canvas[rows, place] == self.process.mask_id  # where nothing is, nothing is predicted
         count = int((place * hidden).max())
-        known = memory.shared(canvas[:, :count])
-        if known < count:
-            new, columns = canvas[:, known:count], prefix.tokens.shape[1] + known
-            positions = prefix.canvas_positions(count)[:, known:]
-            seen = new.masked_fill(new == self.process.mask_id, 0)  # by no token of the row before its place
-            states = self.backbone.write(self.backbone.embed(seen), positions, memory.cache, columns)
-            memory.states[:, known + 1 : count + 1] = states
-            memory.tokens[:, known:count] = new
-            memory.tokens[:, count:] = -1
-        return memory.states[rows, place]
+        return self._read_to(_anchored(canvas[:, :count], prefix), prefix).states[rows, place]
+
+    def _ahead(self, ahead: Lookahead, prefix: Prefix) -> Tensor:
+        wanted = ahead.drafted >= 0
+        if not bool(wanted.any()):
+            return self._silence(ahead)
+        count = int((ahead.left * wanted).max())
+        memory = self._read_to(_anchored(ahead.canvas[:, :count], prefix), prefix)
+        rows = torch.arange(len(wanted), device=wanted.device)[:, None]
+        return self.log_p(memory.states[rows, ahead.places])
+
+    def _silence(self, ahead: Lookahead) -> Tensor:
+        """No prediction at the positions of a lookahead: (b, C, V)."""
+        return torch.full((*ahead.places.shape, self.process.vocabulary), math.nan, device=ahead.places.device)
 
     def _commit(self, tokens: Tensor, prefix: Prefix) -> Prefix:
         grown = prefix.followed_by(tokens, 1)
         if prefix.slides and grown.tokens.shape[1] > self.room:
             return self._read(grown.last(self._half))
-        memory: CanvasMemory = prefix.cache
-        known = memory.shared(tokens[:, :-1])
-        new, columns = tokens[:, known:], prefix.tokens.shape[1] + known
-        cache = memory.cache.first(columns).spaced(new.shape[1] + self.backbone.block_size)
-        positions = prefix.canvas_positions(tokens.shape[1])[:, known:]
-        hidden = self.backbone.write(self.backbone.embed(new), positions, cache, columns)
-        return replace(grown, cache=CanvasMemory.of(cache, hidden[:, -1:], self.backbone.block_size))
+        size = self.backbone.block_size
+        memory = self._read_to(_anchored(tokens[:, :-1], prefix), prefix)
+        cache = memory.cache.first(grown.tokens.shape[1] - 1).spaced(1 + size)
+        return replace(grown, cache=CanvasMemory.of(cache, memory.states, size))
 
     def flops(self, length: int, seen: int) -> int:
         """Estimate the FLOPs of a step: the token that was revealed last is read, and the next one is predicted."""
@@ -247,6 +274,11 @@ class BranchingCausalDenoiser(StepwiseCausalDenoiser):
             return super()._read(prefix)
         one: CanvasMemory = super()._read(prefix.row(0)).cache
         return replace(prefix, cache=one.repeated(len(prefix.rows)))
+
+
+def _anchored(tokens: Tensor, prefix: Prefix) -> Tensor:
+    """Tokens (b, n) behind the last one of a prefix: (b, 1 + n)."""
+    return torch.cat([prefix.tokens[:, -1:], tokens], dim=1)
 
 
 def _causal(length: int, prefix: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.blocks import padding_mask, prefix_mask, training_mask
+from ssdcli.engine.drafting.lookahead import Lookahead, one_by_one
 from ssdcli.engine.flops import Sizes
-from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process import Canvas, EmbeddingSpace, Process
 from ssdcli.engine.prompt import PADDING, Prompt, ReadingOrder, fit, reading_order
-from ssdcli.engine.shift import following, preceding, predicting
+from ssdcli.engine.shift import following, predicting
 
 _STEP = 32  # columns, at least, between the widths that prefixes are padded to
 
@@ -144,6 +144,14 @@ class Prefix:
             self.slides,
         )
 
+    def repeated(self, count: int) -> Prefix:
+        """One row as so many, without its cache."""
+        rows, tokens, positions, ranks, canvas_at = (
+            part.expand(count, *part.shape[1:])
+            for part in (self.rows, self.tokens, self.positions, self.ranks, self.canvas_at)
+        )
+        return Prefix(rows, tokens, positions, ranks, canvas_at, self.slides)
+
     def last(self, count: int) -> Prefix:
         """The last `count` columns, as if they were the whole text."""
         start = self.positions[:, -count]  # 0 where the text begins later
@@ -268,6 +276,25 @@ class Denoiser:
         parts = [self._predict(canvas[p.rows], t, None if previous is None else previous[p.rows], p) for p in prefixes]
         return torch.cat(parts)[torch.cat([p.rows for p in prefixes]).argsort()]
 
+    def ahead(self, ahead: Lookahead, prefixes: tuple[Prefix, ...]) -> Tensor:
+        """Log p at the positions of a lookahead, each from a canvas of its own: (B, C, V) float32.
+
+        Needs a process that hides tokens. Positions that are not wanted may hold anything.
+        """
+        if len(prefixes) == 1:
+            return self._ahead(ahead, prefixes[0])
+        parts = torch.cat([self._ahead(ahead.rows(prefix.rows), prefix) for prefix in prefixes])
+        return parts[torch.cat([prefix.rows for prefix in prefixes]).argsort()]
+
+    def _ahead(self, ahead: Lookahead, prefix: Prefix) -> Tensor:
+        """Log p at the positions (b, C) of a prefix's rows: (b, C, V); the canvases of a row share its prefix."""
+        if len(prefix.rows) > 1:
+            return one_by_one(self, ahead, (replace(prefix, rows=torch.arange(len(prefix.rows))),))
+        columns = torch.arange(ahead.width, device=ahead.places.device)
+        cache = None if prefix.cache is None else prefix.cache.for_rows(ahead.width)
+        log_p = self._predict(ahead.canvases()[0], 1.0, None, replace(prefix.repeated(ahead.width), cache=cache))
+        return log_p[columns, ahead.places[0]][None]
+
     def _predict(self, canvas: Canvas, t: float, previous: Tensor | None, prefix: Prefix) -> Tensor:
         """Log p of the canvases (b, ...) of a prefix's rows: (b, L, V)."""
         process, backbone = self.process, self.backbone
@@ -323,70 +350,3 @@ class Denoiser:
             seen, columns = seen + columns, size
             if prompt.gap == 0 and seen + columns > self.room:
                 seen, columns = 0, self._half
-
-
-class FullDenoiser(Denoiser):
-    """A backbone with full attention, whose prefix sees the canvas: every step computes all of it."""
-
-    @property
-    def sight(self) -> int:
-        """How many tokens after a gap it should be shown: all."""
-        return self.backbone.context
-
-    def _remember(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> None:
-        return None
-
-    def _hidden(self, embedded: Tensor, prefix: Prefix) -> Tensor:
-        length = embedded.shape[1]
-        clean = self.backbone.embed(prefix.tokens).to(embedded.dtype)
-        columns = torch.cat([clean, embedded], dim=1)
-        positions = torch.cat([prefix.positions, prefix.canvas_positions(length)], dim=1)
-        mask = padding_mask(prefix.real(length), columns.shape[1])
-        hidden = self.backbone.encode(columns, positions, mask, None)
-        return (preceding(hidden, positions) if self.backbone.shift else hidden)[:, -length:]
-
-    def flops(self, length: int, seen: int) -> int:
-        """Estimate the FLOPs of denoising one canvas once, together with its prefix of `seen` columns."""
-        sizes = self.backbone.sizes
-        return sizes.reading(seen + length, 0) + sizes.denoising(length, self.process)
-
-    def flops_of_reading(self, columns: int, seen: int) -> int:
-        """None: a prefix is read with its canvas."""
-        return 0
-
-
-class BlockCachedDenoiser(Denoiser):
-    """A backbone with full attention whose prefix is read once a block, not at every step: an approximation.
-
-    The prefix's keys and values are those of the block's beginning, when the canvas is pure noise (prefix cache of
-    Fast-dLLM, Wu et al., 2025). A step then costs the canvas alone.
-    """
-
-    @property
-    def sight(self) -> int:
-        """How many tokens after a gap it should be shown: all."""
-        return self.backbone.context
-
-    def _read(self, prefix: Prefix) -> Prefix:
-        columns, length = prefix.tokens.shape[1], self.backbone.block_size
-        known = self.backbone.embed(prefix.tokens)
-        both = torch.cat([known, self._noise(len(known), length).to(known.dtype)], dim=1)
-        positions = torch.cat([prefix.positions, prefix.canvas_positions(length)], dim=1)
-        mask = padding_mask(prefix.real(length), columns + length)
-        cache = self.backbone.extend(both, positions, mask, self.backbone.new_cache())
-        return replace(prefix, cache=cache.first(columns))
-
-    def _noise(self, rows: int, length: int) -> Tensor:
-        """Canvases of pure noise, the same for every row: (rows, length, H)."""
-        canvas = self.process.prior(length, CounterNoise([0] * rows, str(self.backbone.device)))
-        level = torch.ones(rows, length, device=self.backbone.device) if self.process.timed else None
-        return self.backbone.condition(self.process.embed(canvas, self.backbone), level, None)
-
-    def _commit(self, tokens: Tensor, prefix: Prefix) -> Prefix:
-        grown = prefix.followed_by(tokens, self.backbone.reading_block)
-        full = prefix.slides and grown.tokens.shape[1] > self.room
-        return self._read(grown.last(self._half) if full else grown)
-
-    def flops_of_reading(self, columns: int, seen: int) -> int:
-        """Estimate the FLOPs of reading a prefix anew, with a canvas, after `columns` new tokens."""
-        return self.backbone.sizes.reading(seen + columns + self.backbone.block_size, 0)

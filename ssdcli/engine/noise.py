@@ -81,6 +81,21 @@ class CounterNoise:
             keys = _mix_(keys ^ _signed((word + 1) * 0x9E3779B97F4A7C15)) + 1
         return CounterNoise(keys)
 
+    def at(self, rows: Tensor, words: Tensor) -> CounterNoise:
+        """The noise of some rows (N,) for one use each, named by a word (N,) int64, as by `derive`."""
+        return CounterNoise(_mix_(self._keys[rows] ^ ((words + 1) * _GOLDEN)) + 1)
+
+    def exponential(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Exponential draws of mean 1, each a function of a row's key and an id alone; none is drawn twice.
+
+        ids: (T,) int64. rows: the row of each id, (T,) int64, for one draw an id, (T,) float32; None for one of every
+        id in every row, (B, T) float32. The least draw is 2**-32.
+        """
+        keys = _mix_(self._keys.clone())
+        words = _mix_((keys[:, None] if rows is None else keys[rows]) + (ids + 1) * _GOLDEN)
+        share = _shift_right(words, 33).float().add_(0.5).mul_(2**-31)  # 31 bits, of which float32 keeps 24
+        return share.clamp_(max=1 - 2**-24).neg_().log1p_().neg_()
+
     def _words(self, count: int) -> Tensor:
         """Hash the next counters of every row, two words from each: (B, count) int32, uniform over all values.
 

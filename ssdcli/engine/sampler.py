@@ -3,87 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ssdcli.engine.drafting.drafting import Agreement
+from ssdcli.engine.drafting.verification import write_block
 from ssdcli.engine.ensemble.ensemble import Ensemble
-from ssdcli.engine.ensemble.guidance import Guide, guided
+from ssdcli.engine.ensemble.guidance import guided
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Canvas, Process
+from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampling.characters import Characters, Draw
-from ssdcli.engine.sampling.copying import CopyLimit, without_copies
+from ssdcli.engine.sampling.characters import Draw
+from ssdcli.engine.sampling.copying import without_copies
 from ssdcli.engine.sampling.nucleus import Picker
-from ssdcli.engine.sampling.repetition import ALLOWED, Repetition, SharedText
+from ssdcli.engine.sampling.repetition import SharedText
 from ssdcli.engine.sampling.reverse import ReverseProcess
 from ssdcli.engine.sampling.stopping import Quorum, Settling
+from ssdcli.engine.steps import Block, SamplerConfig, Step
 
 _MEND = 1 << 34  # the word that names the draws of tokens in place of wrong bytes
 _PRIOR = 1 << 32  # the word that names the draw of a block's first canvas; steps are numbered from 0
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """What is written: blocks of tokens until an end or enough tokens, and how tokens are drawn.
-
-    block_size: in tokens.
-    max_tokens: when the generation ends, unless all texts end before.
-    ends: the ids that end a text, one at least.
-    picker: temperature and nucleus.
-    device: of the canvases.
-    guides: what steers the predictions.
-    repetition: how the repetition of known text is discouraged.
-    characters: which tokens may follow one another, so that all bytes are UTF-8; None where all may.
-    shared: each row's prompt as all members may see it, which counts as known text; none for no text.
-    copies: what each row may copy word for word; none for no limit.
-    """
-
-    block_size: int
-    max_tokens: int
-    ends: tuple[int, ...]
-    picker: Picker
-    device: str = "cpu"
-    guides: tuple[Guide, ...] = ()
-    repetition: Repetition = ALLOWED
-    characters: Characters | None = None
-    shared: tuple[Prompt, ...] = ()
-    copies: tuple[CopyLimit, ...] = ()
-
-
-@dataclass(frozen=True)
-class Step:
-    """One denoising step of a block.
-
-    A row that is not active keeps its canvas, and its predictions count for nothing. A canvas is clean when its row is
-    done; one whose text ended in an earlier block is never denoised, and stays noise.
-
-    block: the place of its block in the text.
-    index: its own place in the block.
-    t: the noise level at which it begins.
-    weights: each member's weight at t; zero if it was not run.
-    by_member: what each predicted at t, (B, L, V) or None.
-    log_p: what they predicted together, (B, L, V): known tokens certain, with guides and repetition penalties, at the
-        temperature of the reverse process. The next step is self-conditioned on it.
-    canvas: what became of it.
-    decided: the positions whose token this step chose: (B, L) bool.
-    active: the rows that were not done before it: (B,) bool.
-    last: whether this step ends the block.
-    """
-
-    block: int
-    index: int
-    t: float
-    weights: tuple[float, ...]
-    by_member: tuple[Tensor | None, ...]
-    log_p: Tensor
-    canvas: Canvas
-    decided: Tensor
-    active: Tensor
-    last: bool
 
 
 def time_grid(steps: int) -> list[float]:
@@ -102,9 +45,10 @@ def sample(
 ) -> Iterator[Step]:
     """Generate rows of text after prompts[member][row], one seed a row; yields every denoising step.
 
-    A block's noise is a function of (the row's seed, block, step) alone. The generation ends after the block in which
-    the last row reached its end of text, or at `max_tokens` (a whole number of blocks is made; the caller cuts). A row
-    that ended before the others is filled up with the first of the ends.
+    A block's noise is a function of (the row's seed, block, step) alone; where drafts are verified, of (the row's seed,
+    place in the text, token). The generation ends after the block in which the last row reached its end of text, or at
+    `max_tokens` (a whole number of blocks is made; the caller cuts). A row that ended before the others is filled up
+    with the first of the ends.
     """
     if config.max_tokens < 1:
         return
@@ -115,10 +59,15 @@ def sample(
     ends = torch.tensor(config.ends, dtype=torch.int64, device=config.device)
     spelled = torch.zeros_like(ended, dtype=torch.int64)
     shared = SharedText.of(config.shared or [Prompt(())] * len(seeds), config.device)
+    agreement = None if config.drafting is None else Agreement(config.drafting, len(seeds))
     blocks = -(-config.max_tokens // config.block_size)
     for number in range(blocks):
-        block = _Block(number, prefixes, shared, written, ended, spelled)
-        canvas = yield from _denoise(ensemble, reverse, block, noise.derive(number), config)
+        block = Block(number, prefixes, shared, written, ended, spelled)
+        if agreement is None:
+            canvas = yield from _denoise(ensemble, reverse, block, noise.derive(number), config)
+        else:
+            assert isinstance(reverse.process, Masked), "a causal language model joins the masked process alone"
+            canvas = yield from write_block(ensemble, reverse.process, block, noise, config, agreement)
         tokens = torch.where(ended[:, None], config.ends[0], reverse.process.tokens(canvas))
         ended = torch.isin(tokens, ends).any(-1)
         if number + 1 == blocks or bool(ended.all()):  # between blocks, the host waits for the device
@@ -129,28 +78,8 @@ def sample(
         written = torch.cat([written, tokens], dim=1)
 
 
-@dataclass(frozen=True)
-class _Block:
-    """What there is before a block.
-
-    number: its place in the text.
-    prefixes: one a member.
-    shared: the prompts as all members may see them.
-    written: the tokens before it, (B, n).
-    ended: the rows whose text is over, (B,) bool.
-    spelled: how far each row's last character is spelled, (B,), see `Characters`.
-    """
-
-    number: int
-    prefixes: tuple[Any, ...]
-    shared: SharedText
-    written: Tensor
-    ended: Tensor
-    spelled: Tensor
-
-
 def _denoise(
-    ensemble: Ensemble, reverse: ReverseProcess, block: _Block, noise: CounterNoise, config: SamplerConfig
+    ensemble: Ensemble, reverse: ReverseProcess, block: Block, noise: CounterNoise, config: SamplerConfig
 ) -> Generator[Step, None, Canvas]:
     """Take a canvas from pure noise to clean tokens, but for the rows that ended before; returns it.
 
@@ -177,7 +106,8 @@ def _denoise(
             if last or reverse.from_left:
                 canvas = _spelled(canvas, chosen_by, reverse, block, noise.derive(index, _MEND), config)
         weights, by_member = prediction.weights, prediction.by_member
-        yield Step(block.number, index, t, weights, by_member, log_p, canvas, decided, active, last)
+        first = torch.zeros_like(block.spelled)
+        yield Step(block.number, index, t, weights, first, by_member, log_p, canvas, decided, active, last)
         if last:
             break
         previous = log_p
@@ -185,7 +115,7 @@ def _denoise(
 
 
 def _spelled(
-    canvas: Canvas, log_p: Tensor, reverse: ReverseProcess, block: _Block, noise: CounterNoise, config: SamplerConfig
+    canvas: Canvas, log_p: Tensor, reverse: ReverseProcess, block: Block, noise: CounterNoise, config: SamplerConfig
 ) -> Canvas:
     """The canvas with other tokens where they would make bytes that are no UTF-8; mostly as given.
 
@@ -211,7 +141,7 @@ def _spelled(
     return _where((tokens == before).all(-1), canvas, clean)
 
 
-def _allowed(log_p: Tensor, tokens: Tensor, place: Tensor, block: _Block, config: SamplerConfig) -> Tensor:
+def _allowed(log_p: Tensor, tokens: Tensor, place: Tensor, block: Block, config: SamplerConfig) -> Tensor:
     """Log p (B, L, V) with less repetition of all other tokens at one place of each row, (B,); as given where off."""
     if config.repetition.off:
         return log_p
@@ -219,7 +149,7 @@ def _allowed(log_p: Tensor, tokens: Tensor, place: Tensor, block: _Block, config
     return config.repetition.apply(log_p, block.shared.around(block.written, tokens, ~here), here)
 
 
-def _fresh(log_p: Tensor, canvas: Canvas, process: Process, block: _Block, config: SamplerConfig) -> Tensor:
+def _fresh(log_p: Tensor, canvas: Canvas, process: Process, block: Block, config: SamplerConfig) -> Tensor:
     """Log p (B, L, V) with less repetition of known text; as given where that is off."""
     if config.copies:
         tokens = process.tokens(canvas)

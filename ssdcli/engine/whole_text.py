@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.causal import CausalDenoiser
-from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser, Prefix
+from ssdcli.engine.denoiser import Denoiser, Prefix
+from ssdcli.engine.full_attention import BlockCachedDenoiser, FullDenoiser
 from ssdcli.engine.noise import GeneratorNoise
 from ssdcli.engine.process import Canvas
 from ssdcli.engine.prompt import PADDING, Prompt

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssdcli.engine.denoiser import FullDenoiser
 from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.full_attention import FullDenoiser
 from ssdcli.engine.noise import GeneratorNoise, fold
 from ssdcli.engine.process import Canvas, Process
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses

@@ -137,7 +137,8 @@ def add_best(
     for blocks in (blocks for place, blocks in enumerate(candidates) if place != fill.candidate):
         row.usage.start(prompts)
         for block in blocks:
-            row.usage.block(block.weights)
+            row.usage.block(block.weights, block.canvases)
+            row.usage.draft(block.drafted, block.accepted)
     row.usage.start(prompts)
     return "".join(row.add(block, names) for block in _cut(candidates[fill.candidate], fill, chooser.ends[0]))
 

@@ -73,7 +73,8 @@ class Row:
         known = self._transcript.tokens
         self._transcript.add(block.tokens)
         self.tokens += self._transcript.tokens - known
-        self.usage.block(block.weights)
+        self.usage.block(block.weights, block.canvases)
+        self.usage.draft(block.drafted, block.accepted)
         if block.shares:
             self._explain(block, known, names)
         self._close()
@@ -211,6 +212,8 @@ class Usage:
     def __init__(self, members: Sequence[Metered]) -> None:
         """Start counting for a new row."""
         self.steps = 0
+        self.drafted = 0
+        self.accepted = 0
         self._members = members
         self._passes = [0] * len(members)
         self._flops = [0] * len(members)
@@ -221,17 +224,27 @@ class Usage:
         self._costs = [member.costs(prompt) for member, prompt in zip(self._members, prompts, strict=True)]
         self._unread = [0] * len(self._members)
 
-    def block(self, weights: Sequence[Sequence[float]]) -> None:
-        """Count the gap's next block: weights[j][i] is member i's at the row's step j, zero if it did not run."""
+    def block(self, weights: Sequence[Sequence[float]], canvases: Sequence[int] = ()) -> None:
+        """Count the gap's next block: weights[j][i] is member i's at the row's step j, zero if it did not run.
+
+        canvases: how many were predicted at each step; none for one a step.
+        """
         self.steps += len(weights)
+        counts = canvases or [1] * len(weights)
         for i, costs in enumerate(self._costs):
             reading, denoising = next(costs)
-            self._whole += reading + len(weights) * denoising
+            self._whole += reading + sum(counts) * denoising
             self._unread[i] += reading
-            if passes := sum(step[i] != 0 for step in weights):
-                self._passes[i] += passes
-                self._flops[i] += self._unread[i] + passes * denoising
+            ran = [count for step, count in zip(weights, counts, strict=True) if step[i] != 0]
+            if ran:
+                self._passes[i] += len(ran)
+                self._flops[i] += self._unread[i] + sum(ran) * denoising
                 self._unread[i] = 0
+
+    def draft(self, drafted: int, accepted: int) -> None:
+        """Count drafted tokens, and those of them that the text took over."""
+        self.drafted += drafted
+        self.accepted += accepted
 
     def of(self, member: int) -> tuple[int, int]:
         """A member's denoising forward passes, and the FLOPs of these and of its reading."""

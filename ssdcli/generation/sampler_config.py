@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ssdcli.engine import catalogue
+from ssdcli.errors import UsageError
 from ssdcli.generation.types import Options
 
 if TYPE_CHECKING:
     from ssdcli.engine.denoiser import Denoiser
     from ssdcli.engine.ensemble.guidance import Guide
-    from ssdcli.engine.sampler import SamplerConfig
     from ssdcli.engine.sampling.characters import Characters
+    from ssdcli.engine.steps import SamplerConfig
     from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
     from ssdcli.text.codec import Codec
 
@@ -36,9 +38,9 @@ def sampler_config(
 
     denoiser: the first member's; all members share its block size and device. ends: the ids that end a text.
     """
-    from ssdcli.engine.sampler import SamplerConfig
     from ssdcli.engine.sampling.nucleus import Picker
     from ssdcli.engine.sampling.repetition import Repetition
+    from ssdcli.engine.steps import SamplerConfig
 
     return SamplerConfig(
         block_size=denoiser.block_size,
@@ -49,3 +51,21 @@ def sampler_config(
         guides=guides,
         repetition=Repetition(options.repetition_penalty, options.no_repeat or 0),
     )
+
+
+def number_of(text: str) -> float:
+    """The number of a sampler, as in `threshold=0.9`; ValueError for text that is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
+
+
+def impossible_sampler(process: str, options: Options, reason: str) -> UsageError:
+    """The error for a sampler that the process does not have, or that does not take what it is given."""
+    known = catalogue.names(catalogue.samplers(process))
+    name = known[0] if options.sampler is None else options.sampler.partition("=")[0]
+    if name not in known:
+        return UsageError(f"the {process} process has no sampler {name!r}.", f"Choose from {', '.join(known)}.")
+    what = f"the sampler {options.sampler or name!r}" + f" with remask {options.remask:g}" * (options.remask != 0)
+    return UsageError(f"{what} is not possible here: {reason}.", f"Omit it, or choose from {', '.join(known)}.")

@@ -11,7 +11,7 @@ from torch import Tensor
 from ssdcli.engine.ensemble.attribution import Explanation
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.process import Process
-from ssdcli.engine.sampler import Step
+from ssdcli.engine.steps import Step
 from ssdcli.machine.threads import choice, timed
 
 
@@ -21,6 +21,8 @@ class WrittenBlock:
 
     tokens: its ids.
     weights: the members' at each of the row's steps.
+    canvases: how many canvases were predicted at each of them: one, and one more for each drafted token.
+    drafted: tokens that drafters proposed. accepted: those of them that the text took over.
     p: the tokens' probabilities when they were chosen; empty without an explanation.
     shares: each token's attribution to the members; empty without an explanation.
     """
@@ -29,6 +31,9 @@ class WrittenBlock:
     weights: Sequence[tuple[float, ...]]
     p: Sequence[float]
     shares: Sequence[Sequence[float]]
+    canvases: Sequence[int] = ()
+    drafted: int = 0
+    accepted: int = 0
 
 
 class BlockTrace:
@@ -56,6 +61,7 @@ class BlockTrace:
         self._written: list[list[int]] = [[] for _ in ended]
         self._over = [False] * len(ended)
         self._steps: list[tuple[tuple[float, ...], Tensor]] = []
+        self._drafts: list[Tensor] = []
         self._explanation: Explanation | None = None
 
     def blocks(self, steps: Iterable[Step]) -> Iterator[list[WrittenBlock]]:
@@ -70,6 +76,8 @@ class BlockTrace:
         """Record another step; returns whether the block can be read: it has ended, or every text is over."""
         open_ = torch.tensor([not over for over in self._over], device=step.active.device) if self._ended else True
         self._steps.append((step.weights, step.active & open_))
+        drafts = [torch.zeros_like(step.first) if one is None else one for one in (step.drafted, step.accepted)]
+        self._drafts.append(torch.stack(drafts, dim=1) * (step.active & open_)[:, None])
         self._tokens = self._process.tokens(step.canvas)
         if self._explain:
             rows, length = self._tokens.shape
@@ -93,15 +101,25 @@ class BlockTrace:
         """The rows of the finished block; the next step begins another block."""
         weights = [weights for weights, _ in self._steps]
         active = torch.stack([active for _, active in self._steps], dim=1).tolist()
+        drafts = torch.stack(self._drafts, dim=1).tolist()
         tokens = self._known(self._process.shows(self._tokens)) if self._ended else self._tokens.tolist()
         for written, fresh in zip(self._written, tokens, strict=False):
             written.extend(fresh)
         p = [()] * len(tokens) if self._explanation is None else self._explanation.p.tolist()
         shares = [()] * len(tokens) if self._explanation is None else self._explanation.shares.tolist()
-        self._steps, self._explanation = [], None
-        return [
-            WrittenBlock(
-                tokens[row], [w for w, took in zip(weights, active[row], strict=True) if took], p[row], shares[row]
+        self._steps, self._drafts, self._explanation = [], [], None
+        blocks = []
+        for row, took in enumerate(active):
+            own = [(w, *counts) for w, counts, was in zip(weights, drafts[row], took, strict=True) if was]
+            blocks.append(
+                WrittenBlock(
+                    tokens[row],
+                    [w for w, _, _ in own],
+                    p[row],
+                    shares[row],
+                    [1 + drafted for _, drafted, _ in own],
+                    sum(drafted for _, drafted, _ in own),
+                    sum(accepted for _, _, accepted in own),
+                )
             )
-            for row in range(len(tokens))
-        ]
+        return blocks

@@ -39,6 +39,8 @@ class Options:
     seed: of the first prompt; the prompts of a batch count up from it.
     n: texts for each prompt.
     sampler: how a denoising step chooses tokens, NAME or NAME=X.
+    draft: the most tokens that are drafted for a causal core to verify at once, at most a block less one; None for as
+        many as are worth it, 0 for none.
     remask: the probability that a step hides a known token again.
     early_stop: denoising of a text stops once it is stable with a mean entropy below this, in nats per token.
     infill: whether the gaps of the prompt are filled; the text is then the whole prompt with its gaps filled.
@@ -100,6 +102,14 @@ class Options:
         metavar="NAME[=X]",
         default="the first",
     )
+    draft: int | None = option(
+        None,
+        "Beside a causal core, draft at most N tokens from memories and from the text, and verify them in one pass; 0 "
+        "for none. It changes the speed, not the text.",
+        at_least(0),
+        metavar="N",
+        default="as many as have been worth it of late",
+    )
     remask: float = option(
         catalogue.REMASK.usual,
         "Probability that a step of a masked model hides a known token again.",
@@ -158,6 +168,7 @@ class OptionChanges(TypedDict, total=False):
     seed: int | None
     n: int
     sampler: str | None
+    draft: int | None
     remask: float
     early_stop: float | None
     infill: bool
@@ -337,6 +348,8 @@ class Result:
     steps: denoising steps.
     seconds: from the start of its batch until it was finished.
     flops_saved: the share of the computation that the schedule saved; 0 if every member ran at every step.
+    drafted: tokens that were drafted and verified; None where no token can be.
+    accepted: those of them that are in the text.
     plain: whether the prompt was continued as text, not put through a chat template.
     warnings: sentences, such as that a prompt was cut.
     explain: the attribution of its tokens, if the options asked for it.
@@ -354,6 +367,8 @@ class Result:
     seconds: float
     flops_saved: float
     plain: bool
+    drafted: int | None = None
+    accepted: int | None = None
     warnings: tuple[str, ...] = ()
     explain: tuple[TokenShares, ...] | None = None
 

@@ -14,21 +14,23 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import UsageError, require
+from ssdcli.generation.drafts import drafting_of
 from ssdcli.generation.memories import SourceFinder, copy_limits, memories_of
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.row import Limits, Row, Transcript, Usage
-from ssdcli.generation.sampler_config import characters_of, longest, sampler_config
+from ssdcli.generation.sampler_config import characters_of, impossible_sampler, longest, number_of, sampler_config
 from ssdcli.generation.types import DEFAULTS, Contribution, OptionChanges, Options, Piece, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
 
 if TYPE_CHECKING:
+    from ssdcli.engine.drafting.drafting import Drafting
     from ssdcli.engine.ensemble.ensemble import Ensemble
     from ssdcli.engine.ensemble.guidance import Guide
     from ssdcli.engine.ensemble.rules import Rule
     from ssdcli.engine.prompt import Prompt
-    from ssdcli.engine.sampler import SamplerConfig
     from ssdcli.engine.sampling.characters import Characters
     from ssdcli.engine.sampling.reverse import ReverseProcess
+    from ssdcli.engine.steps import SamplerConfig
     from ssdcli.generation.loaded_model import Loaded
     from ssdcli.generation.trace import WrittenBlock
 
@@ -206,6 +208,7 @@ class Writer:
         parts = PromptParts.with_gaps(prompt) if options.infill else self._encoder(options).whole(request)
         require(parts.gaps > 0, "the prompt has no gap to fill.", "Write ____ where text is missing.")
         self._encoder(options).check_gap()
+        self._drafting(self._reverse(options), options)
         return parts
 
     def _is_its_own_base(self, base: Member[Loaded]) -> bool:
@@ -284,6 +287,7 @@ class Writer:
 
         ensemble, reverse = ensemble or self._ensemble, self._reverse(options)
         config = self._config(self._encoder(options), rows, options)
+        config = replace(config, drafting=self._drafting(reverse, options))
         config = replace(config, copies=copy_limits(self.members, prompts, options.max_copy))
         by_token = reverse.from_left and config.device == "cpu"
         trace = BlockTrace(ensemble, self._process, options.explain, [row.ended for row in rows] if by_token else ())
@@ -294,9 +298,11 @@ class Writer:
         options = replace(options, no_repeat=self.no_repeat(options))
         config = sampler_config(self._denoiser, self.ends, options, self._guides)
         config = replace(config, characters=self._characters)
-        if config.repetition.off:
-            return config
         return replace(config, shared=tuple(encoder.shared(row.request, row.parts, row.filled) for row in rows))
+
+    def _drafting(self, reverse: ReverseProcess, options: Options) -> Drafting | None:
+        """How tokens are drafted (UsageError for a draft where there can be none)."""
+        return drafting_of(self.members, reverse, options.draft, guided=bool(self._guides))
 
     def no_repeat(self, options: Options) -> int:
         """The n whose n-grams are never repeated, 0 for none: as asked, else as suits the members.
@@ -316,10 +322,10 @@ class Writer:
         name, equals, number = (options.sampler or self._default_sampler or "").partition("=")
         try:
             late = self.ends if self.late_ends else ()
-            choice = Choice(name or None, _number(number) if equals else None, options.remask, late, self.ends)
+            choice = Choice(name or None, number_of(number) if equals else None, options.remask, late, self.ends)
             own = reverse_process(self._process, choice)
         except ValueError as error:
-            raise self._impossible(options, str(error)) from None
+            raise impossible_sampler(self._process.name, options, str(error)) from None
         bound = options.early_stop
         stop = own.stop if bound is None else EarlyStop(bound) if bound else None
         chosen = replace(own, steps=own.steps if options.steps is None else options.steps, stop=stop)
@@ -357,16 +363,6 @@ class Writer:
         require(steps >= size, f"{steps} steps for {size} tokens: {problem}.", f"Give --steps {size} or omit it.")
         require(options.remask == 0, f"remask {options.remask:g}: {problem}.", "Omit --remask.")
 
-    def _impossible(self, options: Options, reason: str) -> UsageError:
-        """The error for a sampler that the process does not have, or that does not take what it is given."""
-        process = self._process.name
-        known = catalogue.names(catalogue.samplers(process))
-        name = known[0] if options.sampler is None else options.sampler.partition("=")[0]
-        if name not in known:
-            return UsageError(f"the {process} process has no sampler {name!r}.", f"Choose from {', '.join(known)}.")
-        what = f"the sampler {options.sampler or name!r}" + f" with remask {options.remask:g}" * (options.remask != 0)
-        return UsageError(f"{what} is not possible here: {reason}.", f"Omit it, or choose from {', '.join(known)}.")
-
     def _result(self, row: Row, started: float, options: Options) -> Result:
         names = [member.name for member in self.members]
         skipped = []
@@ -390,14 +386,9 @@ class Writer:
             steps=row.usage.steps,
             seconds=time.perf_counter() - started,
             flops_saved=row.usage.saved,
+            drafted=row.usage.drafted if self._judge is not None else None,
+            accepted=row.usage.accepted if self._judge is not None else None,
             plain=self._encoder(options).is_plain(row.request),
             warnings=row.warnings,
             explain=tuple(row.explained) if options.explain else None,
         )
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None

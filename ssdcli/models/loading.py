@@ -8,7 +8,8 @@ from typing import cast
 import torch
 
 from ssdcli.engine.causal import CausalBackbone, CausalDenoiser, StepwiseCausalDenoiser
-from ssdcli.engine.denoiser import Backbone, BlockCachedDenoiser, Denoiser, FullDenoiser
+from ssdcli.engine.denoiser import Backbone, Denoiser
+from ssdcli.engine.full_attention import BlockCachedDenoiser, FullDenoiser
 from ssdcli.engine.process import Process
 from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import AUTO, QUANTIZED, Placement

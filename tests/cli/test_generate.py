@@ -63,6 +63,8 @@ def test_json_has_the_shape_that_is_promised(answer):
         "steps": 4,
         "flops_saved": 0.0,
         "plain": True,
+        "drafted": None,
+        "accepted": None,
     }
 
 

@@ -17,9 +17,10 @@ from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampler import SamplerConfig, Step, sample
+from ssdcli.engine.sampler import sample
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import reverse_process
+from ssdcli.engine.steps import SamplerConfig, Step
 
 NEVER = -1  # an end of text that never comes
 V, L = 6, 4

@@ -20,9 +20,10 @@ from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampler import SamplerConfig, Step, sample
+from ssdcli.engine.sampler import sample
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import Choice, reverse_process
+from ssdcli.engine.steps import SamplerConfig, Step
 from ssdcli.models.backbones.causal import NativeCausalBackbone
 from ssdcli.models.core_spec import CoreSpec
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssdcli.engine.denoiser import Denoiser, FullDenoiser, Prefix, denoise_sequence
+from ssdcli.engine.denoiser import Denoiser, Prefix, denoise_sequence
+from ssdcli.engine.full_attention import FullDenoiser
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.packed import Packed
 from ssdcli.engine.process.simplex import Simplex

@@ -13,20 +13,22 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssdcli.engine.denoiser import Denoiser, FullDenoiser
+from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.flops import Sizes
+from ssdcli.engine.full_attention import FullDenoiser
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.process.sparse_simplex import SparseSimplex
 from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampler import SamplerConfig, sample
+from ssdcli.engine.sampler import sample
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import reverse_process
+from ssdcli.engine.steps import SamplerConfig
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 
 KINDS = pytest.mark.parametrize("kind", [Denoiser, FullDenoiser], ids=["cached", "full"])

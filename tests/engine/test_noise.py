@@ -192,3 +192,23 @@ def test_folded_keys_are_distinct_and_depend_on_the_order_of_words():
     assert all(0 <= key < 1 << 64 for key in found)
     assert fold(1, 2, 3) == fold(1, 2, 3) != fold(1, 3, 2)
     assert fold(fold(1, 2), 3) == fold(1, 2, 3)
+
+
+def test_exponential_draws_belong_to_a_key_and_an_id():
+    ids = torch.arange(20_000)
+    noise = CounterNoise([1, 2])
+    draws = noise.exponential(ids)
+    assert abs(float(draws.mean()) - 1) < 0.02
+    assert abs(float((draws > 2).double().mean()) - math.exp(-2)) < 0.01
+    assert float(draws.min()) > 0
+    some, rows = torch.tensor([7, 19_999, 0]), torch.tensor([1, 0, 1])
+    assert torch.equal(noise.exponential(some, rows), draws[rows, some])
+    assert torch.equal(CounterNoise([2]).exponential(ids)[0], draws[1])
+    assert abs(float(torch.corrcoef(draws)[0, 1])) < 0.03
+
+
+def test_noise_at_words_is_that_derived_by_each():
+    noise, rows, words = CounterNoise([3, -4]), torch.tensor([0, 1, 1]), torch.tensor([5, 0, 1 << 40])
+    together = noise.at(rows, words).uniform(4)
+    for place, (row, word) in enumerate(zip(rows.tolist(), words.tolist(), strict=True)):
+        assert torch.equal(noise.derive(word).uniform(4)[row], together[place])

@@ -17,10 +17,10 @@ from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampler import Step
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.repetition import Repetition
 from ssdcli.engine.sampling.reverse import Choice, reverse_process
+from ssdcli.engine.steps import Step
 from tests.engine.samples import PROCESSES, L, P, generated, run
 
 VOCABULARY = 40  # so many that some are always left

@@ -10,9 +10,9 @@ from torch import Tensor
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Process
 from ssdcli.engine.process.masked import Masked
-from ssdcli.engine.sampler import Step
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.stopping import EarlyStop
+from ssdcli.engine.steps import Step
 from tests.engine.samples import PROCESSES, REAL_PROCESSES, REDRAWN, L, P, V, generated, run
 
 

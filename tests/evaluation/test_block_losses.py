@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ssdcli.engine.denoiser import Denoiser, FullDenoiser
+from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.rules import average, mix
 from ssdcli.engine.ensemble.schedules import Constant, Leaning
+from ssdcli.engine.full_attention import FullDenoiser
 from ssdcli.engine.noise import fold
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from ssdcli.engine.denoiser import Denoiser, FullDenoiser
+from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.full_attention import FullDenoiser
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses, canvases_together

@@ -12,11 +12,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ssdcli.engine.causal import CausalDenoiser
-from ssdcli.engine.denoiser import Denoiser, FullDenoiser
+from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import average, contrast, mix
 from ssdcli.engine.ensemble.schedules import Constant, Leaning, Sandwich
+from ssdcli.engine.full_attention import FullDenoiser
 from ssdcli.engine.process.masked import Masked
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths, has_code_length
 from ssdcli.evaluation.combinations import Combination, alone

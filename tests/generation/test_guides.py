@@ -25,9 +25,10 @@ from ssdcli.engine.process import Process
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampler import SamplerConfig, sample
+from ssdcli.engine.sampler import sample
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import reverse_process
+from ssdcli.engine.steps import SamplerConfig
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.generation.guides import DEFAULT_SCALE, GuideSpec, open_guide
 from ssdcli.registry.manifest import tokenizer_fingerprint

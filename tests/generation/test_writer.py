@@ -260,6 +260,8 @@ def test_the_shape_of_a_result_as_json(family):
         "seconds",
         "flops_saved",
         "plain",
+        "drafted",
+        "accepted",
         "tokens_per_second",
     ]
     assert [{**member, "flops": 0} for member in told["members"]] == [
@@ -268,6 +270,7 @@ def test_the_shape_of_a_result_as_json(family):
     ]
     assert all(member["flops"] > 0 for member in told["members"])
     assert told["flops_saved"] == 0
+    assert told["drafted"] is told["accepted"] is None  # there is nobody who could verify a draft
     assert (told["id"], told["core"], told["seed"], told["steps"], told["tokens"]) == (0, "big", 5, 4, 12)
     assert told["tokens_per_second"] == pytest.approx(12 / told["seconds"])
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.rules import FLOOR
-from ssdcli.engine.sampler import Step
+from ssdcli.engine.steps import Step
 
 
 def shares(ensemble: Ensemble, by_member: Sequence[Tensor | None], weights: Sequence[float], tokens: Tensor) -> Tensor:
@@ -108,11 +108,18 @@ class Explanation:
 
         tokens: (B, L) int64, those that the step's canvas shows.
         """
-        decided = step.active[:, None] & (step.decided | self.p.isnan())
-        owed = shares(self.ensemble, step.by_member, step.weights, tokens)
-        p = step.log_p.gather(-1, tokens[..., None])[..., 0].exp()
+        width = step.log_p.shape[1]
+        column = torch.arange(tokens.shape[1], device=tokens.device) - step.first[:, None]
+        inside, column = (column >= 0) & (column < width), column.clamp(0, width - 1)
+        decided = inside & step.active[:, None] & (step.decided | self.p.isnan())
+        place = (step.first[:, None] + torch.arange(width, device=tokens.device)).clamp(max=tokens.shape[1] - 1)
+        chosen = tokens.gather(1, place)
+        owed = shares(self.ensemble, step.by_member, step.weights, chosen)
+        p = step.log_p.gather(-1, chosen[..., None])[..., 0].exp()
         return replace(
             self,
-            shares=torch.where(decided[..., None], owed, self.shares),
-            p=torch.where(decided, p, self.p),
+            shares=torch.where(
+                decided[..., None], owed.gather(1, column[..., None].expand(self.shares.shape)), self.shares
+            ),
+            p=torch.where(decided, p.gather(1, column), self.p),
         )

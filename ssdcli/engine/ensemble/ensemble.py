@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from ssdcli.engine.drafting.lookahead import Lookahead, one_by_one
 from ssdcli.engine.ensemble.abstention import combine, needs_all
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import Rule, mix
@@ -18,8 +19,11 @@ from ssdcli.engine.prompt import Prompt
 class CanvasDenoiser(Protocol):
     """What an ensemble asks of a member; `Denoiser` is one.
 
-    A member that may abstain at a position, where its log p is then NaN, sets `abstains = True`. Members whose `reader`
-    is the same, such as a core and a small model that reads its states, share the prefix of equal prompts.
+    A member that may abstain at a position, where its log p is then NaN, sets `abstains = True`. One that predicts
+    several positions of a `Lookahead` in one pass has `ahead(ahead, prefix)`, which returns log p (B, C, V), anything
+    where no prediction is wanted; others are asked position by position.
+    Members whose `reader` is the same, such as a core and a small model that reads its states, share the prefix of
+    equal prompts.
     """
 
     def start(self, prompts: Sequence[Prompt]) -> Any:
@@ -91,6 +95,15 @@ class Ensemble:
         )
         return Prediction(self.combine(by_member, weights), by_member, weights)
 
+    def ahead(self, ahead: Lookahead, prefixes: tuple[Any, ...]) -> Prediction:
+        """Log p of the tokens at the positions of a lookahead, (B, C, V), by the members at their weights at t = 1."""
+        weights = self.weights(1.0)
+        by_member = tuple(
+            _ahead(member.model, ahead, prefix) if weight != 0 else None
+            for weight, member, prefix in zip(weights, self.members, prefixes, strict=True)
+        )
+        return Prediction(self.combine(by_member, weights), by_member, weights)
+
     def combine(self, by_member: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
         """Combine the predictions of the members that ran: (..., V) float32."""
         running = [i for i, log_p in enumerate(by_member) if log_p is not None]
@@ -121,3 +134,9 @@ class Ensemble:
             if id(prefix) not in grown:  # members with the same reader may share a prefix
                 grown[id(prefix)] = member.model.commit(tokens, prefix)
         return tuple(grown[id(prefix)] for prefix in prefixes)
+
+
+def _ahead(model: CanvasDenoiser, ahead: Lookahead, prefix: Any) -> Tensor:
+    """Log p of a member at the positions of a lookahead: (B, C, V)."""
+    at_once: Callable[[Lookahead, Any], Tensor] | None = getattr(model, "ahead", None)
+    return one_by_one(model, ahead, prefix) if at_once is None else at_once(ahead, prefix)

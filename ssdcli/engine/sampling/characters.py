@@ -96,13 +96,16 @@ class Characters:
         place, state = found
         rows = torch.arange(len(tokens), device=tokens.device)
         here = place.clamp(max=tokens.shape[1] - 1)
-        allowed = self.following[state] >= 0
-        left = log_p[rows, here].masked_fill(~allowed, -torch.inf).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
-        nothing = left.amax(-1, keepdim=True) == -torch.inf
-        left = torch.where(nothing & allowed, 0.0, left)
-        drawn = draw.picker.draw(torch.log_softmax(left.float(), -1)[:, None], draw.noise)[:, 0]
+        drawn = draw.picker.draw(self.allowed(log_p[rows, here], state)[:, None], draw.noise)[:, 0]
         kept = torch.where(place < tokens.shape[1], drawn, tokens[rows, here])
         return tokens.scatter(1, here[:, None], kept[:, None])
+
+    def allowed(self, log_p: Tensor, state: Tensor) -> Tensor:
+        """Log p (N, V) of the tokens that may follow in a state (N,), renormalised; uniform if none had a chance."""
+        may = self.following[state] >= 0
+        left = log_p.masked_fill(~may, -torch.inf).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+        nothing = left.amax(-1, keepdim=True) == -torch.inf
+        return torch.log_softmax(torch.where(nothing & may, 0.0, left).float(), -1)
 
 
 def _is_whole(token: bytes) -> bool:

@@ -35,8 +35,13 @@ def without_copies(
         place = len(list(takewhile(bool, known)))
         if place == len(known):
             continue
-        ids = list(limit.forbidden([*before, *tokens[:place]]))
-        if ids:
-            own = changed[row, place].index_fill(0, torch.tensor(ids, device=log_p.device), -math.inf)
-            changed[row, place] = torch.log_softmax(own, dim=-1)
+        changed[row, place] = forbid(changed[row, place], limit, [*before, *tokens[:place]])
     return changed
+
+
+def forbid(log_p: Tensor, limit: CopyLimit, written: Sequence[int]) -> Tensor:
+    """Log p (V,) without the tokens that would make a copy too long after these written ones, renormalised."""
+    ids = list(limit.forbidden(written))
+    if not ids:
+        return log_p
+    return torch.log_softmax(log_p.index_fill(0, torch.tensor(ids, device=log_p.device), -math.inf), dim=-1)

@@ -39,7 +39,7 @@ class Picker:
         """The distribution that tokens are drawn from: (..., V) float32, zero outside the nucleus, unnormalised."""
         if self.temperature == 0:
             return torch.zeros_like(log_p, dtype=torch.float32).scatter_(-1, log_p.argmax(-1, keepdim=True), 1.0)
-        p = self._weights(log_p)
+        p = self.weights(log_p)
         return p if self.top_p >= 1 else keep_nucleus(p, self.top_p)
 
     def draw(self, log_p: Tensor, noise: CounterNoise, wanted: Tensor | None = None) -> Tensor:
@@ -50,7 +50,7 @@ class Picker:
         wanted: the positions, (B, L) bool, whose tokens will be used; elsewhere any token may be returned.
         """
         rows, length, vocabulary = log_p.shape
-        draws = noise.derive(_DRAW).uniform(_rounds(self.top_p, vocabulary), 2, length)
+        draws = noise.derive(_DRAW).uniform(most_rounds(self.top_p, vocabulary), 2, length)
         uniforms, log_p = draws.permute(1, 2, 0, 3).flatten(2), log_p.flatten(0, 1)
         if wanted is None or not readable(log_p):
             return self._drawn(log_p, uniforms).view(rows, length)
@@ -64,10 +64,10 @@ class Picker:
         """Draw a token by each log p: (N, V), uniforms (R, 2, N); returns (N,) int64."""
         if self.temperature == 0:
             return log_p.argmax(-1)
-        blocks = _blocks(self._weights(log_p))
+        blocks = _blocks(self.weights(log_p))
         return _draw(blocks, uniforms[0]) if self.top_p >= 1 else _draw_from_nucleus(blocks, self.top_p, uniforms)
 
-    def _weights(self, log_p: Tensor) -> Tensor:
+    def weights(self, log_p: Tensor) -> Tensor:
         """The distribution at this temperature, (..., V) float32, zero where it is below min-p: unnormalised.
 
         Tokens below min-p are less likely than all others, so that the nucleus of the others is what it was: that of
@@ -94,7 +94,7 @@ def keep_nucleus(p: Tensor, top_p: float) -> Tensor:
     kept = torch.empty_like(p)  # comparisons are written as float32: torch is several times slower with bool on CPUs
     for _ in range(31):
         middle = low + (high - low) // 2
-        mass = _total(torch.gt(p, middle.view(torch.float32), out=kept).mul_(p))
+        mass = total(torch.gt(p, middle.view(torch.float32), out=kept).mul_(p))
         holds = (mass < top_p)[..., None]
         high, low = torch.where(holds, middle, high), torch.where(holds, low, middle)
     return torch.ge(p, high.view(torch.float32), out=kept).mul_(p)
@@ -108,10 +108,10 @@ def predicted(log_p: Tensor) -> Tensor:
 def entropy(log_p: Tensor) -> Tensor:
     """Entropy in nats: log_p (..., V) normalised, -inf for what cannot be; returns (...)."""
     p = torch.softmax(log_p, dim=-1)  # what exp would give, in less time on CPUs
-    return -_total(p.mul_(log_p.clamp(min=-1e4)))  # where p is zero, log p only has to be finite
+    return -total(p.mul_(log_p.clamp(min=-1e4)))  # where p is zero, log p only has to be finite
 
 
-def _total(x: Tensor) -> Tensor:
+def total(x: Tensor) -> Tensor:
     """Sum over the last dimension, (..., V) to (...), to the same bits for a row alone as for one among others.
 
     torch divides the plain sum of a single long row among threads, but not those of several rows. Summing blocks first
@@ -145,7 +145,7 @@ def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
     return (cumulative > uniform[:, None] * cumulative.amax(-1, keepdim=True)).int().argmax(-1)
 
 
-def _rounds(top_p: float, vocabulary: int) -> int:
+def most_rounds(top_p: float, vocabulary: int) -> int:
     """How many draws leave a position without a token of the nucleus with a probability of at most 2**-24.
 
     A round draws by inverting the cumulative sum of the tokens in falling order, as it were: what is strictly likelier

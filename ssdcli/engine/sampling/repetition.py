@@ -77,6 +77,10 @@ class SharedText:
         known = [[_UNKNOWN if token is None else token for token in prompt.after] for prompt in prompts]
         return cls(before, _padded([[_UNKNOWN, *row] for row in known], device))
 
+    def rows(self, chosen: Tensor) -> SharedText:
+        """Of some rows, (b,) int64."""
+        return SharedText(self.before[chosen], self.after[chosen])
+
     def around(self, written: Tensor, canvas: Tensor, shown: Tensor) -> KnownText:
         """With the tokens written so far (B, n), and those of a canvas (B, L) that it shows: (B, L) bool."""
         tokens = torch.cat([self.before, written, canvas.where(shown, _UNKNOWN), self.after], dim=1)
@@ -112,12 +116,13 @@ class Repetition:
             stay as they are.
         """
         places = _places(open_ & predicted(log_p))
-        changed = log_p[places]
+        return log_p.index_put(places, self.at(log_p[places], text, places))
+
+    def at(self, log_p: Tensor, text: KnownText, places: Places) -> Tensor:
+        """Log p at K places, (K, V), with less repetition, renormalised."""
         if self.penalty != 1:
-            changed = torch.log_softmax(_penalised(changed, text, places, self.penalty), dim=-1)
-        if self.no_repeat:
-            changed = _without_repeats(changed, text, places, self.no_repeat)
-        return log_p.index_put(places, changed)
+            log_p = torch.log_softmax(_penalised(log_p, text, places, self.penalty), dim=-1)
+        return _without_repeats(log_p, text, places, self.no_repeat) if self.no_repeat else log_p
 
 
 ALLOWED = Repetition()

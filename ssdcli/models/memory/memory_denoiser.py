@@ -11,8 +11,11 @@ from itertools import islice, repeat, takewhile
 import torch
 from torch import Tensor
 
+from ssdcli.engine.drafting.drafter import Draft
+from ssdcli.engine.drafting.lookahead import Lookahead
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.sampling.race import Race
 from ssdcli.models.memory.memory_files import Memory, Origin
 from ssdcli.models.memory.text_index import BORDER, DEPTH, Followers, Index
 from ssdcli.models.memory.written_text import WrittenText
@@ -23,6 +26,9 @@ CONTEXT_SOURCE = "context"  # in place of a file's name, since requests hold the
 
 _ENDLESS = 1 << 40  # tokens of a prompt, all of which it may read
 _CONTEXTS = 4  # private contexts whose indexes are kept
+
+_LONGEST = 4  # contexts whose followers are drafted from
+_FAINT = 0.05  # the chance of all of a draft below which it is not continued
 
 Known = Sequence[int | None]
 
@@ -118,6 +124,70 @@ class MemoryDenoiser:
             for place in _beginnings(known, row.written.tokens):
                 log_p[b, place] = self._log_p(row, known[:place], known[place + 1 :])
         return log_p.to(canvas.device)
+
+    def ahead(self, ahead: Lookahead, prefix: tuple[Surroundings, ...]) -> Tensor:
+        """Log p at the positions of a lookahead, where the text being written includes the draft: (B, C, V) float32.
+
+        NaN where none is wanted.
+        """
+        log_p = torch.full((*ahead.places.shape, self.process.vocabulary), math.nan)
+        rows = zip(ahead.canvas.tolist(), ahead.first.tolist(), ahead.drafted.tolist(), prefix, strict=True)
+        for b, (tokens, first, drafted, row) in enumerate(rows):
+            if drafted < 0 or not self._holds_text(row):
+                continue
+            written = row.written.followed_by(tokens[:first])
+            for column in range(min(drafted + 1, len(tokens) - first)):
+                place = first + column
+                after = [*[None] * (len(tokens) - place - 1), *row.after]
+                here = replace(row, written=written)
+                log_p[b, column] = self.log_p(written.tokens[-self.index.depth :], after, here)
+                written = written.followed_by(tokens[place : place + 1]) if column < drafted else written
+        return log_p.to(ahead.canvas.device)
+
+    def draft(self, canvas: Tensor, race: Race, count: int, prefix: tuple[Surroundings, ...]) -> Draft:
+        """What followed the longest context before each place, drawn by the race; see `Drafter`."""
+        rows = zip(canvas.tolist(), prefix, strict=True)
+        drafts = [self._draft(place, tokens, race, count, row) for place, (tokens, row) in enumerate(rows)]
+        width = max(len(tokens) for tokens, _ in drafts)
+        ids = [[*tokens, *[-1] * (width - len(tokens))] for tokens, _ in drafts]
+        sure = [[*likely, *[0.0] * (width - len(likely))] for _, likely in drafts]
+        return Draft(
+            torch.tensor(ids, dtype=torch.int64).view(len(ids), width), torch.tensor(sure).view(len(ids), width)
+        )
+
+    def _draft(
+        self, number: int, canvas: Sequence[int], race: Race, count: int, row: Surroundings
+    ) -> tuple[list[int], list[float]]:
+        """The draft of one row: ids, and how sure it is of each."""
+        known = _first_known([None if token == self.process.mask_id else token for token in canvas])
+        before, ids, sure = [*row.written.tokens[-self.index.depth :], *known], list[int](), list[float]()
+        for place in range(len(known), min(len(known) + count, len(canvas))):
+            candidates, p = self._likely(before, row)
+            if not len(candidates):
+                break
+            chosen = race.winner(candidates, p.log(), number, place)
+            if candidates[chosen] < 0:  # a text ends here
+                break
+            ids.append(int(candidates[chosen]))
+            sure.append(float(p[chosen]))
+            before.append(ids[-1])
+            if math.prod(sure) < _FAINT:
+                break
+        return ids, sure
+
+    def _likely(self, before: Sequence[int], row: Surroundings) -> tuple[Tensor, Tensor]:
+        """The tokens that follow the longest contexts before a place, (T,) int64, and their p, (T,) float32."""
+        levels = list(self._levels(before[-self.index.depth :], (), row))[-_LONGEST:]
+        ids, p, left = [], [], 1.0
+        for followers in reversed(levels):
+            own, rest = _discounted(followers)
+            ids.append(torch.from_numpy(followers.ids))
+            p.append(left * own)
+            left *= rest
+        if not ids:
+            return torch.empty(0, dtype=torch.int64), torch.empty(0)
+        distinct, place = torch.cat(ids).unique(return_inverse=True)
+        return distinct, torch.zeros(len(distinct), dtype=torch.float64).index_add_(0, place, torch.cat(p)).float()
 
     def _holds_text(self, row: Surroundings) -> bool:
         """Whether there is an indexed text or a private context to look things up in."""

@@ -21,10 +21,11 @@ from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampler import SamplerConfig, sample
+from ssdcli.engine.sampler import sample
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.engine.sampling.stopping import EarlyStop
+from ssdcli.engine.steps import SamplerConfig
 
 RULES = pytest.mark.parametrize("rule", [mix, average, contrast])
 V, L = 6, 4

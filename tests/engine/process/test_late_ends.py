@@ -14,10 +14,10 @@ from torch import Tensor
 from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.masked import Masked
-from ssdcli.engine.sampler import Step
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import Choice
 from ssdcli.engine.sampling.unmasking import Unmasking
+from ssdcli.engine.steps import Step
 from tests.engine.process.test_masked import ANY_SAMPLING, BY_TIME, SAMPLINGS, denoised, random_log_p
 from tests.engine.process.toys import (
     GREEDY,

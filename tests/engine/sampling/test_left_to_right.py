@@ -19,9 +19,10 @@ from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampler import SamplerConfig, sample
+from ssdcli.engine.sampler import sample
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import Choice, reverse_process
+from ssdcli.engine.steps import SamplerConfig
 
 V, L = 3, 3
 MASK = V

@@ -232,7 +232,7 @@ def test_rounds_on_a_device_draw_what_the_host_draws(monkeypatch):
 @pytest.mark.parametrize("top_p", [1e-9, 0.01, 0.1, 0.5, 0.95, 1.0])
 @pytest.mark.parametrize("vocabulary", [1, 300, 262_144])
 def test_there_are_just_as_many_rounds_as_leave_one_draw_in_sixteen_million_open(top_p, vocabulary):
-    rounds = nucleus._rounds(top_p, vocabulary)
+    rounds = nucleus.most_rounds(top_p, vocabulary)
     rate = torch.tensor(-math.log(max(top_p, 1 / vocabulary)), dtype=torch.float64)
     still_open = [float(torch.special.gammainc(torch.tensor(r).double(), rate)) for r in (rounds, rounds - 1)]
     assert still_open[0] <= 2**-24 < (still_open[1] if rounds > 1 else 1)
@@ -242,7 +242,7 @@ def test_there_are_just_as_many_rounds_as_leave_one_draw_in_sixteen_million_open
 def test_no_more_is_left_open_than_the_bound_says_and_that_takes_the_likeliest_token(top_p, rounds, monkeypatch):
     log_p = torch.log_softmax(torch.linspace(0, 0.01, 1000), dim=-1)
     bound = float(torch.special.gammainc(torch.tensor(float(rounds)), torch.tensor(-math.log(top_p))))
-    monkeypatch.setattr(nucleus, "_rounds", lambda top_p, vocabulary: rounds)
+    monkeypatch.setattr(nucleus, "most_rounds", lambda top_p, vocabulary: rounds)
     tokens = drawn(Picker(top_p=top_p), log_p, 5000)
     share = float((tokens == 999).double().mean())
     assert abs(share - bound) < SLACK * math.sqrt(bound / 5000) + 0.015  # the likeliest is drawn by chance too

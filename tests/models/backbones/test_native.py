@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM
 
-from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.full_attention import BlockCachedDenoiser, FullDenoiser
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from ssdcli.engine.denoiser import BlockCachedDenoiser, Denoiser, FullDenoiser
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.full_attention import BlockCachedDenoiser, FullDenoiser
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.backbones.native_class import native_class_of

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssdcli.engine.denoiser import Denoiser, FullDenoiser
+from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.full_attention import FullDenoiser
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt

@@ -18,9 +18,10 @@ from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.uniform import Uniform
 from ssdcli.engine.prompt import Prompt
-from ssdcli.engine.sampler import _PRIOR, SamplerConfig, Step, sample
+from ssdcli.engine.sampler import _PRIOR, sample
 from ssdcli.engine.sampling.nucleus import Picker, entropy
 from ssdcli.engine.sampling.reverse import reverse_process
+from ssdcli.engine.steps import SamplerConfig, Step
 from tests.models.families import diffusion_gemma as tiny
 from tests.models.families.parity import open_core
 

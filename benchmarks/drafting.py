@@ -1,0 +1,213 @@
+"""How many passes of a causal core do drafts save, and how much time?
+
+    python -m benchmarks drafting --corpus til.train.jsonl til.heldout.jsonl --out FILE
+
+The core, with a memory of the training text and the public gate, continues the beginnings of held-out documents, as
+`ssd generate` does: without drafts, with drafts of any drafter, of some tokens at most, and with a drafter that always
+misses. The core alone is there for comparison. Seconds are of the processor.
+
+Agreement is measured on the documents' own text: how likely a token that the memory draws is the one that the ensemble
+draws there, by the race that is used, by independent draws, and by the best coupling there is, the overlap of the two
+distributions.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.lib.corpora import Corpus, corpora_of, encode, read_texts
+from benchmarks.lib.experiment import Line, Workshop
+from benchmarks.lib.tables import table
+from benchmarks.lib.timing import processor_seconds
+from ssdcli.api import Options, Writer
+from ssdcli.engine.causal import CausalDenoiser
+from ssdcli.engine.drafting.drafter import Draft
+from ssdcli.engine.drafting.drafting import Drafting
+from ssdcli.engine.ensemble.gate import PUBLIC_GATE
+from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.rules import Rule, gated
+from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.engine.noise import CounterNoise
+from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.race import Race
+from ssdcli.engine.sampling.reverse import ReverseProcess
+from ssdcli.generation.loaded_model import Loaded, LoadedMemory, LoadedModel, open_model
+from ssdcli.machine.placement import Placement
+from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
+from ssdcli.models.memory.memory_files import Origin, remember
+from ssdcli.registry.store import SMOLLM2
+
+QUICK = {"rows": 1, "before": 16, "length": 16, "temperatures": [0.7], "ways": ["no drafts", "drafts"], "places": 20}
+TOP_P = 0.95
+WAYS = ("no drafts", "drafts", "drafts of 4", "drafts of 8", "always a miss", "core alone", "core alone, drafts")
+_DRAWS = 16  # at each place, to measure agreement
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--corpus", nargs=2, action="append", default=[], metavar=("TRAIN", "HELDOUT"))
+    parser.add_argument("--core", default=SMOLLM2, help="of the user's registry, causal")
+    parser.add_argument("--dtype", default="bfloat16", help="of the core")
+    parser.add_argument("--rows", type=int, default=8, help="documents")
+    parser.add_argument("--before", type=int, default=48, help="tokens of a document that are continued")
+    parser.add_argument("--length", type=int, default=96, help="tokens of a continuation")
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7])
+    parser.add_argument("--ways", nargs="+", default=WAYS)
+    parser.add_argument(
+        "--places", type=int, default=200, help="tokens of the documents at which agreement is measured"
+    )
+
+
+def work(given: Namespace, workshop: Workshop) -> None:
+    """Write every continuation in every way, and measure agreement."""
+    core = open_model(workshop.model(given.core).entry, Placement(dtype=given.dtype))
+    for corpus in corpora_of(given):
+        both = writer_of(core, corpus)
+        prompts = beginnings(core, corpus, given.rows, given.before)
+        for way, temperature in product(given.ways, given.temperatures):
+            options = Options(given.length, temperature=temperature, top_p=TOP_P, seed=0, plain=True)
+            writer = Writer([Member("core", core, Constant(1.0))], "core") if "alone" in way else both
+            asked = {"corpus": corpus.name, "way": way, "temperature": temperature}
+            workshop.piece(asked, partial(continued, writer, prompts, options, way))
+        for temperature in given.temperatures:
+            picker = Picker(temperature, TOP_P)
+            asked = {"corpus": corpus.name, "agreement": temperature}
+            workshop.piece(asked, partial(agreement, both, corpus, picker, given.places))
+
+
+def writer_of(core: LoadedModel, corpus: Corpus) -> Writer:
+    """The core and a memory of a corpus's training text."""
+    texts = encode(read_texts(corpus.train), core.codec.tokenizer)
+    process = core.denoiser.process
+    assert isinstance(process, Masked)
+    memory = MemoryDenoiser(remember(texts, [Origin(corpus.name)] * len(texts)), process, core.denoiser.block_size)
+    loaded = LoadedMemory(memory, core.codec, core.format)
+    weights = PUBLIC_GATE.weights
+    members: list[Member[Loaded]] = [
+        Member("core", core, Constant(weights[0]), "core", weights[0]),
+        Member("memory", loaded, Constant(weights[1]), "memory", weights[1]),
+    ]
+    return Writer(members, "core", gated(PUBLIC_GATE))
+
+
+def beginnings(core: LoadedModel, corpus: Corpus, rows: int, before: int) -> list[str]:
+    """The first tokens of held-out documents, as text."""
+    ids = encode(read_texts(corpus.heldout), core.codec.tokenizer)
+    return [core.codec.decode(row[:before]) for row in ids if len(row) >= 2 * before][:rows]
+
+
+class Misses:
+    """Drafts a token that is never drawn, as sure as can be."""
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+    def draft(self, canvas: Tensor, race: Race, count: int, prefix: Any) -> Draft:
+        """That token, over and over."""
+        shape = len(canvas), count
+        return Draft(torch.full(shape, self.token), torch.ones(shape))
+
+
+class MissingWriter(Writer):
+    """Writes with a drafter that always misses."""
+
+    def _drafting(self, reverse: ReverseProcess, options: Options) -> Drafting | None:
+        process = self.members[0].model.denoiser.process
+        assert isinstance(process, Masked)
+        return Drafting((Misses(process.mask_id - 1),), (None,), self.members[0].model.denoiser.block_size)
+
+
+def continued(writer: Writer, prompts: Sequence[str], options: Options, way: str) -> Line:
+    """What continuing the prompts took, one after the other."""
+    most = 0 if way in ("no drafts", "core alone") else None
+    if way.startswith("drafts of "):
+        most = int(way.removeprefix("drafts of "))
+    if way == "always a miss":
+        writer = MissingWriter(writer.members, writer.core, writer.ensemble.rule)
+    writer.generate(prompts[0], options, max_tokens=4)  # so that nothing is counted that is done once
+    began = processor_seconds()
+    results = [writer.generate(prompt, options, draft=most, seed=seed) for seed, prompt in enumerate(prompts)]
+    seconds = processor_seconds() - began
+    return {
+        "tokens": sum(one.tokens for one in results),
+        "passes": sum(one.steps for one in results),
+        "drafted": sum(one.drafted or 0 for one in results),
+        "accepted": sum(one.accepted or 0 for one in results),
+        "seconds": round(seconds, 2),
+        "texts": [one.text for one in results],
+    }
+
+
+@torch.no_grad()
+def agreement(writer: Writer, corpus: Corpus, picker: Picker, places: int) -> Line:
+    """How often draws from the memory and from the ensemble agree at places of held-out text, by three couplings."""
+    core, memory = (member.model.denoiser for member in writer.members)
+    assert isinstance(core, CausalDenoiser)
+    assert isinstance(memory, MemoryDenoiser)
+    rule: Rule = writer.ensemble.rule
+    found: Mapping[str, list[float]] = {"race": [], "independent": [], "best": []}
+    for text in encode(read_texts(corpus.heldout), writer.codec.tokenizer):
+        tokens = text[:64]
+        own = core.log_p(core.states(torch.tensor([tokens]))[0])
+        for place in range(16, len(tokens), 8):
+            other = next(iter(memory.conditionals([*tokens], [place])))
+            together = rule([own[place - 1], other], PUBLIC_GATE.weights)
+            for name, share in _couplings(together, other, picker).items():
+                found[name].append(share)
+            if len(found["race"]) == places:
+                return {name: sum(shares) / places for name, shares in found.items()}
+    return {name: sum(shares) / len(shares) for name, shares in found.items()}
+
+
+def _couplings(ensemble: Tensor, memory: Tensor, picker: Picker) -> dict[str, float]:
+    """The agreement of draws from two log p (V,)."""
+    p, q = (picker.probabilities(log_p) for log_p in (ensemble, memory))
+    p, q = p / p.sum(), q / q.sum()
+    race, rows, draws = Race(picker, CounterNoise([0]), 0), torch.zeros(_DRAWS).long(), torch.arange(_DRAWS)
+    one, other = (race.winners(log_p.expand(_DRAWS, -1), rows, draws) for log_p in (ensemble, memory))
+    return {
+        "race": float((one == other).double().mean()),
+        "independent": float((p * q).sum()),
+        "best": float(torch.minimum(p, q).sum()),
+    }
+
+
+def report(found: Sequence[Line]) -> str:
+    """A table of the ways, and one of the couplings."""
+    ways = [line for line in found if "way" in line]
+    plain = {(line["corpus"], line["temperature"]): line for line in ways if line["way"] == "no drafts"}
+    rows = [_row(line, plain[line["corpus"], line["temperature"]]) for line in ways]
+    header = ["T", "way", "passes a token", "accepted", "ms a token", "as fast as without", "same texts"]
+    first = table(["corpus", *header], rows)
+    couplings = [line for line in found if "agreement" in line]
+    second = table(
+        ["corpus", "T", "race", "independent", "best"],
+        [
+            [one["corpus"], f"{one['agreement']:g}", *(f"{one[how]:.2f}" for how in ("race", "independent", "best"))]
+            for one in couplings
+        ],
+    )
+    return f"{first}\n\n{second}"
+
+
+def _row(line: Line, plain: Line) -> list[str]:
+    speed = line["tokens"] / line["seconds"]
+    same = sum(one == other for one, other in zip(line["texts"], plain["texts"], strict=True))
+    return [
+        line["corpus"],
+        f"{line['temperature']:g}",
+        line["way"],
+        f"{line['passes'] / line['tokens']:.2f}",
+        f"{line['accepted']} of {line['drafted']}",
+        f"{1000 / speed:.0f}",
+        f"{speed * plain['seconds'] / plain['tokens']:.2f}",
+        "" if "alone" in line["way"] else f"{same} of {len(line['texts'])}",
+    ]

@@ -1,0 +1,62 @@
+"""Whether texts are drafted, and by which of the members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ssdcli.engine.ensemble.members import Member
+from ssdcli.errors import UsageError, require
+
+if TYPE_CHECKING:
+    from ssdcli.engine.drafting.drafting import Drafting
+    from ssdcli.engine.sampling.reverse import ReverseProcess
+    from ssdcli.generation.loaded_model import Loaded
+
+_OMIT = "Omit --draft, or give --draft 0."
+_LEVELS = 16  # at which schedules are compared
+
+
+def drafting_of(
+    members: Sequence[Member[Loaded]], reverse: ReverseProcess, most: int | None, guided: bool
+) -> Drafting | None:
+    """How these members draft for the causal language model among them; None where nothing is drafted.
+
+    most: the longest draft; None for one as long as is worth it. guided: whether guides steer the text. UsageError for
+    a draft that was asked for where there can be none.
+    """
+    obstacle = _obstacle(members, reverse, guided)
+    if obstacle is not None:
+        if most:
+            raise UsageError(f"nothing can be drafted: {obstacle}.", _OMIT)
+        return None
+    from ssdcli.engine.drafting.drafting import Drafting
+    from ssdcli.engine.drafting.prompt_lookup import PromptLookup
+
+    size = members[0].model.denoiser.block_size
+    too_long = f"a draft of {most} tokens is longer than a block, which has {size}."
+    require(most is None or most <= size, too_long, f"Give --draft {size} or less, or omit it.")
+    able = [(one.model.denoiser, place) for place, one in enumerate(members) if hasattr(one.model.denoiser, "draft")]
+    drafters, places = [drafter for drafter, _ in able], [place for _, place in able]
+    return Drafting((*drafters, PromptLookup()), (*places, None), size if most is None else most)
+
+
+def _obstacle(members: Sequence[Member[Loaded]], reverse: ReverseProcess, guided: bool) -> str | None:
+    """Why no token can be drafted, as a clause; None if there is no reason."""
+    from ssdcli.engine.causal import CausalDenoiser
+
+    causal = [one.model.denoiser for one in members if isinstance(one.model.denoiser, CausalDenoiser)]
+    levels, size = [level / _LEVELS for level in range(_LEVELS + 1)], members[0].model.denoiser.block_size
+    steps = reverse.steps_of(size)
+    uncut = "the core's cache loses text that a rejected draft would need again, so that it cannot be cut"
+    obstacles = {
+        "there is no causal language model to verify a draft": not causal,
+        "only text that is written from the left is drafted": not reverse.from_left,
+        f"{steps} steps for a block of {size} tokens do not write them one by one": steps < size,
+        "guides steer whole blocks, not single tokens": guided,
+        "the schedule changes the members' weights within a block": any(
+            len({one.schedule(level) for level in levels}) > 1 for one in members
+        ),
+        uncut: any(core.backbone.forgets for core in causal),
+    }
+    return next((obstacle for obstacle, holds in obstacles.items() if holds), None)
