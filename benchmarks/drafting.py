@@ -160,18 +160,18 @@ def agreement(writer: Writer, corpus: Corpus, picker: Picker, places: int) -> Li
         for place in range(16, len(tokens), 8):
             other = next(iter(memory.conditionals([*tokens], [place])))
             together = rule([own[place - 1], other], PUBLIC_GATE.weights)
-            for name, share in _couplings(together, other, picker).items():
+            for name, share in _couplings(together, other, picker, len(found["race"])).items():
                 found[name].append(share)
             if len(found["race"]) == places:
                 return {name: sum(shares) / places for name, shares in found.items()}
     return {name: sum(shares) / len(shares) for name, shares in found.items()}
 
 
-def _couplings(ensemble: Tensor, memory: Tensor, picker: Picker) -> dict[str, float]:
+def _couplings(ensemble: Tensor, memory: Tensor, picker: Picker, seed: int) -> dict[str, float]:
     """The agreement of draws from two log p (V,)."""
     p, q = (picker.probabilities(log_p) for log_p in (ensemble, memory))
     p, q = p / p.sum(), q / q.sum()
-    race, rows, draws = Race(picker, CounterNoise([0]), 0), torch.zeros(_DRAWS).long(), torch.arange(_DRAWS)
+    race, rows, draws = Race(picker, CounterNoise([seed]), 0), torch.zeros(_DRAWS).long(), torch.arange(_DRAWS)
     one, other = (race.winners(log_p.expand(_DRAWS, -1), rows, draws) for log_p in (ensemble, memory))
     return {
         "race": float((one == other).double().mean()),

@@ -12,7 +12,7 @@ from torch import Tensor
 from ssdcli.engine.drafting.drafter import Draft, Drafter
 from ssdcli.engine.sampling.race import Race
 
-_WORTH = 0.12  # the chance of being drawn that a drafted token must have: what predicting one more costs, of a pass
+_WORTH = 0.2  # the chance of being drawn that a drafted token must have: what one more costs, of a pass (measured)
 _LEVELS = 8  # of how sure a drafter is, each with a record of its own
 _PRIOR = 2.0  # proposals for which a drafter's own word counts
 _KEPT = 0.95  # what a step leaves of the record before it
