@@ -212,6 +212,9 @@ def seen_of(side: Side, states: Tensor, core: Model, folder: Path) -> Seen:
 def said_from_the_left(small: Model, text: Ids) -> Tensor:
     """A small model's log p of each token of a text after its first, and its entropy, from the left: (T - 1, 2)."""
     denoiser, found = small.denoiser, []
+    if isinstance(denoiser, CausalDenoiser):  # of texts that fit into its window
+        log_p, ids = denoiser.log_p(denoiser.states(torch.tensor([text[:-1]])))[0], torch.tensor(text[1:])
+        return torch.stack([log_p.gather(-1, ids[:, None])[:, 0], entropy(log_p)], dim=1).double()
     prompt, start = Prompt([text[0]]), 1
     while start < len(text):
         tokens = torch.tensor(text[start : start + denoiser.reach(prompt)])

@@ -180,9 +180,8 @@ def _tell(result: Result, settings: GenerateSettings) -> None:
         work = ", ".join(f"{one.name} {large(one.flops, 'FLOP')}" for one in result.members)
         speed = f"{result.tokens} tokens in {result.seconds:.1f} s ({result.tokens_per_second:.1f} a second)"
         saved = f", {result.flops_saved:.1%} saved by the schedule" if result.flops_saved else ""
-        drafts = f"{_drafts(result)}; " if result.drafted else ""
         sys.stderr.write(
-            f"{prefix}seed {result.seed}; {speed}; forward passes: {passes}; {drafts}about {work}{saved}\n"
+            f"{prefix}seed {result.seed}; {speed}; forward passes: {passes}; {_drafts(result)}about {work}{saved}\n"
         )
 
 

@@ -93,6 +93,11 @@ class CausalDenoiser(Denoiser):
         tokens = canvas.masked_fill(places >= place[:, None], 0)  # seen by no token before the place
         return self.states_after(tokens, prefix)[torch.arange(len(canvas), device=canvas.device), place]
 
+    def beside_reader(self) -> CausalDenoiser:
+        """The same as far as costs go, where another member reads all text for it."""
+        backbone = getattr(self.backbone, "beside_core", None)
+        return self if backbone is None else type(self)(backbone(), self.process)
+
     def states(self, tokens: Tensor) -> Tensor:
         """Hidden states of whole texts (B, T) int64, in one pass: (B, T, H); the one at i predicts the token at i + 1.
 

@@ -221,8 +221,16 @@ class Usage:
 
     def start(self, prompts: Sequence[Prompt]) -> None:
         """Begin another gap, which member i fills after prompts[i]."""
-        self._costs = [member.costs(prompt) for member, prompt in zip(self._members, prompts, strict=True)]
+        self._costs = [self._metered(i, prompts).costs(prompt) for i, prompt in enumerate(prompts)]
         self._unread = [0] * len(self._members)
+
+    def _metered(self, i: int, prompts: Sequence[Prompt]) -> Metered:
+        """A member, or what it takes beside another that reads the same prompt for both."""
+        member, others = self._members[i], zip(self._members[:i], prompts, strict=False)
+        reader = getattr(member, "reader", None)
+        shares = any(getattr(one, "reader", one) is reader and prompt == prompts[i] for one, prompt in others)
+        beside: Callable[[], Metered] | None = getattr(member, "beside_reader", None)
+        return beside() if shares and beside is not None else member
 
     def block(self, weights: Sequence[Sequence[float]], canvases: Sequence[int] = ()) -> None:
         """Count the gap's next block: weights[j][i] is member i's at the row's step j, zero if it did not run.

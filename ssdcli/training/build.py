@@ -16,6 +16,7 @@ from ssdcli.options.checks import seed_word
 from ssdcli.training.active_tokens import Division
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 
+_DECAY = 0.4
 _RANK_OF_LARGE_TABLES = 128
 _LARGE_TABLE = 1 << 16  # rows
 _CONTEXTS = 8  # a window holds at least this many blocks
@@ -28,18 +29,21 @@ def settled(settings: TrainSettings, tokens: int) -> TrainSettings:
     """
     size = None if settings.init is not None else choose_preset(settings, tokens).name
     batch = choose_batch_tokens(settings, tokens)
-    return replace(settings, size=size, batch_tokens=batch, learning_rate=choose_rate(settings))
+    decay = _DECAY if settings.decay is None else settings.decay
+    return replace(settings, size=size, batch_tokens=batch, learning_rate=choose_rate(settings), decay=decay)
 
 
 _READER_BATCH = 512  # tokens; measured like the next two, see docs/lab
 _READER_RATE = 1e-3
+_READER_DECAY = 0.9
 _WIDEST = 2048
 
 
 def settled_reader(settings: TrainSettings) -> TrainSettings:
     """The same for a model that reads the core: AdamW learns it faster than Muon."""
     batch, rate = settings.batch_tokens or _READER_BATCH, settings.learning_rate or _READER_RATE
-    return replace(settings, reads_core=True, optimizer="adamw", batch_tokens=batch, learning_rate=rate)
+    decay = _READER_DECAY if settings.decay is None else settings.decay
+    return replace(settings, reads_core=True, optimizer="adamw", batch_tokens=batch, learning_rate=rate, decay=decay)
 
 
 def build_reader(settings: TrainSettings, core: NativeCausalBackbone, vocabulary: int) -> SideNetwork:

@@ -249,6 +249,7 @@ def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
     Minutes that are too many for a small text are not used up: the passes over it are limited.
     """
     settings = prepared.settings
+    assert settings.decay is not None  # what was left open has been decided
     if settings.minutes is None and settings.steps is not None:
         return Plan(Budget(steps=settings.steps), settings.warmup, settings.decay, clock=clock)
     seconds = 60 * (settings.minutes or DEFAULT_MINUTES)

@@ -141,8 +141,12 @@ class TrainSettings:
     )
     weight_decay: float = option(0.1, "Weight decay of the matrices.", at_least(0), metavar="X")
     warmup: int = option(50, "Steps over which the learning rate rises.", at_least(0), metavar="N")
-    decay: float = option(
-        0.4, "Share of the steps over which the learning rate falls to zero.", between(0, 1), metavar="SHARE"
+    decay: float | None = option(
+        None,
+        "Share of the steps over which the learning rate falls to zero.",
+        between(0, 1),
+        metavar="SHARE",
+        default="0.4, or 0.9 for a model that reads the core",
     )
     patience: int = option(
         4,

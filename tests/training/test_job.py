@@ -170,7 +170,7 @@ def test_the_recipe_in_the_folder_repeats_the_training(text, tmp_path):
     first = run(tiny_settings(text, seed=3, learning_rate=2e-5, process="masked"), tmp_path / "first")
     recipe = first.trained.folder / "recipe.toml"
     again = resolve(TrainSettings, {"data": [text], "name": "tiny"}, recipe)
-    assert again == tiny_settings(text, seed=3, learning_rate=2e-5, process="masked", size="nano")
+    assert again == tiny_settings(text, seed=3, learning_rate=2e-5, process="masked", size="nano", decay=0.4)
     assert run(again, tmp_path / "second").state == first.state
 
 
@@ -179,7 +179,7 @@ def test_the_recipe_of_a_small_model_leaves_to_its_core_what_is_its_core_s(text,
     recipe = train_small(small_settings(text)).folder / "recipe.toml"
     again = resolve(TrainSettings, {"data": [text], "name": "notes"}, recipe)
     again.check_complete()
-    assert again == small_settings(text, size="nano", learning_rate=0.003)
+    assert again == small_settings(text, size="nano", learning_rate=0.003, decay=0.4)
     assert "process" not in recipe.read_text()
 
 

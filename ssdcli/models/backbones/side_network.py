@@ -13,7 +13,8 @@ dropout is what lets it learn from a few thousand words without learning them by
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class SideNetwork(nn.Module):
 
     The core is no part of its parameters. All that is read is read by the core; only what is predicted differs.
 
-    sizes: what it costs beside the core's own passes.
+    sizes: what it costs alone, with the core's passes.
     """
 
     reading_block: int = 1
@@ -87,9 +88,7 @@ class SideNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.block_size, self.context = config.block_size, config.context
-        self.sizes = Sizes(
-            body=config.hidden * (config.inputs + config.core_hidden), attention=0, table=core.sizes.table
-        )
+        self.sizes = replace(core.sizes, body=core.sizes.body + self._weights)
         self._core = (core,)  # in a tuple, so that its weights are not this network's
         core.tap(config.layers)
         last = nn.Linear(config.hidden, config.core_hidden)
@@ -116,6 +115,16 @@ class SideNetwork(nn.Module):
         return corrected
 
     # A backbone of the engine.
+
+    @property
+    def _weights(self) -> int:
+        return self.config.hidden * (self.config.inputs + self.config.core_hidden)
+
+    def beside_core(self) -> SideNetwork:
+        """The same network, whose sizes are those of its own parts alone."""
+        own = copy(self)
+        own.sizes = Sizes(body=self._weights, attention=0, table=self.core.sizes.table)
+        return own
 
     @property
     def device(self) -> torch.device:
