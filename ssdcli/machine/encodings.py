@@ -34,6 +34,7 @@ _STRANGE = 0.02  # share of a text's characters that may be controls
 _SMALL_ALPHABETS = 0x11  # the rows of Unicode before Hangul and the Chinese characters
 _ODD = 0.05  # share of invalid and control characters in text of one byte a character
 _FEWEST_WIDE = 16  # bytes by which text without any NUL is known to be in a wide encoding
+_TABS = 0.3  # share of the tabs in text of one byte a character, at most
 _NULS = 2  # in the head of a text
 _REPLACED = 0.3  # share of a text's characters that may be invalid
 _BEFORE = 16  # characters that stand before these, so that a letter is seen in its word
@@ -92,7 +93,14 @@ def wide_codec(head: bytes) -> str | None:
             return codec if codec in _WIDE else None
     if len(head) < 4:
         return None
-    return next((codec for codec in _WIDE if _reads_as_text(head, codec)), None)
+    found = [codec for codec in _WIDE if _reads_as_text(head, codec)]
+    return min(found, key=lambda codec: _rows(head, codec), default=None)
+
+
+def _rows(head: bytes, codec: str) -> int:
+    """How many rows of 256 characters a text uses: few in the right byte order, many where it is reversed."""
+    text = codecs.getincrementaldecoder(codec)().decode(head[: len(head) // 4 * 4])
+    return len({ord(c) >> 8 for c in text})
 
 
 def _reads_as_text(head: bytes, codec: str) -> bool:
@@ -107,6 +115,8 @@ def _reads_as_text(head: bytes, codec: str) -> bool:
     if b"\0" not in head and len(head) < _FEWEST_WIDE and not _strange(narrow):
         return False
     odd = narrow.count(REPLACEMENT) + _strange(narrow)
+    if narrow.count("\t") > _TABS * len(narrow):
+        odd = len(narrow)  # the row of Devanagari, whose letters are else ASCII
     if odd <= _ODD * len(narrow) and head.count(0) < 0.2 * len(head):
         return False  # text of one byte a character, with or without a few NULs
     plain = sum(c < "\x80" or "\u3000" <= c <= "\u30ff" for c in text)

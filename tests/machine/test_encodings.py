@@ -91,8 +91,15 @@ def test_utf_8_is_read_as_it_is_whatever_it_says(text):
     assert (found.text, found.replaced) == (text.removeprefix("\ufeff"), 0) or wide_codec(text.encode())
 
 
+WIDE = (  # with letters that make others in the reversed order, and with those whose bytes are ASCII
+    "Привет, мир! Сегодня хорошая погода, и мы идём гулять в парк вместе с детьми.",
+    "مرحبا بالعالم، الطقس اليوم جميل جدا ونحن ذاهبون إلى الحديقة.",
+    "नमस्ते दुनिया, आज मौसम बहुत अच्छा है।\n",
+)
+
+
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
-@pytest.mark.parametrize("text", [WESTERN, SPOKEN["cp1251"], SPOKEN["cp932"], "Hi all", "Кот"])
+@pytest.mark.parametrize("text", [WESTERN, SPOKEN["cp1251"], SPOKEN["cp932"], "Hi all", "Кот", *WIDE])
 def test_wide_encodings_without_a_mark_are_known_by_how_they_read(codec, text):
     assert decode_bytes(text.encode(codec)).text == text
 

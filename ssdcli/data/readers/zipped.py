@@ -18,6 +18,7 @@ from ssdcli.machine.encodings import decode_bytes
 from ssdcli.text.messages import BETWEEN
 
 _PAGES = (".xhtml", ".html", ".htm")
+_RELATED = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _GONE = frozenset({"tracked-changes", "annotation", "annotation-end", "sequence-decls", "forms", "notes-configuration"})
 
 
@@ -116,15 +117,40 @@ def _open_runs(parent: ElementTree.Element) -> Iterator[str]:
 
 def _pptx_text(file: BytesIO) -> str:
     deck = _opened(file)
-    slides = [name for name in deck.namelist() if re.fullmatch(r"ppt/slides/slide\d+\.xml", name)]
     parts = []
-    for name in sorted(slides, key=lambda name: int(re.sub(r"\D", "", name))):
+    for name in _slides(deck):
         parts.append("\n".join(_slide_lines(ElementTree.fromstring(deck.read(name)))))
-        notes = name.replace("slides/slide", "notesSlides/notesSlide")
-        if notes in deck.namelist():
+        for notes in _related(deck, name, "notesSlide").values():
             lines = _slide_lines(ElementTree.fromstring(deck.read(notes)))
             parts.append("\n".join(line for line in lines if not line.strip().isdigit()))
     return BETWEEN.join(filter(None, parts))
+
+
+def _slides(deck: zipfile.ZipFile) -> list[str]:
+    """The names of a deck's slides in their order: the numbers in them are those in which they were made."""
+    found = [name for name in deck.namelist() if re.fullmatch(r"ppt/slides/slide\d+\.xml", name)]
+    found.sort(key=lambda name: int(re.sub(r"\D", "", name)))
+    related = _related(deck, "ppt/presentation.xml", "slide")
+    if related:
+        show = ElementTree.fromstring(deck.read("ppt/presentation.xml"))
+        shown = [related.get(one.get(_RELATED, "")) for one in show.iter() if _local(one) == "sldId"]
+        found.sort(key=lambda name: shown.index(name) if name in shown else len(shown))
+    return found
+
+
+def _related(deck: zipfile.ZipFile, name: str, kind: str) -> dict[str, str]:
+    """The parts of one kind, by their ids, that a part of a deck refers to."""
+    folder, _, file = name.rpartition("/")
+    try:
+        links = ElementTree.fromstring(deck.read(f"{folder}/_rels/{file}.rels"))
+    except KeyError:
+        return {}
+    found = {
+        link.get("Id", ""): posixpath.normpath(posixpath.join("/" + folder, link.get("Target", "")))[1:]
+        for link in links
+        if link.get("Type", "").endswith("/" + kind)
+    }
+    return {identity: part for identity, part in found.items() if part in deck.namelist()}
 
 
 def _slide_lines(parent: ElementTree.Element) -> Iterator[str]:

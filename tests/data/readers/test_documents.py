@@ -117,6 +117,21 @@ def test_sheets_slides_books_and_letters_are_read(tmp_path):
     assert skipped == {}
 
 
+def test_slides_come_as_they_are_shown_each_with_its_own_notes(tmp_path):
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    links = (
+        "<R>" + "".join(f'<r Id="r{n}" Type="{office}/slide" Target="slides/slide{n}.xml"/>' for n in (1, 2)) + "</R>"
+    )
+    show = f'<p:p xmlns:p="p" xmlns:r="{office}"><p:sldId r:id="r2"/><p:sldId r:id="r1"/></p:p>'
+    notes = f'<R><r Id="n" Type="{office}/notesSlide" Target="../notesSlides/notesSlide1.xml"/></R>'
+    slide = '<p:sld xmlns:p="p" xmlns:a="a"><a:p><a:r><a:t>{}</a:t></a:r></a:p></p:sld>'
+    parts = {"presentation.xml": show, "_rels/presentation.xml.rels": links, "slides/_rels/slide2.xml.rels": notes}
+    parts |= {f"slides/slide{n}.xml": slide.format(f"made {n}") for n in (1, 2)}
+    parts["notesSlides/notesSlide1.xml"] = slide.format("a note")
+    zipped(tmp_path / "a.pptx", **{f"ppt/{name}": part for name, part in parts.items()})
+    assert read(tmp_path) == (["made 2\n\na note\n\nmade 1"], {})
+
+
 ORG = """#+TITLE: T
 #+STARTUP: x
 * Head
