@@ -26,6 +26,7 @@ from ssdcli.options.declare import flag_of
 from ssdcli.registry.manifest import Manifest, package_versions, tokenizer_fingerprint
 from ssdcli.reports.description import Description, Quality, length_counts
 from ssdcli.training.assessment import Assessment
+from ssdcli.training.core_states import CoreStates
 from ssdcli.training.prepare import Prepared
 from ssdcli.training.settings import FROM_SCRATCH, TrainSettings
 from ssdcli.training.trainer import SmallTrainer
@@ -47,7 +48,7 @@ def describe(
         train=info.train,
         heldout=info.heldout,
         lengths=length_counts(stop - start for start, stop, _ in lengths),
-        data_lines=info.report,
+        data_lines=[*info.report, *_read_by_core(prepared)],
         read=info.read,
         trained_tokens=steps * trainer.tokens_per_step,
         steps=steps,
@@ -60,6 +61,14 @@ def describe(
         command=_command(prepared.settings),
         settings=_told(prepared.settings),
     )
+
+
+def _read_by_core(prepared: Prepared) -> list[str]:
+    """What to say of a text of which the core could only read a part in its time."""
+    states, documents = CoreStates.open(prepared.workspace), len(prepared.store.train_documents)
+    if states is None or states.documents == documents:
+        return []
+    return [f"the core had time to read {states.documents:,} of {counted(documents, 'document')}, drawn at random"]
 
 
 def _manifest(prepared: Prepared, found: Assessment, memory: Memory | None, quality: Quality) -> Manifest:

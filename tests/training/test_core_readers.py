@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,12 @@ def test_passages_of_different_lengths_get_the_states_that_they_get_alone(tmp_pa
 
 
 def test_an_epoch_of_samples_holds_every_position_once(tmp_path):
-    count = 5 * StateSamples.length
-    states = CoreStates(np.arange(count, dtype=np.int16)[:, None], np.arange(count), 1)
+    places = 5 * StateSamples.length
+    states = CoreStates(np.arange(places, dtype=np.int16)[:, None], np.arange(places), 1)
     samples = StateSamples(states, seed=3, samples=100)
     for epoch in range(2):
         seen = torch.cat([samples[5 * epoch + i]["columns"]["targets"] for i in range(5)])
-        assert sorted(seen.tolist()) == list(range(count))
+        assert sorted(seen.tolist()) == list(range(places))
     assert torch.equal(samples[7]["columns"]["targets"], StateSamples(states, 3, 9)[7]["columns"]["targets"])
 
 
@@ -115,6 +116,17 @@ def test_a_reading_that_is_stopped_for_lack_of_time_leaves_whole_states(tmp_path
     texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, seed=0)
     states = CoreStates.write(prepared.workspace, prepared.model, texts, lambda _: True)
     assert len(states.targets) == len(states.states)
+
+
+def test_a_text_that_the_core_could_not_read_whole_is_said_to_be_so(tmp_path):
+    data = tmp_path / "many"
+    data.mkdir()
+    for number in range(40):
+        write_text(data / f"{number}.txt", 100, number)
+    settings, times = settings_of(tmp_path, data=(str(data),), steps=None, minutes=1), count(step=9.0)
+    trained = train_small(settings, clock=lambda: next(times))
+    (line,) = [line for line in trained.description.data_lines if "had time to read" in line]
+    assert line.endswith("drawn at random")
 
 
 def test_a_small_model_whose_core_was_replaced_or_is_gone_is_refused(tmp_path):
