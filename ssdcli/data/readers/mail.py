@@ -178,10 +178,9 @@ class _Body:
 
     def _page(self, part: Message) -> str:
         data = part.get_payload(decode=True)
-        own = declared_charset(data) if isinstance(data, bytes) else None
         declared = _parameter(part, "charset")
-        if own and true_codec(data, declared) is None:
-            declared = own
+        if isinstance(data, bytes) and true_codec(data, declared) is None:
+            declared = declared_charset(data) or declared
         page = self._decoded(part, declared)
         return "" if is_too_deep(page) else visible_text(page, () if self.source.reading.quotes else QUOTES_IN_HTML)
 
