@@ -33,6 +33,7 @@ from ssdcli.options.checks import Check
 from ssdcli.registry.names import suggest
 from ssdcli.text.messages import BETWEEN, Message
 
+_HALF = re.compile("[\ud800-\udfff]")
 _TEXT = Check("text", lambda value: isinstance(value, str))
 _WHOLE = Check("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
 _FLAG = Check("true or false", lambda value: isinstance(value, bool))
@@ -80,10 +81,18 @@ def read_batch(text: str, name: str, context: str) -> list[Request | OddRow]:
     given = list(_batch_rows(text, name))
     rows = [_row(values, number, place, context) for number, (values, place) in enumerate(given)]
     require_one(rows)
+    halves = sum(_halves(values) for values, _ in given if not isinstance(values, UsageError))
+    if halves:
+        console.warn(f"{counted(halves, 'invalid character')} of {name} had to be replaced.")
     left_out = sum(count_no_text(values) for values, _ in given if not isinstance(values, UsageError))
     if left_out:
         console.warn(f"{counted(left_out, 'part')} of {name} left out: {NO_TEXT}.")
     return rows
+
+
+def _halves(row: Row) -> int:
+    """How many halves of surrogate pairs, which are no characters, JSON spells in a row."""
+    return len(_HALF.findall(json.dumps(row, ensure_ascii=False, default=str)))
 
 
 def require_one(rows: Sequence[Request | OddRow]) -> None:

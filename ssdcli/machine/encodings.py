@@ -24,6 +24,7 @@ _SINGLE = frozenset({"koi8-r", "koi8-u", "mac-roman", "mac-cyrillic", "cp437", "
 _SINGLE |= {f"iso8859-{n}" for n in range(1, 17)} | {f"cp125{n}" for n in range(9)}
 _NO_TEXT = frozenset({"Cc", "Cn", "Co", "Cs"})  # categories: controls, unassigned, private use, surrogates
 _WHATWG: dict[str, str | None] = {"gbk": "gb18030", "x-user-defined": None, "replacement": None}
+_ASCII = ("us-ascii", "ascii", "ansi_x3.4-1968")
 _NO_CHARSETS = frozenset(
     {"charmap", "idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
 )
@@ -262,6 +263,8 @@ def decode_bytes(data: bytes, declared: str | None = None) -> Decoded:
 def true_codec(data: bytes, declared: str | None) -> str | None:
     """The codec that bytes declare; None if they declare none that is known and can be true."""
     codec = codec_of(declared)
+    if (declared or "").strip(" \"'").lower() in _ASCII and not data.isascii():
+        return None  # to the WHATWG it is windows-1252, but mail programs declare it whatever they send
     if codec is None or (codec in _WIDE and b"\0" not in data and _decodes(data, "utf-8")):
         return None  # a declaration that could be read as ASCII is none of a wide encoding
     return None if _is_false(data, codec) else codec

@@ -83,6 +83,16 @@ def test_a_batch_takes_what_training_takes(tmp_path):
     ]
 
 
+def test_halves_of_surrogate_pairs_in_a_batch_are_counted(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("ssdcli.cli.console.warn", said.append)
+    (tmp_path / "rows").write_text(
+        '{"prompt": "x \\ud83d y \\ud83d\\ude00"}\n{"messages": [{"role": "user", "content": "\\ude00"}]}'
+    )
+    inputs.read_requests(None, str(tmp_path / "rows"), ())
+    assert said == [f"2 invalid characters of {tmp_path / 'rows'} had to be replaced."]
+
+
 def test_a_system_text_is_a_flag_a_variable_and_a_key_of_recipes(answer, tmp_path, monkeypatch):
     (tmp_path / "mine.toml").write_text('system = "cold"\n')
     flags = ["Dear", "--core", "big", *FAST]

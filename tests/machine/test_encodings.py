@@ -171,6 +171,8 @@ def test_labels_mean_what_the_whatwg_says(label, codec):
         ("café".encode(), "nonsense", "café"),
         (b"\xcf\xf0", "windows-1251", "Пр"),
         (b"plain", "utf-16", "plain"),
+        ("Привет, как дела".encode("koi8-r"), "us-ascii", "Привет, как дела"),
+        (b"\x93caf\xe9\x94 au lait", "US-ASCII", "“café” au lait"),
         (b"a\x81b \x93c\x94", "windows-1252", "a\ufffdb “c”"),
         ("猫".encode("gb18030"), "gbk", "猫"),
     ],

@@ -38,6 +38,8 @@ _BLANKS = re.compile(r"[ \t\n\f\r]+")
 _DISPLAY = re.compile(r"(?<![\w-])display\s*:\s*([\w-]+)", re.IGNORECASE)
 _VISIBILITY = re.compile(r"(?<![\w-])visibility\s*:\s*([\w-]+)", re.IGNORECASE)
 _AT_RULE = re.compile(r"@[^{};]+\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}|/\*.*?\*/", re.DOTALL)
+_ON_SCREENS = re.compile(r"@media\s+(?:only\s+)?(?:screen|all)\s*\{((?:[^{}]*\{[^{}]*\})*)[^{}]*\}", re.IGNORECASE)
+_BLOCKS = frozenset({"block", "flex", "grid", "list-item", "table", "flow-root"})  # values of display
 _RULE = re.compile(r"([^{}]+)\{([^{}]*)\}")
 _DECLARED = re.compile(
     rb"<meta[^>]+?charset\s*=\s*[\"']?\s*([\w.:()-]+)|<\?xml[^>]+?encoding\s*=\s*[\"']([\w.:-]+)", re.I
@@ -104,7 +106,7 @@ class _Styles:
         """What a page's own style sheets say: the more specific rule wins, and of equals the later one."""
         styles = cls()
         sheets = " ".join(style.text() for style in parser.css("style") if _is_of_screens(style))
-        for selectors, body in _RULE.findall(_AT_RULE.sub("", sheets)):
+        for selectors, body in _RULE.findall(_AT_RULE.sub("", _ON_SCREENS.sub(r"\1", sheets))):
             displayed, visible = _displayed(body), _visible(body)
             for selector in selectors.split(",") if displayed is not None or visible is not None else ():
                 for node in _selected(parser, selector.strip()):
@@ -221,7 +223,7 @@ def _shown_text(root: LexborNode, styles: _Styles) -> str:
     stack, open_cells = [_Step(root)], [_Lines()]
     while stack:
         step = stack.pop()
-        node, tag, lines = step.node, (step.node.tag or "").lower(), open_cells[-1]
+        node, tag, lines = step.node, _kind(step.node), open_cells[-1]
         if step.leaves:
             _leave(tag, open_cells)
         elif tag == "-text":
@@ -236,6 +238,15 @@ def _shown_text(root: LexborNode, styles: _Styles) -> str:
             children = list(node.iter(include_text=True))
             stack += [_Step(child, seen, visible, inner) for child in reversed(children)]
     return open_cells[0].text
+
+
+def _kind(node: LexborNode) -> str:
+    """A node's tag; that of a block for what its own style makes one, such as a link or a span."""
+    tag = (node.tag or "").lower()
+    if tag in ("a", "b", "em", "font", "i", "small", "span", "strong"):
+        found = _DISPLAY.findall(node.attributes.get("style") or "")
+        return "div" if found and found[-1].lower() in _BLOCKS else tag
+    return tag
 
 
 def _is_shown(node: LexborNode, tag: str, styles: _Styles) -> bool:

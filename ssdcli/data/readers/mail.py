@@ -16,7 +16,7 @@ from ssdcli.data.readers.html import declared_charset, is_too_deep, visible_text
 from ssdcli.data.readers.mail_body import QUOTES_IN_HTML, reflowed, without_armour, without_quotes
 from ssdcli.data.readers.text import clean, text_documents
 from ssdcli.data.streams import Source
-from ssdcli.machine.encodings import decode_bytes
+from ssdcli.machine.encodings import decode_bytes, true_codec
 from ssdcli.text.messages import BETWEEN
 
 MAX_MAIL_BYTES = 16 << 20
@@ -178,8 +178,10 @@ class _Body:
 
     def _page(self, part: Message) -> str:
         data = part.get_payload(decode=True)
-        own = declared_charset(data) if isinstance(data, bytes) else None
-        page = self._decoded(part, _parameter(part, "charset") or own)
+        declared = _parameter(part, "charset")
+        if isinstance(data, bytes) and true_codec(data, declared) is None:
+            declared = declared_charset(data) or declared
+        page = self._decoded(part, declared)
         return "" if is_too_deep(page) else visible_text(page, () if self.source.reading.quotes else QUOTES_IN_HTML)
 
 

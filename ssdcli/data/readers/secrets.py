@@ -23,6 +23,9 @@ _TOKENS = re.compile(  # by the forms that their issuers document
     r"|npm_[A-Za-z0-9]{36}|pypi-AgE[\w-]{50,}|dop_v1_[0-9a-f]{64}"  # packages, servers
     r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"  # JSON web tokens
 )
+_HEADER = re.compile(  # of a request on the web
+    r"authorization[\"']?\s?:\s?[\"']?(?:basic|bearer|token)\s(?=[^\s\"']*\d)[\w.~+/-]{12,}", re.IGNORECASE
+)
 _ADDRESS = re.compile(  # with a password in it
     r"://[^\s/:@]+:(?!(?i:pass|password|passwd|secret|postgres|mysql|root|user|x+)@)[^\s/@$<{*]{3,}@[\w.-]+"
 )
@@ -85,6 +88,8 @@ def _without(text: str, place: str, report: ReadReport) -> str:
 def _places(text: str) -> list[int]:
     """Where credentials begin; searched for by fixed words first, since most texts have none."""
     places = [found.start() for found in _ADDRESS.finditer(text)] if "://" in text and "@" in text else []
+    if "uthorization" in text:
+        places += [found.start() for found in _HEADER.finditer(text)]
     if any(True for _ in _present(_MARKS, text)):
         places += [found.start() for found in _TOKENS.finditer(text)]
     lower = text.lower()

@@ -11,7 +11,7 @@ from ssdcli.data.streams import NumberedLines, Source
 
 _LINE = re.compile(
     r"[\u200e\u202a]*\[?(?P<a>\d{1,4})[./-](?P<b>\d{1,2})[./-](?P<c>\d{1,4}),?\s"
-    r"(?P<hour>\d{1,2})[:.](?P<minute>\d\d)(?:[:.]\d\d)?(?:[\s\u202f]?(?P<half>[AaPp])\.?\s?[Mm]\.?)?\]?(?:\s[-–])?\s"
+    r"(?P<hour>\d{1,2})[:.](?P<minute>\d\d)(?:[:.]\d\d)?(?:[\s\u202f]?(?P<half>[AaPp])\.?\s?[Mm]\.?)?(?:\]|\s[-–]|:)\s"
     r"(?:[\u200e\u202a]*(?P<name>[^:\n]{1,60}?):\s?)?(?P<text>.*)"
 )
 _NO_TEXT = re.compile(
@@ -25,7 +25,10 @@ _SEEN = 6  # lines by which an export is known
 
 
 def is_whatsapp(head: bytes) -> bool:
-    """Whether first bytes are those of an export: most of the first lines begin with a date, some with a name."""
+    """Whether first bytes are those of an export: most of the first lines begin with a date, some with a name.
+
+    Between a time and a name are a bracket, a dash or a colon: a diary and the log of a program have none.
+    """
     lines = [line for line in head.decode("utf-8", "replace").lstrip("\ufeff").splitlines()[:_SEEN] if line.strip()]
     found = [match for line in lines if (match := _LINE.fullmatch(line))]
     return len(found) >= max(2, len(lines) / 2) and any(match["name"] for match in found)

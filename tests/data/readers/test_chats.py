@@ -190,7 +190,8 @@ def test_in_a_group_others_are_named(tmp_path):
 
 
 def test_text_with_dates_is_no_whatsapp():
-    for text in ("2024-01-01 10:00 started\n2024-01-01 10:01 ended\n", "1.2. Wren: no\n", "plain\n"):
+    diary = "2024-01-01 10:00 Went for a walk.\n2024-01-02 09:00 Breakfast: eggs.\n"
+    for text in ("2024-01-01 10:00 started\n2024-01-01 10:01 ended\n", diary, "1.2. Wren: no\n", "plain\n"):
         assert not is_whatsapp(text.encode())
 
 

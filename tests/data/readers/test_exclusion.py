@@ -112,6 +112,7 @@ KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nabc\n-----END RSA PRIVATE KEY---
         'password = "kiln4711x"',
         "API_KEY: 0a1b2c3d4e5f",
         "auth_token=abcd1234efgh",
+        "Authorization: Bearer " + "abcd1234efgh5678",
     ],
 )
 def test_lines_with_credentials_are_left_out_and_counted(line):
@@ -135,6 +136,7 @@ def test_lines_with_credentials_are_left_out_and_counted(line):
         "mysql://user:password@host",
         "key-value stores, token: a word",
         "api_key = <your key 1>",
+        "Authorization: Bearer <your key 1>, or Authorization: Basic authentication",
     ],
 )
 def test_text_about_passwords_stays(line):

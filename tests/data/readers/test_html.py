@@ -37,6 +37,8 @@ from ssdcli.data.streams import Source
         ("a<b hidden>b</b><i style='DISPLAY : none'>c</i><u aria-hidden=true>d</u>", "ad"),
         ("<style>.s, #t { display: none }</style><p class=s>x<p id=t>y<p id=t style='display:block'>z", "z"),
         ("<style>@media print { p { display: none } }</style><p>seen", "seen"),
+        ("<style>@media screen { b { display: none } i { color: red } }</style><p>seen<b>not", "seen"),
+        ("<span style='display:block'>one</span><a style='display: flex'>two</a><b>th</b>ree", "one\ntwo\nthree"),
         ("<style>p:nonsense(( { display: none }</style><p>seen", "seen"),
         ("<p>a<svg><path><p>b</p>", "a\n\nb"),
         ("<svg><text>axis</text><title>t</title></svg>", "axis"),

@@ -193,6 +193,11 @@ def test_the_charset_of_a_mail_is_obeyed_unless_it_is_unknown_or_false(declared,
     assert texts(b"From: a@b.c\nContent-Type: text/plain" + charset + b"\n\n" + body) == [text + "\n"]
 
 
+def test_a_page_in_a_mail_tells_its_charset_where_the_mail_declares_a_false_one():
+    page = "<meta charset=koi8-r><p>Привет".encode("koi8-r")
+    assert texts(b"From: a@b.c\nContent-Type: text/html; charset=us-ascii\n\n" + page) == ["Привет\n"]
+
+
 def test_flowed_lines_are_joined_as_their_reader_sees_them():
     text = "One soft \nbreak and \nanother.\n\n From stuffed\n> quoted \n> too\n>> deep \n> less\n-- \nAda"
     assert reflowed(text, delete_space=False) == (
