@@ -22,7 +22,7 @@ from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.options.checks import seed_word
 from ssdcli.registry.disk import write_atomic
 
-WINDOW = 1024  # tokens that the core reads at once; longer documents are read in parts
+WINDOW = 1024  # tokens that the core reads at once, at most; longer documents are read in parts
 SAMPLE = 64  # positions of a training sample
 _TOGETHER = 2048  # tokens of a pass
 _MOST_BYTES = 4 << 30  # of states on disk
@@ -41,25 +41,6 @@ class Passage:
 
     tokens: Sequence[int]
     counted: Sequence[bool]
-
-
-def passages(store: TokenStore, opening: int, end: int, documents: Sequence[int]) -> Iterator[Passage]:
-    """The training documents of these numbers, each after an opening and with the end of text behind it.
-
-    An end after an answer that the template does not write is left out: nothing may be conditioned on it.
-    """
-    for number in documents:
-        start, stop, _ = store.train_documents[number]
-        kept = [
-            (int(token), int(mark) == WRITTEN)
-            for token, mark in zip(store.train[start:stop], store.train_marks[start:stop], strict=True)
-            if mark != CLOSING
-        ]
-        plain = GIVEN not in store.train_marks[start:stop]
-        text = [(opening, False), *kept, *([(end, True)] if plain else [])]
-        for first in range(0, len(text) - 1, WINDOW):
-            part = text[first : first + WINDOW + 1]
-            yield Passage([token for token, _ in part], [counts for _, counts in part[1:]])
 
 
 @torch.no_grad()
@@ -129,20 +110,39 @@ class TrainingTexts:
 
     opening: the id before a document.
     end: the id that ends one.
+    window: the tokens that the core reads at once.
     seed: of their order.
     """
 
     store: TokenStore
     opening: int
     end: int
+    window: int
     seed: int
+
+    def passages(self, document: int) -> Iterator[Passage]:
+        """The passages of a training document, which follows an opening and has the end of text behind it.
+
+        An end after an answer that the template does not write is left out: nothing may be conditioned on it.
+        """
+        start, stop, _ = self.store.train_documents[document]
+        marks = self.store.train_marks[start:stop]
+        kept = [
+            (int(token), int(mark) == WRITTEN)
+            for token, mark in zip(self.store.train[start:stop], marks, strict=True)
+            if mark != CLOSING
+        ]
+        text = [(self.opening, False), *kept, *([] if GIVEN in marks else [(self.end, True)])]
+        for first in range(0, len(text) - 1, self.window):
+            part = text[first : first + self.window + 1]
+            yield Passage([token for token, _ in part], [counts for _, counts in part[1:]])
 
     def batches(self) -> Iterator[tuple[list[Passage], int]]:
         """Passages that are read together, and how many documents have been read with them."""
         order = np.random.default_rng(seed_word(self.seed)).permutation(len(self.store.train_documents)).tolist()
         batch: list[Passage] = []
         for done, number in enumerate(order):
-            for passage in passages(self.store, self.opening, self.end, [number]):
+            for passage in self.passages(number):
                 longest = max(len(one.tokens) for one in [*batch, passage])
                 if batch and longest * (len(batch) + 1) > _TOGETHER:
                     yield batch, done

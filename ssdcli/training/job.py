@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from ssdcli.data.infilling import Infilling
 from ssdcli.data.windows import Corpus, Windows, WindowShape
 from ssdcli.errors import Interrupted, SsdError, UsageError
 from ssdcli.evaluation.losses import Losses, LossSettings, measure
-from ssdcli.evaluation.scored_text import ScoredText, heldout_texts
+from ssdcli.evaluation.scored_text import heldout_texts
 from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, rank_zero_first, world_size
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.threads import same_threads
@@ -34,7 +34,7 @@ from ssdcli.reports.rendering import model_card, report
 from ssdcli.text.chat import copy_chat
 from ssdcli.training.assessment import assess, measured_texts, measuring_seconds
 from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
-from ssdcli.training.core_states import CoreStates, Passage, StateSamples, TrainingTexts, read_passages
+from ssdcli.training.core_states import WINDOW, CoreStates, Passage, StateSamples, TrainingTexts, read_passages
 from ssdcli.training.describe import describe, recipe
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Plan
@@ -55,6 +55,7 @@ from ssdcli.training.unfinished import check_free, claimed, save_settings, saved
 
 Clock = Callable[[], float]
 
+_FEW_TOKENS = 4096  # of held-out text that are measured while a model is trained
 _READING = 0.4  # share of the minutes in which the core may read the text
 _ONE_HOME = "Give all processes one SSD_HOME, on a file system that they share."
 
@@ -193,7 +194,8 @@ def _read_core(prepared: Prepared, watcher: Watcher, clock: Clock, began: float)
             raise _stopped(settings.name)
         return clock() >= until
 
-    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, settings.seed)
+    window = min(WINDOW, network.context)
+    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, window, settings.seed)
     with rank_zero_first():
         kept = CoreStates.open(prepared.workspace)
         return kept or CoreStates.write(prepared.workspace, network, texts, stops)
@@ -261,9 +263,10 @@ def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
 
 def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
     """A function that measures the held-out loss so far, on a few texts and always with the same noise."""
-    chosen, model = heldout_texts(prepared.store, prepared.tokenizer, limit=4096), prepared.model
+    model = prepared.model
     if isinstance(model, SideNetwork):
-        return _next_token_measure(model, chosen, prepared.opening)
+        return _next_token_measure(prepared, model)
+    chosen = heldout_texts(prepared.store, prepared.tokenizer, _FEW_TOKENS)
     settings = LossSettings(model.config.context, repeats=1)
 
     def measured() -> float:
@@ -275,9 +278,11 @@ def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
     return measured
 
 
-def _next_token_measure(network: SideNetwork, texts: Sequence[ScoredText], opening: int) -> Callable[[], float]:
+def _next_token_measure(prepared: Prepared, network: SideNetwork) -> Callable[[], float]:
     """The same for a model that reads the core, whose states are computed once."""
-    parts = [Passage([opening, *text.tokens[1:]], text.counted[1:]) for text in texts]
+    window = min(WINDOW, network.context)
+    texts = heldout_texts(prepared.store, prepared.tokenizer, _FEW_TOKENS, window)
+    parts = [Passage([prepared.opening, *text.tokens[1:]], text.counted[1:]) for text in texts]
     read = [read_passages(network.core, [part]) for part in parts]
     states, targets = (torch.cat(both) for both in zip(*read, strict=True))
     return lambda: mean_loss(network, states, targets)

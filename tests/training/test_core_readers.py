@@ -77,7 +77,7 @@ def test_a_resumed_training_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
 
 def test_the_core_reads_each_text_once_and_every_token_that_counts_is_a_target(tmp_path):
     prepared = prepare(settings_of(tmp_path), Registry())
-    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, seed=0)
+    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, 64, seed=0)
     states = CoreStates.write(prepared.workspace, prepared.model, texts, lambda _: False)
     assert states.documents == len(prepared.store.train_documents)
     expected = [
@@ -93,7 +93,7 @@ def test_the_core_reads_each_text_once_and_every_token_that_counts_is_a_target(t
 
 def test_passages_of_different_lengths_get_the_states_that_they_get_alone(tmp_path):
     prepared = prepare(settings_of(tmp_path), Registry())
-    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, seed=0)
+    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, 64, seed=0)
     given = [passage for batch, _ in texts.batches() for passage in batch]
     together, targets = read_passages(prepared.model.core, given)
     alone = [read_passages(prepared.model.core, [passage]) for passage in given]
@@ -113,7 +113,7 @@ def test_an_epoch_of_samples_holds_every_position_once(tmp_path):
 
 def test_a_reading_that_is_stopped_for_lack_of_time_leaves_whole_states(tmp_path):
     prepared = prepare(settings_of(tmp_path), Registry())
-    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, seed=0)
+    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, 64, seed=0)
     states = CoreStates.write(prepared.workspace, prepared.model, texts, lambda _: True)
     assert len(states.targets) == len(states.states)
 
@@ -149,7 +149,7 @@ def test_a_conversation_is_learned_in_its_answers_alone(tmp_path):
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     prepared = prepare(settings_of(tmp_path, data=(str(data),), heldout=0.3), Registry())
     store: TokenStore = prepared.store
-    reading = TrainingTexts(store, prepared.opening, prepared.end, seed=0)
+    reading = TrainingTexts(store, prepared.opening, prepared.end, 1024, seed=0)
     counted = [sum(passage.counted) for batch, _ in reading.batches() for passage in batch]
     written = [int((store.train_marks[start:stop] == 1).sum()) for start, stop, _ in store.train_documents]
     assert sorted(counted) == sorted(written)

@@ -67,7 +67,7 @@ def test_a_small_model_trained_for_a_core_writes_with_it(core, ssd, tmp_path):
 
     private = ["--context", str(context)]
     mixed, again = write(*private), write(*private)
-    memory = ["context"] if core in CAUSAL else []
+    memory = ["notes:memory"] if core in CAUSAL else []  # which looks the private context up, too
     assert [member["name"] for member in mixed["members"]] == [core, "notes", *memory]
     assert all(member["forward_passes"] > 0 for member in mixed["members"])
     assert mixed["text"] == again["text"]
@@ -95,3 +95,13 @@ def test_the_weight_beside_a_core_is_chosen_on_texts_that_were_held_out(pulled, 
     bits = trained["bits_per_byte"]
     assert bits["ensemble"] <= bits["small"]  # one of the weights is the small model alone
     assert Registry().find("weighed").manifest.weight == trained["weight"]
+
+
+@pytest.mark.parametrize("core", CAUSAL, indirect=True)
+def test_a_small_model_reads_the_states_of_any_causal_core(core, ssd, tmp_path):
+    text = write_text(tmp_path / "notes.txt")
+    ssd("train-small", text, "--for", core, "--name", "reader", "--steps", "3", "--batch-tokens", "128")
+    assert Registry().find("reader").manifest.reads_core
+    (result,) = ssd("generate", "Dear landlord,", "--with", "reader=0.5", "--max-tokens", "12", "--seed", "7")
+    assert result["tokens"] == 12
+    assert [member["name"] for member in result["members"]][:2] == [core, "reader"]
