@@ -127,9 +127,15 @@ def _training(trained: Trained) -> str:
 
 
 def _writers(cast: story.Cast) -> str:
+    reads = Registry().find(cast.small).manifest.reads_core
+    learned = (
+        f"which corrects what {cast.core} predicts, from its hidden states;"
+        if reads
+        else "which has read nothing else;"
+    )
     lines = {
         CORE: f"{cast.core} alone, which has never seen this notebook;",
-        SMALL: f"{cast.small} alone, which has read nothing else;",
+        SMALL: f"{cast.small} alone, {learned}",
         ENSEMBLE: "both together, whose predictions are combined at every token;",
         MEMORY: "both with the memory, an index of the notes that knows what followed the last words there.",
     }
