@@ -16,7 +16,6 @@ from ssdcli.engine import catalogue
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.machine.units import counted, in_parameters
 from ssdcli.options.declare import STREAM
-from ssdcli.registry.archive import MEMORY_FILES
 from ssdcli.registry.compatibility import misfit
 from ssdcli.registry.manifest import ADAPTER, MEMORY, Manifest
 from ssdcli.registry.store import Entry, Registry
@@ -177,6 +176,8 @@ def default(
 @models.command()
 def verify(name: Model) -> None:
     """Check a model's files against the digests in its manifest."""
+    from ssdcli.registry.archive import MEMORY_FILES
+
     registry = Registry()
     wrong = registry.verify(name)
     if wrong:

@@ -95,7 +95,8 @@ class CoreStates:
                 states.write(found.view(torch.int16).numpy().tobytes())
                 targets.write(following.numpy().tobytes())
                 written += len(following)
-                if stops(documents) or written * width * 2 >= _MOST_BYTES:
+                told = stops(documents)
+                if written and (told or written * width * 2 >= _MOST_BYTES):  # of prompts alone nothing is learned
                     break
         info = {"positions": written, "width": width, "documents": documents}
         write_atomic(folder / _INFO, json.dumps(info) + "\n")

@@ -43,7 +43,14 @@ BESIDE = {"__init__": "cli", "__main__": "cli", "api": "demo", "errors": "option
 
 TORCH_FREE = ("cli", "registry", "hub", "engine.catalogue")
 HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets", "bitsandbytes", "safetensors.torch")
-SLOW = ("gzip", "importlib.metadata", "pickle", "ssdcli.data.documents", "ssdcli.machine.encodings")  # for few commands
+SLOW = (
+    "gzip",
+    "importlib.metadata",
+    "pickle",
+    "ssdcli.data.documents",
+    "ssdcli.machine.encodings",
+    "tarfile",
+)  # for few
 STANDARD = frozenset(sys.stdlib_module_names) - {"io", "os", "pathlib", "shutil", "tempfile"}  # without files
 
 
