@@ -176,13 +176,13 @@ def default(
 @models.command()
 def verify(name: Model) -> None:
     """Check a model's files against the digests in its manifest."""
-    from ssdcli.registry.archive import MEMORY_FILES
+    from ssdcli.registry.archive import MEMORY_FILES, RECALL
 
     registry = Registry()
     wrong = registry.verify(name)
     if wrong:
         problem = f"{name!r} differs from its manifest in {counted(len(wrong), 'file')}: {', '.join(wrong)}."
-        if set(wrong) <= set(MEMORY_FILES):
+        if set(wrong) <= {*MEMORY_FILES, RECALL}:
             raise SsdError(problem, f"Build its memory again with 'ssd train-small DATA --update {name}'.")
         raise SsdError(problem, "Remove the model and make or pull it again.")
     console.write(f"{name}: {len(registry.find(name).manifest.files)} files match their digests")

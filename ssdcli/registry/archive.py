@@ -27,9 +27,11 @@ from ssdcli.registry.store import Entry, Registry
 REPORT = "report.html"  # shows the text that a model was trained on
 TRAINED_DOCUMENTS = "trained-documents.txt"  # digests, by which a guess of a document can be tested
 MEMORY_FILES = ("memory.tokens.npy", "memory.order.npy", "memory.json")  # hold the text itself
+RECALL = "memory.recall.safetensors"  # what a core made of that text; not all memories have it
 OWN = (
     "canaries.json",  # prove where a copy comes from, unless its holder knows them
     *MEMORY_FILES,
+    RECALL,
     REPORT,
     TRAINED_DOCUMENTS,
 )

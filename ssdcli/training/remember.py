@@ -26,7 +26,7 @@ from ssdcli.evaluation.joint_gate import with_memory
 from ssdcli.generation.loaded_model import process_of
 from ssdcli.machine.units import counted
 from ssdcli.models.memory.memory_files import Memory, Origin, load_memory, remember, write_memory
-from ssdcli.registry.archive import MEMORY_FILES
+from ssdcli.registry.archive import MEMORY_FILES, RECALL
 from ssdcli.registry.disk import disk_errors, files_below
 from ssdcli.registry.manifest import FILE, MEMORY, TOKENIZER, Manifest, package_versions, write_manifest
 from ssdcli.registry.names import NO_CORE
@@ -131,7 +131,9 @@ def update_memory(
             _copy(entry, folder)
             memory = write_memory(folder, *_texts_of(store), entry.manifest.tokenizer)
             after = _digests(memory.index.texts())
-            kept = {file: digest for file, digest in entry.manifest.files.items() if file not in MEMORY_FILES}
+            kept = {
+                file: digest for file, digest in entry.manifest.files.items() if file not in (*MEMORY_FILES, RECALL)
+            }
             text = entry.manifest.text if has_weights else _amount(store)
             changed = replace(entry.manifest, files=kept, memory=memory.size, text=text, gates=_gates(entry))
             write_manifest(folder, changed)
@@ -188,7 +190,7 @@ def _copy(entry: Entry, folder: Path) -> None:
     """Link a model's files, but for its manifest and its memory, into another folder of the same disk."""
     for path in files_below(entry.folder):
         inside = path.relative_to(entry.folder)
-        if inside.as_posix() not in (FILE, *MEMORY_FILES):
+        if inside.as_posix() not in (FILE, *MEMORY_FILES, RECALL):
             (folder / inside).parent.mkdir(parents=True, exist_ok=True)
             os.link(path, folder / inside)
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from ssdcli.errors import SsdError
+from ssdcli.models.memory.recall import Recall, load_recall, save_recall
 from ssdcli.models.memory.text_index import BORDER, DEPTH, Index, parts_of, shifted, sorted_places
-from ssdcli.registry.archive import MEMORY_FILES
+from ssdcli.registry.archive import MEMORY_FILES, RECALL
 from ssdcli.registry.disk import write_atomic
 
 _TOKENS, _ORDER, _TABLE = MEMORY_FILES
@@ -37,16 +39,19 @@ class Memory:
     """An index of texts that knows where each comes from.
 
     origins: one for each text of the index.
+    recall: keys of its places by a core's states, where that core has read it.
     """
 
     index: Index
     origins: tuple[Origin, ...]
+    recall: Recall | None = None
 
     def without(self, texts: Sequence[Sequence[int]]) -> Memory:
         """The memory that lacks some texts and their near-duplicates (see `Index.without`)."""
         kept = self.index.unlike(texts)
         index = Index.of([self.index.texts()[place] for place in kept], self.index.depth)
-        return Memory(index, tuple(self.origins[place] for place in kept))
+        recall = self.recall and self.recall.moved(self.index, kept)
+        return Memory(index, tuple(self.origins[place] for place in kept), recall)
 
     def find(self, before: Sequence[int], token: int) -> tuple[int, int]:
         """The longest context of a token that the memory shares, in tokens, and the last place where it does."""
@@ -79,6 +84,8 @@ def save_memory(folder: Path, memory: Memory, tokenizer: str) -> None:
     np.save(folder / _TOKENS, memory.index.tokens, allow_pickle=False)
     np.save(folder / _ORDER, memory.index.order, allow_pickle=False)
     _write_table(folder, memory.origins, memory.index.depth, tokenizer)
+    if memory.recall is not None:
+        save_recall(folder / RECALL, memory.recall)
 
 
 def write_memory(folder: Path, texts: Sequence[NDArray[Any]], origins: Sequence[Origin], tokenizer: str) -> Memory:
@@ -120,7 +127,11 @@ def load_memory(folder: Path, name: str, vocabulary: int, tokenizer: str) -> Mem
     index = Index(tokens, order, table["depth"])
     if problem := _misfit(index, len(origins), vocabulary):
         raise _unusable(name, problem)
-    return Memory(index, origins)
+    try:
+        recall = load_recall(folder / RECALL, index) if (folder / RECALL).exists() else None
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise _unusable(name, f"what its core made of it cannot be read ({error})") from None
+    return Memory(index, origins, recall)
 
 
 def _mapped(path: Path) -> NDArray[np.int32]:

@@ -1,0 +1,194 @@
+"""Recall: which places of a memory's text a causal core reads in the same way, and what followed there.
+
+It is a kNN-LM (Khandelwal et al., 2020) over the states of one layer of a frozen core. What is near is learned on the
+text itself, from the left out: a metric under which the places of other documents that predict a token are near those
+that the token follows. Places whose surroundings share rare words with the text before the token, and places after the
+same tokens, are preferred, so that a question in other words than the notes' finds the note that answers it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from ssdcli.models.memory.text_index import BORDER, Index
+
+WINDOW = 48  # tokens before a token whose words are looked for
+REACH = 24  # tokens on either side of a place in which they may stand
+
+_WORDS = 0.5  # what a place gains in cosine that has all rare words around it; measured, as are these (see docs/lab):
+_MATCHING = 0.06  # for each token before it that is the same
+_SOFTER = 1.2  # than the learned temperature, since these bonuses sharpen the scores
+_COMMON = 0.7  # nats of surprise that a word needs to be rare
+_STEPS = 64  # in which a word's surprise is counted, per nat: sums of whole numbers do not depend on their order
+_CACHED = 256  # words whose places are kept
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Which of a core's states are alike: the cosine of projections of one layer's states.
+
+    taps: the layers whose states the core gives beside the last one's; the last of these is read.
+    mean: of the states, normalised by their root mean square, (H,) float32.
+    projection: (H, D) float32.
+    temperature: of the softmax over cosines.
+    """
+
+    taps: tuple[int, ...]
+    mean: Tensor
+    projection: Tensor
+    temperature: float
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Project states (n, (1 + k) H), those of the last layer first: unit vectors (n, D) float32."""
+        size = len(self.mean)
+        own = functional.rms_norm(states[..., -size:].float(), (size,)) - self.mean
+        return functional.normalize(own @ self.projection, dim=-1)
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Keys of the places of a memory's text.
+
+    metric: what made them.
+    places: ascending places of the index's tokens, (n,) int64.
+    keys: of the state before the token at each place, (n, D) bfloat16.
+    """
+
+    metric: Metric
+    places: NDArray[np.int64]
+    keys: Tensor
+
+    def moved(self, old: Index, kept: Sequence[int]) -> Recall:
+        """The recall of an index that holds these texts of another alone, in their order."""
+        texts = np.searchsorted(old.borders, self.places) - 1
+        lengths = np.diff(old.borders)
+        starts = np.full(len(lengths), -1, np.int64)
+        starts[list(kept)] = np.cumsum([0, *lengths[list(kept)]])[:-1]
+        stays = starts[texts] >= 0
+        places = (starts[texts] + self.places - old.borders[texts])[stays]
+        return Recall(self.metric, places, self.keys[torch.from_numpy(stays)])
+
+
+def save_recall(path: Path, recall: Recall) -> None:
+    """Write a recall into a file."""
+    metric = recall.metric
+    parts = {
+        "mean": metric.mean,
+        "projection": metric.projection,
+        "temperature": torch.tensor([metric.temperature], dtype=torch.float64),
+        "taps": torch.tensor(metric.taps, dtype=torch.int64),
+        "places": torch.from_numpy(recall.places),
+        "keys": recall.keys,
+    }
+    save_file({name: part.contiguous() for name, part in parts.items()}, path)
+
+
+def load_recall(path: Path, index: Index) -> Recall:
+    """Map the recall of an index; ValueError, KeyError or SafetensorError for one that is damaged or another's."""
+    parts = load_file(path)
+    metric = Metric(
+        tuple(parts["taps"].tolist()), parts["mean"], parts["projection"], float(parts["temperature"].item())
+    )
+    places, keys = parts["places"].numpy(), parts["keys"]
+    size, width = metric.projection.shape
+    fits = metric.mean.shape == (size,) and keys.shape == (len(places), width) and len(metric.taps) > 0
+    inside = fits and len(places) > 0 and places[0] > 0 and places[-1] < len(index.tokens)
+    if not inside or (np.diff(places) <= 0).any() or (index.tokens[places] == BORDER).any():
+        raise ValueError(f"{path.name} is not that of its text")
+    return Recall(metric, places, keys)
+
+
+@dataclass
+class PlaceScores:
+    """Predicts a token from the places of a text that are most like the one before it.
+
+    index: of the text.
+    recall: its keys.
+    words: for each id the number of the word that it writes, whatever its case; -1 for none. (V,) int32.
+    """
+
+    index: Index
+    recall: Recall
+    words: NDArray[np.int32]
+    _covered: dict[int, tuple[NDArray[np.bool_], int]] = field(default_factory=dict, init=False, repr=False)
+    _last: tuple[frozenset[int], NDArray[np.int32]] | None = field(default=None, init=False, repr=False)
+
+    def p(self, query: Tensor, before: Sequence[int]) -> Tensor:
+        """The chance of each token after these, by the metric's image of the state there (D,): (V,) float32."""
+        scores = (self.recall.keys @ query.to(self.recall.keys.dtype)).float()
+        scores += _WORDS * torch.from_numpy(self._shared_words(before))
+        for start, stop in list(self.index.slices(before))[1:]:
+            rows = self._rows[self.index.order[start:stop]]
+            scores[torch.from_numpy(rows[rows >= 0])] += _MATCHING
+        p = torch.softmax(scores / (_SOFTER * self.recall.metric.temperature), dim=0)
+        return torch.zeros(len(self.words)).index_add_(0, self._targets, p)
+
+    @cached_property
+    def _targets(self) -> Tensor:
+        """The token at each place that has a key: (n,) int64."""
+        return torch.from_numpy(self.index.tokens[self.recall.places].astype(np.int64))
+
+    @cached_property
+    def _rows(self) -> NDArray[np.int64]:
+        """The row of each place of the text in the keys; -1 for one that has none."""
+        rows = np.full(len(self.index.tokens), -1, np.int64)
+        rows[self.recall.places] = np.arange(len(self.recall.places))
+        return rows
+
+    @cached_property
+    def _by_word(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The rows sorted by the word at their place, and these words."""
+        words = self.words[self.index.tokens[self.recall.places]]
+        order = np.argsort(words, kind="stable")
+        return order, words[order]
+
+    @cached_property
+    def _bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first row of each row's text, and the one behind its last."""
+        texts = np.searchsorted(self.index.borders, self.recall.places)
+        return np.searchsorted(texts, texts), np.searchsorted(texts, texts, "right")
+
+    def _shared_words(self, before: Sequence[int]) -> NDArray[np.float32]:
+        """The share of the rare words before a token, by surprise, that stand near each place: (n,) in [0, 1]."""
+        near = {int(self.words[token]) for token in before[-WINDOW:] if token != BORDER}
+        known = {word: self._near(word) for word in near if word >= 0}
+        rare = {word for word, (_, surprise) in known.items() if surprise >= _COMMON * _STEPS}
+        total = sum(known[word][1] for word in rare)
+        counted, sums = self._last or (frozenset(), np.zeros(len(self.recall.places), np.int32))
+        if len(counted ^ rare) > len(rare):
+            counted, sums = frozenset(), np.zeros(len(self.recall.places), np.int32)
+        sums = sums.copy()
+        for word in rare - counted:
+            covered, surprise = known[word]
+            sums[covered] += surprise
+        for word in counted - rare:
+            covered, surprise = self._near(word)
+            sums[covered] -= surprise
+        self._last = frozenset(rare), sums
+        return (sums / np.float32(max(total, 1))).astype(np.float32)
+
+    def _near(self, word: int) -> tuple[NDArray[np.bool_], int]:
+        """The rows near which a word stands, (n,) bool, and how surprising that is."""
+        if word not in self._covered:
+            if len(self._covered) == _CACHED:
+                del self._covered[next(iter(self._covered))]
+            rows = self._by_word[0][slice(*np.searchsorted(self._by_word[1], [word, word + 1]))]
+            first, last = (bound[rows] for bound in self._bounds)
+            steps = np.zeros(len(self.recall.places) + 1, np.int32)
+            np.add.at(steps, np.maximum(rows - REACH, first), 1)
+            np.add.at(steps, np.minimum(rows + REACH + 1, last), -1)
+            covered = np.cumsum(steps[:-1]) > 0
+            share = max(1, np.count_nonzero(covered)) / max(1, len(covered))
+            self._covered[word] = covered, round(-math.log(share) * _STEPS)
+        return self._covered[word]
