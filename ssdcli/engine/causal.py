@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ssdcli.engine.denoiser import Backbone, Denoiser, Prefix
+from ssdcli.engine.denoiser import Backbone, Denoiser, Prefix, in_order
 from ssdcli.engine.drafting.lookahead import Lookahead
 from ssdcli.engine.process import Process
 from ssdcli.engine.process.masked import Masked
@@ -75,17 +75,35 @@ class CausalDenoiser(Denoiser):
 
     def _predict(self, canvas: Tensor, t: float, previous: Tensor | None, prefix: Prefix) -> Tensor:
         length, rows = canvas.shape[1], torch.arange(len(canvas), device=canvas.device)
-        known = (canvas != self.process.mask_id).long().cumprod(1).sum(1)
+        known = self._known(canvas)
         place = known.clamp(max=length - 1)
         predicted = self.log_p(self._before(canvas, place, prefix)).masked_fill((known == length)[:, None], math.nan)
         log_p = predicted.new_full((*canvas.shape, predicted.shape[1]), math.nan)
         log_p[rows, place] = predicted
         return log_p
 
+    def _known(self, canvas: Tensor) -> Tensor:
+        """How many tokens of canvases (b, L) are known from the left: (b,) int64."""
+        return (canvas != self.process.mask_id).long().cumprod(1).sum(1)
+
+    def states_at(self, canvas: Tensor, prefixes: tuple[Prefix, ...]) -> Tensor:
+        """Hidden states that predict the leftmost hidden positions of canvases (B, L): (B, H); anything without one."""
+        parts = [
+            self._before(own, self._known(own).clamp(max=canvas.shape[1] - 1), prefix)
+            for own, prefix in ((canvas[prefix.rows], prefix) for prefix in prefixes)
+        ]
+        return in_order(parts, prefixes)
+
+    def states_ahead(self, ahead: Lookahead, prefixes: tuple[Prefix, ...]) -> Tensor:
+        """Hidden states that predict the positions of a lookahead: (B, C, H), anything where none is wanted."""
+        return in_order([self._states_ahead(ahead.rows(prefix.rows), prefix) for prefix in prefixes], prefixes)
+
     def _ahead(self, ahead: Lookahead, prefix: Prefix) -> Tensor:
+        return self.log_p(self._states_ahead(ahead, prefix))
+
+    def _states_ahead(self, ahead: Lookahead, prefix: Prefix) -> Tensor:
         known = ahead.canvas.masked_fill(ahead.canvas == self.process.mask_id, 0)
-        states = self.states_after(known, prefix)
-        return self.log_p(states[torch.arange(len(known), device=known.device)[:, None], ahead.places])
+        return self.states_after(known, prefix)[torch.arange(len(known), device=known.device)[:, None], ahead.places]
 
     def _before(self, canvas: Tensor, place: Tensor, prefix: Prefix) -> Tensor:
         """Hidden states of the tokens before a place (b,) of each canvas (b, L): (b, H)."""
@@ -222,13 +240,13 @@ class StepwiseCausalDenoiser(CausalDenoiser):
         return self._read_to(_anchored(canvas[:, :count], prefix), prefix).states[rows, place]
 
     def _ahead(self, ahead: Lookahead, prefix: Prefix) -> Tensor:
+        return super()._ahead(ahead, prefix) if bool((ahead.drafted >= 0).any()) else self._silence(ahead)
+
+    def _states_ahead(self, ahead: Lookahead, prefix: Prefix) -> Tensor:
         wanted = ahead.drafted >= 0
-        if not bool(wanted.any()):
-            return self._silence(ahead)
         count = int((ahead.left * wanted).max())
         memory = self._read_to(_anchored(ahead.canvas[:, :count], prefix), prefix)
-        rows = torch.arange(len(wanted), device=wanted.device)[:, None]
-        return self.log_p(memory.states[rows, ahead.places])
+        return memory.states[torch.arange(len(wanted), device=wanted.device)[:, None], ahead.places]
 
     def _silence(self, ahead: Lookahead) -> Tensor:
         """No prediction at the positions of a lookahead: (b, C, V)."""

@@ -164,6 +164,11 @@ class Prefix:
         )
 
 
+def in_order(parts: Sequence[Tensor], prefixes: Sequence[Prefix]) -> Tensor:
+    """The rows of a batch, in order, from those of each prefix."""
+    return torch.cat(list(parts))[torch.cat([prefix.rows for prefix in prefixes]).argsort()]
+
+
 class Denoiser:
     """A backbone that reads a prefix once, block by block or token by token, and its noise process.
 
@@ -274,7 +279,7 @@ class Denoiser:
         if len(prefixes) == 1:
             return self._predict(canvas, t, previous, prefixes[0])
         parts = [self._predict(canvas[p.rows], t, None if previous is None else previous[p.rows], p) for p in prefixes]
-        return torch.cat(parts)[torch.cat([p.rows for p in prefixes]).argsort()]
+        return in_order(parts, prefixes)
 
     def ahead(self, ahead: Lookahead, prefixes: tuple[Prefix, ...]) -> Tensor:
         """Log p at the positions of a lookahead, each from a canvas of its own: (B, C, V) float32.
@@ -283,8 +288,7 @@ class Denoiser:
         """
         if len(prefixes) == 1:
             return self._ahead(ahead, prefixes[0])
-        parts = torch.cat([self._ahead(ahead.rows(prefix.rows), prefix) for prefix in prefixes])
-        return parts[torch.cat([prefix.rows for prefix in prefixes]).argsort()]
+        return in_order([self._ahead(ahead.rows(prefix.rows), prefix) for prefix in prefixes], prefixes)
 
     def _ahead(self, ahead: Lookahead, prefix: Prefix) -> Tensor:
         """Log p at the positions (b, C) of a prefix's rows: (b, C, V); the canvases of a row share its prefix."""

@@ -12,7 +12,7 @@ predicted after half of the window at least, or all of the text before it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -29,7 +29,8 @@ from ssdcli.evaluation.combinations import Combination, Positions, combined_loss
 from ssdcli.evaluation.losses import SCORES, Losses, Pace
 from ssdcli.evaluation.runs import Run, Window, runs_of, windows
 from ssdcli.evaluation.scored_text import ScoredText
-from ssdcli.generation.loaded_model import Loaded, LoadedMemory
+from ssdcli.generation.loaded_model import Loaded, LoadedMemory, LoadedModel
+from ssdcli.models.memory.recall_denoiser import RecallDenoiser
 
 _Read = dict[tuple[int, tuple[int, ...]], Tensor]
 
@@ -126,11 +127,23 @@ def _predictor(model: Loaded, runs: Sequence[Run], context: tuple[int, ...], rea
     """A function that gives log p at some of the tokens that count, (n,) to (n, V) on their device, asked in order."""
     if isinstance(model, LoadedMemory):
         places = (place for run in runs for place in range(run.start - 1, run.start - 1 + len(run)))
-        each = model.denoiser.conditionals(runs[0].text.tokens[1:], places, context)
+        each = _remembered(model, runs, places, context, read)
         return lambda rows: torch.stack(list(islice(each, len(rows)))).to(rows.device)
     parts = (part for run in runs for part in windows(model, run, context))
     states = torch.cat([_conditionals(model.denoiser, part, read) for part in parts])
     return lambda rows: _log_p(model.denoiser, states, rows)
+
+
+def _remembered(
+    memory: LoadedMemory, runs: Sequence[Run], places: Iterable[int], context: tuple[int, ...], read: _Read
+) -> Iterator[Tensor]:
+    """A memory's log p at some places of a text, in order; one that recalls sees the states of its core there."""
+    denoiser, tokens = memory.denoiser, runs[0].text.tokens[1:]
+    if not isinstance(denoiser, RecallDenoiser):
+        return denoiser.conditionals(tokens, places, context)
+    core = LoadedModel(denoiser.core, memory.codec, memory.format)
+    states = torch.cat([_conditionals(core.denoiser, part, read) for run in runs for part in windows(core, run)])
+    return denoiser.conditionals(tokens, places, context, states)
 
 
 def _conditionals(denoiser: Denoiser, part: Window, read: _Read) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.denoiser import Backbone, Denoiser
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.process import Process, make_process
@@ -13,9 +14,11 @@ from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.backbones.causal import NativeCausalBackbone
 from ssdcli.models.loading import load_model, load_reader, make_denoiser
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
-from ssdcli.models.memory.memory_files import NOTHING, load_memory
+from ssdcli.models.memory.memory_files import NOTHING, Memory, load_memory
+from ssdcli.models.memory.recall_denoiser import RecallDenoiser
 from ssdcli.registry.store import Entry
 from ssdcli.text.codec import Codec
 from ssdcli.text.openings import TextFormat, format_of
@@ -87,7 +90,7 @@ class Shared:
     block_size: the tokens of a canvas, where a model does not fix it.
     process: the noise process.
     codec: the tokenizer.
-    core: the core whose states small models read, where it is loaded.
+    core: the core whose states small models and memories read, where it is loaded.
     """
 
     block_size: int | None = None
@@ -122,7 +125,10 @@ def open_model(
 
 
 def open_memory(entry: Entry, shared: Shared = ALONE) -> LoadedMemory:
-    """Open the memory of a registered model, an empty one where it has none (SsdError if it cannot be read)."""
+    """Open the memory of a registered model, an empty one where it has none (SsdError if it cannot be read).
+
+    It recalls if it can and the core that read its text is loaded.
+    """
     manifest = entry.manifest
     process = shared.process or process_of(entry)
     codec = shared.codec or Codec(load_tokenizer(entry.folder, entry.name))
@@ -132,8 +138,20 @@ def open_memory(entry: Entry, shared: Shared = ALONE) -> LoadedMemory:
     kept = NOTHING
     if manifest.memory is not None:
         kept = load_memory(entry.folder, entry.name, manifest.vocabulary, manifest.tokenizer)
-    denoiser = MemoryDenoiser(kept, process, shared.block_size or manifest.block_size)
+    denoiser = memory_denoiser(kept, process, shared.block_size or manifest.block_size, codec, shared.core)
     return LoadedMemory(denoiser, codec, format_of(entry, codec.tokenizer, trained_here=manifest.kind != "core"))
+
+
+def memory_denoiser(
+    memory: Memory, process: Masked, block_size: int, codec: Codec, core: Backbone | None
+) -> MemoryDenoiser:
+    """What predicts from a memory, beside the core that has read its text, if it is there."""
+    if memory.recall is None or not isinstance(core, NativeCausalBackbone):
+        return MemoryDenoiser(memory, process, block_size)
+    core.tap(memory.recall.metric.taps)
+    reader = make_denoiser(core, "autoregressive", process)
+    assert isinstance(reader, CausalDenoiser)
+    return RecallDenoiser(memory, reader, block_size, codec.word)
 
 
 def _is_native(backbone: Backbone) -> bool:

@@ -228,7 +228,8 @@ class Usage:
         """A member, or what it takes beside another that reads the same prompt for both."""
         member, others = self._members[i], zip(self._members[:i], prompts, strict=False)
         reader = getattr(member, "reader", None)
-        shares = any(getattr(one, "reader", one) is reader and prompt == prompts[i] for one, prompt in others)
+        shown = prompts[i].shown
+        shares = any(getattr(one, "reader", one) is reader and prompt.shown == shown for one, prompt in others)
         beside: Callable[[], Metered] | None = getattr(member, "beside_reader", None)
         return beside() if shares and beside is not None else member
 

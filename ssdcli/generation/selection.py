@@ -99,10 +99,10 @@ class EnsembleSpec:
             files, key = member.model, _weights_or_memory(member)
             if key in loaded:
                 continue
-            if member.role == "memory":
-                loaded[key] = open_memory(files.entry, shared)
-                continue
             given = _with_core(shared, files, loaded)
+            if member.role == "memory":
+                loaded[key] = open_memory(files.entry, given)
+                continue
             loaded[key] = open_model(files.entry, placement, origin=files.origin, shared=given)
             device = str(loaded[key].denoiser.device)
             placement = replace(placement, device=device)  # all canvases are on the first model's device

@@ -88,6 +88,7 @@ class Codec:
         self.tokenizer.no_padding()
         tokens = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
         self._long: dict[str, list[int]] = {}
+        self._words: dict[int, str] = {}
         before = tokenizer.pre_tokenizer
         self._splits_words = before is not None and _splits_words(json.loads(before.__getstate__()))
         longest_first = sorted(filter(None, tokens), key=len, reverse=True)
@@ -141,6 +142,13 @@ class Codec:
         """The ids of a long text, in pieces where that changes nothing: the library takes more than linear time."""
         pieces = _pieces(text) if self._splits_words else [text]
         return [token for found in self.tokenizer.encode_batch(pieces, add_special_tokens=False) for token in found.ids]
+
+    def word(self, token: int) -> str:
+        """The word, or the part of one, that an id writes, whatever its case; empty where there is no letter or digit."""
+        if token not in self._words:
+            word = self.decode([token]).strip().casefold()
+            self._words[token] = word if any(map(str.isalnum, word)) else ""
+        return self._words[token]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens skipped."""

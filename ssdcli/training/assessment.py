@@ -34,10 +34,9 @@ from ssdcli.evaluation.losses import (
     shares,
 )
 from ssdcli.evaluation.scored_text import ScoredText, heldout_texts
-from ssdcli.generation.loaded_model import Loaded, LoadedMemory, LoadedModel, Shared, open_model
+from ssdcli.generation.loaded_model import Loaded, LoadedMemory, LoadedModel, Shared, memory_denoiser, open_model
 from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.models.loading import make_denoiser
-from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 from ssdcli.models.memory.memory_files import Memory
 from ssdcli.registry.manifest import CODE_LENGTH, DENOISING_LOSS, NELBO
 from ssdcli.registry.store import Entry
@@ -147,7 +146,9 @@ def _lacking(memory: Memory, texts: Sequence[ScoredText], small: LoadedModel) ->
     process = small.denoiser.process
     assert isinstance(process, Masked)  # no other process has memories
     kept = memory.without([text.tokens[1:] for text in texts])
-    denoiser = MemoryDenoiser(kept, process, small.denoiser.block_size)
+    reader = small.denoiser.backbone
+    core = reader.core if isinstance(reader, SideNetwork) else None
+    denoiser = memory_denoiser(kept, process, small.denoiser.block_size, small.codec, core)
     return [LoadedMemory(denoiser, small.codec, small.format)] * bool(kept.origins)
 
 

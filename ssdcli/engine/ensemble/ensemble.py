@@ -23,7 +23,8 @@ class CanvasDenoiser(Protocol):
     several positions of a `Lookahead` in one pass has `ahead(ahead, prefix)`, which returns log p (B, C, V), anything
     where no prediction is wanted; others are asked position by position.
     Members whose `reader` is the same, such as a core and a small model that reads its states, share the prefix of
-    equal prompts.
+    equal prompts. One that keeps something of its own beside it has `joined(prompts, read)`, which returns a
+    `JoinedPrefix` with what the reader has read, and `commit_own(tokens, own)`.
     """
 
     def start(self, prompts: Sequence[Prompt]) -> Any:
@@ -37,6 +38,18 @@ class CanvasDenoiser(Protocol):
     def commit(self, tokens: Tensor, prefix: Any) -> Any:
         """The prefix with a clean block (B, L) appended; the given one stays as it was."""
         ...
+
+
+@dataclass(frozen=True)
+class JoinedPrefix:
+    """What a member keeps of some prompts beside what its reader has read of them.
+
+    own: the member's.
+    read: the reader's, which other members may share.
+    """
+
+    own: Any
+    read: Any
 
 
 @dataclass(frozen=True)
@@ -73,14 +86,19 @@ class Ensemble:
 
         levels: where the ensemble will be asked to denoise; a member that none of them needs reads nothing.
         """
+        started: list[Any] = []
         read: list[tuple[object, Sequence[Prompt], Any]] = []
         for member, rows in zip(self.members, prompts, strict=True):
-            reader = getattr(member.model, "reader", member.model)
-            prefix = next((prefix for other, same, prefix in read if other is reader and same == rows), None)
-            if prefix is None and any(member.schedule(t) != 0 for t in levels):
-                prefix = member.model.start(rows)
-            read.append((reader, rows, prefix))
-        return tuple(prefix for *_, prefix in read)
+            model, shown = member.model, [row.shown for row in rows]
+            reader = getattr(model, "reader", model)
+            known = next((prefix for other, same, prefix in read if other is reader and same == shown), None)
+            if known is None:
+                runs = any(member.schedule(t) != 0 for t in levels)
+                started.append(model.start(rows) if runs else None)
+            else:
+                started.append(model.joined(rows, known) if hasattr(model, "joined") else known)
+            read.append((reader, shown, _read(started[-1])))
+        return tuple(started)
 
     def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefixes: tuple[Any, ...]) -> Prediction:
         """Log p of the clean tokens by the members that run at t; ValueError if there is none.
@@ -130,10 +148,23 @@ class Ensemble:
     def commit(self, tokens: Tensor, prefixes: tuple[Any, ...]) -> tuple[Any, ...]:
         """Append a clean block (B, L) to the prefix of every member that reads."""
         grown: dict[int, Any] = {id(None): None}
+        committed: list[Any] = []
         for member, prefix in zip(self.members, prefixes, strict=True):
-            if id(prefix) not in grown:  # members with the same reader may share a prefix
-                grown[id(prefix)] = member.model.commit(tokens, prefix)
-        return tuple(grown[id(prefix)] for prefix in prefixes)
+            read = _read(prefix)
+            if id(read) in grown:  # members with the same reader may share a prefix
+                known = grown[id(read)]
+                joins = isinstance(prefix, JoinedPrefix)
+                own: Any = member.model
+                committed.append(JoinedPrefix(own.commit_own(tokens, prefix.own), known) if joins else known)
+            else:
+                committed.append(member.model.commit(tokens, prefix))
+                grown[id(read)] = _read(committed[-1])
+        return tuple(committed)
+
+
+def _read(prefix: Any) -> Any:
+    """What a member's reader has read of its prompts."""
+    return prefix.read if isinstance(prefix, JoinedPrefix) else prefix
 
 
 def _ahead(model: CanvasDenoiser, ahead: Lookahead, prefix: Any) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice, repeat, takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,10 @@ class Surroundings:
     written: WrittenText
     after: tuple[int | None, ...] = ()
     private: Index | None = None
+
+    def followed_by(self, tokens: Sequence[int]) -> Surroundings:
+        """The same after more text."""
+        return replace(self, written=self.written.followed_by(tokens))
 
 
 class MemoryDenoiser:
@@ -97,8 +102,8 @@ class MemoryDenoiser:
         """FLOPs of generating after a prompt, a pair a block: it computes none."""
         return repeat((0, 0))
 
-    def start(self, prompts: Sequence[Prompt]) -> tuple[Surroundings, ...]:
-        """What is known around the canvas of each prompt."""
+    def start(self, prompts: Sequence[Prompt]) -> Any:
+        """What is known around the canvas of each prompt: a tuple of `Surroundings`."""
         return tuple(self._surroundings(prompt) for prompt in prompts)
 
     def _surroundings(self, prompt: Prompt) -> Surroundings:
@@ -106,12 +111,12 @@ class MemoryDenoiser:
         private = _indexed(tuple(prompt.private), self.index.depth) if prompt.private else None
         return Surroundings(written, tuple(prompt.after[: self.sight]), private)
 
-    def commit(self, tokens: Tensor, prefix: tuple[Surroundings, ...]) -> tuple[Surroundings, ...]:
+    def commit(self, tokens: Tensor, prefix: Any) -> Any:
         """The surroundings after a clean block (B, L)."""
         rows = zip(prefix, tokens.tolist(), strict=True)
-        return tuple(replace(row, written=row.written.followed_by(block)) for row, block in rows)
+        return tuple(row.followed_by(block) for row, block in rows)
 
-    def denoise(self, canvas: Tensor, t: float, previous: Tensor | None, prefix: tuple[Surroundings, ...]) -> Tensor:
+    def denoise(self, canvas: Tensor, t: float, previous: Tensor | None, prefix: Any) -> Tensor:
         """Log p of the clean tokens of canvases (B, L): (B, L, V) float32, NaN where it abstains.
 
         Known positions are NaN as well. The noise level and the previous prediction are not read.
@@ -121,11 +126,11 @@ class MemoryDenoiser:
             if not self._holds_text(row):
                 continue
             known = [None if token == self.process.mask_id else token for token in tokens]
-            for place in _beginnings(known, row.written.tokens):
+            for place in beginnings(known, row.written.tokens):
                 log_p[b, place] = self._log_p(row, known[:place], known[place + 1 :])
         return log_p.to(canvas.device)
 
-    def ahead(self, ahead: Lookahead, prefix: tuple[Surroundings, ...]) -> Tensor:
+    def ahead(self, ahead: Lookahead, prefix: Any) -> Tensor:
         """Log p at the positions of a lookahead, where the text being written includes the draft: (B, C, V) float32.
 
         NaN where none is wanted.
@@ -144,7 +149,7 @@ class MemoryDenoiser:
                 written = written.followed_by(tokens[place : place + 1]) if column < drafted else written
         return log_p.to(ahead.canvas.device)
 
-    def draft(self, canvas: Tensor, race: Race, count: int, prefix: tuple[Surroundings, ...]) -> Draft:
+    def draft(self, canvas: Tensor, race: Race, count: int, prefix: Any) -> Draft:
         """What followed the longest context before each place, drawn by the race; see `Drafter`."""
         rows = zip(canvas.tolist(), prefix, strict=True)
         drafts = [self._draft(place, tokens, race, count, row) for place, (tokens, row) in enumerate(rows)]
@@ -177,7 +182,8 @@ class MemoryDenoiser:
 
     def _likely(self, before: Sequence[int], row: Surroundings) -> tuple[Tensor, Tensor]:
         """The tokens that follow the longest contexts before a place, (T,) int64, and their p, (T,) float32."""
-        levels = list(self._levels(before[-self.index.depth :], (), row))[-_LONGEST:]
+        known = before[-self.index.depth :]
+        levels = [*self._of_index(known), *self._levels(known, (), row)][-_LONGEST:]
         ids, p, left = [], [], 1.0
         for followers in reversed(levels):
             own, rest = _discounted(followers)
@@ -196,7 +202,7 @@ class MemoryDenoiser:
     def _log_p(self, row: Surroundings, left: Known, right: Known) -> Tensor:
         """Log p at a place of a row's canvas by what stands on its left and right there."""
         shown = _first_known(left)
-        row = replace(row, written=row.written.followed_by(shown))
+        row = row.followed_by(shown)
         before = _last_known([*row.written.tokens[-self.index.depth :], *left[len(shown) :]])
         return self.log_p(before, [*right, *row.after], row)
 
@@ -205,24 +211,13 @@ class MemoryDenoiser:
 
         row: what else there is to look up, the private context and the text before the token.
         """
-        added, left = [], 1.0  # what longer contexts leave to shorter ones
-        for followers in reversed(list(self._levels(before, after, row))):
-            own, rest = _discounted(followers)
-            added.append((torch.from_numpy(followers.ids), left * own))
-            left *= rest
-        p = self._without_context() * left
-        for ids, own in added:
-            p.index_add_(0, ids, own)
+        p = interpolated(self._without_context(), [*self._of_index(before), *self._levels(before, after, row)])
         return p.float().log_()
 
     def _without_context(self) -> Tensor:
         """The prediction after no token at all, which is computed once for an index: (V,) float64."""
         if self._shortest is None or self._shortest[0] is not self.index:
-            p = self._uniform.clone()
-            for followers in islice(self.index.followers(()), 1):
-                own, rest = _discounted(followers)
-                p = (p * rest).index_add_(0, torch.from_numpy(followers.ids), own)
-            self._shortest = self.index, p
+            self._shortest = self.index, interpolated(self._uniform, list(islice(self.index.followers(()), 1)))
         return self._shortest[1]
 
     def conditionals(self, text: Sequence[int], places: Iterable[int], private: Sequence[int] = ()) -> Iterator[Tensor]:
@@ -236,17 +231,35 @@ class MemoryDenoiser:
             before = row.written.tokens[-self.index.depth :]
             yield self.log_p(before, (), row) if self._holds_text(row) else self._uniform.float() * math.nan
 
-    def _levels(self, before: Sequence[int], after: Known, row: Surroundings | None) -> Iterator[Followers]:
+    def _of_index(self, before: Sequence[int]) -> Iterator[Followers]:
         yield from islice(self.index.followers(before), 1, None)  # the first is `_without_context`
+
+    def _levels(
+        self, before: Sequence[int], after: Known, row: Surroundings | None, *, written: bool = True
+    ) -> Iterator[Followers]:
+        """The contexts beside those of the index; written: whether those of the text that is written are among them."""
         private = [] if row is None or row.private is None else [row.private]
         for index in private:
             yield from index.followers(before)
-        if row is not None:
+        if row is not None and written:
             yield from row.written.followers(before)
         gap = next((place for place, token in enumerate(after) if token is not None), None)
         if gap is not None:
             for index in (self.index, *private):
                 yield from index.between(before, _first_known(after[gap:]), gap + 1)
+
+
+def interpolated(p: Tensor, levels: Sequence[Followers]) -> Tensor:
+    """A prediction (V,) float64 with longer and longer contexts before it: (V,) float64."""
+    added, left = [], 1.0  # what longer contexts leave to shorter ones
+    for followers in reversed(levels):
+        own, rest = _discounted(followers)
+        added.append((torch.from_numpy(followers.ids), left * own))
+        left *= rest
+    p = p * left
+    for ids, own in added:
+        p.index_add_(0, ids, own)
+    return p
 
 
 def _discounted(followers: Followers) -> tuple[Tensor, float]:
@@ -267,7 +280,7 @@ def memory_of_context(context: Sequence[int], depth: int = DEPTH) -> Memory:
     return Memory(_indexed(tuple(context), depth), (Origin(CONTEXT_SOURCE),))
 
 
-def _beginnings(known: Known, before: Sequence[int]) -> Iterator[int]:
+def beginnings(known: Known, before: Sequence[int]) -> Iterator[int]:
     """The hidden places of a canvas whose left neighbour is known, or that begin a text."""
     left: int | None = before[-1] if before else None
     for place, token in enumerate(known):

@@ -9,7 +9,7 @@ same tokens, are preferred, so that a question in other words than the notes' fi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -115,14 +115,16 @@ class PlaceScores:
 
     index: of the text.
     recall: its keys.
-    words: for each id the number of the word that it writes, whatever its case; -1 for none. (V,) int32.
+    vocabulary: V.
+    word_of: the word, or the part of one, that an id writes, whatever its case; empty for none.
     """
 
     index: Index
     recall: Recall
-    words: NDArray[np.int32]
-    _covered: dict[int, tuple[NDArray[np.bool_], int]] = field(default_factory=dict, init=False, repr=False)
-    _last: tuple[frozenset[int], NDArray[np.int32]] | None = field(default=None, init=False, repr=False)
+    vocabulary: int
+    word_of: Callable[[int], str]
+    _covered: dict[str, tuple[NDArray[np.bool_], int]] = field(default_factory=dict, init=False, repr=False)
+    _last: tuple[frozenset[str], NDArray[np.int32]] | None = field(default=None, init=False, repr=False)
 
     def p(self, query: Tensor, before: Sequence[int]) -> Tensor:
         """The chance of each token after these, by the metric's image of the state there (D,): (V,) float32."""
@@ -132,7 +134,7 @@ class PlaceScores:
             rows = self._rows[self.index.order[start:stop]]
             scores[torch.from_numpy(rows[rows >= 0])] += _MATCHING
         p = torch.softmax(scores / (_SOFTER * self.recall.metric.temperature), dim=0)
-        return torch.zeros(len(self.words)).index_add_(0, self._targets, p)
+        return torch.zeros(self.vocabulary).index_add_(0, self._targets, p)
 
     @cached_property
     def _targets(self) -> Tensor:
@@ -147,11 +149,15 @@ class PlaceScores:
         return rows
 
     @cached_property
-    def _by_word(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The rows sorted by the word at their place, and these words."""
-        words = self.words[self.index.tokens[self.recall.places]]
-        order = np.argsort(words, kind="stable")
-        return order, words[order]
+    def _by_word(self) -> dict[str, NDArray[np.int64]]:
+        """The rows at which each word stands."""
+        ids, numbers = np.unique(self.index.tokens[self.recall.places], return_inverse=True)
+        order = np.argsort(numbers, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+        rows: dict[str, list[NDArray[np.int64]]] = {}
+        for token, part in zip(ids.tolist(), parts, strict=True):
+            rows.setdefault(self.word_of(token), []).append(part)
+        return {word: np.concatenate(parts) for word, parts in rows.items()}
 
     @cached_property
     def _bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -161,8 +167,8 @@ class PlaceScores:
 
     def _shared_words(self, before: Sequence[int]) -> NDArray[np.float32]:
         """The share of the rare words before a token, by surprise, that stand near each place: (n,) in [0, 1]."""
-        near = {int(self.words[token]) for token in before[-WINDOW:] if token != BORDER}
-        known = {word: self._near(word) for word in near if word >= 0}
+        near = {self.word_of(token) for token in before[-WINDOW:] if token != BORDER}
+        known = {word: self._near(word) for word in near - {""}}
         rare = {word for word, (_, surprise) in known.items() if surprise >= _COMMON * _STEPS}
         total = sum(known[word][1] for word in rare)
         counted, sums = self._last or (frozenset(), np.zeros(len(self.recall.places), np.int32))
@@ -178,17 +184,17 @@ class PlaceScores:
         self._last = frozenset(rare), sums
         return (sums / np.float32(max(total, 1))).astype(np.float32)
 
-    def _near(self, word: int) -> tuple[NDArray[np.bool_], int]:
+    def _near(self, word: str) -> tuple[NDArray[np.bool_], int]:
         """The rows near which a word stands, (n,) bool, and how surprising that is."""
         if word not in self._covered:
             if len(self._covered) == _CACHED:
                 del self._covered[next(iter(self._covered))]
-            rows = self._by_word[0][slice(*np.searchsorted(self._by_word[1], [word, word + 1]))]
+            rows = self._by_word.get(word, np.empty(0, np.int64))
             first, last = (bound[rows] for bound in self._bounds)
             steps = np.zeros(len(self.recall.places) + 1, np.int32)
             np.add.at(steps, np.maximum(rows - REACH, first), 1)
             np.add.at(steps, np.minimum(rows + REACH + 1, last), -1)
             covered = np.cumsum(steps[:-1]) > 0
-            share = max(1, np.count_nonzero(covered)) / max(1, len(covered))
+            share = max(1, int(np.count_nonzero(covered))) / max(1, len(covered))
             self._covered[word] = covered, round(-math.log(share) * _STEPS)
         return self._covered[word]

@@ -1,0 +1,135 @@
+"""A memory that recalls: beside a causal core that has read its text, it reads what the core reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ssdcli.engine.causal import CausalDenoiser
+from ssdcli.engine.drafting.drafter import Draft
+from ssdcli.engine.drafting.lookahead import Lookahead
+from ssdcli.engine.ensemble.ensemble import JoinedPrefix
+from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.sampling.race import Race
+from ssdcli.models.memory.memory_denoiser import Known, MemoryDenoiser, Surroundings, beginnings, interpolated
+from ssdcli.models.memory.memory_files import Memory
+from ssdcli.models.memory.recall import PlaceScores
+
+_LITERAL = 0.05  # of the contexts' own prediction, which keeps a chance for each id; measured, see docs/lab
+
+
+class RecallDenoiser(MemoryDenoiser):
+    """Predicts the leftmost hidden token by what followed the places that the core reads alike.
+
+    That takes the place of the contexts of the indexed text; those of a private context, and of tokens behind a gap,
+    count as longer ones, as ever. Elsewhere it is the memory that it would be without recall.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        core: CausalDenoiser,
+        block_size: int,
+        word_of: Callable[[int], str],
+        excluded: Iterable[int] = (),
+    ) -> None:
+        """Predict from a memory that has a recall, beside the core of this denoiser.
+
+        word_of: the word that an id writes, see `PlaceScores`. ValueError for a memory without a recall.
+        """
+        super().__init__(memory, core.process, block_size, excluded)
+        if memory.recall is None:
+            raise ValueError("this memory holds no keys to recall by")
+        self.core = core
+        self.same_on_any_threads = core.same_on_any_threads
+        self._scores = PlaceScores(memory.index, memory.recall, core.process.vocabulary, word_of)
+
+    @property
+    def reader(self) -> object:
+        """The core, whose prefix it shares."""
+        return self.core.reader
+
+    def costs(self, prompt: Prompt) -> Iterator[tuple[int, int]]:
+        """FLOPs of generating after a prompt, a pair a block: those of the core's reading."""
+        return self.core.costs(prompt)
+
+    def beside_reader(self) -> MemoryDenoiser:
+        """The same as far as costs go, where another member reads all text for it."""
+        return MemoryDenoiser(self.memory, self.process, self.block_size)
+
+    def start(self, prompts: Sequence[Prompt]) -> JoinedPrefix:
+        """What is known around the canvas of each prompt, and what the core reads of it."""
+        return self.joined(prompts, self.core.start([prompt.shown for prompt in prompts]))
+
+    def joined(self, prompts: Sequence[Prompt], read: object) -> JoinedPrefix:
+        """The same where the core has read the prompts already."""
+        return JoinedPrefix(super().start(prompts), read)
+
+    def commit(self, tokens: Tensor, prefix: JoinedPrefix) -> JoinedPrefix:
+        """Both after a clean block (B, L)."""
+        return JoinedPrefix(self.commit_own(tokens, prefix.own), self.core.commit(tokens, prefix.read))
+
+    def commit_own(self, tokens: Tensor, own: tuple[Surroundings, ...]) -> tuple[Surroundings, ...]:
+        """The surroundings after a clean block (B, L)."""
+        grown: tuple[Surroundings, ...] = super().commit(tokens, own)
+        return grown
+
+    def denoise(self, canvas: Tensor, t: float, previous: Tensor | None, prefix: JoinedPrefix) -> Tensor:
+        """Log p of the clean tokens of canvases (B, L): (B, L, V) float32, NaN where it abstains."""
+        log_p = torch.full((*canvas.shape, self.process.vocabulary), math.nan)
+        queries = self.queries(self.core.states_at(canvas, prefix.read))
+        for b, (tokens, row) in enumerate(zip(canvas.tolist(), prefix.own, strict=True)):
+            known = [None if token == self.process.mask_id else token for token in tokens]
+            for place in beginnings(known, row.written.tokens):
+                left, right = known[:place], known[place + 1 :]
+                if None in left:
+                    log_p[b, place] = self._log_p(row, left, right)
+                else:
+                    log_p[b, place] = self.recalled(queries[b], right, row.followed_by(tokens[:place]))
+        return log_p.to(canvas.device)
+
+    def ahead(self, ahead: Lookahead, prefix: JoinedPrefix) -> Tensor:
+        """Log p at the positions of a lookahead: (B, C, V) float32, NaN where none is wanted."""
+        log_p = torch.full((*ahead.places.shape, self.process.vocabulary), math.nan)
+        if bool((ahead.drafted < 0).all()):
+            return log_p.to(ahead.canvas.device)
+        queries = self.queries(self.core.states_ahead(ahead, prefix.read))
+        rows = zip(ahead.canvas.tolist(), ahead.first.tolist(), ahead.drafted.tolist(), prefix.own, strict=True)
+        for b, (tokens, first, drafted, row) in enumerate(rows):
+            for column in range(min(drafted + 1, len(tokens) - first)):
+                place = first + column
+                here = row.followed_by(tokens[:place])
+                log_p[b, column] = self.recalled(queries[b, column], [None] * (len(tokens) - place - 1), here)
+        return log_p.to(ahead.canvas.device)
+
+    def draft(self, canvas: Tensor, race: Race, count: int, prefix: JoinedPrefix) -> Draft:
+        """As without recall, which needs a state for each token."""
+        return super().draft(canvas, race, count, prefix.own)
+
+    def queries(self, states: Tensor) -> Tensor:
+        """What the core's states (..., (1 + k) H) look for: (..., D) float32, on the CPU."""
+        return self._scores.recall.metric(states.cpu())
+
+    def recalled(self, query: Tensor, right: Known, row: Surroundings) -> Tensor:
+        """Log p of the token after what a row has written, by the query there (D,): (V,) float32."""
+        before = row.written.tokens
+        known = before[-self.index.depth :]
+        literal = interpolated(self._without_context(), list(self._of_index(known)))
+        p = (1 - _LITERAL) * self._scores.p(query, before).double() + _LITERAL * literal
+        p = interpolated(p, list(self._levels(known, [*right, *row.after], row, written=False)))
+        return p.float().log_()
+
+    def conditionals(
+        self, text: Sequence[int], places: Iterable[int], private: Sequence[int] = (), states: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """As without recall; states: the core's before each of the places, (n, (1 + k) H)."""
+        if states is None:
+            yield from super().conditionals(text, places, private)
+            return
+        (row,) = super().start([Prompt((), private=private)])
+        for place, query in zip(places, self.queries(states), strict=True):
+            row.written.extend(text[len(row.written.tokens) - 1 : place])  # the first is BORDER
+            yield self.recalled(query, (), row)

@@ -1,0 +1,113 @@
+"""Recall: how places of a text are scored, what is kept of them on disk, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from ssdcli.models.memory.memory_files import Memory, Origin, remember
+from ssdcli.models.memory.recall import Metric, PlaceScores, Recall, load_recall, save_recall
+from ssdcli.models.memory.text_index import BORDER
+
+V, H, D = 12, 6, 4
+TEXTS = [[0, 1, 2, 3], [4, 1, 2, 5, 6], [7, 8]]
+WORDS = ["a", "b", "c", "d", "e", "", "f", "a", "g", "h", "i", "j"]  # 0 and 7 are one word; 5 is none
+
+
+def metric(seed: int = 0) -> Metric:
+    random = torch.Generator().manual_seed(seed)
+    return Metric((1, 3), torch.randn(H, generator=random), torch.randn(H, D, generator=random), 0.1)
+
+
+def held(texts: list[list[int]] = TEXTS, *, without: int | None = None) -> Memory:
+    """A memory with keys for all of its tokens, or for all but one text's."""
+    memory = remember(texts, [Origin(f"{number}.md") for number in range(len(texts))])
+    places = np.flatnonzero(memory.index.tokens != BORDER)
+    if without is not None:
+        places = places[np.searchsorted(memory.index.borders, places) - 1 != without]
+    keys = functional.normalize(torch.randn(len(places), D, generator=torch.Generator().manual_seed(1)), dim=-1)
+    return Memory(memory.index, memory.origins, Recall(metric(), places, keys.bfloat16()))
+
+
+def scores(memory: Memory) -> PlaceScores:
+    assert memory.recall is not None
+    return PlaceScores(memory.index, memory.recall, V, WORDS.__getitem__)
+
+
+def test_a_metric_projects_the_last_of_the_states_that_are_read() -> None:
+    states = torch.randn(2, 3 * H, dtype=torch.bfloat16)
+    own = states[:, 2 * H :].float()
+    own = own / (own.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt() - metric().mean
+    expected = functional.normalize(own @ metric().projection, dim=-1)
+    assert torch.allclose(metric()(states), expected, atol=1e-6)
+
+
+def test_the_prediction_is_a_softmax_of_cosines_shared_words_and_matches() -> None:
+    memory, query = held(), functional.normalize(torch.randn(D), dim=0)
+    recall = memory.recall
+    assert recall is not None
+    before = [4, 1, 2]  # "e", "b" and "c", of which only "e" is rare: all others stand near half of the places or more
+    cosines = (recall.keys @ query.bfloat16()).float()
+    tokens = memory.index.tokens[recall.places].tolist()
+    near = torch.tensor([0.0] * 4 + [1.0] * 5 + [0.0] * 2)  # the text that holds 4
+    matches = torch.tensor([0, 0, 0, 2, 0, 1, 2, 3, 0, 0, 0.0])  # before the "3", "1", "2", "5" that follow as here
+    matches[5] = 0  # "4" alone is no end of `before`
+    matches[6] = 0
+    weights = torch.softmax((cosines + 0.5 * near + 0.06 * matches) / (1.2 * 0.1), dim=0)
+    expected = torch.zeros(V).index_add_(0, torch.tensor(tokens), weights)
+    assert torch.allclose(scores(memory).p(query, before), expected, atol=1e-6)
+
+
+def test_words_are_near_on_both_sides_but_not_in_another_text_whichever_id_writes_them() -> None:
+    texts = [*TEXTS, [8, 9, 10, 11] * 3]
+    shared = scores(held(texts))._shared_words([7])  # 7 writes the word of 0, which stands in the first text
+    assert shared.tolist() == [1.0] * 4 + [0.0] * 5 + [1.0] * 2 + [0.0] * 12
+    assert scores(held(texts))._shared_words([5]).tolist() == [0.0] * 23  # no word
+
+
+def test_what_was_asked_before_changes_nothing() -> None:
+    texts = [[i % V for i in range(start, start + 9)] for start in range(6)]
+    queries = functional.normalize(torch.randn(8, D), dim=-1)
+    used = scores(held(texts))
+    asked = [[(3 * i + j) % V for j in range(i)] for i in range(8)]
+    for query, before in zip(queries, asked, strict=True):
+        assert torch.equal(used.p(query, before), scores(held(texts)).p(query, before))
+
+
+def test_a_memory_without_some_texts_recalls_none_of_their_places() -> None:
+    memory = held()
+    left = memory.without([TEXTS[1]])
+    assert memory.recall is not None and left.recall is not None
+    tokens = left.index.tokens[left.recall.places].tolist()
+    assert tokens == [*TEXTS[0], *TEXTS[2]]
+    assert torch.equal(left.recall.keys, memory.recall.keys[[0, 1, 2, 3, 9, 10]])
+
+
+def test_places_without_keys_are_never_recalled() -> None:
+    p = scores(held(without=2)).p(torch.ones(D), [0])
+    assert p[7] == p[8] == 0
+    assert math.isclose(float(p.sum()), 1, rel_tol=1e-5)
+
+
+def test_a_recall_is_read_as_it_was_written(tmp_path: Path) -> None:
+    memory = held()
+    assert memory.recall is not None
+    save_recall(tmp_path / "recall", memory.recall)
+    again = load_recall(tmp_path / "recall", memory.index)
+    assert again.metric.taps == (1, 3) and again.metric.temperature == 0.1
+    assert np.array_equal(again.places, memory.recall.places) and torch.equal(again.keys, memory.recall.keys)
+    assert torch.equal(again.metric.projection, memory.recall.metric.projection)
+
+
+@pytest.mark.parametrize("texts", [[[0, 1]], [[0, 1, 2], [3, 4], [1, 2, 5, 6], [7, 8]]], ids=["shorter", "other"])
+def test_a_recall_of_another_text_is_refused(tmp_path: Path, texts: list[list[int]]) -> None:
+    recall = held().recall
+    assert recall is not None
+    save_recall(tmp_path / "recall", recall)
+    with pytest.raises(ValueError, match="not that of its text"):
+        load_recall(tmp_path / "recall", held(texts).index)

@@ -1,0 +1,127 @@
+"""A memory that recalls, as a member beside the core that it reads: laws on a toy Llama."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ssdcli.engine.drafting.lookahead import Lookahead
+from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.rules import average
+from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.engine.prompt import Prompt
+from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
+from ssdcli.models.memory.memory_files import Memory, Origin, remember
+from ssdcli.models.memory.recall import Metric, Recall
+from ssdcli.models.memory.recall_denoiser import RecallDenoiser
+from ssdcli.models.memory.text_index import BORDER
+from tests.engine.test_causal import PROCESS, PROMPT, L, V, canvas_of, denoiser, llama
+from tests.models.backbones.test_side_network import passes
+
+TEXTS = [[*PROMPT, 5, 6, 7, 8, 5, 6, 9, 10], [3, 9, 5, 6, 2, 7, 8, 3, 3, 4, 9, 2, 6, 5, 5, 7]]
+HIDDEN = 32
+OPENING = 1  # before a text, and no word
+
+
+def recalling() -> tuple[RecallDenoiser, NativeCausalBackbone]:
+    """A memory of TEXTS that a core has read, each text as it stands."""
+    core = denoiser(llama())
+    backbone = core.backbone
+    assert isinstance(backbone, NativeCausalBackbone)
+    backbone.tap((0, 1))
+    torch.manual_seed(2)
+    metric = Metric((0, 1), torch.zeros(HIDDEN), torch.randn(HIDDEN, 16), 0.05)
+    memory = remember(TEXTS, [Origin("notes.md")] * len(TEXTS))
+    keys = [metric(core.states(torch.tensor([[OPENING, *text[:-1]]]))[0]) for text in TEXTS]
+    places = np.flatnonzero(memory.index.tokens != BORDER)
+    memory = replace(memory, recall=Recall(metric, places, torch.cat(keys).bfloat16()))
+    return RecallDenoiser(memory, core, L, lambda token: "" if token == OPENING else chr(97 + token)), backbone
+
+
+def test_a_memory_without_keys_is_refused() -> None:
+    member, _ = recalling()
+    with pytest.raises(ValueError, match="no keys"):
+        RecallDenoiser(Memory(member.index, ()), member.core, L, str)
+
+
+def test_it_recalls_at_the_leftmost_hidden_place_and_looks_up_elsewhere() -> None:
+    member, _ = recalling()
+    canvas = canvas_of(5)
+    canvas[0, 3] = 9
+    found = member.denoise(canvas, 0.5, None, member.start([Prompt(PROMPT)]))
+    plain = MemoryDenoiser(member.memory, PROCESS, L)
+    looked_up = plain.denoise(canvas, 0.5, None, plain.start([Prompt(PROMPT)]))
+    assert found[0, 1].exp().sum() == pytest.approx(1, abs=1e-5)
+    assert not torch.equal(found[0, 1], looked_up[0, 1])
+    assert torch.equal(found[0, 4], looked_up[0, 4])
+    assert torch.equal(found.isnan(), looked_up.isnan())
+
+
+def test_it_says_what_follows_the_place_that_the_core_reads_alike() -> None:
+    member, _ = recalling()
+    text = TEXTS[0]
+    for place in (len(PROMPT), len(PROMPT) + 3):
+        log_p = member.denoise(canvas_of(), 1.0, None, member.start([Prompt([OPENING, *text[:place]])]))[0, 0]
+        assert int(log_p.argmax()) == text[place]
+
+
+def test_the_core_reads_for_both_and_what_it_reads_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    member, backbone = recalling()
+    members = (Member("core", member.core, Constant(0.5)), Member("memory", member, Constant(0.5), "memory"))
+    both, prompts = Ensemble(members, average), [[Prompt(PROMPT)], [Prompt(PROMPT, private=[5, 6])]]
+    with passes(backbone, monkeypatch) as seen:
+        prefixes = both.start(prompts, [1.0])
+        both.denoise(canvas_of(5), 1.0, None, prefixes)
+        prefixes = both.commit(torch.tensor([[5, 6, 7, 8][:L]]), prefixes)
+        both.denoise(canvas_of(), 1.0, None, prefixes)
+    with passes(backbone, monkeypatch) as alone:
+        core = Ensemble(members[:1], average)
+        prefix = core.start(prompts[:1], [1.0])
+        core.denoise(canvas_of(5), 1.0, None, prefix)
+        prefix = core.commit(torch.tensor([[5, 6, 7, 8][:L]]), prefix)
+        core.denoise(canvas_of(), 1.0, None, prefix)
+    assert seen == alone
+
+
+def step_by_step(member: RecallDenoiser, text: list[int], count: int) -> list[Tensor]:
+    """Log p of each of the last tokens of a text, each asked by itself."""
+    starts = range(len(text) - count, len(text))
+    prompts = [[OPENING, *text[:place]] for place in starts]
+    return [member.denoise(canvas_of(), 1.0, None, member.start([Prompt(prompt)]))[0, 0] for prompt in prompts]
+
+
+def test_a_draft_is_judged_as_the_same_text_would_be() -> None:
+    member, _ = recalling()
+    draft = [5, 6, 7][: L - 1]
+    canvas = canvas_of()
+    ahead = Lookahead.of(canvas, torch.tensor([draft]), torch.tensor([False]), PROCESS)
+    found = member.ahead(ahead, member.start([Prompt([OPENING, *PROMPT])]))
+    expected = step_by_step(member, [*PROMPT, *draft, 0], len(draft) + 1)
+    assert torch.allclose(found[0], torch.stack(expected), atol=1e-4)
+
+
+def test_conditionals_are_what_it_predicts_step_by_step() -> None:
+    member, _ = recalling()
+    text, count = TEXTS[1], 6
+    places = range(len(text) - count, len(text))
+    states = member.core.states(torch.tensor([[OPENING, *text[:-1]]]))[0, -count:]
+    found = list(member.conditionals(text, places, states=states))
+    for one, other in zip(found, step_by_step(member, text, count), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_a_row_is_what_it_is_alone_and_a_private_context_counts() -> None:
+    member, _ = recalling()
+    prompts = [Prompt(PROMPT), Prompt([OPENING, 3, 9], private=[9, V - 1] * 3)]
+    canvas = torch.cat([canvas_of(5), canvas_of()])
+    both = member.denoise(canvas, 1.0, None, member.start(prompts))
+    for row, prompt in enumerate(prompts):
+        alone = member.denoise(canvas[row : row + 1], 1.0, None, member.start([prompt]))
+        assert torch.equal(both[row].nan_to_num(7.0), alone[0].nan_to_num(7.0))
+    assert both[1, 0].argmax() == V - 1
