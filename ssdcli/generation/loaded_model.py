@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.denoiser import Backbone, Denoiser
@@ -138,20 +138,22 @@ def open_memory(entry: Entry, shared: Shared = ALONE) -> LoadedMemory:
     kept = NOTHING
     if manifest.memory is not None:
         kept = load_memory(entry.folder, entry.name, manifest.vocabulary, manifest.tokenizer)
-    denoiser = memory_denoiser(kept, process, shared.block_size or manifest.block_size, codec, shared.core)
-    return LoadedMemory(denoiser, codec, format_of(entry, codec.tokenizer, trained_here=manifest.kind != "core"))
+    form = format_of(entry, codec.tokenizer, trained_here=manifest.kind != "core")
+    block_size = shared.block_size or manifest.block_size
+    return loaded_memory(kept, codec, form, replace(shared, block_size=block_size, process=process))
 
 
-def memory_denoiser(
-    memory: Memory, process: Masked, block_size: int, codec: Codec, core: Backbone | None
-) -> MemoryDenoiser:
-    """What predicts from a memory, beside the core that has read its text, if it is there."""
+def loaded_memory(memory: Memory, codec: Codec, form: TextFormat, shared: Shared) -> LoadedMemory:
+    """A memory that is ready to be looked up; one whose text the core of `shared` has read recalls."""
+    core, process = shared.core, shared.process
+    assert isinstance(process, Masked)
+    assert shared.block_size is not None
     if memory.recall is None or not isinstance(core, NativeCausalBackbone):
-        return MemoryDenoiser(memory, process, block_size)
+        return LoadedMemory(MemoryDenoiser(memory, process, shared.block_size), codec, form)
     core.tap(memory.recall.metric.taps)
     reader = make_denoiser(core, "autoregressive", process)
     assert isinstance(reader, CausalDenoiser)
-    return RecallDenoiser(memory, reader, block_size, codec.word)
+    return LoadedMemory(RecallDenoiser(memory, reader, codec.word, form.opening), codec, form)
 
 
 def _is_native(backbone: Backbone) -> bool:

@@ -144,7 +144,7 @@ class Codec:
         return [token for found in self.tokenizer.encode_batch(pieces, add_special_tokens=False) for token in found.ids]
 
     def word(self, token: int) -> str:
-        """The word, or the part of one, that an id writes, whatever its case; empty where there is no letter or digit."""
+        """The word, or part of one, that an id writes, in lower case; empty for one without a letter or digit."""
         if token not in self._words:
             word = self.decode([token]).strip().casefold()
             self._words[token] = word if any(map(str.isalnum, word)) else ""

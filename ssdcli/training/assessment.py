@@ -14,7 +14,6 @@ from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.engine.ensemble.rules import Rule
 from ssdcli.engine.ensemble.schedules import Constant, Schedule, sharing
-from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.whole_text import can_be_read_whole
 from ssdcli.errors import SsdError
 from ssdcli.evaluation.block_losses import BlockSettings, block_losses
@@ -34,7 +33,7 @@ from ssdcli.evaluation.losses import (
     shares,
 )
 from ssdcli.evaluation.scored_text import ScoredText, heldout_texts
-from ssdcli.generation.loaded_model import Loaded, LoadedMemory, LoadedModel, Shared, memory_denoiser, open_model
+from ssdcli.generation.loaded_model import Loaded, LoadedMemory, LoadedModel, Shared, loaded_memory, open_model
 from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.models.loading import make_denoiser
 from ssdcli.models.memory.memory_files import Memory
@@ -143,13 +142,10 @@ def assess(
 
 def _lacking(memory: Memory, texts: Sequence[ScoredText], small: LoadedModel) -> list[LoadedMemory]:
     """The memory without some texts and their near-duplicates; none where nothing is left of it."""
-    process = small.denoiser.process
-    assert isinstance(process, Masked)  # no other process has memories
-    kept = memory.without([text.tokens[1:] for text in texts])
-    reader = small.denoiser.backbone
+    kept, reader = memory.without([text.tokens[1:] for text in texts]), small.denoiser.backbone
     core = reader.core if isinstance(reader, SideNetwork) else None
-    denoiser = memory_denoiser(kept, process, small.denoiser.block_size, small.codec, core)
-    return [LoadedMemory(denoiser, small.codec, small.format)] * bool(kept.origins)
+    shared = Shared(small.denoiser.block_size, small.denoiser.process, core=core)
+    return [loaded_memory(kept, small.codec, small.format, shared)] if kept.origins else []
 
 
 def _fitter(prepared: Prepared) -> GateFitter:

@@ -26,7 +26,7 @@ DISCOUNT = 0.65  # beside a real core, on real notes, the best of 0.3 to 0.9
 CONTEXT_SOURCE = "context"  # in place of a file's name, since requests hold the text of a context alone
 
 _ENDLESS = 1 << 40  # tokens of a prompt, all of which it may read
-_CONTEXTS = 4  # private contexts whose indexes are kept
+CONTEXTS = 4  # private contexts whose indexes are kept
 
 _LONGEST = 4  # contexts whose followers are drafted from
 _FAINT = 0.05  # the chance of all of a draft below which it is not continued
@@ -108,7 +108,7 @@ class MemoryDenoiser:
 
     def _surroundings(self, prompt: Prompt) -> Surroundings:
         written = WrittenText([BORDER, *prompt.before], self.index.depth)
-        private = _indexed(tuple(prompt.private), self.index.depth) if prompt.private else None
+        private = indexed(tuple(prompt.private), self.index.depth) if prompt.private else None
         return Surroundings(written, tuple(prompt.after[: self.sight]), private)
 
     def commit(self, tokens: Tensor, prefix: Any) -> Any:
@@ -269,15 +269,15 @@ def _discounted(followers: Followers) -> tuple[Tensor, float]:
     return (counts - DISCOUNT) / total, DISCOUNT * len(counts) / total
 
 
-@lru_cache(maxsize=_CONTEXTS)
-def _indexed(context: tuple[int, ...], depth: int) -> Index:
+@lru_cache(maxsize=CONTEXTS)
+def indexed(context: tuple[int, ...], depth: int) -> Index:
     """The index of a private context, which all blocks of a text and all texts beside it share."""
     return Index.of([context], depth)
 
 
 def memory_of_context(context: Sequence[int], depth: int = DEPTH) -> Memory:
     """A private context as a memory of one text, which is the one that is looked up."""
-    return Memory(_indexed(tuple(context), depth), (Origin(CONTEXT_SOURCE),))
+    return Memory(indexed(tuple(context), depth), (Origin(CONTEXT_SOURCE),))
 
 
 def beginnings(known: Known, before: Sequence[int]) -> Iterator[int]:

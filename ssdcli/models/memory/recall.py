@@ -26,7 +26,7 @@ from ssdcli.models.memory.text_index import BORDER, Index
 WINDOW = 48  # tokens before a token whose words are looked for
 REACH = 24  # tokens on either side of a place in which they may stand
 
-_WORDS = 0.5  # what a place gains in cosine that has all rare words around it; measured, as are these (see docs/lab):
+_WORDS = 1.0  # what a place gains in cosine that has all rare words around it; measured, as are these (see docs/lab):
 _MATCHING = 0.06  # for each token before it that is the same
 _SOFTER = 1.2  # than the learned temperature, since these bonuses sharpen the scores
 _COMMON = 0.7  # nats of surprise that a word needs to be rare
@@ -111,33 +111,33 @@ def load_recall(path: Path, index: Index) -> Recall:
 
 @dataclass
 class PlaceScores:
-    """Predicts a token from the places of a text that are most like the one before it.
+    """Scores the places of a text by how much they are like the one that is to be predicted.
 
     index: of the text.
     recall: its keys.
-    vocabulary: V.
     word_of: the word, or the part of one, that an id writes, whatever its case; empty for none.
     """
 
     index: Index
     recall: Recall
-    vocabulary: int
     word_of: Callable[[int], str]
     _covered: dict[str, tuple[NDArray[np.bool_], int]] = field(default_factory=dict, init=False, repr=False)
     _last: tuple[frozenset[str], NDArray[np.int32]] | None = field(default=None, init=False, repr=False)
 
-    def p(self, query: Tensor, before: Sequence[int]) -> Tensor:
-        """The chance of each token after these, by the metric's image of the state there (D,): (V,) float32."""
+    def scores(self, query: Tensor, before: Sequence[int]) -> Tensor:
+        """How much each place is like the one after these tokens, in nats: (n,) float32.
+
+        query: the metric's image of the state there, (D,).
+        """
         scores = (self.recall.keys @ query.to(self.recall.keys.dtype)).float()
         scores += _WORDS * torch.from_numpy(self._shared_words(before))
-        for start, stop in list(self.index.slices(before))[1:]:
+        for start, stop in list(self.index.slices(before[-self.index.depth :]))[1:]:
             rows = self._rows[self.index.order[start:stop]]
             scores[torch.from_numpy(rows[rows >= 0])] += _MATCHING
-        p = torch.softmax(scores / (_SOFTER * self.recall.metric.temperature), dim=0)
-        return torch.zeros(self.vocabulary).index_add_(0, self._targets, p)
+        return scores / (_SOFTER * self.recall.metric.temperature)
 
     @cached_property
-    def _targets(self) -> Tensor:
+    def targets(self) -> Tensor:
         """The token at each place that has a key: (n,) int64."""
         return torch.from_numpy(self.index.tokens[self.recall.places].astype(np.int64))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +16,19 @@ from ssdcli.engine.drafting.lookahead import Lookahead
 from ssdcli.engine.ensemble.ensemble import JoinedPrefix
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampling.race import Race
-from ssdcli.models.memory.memory_denoiser import Known, MemoryDenoiser, Surroundings, beginnings, interpolated
+from ssdcli.models.memory.memory_denoiser import (
+    CONTEXTS,
+    Known,
+    MemoryDenoiser,
+    Surroundings,
+    beginnings,
+    indexed,
+    interpolated,
+)
 from ssdcli.models.memory.memory_files import Memory
-from ssdcli.models.memory.recall import PlaceScores
+from ssdcli.models.memory.recall import Metric, PlaceScores, Recall
 
+_WINDOW = 1024  # tokens of a private context that the core reads at once
 _LITERAL = 0.05  # of the contexts' own prediction, which keeps a chance for each id; measured, see docs/lab
 
 
@@ -28,24 +39,21 @@ class RecallDenoiser(MemoryDenoiser):
     count as longer ones, as ever. Elsewhere it is the memory that it would be without recall.
     """
 
-    def __init__(
-        self,
-        memory: Memory,
-        core: CausalDenoiser,
-        block_size: int,
-        word_of: Callable[[int], str],
-        excluded: Iterable[int] = (),
-    ) -> None:
-        """Predict from a memory that has a recall, beside the core of this denoiser.
+    def __init__(self, memory: Memory, core: CausalDenoiser, word_of: Callable[[int], str], opening: int) -> None:
+        """Predict from a memory beside the core that has read it; ValueError for one that no core has read.
 
-        word_of: the word that an id writes, see `PlaceScores`. ValueError for a memory without a recall.
+        word_of: the word that an id writes, see `PlaceScores`.
+        opening: the id that the core reads before a text.
         """
-        super().__init__(memory, core.process, block_size, excluded)
+        super().__init__(memory, core.process, core.block_size)
         if memory.recall is None:
             raise ValueError("this memory holds no keys to recall by")
         self.core = core
         self.same_on_any_threads = core.same_on_any_threads
-        self._scores = PlaceScores(memory.index, memory.recall, core.process.vocabulary, word_of)
+        self._word_of = word_of
+        self._opening = opening
+        self._places = PlaceScores(memory.index, memory.recall, word_of)
+        self._private = lru_cache(maxsize=CONTEXTS)(self._read)
 
     @property
     def reader(self) -> object:
@@ -109,16 +117,35 @@ class RecallDenoiser(MemoryDenoiser):
         """As without recall, which needs a state for each token."""
         return super().draft(canvas, race, count, prefix.own)
 
+    @property
+    def _metric(self) -> Metric:
+        return self._places.recall.metric
+
+    def _read(self, context: tuple[int, ...]) -> PlaceScores:
+        """A private context, which the core reads in passes of their own."""
+        index, keys = indexed(context, self.index.depth), list[Tensor]()
+        width = min(_WINDOW, self.core.context)
+        for start in range(0, len(context), width):
+            part = [self._opening, *context[start : start + width - 1], 0][: len(context) - start]
+            keys.append(self.queries(self.core.states(torch.tensor([part], device=self.core.device))[0]))
+        places = np.arange(1, 1 + len(context))
+        return PlaceScores(index, Recall(self._metric, places, torch.cat(keys).bfloat16()), self._word_of)
+
     def queries(self, states: Tensor) -> Tensor:
         """What the core's states (..., (1 + k) H) look for: (..., D) float32, on the CPU."""
-        return self._scores.recall.metric(states.cpu())
+        return self._metric(states.cpu())
 
     def recalled(self, query: Tensor, right: Known, row: Surroundings) -> Tensor:
         """Log p of the token after what a row has written, by the query there (D,): (V,) float32."""
         before = row.written.tokens
         known = before[-self.index.depth :]
         literal = interpolated(self._without_context(), list(self._of_index(known)))
-        p = (1 - _LITERAL) * self._scores.p(query, before).double() + _LITERAL * literal
+        places = [
+            self._places,
+            *([] if row.private is None else [self._private(tuple(row.private.tokens[1:-1].tolist()))]),
+        ]
+        weights = torch.softmax(torch.cat([one.scores(query, before) for one in places]), dim=0).double()
+        p = (_LITERAL * literal).index_add_(0, torch.cat([one.targets for one in places]), (1 - _LITERAL) * weights)
         p = interpolated(p, list(self._levels(known, [*right, *row.after], row, written=False)))
         return p.float().log_()
 

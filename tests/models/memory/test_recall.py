@@ -36,7 +36,13 @@ def held(texts: list[list[int]] = TEXTS, *, without: int | None = None) -> Memor
 
 def scores(memory: Memory) -> PlaceScores:
     assert memory.recall is not None
-    return PlaceScores(memory.index, memory.recall, V, WORDS.__getitem__)
+    return PlaceScores(memory.index, memory.recall, WORDS.__getitem__)
+
+
+def chances(memory: Memory, query: torch.Tensor, before: list[int]) -> torch.Tensor:
+    """What the best places say: a softmax of their scores."""
+    found = scores(memory)
+    return torch.zeros(V).index_add_(0, found.targets, torch.softmax(found.scores(query, before), dim=0))
 
 
 def test_a_metric_projects_the_last_of_the_states_that_are_read() -> None:
@@ -47,7 +53,7 @@ def test_a_metric_projects_the_last_of_the_states_that_are_read() -> None:
     assert torch.allclose(metric()(states), expected, atol=1e-6)
 
 
-def test_the_prediction_is_a_softmax_of_cosines_shared_words_and_matches() -> None:
+def test_scores_are_cosines_shared_words_and_matches() -> None:
     memory, query = held(), functional.normalize(torch.randn(D), dim=0)
     recall = memory.recall
     assert recall is not None
@@ -58,9 +64,9 @@ def test_the_prediction_is_a_softmax_of_cosines_shared_words_and_matches() -> No
     matches = torch.tensor([0, 0, 0, 2, 0, 1, 2, 3, 0, 0, 0.0])  # before the "3", "1", "2", "5" that follow as here
     matches[5] = 0  # "4" alone is no end of `before`
     matches[6] = 0
-    weights = torch.softmax((cosines + 0.5 * near + 0.06 * matches) / (1.2 * 0.1), dim=0)
-    expected = torch.zeros(V).index_add_(0, torch.tensor(tokens), weights)
-    assert torch.allclose(scores(memory).p(query, before), expected, atol=1e-6)
+    expected = (cosines + near + 0.06 * matches) / (1.2 * 0.1)
+    assert torch.allclose(scores(memory).scores(query, before), expected, atol=1e-5)
+    assert scores(memory).targets.tolist() == tokens
 
 
 def test_words_are_near_on_both_sides_but_not_in_another_text_whichever_id_writes_them() -> None:
@@ -76,20 +82,21 @@ def test_what_was_asked_before_changes_nothing() -> None:
     used = scores(held(texts))
     asked = [[(3 * i + j) % V for j in range(i)] for i in range(8)]
     for query, before in zip(queries, asked, strict=True):
-        assert torch.equal(used.p(query, before), scores(held(texts)).p(query, before))
+        assert torch.equal(used.scores(query, before), scores(held(texts)).scores(query, before))
 
 
 def test_a_memory_without_some_texts_recalls_none_of_their_places() -> None:
     memory = held()
     left = memory.without([TEXTS[1]])
-    assert memory.recall is not None and left.recall is not None
+    assert memory.recall is not None
+    assert left.recall is not None
     tokens = left.index.tokens[left.recall.places].tolist()
     assert tokens == [*TEXTS[0], *TEXTS[2]]
     assert torch.equal(left.recall.keys, memory.recall.keys[[0, 1, 2, 3, 9, 10]])
 
 
 def test_places_without_keys_are_never_recalled() -> None:
-    p = scores(held(without=2)).p(torch.ones(D), [0])
+    p = chances(held(without=2), torch.ones(D), [0])
     assert p[7] == p[8] == 0
     assert math.isclose(float(p.sum()), 1, rel_tol=1e-5)
 
@@ -99,8 +106,10 @@ def test_a_recall_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert memory.recall is not None
     save_recall(tmp_path / "recall", memory.recall)
     again = load_recall(tmp_path / "recall", memory.index)
-    assert again.metric.taps == (1, 3) and again.metric.temperature == 0.1
-    assert np.array_equal(again.places, memory.recall.places) and torch.equal(again.keys, memory.recall.keys)
+    assert again.metric.taps == (1, 3)
+    assert again.metric.temperature == 0.1
+    assert np.array_equal(again.places, memory.recall.places)
+    assert torch.equal(again.keys, memory.recall.keys)
     assert torch.equal(again.metric.projection, memory.recall.metric.projection)
 
 

@@ -41,13 +41,13 @@ def recalling() -> tuple[RecallDenoiser, NativeCausalBackbone]:
     keys = [metric(core.states(torch.tensor([[OPENING, *text[:-1]]]))[0]) for text in TEXTS]
     places = np.flatnonzero(memory.index.tokens != BORDER)
     memory = replace(memory, recall=Recall(metric, places, torch.cat(keys).bfloat16()))
-    return RecallDenoiser(memory, core, L, lambda token: "" if token == OPENING else chr(97 + token)), backbone
+    return RecallDenoiser(memory, core, lambda token: "" if token == OPENING else chr(97 + token), OPENING), backbone
 
 
 def test_a_memory_without_keys_is_refused() -> None:
     member, _ = recalling()
     with pytest.raises(ValueError, match="no keys"):
-        RecallDenoiser(Memory(member.index, ()), member.core, L, str)
+        RecallDenoiser(Memory(member.index, ()), member.core, str, OPENING)
 
 
 def test_it_recalls_at_the_leftmost_hidden_place_and_looks_up_elsewhere() -> None:
@@ -86,7 +86,7 @@ def test_the_core_reads_for_both_and_what_it_reads_is_shared(monkeypatch: pytest
         core.denoise(canvas_of(5), 1.0, None, prefix)
         prefix = core.commit(torch.tensor([[5, 6, 7, 8][:L]]), prefix)
         core.denoise(canvas_of(), 1.0, None, prefix)
-    assert seen == alone
+    assert seen == [*alone[:3], 2, *alone[3:]]  # the private context, in a pass of its own
 
 
 def step_by_step(member: RecallDenoiser, text: list[int], count: int) -> list[Tensor]:
@@ -125,3 +125,15 @@ def test_a_row_is_what_it_is_alone_and_a_private_context_counts() -> None:
         alone = member.denoise(canvas[row : row + 1], 1.0, None, member.start([prompt]))
         assert torch.equal(both[row].nan_to_num(7.0), alone[0].nan_to_num(7.0))
     assert both[1, 0].argmax() == V - 1
+
+
+def test_places_of_a_private_context_are_recalled_in_the_text_of_a_stranger() -> None:
+    member, _ = recalling()
+    private = [12, 13, 14, 15, 16, 12, 17, 18]
+    query = member.queries(member.core.states(torch.tensor([[OPENING, *private]]))[0, -1])  # after all of it
+    before = private[3:-1]  # other words than those right before the place that is asked for
+    (row,) = MemoryDenoiser(member.memory, PROCESS, L).start([Prompt(before, private=private)])
+    (without,) = MemoryDenoiser(member.memory, PROCESS, L).start([Prompt(before)])
+    gain = member.recalled(query, (), row).exp() - member.recalled(query, (), without).exp()
+    assert set(gain.topk(3).indices.tolist()) <= set(private)
+    assert gain[private].sum() > 0.3
