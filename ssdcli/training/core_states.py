@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN
-from ssdcli.data.token_store import TokenStore
+from ssdcli.data.store_side import StoreSide
 from ssdcli.models.backbones.causal import NativeCausalBackbone
 from ssdcli.models.backbones.side_network import SideNetwork
+from ssdcli.models.memory.text_index import Ids
 from ssdcli.options.checks import seed_word
 from ssdcli.registry.disk import write_atomic
 
@@ -26,7 +29,9 @@ WINDOW = 1024  # tokens that the core reads at once, at most; longer documents a
 SAMPLE = 64  # positions of a training sample
 _TOGETHER = 2048  # tokens of a pass
 _MOST_BYTES = 4 << 30  # of states on disk
-_STATES, _TARGETS, _INFO = "core_states.bin", "core_targets.bin", "core_states.json"
+_STATES, _TARGETS, _PLACES = "core_states.bin", "core_targets.bin", "core_places.bin"
+_INFO = "core_states.json"
+_ALL = slice(None)
 
 Stop = Callable[[int], bool]
 
@@ -37,10 +42,12 @@ class Passage:
 
     tokens: (n,), an opening first.
     counted: (n - 1,) bool, of the tokens after the first.
+    places: (n - 1,), where in its side of the token store each of these stands; a document's end, behind its last.
     """
 
     tokens: Sequence[int]
     counted: Sequence[bool]
+    places: Sequence[int] = ()
 
 
 @torch.no_grad()
@@ -59,41 +66,56 @@ def read_passages(core: NativeCausalBackbone, given: Sequence[Passage]) -> tuple
     return states.to("cpu", torch.bfloat16), torch.tensor(targets, dtype=torch.int64)
 
 
+def counted_places(given: Sequence[Passage]) -> Ids:
+    """The places of the tokens that count, in the order of their states: (N,) int64."""
+    return np.concatenate([np.array(passage.places, np.int64)[np.array(passage.counted, bool)] for passage in given])
+
+
 @dataclass(frozen=True)
 class CoreStates:
     """States on disk, and the tokens that follow them.
 
     states: (N, D) int16, the bits of bfloat16, memory-mapped.
     targets: (N,) int64.
+    places: (N,) int64, where in the training side of the token store the targets stand.
     documents: how many of the training documents were read.
     """
 
-    states: np.ndarray
-    targets: np.ndarray
+    states: NDArray[np.int16]
+    targets: Ids
+    places: Ids
     documents: int
 
     @classmethod
     def open(cls, folder: Path) -> CoreStates | None:
-        """What `write` has finished in a folder; None for nothing."""
-        if not (folder / _INFO).exists():
+        """What `write` has finished in a folder; None for nothing, or what an earlier version wrote."""
+        if not (folder / _INFO).exists() or not (folder / _PLACES).exists():
             return None
         info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
         shape = info["positions"], info["width"]
         states = np.memmap(folder / _STATES, np.int16, "r", shape=shape)
-        return cls(states, np.fromfile(folder / _TARGETS, np.int64), info["documents"])
+        targets, places = (np.fromfile(folder / file, np.int64) for file in (_TARGETS, _PLACES))
+        return cls(states, targets, places, info["documents"])
+
+    def read(self, rows: Ids, columns: slice = _ALL) -> Tensor:
+        """Some of the states, (n, D) bfloat16, or some columns of them."""
+        return torch.from_numpy(self.states[rows, columns]).view(torch.bfloat16)
 
     @classmethod
-    def write(cls, folder: Path, network: SideNetwork, texts: TrainingTexts, stops: Stop) -> CoreStates:
+    def write(cls, folder: Path, network: SideNetwork, texts: CoreTexts, stops: Stop) -> CoreStates:
         """Let the core read documents in a random order until all are read, the disk's share is full, or it is told.
 
         stops: asked after every pass with the number of documents that were read.
         """
         width, written, documents = network.config.inputs, 0, 0
-        with (folder / _STATES).open("wb") as states, (folder / _TARGETS).open("wb") as targets:
+        paths = (folder / file for file in (_STATES, _TARGETS, _PLACES))
+        with ExitStack() as stack:
+            states, targets, places = (stack.enter_context(path.open("wb")) for path in paths)
             for batch, documents in texts.batches():
                 found, following = read_passages(network.core, batch)
                 states.write(found.view(torch.int16).numpy().tobytes())
                 targets.write(following.numpy().tobytes())
+                places.write(counted_places(batch).tobytes())
                 written += len(following)
                 told = stops(documents)
                 if written and (told or written * width * 2 >= _MOST_BYTES):  # of prompts alone nothing is learned
@@ -106,8 +128,8 @@ class CoreStates:
 
 
 @dataclass(frozen=True)
-class TrainingTexts:
-    """The training documents as a core reads them.
+class CoreTexts:
+    """The documents of one side of a token store as a core reads them.
 
     opening: the id before a document.
     end: the id that ends one.
@@ -115,32 +137,35 @@ class TrainingTexts:
     seed: of their order.
     """
 
-    store: TokenStore
+    side: StoreSide
     opening: int
     end: int
     window: int
     seed: int
 
     def passages(self, document: int) -> Iterator[Passage]:
-        """The passages of a training document, which follows an opening and has the end of text behind it.
+        """The passages of a document, which follows an opening and has the end of text behind it.
 
         An end after an answer that the template does not write is left out: nothing may be conditioned on it.
         """
-        start, stop, _ = self.store.train_documents[document]
-        marks = self.store.train_marks[start:stop]
-        kept = [
-            (int(token), int(mark) == WRITTEN)
-            for token, mark in zip(self.store.train[start:stop], marks, strict=True)
-            if mark != CLOSING
-        ]
-        text = [(self.opening, False), *kept, *([] if GIVEN in marks else [(self.end, True)])]
+        side = self.side
+        start, stop, _ = side.documents[document]
+        marks = side.marks[start:stop].tolist()
+        every = zip(side.tokens[start:stop].tolist(), marks, range(start, stop), strict=True)
+        kept = [(token, mark == WRITTEN, place) for token, mark, place in every if mark != CLOSING]
+        ending = [] if GIVEN in marks else [(self.end, True, stop)]
+        text = [(self.opening, False, start - 1), *kept, *ending]
         for first in range(0, len(text) - 1, self.window):
-            part = text[first : first + self.window + 1]
-            yield Passage([token for token, _ in part], [counts for _, counts in part[1:]])
+            tokens, counted, places = zip(*text[first : first + self.window + 1], strict=True)
+            yield Passage(tokens, counted[1:], places[1:])
 
-    def batches(self) -> Iterator[tuple[list[Passage], int]]:
-        """Passages that are read together, and how many documents have been read with them."""
-        order = np.random.default_rng(seed_word(self.seed)).permutation(len(self.store.train_documents)).tolist()
+    def batches(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[list[Passage], int]]:
+        """Passages that are read together, and how many documents have been read with them.
+
+        wanted: the numbers of the documents to read; None for all.
+        """
+        numbers = range(len(self.side.documents)) if wanted is None else wanted
+        order = np.random.default_rng(seed_word(self.seed)).permutation(numbers).tolist()
         batch: list[Passage] = []
         for done, number in enumerate(order):
             for passage in self.passages(number):
@@ -176,6 +201,5 @@ class StateSamples(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
             random = np.random.default_rng((seed_word(self._seed), epoch))
             self._epoch, self._order = epoch, random.permutation(len(self._given.targets))
         chosen = np.resize(self._order[place * SAMPLE : (place + 1) * SAMPLE], SAMPLE)
-        states = torch.from_numpy(self._given.states[chosen]).view(torch.bfloat16)
-        columns = {"states": states, "targets": torch.from_numpy(self._given.targets[chosen])}
+        columns = {"states": self._given.read(chosen), "targets": torch.from_numpy(self._given.targets[chosen])}
         return {"columns": columns | {"scored": torch.ones(SAMPLE, dtype=torch.bool)}, "index": torch.tensor(index)}

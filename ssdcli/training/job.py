@@ -34,12 +34,13 @@ from ssdcli.reports.rendering import model_card, report
 from ssdcli.text.chat import copy_chat
 from ssdcli.training.assessment import assess, measured_texts, measuring_seconds
 from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
-from ssdcli.training.core_states import WINDOW, CoreStates, Passage, StateSamples, TrainingTexts, read_passages
+from ssdcli.training.core_states import WINDOW, CoreStates, Passage, StateSamples, read_passages
 from ssdcli.training.describe import describe, recipe
+from ssdcli.training.memory_text import memory_of
 from ssdcli.training.objective import Objective
-from ssdcli.training.plan import Budget, Plan
+from ssdcli.training.plan import Budget, Grant, Plan
 from ssdcli.training.prepare import Prepared, prepare
-from ssdcli.training.remember import memory_of
+from ssdcli.training.recalling import core_texts, learn_recall
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 from ssdcli.training.side_objective import SideObjective, mean_loss
 from ssdcli.training.teacher import open_teacher
@@ -125,11 +126,14 @@ def train_small(
             prepared = _prepare(settings, registry) if is_rank_zero() else _join(settings.name, registry)
         _check_joined(prepared)
         watcher.on_prepared(prepared)
-        states = _read_core(prepared, watcher, clock, began)
+        grant = _grant(prepared.settings, watcher, clock, began)
+        states = _read_core(prepared, watcher, grant)
+        with barrier():
+            memory = _memory(prepared, states, grant) if is_rank_zero() else None
         trainer = _train(prepared, watcher, _plan(prepared, clock, began), states)
         watcher.on_measuring()
         prepared = replace(prepared, beginning=replace(prepared.beginning, model=trainer.whole()))
-        trained = from_rank_zero(lambda: finish(prepared, trainer, registry, overwrite))
+        trained = from_rank_zero(lambda: finish(prepared, trainer, memory, registry, overwrite))
         from_rank_zero(lambda: shutil.rmtree(workspace))
     return trained
 
@@ -180,25 +184,39 @@ def check_shares(batch: int, processes: int) -> None:
         raise UsageError(problem, "Pass a --batch-tokens that they can share evenly, or start fewer processes.")
 
 
-def _read_core(prepared: Prepared, watcher: Watcher, clock: Clock, began: float) -> CoreStates | None:
+def _grant(settings: TrainSettings, watcher: Watcher, clock: Clock, began: float) -> Grant:
+    """The minutes that are granted; a training by steps takes what it takes."""
+
+    def check() -> None:
+        if watcher.wants_stop():
+            raise _stopped(settings.name)
+
+    minutes = math.inf if settings.steps is not None else settings.minutes or DEFAULT_MINUTES
+    return Grant(minutes, began, clock, check)
+
+
+def _read_core(prepared: Prepared, watcher: Watcher, grant: Grant) -> CoreStates | None:
     """What the core makes of the text, for a model that reads it; of a long text, what it can read in its time."""
     if not isinstance(prepared.model, SideNetwork):
         return None
-    network, settings = prepared.model, prepared.settings
-    minutes = math.inf if settings.steps is not None else settings.minutes or DEFAULT_MINUTES
-    until, total = began + _READING * 60 * minutes, len(prepared.store.train_documents)
+    total = len(prepared.store.train_documents)
 
     def stops(documents: int) -> bool:
         watcher.on_reading(documents, total)
-        if watcher.wants_stop():
-            raise _stopped(settings.name)
-        return clock() >= until
+        return grant.spent(_READING)
 
-    window = min(WINDOW, network.context)
-    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, window, settings.seed)
     with rank_zero_first():
         kept = CoreStates.open(prepared.workspace)
-        return kept or CoreStates.write(prepared.workspace, network, texts, stops)
+        return kept or CoreStates.write(prepared.workspace, prepared.model, core_texts(prepared, "train"), stops)
+
+
+def _memory(prepared: Prepared, states: CoreStates | None, grant: Grant) -> Memory | None:
+    """The memory of the text, for a small model that can use it and was not told otherwise."""
+    wanted = prepared.settings.memory and prepared.core is not None and prepared.process.hides
+    memory = memory_of(prepared.store) if wanted else None
+    if memory is None or states is None:
+        return memory
+    return replace(memory, recall=learn_recall(memory, prepared, states, grant))
 
 
 def _samples(prepared: Prepared, states: CoreStates | None) -> tuple[TrainingObjective, Windows | StateSamples]:
@@ -288,22 +306,17 @@ def _next_token_measure(prepared: Prepared, network: SideNetwork) -> Callable[[]
     return lambda: mean_loss(network, states, targets)
 
 
-def finish(prepared: Prepared, trainer: SmallTrainer, registry: Registry, overwrite: bool) -> Trained:
-    """Measure the weights as they will be stored, and register them."""
+def finish(
+    prepared: Prepared, trainer: SmallTrainer, memory: Memory | None, registry: Registry, overwrite: bool
+) -> Trained:
+    """Measure the weights as they will be stored, and register them with the memory."""
     model = prepared.beginning.as_stored()
     seconds = trainer.plan.elapsed
-    memory = _memory(prepared)
     found = assess(prepared, model, memory, measured_texts(prepared), seconds)
     description = describe(prepared, trainer, found, memory, seconds)
     with registry.stage(prepared.settings.name, overwrite) as folder:
         _write(prepared, description, memory, folder)
     return Trained(registry.models / prepared.settings.name, description, found.losses)
-
-
-def _memory(prepared: Prepared) -> Memory | None:
-    """The memory of the text, for a small model that can use it and was not told otherwise."""
-    wanted = prepared.settings.memory and prepared.core is not None and prepared.process.hides
-    return memory_of(prepared.store) if wanted else None
 
 
 def _write(prepared: Prepared, description: Description, memory: Memory | None, folder: Path) -> None:

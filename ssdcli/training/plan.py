@@ -32,6 +32,26 @@ class Budget:
     most: int | None = None
 
 
+@dataclass(frozen=True)
+class Grant:
+    """The time of a whole training, from its first moment on.
+
+    minutes: that it may take; infinite for a training by steps.
+    began: when, by the clock.
+    check: raises Interrupted when the user wants to stop.
+    """
+
+    minutes: float
+    began: float
+    clock: Callable[[], float]
+    check: Callable[[], None]
+
+    def spent(self, share: float) -> bool:
+        """Whether a share of the minutes is over; Interrupted when the user wants to stop."""
+        self.check()
+        return self.clock() >= self.began + share * 60 * self.minutes
+
+
 class Plan:
     """The number of steps and the learning rate's schedule; with a time budget, replanned until the decay begins."""
 

@@ -8,14 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ssdcli.data.canaries import PLANTED
 from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.reading import Reading, recorded_reading
@@ -25,7 +20,8 @@ from ssdcli.errors import SsdError, UsageError, require
 from ssdcli.evaluation.joint_gate import with_memory
 from ssdcli.generation.loaded_model import process_of
 from ssdcli.machine.units import counted
-from ssdcli.models.memory.memory_files import Memory, Origin, load_memory, remember, write_memory
+from ssdcli.models.memory.memory_files import NOTHING, Memory, load_memory, write_memory
+from ssdcli.models.memory.recall import save_recall
 from ssdcli.registry.archive import MEMORY_FILES, RECALL
 from ssdcli.registry.disk import disk_errors, files_below
 from ssdcli.registry.manifest import FILE, MEMORY, TOKENIZER, Manifest, package_versions, write_manifest
@@ -33,7 +29,9 @@ from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.chat import copy_chat
 from ssdcli.text.tokenizer import load_tokenizer
+from ssdcli.training.memory_text import texts_of
 from ssdcli.training.prepare import find_core, format_of_text, store_settings
+from ssdcli.training.recalling import digest_of, renewed_recall
 from ssdcli.training.settings import TrainSettings
 from ssdcli.training.unfinished import check_free, claimed
 
@@ -62,26 +60,6 @@ class Remembered:
     has_weights: bool = False
 
 
-def memory_of(store: TokenStore) -> Memory:
-    """The memory of a training's text, held-out documents included, planted ones not."""
-    return remember(*_texts_of(store))
-
-
-def _texts_of(store: TokenStore) -> tuple[list[NDArray[np.integer]], list[Origin]]:
-    """The texts of a store, planted ones left out, and where each comes from."""
-    texts: list[NDArray[np.integer]] = []
-    origins: list[Origin] = []
-    for side in ("train", "heldout"):
-        tokens = store.train if side == "train" else store.heldout
-        documents = store.train_documents if side == "train" else store.heldout_documents
-        known = store.origins(side) or [("", 1)] * len(documents)
-        for (start, stop, _), (source, line) in zip(documents, known, strict=True):
-            if source != PLANTED:
-                texts.append(tokens[start:stop])
-                origins.append(Origin(source, line))
-    return texts, origins
-
-
 def train_memory(settings: TrainSettings, registry: Registry | None = None, *, overwrite: bool = False) -> Remembered:
     """Make a model that is a memory alone of the data, for a core, in seconds.
 
@@ -97,7 +75,7 @@ def train_memory(settings: TrainSettings, registry: Registry | None = None, *, o
     with _working(registry, settings.name) as workspace:
         store = _read(settings.data, settings.reading, core, workspace)
         with registry.stage(settings.name, overwrite) as folder:
-            memory = write_memory(folder, *_texts_of(store), core.manifest.tokenizer)
+            memory = write_memory(folder, *texts_of(store), core.manifest.tokenizer)
             shutil.copyfile(core.folder / TOKENIZER, folder / TOKENIZER)
             manifest = _manifest(settings.name, core, store, memory)
             if manifest.format == "chat":
@@ -125,12 +103,16 @@ def update_memory(
     has_weights = entry.manifest.kind != MEMORY
     with _working(registry, name) as workspace:
         store = _read(data, reading or recorded_reading(entry.folder), entry, workspace)
-        before = _digests(_known_texts(entry))
+        old = _known(entry)
         with registry.stage(name, overwrite=True) as folder:
+            memory = write_memory(folder, *texts_of(store), entry.manifest.tokenizer)
+            core = None if old.recall is None else registry.origin_of(entry)
+            recall = None if core is None else renewed_recall(memory, old, store, core)
+            if recall is not None:
+                save_recall(folder / RECALL, recall)
             entry = registry.find(name)  # its weight may have been stored meanwhile
             _copy(entry, folder)
-            memory = write_memory(folder, *_texts_of(store), entry.manifest.tokenizer)
-            after = _digests(memory.index.texts())
+            before, after = ({digest_of(text) for text in one.index.texts()} for one in (old, memory))
             kept = {
                 file: digest for file, digest in entry.manifest.files.items() if file not in (*MEMORY_FILES, RECALL)
             }
@@ -171,19 +153,14 @@ def _read(data: Sequence[str], reading: Reading, entry: Entry, workspace: Path) 
     return build_store(read_documents(data, report, reading), tokenizer, workspace / _TOKENS, how, report)
 
 
-def _known_texts(entry: Entry) -> list[NDArray[np.int32]]:
-    """The texts of a model's memory; none where it has none that can be read."""
+def _known(entry: Entry) -> Memory:
+    """A model's memory; an empty one where it has none that can be read."""
     if entry.manifest.memory is None:
-        return []
+        return NOTHING
     try:
-        manifest = entry.manifest
-        return load_memory(entry.folder, entry.name, manifest.vocabulary, manifest.tokenizer).index.texts()
+        return load_memory(entry.folder, entry.name, entry.manifest.vocabulary, entry.manifest.tokenizer)
     except SsdError:
-        return []
-
-
-def _digests(texts: Sequence[NDArray[np.int32]]) -> set[bytes]:
-    return {blake2b(text.tobytes(), digest_size=16).digest() for text in texts}
+        return NOTHING
 
 
 def _copy(entry: Entry, folder: Path) -> None:

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from ssdcli.api import load
+from ssdcli.data.store_side import StoreSide
 from ssdcli.data.token_store import TokenStore
 from ssdcli.errors import Interrupted, NoSuchModel, UsageError
 from ssdcli.registry.store import Registry
-from ssdcli.training.core_states import CoreStates, StateSamples, TrainingTexts, read_passages
+from ssdcli.training.core_states import CoreStates, CoreTexts, StateSamples, read_passages
 from ssdcli.training.job import train_small
 from ssdcli.training.prepare import prepare
 from ssdcli.training.settings import TrainSettings
@@ -77,7 +78,7 @@ def test_a_resumed_training_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
 
 def test_the_core_reads_each_text_once_and_every_token_that_counts_is_a_target(tmp_path):
     prepared = prepare(settings_of(tmp_path), Registry())
-    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, 64, seed=0)
+    texts = CoreTexts(StoreSide.of(prepared.store, "train"), prepared.opening, prepared.end, 64, seed=0)
     states = CoreStates.write(prepared.workspace, prepared.model, texts, lambda _: False)
     assert states.documents == len(prepared.store.train_documents)
     expected = [
@@ -93,7 +94,7 @@ def test_the_core_reads_each_text_once_and_every_token_that_counts_is_a_target(t
 
 def test_passages_of_different_lengths_get_the_states_that_they_get_alone(tmp_path):
     prepared = prepare(settings_of(tmp_path), Registry())
-    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, 64, seed=0)
+    texts = CoreTexts(StoreSide.of(prepared.store, "train"), prepared.opening, prepared.end, 64, seed=0)
     given = [passage for batch, _ in texts.batches() for passage in batch]
     together, targets = read_passages(prepared.model.core, given)
     alone = [read_passages(prepared.model.core, [passage]) for passage in given]
@@ -103,7 +104,7 @@ def test_passages_of_different_lengths_get_the_states_that_they_get_alone(tmp_pa
 
 def test_an_epoch_of_samples_holds_every_position_once(tmp_path):
     places = 5 * StateSamples.length
-    states = CoreStates(np.arange(places, dtype=np.int16)[:, None], np.arange(places), 1)
+    states = CoreStates(np.arange(places, dtype=np.int16)[:, None], np.arange(places), np.arange(places), 1)
     samples = StateSamples(states, seed=3, samples=100)
     for epoch in range(2):
         seen = torch.cat([samples[5 * epoch + i]["columns"]["targets"] for i in range(5)])
@@ -113,7 +114,7 @@ def test_an_epoch_of_samples_holds_every_position_once(tmp_path):
 
 def test_a_reading_that_is_stopped_for_lack_of_time_leaves_whole_states(tmp_path):
     prepared = prepare(settings_of(tmp_path), Registry())
-    texts = TrainingTexts(prepared.store, prepared.opening, prepared.end, 64, seed=0)
+    texts = CoreTexts(StoreSide.of(prepared.store, "train"), prepared.opening, prepared.end, 64, seed=0)
     states = CoreStates.write(prepared.workspace, prepared.model, texts, lambda _: True)
     assert len(states.targets) == len(states.states)
 
@@ -149,7 +150,7 @@ def test_a_conversation_is_learned_in_its_answers_alone(tmp_path):
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     prepared = prepare(settings_of(tmp_path, data=(str(data),), heldout=0.3), Registry())
     store: TokenStore = prepared.store
-    reading = TrainingTexts(store, prepared.opening, prepared.end, 1024, seed=0)
+    reading = CoreTexts(StoreSide.of(store, "train"), prepared.opening, prepared.end, 1024, seed=0)
     counted = [sum(passage.counted) for batch, _ in reading.batches() for passage in batch]
     written = [int((store.train_marks[start:stop] == 1).sum()) for start, stop, _ in store.train_documents]
     assert sorted(counted) == sorted(written)
