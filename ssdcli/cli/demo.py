@@ -76,14 +76,14 @@ def run_demo(notebook: story.Notebook, minutes: float, *, as_json: bool) -> None
     tell(_samples(cast, samples))
     with console.terminal().status("measuring"):
         lengths = story.predict(cast, notebook.heldout)
-        recalls = story.recall(cast, notebook.facts)
-    if facts := _facts(cast, recalls):
+        answers = story.recall(cast, notebook.facts)
+    if facts := _facts(cast, answers):
         tell(facts)
-    tell(_measured(cast, lengths, recalls))
+    tell(_measured(cast, lengths, answers))
     tell(_next(cast, notebook))
     if as_json:
         parts = {"training": _training_json(trained), "samples": [_sample_json(sample) for sample in samples]}
-        measured = {"heldout": _lengths_json(lengths), "facts": _facts_json(recalls)}
+        measured = {"heldout": _lengths_json(lengths), "facts": _facts_json(answers)}
         names = {"title": notebook.title, "core": cast.core, "small": cast.small, "weight": cast.weight}
         console.write_json(names | parts | measured | {"seconds": round(time.monotonic() - began, 1)})
 
@@ -175,11 +175,11 @@ def _side_by_side(cast: story.Cast, samples: Sequence[story.Continuations]) -> s
     return captured.get()
 
 
-def _facts(cast: story.Cast, recalls: Sequence[story.Recall]) -> str:
+def _facts(cast: story.Cast, answers: Sequence[story.FactAnswers]) -> str:
     """Show facts that the core gets wrong and all together get right; nothing if there is none."""
     labels = _labels(cast)
     *_, last = labels
-    found = [one for one in recalls if one.hits[last] and not one.hits[CORE]]
+    found = [one for one in answers if one.hits[last] and not one.hits[CORE]]
     if not found:
         return ""
     shown = found[:_SHOWN]
@@ -195,16 +195,16 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _measured(cast: story.Cast, lengths: story.CodeLength, recalls: Sequence[story.Recall]) -> str:
+def _measured(cast: story.Cast, lengths: story.CodeLength, answers: Sequence[story.FactAnswers]) -> str:
     from ssdcli.evaluation.estimates import proportion
 
-    labels, counts = _labels(cast), story.hits(recalls)
+    labels, counts = _labels(cast), story.hits(answers)
     width = max(map(len, labels.values()))
     rows = [f"{'':{width}}  {'bits per byte':>15}  {'facts said':>19}"]
     for author, label in labels.items():
         bits, count = lengths.bits_per_byte[author], counts[author]
-        low, high = (len(recalls) * end for end in proportion(count, len(recalls)))
-        share = f"{count} of {len(recalls)} ({low:.0f} to {high:.0f})"
+        low, high = (len(answers) * end for end in proportion(count, len(answers)))
+        share = f"{count} of {len(answers)} ({low:.0f} to {high:.0f})"
         rows.append(f"{label:{width}}  {bits.value:7.3f} ± {bits.margin:.3f}  {share:>19}")
     together = "All together" if MEMORY in labels else "Both together"
     gain = f"{'save' if lengths.gain.value >= 0 else 'lose'} {abs(lengths.gain.value):.3f} ± {lengths.gain.margin:.3f}"
@@ -240,6 +240,6 @@ def _sample_json(sample: story.Continuations) -> dict[str, object]:
     return {"prompt": sample.prompt, "seed": sample.seed, **sample.texts}
 
 
-def _facts_json(recalls: Sequence[story.Recall]) -> dict[str, object]:
-    answers = [asdict(one.fact) | {"texts": one.texts, "hits": one.hits} for one in recalls]
-    return {"asked": len(recalls), "known": story.hits(recalls), "answers": answers}
+def _facts_json(answers: Sequence[story.FactAnswers]) -> dict[str, object]:
+    answers = [asdict(one.fact) | {"texts": one.texts, "hits": one.hits} for one in answers]
+    return {"asked": len(answers), "known": story.hits(answers), "answers": answers}

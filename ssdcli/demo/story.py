@@ -130,7 +130,7 @@ class CodeLength:
 
 
 @dataclass(frozen=True)
-class Recall:
+class FactAnswers:
     """How the authors did on one fact.
 
     fact: the sentence.
@@ -226,19 +226,19 @@ def _combination(writer: Writer, names: Sequence[str]) -> Combination:
     return Combination(writer.ensemble.rule, tuple(own.get(name, Constant(0.0)) for name in names))
 
 
-def recall(cast: Cast, facts: Sequence[Fact], options: Options = FACTS) -> list[Recall]:
+def recall(cast: Cast, facts: Sequence[Fact], options: Options = FACTS) -> list[FactAnswers]:
     """Let each author complete the sentences, greedily; a text that holds the answer, in any case, is a hit."""
     texts = _texts(cast, [Request(fact.prompt, seed=0) for fact in facts], options)
-    recalls = []
+    answers = []
     for place, fact in enumerate(facts):
         said = {author: written[place] for author, written in texts.items()}
-        recalls.append(Recall(fact, said, {author: _says(text, fact.answer) for author, text in said.items()}))
-    return recalls
+        answers.append(FactAnswers(fact, said, {author: _says(text, fact.answer) for author, text in said.items()}))
+    return answers
 
 
-def hits(recalls: Sequence[Recall]) -> dict[str, int]:
+def hits(answers: Sequence[FactAnswers]) -> dict[str, int]:
     """Count the facts that each author said."""
-    return {author: sum(recall.hits[author] for recall in recalls) for author in recalls[0].hits}
+    return {author: sum(one.hits[author] for one in answers) for author in answers[0].hits}
 
 
 def _texts(cast: Cast, requests: Sequence[Request], options: Options) -> dict[str, list[str]]:

@@ -94,10 +94,10 @@ def test_a_loss_is_called_a_loss():
     assert "1.250 ± 0.500" in told
 
 
-def recalled(name: str, *, core: bool, last: bool) -> story.Recall:
+def recalled(name: str, *, core: bool, last: bool) -> story.FactAnswers:
     fact = story.Fact(name, f"the {name} is", "red")
     said = dict.fromkeys(AUTHORS, False) | {"core": core, MEMORY: last}
-    return story.Recall(fact, {author: " red\n" if right else " blue" for author, right in said.items()}, said)
+    return story.FactAnswers(fact, {author: " red\n" if right else " blue" for author, right in said.items()}, said)
 
 
 def test_the_core_is_named_and_where_to_get_it():
