@@ -241,5 +241,5 @@ def _sample_json(sample: story.Continuations) -> dict[str, object]:
 
 
 def _facts_json(answers: Sequence[story.FactAnswers]) -> dict[str, object]:
-    answers = [asdict(one.fact) | {"texts": one.texts, "hits": one.hits} for one in answers]
-    return {"asked": len(answers), "known": story.hits(answers), "answers": answers}
+    told = [asdict(one.fact) | {"texts": one.texts, "hits": one.hits} for one in answers]
+    return {"asked": len(told), "known": story.hits(answers), "answers": told}
