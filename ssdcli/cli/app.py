@@ -11,31 +11,41 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from ssdcli import __version__
-from ssdcli.cli import audit, console, demo, doctor, evaluate, generate, models, pull, recipes, train
-from ssdcli.cli.help import PanelGroup, use_panels
+from ssdcli.cli import console
+from ssdcli.cli.late import LateCommand, LateGroup
 from ssdcli.errors import Interrupted, OutOfMemory, SsdError, is_out_of_memory
 from ssdcli.machine.distributed import is_rank_zero
 
 CLOSED_PIPE = 141  # what a shell reports for a command that SIGPIPE ended
 _GLOBAL_FLAGS = ("--debug", "--quiet", "-q")
 
+
+COMMANDS = {
+    "generate": LateCommand("ssdcli.cli.generate", "Write text with a core, small models, or both together."),
+    "train-small": LateCommand("ssdcli.cli.train", "Train a small model on your own text, on this machine."),
+    "pull": LateCommand("ssdcli.cli.pull", "Register a checkpoint as a core."),
+    "eval": LateCommand("ssdcli.cli.evaluate", "Measure how well models predict held-out text."),
+    "audit": LateCommand("ssdcli.cli.audit", "Measure how much of its training text a model reveals."),
+    "doctor": LateCommand("ssdcli.cli.doctor", "Show what this machine has, and which cores fit."),
+    "demo": LateCommand("ssdcli.cli.demo", "Train on a bundled notebook, and compare the models."),
+    "models": LateCommand("ssdcli.cli.models", "List, show, rename, remove, verify, export and import models."),
+    "recipes": LateCommand("ssdcli.cli.recipes", "List, show, copy and check recipes: flags worth keeping."),
+}
+
+
+class SsdGroup(LateGroup):
+    """The commands of `ssd`."""
+
+    table = COMMANDS
+
+
 app = typer.Typer(
     name="ssd",
-    cls=PanelGroup,
+    cls=SsdGroup,
     invoke_without_command=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-generate.register(app)
-train.register(app)
-pull.register(app)
-evaluate.register(app)
-audit.register(app)
-models.register(app)
-recipes.register(app)
-doctor.register(app)
-demo.register(app)
-use_panels(app)
 
 
 @app.callback()

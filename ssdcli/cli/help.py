@@ -5,6 +5,8 @@ An option is listed under its `rich_help_panel`, as Typer does with rich, in hal
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import typer
@@ -55,8 +57,23 @@ def _spare_conversions(params: Any, completing: bool) -> None:
     for param in params:
         if completing:  # the shell needs what was given, not what it is converted to
             param.process_value = _as_given
-        elif getattr(param, "is_flag", False) and not param.expose_value and param.default is None:
+            continue
+        if getattr(param, "is_flag", False) and not param.expose_value and param.default is None:
             param.default = False  # --help and others: None would be converted, a boolean is not
+        if not param.required and param.callback is None:
+            param.process_value = partial(_spared, param, param.process_value)
+
+
+def _spared(param: Any, convert: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
+    """What a parameter is given, converted only if it is neither missing nor text that stays text."""
+    several = param.multiple or param.nargs == -1
+    if value is None:
+        return () if several else None
+    kind = param.type_descriptor.annotation
+    texts = list(value) if several else [value]
+    if kind in (str, list[str]) and all(isinstance(text, str) for text in texts):
+        return texts if several else value
+    return convert(context, value)
 
 
 def _as_given(_: Any, value: Any) -> Any:

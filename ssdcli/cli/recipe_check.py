@@ -43,11 +43,14 @@ class CheckedRecipe:
 
 def recipe_commands() -> dict[str, type[DataclassInstance]]:
     """The settings of each command that takes a recipe, by the command's name."""
-    from ssdcli.cli.app import app  # which imports all commands, this one among them
+    from typer.main import get_command
 
-    callbacks = {command.name: command.callback for command in app.registered_commands}
+    from ssdcli.cli.app import app
+
+    root: Any = get_command(app)
+    callbacks = {name: command.callback for name, command in root.commands.items()}
     takers = {name: getattr(run, "settings", None) for name, run in callbacks.items() if _takes_recipe(run)}
-    return {name: settings for name, settings in takers.items() if name is not None and settings is not None}
+    return {name: settings for name, settings in takers.items() if settings is not None}
 
 
 def _takes_recipe(run: object) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass
 
 import pytest
 import typer
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from ssdcli.cli import app
@@ -15,7 +16,8 @@ from ssdcli.errors import UsageError
 from ssdcli.options.checks import above, at_least, between, each, multiple_of, one_of
 from ssdcli.options.declare import ValueSource, build, check_options, check_value, group, option, settings_of
 
-SETTINGS = [found for command in app.app.registered_commands if (found := getattr(command.callback, "settings", None))]
+COMMANDS = get_command(app.app).commands.values()
+SETTINGS = [found for command in COMMANDS if (found := getattr(command.callback, "settings", None))]
 
 
 @dataclass(frozen=True)
