@@ -3,20 +3,25 @@
     python -m benchmarks core_speed --core smollm2 [--members mem] [--gguf FILE.gguf] [--threads 1 2]
     python -m benchmarks core_speed --core smollm2 --busy --threads 1
     python -m benchmarks core_speed --core smollm2 --tables losses --heldout FILE.jsonl
+    python -m benchmarks core_speed --core smollm2 --members mem --gguf FILE.gguf --tables starts batches
 
 Alternatives take turns, and the least of their times counts. With --busy, times are seconds of the processor, not of
 the clock: on a busy machine ratios mean something even then, milliseconds do not. llama.cpp runs if the package
 llama-cpp-python can be imported and --gguf names the file that the core was pulled from; it reads weights in that
-file's own bits.
+file's own bits, and picks the most probable token itself.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +31,7 @@ from torch import Tensor
 from benchmarks.lib.corpora import read_texts
 from benchmarks.lib.tables import heading, mean, signed, table
 from benchmarks.lib.timing import Run, least, processor_seconds
-from ssdcli.api import load
+from ssdcli.api import Options, Request, load
 from ssdcli.engine.causal import CausalBackbone
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import Placement
@@ -37,6 +42,7 @@ MEASURED = 256  # tokens of a document that are scored
 PREFIX = 128  # tokens before a pass
 PROMPT = "The first thing to know about the history of bread is that"
 TRANSFORMERS, LLAMA = "transformers", "llama.cpp"
+ROWS = (1, 4, 16, 32)  # of a batch
 QUICK = {"rounds": 2, "tokens": 8, "documents": 2}
 
 
@@ -74,15 +80,19 @@ def passes(given: Namespace) -> str:
     for dtype in given.dtypes:
         backbone = _backbone(_writer(given, dtype))
         runs |= {f"{dtype} {length}": _pass(backbone, length) for length in LENGTHS}
+    lacking = _lacking(given)
+    if not lacking:
+        llama = _llama(given)
+        runs |= {f"{LLAMA} {length}": _llama_pass(llama, length) for length in LENGTHS}
     times = least(runs, given.rounds, _clock(given))
     rows: list[list[object]] = []
-    for name in (TRANSFORMERS, *given.dtypes):
+    for name in (TRANSFORMERS, *given.dtypes, *(() if lacking else (LLAMA,))):
         cells = []
         for length in LENGTHS:
             ms = times[f"{name} {length}"]
             cells.append(f"{ms:.1f} ({times[f'{TRANSFORMERS} {length}'] / ms:.2f})")
         rows.append([f"{name}, bfloat16" if name == TRANSFORMERS else name, *cells])
-    return table(["way", *(f"{length} tokens" for length in LENGTHS)], rows)
+    return table(["way", *(f"{length} tokens" for length in LENGTHS)], rows) + lacking
 
 
 def texts(given: Namespace) -> str:
@@ -94,17 +104,16 @@ def texts(given: Namespace) -> str:
         for dtype in given.dtypes:
             beside = _writer(given, dtype, members=True)
             writes[f"the core, {', '.join(given.members)}, {dtype}"] = _text(beside, given.tokens)
-    lacking = "" if given.gguf else "--gguf was not given"
-    lacking = lacking or ("" if find_spec("llama_cpp") else "llama-cpp-python is not installed")
+    lacking = _lacking(given)
     if not lacking:
-        writes[LLAMA] = _llama_text(given)
+        writes[LLAMA] = _llama_text(_llama(given), given.tokens)
     counts = {name: write() for name, write in writes.items()}
     times = least(writes, given.rounds, _clock(given))
     pace = {name: 1000 * counts[name] / ms for name, ms in times.items()}
     first, last = next(iter(pace)), pace.get(LLAMA)
     rows = [[name, one, f"{one / pace[first]:.2f}", f"{one / last:.2f}" if last else ""] for name, one in pace.items()]
     made = table(["way", "tokens a second", f"over {TRANSFORMERS}", f"over {LLAMA}"], rows)
-    return made + (f"\n\n{LLAMA} did not run: {lacking}." if lacking else "")
+    return made + lacking
 
 
 def losses(given: Namespace) -> str:
@@ -125,7 +134,41 @@ def losses(given: Namespace) -> str:
     return table(["weights", "nats a token", "more than the first", "deviation of a token"], rows)
 
 
-TABLES = {"passes": passes, "texts": texts, "losses": losses}
+def starts(given: Namespace) -> str:
+    """Seconds from the command to its end, and of the processor; the text is one token long."""
+    writes = [f"--core={given.core}", *(f"--with={name}" for name in given.members), "--plain", "--max-tokens=1"]
+    ways = {"python, torch imported": ["-c", "import torch"], "ssd --help": ["-m", "ssdcli", "--help"]}
+    ways["ssd doctor"] = ["-m", "ssdcli", "doctor"]
+    ways["ssd generate"] = ["-m", "ssdcli", "generate", *writes, "The"]
+    if given.gguf:
+        ways["ssd pull FILE.gguf --dry-run"] = ["-m", "ssdcli", "pull", str(given.gguf), "--dry-run"]
+    runs = {name: partial(_started, words) for name, words in ways.items()}
+    clock = least(runs, given.rounds, time.perf_counter)
+    work = least(runs, given.rounds, lambda: sum(os.times()[2:4]))  # of children that have ended
+    rows = [[name, f"{clock[name] / 1000:.2f}", f"{work[name] / 1000:.2f}"] for name in runs]
+    return table(["command", "seconds", "of the processor"], rows)
+
+
+def batches(given: Namespace) -> str:
+    """Texts a second, of batches and of the same texts one after the other, and whether each is what it is alone."""
+    writer = _writer(given, given.dtypes[0], members=True)
+    options = Options(max_tokens=given.tokens, temperature=0.0, seed=0)
+    requests = [Request(f"{PROMPT}{' and' * number}", plain=True) for number in range(max(ROWS))]
+    alone = [writer.generate_batch([request], options)[0].text for request in requests]
+    runs: dict[str, Run] = {}
+    for count in ROWS:
+        runs[f"alone {count}"] = partial(_one_by_one, writer, requests[:count], options)
+        runs[f"together {count}"] = partial(writer.generate_batch, requests[:count], options)
+    times = least(runs, given.rounds, _clock(given))
+    rows: list[list[object]] = []
+    for count in ROWS:
+        pace, before = (1000 * count / times[f"{how} {count}"] for how in ("together", "alone"))
+        same = [result.text for result in writer.generate_batch(requests[:count], options)] == alone[:count]
+        rows.append([count, f"{before:.2f}", f"{pace:.2f}", f"{pace / before:.2f}", "yes" if same else "no"])
+    return table(["rows", "one after the other", "together", "gain", "the same texts"], rows)
+
+
+TABLES = {"passes": passes, "texts": texts, "losses": losses, "starts": starts, "batches": batches}
 
 
 def _clock(given: Namespace) -> Callable[[], float]:
@@ -189,18 +232,45 @@ def _text(writer: Writer, tokens: int) -> Callable[[], int]:
     return lambda: write().tokens
 
 
-def _llama_text(given: Namespace) -> Callable[[], int]:
+def _one_by_one(writer: Writer, requests: Sequence[Request], options: Options) -> None:
+    for request in requests:
+        writer.generate_batch([request], options)
+
+
+def _started(words: list[str]) -> None:
+    """Run Python with these words; compiled modules may be kept, as those of an installed package are."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, *words], capture_output=True, check=True, env=kept)
+
+
+def _lacking(given: Namespace) -> str:
+    """Why llama.cpp does not run, as a line below a table; empty if it does."""
+    if given.gguf is None:
+        return f"\n\n{LLAMA} did not run: --gguf was not given."
+    return "" if find_spec("llama_cpp") else f"\n\n{LLAMA} did not run: llama-cpp-python is not installed."
+
+
+def _llama(given: Namespace) -> Any:
     from llama_cpp import Llama
 
     threads = torch.get_num_threads()
-    model = Llama(str(given.gguf), n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
-    never = {str(model.token_eos()): -100.0}
+    return Llama(str(given.gguf), n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
 
-    def write() -> int:
-        model.reset()
-        said: Mapping[str, Any] = model.create_completion(
-            PROMPT, max_tokens=given.tokens, temperature=0.0, logit_bias=never
-        )
-        return int(said["usage"]["completion_tokens"])
 
-    return write
+def _llama_pass(model: Any, length: int) -> Run:
+    tokens = list(range(1000, 1000 + PREFIX + length))
+
+    def run() -> object:
+        if model.n_tokens < PREFIX:  # else they are read already
+            model.reset()
+            model.eval(tokens[:PREFIX])
+        model.n_tokens = PREFIX  # what comes after it is dropped from the cache
+        model.eval(tokens[PREFIX:])
+        return model.n_tokens
+
+    return run
+
+
+def _llama_text(model: Any, tokens: int) -> Callable[[], int]:
+    ids = model.tokenize(PROMPT.encode(), add_bos=False)
+    return lambda: len(list(islice(model.generate(ids, temp=0.0, repeat_penalty=1.0), tokens)))

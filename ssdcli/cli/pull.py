@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,9 +17,8 @@ from ssdcli.registry.names import check_name
 from ssdcli.registry.store import Entry, Registry
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from ssdcli.hub.pull import PullPlan, Watch
+    from ssdcli.machine.placement import Need
 
 Place = Annotated[
     str,
@@ -89,10 +89,8 @@ def pull(
 
 def _dequantising(plan: PullPlan) -> str:
     """What a GGUF file takes of the disk, and of memory when it runs."""
-    from ssdcli.models.weights.blueprint import blueprint
-
     sizes = f"{large(plan.weight_bytes, 'B')} become {large(plan.bytes_to_write, 'B')} on the disk"
-    return f"Dequantising: {sizes}. To run here: {_outlook(plan, blueprint(plan.native))}"
+    return f"Dequantising: {sizes}. To run here: {_outlook(_need(plan))}"
 
 
 @contextmanager
@@ -116,12 +114,11 @@ def _bar(plan: PullPlan) -> Iterator[Watch]:
 def _facts(plan: PullPlan, name: str) -> dict[str, Any]:
     """What is known before the weights are fetched."""
     from ssdcli.hub.pull import suited
-    from ssdcli.models.weights.blueprint import blueprint, parameters
-    from ssdcli.training.build import choose_preset
+    from ssdcli.training.choices import choose_preset
     from ssdcli.training.settings import TrainSettings
 
-    twin = blueprint(plan.native)
-    count = parameters(twin)
+    need = _need(plan)
+    count = need.parameters
     return {
         "name": name,
         "source": plan.source.place,
@@ -136,21 +133,26 @@ def _facts(plan: PullPlan, name: str) -> dict[str, Any]:
         "bytes_to_fetch": plan.bytes_to_fetch,
         "bytes_converted": plan.bytes_to_write,
         "weights": plan.conversion,
-        "this_machine": _outlook(plan, twin),
+        "this_machine": _outlook(need),
         "small_sizes": list(dict.fromkeys([choose_preset(TrainSettings(), tokens=count).name, suited(count).name])),
     }
 
 
-def _outlook(plan: PullPlan, twin: PreTrainedModel) -> str:
-    """How the core would be held here, or why it cannot be."""
+def _need(plan: PullPlan) -> Need:
+    """What the core will need; its weights are stored as they are published, those of a GGUF file in bfloat16."""
+    from ssdcli.models.weights.stored import announced_need
+
+    need = announced_need(plan.native, "bfloat16", plan.spec)
+    long = plan.header is None and (plan.bytes_to_write or plan.weight_bytes) > 3 * need.parameters
+    return replace(need, stored="float32") if long else need
+
+
+def _outlook(need: Need) -> str:
+    """How a core would be held here, or why it cannot be."""
     from ssdcli.doctor.fit import summary
     from ssdcli.machine.hardware import look
-    from ssdcli.models.weights.blueprint import parameters
-    from ssdcli.models.weights.pretrained import need_of
 
-    long = plan.header is None and (plan.bytes_to_write or plan.weight_bytes) > 3 * parameters(twin)
-    stored = "float32" if long else "bfloat16"
-    return summary(need_of(twin, stored, plan.spec.block_size, plan.spec.cached_tokens), look())
+    return summary(need, look())
 
 
 def _write_facts(facts: dict[str, Any], *, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -37,6 +37,13 @@ class CausalBackbone(Backbone, Protocol):
         """Run the body over (B, w, H) after the first `count` columns of a spaced cache; returns (B, w, H).
 
         The cache is changed: its next w columns are then those of these tokens.
+        """
+        ...
+
+    def write_each(self, parts: Sequence[tuple[Tensor, Tensor, Any, int]]) -> Sequence[Tensor]:
+        """The same for several rows, with the arguments of `write` for each; their states are those of a write alone.
+
+        A backbone with `shared_tokens` lets so many tokens share a pass, and their states a call of `logits`.
         """
         ...
 
@@ -200,8 +207,9 @@ class CanvasMemory:
 class StepwiseCausalDenoiser(CausalDenoiser):
     """A causal language model on a CPU: each token is read once.
 
-    Rows run one by one and without padding, in the passes that the model's own generation makes. So a row is bit for
-    bit what it is alone, although matrix products round differently for other numbers of rows.
+    Rows run without padding, in the passes that the model's own generation makes, and one by one unless the backbone
+    computes each as it would alone. So a row is bit for bit what it is alone, although matrix products may round
+    differently for other numbers of rows.
     """
 
     def _width(self, columns: int) -> int:
@@ -224,14 +232,28 @@ class StepwiseCausalDenoiser(CausalDenoiser):
 
     def _read_to(self, tokens: Tensor, prefix: Prefix) -> CanvasMemory:
         """Read those of the tokens from the anchor on, (b, n), that have not been read; returns what is known then."""
-        memory: CanvasMemory = prefix.cache
-        known = memory.shared(tokens)
-        if known < tokens.shape[1]:
-            new, columns = tokens[:, known:], prefix.tokens.shape[1] - 1 + known
-            positions = prefix.canvas_positions(tokens.shape[1])[:, known:] - 1
-            seen = new.masked_fill(new == self.process.mask_id, 0)  # by no token of the row before its place
-            memory.keep(known, new, self.backbone.write(self.backbone.embed(seen), positions, memory.cache, columns))
-        return memory
+        return self._read_each([tokens], [prefix])[0]
+
+    def _read_each(self, texts: Sequence[Tensor], prefixes: Sequence[Prefix]) -> list[CanvasMemory]:
+        """The same for several prefixes, of which each is read as it is alone."""
+        memories: list[CanvasMemory] = [prefix.cache for prefix in prefixes]
+        unread = []
+        for memory, tokens, prefix in zip(memories, texts, prefixes, strict=True):
+            known = memory.shared(tokens)
+            if known < tokens.shape[1]:
+                columns = prefix.tokens.shape[1] - 1 + known
+                positions = prefix.canvas_positions(tokens.shape[1])[:, known:] - 1
+                unread.append((memory, known, tokens[:, known:], positions, columns))
+        hidden = self.process.mask_id  # seen by no token of the row before its place
+        states = self.backbone.write_each(
+            [
+                (self.backbone.embed(new.masked_fill(new == hidden, 0)), positions, memory.cache, columns)
+                for memory, _, new, positions, columns in unread
+            ]
+        )
+        for (memory, known, new, *_), state in zip(unread, states, strict=True):
+            memory.keep(known, new, state)
+        return memories
 
     def _before(self, canvas: Tensor, place: Tensor, prefix: Prefix) -> Tensor:
         rows = torch.arange(len(canvas), device=canvas.device)
@@ -247,6 +269,29 @@ class StepwiseCausalDenoiser(CausalDenoiser):
         count = int((ahead.left * wanted).max())
         memory = self._read_to(_anchored(ahead.canvas[:, :count], prefix), prefix)
         return memory.states[torch.arange(len(wanted), device=wanted.device)[:, None], ahead.places]
+
+    def ahead(self, ahead: Lookahead, prefixes: tuple[Prefix, ...]) -> Tensor:
+        """As a denoiser's; rows share passes where that changes none of their bits."""
+        wanted = (ahead.drafted >= 0).tolist()
+        open_rows = [prefix for prefix in prefixes if len(prefix.rows) == 1 and wanted[int(prefix.rows)]]
+        size = int(getattr(self.backbone, "shared_tokens", 0)) // ahead.width if len(open_rows) > 1 else 0
+        if size < 2:
+            return super().ahead(ahead, prefixes)
+        found = self._silence(ahead)
+        for start in range(0, len(open_rows), size):
+            together = open_rows[start : start + size]
+            rows = torch.cat([prefix.rows for prefix in together])
+            found.index_copy_(0, rows, self._ahead_together(ahead.rows(rows), together))
+        return found
+
+    def _ahead_together(self, ahead: Lookahead, prefixes: Sequence[Prefix]) -> Tensor:
+        """Log p at the positions (b, C) of prefixes of one row each: (b, C, V)."""
+        texts = [
+            _anchored(canvas[None, :count], prefix)
+            for canvas, count, prefix in zip(ahead.canvas, ahead.left.tolist(), prefixes, strict=True)
+        ]
+        states = torch.cat([memory.states for memory in self._read_each(texts, prefixes)])
+        return self.log_p(states[torch.arange(len(states), device=states.device)[:, None], ahead.places])
 
     def _silence(self, ahead: Lookahead) -> Tensor:
         """No prediction at the positions of a lookahead: (b, C, V)."""

@@ -13,8 +13,7 @@ from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.machine.placement import FREE, Placement
-from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.loading import load_model, load_reader, make_denoiser
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 from ssdcli.models.memory.memory_files import NOTHING, Memory, load_memory
@@ -148,7 +147,7 @@ def loaded_memory(memory: Memory, codec: Codec, form: TextFormat, shared: Shared
     core, process = shared.core, shared.process
     assert isinstance(process, Masked)
     assert shared.block_size is not None
-    if memory.recall is None or not isinstance(core, NativeCausalBackbone):
+    if memory.recall is None or not isinstance(core, CausalCore):
         return LoadedMemory(MemoryDenoiser(memory, process, shared.block_size), codec, form)
     core.tap(memory.recall.metric.taps)
     reader = make_denoiser(core, "autoregressive", process)
@@ -158,7 +157,7 @@ def loaded_memory(memory: Memory, codec: Codec, form: TextFormat, shared: Shared
 
 def _is_native(backbone: Backbone) -> bool:
     """Whether a model is of the class that `train-small` makes."""
-    return isinstance(backbone, BlockDiffusionLM)
+    return bool(getattr(backbone, "made_here", False))
 
 
 def process_of(entry: Entry) -> Process:

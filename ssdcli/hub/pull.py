@@ -19,9 +19,11 @@ from ssdcli.hub.gguf_files import gguf_doubts, small_files
 from ssdcli.hub.source import CheckpointSource, Place, find_source, ggufs_of, spelled
 from ssdcli.hub.tokenizer_files import make_tokenizer, read_table, read_template, read_vocabulary
 from ssdcli.machine.units import in_parameters
+from ssdcli.models.core_config import completed
 from ssdcli.models.core_spec import KEY, CoreSpec, spec_fields
 from ssdcli.models.families import recognise
 from ssdcli.models.families.family import GENERATION, Family, Vocabulary
+from ssdcli.models.packable import is_packable
 from ssdcli.models.presets import PRESETS, Preset
 from ssdcli.models.weights.gguf_header import GgufHeader, GgufTensor, dequantisation, read_header, stored_bytes
 from ssdcli.registry.manifest import (
@@ -280,7 +282,8 @@ def _place(path: Path) -> tuple[int, int]:
 
 def _write_texts(plan: PullPlan, name: str, parameters: int, folder: Path) -> None:
     """Write everything in a core's folder except the weights and the manifest."""
-    config = {**plan.native, KEY: plan.spec.table()}
+    native = completed(plan.native) if is_packable(plan.native) else plan.native  # so that loading need not ask for it
+    config = {**native, KEY: plan.spec.table()}
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / TOKENIZER).write_bytes(plan.tokenizer)
     if TOKENIZER_SETTINGS in plan.small:

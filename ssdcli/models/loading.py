@@ -1,9 +1,13 @@
-"""Any registered model, made here or pulled, behind the engine's Backbone."""
+"""Any registered model, made here or pulled, behind the engine's Backbone.
+
+What needs transformers is imported where it is used: that takes seconds, and a packed core with small models that read
+it, or with memories, needs none of it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -13,16 +17,14 @@ from ssdcli.engine.full_attention import BlockCachedDenoiser, FullDenoiser
 from ssdcli.engine.process import Process
 from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import AUTO, QUANTIZED, Placement
-from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.backbones.causal import NativeCausalBackbone
-from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.backbones.side_network import SideNetwork, load_side_network
-from ssdcli.models.block_diffusion_checkpoint import load_backbone, read_configuration
+from ssdcli.models.core_checkpoint import load_core
 from ssdcli.models.core_config import read_config, unreadable
 from ssdcli.models.core_spec import KEY
-from ssdcli.models.initialization import initialize_again
-from ssdcli.models.lora import join_adapter
-from ssdcli.models.native_checkpoint import frozen_dtype, load_core
+
+if TYPE_CHECKING:
+    from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 
 
 def load_model(folder: Path, placement: Placement, block_size: int, adapter: Path | None = None) -> Backbone:
@@ -32,7 +34,9 @@ def load_model(folder: Path, placement: Placement, block_size: int, adapter: Pat
     adapter to load on this model.
     """
     if adapter is None:
-        return _load(folder, placement, block_size)
+        return load_core(folder, placement, block_size) if _is_pulled(folder) else _small(folder, placement)
+    from ssdcli.models.lora import join_adapter
+
     model = _base(folder, placement, adapter)
     join_adapter(model, adapter)
     return model
@@ -40,25 +44,29 @@ def load_model(folder: Path, placement: Placement, block_size: int, adapter: Pat
 
 def load_reader(folder: Path, core: Backbone) -> SideNetwork:
     """Read a small model that reads this core's states; SsdError if it cannot be read or the core has none."""
-    if not isinstance(core, NativeCausalBackbone):
+    if not isinstance(core, CausalCore):
         raise unreadable(folder, ValueError("its core is no causal language model"))
     return load_side_network(folder, core)
 
 
-def _load(folder: Path, placement: Placement, block_size: int) -> NativeBackbone | BlockDiffusionLM:
-    if KEY in read_config(folder):
-        return load_core(folder, placement, block_size)
-    return _small(folder, placement)
+def _is_pulled(folder: Path) -> bool:
+    return KEY in read_config(folder)
 
 
 def _small(folder: Path, placement: Placement) -> BlockDiffusionLM:
+    from ssdcli.models.block_diffusion_checkpoint import load_backbone
+
     return load_backbone(folder, getattr(torch, placement.small), placement.main_device(look()))
 
 
 def _base(folder: Path, placement: Placement, adapter: Path) -> BlockDiffusionLM:
     """An adapter's base: a model made here, or a pulled one, read as it was when the adapter was trained."""
-    if KEY not in read_config(folder):
+    if not _is_pulled(folder):
         return _small(folder, placement)
+    from ssdcli.models.block_diffusion_checkpoint import read_configuration
+    from ssdcli.models.initialization import initialize_again
+    from ssdcli.models.native_checkpoint import frozen_dtype
+
     chosen = placement.dtype not in (AUTO, *QUANTIZED)
     dtype = getattr(torch, placement.dtype) if chosen else frozen_dtype(folder)
     model = initialize_again(folder, read_configuration(adapter), dtype)

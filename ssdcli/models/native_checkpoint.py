@@ -6,62 +6,40 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from ssdcli.machine.hardware import look
-from ssdcli.machine.placement import Allocation, Placement
+from ssdcli.machine.placement import Allocation, Need
 from ssdcli.models.auto_model import quiet
-from ssdcli.models.backbones.causal import PackedCausalBackbone
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.backbones.native_class import native_class_of
-from ssdcli.models.backbones.packed_linear import IN_16_BITS, PACKINGS, Packing
-from ssdcli.models.core_config import native_part, read_config, unreadable
-from ssdcli.models.core_spec import KEY, CoreSpec
+from ssdcli.models.core_config import UNREADABLE, native_part, read_config, unreadable
+from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.weights.blueprint import blueprint
-from ssdcli.models.weights.pretrained import AS_STORED, arguments, keep_activations
-from ssdcli.models.weights.stored import core_need, stored_dtype
-from ssdcli.registry.manifest import INDEX, WEIGHTS, read_manifest
+from ssdcli.models.weights.pretrained import arguments, keep_activations
+from ssdcli.models.weights.stored import stored_dtype
+from ssdcli.registry.manifest import INDEX, WEIGHTS
 
-_IN_BOTH = 1.5  # 16 and 4 bits of every number, and a head that shares its weights, over 16 bits alone
-PROBLEMS = (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
+PROBLEMS = (*UNREADABLE, StrictDataclassError)
 
 
-def load_core(folder: Path, placement: Placement, block_size: int | None) -> NativeBackbone:
-    """Read a registered core, ready for inference; SsdError if files are missing or contradict each other.
-
-    block_size: replaces the one that a core with full attention proposes.
-    """
+def load_native(folder: Path, allocation: Allocation, need: Need, spec: CoreSpec) -> NativeBackbone:
+    """Read a core to be run by its class in transformers, where it was allocated; SsdError for weights of another."""
     config = read_config(folder)
     native, own = native_class_of(config), native_part(config)
-    try:
-        spec = CoreSpec.of(read_manifest(folder), config[KEY])
-        need, hardware = core_need(folder, config, replace(spec, block_size=block_size or spec.block_size)), look()
-        allocation = placement.allocate(need, hardware)
-        packs = need.packs and allocation.packs
-        options = AS_STORED if packs else arguments(allocation, need, blueprint(own), hardware)
-        model = read_native(folder, native.model, own, options).eval().requires_grad_(False)
-    except PROBLEMS as error:
-        raise unreadable(folder, error) from error
-    if packs:
-        return PackedCausalBackbone(model, spec, block_size, packing_for(allocation))
+    options = arguments(allocation, need, blueprint(own), look())
+    model = read_native(folder, native.model, own, options).eval().requires_grad_(False)
     if allocation.dtype == "int8":
         keep_activations(model)
-    return native.backbone_for(spec)(model, spec, block_size)
-
-
-def packing_for(allocation: Allocation) -> Packing:
-    """How layers are packed for a dtype: in 16 bits alone where 4 bits beside them would take too much memory."""
-    roomy = allocation.bytes * _IN_BOTH <= allocation.free
-    return PACKINGS[allocation.dtype] if roomy or allocation.dtype != "bfloat16" else IN_16_BITS
+    return native.backbone_for(spec)(model, spec)
 
 
 def read_native(

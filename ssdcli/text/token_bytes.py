@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from functools import cache
 
 from tokenizers import Tokenizer
@@ -34,10 +35,8 @@ def _has_byte_level(decoder: object) -> bool:
 
 
 def _by_level(token: str) -> bytes:
-    alphabet = _alphabet()
-    if any(character not in alphabet for character in token):
-        return token.encode("utf-8", "replace")
-    return bytes(alphabet[character] for character in token)
+    alphabet, spelled = _alphabet()
+    return token.translate(alphabet).encode("latin-1") if spelled(token) else token.encode("utf-8", "replace")
 
 
 def _by_fallback(token: str) -> bytes:
@@ -46,8 +45,12 @@ def _by_fallback(token: str) -> bytes:
 
 
 @cache
-def _alphabet() -> dict[str, int]:
-    """The character that stands for each byte in GPT-2's vocabulary and those like it: itself if it can be seen."""
+def _alphabet() -> tuple[dict[int, int], Callable[[str], object]]:
+    """The byte for each character of GPT-2's vocabulary and those like it, and whether a text has no others.
+
+    A byte is spelled as its own character if that can be seen.
+    """
     seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in seen]
-    return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(others)}
+    alphabet = {byte: byte for byte in seen} | {256 + place: byte for place, byte in enumerate(others)}
+    return alphabet, re.compile(f"[{re.escape(''.join(map(chr, alphabet)))}]*").fullmatch

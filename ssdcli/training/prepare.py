@@ -19,7 +19,7 @@ from ssdcli.generation.loaded_model import Shared, open_model, process_of
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.models.core_traits import CoreTraits, read_core_traits
 from ssdcli.options.declare import STREAM
@@ -32,7 +32,8 @@ from ssdcli.text.openings import chat_of, end_of_text, ends_of
 from ssdcli.text.tokenizer import MASK, PAD, load_tokenizer, special_id, train_tokenizer
 from ssdcli.training.active_tokens import divide
 from ssdcli.training.beginnings import Beginning, Fit, SmallModel, open_beginning
-from ssdcli.training.build import build, build_reader, choose_preset, settled, settled_reader, shape
+from ssdcli.training.build import build, build_reader, settled_reader, shape
+from ssdcli.training.choices import choose_preset, settled
 from ssdcli.training.core_states import SAMPLE
 from ssdcli.training.settings import DEFAULT_BLOCK, TrainSettings
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from ssdcli.data.store_side import Side, StoreSide
 from ssdcli.data.token_store import TokenStore
 from ssdcli.generation.loaded_model import open_model
-from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.models.memory.memory_files import Memory
 from ssdcli.models.memory.recall import Metric, Recall
@@ -72,7 +72,7 @@ def learn_recall(memory: Memory, prepared: Prepared, states: CoreStates, grant: 
 
 
 @torch.no_grad()
-def _examples(states: CoreStates, rows: Ids, texts: Ids, core: NativeCausalBackbone, seed: int) -> Examples:
+def _examples(states: CoreStates, rows: Ids, texts: Ids, core: CausalCore, seed: int) -> Examples:
     """Some of the rows of states, each of a text of this number, in a random order; the first are asked for."""
     chosen = np.random.default_rng(seed_word(seed)).permutation(len(rows))[:_EXAMPLES]
     rows, size = rows[chosen], states.states.shape[1] // (1 + len(core.taps))
@@ -100,7 +100,7 @@ def renewed_recall(memory: Memory, old: Memory, store: TokenStore, core: Entry) 
     if new:
         model = open_model(core)
         backbone, form = model.denoiser.backbone, model.format
-        assert isinstance(backbone, NativeCausalBackbone)
+        assert isinstance(backbone, CausalCore)
         backbone.tap(metric.taps)
         window = min(WINDOW, core.manifest.context)
         texts = CoreTexts(StoreSide.of(store, "train"), form.opening, form.ends[0], window, seed=0)
@@ -112,7 +112,7 @@ def renewed_recall(memory: Memory, old: Memory, store: TokenStore, core: Entry) 
 
 
 def _read_keys(
-    core: NativeCausalBackbone, metric: Metric, texts: CoreTexts, documents: Sequence[int]
+    core: CausalCore, metric: Metric, texts: CoreTexts, documents: Sequence[int]
 ) -> Iterator[Keys]:
     """Let the core read some documents of a side: keys of the places in it."""
     for batch, _ in texts.batches(documents):

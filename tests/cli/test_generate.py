@@ -14,7 +14,10 @@ import pytest
 
 from ssdcli.api import Blend, Options, load
 from ssdcli.cli import console, explanation, inputs
+from ssdcli.models.core_config import completed
+from ssdcli.registry.manifest import CONFIG
 from ssdcli.registry.store import Registry
+from tests.pulled import add_causal
 from tests.terminal import Terminal
 from tests.tiny import ROOM
 
@@ -377,6 +380,20 @@ def test_help_and_errors_import_no_torch(family):
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0
+
+
+def test_a_packed_core_writes_without_libraries_of_models(family):
+    add_causal("causal")
+    config = Registry().find("causal").folder / CONFIG
+    told = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(completed(told)), encoding="utf-8")  # as `ssd pull` writes it
+    probe = (
+        "import sys; from ssdcli.cli.app import main; "
+        "code = main(['generate', 'a', '--core', 'causal', '--plain', '--max-tokens', '2', '--dtype', 'bfloat16']); "
+        "sys.exit(code or bool({'transformers', 'peft', 'torch._dynamo'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(("flag", "offered"), [("--core", ["big"]), ("--with", ["mail", "notes"])])

@@ -13,7 +13,7 @@ from ssdcli.machine import hardware
 from ssdcli.machine.hardware import Accelerator, Hardware
 from ssdcli.machine.placement import Need, Placement
 from ssdcli.machine.units import GIB
-from ssdcli.models import native_checkpoint
+from ssdcli.models.core_checkpoint import load_core
 from ssdcli.registry.store import Registry
 from tests.models.native_checkpoints import SIZES
 from tests.pulled import add_causal, add_core
@@ -40,7 +40,7 @@ def test_an_outlook_is_what_loading_does():
     add_core("big")
     entry = Registry().find("big")
     said = outlook(entry, hardware.look())
-    loaded = native_checkpoint.load_core(entry.folder, Placement(), None)
+    loaded = load_core(entry.folder, Placement(), None)
     dtype = str(loaded.model.dtype).removeprefix("torch.")
     assert said[0].startswith(f"{dtype} on {loaded.device}: takes ")
     assert any("full attention" in sentence for sentence in said)

@@ -24,7 +24,7 @@ from ssdcli.engine.sampler import sample
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.reverse import Choice, reverse_process
 from ssdcli.engine.steps import SamplerConfig, Step
-from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.core_spec import CoreSpec
 
 V, L, CONTEXT = 50, 8, 128

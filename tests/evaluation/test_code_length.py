@@ -26,7 +26,7 @@ from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import open_model
 from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM, NativeBody
-from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.core_spec import CoreSpec
 from tests.tiny import member
 

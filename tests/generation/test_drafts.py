@@ -8,7 +8,7 @@ import pytest
 
 from ssdcli.api import Blend, Options, Request, Result, load
 from ssdcli.errors import UsageError
-from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from tests.memories import CORE, add_notes
 from tests.tiny import BLOCK, add_tiny
 

@@ -15,7 +15,7 @@ from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.generation.gap_choice import GapChooser, candidate_keys
 from ssdcli.generation.trace import WrittenBlock
-from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from tests.engine.test_causal import MODEL, V, denoiser
 from tests.tiny import VOCABULARY, member, tiny_tokenizer
 

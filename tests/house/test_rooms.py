@@ -43,6 +43,7 @@ BESIDE = {"__init__": "cli", "__main__": "cli", "api": "demo", "errors": "option
 
 TORCH_FREE = ("cli", "registry", "hub", "engine.catalogue")
 HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets", "bitsandbytes", "safetensors.torch")
+LIBRARIES_OF_MODELS = ("transformers", "peft", "accelerate", "huggingface_hub")
 SLOW = (
     "gzip",
     "importlib.metadata",
@@ -147,6 +148,12 @@ def test_start_up_loads_nothing_slow_that_it_does_not_need() -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("module", ["ssdcli.generation.writer", "ssdcli.models.loading", "ssdcli.doctor.health"])
+def test_what_a_packed_core_needs_loads_no_library_of_models(module: str) -> None:
+    """Text begins two seconds after the command, of which torch takes half; transformers alone would take as long."""
+    assert not {found for found in _reached(module) if found.split(".")[0] in LIBRARIES_OF_MODELS}
+
+
 def test_no_two_files_share_a_name() -> None:
     """A name says what is in a file; two files of one name are listed here as the same thing at two levels."""
     places: dict[str, list[str]] = defaultdict(list)
@@ -192,6 +199,14 @@ def _upward(place: str, found: Iterable[Import]) -> list[Import]:
     """Those imports of the package that a room, or a loose module, must not have."""
     own = ROOMS.index(BESIDE.get(place, place))
     return [one for one in found if one.name.split(".")[0] == "ssdcli" and _rank(one.name) < own]
+
+
+def _reached(module: str) -> list[str]:
+    """A module and all that is imported with it."""
+    queue = [module]
+    for name in queue:
+        queue += [found for found in sorted(loads(name)) if found not in queue] if name in modules() else []
+    return queue
 
 
 def _way_to_torch(module: str) -> list[str]:

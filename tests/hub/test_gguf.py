@@ -21,7 +21,7 @@ from ssdcli.hub.pull import Watch, plan, pull, registered
 from ssdcli.hub.tokenizer_files import read_vocabulary
 from ssdcli.machine.placement import Placement
 from ssdcli.models.auto_model import quiet
-from ssdcli.models.native_checkpoint import load_core
+from ssdcli.models.core_checkpoint import load_core
 from ssdcli.registry.disk import digest
 from ssdcli.registry.store import Entry, Registry
 from tests.ggufs import (

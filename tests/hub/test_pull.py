@@ -18,9 +18,9 @@ from ssdcli.hub.download import RepoId
 from ssdcli.hub.pull import Watch, plan, pull, registered, suited
 from ssdcli.hub.source import default_name
 from ssdcli.machine.placement import Placement
+from ssdcli.models.core_checkpoint import load_core
 from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY
-from ssdcli.models.native_checkpoint import load_core
 from ssdcli.registry.disk import digest
 from ssdcli.registry.store import Entry, Registry
 from tests.hub_server import HubServer, point_at

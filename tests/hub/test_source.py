@@ -16,7 +16,7 @@ from ssdcli.hub.download import RepoId
 from ssdcli.hub.pull import Watch, plan, pull, registered
 from ssdcli.hub.source import RepoFile, default_name, parse_source
 from ssdcli.machine.placement import Placement
-from ssdcli.models.native_checkpoint import load_core
+from ssdcli.models.core_checkpoint import load_core
 from ssdcli.registry.store import Entry, Registry
 from tests.checkpoints import write_checkpoint
 from tests.ggufs import write_gguf

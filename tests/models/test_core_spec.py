@@ -5,9 +5,9 @@ import json
 import torch
 
 from ssdcli.machine.placement import Placement
+from ssdcli.models.core_checkpoint import load_core
 from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY, CoreSpec
-from ssdcli.models.native_checkpoint import load_core
 from ssdcli.registry.manifest import read_manifest
 from tests.models.native_checkpoints import LLAMA
 from tests.pulled import write_core

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssdcli.data.store_side import StoreSide
 from ssdcli.errors import Interrupted
-from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.memory.memory_files import Memory, load_memory
 from ssdcli.models.memory.text_index import BORDER
 from ssdcli.registry.archive import RECALL
@@ -53,7 +53,7 @@ def held(name: str = "side") -> Memory:
     return load_memory(entry.folder, name, entry.manifest.vocabulary, entry.manifest.tokenizer)
 
 
-def read_anew(core: NativeCausalBackbone, text: list[int]) -> Tensor:
+def read_anew(core: CausalCore, text: list[int]) -> Tensor:
     """The core's states before each token of a text, which it reads in windows of its context after an opening."""
     parts = []
     for first in range(0, len(text), CONTEXT):
@@ -133,7 +133,7 @@ def test_an_update_reads_what_is_new_and_forgets_what_is_gone(notes: Path, monke
     update_memory("side", [str(notes)])  # whole notes, of which training had cut one in two
     before, read = held(), []
 
-    def noting(core: NativeCausalBackbone, given: list[Passage]) -> tuple[Tensor, Tensor]:
+    def noting(core: CausalCore, given: list[Passage]) -> tuple[Tensor, Tensor]:
         read.extend(passage.tokens for passage in given)
         return read_passages(core, given)
 

@@ -53,11 +53,14 @@ class Characters:
     @classmethod
     def of(cls, tokens: Sequence[bytes | None], vocabulary: int) -> Characters | None:
         """Of a vocabulary's bytes; None if every token is whole characters. None as bytes writes nothing."""
-        parts = [place for place, token in enumerate(tokens[:vocabulary]) if token and not _is_whole(token)]
+        whole: list[int] = []
+        parts: list[int] = []
+        for place, token in enumerate(tokens[:vocabulary]):
+            if token:
+                (whole if _is_whole(token) else parts).append(place)
         if not parts:
             return None
         following = torch.arange(_STATES)[:, None].repeat(1, vocabulary)  # what writes nothing changes nothing
-        whole = [place for place, token in enumerate(tokens[:vocabulary]) if token and _is_whole(token)]
         following[:, whole] = torch.tensor([0, *[-1] * (_STATES - 1)])[:, None]
         for place in parts:
             state = torch.arange(_STATES)
@@ -109,8 +112,4 @@ class Characters:
 
 
 def _is_whole(token: bytes) -> bool:
-    try:
-        token.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+    return token.isascii() or bool(token.decode("utf-8", "ignore").encode() == token)

@@ -15,6 +15,7 @@ from ssdcli.engine.flops import Sizes
 from ssdcli.models.active_vocabulary import ActiveVocabulary, WholeVocabulary, weighted_sums
 from ssdcli.models.backbones.attention import VISIBLE, chunks_of, is_worth_cutting
 from ssdcli.models.backbones.cache import PrefixCache, ReadsThroughCache
+from ssdcli.models.backbones.native_cache import borrowed
 from ssdcli.models.backbones.norm import use_low_norms
 from ssdcli.registry import schema
 
@@ -146,6 +147,7 @@ class BlockDiffusionLM(ReadsThroughCache, nn.Module):
     """Predicts log p of clean tokens from noised ones; implements the engine's Backbone."""
 
     forgets = False
+    made_here = True
 
     def __init__(self, config: BackboneConfig) -> None:
         """Build with random weights."""
@@ -251,7 +253,7 @@ class BlockDiffusionLM(ReadsThroughCache, nn.Module):
             inputs_embeds=embedded,
             position_ids=positions + self._first_position,
             attention_mask=mask,
-            past_key_values=cache,
+            past_key_values=borrowed(cache),
             use_cache=cache is not None,
             chunks=chunks_of(mask, embedded.dtype) if cache is None and is_worth_cutting(mask) else None,
         )

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers.cache_utils import Cache, DynamicLayer
 
 
-class SpacedLayer(DynamicLayer):
+class CacheLayer:
+    """One layer's keys and values, (B, heads, n, d); what is added makes new tensors."""
+
+    def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
+        """With these columns; without any, empty."""
+        self.keys, self.values = keys, values
+
+    @property
+    def columns(self) -> int:
+        """How many hold a token."""
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add columns (B, heads, w, d); returns all."""
+        if self.keys is None or self.values is None:
+            self.keys, self.values = keys.contiguous(), values.contiguous()
+        else:
+            self.keys, self.values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+        return self.keys, self.values
+
+
+class SpacedLayer(CacheLayer):
     """A layer with spare columns at its end, into which forward passes write in place.
 
     filled: how many columns hold a token.
@@ -19,38 +40,49 @@ class SpacedLayer(DynamicLayer):
 
     filled = 0
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write keys and values (B, heads, w, d) after the filled columns; returns all columns that are filled then."""
+    @property
+    def columns(self) -> int:
+        """How many hold a token."""
+        return self.filled
+
+    def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write columns (B, heads, w, d) after the filled ones; returns all that are filled then."""
         assert self.keys is not None
         assert self.values is not None
-        end = self.filled + key_states.shape[2]
-        self.keys[:, :, self.filled : end] = key_states
-        self.values[:, :, self.filled : end] = value_states
+        end = self.filled + keys.shape[2]
+        self.keys[:, :, self.filled : end] = keys
+        self.values[:, :, self.filled : end] = values
         self.filled = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def get_seq_length(self) -> int:
-        """The columns that hold a token."""
-        return self.filled
 
-
-class PrefixCache(Cache):
+class PrefixCache:
     """Keys and values of a prefix; a forward pass grows a view of it and leaves the cache unchanged.
 
+    layers: a `CacheLayer` each, or what a class of transformers brings in its place.
     tail: the hidden states (B, n, H) and positions (B, n) of the last columns that were read, for models that predict
         the token of position i at i - 1.
     """
 
     tail: tuple[Tensor, Tensor] | None = None
 
+    def __init__(self, layers: Sequence[Any]) -> None:
+        """With these layers."""
+        self.layers = list(layers)
+
     @classmethod
     def empty(cls, layers: int) -> PrefixCache:
         """The cache of an empty prefix, for a model with so many layers."""
-        return cls([DynamicLayer() for _ in range(layers)])
+        return cls([CacheLayer() for _ in range(layers)])
+
+    @property
+    def columns(self) -> int:
+        """How many hold a token."""
+        return int(self.layers[0].columns)
 
     def first(self, count: int) -> PrefixCache:
         """The first columns of a prefix that was read at once."""
-        kept = PrefixCache([_layer(keys[:, :, :count], values[:, :, :count]) for keys, values in self._tensors()])
+        kept = PrefixCache([CacheLayer(keys[:, :, :count], values[:, :, :count]) for keys, values in self._tensors()])
         if self.tail is not None:
             hidden, positions = self.tail
             kept.tail = hidden[:, :count], positions[:, :count]
@@ -59,9 +91,6 @@ class PrefixCache(Cache):
     def _tensors(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Each layer's keys and values."""
         for layer in self.layers:
-            assert isinstance(layer, DynamicLayer)
-            assert layer.keys is not None
-            assert layer.values is not None
             yield layer.keys, layer.values
 
     def view(self) -> PrefixCache:
@@ -71,14 +100,12 @@ class PrefixCache(Cache):
     def spaced(self, spare: int) -> PrefixCache:
         """A copy with spare columns at its end, for `after`."""
         room = (0, 0, 0, spare)
-        return PrefixCache(
-            [_layer(pad(keys, room), pad(values, room), SpacedLayer) for keys, values in self._tensors()]
-        )
+        return PrefixCache([SpacedLayer(pad(keys, room), pad(values, room)) for keys, values in self._tensors()])
 
     def for_rows(self, count: int) -> PrefixCache:
         """The cache of one row for so many rows, which share its tensors; one of as many rows is the same."""
         rows = (count, -1, -1, -1)
-        return PrefixCache([_layer(keys.expand(rows), values.expand(rows)) for keys, values in self._tensors()])
+        return PrefixCache([CacheLayer(keys.expand(rows), values.expand(rows)) for keys, values in self._tensors()])
 
     def after(self, count: int) -> PrefixCache:
         """A view of a spaced cache through which a forward pass writes after the first columns, in place."""
@@ -111,11 +138,3 @@ class ReadsThroughCache:
         hidden = self._run(embedded, positions, mask, grown)
         grown.tail = (hidden, positions) if self.shift else None
         return grown
-
-
-def _layer(keys: Tensor, values: Tensor, kind: type[DynamicLayer] = DynamicLayer) -> DynamicLayer:
-    """A layer that holds these keys and values, (B, heads, n, d)."""
-    layer = kind()
-    layer.lazy_initialization(keys, values)
-    layer.keys, layer.values = keys, values
-    return layer

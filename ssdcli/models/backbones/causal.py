@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
-from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import PrefixCache
-from ssdcli.models.backbones.native import NativeBackbone, sizes_as_stored
-from ssdcli.models.backbones.packed_decoder import FEW_QUERIES, PackedDecoder
-from ssdcli.models.backbones.packed_linear import Packing
+from ssdcli.models.backbones.core_backbone import CoreBackbone
+from ssdcli.models.backbones.packed_decoder import FEW_QUERIES, PackedDecoder, Read, RowPass
+from ssdcli.models.backbones.packed_linear import FEW, TOGETHER, Packing
 from ssdcli.models.core_spec import CoreSpec
 
-_SLIDING = "sliding_attention"  # transformers' name for a kind of layer
+SLIDING = "sliding_attention"  # transformers' name for a kind of layer
 
 
-class NativeCausalBackbone(NativeBackbone):
+class CausalCore(CoreBackbone):
     """log p of the next token, by a causal class: the prediction of a position is read one before it.
 
     Columns are in the order of the text, with padding on the left alone, so that the distance of two columns is that
@@ -30,16 +32,12 @@ class NativeCausalBackbone(NativeBackbone):
 
     taps: tuple[int, ...] = ()
 
-    def __init__(self, model: Any, spec: CoreSpec, block_size: int | None = None) -> None:
-        """Wrap a loaded model."""
-        super().__init__(model, spec, block_size)
-        self.reading_block = 1
-        config = model.config.get_text_config()
-        self._kinds: set[str] = set(getattr(config, "layer_types", None) or ())
-        self._window: int | None = getattr(config, "sliding_window", None)
-        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self._adds_masks = model.config._attn_implementation == "eager"
-        self._virtual = spec.vocabulary(config.vocab_size) - config.vocab_size
+    def _configure(self, config: Mapping[str, Any]) -> None:
+        """Take what masks and scores need from a native configuration."""
+        self._kinds: set[str] = set(config.get("layer_types") or ())
+        self._window: int | None = config.get("sliding_window")
+        self._softcap: float | None = config.get("final_logit_softcapping")
+        self._virtual = self.spec.vocabulary(config["vocab_size"]) - config["vocab_size"]
 
     def tap(self, layers: tuple[int, ...]) -> None:
         """Let all states that are read from now on hold those after these layers, too; 0 is the embeddings.
@@ -54,34 +52,27 @@ class NativeCausalBackbone(NativeBackbone):
         """Run the body over (B, w, H) after the first `count` columns of a spaced cache, into which it writes."""
         return self._run(embedded, positions, None, cache.after(count))
 
-    def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor | None, cache: PrefixCache | None) -> Tensor:
-        """Run the body with a mask for each kind of layer that the class has; without one, it makes its own."""
-        own = None if mask is None else self._masks(mask, embedded.dtype)
-        if not self.taps:
-            return super()._run(embedded, positions, own, cache)
-        result = self._result(embedded, positions, own, cache, all_layers=True)
-        return torch.cat([result.last_hidden_state, *(result.hidden_states[layer] for layer in self.taps)], dim=-1)
+    def write_each(self, parts: Sequence[tuple[Tensor, Tensor, PrefixCache, int]]) -> list[Tensor]:
+        """The same for rows with caches of their own: the states of each, bit for bit as alone."""
+        return [self.write(*part) for part in parts]
 
     @property
     def rows(self) -> int:
         """How many ids have a row in the head's table."""
         return self._table.shape[0]
 
+    @property
+    def width(self) -> int:
+        """H, the width of a layer's states."""
+        return self._table.shape[1]
+
     def scores_of(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """The head's scores of some ids (n,) int64 for the last layer's states (N, H): (N, n), not normalised."""
-        head: Any = self.model.get_output_embeddings()
-        bias = getattr(head, "bias", None)
-        return self._capped(nn.functional.linear(hidden, head.weight[ids], None if bias is None else bias[ids]))
+        return self._capped(self._head(hidden)[..., ids])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """As a backbone's, of states that may hold more than those of the last layer."""
-        return super().logits(hidden[..., : self._table.shape[1]])
-
-    def _masks(self, mask: Tensor, dtype: torch.dtype) -> Any:
-        """The mask (B, 1, L, K) as the class takes it: one for all layers, or one for each kind of layer."""
-        if not self._kinds:
-            return self._as_read(self._near(mask), dtype)
-        return {kind: self._as_read(self._near(mask) if kind == _SLIDING else mask, dtype) for kind in self._kinds}
+        return super().logits(hidden[..., : self.width])
 
     def _near(self, mask: Tensor) -> Tensor:
         """The mask without the columns that lie before the sliding window, if there is one."""
@@ -90,52 +81,69 @@ class NativeCausalBackbone(NativeBackbone):
         last = mask.shape[3] - 1 - mask.flip(-1).to(torch.uint8).argmax(-1, keepdim=True)
         return mask & (last - torch.arange(mask.shape[3], device=mask.device) < self._window)
 
-    def _as_read(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """The mask as the class's attention reads it: booleans, or numbers that are added to the scores."""
-        if not self._adds_masks:
-            return mask
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-
     def _scores(self, hidden: Tensor) -> Tensor:
         """The head's scores, soft-capped where the class does that, and -inf for a virtual id: (B, L, V)."""
         scores = self._capped(self._head(hidden))
-        return nn.functional.pad(scores, (0, self._virtual), value=-math.inf) if self._virtual else scores
+        return functional.pad(scores, (0, self._virtual), value=-math.inf) if self._virtual else scores
 
     def _capped(self, scores: Tensor) -> Tensor:
         """Scores, soft-capped where the class does that."""
         return scores if self._softcap is None else torch.tanh(scores / self._softcap) * self._softcap
 
     def _head(self, hidden: Tensor) -> Tensor:
-        return super()._scores(hidden)
+        """The head's scores as they are, of ids that have a row in its table."""
+        raise NotImplementedError
 
 
-class PackedCausalBackbone(NativeCausalBackbone):
-    """The same on a CPU, computed by a `PackedDecoder` in place of the model's own layers and head."""
+class PackedCausalBackbone(CausalCore):
+    """A causal core on a CPU, by a `PackedDecoder`."""
 
     same_on_any_threads = True
 
-    def __init__(self, model: Any, spec: CoreSpec, block_size: int | None, packing: Packing) -> None:
-        """Wrap a loaded model, whose layers are packed and dropped."""
-        super().__init__(model, spec, block_size)
-        self._decoder = PackedDecoder(model, packing)
+    def __init__(self, config: Mapping[str, Any], read: Read, spec: CoreSpec, packing: Packing) -> None:
+        """Read and pack a model's weights, as `PackedDecoder` does."""
+        super().__init__(spec, None, torch.device("cpu"))
+        self._configure(config)
+        self._decoder = PackedDecoder(config, read, packing)
+        self.sizes, self.layer_count = self._decoder.sizes, config["num_hidden_layers"]
 
-    def _sized(self) -> Sizes:
-        return sizes_as_stored(self.model)
+    @property
+    def _table(self) -> Tensor:
+        """The input embeddings of clean tokens: (V, H)."""
+        return self._decoder.table
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Clean token embeddings: (B, L) int64 to (B, L, H)."""
+        return self._decoder.embed(tokens)
 
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor | None, cache: PrefixCache | None) -> Tensor:
-        past = 0 if cache is None else cache.get_seq_length()
+        past = 0 if cache is None else cache.columns
         masks = self._by_kind(mask, embedded.shape[1], past)
         last, *inner = self._decoder(embedded, positions, masks, cache, self.taps)
         return torch.cat([last, *inner], dim=-1) if inner else last
 
-    def scores_of(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        """As without packing; all ids are scored."""
-        return self._capped(self._head(hidden)[..., ids])
+    def write_each(self, parts: Sequence[tuple[Tensor, Tensor, PrefixCache, int]]) -> list[Tensor]:
+        """The same in one pass, but for rows of many tokens, which are packed otherwise."""
+        few = [place for place, part in enumerate(parts) if part[0].shape[1] <= FEW]
+        if len(few) < 2 or not self.shared_tokens:
+            return super().write_each(parts)
+        passes = []
+        for embedded, positions, cache, columns in (parts[place] for place in few):
+            masks = self._by_kind(None, embedded.shape[1], columns)
+            passes.append(RowPass(embedded, positions, masks, cache.after(columns)))
+        read = self._decoder.together(passes, self.taps)
+        states = {place: torch.cat(own, dim=-1) for place, own in zip(few, read, strict=True)}
+        return [states[place] if place in states else self.write(*part) for place, part in enumerate(parts)]
+
+    @cached_property
+    def shared_tokens(self) -> int:
+        """How many tokens of several rows may share a pass without changing a bit of what each is alone; 0: none."""
+        return TOGETHER if self._decoder.is_same_beside_rows() else 0
 
     def _by_kind(self, mask: Tensor | None, count: int, past: int) -> dict[str, Tensor | None]:
         """The mask of each kind of layer for `count` tokens after `past` columns; None where all before is seen."""
         near = self._window is not None and past + count > self._window
-        sliding = {kind for kind in self._decoder.kinds if near and (kind == _SLIDING or not self._kinds)}
+        sliding = {kind for kind in self._decoder.kinds if near and (kind == SLIDING or not self._kinds)}
         if mask is None and (sliding or (count > 1 and (past or count <= FEW_QUERIES))):
             mask = torch.ones(1, 1, count, past + count, dtype=torch.bool, device=self.device).tril(past)
         return {

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DiffusionGemmaConfig, DiffusionGemmaDecoderModel, DiffusionGemmaForBlockDiffusion
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import PrefixCache
@@ -75,7 +75,7 @@ class DiffusionGemmaBackbone(NativeBackbone):
                 position_embeddings=turns[kind],
                 attention_mask=masks[kind],
                 position_ids=positions,
-                past_key_values=cache,
+                past_key_values=None if cache is None else Cache(cache.layers),
             )
         normed: Tensor = decoder.norm(hidden)
         return normed
@@ -90,7 +90,7 @@ class DiffusionGemmaBackbone(NativeBackbone):
             inputs_embeds=embedded,
             attention_mask=self._masks(mask, mask & near),
             position_ids=positions,
-            past_key_values=grown,
+            past_key_values=Cache(grown.layers),
         )
         return grown
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from copy import deepcopy
 from functools import cached_property
 from typing import Any
@@ -14,8 +13,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 from ssdcli.engine.flops import Sizes
-from ssdcli.models.active_vocabulary import weighted_sums
-from ssdcli.models.backbones.cache import PrefixCache, ReadsThroughCache
+from ssdcli.models.backbones.cache import PrefixCache
+from ssdcli.models.backbones.core_backbone import CoreBackbone
+from ssdcli.models.backbones.native_cache import borrowed
 from ssdcli.models.core_spec import CoreSpec
 
 IN_FOURS = "grouped_mm_in_fours"  # its name for `set_experts_implementation`
@@ -23,32 +23,20 @@ IN_FOURS = "grouped_mm_in_fours"  # its name for `set_experts_implementation`
 _FOUR = 4
 
 
-class NativeBackbone(ReadsThroughCache):
+class NativeBackbone(CoreBackbone):
     """log p of clean tokens from noised ones, by a class with a body, input embeddings and a head."""
-
-    self_conditioned = False
-    forgets = False
 
     def __init__(self, model: PreTrainedModel, spec: CoreSpec, block_size: int | None = None) -> None:
         """Wrap a loaded model; `block_size` replaces the one that a core with full attention proposes."""
         self.model = model
-        self.spec = spec
-        self.block_size = spec.block_size if block_size is None else block_size
-        self.context = spec.context
-        self.shift = spec.shift
-        self.reading_block = 1 if spec.attention == "causal" else self.block_size
+        super().__init__(spec, block_size, self.device)
+        self.layer_count = model.config.get_text_config().num_hidden_layers
         self.sizes = self._sized()
         if experts_per_token(model.config) and self.device.type == "cpu":
             model.set_experts_implementation(IN_FOURS)
-        self._suppressed = torch.tensor(spec.suppressed, dtype=torch.int64, device=self.device)
 
     def _sized(self) -> Sizes:
         return sizes(self.model)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the input embeddings, where canvases and prefixes are too."""
-        return self._table.device
 
     @property
     def layers(self) -> PreTrainedModel:
@@ -74,23 +62,6 @@ class NativeBackbone(ReadsThroughCache):
         embedded: Tensor = table(tokens)
         return embedded
 
-    def embed_mixture(self, p: Tensor) -> Tensor:
-        """Expected embeddings: p (B, L, V) to (B, L, H)."""
-        return p.to(self._mixed.dtype) @ self._mixed
-
-    def embed_sparse(self, ids: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sums of embeddings; the rest of the weight, up to 1, is spread over all: (B, L, S) to (B, L, H)."""
-        table = self._mixed
-        return weighted_sums(table, ids, weights, table.new_ones(len(table)))
-
-    def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
-        """Nothing is added: a masked model reads neither the noise level nor a previous prediction."""
-        return embedded
-
-    def new_cache(self) -> PrefixCache:
-        """An empty KV cache."""
-        return PrefixCache.empty(self.model.config.get_text_config().num_hidden_layers)
-
     def _run(self, embedded: Tensor, positions: Tensor, mask: Any, cache: PrefixCache | None) -> Tensor:
         hidden: Tensor = self._result(embedded, positions, mask, cache).last_hidden_state
         return hidden
@@ -104,14 +75,10 @@ class NativeBackbone(ReadsThroughCache):
             inputs_embeds=embedded,
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=cache,
+            past_key_values=borrowed(cache),
             use_cache=cache is not None,
             output_hidden_states=all_layers,
         )
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the clean tokens: (B, L, V) float32, -inf for ids that are never text."""
-        return self._scores(hidden).to(self.device, torch.float32).index_fill(-1, self._suppressed, -math.inf)
 
     def _scores(self, hidden: Tensor) -> Tensor:
         head: Any = self.model.get_output_embeddings()

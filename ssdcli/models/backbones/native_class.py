@@ -10,9 +10,9 @@ import transformers
 from transformers import DiffusionGemmaForBlockDiffusion, PreTrainedModel, RobertaForMaskedLM
 
 from ssdcli.errors import SsdError
-from ssdcli.models.backbones.causal import NativeCausalBackbone
 from ssdcli.models.backbones.diffusion_gemma import DiffusionGemmaBackbone
 from ssdcli.models.backbones.native import NativeBackbone
+from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.backbones.ssdlm import RobertaBackbone, SsdLmBackbone, SsdLmForDiffusion
 from ssdcli.models.backbones.tess2 import Tess2Backbone, Tess2ForDiffusion
 from ssdcli.models.core_spec import CoreSpec

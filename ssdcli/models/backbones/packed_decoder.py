@@ -6,46 +6,77 @@ Over one token, transformers' own code spends half of its time between the matri
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
 
-from ssdcli.models.backbones.cache import PrefixCache
-from ssdcli.models.backbones.packed_linear import PackedLinear, Packing
-from ssdcli.models.packable import NORM_OFFSETS
+from ssdcli.engine.flops import Sizes
+from ssdcli.models.backbones.cache import CacheLayer, PrefixCache
+from ssdcli.models.backbones.packed_linear import PackedLinear, Packing, is_same_beside
+from ssdcli.models.backbones.rotary import Rotary
+from ssdcli.models.packable import PACKABLE, shapes, width_of_head
 
 FEW_QUERIES = 16  # queries up to which the heads that share keys are read as one head with more queries
 _ALL = "full_attention"  # the kind of a layer of a class that has one kind
+_ROTARY = "rope_parameters"
 
 Masks = Mapping[str, Tensor | None]
+Rotation = tuple[Tensor, Tensor]
+Read = Callable[[str], Tensor | None]  # a tensor by its name, if there is one
+
+
+@dataclass(frozen=True)
+class RowPass:
+    """A few tokens of one row, to be read after its cache, which grows.
+
+    x: embedded, (1, n, H).
+    positions: (1, n).
+    masks: for each kind of layer, as `PackedDecoder` takes them.
+    """
+
+    x: Tensor
+    positions: Tensor
+    masks: Masks
+    cache: PrefixCache
 
 
 class PackedDecoder:
-    """A body and its head: states of the embedded tokens, and the scores of the tokens after them."""
+    """Embeddings, layers and head: states of the embedded tokens, and the scores of the tokens after them.
 
-    def __init__(self, model: PreTrainedModel, packing: Packing) -> None:
-        """Pack a loaded model's weights, layer by layer; its own layers are dropped, and cannot be run any more."""
-        body: Any = model.base_model
-        config: Any = model.config.get_text_config()
-        kinds: Sequence[str] = getattr(config, "layer_types", None) or [_ALL] * config.num_hidden_layers
-        activation = getattr(config, "hidden_activation", None) or config.hidden_act
-        parts = _Parts(NORM_OFFSETS[type(model).__name__], activation, packing)
-        self._layers = []
-        for number, kind in enumerate(kinds):
-            self._layers.append(_Layer(body.layers[number], kind, parts))
-            body.layers[number] = nn.Identity()
-        self._norm = parts.norm(body.norm)
-        self._rotary = body.rotary_emb.to(torch.float32)
-        self._by_kind = isinstance(getattr(self._rotary, "rope_type", None), dict)
-        head: Any = model.get_output_embeddings()
-        self._head = packing.head(head.weight.data, _data(head.bias))
-        model.set_output_embeddings(nn.Identity())
-        model.get_input_embeddings().to(packing.dtype)
+    table: the embeddings of tokens, (V, H).
+    kinds: the kinds of layers, which may differ in what they see.
+    sizes: the multiply-adds of its parts.
+    """
+
+    def __init__(self, config: Mapping[str, Any], read: Read, packing: Packing) -> None:
+        """Read and pack the weights of a model, layer by layer.
+
+        config: the native configuration, complete as transformers has it. KeyError for what it lacks, ValueError for
+        weights that contradict it.
+        """
+        parts = _Parts(config, read, packing)
+        table = parts.tensor("model.embed_tokens.weight")
+        self.table = table.to(packing.dtype)
+        self._scale = None
+        if parts.kind.scales_embeddings:
+            self._scale = torch.tensor(config["hidden_size"] ** 0.5).to(packing.dtype)
+        self._layers = [_Layer(parts, number) for number in range(config["num_hidden_layers"])]
+        self.kinds = {layer.kind for layer in self._layers}
+        self._rotary = {kind: parts.rotary(kind) for kind in self.kinds}
+        self._norm = parts.norm("model.norm")
+        head = parts.optional("lm_head.weight")
+        self._head = packing.head(table if head is None else head, None)
+        attention = sum(layer.attention for layer in self._layers)
+        self.sizes = Sizes(body=parts.multiply_adds, attention=attention, table=self.table.numel())
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token embeddings: (B, L) int64 to (B, L, H)."""
+        embedded = functional.embedding(tokens, self.table)
+        return embedded if self._scale is None else embedded * self._scale
 
     def __call__(
         self, x: Tensor, positions: Tensor, masks: Masks, cache: PrefixCache | None, inner: Sequence[int] = ()
@@ -55,7 +86,7 @@ class PackedDecoder:
         masks: for each kind of layer (B, 1, n, K) bool; None where each token sees itself and all before it. inner:
         after how many layers states are wanted as well, 0 for the embeddings. Returns the last states, then those.
         """
-        rotations = self._rotations(x, positions)
+        rotations = {kind: rotary(positions, x.dtype) for kind, rotary in self._rotary.items()}
         added = {kind: _added(mask, x.dtype) for kind, mask in masks.items()}
         found = {}
         for number, layer in enumerate(self._layers):
@@ -64,25 +95,34 @@ class PackedDecoder:
             x = layer(x, rotations[layer.kind], added[layer.kind], kept)
         return (self._norm(x), *(found[number] for number in inner))
 
+    def together(self, passes: Sequence[RowPass], inner: Sequence[int] = ()) -> list[tuple[Tensor, ...]]:
+        """Run the layers over a few tokens of each of several rows, whose matrix products they share.
+
+        Attention is each row's own, so that its states are those of a call of its own where `is_same_beside_rows`.
+        Returns for each row the last states and inner ones, (1, n, H), as a call does.
+        """
+        counts = [one.x.shape[1] for one in passes]
+        x = torch.cat([one.x for one in passes], dim=1).transpose(0, 1)  # (N, 1, H): as short rows, see `ByLength`
+        positions = torch.cat([one.positions for one in passes], dim=1).transpose(0, 1)
+        rotations = {kind: rotary(positions, x.dtype) for kind, rotary in self._rotary.items()}
+        added = [{kind: _added(mask, x.dtype) for kind, mask in one.masks.items()} for one in passes]
+        found = {}
+        for number, layer in enumerate(self._layers):
+            found[number] = x
+            seen = [(masks[layer.kind], one.cache.layers[number]) for masks, one in zip(added, passes, strict=True)]
+            x = layer.together(x, rotations[layer.kind], counts, seen)
+        states = (self._norm(x), *(found[number] for number in inner))
+        parts = [state.transpose(0, 1).split(counts, dim=1) for state in states]
+        return list(zip(*parts, strict=True))
+
+    def is_same_beside_rows(self) -> bool:
+        """Whether this CPU's products give a row the same, bit for bit, whatever rows are beside it."""
+        products = (*self._layers[0].products(), (self._head, self.table.shape[1]))
+        return all(is_same_beside(layer, width, self.table.dtype) for layer, width in products)
+
     def scores(self, hidden: Tensor) -> Tensor:
         """The head's scores for states (..., H): (..., V)."""
         return self._head(hidden.reshape(1, -1, hidden.shape[-1])).view(*hidden.shape[:-1], -1)
-
-    @property
-    def kinds(self) -> set[str]:
-        """The kinds of layers, which may differ in what they see."""
-        return {layer.kind for layer in self._layers}
-
-    def _rotations(self, x: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """The cosines and signed sines of each kind's rotary embedding, (B, n, 1, d)."""
-        found = {}
-        for kind in self.kinds:
-            cos, sin = self._rotary(x, positions, *([kind] if self._by_kind else []))
-            sin[..., : sin.shape[-1] // 2].neg_()
-            found[kind] = cos[:, :, None], sin[:, :, None]
-            if not self._by_kind:
-                return dict.fromkeys(self.kinds, found[kind])
-        return found
 
 
 @dataclass(frozen=True)
@@ -96,79 +136,128 @@ class _Norm:
         return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-@dataclass(frozen=True)
 class _Parts:
-    """How the parts of a model are made.
+    """Reads the parts of a model, and counts the multiply-adds of its layers.
 
-    offset: what a norm adds to its weight.
-    activation: of the feed-forward network.
-    packing: of linear layers.
+    kind: what its class does beside the usual.
+    width: of a head.
     """
 
-    offset: int
-    activation: str
-    packing: Packing
+    def __init__(self, config: Mapping[str, Any], read: Read, packing: Packing) -> None:
+        self.config, self._read, self._packing = config, read, packing
+        self.kind = PACKABLE[config["architectures"][0]]
+        self.width = width_of_head(config)
+        self._shapes = shapes(config)
+        self.multiply_adds = 0
 
-    def norm(self, norm: Any) -> _Norm:
-        weight = (norm.weight.data.float() + self.offset).to(self.packing.dtype)
-        return _Norm(weight, getattr(norm, "variance_epsilon", None) or norm.eps)
+    def tensor(self, name: str) -> Tensor:
+        """A tensor that the configuration announces; ValueError if it is missing or of another shape."""
+        found, shape = self._read(name), self._shapes[name]
+        if found is None or found.shape != shape:
+            there = "is missing" if found is None else f"is of {tuple(found.shape)}"
+            raise ValueError(f"{name} should be of shape {shape}, and {there}")
+        return found
 
-    def norm_of(self, module: Any, name: str) -> _Norm | None:
-        """The norm of this name, if a module has it."""
-        return self.norm(getattr(module, name)) if hasattr(module, name) else None
+    def optional(self, name: str) -> Tensor | None:
+        """A tensor that the configuration may announce."""
+        return self.tensor(name) if name in self._shapes else None
 
-    def linear(self, *layers: Any) -> PackedLinear:
+    def norm(self, name: str) -> _Norm:
+        weight = self.tensor(f"{name}.weight").float() + self.kind.norm_offset
+        return _Norm(weight.to(self._packing.dtype), self.config["rms_norm_eps"])
+
+    def linear(self, *names: str) -> PackedLinear:
         """Linear layers of the same input as one, their outputs side by side."""
-        biases = [layer.bias.data for layer in layers if layer.bias is not None]
-        weights = [layer.weight.data for layer in layers]
-        if len(layers) == 1:
-            return self.packing.layers(weights[0], biases[0] if biases else None)
-        return self.packing.layers(torch.cat(weights), torch.cat(biases) if biases else None)
+        weights = [self.tensor(f"{name}.weight") for name in names]
+        found = [bias for name in names if (bias := self.optional(f"{name}.bias")) is not None]
+        self.multiply_adds += sum(weight.numel() for weight in weights)
+        if len(names) == 1:
+            return self._packing.layers(weights[0], found[0] if found else None)
+        return self._packing.layers(torch.cat(weights), torch.cat(found) if found else None)
+
+    def layer_type(self, number: int) -> str:
+        """The kind of a layer."""
+        kinds: Sequence[str] | None = self.config.get("layer_types")
+        return kinds[number] if kinds else _ALL
+
+    def rotary(self, kind: str) -> Rotary:
+        """The rotary embedding of a kind of layer."""
+        told = self.config[_ROTARY]
+        return Rotary.of(told.get(kind, told), self.width)
 
 
 class _Layer:
-    """Attention and feed-forward network, each on the normalised stream, to which it adds."""
+    """Attention and feed-forward network, each on the normalised stream, to which it adds.
 
-    def __init__(self, layer: Any, kind: str, parts: _Parts) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        self.kind = kind
-        self._activation = parts.activation
-        self._width: int = attention.head_dim
-        self._heads = attention.q_proj.out_features // self._width
-        self._groups = attention.k_proj.out_features // self._width
-        self._scale: float = attention.scaling
-        self._rotates = bool(getattr(attention, "use_rope", True))
-        self._qkv = parts.linear(attention.q_proj, attention.k_proj, attention.v_proj)
-        self._out = parts.linear(attention.o_proj)
-        self._gate, self._up, self._down = map(parts.linear, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-        self._query_norm = parts.norm_of(attention, "q_norm")
-        self._key_norm = parts.norm_of(attention, "k_norm")
-        self._before_attention = parts.norm(layer.input_layernorm)
-        sandwiched = hasattr(layer, "pre_feedforward_layernorm")  # then what is added is normalised, too
-        self._before_mlp = parts.norm(layer.pre_feedforward_layernorm if sandwiched else layer.post_attention_layernorm)
-        self._after_attention = parts.norm(layer.post_attention_layernorm) if sandwiched else None
-        self._after_mlp = parts.norm_of(layer, "post_feedforward_layernorm")
+    kind: what it sees.
+    attention: the width of all its heads.
+    """
 
-    def __call__(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: Any | None) -> Tensor:
+    def __init__(self, parts: _Parts, number: int) -> None:
+        config, kind, own = parts.config, parts.kind, f"model.layers.{number}"
+        attention, mlp = f"{own}.self_attn", f"{own}.mlp"
+        self.kind = parts.layer_type(number)
+        self._activation = config.get("hidden_activation") or config["hidden_act"]
+        self._width, self._heads = parts.width, config["num_attention_heads"]
+        self._groups = config["num_key_value_heads"]
+        self.attention = self._heads * self._width
+        self._size, self._wide = config["hidden_size"], config["intermediate_size"]
+        self._scale: float = (config[kind.scale] if kind.scale else self._width) ** -0.5
+        self._rotates = bool(config[kind.rotated][number]) if kind.rotated else True
+        self._qkv = parts.linear(*(f"{attention}.{name}_proj" for name in "qkv"))
+        self._out = parts.linear(f"{attention}.o_proj")
+        self._gate, self._up, self._down = (parts.linear(f"{mlp}.{name}_proj") for name in ("gate", "up", "down"))
+        self._query_norm = parts.norm(f"{attention}.q_norm") if kind.normed else None
+        self._key_norm = parts.norm(f"{attention}.k_norm") if kind.normed else None
+        self._before_attention = parts.norm(f"{own}.input_layernorm")
+        after, before_mlp = f"{own}.post_attention_layernorm", f"{own}.pre_feedforward_layernorm"
+        self._before_mlp = parts.norm(before_mlp if kind.sandwiched else after)
+        self._after_attention = parts.norm(after) if kind.sandwiched else None
+        self._after_mlp = parts.norm(f"{own}.post_feedforward_layernorm") if kind.sandwiched else None
+
+    def products(self) -> Iterator[tuple[PackedLinear, int]]:
+        """Its matrix products, each with the width of what it takes."""
+        yield from ((layer, self._size) for layer in (self._qkv, self._gate, self._up))
+        yield from ((self._out, self.attention), (self._down, self._wide))
+
+    def __call__(self, x: Tensor, rotation: Rotation, mask: Tensor | None, cache: CacheLayer | None) -> Tensor:
         """(B, n, H) to (B, n, H); mask: numbers to be added to the scores; cache: this layer's, which grows."""
-        seen = self._attention(self._before_attention(x), rotation, mask, cache)
+        turned, values = self._projected(self._before_attention(x), rotation)
+        return self._after(x, self._attention(turned, values, mask, cache))
+
+    def together(
+        self, x: Tensor, rotation: Rotation, counts: list[int], seen: Sequence[tuple[Tensor | None, CacheLayer]]
+    ) -> Tensor:
+        """The same for tokens (N, 1, H), so many of each row, with the mask and the cache of each."""
+        turned, values = self._projected(self._before_attention(x), rotation)
+        own = zip(turned.split(counts), values.split(counts), seen, strict=True)
+        parts = [self._attention(t.transpose(0, 1), v.transpose(0, 1), *how) for t, v, how in own]
+        return self._after(x, torch.cat(parts, dim=1).transpose(0, 1))
+
+    def _after(self, x: Tensor, seen: Tensor) -> Tensor:
+        """The stream (B, n, H) with what attention saw, (B, n, heads * d), and what the network makes of it."""
         x = self._out.plus(seen, x) if self._after_attention is None else x + self._after_attention(self._out(seen))
         y = self._before_mlp(x)
         wide = self._up.times(y, self._gate.activated(y, self._activation))
         return self._down.plus(wide, x) if self._after_mlp is None else x + self._after_mlp(self._down(wide))
 
-    def _attention(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: Any | None) -> Tensor:
+    def _projected(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+        """Queries and keys, turned, (B, n, heads + groups, d), and values (B, n, groups, d)."""
         rows, count, _ = x.shape
         both = self._heads + self._groups
         mixed = self._qkv(x).view(rows, count, both + self._groups, self._width)
-        turned, values = mixed[:, :, :both], mixed[:, :, both:].transpose(1, 2)
+        turned, values = mixed[:, :, :both], mixed[:, :, both:]
         if self._query_norm is not None and self._key_norm is not None:
             parts = self._query_norm(mixed[:, :, : self._heads]), self._key_norm(mixed[:, :, self._heads : both])
             turned = torch.cat(parts, dim=2)
         if self._rotates:
             cos, sin = rotation
             turned = torch.addcmul(turned * cos, turned.roll(self._width // 2, -1), sin)
-        keys = turned[:, :, self._heads :].transpose(1, 2)
+        return turned, values
+
+    def _attention(self, turned: Tensor, values: Tensor, mask: Tensor | None, cache: CacheLayer | None) -> Tensor:
+        """What queries see of their own tokens and of a cache, which grows: (B, n, heads * d)."""
+        keys, values = turned[:, :, self._heads :].transpose(1, 2), values.transpose(1, 2)
         if cache is not None:
             keys, values = cache.update(keys, values)
         return self._seen(turned[:, :, : self._heads], keys, values, mask)
@@ -195,7 +284,3 @@ def _added(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if mask is None:
         return None
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
-
-
-def _data(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.data

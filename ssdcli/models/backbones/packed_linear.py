@@ -17,9 +17,11 @@ from torch.nn import functional
 from ssdcli.machine.hardware import has_fast_bf16
 
 GROUP = 32  # neighbouring numbers of a row that share a scale and an offset in 4 bits, as in GGUF's Q4_0 and Q4_1
+TOGETHER = 32  # tokens of several rows at most that share a pass
 _LEVELS = 15  # between the least and the greatest number of a group
+_PACKED_ROWS = 128  # of a matrix, packed at a time in the processor's cache; a multiple of the kernel's blocks of 64
 _ROWS = 64  # of a matrix that show whether all lie on a grid of 4 bits
-_FEW = 8  # tokens up to which 4 bits are read faster; with more, the products in 16 bits win
+FEW = 8  # tokens of a row up to which 4 bits are read faster; with more, the products in 16 bits win
 _NEAR = 0.004  # the relative error of numbers that 4 bits hold as well as 16 do: bfloat16's own is 0.0017
 _NAMES = {"silu": ("swish", ""), "gelu_pytorch_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none")}  # oneDNN's
 
@@ -47,6 +49,17 @@ class PackedLinear(ABC):
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """The sum y + other."""
         return self(x).add_(other)
+
+
+def is_same_beside(layer: PackedLinear, width: int, dtype: torch.dtype) -> bool:
+    """Whether a row of (B, 1, width) comes out bit for bit as alone, found out by up to TOGETHER others beside it.
+
+    oneDNN chooses among its kernels by the shapes, and some of them add up in another order.
+    """
+    x = torch.randn(TOGETHER, 1, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    some = range(0, TOGETHER, 5)
+    alone = torch.cat([layer(x[place : place + 1]) for place in some])
+    return torch.equal(layer(x)[some], alone) and torch.equal(layer(x[:2])[:1], alone[:1])
 
 
 class PlainLinear(PackedLinear):
@@ -117,11 +130,14 @@ class Int4Packed(PackedLinear):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """weight: (out, in); bias: (out,)."""
-        grid = Grid.of(weight)
-        self._weight = torch._convert_weight_to_int4pack_for_cpu(grid.levels.view(weight.shape).int(), 1)
-        middle = grid.least + (_LEVELS + 1) // 2 * grid.step  # the kernel's offset is that of level 8
-        pairs = torch.cat([grid.step, middle], dim=-1)  # (out, in / GROUP, 2)
-        self._scales, self._bias = pairs.transpose(0, 1).contiguous().bfloat16(), _short(bias)
+        packed, pairs = [], []
+        for rows in weight.split(_PACKED_ROWS):
+            grid = Grid.of(rows)
+            packed.append(torch._convert_weight_to_int4pack_for_cpu(grid.levels.view(rows.shape).int(), 1))
+            middle = grid.least + (_LEVELS + 1) // 2 * grid.step  # the kernel's offset is that of level 8
+            pairs.append(torch.cat([grid.step, middle], dim=-1))  # (rows, in / GROUP, 2)
+        self._weight = torch.cat(packed)
+        self._scales, self._bias = torch.cat(pairs).transpose(0, 1).contiguous().bfloat16(), _short(bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, n, in) to (B, n, out)."""
@@ -135,7 +151,10 @@ class Int4Packed(PackedLinear):
 
 
 class ByLength(PackedLinear):
-    """Weights that 4 bits hold as well as 16 do, in both: whichever is faster for so many tokens is read."""
+    """Weights that 4 bits hold as well as 16 do, in both: whichever is faster for a row of so many tokens is read.
+
+    The number of rows makes no difference, so that each is computed as it is alone.
+    """
 
     def __init__(self, few: PackedLinear, many: PackedLinear) -> None:
         """few: for passes over a few tokens; many: for longer ones."""
@@ -158,7 +177,7 @@ class ByLength(PackedLinear):
         return self._for(x).plus(x, other)
 
     def _for(self, x: Tensor) -> PackedLinear:
-        return self._few if x.shape[0] * x.shape[1] <= _FEW else self._many
+        return self._few if x.shape[1] <= FEW else self._many
 
 
 @dataclass(frozen=True)
@@ -177,9 +196,9 @@ class Grid:
     def of(cls, weight: Tensor) -> Grid:
         """For weights (out, in), by each group's extremes, which are the ends of a grid that they came from."""
         groups = weight.float().view(len(weight), -1, GROUP)
-        least, most = torch.aminmax(groups, dim=-1, keepdim=True)
+        least, most = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)  # aminmax takes four times as long
         step = ((most - least) / _LEVELS).clamp_(min=torch.finfo(torch.float32).tiny)
-        return cls(least, step, (groups - least).mul_(1 / step).round_().clamp_(0, _LEVELS))
+        return cls(least, step, (groups - least).mul_(1 / step).round_())
 
     def error(self, weight: Tensor) -> float:
         """The relative error of these numbers in place of the weights (out, in)."""

@@ -13,6 +13,7 @@ dropout is what lets it learn from a few thousand words without learning them by
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,9 +26,8 @@ from torch.nn import functional
 
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import PrefixCache
-from ssdcli.models.backbones.causal import NativeCausalBackbone
-from ssdcli.models.core_config import read_config, unreadable
-from ssdcli.models.native_checkpoint import PROBLEMS
+from ssdcli.models.backbones.causal import CausalCore
+from ssdcli.models.core_config import UNREADABLE, read_config, unreadable
 from ssdcli.registry.manifest import CONFIG, WEIGHTS
 
 _DROPOUT = 0.7  # of the hidden layer, and of its input; measured, see docs/lab
@@ -83,7 +83,7 @@ class SideNetwork(nn.Module):
     forgets: bool = False
     self_conditioned: bool = False
 
-    def __init__(self, config: SideConfig, core: NativeCausalBackbone) -> None:
+    def __init__(self, config: SideConfig, core: CausalCore) -> None:
         """Make an untrained network on a core, whose states hold those of the layers that it reads from now on."""
         super().__init__()
         self.config = config
@@ -103,7 +103,7 @@ class SideNetwork(nn.Module):
         )
 
     @property
-    def core(self) -> NativeCausalBackbone:
+    def core(self) -> CausalCore:
         """The core that it reads."""
         return self._core[0]
 
@@ -163,6 +163,10 @@ class SideNetwork(nn.Module):
         """The core's states, written into a spaced cache of its own."""
         return self.core.write(embedded, positions, cache, count)
 
+    def write_each(self, parts: Sequence[tuple[Tensor, Tensor, PrefixCache, int]]) -> list[Tensor]:
+        """The core's states of several rows, as it writes them."""
+        return self.core.write_each(parts)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """The core's head on the corrected states: (..., (1 + k) H) to (..., V) float32."""
         return self.core.logits(self(hidden).to(hidden.dtype))
@@ -180,11 +184,11 @@ def is_side_network(folder: Path) -> bool:
     return read_config(folder).get("architectures") == [SideConfig.architecture]
 
 
-def load_side_network(folder: Path, core: NativeCausalBackbone) -> SideNetwork:
+def load_side_network(folder: Path, core: CausalCore) -> SideNetwork:
     """Read a network for a core, ready for inference; SsdError if it cannot be read or is another core's."""
     try:
         network = SideNetwork(SideConfig.from_json(read_config(folder)), core)
         network.load_state_dict(load_file(folder / WEIGHTS))
-    except PROBLEMS as error:
+    except UNREADABLE as error:
         raise unreadable(folder, error) from error
     return network.float().to(core.device).eval().requires_grad_(False)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -15,11 +15,13 @@ from gguf.constants import MODEL_ARCH_NAMES, GGMLQuantizationType
 from gguf.quants import dequantize
 from gguf.tensor_mapping import get_tensor_name_map
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from ssdcli.errors import SsdError
 from ssdcli.models.weights.gguf_header import WIDTHS, GgufHeader, GgufTensor, read_header, stored_type
 from ssdcli.models.weights.safetensors_stream import AGAIN, FileSpan, StoredTensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 IN_CONFIG = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")  # read with it
 

@@ -23,7 +23,6 @@ from ssdcli.models.packable import is_packable
 
 DISK = "disk"
 _MEMORY = 0.9  # the share of free memory that offloaded layers may take
-AS_STORED: dict[str, Any] = {"dtype": "auto", "device_map": {"": CPU}}  # arguments of `from_pretrained`, to be packed
 
 
 @dataclass(frozen=True)

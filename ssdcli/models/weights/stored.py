@@ -5,21 +5,27 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 
 from ssdcli.machine.placement import Need
-from ssdcli.models.core_config import native_part
+from ssdcli.models.core_config import completed, native_part
 from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.packable import is_packable
+from ssdcli.models.packable import is_packable, shapes
 from ssdcli.registry.manifest import FILE, read_manifest
 
 _STORED = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
+_TABLE = "model.embed_tokens.weight"
 _KEYS = re.compile(r"\.k_proj\.weight$")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a core's weights."""
+    return sorted(folder.glob("*.safetensors"))
 
 
 def stored_dtype(folder: Path) -> str:
@@ -44,21 +50,28 @@ def kept_dtype(folder: Path) -> str:
 def core_need(folder: Path, config: Mapping[str, Any], spec: CoreSpec) -> Need:
     """What a registered core needs; config: the content of its config.json. SsdError if its class cannot be built."""
     if spec.attention == "autoregressive" and is_packable(config):
-        return packed_need(folder, spec, config["vocab_size"])
+        return packed_need({name: shape for name, _, shape in _tensors(folder)}, kept_dtype(folder), spec)
+    return announced_need(native_part(config), kept_dtype(folder), spec)
+
+
+def announced_need(native: Mapping[str, Any], stored: str, spec: CoreSpec) -> Need:
+    """The same for weights that are not here yet, by a native configuration."""
+    if spec.attention == "autoregressive" and is_packable(native):
+        return packed_need(shapes(completed(native)), stored, spec)
     from ssdcli.models.weights.blueprint import blueprint  # it imports transformers, which takes seconds
     from ssdcli.models.weights.pretrained import need_of
 
-    return need_of(blueprint(native_part(config)), kept_dtype(folder), spec.block_size, spec.cached_tokens)
+    return need_of(blueprint(native), stored, spec.block_size, spec.cached_tokens)
 
 
-def packed_need(folder: Path, spec: CoreSpec, rows: int) -> Need:
-    """What a causal core whose layers are packed needs, as `need_of` says, read off the shapes of its tensors.
+def packed_need(shapes: Mapping[str, Sequence[int]], stored: str, spec: CoreSpec) -> Need:
+    """What a causal core whose layers are packed needs, as `need_of` says, by the names and shapes of its tensors.
 
-    rows: of the embedding table.
+    stored: the dtype of its files.
     """
     layers: Counter[str] = Counter()
     total = linear = keys = 0
-    for name, _, shape in _tensors(folder):
+    for name, shape in shapes.items():
         size, layer = math.prod(shape), _LAYER.search(name)
         total += size
         if layer is not None:
@@ -70,8 +83,8 @@ def packed_need(folder: Path, spec: CoreSpec, rows: int) -> Need:
         linear=linear,
         pinned=total - layers.total(),
         layer=max(layers.values()),
-        stored=kept_dtype(folder),
-        predictions=rows * spec.block_size,
+        stored=stored,
+        predictions=shapes[_TABLE][0] * spec.block_size,
         cache=spec.cached_tokens * 2 * keys,
         packs=True,
     )
@@ -79,7 +92,7 @@ def packed_need(folder: Path, spec: CoreSpec, rows: int) -> Need:
 
 def _tensors(folder: Path) -> Iterator[tuple[str, str, list[int]]]:
     """The name, the stored dtype and the shape of each tensor."""
-    for path in folder.glob("*.safetensors"):
+    for path in weight_files(folder):
         with safe_open(path, "numpy") as file:
             for name in file.keys():  # noqa: SIM118 - the file is no mapping
                 part = file.get_slice(name)

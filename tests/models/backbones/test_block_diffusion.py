@@ -137,5 +137,5 @@ def test_a_cache_that_is_read_stays_and_one_that_grows_is_another(model):
         # What was appended is seen: alone, the canvas is encoded otherwise.
         alone = model.encode(canvas, positions(5, 8), see_all(3, 3), None)
     assert not torch.allclose(alone, read, atol=1e-3)
-    assert [cache.get_seq_length() for cache in (empty, first, second)] == [0, 5, 8]
+    assert [cache.columns for cache in (empty, first, second)] == [0, 5, 8]
     assert torch.equal(second.layers[1].keys[:, :, :5], first.layers[1].keys)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import cache
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from ssdcli.models.backbones.causal import NativeCausalBackbone, PackedCausalBackbone
+from ssdcli.models.backbones.causal import PackedCausalBackbone
+from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.backbones.packed_linear import (
     GROUP,
@@ -52,7 +52,9 @@ def _model(kind: str) -> tuple[Any, Any]:
 
 def _pair(kind: str, packing: Packing = EXACT) -> tuple[NativeCausalBackbone, PackedCausalBackbone]:
     model, spec = _model(kind)
-    return NativeCausalBackbone(model, spec), PackedCausalBackbone(copy.deepcopy(model), spec, None, packing)
+    config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
+    packed = PackedCausalBackbone(config, model.state_dict().get, spec, packing)
+    return NativeCausalBackbone(model, spec), packed
 
 
 def _tokens(rows: int = 2) -> tuple[Tensor, Tensor]:
@@ -200,3 +202,36 @@ def test_4_bits_hold_weights_of_a_grid_as_well_as_16_do():
 
 def test_context_is_longer_than_what_is_read_here():
     assert LENGTH < CONTEXT
+
+
+@pytest.mark.parametrize("dtype", list(PACKINGS))
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "smollm3"])
+def test_rows_that_share_a_pass_are_bit_for_bit_what_they_are_alone(kind, dtype):
+    _, packed = _pair(kind, PACKINGS[dtype])
+    packed.taps, packed.shared_tokens = (2,), 32
+    ids, positions = _tokens(5)
+    counts, filled = (1, 4, 8, 12, 1), (3, 20, 30, 9, 1)  # the fourth is too long to share
+
+    def parts():
+        for row, (count, done) in enumerate(zip(counts, filled, strict=True)):
+            embedded = packed.embed(ids[row : row + 1, : done + count])
+            read = packed.extend(embedded[:, :done], positions[:1, :done], None, packed.new_cache()).spaced(count)
+            yield embedded[:, done:], positions[:1, done : done + count], read, done
+
+    alone = [(packed.write(*part), part[2]) for part in parts()]
+    given = list(parts())
+    together = packed.write_each(given)
+    for (states, read), found, (*_, kept, _) in zip(alone, together, given, strict=True):
+        assert torch.equal(found, states)
+        assert all(torch.equal(a.keys, b.keys) for a, b in zip(kept.layers, read.layers, strict=True))
+
+
+def test_rows_share_passes_only_where_this_cpu_computes_them_alike(monkeypatch):
+    _, packed = _pair("llama", EXACT)  # float32, whose products round by the number of rows
+    monkeypatch.setattr(type(packed._decoder), "together", None)
+    assert packed.shared_tokens == 0
+    ids, positions = _tokens(2)
+    embedded = packed.embed(ids)
+    read = [packed.extend(embedded[[row], :20], positions[:1, :20], None, packed.new_cache()) for row in (0, 1)]
+    parts = [(embedded[[row], 20:22], positions[:1, 20:22], read[row].spaced(2), 20) for row in (0, 1)]
+    assert [states.shape for states in packed.write_each(parts)] == [(1, 2, 32)] * 2

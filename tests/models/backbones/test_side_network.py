@@ -16,7 +16,7 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError
-from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.backbones.side_network import (
     SideConfig,
     SideNetwork,
@@ -29,13 +29,13 @@ from tests.engine.test_causal import CONTEXT, PROCESS, PROMPT, L, V, canvas_of, 
 LAYERS = (0, 1)
 
 
-def backbone() -> NativeCausalBackbone:
+def backbone() -> CausalCore:
     core = denoiser(llama()).backbone
-    assert isinstance(core, NativeCausalBackbone)
+    assert isinstance(core, CausalCore)
     return core
 
 
-def network(core: NativeCausalBackbone, *, trained: bool = True) -> SideNetwork:
+def network(core: CausalCore, *, trained: bool = True) -> SideNetwork:
     """A network on a core; a trained one has a last matrix that is not zero."""
     torch.manual_seed(1)
     side = SideNetwork(SideConfig(V + 1, 32, LAYERS, 24, L, CONTEXT), core)
@@ -45,7 +45,7 @@ def network(core: NativeCausalBackbone, *, trained: bool = True) -> SideNetwork:
 
 
 @contextmanager
-def passes(core: NativeCausalBackbone, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def passes(core: CausalCore, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The numbers of tokens that the core reads, pass by pass."""
     seen: list[int] = []
     run = core._run

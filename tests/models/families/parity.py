@@ -13,9 +13,9 @@ from ssdcli.engine.full_attention import FullDenoiser
 from ssdcli.engine.process import make_process
 from ssdcli.engine.prompt import Prompt
 from ssdcli.machine.placement import Placement
+from ssdcli.models.core_checkpoint import load_core
 from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY, CoreSpec
-from ssdcli.models.native_checkpoint import load_core
 from ssdcli.registry.manifest import read_manifest
 from tests.models.families.checkpoints import WORDS
 

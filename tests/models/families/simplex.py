@@ -14,7 +14,7 @@ from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.simplex import Simplex
 from ssdcli.engine.prompt import Prompt
 from ssdcli.machine.placement import Placement
-from ssdcli.models.native_checkpoint import load_core
+from ssdcli.models.core_checkpoint import load_core
 
 # Log p (L, V), in float64, of the clean tokens of a canvas x_t (L, V) between known ones, at t, after a prediction
 # p (L, V) at the step before, or none.

@@ -22,16 +22,16 @@ from ssdcli.errors import SsdError, UsageError
 from ssdcli.hub.pull import Watch, plan, pull
 from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import Placement
-from ssdcli.models.core_config import native_part, read_config
+from ssdcli.models.core_config import completed, native_part, read_config
 from ssdcli.models.core_traits import read_core_traits
 from ssdcli.models.families import recognise
 from ssdcli.models.families.causal import CAUSAL, CAUSAL_CLASSES
 from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.loading import load_model, make_denoiser
-from ssdcli.models.packable import is_packable
+from ssdcli.models.packable import is_packable, shapes
 from ssdcli.models.weights.blueprint import blueprint
 from ssdcli.models.weights.pretrained import need_of
-from ssdcli.models.weights.stored import kept_dtype, packed_need
+from ssdcli.models.weights.stored import announced_need, core_need, kept_dtype
 from ssdcli.registry.manifest import read_manifest
 from ssdcli.registry.store import Registry
 from tests.models.families.causal import (
@@ -181,8 +181,21 @@ def test_what_the_files_say_of_a_need_is_what_the_model_says(pulled, kind):
         pytest.skip("its need is read off the model")
     twin = blueprint(native_part(config))
     expected = need_of(twin, kept_dtype(folder), spec.block_size, spec.cached_tokens)
-    assert packed_need(folder, spec, config["vocab_size"]) == expected
+    assert core_need(folder, config, spec) == announced_need(native_part(config), kept_dtype(folder), spec) == expected
     assert expected.packs
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+@pytest.mark.parametrize("changes", [{}, {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}])
+def test_the_tensors_that_a_configuration_announces_are_those_of_the_model(kind, changes):
+    entry = next(entry for entry in CAUSAL_CLASSES if entry.model_type == kind)
+    native = {**entry.native(config_of(kind)), **changes}
+    if not is_packable(native):
+        pytest.skip("its tensors are its class's own")
+    twin = blueprint(native)
+    tied = twin.all_tied_weights_keys
+    expected = {name: tuple(weight.shape) for name, weight in twin.state_dict().items() if name not in tied}
+    assert shapes(completed(native)) == expected
 
 
 def test_the_embedding_of_a_virtual_mask_is_the_mean_of_all(pulled):

@@ -15,7 +15,7 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import average
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.prompt import Prompt
-from ssdcli.models.backbones.causal import NativeCausalBackbone
+from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 from ssdcli.models.memory.memory_files import Memory, Origin, remember
 from ssdcli.models.memory.recall import Metric, Recall
@@ -29,11 +29,11 @@ HIDDEN = 32
 OPENING = 1  # before a text, and no word
 
 
-def recalling() -> tuple[RecallDenoiser, NativeCausalBackbone]:
+def recalling() -> tuple[RecallDenoiser, CausalCore]:
     """A memory of TEXTS that a core has read, each text as it stands."""
     core = denoiser(llama())
     backbone = core.backbone
-    assert isinstance(backbone, NativeCausalBackbone)
+    assert isinstance(backbone, CausalCore)
     backbone.tap((0, 1))
     torch.manual_seed(2)
     metric = Metric((0, 1), torch.zeros(HIDDEN), torch.randn(HIDDEN, 16), 0.05)

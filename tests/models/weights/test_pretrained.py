@@ -16,10 +16,11 @@ from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import OutOfMemory
 from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.placement import Allocation, Need, Placement
-from ssdcli.models import native_checkpoint
-from ssdcli.models.backbones.causal import NativeCausalBackbone, PackedCausalBackbone
+from ssdcli.models import core_checkpoint, native_checkpoint
+from ssdcli.models.backbones.causal import PackedCausalBackbone
+from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.backbones.packed_linear import IN_16_BITS, PACKINGS
-from ssdcli.models.native_checkpoint import load_core, packing_for
+from ssdcli.models.core_checkpoint import load_core, packing_for
 from ssdcli.models.weights.blueprint import blueprint, parameters
 from ssdcli.models.weights.pretrained import DISK, ModelPart, arguments, need_of, parts, rooms, spread
 from ssdcli.models.weights.stored import kept_dtype, stored_dtype
@@ -34,7 +35,7 @@ WIDE = {**LLAMA, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}  #
 
 def denoiser(folder: Path, placement: Placement) -> Denoiser:
     process = read_manifest(folder).process
-    backbone = native_checkpoint.load_core(folder, placement, None)
+    backbone = load_core(folder, placement, None)
     return FullDenoiser(backbone, make_process(process, VOCABULARY, CONSTANTS[process]))
 
 
@@ -99,7 +100,8 @@ def test_a_core_whose_layers_wait_on_disk_says_the_same(tmp_path, monkeypatch, n
     folder = write_core(tmp_path, native, process)
     whole = denoiser(folder, Placement(dtype, "cpu"))
     need = need_of(blueprint({**native, "vocab_size": VOCABULARY}), "bfloat16", BLOCK)
-    monkeypatch.setattr(native_checkpoint, "look", lambda: replace(MACHINE, free=need.resident(dtype) + 1))
+    for module in (core_checkpoint, native_checkpoint):
+        monkeypatch.setattr(module, "look", lambda: replace(MACHINE, free=need.resident(dtype) + 1))
     with pytest.raises(OutOfMemory, match="--offload"):
         denoiser(folder, Placement(dtype, "cpu"))
     split = denoiser(folder, Placement(dtype, "cpu", offload=True))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssdcli.models.presets import PRESETS
-from ssdcli.training.build import choose_batch_tokens, choose_preset, choose_rate, settled
+from ssdcli.training.choices import choose_batch_tokens, choose_preset, choose_rate, settled
 from ssdcli.training.settings import TrainSettings
 
 sizes = st.integers(1, 10**8)

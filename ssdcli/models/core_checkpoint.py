@@ -1,0 +1,60 @@
+"""A registered core in a folder: packed for this CPU where its class allows, else run by its class in transformers."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+from ssdcli.machine.hardware import look
+from ssdcli.machine.placement import Allocation, Placement
+from ssdcli.models.backbones.causal import PackedCausalBackbone
+from ssdcli.models.backbones.core_backbone import CoreBackbone
+from ssdcli.models.backbones.packed_linear import IN_16_BITS, PACKINGS, Packing
+from ssdcli.models.core_config import UNREADABLE, completed, native_part, read_config, unreadable
+from ssdcli.models.core_spec import KEY, CoreSpec
+from ssdcli.models.weights.stored import core_need, weight_files
+from ssdcli.registry.manifest import read_manifest
+
+_IN_BOTH = 1.5  # 16 and 4 bits of every number, and a head that shares its weights, over 16 bits alone
+
+
+def load_core(folder: Path, placement: Placement, block_size: int | None) -> CoreBackbone:
+    """Read a registered core, ready for inference; SsdError if files are missing or contradict each other.
+
+    block_size: replaces the one that a core with full attention proposes.
+    """
+    config = read_config(folder)
+    try:
+        spec = CoreSpec.of(read_manifest(folder), config[KEY])
+        spec = replace(spec, block_size=block_size or spec.block_size)
+        need = core_need(folder, config, spec)
+        allocation = placement.allocate(need, look())
+        if need.packs and allocation.packs:
+            return _packed(folder, spec, packing_for(allocation))
+        from ssdcli.models.native_checkpoint import load_native  # it imports transformers, which takes seconds
+
+        return load_native(folder, allocation, need, spec)
+    except UNREADABLE as error:
+        raise unreadable(folder, error) from error
+
+
+def packing_for(allocation: Allocation) -> Packing:
+    """How layers are packed for a dtype: in 16 bits alone where 4 bits beside them would take too much memory."""
+    roomy = allocation.bytes * _IN_BOTH <= allocation.free
+    return PACKINGS[allocation.dtype] if roomy or allocation.dtype != "bfloat16" else IN_16_BITS
+
+
+def _packed(folder: Path, spec: CoreSpec, packing: Packing) -> PackedCausalBackbone:
+    """Read a core's tensors and pack them, one after the other."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(safe_open(path, "pt")) for path in weight_files(folder)]
+        places = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+
+        def read(name: str) -> Tensor | None:
+            return places[name].get_tensor(name) if name in places else None
+
+        return PackedCausalBackbone(completed(native_part(read_config(folder))), read, spec, packing)
