@@ -42,6 +42,7 @@ from benchmarks.lib.beside_memory import (
     heldout_side,
     memory_denoiser,
     notes_of,
+    remembered_from_the_left,
     said_from_the_left,
     seen_of,
 )
@@ -204,20 +205,23 @@ class Bench:
         }
 
     def _three(self, side: Side, seen: Seen, small: Model) -> dict[str, tuple[Tensor, str]]:
-        """With a small model, by the gates of its own training."""
-        begin = self.core.manifest.begin or 0
-        said = torch.cat([said_from_the_left(small, [begin, *text]) for text in side.texts])
+        """With a small model and its own memory, by the gates of its own training."""
+        texts = [[self.core.manifest.begin or 0, *text] for text in side.texts]
+        parts = [
+            torch.cat([says(small, text) for text in texts]) for says in (said_from_the_left, remembered_from_the_left)
+        ]
         own = seen.observations(side)
         log_p, entropies = (
-            torch.stack([of[:, 0], said[:, place], of[:, 1]], dim=1)
+            torch.stack([of[:, 0], *(part[:, place] for part in parts)], dim=1)
             for place, of in enumerate((own.log_p, own.entropies))
         )
         every = replace(own, members=("core", "small", "memory"), log_p=log_p, entropies=entropies)
-        found = {"the small model": (-log_p[:, 1], "")}
+        found = {"the small model": (-log_p[:, 1], ""), "its memory": (-log_p[:, 2], "")}
         for gate in small.manifest.joint_gates:
             *before, last = gate.members
-            name, these = f"{', '.join(before)} and {last}", every.of(gate.members)
-            if "small" in gate.members:
+            whose = "" if "small" in before else "its " * (last == "memory")
+            name, these = f"{', '.join(before)} and {whose}{last}", every.of(gate.members)
+            if len(gate.members) > 1:
                 found[f"{name}, constant weights"] = constant_nats(gate.weights, these), _shares(gate)
                 found[f"{name}, gated"] = gated_nats(gate, these), _numbers(gate.coefficients)
                 found[f"{name}, oracle"] = -these.log_p.amax(1), ""

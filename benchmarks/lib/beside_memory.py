@@ -22,6 +22,7 @@ from ssdcli.engine.whole_text import WholeText
 from ssdcli.evaluation.joint_gate import Observations
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 from ssdcli.models.memory.memory_files import Memory, Origin, remember
+from ssdcli.models.memory.recall_denoiser import RecallDenoiser
 from ssdcli.models.memory.text_index import BORDER, Index
 
 MOST = 256  # tokens of a document that are measured
@@ -223,3 +224,16 @@ def said_from_the_left(small: Model, text: Ids) -> Tensor:
         found.append(torch.stack([log_p.gather(-1, tokens[:, None])[:, 0], entropy(log_p)], dim=1))
         prompt, start = denoiser.slid(prompt, tokens.tolist()), start + len(tokens)
     return torch.cat(found).double()
+
+
+@torch.inference_mode()
+def remembered_from_the_left(small: Model, text: Ids) -> Tensor:
+    """The same by the model's own memory, (T - 1, 2): the text's first token is the core's opening."""
+    denoiser, ids = small.memory.denoiser, torch.tensor(text[1:])
+    if isinstance(denoiser, RecallDenoiser):
+        states = denoiser.core.states(torch.tensor([text[:-1]]))[0]
+        rows = denoiser.conditionals(text[1:], range(len(ids)), states=states)
+    else:
+        rows = denoiser.conditionals(text[1:], range(len(ids)))
+    said = [(log_p[token].double(), entropy(log_p).double()) for log_p, token in zip(rows, ids, strict=True)]
+    return torch.stack([torch.stack(pair) for pair in said])

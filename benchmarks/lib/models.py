@@ -14,9 +14,10 @@ from benchmarks.lib.corpora import read_texts
 from ssdcli.engine.denoiser import Backbone, Denoiser
 from ssdcli.engine.process import Process
 from ssdcli.evaluation.scored_text import ScoredText, scored_text
-from ssdcli.generation.loaded_model import Shared, open_model, process_of
+from ssdcli.generation.loaded_model import LoadedMemory, Shared, open_memory, open_model, process_of
 from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.registry.manifest import Manifest
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.tokenizer import END_OF_TEXT, load_tokenizer, special_id
@@ -74,6 +75,12 @@ class Model:
         shared = Shared(process=self.process)
         exact = Placement("float32")  # in which a core is a model of transformers
         return open_model(self.entry, exact, origin=self.registry.origin_of(self.entry), shared=shared).denoiser
+
+    @cached_property
+    def memory(self) -> LoadedMemory:
+        """The memory of a small model, which recalls if the model reads a core."""
+        core = self.backbone.core if isinstance(self.backbone, SideNetwork) else None
+        return open_memory(self.entry, Shared(process=self.process, core=core))
 
     @property
     def backbone(self) -> Backbone:

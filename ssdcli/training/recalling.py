@@ -111,9 +111,7 @@ def renewed_recall(memory: Memory, old: Memory, store: TokenStore, core: Entry) 
     return _recall(metric, found)
 
 
-def _read_keys(
-    core: CausalCore, metric: Metric, texts: CoreTexts, documents: Sequence[int]
-) -> Iterator[Keys]:
+def _read_keys(core: CausalCore, metric: Metric, texts: CoreTexts, documents: Sequence[int]) -> Iterator[Keys]:
     """Let the core read some documents of a side: keys of the places in it."""
     for batch, _ in texts.batches(documents):
         states, _ = read_passages(core, batch)
