@@ -26,7 +26,7 @@ from ssdcli.models.memory.memory_denoiser import (
     interpolated,
 )
 from ssdcli.models.memory.memory_files import Memory
-from ssdcli.models.memory.recall import Metric, PlaceScores, Recall
+from ssdcli.models.memory.recall import PlaceScores, Recall
 
 _WINDOW = 1024  # tokens of a private context that the core reads at once
 _LITERAL = 0.05  # of the contexts' own prediction, which keeps a chance for each id; measured, see docs/lab
@@ -52,7 +52,8 @@ class RecallDenoiser(MemoryDenoiser):
         self.same_on_any_threads = core.same_on_any_threads
         self._word_of = word_of
         self._opening = opening
-        self._places = PlaceScores(memory.index, memory.recall, word_of)
+        self._metric = memory.recall.metric
+        self._scored: tuple[Memory, PlaceScores] | None = None
         self._private = lru_cache(maxsize=CONTEXTS)(self._read)
 
     @property
@@ -90,6 +91,8 @@ class RecallDenoiser(MemoryDenoiser):
         log_p = torch.full((*canvas.shape, self.process.vocabulary), math.nan)
         queries = self.queries(self.core.states_at(canvas, prefix.read))
         for b, (tokens, row) in enumerate(zip(canvas.tolist(), prefix.own, strict=True)):
+            if not self._holds_text(row):
+                continue
             known = [None if token == self.process.mask_id else token for token in tokens]
             for place in beginnings(known, row.written.tokens):
                 left, right = known[:place], known[place + 1 :]
@@ -107,7 +110,7 @@ class RecallDenoiser(MemoryDenoiser):
         queries = self.queries(self.core.states_ahead(ahead, prefix.read))
         rows = zip(ahead.canvas.tolist(), ahead.first.tolist(), ahead.drafted.tolist(), prefix.own, strict=True)
         for b, (tokens, first, drafted, row) in enumerate(rows):
-            for column in range(min(drafted + 1, len(tokens) - first)):
+            for column in range(min(drafted + 1, len(tokens) - first) if self._holds_text(row) else 0):
                 place = first + column
                 here = row.followed_by(tokens[:place])
                 log_p[b, column] = self.recalled(queries[b, column], [None] * (len(tokens) - place - 1), here)
@@ -117,9 +120,15 @@ class RecallDenoiser(MemoryDenoiser):
         """As without recall, which needs a state for each token."""
         return super().draft(canvas, race, count, prefix.own)
 
-    @property
-    def _metric(self) -> Metric:
-        return self._places.recall.metric
+    def _places(self, row: Surroundings) -> Iterator[PlaceScores]:
+        """The texts whose places are recalled beside a row: that of the memory as it is now, and a private context."""
+        memory = self.memory
+        if memory.recall is not None and len(memory.recall.places):
+            if self._scored is None or self._scored[0] is not memory:
+                self._scored = memory, PlaceScores(memory.index, memory.recall, self._word_of)
+            yield self._scored[1]
+        if row.private is not None and row.private.size:
+            yield self._private(tuple(row.private.tokens[1:-1].tolist()))
 
     def _read(self, context: tuple[int, ...]) -> PlaceScores:
         """A private context, which the core reads in passes of their own."""
@@ -138,14 +147,13 @@ class RecallDenoiser(MemoryDenoiser):
     def recalled(self, query: Tensor, right: Known, row: Surroundings) -> Tensor:
         """Log p of the token after what a row has written, by the query there (D,): (V,) float32."""
         before = row.written.tokens
-        known = before[-self.index.depth :]
-        literal = interpolated(self._without_context(), list(self._of_index(known)))
-        places = [
-            self._places,
-            *([] if row.private is None else [self._private(tuple(row.private.tokens[1:-1].tolist()))]),
-        ]
+        known, places = before[-self.index.depth :], list(self._places(row))
+        if not places:
+            return self._log_p(row, (), right)
         weights = torch.softmax(torch.cat([one.scores(query, before) for one in places]), dim=0).double()
-        p = (_LITERAL * literal).index_add_(0, torch.cat([one.targets for one in places]), (1 - _LITERAL) * weights)
+        targets = torch.cat([one.targets for one in places])
+        p = _LITERAL * interpolated(self._without_context(), list(self._of_index(known)))
+        p.index_add_(0, targets, (1 - _LITERAL) * weights)
         p = interpolated(p, list(self._levels(known, [*right, *row.after], row, written=False)))
         return p.float().log_()
 
@@ -159,4 +167,4 @@ class RecallDenoiser(MemoryDenoiser):
         (row,) = super().start([Prompt((), private=private)])
         for place, query in zip(places, self.queries(states), strict=True):
             row.written.extend(text[len(row.written.tokens) - 1 : place])  # the first is BORDER
-            yield self.recalled(query, (), row)
+            yield self.recalled(query, (), row) if self._holds_text(row) else self._uniform.float() * math.nan

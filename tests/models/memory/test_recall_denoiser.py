@@ -137,3 +137,33 @@ def test_places_of_a_private_context_are_recalled_in_the_text_of_a_stranger() ->
     gain = member.recalled(query, (), row).exp() - member.recalled(query, (), without).exp()
     assert set(gain.topk(3).indices.tolist()) <= set(private)
     assert gain[private].sum() > 0.3
+
+
+def test_texts_that_are_taken_out_of_the_memory_are_recalled_no_more() -> None:
+    member, _ = recalling()
+    query = member.queries(member.core.states(torch.tensor([[OPENING, *PROMPT]]))[0, -1])
+    (row,) = MemoryDenoiser(member.memory, PROCESS, L).start([Prompt(PROMPT)])
+    known = member.recalled(query, (), row)
+    assert int(known.argmax()) == TEXTS[0][len(PROMPT)]
+    member.memory = member.memory.without([TEXTS[0]])
+    lacking = member.recalled(query, (), row)
+    fresh = RecallDenoiser(member.memory, member.core, member._word_of, OPENING)
+    assert torch.equal(lacking, fresh.recalled(query, (), row))
+    assert lacking[TEXTS[0][len(PROMPT)]] < known[TEXTS[0][len(PROMPT)]]
+
+
+def test_an_empty_memory_abstains_and_one_without_keys_of_what_is_left_looks_up() -> None:
+    member, _ = recalling()
+    whole = member.memory
+    prompts = [Prompt(PROMPT)]
+    member.memory = whole.without(TEXTS)
+    assert member.denoise(canvas_of(), 1.0, None, member.start(prompts)).isnan().all()
+    assert whole.recall is not None
+    of_first = whole.recall.places < whole.index.borders[1]
+    keys = whole.recall.keys[torch.from_numpy(of_first)]
+    member.memory = replace(whole, recall=replace(whole.recall, places=whole.recall.places[of_first], keys=keys))
+    member.memory = member.memory.without([TEXTS[0]])
+    plain = MemoryDenoiser(member.memory, PROCESS, L)
+    expected = plain.denoise(canvas_of(5), 1.0, None, plain.start(prompts))
+    found = member.denoise(canvas_of(5), 1.0, None, member.start(prompts))
+    assert torch.equal(found.nan_to_num(7.0), expected.nan_to_num(7.0))
