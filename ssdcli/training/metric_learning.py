@@ -89,7 +89,15 @@ def learn_metric(given: Examples, taps: tuple[int, ...], effort: Effort) -> Metr
         mean_loss(replace(metric, projection=projection), log_t.exp(), given, asked, keys).backward()
         optimizer.step()
         schedule.step()
-    return replace(metric, projection=projection.detach(), temperature=float(log_t.detach().exp()))
+    learned = replace(metric, projection=projection.detach(), temperature=float(log_t.detach().exp()))
+    return in_order(learned, given.states)
+
+
+def in_order(metric: Metric, states: Tensor) -> Metric:
+    """The same metric, whose dimensions are the principal components of the keys of states (n, H)."""
+    keys = metric(states)
+    _, directions = torch.linalg.eigh(keys.T @ keys)
+    return replace(metric, projection=metric.projection @ directions.flip(1))
 
 
 def whitening(states: Tensor, taps: tuple[int, ...]) -> Metric:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ssdcli.models.memory.recall import Metric
-from ssdcli.training.metric_learning import Effort, Examples, learn_metric, mean_loss, whitening
+from ssdcli.training.metric_learning import Effort, Examples, in_order, learn_metric, mean_loss, whitening
 
 TOKENS, TEXTS, HIDDEN = 12, 8, 24
 
@@ -62,3 +62,12 @@ def test_every_step_can_be_stopped(toy: Examples) -> None:
     steps: list[int] = []
     learn_metric(toy, (1,), Effort(0, 5, lambda: steps.append(1)))
     assert len(steps) == 5
+
+
+def test_dimensions_come_in_the_order_of_what_they_tell_and_cosines_stay(toy: Examples) -> None:
+    metric = whitening(toy.states, (1,))
+    ordered = in_order(metric, toy.states)
+    before, after = metric(toy.states), ordered(toy.states)
+    torch.testing.assert_close(after @ after.T, before @ before.T, rtol=0, atol=1e-4)
+    energy = after.square().sum(0)
+    assert bool((energy[:-1] >= energy[1:] - 1e-3).all())

@@ -29,6 +29,8 @@ REACH = 24  # tokens on either side of a place in which they may stand
 _WORDS = 1.0  # what a place gains in cosine that has all rare words around it; measured, as are these (see docs/lab):
 _MATCHING = 0.06  # for each token before it that is the same
 _SOFTER = 1.2  # than the learned temperature, since these bonuses sharpen the scores
+_CANDIDATES = 8192  # places that are compared in all dimensions
+_COARSE = 64  # dimensions by which these are found
 _COMMON = 0.7  # nats of surprise that a word needs to be rare
 _STEPS = 64  # in which a word's surprise is counted, per nat: sums of whole numbers do not depend on their order
 _CACHED = 256  # words whose places are kept
@@ -40,7 +42,7 @@ class Metric:
 
     taps: the layers whose states the core gives beside the last one's; the last of these is read.
     mean: of the states, normalised by their root mean square, (H,) float32.
-    projection: (H, D) float32.
+    projection: (H, D) float32, the dimensions in which keys differ most first.
     temperature: of the softmax over cosines.
     """
 
@@ -124,20 +126,37 @@ class PlaceScores:
     _covered: dict[str, tuple[NDArray[np.bool_], int]] = field(default_factory=dict, init=False, repr=False)
     _last: tuple[frozenset[str], NDArray[np.int32]] | None = field(default=None, init=False, repr=False)
 
-    def scores(self, query: Tensor, before: Sequence[int]) -> Tensor:
-        """How much each place is like the one after these tokens, in nats: (n,) float32.
+    def best(self, query: Tensor, before: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """How much places are like the one after these tokens, in nats, (m,) float32, and their tokens, (m,) int64.
+
+        They are all places, or, of more than _CANDIDATES, those that are best by the first of the keys' dimensions.
 
         query: the metric's image of the state there, (D,).
         """
-        scores = (self.recall.keys @ query.to(self.recall.keys.dtype)).float()
-        scores += _WORDS * torch.from_numpy(self._shared_words(before))
+        keys, query = self.recall.keys, query.to(self.recall.keys.dtype)
+        bonus = self._bonus(before)
+        if len(keys) > _CANDIDATES:
+            rows = (self._coarse @ query[:_COARSE]).float().add_(bonus).topk(_CANDIDATES, sorted=False).indices
+            keys, bonus, tokens = keys[rows], bonus[rows], self._tokens[rows]
+        else:
+            tokens = self._tokens
+        return ((keys @ query).float() + bonus) / (_SOFTER * self.recall.metric.temperature), tokens
+
+    def _bonus(self, before: Sequence[int]) -> Tensor:
+        """What each place gains beside its cosine: (n,) float32."""
+        bonus = _WORDS * torch.from_numpy(self._shared_words(before))
         for start, stop in list(self.index.slices(before[-self.index.depth :]))[1:]:
             rows = self._rows[self.index.order[start:stop]]
-            scores[torch.from_numpy(rows[rows >= 0])] += _MATCHING
-        return scores / (_SOFTER * self.recall.metric.temperature)
+            bonus[torch.from_numpy(rows[rows >= 0])] += _MATCHING
+        return bonus
 
     @cached_property
-    def targets(self) -> Tensor:
+    def _coarse(self) -> Tensor:
+        """The first dimensions of the keys, which tell most: (n, _COARSE)."""
+        return self.recall.keys[:, :_COARSE].contiguous()
+
+    @cached_property
+    def _tokens(self) -> Tensor:
         """The token at each place that has a key: (n,) int64."""
         return torch.from_numpy(self.index.tokens[self.recall.places].astype(np.int64))
 

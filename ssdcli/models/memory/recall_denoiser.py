@@ -150,10 +150,10 @@ class RecallDenoiser(MemoryDenoiser):
         known, places = before[-self.index.depth :], list(self._places(row))
         if not places:
             return self._log_p(row, (), right)
-        weights = torch.softmax(torch.cat([one.scores(query, before) for one in places]), dim=0).double()
-        targets = torch.cat([one.targets for one in places])
+        scores, tokens = (torch.cat(both) for both in zip(*(one.best(query, before) for one in places), strict=True))
+        weights = torch.softmax(scores, dim=0).double()
         p = _LITERAL * interpolated(self._without_context(), list(self._of_index(known)))
-        p.index_add_(0, targets, (1 - _LITERAL) * weights)
+        p.index_add_(0, tokens, (1 - _LITERAL) * weights)
         p = interpolated(p, list(self._levels(known, [*right, *row.after], row, written=False)))
         return p.float().log_()
 

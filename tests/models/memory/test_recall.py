@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from ssdcli.models.memory import recall
 from ssdcli.models.memory.memory_files import Memory, Origin, remember
 from ssdcli.models.memory.recall import Metric, PlaceScores, Recall, load_recall, save_recall
 from ssdcli.models.memory.text_index import BORDER
@@ -41,8 +42,8 @@ def scores(memory: Memory) -> PlaceScores:
 
 def chances(memory: Memory, query: torch.Tensor, before: list[int]) -> torch.Tensor:
     """What the best places say: a softmax of their scores."""
-    found = scores(memory)
-    return torch.zeros(V).index_add_(0, found.targets, torch.softmax(found.scores(query, before), dim=0))
+    found, tokens = scores(memory).best(query, before)
+    return torch.zeros(V).index_add_(0, tokens, torch.softmax(found, dim=0))
 
 
 def test_a_metric_projects_the_last_of_the_states_that_are_read() -> None:
@@ -55,18 +56,19 @@ def test_a_metric_projects_the_last_of_the_states_that_are_read() -> None:
 
 def test_scores_are_cosines_shared_words_and_matches() -> None:
     memory, query = held(), functional.normalize(torch.randn(D), dim=0)
-    recall = memory.recall
-    assert recall is not None
+    own = memory.recall
+    assert own is not None
     before = [4, 1, 2]  # "e", "b" and "c", of which only "e" is rare: all others stand near half of the places or more
-    cosines = (recall.keys @ query.bfloat16()).float()
-    tokens = memory.index.tokens[recall.places].tolist()
+    cosines = (own.keys @ query.bfloat16()).float()
+    tokens = memory.index.tokens[own.places].tolist()
     near = torch.tensor([0.0] * 4 + [1.0] * 5 + [0.0] * 2)  # the text that holds 4
     matches = torch.tensor([0, 0, 0, 2, 0, 1, 2, 3, 0, 0, 0.0])  # before the "3", "1", "2", "5" that follow as here
     matches[5] = 0  # "4" alone is no end of `before`
     matches[6] = 0
     expected = (cosines + near + 0.06 * matches) / (1.2 * 0.1)
-    assert torch.allclose(scores(memory).scores(query, before), expected, atol=1e-5)
-    assert scores(memory).targets.tolist() == tokens
+    found, places = scores(memory).best(query, before)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert places.tolist() == tokens
 
 
 def test_words_are_near_on_both_sides_but_not_in_another_text_whichever_id_writes_them() -> None:
@@ -82,7 +84,19 @@ def test_what_was_asked_before_changes_nothing() -> None:
     used = scores(held(texts))
     asked = [[(3 * i + j) % V for j in range(i)] for i in range(8)]
     for query, before in zip(queries, asked, strict=True):
-        assert torch.equal(used.scores(query, before), scores(held(texts)).scores(query, before))
+        assert torch.equal(used.best(query, before)[0], scores(held(texts)).best(query, before)[0])
+
+
+def test_of_many_places_the_best_by_the_first_dimensions_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, query = held(), functional.normalize(torch.randn(D), dim=0)
+    every, tokens = scores(memory).best(query, [4, 1])
+    monkeypatch.setattr(recall, "_COARSE", D)
+    monkeypatch.setattr(recall, "_CANDIDATES", 5)
+    found, chosen = scores(memory).best(query, [4, 1])
+    order = every.argsort(descending=True)[:5]
+    assert sorted(zip(found.tolist(), chosen.tolist(), strict=True)) == sorted(
+        zip(every[order].tolist(), tokens[order].tolist(), strict=True)
+    )
 
 
 def test_a_memory_without_some_texts_recalls_none_of_their_places() -> None:
@@ -115,8 +129,8 @@ def test_a_recall_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("texts", [[[0, 1]], [[0, 1, 2], [3, 4], [1, 2, 5, 6], [7, 8]]], ids=["shorter", "other"])
 def test_a_recall_of_another_text_is_refused(tmp_path: Path, texts: list[list[int]]) -> None:
-    recall = held().recall
-    assert recall is not None
-    save_recall(tmp_path / "recall", recall)
+    own = held().recall
+    assert own is not None
+    save_recall(tmp_path / "recall", own)
     with pytest.raises(ValueError, match="not that of its text"):
         load_recall(tmp_path / "recall", held(texts).index)
