@@ -135,7 +135,7 @@ def losses(given: Namespace) -> str:
 
 
 def starts(given: Namespace) -> str:
-    """Seconds from the command to its end, and of the processor; the text is one token long."""
+    """Seconds from a command to its end, and those over the import of torch alone; the text is one token long."""
     writes = [f"--core={given.core}", *(f"--with={name}" for name in given.members), "--plain", "--max-tokens=1"]
     ways = {"python, torch imported": ["-c", "import torch"], "ssd --help": ["-m", "ssdcli", "--help"]}
     ways["ssd doctor"] = ["-m", "ssdcli", "doctor"]
@@ -143,10 +143,10 @@ def starts(given: Namespace) -> str:
     if given.gguf:
         ways["ssd pull FILE.gguf --dry-run"] = ["-m", "ssdcli", "pull", str(given.gguf), "--dry-run"]
     runs = {name: partial(_started, words) for name, words in ways.items()}
-    clock = least(runs, given.rounds, time.perf_counter)
-    work = least(runs, given.rounds, lambda: sum(os.times()[2:4]))  # of children that have ended
-    rows = [[name, f"{clock[name] / 1000:.2f}", f"{work[name] / 1000:.2f}"] for name in runs]
-    return table(["command", "seconds", "of the processor"], rows)
+    times = least(runs, given.rounds, _children_seconds if given.busy else time.perf_counter)
+    first = next(iter(times.values()))
+    rows = [[name, f"{ms / 1000:.2f}", f"{ms / first:.2f}"] for name, ms in times.items()]
+    return table(["command", "seconds", "over torch"], rows)
 
 
 def batches(given: Namespace) -> str:
@@ -230,6 +230,11 @@ def _native_text(given: Namespace) -> Callable[[], int]:
 def _text(writer: Writer, tokens: int) -> Callable[[], int]:
     write = partial(writer.generate, PROMPT, max_tokens=tokens, temperature=0.0, seed=0, plain=True)
     return lambda: write().tokens
+
+
+def _children_seconds() -> float:
+    """Seconds that processes which have ended had of the processor."""
+    return sum(os.times()[2:4])
 
 
 def _one_by_one(writer: Writer, requests: Sequence[Request], options: Options) -> None:
