@@ -79,7 +79,7 @@ class Screen:
             stop.in_step = False
             self._measuring()
 
-        return Watcher(prepared, self._progress, self._reading, measuring, lambda: stop.asked)
+        return Watcher(prepared, self._progress, self._reading, self._comparing, measuring, lambda: stop.asked)
 
     def _prepared(self, prepared: Prepared) -> None:
         for line in prepared.store.info.report:
@@ -94,6 +94,9 @@ class Screen:
     def _reading(self, done: int, documents: int) -> None:
         facts = f"{done:,} of {documents:,} documents"
         self._bar.update(self._task, description="the core reads", completed=done, total=documents, facts=facts)
+
+    def _comparing(self, done: int, steps: int) -> None:
+        self._bar.update(self._task, description="learning what is alike", completed=done, total=steps, facts="")
 
     def _progress(self, progress: Progress) -> None:
         facts = f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s"

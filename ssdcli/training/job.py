@@ -83,6 +83,7 @@ class Watcher:
     on_prepared: called before the first step.
     on_progress: called after every step.
     on_reading: called while the core reads the text, with the documents that it has read and how many there are.
+    on_comparing: called while it is learned which of the core's states are alike, with the steps taken and of all.
     on_measuring: called after the last step.
     wants_stop: asked after every step, and while the core reads the text.
     """
@@ -90,6 +91,7 @@ class Watcher:
     on_prepared: Callable[[Prepared], None] = lambda _: None
     on_progress: Callable[[Progress], None] = lambda _: None
     on_reading: Callable[[int, int], None] = lambda _done, _all: None
+    on_comparing: Callable[[int, int], None] = lambda _done, _all: None
     on_measuring: Callable[[], None] = lambda: None
     wants_stop: Callable[[], bool] = lambda: False
 
@@ -129,7 +131,7 @@ def train_small(
         grant = _grant(prepared.settings, watcher, clock, began)
         states = _read_core(prepared, watcher, grant)
         with barrier():
-            memory = _memory(prepared, states, grant) if is_rank_zero() else None
+            memory = _memory(prepared, states, watcher, grant) if is_rank_zero() else None
         trainer = _train(prepared, watcher, _plan(prepared, clock, began), states)
         watcher.on_measuring()
         prepared = replace(prepared, beginning=replace(prepared.beginning, model=trainer.whole()))
@@ -210,13 +212,18 @@ def _read_core(prepared: Prepared, watcher: Watcher, grant: Grant) -> CoreStates
         return kept or CoreStates.write(prepared.workspace, prepared.model, core_texts(prepared, "train"), stops)
 
 
-def _memory(prepared: Prepared, states: CoreStates | None, grant: Grant) -> Memory | None:
+def _memory(prepared: Prepared, states: CoreStates | None, watcher: Watcher, grant: Grant) -> Memory | None:
     """The memory of the text, for a small model that can use it and was not told otherwise."""
     wanted = prepared.settings.memory and prepared.core is not None and prepared.process.hides
     memory = memory_of(prepared.store) if wanted else None
     if memory is None or states is None:
         return memory
-    return replace(memory, recall=learn_recall(memory, prepared, states, grant))
+
+    def watch(step: int, steps: int) -> None:
+        watcher.on_comparing(step, steps)
+        grant.check()
+
+    return replace(memory, recall=learn_recall(memory, prepared, states, grant, watch))
 
 
 def _samples(prepared: Prepared, states: CoreStates | None) -> tuple[TrainingObjective, Windows | StateSamples]:

@@ -58,12 +58,12 @@ class Effort:
 
     seed: of what is drawn.
     steps: more than STEPS gain nothing.
-    watch: called before each of them.
+    watch: called before each of them, with the number of those that are taken and of all.
     """
 
     seed: int
     steps: int = STEPS
-    watch: Callable[[], object] = lambda: None
+    watch: Callable[[int, int], object] = lambda _done, _all: None
 
 
 def learn_metric(given: Examples, taps: tuple[int, ...], effort: Effort) -> Metric:
@@ -81,8 +81,8 @@ def learn_metric(given: Examples, taps: tuple[int, ...], effort: Effort) -> Metr
     optimizer = torch.optim.Adam(rates, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, effort.steps)
     random = torch.Generator().manual_seed(fold(effort.seed, 0) >> 1)
-    for _ in range(effort.steps):
-        effort.watch()
+    for step in range(effort.steps):
+        effort.watch(step, effort.steps)
         asked = torch.randint(len(given.core), (_QUERIES,), generator=random)
         keys = torch.randperm(len(given.states), generator=random)[:_KEYS]
         optimizer.zero_grad()
@@ -103,9 +103,10 @@ def in_order(metric: Metric, states: Tensor) -> Metric:
 def whitening(states: Tensor, taps: tuple[int, ...]) -> Metric:
     """The largest principal components of states (n, H), scaled to variance 1."""
     size = states.shape[1]
-    normed = functional.rms_norm(states.float(), (size,))
-    mean = normed.mean(0)
-    variances, directions = torch.linalg.eigh((normed - mean).T @ (normed - mean) / len(normed))
+    centred = functional.rms_norm(states.float(), (size,))
+    mean = centred.mean(0)
+    centred -= mean
+    variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
     largest = variances.flip(0)[:_DIMENSIONS]
     scale = largest.clamp(min=_SMALLEST * float(largest[0])).rsqrt()
     return Metric(taps, mean, directions.flip(1)[:, :_DIMENSIONS] * scale, _TEMPERATURE)

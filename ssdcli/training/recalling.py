@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -44,12 +44,15 @@ def core_texts(prepared: Prepared, side: Side) -> CoreTexts:
     return CoreTexts(text, prepared.opening, prepared.end, window, prepared.settings.seed)
 
 
-def learn_recall(memory: Memory, prepared: Prepared, states: CoreStates, grant: Grant) -> Recall | None:
+def learn_recall(
+    memory: Memory, prepared: Prepared, states: CoreStates, grant: Grant, watch: Callable[[int, int], None]
+) -> Recall | None:
     """The recall of the memory of a training's text, by a metric that is learned on its training side.
 
     None where there is too little text, or the core gives the states of its last layer alone.
 
     states: the core's of the training side; the held-out side is read here, as far as there is time.
+    watch: see `Effort`.
     """
     assert isinstance(prepared.model, SideNetwork)
     core, store = prepared.model.core, prepared.store
@@ -59,7 +62,7 @@ def learn_recall(memory: Memory, prepared: Prepared, states: CoreStates, grant: 
     if not core.taps or len(rows) < _FEWEST_PLACES or len(np.unique(texts)) < _FEWEST_TEXTS:
         return None
     steps = round(max(_FEWEST_STEPS, min(STEPS, _STEPS_A_MINUTE * grant.minutes)))
-    effort = Effort(prepared.settings.seed, steps, grant.check)
+    effort = Effort(prepared.settings.seed, steps, watch)
     metric = learn_metric(_examples(states, rows, texts, core, effort.seed), core.taps, effort)
     parts = [rows[start : start + _PART] for start in range(0, len(rows), _PART)]
     found = [(places[part], metric(states.read(part)).bfloat16()) for part in parts]

@@ -59,9 +59,12 @@ def test_whitened_states_have_variance_one_in_all_directions(toy: Examples) -> N
 
 
 def test_every_step_can_be_stopped(toy: Examples) -> None:
-    steps: list[int] = []
-    learn_metric(toy, (1,), Effort(0, 5, lambda: steps.append(1)))
-    assert len(steps) == 5
+    def stop(step: int, steps: int) -> None:
+        if step == 2:
+            raise KeyboardInterrupt(steps)
+
+    with pytest.raises(KeyboardInterrupt, match="5"):
+        learn_metric(toy, (1,), Effort(0, 5, stop))
 
 
 def test_dimensions_come_in_the_order_of_what_they_tell_and_cosines_stay(toy: Examples) -> None:

@@ -20,7 +20,7 @@ from ssdcli.registry.archive import RECALL
 from ssdcli.registry.store import Registry
 from ssdcli.training import recalling
 from ssdcli.training.core_states import Passage, read_passages
-from ssdcli.training.job import train_small
+from ssdcli.training.job import Watcher, train_small
 from ssdcli.training.memory_text import memory_of, places_in
 from ssdcli.training.prepare import prepare
 from ssdcli.training.remember import update_memory
@@ -166,3 +166,13 @@ def keys_by_text(memory: Memory) -> dict[tuple[int, ...], Tensor]:
     return {
         tuple(text.tolist()): memory.recall.keys[numbers == number] for number, text in enumerate(memory.index.texts())
     }
+
+
+def test_a_training_that_is_stopped_while_it_learns_goes_on_later(notes: Path) -> None:
+    taken: list[int] = []
+    watcher = Watcher(on_comparing=lambda step, _: taken.append(step), wants_stop=lambda: taken[-1:] == [3])
+    with pytest.raises(Interrupted):
+        train_small(settings(notes), watcher)
+    assert taken == [0, 1, 2, 3]
+    train_small(settings(notes))
+    assert held().recall is not None
