@@ -175,17 +175,19 @@ class CanvasMemory:
     cache: of the prefix, with spare columns for a canvas.
     tokens: those read from the anchor on, (b, 1 + L) int64; -1 where none was.
     states: hidden states after each, (b, 1 + L, H): the one at i predicts position i of the canvas.
+    before: the hidden state that predicts the anchor, (b, H); of a prefix that was read with its anchor, anything.
     """
 
     cache: Any
     tokens: Tensor
     states: Tensor
+    before: Tensor
 
     @classmethod
-    def of(cls, cache: Any, like: Tensor, length: int) -> CanvasMemory:
-        """After a prefix of which all but the anchor was read, for canvases of this length; like: states (b, n, H)."""
-        tokens = torch.full((len(like), 1 + length), -1, dtype=torch.int64, device=like.device)
-        return cls(cache, tokens, like.new_zeros(len(like), 1 + length, like.shape[2]))
+    def of(cls, cache: Any, before: Tensor, length: int) -> CanvasMemory:
+        """After a prefix of which all but the anchor was read, for canvases of this length; before: (b, H)."""
+        tokens = torch.full((len(before), 1 + length), -1, dtype=torch.int64, device=before.device)
+        return cls(cache, tokens, before.new_zeros(len(before), 1 + length, before.shape[1]), before)
 
     def keep(self, start: int, tokens: Tensor, states: Tensor) -> None:
         """Keep what was read from the anchor's place `start` on: tokens (b, n), states (b, n, H); nothing behind it."""
@@ -198,10 +200,21 @@ class CanvasMemory:
         """How many of these tokens (b, n), from the anchor on, have been read already in every row."""
         return int((self.tokens[:, : tokens.shape[1]] == tokens).all(0).long().cumprod(0).sum())
 
+    def last_read(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """How many of these tokens (b, n), from the anchor on, each row has read, (b,), and the state then, (b, H).
+
+        Where it is none, the state is that of the token before the anchor.
+        """
+        count = (self.tokens[:, : tokens.shape[1]] == tokens).long().cumprod(1).sum(1)
+        rows = torch.arange(len(tokens), device=tokens.device)
+        state = self.states[rows, (count - 1).clamp(min=0)]
+        return count, torch.where(count[:, None] > 0, state, self.before)
+
     def repeated(self, count: int) -> CanvasMemory:
         """The memory of one row, for so many rows of the same prefix."""
         cache = self.cache.for_rows(count).spaced(0)
-        return CanvasMemory(cache, self.tokens.repeat(count, 1), self.states.repeat(count, 1, 1))
+        states = self.states.repeat(count, 1, 1)
+        return CanvasMemory(cache, self.tokens.repeat(count, 1), states, self.before.repeat(count, 1))
 
 
 class StepwiseCausalDenoiser(CausalDenoiser):
@@ -222,7 +235,7 @@ class StepwiseCausalDenoiser(CausalDenoiser):
         size, embedded = self.backbone.block_size, self.backbone.embed(prefix.tokens)
         cache = self.backbone.extend(embedded, prefix.positions, None, self.backbone.new_cache())
         last = cache.tail[0][:, -1:]
-        memory = CanvasMemory.of(cache.spaced(size), last, size)
+        memory = CanvasMemory.of(cache.spaced(size), last[:, 0], size)
         memory.keep(0, prefix.tokens[:, -1:], last)
         return replace(prefix, cache=memory)
 
@@ -304,7 +317,7 @@ class StepwiseCausalDenoiser(CausalDenoiser):
         size = self.backbone.block_size
         memory = self._read_to(_anchored(tokens[:, :-1], prefix), prefix)
         cache = memory.cache.first(grown.tokens.shape[1] - 1).spaced(1 + size)
-        return replace(grown, cache=CanvasMemory.of(cache, memory.states, size))
+        return replace(grown, cache=CanvasMemory.of(cache, memory.states[:, tokens.shape[1] - 1], size))
 
     def flops(self, length: int, seen: int) -> int:
         """Estimate the FLOPs of a step: the token that was revealed last is read, and the next one is predicted."""

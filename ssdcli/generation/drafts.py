@@ -9,6 +9,7 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import UsageError, require
 
 if TYPE_CHECKING:
+    from ssdcli.engine.drafting.drafter import Drafter
     from ssdcli.engine.drafting.drafting import Drafting
     from ssdcli.engine.sampling.reverse import ReverseProcess
     from ssdcli.generation.loaded_model import Loaded
@@ -36,9 +37,32 @@ def drafting_of(
     size = members[0].model.denoiser.block_size
     too_long = f"a draft of {most} tokens is longer than a block, which has {size}."
     require(most is None or most <= size, too_long, f"Give --draft {size} or less, or omit it.")
-    able = [(one.model.denoiser, place) for place, one in enumerate(members) if hasattr(one.model.denoiser, "draft")]
+    if most == 0:
+        return Drafting()
+    able: list[tuple[Drafter, int]] = [
+        (one.model.denoiser, place) for place, one in enumerate(members) if hasattr(one.model.denoiser, "draft")
+    ]
+    able += _guessing(members)
     drafters, places = [drafter for drafter, _ in able], [place for _, place in able]
     return Drafting((*drafters, PromptLookup()), (*places, None), size if most is None else most)
+
+
+def _guessing(members: Sequence[Member[Loaded]]) -> list[tuple[Drafter, int]]:
+    """What drafts from a core's states, where a general head fits it; with the place of a member that reads them."""
+    from ssdcli.engine.causal import StepwiseCausalDenoiser
+    from ssdcli.engine.drafting.state_drafter import StateDrafter
+    from ssdcli.models.backbones.causal import CausalCore
+    from ssdcli.models.general_heads import general_guesses
+
+    found: list[tuple[Drafter, int]] = []
+    for place, one in enumerate(members):
+        denoiser = one.model.denoiser
+        if found or not isinstance(denoiser, StepwiseCausalDenoiser) or one.schedule(1.0) == 0:
+            continue
+        core = denoiser.reader
+        guesses = general_guesses(core) if isinstance(core, CausalCore) else None
+        found += [] if guesses is None else [(StateDrafter(guesses, denoiser.process.mask_id), place)]
+    return found
 
 
 def _obstacle(members: Sequence[Member[Loaded]], reverse: ReverseProcess, guided: bool) -> str | None:

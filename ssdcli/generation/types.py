@@ -104,8 +104,8 @@ class Options:
     )
     draft: int | None = option(
         None,
-        "Beside a causal core, draft at most N tokens from memories and from the text, and verify them in one pass; 0 "
-        "for none. It changes the speed, not the text.",
+        "Beside a causal core, draft at most N tokens from memories, the text and the core's states, and verify them "
+        "in one pass; 0 for none. It changes the speed, not the text.",
         at_least(0),
         metavar="N",
         default="as many as have been worth it of late",

@@ -181,15 +181,21 @@ def reads_core(settings: TrainSettings, parent: Parent) -> bool:
 
 
 def _reader(settings: TrainSettings, parent: Parent, process: Process) -> Beginning:
-    """An untrained model on its core, whose head passes gradients on, as packed weights do not."""
+    """An untrained model on its core."""
+    core = open_readable(parent.entry, process)
+    network = build_reader(settings, core, parent.entry.manifest.vocabulary)
+    return Beginning(network, base_weights=parent.entry.manifest.weights_digest)
+
+
+def open_readable(entry: Entry, process: Process) -> NativeCausalBackbone:
+    """A causal core whose head passes gradients on, as packed weights do not."""
     placement = Placement() if look().accelerators else Placement(dtype="float32")
-    core = open_model(parent.entry, placement, shared=Shared(process=process)).denoiser.backbone
+    core = open_model(entry, placement, shared=Shared(process=process)).denoiser.backbone
     assert isinstance(core, NativeCausalBackbone)
     if core.device.type == "cpu" and has_fast_bf16():
         for weight in core.model.parameters():  # not buffers: rounded rotary frequencies would turn distant positions
             weight.data = weight.data.bfloat16()
-    network = build_reader(settings, core, parent.entry.manifest.vocabulary)
-    return Beginning(network, base_weights=parent.entry.manifest.weights_digest)
+    return core
 
 
 def _from_scratch(

@@ -70,6 +70,11 @@ class CausalCore(CoreBackbone):
         """The head's scores of some ids (n,) int64 for the last layer's states (N, H): (N, n), not normalised."""
         return self._capped(self._head(hidden)[..., ids])
 
+    def head_rows(self, ids: Tensor) -> Tensor:
+        """The head's weights of some ids (n,) int64, read off what it makes of units: (n, H)."""
+        units = torch.eye(self.width, dtype=self._table.dtype, device=self.device)
+        return (self._head(units) - self._head(torch.zeros_like(units[:1])))[:, ids].T.contiguous()
+
     def logits(self, hidden: Tensor) -> Tensor:
         """As a backbone's, of states that may hold more than those of the last layer."""
         return super().logits(hidden[..., : self.width])
@@ -139,6 +144,10 @@ class PackedCausalBackbone(CausalCore):
     def shared_tokens(self) -> int:
         """How many tokens of several rows may share a pass without changing a bit of what each is alone; 0: none."""
         return TOGETHER if self._decoder.is_same_beside_rows() else 0
+
+    def head_rows(self, ids: Tensor) -> Tensor:
+        """The head's weights of some ids; a table that it shares with the embeddings is at hand."""
+        return self._decoder.table[ids] if self._decoder.tied else super().head_rows(ids)
 
     def _by_kind(self, mask: Tensor | None, count: int, past: int) -> dict[str, Tensor | None]:
         """The mask of each kind of layer for `count` tokens after `past` columns; None where all before is seen."""

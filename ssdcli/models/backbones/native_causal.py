@@ -35,6 +35,12 @@ class NativeCausalBackbone(CausalCore, NativeBackbone):
         bias = getattr(head, "bias", None)
         return self._capped(nn.functional.linear(hidden, head.weight[ids], None if bias is None else bias[ids]))
 
+    def head_rows(self, ids: Tensor) -> Tensor:
+        """The head's weights of some ids (n,) int64: (n, H)."""
+        head: Any = self.model.get_output_embeddings()
+        rows: Tensor = head.weight[ids]
+        return rows
+
     def _masks(self, mask: Tensor, dtype: torch.dtype) -> Any:
         """The mask (B, 1, L, K) as the class takes it: one for all layers, or one for each kind of layer."""
         if not self._kinds:

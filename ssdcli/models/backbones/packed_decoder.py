@@ -70,6 +70,7 @@ class PackedDecoder:
         self._norm = parts.norm("model.norm")
         head = parts.optional("lm_head.weight")
         self._head = packing.head(table if head is None else head, None)
+        self.tied = head is None
         attention = sum(layer.attention for layer in self._layers)
         self.sizes = Sizes(body=parts.multiply_adds, attention=attention, table=self.table.numel())
 

@@ -1,0 +1,81 @@
+"""General draft heads: each learned from general text to guess what one core predicts a few tokens on.
+
+They come with the package, or lie in the folder `draft_heads` of the registry's home.
+
+A head fits every core that was made from the same weights, however they are stored or were trained further: it is
+recognised by a few rows of the core's table. A head that fits badly drafts badly, and changes no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from ssdcli.models.backbones.causal import CausalCore
+from ssdcli.models.backbones.draft_head import DraftHead, DraftingCore
+from ssdcli.registry.store import home
+
+FOLDER = Path(__file__).parents[1] / "bundled" / "draft_heads"
+_PROBES = 64  # rows of the core's table that are compared
+_ALIKE = 0.98  # their mean cosine
+_LAYERS, _PROBE = "layers", "probe"
+
+_AT_WORK: WeakKeyDictionary[CausalCore, DraftingCore | None] = WeakKeyDictionary()
+
+
+def general_head(core: CausalCore, folders: Sequence[Path] | None = None) -> tuple[DraftHead, tuple[int, ...]] | None:
+    """The head that fits a core and the layers that it reads beside the last, if there is one; the user's own first."""
+    for path in _files((home() / FOLDER.name, FOLDER) if folders is None else folders):
+        with safe_open(path, "pt") as file:
+            layers = tuple(map(int, file.metadata()[_LAYERS].split()))
+            if not _fits(core, layers, file.get_tensor(_PROBE)):
+                continue
+            weights = {name: file.get_tensor(name) for name in file.keys() if name != _PROBE}  # noqa: SIM118
+        head = DraftHead(core.width, 1 + len(layers), torch.zeros_like(weights["ids"]))
+        head.load_state_dict(weights)
+        return head.float().to(core.device).eval().requires_grad_(False), layers
+    return None
+
+
+def general_guesses(core: CausalCore) -> DraftingCore | None:
+    """That head at work on the core, whose states hold from now on what it reads."""
+    if core not in _AT_WORK:
+        found = general_head(core)
+        reads = found is not None and core.taps in ((), found[1])
+        if found is not None and reads:
+            core.tap(found[1])
+        _AT_WORK[core] = DraftingCore(found[0], core) if found is not None and reads else None
+    return _AT_WORK[core]
+
+
+def save_general_head(head: DraftHead, layers: tuple[int, ...], core: CausalCore, path: Path) -> None:
+    """Write a head as `general_head` finds it."""
+    weights = {
+        name: value.detach().to("cpu", torch.bfloat16 if value.is_floating_point() else None).contiguous()
+        for name, value in head.state_dict().items()
+    }
+    probe = _rows(core).to("cpu", torch.bfloat16).contiguous()
+    save_file({**weights, _PROBE: probe}, path, {"format": "pt", _LAYERS: " ".join(map(str, layers))})
+
+
+def _files(folders: Sequence[Path]) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted(folder.glob("*.safetensors"))
+
+
+def _fits(core: CausalCore, layers: tuple[int, ...], probe: Tensor) -> bool:
+    if core.width != probe.shape[1] or max(layers) >= core.layer_count:
+        return False
+    return float(functional.cosine_similarity(_rows(core).float().cpu(), probe.float()).mean()) > _ALIKE
+
+
+def _rows(core: CausalCore) -> Tensor:
+    """The embeddings of ids from all over the vocabulary: (_PROBES, H)."""
+    return core.embed(torch.linspace(0, core.rows - 1, _PROBES, device=core.device).long()[None])[0]

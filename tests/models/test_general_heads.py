@@ -1,0 +1,92 @@
+"""Draft heads that come with the package, on toy Llamas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ssdcli.models.backbones.draft_head import DraftHead, DraftingCore
+from ssdcli.models.backbones.native_causal import NativeCausalBackbone
+from ssdcli.models.general_heads import FOLDER, general_guesses, general_head, save_general_head
+from ssdcli.registry.store import home
+from tests.engine.test_causal import denoiser, llama
+
+LAYERS = (1,)
+_MOST_BYTES = 25_000_000  # of all models that come with the package
+
+
+def core_of(seed: int = 0) -> NativeCausalBackbone:
+    model = llama(seed)
+    model.resize_token_embeddings(80)
+    nn.init.normal_(model.get_input_embeddings().weight, generator=torch.Generator().manual_seed(seed))
+    core = denoiser(model).backbone
+    assert isinstance(core, NativeCausalBackbone)
+    return core
+
+
+def saved(core: NativeCausalBackbone, folder: Path) -> DraftHead:
+    head = DraftHead(32, 1 + len(LAYERS), torch.arange(0, 80, 3))
+    save_general_head(head.requires_grad_(False), LAYERS, core, folder / "one.safetensors")
+    return head
+
+
+def test_a_head_is_found_again_for_its_core_in_other_bits_and_for_no_other(tmp_path):
+    core = core_of()
+    head = saved(core, tmp_path)
+    found = general_head(core_of(), [tmp_path])
+    assert found is not None
+    assert found[1] == LAYERS
+    states, embedded = torch.randn(2, 5, 64).unbind(0)[0], torch.randn(5, 32)
+    torch.testing.assert_close(found[0].begin(states, embedded), head.begin(states, embedded), rtol=0.02, atol=0.02)
+    assert torch.equal(found[0].ids, head.ids)
+    coarse = core_of()
+    weight = coarse.model.get_input_embeddings().weight
+    weight.data = (weight.data * 4).round() / 4
+    assert general_head(coarse, [tmp_path]) is not None
+    assert general_head(core_of(1), [tmp_path]) is None
+
+
+def test_a_head_at_work_scores_its_ids_as_the_core_scores_them(tmp_path):
+    core = core_of()
+    head = DraftHead(32, 2, torch.arange(0, 80, 3)).requires_grad_(False)
+    core.tap(LAYERS)
+    guess = torch.randn(4, 32)
+    expected = torch.log_softmax(core.logits(head.as_state(guess))[:, head.ids], -1)
+    torch.testing.assert_close(DraftingCore(head, core).log_p(guess), expected)
+
+
+def test_what_comes_with_the_package_is_small():
+    files = [path for path in FOLDER.parent.rglob("*.safetensors") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < _MOST_BYTES
+
+
+def test_a_core_whose_other_layers_are_read_has_no_general_head(tmp_path, monkeypatch):
+    monkeypatch.setattr("ssdcli.models.general_heads.general_head", lambda core: (saved(core, tmp_path), LAYERS))
+    core = core_of()
+    assert general_guesses(core) is not None
+    assert core.taps == LAYERS
+    assert general_guesses(core) is general_guesses(core)
+    other = core_of()
+    other.tap((0,))
+    assert general_guesses(other) is None
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_rows_of_a_head_are_those_that_it_scores_with(tied: bool):
+    core = core_of()
+    if not tied:
+        core.model.get_output_embeddings().weight = nn.Parameter(torch.randn(80, 32), requires_grad=False)
+    ids, states = torch.tensor([3, 50, 7]), torch.randn(2, 32)
+    torch.testing.assert_close(states @ core.head_rows(ids).T, core.scores_of(states, ids))
+
+
+def test_a_head_in_the_registrys_home_is_found():
+    folder = home() / FOLDER.name
+    folder.mkdir(parents=True)
+    core = core_of()
+    assert general_head(core) is None
+    saved(core, folder)
+    assert general_head(core) is not None
