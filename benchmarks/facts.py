@@ -103,6 +103,7 @@ def authors(small: str | None, *, private: bool) -> dict[str, Author]:
         found["core and memory of the document, half each"] = Author(context=True, weight=0.5)
         if small is not None:
             found["core and small model"] = Author((small,), memory=False)
+            found["core and memory of notes and document"] = Author((f"{small}:memory",), context=True)
             found["core and small model, which reads the document"] = Author((small,), memory=False, context=True)
             found["core, small model and memory of notes and document"] = Author((small,), context=True)
         found[SHOWN] = Author(shown=True)
@@ -111,6 +112,7 @@ def authors(small: str | None, *, private: bool) -> dict[str, Author]:
     found["core and memory, --no-repeat 0"] = Author((_MEMORY,), no_repeat=0)
     if small is not None:
         found["core and small model"] = Author((small,), memory=False)
+        found["core and the small model's memory"] = Author((f"{small}:memory",))
         found["core, small model and memory"] = Author((small,))
     return found
 
