@@ -29,8 +29,9 @@ REACH = 24  # tokens on either side of a place in which they may stand
 _WORDS = 1.0  # what a place gains in cosine that has all rare words around it; measured, as are these (see docs/lab):
 _MATCHING = 0.06  # for each token before it that is the same
 _SOFTER = 1.2  # than the learned temperature, since these bonuses sharpen the scores
-_CANDIDATES = 8192  # places that are compared in all dimensions
-_COARSE = 64  # dimensions by which these are found
+_MANY = 1 << 16  # places, of which only candidates are compared in all dimensions:
+_CANDIDATES = 1 << 13
+_COARSE = 64  # dimensions by which these are found, with 0.7 of the keys' squares
 _COMMON = 0.7  # nats of surprise that a word needs to be rare
 _STEPS = 64  # in which a word's surprise is counted, per nat: sums of whole numbers do not depend on their order
 _CACHED = 256  # words whose places are kept
@@ -129,13 +130,13 @@ class PlaceScores:
     def best(self, query: Tensor, before: Sequence[int]) -> tuple[Tensor, Tensor]:
         """How much places are like the one after these tokens, in nats, (m,) float32, and their tokens, (m,) int64.
 
-        They are all places, or, of more than _CANDIDATES, those that are best by the first of the keys' dimensions.
+        They are all places, or, of more than _MANY, those that are best by the first of the keys' dimensions.
 
         query: the metric's image of the state there, (D,).
         """
         keys, query = self.recall.keys, query.to(self.recall.keys.dtype)
         bonus = self._bonus(before)
-        if len(keys) > _CANDIDATES:
+        if len(keys) > _MANY:
             rows = (self._coarse @ query[:_COARSE]).float().add_(bonus).topk(_CANDIDATES, sorted=False).indices
             keys, bonus, tokens = keys[rows], bonus[rows], self._tokens[rows]
         else:

@@ -92,6 +92,7 @@ def test_of_many_places_the_best_by_the_first_dimensions_are_compared(monkeypatc
     every, tokens = scores(memory).best(query, [4, 1])
     monkeypatch.setattr(recall, "_COARSE", D)
     monkeypatch.setattr(recall, "_CANDIDATES", 5)
+    monkeypatch.setattr(recall, "_MANY", 10)
     found, chosen = scores(memory).best(query, [4, 1])
     order = every.argsort(descending=True)[:5]
     assert sorted(zip(found.tolist(), chosen.tolist(), strict=True)) == sorted(
