@@ -38,8 +38,9 @@ def general_head(core: CausalCore, folders: Sequence[Path] | None = None) -> tup
             if not _fits(core, layers, file.get_tensor(_PROBE)):
                 continue
             weights = {name: file.get_tensor(name) for name in file.keys() if name != _PROBE}  # noqa: SIM118
-        head = DraftHead(core.width, 1 + len(layers), torch.zeros_like(weights["ids"]))
-        head.load_state_dict(weights)
+        with torch.device("meta"):  # so that no first weights are drawn
+            head = DraftHead(core.width, 1 + len(layers), weights["ids"])
+        head.load_state_dict(weights, assign=True)
         return head.float().to(core.device).eval().requires_grad_(False), layers
     return None
 
