@@ -29,7 +29,7 @@ from ssdcli.models.memory.memory_files import Memory
 from ssdcli.models.memory.recall import PlaceScores, Recall
 
 _WINDOW = 1024  # tokens of a private context that the core reads at once
-_LITERAL = 0.05  # of the contexts' own prediction, which keeps a chance for each id; measured, see docs/lab
+_RECALLED = 0.95  # of the prediction, where all of a text has keys; the contexts' own gives each id a chance (measured)
 
 
 class RecallDenoiser(MemoryDenoiser):
@@ -151,11 +151,16 @@ class RecallDenoiser(MemoryDenoiser):
         if not places:
             return self._log_p(row, (), right)
         scores, tokens = (torch.cat(both) for both in zip(*(one.best(query, before) for one in places), strict=True))
-        weights = torch.softmax(scores, dim=0).double()
-        p = _LITERAL * interpolated(self._without_context(), list(self._of_index(known)))
-        p.index_add_(0, tokens, (1 - _LITERAL) * weights)
+        recalled = _RECALLED * self._share_with_keys(places, row)
+        p = (1 - recalled) * interpolated(self._without_context(), list(self._of_index(known)))
+        p.index_add_(0, tokens, recalled * torch.softmax(scores, dim=0).double())
         p = interpolated(p, list(self._levels(known, [*right, *row.after], row, written=False)))
         return p.float().log_()
+
+    def _share_with_keys(self, places: Sequence[PlaceScores], row: Surroundings) -> float:
+        """The share of the places of all texts beside a row that can be recalled; the others are looked up."""
+        size = self.index.size + (0 if row.private is None else row.private.size)
+        return sum(len(one.recall.places) for one in places) / size
 
     def conditionals(
         self, text: Sequence[int], places: Iterable[int], private: Sequence[int] = (), states: Tensor | None = None

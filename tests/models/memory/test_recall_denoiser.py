@@ -167,3 +167,18 @@ def test_an_empty_memory_abstains_and_one_without_keys_of_what_is_left_looks_up(
     expected = plain.denoise(canvas_of(5), 1.0, None, plain.start(prompts))
     found = member.denoise(canvas_of(5), 1.0, None, member.start(prompts))
     assert torch.equal(found.nan_to_num(7.0), expected.nan_to_num(7.0))
+
+
+def test_texts_without_keys_are_looked_up_as_far_as_there_are_such() -> None:
+    member, _ = recalling()
+    whole = member.memory
+    assert whole.recall is not None
+    places = whole.recall.places[:1]  # of the first token, which few others follow
+    member.memory = replace(whole, recall=replace(whole.recall, places=places, keys=whole.recall.keys[:1]))
+    query = member.queries(member.core.states(torch.tensor([[OPENING, *PROMPT]]))[0, -1])
+    (row,) = MemoryDenoiser(whole, PROCESS, L).start([Prompt(PROMPT)])
+    found = member.recalled(query, (), row).exp()
+    share = 0.95 / whole.index.size
+    expected = (1 - share) * MemoryDenoiser(whole, PROCESS, L).log_p([BORDER, *PROMPT]).exp()
+    expected[whole.index.tokens[places[0]]] += share
+    assert torch.allclose(found, expected, atol=1e-5)
