@@ -1,4 +1,4 @@
-"""Train a draft head from general text, and measure how often it guesses what the core predicts.
+"""How often does a draft head that learns from general text guess what the core predicts?
 
     python -m benchmarks general_head --corpus til.train.jsonl til.heldout.jsonl --minutes 20 --save FILE
 
