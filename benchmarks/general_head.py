@@ -71,6 +71,8 @@ class Read:
 def main(given: Namespace) -> None:
     """Train, save, and print how often the core agrees."""
     model, corpora = Model.named(given.core), corpora_of(given)
+    if given.save is not None:
+        given.save.parent.mkdir(parents=True, exist_ok=True)
     texts = [encode(read_texts(corpus.train), model.tokenizer) for corpus in corpora]
     core = open_readable(model.entry, process_of(model.entry))
     head, layers = untrained(core, np.array([token for own in texts for text in own for token in text]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 PADDING = -(1 << 40)  # the rank of a column that holds no token
 
@@ -26,11 +26,6 @@ class Prompt:
     def __post_init__(self) -> None:
         if self.after and self.gap < 1:
             raise ValueError("tokens after the canvas need a gap before them")
-
-    @property
-    def shown(self) -> Prompt:
-        """What is read of it."""
-        return replace(self, private=())
 
 
 def fit(prompt: Prompt, context: int, block: int) -> Prompt:

@@ -14,6 +14,7 @@ from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.models.backbones.causal import CausalCore
+from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.models.loading import load_model, load_reader, make_denoiser
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 from ssdcli.models.memory.memory_files import NOTHING, Memory, load_memory
@@ -75,6 +76,12 @@ class LoadedMemory:
 
 
 Loaded = LoadedModel | LoadedMemory
+
+
+def core_of(model: LoadedModel) -> Backbone:
+    """The core whose states a model reads; of one that reads none, the model itself."""
+    backbone = model.denoiser.backbone
+    return backbone.core if isinstance(backbone, SideNetwork) else backbone
 
 
 def models_of(members: Sequence[Member[Loaded]]) -> tuple[Member[LoadedModel], ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
+from ssdcli.engine.ensemble.ensemble import shown_to
 from ssdcli.engine.prompt import Prompt
 from ssdcli.generation.prompt_encoder import PromptParts
 from ssdcli.generation.types import FinishReason, Request, TokenShares
@@ -228,8 +229,8 @@ class Usage:
         """A member, or what it takes beside another that reads the same prompt for both."""
         member, others = self._members[i], zip(self._members[:i], prompts, strict=False)
         reader = getattr(member, "reader", None)
-        shown = prompts[i].shown
-        shares = any(getattr(one, "reader", one) is reader and prompt.shown == shown for one, prompt in others)
+        shown = shown_to(member, prompts[i])
+        shares = any(getattr(one, "reader", one) is reader and shown_to(one, prompt) == shown for one, prompt in others)
         beside: Callable[[], Metered] | None = getattr(member, "beside_reader", None)
         return beside() if shares and beside is not None else member
 

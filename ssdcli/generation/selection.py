@@ -33,8 +33,9 @@ from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 
 if TYPE_CHECKING:
+    from ssdcli.engine.denoiser import Backbone
     from ssdcli.engine.ensemble.rules import Rule
-    from ssdcli.generation.loaded_model import Loaded, Shared
+    from ssdcli.generation.loaded_model import Loaded
     from ssdcli.generation.writer import Writer
 
 _NAME_BOTH = "Name both, as in --core starter --with notes."
@@ -83,7 +84,7 @@ class EnsembleSpec:
 
     def open(self, placement: Placement = FREE) -> Writer:
         """Load the models as `placement` says, by default as they fit (SsdError if one cannot be read)."""
-        from ssdcli.generation.loaded_model import Shared, open_memory, open_model, process_of
+        from ssdcli.generation.loaded_model import Shared, core_of, open_memory, open_model, process_of
         from ssdcli.generation.writer import Writer
         from ssdcli.text.codec import Codec
         from ssdcli.text.tokenizer import load_tokenizer
@@ -94,17 +95,19 @@ class EnsembleSpec:
         late_ends = any(_core_table(member.model.weights).get("late_ends") for member in self.members)
         process = process_of(first)
         loaded: dict[tuple[str, bool], Loaded] = {}
+        cores: dict[str, Backbone] = {}
         shared, device = Shared(self.block_size, process, codec), "cpu"  # where a memory alone is looked up
         for member in self.members:
             files, key = member.model, _weights_or_memory(member)
             if key in loaded:
                 continue
-            given = _with_core(shared, files, loaded)
+            given = shared if files.origin is None else replace(shared, core=cores.get(files.origin.name))
             if member.role == "memory":
                 loaded[key] = open_memory(files.entry, given)
                 continue
-            loaded[key] = open_model(files.entry, placement, origin=files.origin, shared=given)
-            device = str(loaded[key].denoiser.device)
+            loaded[key] = opened = open_model(files.entry, placement, origin=files.origin, shared=given)
+            cores[files.weights.name] = core_of(opened)
+            device = str(opened.denoiser.device)
             placement = replace(placement, device=device)  # all canvases are on the first model's device
         members = [member.carrying(loaded[_weights_or_memory(member)]) for member in self.members]
         manifest = first.manifest
@@ -191,14 +194,6 @@ def _fitting_members(
     for other, member in combinations(members, 2):
         check_fit(member.model.entry, other.model.entry, registry)
     return members
-
-
-def _with_core(shared: Shared, files: ModelFiles, loaded: Mapping[tuple[str, bool], Loaded]) -> Shared:
-    """What is shared, with the core that a small model reads where it is loaded already."""
-    from ssdcli.generation.loaded_model import LoadedModel
-
-    origin = None if files.origin is None else loaded.get((files.origin.name, False))
-    return replace(shared, core=origin.denoiser.backbone) if isinstance(origin, LoadedModel) else shared
 
 
 def _weights_or_memory(member: Member[ModelFiles]) -> tuple[str, bool]:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
@@ -26,34 +25,46 @@ FOLDER = Path(__file__).parents[1] / "bundled" / "draft_heads"
 _PROBES = 64  # rows of the core's table that are compared
 _ALIKE = 0.98  # their mean cosine
 _LAYERS, _PROBE = "layers", "probe"
-
-_AT_WORK: WeakKeyDictionary[CausalCore, DraftingCore | None] = WeakKeyDictionary()
+_AT_WORK = "_general_guesses"  # an attribute of a core
 
 
 def general_head(core: CausalCore, folders: Sequence[Path] | None = None) -> tuple[DraftHead, tuple[int, ...]] | None:
     """The head that fits a core and the layers that it reads beside the last, if there is one; the user's own first."""
     for path in _files((home() / FOLDER.name, FOLDER) if folders is None else folders):
-        with safe_open(path, "pt") as file:
-            layers = tuple(map(int, file.metadata()[_LAYERS].split()))
-            if not _fits(core, layers, file.get_tensor(_PROBE)):
-                continue
-            weights = {name: file.get_tensor(name) for name in file.keys() if name != _PROBE}  # noqa: SIM118
-        with torch.device("meta"):  # so that no first weights are drawn
-            head = DraftHead(core.width, 1 + len(layers), weights["ids"])
-        head.load_state_dict(weights, assign=True)
+        try:
+            found = _read_head(core, path)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+            continue  # a damaged file drafts nothing, and every text is as it would be without it
+        if found is None:
+            continue
+        head, layers = found
         return head.float().to(core.device).eval().requires_grad_(False), layers
     return None
 
 
+def _read_head(core: CausalCore, path: Path) -> tuple[DraftHead, tuple[int, ...]] | None:
+    """The head of a file and the layers that it reads; None for one that does not fit the core."""
+    with safe_open(path, "pt") as file:
+        layers = tuple(map(int, file.metadata()[_LAYERS].split()))
+        if not _fits(core, layers, file.get_tensor(_PROBE)):
+            return None
+        weights = {name: file.get_tensor(name) for name in file.keys() if name != _PROBE}  # noqa: SIM118
+    with torch.device("meta"):  # so that no first weights are drawn
+        head = DraftHead(core.width, 1 + len(layers), weights["ids"])
+    head.load_state_dict(weights, assign=True)
+    return head, layers
+
+
 def general_guesses(core: CausalCore) -> DraftingCore | None:
     """That head at work on the core, whose states hold from now on what it reads."""
-    if core not in _AT_WORK:
+    if _AT_WORK not in vars(core):  # kept with the core, which it holds
         found = general_head(core)
         reads = found is not None and core.taps in ((), found[1])
         if found is not None and reads:
             core.tap(found[1])
-        _AT_WORK[core] = DraftingCore(found[0], core) if found is not None and reads else None
-    return _AT_WORK[core]
+        vars(core)[_AT_WORK] = DraftingCore(found[0], core) if found is not None and reads else None
+    at_work: DraftingCore | None = vars(core)[_AT_WORK]
+    return at_work
 
 
 def save_general_head(head: DraftHead, layers: tuple[int, ...], core: CausalCore, path: Path) -> None:

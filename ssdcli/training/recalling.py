@@ -67,9 +67,9 @@ def learn_recall(
     parts = [rows[start : start + _PART] for start in range(0, len(rows), _PART)]
     found = [(places[part], metric(states.read(part)).bfloat16()) for part in parts]
     heldout, every = core_texts(prepared, "heldout"), range(len(store.heldout_documents))
-    for own, keys in _read_keys(core, metric, heldout, every):
+    for own, keys in _read_keys(core, metric, heldout, every if len(rows) < _MOST_PLACES else ()):
         found.append((places_in(memory, store, "heldout", own), keys))
-        if grant.spent(_READING):
+        if grant.spent(_READING) or sum(len(read) for read, _ in found) >= _MOST_PLACES:
             break
     return _recall(metric, found)
 

@@ -23,8 +23,8 @@ class CanvasDenoiser(Protocol):
     several positions of a `Lookahead` in one pass has `ahead(ahead, prefix)`, which returns log p (B, C, V), anything
     where no prediction is wanted; others are asked position by position.
     Members whose `reader` is the same, such as a core and a small model that reads its states, share the prefix of
-    equal prompts. One that keeps something of its own beside it has `joined(prompts, read)`, which returns a
-    `JoinedPrefix` with what the reader has read, and `commit_own(tokens, own)`.
+    equal prompts. One that keeps something of its own beside it has `shown(prompt)`, what the reader
+    reads, `joined(prompts, read)`, which returns a `JoinedPrefix` with that, and `commit_own(tokens, own)`.
     """
 
     def start(self, prompts: Sequence[Prompt]) -> Any:
@@ -89,7 +89,7 @@ class Ensemble:
         started: list[Any] = []
         read: list[tuple[object, Sequence[Prompt], Any]] = []
         for member, rows in zip(self.members, prompts, strict=True):
-            model, shown = member.model, [row.shown for row in rows]
+            model, shown = member.model, [shown_to(member.model, row) for row in rows]
             reader = getattr(model, "reader", model)
             known = next((prefix for other, same, prefix in read if other is reader and same == shown), None)
             if known is None:
@@ -160,6 +160,12 @@ class Ensemble:
                 committed.append(member.model.commit(tokens, prefix))
                 grown[id(read)] = _read(committed[-1])
         return tuple(committed)
+
+
+def shown_to(model: object, prompt: Prompt) -> Prompt:
+    """What a member's reader reads of a prompt."""
+    own: Callable[[Prompt], Prompt] | None = getattr(model, "shown", None)
+    return prompt if own is None else own(prompt)
 
 
 def _read(prefix: Any) -> Any:

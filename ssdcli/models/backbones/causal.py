@@ -77,7 +77,7 @@ class CausalCore(CoreBackbone):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """As a backbone's, of states that may hold more than those of the last layer."""
-        return super().logits(hidden[..., : self.width])
+        return super().logits(hidden[..., : self.width].to(self._table.dtype))
 
     def _near(self, mask: Tensor) -> Tensor:
         """The mask without the columns that lie before the sliding window, if there is one."""

@@ -129,7 +129,7 @@ def load_memory(folder: Path, name: str, vocabulary: int, tokenizer: str) -> Mem
         raise _unusable(name, problem)
     try:
         recall = load_recall(folder / RECALL, index) if (folder / RECALL).exists() else None
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
         raise _unusable(name, f"what its core made of it cannot be read ({error})") from None
     return Memory(index, origins, recall)
 

@@ -104,6 +104,8 @@ def load_recall(path: Path, index: Index) -> Recall:
         tuple(parts["taps"].tolist()), parts["mean"], parts["projection"], float(parts["temperature"].item())
     )
     places, keys = parts["places"].numpy(), parts["keys"]
+    if len(places) and (metric.temperature <= 0 or not math.isfinite(metric.temperature) or not keys.isfinite().all()):
+        raise ValueError(f"{path.name} holds numbers that are none")
     size, width = metric.projection.shape
     fits = metric.mean.shape == (size,) and keys.shape == (len(places), width) and len(metric.taps) > 0
     inside = fits and len(places) > 0 and places[0] > 0 and places[-1] < len(index.tokens)

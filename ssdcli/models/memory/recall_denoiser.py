@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -29,7 +30,18 @@ from ssdcli.models.memory.memory_files import Memory
 from ssdcli.models.memory.recall import PlaceScores, Recall
 
 _WINDOW = 1024  # tokens of a private context that the core reads at once
+_MOST_PRIVATE = 1 << 13  # that it reads in all: some seconds; the rest is looked up
 _RECALLED = 0.95  # of the prediction, where all of a text has keys; the contexts' own gives each id a chance (measured)
+
+
+@dataclass(frozen=True)
+class RecalledSurroundings(Surroundings):
+    """The same with the places of a private context that the core has read.
+
+    places: None without one.
+    """
+
+    places: PlaceScores | None = None
 
 
 class RecallDenoiser(MemoryDenoiser):
@@ -54,7 +66,7 @@ class RecallDenoiser(MemoryDenoiser):
         self._opening = opening
         self._metric = memory.recall.metric
         self._scored: tuple[Memory, PlaceScores] | None = None
-        self._private = lru_cache(maxsize=CONTEXTS)(self._read)
+        self._read_private = lru_cache(maxsize=CONTEXTS)(self._read)
 
     @property
     def reader(self) -> object:
@@ -71,7 +83,7 @@ class RecallDenoiser(MemoryDenoiser):
 
     def start(self, prompts: Sequence[Prompt]) -> JoinedPrefix:
         """What is known around the canvas of each prompt, and what the core reads of it."""
-        return self.joined(prompts, self.core.start([prompt.shown for prompt in prompts]))
+        return self.joined(prompts, self.core.start([self.shown(prompt) for prompt in prompts]))
 
     def joined(self, prompts: Sequence[Prompt], read: object) -> JoinedPrefix:
         """The same where the core has read the prompts already."""
@@ -120,40 +132,49 @@ class RecallDenoiser(MemoryDenoiser):
         """As without recall, which needs a state for each token."""
         return super().draft(canvas, race, count, prefix.own)
 
-    def _places(self, row: Surroundings) -> Iterator[PlaceScores]:
+    def shown(self, prompt: Prompt) -> Prompt:
+        """What the core reads of a prompt."""
+        return replace(prompt, after=(), private=())
+
+    def _surroundings(self, prompt: Prompt) -> RecalledSurroundings:
+        row = super()._surroundings(prompt)
+        places = self._read_private(tuple(prompt.private)) if prompt.private else None
+        return RecalledSurroundings(row.written, row.after, row.private, places)
+
+    def _places(self, row: RecalledSurroundings) -> Iterator[PlaceScores]:
         """The texts whose places are recalled beside a row: that of the memory as it is now, and a private context."""
         memory = self.memory
         if memory.recall is not None and len(memory.recall.places):
             if self._scored is None or self._scored[0] is not memory:
                 self._scored = memory, PlaceScores(memory.index, memory.recall, self._word_of)
             yield self._scored[1]
-        if row.private is not None and row.private.size:
-            yield self._private(tuple(row.private.tokens[1:-1].tolist()))
+        if row.places is not None:
+            yield row.places
 
     def _read(self, context: tuple[int, ...]) -> PlaceScores:
-        """A private context, which the core reads in passes of their own."""
+        """The first _MOST_PRIVATE tokens of a private context, which the core reads in passes of their own."""
         index, keys = indexed(context, self.index.depth), list[Tensor]()
-        width = min(_WINDOW, self.core.context)
-        for start in range(0, len(context), width):
-            part = [self._opening, *context[start : start + width - 1], 0][: len(context) - start]
-            keys.append(self.queries(self.core.states(torch.tensor([part], device=self.core.device))[0]))
-        places = np.arange(1, 1 + len(context))
-        return PlaceScores(index, Recall(self._metric, places, torch.cat(keys).bfloat16()), self._word_of)
+        width, count = min(_WINDOW, self.core.context), min(len(context), _MOST_PRIVATE)
+        for start in range(0, count, width):
+            part = [self._opening, *context[start : min(start + width, count) - 1]]
+            states = self.core.states(torch.tensor([part], device=self.core.device))[0]
+            keys.append(self.queries(states).bfloat16())
+        return PlaceScores(index, Recall(self._metric, np.arange(1, 1 + count), torch.cat(keys)), self._word_of)
 
     def queries(self, states: Tensor) -> Tensor:
         """What the core's states (..., (1 + k) H) look for: (..., D) float32, on the CPU."""
         return self._metric(states.cpu())
 
-    def recalled(self, query: Tensor, right: Known, row: Surroundings) -> Tensor:
+    def recalled(self, query: Tensor, right: Known, row: RecalledSurroundings) -> Tensor:
         """Log p of the token after what a row has written, by the query there (D,): (V,) float32."""
         before = row.written.tokens
         known, places = before[-self.index.depth :], list(self._places(row))
         if not places:
             return self._log_p(row, (), right)
         scores, tokens = (torch.cat(both) for both in zip(*(one.best(query, before) for one in places), strict=True))
-        recalled = _RECALLED * self._share_with_keys(places, row)
-        p = (1 - recalled) * interpolated(self._without_context(), list(self._of_index(known)))
-        p.index_add_(0, tokens, recalled * torch.softmax(scores, dim=0).double())
+        share = _RECALLED * self._share_with_keys(places, row)
+        p = (1 - share) * interpolated(self._without_context(), list(self._of_index(known)))
+        p.index_add_(0, tokens, share * torch.softmax(scores, dim=0).double())
         p = interpolated(p, list(self._levels(known, [*right, *row.after], row, written=False)))
         return p.float().log_()
 

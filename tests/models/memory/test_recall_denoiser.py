@@ -16,6 +16,7 @@ from ssdcli.engine.ensemble.rules import average
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.backbones.causal import CausalCore
+from ssdcli.models.memory import recall_denoiser
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 from ssdcli.models.memory.memory_files import Memory, Origin, remember
 from ssdcli.models.memory.recall import Metric, Recall
@@ -86,7 +87,35 @@ def test_the_core_reads_for_both_and_what_it_reads_is_shared(monkeypatch: pytest
         core.denoise(canvas_of(5), 1.0, None, prefix)
         prefix = core.commit(torch.tensor([[5, 6, 7, 8][:L]]), prefix)
         core.denoise(canvas_of(), 1.0, None, prefix)
-    assert seen == [*alone[:3], 2, *alone[3:]]  # the private context, in a pass of its own
+    assert seen == [alone[0], 2, *alone[1:]]  # the private context, in a pass of its own
+
+
+def test_a_gap_is_read_once_for_both_whatever_stands_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    member, backbone = recalling()
+    members = (Member("core", member.core, Constant(0.5)), Member("memory", member, Constant(0.5), "memory"))
+    of_core, of_memory = Prompt(PROMPT, gap=L), Prompt(PROMPT, after=[7, 8], gap=L)
+    with passes(backbone, monkeypatch) as seen:
+        prefixes = Ensemble(members, average).start([[of_core], [of_memory]], [1.0])
+    assert seen == [len(PROMPT)]
+    assert prefixes[1].read is prefixes[0]
+
+
+def test_of_a_long_private_context_the_beginning_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    member, backbone = recalling()
+    monkeypatch.setattr(recall_denoiser, "_WINDOW", 8)
+    monkeypatch.setattr(recall_denoiser, "_MOST_PRIVATE", 20)
+    private = [12 + place % 30 for place in range(26)]
+    with passes(backbone, monkeypatch) as seen:
+        (row,) = member.start([Prompt(PROMPT, private=private)]).own
+        member.start([Prompt([OPENING, 3], private=private)])
+    assert seen == [len(PROMPT), 8, 8, 4, 2]
+    assert row.places is not None
+    assert row.places.recall.places.tolist() == [*range(1, 21)]
+    second = member.core.states(torch.tensor([[OPENING, *private[8:15]]]))[0]
+    assert torch.equal(row.places.recall.keys[8:16], member.queries(second).bfloat16())
+    assert (
+        member.denoise(canvas_of(), 1.0, None, member.start([Prompt(PROMPT, private=private)]))[0, 0].isfinite().any()
+    )
 
 
 def step_by_step(member: RecallDenoiser, text: list[int], count: int) -> list[Tensor]:
@@ -132,8 +161,7 @@ def test_places_of_a_private_context_are_recalled_in_the_text_of_a_stranger() ->
     private = [12, 13, 14, 15, 16, 12, 17, 18]
     query = member.queries(member.core.states(torch.tensor([[OPENING, *private]]))[0, -1])  # after all of it
     before = private[3:-1]  # other words than those right before the place that is asked for
-    (row,) = MemoryDenoiser(member.memory, PROCESS, L).start([Prompt(before, private=private)])
-    (without,) = MemoryDenoiser(member.memory, PROCESS, L).start([Prompt(before)])
+    row, without = member.start([Prompt(before, private=private), Prompt(before)]).own
     gain = member.recalled(query, (), row).exp() - member.recalled(query, (), without).exp()
     assert set(gain.topk(3).indices.tolist()) <= set(private)
     assert gain[private].sum() > 0.3
@@ -142,7 +170,7 @@ def test_places_of_a_private_context_are_recalled_in_the_text_of_a_stranger() ->
 def test_texts_that_are_taken_out_of_the_memory_are_recalled_no_more() -> None:
     member, _ = recalling()
     query = member.queries(member.core.states(torch.tensor([[OPENING, *PROMPT]]))[0, -1])
-    (row,) = MemoryDenoiser(member.memory, PROCESS, L).start([Prompt(PROMPT)])
+    (row,) = member.start([Prompt(PROMPT)]).own
     known = member.recalled(query, (), row)
     assert int(known.argmax()) == TEXTS[0][len(PROMPT)]
     member.memory = member.memory.without([TEXTS[0]])
@@ -176,7 +204,7 @@ def test_texts_without_keys_are_looked_up_as_far_as_there_are_such() -> None:
     places = whole.recall.places[:1]  # of the first token, which few others follow
     member.memory = replace(whole, recall=replace(whole.recall, places=places, keys=whole.recall.keys[:1]))
     query = member.queries(member.core.states(torch.tensor([[OPENING, *PROMPT]]))[0, -1])
-    (row,) = MemoryDenoiser(whole, PROCESS, L).start([Prompt(PROMPT)])
+    (row,) = member.start([Prompt(PROMPT)]).own
     found = member.recalled(query, (), row).exp()
     share = 0.95 / whole.index.size
     expected = (1 - share) * MemoryDenoiser(whole, PROCESS, L).log_p([BORDER, *PROMPT]).exp()
