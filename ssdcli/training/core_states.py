@@ -108,6 +108,7 @@ class CoreStates:
         stops: asked after every pass with the number of documents that were read.
         """
         width, written, documents = network.config.inputs, 0, 0
+        (folder / _INFO).unlink(missing_ok=True)  # of states that another version left
         paths = (folder / file for file in (_STATES, _TARGETS, _PLACES))
         with ExitStack() as stack:
             states, targets, places = (stack.enter_context(path.open("wb")) for path in paths)

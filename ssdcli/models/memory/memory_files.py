@@ -130,7 +130,10 @@ def load_memory(folder: Path, name: str, vocabulary: int, tokenizer: str) -> Mem
     try:
         recall = load_recall(folder / RECALL, index) if (folder / RECALL).exists() else None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
-        raise _unusable(name, f"what its core made of it cannot be read ({error})") from None
+        raise SsdError(
+            f"the memory of {name!r} cannot be used: what its core made of it cannot be read ({error}).",
+            f"Train the model again, or remove {RECALL} from its folder to have words looked up alone.",
+        ) from None
     return Memory(index, origins, recall)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from ssdcli.errors import SsdError
 from ssdcli.models.memory.memory_files import Memory, Origin, load_memory, remember, save_memory, write_memory
-from ssdcli.registry.archive import MEMORY_FILES
+from ssdcli.registry.archive import MEMORY_FILES, RECALL
 
 TOKENS, ORDER, TABLE = MEMORY_FILES
 TEXTS = [[1, 2, 3, 4, 5], [], [3, 4, 6]]
@@ -144,3 +144,12 @@ def test_a_memory_without_some_texts_has_neither_them_nor_their_copies() -> None
 def test_a_memory_of_another_tokenizer_is_refused_even_if_its_ids_would_do(folder):
     with pytest.raises(SsdError, match="tokens of another tokenizer"):
         load_memory(folder, "notes", V, "words")
+
+
+@pytest.mark.parametrize("damage", [b"", b"no tensors", b"\x08\0\0\0\0\0\0\0{}      "], ids=["empty", "text", "hollow"])
+def test_a_damaged_recall_is_told_of(tmp_path: Path, damage: bytes) -> None:
+    save_memory(tmp_path, remember([[1, 2, 3]], [Origin("notes.md")]), "fingerprint")
+    (tmp_path / RECALL).write_bytes(damage)
+    with pytest.raises(SsdError, match="what its core made of it cannot be read") as error:
+        load_memory(tmp_path, "notes", 10, "fingerprint")
+    assert RECALL in str(error.value.remedy)
