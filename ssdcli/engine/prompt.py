@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 PADDING = -(1 << 40)  # the rank of a column that holds no token
@@ -26,6 +26,12 @@ class Prompt:
     def __post_init__(self) -> None:
         if self.after and self.gap < 1:
             raise ValueError("tokens after the canvas need a gap before them")
+
+
+def shown_to(model: object, prompt: Prompt) -> Prompt:
+    """What a member's reader reads of a prompt."""
+    own: Callable[[Prompt], Prompt] | None = getattr(model, "shown", None)
+    return prompt if own is None else own(prompt)
 
 
 def fit(prompt: Prompt, context: int, block: int) -> Prompt:

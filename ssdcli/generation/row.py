@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
-from ssdcli.engine.ensemble.ensemble import shown_to
-from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.prompt import Prompt, shown_to
 from ssdcli.generation.prompt_encoder import PromptParts
 from ssdcli.generation.types import FinishReason, Request, TokenShares
 from ssdcli.text.codec import whole_characters

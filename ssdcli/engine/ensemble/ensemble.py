@@ -13,7 +13,7 @@ from ssdcli.engine.ensemble.abstention import combine, needs_all
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import Rule, mix
 from ssdcli.engine.process import Canvas
-from ssdcli.engine.prompt import Prompt
+from ssdcli.engine.prompt import Prompt, shown_to
 
 
 class CanvasDenoiser(Protocol):
@@ -160,12 +160,6 @@ class Ensemble:
                 committed.append(member.model.commit(tokens, prefix))
                 grown[id(read)] = _read(committed[-1])
         return tuple(committed)
-
-
-def shown_to(model: object, prompt: Prompt) -> Prompt:
-    """What a member's reader reads of a prompt."""
-    own: Callable[[Prompt], Prompt] | None = getattr(model, "shown", None)
-    return prompt if own is None else own(prompt)
 
 
 def _read(prefix: Any) -> Any:
