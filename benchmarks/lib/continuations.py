@@ -19,6 +19,7 @@ from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
+from ssdcli.models.memory.recall_denoiser import RecallDenoiser
 
 
 class Member(Protocol):
@@ -85,19 +86,21 @@ class MemoryMember:
 
 
 class SmallMember:
-    """A small diffusion model, whose canvas is filled from the left."""
+    """A small model, or a memory that recalls, whose canvas is filled from the left."""
 
-    def __init__(self, denoiser: Denoiser, prompts: Sequence[Prompt]) -> None:
+    def __init__(self, denoiser: Denoiser | RecallDenoiser, prompts: Sequence[Prompt]) -> None:
         """Begin a canvas after the prompts."""
-        self.denoiser, self.prefix, self.known = denoiser, denoiser.start(prompts), 0
+        self.denoiser: Any = denoiser
+        self.prefix, self.known = denoiser.start(prompts), 0
         assert isinstance(denoiser.process, Masked)
-        self.hidden = torch.full((len(prompts), denoiser.backbone.block_size), denoiser.process.mask_id)
+        self.hidden = torch.full((len(prompts), denoiser.block_size), denoiser.process.mask_id)
         self.canvas = self.hidden.clone()
 
     def log_p(self) -> Tensor:
         """See `Member`."""
         level = 1 - self.known / self.canvas.shape[1]
-        return self.denoiser.denoise(self.canvas, level, None, self.prefix)[:, self.known]
+        log_p: Tensor = self.denoiser.denoise(self.canvas, level, None, self.prefix)[:, self.known]
+        return log_p
 
     def append(self, tokens: Tensor) -> None:
         """See `Member`."""
@@ -161,7 +164,7 @@ def begun(writer: Writer, requests: Sequence[Request], shared: Sequence[int] = (
         if member.role == "core":
             own = [prompt.before[1:] if shared else prompt.before for prompt in prompts]
             members.append(CoreMember(denoiser.backbone, own, shared))
-        elif member.role == "memory":
+        elif member.role == "memory" and not isinstance(denoiser, RecallDenoiser):
             members.append(MemoryMember(denoiser, prompts))
         else:
             members.append(SmallMember(denoiser, prompts))
