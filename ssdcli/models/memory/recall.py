@@ -1,9 +1,9 @@
 """Recall: which places of a memory's text a causal core reads in the same way, and what followed there.
 
 It is a kNN-LM (Khandelwal et al., 2020) over the states of one layer of a frozen core. What is near is learned on the
-text itself, from the left out: a metric under which the places of other documents that predict a token are near those
+text itself: a metric under which the places of other documents that predict a token are near those
 that the token follows. Places whose surroundings share rare words with the text before the token, and places after the
-same tokens, are preferred, so that a question in other words than the notes' finds the note that answers it.
+same tokens, are preferred, so that a question in other words than the notes' may find the note that answers it.
 """
 
 from __future__ import annotations
