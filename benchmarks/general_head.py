@@ -1,173 +1,118 @@
-"""How often does a draft head that learns from general text guess what the core predicts?
+"""How many passes of a core does a draft head save?
 
-    python -m benchmarks general_head --corpus til.train.jsonl til.heldout.jsonl --minutes 20 --save FILE
+    python -m benchmarks general_head --heads mine --corpus til.train.jsonl til.heldout.jsonl
 
-The core reads passages of the texts once; the head learns the core's own predictions one to three tokens behind a token
-that the core has not read, first of the next one alone, then of all three. Agreement is with the core's likeliest
-token behind the true text. What `--save` writes is what `ssdcli/bundled/draft_heads` holds.
+The core continues the beginnings of held-out documents greedily, without writing an 8-gram twice. From each place of
+what it wrote, every head drafts three tokens by its likeliest ids; the passes are those that the core would have taken
+to write the same text, verifying each draft. Heads are made by `ssd train-small --recipe base`.
 """
 
 from __future__ import annotations
 
-import math
-import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from benchmarks.lib.corpora import corpora_of, encode, read_texts
-from benchmarks.lib.models import Model
+from benchmarks.lib.continuations import Drawing, begun, write
+from benchmarks.lib.corpora import Corpus, corpora_of, encode, read_texts
 from benchmarks.lib.tables import table
-from ssdcli.generation.loaded_model import process_of
+from ssdcli.api import Placement, Request, Writer, load
 from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.backbones.draft_head import DraftHead
-from ssdcli.models.general_heads import save_general_head
-from ssdcli.registry.store import SMOLLM2
+from ssdcli.models.general_heads import FOLDER, general_head
+from ssdcli.registry.manifest import WEIGHTS
+from ssdcli.registry.store import SMOLLM2, Registry
 from ssdcli.training.core_states import Passage, read_passages
-from ssdcli.training.prepare import open_readable
+from ssdcli.training.drafting_objective import AHEAD
 
-QUICK = {"minutes": 0.1, "tokens": 4000, "heldout": 2000}
-_WINDOW, _RUNS, _RATE = 512, 512, 2e-3  # tokens that the core reads at once; runs of a step; peak learning rate
-AHEAD = 3  # tokens that are drafted
-_IDS = 6144  # the text's most frequent ids, and the first ones of the vocabulary, that are drafted
-_SAMPLED = 1024  # ids that are scored at a step, beside the likeliest ones there
-_NEARER = 0.7  # the weight of a drafted token beside that of the one before it
-_ALONE = 0.6  # the share of the time in which only the next token is learned
+QUICK = {"texts": 1, "length": 8}
+_BEFORE, _NO_REPEAT = 48, 8
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--corpus", nargs=2, action="append", default=[], metavar=("TRAIN", "HELDOUT"))
     parser.add_argument("--core", default=SMOLLM2, help="of the user's registry, causal")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of processor time for the steps")
-    parser.add_argument("--tokens", type=int, default=300_000, help="of each training text that the core reads")
-    parser.add_argument("--heldout", type=int, default=20_000, help="of each held-out text")
-    parser.add_argument("--save", type=Path, help="write the head to this file")
+    parser.add_argument("--heads", nargs="*", default=[], help="of the user's registry, beside those of the package")
+    parser.add_argument("--texts", type=int, default=8, help="of each corpus")
+    parser.add_argument("--length", type=int, default=64, help="tokens that are written after each beginning")
 
 
 @dataclass(frozen=True)
-class Read:
-    """What the core made of a text.
+class Written:
+    """What a core wrote after beginnings of one length.
 
-    states: (N, D). targets: the tokens after them, (N,). anchors: where runs of neighbours begin, (M,).
+    states: its own, at all tokens but the last, (B, n, D). tokens: (B, n + 1). first: where what it wrote begins.
     """
 
     states: Tensor
-    targets: Tensor
-    anchors: Tensor
+    tokens: Tensor
+    first: int
 
-    def runs(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """The states of some runs (R, 1 + AHEAD, D), and the tokens after all but the last (R, AHEAD)."""
-        places = self.anchors[chosen][:, None] + torch.arange(1 + AHEAD)
-        return self.states[places], self.targets[places[:, :-1]]
+    @classmethod
+    def after(cls, corpus: Corpus, core: CausalCore, writer: Writer, given: Namespace) -> Written:
+        """Let the core go on from the first held-out documents that are long enough."""
+        codec = writer.members[0].model.codec
+        texts = [ids for ids in encode(read_texts(corpus.heldout), codec.tokenizer) if len(ids) > _BEFORE]
+        texts = [ids[:_BEFORE] for ids in texts[: given.texts]]
+        opening = writer.members[0].model.format.opening
+        requests = [Request(codec.decode(ids), plain=True) for ids in texts]
+        prompts = [[opening, *codec.encode(request.prompt)] for request in requests]
+        found = write(begun(writer, requests), writer, prompts, Drawing(given.length, no_repeat=_NO_REPEAT))
+        rows = [[*prompt, *own] for prompt, own in zip(prompts, found.tolist(), strict=True)]
+        shortest = min(map(len, rows))
+        rows = [row[-shortest:] for row in rows]
+        read, _ = read_passages(core, [Passage(row, [True] * (shortest - 1)) for row in rows])
+        return cls(read.view(len(rows), shortest - 1, -1), torch.tensor(rows), shortest - given.length)
+
+    def drafts(self, head: DraftHead, core: CausalCore) -> Tensor:
+        """The likeliest tokens by a head behind each token that is followed by `AHEAD` others: (B, m, AHEAD).
+
+        The first stand behind the token before what the core wrote.
+        """
+        last = self.tokens.shape[1] - AHEAD
+        states, token = self.states[:, self.first - 2 : last - 1], self.tokens[:, self.first - 1 : last]
+        guess, found = head.begin(states.flatten(0, 1), core.embed(token.flatten())), list[Tensor]()
+        for place in range(AHEAD):
+            guess = head.step(guess, core.embed(found[-1])) if place else guess
+            found.append(head.ids[core.logits(head.as_state(guess))[:, head.ids].argmax(-1)])
+        return torch.stack(found, dim=-1).view(len(self.tokens), -1, AHEAD)
+
+    def right(self, head: DraftHead, core: CausalCore) -> Tensor:
+        """Which drafted tokens are those that the core wrote, if those before them are: (B, m, AHEAD) bool."""
+        following = self.tokens[:, self.first :].unfold(1, AHEAD, 1)
+        right: Tensor = (self.drafts(head, core) == following).long().cumprod(-1).bool()
+        return right
 
 
 def main(given: Namespace) -> None:
-    """Train, save, and print how often the core agrees."""
-    model, corpora = Model.named(given.core), corpora_of(given)
-    if given.save is not None:
-        given.save.parent.mkdir(parents=True, exist_ok=True)
-    texts = [encode(read_texts(corpus.train), model.tokenizer) for corpus in corpora]
-    core = open_readable(model.entry, process_of(model.entry))
-    head, layers = untrained(core, np.array([token for own in texts for text in own for token in text]))
-    opening = model.manifest.begin or 0
-    trained = [read(core, own, opening, given.tokens) for own in texts]
-    steps = learn(head, core, trained, given.minutes * 60)
-    if given.save is not None:
-        save_general_head(head, layers, core, given.save)
-    print(f"{sum(len(one.targets) for one in trained):,} tokens read, {steps:,} steps\n")
-    heldout = [encode(read_texts(corpus.heldout), model.tokenizer) for corpus in corpora]
-    found = [agreement(head, core, read(core, own, opening, given.heldout)) for own in heldout]
-    rows = [[one.name, *(f"{share:.2f}" for share in own)] for one, own in zip(corpora, found, strict=True)]
-    print(table(["corpus", *(f"draft {place + 1}" for place in range(AHEAD))], rows))
-
-
-def untrained(core: CausalCore, tokens: np.ndarray) -> tuple[DraftHead, tuple[int, ...]]:
-    """An untrained head for the ids of a text, and the layers that it reads, as small models do."""
-    layers = (2 * core.layer_count // 5, 4 * core.layer_count // 5)
-    core.tap(layers)
-    often = np.argsort(-np.bincount(tokens, minlength=core.rows), kind="stable")[:_IDS]
-    ids = np.union1d(often, np.arange(min(_IDS, core.rows)))
-    torch.manual_seed(0)
-    return DraftHead(core.width, 1 + len(layers), torch.from_numpy(ids)), layers
-
-
-@torch.no_grad()
-def read(core: CausalCore, texts: Sequence[Sequence[int]], opening: int, most: int) -> Read:
-    """Let a core read the beginnings of texts in a random order, up to so many tokens."""
-    states, targets, anchors, count = [], [], [], 0
-    for number in np.random.default_rng(0).permutation(len(texts)):
-        tokens = [opening, *texts[number][: _WINDOW - 1]]
-        found, following = read_passages(core, [Passage(tokens, [True] * (len(tokens) - 1))])
-        states.append(found)
-        targets.append(following)
-        anchors.append(count + torch.arange(max(0, len(following) - AHEAD)))
-        count += len(following)
-        if count >= most:
-            break
-    return Read(torch.cat(states), torch.cat(targets), torch.cat(anchors))
-
-
-def learn(head: DraftHead, core: CausalCore, given: Sequence[Read], seconds: float) -> int:
-    """Train the head for so long; returns the number of steps."""
-    random = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW(head.parameters(), betas=(0.9, 0.95))
+    """Print how often the drafts are right, and the tokens a pass."""
+    writer = load(given.core, placement=Placement("float32"))
+    model: Any = writer.members[0].model
+    core: CausalCore = model.denoiser.backbone
+    core.tap(core.middle_layers)
+    registry, rows = Registry(), []
+    heads = {name: [registry.find(name).folder / WEIGHTS] for name in given.heads}
+    heads["bundled"] = sorted(FOLDER.glob("*.safetensors"))
+    found = {name: general_head(core, files) for name, files in heads.items()}
     with torch.no_grad():
-        head.scale.fill_(float(given[0].states[:, : head.size].float().pow(2).mean().sqrt()))
-    began, step = time.process_time(), 0
-    while (done := (time.process_time() - began) / seconds) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = _RATE * min(1, (step + 1) / 50, (1 - done) / 0.8)
-        one = given[step % len(given)]
-        states, tokens = one.runs(torch.randint(len(one.anchors), (_RUNS,), generator=random))
-        ahead = 1 if done < _ALONE else AHEAD
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = drafting_loss(head, core, states[:, : 1 + ahead], tokens[:, :ahead])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-    return step
+        written = {corpus.name: Written.after(corpus, core, writer, given) for corpus in corpora_of(given)}
+        for name, (head, _) in ((name, pair) for name, pair in found.items() if pair is not None):
+            for corpus, text in written.items():
+                right = text.right(head, core)
+                shares = [f"{float(right[..., place].float().mean()):.2f}" for place in range(AHEAD)]
+                rows.append([name, corpus, *shares, f"{tokens_a_pass(right.sum(-1)):.2f}"])
+    print(table(["head", "text", *(f"{place + 1} right" for place in range(AHEAD)), "tokens a pass"], rows))
 
 
-def drafting_loss(head: DraftHead, core: CausalCore, states: Tensor, tokens: Tensor) -> Tensor:
-    """The cross-entropy of drafts with what the core predicts there, over some of the ids.
-
-    states: (R, 1 + a, (1 + k) H). tokens: those after all but the last, (R, a). Ids that are drawn at random count for
-    all that they stand for (sampled softmax, Bengio and Senécal, 2008).
-    """
-    own = states[:, 1:, : head.size]
-    best = core.scores_of(own.flatten(0, 1), head.ids).argmax(-1).unique()
-    others = torch.randperm(len(head.ids))[:_SAMPLED]
-    others = others[~torch.isin(others, best)]
-    share = (len(head.ids) - len(best)) / max(1, len(others))
-    weights = torch.cat([torch.zeros(len(best)), torch.full((len(others),), math.log(share))])
-    ids = head.ids[torch.cat([best, others])]
-    losses, guess = [], torch.empty(0)
-    for place, token in enumerate(core.embed(tokens).unbind(1)):
-        guess = head.step(guess, token) if place else head.begin(states[:, 0], token)
-        wanted = (core.scores_of(own[:, place], ids).float() + weights).softmax(-1)
-        said = core.scores_of(head.as_state(guess), ids).float() + weights
-        losses.append(_NEARER**place * functional.cross_entropy(said, wanted))
-    return torch.stack(losses).sum()
-
-
-@torch.no_grad()
-def agreement(head: DraftHead, core: CausalCore, given: Read) -> list[float]:
-    """How often each drafted token is the core's likeliest one, behind the true text."""
-    right = [0] * AHEAD
-    for part in torch.arange(len(given.anchors)).split(_RUNS):
-        states, tokens = given.runs(part)
-        guess = torch.empty(0)
-        for place, token in enumerate(core.embed(tokens).unbind(1)):
-            guess = head.step(guess, token) if place else head.begin(states[:, 0], token)
-            guessed = head.ids[core.scores_of(head.as_state(guess).to(states.dtype), head.ids).argmax(-1)]
-            right[place] += int((guessed == core.logits(states[:, 1 + place]).argmax(-1)).sum())
-    return [count / len(given.anchors) for count in right]
+def tokens_a_pass(accepted: Tensor) -> float:
+    """Of texts at whose places (B, m) so many drafted tokens are right."""
+    passes = tokens = 0
+    for row in accepted.tolist():
+        place = 0
+        while place < len(row):
+            place, passes, tokens = place + row[place] + 1, passes + 1, tokens + row[place] + 1
+    return tokens / passes

@@ -13,7 +13,7 @@ from ssdcli.registry.recipes import describe, find_recipe, recipe_names
 from ssdcli.training.settings import TrainSettings
 
 SETTINGS = {"train-small": TrainSettings, "generate": GenerateSettings}
-EXPECTED = {"adapter", "answers", "starter", "starter-simplex", "notes", "code", "overnight", "letters"}
+EXPECTED = {"adapter", "base", "answers", "starter", "starter-simplex", "notes", "code", "overnight", "letters"}
 
 
 def words(name):

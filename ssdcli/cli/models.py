@@ -17,7 +17,7 @@ from ssdcli.errors import NoSuchModel, SsdError, UsageError
 from ssdcli.machine.units import counted, in_parameters
 from ssdcli.options.declare import STREAM
 from ssdcli.registry.compatibility import misfit
-from ssdcli.registry.manifest import ADAPTER, MEMORY, Manifest
+from ssdcli.registry.manifest import ADAPTER, HEAD, MEMORY, Manifest
 from ssdcli.registry.store import Entry, Registry
 
 _DIGEST = 64  # characters of a sha256
@@ -105,6 +105,8 @@ def _privacy(entry: Entry) -> list[str]:
         return []
     if entry.manifest.kind == MEMORY:
         return ["it is the text itself; --max-copy N of 'ssd generate' bounds how much of it is repeated word for word"]
+    if entry.manifest.kind == HEAD:
+        return ["it learned the core's predictions, not the text; which tokens are frequent there can be read off it"]
     verdict = judge(entry.name, entry.manifest.metrics)
     unknown = f"never audited, so treat its weights like the text itself; 'ssd audit {entry.name} TEXT' measures it"
     return [unknown if verdict is None else str(verdict)]
@@ -207,7 +209,7 @@ def export(
     elif sys.stdout.isatty():
         raise UsageError("an archive cannot be shown on a terminal.", "Name a file, or pipe it somewhere.")
     is_private = entry.manifest.source is None and not entry.bundled  # so made from somebody's text
-    if is_private and entry.manifest.kind != MEMORY:  # of which no archive is written
+    if is_private and entry.manifest.kind not in (MEMORY, HEAD):  # of a memory no archive is written
         _warn_of_leaks(entry)
     if target != STREAM:
         archive.export_to_file(entry, path, overwrite)

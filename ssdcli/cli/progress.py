@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from ssdcli.cli import console
-from ssdcli.machine.units import in_parameters
 
 if TYPE_CHECKING:
     from ssdcli.training.job import Watcher
-    from ssdcli.training.prepare import Prepared
     from ssdcli.training.trainer import Progress
 
 
@@ -71,8 +69,8 @@ class Screen:
         """Callbacks that draw on this screen, and tell `stop` while steps are being taken."""
         from ssdcli.training.job import Watcher
 
-        def prepared(what: Prepared) -> None:
-            self._prepared(what)
+        def prepared(report: Sequence[str], what: str) -> None:
+            self._prepared(report, what)
             stop.in_step = True
 
         def measuring() -> None:
@@ -81,14 +79,10 @@ class Screen:
 
         return Watcher(prepared, self._progress, self._reading, self._comparing, measuring, lambda: stop.asked)
 
-    def _prepared(self, prepared: Prepared) -> None:
-        for line in prepared.store.info.report:
+    def _prepared(self, report: Sequence[str], what: str) -> None:
+        for line in report:
             (console.note if line.startswith("read") and "--me" not in line else console.warn)(line)
-        parameters, init = in_parameters(prepared.beginning.parameters), prepared.settings.init
-        reads = prepared.settings.reads_core
-        kind = "adapter" if prepared.kind == "adapter" else prepared.size or ("core reader" if reads else "custom")
-        begun = "" if init is None else f", begun from {init}"
-        console.note(f"{kind}: {parameters} parameters, {prepared.process.name} process{begun}")
+        console.note(what)
         self._bar.update(self._task, description="training")
 
     def _reading(self, done: int, documents: int) -> None:

@@ -26,6 +26,7 @@ from ssdcli.training.unfinished import begin, resumed
 
 if TYPE_CHECKING:
     from ssdcli.reports.description import Quality
+    from ssdcli.training.draft_heads import TrainedHead
     from ssdcli.training.job import Trained
 
 _READING = ("quotes", "include")  # flags that say how text is read
@@ -66,12 +67,17 @@ def train_small(
         _show(resolve(TrainSettings, given, None if recipe is None else find_recipe(recipe)), as_json=json)
         return
     settings = from_rank_zero(lambda: _settings(given, recipe, resume=resume, overwrite=overwrite))
+    from ssdcli.training.draft_heads import train_head
     from ssdcli.training.job import train_small as run
 
     remedy = "Choose a smaller --size or a smaller --batch-tokens."
     with on_out_of_memory(remedy), stoppable() as stop, Screen(settings.name) as screen:
-        trained = run(settings, screen.watcher(stop), overwrite=overwrite)
-    _tell(trained, as_json=json)
+        watcher = screen.watcher(stop)
+        if settings.draft_head:
+            found: TrainedHead | Trained = train_head(settings, watcher, overwrite=overwrite)
+        else:
+            found = run(settings, watcher, overwrite=overwrite)
+    _tell(found, as_json=json)
 
 
 def _show(settings: TrainSettings, *, as_json: bool) -> None:
@@ -147,8 +153,27 @@ def _remember(
     console.note(f"Now try: ssd generate {shlex.quote('Dear')} --with {found.name}")
 
 
-def _tell(trained: Trained, *, as_json: bool) -> None:
+def _tell_head(trained: TrainedHead, *, as_json: bool) -> None:
+    """The same for a draft head."""
+    model = trained.manifest
+    if as_json:
+        facts = {"name": model.name, "core": model.core, "parameters": model.parameters, "right": list(trained.right)}
+        console.write_json(facts | {"steps": trained.steps, "seconds": round(trained.seconds, 1)})
+        return
+    console.write(f"{model.name}: {trained.steps:,} steps in {trained.seconds / 60:.1f} minutes, {trained.folder}")
+    if trained.right:
+        shares = ", ".join(f"{share:.0%}" for share in trained.right)
+        console.write(f"drafted tokens that are the likeliest of {model.core}, on held-out text: {shares}")
+    console.note(f"Now try: ssd generate {shlex.quote('Once upon a time')} --core {model.core} --stats")
+
+
+def _tell(trained: Trained | TrainedHead, *, as_json: bool) -> None:
     """Write the results to standard output: sentences, or one JSON object."""
+    from ssdcli.training.job import Trained
+
+    if not isinstance(trained, Trained):
+        _tell_head(trained, as_json=as_json)
+        return
     training, model = trained.description, trained.description.manifest
     if as_json:
         facts = {"name": model.name, "core": model.core, "size": training.size, "parameters": model.parameters}

@@ -12,7 +12,7 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.gate import AnyGate
 from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.engine.ensemble.schedules import Constant
-from ssdcli.errors import NoSuchModel, UsageError
+from ssdcli.errors import NoSuchModel, UsageError, require
 from ssdcli.generation.guides import GuideSpec, open_guide
 from ssdcli.generation.parts import (
     CONTEXT_PART,
@@ -284,7 +284,10 @@ def _core(name: str | None, parts: Sequence[EnsemblePart], registry: Registry) -
         if name in [entry.name for entry in small]:
             problem = f"{name!r} cannot be both the core and a small model."
             raise UsageError(problem, "Use it alone, or name another core.")
-        return registry.find(name)
+        entry = registry.find(name)
+        able = entry.manifest.attention != "none"
+        require(able, f"{name!r} is {entry.manifest.noun}, which writes nothing by itself.", "Name a core with --core.")
+        return entry
     made_for = small[0].manifest.core if small else None
     if made_for is None:
         return registry.find(registry.default())

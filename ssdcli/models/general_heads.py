@@ -1,6 +1,6 @@
 """General draft heads: each learned from general text to guess what one core predicts a few tokens on.
 
-They come with the package, or lie in the folder `draft_heads` of the registry's home.
+They come with the package, or `ssd train-small --draft-head` has made and registered them.
 
 A head fits every core that was made from the same weights, however they are stored or were trained further: it is
 recognised by a few rows of the core's table. A head that fits badly drafts badly, and changes no text.
@@ -8,7 +8,7 @@ recognised by a few rows of the core's table. A head that fits badly drafts badl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.backbones.draft_head import DraftHead, DraftingCore
-from ssdcli.registry.store import home
+from ssdcli.registry.manifest import HEAD, WEIGHTS
+from ssdcli.registry.store import Registry
 
 FOLDER = Path(__file__).parents[1] / "bundled" / "draft_heads"
 _PROBES = 64  # rows of the core's table that are compared
@@ -28,9 +29,12 @@ _LAYERS, _PROBE = "layers", "probe"
 _AT_WORK = "_general_guesses"  # an attribute of a core
 
 
-def general_head(core: CausalCore, folders: Sequence[Path] | None = None) -> tuple[DraftHead, tuple[int, ...]] | None:
-    """The head that fits a core and the layers that it reads beside the last, if there is one; the user's own first."""
-    for path in _files((home() / FOLDER.name, FOLDER) if folders is None else folders):
+def general_head(core: CausalCore, files: Sequence[Path] | None = None) -> tuple[DraftHead, tuple[int, ...]] | None:
+    """The first head that fits a core and the layers that it reads beside the last, if there is one.
+
+    files: where they are sought; by default the user's own, the newest first, and then those of the package.
+    """
+    for path in _files() if files is None else files:
         try:
             found = _read_head(core, path)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
@@ -74,12 +78,13 @@ def save_general_head(head: DraftHead, layers: tuple[int, ...], core: CausalCore
         for name, value in head.state_dict().items()
     }
     probe = _rows(core).to("cpu", torch.bfloat16).contiguous()
-    save_file({**weights, _PROBE: probe}, path, {"format": "pt", _LAYERS: " ".join(map(str, layers))})
+    save_file({**weights, _PROBE: probe}, path, {_LAYERS: " ".join(map(str, layers))})
 
 
-def _files(folders: Sequence[Path]) -> Iterator[Path]:
-    for folder in folders:
-        yield from sorted(folder.glob("*.safetensors"))
+def _files() -> list[Path]:
+    own = (entry for entry in Registry().entries() if entry.manifest.kind == HEAD)
+    newest = sorted(own, key=lambda entry: entry.manifest.created, reverse=True)
+    return [*(entry.folder / WEIGHTS for entry in newest), *sorted(FOLDER.glob("*.safetensors"))]
 
 
 def _fits(core: CausalCore, layers: tuple[int, ...], probe: Tensor) -> bool:

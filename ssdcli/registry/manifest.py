@@ -39,11 +39,13 @@ LATER = (
 )  # fields that earlier versions did not write
 ADAPTER = "adapter"  # a LoRA of a registered model, which it needs
 MEMORY = "memory"  # an index of text, without weights
+HEAD = "head"  # drafts for a causal core, and predicts nothing
 KINDS = {  # with what a model of each kind is called
     "core": "a core",
     "small": "a small model",
     ADAPTER: "an adapter",
     MEMORY: "a memory",
+    HEAD: "a draft head",
 }
 MEMBERS = ("small", ADAPTER, MEMORY)  # the kinds that join a core
 ATTENTIONS = ("autoregressive", "block-causal", "causal", "full", "none")
@@ -146,7 +148,8 @@ class ModelSpec:
     block_size: in tokens; only a proposal where the attention is full or autoregressive.
     context: how many tokens it reads.
     attention: "full"; "block-causal"; "causal": a prefix is read token by token, and a canvas sees itself whole; or
-        "autoregressive": a causal language model, which predicts the leftmost hidden token alone; or "none": a memory.
+        "autoregressive": a causal language model, which predicts the leftmost hidden token alone; or "none": a memory
+        or a draft head.
     begin: the id that stands before every text; None for the first of the ends.
     ends: ids that end a text; none for the tokenizer's own end of text.
     format: how a prompt is put: "plain" as text to continue, "turns" as a turn to be answered, "chat" by the chat
@@ -185,7 +188,7 @@ class Manifest(ModelSpec):
 
     schema: the version of this table.
     name: that of its folder in the registry.
-    kind: "core", "small", "adapter" or "memory".
+    kind: "core", "small", "adapter", "memory" or "head".
     architecture: the name of its family or of its backbone.
     vocabulary: V.
     tokenizer: the tokenizer's fingerprint.
@@ -252,7 +255,7 @@ class Manifest(ModelSpec):
 
     @property
     def noun(self) -> str:
-        """What it is in a sentence: "a core", "a small model", "an adapter" or "a memory"."""
+        """What it is in a sentence: "a core", "a small model", "an adapter", "a memory" or "a draft head"."""
         return KINDS[self.kind]
 
     @property

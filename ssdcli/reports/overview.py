@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ssdcli.machine.units import counted, in_parameters, large
-from ssdcli.registry.manifest import ADAPTER, CODE_LENGTH, DENOISING_LOSS, MEMORY, NELBO, Manifest
+from ssdcli.registry.manifest import ADAPTER, CODE_LENGTH, DENOISING_LOSS, HEAD, MEMORY, NELBO, Manifest
 from ssdcli.registry.store import Entry
 
 _COMMIT = 12  # digits of a commit that tell it from all others
@@ -57,7 +57,7 @@ def overview(entry: Entry, *, is_default: bool) -> Overview:
         title=", ".join([_identity(model), *size, *["the default core"] * is_default]),
         origin=_origin(entry),
         memory=_memory(model),
-        measured=_measured(model) if figures else f"not measured yet; '{_evaluation(model)}' does",
+        measured=_measured(model) if figures else _unmeasured(model),
         figures=figures,
         caveat=_caveat(model) if figures else "",
         prompts=_prompts(model),
@@ -72,6 +72,8 @@ def _identity(model: Manifest) -> str:
         return f"{model.name}: an adapter to {model.base}"
     if model.kind == MEMORY:
         return f"{model.name}: a memory for {model.core}"
+    if model.kind == HEAD:
+        return f"{model.name}: a draft head for {model.core}"
     return f"{model.name}: a small model for {model.core}" if model.core else f"{model.name}: a small model"
 
 
@@ -120,6 +122,8 @@ def _day(model: Manifest) -> str:
 
 def _figures(model: Manifest) -> Iterator[tuple[str, str]]:
     """Who predicts, and its bits per byte with their interval."""
+    if model.kind == HEAD:
+        yield from ((name.removesuffix(" right"), f"{share:.0%}") for name, share in model.metrics.items())
     alone = model.name if model.kind == "core" else f"{model.core} alone"
     weight = "" if model.weight is None else f", at a weight of {model.weight:g}"
     together = "all together" if model.memory is not None and model.gates else f"both together{weight}"
@@ -130,13 +134,21 @@ def _figures(model: Manifest) -> Iterator[tuple[str, str]]:
             yield name, f"{value:.3f}" + ("" if margin is None else f" ± {margin:.3f}")
 
 
+def _unmeasured(model: Manifest) -> str:
+    return "not measured" if model.kind == HEAD else f"not measured yet; '{_evaluation(model)}' does"
+
+
 def _measured(model: Manifest) -> str:
+    if model.kind == HEAD:
+        return f"drafted tokens that are the likeliest of {model.core}, on held-out text"
     documents = int(model.metrics.get("held-out documents", 0))
     where = counted(documents, "held-out document") if documents else "held-out text"
     return f"bits per byte on {where}; lower is better"
 
 
 def _caveat(model: Manifest) -> str:
+    if model.kind == HEAD:
+        return "it changes no text, only the speed; 'ssd generate --stats' reports what is drafted and accepted"
     has_margins = any(name.endswith(" margin") for name in model.metrics)
     intervals = "with 95% confidence intervals" if has_margins else "without a confidence interval"
     chosen = "; the same text chose the weight" if model.weight is not None else ""
@@ -147,6 +159,8 @@ def _prompts(model: Manifest) -> str:
     if model.kind == "core":
         chats = "answered through its chat template; --plain continues them as text"
         return chats if model.format == "chat" else "continued as text"
+    if model.kind == HEAD:
+        return f"none of its own; it drafts wherever {model.core} writes"
     made = "made from" if model.kind == MEMORY else "trained on"
     if model.format == "plain":
         return f"continued as text, like the documents it was {made}"
@@ -159,6 +173,8 @@ def _evaluation(model: Manifest) -> str:
 
 def _commands(model: Manifest, is_default: bool) -> list[str]:
     prompt = '"Dear reader,"' if model.format == "plain" else '"Write a short letter to my landlord."'
+    if model.kind == HEAD:
+        return [f"ssd generate {prompt} --core {model.core} --stats"]
     if model.kind != "core":
         return [f"ssd generate {prompt} --with {model.name}", _evaluation(model)]
     core = "" if is_default else f" --core {model.name}"

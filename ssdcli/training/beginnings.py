@@ -24,7 +24,7 @@ from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
 from ssdcli.models.native_checkpoint import frozen_dtype
 from ssdcli.registry.compatibility import CanvasShape
 from ssdcli.registry.disk import write_atomic
-from ssdcli.registry.manifest import ADAPTER, TOKENIZER, Manifest, tokenizer_fingerprint
+from ssdcli.registry.manifest import ADAPTER, HEAD, TOKENIZER, Manifest, tokenizer_fingerprint
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.training.settings import TrainSettings
 
@@ -32,7 +32,7 @@ SmallModel = BlockDiffusionLM | SideNetwork
 
 _KEPT = "beginning"  # the copy in a workspace, with which a training resumes even if the original is gone
 _ORIGIN = "origin.json"
-_DIGEST = "base.sha256"  # of the weights that an adapter is trained on
+_DIGEST = "base.sha256"  # of the weights that an adapter is trained on, or whose states are read
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,8 @@ def _entry(init: str, registry: Registry) -> Entry | None:
     if entry.manifest.kind == ADAPTER:
         problem = f"'{init}' is an adapter, which has no weights of its own to begin from."
         raise UsageError(problem, f"Begin from its base '{entry.manifest.base}', or from another model.")
+    if entry.manifest.kind == HEAD:
+        raise UsageError(f"'{init}' is a draft head, which predicts no text.", "Begin from another model.")
     return entry
 
 
@@ -206,7 +208,7 @@ def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry, workspa
         problem = f"an adapter is kept beside its base, and '{settings.init}' is not a registered model."
         remedy = f"First make a model of it with --init {settings.init}, then pass that model's name and --lora."
         raise UsageError(problem, remedy)
-    digest = _digest(entry, workspace)
+    digest = same_weights(entry, workspace)
     model = _base(entry, fit, settings)
     try:
         adapter = add_adapter(model, settings.lora, settings.seed)
@@ -216,13 +218,13 @@ def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry, workspa
     return Beginning(model.train(), entry.name, adapter, digest)
 
 
-def _digest(entry: Entry, workspace: Path) -> str:
-    """The digest of a base's weights; UsageError if they have changed since the training began."""
+def same_weights(entry: Entry, workspace: Path) -> str:
+    """The digest of the weights of what a training is made for; UsageError if they have changed since it began."""
     digest, kept = entry.manifest.weights_digest, workspace / _DIGEST
     if not kept.exists():
         write_atomic(kept, digest)
     if kept.read_text(encoding="utf-8") != digest:
-        problem = f"the weights of '{entry.name}' have changed since the training of its adapter began."
+        problem = f"the weights of '{entry.name}' have changed since this training began."
         raise UsageError(problem, "Restore the old ones, or start over with --overwrite.")
     return digest
 

@@ -35,15 +35,9 @@ def settled_reader(settings: TrainSettings) -> TrainSettings:
 
 
 def build_reader(settings: TrainSettings, core: CausalCore, vocabulary: int) -> SideNetwork:
-    """Make an untrained model that reads a core; its last matrix is zero, the others are drawn from the seed.
-
-    Beside the last layer it reads two, at two and four fifths of the core's depth.
-    """
-    depth = core.layer_count
-    size = core.width
-    width = settings.hidden or min(_WIDEST, 4 * size)
-    layers = (2 * depth // 5, 4 * depth // 5)
-    config = SideConfig(vocabulary, size, layers, width, core.block_size, core.context)
+    """Make an untrained model that reads a core; its last matrix is zero, the others are drawn from the seed."""
+    width = settings.hidden or min(_WIDEST, 4 * core.width)
+    config = SideConfig(vocabulary, core.width, core.middle_layers, width, core.block_size, core.context)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_word(settings.seed))
         return SideNetwork(config, core).to(core.device)

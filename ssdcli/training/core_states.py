@@ -6,7 +6,7 @@ The core is frozen, so that its states are computed once, however often a small 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN
 from ssdcli.data.store_side import StoreSide
 from ssdcli.models.backbones.causal import CausalCore
-from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.models.memory.text_index import Ids
 from ssdcli.options.checks import seed_word
 from ssdcli.registry.disk import write_atomic
@@ -48,6 +47,9 @@ class Passage:
     tokens: Sequence[int]
     counted: Sequence[bool]
     places: Sequence[int] = ()
+
+
+Batches = Iterable[tuple[list[Passage], int]]  # passages that are read together, and documents read with them
 
 
 @torch.no_grad()
@@ -102,18 +104,18 @@ class CoreStates:
         return torch.from_numpy(self.states[rows, columns]).view(torch.bfloat16)
 
     @classmethod
-    def write(cls, folder: Path, network: SideNetwork, texts: CoreTexts, stops: Stop) -> CoreStates:
-        """Let the core read documents in a random order until all are read, the disk's share is full, or it is told.
+    def write(cls, folder: Path, core: CausalCore, batches: Batches, stops: Stop) -> CoreStates:
+        """Let a core read passages until all are read, the disk's share is full, or it is told.
 
         stops: asked after every pass with the number of documents that were read.
         """
-        width, written, documents = network.config.inputs, 0, 0
+        width, written, documents = (1 + len(core.taps)) * core.width, 0, 0
         (folder / _INFO).unlink(missing_ok=True)  # of states that another version left
         paths = (folder / file for file in (_STATES, _TARGETS, _PLACES))
         with ExitStack() as stack:
             states, targets, places = (stack.enter_context(path.open("wb")) for path in paths)
-            for batch, documents in texts.batches():
-                found, following = read_passages(network.core, batch)
+            for batch, documents in batches:
+                found, following = read_passages(core, batch)
                 states.write(found.view(torch.int16).numpy().tobytes())
                 targets.write(following.numpy().tobytes())
                 places.write(counted_places(batch).tobytes())
@@ -191,16 +193,40 @@ class StateSamples(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
         self._samples = samples
         self._epoch = -1
         self._order = np.zeros(0, np.int64)
+        self._places = np.arange(len(given.targets))
 
     def __len__(self) -> int:
         return self._samples
 
     def __getitem__(self, index: int) -> dict[str, Tensor | dict[str, Tensor]]:
-        each = max(1, len(self._given.targets) // SAMPLE)
+        each = max(1, len(self._places) // SAMPLE)
         epoch, place = divmod(index, each)
         if epoch != self._epoch:
             random = np.random.default_rng((seed_word(self._seed), epoch))
-            self._epoch, self._order = epoch, random.permutation(len(self._given.targets))
+            self._epoch, self._order = epoch, random.permutation(self._places)
         chosen = np.resize(self._order[place * SAMPLE : (place + 1) * SAMPLE], SAMPLE)
-        columns = {"states": self._given.read(chosen), "targets": torch.from_numpy(self._given.targets[chosen])}
-        return {"columns": columns | {"scored": torch.ones(SAMPLE, dtype=torch.bool)}, "index": torch.tensor(index)}
+        scored = {"scored": torch.ones(SAMPLE, dtype=torch.bool)}
+        return {"columns": self._columns(chosen) | scored, "index": torch.tensor(index)}
+
+    def _columns(self, rows: Ids) -> dict[str, Tensor]:
+        """The states of some rows and the tokens after them."""
+        return {"states": self._given.read(rows), "targets": torch.from_numpy(self._given.targets[rows])}
+
+
+class RunSamples(StateSamples):
+    """The same over runs of 1 + `ahead` neighbours: states (n, 1 + ahead, D) and the tokens between them."""
+
+    def __init__(self, given: CoreStates, seed: int, samples: int, ahead: int) -> None:
+        super().__init__(given, seed, samples)
+        self._ahead = ahead
+        self._places = run_starts(given.places, ahead)
+
+    def _columns(self, rows: Ids) -> dict[str, Tensor]:
+        runs = rows[:, None] + np.arange(1 + self._ahead)
+        return {"states": self._given.read(runs), "targets": torch.from_numpy(self._given.targets[runs[:, :-1]])}
+
+
+def run_starts(places: Ids, ahead: int) -> Ids:
+    """The rows whose `ahead` next ones stand behind them in the text, too: (M,) int64."""
+    near = np.lib.stride_tricks.sliding_window_view(np.diff(places) == 1, ahead) if len(places) > ahead else None
+    return np.zeros(0, np.int64) if near is None else np.flatnonzero(near.all(1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,7 +80,7 @@ class Trained:
 class Watcher:
     """How a caller follows a training and stops it; all calls are made from the training's own thread.
 
-    on_prepared: called before the first step.
+    on_prepared: called before the first step, with the report of what was read, and what is trained.
     on_progress: called after every step.
     on_reading: called while the core reads the text, with the documents that it has read and how many there are.
     on_comparing: called while it is learned which of the core's states are alike, with the steps taken and of all.
@@ -88,7 +88,7 @@ class Watcher:
     wants_stop: asked after every step, and while the core reads the text.
     """
 
-    on_prepared: Callable[[Prepared], None] = lambda _: None
+    on_prepared: Callable[[Sequence[str], str], None] = lambda _report, _what: None
     on_progress: Callable[[Progress], None] = lambda _: None
     on_reading: Callable[[int, int], None] = lambda _done, _all: None
     on_comparing: Callable[[int, int], None] = lambda _done, _all: None
@@ -127,8 +127,8 @@ def train_small(
             workspace = stack.enter_context(claimed(registry, settings.name))
             prepared = _prepare(settings, registry) if is_rank_zero() else _join(settings.name, registry)
         _check_joined(prepared)
-        watcher.on_prepared(prepared)
-        grant = _grant(prepared.settings, watcher, clock, began)
+        watcher.on_prepared(prepared.store.info.report, prepared.title)
+        grant = granted(prepared.settings, watcher, clock, began)
         states = _read_core(prepared, watcher, grant)
         with barrier():
             memory = _memory(prepared, states, watcher, grant) if is_rank_zero() else None
@@ -186,12 +186,12 @@ def check_shares(batch: int, processes: int) -> None:
         raise UsageError(problem, "Pass a --batch-tokens that they can share evenly, or start fewer processes.")
 
 
-def _grant(settings: TrainSettings, watcher: Watcher, clock: Clock, began: float) -> Grant:
+def granted(settings: TrainSettings, watcher: Watcher, clock: Clock, began: float) -> Grant:
     """The minutes that are granted; a training by steps takes what it takes."""
 
     def check() -> None:
         if watcher.wants_stop():
-            raise _stopped(settings.name)
+            raise stopped(settings.name)
 
     minutes = math.inf if settings.steps is not None else settings.minutes or DEFAULT_MINUTES
     return Grant(minutes, began, clock, check)
@@ -209,7 +209,8 @@ def _read_core(prepared: Prepared, watcher: Watcher, grant: Grant) -> CoreStates
 
     with rank_zero_first():
         kept = CoreStates.open(prepared.workspace)
-        return kept or CoreStates.write(prepared.workspace, prepared.model, core_texts(prepared, "train"), stops)
+        core, batches = prepared.model.core, core_texts(prepared, "train").batches()
+        return kept or CoreStates.write(prepared.workspace, core, batches, stops)
 
 
 def _memory(prepared: Prepared, states: CoreStates | None, watcher: Watcher, grant: Grant) -> Memory | None:
@@ -252,12 +253,13 @@ def _train(prepared: Prepared, watcher: Watcher, plan: Plan, states: CoreStates 
         settings.patience,
     )
     if not trainer.run(hooks, from_rank_zero(lambda: latest_checkpoint(prepared.workspace))):
-        raise _stopped(settings.name)
+        raise stopped(settings.name)
     objective.teacher = None  # frees its memory before the core is measured
     return trainer
 
 
-def _stopped(name: str) -> Interrupted:
+def stopped(name: str) -> Interrupted:
+    """The error of a training that the user stopped."""
     return Interrupted(
         f"the training of '{name}' was stopped; its checkpoint is kept.",
         f"Continue with 'ssd train-small --resume --name {name}'.",

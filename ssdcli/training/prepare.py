@@ -18,6 +18,7 @@ from ssdcli.errors import UsageError
 from ssdcli.generation.loaded_model import Shared, open_model, process_of
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.placement import Placement
+from ssdcli.machine.units import in_parameters
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.backbones.side_network import SideNetwork
@@ -31,7 +32,7 @@ from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.openings import chat_of, end_of_text, ends_of
 from ssdcli.text.tokenizer import MASK, PAD, load_tokenizer, special_id, train_tokenizer
 from ssdcli.training.active_tokens import divide
-from ssdcli.training.beginnings import Beginning, Fit, SmallModel, open_beginning
+from ssdcli.training.beginnings import Beginning, Fit, SmallModel, open_beginning, same_weights
 from ssdcli.training.build import build, build_reader, settled_reader, shape
 from ssdcli.training.choices import choose_preset, settled
 from ssdcli.training.core_states import SAMPLE
@@ -117,6 +118,14 @@ class Prepared:
         return "core" if self.parent is None else "small"
 
     @property
+    def title(self) -> str:
+        """What is trained, in a line."""
+        reads = isinstance(self.model, SideNetwork)
+        kind = "adapter" if self.kind == ADAPTER else self.size or ("core reader" if reads else "custom")
+        begun = "" if self.settings.init is None else f", begun from {self.settings.init}"
+        return f"{kind}: {in_parameters(self.beginning.parameters)} parameters, {self.process.name} process{begun}"
+
+    @property
     def base(self) -> str | None:
         """Its base for contrasts: the registered model that is named as such, or the one that it began from."""
         return self.settings.base or self.beginning.base
@@ -146,9 +155,10 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     beginning = _beginning(settings, process, registry, parent)
     end = end_of_text(tokenizer) if parent is None else ends_of(parent.entry, tokenizer)[0]
     how = StoreSettings(end) if parent is None else store_settings(parent.entry, tokenizer)
-    store = _store(settings, workspace, tokenizer, how)
+    store = read_text(settings, workspace, tokenizer, how)
     if beginning is None and parent is not None and reads_core(settings, parent):
         settings = settled_reader(settings)
+        same_weights(parent.entry, workspace)
         beginning = _reader(settings, parent, process)
         return Prepared(settings, workspace, tokenizer, end, store, process, beginning, None, parent, None)
     settings, size = settled(settings, store.info.train.tokens), None
@@ -261,7 +271,7 @@ def _teacher(settings: TrainSettings, registry: Registry, parent: Parent | None)
 
 def _unfit_teacher(entry: Entry, parent: Parent, settings: TrainSettings) -> str | None:
     """Why a model cannot teach one that is made for a core; None if it can."""
-    if entry.manifest.attention in ("autoregressive", "causal"):
+    if entry.manifest.attention in ("autoregressive", "causal", "none"):
         return "it cannot denoise all blocks of a text in one pass"
     return CanvasShape.of(entry.manifest).misfit(CanvasShape.of(parent.entry.manifest, settings.block_size))
 
@@ -301,7 +311,7 @@ def store_settings(core: Entry, tokenizer: Tokenizer) -> StoreSettings:
     return StoreSettings(end, chat=chat_of(core), ends=core.manifest.ends)
 
 
-def _store(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, how: StoreSettings) -> TokenStore:
+def read_text(settings: TrainSettings, workspace: Path, tokenizer: Tokenizer, how: StoreSettings) -> TokenStore:
     """Open the tokens on disk, or write them unless an earlier start of the same training has."""
     folder = workspace / _TOKENS
     if TokenStore.is_finished(folder):

@@ -24,7 +24,7 @@ from ssdcli.models.memory.memory_files import NOTHING, Memory, load_memory, writ
 from ssdcli.models.memory.recall import save_recall
 from ssdcli.registry.archive import MEMORY_FILES, RECALL
 from ssdcli.registry.disk import disk_errors, files_below
-from ssdcli.registry.manifest import FILE, MEMORY, TOKENIZER, Manifest, package_versions, write_manifest
+from ssdcli.registry.manifest import FILE, HEAD, MEMORY, TOKENIZER, Manifest, package_versions, write_manifest
 from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.chat import copy_chat
@@ -97,7 +97,7 @@ def update_memory(
     """
     registry = registry or Registry()
     entry = registry.find(name)
-    if entry.bundled or entry.manifest.kind == "core":
+    if entry.bundled or entry.manifest.kind in ("core", HEAD):
         raise UsageError(f"{name!r} has no memory to update.", "Name a small model or a memory of your own.")
     _check_process(entry)
     has_weights = entry.manifest.kind != MEMORY

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from ssdcli.data.reading import Reading
 from ssdcli.engine import catalogue
-from ssdcli.errors import UsageError
+from ssdcli.errors import UsageError, require
 from ssdcli.models.presets import PRESETS
 from ssdcli.options.checks import Check, above, at_least, between, multiple_of, one_of
 from ssdcli.options.declare import check_options, flag_of, option
@@ -19,6 +19,7 @@ _MOST_CANARIES = 256
 _HIGHEST_RANK = 256
 _KEPT = ("size", "hidden", "layers")  # what a training takes from its beginning
 _OWN_READING = ("size", "hidden", "layers", "context", "init", "distill")  # of models that read embeddings of their own
+_NOT_OF_HEADS = (*_OWN_READING, "reads_core", "lora", "base", "canaries")
 _OPTIMIZERS = ("muon", "adamw")
 _SIZES = tuple(preset.name for preset in PRESETS)
 
@@ -81,6 +82,7 @@ class TrainSettings:
         default="beside causal cores, unless the model is given a shape or a beginning",
         negatable=True,
     )
+    draft_head: bool = option(False, "Train a draft head for a causal core, which makes it faster.")
     lora: int | None = option(
         None,
         "Train only an adapter of this rank on --init, such as 8.",
@@ -185,6 +187,8 @@ class TrainSettings:
         if self.reads_core and own is not None:
             problem = f"--{own} was given, but a model that reads the core has no {own} of its own."
             raise UsageError(problem, f"Omit --{own}, or pass --no-reads-core.")
+        if self.draft_head:
+            self._check_draft_head()
         if self.distill is None and self.distill_context:
             raise UsageError("--distill-context was given, but no teacher.", "Name one with --distill.")
 
@@ -224,6 +228,14 @@ class TrainSettings:
                 raise UsageError(problem, f"Omit --{name} or --init.")
         if self.lora is not None and self.base is not None:
             raise UsageError("an adapter's base is what it begins from.", "Omit --base.")
+
+    def _check_draft_head(self) -> None:
+        require(self.core != NO_CORE, "a draft head drafts for a core.", "Name one with --for.")
+        flags = {member.name: flag_of(member) for member in fields(self)}
+        for name in _NOT_OF_HEADS:
+            if getattr(self, name):
+                problem = f"--{flags[name]} was given, and a draft head has no use for it."
+                raise UsageError(problem, f"Omit --{flags[name]} or --draft-head.")
 
     def _check_left_to_core(self) -> None:
         for member in fields(self):

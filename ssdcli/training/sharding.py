@@ -18,6 +18,7 @@ from ssdcli.errors import UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.training.beginnings import SmallModel
+from ssdcli.training.drafting_objective import DraftingObjective
 from ssdcli.training.objective import Objective
 from ssdcli.training.side_objective import SideObjective
 
@@ -84,7 +85,9 @@ def gathered(module: nn.Module) -> Iterator[None]:
     module.reshard()
 
 
-def learned_weights(objective: Objective | SideObjective, accelerator: Accelerator) -> dict[str, Tensor]:
+def learned_weights(
+    objective: Objective | SideObjective | DraftingObjective, accelerator: Accelerator
+) -> dict[str, Tensor]:
     """The trained weights of the backbone, whole at least in the first process; all processes must call it."""
     learned: dict[str, Tensor] = {
         name: weight for name, weight in objective.backbone.named_parameters() if weight.requires_grad

@@ -29,6 +29,7 @@ from ssdcli.options.checks import seed_word
 from ssdcli.training.beginnings import SmallModel
 from ssdcli.training.checkpoints import PARTIAL, Best, publish, steps_of, writes_weights
 from ssdcli.training.core_states import StateSamples
+from ssdcli.training.drafting_objective import DraftingObjective
 from ssdcli.training.objective import Objective
 from ssdcli.training.optimizer import make_optimizer
 from ssdcli.training.plan import Plan
@@ -44,7 +45,7 @@ from ssdcli.training.sharding import (
 )
 from ssdcli.training.side_objective import SideObjective
 
-TrainingObjective = Objective | SideObjective
+TrainingObjective = Objective | SideObjective | DraftingObjective
 Samples = Windows | StateSamples
 
 _HISTORY = "history.json"
@@ -188,6 +189,7 @@ class SmallTrainer(Trainer):
 
     def whole(self) -> SmallModel:
         """The backbone with the weights to keep, at least in the first process; all processes must call it."""
+        assert not isinstance(self.objective, DraftingObjective)
         backbone = whole_backbone(self.objective, self.accelerator)
         self.best.give(backbone)
         return backbone

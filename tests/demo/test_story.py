@@ -109,7 +109,7 @@ def test_training_replaces_an_earlier_model_and_an_unfinished_training(core, not
         train(settings, Watcher(wants_stop=lambda: True))
     assert saved_settings(Registry(), NAME) is not None
     prepared = []
-    trained = train(settings, Watcher(on_prepared=prepared.append))
+    trained = train(settings, Watcher(on_prepared=lambda _, what: prepared.append(what)))
     model = trained.description.manifest
     assert (model.name, model.core, trained.description.steps) == (NAME, "big", settings.steps)
     assert len(prepared) == 1

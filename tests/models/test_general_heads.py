@@ -11,7 +11,6 @@ from torch import nn
 from ssdcli.models.backbones.draft_head import DraftHead, DraftingCore
 from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.general_heads import FOLDER, general_guesses, general_head, save_general_head
-from ssdcli.registry.store import home
 from tests.engine.test_causal import denoiser, llama
 
 LAYERS = (1,)
@@ -27,16 +26,16 @@ def core_of(seed: int = 0) -> NativeCausalBackbone:
     return core
 
 
-def saved(core: NativeCausalBackbone, folder: Path) -> DraftHead:
+def saved(core: NativeCausalBackbone, path: Path) -> DraftHead:
     head = DraftHead(32, 1 + len(LAYERS), torch.arange(0, 80, 3))
-    save_general_head(head.requires_grad_(False), LAYERS, core, folder / "one.safetensors")
+    save_general_head(head.requires_grad_(False), LAYERS, core, path)
     return head
 
 
 def test_a_head_is_found_again_for_its_core_in_other_bits_and_for_no_other(tmp_path):
     core = core_of()
-    head = saved(core, tmp_path)
-    found = general_head(core_of(), [tmp_path])
+    head = saved(core, tmp_path / "one")
+    found = general_head(core_of(), [tmp_path / "one"])
     assert found is not None
     assert found[1] == LAYERS
     states, embedded = torch.randn(2, 5, 64).unbind(0)[0], torch.randn(5, 32)
@@ -45,8 +44,8 @@ def test_a_head_is_found_again_for_its_core_in_other_bits_and_for_no_other(tmp_p
     coarse = core_of()
     weight = coarse.model.get_input_embeddings().weight
     weight.data = (weight.data * 4).round() / 4
-    assert general_head(coarse, [tmp_path]) is not None
-    assert general_head(core_of(1), [tmp_path]) is None
+    assert general_head(coarse, [tmp_path / "one"]) is not None
+    assert general_head(core_of(1), [tmp_path / "one"]) is None
 
 
 def test_a_head_at_work_scores_its_ids_as_the_core_scores_them(tmp_path):
@@ -64,7 +63,9 @@ def test_what_comes_with_the_package_is_small():
 
 
 def test_a_core_whose_other_layers_are_read_has_no_general_head(tmp_path, monkeypatch):
-    monkeypatch.setattr("ssdcli.models.general_heads.general_head", lambda core: (saved(core, tmp_path), LAYERS))
+    monkeypatch.setattr(
+        "ssdcli.models.general_heads.general_head", lambda core: (saved(core, tmp_path / "one"), LAYERS)
+    )
     core = core_of()
     assert general_guesses(core) is not None
     assert core.taps == LAYERS
@@ -81,12 +82,3 @@ def test_the_rows_of_a_head_are_those_that_it_scores_with(tied: bool):
         core.model.get_output_embeddings().weight = nn.Parameter(torch.randn(80, 32), requires_grad=False)
     ids, states = torch.tensor([3, 50, 7]), torch.randn(2, 32)
     torch.testing.assert_close(states @ core.head_rows(ids).T, core.scores_of(states, ids))
-
-
-def test_a_head_in_the_registrys_home_is_found():
-    folder = home() / FOLDER.name
-    folder.mkdir(parents=True)
-    core = core_of()
-    assert general_head(core) is None
-    saved(core, folder)
-    assert general_head(core) is not None

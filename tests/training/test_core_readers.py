@@ -79,7 +79,7 @@ def test_a_resumed_training_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
 def test_the_core_reads_each_text_once_and_every_token_that_counts_is_a_target(tmp_path):
     prepared = prepare(settings_of(tmp_path), Registry())
     texts = CoreTexts(StoreSide.of(prepared.store, "train"), prepared.opening, prepared.end, 64, seed=0)
-    states = CoreStates.write(prepared.workspace, prepared.model, texts, lambda _: False)
+    states = CoreStates.write(prepared.workspace, prepared.model.core, texts.batches(), lambda _: False)
     assert states.documents == len(prepared.store.train_documents)
     expected = [
         token
@@ -115,7 +115,7 @@ def test_an_epoch_of_samples_holds_every_position_once(tmp_path):
 def test_a_reading_that_is_stopped_for_lack_of_time_leaves_whole_states(tmp_path):
     prepared = prepare(settings_of(tmp_path), Registry())
     texts = CoreTexts(StoreSide.of(prepared.store, "train"), prepared.opening, prepared.end, 64, seed=0)
-    states = CoreStates.write(prepared.workspace, prepared.model, texts, lambda _: True)
+    states = CoreStates.write(prepared.workspace, prepared.model.core, texts.batches(), lambda _: True)
     assert len(states.targets) == len(states.states)
 
 

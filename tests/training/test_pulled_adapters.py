@@ -182,7 +182,7 @@ def test_a_training_does_not_go_on_beside_other_weights(text):
     with pytest.raises(Interrupted):
         run(settings(text), Registry().home, stop_after=1)
     add_core("big", **WHOLE)
-    with pytest.raises(UsageError, match="the weights of 'big' have changed since the training of its adapter began"):
+    with pytest.raises(UsageError, match="the weights of 'big' have changed since this training began"):
         train_small(settings(text))
 
 

@@ -28,7 +28,7 @@ from ssdcli.generation.selection import choose
 from ssdcli.generation.types import Options, Request
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.compatibility import misfit
-from ssdcli.registry.manifest import MEMORY
+from ssdcli.registry.manifest import HEAD, MEMORY
 from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.tokenizer import load_tokenizer
@@ -94,6 +94,8 @@ def _auditable(entry: Entry) -> Entry:
         origin = "comes with ssd" if entry.bundled else f"was pulled from {entry.manifest.source}"
         problem = f"{entry.name!r} {origin}, and ssd does not know what it was trained on."
         raise UsageError(problem, "Audit a model that was made with 'ssd train-small'.")
+    if entry.manifest.kind == HEAD:
+        raise UsageError(f"{entry.name!r} is a draft head, which writes no text.", "Audit a small model.")
     return entry
 
 

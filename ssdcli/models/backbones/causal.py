@@ -39,6 +39,11 @@ class CausalCore(CoreBackbone):
         self._softcap: float | None = config.get("final_logit_softcapping")
         self._virtual = self.spec.vocabulary(config["vocab_size"]) - config["vocab_size"]
 
+    @property
+    def middle_layers(self) -> tuple[int, int]:
+        """The layers that small models and draft heads read beside the last, at two and four fifths of the depth."""
+        return 2 * self.layer_count // 5, 4 * self.layer_count // 5
+
     def tap(self, layers: tuple[int, ...]) -> None:
         """Let all states that are read from now on hold those after these layers, too; 0 is the embeddings.
 

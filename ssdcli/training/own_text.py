@@ -1,0 +1,88 @@
+"""Text that a causal core writes itself, on from places of a user's text: what its drafts will be asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from ssdcli.engine.noise import fold
+from ssdcli.models.backbones.causal import CausalCore
+from ssdcli.text.codec import Codec
+from ssdcli.text.messages import Message
+from ssdcli.text.openings import TextFormat
+from ssdcli.training.core_states import CoreTexts, Passage
+
+_ROWS = 24  # that are written together
+_READ, _WRITTEN = 32, 64  # tokens of the user's text, and of the core's after them
+_TEMPERATURE = 0.7
+
+
+@dataclass(frozen=True)
+class OwnText:
+    """A core that writes on from texts, after a chat template every second time if it has one."""
+
+    core: CausalCore
+    codec: Codec
+    form: TextFormat
+
+    def batches(self, texts: CoreTexts) -> Iterator[tuple[list[Passage], int]]:
+        """The passages of texts, and after those of each pass some that the core wrote; counted as in `CoreTexts`.
+
+        Only what it wrote counts in the latter; their places lie behind those of the text, apart from each other.
+        """
+        following = len(texts.side.tokens)
+        for number, (batch, documents) in enumerate(texts.batches()):
+            yield batch, documents
+            random = torch.Generator().manual_seed(fold(texts.seed, number) >> 1)
+            prompts = self._prompts(batch, random, asks=self.form.chat is not None and number % 2 == 1)
+            written = [
+                self._passage(*row, following + place * 2 * _WRITTEN) for place, row in self._rows(prompts, random)
+            ]
+            following += len(written) * 2 * _WRITTEN
+            if written:
+                yield written, documents
+
+    def _prompts(self, batch: Sequence[Passage], random: torch.Generator, *, asks: bool) -> Tensor:
+        """What the core goes on from, all of one length: (R, n) int64; none where all passages are short."""
+        long = [passage.tokens for passage in batch if len(passage.tokens) > _READ]
+        prompts = []
+        for number in range(_ROWS if long else 0):
+            tokens = long[number % len(long)]
+            start = int(torch.randint(1, len(tokens) - _READ + 1, (), generator=random))
+            prompts.append(self._prompt(list(tokens[start : start + _READ]), asks=asks))
+        length = Counter(map(len, prompts)).most_common(1)[0][0] if prompts else 0  # text is not always encoded alike
+        return torch.tensor([one for one in prompts if len(one) == length], dtype=torch.int64)
+
+    def _prompt(self, tokens: list[int], *, asks: bool) -> list[int]:
+        if not asks or self.form.chat is None:
+            return [self.form.opening, *tokens]
+        return self.codec.encode_chat([Message("user", self.codec.decode(tokens))], self.form.chat.render)
+
+    @torch.no_grad()
+    def _rows(self, prompts: Tensor, random: torch.Generator) -> Iterator[tuple[int, tuple[list[int], list[int]]]]:
+        """The number of each prompt, the prompt, and what is written after it."""
+        if not prompts.numel():
+            return
+        core, length = self.core, prompts.shape[1]
+        positions = torch.arange(length + _WRITTEN, device=core.device).expand(len(prompts), -1)
+        cache = core.extend(core.embed(prompts.to(core.device)), positions[:, :length], None, core.new_cache())
+        assert cache.tail is not None
+        states, spaced, drawn = cache.tail[0][:, -1:], cache.spaced(_WRITTEN), list[Tensor]()
+        for place in range(length, length + _WRITTEN):
+            p = torch.softmax(core.logits(states)[:, 0] / _TEMPERATURE, dim=-1).cpu()
+            drawn.append(torch.multinomial(p, 1, generator=random))
+            embedded = core.embed(drawn[-1].to(core.device))
+            states = core.write(embedded, positions[:, place : place + 1], spaced, place)
+        yield from zip(count(), zip(prompts.tolist(), torch.cat(drawn, 1).tolist(), strict=True), strict=False)
+
+    def _passage(self, prompt: list[int], drawn: list[int], place: int) -> Passage:
+        """A prompt and what was written after it up to an end of text, which stands at this place."""
+        kept = next((number + 1 for number, token in enumerate(drawn) if token in self.form.ends), len(drawn))
+        counted = [number >= len(prompt) for number in range(1, len(prompt) + kept)]
+        places = range(place - len(prompt) + 1, place + kept)
+        return Passage([*prompt, *drawn[:kept]], counted, places)
