@@ -48,7 +48,8 @@ def outlook(entry: Entry, hardware: Hardware) -> list[str]:
 def _slow(entry: Entry, need: Need, allocation: Allocation, hardware: Hardware) -> list[str]:
     """What would make it slow or less exact, in sentences."""
     found = []
-    if allocation.computes == "bfloat16" and allocation.devices == (CPU,) and not hardware.bfloat16:
+    widened = need.packs and allocation.packs and allocation.packs_twice(hardware)
+    if allocation.computes == "bfloat16" and allocation.devices == (CPU,) and not (hardware.bfloat16 or widened):
         found.append("It computes in bfloat16, at which this CPU is slow; in float32 the core does not fit.")
     if allocation.dtype in QUANTIZED:
         found.append(f"It does not fit in {need.stored}, and is less exact in {allocation.dtype}.")

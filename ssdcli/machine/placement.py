@@ -23,6 +23,7 @@ DTYPES = (AUTO, *BITS)
 QUANTIZED = ("int8", "int4")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _SLACK = 1.05  # on the weights, for rounding up and for activations
+_PACKED, _WIDENED = 1.5, 2.5  # 16 and 4 bits of each number, or 32 and 4, and a head that shares its weights, over 16
 _COPIES = 3  # of a canvas's float32 predictions at the peak: logits, their log_softmax, and what the sampler makes
 
 
@@ -97,6 +98,10 @@ class Allocation:
         whole = self.devices == (CPU,) and not self.offloads and self.processes == 1
         return whole and self.dtype in ("bfloat16", *QUANTIZED)
 
+    def packs_twice(self, hardware: Hardware) -> bool:
+        """Whether packed weights fit in 4 bits as well, beside those that the CPU multiplies: 32 bits without bf16."""
+        return self.bytes * (_PACKED if hardware.bfloat16 else _WIDENED) <= self.free
+
     @property
     def fits(self) -> bool:
         """Whether there is enough memory."""
@@ -170,7 +175,8 @@ class Placement:
         packs = need.packs and not gpus and hardware.processes == 1
         quantizes = packs or (hardware.quantizes and not any(gpu.device == "mps" for gpu in gpus))
         if self.dtype == AUTO:
-            return [*_floating(need.stored, gpus, hardware), *(QUANTIZED if quantizes else ())]
+            short = packs or hardware.bfloat16
+            return [*_floating(need.stored, gpus, short=short), *(QUANTIZED if quantizes else ())]
         if self.dtype in QUANTIZED and not (packs or hardware.quantizes):
             raise UsageError(
                 f"--dtype {self.dtype} needs the package bitsandbytes, which is not installed.",
@@ -217,17 +223,17 @@ class Placement:
 FREE = Placement()
 
 
-def _floating(stored: str, gpus: Sequence[Accelerator], hardware: Hardware) -> list[str]:
+def _floating(stored: str, gpus: Sequence[Accelerator], *, short: bool) -> list[str]:
     """The floating dtypes for weights stored as this, the most exact first.
 
-    One that the processor is slow at is offered only if it is shorter than the others.
+    short: whether a CPU computes in bfloat16; else it is offered there only if it is shorter than the others.
     """
     if gpus:
         best = stored if stored != "bfloat16" else _sixteen(gpus)
     else:
-        best = stored if stored == "bfloat16" and hardware.bfloat16 else "float32"
-    short = best if BITS[best] == 16 else stored if BITS[stored] == 16 else _sixteen(gpus)
-    return list(dict.fromkeys([best, short]))
+        best = stored if stored == "bfloat16" and short else "float32"
+    fewest = best if BITS[best] == 16 else stored if BITS[stored] == 16 else _sixteen(gpus)
+    return list(dict.fromkeys([best, fewest]))
 
 
 def _sixteen(gpus: Sequence[Accelerator]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from ssdcli.machine.hardware import look
+from ssdcli.machine.hardware import Hardware, look
 from ssdcli.machine.placement import Allocation, Placement
 from ssdcli.models.backbones.causal import PackedCausalBackbone
 from ssdcli.models.backbones.core_backbone import CoreBackbone
@@ -18,8 +18,6 @@ from ssdcli.models.core_config import UNREADABLE, completed, native_part, read_c
 from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.weights.stored import core_need, weight_files
 from ssdcli.registry.manifest import read_manifest
-
-_IN_BOTH = 1.5  # 16 and 4 bits of every number, and a head that shares its weights, over 16 bits alone
 
 
 def load_core(folder: Path, placement: Placement, block_size: int | None) -> CoreBackbone:
@@ -32,9 +30,10 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Cor
         spec = CoreSpec.of(read_manifest(folder), config[KEY])
         spec = replace(spec, block_size=block_size or spec.block_size)
         need = core_need(folder, config, spec)
-        allocation = placement.allocate(need, look())
+        hardware = look()
+        allocation = placement.allocate(need, hardware)
         if need.packs and allocation.packs:
-            return _packed(folder, spec, packing_for(allocation))
+            return _packed(folder, spec, packing_for(allocation, hardware))
         from ssdcli.models.native_checkpoint import load_native  # it imports transformers, which takes seconds
 
         return load_native(folder, allocation, need, spec)
@@ -42,10 +41,10 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Cor
         raise unreadable(folder, error) from error
 
 
-def packing_for(allocation: Allocation) -> Packing:
-    """How layers are packed for a dtype: in 16 bits alone where 4 bits beside them would take too much memory."""
-    roomy = allocation.bytes * _IN_BOTH <= allocation.free
-    return PACKINGS[allocation.dtype] if roomy or allocation.dtype != "bfloat16" else IN_16_BITS
+def packing_for(allocation: Allocation, hardware: Hardware) -> Packing:
+    """How layers are packed for a dtype: in 16 bits alone where more would take too much memory."""
+    once = allocation.dtype == "bfloat16" and not allocation.packs_twice(hardware)
+    return IN_16_BITS if once else PACKINGS[allocation.dtype]
 
 
 def _packed(folder: Path, spec: CoreSpec, packing: Packing) -> PackedCausalBackbone:

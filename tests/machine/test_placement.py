@@ -63,6 +63,7 @@ def test_what_is_stored_in_16_bits_runs_so_where_the_processor_is_fast_at_it():
     assert Placement().allocate(LLADA, with_gpus(24, bfloat16=False)).dtype == "float16"
     assert Placement().allocate(LLADA, FAST_CPU).dtype == "bfloat16"
     assert Placement().allocate(LLADA, SLOW_CPU).dtype == "float32"
+    assert Placement().allocate(replace(LLADA, packs=True), SLOW_CPU).dtype == "bfloat16"
     assert Placement().allocate(LLADA, replace(SLOW_CPU, free=20 * GIB)).dtype == "bfloat16"
 
 

@@ -1,7 +1,7 @@
 """Linear layers for a CPU, their weights laid out once as its matrix products read them.
 
 A pass over a few tokens takes as long as reading the weights, so that fewer bits are faster. What is packed computes in
-bfloat16.
+bfloat16; a CPU that does not multiply it natively has the products of many tokens in float32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOGETHER = 32  # tokens of several rows at most that share a pass
 _LEVELS = 15  # between the least and the greatest number of a group
 _PACKED_ROWS = 128  # of a matrix, packed at a time in the processor's cache; a multiple of the kernel's blocks of 64
 _ROWS = 64  # of a matrix that show whether all lie on a grid of 4 bits
-FEW = 8  # tokens of a row up to which 4 bits are read faster; with more, the products in 16 bits win
+FEW = 8 if has_fast_bf16() else 4  # tokens of a row up to which 4 bits are read faster than more bits are multiplied
 _NEAR = 0.004  # the relative error of numbers that 4 bits hold as well as 16 do: bfloat16's own is 0.0017
 _NAMES = {"silu": ("swish", ""), "gelu_pytorch_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none")}  # oneDNN's
 
@@ -72,6 +72,18 @@ class PlainLinear(PackedLinear):
     def __call__(self, x: Tensor) -> Tensor:
         """(B, n, in) to (B, n, out)."""
         return functional.linear(x, self._weight, self._bias)
+
+
+class WideLinear(PackedLinear):
+    """In float32, for a CPU that is slow at less, of states in bfloat16."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """weight: (out, in); bias: (out,)."""
+        self._weight, self._bias = weight.float(), None if bias is None else bias.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, n, in) to (B, n, out)."""
+        return functional.linear(x.float(), self._weight, self._bias).bfloat16()
 
 
 class OneDnnLinear(PackedLinear):
@@ -207,7 +219,12 @@ class Grid:
 
 
 def pack_bfloat16(weight: Tensor, bias: Tensor | None) -> PackedLinear:
-    """In 16 bits, packed where this CPU multiplies them natively."""
+    """In 16 bits where this CPU multiplies them natively, else in 32."""
+    return OneDnnLinear(weight, bias) if has_fast_bf16() else WideLinear(weight, bias)
+
+
+def pack_plain(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+    """In 16 bits, whatever this CPU is fast at."""
     return OneDnnLinear(weight, bias) if has_fast_bf16() else PlainLinear(weight.bfloat16(), _short(bias))
 
 
@@ -222,7 +239,7 @@ def pack_int4(weight: Tensor, bias: Tensor | None) -> PackedLinear:
 
 
 def pack_by_length(weight: Tensor, bias: Tensor | None) -> PackedLinear:
-    """In 16 bits, and in 4 beside them for short passes where the weights came from 4 bits, as those of a GGUF may."""
+    """As pack_bfloat16, and in 4 bits beside it for short passes where these hold the weights, as those of a GGUF."""
     many = pack_bfloat16(weight, bias)
     rows = weight[:_ROWS]
     if not Int4Packed.holds(weight) or Grid.of(rows).error(rows) > _NEAR:
@@ -244,7 +261,7 @@ class Packing:
     dtype: torch.dtype = torch.bfloat16
 
 
-IN_16_BITS = Packing(pack_bfloat16)
+IN_16_BITS = Packing(pack_plain, pack_plain)
 PACKINGS: Mapping[str, Packing] = {  # by the dtype of the weights
     "bfloat16": Packing(pack_by_length),
     "int8": Packing(pack_int8),

@@ -14,6 +14,7 @@ from ssdcli.models.backbones.causal import PackedCausalBackbone
 from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.backbones.packed_linear import (
+    FEW,
     GROUP,
     PACKINGS,
     ByLength,
@@ -22,6 +23,7 @@ from ssdcli.models.backbones.packed_linear import (
     PackedLinear,
     Packing,
     PlainLinear,
+    WideLinear,
     pack_bfloat16,
     pack_by_length,
 )
@@ -131,6 +133,13 @@ def test_packed_weights_predict_about_what_exact_ones_do(dtype):
     assert found.dtype == torch.float32
 
 
+def test_a_cpu_that_is_slow_at_bfloat16_multiplies_in_float32():
+    x, weight, bias = _x(5, 96), _matrix(), torch.randn(64, generator=torch.Generator().manual_seed(1))
+    found = WideLinear(weight, bias)(x)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, (x.float() @ weight.float().T + bias).bfloat16())
+
+
 def test_scores_of_some_ids_are_those_without_packing():
     native, packed = _pair("gemma3_text")
     hidden, ids = torch.randn(5, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 1, 7])
@@ -190,8 +199,8 @@ def test_weights_that_came_from_4_bits_are_read_in_4_bits_over_a_few_tokens_alon
     assert isinstance(grid, ByLength)
     assert not isinstance(free, ByLength)
     few, many = Int4Packed(_on_grid(), None), pack_bfloat16(_on_grid(), None)
-    assert torch.equal(grid(_x(8, 96)), few(_x(8, 96)))
-    assert torch.equal(grid(_x(9, 96)), many(_x(9, 96)))
+    assert torch.equal(grid(_x(FEW, 96)), few(_x(FEW, 96)))
+    assert torch.equal(grid(_x(FEW + 1, 96)), many(_x(FEW + 1, 96)))
 
 
 def test_4_bits_hold_weights_of_a_grid_as_well_as_16_do():
