@@ -58,11 +58,13 @@ class Effort:
 
     seed: of what is drawn.
     steps: more than STEPS gain nothing.
-    watch: called before each of them, with the number of those that are taken and of all.
+    gone: the share of its time that is over, from 0 on; the rate falls with it, or with the steps if these are faster.
+    watch: called before each step, with the number of those that are taken and of all.
     """
 
     seed: int
     steps: int = STEPS
+    gone: Callable[[], float] = lambda: 0.0
     watch: Callable[[int, int], object] = lambda _done, _all: None
 
 
@@ -74,21 +76,21 @@ def learn_metric(given: Examples, taps: tuple[int, ...], effort: Effort) -> Metr
     metric = whitening(given.states, taps)
     projection = metric.projection.clone().requires_grad_()
     log_t = torch.tensor(math.log(metric.temperature), requires_grad=True)
-    rates = [
-        {"params": [projection], "lr": _RATE * float(metric.projection.std())},
-        {"params": [log_t], "lr": _TEMPERATURE_RATE},
-    ]
-    optimizer = torch.optim.Adam(rates, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, effort.steps)
+    rates = [_RATE * float(metric.projection.std()), _TEMPERATURE_RATE]
+    optimizer = torch.optim.Adam([{"params": [projection]}, {"params": [log_t]}], betas=(0.9, 0.95))
     random = torch.Generator().manual_seed(fold(effort.seed, 0) >> 1)
     for step in range(effort.steps):
+        over = max(step / effort.steps, effort.gone())
+        if over >= 1:
+            break
         effort.watch(step, effort.steps)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * (1 - over)
         asked = torch.randint(len(given.core), (_QUERIES,), generator=random)
         keys = torch.randperm(len(given.states), generator=random)[:_KEYS]
         optimizer.zero_grad()
         mean_loss(replace(metric, projection=projection), log_t.exp(), given, asked, keys).backward()
         optimizer.step()
-        schedule.step()
     learned = replace(metric, projection=projection.detach(), temperature=float(log_t.detach().exp()))
     return in_order(learned, given.states)
 

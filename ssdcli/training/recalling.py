@@ -23,14 +23,14 @@ from ssdcli.options.checks import seed_word
 from ssdcli.registry.store import Entry
 from ssdcli.training.core_states import WINDOW, CoreStates, CoreTexts, counted_places, read_passages
 from ssdcli.training.memory_text import places_in
-from ssdcli.training.metric_learning import STEPS, Effort, Examples, learn_metric
+from ssdcli.training.metric_learning import Effort, Examples, learn_metric
 from ssdcli.training.plan import Grant
 from ssdcli.training.prepare import Prepared
 
 _FEWEST_PLACES, _FEWEST_TEXTS = 1000, 2  # that a metric is learned from
 _EXAMPLES, _QUERIES = 1 << 16, 1 << 13  # of a long text, at most
 _MOST_PLACES = 1 << 19  # that get a key
-_STEPS_A_MINUTE, _FEWEST_STEPS = 20, 10  # of a short training
+_COMPARING = 0.1  # share of the minutes in which a metric is learned
 _READING = 0.5  # share of the minutes after which the core reads no more
 _SLICE = 256  # positions whose predictions over the vocabulary are held at once
 _PART = 1 << 14  # states that are projected at once
@@ -61,8 +61,8 @@ def learn_recall(
     texts = np.searchsorted(memory.index.borders, places[rows])
     if not core.taps or len(rows) < _FEWEST_PLACES or len(np.unique(texts)) < _FEWEST_TEXTS:
         return None
-    steps = round(max(_FEWEST_STEPS, min(STEPS, _STEPS_A_MINUTE * grant.minutes)))
-    effort = Effort(prepared.settings.seed, steps, watch)
+    began, seconds = grant.clock(), _COMPARING * 60 * grant.minutes
+    effort = Effort(prepared.settings.seed, gone=lambda: (grant.clock() - began) / seconds, watch=watch)
     metric = learn_metric(_examples(states, rows, texts, core, effort.seed), core.taps, effort)
     parts = [rows[start : start + _PART] for start in range(0, len(rows), _PART)]
     found = [(places[part], metric(states.read(part)).bfloat16()) for part in parts]

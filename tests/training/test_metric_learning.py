@@ -64,7 +64,17 @@ def test_every_step_can_be_stopped(toy: Examples) -> None:
             raise KeyboardInterrupt(steps)
 
     with pytest.raises(KeyboardInterrupt, match="5"):
-        learn_metric(toy, (1,), Effort(0, 5, stop))
+        learn_metric(toy, (1,), Effort(0, 5, watch=stop))
+
+
+def test_learning_ends_when_its_time_is_over(toy: Examples) -> None:
+    taken: list[int] = []
+
+    def watch(step: int, _steps: int) -> None:
+        taken.append(step)
+
+    learn_metric(toy, (1,), Effort(0, 50, gone=lambda: len(taken) / 4, watch=watch))
+    assert taken == [0, 1, 2, 3]
 
 
 def test_dimensions_come_in_the_order_of_what_they_tell_and_cosines_stay(toy: Examples) -> None:

@@ -29,7 +29,7 @@ from tests.pulled import add_causal
 from tests.tiny import CONTEXT
 from tests.trainings import run, write_text
 
-CLOSE = 0.02  # what bfloat16 changes in an entry of a unit vector
+CLOSE = 0.03  # what bfloat16 changes in an entry of a unit vector
 
 
 @pytest.fixture
