@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ssdcli.errors import SsdError, UsageError, require
 from ssdcli.registry.manifest import TEMPLATE, TOKENIZER_SETTINGS
@@ -61,24 +60,14 @@ class Chat:
             return False
 
     def _rendered(self, turns: Sequence[Message]) -> str:
-        from transformers.utils.chat_template_utils import render_jinja_template
+        from ssdcli.text.template import render
 
-        continues = turns[-1].role == "assistant"
-        named: Mapping[str, Any] = self.tokens
         try:
-            rendered: Any = render_jinja_template(
-                [[{"role": turn.role, "content": turn.content} for turn in turns]],
-                chat_template=self.template,
-                add_generation_prompt=not continues,
-                continue_final_message=continues,
-                **named,
-            )
+            return render(self.template, turns, self.tokens)
         except Exception as error:  # a template is a program of its own, which may raise anything
             reason = str(error).partition("\n")[0]
             problem = f"the chat template of {self.name!r} refuses these messages ({reason})."
             raise UsageError(problem, _REMEDY) from error
-        text: str = rendered[0][0]
-        return text
 
 
 def read_chat(folder: Path, name: str) -> Chat:

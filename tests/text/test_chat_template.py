@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.text.chat import Chat, copy_chat, read_chat, with_context
 from ssdcli.text.codec import document, sections
 from ssdcli.text.messages import BETWEEN, Message
-from tests.templates import DEAF, INSTRUCT, STRICT, chat
+from tests.templates import DEAF, INSTRUCT, STRICT, TOKENS, WORDY, chat
 
 SYSTEM = Message("system", "Be brief.")
 HELLO, ANSWER, MORE = Message("user", "Hello"), Message("assistant", "Hi!"), Message("user", "Why?")
@@ -91,7 +92,10 @@ def test_a_system_text_that_a_template_does_not_show_goes_into_the_users_first_t
         ("{{ messages[9].content.x }}", [HELLO], "no element 9"),
         ("{{ messages.__class__.__mro__ }}", [HELLO], "__class__"),
         ("{{ raise_exception('one\ntwo') }}", [HELLO], r"\(one\)"),
-        ("{{ messages[0].content }}", [HELLO, ANSWER], "continue_final_message"),
+        ("{{ messages[0].content }}", [HELLO, ANSWER], "does not show the last message"),
+        ("{% set box = namespace(__a=1) %}{{ messages[0].content }}", [HELLO], "__a"),
+        ("{% set box = namespace() %}{% set box.__a = 1 %}{{ messages[0].content }}", [HELLO], "__a"),
+        ("{{ dict.fromkeys }}{{ dict.mro() }}", [HELLO], "mro"),
     ],
 )
 def test_a_template_that_does_not_take_a_conversation_is_one_sentence_that_names_the_model(template, turns, reason):
@@ -99,6 +103,38 @@ def test_a_template_that_does_not_take_a_conversation_is_one_sentence_that_names
         chat(template).render(turns)
     assert raised.value.problem.startswith("the chat template of 'big' refuses these messages (")
     assert "\n" not in str(raised.value)
+
+
+EVERY = """
+{% set box = namespace(last='', count=0) %}
+  {% for m in messages %}
+    {% if m.role == 'system' %}{% continue %}{% endif %}
+    {% set box.count = box.count + 1 %}
+    {%- if m.role == 'assistant' %}
+{% generation %}{{ m.content }}{% endgeneration %}
+    {% else %}
+{{ m.content | trim }}
+    {% endif %}
+    {% if box.count > 8 %}{% break %}{% endif %}
+  {% endfor %}
+{{ dict(a=box.count, b='<é>') | tojson }} {{ messages[0] | tojson(indent=2) }} {{ strftime_now('%Y') }}
+{% if add_generation_prompt %}{{ bos_token }}{% endif %}
+"""
+
+
+@pytest.mark.parametrize("template", [INSTRUCT, WORDY, DEAF, EVERY], ids=["instruct", "wordy", "deaf", "every"])
+@pytest.mark.parametrize("last", [[MORE], [Message("assistant", "Hi,  ")], [Message("assistant", "")]])
+def test_it_is_rendered_as_by_transformers(template, last):
+    turns = [HELLO, ANSWER, *last]
+    continues = turns[-1].role == "assistant"
+    (expected,), _ = render_jinja_template(
+        [[{"role": turn.role, "content": turn.content} for turn in turns]],
+        chat_template=template,
+        add_generation_prompt=not continues,
+        continue_final_message=continues,
+        **TOKENS,
+    )
+    assert chat(template).render(turns) == expected
 
 
 def test_a_template_that_makes_nothing_is_refused():
