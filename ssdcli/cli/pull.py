@@ -62,7 +62,7 @@ def pull(
     given = name or default_name(place)
     if given:  # otherwise the GGUF file may say what the model is called
         check_name(given)
-    plan = pipeline.plan(place)
+    plan = pipeline.preview(place) if dry_run else pipeline.plan(place)
     name = check_name(given or plan.stated_name)
     for doubt in plan.doubts:
         console.warn(doubt)

@@ -32,12 +32,17 @@ def completed(config: Mapping[str, Any], header: GgufHeader, read: ReadTensor) -
 
     read: reads the bytes of a tensor.
     """
-    ids = {key: _id(header, role) for key, role in _ROLES.items()}  # the class's own are those of another vocabulary
-    ends = [id for id in (_id(header, role) for role in _ENDS) if id is not None]
-    found = {**config, **ids, "eos_token_id": list(dict.fromkeys(ends)), "vocab_size": header.tensors[_TABLE].shape[0]}
+    found = {**config, **own_ids(header)}  # the class's own are those of another vocabulary
     for add in (_add_sizes, _add_attention, _add_rotation):
         found |= add(found, header, read)
     return found
+
+
+def own_ids(header: GgufHeader) -> _Config:
+    """The ids of special tokens and the rows of the table, by the names of a configuration."""
+    ends = [id for id in (_id(header, role) for role in _ENDS) if id is not None]
+    ids = {key: _id(header, role) for key, role in _ROLES.items()}
+    return {**ids, "eos_token_id": list(dict.fromkeys(ends)), "vocab_size": header.tensors[_TABLE].shape[0]}
 
 
 def _id(header: GgufHeader, role: str) -> int | None:

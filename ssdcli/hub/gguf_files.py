@@ -42,14 +42,19 @@ def small_files(header: GgufHeader, read: ReadTensor) -> dict[str, bytes]:
     without a tokenizer, and for metadata that contradict the tensors or that transformers cannot read.
     """
     _check_architecture(header)
-    _check_tensors(header)
-    _check_tokenizer(header)
+    check(header)
     with _understood(header):
         return {
             CONFIG: json.dumps(completed(_config(header), header, read)).encode(),
             TOKENIZER: _tokenizer(header),
             TOKENIZER_SETTINGS: json.dumps(_settings(header)).encode(),
         }
+
+
+def check(header: GgufHeader) -> None:
+    """Raise SsdError for a file without embeddings or a tokenizer, and for one that contradicts itself."""
+    _check_tensors(header)
+    _check_tokenizer(header)
 
 
 @contextmanager
@@ -75,11 +80,12 @@ def architectures() -> list[str]:
 
 def gguf_doubts(header: GgufHeader) -> list[str]:
     """A warning if transformers does not know how the file's tokenizer splits text, and falls back on GPT-2's way."""
-    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
-
     split = header.text("tokenizer.ggml.pre") or "default"
-    byte_level = header.text("tokenizer.ggml.model") == "gpt2"
-    if not byte_level or split in GGUF_PRE_TOKENIZER_SPLITS or split in _AS_GPT2:
+    if header.text("tokenizer.ggml.model") != "gpt2" or split in _AS_GPT2:
+        return []
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS  # which takes a second
+
+    if split in GGUF_PRE_TOKENIZER_SPLITS:
         return []
     return [
         f"transformers does not know how {header.name} splits text before it is encoded ({split!r}), and splits it as "

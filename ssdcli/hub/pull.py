@@ -16,6 +16,7 @@ from ssdcli.errors import SsdError
 from ssdcli.hub.download import RemoteFile, cache_folder, check_space, weight_files
 from ssdcli.hub.gguf_config import ReadTensor
 from ssdcli.hub.gguf_files import gguf_doubts, small_files
+from ssdcli.hub.gguf_sketch import sketch
 from ssdcli.hub.source import CheckpointSource, Place, find_source, ggufs_of, spelled
 from ssdcli.hub.tokenizer_files import make_tokenizer, read_table, read_template, read_vocabulary
 from ssdcli.machine.units import in_parameters
@@ -151,7 +152,35 @@ def plan(place: Place) -> PullPlan:
     that contradicts itself.
     """
     source = find_source(place)
-    header = None if source.gguf is None else _header(source, source.gguf)
+    return _planned(source, None if source.gguf is None else _header(source, source.gguf))
+
+
+def preview(place: Place) -> PullPlan:
+    """The plan as far as a dry run tells it; of a GGUF file only the header is looked at, and less of it is checked."""
+    source = find_source(place)
+    if source.gguf is None:
+        return _planned(source, None)
+    header = _header(source, source.gguf)
+    sketched = sketch(header)
+    if sketched is None:
+        return _planned(source, header)
+    config, vocabulary = sketched
+    family = recognise(config, vocabulary)
+    return PullPlan(
+        source=source,
+        family=family,
+        spec=family.spec(config, vocabulary),
+        config=config,
+        native=family.native(config),
+        tokenizer=b"",
+        small={},
+        weights=(source.gguf,),
+        header=header,
+    )
+
+
+def _planned(source: CheckpointSource, header: GgufHeader | None) -> PullPlan:
+    """The plan for a source; header: of its GGUF file."""
     small = source.small() if header is None else small_files(header, _tensor_reader(source))
     if CONFIG not in small:
         lack = f"{source.title} has no {CONFIG}, so it is not a checkpoint of a model."

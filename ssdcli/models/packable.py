@@ -24,6 +24,8 @@ class PackableClass:
     biases: the keys that it reads of those that say which layers have biases.
     normed: whether each head's queries and keys are normalised.
     sandwiched: whether what a layer adds is normalised, too.
+    tied: whether the head's weights are those of the embeddings, where config.json does not say.
+    width: of a head, where it does not say; None for that of a layer over their number.
     """
 
     norm_offset: int = 0
@@ -34,17 +36,25 @@ class PackableClass:
     biases: tuple[str, ...] = (_ATTENTION_BIAS,)
     normed: bool = False
     sandwiched: bool = False
+    tied: bool = False
+    width: int | None = None
 
 
 PACKABLE = {
     "LlamaForCausalLM": PackableClass(biases=(_ATTENTION_BIAS, _MLP_BIAS)),
     "MistralForCausalLM": PackableClass(biases=()),
     "Qwen2ForCausalLM": PackableClass(biased=True, biases=()),
-    "Qwen3ForCausalLM": PackableClass(normed=True),
-    "SmolLM3ForCausalLM": PackableClass(rotated="no_rope_layers", biases=(_ATTENTION_BIAS, _MLP_BIAS)),
-    "GemmaForCausalLM": PackableClass(norm_offset=1, scales_embeddings=True),
+    "Qwen3ForCausalLM": PackableClass(normed=True, width=128),
+    "SmolLM3ForCausalLM": PackableClass(rotated="no_rope_layers", biases=(_ATTENTION_BIAS, _MLP_BIAS), tied=True),
+    "GemmaForCausalLM": PackableClass(norm_offset=1, scales_embeddings=True, tied=True, width=256),
     "Gemma3ForCausalLM": PackableClass(
-        norm_offset=1, scales_embeddings=True, scale="query_pre_attn_scalar", normed=True, sandwiched=True
+        norm_offset=1,
+        scales_embeddings=True,
+        scale="query_pre_attn_scalar",
+        normed=True,
+        sandwiched=True,
+        tied=True,
+        width=256,
     ),
 }
 ROTATIONS = ("default", "linear", "llama3", "yarn", "longrope")  # kinds of rotary embeddings, by transformers' names
@@ -59,15 +69,16 @@ def is_packable(config: Mapping[str, Any]) -> bool:
 
 
 def width_of_head(config: Mapping[str, Any]) -> int:
-    """The width of a head of a complete configuration."""
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    """The width of a head."""
+    usual = PACKABLE[config["architectures"][0]].width or config["hidden_size"] // config["num_attention_heads"]
+    return int(config.get("head_dim") or usual)
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of all tensors of a packable model; config: complete, as transformers has it."""
+    """The names and shapes of all tensors of a packable model; KeyError for a size that the configuration lacks."""
     rows, size = config["vocab_size"], config["hidden_size"]
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (rows, size), "model.norm.weight": (size,)}
-    if not config["tie_word_embeddings"]:
+    if not config.get("tie_word_embeddings", PACKABLE[config["architectures"][0]].tied):
         found["lm_head.weight"] = (rows, size)
     layer = {**_linears(config), **_norms(config)}
     for number in range(config["num_hidden_layers"]):
@@ -80,7 +91,7 @@ def _linears(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     size, wide, width = config["hidden_size"], config["intermediate_size"], width_of_head(config)
     queries, keys = config["num_attention_heads"] * width, config["num_key_value_heads"] * width
     kind = PACKABLE[config["architectures"][0]]
-    attends, feeds = (key in kind.biases and config[key] for key in (_ATTENTION_BIAS, _MLP_BIAS))
+    attends, feeds = (key in kind.biases and config.get(key, False) for key in (_ATTENTION_BIAS, _MLP_BIAS))
     linears = {
         "self_attn.q_proj": (queries, size, attends or kind.biased),
         "self_attn.k_proj": (keys, size, attends or kind.biased),

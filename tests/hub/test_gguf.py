@@ -17,11 +17,12 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ssdcli.errors import DownloadFailed, SsdError, UsageError
-from ssdcli.hub.pull import Watch, plan, pull, registered
+from ssdcli.hub.pull import Watch, plan, preview, pull, registered
 from ssdcli.hub.tokenizer_files import read_vocabulary
 from ssdcli.machine.placement import Placement
 from ssdcli.models.auto_model import quiet
 from ssdcli.models.core_checkpoint import load_core
+from ssdcli.models.weights.stored import announced_need
 from ssdcli.registry.disk import digest
 from ssdcli.registry.store import Entry, Registry
 from tests.ggufs import (
@@ -90,6 +91,25 @@ def test_what_was_quantised_predicts_as_transformers_reads_it(file, registry, ki
     assert model.state_dict().keys() == theirs.state_dict().keys()
     assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in theirs.state_dict().items())
     assert torch.equal(logits(model), logits(theirs))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dry_run_tells_of_the_header_what_the_whole_plan_tells(file, kind):
+    write_gguf(file, kind)
+    whole, seen = plan(file), preview(file)
+    for same in ("family", "weight_bytes", "bytes_to_write", "conversion", "licence", "doubts", "stated_name"):
+        assert getattr(seen, same) == getattr(whole, same)
+    for same in ("process", "attention", "context", "ends", "constants", "suppressed", "format"):
+        assert getattr(seen.spec, same) == getattr(whole.spec, same)
+    needs = [announced_need(one.native, "bfloat16", one.spec) for one in (seen, whole)]
+    assert needs[0] == needs[1]
+
+
+def test_a_dry_run_refuses_what_the_header_shows_to_be_damaged(file):
+    write_gguf(file, "llama")
+    file.write_bytes(file.read_bytes().replace(b"tokenizer.ggml.model", b"tokenizer.ggml.mudel"))
+    with pytest.raises(SsdError, match="holds no tokenizer"):
+        preview(file)
 
 
 def test_its_manifest_says_what_it_is_and_where_it_was(file, registry):

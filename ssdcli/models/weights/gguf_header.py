@@ -205,7 +205,7 @@ class _Reader:
 
     def count(self, least: int) -> int:
         """The next number, of things that take at least so many bytes each; SsdError if there is no room for them."""
-        found = self.number("Q")
+        found = int.from_bytes(self.take(8), "little")  # there is one before each text of a vocabulary
         if found * least > self.left:
             raise self.wrong(f"it announces {found:,} entries where {self.left:,} bytes are left")
         return found

@@ -57,11 +57,19 @@ def core_need(folder: Path, config: Mapping[str, Any], spec: CoreSpec) -> Need:
 def announced_need(native: Mapping[str, Any], stored: str, spec: CoreSpec) -> Need:
     """The same for weights that are not here yet, by a native configuration."""
     if spec.attention == "autoregressive" and is_packable(native):
-        return packed_need(shapes(completed(native)), stored, spec)
+        return packed_need(_announced(native), stored, spec)
     from ssdcli.models.weights.blueprint import blueprint  # it imports transformers, which takes seconds
     from ssdcli.models.weights.pretrained import need_of
 
     return need_of(blueprint(native), stored, spec.block_size, spec.cached_tokens)
+
+
+def _announced(native: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a packable class by a native configuration, which may lack what is usual."""
+    try:
+        return shapes(native)
+    except KeyError:
+        return shapes(completed(native))
 
 
 def packed_need(shapes: Mapping[str, Sequence[int]], stored: str, spec: CoreSpec) -> Need:

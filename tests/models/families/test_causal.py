@@ -28,7 +28,7 @@ from ssdcli.models.families import recognise
 from ssdcli.models.families.causal import CAUSAL, CAUSAL_CLASSES
 from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.loading import load_model, make_denoiser
-from ssdcli.models.packable import is_packable, shapes
+from ssdcli.models.packable import PACKABLE, is_packable, shapes
 from ssdcli.models.weights.blueprint import blueprint
 from ssdcli.models.weights.pretrained import need_of
 from ssdcli.models.weights.stored import announced_need, core_need, kept_dtype
@@ -98,7 +98,7 @@ def test_log_p_of_the_leftmost_hidden_token_is_that_of_transformers(opened, nati
     prefixes = core.start([Prompt(tokens[:length]) for tokens, length in zip(texts, PROMPTS, strict=True)])
     for start in (0, BLOCK):
         clean = torch.tensor([tokens[n + start : n + start + BLOCK] for tokens, n in zip(texts, PROMPTS, strict=True)])
-        for known in range(BLOCK):
+        for known in (0, 1, 6, 10, BLOCK - 1):
             canvas = clean.masked_fill((torch.arange(BLOCK) >= known) & (torch.arange(BLOCK) != 11), mask)
             log_p = core.denoise(canvas, 0.5, None, prefixes)
             first = (canvas == mask).int().argmax(1)
@@ -135,7 +135,7 @@ def test_a_pass_of_the_same_shape_and_mask_is_the_same_bit_for_bit(opened, nativ
 @pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_greedy_text_is_that_of_transformers(opened, native, kind):
     core, mask = opened(kind), opened(kind).process.mask_id
-    tokens, new = text(30, 3), 3 * BLOCK
+    tokens, new = text(30, 3), 2 * BLOCK
     never = list(core.backbone.spec.suppressed)
     expected = native(kind).generate(
         torch.tensor([tokens]), do_sample=False, max_new_tokens=new, min_new_tokens=new, suppress_tokens=never
@@ -196,6 +196,15 @@ def test_the_tensors_that_a_configuration_announces_are_those_of_the_model(kind,
     tied = twin.all_tied_weights_keys
     expected = {name: tuple(weight.shape) for name, weight in twin.state_dict().items() if name not in tied}
     assert shapes(completed(native)) == expected
+
+
+def test_what_a_configuration_leaves_open_is_what_its_class_has():
+    sizes = {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    for model_type, architecture in ((entry.model_type, entry.architecture) for entry in CAUSAL_CLASSES):
+        if architecture in PACKABLE:
+            native = {"model_type": model_type, "architectures": [architecture], **sizes}
+            assert shapes(native) == shapes(completed(native)), architecture
 
 
 def test_the_embedding_of_a_virtual_mask_is_the_mean_of_all(pulled):
