@@ -1,0 +1,47 @@
+"""The tables that are meant for a GPU, at a tiny size."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import engine
+
+QUICK = Namespace(quick=True, rows=(1,), steps=2, rounds=1)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"BLOCK": 4, "PROMPT": 8, "TOKENS": 8}.items():
+        monkeypatch.setattr(engine, name, value)
+
+
+@pytest.mark.parametrize("name", ["causal", "llada"])
+def test_a_large_core_is_timed_alone_and_with_a_member(name: str) -> None:
+    rows = [line.split(" | ") for line in engine.TABLES[name](QUICK).splitlines()[2:]]
+    assert [row[1] for row in rows] == ["1", "1"]
+    assert rows[0][4] == "+0.0%"
+    assert all(float(row[2].replace(",", "")) > 0 for row in rows)
+
+
+def test_waits_are_errors_inside_a_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    monkeypatch.setattr(engine, "DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def run(after: Any, error: str = "") -> None:
+        for last in (False, False, True):
+            after(SimpleNamespace(last=last))
+        if error:
+            raise RuntimeError(error)
+
+    assert engine.waiting(run) == "none"
+    assert modes == ["error", "error", "default", "default"]
+    assert engine.waiting(lambda after: run(after, "called a synchronizing operation\nand more")) == (
+        "called a synchronizing operation"
+    )
+    assert modes[-1] == "default"
