@@ -15,6 +15,9 @@ PIP_FLAGS ?= $(shell nvidia-smi >/dev/null 2>&1 || $(PYTHON) -c \
 
 PYTEST_FLAGS ?= -n 2 --dist worksteal
 
+# Tests start dozens of processes, which would all compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test bench reference lint format clean
 
 # The demo's models are kept in the checkout, apart from those of the user.

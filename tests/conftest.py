@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import io
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
@@ -9,7 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     _real_core.first(items)
 
 
+def pytest_collection_finish() -> None:
+    """Let the garbage collector, which every training calls, not look at what stays to the end anyway."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _isolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the user's settings and models from the test, and the test from them."""
@@ -42,7 +51,7 @@ def _isolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class RunSsd(Protocol):
-    """Runs `python -m ssdcli` with these arguments and returns its streams as text."""
+    """Runs `ssd` with these arguments and returns its streams as text; `stdin=None` is an empty standard input."""
 
     def __call__(
         self, *args: str, stdin: str | None = None, env: Mapping[str, str] | None = None
@@ -50,8 +59,29 @@ class RunSsd(Protocol):
 
 
 @pytest.fixture
-def run_ssd() -> RunSsd:
-    """The command line in a process of its own; `stdin=None` gives it an empty standard input."""
+def run_ssd(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunSsd]:
+    """The command line in this process, its streams captured."""
+    from ssdcli.cli import app, console
+
+    def run(
+        *args: str, stdin: str | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((stdin or "").encode()), "utf-8"))
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            code = app.main(args)
+        said = (stream.buffer.getvalue().decode() for stream in (out, err))
+        return subprocess.CompletedProcess(args, code, *said)
+
+    yield run
+    console.configure(quiet=False, debug=False)
+
+
+@pytest.fixture
+def ssd_process() -> RunSsd:
+    """`python -m ssdcli` in a process of its own, which imports everything anew."""
 
     def run(
         *args: str, stdin: str | None = None, env: Mapping[str, str] | None = None

@@ -2,7 +2,7 @@
 
     with HubServer() as hub:
         commit = hub.add("org/name", folder)
-        run_ssd("pull", "org/name", env=hub.env(tmp_path / "cache"))   # in a process of its own
+        ssd_process("pull", "org/name", env=hub.env(tmp_path / "cache"))   # in a process of its own
         hub.serve_here(monkeypatch, tmp_path / "cache")                # or huggingface_hub in this one
 
 What it answers is what huggingface.co answers: the listing of a commit, redirect-free files with the headers that the

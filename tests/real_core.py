@@ -7,8 +7,6 @@ them all, one after the other, before any work is stolen: the core is loaded in 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,6 @@ from filelock import FileLock
 
 from ssdcli.hub.packaged import PACKAGE, packaged_file
 from ssdcli.registry.store import SMOLLM2, Entry, Registry
-
-_PULL_SECONDS = 240
 
 
 def first(items: list[pytest.Item]) -> None:
@@ -58,10 +54,6 @@ def real_core(real_home: Path) -> Entry:
 
 
 def _pull(path: Path, home: Path) -> None:
-    command = [sys.executable, "-m", "ssdcli", "pull", str(path), "--as", SMOLLM2]
-    environment = {**os.environ, "SSD_HOME": str(home)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, encoding="utf-8", timeout=_PULL_SECONDS, check=False
-    )
-    if done.returncode:
-        pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+    from ssdcli.hub.pull import Watch, plan, pull
+
+    pull(plan(path), SMOLLM2, Registry(home), Watch(lambda _: None, lambda: None))

@@ -94,8 +94,8 @@ def test_a_wrong_command_line_is_one_line_and_code_2(capsys, arguments, said):
     assert err == said + "\n"
 
 
-def test_no_command_gets_the_help_on_standard_error(run_ssd):
-    done = run_ssd()
+def test_no_command_gets_the_help_on_standard_error(ssd_process):
+    done = ssd_process()
     assert (done.returncode, done.stdout) == (2, "")
     assert "Usage: ssd" in done.stderr
 

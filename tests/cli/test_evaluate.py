@@ -95,15 +95,15 @@ def test_the_json_object_has_its_shape(ssd):
 
 
 def test_exact_code_lengths_are_named_in_tables_json_and_pictures(ssd):
-    code, answer, _ = ssd(*QUICK, "--exact", "--plot", "found.svg")
+    code, answer, _ = ssd(*QUICK, "--exact", "--plot", "found.svg", "--documents", "4")
     assert code == 0
     assert "bits per byte are of the exact code length" in answer
     titles = [one.text for one in ET.fromstring(Path("found.svg").read_text()).iter(f"{SVG}title")]
     assert titles == ["big with notes", "big with notes, constant weights: code length"]
-    found = json.loads(ssd(*QUICK, "--exact", "--json")[1])
+    found = json.loads(ssd(*QUICK, "--exact", "--json", "--documents", "4")[1])
     assert found["measure"] == "code length"
     assert all(one["by_level"] == one["by_level_margin"] == [] for one in found["members"])
-    assert ssd("text.jsonl", "--core", "big", "--exact", "--plot", "one.svg")[0] == 0
+    assert ssd("text.jsonl", "--core", "big", "--exact", "--documents", "1", "--plot", "one.svg")[0] == 0
 
 
 def test_save_stores_the_best_weight_a_gate_and_nothing_else(ssd):

@@ -31,10 +31,8 @@ def text_of(prompt, core="big", members=None, **changes):
 # The answer
 
 
-def test_standard_output_is_the_text_and_a_line_end(family, run_ssd):
-    done = run_ssd("generate", "Dear", "--with", "notes", *FAST)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == text_of("Dear", None, ["notes"]) + "\n"
+def test_standard_output_is_the_text_and_a_line_end(family, ssd):
+    assert ssd("Dear", "--with", "notes", *FAST) == (0, text_of("Dear", None, ["notes"]) + "\n", "")
 
 
 def test_text_is_written_as_it_is_committed(family, ssd, monkeypatch):
@@ -173,10 +171,19 @@ def test_a_cut_prompt_is_warned_of(family, ssd):
     assert err.startswith(f"ssd: warning: 'big' has room for {ROOM} tokens before its answer and leaves out")
 
 
-def test_a_closed_pipe_ends_quietly(family):
-    command = [sys.executable, "-m", "ssdcli", "generate", "Dear", "--core", "big", "--max-tokens", "4000"]
+@pytest.fixture
+def packed():
+    """The causal core `packed`, with the complete config.json that `ssd pull` writes, so that it loads fast."""
+    add_causal("packed")
+    config = Registry().find("packed").folder / CONFIG
+    told = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(completed(told)), encoding="utf-8")
+
+
+def test_a_closed_pipe_ends_quietly(packed):
+    command = [sys.executable, "-m", "ssdcli", "generate", "Dear", "--core", "packed", "--plain"]
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([*command, "--steps", "1"], **streams)
+    process = subprocess.Popen([*command, "--max-tokens", "4000", "--dtype", "bfloat16"], **streams)
     assert process.stdout.read(1)
     process.stdout.close()
     assert process.stderr.read() == b""
@@ -382,14 +389,10 @@ def test_help_and_errors_import_no_torch(family):
     assert done.returncode == 0
 
 
-def test_a_packed_core_writes_without_libraries_of_models(family):
-    add_causal("causal")
-    config = Registry().find("causal").folder / CONFIG
-    told = json.loads(config.read_text(encoding="utf-8"))
-    config.write_text(json.dumps(completed(told)), encoding="utf-8")  # as `ssd pull` writes it
+def test_a_packed_core_writes_without_libraries_of_models(packed):
     probe = (
         "import sys; from ssdcli.cli.app import main; "
-        "code = main(['generate', 'a', '--core', 'causal', '--plain', '--max-tokens', '2', '--dtype', 'bfloat16']); "
+        "code = main(['generate', 'a', '--core', 'packed', '--plain', '--max-tokens', '2', '--dtype', 'bfloat16']); "
         "sys.exit(code or bool({'transformers', 'peft', 'torch._dynamo'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False, stdin=subprocess.DEVNULL)
@@ -397,8 +400,8 @@ def test_a_packed_core_writes_without_libraries_of_models(family):
 
 
 @pytest.mark.parametrize(("flag", "offered"), [("--core", ["big"]), ("--with", ["mail", "notes"])])
-def test_names_are_completed(family, run_ssd, flag, offered):
+def test_names_are_completed(family, ssd_process, flag, offered):
     words = {"COMP_WORDS": f"ssd generate {flag} ", "COMP_CWORD": "3", "_SSD_COMPLETE": "complete_bash"}
-    completed = run_ssd(env=words).stdout.split()
+    completed = ssd_process(env=words).stdout.split()
     bundled = [entry.name for entry in Registry().entries() if entry.bundled]
     assert [name for name in completed if name not in bundled] == offered

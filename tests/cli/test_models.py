@@ -231,31 +231,31 @@ def test_show_does_not_let_a_model_steer_the_terminal(models, run_ssd):
     assert told.endswith("# odd\n\n\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}1mgone\tand back\n")
 
 
-def test_model_names_are_completed(models, run_ssd):
+def test_model_names_are_completed(models, ssd_process):
     words = {"COMP_WORDS": "ssd models show no", "COMP_CWORD": "3", "_SSD_COMPLETE": "complete_bash"}
-    assert run_ssd(env=words).stdout.split() == ["notes"]
+    assert ssd_process(env=words).stdout.split() == ["notes"]
     words = {"COMP_WORDS": "ssd models default ", "COMP_CWORD": "3", "_SSD_COMPLETE": "complete_bash"}
-    completed = run_ssd(env=words).stdout.split()
+    completed = ssd_process(env=words).stdout.split()
     assert "big" in completed
     assert "notes" not in completed
 
 
-def test_open_shows_the_report_in_the_browser_and_says_where_it_is(models, run_ssd, tmp_path):
+def test_open_shows_the_report_in_the_browser_and_says_where_it_is(models, run_ssd, ssd_process, tmp_path):
     report = Registry().models / "notes" / "report.html"
     report.write_text("<!doctype html>")
     shown = tmp_path / "shown.txt"
     script = tmp_path / "browser.py"
     script.write_text(f"import sys; open({str(shown)!r}, 'w').write(sys.argv[1])")
-    done = run_ssd("models", "show", "notes", "--open", "--json", env={"BROWSER": f"{sys.executable} {script} %s"})
+    done = ssd_process("models", "show", "notes", "--open", "--json", env={"BROWSER": f"{sys.executable} {script} %s"})
     assert done.returncode == 0
     assert done.stderr == f"{report}\n"
     assert shown.read_text() == report.as_uri()
     assert done.stdout == run_ssd("models", "show", "notes", "--json").stdout
 
 
-def test_a_browser_that_is_not_there_is_told(models, run_ssd):
+def test_a_browser_that_is_not_there_is_told(models, ssd_process):
     (Registry().models / "notes" / "report.html").write_text("<!doctype html>")
-    done = run_ssd("models", "show", "notes", "--open", env={"BROWSER": "/nowhere/browser", "PATH": ""})
+    done = ssd_process("models", "show", "notes", "--open", env={"BROWSER": "/nowhere/browser", "PATH": ""})
     assert done.returncode == 0
     assert "ssd: warning: no browser could be opened; open the file yourself." in done.stderr
 

@@ -47,26 +47,18 @@ def ssd(capsys, monkeypatch):
     return run
 
 
-def test_a_checkpoint_is_pulled_in_a_process_of_its_own_without_a_word(source, tmp_path, run_ssd):
-    with HubServer() as server:
-        server.add(NAME, source, token=TOKEN)
-        done = run_ssd("pull", NAME, env=server.env(tmp_path / "cache", HF_TOKEN=TOKEN))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert Registry().find("llada-tiny").manifest.source.startswith(f"{NAME}@")
-    listed = run_ssd("models", "list").stdout
-    assert "llada-tiny" in listed
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert written
-    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
-
-
-def test_the_hub_is_told_nothing_of_what_is_installed(source, tmp_path, run_ssd, monkeypatch):
+def test_a_checkpoint_is_pulled_in_a_process_of_its_own_without_a_word(source, tmp_path, ssd_process, monkeypatch):
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY"):
         monkeypatch.delenv(name, raising=False)
     with HubServer() as server:
-        server.add(NAME, source)
-        assert run_ssd("pull", NAME, env=server.env(tmp_path / "cache")).returncode == 0
-    agents = {request.agent for request in server.requests}
+        server.add(NAME, source, token=TOKEN)
+        done = ssd_process("pull", NAME, env=server.env(tmp_path / "cache", HF_TOKEN=TOKEN))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert Registry().find("llada-tiny").manifest.source.startswith(f"{NAME}@")
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+    agents = {request.agent for request in server.requests}  # which tell the hub nothing of what is installed
     assert agents
     assert all(re.fullmatch(r"unknown/None; hf_hub/[\w.]+; python/[\w.]+", str(agent)) for agent in agents), agents
 

@@ -62,9 +62,9 @@ def test_copy_to_a_place_that_is_not_there_is_said_in_a_sentence(letters, run_ss
 
 
 @pytest.mark.parametrize("command", ["show", "check"])
-def test_recipe_names_are_completed(letters, run_ssd, command):
+def test_recipe_names_are_completed(letters, ssd_process, command):
     words = {"COMP_WORDS": f"ssd recipes {command} le", "COMP_CWORD": "3", "_SSD_COMPLETE": "complete_bash"}
-    assert run_ssd(env=words).stdout.split() == ["letters"]
+    assert ssd_process(env=words).stdout.split() == ["letters"]
 
 
 def check(folder, text):

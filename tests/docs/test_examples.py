@@ -27,7 +27,7 @@ CAUSAL = "memory.md"  # a page whose core is a causal one
 QUICK = {  # options that are replaced, so that an example takes no time
     "train-small": {"--minutes": None, "--steps": "3", "--batch-tokens": "128"},
     "generate": {"--max-tokens": "8"},
-    "eval": {"--minutes": "0.01", "--documents": "9", "--generate": "1"},
+    "eval": {"--minutes": "0.1", "--documents": "9", "--generate": "1"},
     "audit": {"--minutes": "0.001"},
 }
 SHAPE = {"--hidden": "32", "--layers": "1", "--context": "64"}

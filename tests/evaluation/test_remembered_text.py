@@ -93,7 +93,7 @@ def test_without_a_memory_there_is_one_gate(text: str) -> None:
 
 def test_a_stored_gate_is_measured_as_the_rule_gated(text: str) -> None:
     add_notes()
-    found = evaluate([text], members=["notes"], settings=EvalSettings(rules=("gated", "average")))
+    found = evaluate([text], members=["notes"], settings=EvalSettings(rules=("gated", "average"), documents=3))
     assert [swept.rule for swept in found.ensembles][:2] == ["gated", "average"]
     assert found.ensembles[0].points[0].weight is None
 
@@ -143,7 +143,7 @@ def test_beside_a_core_that_has_no_code_length_a_memory_is_not_measured(text: st
 
 def test_a_memory_has_no_base_to_be_contrasted_with(text: str) -> None:
     add_notes()
-    found = evaluate([text], members=["notes"], settings=EvalSettings(context="Dear"))
+    found = evaluate([text], members=["notes"], settings=EvalSettings(context="Dear", documents=3))
     rules = [swept.rule for swept in found.ensembles]
     assert "contrast" in rules
     assert "gated" in rules

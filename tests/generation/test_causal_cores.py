@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 
@@ -25,7 +26,7 @@ def models():
 
 def test_a_seed_gives_the_same_text_alone_in_a_batch_and_as_one_of_n():
     writer = load(None, ["notes"])
-    requests = [Request(prompt) for prompt in ("Dear", "stairs are dark", "", "the boiler is cold again " * 3)]
+    requests = [Request(prompt) for prompt in ("Dear", "", "the boiler is cold again " * 3)]
     results = writer.generate_batch(requests, replace(OPTIONS, n=2))
     for result in results:
         alone = writer.generate(result.prompt, OPTIONS, seed=result.seed)
@@ -91,12 +92,15 @@ def test_a_schedule_may_pause_the_core():
 
 
 def test_every_sampler_writes_a_whole_text_beside_a_causal_core():
-    for name in ("top-k", "threshold", "entropy-bound", "ancestral", "left-to-right", "left-to-right=0.5"):
-        assert load("core").generate("Dear", OPTIONS, sampler=name, max_tokens=BLOCK).steps
-        for schedule in ("constant", "leaning", "sandwich"):
-            writer = load(None, ["notes"], blend=Blend(schedule=schedule))
-            ids = tiny_tokenizer().encode(writer.generate("Dear", OPTIONS, sampler=name, max_tokens=BLOCK).text).ids
-            assert 1 not in ids
+    core, samplers = (
+        load("core"),
+        ("top-k", "threshold", "entropy-bound", "ancestral", "left-to-right", "left-to-right=0.5"),
+    )
+    for name, schedule in zip(samplers, cycle(("constant", "leaning", "sandwich"))):
+        assert core.generate("Dear", OPTIONS, sampler=name, max_tokens=BLOCK).steps
+        writer = load(None, ["notes"], blend=Blend(schedule=schedule))
+        ids = tiny_tokenizer().encode(writer.generate("Dear", OPTIONS, sampler=name, max_tokens=BLOCK).text).ids
+        assert 1 not in ids
 
 
 def test_a_text_ends_before_a_stop_string():

@@ -7,7 +7,7 @@ import torch
 from ssdcli.api import Options, Placement, load
 
 PROMPT = "The boiler is cold. The boiler is cold. The"
-TOKENS = 24
+TOKENS = 10
 
 
 def test_without_repeated_n_grams_the_core_writes_what_transformers_generates(real_core):
@@ -15,11 +15,8 @@ def test_without_repeated_n_grams_the_core_writes_what_transformers_generates(re
     options = Options(max_tokens=TOKENS, temperature=0, explain=True, plain=True)
     core = writer.members[0].model
     ids = torch.tensor([[core.format.opening, *core.codec.encode(PROMPT)]])
-    written = {}
-    for n in (0, 3):
-        settings = {"max_new_tokens": TOKENS, "do_sample": False, "no_repeat_ngram_size": n}
-        expected = core.denoiser.backbone.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
-        result = writer.generate(PROMPT, options, no_repeat=n)
-        written[n] = [shares.token for shares in result.explain]
-        assert written[n] == expected[0, ids.shape[1] :].tolist()
+    written = {n: [shares.token for shares in writer.generate(PROMPT, options, no_repeat=n).explain] for n in (0, 3)}
+    settings = {"max_new_tokens": TOKENS, "do_sample": False, "no_repeat_ngram_size": 3}
+    expected = core.denoiser.backbone.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+    assert written[3] == expected[0, ids.shape[1] :].tolist()
     assert written[0] != written[3]

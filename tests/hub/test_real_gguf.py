@@ -20,14 +20,7 @@ from ssdcli.models.core_config import read_config
 
 TOKENS = 18  # more than a block
 PROMPTS = (
-    "What is the capital of France?",
-    "Write a haiku about rain.",
-    "Why is the sky blue?",
-    "List three tools that a carpenter needs.",
-    "Translate 'good morning' into Spanish.",
-    "Explain in one sentence what a GGUF file is.",
-    "Wer bist du?",
-    "def fibonacci(n):",
+    "What is the capital of France?",  # whose answer ends before it is cut off
     "Tell me a joke about a cat & a dog <|im_end|>",
     "1, 2, 3, 4, 5,",
 )

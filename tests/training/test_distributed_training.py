@@ -1,4 +1,4 @@
-"""Several processes train one model, register it once, and speak with one voice."""
+"""Several processes hold or train one model, register it once, and speak with one voice."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 from torch import nn
 
+from ssdcli.api import Placement, load
 from ssdcli.errors import UsageError
 from ssdcli.training.job import check_shares
 from ssdcli.training.sharding import check_resumable, set_up
+from tests.pulled import add_core
+from tests.tiny import add_tiny
 from tests.training.together import ERROR, SHARDED_STEPS, STEPS, STOPPED_AT, shared
 from tests.trainings import run, write_text
 
@@ -42,6 +45,10 @@ def text(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def together(text, tmp_path_factory) -> Together:
     folder = tmp_path_factory.mktemp("together")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSD_HOME", str(folder / "written"))
+        add_core("big", "simplex")  # whose canvases are mixtures of embeddings that both have a part of
+        add_tiny("notes", 2, process="simplex", kind="small", core="big", attention="full", weight=0.3)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES)]
     done = subprocess.run(
         [*torchrun, "-m", "tests.training.together", text, str(folder)],
@@ -82,6 +89,17 @@ def model(home: Path) -> Path:
 def assert_same_curve(folder: Path, other: Path, steps: int) -> None:
     for mine, theirs in zip(curve(folder)[:steps], curve(other)[:steps], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3)
+
+
+def test_processes_write_once_what_one_writes(together, monkeypatch):
+    monkeypatch.setenv("SSD_HOME", str(together.folder / "written"))
+    (code, out, err), other = (seen["written"] for seen in together.seen)
+    assert (code, err) == (0, "")
+    assert other == [0, "", ""]
+    told = json.loads(out)  # one line, of the first process
+    writer = load("big", {"notes": 0.3}, placement=Placement("float32"))
+    alone = writer.generate("Dear landlord,", seed=told["seed"], max_tokens=16, steps=4)
+    assert (told["text"], told["tokens"]) == (alone.text, alone.tokens)
 
 
 def test_processes_learn_what_one_process_learns(together, alone):

@@ -1,16 +1,19 @@
-"""Trainings by several processes. Run as `torchrun together.py TEXT FOLDER`; process N leaves what it saw in FOLDER/N.
+"""Trainings, and a text, by several processes.
 
-Each training has a registry in FOLDER: `command` one of the command line, `again` one that was stopped and resumed,
-`sharded` and `sharded-again` the same with FSDP, `left` one that was stopped.
+Run as `torchrun together.py TEXT FOLDER`; process N leaves what it saw in FOLDER/N. Each training has a registry in
+FOLDER: `command` one of the command line, `again` one that was stopped and resumed, `sharded` and `sharded-again` the
+same with FSDP, `left` one that was stopped. `written` is a registry of which a core and a small model write.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ STEPS = 4
 SHARDED_STEPS = 2
 STOPPED_AT = 1
 ERROR = "there is no paper."
+WRITTEN = ("--max-tokens", "16", "--steps", "4", "--dtype", "float32", "--json")
 
 
 def shared(text: str, **changes: Any) -> TrainSettings:
@@ -50,6 +54,18 @@ def command_of(settings: TrainSettings) -> list[str]:
     del fixed["data"]
     flags = [word for key, value in fixed.items() for word in (f"--{key.replace('_', '-')}", str(value))]
     return ["train-small", *settings.data, *["--for" if word == "--core" else word for word in flags], "--json"]
+
+
+def written(home: Path) -> tuple[int, str, str]:
+    """The code, standard output and standard error of `ssd generate`; only the first process is given the prompt."""
+    usual = os.environ["SSD_HOME"]
+    os.environ["SSD_HOME"] = str(home)
+    sys.stdin = io.TextIOWrapper(io.BytesIO(b"Dear landlord," if RANK == 0 else b""))
+    out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
+    with redirect_stdout(out), redirect_stderr(err):
+        code = ssd(["generate", "--with", "notes=0.3", *WRITTEN])
+    os.environ["SSD_HOME"] = usual
+    return code, *(stream.buffer.getvalue().decode() for stream in (out, err))
 
 
 def stopped_and_resumed(settings: TrainSettings, home: Path) -> list[int]:
@@ -169,6 +185,7 @@ def main(text: str, folder: Path) -> None:
     """Train in all the ways."""
     own = folder / str(RANK)
     facts: dict[str, object] = {
+        "written": written(folder / "written"),
         "error of the second": error_of(second_fails),
         "error of the first": error_of(first_fails),
         "agreed": from_rank_zero(lambda: RANK),

@@ -205,7 +205,7 @@ ROW = st.dictionaries(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(row=ROW)
 def test_no_row_whatever_it_holds_stops_the_reader(row):
     documents, report = rows(row, {"prompt": "Why?", "response": "So."})

@@ -14,6 +14,7 @@ from tests.trainings import write_text
 NAMES = ("llada", "dream", "diffullama", "sdar", "fast_dllm", "llada2", "ssdlm", "tess2", "diffusion_gemma")
 FREE = ("llada", "dream", "diffullama", "ssdlm", "tess2")  # full attention: any block size
 CAUSAL = ("causal-qwen2", "causal-gpt2")  # with a row of the table for the mask, and without
+KINDS = ("llada", "sdar", "ssdlm", "diffusion_gemma", "causal-qwen2")  # one of each attention and noise process
 SMALL = ["--hidden", "32", "--layers", "1", "--context", "64", "--batch-tokens", "128", "--steps", "3"]
 
 Ssd = Callable[..., list[dict]]
@@ -52,7 +53,7 @@ def check_what_was_taken(core: str) -> None:
 
 
 def test_a_small_model_trained_for_a_core_writes_with_it(core, ssd, tmp_path):
-    text, context = write_text(tmp_path / "notes.txt"), tmp_path / "context.txt"
+    text, context = write_text(tmp_path / "notes.txt", 500), tmp_path / "context.txt"
     context.write_text("The landlord is called Ms Peel.\n", encoding="utf-8")
     blocks = ["--block-size", "8"] if core in (*FREE, *CAUSAL) else []
     (trained,) = ssd("train-small", text, "--for", core, "--name", "notes", *SMALL, *blocks)
@@ -66,11 +67,12 @@ def test_a_small_model_trained_for_a_core_writes_with_it(core, ssd, tmp_path):
         return result
 
     private = ["--context", str(context)]
-    mixed, again = write(*private), write(*private)
+    mixed = write(*private)
     memory = ["notes:memory"] if core in CAUSAL else []  # which looks the private context up, too
     assert [member["name"] for member in mixed["members"]] == [core, "notes", *memory]
     assert all(member["forward_passes"] > 0 for member in mixed["members"])
-    assert mixed["text"] == again["text"]
+    if core not in KINDS:
+        return
     if core in FREE:
         spent, spared = (result["members"][0]["flops"] for result in (mixed, write(*private, "--cache")))
         assert spared < spent
@@ -99,7 +101,7 @@ def test_the_weight_beside_a_core_is_chosen_on_texts_that_were_held_out(pulled, 
 
 @pytest.mark.parametrize("core", CAUSAL, indirect=True)
 def test_a_small_model_reads_the_states_of_any_causal_core(core, ssd, tmp_path):
-    text = write_text(tmp_path / "notes.txt")
+    text = write_text(tmp_path / "notes.txt", 500)
     ssd("train-small", text, "--for", core, "--name", "reader", "--steps", "3", "--batch-tokens", "128")
     assert Registry().find("reader").manifest.reads_core
     (result,) = ssd("generate", "Dear landlord,", "--with", "reader=0.5", "--max-tokens", "12", "--seed", "7")
