@@ -25,11 +25,8 @@ def found_by(group: str, folder: Path, brief: bool = False) -> Any:
     """What a group finds in a fresh copy of the stored registry: all of its cases, or a choice."""
     machine_of_one_thread()
     gc.freeze()  # each training collects garbage, and what was imported is none
-    try:
-        with patch("ssdcli.generation.writer.characters_of", lambda *_: None):  # the version before wrote any bytes
-            return plain(GROUPS[group](Workshop.copied(folder, brief)))
-    finally:
-        gc.unfreeze()
+    with patch("ssdcli.generation.writer.characters_of", lambda *_: None):  # the version before wrote any bytes
+        return plain(GROUPS[group](Workshop.copied(folder, brief)))
 
 
 def pins() -> dict[str, Any]:

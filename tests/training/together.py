@@ -61,11 +61,11 @@ def written(home: Path) -> tuple[int, str, str]:
     usual = os.environ["SSD_HOME"]
     os.environ["SSD_HOME"] = str(home)
     sys.stdin = io.TextIOWrapper(io.BytesIO(b"Dear landlord," if RANK == 0 else b""))
-    out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
-    with redirect_stdout(out), redirect_stderr(err):
+    said = [home / f"{stream}-{RANK}" for stream in ("out", "err")]  # files, since descriptors are silenced
+    with said[0].open("w") as out, said[1].open("w") as err, redirect_stdout(out), redirect_stderr(err):
         code = ssd(["generate", "--with", "notes=0.3", *WRITTEN])
     os.environ["SSD_HOME"] = usual
-    return code, *(stream.buffer.getvalue().decode() for stream in (out, err))
+    return code, *(path.read_text() for path in said)
 
 
 def stopped_and_resumed(settings: TrainSettings, home: Path) -> list[int]:
