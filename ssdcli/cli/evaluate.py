@@ -109,6 +109,9 @@ def _check(spec: EnsembleSpec, data: list[str], plot: Path | None, *, save: bool
     small = [member for member in spec.members if member.sees_context]
     if save and (not small or small[0].name == CONTEXT):
         raise UsageError("--save stores the weight of a small model, and none is named.", "Name one with --with.")
+    if save and len({member.model.entry.name for member in small}) > 1:
+        problem = "--save stores the weights of a core and one small model, and several are named."
+        raise UsageError(problem, "Name one with --with; together they are weighed as each is alone.")
     if save and small[0].model.entry.bundled:
         raise UsageError(f"{small[0].model.entry.name!r} comes with ssd and cannot be changed.", "Omit --save.")
     if plot is not None and not plot.absolute().parent.is_dir():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Literal
 
-from ssdcli.engine.ensemble.gate import CONTEXT_GATE, AnyGate, AverageGate, Gate, gate_of
+from ssdcli.engine.ensemble.gate import CONTEXT_GATE, AnyGate, AverageGate, Gate, gate_of, joined
 from ssdcli.errors import UsageError
 from ssdcli.registry.manifest import MEMBERS, MEMORY
 from ssdcli.registry.store import Entry, Registry
@@ -115,19 +116,24 @@ def bound(parts: Sequence[EnsemblePart], core: Entry | None) -> list[EnsemblePar
 
 
 def weights_of(parts: Sequence[EnsemblePart]) -> list[float]:
-    """Each part's weight, as given or tuned; memories share what small models of given weights leave, as if alone."""
+    """Each part's weight, as given or tuned; memories share what small models of given weights leave, as if alone.
+
+    Several tuned weights are divided by their number: the ensemble is the mean of those of the core and each of them.
+    """
     gate = None if any(part.given is not None for part in parts) else fitted_gate(parts)
     if isinstance(gate, AverageGate):
         return list(gate.weights[1:])
-    small = [_small_weight(part) for part in parts if part.role == "small"]
+    tuned = sum(part.role == "small" and part.given is None for part in parts)
+    small = [_small_weight(part, tuned) for part in parts if part.role == "small"]
     left = max(0.0, 1 - math.fsum(small)) / max(1, len(parts) - len(small))
     own = iter(small)
     return [next(own) if part.role == "small" else _memory_weight(part, left) for part in parts]
 
 
-def _small_weight(part: EnsemblePart) -> float:
+def _small_weight(part: EnsemblePart, among: int) -> float:
+    """The weight of a small model among so many whose weights were not given."""
     tuned = part.owner.manifest.weight
-    return _checked(part.name, part.given) if part.given is not None else UNTUNED if tuned is None else tuned
+    return _checked(part.name, part.given) if part.given is not None else (UNTUNED if tuned is None else tuned) / among
 
 
 def _memory_weight(part: EnsemblePart, left: float) -> float:
@@ -146,9 +152,18 @@ def _checked(name: str, weight: float) -> float:
 
 
 def fitted_gate(parts: Sequence[EnsemblePart]) -> AnyGate | None:
-    """The gate of a core and these parts, if they belong together and one was fitted for them."""
-    if not parts or len({part.owner.name for part in parts}) > 1:
-        return None
+    """The gate of a core and these parts, if one was fitted for them; of several models those of each, joined."""
+    owned = [list(own) for _, own in groupby(parts, key=lambda part: part.owner.name)]
+    gates = [gate for gate in map(_own_gate, owned) if isinstance(gate, AverageGate)]
+    names = {own[0].owner.name for own in owned}
+    if len(owned) < 2:
+        return _own_gate(owned[0]) if owned else None
+    whole = len(gates) == len(owned) == len(names) and not any(part.is_context for part in parts)
+    return joined(gates) if whole else None
+
+
+def _own_gate(parts: Sequence[EnsemblePart]) -> AnyGate | None:
+    """The gate of a core and parts of one model."""
     entry, roles = parts[0].owner, _roles(parts)
     if parts[0].is_context:
         return CONTEXT_GATE

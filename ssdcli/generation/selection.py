@@ -229,10 +229,10 @@ def _beside_core(parts: Sequence[EnsemblePart], weights: Sequence[float]) -> lis
 
 def _gated(core: Entry | None, parts: Sequence[EnsemblePart], rule: str) -> list[Member[ModelFiles]]:
     """A core and the parts whose gate weighs them at each position; the reported weights are the constant ones."""
-    if core is None or not parts or len({part.owner.name for part in parts}) > 1:
-        raise UsageError(f"the rule {rule} needs a core and one small model.", _NAME_BOTH)
-    name = parts[0].owner.name
+    if core is None or not parts:
+        raise UsageError(f"the rule {rule} needs a core and a small model.", _NAME_BOTH)
     if fitted_gate(parts) is None:
+        name = next((part.owner.name for part in parts if fitted_gate([part]) is None), parts[0].owner.name)
         remedy = f"Fit one with 'ssd eval TEXT --with {name} --save', or use --rule {catalogue.default_rule()}."
         raise UsageError(f"{name!r} has no gate.", remedy)
     given = next((part for part in parts if part.given is not None), None)

@@ -175,6 +175,7 @@ def test_text_may_come_through_a_pipe(run_ssd):
         (("text.jsonl", "--with", "notez"), 3, "no model named 'notez'. Did you mean 'notes'?"),
         (("text.jsonl", "--with", "notes=2"), 2, "above 0 and at most 1"),
         (("text.jsonl", "--core", "big", "--save"), 2, "--save stores the weight of a small model"),
+        (("text.jsonl", "--with", "notes", "--with", "mail", "--save"), 2, "one small model, and several are named"),
         (("text.jsonl", "--with", "notes", "--rule", "mash"), 2, "--rule mash must be one of"),
         (("text.jsonl", "--with", "notes", "--rule", "contrast"), 2, "the rule contrast needs private context"),
         (("text.jsonl", "--with", "notes", "--schedule", "nowhere.toml"), 2, "'nowhere.toml' cannot be read"),

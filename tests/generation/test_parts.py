@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ssdcli.engine.ensemble.gate import CONTEXT_GATE
+from ssdcli.engine.ensemble.gate import CONTEXT_GATE, joined
 from ssdcli.engine.ensemble.rules import GatedAverage
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.generation.parts import UNTUNED_MEMORY
@@ -103,14 +103,35 @@ def test_a_model_that_is_a_memory_joins_by_its_name() -> None:
     assert spec.gate == OF_MEMORY
 
 
-def test_several_models_bring_their_memories_at_constant_weights() -> None:
+def test_several_models_and_their_memories_are_weighed_by_their_gates_joined() -> None:
     add_notes()
-    add_notes("mail", weight=0.2)
+    add_notes("mail", gates=CONSTANT)
     spec = choose(None, ["notes", "mail"])
-    left = (1 - 0.4 - 0.2) / 2 * 0.3
-    expected = {"notes": 0.4, "mail": 0.2, "notes:memory": left, "mail:memory": left, CORE: 0.4 - 2 * left}
-    assert weights(spec) == expected
+    assert weights(spec) == {CORE: 0.5, "notes": 0.1, "notes:memory": 0.15, "mail": 0.1, "mail:memory": 0.15}
+    assert (rule(spec), spec.gate) == ("gated", joined([OF_ALL, CONSTANT[0]]))
+    alone = choose(None, ["notes", "mail"], blend=Blend(memory=False))
+    assert (rule(alone), alone.gate) == ("gated", joined([OF_SMALL, CONSTANT[1]]))
+    add_notes("old", kind="memory", attention="none", weight=None, gates=GATES[2:])
+    assert choose(None, ["mail:memory", "old"]).gate == joined([CONSTANT[2], OF_MEMORY])
+
+
+def test_several_models_of_which_no_gate_won_have_constant_weights() -> None:
+    add_notes(gates=CONSTANT)
+    add_notes("mail", gates=CONSTANT)
+    spec = choose(None, ["notes", "mail"])
+    assert weights(spec) == {CORE: 0.5, "notes": 0.1, "notes:memory": 0.15, "mail": 0.1, "mail:memory": 0.15}
     assert (rule(spec), spec.gate) == ("average", None)
+
+
+def test_several_tuned_weights_without_gates_are_divided_by_their_number() -> None:
+    add_notes(gates=(), weight=1.0)
+    add_notes("mail", gates=(), weight=0.6)
+    assert weights(choose(None, ["notes", "mail"])) == {CORE: 0.2, "notes": 0.5, "mail": 0.3}
+    assert weights(choose(None, {"notes": 0.2, "mail": None})) == {CORE: 0.2, "notes": 0.2, "mail": 0.6}
+    add_notes("gated")
+    left = (1 - 0.4 / 3 - 1.6 / 3) * 0.3
+    expected = {"notes": 1 / 3, "mail": 0.2, "gated": 0.4 / 3, "gated:memory": left}
+    assert weights(choose(None, ["notes", "mail", "gated"])) == {CORE: 1 - sum(expected.values()), **expected}
 
 
 def test_small_models_that_leave_nothing_leave_memories_out() -> None:
@@ -181,10 +202,10 @@ def test_what_cannot_be_is_refused(names: list[str] | dict[str, float | None], p
     assert str(caught.value).startswith(problem)
 
 
-def test_a_gate_of_two_models_is_refused() -> None:
+def test_a_gate_is_refused_where_one_of_the_models_has_none() -> None:
     add_notes()
-    add_notes("mail")
-    with pytest.raises(UsageError, match="the rule gated needs a core and one small model"):
+    add_notes("mail", gates=())
+    with pytest.raises(UsageError, match="'mail' has no gate"):
         choose(None, ["notes", "mail"], blend=Blend("gated"))
 
 
