@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": LateCommand("ssdcli.cli.generate", "Write text with a core, small models, or both together."),
     "train-small": LateCommand("ssdcli.cli.train", "Train a small model on your own text, on this machine."),
     "pull": LateCommand("ssdcli.cli.pull", "Register a checkpoint as a core."),
+    "serve": LateCommand("ssdcli.cli.serve", "Answer calls of OpenAI's API with your models."),
     "eval": LateCommand("ssdcli.cli.evaluate", "Measure how well models predict held-out text."),
     "audit": LateCommand("ssdcli.cli.audit", "Measure how much of its training text a model reveals."),
     "doctor": LateCommand("ssdcli.cli.doctor", "Show what this machine has, and which cores fit."),

@@ -13,7 +13,7 @@ import typer
 
 from ssdcli.cli import console
 from ssdcli.cli.flags import Recipe, resolve, with_flags
-from ssdcli.cli.inputs import ModelFlags, read_context, read_members
+from ssdcli.cli.inputs import ModelFlags, read_context
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory
 from ssdcli.evaluation.measurement import (
@@ -24,7 +24,7 @@ from ssdcli.evaluation.measurement import (
     SweepResult,
     by_weight,
 )
-from ssdcli.generation.parts import CONTEXT, OF_MEMORY
+from ssdcli.generation.parts import CONTEXT, OF_MEMORY, read_members
 from ssdcli.generation.schedule_parser import named
 from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.machine.environment import prepare_machine

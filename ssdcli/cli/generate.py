@@ -13,8 +13,9 @@ import typer
 from ssdcli.cli import console
 from ssdcli.cli.explanation import shown, tell_colours, warn_if_colourless
 from ssdcli.cli.flags import Recipe, resolve, with_flags
-from ssdcli.cli.inputs import ModelFlags, read_members, read_requests
+from ssdcli.cli.inputs import ModelFlags, read_requests
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory, require
+from ssdcli.generation.parts import read_members
 from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.generation.types import DEFAULTS, PLAIN, Blend, Options, Request, Result
 from ssdcli.machine.distributed import from_rank_zero

@@ -79,22 +79,6 @@ def _given(argument: str) -> str:
     return _as_text(os.fsencode(argument), "the prompt")
 
 
-def read_members(given: tuple[str, ...]) -> dict[str, float | None]:
-    """Small models and their weights from NAME and NAME=W; UsageError for anything else."""
-    members: dict[str, float | None] = {}
-    for item in given:
-        name, equals, number = item.partition("=")
-        if name in members:
-            raise UsageError(f"--with names {name!r} twice.", "Name each small model once.")
-        try:
-            members[name] = float(number) if equals else None
-        except ValueError:
-            raise UsageError(
-                f"--with {item}: {number!r} is not a weight.", f"Give a number, as in --with {name}=0.3."
-            ) from None
-    return members
-
-
 def read_context(paths: Sequence[Path]) -> str:
     """The files' texts with empty lines between them; UsageError names one that cannot be read."""
     texts = [_without_last_line_end(_read_file(path, "context file")) for path in paths]

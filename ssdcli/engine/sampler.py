@@ -47,8 +47,8 @@ def sample(
 
     A block's noise is a function of (the row's seed, block, step) alone; where drafts are verified, of (the row's seed,
     place in the text, token). The generation ends after the block in which the last row reached its end of text, or at
-    `max_tokens` (a whole number of blocks is made; the caller cuts). A row that ended before the others is filled up
-    with the first of the ends.
+    `max_tokens` (a whole number of blocks is made; the caller cuts). A row that ended before the others, or is over, is
+    filled up with the first of the ends.
     """
     if config.max_tokens < 1:
         return
@@ -70,6 +70,8 @@ def sample(
             canvas = yield from write_block(ensemble, reverse.process, block, noise, config, agreement)
         tokens = torch.where(ended[:, None], config.ends[0], reverse.process.tokens(canvas))
         ended = torch.isin(tokens, ends).any(-1)
+        if config.over is not None:
+            ended |= torch.tensor(config.over(), device=config.device)
         if number + 1 == blocks or bool(ended.all()):  # between blocks, the host waits for the device
             return
         prefixes = ensemble.commit(tokens, prefixes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ class SamplerConfig:
     copies: what each row may copy word for word; none for no limit.
     drafting: how text beside a causal language model is drafted, and each token of it drawn by a race (see `Race`);
         None where canvases are denoised step by step.
+    over: asked between blocks for the rows that nothing more is wanted of, whether or not they reached an end.
     """
 
     block_size: int
@@ -48,6 +50,7 @@ class SamplerConfig:
     shared: tuple[Prompt, ...] = ()
     copies: tuple[CopyLimit, ...] = ()
     drafting: Drafting | None = None
+    over: Callable[[], Sequence[bool]] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.sampling.nucleus import predicted
 from ssdcli.engine.whole_text import WholeText, can_be_read_whole
-from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
+from ssdcli.evaluation.combinations import Combination, Positions, combined_log_p, combined_losses
 from ssdcli.evaluation.losses import SCORES, Losses, Pace
 from ssdcli.evaluation.runs import Run, Window, runs_of, windows
 from ssdcli.evaluation.scored_text import ScoredText
@@ -85,6 +85,15 @@ def code_lengths(
     )
 
 
+@torch.no_grad()
+def conditionals(
+    members: Sequence[Member[Loaded]], text: ScoredText, combination: Combination, settings: CodeSettings
+) -> Iterator[Tensor]:
+    """Log p of every token at each that counts, of which code lengths are sums: parts of (n, V) float32, in order."""
+    for log_ps, positions, abstain in _predictions(members, text, 0, settings):
+        yield combined_log_p(log_ps, positions, combination, abstain)
+
+
 def _code_length(
     members: Sequence[Member[Loaded]],
     text: ScoredText,
@@ -93,12 +102,22 @@ def _code_length(
     settings: CodeSettings,
 ) -> np.ndarray:
     """The nats of a text's tokens under each combination: (C,) float64; number: its place among the texts."""
+    total = torch.zeros(len(combinations), dtype=torch.float64)
+    for log_ps, positions, abstain in _predictions(members, text, number, settings):
+        losses = combined_losses(log_ps, positions, combinations, abstain).cpu().double()
+        total += torch.where(losses.isnan(), torch.inf, losses).sum(0)
+    return total.numpy()
+
+
+def _predictions(
+    members: Sequence[Member[Loaded]], text: ScoredText, number: int, settings: CodeSettings
+) -> Iterator[tuple[list[Tensor], Positions, list[bool]]]:
+    """Each member's log p (n, V) at some of the tokens that count, in order, and whether it abstains at one."""
     runs, device = runs_of(text), _device(members)
     contexts = {"small": settings.context, "memory": settings.private}
     read: _Read = {}
     predictors = [_predictor(member.model, runs, contexts.get(member.role, ()), read) for member in members]
     positions = _positions(members[0].model.denoiser.block_size, runs, number, device)
-    total = torch.zeros(len(combinations), dtype=torch.float64)
     vocabulary = members[0].model.denoiser.process.vocabulary
     for rows in torch.arange(len(positions.tokens), device=device).split(max(1, SCORES // vocabulary)):
         log_ps = [predict(rows) for predict in predictors]
@@ -106,9 +125,7 @@ def _code_length(
             member.model.denoiser.abstains and not predicted(said).all()
             for member, said in zip(members, log_ps, strict=True)
         ]
-        losses = combined_losses(log_ps, positions.rows(rows), combinations, abstain).cpu().double()
-        total += torch.where(losses.isnan(), torch.inf, losses).sum(0)
-    return total.numpy()
+        yield log_ps, positions.rows(rows), abstain
 
 
 def _device(members: Sequence[Member[Loaded]]) -> torch.device:

@@ -135,6 +135,22 @@ def combined_losses(
     return losses
 
 
+def combined_log_p(
+    log_ps: Sequence[Tensor], positions: Positions, combination: Combination, abstain: Sequence[bool]
+) -> Tensor:
+    """Log p of every token under a combination at N positions, NaN where nobody predicts: (N, V) float32."""
+    levels, level_of = positions.levels.unique(return_inverse=True)
+    found = torch.empty_like(log_ps[0])
+    for place, level in enumerate(levels.tolist()):
+        weights = combination.weights(level)
+        running = [member for member, w in enumerate(weights) if w != 0]
+        rows = level_of == place
+        said = [log_ps[i][rows] for i in running]
+        combined = Combined(combination.rule, said, [weights[i] for i in running], [abstain[i] for i in running])
+        found[rows] = combined.log_p()
+    return found
+
+
 _Work = tuple[Score, Rule, tuple[float, ...]]
 
 

@@ -54,6 +54,22 @@ class EnsemblePart:
 CONTEXT_PART = EnsemblePart(CONTEXT, None, "memory", None)
 
 
+def read_members(given: Sequence[str]) -> dict[str, float | None]:
+    """Small models and their weights from NAME and NAME=W; UsageError for anything else."""
+    members: dict[str, float | None] = {}
+    for item in given:
+        name, equals, number = item.partition("=")
+        if name in members:
+            raise UsageError(f"--with names {name!r} twice.", "Name each small model once.")
+        try:
+            members[name] = float(number) if equals else None
+        except ValueError:
+            raise UsageError(
+                f"--with {item}: {number!r} is not a weight.", f"Give a number, as in --with {name}=0.3."
+            ) from None
+    return members
+
+
 def find_parts(members: SmallModels, registry: Registry, *, memory: bool) -> list[EnsemblePart]:
     """The parts of these models; memory: whether memories join that are not named (NoSuchModel, UsageError)."""
     pairs = _pairs(members)

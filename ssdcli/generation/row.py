@@ -38,6 +38,7 @@ class Row:
         self.filled: list[str] = []
         self.warnings: tuple[str, ...] = ()
         self.sources: SourceFinder | None = None
+        self.read = 0  # tokens of the prompt as the first member reads it
         self.tokens = 0
         self.explained: list[TokenShares] = []
         self._reasons: list[FinishReason] = []
@@ -88,12 +89,20 @@ class Row:
         transcript.add(ids)
         return transcript.finish_reason is not None
 
+    def cut(self) -> None:
+        """End the text where it is: nobody waits for the rest."""
+        while not self.finished:
+            self._fill("length")
+
     def _close(self) -> None:
         """Go on to the next gap if this one is filled."""
         if self._transcript.finish_reason is not None:
-            self.filled.append(self._transcript.text)
-            self._reasons.append(self._transcript.finish_reason)
-            self._transcript = self._new_transcript()
+            self._fill(self._transcript.finish_reason)
+
+    def _fill(self, reason: FinishReason) -> None:
+        self.filled.append(self._transcript.text)
+        self._reasons.append(reason)
+        self._transcript = self._new_transcript()
 
     def _explain(self, block: WrittenBlock, known: int, names: Sequence[str]) -> None:
         """Attribute those tokens of a block that the text keeps to the members."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from ssdcli.registry.store import Entry, Registry
 if TYPE_CHECKING:
     from ssdcli.engine.denoiser import Backbone
     from ssdcli.engine.ensemble.rules import Rule
-    from ssdcli.generation.loaded_model import Loaded
+    from ssdcli.generation.loaded_model import Loaded, LoadedModel
     from ssdcli.generation.writer import Writer
 
 _NAME_BOTH = "Name both, as in --core starter --with notes."
@@ -82,8 +82,11 @@ class EnsembleSpec:
         fixed = [size for size in (manifest.fixed_block for manifest in manifests) if size is not None]
         return fixed[0] if fixed else manifests[0].block_size
 
-    def open(self, placement: Placement = FREE) -> Writer:
-        """Load the models as `placement` says, by default as they fit (SsdError if one cannot be read)."""
+    def open(self, placement: Placement = FREE, known: MutableMapping[Any, LoadedModel] | None = None) -> Writer:
+        """Load the models as `placement` says, by default as they fit (SsdError if one cannot be read).
+
+        known: models that were loaded with the same placement, which are not loaded twice; those loaded now join them.
+        """
         from ssdcli.generation.loaded_model import Shared, core_of, open_memory, open_model, process_of
         from ssdcli.generation.writer import Writer
         from ssdcli.text.codec import Codec
@@ -94,6 +97,7 @@ class EnsembleSpec:
         codec = Codec(load_tokenizer(first.folder, first.name))
         late_ends = any(_core_table(member.model.weights).get("late_ends") for member in self.members)
         process = process_of(first)
+        known = {} if known is None else known
         loaded: dict[tuple[str, bool], Loaded] = {}
         cores: dict[str, Backbone] = {}
         shared, device = Shared(self.block_size, process, codec), "cpu"  # where a memory alone is looked up
@@ -105,7 +109,9 @@ class EnsembleSpec:
             if member.role == "memory":
                 loaded[key] = open_memory(files.entry, given)
                 continue
-            loaded[key] = opened = open_model(files.entry, placement, origin=files.origin, shared=given)
+            same = files.entry.name, files.entry.manifest.created, self.block_size
+            opened = known.get(same) or open_model(files.entry, placement, origin=files.origin, shared=given)
+            loaded[key] = known[same] = opened
             cores[files.weights.name] = core_of(opened)
             device = str(opened.denoiser.device)
             placement = replace(placement, device=device)  # all canvases are on the first model's device

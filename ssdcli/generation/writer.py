@@ -101,17 +101,12 @@ class Writer:
         return result
 
     def stream(
-        self,
-        prompt: str,
-        options: Options = DEFAULTS,
-        *,
-        context: str = "",
-        **changes: Unpack[OptionChanges],
+        self, prompt: str, options: Options = DEFAULTS, *, context: str = "", **changes: Unpack[OptionChanges]
     ) -> Iterator[Piece]:
         """Write one text, block by block; the last piece has the result, and keywords replace options."""
         options = replace(options, **changes)
         require(options.n == 1, f"stream() writes one text, but n is {options.n}.", "Use generate_batch.")
-        for _, piece in self._write(list(self._rows([Request(prompt, context)], options)), options):
+        for _, piece in self.write(list(self.rows([Request(prompt, context)], options)), options):
             yield piece
 
     def generate_batch(self, requests: Sequence[Request], options: Options = DEFAULTS) -> list[Result]:
@@ -128,11 +123,11 @@ class Writer:
 
     def results(self, requests: Sequence[Request], options: Options = DEFAULTS) -> Iterator[Result]:
         """Like `generate_batch`, each result as soon as it and those before it are finished."""
-        rows = self._rows(requests, options)
-        while batch := list(islice(rows, self._together())):  # so that memory does not grow with n
+        rows = self.rows(requests, options)
+        while batch := list(islice(rows, self.together)):  # so that memory does not grow with n
             done: dict[int, Result] = {}
             next_one = 0
-            for place, piece in self._write(batch, options):
+            for place, piece in self.write(batch, options):
                 if piece.result is not None:
                     done[place] = piece.result
                 while next_one in done:
@@ -159,13 +154,14 @@ class Writer:
         tokens = [self.codec.encode(parts.spaces + ending)[: config.block_size] for ending in endings]
         return [float(log_p[range(len(ids)), ids].mean()) for ids in tokens]
 
-    def _together(self) -> int:
+    @property
+    def together(self) -> int:
         """How many rows are denoised at once: fewer where a canvas is long and the vocabulary large."""
         scores = self._denoiser.block_size * self._process.vocabulary
         return max(1, min(_TOGETHER, _SCORES // scores))
 
-    def _rows(self, requests: Sequence[Request], options: Options) -> Iterator[Row]:
-        """Check every request, and yield its n texts, each with a seed.
+    def rows(self, requests: Sequence[Request], options: Options = DEFAULTS) -> Iterator[Row]:
+        """Check every request (UsageError), and yield its n texts, each with a seed, for `write`.
 
         Seeds count up over the first texts of all requests, then over the second ones, and so on, so that texts keep
         their seeds if n grows.
@@ -219,8 +215,11 @@ class Writer:
     def _encoder(self, options: Options) -> PromptEncoder:
         return PromptEncoder(self.members, options.gap if options.infill else 0)
 
-    def _write(self, rows: Sequence[Row], options: Options) -> Iterator[tuple[int, Piece]]:
-        """Write these rows together, gap by gap; yields a row's place among them and the text committed in it."""
+    def write(self, rows: Sequence[Row], options: Options = DEFAULTS) -> Iterator[tuple[int, Piece]]:
+        """Write these rows together, gap by gap; yields a row's place among them and the text committed in it.
+
+        Rows keep the `stop` and the `max_tokens`, at most this one, that they were made with. A cut one yields no more.
+        """
         started = time.perf_counter()
         for place, row in enumerate(rows):
             if row.finished:  # there is nothing to write
@@ -268,6 +267,7 @@ class Writer:
         """Each member's prompt for a row's next gap, which the row begins to count."""
         prompts = encoder.prompts(row.request, row.parts, row.filled)
         row.usage.start(prompts)
+        row.read = row.read or len(prompts[0].before)
         row.sources = SourceFinder(memories_of(self.members, prompts), self.codec.decode, prompts[-1].before)
         if not row.filled:
             row.warnings = encoder.cuts(row.request, row.parts, prompts)
@@ -297,8 +297,13 @@ class Writer:
         """How the next gaps of these rows are sampled."""
         options = replace(options, no_repeat=self.no_repeat(options))
         config = sampler_config(self._denoiser, self.ends, options, self._guides)
-        config = replace(config, characters=self._characters)
-        return replace(config, shared=tuple(encoder.shared(row.request, row.parts, row.filled) for row in rows))
+        gaps = [(row, len(row.filled)) for row in rows]
+        return replace(
+            config,
+            characters=self._characters,
+            shared=tuple(encoder.shared(row.request, row.parts, row.filled) for row in rows),
+            over=lambda: [len(row.filled) > gap for row, gap in gaps],
+        )
 
     def _drafting(self, reverse: ReverseProcess, options: Options) -> Drafting | None:
         """How tokens are drafted (UsageError for a draft where there can be none)."""

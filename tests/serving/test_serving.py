@@ -1,0 +1,227 @@
+"""What the endpoint answers is what the writer writes, to many at once, and to each its own."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+
+import ssdcli
+from ssdcli.evaluation.code_length import CodeSettings, code_lengths
+from ssdcli.evaluation.combinations import Combination
+from ssdcli.evaluation.scored_text import ScoredText
+from ssdcli.generation.selection import choose
+from ssdcli.generation.writer import Writer
+from ssdcli.text.messages import Message
+from tests.serving.conftest import until
+from tests.tiny import add_family
+
+SAID = "Dear landlord, the boiler"
+
+
+def test_a_completion_is_what_the_writer_writes(family, server):
+    """The text, its end, what it took, and the seed that was drawn."""
+    client = server.client()
+    answer = client.completions.create(model="core", prompt=SAID, max_tokens=20, seed=3)
+    alone = ssdcli.load("core").generate(SAID, max_tokens=20, seed=3, plain=True)
+    assert answer.choices[0].text == alone.text
+    assert answer.choices[0].finish_reason == {"end": "stop"}.get(alone.finish_reason, alone.finish_reason)
+    assert answer.usage.completion_tokens == alone.tokens
+    assert answer.usage.prompt_tokens > 1
+    drawn = client.completions.create(model="core", prompt=SAID, max_tokens=20).choices[0]
+    assert drawn.text == ssdcli.load("core").generate(SAID, max_tokens=20, seed=drawn.seed, plain=True).text
+
+
+@pytest.mark.parametrize(
+    ("model", "extra", "members", "rule"),
+    [
+        ("notes", {}, {"notes": None}, None),
+        ("core+notes=0.6", {}, {"notes": 0.6}, None),
+        ("core", {"with": ["notes=0.6"], "rule": "mix"}, {"notes": 0.6}, "mix"),
+        ("core", {"with": {"notes": 0.6}, "rule": "average"}, {"notes": 0.6}, "average"),
+    ],
+)
+def test_the_model_names_an_ensemble(family, server, model, extra, members, rule):
+    answer = server.client().completions.create(model=model, prompt=SAID, max_tokens=12, seed=5, extra_body=extra)
+    writer = ssdcli.load("core", members, blend=ssdcli.Blend(rule=rule))
+    assert answer.choices[0].text == writer.generate(SAID, max_tokens=12, seed=5, plain=True).text
+
+
+def test_a_private_context_is_read_as_elsewhere(family, server):
+    """With one, another text is written, as by a writer that has it."""
+    texts = [
+        server.client()
+        .completions.create(model="notes", prompt=SAID, max_tokens=24, seed=5, extra_body={"context": context})
+        .choices[0]
+        .text
+        for context in ("", "The stairs are dark again.")
+    ]
+    assert texts[0] != texts[1]
+    spec = choose("core", ["notes"], context=True)
+    alone = spec.open().generate(SAID, context="The stairs are dark again.", max_tokens=24, seed=5, plain=True)
+    assert texts[1] == alone.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_conversation_is_answered(family, server, stream):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": SAID}]}]
+    given = {"model": "notes", "messages": turns, "max_completion_tokens": 20, "seed": 2, "stop": ["zz", "again and"]}
+    if stream:
+        chunks = list(
+            server.client().chat.completions.create(**given, stream=True, stream_options={"include_usage": True})
+        )
+        assert chunks[0].choices[0].delta.role == "assistant"
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
+        assert len([chunk for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]) > 1
+        assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]].count(None) == len(chunks) - 2
+        assert chunks[-1].usage.completion_tokens > 0
+    else:
+        text = server.client().chat.completions.create(**given).choices[0].message.content
+    messages = (Message("system", "Be brief."), Message("user", SAID))
+    options = ssdcli.Options(max_tokens=20, seed=2, stop=("zz", "again and"))
+    (alone,) = ssdcli.load("core", ["notes"]).generate_batch([ssdcli.Request(messages=messages)], options)
+    assert text == alone.text
+
+
+def test_several_prompts_and_several_texts_for_each(family, server):
+    """They come in the order of OpenAI's indices, with the seeds of a batch."""
+    prompts, options = ["Dear", "The boiler"], ssdcli.Options(max_tokens=10, seed=4, n=2, plain=True)
+    answer = server.client().completions.create(model="core", prompt=prompts, max_tokens=10, seed=4, n=2)
+    alone = ssdcli.load("core").generate_batch([ssdcli.Request(prompt) for prompt in prompts], options)
+    assert [choice.text for choice in answer.choices] == [result.text for result in alone]
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+
+
+def test_many_clients_at_once_get_each_their_own(family, server):
+    """Nothing is lost or mixed up, whatever is written together; the texts are those of the writer alone."""
+    writers = {"core": ssdcli.load("core"), "notes": ssdcli.load("core", ["notes"])}
+    asked = [(("core", "notes")[k % 2], f"Dear {k}", 5 + k % 3 * 9, k) for k in range(24)]
+
+    def ask(one):
+        model, prompt, longest, seed = one
+        given = {"model": model, "prompt": prompt, "max_tokens": longest, "seed": seed}
+        if seed % 4 < 2:
+            return server.client().completions.create(**given).choices[0].text
+        return "".join(chunk.choices[0].text for chunk in server.client().completions.create(**given, stream=True))
+
+    with ThreadPoolExecutor(len(asked)) as pool:
+        texts = list(pool.map(ask, asked))
+    for (model, prompt, longest, seed), text in zip(asked, texts, strict=True):
+        assert text == writers[model].generate(prompt, max_tokens=longest, seed=seed, plain=True).text
+    assert server.worker.counts["texts"] == 24
+    assert server.worker.counts["batches"] < 24
+
+
+def test_a_core_is_loaded_once_for_several_ensembles(family, server):
+    for model in ("core", "notes"):
+        server.client().completions.create(model=model, prompt=SAID, max_tokens=1)
+    (_, first), (_, second) = server.worker._ensembles._kept
+    assert first.members[0].model is second.members[0].model
+
+
+def test_a_client_that_leaves_frees_its_row(family, serving):
+    """Also one whose text shares a batch with another's, which is written on."""
+    with serving(parallel=2) as server:
+        given = {"model": "core", "prompt": SAID, "max_tokens": 10**6}
+        first, second = (server.client().completions.create(**given, seed=k, stream=True, n=1) for k in (1, 2))
+        next(first), next(second)
+        first.close()
+        until(lambda: server.worker.writing == 1)
+        assert server.client().completions.create(model="core", prompt=SAID, max_tokens=4).choices[0].finish_reason
+        assert next(second).choices[0].text is not None
+        second.close()
+        until(lambda: server.worker.writing == 0)
+        impatient = server.client(timeout=1)
+        with pytest.raises(openai.APITimeoutError):
+            impatient.completions.create(**given)
+        until(lambda: server.worker.writing == 0)
+
+
+def test_a_full_queue_answers_429(family, serving):
+    with serving(parallel=1, waiting=2) as server:
+        given = {"model": "core", "prompt": SAID, "max_tokens": 10**6, "stream": True}
+        writing = server.client().completions.create(**given)
+        next(writing)
+        with ThreadPoolExecutor() as pool:
+            short = {"model": "core", "prompt": SAID, "max_tokens": 2}
+            waiting = [pool.submit(server.client().completions.create, **short) for _ in range(2)]
+            until(lambda: server.worker.queued == 2)
+            with pytest.raises(openai.RateLimitError, match="the queue is full"):
+                server.client().completions.create(**short)
+            writing.close()
+            assert all(one.result().usage.completion_tokens <= 2 for one in waiting)
+        with pytest.raises(openai.BadRequestError, match="at most 2 texts"):
+            server.client().completions.create(**short, n=3)
+
+
+@pytest.mark.parametrize("model", ["core", "notes"])
+def test_echoed_log_probabilities_are_exact(family, server, model):
+    """They sum to the code length, and the likeliest token is told."""
+    answer = server.client().completions.create(model=model, prompt=SAID, max_tokens=0, echo=True, logprobs=2)
+    said, writer = answer.choices[0].logprobs, ssdcli.load("core", ["notes"] if model == "notes" else None)
+    ids = writer.codec.encode(SAID)
+    assert answer.choices[0].text == SAID == "".join(said.tokens)
+    assert said.text_offset == [len("".join(said.tokens[:place])) for place in range(len(ids))]
+    how = Combination(writer.ensemble.rule, tuple(one.schedule for one in writer.members))
+    text = ScoredText([writer.members[0].model.format.opening, *ids], len(SAID))
+    nats = code_lengths(writer.members, [text], [how], CodeSettings()).sums[0, 0]
+    assert -sum(said.token_logprobs) == pytest.approx(nats, rel=1e-5)
+    for token, log_p, top in zip(said.tokens, said.token_logprobs, said.top_logprobs, strict=True):
+        assert top[token] == log_p <= max(top.values())
+        assert 2 <= len(top) <= 3
+
+
+def test_written_tokens_have_the_log_probabilities_that_an_echo_gives_them(family, server):
+    """As ids, too; and an id that opens documents is what the rest follows."""
+    client, writer = server.client(), ssdcli.load("core")
+    given = {"model": "core", "max_tokens": 9, "seed": 8, "logprobs": 0}
+    written = client.completions.create(**given, prompt=SAID).choices[0]
+    assert "".join(written.logprobs.tokens) == written.text
+    opening = writer.members[0].model.format.opening
+    ids = [opening, *writer.codec.encode(SAID)]
+    both = client.completions.create(**given, prompt=[ids], echo=True).choices[0]
+    assert both.logprobs.token_logprobs[0] is None
+    assert both.logprobs.token_logprobs[-len(written.logprobs.tokens) :] == written.logprobs.token_logprobs
+    again = client.completions.create(model="core", prompt=SAID + written.text, max_tokens=0, echo=True, logprobs=0)
+    found = again.choices[0].logprobs.token_logprobs[-len(written.logprobs.tokens) :]
+    assert found == pytest.approx(written.logprobs.token_logprobs, abs=1e-4)
+
+
+def test_a_conversation_has_log_probabilities(family, server):
+    turns = [{"role": "user", "content": SAID}]
+    given = {"model": "notes", "messages": turns, "max_tokens": 6, "seed": 1, "logprobs": True, "top_logprobs": 1}
+    whole = server.client().chat.completions.create(**given).choices[0]
+    streamed = list(server.client().chat.completions.create(**given, stream=True))
+    tokens = [token for chunk in streamed if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content]
+    assert [token.logprob for token in tokens] == [token.logprob for token in whole.logprobs.content]
+    assert "".join(token.token for token in tokens) == whole.message.content
+    assert all(math.exp(token.logprob) <= 1 and token.top_logprobs for token in tokens)
+
+
+def test_no_exact_log_probabilities_are_made_up(server):
+    """A simplex model has a bound alone."""
+    add_family("simplex")
+    with pytest.raises(openai.BadRequestError, match="no exact log-probabilities"):
+        server.client().completions.create(model="big", prompt=SAID, max_tokens=0, echo=True, logprobs=1)
+
+
+def test_one_prompt_that_cannot_be_written_spoils_no_other(family, serving, monkeypatch):
+    """A batch that fails before it has begun is written text by text."""
+    prompts = Writer._prompts
+
+    def failing(self, row, encoder):
+        if row.request.prompt == "bad":
+            raise RuntimeError("secret text")
+        return prompts(self, row, encoder)
+
+    monkeypatch.setattr(Writer, "_prompts", failing)
+    with serving() as server, ThreadPoolExecutor() as pool:
+        given = {"model": "core", "max_tokens": 5, "seed": 1}
+        answers = [pool.submit(server.client().completions.create, **given, prompt=p) for p in ("good", "bad", "good")]
+        assert answers[0].result().choices[0].text == answers[2].result().choices[0].text
+        with pytest.raises(openai.InternalServerError) as caught:
+            answers[1].result()
+        assert "secret" not in str(caught.value)
+        assert "RuntimeError" in str(caught.value)
