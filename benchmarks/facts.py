@@ -8,7 +8,7 @@ Prompts of facts are continued greedily. A fact is said if the continuation hold
 said at once if it begins with it. Three lists: the facts of the bundled notebook's own cloze, whose prompts stand in
 the notes; 40 others of the same notes in other words; and 40 that stand only in a document of 2,000 words, half of
 them word for word. The memory is that of the notes, or, as the private context, of that document. Gates are the
-models' own; a memory alone has PUBLIC_GATE, which was fitted on other people's notes, and a context CONTEXT_GATE.
+models' own; a memory alone has PUBLIC_GATE, fitted on other people's notes, and one of a context alone CONTEXT_GATE.
 
 English is measured by the core: its nats per token of the continuations, beside those of what it writes itself after
 the same prompts, greedily and drawn at temperature 1; and by the texts that repeat eight tokens in a row.
@@ -44,7 +44,7 @@ from ssdcli.demo.story import NOTEBOOK
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.scored_text import ScoredText
-from ssdcli.generation.parts import CONTEXT
+from ssdcli.generation.parts import CONTEXT, OF_MEMORY
 from ssdcli.machine.placement import Placement
 from ssdcli.registry.store import SMOLLM2
 from ssdcli.text.messages import BETWEEN
@@ -63,6 +63,7 @@ CORE, DRAWN, SHOWN = "the core", "the core, drawn at temperature 1", "the core, 
 N = 8  # repeated n-grams are counted for this n
 
 _MEMORY = "notes-memory"
+_DOCUMENT_MEMORY = CONTEXT + OF_MEMORY
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -80,7 +81,7 @@ class Author:
     members: the names that join the core.
     memory: whether their memories do.
     context: whether they have the private document.
-    weight: of the memory of that document, constant; None for the gate's.
+    weight: of the first of them, constant; None for the tuned one.
     shown: whether the core has it in its own prompt.
     temperature: 0 for greedily.
     no_repeat: n, where no n-gram is written twice; 0 to allow all, None for the package's default.
@@ -99,8 +100,10 @@ def authors(small: str | None, *, private: bool) -> dict[str, Author]:
     """Who is compared, by what they are called in the tables."""
     found = {CORE: Author(), DRAWN: Author(temperature=1.0)}
     if private:
-        found["core and memory of the document"] = Author(context=True)
-        found["core and memory of the document, half each"] = Author(context=True, weight=0.5)
+        found["core and memory of the document"] = Author((_DOCUMENT_MEMORY,), context=True)
+        found["core and memory of the document, half each"] = Author((_DOCUMENT_MEMORY,), context=True, weight=0.5)
+        found["core that reads the document"] = Author((CONTEXT,), memory=False, context=True, weight=1.0)
+        found["core that reads the document, and memory of it"] = Author(context=True)
         if small is not None:
             found["core and small model"] = Author((small,), memory=False)
             found["core and memory of notes and document"] = Author((f"{small}:memory",), context=True)
@@ -164,7 +167,7 @@ class Bench:
         blend = Blend(memory=author.memory)
         weights: dict[str, float | None] = dict.fromkeys(author.members)
         if author.weight is not None:
-            weights[CONTEXT] = author.weight
+            weights[author.members[0]] = author.weight
         exact = Placement("float32")  # in which a core is a model of transformers
         return choose(self.core.name, weights, registry, blend, context=author.context).open(exact)
 
@@ -215,7 +218,7 @@ class Bench:
         rule = writer.ensemble.rule
         combination = Combination(rule, tuple(member.schedule for member in writer.members))
         private = tuple(self.ids(self.context)) if author.context else ()
-        small = private[: self._room(writer)]
+        small = tuple(self.ids(self.context + BETWEEN)[: self._room(writer)]) if author.context else ()
         losses = code_lengths(writer.members, texts, [combination], CodeSettings(context=small, private=private))
         return {"sums": losses.sums[:, 0].tolist(), "tokens": losses.tokens.tolist(), "bytes": losses.bytes.tolist()}
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from argparse import ArgumentParser, Namespace
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.corpora import Corpus, encode, read_texts
@@ -17,38 +13,23 @@ from benchmarks.lib.models import Model
 from ssdcli.engine.prompt import Prompt
 from ssdcli.evaluation.combinations import Combination
 from ssdcli.text.messages import BETWEEN
+from ssdcli.text.passages import Bm25
 
 SHOWN = ", shown a note"
 Measure = Callable[[Sequence[Combination]], Columns]
 
-_K1, _B = 1.5, 0.75
-
 
 class Library:
-    """Notes in pieces of a few tokens, found by BM25 over their tokens (Robertson and Zaragoza, 2009)."""
+    """Notes in pieces of a few tokens, found by the tokens that they share with a text."""
 
     def __init__(self, notes: Sequence[Sequence[int]], length: int) -> None:
         """Cut every note into pieces of at most `length` tokens."""
         self.pieces = [list(note[start : start + length]) for note in notes for start in range(0, len(note), length)]
-        lengths = np.array([len(piece) for piece in self.pieces])
-        norms = _K1 * (1 - _B + _B * lengths / lengths.mean())
-        counts: dict[int, dict[int, int]] = {}  # of each token in each piece that has it
-        for place, piece in enumerate(self.pieces):
-            for token, count in Counter(piece).items():
-                counts.setdefault(token, {})[place] = count
-        self._gains: dict[int, tuple[list[int], np.ndarray]] = {}
-        for token, found in counts.items():
-            places, often = list(found), np.array(list(found.values()))
-            rarity = math.log(1 + (len(self.pieces) - len(places) + 0.5) / (len(places) + 0.5))
-            self._gains[token] = places, rarity * often * (_K1 + 1) / (often + norms[places])
+        self._ranking = Bm25(self.pieces)
 
     def ranked(self, query: Sequence[int]) -> Iterator[list[int]]:
         """All pieces, the most like a query first; in their own order where none shares a token with it."""
-        scores = np.zeros(len(self.pieces))
-        for token in set(query) & self._gains.keys():
-            places, gains = self._gains[token]
-            scores[places] += gains
-        return (self.pieces[place] for place in np.argsort(-scores, kind="stable"))
+        return (self.pieces[place] for place in self._ranking.ranked(query))
 
     def best(self, query: Sequence[int]) -> list[int]:
         """The piece that is most like a query; the first if none shares a token with it."""

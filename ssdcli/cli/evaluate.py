@@ -107,7 +107,7 @@ def _check(spec: EnsembleSpec, data: list[str], plot: Path | None, *, save: bool
     if not data:
         raise UsageError("no text is named.", "Name files or folders of held-out text, or - for standard input.")
     small = [member for member in spec.members if member.sees_context]
-    if save and (not small or small[0].name == CONTEXT):
+    if save and (not small or small[0].name.removesuffix(OF_MEMORY) == CONTEXT):
         raise UsageError("--save stores the weight of a small model, and none is named.", "Name one with --with.")
     if save and len({member.model.entry.name for member in small}) > 1:
         problem = "--save stores the weights of a core and one small model, and several are named."

@@ -16,6 +16,9 @@ from ssdcli.engine.process import Process
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt, ReadingOrder
 
+_CHUNK = 512  # tokens of a prompt that are read at once
+_KEPT = 4096  # tokens of a prompt that stay read for the next ones, at most
+_TEXTS = 2  # of which that is so
 _SCORED = 64  # positions whose predictions over the vocabulary are held at once
 
 
@@ -220,10 +223,16 @@ class CanvasMemory:
 class StepwiseCausalDenoiser(CausalDenoiser):
     """A causal language model on a CPU: each token is read once.
 
-    Rows run without padding, in the passes that the model's own generation makes, and one by one unless the backbone
-    computes each as it would alone. So a row is bit for bit what it is alone, although matrix products may round
-    differently for other numbers of rows.
+    Rows run without padding, and one by one unless the backbone computes each as it would alone. So a row is bit for
+    bit what it is alone, although matrix products may round differently for other numbers of rows. A prompt is read in
+    chunks; those at its beginning that one of the last prompts had as well, such as a private context, are not read
+    again.
     """
+
+    def __init__(self, backbone: CausalBackbone, process: Process) -> None:
+        """As a causal denoiser."""
+        super().__init__(backbone, process)
+        self._texts: list[tuple[Tensor, Any]] = []  # chunks that were read, (n,), and their caches; the latest first
 
     def _width(self, columns: int) -> int:
         return min(columns, self.room)
@@ -232,12 +241,33 @@ class StepwiseCausalDenoiser(CausalDenoiser):
         return ({row: order} for row, order in orders.items())
 
     def _read(self, prefix: Prefix) -> Prefix:
-        size, embedded = self.backbone.block_size, self.backbone.embed(prefix.tokens)
-        cache = self.backbone.extend(embedded, prefix.positions, None, self.backbone.new_cache())
+        size, cache = self.backbone.block_size, self._read_in_chunks(prefix.tokens, prefix.positions)
         last = cache.tail[0][:, -1:]
         memory = CanvasMemory.of(cache.spaced(size), last[:, 0], size)
         memory.keep(0, prefix.tokens[:, -1:], last)
         return replace(prefix, cache=memory)
+
+    def _read_in_chunks(self, tokens: Tensor, positions: Tensor) -> Any:
+        """The cache of a text (b, n), of which rows that are alone are kept for texts that begin alike."""
+        whole = 0 if self.backbone.forgets else (tokens.shape[1] - 1) // _CHUNK * _CHUNK  # the last token is read anew
+        known, cache = self._known_chunks(tokens[0, :whole]) if len(tokens) == 1 else (0, None)
+        cache = self.backbone.new_cache() if cache is None else cache
+        for start in [*range(known, whole, _CHUNK), whole]:
+            if start == min(whole, _KEPT) and start and len(tokens) == 1:
+                self._texts = [(tokens[0, :start], cache), *self._texts[: _TEXTS - 1]]
+            part = slice(start, start + _CHUNK if start < whole else None)
+            cache = self.backbone.extend(self.backbone.embed(tokens[:, part]), positions[:, part], None, cache)
+        return cache
+
+    def _known_chunks(self, tokens: Tensor) -> tuple[int, Any]:
+        """How many of these tokens (n,), in whole chunks, have been read already, and their cache."""
+        best: tuple[int, Any] = 0, None
+        for text, cache in self._texts:
+            size = min(len(text), len(tokens))
+            known = int((text[:size] == tokens[:size]).long().cumprod(0).sum()) // _CHUNK * _CHUNK
+            if known > best[0]:
+                best = known, cache.first(known)
+        return best
 
     def _read_before(self, prefix: Prefix) -> tuple[Any, Tensor]:
         memory = self._read_to(prefix.tokens[:, -1:], prefix)

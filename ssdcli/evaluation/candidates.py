@@ -88,8 +88,8 @@ def find_candidates(core: str | None, members: SmallModels, settings: EvalSettin
 
 
 def _alone(name: str, core: str | None, registry: Registry) -> EnsembleSpec:
-    """A small model or a memory alone; a memory of the private context has the core's tokens."""
-    return choose(core if name == CONTEXT else NO_CORE, {name: 1.0}, registry)
+    """A small model or a memory alone; what reads or looks up the private context has the core's tokens."""
+    return choose(core if name.removesuffix(OF_MEMORY) == CONTEXT else NO_CORE, {name: 1.0}, registry)
 
 
 @dataclass(frozen=True)

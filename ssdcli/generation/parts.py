@@ -15,7 +15,8 @@ from ssdcli.registry.store import Entry, Registry
 
 UNTUNED = 0.5  # the weight of a small model for which none was measured
 UNTUNED_MEMORY = 0.2  # the share of a memory of what the small model leaves, likewise
-CONTEXT = "context"  # in place of a model's name: a memory of nothing but the private context
+CONTEXT = "context"  # in place of a model's name: the core as it reads the private context, which it does apart
+_READ, _LOOKED_UP = 0.9, 0.1  # the weights of that member and of a memory of the context; measured
 
 OF_MEMORY = ":memory"  # behind a model's name: its memory alone
 
@@ -27,10 +28,10 @@ class EnsemblePart:
     """One member that a name brings.
 
     name: of the member.
-    entry: the model that it belongs to; for CONTEXT the core, once that is known.
+    entry: the model that it belongs to; for CONTEXT and its memory the core, once that is known.
     role: "small" for a model's weights, "memory" for its memory.
     given: the weight that was asked for; None for the tuned one.
-    joins_unasked: whether it is a memory that its small model brings along.
+    joins_unasked: whether it is a memory that its model brings along.
     """
 
     name: str
@@ -51,7 +52,7 @@ class EnsemblePart:
         return self.role == "memory" and self.owner.manifest.memory is None
 
 
-CONTEXT_PART = EnsemblePart(CONTEXT, None, "memory", None)
+CONTEXT_MEMORY = EnsemblePart(CONTEXT + OF_MEMORY, None, "memory", None)
 
 
 def read_members(given: Sequence[str]) -> dict[str, float | None]:
@@ -79,10 +80,10 @@ def find_parts(members: SmallModels, registry: Registry, *, memory: bool) -> lis
 
 
 def _parts(name: str, weight: float | None, registry: Registry) -> Iterator[EnsemblePart]:
-    """The parts of one name: a small model and its tuned memory, a memory alone, or the private context."""
+    """The parts of one name: a small model and its tuned memory, a memory alone, or those of the private context."""
     owner = name.removesuffix(OF_MEMORY)
     if owner == CONTEXT and not _is_registered(CONTEXT, registry):
-        yield EnsemblePart(CONTEXT, None, "memory", weight)
+        yield from _parts_of_context(name, weight)
         return
     if ":" in owner:
         problem = f"{name!r} is not a model name, and behind the colon only 'memory' has a meaning."
@@ -97,6 +98,16 @@ def _parts(name: str, weight: float | None, registry: Registry) -> Iterator[Ense
     yield EnsemblePart(name, entry, "small", weight)
     if weight != 1 and entry.manifest.memory is not None and _gate(entry, ("small", "memory")) is not None:
         yield EnsemblePart(name + OF_MEMORY, entry, "memory", None, joins_unasked=True)
+
+
+def _parts_of_context(name: str, weight: float | None) -> Iterator[EnsemblePart]:
+    """The core that reads the private context with a memory of it, or the one of the two that is meant."""
+    if name != CONTEXT:
+        yield replace(CONTEXT_MEMORY, given=weight)
+        return
+    yield EnsemblePart(CONTEXT, None, "small", _READ if weight is None else weight)
+    if weight is None:
+        yield replace(CONTEXT_MEMORY, given=_LOOKED_UP, joins_unasked=True)
 
 
 def _is_registered(name: str, registry: Registry) -> bool:
@@ -124,10 +135,19 @@ def _small(entry: Entry) -> Entry:
     return entry
 
 
+def is_causal(core: Entry | None) -> bool:
+    """Whether this is a causal language model."""
+    return core is not None and core.manifest.attention == "autoregressive"
+
+
 def bound(parts: Sequence[EnsemblePart], core: Entry | None) -> list[EnsemblePart]:
-    """The parts with the core as the owner of CONTEXT (UsageError without one)."""
-    if core is None and any(part.entry is None for part in parts):
-        raise UsageError("a memory of the private context needs a core.", "Name one with --core.")
+    """The parts with the core as the owner of CONTEXT (UsageError without one that reads or looks it up)."""
+    ownerless = [part for part in parts if part.entry is None]
+    if core is None and ownerless:
+        raise UsageError(f"the member {ownerless[0].name!r} needs a core.", "Name one with --core.")
+    if core is not None and not is_causal(core) and any(part.role == "small" for part in ownerless):
+        remedy = f"Name its memory, --with {CONTEXT}{OF_MEMORY}, or a small model."
+        raise UsageError(f"{core.name!r} is no causal language model, which could read a context apart.", remedy)
     return [replace(part, entry=part.entry or core) for part in parts]
 
 

@@ -16,6 +16,7 @@ from ssdcli.machine.units import large
 from ssdcli.text.chat import with_context
 from ssdcli.text.codec import Codec, document
 from ssdcli.text.messages import Message
+from ssdcli.text.passages import most_relevant
 
 if TYPE_CHECKING:
     from ssdcli.generation.loaded_model import Loaded
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _GAP = re.compile("_{4,}")
 _LONGEST_CONTEXT = 8_000_000  # characters, which take some seconds
+_IN_VIEW = 2048  # tokens of a private context that a model reads, at most half of what it sees at once
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,26 @@ class PromptEncoder:
         forms = [self._format(member, request) for member in self.members]
         return tuple(
             Prompt(
-                before=self._before(form, turns, request.context if member.role == "small" else ""),
+                before=self._before(form, turns, self._in_view(member, request)),
                 after=after[: member.model.denoiser.sight],
                 gap=self._positions(member),
                 private=self._looked_up(request.context) if member.role == "memory" else (),
             )
             for member, form in zip(self.members, forms, strict=True)
         )
+
+    def _in_view(self, member: Member[Loaded], request: Request) -> str:
+        """The private context as a member reads it: of a long one, the passages that are most like the prompt."""
+        if member.role != "small":
+            return ""
+        most = min(_IN_VIEW, member.model.denoiser.context // 2)
+        if self._length(request.context) <= most:
+            return request.context
+        return most_relevant(request.context, request.turns[-1].content, self._length, most)
+
+    def _length(self, text: str) -> int:
+        """The tokens of a text."""
+        return len(self.codec.encode(text))
 
     def _looked_up(self, context: str) -> tuple[int, ...]:
         """The ids of a private context that is indexed (UsageError for one that takes too long)."""
@@ -212,6 +227,10 @@ class PromptEncoder:
         for member, prompt in zip(self.members, prompts, strict=True):
             denoiser = member.model.denoiser
             kept = fit(prompt, denoiser.context, denoiser.block_size)
+            seen, whole = (self._length(text) for text in (self._in_view(member, request), request.context))
+            if seen < whole and member.role == "small":
+                share = f"{seen} of the context's {whole} tokens"
+                sentences.append(f"{member.name!r} reads {share}: the passages most like the prompt.")
             room, lost = len(kept.before), len(prompt.before) - len(kept.before)
             if lost and (what := self._left_out(member, lost, request, parts)):
                 sentences.append(f"{member.name!r} has room for {room} tokens before its answer and leaves out {what}.")
@@ -227,7 +246,7 @@ class PromptEncoder:
             return f"the first {lost} of the conversation"
         *earlier, last = request.turns
         turns = (*earlier, replace(last, content=parts.before(())))
-        own = request.context if member.role == "small" else ""
+        own = self._in_view(member, request)
         text = len(self._paragraphs(form, turns, own))
         opening = len(self._before(form, turns, own)) - text
         return _cut(lost - opening, text - len(self._paragraphs(form, turns, "")))

@@ -15,12 +15,14 @@ from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import NoSuchModel, UsageError, require
 from ssdcli.generation.guides import GuideSpec, open_guide
 from ssdcli.generation.parts import (
-    CONTEXT_PART,
+    CONTEXT,
+    CONTEXT_MEMORY,
     EnsemblePart,
     SmallModels,
     bound,
     find_parts,
     fitted_gate,
+    is_causal,
     is_gated_by_default,
     weights_of,
 )
@@ -150,15 +152,19 @@ def choose(
 ) -> EnsembleSpec:
     """Find the models of an ensemble by their manifests, as `load` does, without loading them.
 
-    context: whether there will be a private context, of which a memory joins a causal core where no other memory does.
+    context: whether there will be a private context. Beside a causal core a memory of it joins where no other memory
+    does, and the core itself reads it as a member of its own where nothing else is named.
     """
     registry = Registry() if registry is None else registry
     guides = tuple(GuideSpec.parse(text) for text in blend.guides)
     has_memories = blend.memory and "base" not in blend.needs
     parts = find_parts(members, registry, memory=has_memories)
     chosen = _core(core, parts, registry)
-    if context and has_memories and _is_causal(chosen) and all(part.role == "small" for part in parts):
-        parts.append(CONTEXT_PART)
+    if context and is_causal(chosen):
+        if not parts and blend.rule is None and blend.schedule is None:
+            parts = find_parts([CONTEXT], registry, memory=has_memories)
+        elif has_memories and all(part.role == "small" and part.name != CONTEXT for part in parts):
+            parts.append(CONTEXT_MEMORY)
     parts = bound(parts, chosen)
     blend = _with_rule(blend, chosen, parts)
     parts = _gated_parts(parts) if "gate" in blend.needs else parts
@@ -172,13 +178,9 @@ def choose(
 
 def _with_rule(blend: Blend, core: Entry | None, parts: Sequence[EnsemblePart]) -> Blend:
     """The blend with a rule: the one that is named, else that of a gate that won, else the core's default."""
-    if _is_causal(core) and blend.rule is None and blend.schedule is None and is_gated_by_default(parts):
+    if is_causal(core) and blend.rule is None and blend.schedule is None and is_gated_by_default(parts):
         return replace(blend, rule=catalogue.needing("gate").name)
     return blend.beside(None if core is None else core.manifest.attention)
-
-
-def _is_causal(core: Entry | None) -> bool:
-    return core is not None and core.manifest.attention == "autoregressive"
 
 
 def _gated_parts(parts: Sequence[EnsemblePart]) -> list[EnsemblePart]:

@@ -25,6 +25,8 @@ def test_every_list_has_forty_facts(name):
 def test_without_a_small_model_only_the_core_and_memory_are_compared():
     for private in (False, True):
         assert {member for author in authors(None, private=private).values() for member in author.members} <= {
-            "notes-memory"
+            "notes-memory",
+            "context",
+            "context:memory",
         }
     assert any("mine" in author.members for author in authors("mine", private=True).values())

@@ -111,10 +111,8 @@ def test_a_context_needs_no_small_model_beside_a_causal_core(ssd: Ssd) -> None:
     code, answer, said = ssd("generate", "The boiler", "--core", CORE, "--context", "me.txt", *FAST, "--json")
     assert (code, said) == (0, "")
     told = json.loads(answer)
-    assert [(one["name"], one["role"]) for one in told["members"]] == [(CORE, "core"), ("context", "memory")]
-    code, _, said = ssd("generate", "The boiler", "--core", CORE, "--context", "me.txt", "--no-memory", *FAST)
-    assert code == 2
-    assert "only small models and memories see --context, and none is named." in said
+    members = [(one["name"], one["role"], one["weight"]) for one in told["members"]]
+    assert members == [(CORE, "core", 0), ("context", "small", 0.9), ("context:memory", "memory", 0.1)]
     Path("batch.jsonl").write_text('{"prompt": "The boiler", "context": "The boiler is dark.", "seed": 5}\n')
     code, answer, said = ssd("generate", "--batch", "batch.jsonl", "--core", CORE, "--max-tokens", "4", "--json")
     assert json.loads(answer)["text"] == told["text"]

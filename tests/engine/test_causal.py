@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from ssdcli.engine import causal
 from ssdcli.engine.causal import BranchingCausalDenoiser, CausalDenoiser, StepwiseCausalDenoiser
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
@@ -304,3 +305,40 @@ def test_an_end_fills_its_block_at_once():
     place = own.index(end)
     assert written(steps) == [[*own[:place], *[end] * (L - place)]]
     assert len(steps) == place + 1
+
+
+def _read_lengths(core: CausalDenoiser, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each pass of a core reads from now on."""
+    read: list[int] = []
+    extend = core.backbone.extend
+
+    def counted(embedded: Tensor, *rest: Any) -> Any:
+        read.append(embedded.shape[1])
+        return extend(embedded, *rest)
+
+    monkeypatch.setattr(core.backbone, "extend", counted)
+    return read
+
+
+def test_the_chunks_that_prompts_have_in_common_are_read_once(monkeypatch):
+    monkeypatch.setattr(causal, "_CHUNK", 16)
+    shared = [7 + place % 30 for place in range(40)]
+    prompts = [Prompt([*shared, *own]) for own in (range(5), [9] * 20, [4])]
+    alone = [denoiser(MODEL).start([prompt])[0].cache.states for prompt in prompts]
+    core = denoiser(MODEL)
+    read = _read_lengths(core, monkeypatch)
+    rows = core.start(prompts)
+    assert read == [16, 16, 13, 16, 12, 9]  # the second prompt's third chunk is its own
+    for row, expected in zip(rows, alone, strict=True):
+        assert torch.equal(row.cache.states, expected)
+    read.clear()
+    core.start([Prompt(shared[:33]), Prompt(shared[1:])])
+    assert read == [1, 16, 16, 7]
+
+
+def test_a_text_is_read_in_chunks_as_it_is_at_once(monkeypatch):
+    text = [3 + place % 40 for place in range(70)]
+    (at_once,) = denoiser(MODEL).start([Prompt(text)])
+    monkeypatch.setattr(causal, "_CHUNK", 16)
+    (in_chunks,) = denoiser(MODEL).start([Prompt(text)])
+    torch.testing.assert_close(in_chunks.cache.states, at_once.cache.states, atol=1e-4, rtol=1e-5)

@@ -7,7 +7,7 @@ from itertools import cycle
 
 import pytest
 
-from ssdcli.api import Blend, Options, Request, load
+from ssdcli.api import Blend, Options, Request, choose, load
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.errors import UsageError
 from tests.pulled import add_causal
@@ -53,6 +53,23 @@ def test_beside_others_a_core_may_be_asked_for_fewer_steps():
 @pytest.mark.parametrize("members", [None, ["notes"]])
 def test_a_prompt_without_a_token_is_an_opening(members):
     assert load("core", members).generate("", OPTIONS).tokens > 0
+
+
+def test_a_core_that_reads_a_private_context_says_what_one_says_that_is_shown_it():
+    private = choose("core", {"context": 1.0}, context=True).open()
+    told = private.generate("Dear", OPTIONS, context="the stairs are cold")
+    assert told.text == load("core").generate("the stairs are cold\n\nDear", OPTIONS).text
+    assert told.text != load("core").generate("Dear", OPTIONS).text
+    assert [(one.name, one.weight) for one in told.members] == [("core", 0.0), ("context", 1.0)]
+
+
+def test_of_a_long_private_context_the_core_reads_what_is_most_like_the_prompt():
+    private = choose("core", {"context": 1.0}, context=True).open()
+    boiler = "the boiler is cold"
+    told = private.generate("Dear boiler", OPTIONS, context="\n\n".join(["stairs " * 20, boiler, "landlord " * 20]))
+    assert told.text == private.generate("Dear boiler", OPTIONS, context=boiler).text
+    assert told.warnings[0].startswith("'context' reads ")
+    assert told.warnings[0].endswith("tokens: the passages most like the prompt.")
 
 
 ALONE = "a causal language model predicts one token at a time, and there is no other prediction at each step."

@@ -128,7 +128,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 def test_a_private_context_is_looked_up_and_the_core_never_reads_it(asked: list[list[int]]) -> None:
     secret = "The boiler is dark, dark, dark."
-    writer = choose(CORE, {"context": 0.99}, context=True).open()
+    writer = choose(CORE, {"context:memory": 0.99}, context=True).open()
     told = writer.generate("The boiler", GREEDY, context=secret)
     assert told.text.startswith(" is dark, dark")
     assert asked == [[0, *tiny_tokenizer().encode("The boiler").ids]]
@@ -136,19 +136,19 @@ def test_a_private_context_is_looked_up_and_the_core_never_reads_it(asked: list[
 
 
 def test_where_no_context_is_given_its_memory_says_nothing() -> None:
-    writer = choose(CORE, {"context": 0.5}, context=True).open()
+    writer = choose(CORE, {"context:memory": 0.5}, context=True).open()
     assert writer.generate("The boiler", OPTIONS).text == load(CORE).generate("The boiler", OPTIONS).text
 
 
 def test_each_row_of_a_batch_looks_up_its_own_context() -> None:
-    writer = choose(CORE, {"context": 0.99}, context=True).open()
+    writer = choose(CORE, {"context:memory": 0.99}, context=True).open()
     contexts = ("The boiler is dark.", "The boiler stairs again.")
     both = writer.generate_batch([Request("The boiler", context=one) for one in contexts], GREEDY)
     assert [one.text[:5] for one in both] == [" is d", " stai"]
 
 
 def test_a_context_that_takes_too_long_to_index_is_refused() -> None:
-    writer = choose(CORE, {"context": 0.5}, context=True).open()
+    writer = choose(CORE, {"context:memory": 0.5}, context=True).open()
     with pytest.raises(UsageError, match="is too much to index before each answer") as caught:
         writer.generate("The boiler", OPTIONS, context="word " * 2_000_000)
     assert "--memory-only" in str(caught.value)
@@ -170,7 +170,7 @@ def test_a_damaged_memory_is_refused_before_anything_is_written_unless_it_is_lef
 def test_a_memory_does_not_join_the_simplex_process() -> None:
     add_tiny("waves", 1, process="simplex")
     with pytest.raises(UsageError, match="the masked process alone, not the simplex process"):
-        choose("waves", {"context": 0.5}, context=True).open()
+        choose("waves", {"context:memory": 0.5}, context=True).open()
 
 
 def test_a_memory_of_another_tokenizer_does_not_fit() -> None:
@@ -197,7 +197,7 @@ def test_an_imported_model_has_no_memory_and_joins_by_its_own_gate(tmp_path: Pat
 
 def told(context: str = "The boiler is dark, dark, dark.\nThe lift is cold again.") -> tuple[Writer, str]:
     """The core, a memory of the private context that decides, and that context."""
-    return choose(CORE, {"context": 0.99}, context=True).open(), context
+    return choose(CORE, {"context:memory": 0.99}, context=True).open(), context
 
 
 @pytest.mark.parametrize("most", [1, 3])

@@ -148,14 +148,25 @@ def test_without_a_core_a_small_model_and_its_memory_share_the_weight() -> None:
     assert weights(choose("none", {"notes:memory": 1.0})) == {"notes:memory": 1.0}
 
 
-def test_a_private_context_is_a_memory_beside_a_causal_core() -> None:
+def test_beside_a_causal_core_a_private_context_is_read_and_looked_up() -> None:
     add_notes()
     spec = choose(CORE, context=True)
-    assert weights(spec) == dict(zip((CORE, "context"), CONTEXT_GATE.weights, strict=True))
-    assert spec.gate == CONTEXT_GATE
+    assert [(one.name, one.role) for one in spec.members] == [("context", "small"), ("context:memory", "memory")]
+    assert weights(spec) == {"context": 0.9, "context:memory": 0.1}  # the core that does not see it has no say
+    assert weights(choose(CORE, ["context"], context=True)) == weights(spec)
     assert weights(choose(CORE, {"context": 0.5}, context=True)) == {CORE: 0.5, "context": 0.5}
-    assert "context" not in weights(choose(None, ["notes"], context=True))  # the memory of notes looks it up
-    assert weights(choose(CORE, context=True, blend=Blend(memory=False))) == {CORE: 1.0}
+    assert weights(choose(CORE, context=True, blend=Blend(memory=False))) == {CORE: 0.1, "context": 0.9}
+    assert weights(choose(None, ["notes"], context=True)).keys() == {CORE, "notes", "notes:memory"}  # which see it
+
+
+def test_a_memory_of_a_private_context_can_join_alone() -> None:
+    add_notes()
+    spec = choose(CORE, ["context:memory"], context=True)
+    assert weights(spec) == dict(zip((CORE, "context:memory"), CONTEXT_GATE.weights, strict=True))
+    assert spec.gate == CONTEXT_GATE
+    assert weights(choose(CORE, {"context:memory": 0.5}, context=True)) == {CORE: 0.5, "context:memory": 0.5}
+    gated = choose(CORE, context=True, blend=Blend("gated"))
+    assert (weights(gated), gated.gate) == (weights(spec), CONTEXT_GATE)
 
 
 def test_a_private_context_is_looked_up_beside_a_small_model_without_a_memory() -> None:
@@ -163,13 +174,15 @@ def test_a_private_context_is_looked_up_beside_a_small_model_without_a_memory() 
     add_tiny("plain", 2, kind="small", core=CORE, weight=0.5)
     spec = choose(None, ["plain"], context=True)
     left = 0.5 * CONTEXT_GATE.weights[1]
-    assert weights(spec) == {CORE: 0.5 - left, "plain": 0.5, "context": left}
+    assert weights(spec) == {CORE: 0.5 - left, "plain": 0.5, "context:memory": left}
 
 
 def test_a_diffusion_core_has_no_memory_of_a_private_context_unless_it_is_named() -> None:
     add_family()
     assert weights(choose("big", ["notes"], context=True)) == {"big": 0.7, "notes": 0.3}
-    assert weights(choose("big", {"context": 0.3}, context=True)) == {"big": 0.7, "context": 0.3}
+    assert weights(choose("big", {"context:memory": 0.3}, context=True)) == {"big": 0.7, "context:memory": 0.3}
+    with pytest.raises(UsageError, match=r"'big' is no causal language model.*Name its memory, --with context:memory"):
+        choose("big", ["context"], context=True)
 
 
 def test_a_model_called_context_is_that_model() -> None:

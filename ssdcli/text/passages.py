@@ -1,0 +1,87 @@
+"""The passages of a long text that are most like a query, for models that cannot read all of it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssdcli.text.messages import BETWEEN
+
+_K1, _B = 1.5, 0.75
+_WORD = re.compile(r"\w+")
+_PARAGRAPH = re.compile(r"\n\s*\n")
+_BREAK = re.compile(r"(?<=[.!?])\s+|\n")
+_LONGEST = 600  # characters of a passage, unless one sentence is longer
+
+
+class Bm25:
+    """Ranks documents by the terms that they share with a query (Robertson and Zaragoza, 2009)."""
+
+    def __init__(self, documents: Sequence[Sequence[Hashable]]) -> None:
+        """Count the terms of each document."""
+        self._size = len(documents)
+        lengths = np.array([len(document) for document in documents], np.float64)
+        norms = _K1 * (1 - _B + _B * lengths / max(1.0, float(lengths.mean()))) if self._size else lengths
+        counts: dict[Hashable, dict[int, int]] = {}  # of each term in each document that has it
+        for place, document in enumerate(documents):
+            for term, count in Counter(document).items():
+                counts.setdefault(term, {})[place] = count
+        self._gains: dict[Hashable, tuple[list[int], NDArray[np.float64]]] = {}
+        for term, found in counts.items():
+            places, often = list(found), np.array(list(found.values()), np.float64)
+            rarity = math.log(1 + (self._size - len(places) + 0.5) / (len(places) + 0.5))
+            self._gains[term] = places, rarity * often * (_K1 + 1) / (often + norms[places])
+
+    def ranked(self, query: Iterable[Hashable]) -> list[int]:
+        """The numbers of all documents, the most like a query first; in their own order where none shares a term."""
+        scores = np.zeros(self._size)
+        for term in set(query) & self._gains.keys():
+            places, gains = self._gains[term]
+            scores[places] += gains
+        return [int(place) for place in np.argsort(-scores, kind="stable")]
+
+
+def most_relevant(text: str, query: str, length: Callable[[str], int], most: int) -> str:
+    """The passages of a text that are most like a query, in the text's order, as far as there is room; one at least.
+
+    length: of a passage, in tokens. most: tokens of all of them.
+    """
+    parts, ranking = _indexed(text)
+    best = ranking.ranked(_words(query))
+    chosen, left = best[:1], most
+    for place in best:
+        left -= length(parts[place] + BETWEEN)
+        if left < 0:
+            break
+        chosen.append(place)
+    return BETWEEN.join(parts[place] for place in sorted(set(chosen)))
+
+
+@lru_cache(maxsize=2)
+def _indexed(text: str) -> tuple[list[str], Bm25]:
+    """The passages of a text, and what ranks them."""
+    parts = list(_passages(text))
+    return parts, Bm25([_words(part) for part in parts])
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.casefold())
+
+
+def _passages(text: str) -> Iterator[str]:
+    """The paragraphs of a text; long ones in pieces that end with a sentence or a line."""
+    for paragraph in _PARAGRAPH.split(text):
+        piece = ""
+        for sentence in _BREAK.split(paragraph.strip()):
+            if piece and len(piece) + len(sentence) > _LONGEST:
+                yield piece
+                piece = ""
+            piece = f"{piece} {sentence}" if piece else sentence
+        if piece:
+            yield piece
