@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _GAP = re.compile("_{4,}")
 _LONGEST_CONTEXT = 8_000_000  # characters, which take some seconds
-_IN_VIEW = 2048  # tokens of a private context that a model reads, at most half of what it sees at once
+_IN_VIEW = 2048  # tokens of a private context that a model reads
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,9 @@ class PromptEncoder:
         """The private context as a member reads it: of a long one, the passages that are most like the prompt."""
         if member.role != "small":
             return ""
-        most = min(_IN_VIEW, member.model.denoiser.context // 2)
-        if self._length(request.context) <= most:
+        if self._length(request.context) <= _IN_VIEW:
             return request.context
+        most = min(_IN_VIEW, member.model.denoiser.room // 2)
         return most_relevant(request.context, request.turns[-1].content, self._length, most)
 
     def _length(self, text: str) -> int:

@@ -10,6 +10,7 @@ import pytest
 from ssdcli.api import Blend, Options, Request, choose, load
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.errors import UsageError
+from ssdcli.generation import prompt_encoder
 from tests.pulled import add_causal
 from tests.tiny import BLOCK, add_tiny, tiny_tokenizer
 
@@ -63,7 +64,8 @@ def test_a_core_that_reads_a_private_context_says_what_one_says_that_is_shown_it
     assert [(one.name, one.weight) for one in told.members] == [("core", 0.0), ("context", 1.0)]
 
 
-def test_of_a_long_private_context_the_core_reads_what_is_most_like_the_prompt():
+def test_of_a_long_private_context_the_core_reads_what_is_most_like_the_prompt(monkeypatch):
+    monkeypatch.setattr(prompt_encoder, "_IN_VIEW", 32)
     private = choose("core", {"context": 1.0}, context=True).open()
     boiler = "the boiler is cold"
     told = private.generate("Dear boiler", OPTIONS, context="\n\n".join(["stairs " * 20, boiler, "landlord " * 20]))

@@ -78,7 +78,10 @@ weights = st.lists(st.integers(0, 5), min_size=1, max_size=12).filter(any)
 def test_the_nucleus_is_that_of_the_sorted_definition(vocabulary, sharpness, top_p):
     p = distributions(vocabulary, sharpness)
     kept = keep_nucleus(p, top_p)
-    assert torch.equal(kept, torch.stack([nucleus_by_sorting(row, top_p) for row in p]))
+    least, most = (torch.stack([nucleus_by_sorting(row, top_p + away) for row in p]) for away in (-5e-7, 5e-7))
+    assert bool((least <= kept).all())  # a sum of float32 may miss a border by so much
+    assert bool((kept <= most).all())
+    assert torch.equal(kept, p * (kept > 0))
     assert torch.equal(p, distributions(vocabulary, sharpness))
 
 
