@@ -11,7 +11,7 @@ from typing import Any
 _OLD_NAMES = {"self_conditioning.weight": "listen.weight"}  # of tensors: today's name, and the pinned one
 ONLY_EXACT = "sha256"  # the key of what nothing but the same type of machine can repeat
 # Tolerances of what little rounding moves far: numbers that are fitted in a flat valley, and those that grow from zero
-# by the signs of small gradients; by a part of their keys.
+# by the signs of small gradients; by the parts of their keys.
 _LOOSE = {"gate": 0.3, "lora_B": 0.05}
 
 
@@ -26,7 +26,7 @@ def differences(pinned: Any, found: Any, tolerance: float = 0.0, place: str = ""
             if key not in found:
                 lines.append(f"{place}/{key}: it is not there")
             elif not (tolerance and key == ONLY_EXACT):
-                loose = [bound for part, bound in _LOOSE.items() if tolerance and part in key]
+                loose = [bound for part, bound in _LOOSE.items() if tolerance and part in key.split(".")]
                 lines += differences(value, found[key], max([tolerance, *loose]), f"{place}/{key}")
         return lines
     if isinstance(pinned, list) and isinstance(found, list):
