@@ -57,8 +57,8 @@ _BATCH, _RATE, _DECAY = 512, 2e-3, 0.8  # runs of a step, peak learning rate, an
 _IDS = 6144  # the text's most frequent ids, and the first ones of the vocabulary, that are drafted
 _ALONE = 0.6  # the share of the steps in which only the next token is learned
 _READING = 0.5  # the share of the minutes in which the core may read and write
-_HELDOUT = 2  # batches of held-out text, one that was read and one that was written
-_MEASURED = 1024  # runs of them, at most
+_HELDOUT, _SHORT = 8, 128  # passages of held-out text and their tokens; rows that the core writes on from them
+_MEASURED = 512  # runs of both, at most
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ class _Job:
     core: CausalCore
     store: TokenStore
 
-    def batches(self, side: Side) -> Batches:
-        """A side of the text, and what the core writes on from it."""
+    def batches(self, side: Side, window: int = WINDOW, rows: int = OwnText.rows) -> Batches:
+        """A side of the text in passages of so many tokens, and what the core writes on from it, some rows together."""
         codec = Codec(load_tokenizer(self.entry.folder, self.entry.name))
         form = format_of(self.entry, codec.tokenizer, trained_here=False)
-        window = min(WINDOW, self.core.context)
+        window = min(window, self.core.context)
         texts = CoreTexts(StoreSide.of(self.store, side), form.opening, form.ends[0], window, self.settings.seed)
-        return OwnText(self.core, codec, form).batches(texts)
+        return OwnText(self.core, codec, form, rows).batches(texts)
 
 
 def train_head(
@@ -188,10 +188,12 @@ def _untrained(job: _Job, states: CoreStates) -> DraftHead:
 class _Learned:
     """A trained head that is not registered yet.
 
+    states: what it learned from.
     heldout: runs on held-out text, their states (R, 1 + AHEAD, D) and tokens (R, AHEAD); None without any.
     """
 
     job: _Job
+    states: CoreStates
     head: DraftHead
     heldout: tuple[torch.Tensor, torch.Tensor] | None
     steps: int
@@ -211,7 +213,7 @@ class _Learned:
 
     def _manifest(self, right: tuple[float, ...]) -> Manifest:
         """What the registry keeps of it; the digests of its files are added when it is registered."""
-        core, info = self.job.entry.manifest, self.job.store.info
+        core = self.job.entry.manifest
         return Manifest(
             name=self.job.settings.name,
             kind=HEAD,
@@ -226,11 +228,11 @@ class _Learned:
             parameters=sum(weight.numel() for weight in self.head.parameters()),
             core=self.job.entry.name,
             base_weights=core.weights_digest,
-            data=info.fingerprint,
+            data=self.job.store.info.fingerprint,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=package_versions(),
             metrics={f"draft {place + 1} right": share for place, share in enumerate(right)},
-            text={key: getattr(info.train, key) for key in ("documents", "conversations", "tokens", "bytes")},
+            text={"documents": self.states.documents, "tokens": len(self.states.targets)},
         )
 
 
@@ -266,7 +268,7 @@ def _train(job: _Job, states: CoreStates, watcher: Watcher, began: float, clock:
         raise stopped(settings.name)
     watcher.on_measuring()
     trainer.best.give(objective.backbone)
-    return _Learned(job, objective.backbone, heldout, trainer.state.global_step, clock() - began)
+    return _Learned(job, states, objective.backbone, heldout, trainer.state.global_step, clock() - began)
 
 
 def _budget(settings: TrainSettings, runs: int) -> Budget:
@@ -280,11 +282,10 @@ def _budget(settings: TrainSettings, runs: int) -> Budget:
 def _heldout(job: _Job) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Runs on held-out text, and on what the core writes on from it."""
     states, tokens = [], []
-    for batch, _ in islice(job.batches("heldout"), _HELDOUT):
-        read, following = read_passages(job.core, batch)
-        runs = torch.from_numpy(run_starts(counted_places(batch), AHEAD))[: _MEASURED // _HELDOUT, None] + torch.arange(
-            1 + AHEAD
-        )
+    for batch, _ in islice(job.batches("heldout", _SHORT, _HELDOUT), 2):
+        read, following = read_passages(job.core, batch[:_HELDOUT])
+        starts = torch.from_numpy(run_starts(counted_places(batch[:_HELDOUT]), AHEAD))[: _MEASURED // 2]
+        runs = starts[:, None] + torch.arange(1 + AHEAD)
         states.append(read[runs])
         tokens.append(following[runs[:, :-1]])
     device = job.core.device

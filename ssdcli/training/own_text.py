@@ -17,18 +17,21 @@ from ssdcli.text.messages import Message
 from ssdcli.text.openings import TextFormat
 from ssdcli.training.core_states import CoreTexts, Passage
 
-_ROWS = 24  # that are written together
 _READ, _WRITTEN = 32, 64  # tokens of the user's text, and of the core's after them
 _TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True)
 class OwnText:
-    """A core that writes on from texts, after a chat template every second time if it has one."""
+    """A core that writes on from texts, after a chat template every second time if it has one.
+
+    rows: that it writes together.
+    """
 
     core: CausalCore
     codec: Codec
     form: TextFormat
+    rows: int = 16
 
     def batches(self, texts: CoreTexts) -> Iterator[tuple[list[Passage], int]]:
         """The passages of texts, and after those of each pass some that the core wrote; counted as in `CoreTexts`.
@@ -51,7 +54,7 @@ class OwnText:
         """What the core goes on from, all of one length: (R, n) int64; none where all passages are short."""
         long = [passage.tokens for passage in batch if len(passage.tokens) > _READ]
         prompts = []
-        for number in range(_ROWS if long else 0):
+        for number in range(self.rows if long else 0):
             tokens = long[number % len(long)]
             start = int(torch.randint(1, len(tokens) - _READ + 1, (), generator=random))
             prompts.append(self._prompt(list(tokens[start : start + _READ]), asks=asks))

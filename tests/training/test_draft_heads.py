@@ -64,6 +64,7 @@ def test_a_head_is_registered_and_its_core_drafts_by_it(tmp_path):
     manifest = Registry().find("head").manifest
     assert (manifest.kind, manifest.core, manifest.attention) == ("head", "core", "none")
     assert manifest.base_weights == Registry().find("core").manifest.weights_digest
+    assert manifest.text["tokens"] > 1500  # what the core read, and what it wrote
     writer = load("core")
     found = general_head(writer.members[0].model.denoiser.backbone)
     assert found is not None
