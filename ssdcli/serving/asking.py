@@ -8,11 +8,10 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ssdcli.errors import NoSuchModel, OutOfMemory, SsdError, UsageError, require
-from ssdcli.generation.parts import read_members
-from ssdcli.generation.selection import EnsembleSpec, choose
+from ssdcli.generation.selection import EnsembleSpec
 from ssdcli.generation.types import Blend, OptionChanges, Options, Request
-from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Registry
+from ssdcli.serving.ensembles import named
 from ssdcli.text.messages import Message
 
 if TYPE_CHECKING:
@@ -117,17 +116,6 @@ class Ask:
         require(all(id < size for id in ids), f"a token id is not below {size}, the size of the vocabulary.")
         texts = [prompt if isinstance(prompt, str) else writer.codec.decode(prompt) for prompt in self.prompts]
         return [Request(text, self.context, plain=True) for text in texts]
-
-
-def named(
-    name: str, registry: Registry, members: Sequence[str] = (), blend: Blend | None = None, context: bool = False
-) -> EnsembleSpec:
-    """The ensemble of this name, such as `notes`, `smollm2`, `smollm2+notes=0.3` or `none+notes`, and more members."""
-    first, *others = name.split("+")
-    kinds = {entry.name: entry.manifest.kind for entry in registry.entries()}
-    is_core = first == NO_CORE or kinds.get(first) == "core"
-    small = read_members([*([] if is_core else [first]), *others, *members])
-    return choose(first if is_core else None, small, registry, blend or Blend(), context=context)
 
 
 class _Body:

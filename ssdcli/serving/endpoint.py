@@ -22,10 +22,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ssdcli.errors import SsdError
-from ssdcli.registry.manifest import MEMBERS
 from ssdcli.registry.store import Entry
 from ssdcli.serving.answers import Answer, error_json
-from ssdcli.serving.asking import Ask, Refused, named, read_ask
+from ssdcli.serving.asking import Ask, Refused, read_ask
+from ssdcli.serving.ensembles import named, writes
 from ssdcli.serving.worker import COUNTS, Job, Part, Worker
 
 LONGEST_BODY = 16 << 20  # bytes
@@ -92,7 +92,7 @@ class Endpoint:
     async def models(self, _: HttpRequest) -> Response:
         """The models that can be asked for."""
         entries = await run_in_threadpool(self._worker.registry.entries)
-        return _json({"object": "list", "data": [_model(one) for one in entries if _writes(one)]})
+        return _json({"object": "list", "data": [_model(one) for one in entries if writes(one)]})
 
     async def model(self, request: HttpRequest) -> Response:
         """An ensemble, by its name."""
@@ -259,12 +259,6 @@ async def _refuse(_: HttpRequest, error: Exception) -> Response:
         error = Refused(error.status_code, f"{error.detail}.")
     refused = Refused.because(error)
     return _json(error_json(refused), refused.status)
-
-
-def _writes(entry: Entry) -> bool:
-    """Whether a model can be asked for."""
-    manifest = entry.manifest
-    return manifest.kind in MEMBERS or (manifest.kind == "core" and manifest.attention != "none")
 
 
 def _model(entry: Entry) -> dict[str, Any]:

@@ -6,28 +6,25 @@ take turns: each writes a block, and what has come meanwhile begins after it.
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING
 
-from ssdcli.errors import OutOfMemory, on_out_of_memory
+from ssdcli.errors import on_out_of_memory
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.registry.store import Registry
 from ssdcli.serving.asking import Ask, Refused
+from ssdcli.serving.ensembles import Ensembles
 from ssdcli.serving.scoring import TokenScore, echoed, of_shares
 
 if TYPE_CHECKING:
     from ssdcli.generation.row import Row
-    from ssdcli.generation.selection import EnsembleSpec
     from ssdcli.generation.types import Options, Piece, Result
     from ssdcli.generation.writer import Writer
 
 COUNTS = ("batches", "texts", "prompt_tokens", "completion_tokens", "drafted_tokens", "accepted_tokens")
-_KEPT = 4  # ensembles that stay loaded; those with the same core share it
 
 
 @dataclass(frozen=True)
@@ -88,31 +85,6 @@ class _Batch:
     def open(self) -> list[_Text]:
         """The texts that are not finished."""
         return [text for text in self.texts if not text.done]
-
-
-class Ensembles:
-    """Loaded ensembles: the latest stay loaded, and a model that several have is loaded once."""
-
-    def __init__(self, placement: Placement = FREE) -> None:
-        self._placement = placement
-        self._kept: list[tuple[EnsembleSpec, Writer]] = []
-        self._models: WeakValueDictionary[Any, Any] = WeakValueDictionary()
-
-    def open(self, spec: EnsembleSpec) -> Writer:
-        """The writer of an ensemble; a model that was trained anew is loaded anew (SsdError, OutOfMemory)."""
-        writer = next((writer for known, writer in self._kept if known == spec), None) or self._load(spec)
-        others = [(known, one) for known, one in self._kept if known != spec]
-        self._kept = [*others[1 - _KEPT :], (spec, writer)]
-        return writer
-
-    def _load(self, spec: EnsembleSpec) -> Writer:
-        with on_out_of_memory("Ask for a smaller model."):
-            try:
-                return spec.open(self._placement, self._models)
-            except OutOfMemory:
-                self._kept = []  # perhaps it fits alone
-                gc.collect()
-                return spec.open(self._placement, self._models)
 
 
 class Worker(threading.Thread):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ["LLM_LOAD_PLUGINS"] = ""  # read when llm is imported: other plugins that are installed stay out
+
 import http.client
 import json
 import socket
