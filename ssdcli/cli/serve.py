@@ -19,8 +19,6 @@ from ssdcli.options.checks import at_least, between
 from ssdcli.options.declare import check_options, group, option
 from ssdcli.registry.store import Registry
 
-_FAREWELL = 3  # seconds that open connections have once the server is to end
-
 
 @dataclass(frozen=True)
 class ServeSettings:
@@ -62,9 +60,7 @@ def serve(flags: Mapping[str, object]) -> None:
     """
     settings: ServeSettings = resolve(ServeSettings, flags, None)
     try:
-        import uvicorn
-
-        from ssdcli.serving.endpoint import LOOPBACK, make_app
+        from ssdcli.serving.endpoint import LOOPBACK, Server
     except ImportError:
         raise UsageError("'ssd serve' needs starlette and uvicorn.", "Run pip install 'ssdcli[serve]'.") from None
     prepare_machine()
@@ -73,14 +69,11 @@ def serve(flags: Mapping[str, object]) -> None:
     with _listening(settings.host, settings.port) as opened:
         token = settings.token or (None if settings.host in LOOPBACK else secrets.token_urlsafe(24))
         worker = Worker(Registry(), settings.placement, settings.parallel, settings.queue)
-        config = uvicorn.Config(
-            make_app(worker, token), log_level="error", access_log=False, timeout_graceful_shutdown=_FAREWELL
-        )
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         sys.stderr.write(f"http://{host}:{opened.getsockname()[1]}/v1 answers; ^C ends it\n")
         if token is not None and settings.token is None:
             sys.stderr.write(f"token: {token}\n")
-        uvicorn.Server(config).run(sockets=[opened])
+        Server(worker, token).run(sockets=[opened])
     console.note("ended.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
@@ -12,6 +13,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -32,6 +34,7 @@ LONGEST_BODY = 16 << 20  # bytes
 _PATIENCE = 60.0  # seconds for a body to arrive
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _OPEN = ("/health",)  # paths that need no token
+_FAREWELL = 3  # seconds that connections have once the server is to end
 _GONE = 499  # what is counted where a client did not wait
 
 T = TypeVar("T")
@@ -57,6 +60,23 @@ def make_app(worker: Worker, token: str | None = None) -> Starlette:
     for kind in (Refused, SsdError, HTTPException, Exception):
         app.add_exception_handler(kind, _refuse)
     return app
+
+
+class Server(uvicorn.Server):
+    """The application, with `run(sockets=[...])`. It logs nothing, not even errors, which may quote a text."""
+
+    def __init__(self, worker: Worker, token: str | None = None) -> None:
+        """Serve with `make_app`."""
+        self._worker = worker
+        app = make_app(worker, token)
+        super().__init__(
+            uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=_FAREWELL)
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what is being written, so that those who wait hear of it, and then the connections."""
+        await run_in_threadpool(self._worker.close)
+        await super().shutdown(sockets)
 
 
 class Endpoint:

@@ -14,18 +14,18 @@ import sys
 import pytest
 
 from ssdcli.cli import app
+from ssdcli.serving import endpoint
 from tests.tiny import add_family
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_it_answers_until_it_is_interrupted(host):
+def test_it_answers_until_it_is_interrupted():
     """Where others can reach it, only who has the token that it shows."""
     add_family()
-    command = [sys.executable, "-m", "ssdcli", "serve", "--port", "0", "--host", host]
+    command = [sys.executable, "-m", "ssdcli", "serve", "--port", "0", "--host", "0.0.0.0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ) as server:
         port = int(re.search(r":(\d+)/v1", server.stderr.readline())[1])
-        token = "" if host == "127.0.0.1" else server.stderr.readline().removeprefix("token: ").strip()
-        assert bool(token) == (host == "0.0.0.0")
+        token = server.stderr.readline().removeprefix("token: ").strip()
+        assert len(token) > 20
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
         body = {"model": "notes", "prompt": "Dear", "max_tokens": 4}
@@ -33,12 +33,30 @@ def test_it_answers_until_it_is_interrupted(host):
         answer = connection.getresponse()
         assert (answer.status, len(json.loads(answer.read())["choices"])) == (200, 1)
         connection.request("GET", "/v1/models")
-        assert connection.getresponse().status == (401 if token else 200)
+        assert connection.getresponse().status == 401
         connection.close()
         server.send_signal(signal.SIGINT)
-        out, err = server.communicate(timeout=60)
-        assert (out, err) == ("", "ssd: interrupted.\n")
+        assert server.communicate(timeout=60) == ("", "ssd: interrupted.\n")
         assert server.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("flags", "token"),
+    [((), None), (("--host", "localhost"), None), (("--token", "sesame"), "sesame")],
+)
+def test_on_this_machine_alone_a_token_is_needed_only_if_one_is_given(flags, token, monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr(endpoint, "Server", lambda worker, told: given.append(told) or Quiet())
+    assert app.main(["serve", "--port", "0", *flags]) == 0
+    assert given == [token]
+    assert "sesame" not in capsys.readouterr().err
+
+
+class Quiet:
+    """A server that ends at once."""
+
+    def run(self, sockets):
+        assert len(sockets) == 1
 
 
 def test_a_port_that_is_taken_is_told_of(capsys):
@@ -49,5 +67,6 @@ def test_a_port_that_is_taken_is_told_of(capsys):
 
 def test_what_is_not_installed_is_told_of(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "ssdcli.serving.endpoint", raising=False)
     assert app.main(["serve"]) == 2
     assert "pip install 'ssdcli[serve]'" in capsys.readouterr().err

@@ -15,10 +15,9 @@ from contextlib import ExitStack, contextmanager
 
 import openai
 import pytest
-import uvicorn
 
 from ssdcli.registry.store import Registry
-from ssdcli.serving.endpoint import make_app
+from ssdcli.serving.endpoint import Server
 from ssdcli.serving.worker import Worker
 from tests.pulled import add_causal
 from tests.tiny import add_tiny
@@ -67,7 +66,7 @@ def serving():
     @contextmanager
     def start(token=None, **limits):
         worker = Worker(Registry(), **limits)
-        server = uvicorn.Server(uvicorn.Config(make_app(worker, token), log_level="error", access_log=False))
+        server = Server(worker, token)
         listening = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

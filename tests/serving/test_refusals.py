@@ -6,7 +6,8 @@ import openai
 import pytest
 
 from ssdcli.errors import OutOfMemory
-from ssdcli.serving.asking import Refused
+from ssdcli.serving import endpoint
+from ssdcli.serving.asking import Ask, Refused
 
 CALL = {"model": "core", "prompt": "Dear", "max_tokens": 2}
 
@@ -119,9 +120,20 @@ def test_the_metrics_count(family, server):
     assert all(line.startswith("# ") or len(line.rsplit(" ", 1)) == 2 for line in text.splitlines())
 
 
-def test_nothing_of_a_prompt_is_written_anywhere(family, server, capfd, caplog):
-    server.raw("/v1/completions", CALL | {"prompt": "very private", "n": 2})
-    server.raw("/v1/completions", {"model": "core", "prompt": "very private", "very private": 1})
+def test_nothing_of_a_prompt_is_written_anywhere(family, serving, capfd, caplog, monkeypatch):
+    """Not even by errors that nobody expects, on either side of the queue."""
+
+    def fail(*_, **__):
+        raise ValueError("very private")
+
+    with serving() as server:
+        server.raw("/v1/completions", CALL | {"prompt": "very private", "n": 2})
+        server.raw("/v1/completions", CALL | {"very private": 1})
+        for place, name in ((Ask, "requests"), (endpoint, "read_ask")):
+            with monkeypatch.context() as patch:
+                patch.setattr(place, name, fail)
+                status, answer = server.raw("/v1/completions", CALL)
+                assert (status, answer["error"]["message"]) == (500, "unexpected ValueError.")
     assert "very private" not in caplog.text + "".join(capfd.readouterr())
 
 

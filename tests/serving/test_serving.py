@@ -97,21 +97,22 @@ def test_several_prompts_and_several_texts_for_each(family, server):
 def test_many_clients_at_once_get_each_their_own(family, server):
     """Nothing is lost or mixed up, whatever is written together; the texts are those of the writer alone."""
     writers = {"core": ssdcli.load("core"), "notes": ssdcli.load("core", ["notes"])}
-    asked = [(("core", "notes")[k % 2], f"Dear {k}", 5 + k % 3 * 9, k) for k in range(24)]
+    asked = [(("core", "notes")[k % 2], f"Dear {k}", 3 + k % 3 * 6, k) for k in range(50)]
+    client = server.client()
 
     def ask(one):
         model, prompt, longest, seed = one
         given = {"model": model, "prompt": prompt, "max_tokens": longest, "seed": seed}
         if seed % 4 < 2:
-            return server.client().completions.create(**given).choices[0].text
-        return "".join(chunk.choices[0].text for chunk in server.client().completions.create(**given, stream=True))
+            return client.completions.create(**given).choices[0].text
+        return "".join(chunk.choices[0].text for chunk in client.completions.create(**given, stream=True))
 
     with ThreadPoolExecutor(len(asked)) as pool:
         texts = list(pool.map(ask, asked))
     for (model, prompt, longest, seed), text in zip(asked, texts, strict=True):
         assert text == writers[model].generate(prompt, max_tokens=longest, seed=seed, plain=True).text
-    assert server.worker.counts["texts"] == 24
-    assert server.worker.counts["batches"] < 24
+    assert server.worker.counts["texts"] == len(asked)
+    assert server.worker.counts["batches"] < len(asked)
 
 
 def test_a_core_is_loaded_once_for_several_ensembles(family, server):
@@ -137,6 +138,30 @@ def test_a_client_that_leaves_frees_its_row(family, serving):
         with pytest.raises(openai.APITimeoutError):
             impatient.completions.create(**given)
         until(lambda: server.worker.writing == 0)
+
+
+def test_a_client_that_reads_slowly_holds_up_no_other(family, server):
+    given = {"model": "core", "prompt": SAID, "max_tokens": 100, "seed": 6}
+    with server.client().completions.create(**given, stream=True) as unread:
+        assert server.client().completions.create(model="core", prompt=SAID, max_tokens=4).choices
+        until(lambda: server.worker.counts["texts"] == 2)
+        text = "".join(chunk.choices[0].text for chunk in unread)
+    assert text == ssdcli.load("core").generate(SAID, max_tokens=100, seed=6, plain=True).text
+
+
+def test_whoever_waits_hears_of_the_end(family, serving):
+    """A stream ends with an error, and what has not begun is refused."""
+    with serving(parallel=1) as server, ThreadPoolExecutor() as pool:
+        given = {"model": "core", "prompt": SAID, "max_tokens": 10**6}
+        stream = server.client().completions.create(**given, stream=True)
+        next(stream)
+        waiting = pool.submit(server.client().completions.create, **given)
+        until(lambda: server.worker.queued == 1)
+        server.worker.close()
+        with pytest.raises(openai.APIError, match="the server is closing"):
+            list(stream)
+        with pytest.raises(openai.InternalServerError, match="the server is closing"):
+            waiting.result()
 
 
 def test_a_full_queue_answers_429(family, serving):
