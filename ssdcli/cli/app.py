@@ -22,6 +22,7 @@ _GLOBAL_FLAGS = ("--debug", "--quiet", "-q")
 
 COMMANDS = {
     "generate": LateCommand("ssdcli.cli.generate", "Write text with a core, small models, or both together."),
+    "chat": LateCommand("ssdcli.cli.chat", "Talk with a core, with small models, or with both together."),
     "train-small": LateCommand("ssdcli.cli.train", "Train a small model on your own text, on this machine."),
     "pull": LateCommand("ssdcli.cli.pull", "Register a checkpoint as a core."),
     "serve": LateCommand("ssdcli.cli.serve", "Answer calls of OpenAI's API with your models."),

@@ -20,8 +20,17 @@ def shown(result: Result) -> str:
     written = "".join(token.text for token in result.explain)
     if not result.text.startswith(written):  # gaps were filled, and the text around them is not any member's
         return result.text
-    rest = result.text[len(written) :]
-    return "".join(_painted(token.text, names.index(_first_author(token))) for token in result.explain) + rest
+    return painted(result.text, result.explain, names)
+
+
+def painted(text: str, tokens: Sequence[TokenShares], names: Sequence[str], start: int = 0) -> str:
+    """A text from the character `start` on, its tokens in colours if a terminal can show them."""
+    place, parts = 0, []
+    for token in tokens if _colourful() else ():
+        end = place + len(token.text)
+        parts.append(_painted(text[max(place, start) : end], names.index(_first_author(token))))
+        place = end
+    return "".join(parts) + text[max(place, start) :]
 
 
 def warn_if_colourless() -> None:

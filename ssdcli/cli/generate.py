@@ -77,29 +77,34 @@ def generate(
     Standard output carries only the text. Several texts are separated by lines of three dashes; see also --json.
     """
     settings: GenerateSettings = resolve(GenerateSettings, flags, None if recipe is None else find_recipe(recipe))
-    models, members = settings.models, read_members(settings.models.members)
+    models = settings.models
     if settings.batch is not None and prompt is not None:
         raise UsageError("with --batch the prompts come from its lines.", "Omit the PROMPT.")
-    context = bool(models.context)
-    spec = choose(models.core, members, blend=settings.blend, context=context)  # a typo is answered before torch comes
-    _check_memory(spec, memory=settings.blend.memory)
-    if context and not any(member.sees_context for member in spec.members):
-        problem = "only small models and memories see --context, and none is named."
-        raise UsageError(problem, "Name one, as in --with notes.")
+    spec = ensemble_of(models, settings.blend)  # a typo is answered before torch comes
     prepare_machine()
     if settings.options.explain and not settings.json:
         warn_if_colourless()
     rows = from_rank_zero(lambda: read_requests(prompt, settings.batch, models.context))
-    if not context and any(isinstance(row, Request) and row.context for row in rows):
-        spec = choose(models.core, members, blend=settings.blend, context=True)
+    if not models.context and any(isinstance(row, Request) and row.context for row in rows):
+        spec = choose(models.core, read_members(models.members), blend=settings.blend, context=True)
     with on_out_of_memory(_remedy(spec)):
         _write(spec.open(settings.placement), rows, settings)
 
 
-def _check_memory(spec: EnsembleSpec, *, memory: bool) -> None:
-    """Raise UsageError if a memory is named though none may take part."""
+def ensemble_of(models: ModelFlags, blend: Blend) -> EnsembleSpec:
+    """The ensemble that flags name (NoSuchModel, UsageError).
+
+    A memory must not be named if none may take part, nor a private context that no member sees.
+    """
+    context = bool(models.context)
+    spec = choose(models.core, read_members(models.members), blend=blend, context=context)
     named = next((member.name for member in spec.members if member.role == "memory"), "")
-    require(memory or not named, f"{named!r} is a memory, and --no-memory leaves memories out.", "Omit one of the two.")
+    problem = f"{named!r} is a memory, and --no-memory leaves memories out."
+    require(blend.memory or not named, problem, "Omit one of the two.")
+    sees = any(member.sees_context for member in spec.members)
+    problem = "only small models and memories see --context, and none is named."
+    require(sees or not context, problem, "Name one, as in --with notes.")
+    return spec
 
 
 def _remedy(spec: EnsembleSpec) -> str:
@@ -123,8 +128,8 @@ def _write(writer: Writer, rows: list[Request | OddRow], settings: GenerateSetti
         if piece.text:
             console.write(piece.text, end="")
         if piece.result is not None:
-            console.write("", end=_line_end(piece.result.text))
-            _tell(piece.result, settings)
+            console.write("", end=line_end(piece.result.text))
+            tell(piece.result, stats=settings.stats)
 
 
 def _answers(writer: Writer, rows: list[Request | OddRow], options: Options) -> Iterator[Result | OddRow]:
@@ -149,7 +154,7 @@ def _write_results(results: Iterable[Result | OddRow], settings: GenerateSetting
     odd = 0
     for place, result in enumerate(results):
         if isinstance(result, Result):
-            _tell(result, settings)
+            tell(result, stats=settings.stats, prefix="" if settings.batch is None else f"{result.id}: ")
             text = shown(result)
         else:
             odd += 1
@@ -158,25 +163,25 @@ def _write_results(results: Iterable[Result | OddRow], settings: GenerateSetting
         if settings.json:
             console.write_json(result.to_json())
         else:
-            console.write(f"{SEPARATOR}\n" * bool(place) + text, end=_line_end(text))
+            console.write(f"{SEPARATOR}\n" * bool(place) + text, end=line_end(text))
     if odd:
         raise SsdError(
             f"{counted(odd, 'row')} of the batch could not be answered.", "Correct them, and run them again."
         )
 
 
-def _line_end(text: str) -> str:
+def line_end(text: str) -> str:
+    """What must be written behind a text so that a line ends there."""
     return "" if text.endswith("\n") else "\n"
 
 
-def _tell(result: Result, settings: GenerateSettings) -> None:
-    """Write a text's warnings to standard error, and what --explain and --stats ask for."""
-    prefix = "" if settings.batch is None else f"{result.id}: "
+def tell(result: Result, *, stats: bool, prefix: str = "") -> None:
+    """Write a text's warnings to standard error, its attribution if it has one, and with `stats` its cost."""
     for warning in result.warnings:
         console.warn(prefix + warning)
     if result.explain:
         tell_colours(result.explain, [member.name for member in result.members])
-    if settings.stats:
+    if stats:
         passes = ", ".join(f"{one.name} ({one.weights}) {one.forward_passes}" for one in result.members)
         work = ", ".join(f"{one.name} {large(one.flops, 'FLOP')}" for one in result.members)
         speed = f"{result.tokens} tokens in {result.seconds:.1f} s ({result.tokens_per_second:.1f} a second)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, get_type_hints
 
@@ -178,4 +179,15 @@ def _given(cls: type[Any], values: Mapping[str, Any], defaults: Mapping[str, Any
 def _of_group(member: Field[Any], kind: Any) -> dict[str, tuple[Field[Any], Any]]:
     without = member.metadata[_WITHOUT]
     inner = settings_of(kind)
-    return {name: (own, one) for name, (own, one) in inner.items() if name not in without and _OPTION in own.metadata}
+    kept = {name: it for name, it in inner.items() if name not in without and _OPTION in it[0].metadata}
+    return {name: (_defaulting(own, member.default), one) for name, (own, one) in kept.items()}
+
+
+def _defaulting(own: Field[Any], held: object) -> Field[Any]:
+    """A field of a group with the default that the group has for it, so that the help says so."""
+    value = getattr(held, own.name, own.default)
+    if value == own.default:
+        return own
+    changed = copy(own)
+    changed.default = value
+    return changed

@@ -21,6 +21,7 @@ HEAVY = {
     "pydantic",
     "filelock",
     "platformdirs",
+    "prompt_toolkit",
     "huggingface_hub",
 }
 

@@ -74,7 +74,7 @@ def check(folder, text):
 
 
 def test_every_command_that_takes_a_recipe_is_asked():
-    assert recipe_commands().keys() == {"generate", "train-small", "eval"}
+    assert recipe_commands().keys() == {"generate", "chat", "train-small", "eval"}
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -95,10 +95,10 @@ def test_everything_that_is_wrong_with_a_recipe_is_told_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("text", "command", "valid_for"),
     [
-        ("seed = 1\n", "generate", ("generate", "train-small", "eval")),
-        ("# ssd eval x\nseed = 1\n", "eval", ("generate", "train-small", "eval")),
+        ("seed = 1\n", "generate", ("generate", "chat", "train-small", "eval")),
+        ("# ssd eval x\nseed = 1\n", "eval", ("generate", "chat", "train-small", "eval")),
         ("# ssd generate x\nheldout = 0.1\n", "generate", ("train-small",)),
-        ("temperature = 0.5\ntop_p = 0.5\n", "generate", ("generate",)),
+        ("temperature = 0.5\ntop_p = 0.5\n", "generate", ("generate", "chat")),
         ("heldout = 0.1\ntemprature = 1\n", "train-small", ()),
         ("minutes = 3\nsteps = 3\n", "train-small", ()),
         ("minutes = \n", None, ()),
@@ -112,7 +112,7 @@ def test_a_recipe_is_for_the_command_that_it_names_or_that_knows_most_of_it(tmp_
 
 def test_check_ends_with_code_0_or_2_and_writes_json(letters, run_ssd, tmp_path):
     done = run_ssd("recipes", "check", "letters")
-    assert (done.returncode, done.stdout) == (0, f"{letters} is valid for ssd generate, ssd train-small\n")
+    assert (done.returncode, done.stdout) == (0, f"{letters} is valid for ssd generate, ssd chat, ssd train-small\n")
     letters.write_text("stepz = 5\n")
     done = run_ssd("recipes", "check", str(letters), "--json")
     assert done.returncode == 2
@@ -131,4 +131,7 @@ def test_check_ends_with_code_0_or_2_and_writes_json(letters, run_ssd, tmp_path)
 def test_a_recipe_for_another_command_is_named_as_such(run_ssd):
     done = run_ssd("train-small", "x", "--name", "x", "--recipe", "letters")
     assert done.returncode == 2
-    assert "'ssd train-small' does not know: it is a recipe for 'ssd generate'. Name another recipe;" in done.stderr
+    assert (
+        "'ssd train-small' does not know: it is a recipe for 'ssd generate' and 'ssd chat'. Name another recipe;"
+        in done.stderr
+    )

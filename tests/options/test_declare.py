@@ -82,6 +82,12 @@ def test_help_tells_what_a_field_declares_and_its_default():
     assert "inner" not in shown  # a group's field that declares no option is none
 
 
+def test_a_field_has_the_default_that_its_group_has_for_it():
+    assert settings_of(Warm)["heat"][0].default == 90
+    assert settings_of(Cold)["heat"][0].default == 180
+    assert resolve(Warm, {}, None) == Warm(Oven(90.0, inner="copper"))
+
+
 def test_a_value_that_fails_its_check_is_quoted_as_python_has_it():
     with pytest.raises(UsageError, match=r"heat=300 must be between 50 and 250. Write heat=180.0, for example."):
         Oven(heat=300)
