@@ -46,6 +46,7 @@ def chat(flags: Mapping[str, object], recipe: Recipe = None) -> None:
         except (SsdError, KeyboardInterrupt) as error:
             if not at_terminal:
                 raise
+            sys.stderr.write("\r")  # back over the terminal's own ^C
             console.fail("interrupted." if isinstance(error, KeyboardInterrupt) else str(error), error)
 
 

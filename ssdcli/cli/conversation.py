@@ -121,9 +121,12 @@ class Conversation:
     def _change(self, models: ModelFlags) -> None:
         """Let these models answer; where none is named, the core stays."""
         core = models.core if models.core is not None or models.members else self._core
-        self._writer = self._ensembles.open(ensemble_of(replace(models, core=core), self._blend))
-        self._models, self._core = models, self._writer.core
-        console.note(", ".join(f"{member.name} {member.weight:.2g}" for member in self._writer.members))
+        spec = ensemble_of(replace(models, core=core), self._blend)
+        console.note(
+            ", ".join(f"{member.name} {member.weight:.2g}" for member in spec.members)
+        )  # loading takes a while
+        self._writer = self._ensembles.open(spec)
+        self._models, self._core = models, spec.core
 
     def _answer(self, turns: tuple[Message, ...]) -> None:
         """Write the answer to the last of these turns, as text becomes certain; both are kept, however it ends.

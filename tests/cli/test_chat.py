@@ -154,7 +154,7 @@ def test_what_is_saved_is_read_by_batch_and_by_training(typed, tmp_path, capsys)
     assert app.main(["generate", "--batch", str(file), "--with", "notes", *GIVEN, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["prompt"] == "Dear"
     assert app.main(["train-small", str(file), "--for", "core", "--name", "new", "--dry-run"]) == 0
-    assert "1" in capsys.readouterr().out
+    assert "read 1 conversation" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -274,6 +274,25 @@ def test_it_runs_in_a_real_terminal(models, tmp_path):
         screen.press("C-d")
         screen.wait_for(r"code 0")
     assert [text for _, text in saved(tmp_path / "talk.jsonl")] == ["Dear\nlandlord", answer(["Dear\nlandlord"])]
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+def test_an_answer_is_interrupted_in_a_real_terminal(tmp_path):
+    """The core never ends by itself."""
+    add_causal("core", ends=())
+    command = f"{sys.executable} -m ssdcli chat --core core --seed 3 --max-tokens 1000000; echo code $?; sleep 600"
+    with Screen(tmp_path, command) as screen:
+        screen.wait_for(r"\n>$")
+        screen.press("Dear", "Enter")
+        screen.wait_for(r"> Dear\n[\s\S]*\S")
+        screen.press("C-c")
+        screen.wait_for(r"\nssd: interrupted\.\n>$")
+        screen.press("/save talk.jsonl", "Enter")
+        screen.wait_for(r"saved in talk\.jsonl\n>$")
+        screen.press("C-d")
+        screen.wait_for(r"code 0")
+    (_, kept) = saved(tmp_path / "talk.jsonl")[1]
+    assert kept.startswith(answer(["Dear"], members=None))
 
 
 class Screen:
