@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ssdcli.generation.loaded_model import Loaded
 
 _OMIT = "Omit --draft, or give --draft 0."
+_COST_WITHOUT_BF16 = 0.45  # of one more token in a pass, see COST, on a CPU that multiplies in float32 (measured)
 _LEVELS = 16  # at which schedules are compared
 
 
@@ -31,8 +32,9 @@ def drafting_of(
         if most:
             raise UsageError(f"nothing can be drafted: {obstacle}.", _OMIT)
         return None
-    from ssdcli.engine.drafting.drafting import Drafting
+    from ssdcli.engine.drafting.drafting import COST, Drafting
     from ssdcli.engine.drafting.prompt_lookup import PromptLookup
+    from ssdcli.machine.hardware import has_fast_bf16
 
     size = members[0].model.denoiser.block_size
     too_long = f"a draft of {most} tokens is longer than a block, which has {size}."
@@ -44,7 +46,8 @@ def drafting_of(
     ]
     able += _guessing(members)
     drafters, places = [drafter for drafter, _ in able], [place for _, place in able]
-    return Drafting((*drafters, PromptLookup()), (*places, None), size if most is None else most)
+    cost = COST if has_fast_bf16() or members[0].model.denoiser.device.type != "cpu" else _COST_WITHOUT_BF16
+    return Drafting((*drafters, PromptLookup()), (*places, None), size if most is None else most, cost)
 
 
 def _guessing(members: Sequence[Member[Loaded]]) -> list[tuple[Drafter, int]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ssdcli.engine.drafting.drafter import Draft, Drafter
 from ssdcli.engine.sampling.race import Race
 
-_WORTH = 0.2  # the chance of being drawn that a drafted token must have: what one more costs, of a pass (measured)
+COST = 0.2  # of one more token in a pass, of a pass over one (measured)
 _LEVELS = 8  # of how sure a drafter is, each with a record of its own
 _PRIOR = 2.0  # proposals for which a drafter's own word counts
 _KEPT = 0.95  # what a step leaves of the record before it
@@ -26,11 +26,13 @@ class Drafting:
     drafters: by name.
     members: for each the place of the member in the ensemble whose prefix it reads; None for one that reads the text.
     most: the longest draft, in tokens; 0 for none.
+    cost: of one more token in a pass, as a share of a pass over one.
     """
 
     drafters: tuple[Drafter, ...] = ()
     members: tuple[int | None, ...] = ()
     most: int = 0
+    cost: float = COST
 
 
 @dataclass
@@ -110,7 +112,8 @@ class Agreement:
         if max(most, default=0) < 1:
             return canvas.new_empty(len(canvas), 0)
         for place, (drafter, member) in enumerate(zip(self._drafting.drafters, self._drafting.members, strict=True)):
-            asked = [free if records[place].asked() else 0 for free, records in zip(most, self._records, strict=True)]
+            rows = zip(most, self._records, strict=True)
+            asked = [free if free and records[place].asked() else 0 for free, records in rows]
             if any(asked):
                 self._take(place, drafter.draft(canvas, race, max(asked), prefix_of(member)), asked)
         chosen = [self._best(row) for row in range(len(room))]
@@ -126,9 +129,10 @@ class Agreement:
                 proposals.append(_Proposal(place, tuple(tokens[:length]), tuple(sure[:length])))
 
     def _best(self, row: int) -> tuple[int, ...]:
-        """The proposal for a row of which most tokens may be expected to be drawn, as far as each is worth it."""
+        """The beginning of a proposal for a row by which most tokens may be expected in the time of a pass."""
         records = self._records[row]
-        return max((_worthwhile(one, records[one.drafter]) for one in self._open[row]), default=(0.0, ()))[1]
+        found = (_worthwhile(one, records[one.drafter], self._drafting.cost) for one in self._open[row])
+        return max(found, default=(1.0, ()))[1]
 
     def learn(self, drawn: Sequence[Sequence[int]]) -> None:
         """Judge the latest proposals by the tokens that were drawn in each row."""
@@ -138,12 +142,11 @@ class Agreement:
                 records[one.drafter].learn(one.sure[: len(was)], was)
 
 
-def _worthwhile(proposal: _Proposal, record: _Record) -> tuple[float, tuple[int, ...]]:
-    """Its first tokens, as far as each is likely enough to be drawn, and how many of them may be expected to be."""
-    chance, expected = 1.0, 0.0
-    for count, sure in enumerate(proposal.sure):
+def _worthwhile(proposal: _Proposal, record: _Record, cost: float) -> tuple[float, tuple[int, ...]]:
+    """How many tokens may be expected in the time of a pass over one, and those of its first tokens that give most."""
+    chance, expected, best = 1.0, 1.0, (1.0, 0)
+    for count, sure in enumerate(proposal.sure, 1):
         chance *= record.chance(sure)
-        if chance < _WORTH:
-            return expected, proposal.tokens[:count]
         expected += chance
-    return expected, proposal.tokens
+        best = max(best, (expected / (1 + cost * count), count))
+    return best[0], proposal.tokens[: best[1]]
