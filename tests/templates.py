@@ -6,7 +6,7 @@ from functools import cache
 
 from tokenizers import Tokenizer
 
-from ssdcli.text.chat import Chat
+from ssdcli.text.chat_template import Chat
 from tests.tiny import VOCABULARY, tiny_tokenizer
 
 SPECIALS = ("<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from ssdcli.data.documents import Document
 from ssdcli.errors import UsageError
-from ssdcli.text.chat import Chat
+from ssdcli.text.chat_template import Chat
 from ssdcli.text.codec import Codec, Section, sections
 from ssdcli.text.messages import Message
 

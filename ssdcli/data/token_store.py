@@ -23,7 +23,7 @@ from ssdcli.data.split import SplitSettings, fingerprint, split_documents, whole
 from ssdcli.data.trained_documents import TrainedDocuments
 from ssdcli.errors import SsdError
 from ssdcli.machine.units import counted
-from ssdcli.text.chat import Chat
+from ssdcli.text.chat_template import Chat
 
 MIN_TRAINING_TOKENS = 64
 

@@ -22,7 +22,7 @@ from ssdcli.evaluation.scored_text import ScoredText, scored_part
 from ssdcli.evaluation.trained_text import Training, union
 from ssdcli.machine.units import counted
 from ssdcli.registry.store import Entry
-from ssdcli.text.chat import Chat
+from ssdcli.text.chat_template import Chat
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from ssdcli.engine.prompt import Prompt, fit
 from ssdcli.errors import UsageError, require
 from ssdcli.generation.types import Request
 from ssdcli.machine.units import large
-from ssdcli.text.chat import with_context
+from ssdcli.text.chat_template import with_context
 from ssdcli.text.codec import Codec, document
 from ssdcli.text.messages import Message
 from ssdcli.text.passages import most_relevant

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from ssdcli.registry.manifest import MEMBERS
 from ssdcli.registry.store import Entry
-from ssdcli.text.chat import Chat, read_chat
+from ssdcli.text.chat_template import Chat, read_chat
 from ssdcli.text.tokenizer import END_OF_TEXT, special_id
 
 

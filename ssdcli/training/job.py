@@ -31,7 +31,7 @@ from ssdcli.registry.store import Registry
 from ssdcli.reports.charts import loss_curve, to_svg, weight_sweep
 from ssdcli.reports.description import Description, metrics_lines
 from ssdcli.reports.rendering import model_card, report
-from ssdcli.text.chat import copy_chat
+from ssdcli.text.chat_template import copy_chat
 from ssdcli.training.assessment import assess, measured_texts, measuring_seconds
 from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
 from ssdcli.training.core_states import WINDOW, CoreStates, Passage, StateSamples, read_passages

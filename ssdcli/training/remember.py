@@ -27,7 +27,7 @@ from ssdcli.registry.disk import disk_errors, files_below
 from ssdcli.registry.manifest import FILE, HEAD, MEMORY, TOKENIZER, Manifest, package_versions, write_manifest
 from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
-from ssdcli.text.chat import copy_chat
+from ssdcli.text.chat_template import copy_chat
 from ssdcli.text.tokenizer import load_tokenizer
 from ssdcli.training.memory_text import texts_of
 from ssdcli.training.prepare import find_core, format_of_text, store_settings

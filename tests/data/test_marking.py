@@ -9,7 +9,7 @@ from ssdcli.data.documents import Document
 from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN, Marked, Marker
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.types import Request
-from ssdcli.text.chat import Chat
+from ssdcli.text.chat_template import Chat
 from ssdcli.text.codec import Codec
 from ssdcli.text.messages import Message
 from tests.generation.test_prompt_encoder import Still

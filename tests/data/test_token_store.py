@@ -16,7 +16,7 @@ from ssdcli.data.readers.files import read_documents
 from ssdcli.data.split import SplitSettings, split_documents
 from ssdcli.data.token_store import StoreSettings, TokenStore, build_store
 from ssdcli.errors import SsdError
-from ssdcli.text.chat import Chat
+from ssdcli.text.chat_template import Chat
 from ssdcli.text.messages import Message
 from tests.disk import NEEDS_DESCRIPTORS, Disk
 

@@ -13,7 +13,7 @@ from ssdcli.engine.denoiser import Denoiser
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.generation import selection
 from ssdcli.registry.store import Registry
-from ssdcli.text.chat import Chat
+from ssdcli.text.chat_template import Chat
 from ssdcli.text.codec import Codec
 from tests.generation.test_writer import FAST, Script
 from tests.templates import BEGIN, END, INSTRUCT, STRICT, TOKENS, chat_tokenizer

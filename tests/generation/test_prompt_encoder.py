@@ -12,7 +12,7 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.types import Request
-from ssdcli.text.chat import Chat
+from ssdcli.text.chat_template import Chat
 from ssdcli.text.codec import Codec
 from ssdcli.text.messages import Message
 from tests.templates import BEGIN, END, INSTRUCT, SPECIALS, STRICT, TOKENS, USER, WORDY, chat, chat_tokenizer

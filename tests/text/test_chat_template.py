@@ -6,7 +6,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.text.chat import Chat, copy_chat, read_chat, with_context
+from ssdcli.text.chat_template import Chat, copy_chat, read_chat, with_context
 from ssdcli.text.codec import document, sections
 from ssdcli.text.messages import BETWEEN, Message
 from tests.templates import DEAF, INSTRUCT, STRICT, TOKENS, WORDY, chat

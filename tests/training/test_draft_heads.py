@@ -23,7 +23,7 @@ from ssdcli.models.general_heads import general_head
 from ssdcli.registry.archive import export_model, import_model
 from ssdcli.registry.manifest import WEIGHTS, write_manifest
 from ssdcli.registry.store import Registry
-from ssdcli.text.chat import Chat
+from ssdcli.text.chat_template import Chat
 from ssdcli.text.codec import Codec
 from ssdcli.text.openings import TextFormat
 from ssdcli.text.tokenizer import load_tokenizer

@@ -16,7 +16,7 @@ from ssdcli.models.families import recognise
 from ssdcli.models.families.diffusion_gemma import DIFFUSION_GEMMA
 from ssdcli.models.families.family import Vocabulary
 from ssdcli.models.native_checkpoint import input_embeddings
-from ssdcli.text.chat import read_chat
+from ssdcli.text.chat_template import read_chat
 from ssdcli.text.messages import Message
 from tests.models.families import diffusion_gemma as tiny
 from tests.models.families.parity import TOLERANCE, open_core, spec_of
