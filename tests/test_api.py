@@ -57,9 +57,9 @@ def test_a_gate_says_the_weights_at_every_level(family):
 @pytest.mark.parametrize(
     ("core", "members", "schedule", "said"),
     [
-        ("big", None, None, "needs a core and one small model"),
-        ("none", ["gated"], None, "needs a core and one small model"),
-        ("big", ["gated", "mail"], None, "needs a core and one small model"),
+        ("big", None, None, "needs a core and a small model"),
+        ("none", ["gated"], None, "needs a core and a small model"),
+        ("big", ["gated", "mail"], None, "'mail' has no gate"),
         ("big", ["mail"], None, "'mail' has no gate"),
         ("big", {"gated": 0.3}, None, "is set by its gate"),
         ("big", ["gated"], "sandwich", "a gate sets the weights"),

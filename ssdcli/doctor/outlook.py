@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
 from ssdcli.doctor.fit import held, need_of_entry, summary
 from ssdcli.engine.causal import CausalDenoiser
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _SEEN = 128  # tokens before the canvas of the predicted step
 _SIDE = 4096  # of the matrices that are multiplied to measure the machine: no cache holds two of them
 _ESTIMATE = "an estimate from the speed of matrix products measured just now."
+_MOST_ROWS = 32  # on a CPU, which is no faster with more, and takes minutes where it is slow
 _SECONDS = 0.3  # spent measuring
 
 
@@ -87,11 +89,12 @@ def _speed(entry: Entry, allocation: Allocation) -> list[str]:
 
 def _rate(rows: int, dtype: torch.dtype, device: str) -> float:
     """FLOP/s of multiplying so many rows by large matrices."""
+    rows = min(rows, _MOST_ROWS) if device == CPU else rows
     x = torch.ones(rows, _SIDE, dtype=dtype, device=device)
     matrices = [torch.ones(_SIDE, _SIDE, dtype=dtype, device=device) for _ in range(2)]
     count, started = 0, 0.0
-    while count < 4 or time.perf_counter() - started < _SECONDS:
-        y = x @ matrices[count % 2]
+    while count < 3 or time.perf_counter() - started < _SECONDS:
+        y = functional.linear(x, matrices[count % 2])  # as layers do: some CPUs are slow at other forms
         float(y[0, 0])  # waits for a GPU
         count += 1
         if count == 2:  # the first ones only warm up
