@@ -10,6 +10,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,12 @@ settings.register_profile("ssd", deadline=None, derandomize=True, max_examples=5
 settings.load_profile("ssd")
 
 _STEERS_OUTPUT = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
+
+
+def pytest_configure() -> None:
+    """Let ^C interrupt, also where tests run in the background of a shell, which has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)
