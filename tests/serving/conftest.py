@@ -20,7 +20,7 @@ from ssdcli.registry.store import Registry
 from ssdcli.serving.endpoint import Server
 from ssdcli.serving.worker import Worker
 from tests.pulled import add_causal
-from tests.tiny import add_tiny
+from tests.tiny import VOCABULARY, add_tiny, tiny_tokenizer
 
 
 class Running:
@@ -93,3 +93,9 @@ def family():
     """A causal core, and a small model for it."""
     add_causal("core")
     add_tiny("notes", 2, kind="small", core="core", weight=0.3)
+
+
+@pytest.fixture
+def endless():
+    """A causal core whose texts do not end by themselves."""
+    add_causal("core", suppressed=(0, 1, 2, *range(tiny_tokenizer().get_vocab_size(), VOCABULARY)))

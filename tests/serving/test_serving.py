@@ -122,7 +122,7 @@ def test_a_core_is_loaded_once_for_several_ensembles(family, server):
     assert first.members[0].model is second.members[0].model
 
 
-def test_a_client_that_leaves_frees_its_row(family, serving):
+def test_a_client_that_leaves_frees_its_row(endless, serving):
     """Also one whose text shares a batch with another's, which is written on."""
     with serving(parallel=2) as server:
         given = {"model": "core", "prompt": SAID, "max_tokens": 10**6}
@@ -149,7 +149,7 @@ def test_a_client_that_reads_slowly_holds_up_no_other(family, server):
     assert text == ssdcli.load("core").generate(SAID, max_tokens=100, seed=6, plain=True).text
 
 
-def test_whoever_waits_hears_of_the_end(family, serving):
+def test_whoever_waits_hears_of_the_end(endless, serving):
     """A stream ends with an error, and what has not begun is refused."""
     with serving(parallel=1) as server, ThreadPoolExecutor() as pool:
         given = {"model": "core", "prompt": SAID, "max_tokens": 10**6}
@@ -164,7 +164,7 @@ def test_whoever_waits_hears_of_the_end(family, serving):
             waiting.result()
 
 
-def test_a_full_queue_answers_429(family, serving):
+def test_a_full_queue_answers_429(endless, serving):
     with serving(parallel=1, waiting=2) as server:
         given = {"model": "core", "prompt": SAID, "max_tokens": 10**6, "stream": True}
         writing = server.client().completions.create(**given)
