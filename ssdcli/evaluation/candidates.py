@@ -123,13 +123,15 @@ class _SweepMaker:
         ordered = sorted(catalogue.names(catalogue.RULES), key=lambda rule: rule != self.usual)  # the default one first
         possible = [rule for rule in ordered if differ or "base" not in Blend(rule).needs]
         rules = settings.rules or tuple(rule for rule in possible if self._can(rule))
-        pairs = [(rule, schedule) for rule in rules for schedule in settings.schedules or self._schedules(rule)]
+        varied = self.core is not None and any(member.role == "small" for member in small)
+        pairs = [
+            (rule, schedule)
+            for rule in rules
+            for schedule in settings.schedules
+            or (among(Blend(rule), self.process) if varied else (catalogue.SCHEDULES[0].name,))
+        ]
         fitting = [(rule, schedule) for rule, schedule in pairs if goes_with(Blend(rule), schedule)]
         return tuple(self._sweep(*pair) for pair in fitting or pairs)
-
-    def _schedules(self, rule: str) -> tuple[str, ...]:
-        """The schedules that are measured unless others are named."""
-        return (catalogue.SCHEDULES[0].name,) if self.core is None else among(Blend(rule), self.process)
 
     def _can(self, rule: str) -> bool:
         """Whether the members can combine by a rule: some need certain roles, and models that fit."""

@@ -10,6 +10,7 @@ import pytest
 
 from ssdcli.engine.ensemble.gate import PUBLIC_GATE
 from ssdcli.errors import UsageError
+from ssdcli.evaluation.candidates import find_candidates
 from ssdcli.evaluation.evaluate import evaluate
 from ssdcli.evaluation.measurement import EvalSettings, Evaluation
 from ssdcli.registry.store import Registry
@@ -54,6 +55,14 @@ def test_measured_documents_and_their_near_duplicates_are_left_out_of_the_memory
     )
     give_memory("notes", OTHERS[:2])
     assert bits(evaluate([text], members=["notes:memory"], settings=QUICK)) != pytest.approx(without)
+
+
+def test_a_core_and_a_memory_are_combined_by_constant_weights_and_a_gate_alone(text: str) -> None:
+    add_notes()
+    give_memory("notes", OTHERS)
+    found = find_candidates(None, ["notes:memory"], EvalSettings(), Registry())
+    assert {(sweep.rule, sweep.schedule) for sweep in found.sweeps} >= {("average", "constant"), ("mix", "constant")}
+    assert {sweep.varying_schedule for sweep in found.sweeps} <= {"constant", None}
 
 
 def test_a_memory_that_helps_shows_it(text: str) -> None:

@@ -29,8 +29,9 @@ REACH = 24  # tokens on either side of a place in which they may stand
 _WORDS = 1.0  # what a place gains in cosine that has all rare words around it; measured, as are these (see docs/lab):
 _MATCHING = 0.06  # for each token before it that is the same
 _SOFTER = 1.2  # than the learned temperature, since these bonuses sharpen the scores
-_MANY = 1 << 16  # places, of which only candidates are compared in all dimensions:
-_CANDIDATES = 1 << 13
+_CANDIDATES = 1 << 12  # places that are compared in all dimensions, at least,
+_SHARE = 32  # one in so many of them all,
+_MOST_CANDIDATES = 1 << 13  # or so many
 _COARSE = 64  # dimensions by which these are found, which hold 0.7 of the keys' squared length
 _COMMON = 0.7  # nats of surprise that a word needs to be rare
 _STEPS = 64  # in which a word's surprise is counted, per nat: sums of whole numbers do not depend on their order
@@ -114,6 +115,11 @@ def load_recall(path: Path, index: Index) -> Recall:
     return Recall(metric, places, keys)
 
 
+def _cosines(query: Tensor, keys: Tensor) -> Tensor:
+    """The products of a query (D,) with keys (n, D): (n,) float32."""
+    return torch.mm(query[None], keys.T)[0].float()  # in bfloat16 some five times as fast as a matrix times a vector
+
+
 @dataclass
 class PlaceScores:
     """Scores the places of a text by how much they are like the one that is to be predicted.
@@ -132,18 +138,17 @@ class PlaceScores:
     def best(self, query: Tensor, before: Sequence[int]) -> tuple[Tensor, Tensor]:
         """How much places are like the one after these tokens, in nats, (m,) float32, and their tokens, (m,) int64.
 
-        They are all places, or, of more than _MANY, those that are best by the first of the keys' dimensions.
+        Of many places they are those that are best by the first of the keys' dimensions.
 
         query: the metric's image of the state there, (D,).
         """
-        keys, query = self.recall.keys, query.to(self.recall.keys.dtype)
-        bonus = self._bonus(before)
-        if len(keys) > _MANY:
-            rows = (self._coarse @ query[:_COARSE]).float().add_(bonus).topk(_CANDIDATES, sorted=False).indices
-            keys, bonus, tokens = keys[rows], bonus[rows], self._tokens[rows]
-        else:
-            tokens = self._tokens
-        return ((keys @ query).float() + bonus) / (_SOFTER * self.recall.metric.temperature), tokens
+        keys, tokens, bonus = self.recall.keys, self._tokens, self._bonus(before)
+        query = query.to(keys.dtype)
+        count = min(max(_CANDIDATES, len(keys) // _SHARE), _MOST_CANDIDATES)
+        if len(keys) > count:
+            rows = _cosines(query[:_COARSE], self._coarse).add_(bonus).topk(count, sorted=False).indices
+            keys, bonus, tokens = (of_all.index_select(0, rows) for of_all in (keys, bonus, tokens))
+        return (_cosines(query, keys) + bonus) / (_SOFTER * self.recall.metric.temperature), tokens
 
     def _bonus(self, before: Sequence[int]) -> Tensor:
         """What each place gains beside its cosine: (n,) float32."""

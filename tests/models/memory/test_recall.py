@@ -91,8 +91,7 @@ def test_of_many_places_the_best_by_the_first_dimensions_are_compared(monkeypatc
     memory, query = held(), functional.normalize(torch.randn(D), dim=0)
     every, tokens = scores(memory).best(query, [4, 1])
     monkeypatch.setattr(recall, "_COARSE", D)
-    monkeypatch.setattr(recall, "_CANDIDATES", 5)
-    monkeypatch.setattr(recall, "_MANY", 10)
+    monkeypatch.setattr(recall, "_MOST_CANDIDATES", 5)
     found, chosen = scores(memory).best(query, [4, 1])
     order = every.argsort(descending=True)[:5]
     assert sorted(zip(found.tolist(), chosen.tolist(), strict=True)) == sorted(
