@@ -21,6 +21,7 @@ from ssdcli.engine.process import Canvas, Process
 from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
 from ssdcli.evaluation.estimates import ENOUGH, margins
 from ssdcli.evaluation.losses import LEVELS, SCORES, LossesByLevel, Pace, level_bin
+from ssdcli.evaluation.runs import runs_of
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import LoadedModel
 
@@ -57,6 +58,7 @@ class _Place:
     start: the first token of the canvases.
     levels: their noise levels.
     key: seeds their noise.
+    counts: how many tokens count where the others are pure noise; None where all are noised alike.
     """
 
     document: int
@@ -64,6 +66,7 @@ class _Place:
     start: int
     levels: tuple[float, ...]
     key: int
+    counts: int | None = None
 
 
 def canvases_together(members: Sequence[Member[LoadedModel]]) -> int:
@@ -101,6 +104,28 @@ def canvas_losses(
             break
     documents = len({place.document for place, _, _ in found})
     return None if documents < ENOUGH else _summed(found)
+
+
+@torch.no_grad()
+def bound(
+    members: Sequence[Member[LoadedModel]], text: ScoredText, combination: Combination, seed: int, levels: int
+) -> float:
+    """An estimate of the NELBO of what counts of a text, in nats, which bounds -log p from above.
+
+    Each block is noised at so many levels, evenly spaced from a random start, after the clean text before it. A process
+    that hides tokens hides as many as the level says (Nie et al., 2025), which is exact for a single one.
+    What does not count is pure noise.
+    """
+    process, size = members[0].model.denoiser.process, members[0].model.denoiser.backbone.block_size
+    first, nats = random.Random(seed).random(), 0.0
+    for run in runs_of(text):
+        for start in range(run.start, run.stop, size):
+            count = min(size, run.stop - start)
+            spaced = [(first + k / levels) % 1 for k in range(levels if count > 1 else 1)]
+            own = tuple((1 + int(t * count)) / count if process.hides else t for t in spaced)
+            place = _Place(0, text, start, own, fold(seed, start - run.start), counts=count)
+            nats += count * float(torch.cat(_losses(members, place, [combination], ())).mean())
+    return nats
 
 
 def _summed(found: Sequence[tuple[_Place, float, Tensor]]) -> LossesByLevel:
@@ -169,16 +194,30 @@ def _losses(
     noise = GeneratorNoise([place.key], backbone.device)
     found = []
     for t in place.levels:
-        canvas = denoisers[0].process.corrupt(tokens, torch.full(tokens.shape, t, device=backbone.device), noise)
+        levels = _noise_levels(place, t, tokens, denoisers[0].process, noise)
+        canvas = denoisers[0].process.corrupt(tokens, levels, noise)
         log_ps = [one.denoise(canvas, t, None, prefix)[0] for one, prefix in zip(denoisers, prefixes, strict=True)]
         predicted = _Predicted(tokens, canvas, t, [log_p.to(backbone.device) for log_p in log_ps])
         found.append(_mean_loss(predicted, denoisers[0].process, scored, combinations))
     return found
 
 
+def _noise_levels(place: _Place, t: float, tokens: Tensor, process: Process, noise: GeneratorNoise) -> Tensor:
+    """The level of each position of a canvas (1, L) at level t: (1, L) float32."""
+    levels = torch.full(tokens.shape, t, device=tokens.device)
+    if place.counts is None:
+        return levels
+    if process.hides:
+        drawn = noise.uniform(place.counts)
+        levels[:, : place.counts] = (drawn.argsort().argsort() < round(t * place.counts)).float()
+    levels[:, place.counts :] = 1.0
+    return levels
+
+
 def _prefix(member: Member[LoadedModel], place: _Place, context: tuple[int, ...]) -> Any:
     """What a member reads before a canvas."""
-    before = member.model.after(place.text.tokens[1 : place.start], context if member.sees_context else ())
+    own = context if member.sees_context else ()
+    before = member.model.after(place.text.own(place.start), own, opened=place.text.opened)
     return member.model.denoiser.start([before])
 
 

@@ -143,7 +143,8 @@ def _positions(size: int, runs: Sequence[Run], number: int, device: torch.device
 def _predictor(model: Loaded, runs: Sequence[Run], context: tuple[int, ...], read: _Read) -> Callable[[Tensor], Tensor]:
     """A function that gives log p at some of the tokens that count, (n,) to (n, V) on their device, asked in order."""
     if isinstance(model, LoadedMemory):
-        places = (place for run in runs for place in range(run.start - 1, run.start - 1 + len(run)))
+        lead = int(runs[0].text.opened)
+        places = (place for run in runs for place in range(run.start - lead, run.stop - lead))
         each = _remembered(model, runs, places, context, read)
         return lambda rows: torch.stack(list(islice(each, len(rows)))).to(rows.device)
     parts = (part for run in runs for part in windows(model, run, context))
@@ -155,7 +156,7 @@ def _remembered(
     memory: LoadedMemory, runs: Sequence[Run], places: Iterable[int], context: tuple[int, ...], read: _Read
 ) -> Iterator[Tensor]:
     """A memory's log p at some places of a text, in order; one that recalls sees the states of its core there."""
-    denoiser, tokens = memory.denoiser, runs[0].text.tokens[1:]
+    denoiser, tokens = memory.denoiser, runs[0].text.own()
     if not isinstance(denoiser, RecallDenoiser):
         return denoiser.conditionals(tokens, places, context)
     core = LoadedModel(denoiser.core, memory.codec, memory.format)

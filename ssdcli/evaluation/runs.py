@@ -60,7 +60,8 @@ def windows(model: LoadedModel, run: Run, context: Sequence[int] = ()) -> Iterat
     context: private ids, which stay in view before what a window holds that has slid.
     """
     denoiser, tokens = model.denoiser, run.tokens
-    prompt, always = model.after(run.text.tokens[1 : run.start], context), model.after([], context).before
+    prompt = model.after(run.text.own(run.start), context, opened=run.text.opened)
+    always = model.after([], context, opened=run.text.opened).before
     kept = max(1, (denoiser.room - len(always)) // 2)
     while tokens:
         reach = denoiser.reach(prompt)

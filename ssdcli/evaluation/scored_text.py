@@ -21,12 +21,18 @@ class ScoredText:
     bytes: its length in UTF-8.
     noise: texts of the same number are noised alike; by default each has noise of its own.
     scored: of a conversation, which tokens are answers'; of a plain text all but the first are scored.
+    opened: whether the first token stands for the opening that each model reads; otherwise it is the text's own.
     """
 
     tokens: Sequence[int]
     bytes: int
     noise: int | None = None
     scored: Sequence[bool] | None = None
+    opened: bool = True
+
+    def own(self, stop: int | None = None) -> Sequence[int]:
+        """Its tokens without the opening, up to a place among all."""
+        return self.tokens[int(self.opened) : stop]
 
     @property
     def counted(self) -> Sequence[bool]:

@@ -43,13 +43,14 @@ class LoadedModel:
         """Whether one pass can denoise every block of a window, given the clean text before each."""
         return _is_native(self.denoiser.backbone)
 
-    def after(self, text: Sequence[int], context: Sequence[int] = ()) -> Prompt:
+    def after(self, text: Sequence[int], context: Sequence[int] = (), *, opened: bool = True) -> Prompt:
         """The prompt for a canvas that follows these ids of a document.
 
         context: ids before the document, which stay in view when a long text has to be cut; after them the text may
-        begin anywhere in a document.
+        begin anywhere in a document. opened: whether the document is read from its opening on.
         """
-        opening = [] if context and self.format.cuts_documents else [self.format.opening]
+        needs_none = not opened or (context and self.format.cuts_documents)
+        opening = [] if needs_none else [self.format.opening]
         before = [*opening, *context]
         if not context:
             return Prompt([*before, *text])

@@ -132,7 +132,7 @@ class PromptEncoder:
         forms = [self._format(member, request) for member in self.members]
         return tuple(
             Prompt(
-                before=self._before(form, turns, self._in_view(member, request)),
+                before=request.ids or self._before(form, turns, self._in_view(member, request)),
                 after=after[: member.model.denoiser.sight],
                 gap=self._positions(member),
                 private=self._looked_up(request.context) if member.role == "memory" else (),
@@ -166,7 +166,8 @@ class PromptEncoder:
         """The prompt for the next gap as all members may see it: the first member's, without a private context."""
         turns, after = self._around(request, parts, filled)
         first = self.members[0]
-        return Prompt(self._before(self._format(first, request), turns, ""), after, self._positions(first))
+        before = request.ids or self._before(self._format(first, request), turns, "")
+        return Prompt(before, after, self._positions(first))
 
     def behind(self, parts: PromptParts, filled: Sequence[str]) -> tuple[int, ...]:
         """The known ids right after the next gap; none where a prompt is continued."""
@@ -242,6 +243,8 @@ class PromptEncoder:
     def _left_out(self, member: Member[Loaded], lost: int, request: Request, parts: PromptParts) -> str:
         """What a member has no room for when the first `lost` tokens are cut; the opening of a document is no loss."""
         form = self._format(member, request)
+        if request.ids:
+            return f"the first {lost} of the prompt"
         if form.chat is not None:
             return f"the first {lost} of the conversation"
         *earlier, last = request.turns

@@ -32,15 +32,13 @@ class Options:
     min_p: the least probability of a token that is drawn, as a share of the likeliest's.
     repetition_penalty: divides the logits of tokens of the prompt and the text so far, of which those of the uniform
         distribution are zero; 1 for none.
-    no_repeat: n, where no n-gram of the prompt and the text so far is written again; 0 to allow all. None for what
-        suits the members and the temperature.
+    no_repeat: so many tokens in a row are never written again; 0 to allow all, None for what suits the members.
     max_copy: the most tokens in a row that are copied from a memory, where texts are written from the left; 0 for all.
     stop: strings that end the text and are not part of it.
     seed: of the first prompt; the prompts of a batch count up from it.
     n: texts for each prompt.
     sampler: how a denoising step chooses tokens, NAME or NAME=X.
-    draft: the most tokens that are drafted for a causal core to verify at once, at most a block less one; None for as
-        many as are worth it, 0 for none.
+    draft: the most tokens that are drafted for a causal core to verify at once; None for as many as are worth it.
     remask: the probability that a step hides a known token again.
     early_stop: denoising of a text stops once it is stable with a mean entropy below this, in nats per token.
     infill: whether the gaps of the prompt are filled; the text is then the whole prompt with its gaps filled.
@@ -244,11 +242,10 @@ class Request:
     prompt: text to continue.
     context: private text, which only small models and memories see.
     id: names the result; by default its place in the batch.
-    seed: used instead of the options'.
+    seed, system, plain: used instead of the options'.
     messages: a conversation instead of a prompt. The first message may have the role "system"; if the last has the
         role "assistant", its text is continued.
-    system: used instead of the options'.
-    plain: used instead of the options'.
+    ids: a prompt in tokens instead, which all members read as they are.
     """
 
     prompt: str = ""
@@ -258,8 +255,11 @@ class Request:
     messages: tuple[Message, ...] = ()
     system: str = ""
     plain: bool | None = None
+    ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        alone = not (self.ids and (self.prompt or self.messages or self.context))
+        require(alone, "a prompt in tokens excludes text, messages and private context.", "Omit one of them.")
         if self.messages:
             first, *others = [message.role for message in self.messages]
             require(not self.prompt, "a prompt and messages exclude each other.", "Omit one of them.")

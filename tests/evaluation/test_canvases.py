@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import permutations
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,8 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.full_attention import FullDenoiser
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.process.simplex import Simplex
-from ssdcli.evaluation.canvases import CanvasSettings, canvas_losses, canvases_together
+from ssdcli.engine.prompt import Prompt
+from ssdcli.evaluation.canvases import CanvasSettings, bound, canvas_losses, canvases_together
 from ssdcli.evaluation.combinations import alone
 from ssdcli.evaluation.estimates import ENOUGH, ratio, student
 from ssdcli.evaluation.losses import GRID, LossesByLevel, LossSettings, Pace, measure, shares
@@ -255,3 +257,39 @@ def test_a_core_with_full_attention_is_measured_at_other_places_instead():
     add_core("pulled", attention="causal")
     apart = member("", open_model(Registry().find("pulled")).denoiser)
     assert canvases_together([apart, made_here]) > 1
+
+
+@pytest.mark.parametrize("kind", [Denoiser, FullDenoiser])
+def test_a_bound_is_the_mean_over_all_orders_and_hides_what_does_not_count(kind):
+    """Of one token it is the code length, whatever follows."""
+    one, (text,) = reader(PROCESSES["masked"], kind=kind), texts(1, 12)
+    expected = -float(_log_p(one, text.tokens[:6], text.tokens[6]))
+    for tail in ([], [3], text.tokens[7:]):
+        scored = [place == 6 for place in range(7 + len(tail))]
+        longer = ScoredText([*text.tokens[:7], *tail], 9, scored=scored)
+        assert bound([one], longer, alone(0, 1), 0, levels=3) == pytest.approx(expected)
+    blocks = [place >= 3 for place in range(13)]
+    several = [bound([one], ScoredText(text.tokens, 9, scored=blocks), alone(0, 1), s, levels=16) for s in range(9)]
+    assert len(set(several)) == 9
+    assert np.mean(several) == pytest.approx(_nelbo(one, text.tokens, 3), rel=0.05)
+
+
+def _log_p(one, before, token):
+    denoiser = one.model.denoiser
+    canvas = torch.full((1, L), MASK)
+    return denoiser.denoise(canvas, 1.0, None, denoiser.start([Prompt(before)]))[0, 0, token]
+
+
+def _nelbo(one, tokens, start):
+    """By every order in which the tokens of each block may be revealed: their mean is the integral over the level."""
+    denoiser, total = one.model.denoiser, 0.0
+    for first in range(start, len(tokens), L):
+        block = tokens[first : first + L]
+        prefix = denoiser.start([Prompt(tokens[:first])])
+        orders = list(permutations(range(len(block))))
+        for order in orders:
+            canvas = torch.full((1, L), MASK)
+            for place in order:
+                total -= float(denoiser.denoise(canvas, 1.0, None, prefix)[0, place, block[place]]) / len(orders)
+                canvas[0, place] = block[place]
+    return total

@@ -19,6 +19,7 @@ from ssdcli.engine.ensemble.rules import average, contrast, mix
 from ssdcli.engine.ensemble.schedules import Constant, Leaning, Sandwich
 from ssdcli.engine.full_attention import FullDenoiser
 from ssdcli.engine.process.masked import Masked
+from ssdcli.engine.prompt import Prompt
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths, has_code_length
 from ssdcli.evaluation.combinations import Combination, alone
 from ssdcli.evaluation.losses import Pace
@@ -120,6 +121,17 @@ def test_a_model_that_reads_its_prefix_token_by_token_is_read_so():
     (text,) = texts(21)
     expected = step_by_step([one], alone(0, 1), [one.model.after([])], text.tokens[1:])
     assert measured([one], [text], [alone(0, 1)])[0, 0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_text_may_follow_no_opening():
+    """Then its first token is its own, and the same token as an opening changes nothing."""
+    one, (text,) = model(1), texts(90)
+    parts = [False] * 5 + [True] * 86
+    given, own = (measured([one], [ScoredText(text.tokens, 9, scored=parts, opened=o)], [alone(0, 1)]) for o in (1, 0))
+    assert given == pytest.approx(own)
+    tokens = text.tokens[1:]
+    found = measured([one], [ScoredText(tokens, 9, scored=parts[1:], opened=False)], [alone(0, 1)])[0, 0]
+    assert found == pytest.approx(step_by_step([one], alone(0, 1), [Prompt(tokens[:4])], tokens[4:]), rel=1e-5)
 
 
 @pytest.mark.parametrize("length", [2, 3])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from ssdcli.engine.ensemble.members import Member
+from ssdcli.errors import UsageError
 from ssdcli.generation.loaded_model import LoadedModel
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.types import Request
@@ -188,6 +189,15 @@ def test_a_member_that_learned_a_template_here_reads_it_behind_the_opening_as_in
     core, small = still("core", chat(INSTRUCT), opening=7), still("mine", chat(INSTRUCT), opening=7, answers=True)
     given, learned = read(Request("Dear"), core, small)
     assert learned == [7, *given]
+
+
+def test_a_prompt_in_tokens_is_read_as_it_is_by_every_member():
+    """With no opening before it; text beside it is refused."""
+    request = Request(ids=(7, 8, 9))
+    assert read(request, still("core", chat(INSTRUCT)), still("plain", None)) == [[7, 8, 9]] * 2
+    assert list(encoder(still("core", None)).shared(request, PromptParts.continued(""), ()).before) == [7, 8, 9]
+    with pytest.raises(UsageError, match="excludes"):
+        Request("Dear", ids=(7,))
 
 
 def test_around_a_gap_every_member_reads_a_document():
