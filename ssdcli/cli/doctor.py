@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(core: For = None, as_json: AsJson = False) -> None:
-    """Show what this machine has, which cores fit, and whether the registry is whole."""
+    """Show what this machine has, which cores fit and how fast they are, what is broken, and what to do next."""
     registry = Registry()
     if core is not None:
         _write_outlook(registry, core, as_json=as_json)
@@ -45,7 +45,7 @@ def doctor(core: For = None, as_json: AsJson = False) -> None:
     if checkup.problems:
         raise SsdError(
             f"{len(checkup.problems)} of the models cannot be used: {', '.join(checkup.problems)}.",
-            "Remove broken ones with 'ssd models rm'.",
+            "The table says what mends each.",
         )
 
 
@@ -75,6 +75,7 @@ def _rows(checkup: Checkup) -> list[tuple[str, str]]:
     return [
         ("cpu", f"{counted(hardware.cores, 'core')}{fast}"),
         ("memory", memory),
+        ("bandwidth", f"{in_bytes(int(checkup.bandwidth))} of weights a second, measured now"),
         *(
             (gpu.device, f"{gpu.name}, {in_bytes(gpu.memory)}, {in_bytes(gpu.free)} free")
             for gpu in hardware.accelerators
@@ -86,4 +87,7 @@ def _rows(checkup: Checkup) -> list[tuple[str, str]]:
         ("models", f"{checkup.models}, {len(checkup.problems) or 'none'} broken"),
         *checkup.cores.items(),
         *((name, f"broken: {problem}") for name, problem in checkup.problems.items()),
+        *(("to pull", f"{repo}: {said}") for repo, said in checkup.to_pull.items()),
+        ("a training", checkup.training),
+        *(("next", sentence) for sentence in checkup.next),
     ]

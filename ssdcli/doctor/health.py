@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ssdcli.doctor.fit import need_of_entry, summary
+from ssdcli.doctor.advice import HeldCore, fit_of_entry, how_long, next_steps, to_pull
+from ssdcli.doctor.fit import held
+from ssdcli.doctor.problems import loose_ends, problems
+from ssdcli.doctor.speed import bandwidth
 from ssdcli.errors import SsdError
 from ssdcli.hub.download import cache_folder, is_offline
 from ssdcli.machine.hardware import Hardware, look
+from ssdcli.machine.placement import CPU, Allocation
+from ssdcli.machine.units import in_bytes
 from ssdcli.registry.store import Entry, Registry
 
 _PACKAGES = ("ssdcli", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "bitsandbytes")
@@ -22,21 +28,31 @@ class Checkup:
     """What was found.
 
     hardware: devices and memory.
+    bandwidth: bytes of weights that are read in a second, measured now.
     disks: the free bytes of the disks that hold SSD_HOME and the hub's cache, by folder.
     versions: of packages; None for one that is missing.
     offline: whether the network must not be used.
     models: how many are registered.
-    problems: what is broken, by model.
+    problems: what is broken, by model, and what mends it.
     cores: how each core would run here, by name.
+    tokens_per_second: that each core would write, by name; None where that cannot be told.
+    to_pull: how known cores that are not registered would run here, by repository.
+    training: how long one takes.
+    next: what to do, in sentences.
     """
 
     hardware: Hardware
+    bandwidth: float
     disks: dict[str, int]
     versions: dict[str, str | None]
     offline: bool
     models: int
     problems: dict[str, str]
     cores: dict[str, str]
+    tokens_per_second: dict[str, float | None]
+    to_pull: dict[str, str]
+    training: str
+    next: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
@@ -46,33 +62,42 @@ class Checkup:
 def examine(registry: Registry) -> Checkup:
     """Examine the machine and the registry without reading any weights."""
     hardware, entries = look(), registry.entries()
-    problems = registry.broken() | {entry.name: lack for entry in entries if (lack := _lack(entry)) is not None}
-    cores = [entry for entry in entries if entry.manifest.kind == "core" and entry.name not in problems]
+    wrong = problems(registry, entries)
+    whole = [entry for entry in entries if entry.name not in wrong]
+    cores, fits = _cores([entry for entry in whole if entry.manifest.kind == "core"], hardware)
+    used = registry.default()
+    pullable = to_pull(entries, hardware)
+    where = hardware.accelerators[0].device if hardware.accelerators else CPU
     return Checkup(
         hardware=hardware,
+        bandwidth=bandwidth("bfloat16" if hardware.accelerators or hardware.bfloat16 else "float32", where),
         disks={str(folder): _free(folder) for folder in (registry.home, cache_folder())},
         versions={package: _version(package) for package in _PACKAGES},
         offline=is_offline(),
         models=len(entries),
-        problems=problems,
-        cores={entry.name: _fit(entry, hardware) for entry in cores},
+        problems=wrong,
+        cores=cores,
+        tokens_per_second={name: fit.pace for name, fit in fits.items()},
+        to_pull={repo: _size(fit.allocation) + fit.spoken_pace for repo, fit in pullable.items()},
+        training=how_long(next((entry for entry in whole if entry.name == used), None), fits.get(used)),
+        next=(*loose_ends(registry, whole), *next_steps(whole, used, pullable)),
     )
 
 
-def _lack(entry: Entry) -> str | None:
-    """The files that a model lacks, as a sentence; None if it has all."""
-    files = entry.manifest.files
-    missing = [file for file in files if not (entry.folder / file).is_file()]
-    if missing:
-        return f"{', '.join(missing)} is missing; pull, train or import it again."
-    return None if files else "its manifest lists no files; make or pull it again."
+def _cores(entries: Sequence[Entry], hardware: Hardware) -> tuple[dict[str, str], dict[str, HeldCore]]:
+    """How each core would run here, in sentences, and more of those that fit."""
+    said, fits = {}, {}
+    for entry in entries:
+        try:
+            fits[entry.name] = fit = fit_of_entry(entry, hardware)
+            said[entry.name] = held(fit.allocation)[:-1] + fit.spoken_pace
+        except SsdError as error:
+            said[entry.name] = str(error)
+    return said, fits
 
 
-def _fit(entry: Entry, hardware: Hardware) -> str:
-    try:
-        return summary(need_of_entry(entry), hardware)
-    except SsdError as error:
-        return str(error)
+def _size(allocation: Allocation) -> str:
+    return f"{in_bytes(allocation.bytes)} in {allocation.dtype}"
 
 
 def _free(folder: Path) -> int:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-from torch.nn import functional
-
 from ssdcli.doctor.fit import held, need_of_entry, summary
+from ssdcli.doctor.speed import SEEN, is_told_by_products, rate
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.process import make_process
 from ssdcli.engine.sampling.reverse import reverse_process
@@ -25,11 +22,7 @@ from ssdcli.models.weights.blueprint import blueprint
 if TYPE_CHECKING:
     from ssdcli.registry.store import Entry
 
-_SEEN = 128  # tokens before the canvas of the predicted step
-_SIDE = 4096  # of the matrices that are multiplied to measure the machine: no cache holds two of them
 _ESTIMATE = "an estimate from the speed of matrix products measured just now."
-_MOST_ROWS = 32  # on a CPU, which is no faster with more, and takes minutes where it is slow
-_SECONDS = 0.3  # spent measuring
 
 
 def outlook(entry: Entry, hardware: Hardware) -> list[str]:
@@ -64,7 +57,7 @@ def _slow(entry: Entry, need: Need, allocation: Allocation, hardware: Hardware) 
 
 def _speed(entry: Entry, allocation: Allocation) -> list[str]:
     """The speed, estimated from how fast this machine multiplies matrices now; nothing where other things decide."""
-    if allocation.dtype in QUANTIZED or len(allocation.devices) > 1 or allocation.processes > 1:
+    if not is_told_by_products(allocation):
         return []
     manifest, config = entry.manifest, read_config(entry.folder)
     if KEY not in config:
@@ -73,33 +66,18 @@ def _speed(entry: Entry, allocation: Allocation) -> list[str]:
     spec = CoreSpec.of(manifest, config[KEY])
     twin = native_class_of(config).backbone_for(spec)(blueprint(native_part(config)), spec)
     denoiser = make_denoiser(twin, manifest.attention, process)
-    flops = denoiser.flops(manifest.block_size, _SEEN)
-    how = getattr(torch, allocation.computes), allocation.devices[0]
+    flops = denoiser.flops(manifest.block_size, SEEN)
+    how = allocation.computes, allocation.devices[0]
     if isinstance(denoiser, CausalDenoiser):
-        seconds = flops / _rate(1, *how)
-        return [f"A token after {_SEEN} others takes about {seconds:.2g} s: {_ESTIMATE}"]
-    seconds = flops / _rate(manifest.block_size + (_SEEN if manifest.attention == "full" else 0), *how)
+        seconds = flops / rate(1, *how)
+        return [f"A token after {SEEN} others takes about {seconds:.2g} s: {_ESTIMATE}"]
+    seconds = flops / rate(manifest.block_size + (SEEN if manifest.attention == "full" else 0), *how)
     steps = reverse_process(process).steps_of(manifest.block_size)
     pace = manifest.block_size / (seconds * steps)
     return [
-        f"A denoising step of {manifest.block_size} tokens after {_SEEN} others takes about {seconds:.2g} s, which is "
+        f"A denoising step of {manifest.block_size} tokens after {SEEN} others takes about {seconds:.2g} s, which is "
         f"{pace:.2g} tokens a second in {steps} steps a block: {_ESTIMATE}"
     ]
-
-
-def _rate(rows: int, dtype: torch.dtype, device: str) -> float:
-    """FLOP/s of multiplying so many rows by large matrices."""
-    rows = min(rows, _MOST_ROWS) if device == CPU else rows
-    x = torch.ones(rows, _SIDE, dtype=dtype, device=device)
-    matrices = [torch.ones(_SIDE, _SIDE, dtype=dtype, device=device) for _ in range(2)]
-    count, started = 0, 0.0
-    while count < 3 or time.perf_counter() - started < _SECONDS:
-        y = functional.linear(x, matrices[count % 2])  # as layers do: some CPUs are slow at other forms
-        float(y[0, 0])  # waits for a GPU
-        count += 1
-        if count == 2:  # the first ones only warm up
-            started = time.perf_counter()
-    return 2 * rows * _SIDE**2 * (count - 2) / (time.perf_counter() - started)
 
 
 def _alternatives(need: Need, hardware: Hardware, allocation: Allocation | None) -> list[str]:

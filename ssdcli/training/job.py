@@ -41,7 +41,7 @@ from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Grant, Plan
 from ssdcli.training.prepare import Prepared, prepare
 from ssdcli.training.recalling import core_texts, learn_recall
-from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
+from ssdcli.training.settings import DEFAULT_MINUTES, READING, TrainSettings
 from ssdcli.training.side_objective import SideObjective, mean_loss
 from ssdcli.training.teacher import open_teacher
 from ssdcli.training.trainer import (
@@ -57,7 +57,6 @@ from ssdcli.training.unfinished import check_free, claimed, save_settings, saved
 Clock = Callable[[], float]
 
 _FEW_TOKENS = 4096  # of held-out text that are measured while a model is trained
-_READING = 0.4  # share of the minutes in which the core may read the text
 _ONE_HOME = "Give all processes one SSD_HOME, on a file system that they share."
 
 
@@ -205,7 +204,7 @@ def _read_core(prepared: Prepared, watcher: Watcher, grant: Grant) -> CoreStates
 
     def stops(documents: int) -> bool:
         watcher.on_reading(documents, total)
-        return grant.spent(_READING)
+        return grant.spent(READING)
 
     with rank_zero_first():
         kept = CoreStates.open(prepared.workspace)

@@ -15,6 +15,7 @@ from ssdcli.registry.names import NO_CORE
 FROM_SCRATCH = ("process", "vocabulary")  # a small model takes these from its core
 DEFAULT_BLOCK = 16
 DEFAULT_MINUTES = 10.0
+READING = 0.4  # share of the minutes in which the core may read the text
 _MOST_CANARIES = 256
 _HIGHEST_RANK = 256
 _KEPT = ("size", "hidden", "layers")  # what a training takes from its beginning

@@ -36,6 +36,11 @@ def test_a_whole_registry_is_well(doctor, monkeypatch):
     assert found["problems"] == {}
     assert found["cores"].keys() == {"big", "starter"}
     assert all(free > 0 for free in found["disks"].values())
+    assert found["bandwidth"] > 0
+    assert found["tokens_per_second"]["big"] > 0
+    assert found["tokens_per_second"]["starter"] is None
+    assert "train-small" in found["next"][-1]
+    assert "10 minutes" in found["training"]
 
 
 def test_the_table_says_the_same(doctor):
@@ -44,7 +49,8 @@ def test_the_table_says_the_same(doctor):
     assert (code, err) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert lines.keys() >= {"cpu", "memory", "disk", "torch", "network", "models", "big", "starter"}
-    assert "that are free" in lines["big"]
+    assert "that are free, about " in lines["big"]
+    assert lines.keys() >= {"bandwidth", "next"}
 
 
 def test_what_is_broken_is_told_and_fails(doctor):
