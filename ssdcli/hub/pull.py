@@ -23,7 +23,7 @@ from ssdcli.machine.units import in_parameters
 from ssdcli.models.core_config import completed
 from ssdcli.models.core_spec import KEY, CoreSpec, spec_fields
 from ssdcli.models.families import recognise
-from ssdcli.models.families.family import GENERATION, Family, Vocabulary
+from ssdcli.models.families.family import GENERATION, SOURCE, Family, Vocabulary
 from ssdcli.models.packable import is_packable
 from ssdcli.models.presets import PRESETS, Preset
 from ssdcli.models.weights.gguf_header import GgufHeader, GgufTensor, dequantisation, read_header, stored_bytes
@@ -189,12 +189,12 @@ def _planned(source: CheckpointSource, header: GgufHeader | None) -> PullPlan:
     tokenizer = _tokenizer(config, small)
     vocabulary = read_vocabulary(tokenizer, small)
     family = recognise(config, vocabulary)
-    native = family.native(config)
+    native, generation = family.native(config), read_table(small, f"{GENERATION}.json")
     _check_size(vocabulary, native)
     return PullPlan(
         source=source,
         family=family,
-        spec=family.spec({**config, GENERATION: read_table(small, f"{GENERATION}.json")}, vocabulary),
+        spec=family.spec({**config, GENERATION: generation, SOURCE: source.title.rpartition("/")[2]}, vocabulary),
         config=config,
         native=native,
         tokenizer=tokenizer,

@@ -185,6 +185,7 @@ SAME_THING = {
     ("cli/recipes.py", "registry/recipes.py"),
     ("engine/causal.py", "models/backbones/causal.py", "models/families/causal.py"),
     ("models/backbones/diffusion_gemma.py", "models/families/diffusion_gemma.py"),
+    ("models/backbones/modernbert.py", "models/families/modernbert.py"),
     ("models/backbones/ssdlm.py", "models/families/ssdlm.py"),
     ("models/backbones/tess2.py", "models/families/tess2.py"),
 }

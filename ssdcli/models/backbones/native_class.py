@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import transformers
-from transformers import DiffusionGemmaForBlockDiffusion, PreTrainedModel, RobertaForMaskedLM
+from transformers import DiffusionGemmaForBlockDiffusion, ModernBertForMaskedLM, PreTrainedModel, RobertaForMaskedLM
 
 from ssdcli.errors import SsdError
 from ssdcli.models.backbones.diffusion_gemma import DiffusionGemmaBackbone
+from ssdcli.models.backbones.modernbert import ModernBertBackbone
 from ssdcli.models.backbones.native import NativeBackbone
 from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.backbones.ssdlm import RobertaBackbone, SsdLmBackbone, SsdLmForDiffusion
@@ -32,6 +33,7 @@ class NativeClass:
 
 _OWN = {
     "DiffusionGemmaForBlockDiffusion": NativeClass(DiffusionGemmaForBlockDiffusion, DiffusionGemmaBackbone),
+    "ModernBertForMaskedLM": NativeClass(ModernBertForMaskedLM, ModernBertBackbone),
     "RobertaForMaskedLM": NativeClass(RobertaForMaskedLM, RobertaBackbone),
     "SsdLmForDiffusion": NativeClass(SsdLmForDiffusion, SsdLmBackbone),
     "Tess2ForDiffusion": NativeClass(Tess2ForDiffusion, Tess2Backbone),

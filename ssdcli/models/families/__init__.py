@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ssdcli.errors import UsageError
+from ssdcli.models.families.a2d import A2D
 from ssdcli.models.families.causal import CAUSAL
 from ssdcli.models.families.described import DESCRIBED
+from ssdcli.models.families.diffugpt import DIFFUGPT
 from ssdcli.models.families.diffullama import DIFFULLAMA
 from ssdcli.models.families.diffusion_gemma import DIFFUSION_GEMMA
 from ssdcli.models.families.dream import DREAM
@@ -12,12 +14,31 @@ from ssdcli.models.families.family import Config, Family, Vocabulary
 from ssdcli.models.families.fast_dllm import FAST_DLLM
 from ssdcli.models.families.llada import LLADA
 from ssdcli.models.families.llada2 import LLADA2
+from ssdcli.models.families.llada_moe import LLADA_MOE
+from ssdcli.models.families.modernbert import MODERNBERT
+from ssdcli.models.families.open_dcoder import OPEN_DCODER
 from ssdcli.models.families.sdar import SDAR
 from ssdcli.models.families.ssdlm import SSDLM
 from ssdcli.models.families.tess2 import TESS2
 
 # In this order: some diffusion models have the class of a causal one.
-DIFFUSION = (DESCRIBED, LLADA, DREAM, DIFFULLAMA, SDAR, FAST_DLLM, LLADA2, SSDLM, TESS2, DIFFUSION_GEMMA)
+DIFFUSION = (
+    DESCRIBED,
+    LLADA,
+    LLADA_MOE,
+    LLADA2,
+    DREAM,
+    DIFFULLAMA,
+    DIFFUGPT,
+    A2D,
+    OPEN_DCODER,
+    MODERNBERT,
+    SDAR,
+    FAST_DLLM,
+    SSDLM,
+    TESS2,
+    DIFFUSION_GEMMA,
+)
 FAMILIES = (*DIFFUSION, *CAUSAL)
 
 

@@ -29,6 +29,7 @@ _SHAPE = (
     "partial_rotary_factor",
     "tie_word_embeddings",
 )
+_BRACKETS = ("<", "[", "|")
 _REMEDY = "Get the checkpoint from its authors again, or name another."
 
 
@@ -97,6 +98,12 @@ def mask(config: Config, vocabulary: Vocabulary, *texts: str, known: int | None 
     if found is None or found >= rows:
         raise SsdError(f"neither config.json nor the tokenizer names a mask among the {rows} embeddings.", _REMEDY)
     return int(found)
+
+
+def masks_with_a_word(vocabulary: Vocabulary) -> bool:
+    """Whether the mask is not spelled like a special token; one that the files list as added may still be a word."""
+    spelled = next((text for text, id in vocabulary.ids.items() if id == vocabulary.mask), "")
+    return vocabulary.mask is not None and not spelled.startswith(_BRACKETS)
 
 
 def special(vocabulary: Vocabulary, *texts: str) -> int:

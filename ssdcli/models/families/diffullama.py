@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import ends, is_a, mask, masked_spec, native
+from ssdcli.models.families.config import ends, is_a, mask, masked_spec, masks_with_a_word, native
 from ssdcli.models.families.family import Config, Family, Vocabulary
 
 _BLOCK = 32
-_BRACKETS = ("<", "[", "|")
 _CONTEXT = 2048  # its training length; config.json repeats the 4096 of the Llama 2 that it was made from
 
 
@@ -23,16 +22,10 @@ def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
     return replace(common, context=min(common.context, _CONTEXT), shift=True, ends=ends(config, vocabulary))
 
 
-def _masks_with_a_word(vocabulary: Vocabulary) -> bool:
-    """Whether the mask is not spelled like a special token; one that the files list as added may still be a word."""
-    spelled = next((text for text, id in vocabulary.ids.items() if id == vocabulary.mask), "")
-    return vocabulary.mask is not None and not spelled.startswith(_BRACKETS)
-
-
 DIFFULLAMA = Family(
     name="diffullama",
     title="DiffuLLaMA",
-    recognises=lambda config, vocabulary: is_a(config, "LlamaForCausalLM") and _masks_with_a_word(vocabulary),
+    recognises=lambda config, vocabulary: is_a(config, "LlamaForCausalLM") and masks_with_a_word(vocabulary),
     native=lambda config: native(config, "llama", "LlamaForCausalLM"),
     spec=_spec,
 )

@@ -11,6 +11,7 @@ from ssdcli.models.core_spec import CoreSpec
 Config = Mapping[str, Any]
 
 GENERATION = "generation_config"
+SOURCE = "source"  # the name of the repository, folder or file
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Family:
     recognises: whether a config.json and a tokenizer are of this family.
     native: the native class's configuration for `AutoConfig`; SsdError for a checkpoint that contradicts itself or
         what the family is known for.
-    spec: how it is run, from config.json with generation_config.json under GENERATION; errors as in `native`.
+    spec: how it is run, from config.json with generation_config.json under GENERATION and the checkpoint's name under
+        SOURCE; errors as in `native`.
     keys: rules for tensor names, tried in order; a tensor that matches none keeps its name.
     pickles: the files of weights in a repository without safetensors, and the prefix of their tensors' names in the
         converted checkpoint.

@@ -97,8 +97,8 @@ def test_masks_that_config_and_tokenizer_place_differently_are_refused():
 
 def test_other_classes_of_the_same_model_type_are_not_known():
     assert recognise(CONFIG, WORDS) is LLADA
-    with pytest.raises(SsdError, match=r"LLaDAMoEModelLM.*not a language model that ssd knows"):
-        recognise({**CONFIG, "architectures": ["LLaDAMoEModelLM"]}, WORDS)
+    with pytest.raises(SsdError, match=r"LLaDAVModelLM.*not a language model that ssd knows"):
+        recognise({**CONFIG, "architectures": ["LLaDAVModelLM"]}, WORDS)
 
 
 def test_nothing_of_remote_code_is_carried_over():
