@@ -13,6 +13,7 @@ from ssdcli.cli import console
 from ssdcli.cli.explanation import painted, warn_if_colourless
 from ssdcli.cli.generate import ensemble_of, line_end, tell
 from ssdcli.cli.inputs import ModelFlags, read_context
+from ssdcli.cli.live_canvas import WATCH, watching
 from ssdcli.errors import UsageError, on_out_of_memory, require
 from ssdcli.generation.types import PLAIN, Blend, Options, Request
 from ssdcli.machine.placement import FREE, Placement
@@ -31,6 +32,7 @@ class ChatSettings:
     blend: how members combine.
     placement: where the models run.
     stats: whether the cost of each answer is reported.
+    watch: whether answers are shown while they are denoised.
     """
 
     models: ModelFlags = group(ModelFlags())
@@ -38,6 +40,7 @@ class ChatSettings:
     blend: Blend = group(PLAIN)
     placement: Placement = group(FREE)
     stats: bool = option(False, "Report seeds, forward passes and speed on standard error.", common=True)
+    watch: bool = WATCH
 
 
 class Conversation:
@@ -48,6 +51,7 @@ class Conversation:
         self._options = settings.options
         self._blend = settings.blend
         self._stats = settings.stats
+        self._watch = settings.watch
         self._between = between
         self._ensembles = Ensembles(settings.placement)
         self._turns: tuple[Message, ...] = ()
@@ -88,6 +92,11 @@ class Conversation:
         if self._options.explain:
             warn_if_colourless()
         console.note(f"attribution {'on' if self._options.explain else 'off'}")
+
+    def watch(self, _: Sequence[str]) -> None:
+        """Begin or end to show answers while they are denoised."""
+        self._watch = not self._watch
+        console.note(f"watching {'on' if self._watch else 'off'}")
 
     def retry(self, _: Sequence[str]) -> None:
         """Write another answer in place of the last one."""
@@ -137,20 +146,22 @@ class Conversation:
         (row,) = writer.rows([Request(messages=turns, context=self._context)], options)
         if options.seed is not None:
             self._options = replace(options, seed=options.seed + 1)
-        names = [member.name for member in writer.members]
-        names = names if writer.core in (None, *names) else [str(writer.core), *names]  # as in results
         console.write(self._between if self._turns else "", end="")
-        written, result = "", None
+        written, shown, result = "", 0, None
         try:
-            with on_out_of_memory("Use smaller models, or begin anew."):
+            with (
+                on_out_of_memory("Use smaller models, or begin anew."),
+                watching(writer, row, wanted=self._watch) as live,
+            ):
                 for _, piece in writer.write([row], options):
-                    shown, result = len(written), piece.result
-                    written += piece.text
-                    console.write(painted(written, row.explained, names, shown), end="")
+                    written, result = written + piece.text, piece.result
+                    if not live:
+                        console.write(painted(written, row.explained, writer.authors, shown), end="")
+                        shown = len(written)
         finally:
             if written or result is not None:
                 self._turns = (*turns, Message("assistant", written))
-                console.write("", end=line_end(written))
+                console.write(painted(written, row.explained, writer.authors, shown), end=line_end(written))
         if result is not None:
             tell(result, stats=self._stats)
 
@@ -177,6 +188,7 @@ COMMANDS = {
     ),
     "context": Command(Conversation.read, "The files are the private context; none: there is none.", "[FILE]..."),
     "explain": Command(Conversation.explain, "Colour tokens by the member that they owe most to, or no longer."),
+    "watch": Command(Conversation.watch, "Show tokens where and when they are decided, or no longer."),
     "retry": Command(Conversation.retry, "Write another answer in place of the last one."),
     "save": Command(Conversation.save, "Write the conversation as JSON, for --batch or train-small.", "FILE"),
     "help": Command(Conversation.help, "Show this."),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ssdcli.cli import console
 from ssdcli.generation.types import Result, TokenShares
 
-_COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI foregrounds; further members begin again with the first
+COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI foregrounds; further members begin again with the first
 
 
 def shown(result: Result) -> str:
@@ -63,7 +63,7 @@ def _mean(shares: Sequence[float]) -> float:
 
 
 def _painted(text: str, place: int) -> str:
-    return f"\x1b[{_COLOURS[place % len(_COLOURS)]}m{text}\x1b[0m" if text else ""
+    return f"\x1b[{COLOURS[place % len(COLOURS)]}m{text}\x1b[0m" if text else ""
 
 
 def _colourful() -> bool:

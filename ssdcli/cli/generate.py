@@ -14,6 +14,7 @@ from ssdcli.cli import console
 from ssdcli.cli.explanation import shown, tell_colours, warn_if_colourless
 from ssdcli.cli.flags import Recipe, resolve, with_flags
 from ssdcli.cli.inputs import ModelFlags, read_requests
+from ssdcli.cli.live_canvas import WATCH, watching
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory, require
 from ssdcli.generation.parts import read_members
 from ssdcli.generation.selection import EnsembleSpec, choose
@@ -43,6 +44,9 @@ class GenerateSettings:
     batch: a file of requests, or "-".
     json: whether each text is written as a JSON object.
     stats: whether the cost of each text is reported.
+    watch: whether the text is shown while it is denoised.
+
+    A single text can be watched (UsageError).
     """
 
     models: ModelFlags = group(ModelFlags())
@@ -58,6 +62,7 @@ class GenerateSettings:
     )
     json: bool = option(False, "Write one JSON object per text, one per line.", common=True)
     stats: bool = option(False, "Report seeds, forward passes and speed on standard error.", common=True)
+    watch: bool = WATCH
 
 
 def register(app: typer.Typer) -> None:
@@ -78,6 +83,8 @@ def generate(
     """
     settings: GenerateSettings = resolve(GenerateSettings, flags, None if recipe is None else find_recipe(recipe))
     models = settings.models
+    single = settings.batch is None and settings.options.n == 1
+    require(single or not settings.watch, "--watch shows a single text.", "Omit --watch, or --batch and --n.")
     if settings.batch is not None and prompt is not None:
         raise UsageError("with --batch the prompts come from its lines.", "Omit the PROMPT.")
     spec = ensemble_of(models, settings.blend)  # a typo is answered before torch comes
@@ -121,6 +128,13 @@ def _write(writer: Writer, rows: list[Request | OddRow], settings: GenerateSetti
         _write_results(_answers(writer, rows, options), settings)
         return
     (request,) = requests = [row for row in rows if isinstance(row, Request)]
+    if settings.watch:
+        (row,) = writer.rows(requests, options)
+        with watching(writer, row):
+            *_, (_, last) = writer.write([row], options)
+        assert last.result is not None  # the last piece carries it
+        _write_results([last.result], settings)
+        return
     if options.n > 1 or settings.json or options.explain:
         _write_results(writer.results(requests, options), settings)
         return

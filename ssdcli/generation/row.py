@@ -14,7 +14,7 @@ from ssdcli.text.codec import whole_characters
 
 if TYPE_CHECKING:
     from ssdcli.generation.memories import SourceFinder
-    from ssdcli.generation.trace import WrittenBlock
+    from ssdcli.generation.trace import Watch, WrittenBlock
 
 _WORST_FIRST: tuple[FinishReason, ...] = ("length", "stop", "end")
 
@@ -41,6 +41,7 @@ class Row:
         self.read = 0  # tokens of the prompt as the first member reads it
         self.tokens = 0
         self.explained: list[TokenShares] = []
+        self.watch: Watch | None = None  # is shown the canvas after each step
         self._reasons: list[FinishReason] = []
         self._new_transcript = new_transcript
         self._transcript = new_transcript()

@@ -36,6 +36,21 @@ class WrittenBlock:
     accepted: int = 0
 
 
+@dataclass(frozen=True)
+class Glimpse:
+    """A row's canvas between two steps.
+
+    tokens: its ids, None where it shows noise.
+    shares: each token's attribution to the members; empty without an explanation.
+    """
+
+    tokens: Sequence[int | None]
+    shares: Sequence[Sequence[float]] = ()
+
+
+Watch = Callable[[Glimpse], None]
+
+
 class BlockTrace:
     """Records the steps of one block after another.
 
@@ -48,16 +63,19 @@ class BlockTrace:
         process: Process,
         explain: bool,
         ended: Sequence[Callable[[Sequence[int]], bool]] = (),
+        watches: Sequence[Watch | None] = (),
     ) -> None:
         """Begin with the first block of some rows.
 
         explain: whether tokens are attributed to the members. ended: for each row, whether a text of these ids is over;
         none where text is not written from the left, or where asking would make the host wait for the device.
+        watches: for each row, what is shown its canvas after each step; none if nobody watches.
         """
         self._ensemble = ensemble
         self._process = process
         self._explain = explain
         self._ended = ended
+        self._watches = watches if any(watches) else ()
         self._written: list[list[int]] = [[] for _ in ended]
         self._over = [False] * len(ended)
         self._steps: list[tuple[tuple[float, ...], Tensor]] = []
@@ -83,6 +101,8 @@ class BlockTrace:
             rows, length = self._tokens.shape
             before = self._explanation or Explanation.empty(self._ensemble, rows, length, self._tokens.device)
             self._explanation = before.after(step, self._tokens)
+        if self._watches:
+            self._show(self._process.shows(step.canvas))
         if not self._ended:
             return step.last
         known = self._known(self._process.shows(step.canvas))
@@ -91,6 +111,14 @@ class BlockTrace:
             for over, ended, before, tokens in zip(self._over, self._ended, self._written, known, strict=True)
         ]
         return step.last or all(self._over)
+
+    def _show(self, shown: Tensor) -> None:
+        """Show each row's canvas, (B, L) bool of which are tokens, to whoever watches it."""
+        shares = [()] * len(shown) if self._explanation is None else self._explanation.shares.tolist()
+        rows = zip(self._watches, self._tokens.tolist(), shown.tolist(), shares, strict=True)
+        for watch, tokens, shows, own in rows:
+            if watch is not None:
+                watch(Glimpse([token if there else None for token, there in zip(tokens, shows, strict=True)], own))
 
     def _known(self, shown: Tensor) -> list[list[int]]:
         """Each row's ids up to the first position that is not shown: (B, L) bool."""

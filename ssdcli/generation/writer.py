@@ -79,6 +79,12 @@ class Writer:
         """The members as denoisers, and the rule that combines them."""
         return self._ensemble
 
+    @property
+    def authors(self) -> tuple[str, ...]:
+        """The members' names as in results, where a core that is not a member comes first."""
+        names = tuple(member.name for member in self.members)
+        return names if self.core is None or self.core in names else (self.core, *names)
+
     def generate(
         self,
         prompt: str,
@@ -290,7 +296,9 @@ class Writer:
         config = replace(config, drafting=self._drafting(reverse, options))
         config = replace(config, copies=copy_limits(self.members, prompts, options.max_copy))
         by_token = reverse.from_left and config.device == "cpu"
-        trace = BlockTrace(ensemble, self._process, options.explain, [row.ended for row in rows] if by_token else ())
+        ended = [row.ended for row in rows] if by_token else ()
+        watches = [None if row in rows[:place] else row.watch for place, row in enumerate(rows)]  # one fill of several
+        trace = BlockTrace(ensemble, self._process, options.explain, ended, watches)
         return trace.blocks(sample(ensemble, reverse, list(zip(*prompts, strict=True)), list(keys), config))
 
     def _config(self, encoder: PromptEncoder, rows: Sequence[Row], options: Options) -> SamplerConfig:
@@ -369,10 +377,8 @@ class Writer:
         require(options.remask == 0, f"remask {options.remask:g}: {problem}.", "Omit --remask.")
 
     def _result(self, row: Row, started: float, options: Options) -> Result:
-        names = [member.name for member in self.members]
-        skipped = []
-        if self.core is not None and self.core not in names:
-            skipped = [Contribution(self.core, None, Constant(0.0), "core", 0.0)]
+        others = self.authors[: -len(self.members)]
+        skipped = [Contribution(name, None, Constant(0.0), "core", 0.0) for name in others]
         ran = [
             Contribution(one.name, None, one.schedule, one.role, one.weight, *row.usage.of(place))
             for place, one in enumerate(self.members)
