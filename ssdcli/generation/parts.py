@@ -96,7 +96,8 @@ def _parts(name: str, weight: float | None, registry: Registry) -> Iterator[Ense
         yield EnsemblePart(name, entry, "memory", weight)
         return
     yield EnsemblePart(name, entry, "small", weight)
-    if weight != 1 and entry.manifest.memory is not None and _gate(entry, ("small", "memory")) is not None:
+    own: tuple[Literal["small", "memory"], ...] = ("memory",) if entry.manifest.tunes_core else ("small", "memory")
+    if weight != 1 and entry.manifest.memory is not None and _gate(entry, own) is not None:
         yield EnsemblePart(name + OF_MEMORY, entry, "memory", None, joins_unasked=True)
 
 
@@ -212,6 +213,17 @@ def is_gated_by_default(parts: Sequence[EnsemblePart]) -> bool:
     """Whether a core and these parts have a gate that is used unless weights or another rule are given."""
     gate = fitted_gate(parts)
     return isinstance(gate, AverageGate) and gate.is_default and all(part.given is None for part in parts)
+
+
+def in_place_of_core(core: Entry | None, parts: Sequence[EnsemblePart]) -> tuple[Entry | None, list[EnsemblePart]]:
+    """The core and the parts beside it: an adapter of this core that joins it alone, without a weight, replaces it."""
+    small = [part for part in parts if part.role == "small"]
+    if core is None or len(small) != 1 or small[0].entry is None or small[0].given is not None:
+        return core, list(parts)
+    (tuned,) = small
+    if not tuned.owner.manifest.tunes_core or tuned.owner.manifest.base != core.name:
+        return core, list(parts)
+    return tuned.entry, [part for part in parts if part is not tuned]
 
 
 def _roles(parts: Sequence[EnsemblePart]) -> tuple[Literal["small", "memory"], ...]:

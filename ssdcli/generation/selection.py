@@ -22,6 +22,7 @@ from ssdcli.generation.parts import (
     bound,
     find_parts,
     fitted_gate,
+    in_place_of_core,
     is_causal,
     is_gated_by_default,
     weights_of,
@@ -114,7 +115,8 @@ class EnsembleSpec:
             same = files.entry.name, files.entry.manifest.created, self.block_size
             opened = known.get(same) or open_model(files.entry, placement, origin=files.origin, shared=given)
             loaded[key] = known[same] = opened
-            cores[files.weights.name] = core_of(opened)
+            tuned = files.entry.manifest.tunes_core
+            cores[(files.entry if tuned else files.weights).name] = core_of(opened)
             device = str(opened.denoiser.device)
             placement = replace(placement, device=device)  # all canvases are on the first model's device
         members = [member.carrying(loaded[_weights_or_memory(member)]) for member in self.members]
@@ -159,7 +161,7 @@ def choose(
     guides = tuple(GuideSpec.parse(text) for text in blend.guides)
     has_memories = blend.memory and "base" not in blend.needs
     parts = find_parts(members, registry, memory=has_memories)
-    chosen = _core(core, parts, registry)
+    chosen, parts = in_place_of_core(_core(core, parts, registry), parts)
     if context and is_causal(chosen):
         if not parts and blend.rule is None and blend.schedule is None:
             parts = find_parts([CONTEXT], registry, memory=has_memories)
@@ -289,7 +291,7 @@ def _core(name: str | None, parts: Sequence[EnsemblePart], registry: Registry) -
             )
         return None
     if name is not None:
-        if name in [entry.name for entry in small]:
+        if name in [part.owner.name for part in parts if part.role == "small" and part.entry is not None]:
             problem = f"{name!r} cannot be both the core and a small model."
             raise UsageError(problem, "Use it alone, or name another core.")
         entry = registry.find(name)

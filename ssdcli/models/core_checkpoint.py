@@ -16,14 +16,16 @@ from ssdcli.models.backbones.core_backbone import CoreBackbone
 from ssdcli.models.backbones.packed_linear import IN_16_BITS, PACKINGS, Packing
 from ssdcli.models.core_config import UNREADABLE, completed, native_part, read_config, unreadable
 from ssdcli.models.core_spec import KEY, CoreSpec
+from ssdcli.models.weights.adapted import AdapterWeights
 from ssdcli.models.weights.stored import core_need, weight_files
 from ssdcli.registry.manifest import read_manifest
 
 
-def load_core(folder: Path, placement: Placement, block_size: int | None) -> CoreBackbone:
+def load_core(folder: Path, placement: Placement, block_size: int | None, adapter: Path | None = None) -> CoreBackbone:
     """Read a registered core, ready for inference; SsdError if files are missing or contradict each other.
 
-    block_size: replaces the one that a core with full attention proposes.
+    block_size: replaces the one that a core with full attention proposes. adapter: the folder of an adapter to load on
+    a causal core.
     """
     config = read_config(folder)
     try:
@@ -33,10 +35,15 @@ def load_core(folder: Path, placement: Placement, block_size: int | None) -> Cor
         hardware = look()
         allocation = placement.allocate(need, hardware)
         if need.packs and allocation.packs:
-            return _packed(folder, spec, packing_for(allocation, hardware))
+            return _packed(folder, spec, packing_for(allocation, hardware), adapter)
         from ssdcli.models.native_checkpoint import load_native  # it imports transformers, which takes seconds
 
-        return load_native(folder, allocation, need, spec)
+        backbone = load_native(folder, allocation, need, spec)
+        if adapter is not None:
+            from ssdcli.models.lora import join_adapter
+
+            join_adapter(backbone, adapter)
+        return backbone
     except UNREADABLE as error:
         raise unreadable(folder, error) from error
 
@@ -47,13 +54,15 @@ def packing_for(allocation: Allocation, hardware: Hardware) -> Packing:
     return IN_16_BITS if once else PACKINGS[allocation.dtype]
 
 
-def _packed(folder: Path, spec: CoreSpec, packing: Packing) -> PackedCausalBackbone:
-    """Read a core's tensors and pack them, one after the other."""
+def _packed(folder: Path, spec: CoreSpec, packing: Packing, adapter: Path | None) -> PackedCausalBackbone:
+    """Read a core's tensors, add what an adapter adds to them, and pack them, one after the other."""
+    added = None if adapter is None else AdapterWeights.read(adapter)
     with ExitStack() as stack:
         files = [stack.enter_context(safe_open(path, "pt")) for path in weight_files(folder)]
         places = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - the file is no mapping
 
         def read(name: str) -> Tensor | None:
-            return places[name].get_tensor(name) if name in places else None
+            tensor = places[name].get_tensor(name) if name in places else None
+            return tensor if tensor is None or added is None else added.joined(name, tensor)
 
         return PackedCausalBackbone(completed(native_part(read_config(folder))), read, spec, packing)

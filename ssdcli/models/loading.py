@@ -22,6 +22,7 @@ from ssdcli.models.backbones.side_network import SideNetwork, load_side_network
 from ssdcli.models.core_checkpoint import load_core
 from ssdcli.models.core_config import read_config, unreadable
 from ssdcli.models.core_spec import KEY
+from ssdcli.registry.manifest import read_manifest
 
 if TYPE_CHECKING:
     from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
@@ -35,6 +36,8 @@ def load_model(folder: Path, placement: Placement, block_size: int, adapter: Pat
     """
     if adapter is None:
         return load_core(folder, placement, block_size) if _is_pulled(folder) else _small(folder, placement)
+    if read_manifest(adapter).attention == "autoregressive":
+        return load_core(folder, placement, block_size, adapter)
     from ssdcli.models.lora import join_adapter
 
     model = _base(folder, placement, adapter)

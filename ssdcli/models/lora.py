@@ -15,10 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ssdcli.errors import SsdError
+from ssdcli.models.weights.adapted import CONFIG, WEIGHTS
 from ssdcli.options.checks import seed_word
-
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 
 
 class Tunable(Protocol):

@@ -249,6 +249,11 @@ class Manifest(ModelSpec):
         return self.kind == "small" and self.attention == "autoregressive"
 
     @property
+    def tunes_core(self) -> bool:
+        """Whether it is an adapter of a causal core, which predicts as a core does."""
+        return self.kind == ADAPTER and self.attention == "autoregressive"
+
+    @property
     def origin(self) -> str | None:
         """The model without which it cannot run: an adapter's base, or the core whose states it reads."""
         return self.base if self.kind == ADAPTER else self.core if self.reads_core else None

@@ -21,7 +21,7 @@ from ssdcli.evaluation.canvases import ROUNDS, CanvasSettings, canvas_losses, ca
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import alone
 from ssdcli.evaluation.gating import GateFitter
-from ssdcli.evaluation.joint_gate import FittedGate, GateObserver, fit_joint_gates
+from ssdcli.evaluation.joint_gate import FittedGate, GateObserver, Observations, fit_joint_gates
 from ssdcli.evaluation.losses import (
     GRID,
     Losses,
@@ -35,6 +35,7 @@ from ssdcli.evaluation.losses import (
 from ssdcli.evaluation.scored_text import ScoredText, heldout_texts
 from ssdcli.generation.loaded_model import Loaded, LoadedMemory, LoadedModel, Shared, loaded_memory, open_model
 from ssdcli.models.backbones.side_network import SideNetwork
+from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.loading import make_denoiser
 from ssdcli.models.memory.memory_files import Memory
 from ssdcli.registry.manifest import CODE_LENGTH, DENOISING_LOSS, NELBO
@@ -137,6 +138,8 @@ def assess(
     until = min(until, time.monotonic() + _SAMPLES * trained_seconds)
     samples = write_samples(authors, texts, prepared.tokenizer, until, rule)
     gates, remembered = ((), None) if beside is None else (beside.gates, beside.memory)
+    if isinstance(model, TunedCore):
+        gates = () if beside is None else beside.gates_in_place
     return Assessment(losses, _measure(prepared), weight, fitter.gate(), samples, gates, remembered)
 
 
@@ -165,9 +168,10 @@ def _trained(prepared: Prepared, model: SmallModel) -> LoadedModel:
     parent, tokenizer = prepared.parent, prepared.tokenizer
     ends = (prepared.end,) if parent is None else ends_of(parent.entry, tokenizer)
     form = format_made_here(ends, answers=prepared.format != "plain")
-    if isinstance(model, SideNetwork):
+    if isinstance(model, (SideNetwork, TunedCore)):
         form = replace(form, opening=prepared.opening, cuts_documents=False)
-        return LoadedModel(make_denoiser(model, "autoregressive", prepared.process), Codec(tokenizer), form)
+        backbone = model.core if isinstance(model, TunedCore) else model
+        return LoadedModel(make_denoiser(backbone, "autoregressive", prepared.process), Codec(tokenizer), form)
     return LoadedModel(Denoiser(model, prepared.process), Codec(tokenizer), form)
 
 
@@ -218,13 +222,25 @@ class Beside:
     """What was measured beside a causal core.
 
     losses: of the core and the small model at each weight of GRID.
-    gates: see `Assessment`.
-    memory: likewise.
+    seen: what all members said; None of too few tokens.
+    memory: see `Assessment`.
     """
 
     losses: Losses
-    gates: tuple[FittedGate, ...]
+    seen: Observations | None
     memory: np.ndarray | None
+
+    @property
+    def gates(self) -> tuple[FittedGate, ...]:
+        """See `Assessment`."""
+        return fit_joint_gates(self.seen)
+
+    @property
+    def gates_in_place(self) -> tuple[FittedGate, ...]:
+        """The gate of the small model in the core's place, and of the memory; none without a memory."""
+        if self.seen is None or "memory" not in self.seen.members:
+            return ()
+        return fit_joint_gates(replace(self.seen.of(("small", "memory")), members=("core", "memory")))
 
 
 def measure_beside(loaded: Sequence[Loaded], texts: Sequence[ScoredText], rule: Rule, seconds: float) -> Beside | None:
@@ -243,7 +259,7 @@ def measure_beside(loaded: Sequence[Loaded], texts: Sequence[ScoredText], rule: 
     if losses is None:
         return None
     memory = losses.sums[:, len(GRID)] if "memory" in roles else None
-    return Beside(losses.over(GRID), fit_joint_gates(observer.observations()), memory)
+    return Beside(losses.over(GRID), observer.observations(), memory)
 
 
 def _usual_rule(core: Entry | None) -> Rule:

@@ -15,12 +15,13 @@ from ssdcli.engine.process import Process
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.backbones.side_network import SideNetwork, save_side_network
+from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone, save_configuration
 from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.core_traits import CoreTraits
 from ssdcli.models.initialization import Wanted, initialize
-from ssdcli.models.lora import adapter_parameters, add_adapter, save_adapter
+from ssdcli.models.lora import Tunable, adapter_parameters, add_adapter, save_adapter
 from ssdcli.models.native_checkpoint import frozen_dtype
 from ssdcli.registry.compatibility import CanvasShape
 from ssdcli.registry.disk import write_atomic
@@ -28,7 +29,7 @@ from ssdcli.registry.manifest import ADAPTER, HEAD, TOKENIZER, Manifest, tokeniz
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.training.settings import TrainSettings
 
-SmallModel = BlockDiffusionLM | SideNetwork
+SmallModel = BlockDiffusionLM | SideNetwork | TunedCore
 
 _KEPT = "beginning"  # the copy in a workspace, with which a training resumes even if the original is gone
 _ORIGIN = "origin.json"
@@ -76,8 +77,10 @@ class Beginning:
             save_side_network(self.model, folder)
         elif self.adapter is not None:
             save_adapter(self.adapter, folder)
-            save_configuration(self.model.config, folder)
+            if isinstance(self.model, BlockDiffusionLM):
+                save_configuration(self.model.config, folder)
         else:
+            assert isinstance(self.model, BlockDiffusionLM)
             save_backbone(self.model, folder)
 
 
@@ -210,12 +213,17 @@ def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry, workspa
         raise UsageError(problem, remedy)
     digest = same_weights(entry, workspace)
     model = _base(entry, fit, settings)
+    return Beginning(model.train(), entry.name, new_adapter(model, settings, entry.name), digest)
+
+
+def new_adapter(model: Tunable, settings: TrainSettings, base: str) -> PeftModel:
+    """Add an adapter of the rank that the settings name; UsageError for one that is too large for this base."""
+    assert settings.lora is not None
     try:
-        adapter = add_adapter(model, settings.lora, settings.seed)
+        return add_adapter(model, settings.lora, settings.seed)
     except ValueError as error:
-        problem = f"--lora {settings.lora} is too large for '{settings.init}': {error}."
+        problem = f"--lora {settings.lora} is too large for '{base}': {error}."
         raise UsageError(problem, "Choose a smaller rank, such as 8.") from error
-    return Beginning(model.train(), entry.name, adapter, digest)
 
 
 def same_weights(entry: Entry, workspace: Path) -> str:

@@ -14,13 +14,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from ssdcli.engine.ensemble.gate import AverageGate
+from ssdcli.engine.ensemble.gate import PUBLIC_GATE, AverageGate
 from ssdcli.evaluation.estimates import gain, ratio
 from ssdcli.evaluation.joint_gate import with_memory
 from ssdcli.evaluation.losses import LossesByLevel
 from ssdcli.evaluation.measurement import Estimate
 from ssdcli.machine.units import counted
-from ssdcli.models.backbones.side_network import SideNetwork
+from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.memory.memory_files import Memory
 from ssdcli.options.declare import flag_of
 from ssdcli.registry.manifest import Manifest, package_versions, tokenizer_fingerprint
@@ -77,7 +77,7 @@ def _manifest(prepared: Prepared, found: Assessment, memory: Memory | None, qual
     bits = {f"{who} bits per byte": value for who, value in quality.bits_per_byte.items()}
     bits |= {f"{who} bits per byte margin": value for who, value in quality.margins.items()}
     bits |= {"gain bits per byte": quality.gain, "gain bits per byte margin": quality.gain_margin}
-    train, reads = prepared.store.info.train, isinstance(prepared.model, SideNetwork)
+    train, causal = prepared.store.info.train, prepared.predicts_next
     return Manifest(
         name=prepared.settings.name,
         kind=prepared.kind,
@@ -86,8 +86,8 @@ def _manifest(prepared: Prepared, found: Assessment, memory: Memory | None, qual
         constants=dict(prepared.process.constants()),
         block_size=config.block_size,
         context=config.context,
-        attention="autoregressive" if reads else "block-causal",
-        begin=core.manifest.begin if reads and core is not None else None,
+        attention="autoregressive" if causal else "block-causal",
+        begin=core.manifest.begin if causal and core is not None else None,
         vocabulary=config.vocabulary,
         tokenizer=tokenizer_fingerprint(prepared.tokenizer_file.read_bytes()),
         parameters=prepared.beginning.parameters,
@@ -98,7 +98,7 @@ def _manifest(prepared: Prepared, found: Assessment, memory: Memory | None, qual
         ends=() if core is None else core.manifest.ends,
         weight=found.weight,
         gate=None if found.gate is None else asdict(found.gate),
-        gates=tuple(map(asdict, _gates(found, remembers=memory is not None and prepared.exact))),
+        gates=tuple(map(asdict, _gates(found, prepared, remembers=memory is not None and prepared.exact))),
         memory=None if memory is None else memory.size,
         data=prepared.store.info.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -110,9 +110,11 @@ def _manifest(prepared: Prepared, found: Assessment, memory: Memory | None, qual
     )
 
 
-def _gates(found: Assessment, *, remembers: bool) -> tuple[AverageGate, ...]:
+def _gates(found: Assessment, prepared: Prepared, *, remembers: bool) -> tuple[AverageGate, ...]:
     """The gates as fitted; beside a causal core a memory has one, also where too little of its text was held out."""
     fitted = tuple(one.gate for one in found.gates)
+    if isinstance(prepared.model, TunedCore):
+        return fitted or (PUBLIC_GATE,) * remembers
     return with_memory(fitted) if remembers else fitted
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ssdcli.data.canaries import FILE as CANARIES
 from ssdcli.data.infilling import Infilling
@@ -23,6 +24,7 @@ from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, ra
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.threads import same_threads
 from ssdcli.models.backbones.side_network import SideNetwork
+from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.memory.memory_files import Memory, save_memory
 from ssdcli.registry.archive import REPORT, TRAINED_DOCUMENTS
 from ssdcli.registry.disk import disk_errors
@@ -33,6 +35,7 @@ from ssdcli.reports.description import Description, metrics_lines
 from ssdcli.reports.rendering import model_card, report
 from ssdcli.text.chat_template import copy_chat
 from ssdcli.training.assessment import assess, measured_texts, measuring_seconds
+from ssdcli.training.causal_objective import Borders, CausalObjective
 from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
 from ssdcli.training.core_states import WINDOW, CoreStates, Passage, StateSamples, read_passages
 from ssdcli.training.describe import describe, recipe
@@ -42,7 +45,7 @@ from ssdcli.training.plan import Budget, Grant, Plan
 from ssdcli.training.prepare import Prepared, prepare
 from ssdcli.training.recalling import core_texts, learn_recall
 from ssdcli.training.settings import DEFAULT_MINUTES, READING, TrainSettings
-from ssdcli.training.side_objective import SideObjective, mean_loss
+from ssdcli.training.side_objective import SampledIds, SideObjective, mean_loss
 from ssdcli.training.teacher import open_teacher
 from ssdcli.training.trainer import (
     ENDLESS,
@@ -56,7 +59,8 @@ from ssdcli.training.unfinished import check_free, claimed, save_settings, saved
 
 Clock = Callable[[], float]
 
-_FEW_TOKENS = 4096  # of held-out text that are measured while a model is trained
+_FEW_TOKENS = 4096  # of held-out text that are measured while a model is trained,
+_FEWER_TOKENS = 2048  # or by a core that is trained and has to read them each time
 _ONE_HOME = "Give all processes one SSD_HOME, on a file system that they share."
 
 
@@ -232,7 +236,13 @@ def _samples(prepared: Prepared, states: CoreStates | None) -> tuple[TrainingObj
     if isinstance(model, SideNetwork):
         assert states is not None
         active = torch.from_numpy(np.unique(states.targets))
-        return SideObjective(model, active, settings.seed), StateSamples(states, settings.seed, samples)
+        ids = SampledIds(active, model.core.rows, settings.seed)
+        return SideObjective(model, ids), StateSamples(states, settings.seed, samples)
+    if isinstance(model, TunedCore):
+        held = np.union1d(prepared.store.train, [prepared.end]).astype(np.int64)
+        ids = SampledIds(torch.from_numpy(held), model.core.rows, settings.seed)
+        objective = CausalObjective(model, ids, Borders(prepared.opening, prepared.end))
+        return objective, Windows(Corpus.of(prepared.store), WindowShape(prepared.window, 1), settings.seed, samples)
     shape = WindowShape(model.config.context, model.config.block_size, _infilling(prepared))
     windows = Windows(Corpus.of(prepared.store), shape, settings.seed, samples)
     return Objective(model, prepared.process, settings.seed, open_teacher(prepared)), windows
@@ -290,7 +300,7 @@ def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
 def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
     """A function that measures the held-out loss so far, on a few texts and always with the same noise."""
     model = prepared.model
-    if isinstance(model, SideNetwork):
+    if isinstance(model, (SideNetwork, TunedCore)):
         return _next_token_measure(prepared, model)
     chosen = heldout_texts(prepared.store, prepared.tokenizer, _FEW_TOKENS)
     settings = LossSettings(model.config.context, repeats=1)
@@ -304,14 +314,19 @@ def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
     return measured
 
 
-def _next_token_measure(prepared: Prepared, network: SideNetwork) -> Callable[[], float]:
-    """The same for a model that reads the core, whose states are computed once."""
-    window = min(WINDOW, network.context)
-    texts = heldout_texts(prepared.store, prepared.tokenizer, _FEW_TOKENS, window)
+def _next_token_measure(prepared: Prepared, model: SideNetwork | TunedCore) -> Callable[[], float]:
+    """The same for a model that predicts the next token; the states of a core that is not trained are computed once."""
+    tuned = isinstance(model, TunedCore)
+    few, window = (_FEWER_TOKENS, prepared.window) if tuned else (_FEW_TOKENS, min(WINDOW, model.config.context))
+    texts = heldout_texts(prepared.store, prepared.tokenizer, few, window)
     parts = [Passage([prepared.opening, *text.tokens[1:]], text.counted[1:]) for text in texts]
-    read = [read_passages(network.core, [part]) for part in parts]
-    states, targets = (torch.cat(both) for both in zip(*read, strict=True))
-    return lambda: mean_loss(network, states, targets)
+
+    def read() -> tuple[Tensor, Tensor]:
+        states, targets = zip(*(read_passages(model.core, [part]) for part in parts), strict=True)
+        return torch.cat(states), torch.cat(targets)
+
+    once = None if tuned else read()
+    return lambda: mean_loss(model, *(once or read()))
 
 
 def finish(

@@ -16,12 +16,14 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError
 from ssdcli.generation.loaded_model import Shared, open_model, process_of
+from ssdcli.generation.parts import is_causal
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.placement import Placement
 from ssdcli.machine.units import in_parameters
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.backbones.side_network import SideNetwork
+from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.core_traits import CoreTraits, read_core_traits
 from ssdcli.options.declare import STREAM
 from ssdcli.registry.compatibility import CanvasShape
@@ -32,13 +34,14 @@ from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.openings import chat_of, end_of_text, ends_of
 from ssdcli.text.tokenizer import MASK, PAD, load_tokenizer, special_id, train_tokenizer
 from ssdcli.training.active_tokens import divide
-from ssdcli.training.beginnings import Beginning, Fit, SmallModel, open_beginning, same_weights
-from ssdcli.training.build import build, build_reader, settled_reader, shape
+from ssdcli.training.beginnings import Beginning, Fit, SmallModel, new_adapter, open_beginning, same_weights
+from ssdcli.training.build import build, build_reader, settled_adapter, settled_reader, shape
 from ssdcli.training.choices import choose_preset, settled
 from ssdcli.training.core_states import SAMPLE
 from ssdcli.training.settings import DEFAULT_BLOCK, TrainSettings
 
 _TOKENS = "tokens"
+_WINDOW = 256  # tokens that an adapter of a causal core sees at once
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,19 @@ class Prepared:
     @property
     def window(self) -> int:
         """The tokens of a training sample."""
+        if isinstance(self.model, TunedCore):
+            return min(self.settings.context or _WINDOW, self.model.config.context)
         return SAMPLE if isinstance(self.model, SideNetwork) else self.model.config.context
+
+    @property
+    def predicts_next(self) -> bool:
+        """Whether the model predicts the next token alone, as its core does."""
+        return isinstance(self.model, (SideNetwork, TunedCore))
 
     @property
     def opening(self) -> int:
         """The id before every document."""
-        begin = None if self.core is None or not isinstance(self.model, SideNetwork) else self.core.manifest.begin
+        begin = self.core.manifest.begin if self.core is not None and self.predicts_next else None
         return self.end if begin is None else begin
 
     @property
@@ -103,7 +113,7 @@ class Prepared:
     @property
     def exact(self) -> bool:
         """Whether the trained model is measured by exact code lengths, as models for causal cores are."""
-        return self.core is not None and self.core.manifest.attention == "autoregressive"
+        return is_causal(self.core)
 
     @property
     def tokenizer_file(self) -> Path:
@@ -148,6 +158,8 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     workspace = registry.workspace(settings.name)
     parent = _parent(settings, registry)
     settings = replace(settings, block_size=_block_size(settings, parent))
+    if settings.lora is not None and settings.init is None and not is_causal(None if parent is None else parent.entry):
+        raise UsageError("--lora was given, but --init was not.", "Name what to begin from with --init.")
     _check_base(settings, registry, parent)
     teacher = _teacher(settings, registry, parent)
     tokenizer = _tokenizer(settings, workspace, parent)
@@ -156,6 +168,10 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     end = end_of_text(tokenizer) if parent is None else ends_of(parent.entry, tokenizer)[0]
     how = StoreSettings(end) if parent is None else store_settings(parent.entry, tokenizer)
     store = read_text(settings, workspace, tokenizer, how)
+    if beginning is None and parent is not None and settings.lora is not None:
+        settings = settled_adapter(settings)
+        beginning = _tuned(settings, parent, process, workspace)
+        return Prepared(settings, workspace, tokenizer, end, store, process, beginning, None, parent, None)
     if beginning is None and parent is not None and reads_core(settings, parent):
         settings = settled_reader(settings)
         same_weights(parent.entry, workspace)
@@ -183,7 +199,7 @@ def _beginning(
 
 def reads_core(settings: TrainSettings, parent: Parent) -> bool:
     """Whether a small model is to read its core's states (UsageError where it has none to read)."""
-    causal = parent.entry.manifest.attention == "autoregressive"
+    causal = is_causal(parent.entry)
     if settings.reads_core and not causal:
         problem = f"the core '{parent.entry.name}' is no causal language model, whose states could be read."
         raise UsageError(problem, "Omit --reads-core.")
@@ -195,6 +211,15 @@ def _reader(settings: TrainSettings, parent: Parent, process: Process) -> Beginn
     core = open_readable(parent.entry, process)
     network = build_reader(settings, core, parent.entry.manifest.vocabulary)
     return Beginning(network, base_weights=parent.entry.manifest.weights_digest)
+
+
+def _tuned(settings: TrainSettings, parent: Parent, process: Process, workspace: Path) -> Beginning:
+    """A causal core with a new adapter; UsageError for another core."""
+    entry = parent.entry
+    digest = same_weights(entry, workspace)
+    core = open_readable(entry, process)
+    adapter = new_adapter(core, settings, entry.name)
+    return Beginning(TunedCore(core, entry.manifest.vocabulary).train(), entry.name, adapter, digest)
 
 
 def open_readable(entry: Entry, process: Process) -> NativeCausalBackbone:

@@ -86,7 +86,7 @@ class TrainSettings:
     draft_head: bool = option(False, "Train a draft head for a causal core, which makes it faster.")
     lora: int | None = option(
         None,
-        "Train only an adapter of this rank on --init, such as 8.",
+        "Train only an adapter of this rank, such as 16, on --init or on a causal core itself.",
         between(1, _HIGHEST_RANK),
         metavar="RANK",
         common=True,
@@ -216,9 +216,11 @@ class TrainSettings:
 
     def _check_beginning(self) -> None:
         if self.init is None:
-            for flag, given in (("lora", self.lora), ("shift", self.shift)):
-                if given is not None:
-                    raise UsageError(f"--{flag} was given, but --init was not.", "Name what to begin from with --init.")
+            given = "shift" if self.shift is not None else "lora" if self.lora and self.core == NO_CORE else None
+            if given is not None:
+                raise UsageError(f"--{given} was given, but --init was not.", "Name what to begin from with --init.")
+            if self.lora is not None:
+                self._check_tuned_core()
             return
         if self.core == NO_CORE:
             problem = "what --init names has a tokenizer already, and a core from scratch learns its own."
@@ -229,6 +231,15 @@ class TrainSettings:
                 raise UsageError(problem, f"Omit --{name} or --init.")
         if self.lora is not None and self.base is not None:
             raise UsageError("an adapter's base is what it begins from.", "Omit --base.")
+
+    def _check_tuned_core(self) -> None:
+        """UsageError for what an adapter of a causal core takes from it."""
+        for name in (*_KEPT, "reads_core", "distill", "base"):
+            if getattr(self, name):
+                flag = name.replace("_", "-")
+                raise UsageError(
+                    f"--{flag} was given, and an adapter of the core has no use for it.", f"Omit --{flag}."
+                )
 
     def _check_draft_head(self) -> None:
         require(self.core != NO_CORE, "a draft head drafts for a core.", "Name one with --for.")

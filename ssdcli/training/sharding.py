@@ -16,8 +16,8 @@ from transformers.trainer import OPTIMIZER_NAME
 
 from ssdcli.errors import UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.training.beginnings import SmallModel
+from ssdcli.training.causal_objective import CausalObjective
 from ssdcli.training.drafting_objective import DraftingObjective
 from ssdcli.training.objective import Objective
 from ssdcli.training.side_objective import SideObjective
@@ -86,7 +86,7 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 
 def learned_weights(
-    objective: Objective | SideObjective | DraftingObjective, accelerator: Accelerator
+    objective: Objective | SideObjective | CausalObjective | DraftingObjective, accelerator: Accelerator
 ) -> dict[str, Tensor]:
     """The trained weights of the backbone, whole at least in the first process; all processes must call it."""
     learned: dict[str, Tensor] = {
@@ -98,10 +98,10 @@ def learned_weights(
     return {name: state[_BACKBONE + name] for name in learned} if accelerator.is_main_process else {}
 
 
-def whole_backbone(objective: Objective | SideObjective, accelerator: Accelerator) -> SmallModel:
+def whole_backbone(objective: Objective | SideObjective | CausalObjective, accelerator: Accelerator) -> SmallModel:
     """The backbone with whole weights, at least in the first process; all processes must call it."""
     backbone = objective.backbone
-    if not is_sharded(accelerator) or isinstance(backbone, SideNetwork):
+    if not is_sharded(accelerator) or not isinstance(backbone, BlockDiffusionLM):
         return backbone
     state = accelerator.get_state_dict(objective)
     whole = BlockDiffusionLM(backbone.config)

@@ -1,0 +1,58 @@
+"""The objective of an adapter of a causal core: the cross-entropy of the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ssdcli.engine.packed import Packed
+from ssdcli.models.backbones.tuned_core import TunedCore
+from ssdcli.training.side_objective import SampledIds
+
+
+@dataclass(frozen=True)
+class Borders:
+    """The ids around a document: `opening` stands before it as the core reads it, `end` as it is stored."""
+
+    opening: int
+    end: int
+
+
+class CausalObjective(nn.Module):
+    """A core with an adapter whose forward pass returns its training loss."""
+
+    teacher = None
+
+    def __init__(self, backbone: TunedCore, ids: SampledIds, borders: Borders) -> None:
+        """ids: those that are scored."""
+        super().__init__()
+        self.backbone = backbone
+        self._ids = ids
+        self._borders = borders
+
+    def forward(self, columns: Mapping[str, Tensor], index: Tensor) -> Tensor:
+        """The mean loss in nats per scored token.
+
+        columns: the fields of `Packed`. index: (B,) int64, the numbers of the samples.
+        """
+        packed, borders = Packed(**columns), self._borders
+        begins = (packed.tokens == borders.end) & (packed.positions == 0)
+        tokens = packed.tokens.masked_fill(begins, borders.opening)
+        hidden = self.backbone.states(tokens, packed.positions, _mask(packed))
+        same = packed.texts[:, 1:] == packed.texts[:, :-1]
+        due = packed.scored[:, 1:] & packed.known[:, :-1] & same
+        ids, weights = self._ids.at(int(index[0]), hidden.device)
+        scores = self.backbone.core.scores_of(hidden[:, :-1][due], ids).float() + weights
+        places = self._ids.places(packed.tokens[:, 1:][due])
+        return functional.cross_entropy(scores, places, reduction="sum") / due.sum().clamp(min=1)
+
+
+def _mask(packed: Packed) -> Tensor:
+    """Each token sees itself and what is known before it in its text: (B, 1, T, T) bool."""
+    seen = (packed.texts[:, :, None] == packed.texts[:, None, :]) & packed.known[:, None, :]
+    itself = torch.eye(packed.length, dtype=torch.bool, device=seen.device)
+    return (seen.tril() | itself)[:, None]
