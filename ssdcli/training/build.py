@@ -34,14 +34,15 @@ def settled_reader(settings: TrainSettings) -> TrainSettings:
     return replace(settings, reads_core=True, optimizer="adamw", batch_tokens=batch, learning_rate=rate, decay=decay)
 
 
-_ADAPTER_BATCH = 1024  # tokens; measured like the next one, see docs/lab
+_ADAPTER_BATCH = 1024  # tokens; the rate was measured, see docs/lab
 _ADAPTER_RATE = 1e-3
+_ADAPTER_DECAY = 0.5
 
 
 def settled_adapter(settings: TrainSettings) -> TrainSettings:
     """The same for an adapter of a causal core."""
     batch, rate = settings.batch_tokens or _ADAPTER_BATCH, settings.learning_rate or _ADAPTER_RATE
-    decay = _READER_DECAY if settings.decay is None else settings.decay
+    decay = _ADAPTER_DECAY if settings.decay is None else settings.decay
     return replace(settings, batch_tokens=batch, learning_rate=rate, decay=decay)
 
 

@@ -60,7 +60,8 @@ from ssdcli.training.unfinished import check_free, claimed, save_settings, saved
 Clock = Callable[[], float]
 
 _FEW_TOKENS = 4096  # of held-out text that are measured while a model is trained,
-_FEWER_TOKENS = 2048  # or by a core that is trained and has to read them each time
+_FEWER_TOKENS = 1024  # or by a core that is trained and has to read them each time,
+_APART = 4  # after so many steps at least
 _ONE_HOME = "Give all processes one SSD_HOME, on a file system that they share."
 
 
@@ -260,6 +261,7 @@ def _train(prepared: Prepared, watcher: Watcher, plan: Plan, states: CoreStates 
         _heldout_measure(prepared),
         settings.checkpoint_seconds,
         settings.patience,
+        _APART if isinstance(prepared.model, TunedCore) else 1,
     )
     if not trainer.run(hooks, from_rank_zero(lambda: latest_checkpoint(prepared.workspace))):
         raise stopped(settings.name)

@@ -82,6 +82,7 @@ class Hooks:
     measure: returns the held-out loss; called now and then.
     checkpoint_every: seconds between checkpoints.
     patience: measurements without progress after which the training ends early; 0 for never.
+    apart: steps between two measurements, at least.
     """
 
     on_progress: Callable[[Progress], None] = lambda _: None
@@ -89,6 +90,7 @@ class Hooks:
     measure: Callable[[], float] | None = None
     checkpoint_every: float = 60.0
     patience: int = 0
+    apart: int = 1
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,7 @@ class SmallTrainer(Trainer):
     def _due(self, step: int) -> bool:
         """Whether the loss curve gets a point at `step`."""
         total = self.plan.total or 0
-        return total > 0 and (step == total or step % max(1, total // _POINTS) == 0)
+        return total > 0 and (step == total or step % max(self.hooks.apart, total // _POINTS) == 0)
 
     def _measured(self, step: int) -> dict[str, float]:
         """Measure the held-out loss, if there is one; a training that no longer lowers it winds down."""
