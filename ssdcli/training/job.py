@@ -61,6 +61,7 @@ Clock = Callable[[], float]
 
 _FEW_TOKENS = 4096  # of held-out text that are measured while a model is trained,
 _FEWER_TOKENS = 1024  # or by a core that is trained and has to read them each time,
+_BEGINNING = 64  # of each document
 _APART = 4  # after so many steps at least
 _ONE_HOME = "Give all processes one SSD_HOME, on a file system that they share."
 
@@ -319,7 +320,7 @@ def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
 def _next_token_measure(prepared: Prepared, model: SideNetwork | TunedCore) -> Callable[[], float]:
     """The same for a model that predicts the next token; the states of a core that is not trained are computed once."""
     tuned = isinstance(model, TunedCore)
-    few, window = (_FEWER_TOKENS, prepared.window) if tuned else (_FEW_TOKENS, min(WINDOW, model.config.context))
+    few, window = (_FEWER_TOKENS, _BEGINNING) if tuned else (_FEW_TOKENS, min(WINDOW, model.config.context))
     texts = heldout_texts(prepared.store, prepared.tokenizer, few, window)
     parts = [Passage([prepared.opening, *text.tokens[1:]], text.counted[1:]) for text in texts]
 
