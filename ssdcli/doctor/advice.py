@@ -63,7 +63,7 @@ class HeldCore:
     @property
     def spoken_pace(self) -> str:
         """The end of a sentence about it."""
-        return "." if self.pace is None else f", about {self.pace:.2g} tokens a second."
+        return "." if self.pace is None else f", about {float(f'{self.pace:.2g}'):,g} tokens a second."
 
 
 def fit_of_entry(entry: Entry, hardware: Hardware) -> HeldCore:
@@ -91,7 +91,10 @@ def to_pull(entries: Sequence[Entry], hardware: Hardware) -> dict[str, HeldCore]
 
 def next_steps(entries: Sequence[Entry], core: str, pullable: Mapping[str, HeldCore]) -> Iterator[str]:
     """What a person does first, or next, in sentences; core: the one that is used when none is named."""
-    if core == STARTER and pullable:
+    cores = [entry.name for entry in entries if entry.manifest.kind == "core" and not entry.bundled]
+    if core == STARTER and cores:
+        yield f"Let what writes better be used when no core is named: 'ssd models default {cores[0]}'."
+    elif core == STARTER and pullable:
         fluent = [repo for repo, fit in pullable.items() if fit.pace is not None and fit.pace >= _FLUENT]
         repo = fluent[-1] if fluent else next(iter(pullable))
         name = repo.partition("/")[2].lower()

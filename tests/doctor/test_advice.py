@@ -59,6 +59,8 @@ def test_the_next_step_is_a_core_that_writes_then_ones_own_text_then_writing(lap
     assert list(next_steps([], "smollm2", pullable)) == [second]
     add_tiny("notes", 2, kind="small", core="starter")
     (last,) = next_steps([Registry().find("notes")], "smollm2", pullable)
+    add_core("mine")
+    assert "'ssd models default mine'" in next(next_steps([Registry().find("mine")], STARTER, pullable))
     assert "'ssd chat --with notes'" in last
 
 

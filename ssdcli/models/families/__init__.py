@@ -12,10 +12,12 @@ from ssdcli.models.families.diffusion_gemma import DIFFUSION_GEMMA
 from ssdcli.models.families.dream import DREAM
 from ssdcli.models.families.family import Config, Family, Vocabulary
 from ssdcli.models.families.fast_dllm import FAST_DLLM
+from ssdcli.models.families.idlm import IDLM
 from ssdcli.models.families.llada import LLADA
 from ssdcli.models.families.llada2 import LLADA2
 from ssdcli.models.families.llada_moe import LLADA_MOE
 from ssdcli.models.families.modernbert import MODERNBERT
+from ssdcli.models.families.nemotron_labs import NEMOTRON_LABS
 from ssdcli.models.families.open_dcoder import OPEN_DCODER
 from ssdcli.models.families.sdar import SDAR
 from ssdcli.models.families.ssdlm import SSDLM
@@ -33,6 +35,8 @@ DIFFUSION = (
     A2D,
     OPEN_DCODER,
     MODERNBERT,
+    NEMOTRON_LABS,
+    IDLM,
     SDAR,
     FAST_DLLM,
     SSDLM,

@@ -15,7 +15,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shape:
-    """heads, keys: of queries, and of keys and values. head: numbers of one. rotated: of these, how many turn."""
+    """heads, keys: of queries, and of keys and values. head: numbers of one. rotated: of these, how many turn.
+
+    frequencies: by which each pair turns, (rotated / 2,), where they are not the usual powers of theta.
+    """
 
     heads: int
     keys: int
@@ -23,6 +26,7 @@ class Shape:
     theta: float
     eps: float
     rotated: int
+    frequencies: Tensor | None = None
 
 
 def body(x: Tensor, layers: Sequence[Mapping[str, Any]], shape: Shape, sees: Tensor) -> Tensor:
@@ -72,7 +76,10 @@ def _heads(x: Tensor, layer: Mapping[str, Any], kind: str, count: int, shape: Sh
 def _rotate(heads: Tensor, shape: Shape) -> Tensor:
     """Turn the pair of numbers i and i + half by position / theta^(i / half) (RoPE, Su et al., 2021)."""
     half = shape.rotated // 2
-    angles = torch.arange(heads.shape[1]).double()[:, None] / shape.theta ** (torch.arange(half).double() / half)
+    usual = shape.theta ** -(torch.arange(half).double() / half)
+    angles = torch.arange(heads.shape[1]).double()[:, None] * (
+        usual if shape.frequencies is None else shape.frequencies
+    )
     first, second, rest = heads.split([half, half, shape.head - 2 * half], dim=-1)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
