@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssdcli.evaluation.measurement import EvalSettings, Evaluation
+from ssdcli.evaluation.eval_settings import EvalSettings
+from ssdcli.evaluation.measurement import Evaluation
 from ssdcli.generation.parts import SmallModels
 from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.generation.types import PLAIN, Blend, Contribution, Options, Piece, Request, Result, TokenShares

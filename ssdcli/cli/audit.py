@@ -11,7 +11,7 @@ from ssdcli.cli import console
 from ssdcli.cli.completion import model_names
 from ssdcli.cli.flags import resolve, with_flags
 from ssdcli.errors import on_out_of_memory
-from ssdcli.evaluation.measurement import AuditSettings
+from ssdcli.evaluation.eval_settings import AuditSettings
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.registry.store import Registry
 

@@ -16,9 +16,10 @@ from ssdcli.cli.flags import Recipe, resolve, with_flags
 from ssdcli.cli.inputs import ModelFlags, read_context
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory
+from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.evaluation.measurement import (
+    ENSEMBLE,
     Estimate,
-    EvalSettings,
     Evaluation,
     Figures,
     SweepResult,
@@ -74,7 +75,10 @@ def evaluate(
     ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.svg", help="Draw bits per byte against the weight and the noise level."),
+        typer.Option(
+            metavar="FILE.svg",
+            help="Draw bits per byte against the weight and the noise level, and how often what is written is right.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
     recipe: Recipe = None,
@@ -151,7 +155,7 @@ def _check_has_weight(found: Evaluation) -> None:
 
 def _svg(found: Evaluation) -> str:
     """Draw bits per byte: for each schedule over the weight, and for the members over the noise level."""
-    from ssdcli.reports.charts import stacked, to_svg, weight_sweeps
+    from ssdcli.reports.charts import reliability, stacked, to_svg, weight_sweeps
 
     title = " with ".join(name for name in (found.core, found.small) if name is not None)
     ensembles = [swept for swept in found.ensembles if swept.over_weights]
@@ -165,6 +169,10 @@ def _svg(found: Evaluation) -> str:
     ]
     if found.measure != CODE_LENGTH:
         pictures.append(_levels(found, f"{title}: {found.measure}"))
+    shown = [one for one in found.calibration if one.name in (found.core, found.small, ENSEMBLE)]
+    for unit in dict.fromkeys(one.unit for one in shown):
+        lines = {one.name: [(sure, right) for sure, right, _ in one.bins] for one in shown if one.unit == unit}
+        pictures.append(reliability(lines, f"{title}: calibration by {unit}"))
     return to_svg(stacked(pictures or [weight_sweeps({}, title)], title))
 
 
@@ -201,6 +209,10 @@ def _tell(found: Evaluation) -> None:
         _write_table(_gates(found))
     if found.generated:
         _write_table(_texts(found))
+    if found.calibration:
+        _write_table(_calibration(found))
+    if found.cloze:
+        _write_table(_words(found))
     size = f"{counted(found.documents, 'document')}, {found.tokens:,} tokens, {found.bytes:,} bytes"
     meaning = f"{found.process} process; bits per byte are of the {explained(found.measure)}"
     intervals = "Intervals are 95% confidence intervals" if found.documents > 1 else "An interval needs two documents"
@@ -259,6 +271,25 @@ def _texts(found: Evaluation) -> Table:
     for texts in found.generated:
         values = ("-" if value is None else f"{value:.3f}" for value in texts.values.values())
         table.add_row(f"{texts.count} x {texts.name}", *values)
+    return table
+
+
+def _calibration(found: Evaluation) -> Table:
+    """A table of how sure authors are of what they write, beside how often it is right."""
+    table = _table("WRITTEN BY", "UNIT", "ITEMS", "RIGHT", "CONFIDENCE", "CALIBRATION ERROR", "OF ITS PROBABILITY")
+    for one in found.calibration:
+        fitted = one.plain if one.fitted is None else one.fitted
+        shares = f"{one.right:.3f}", f"{one.confidence:.3f}"
+        table.add_row(one.name, one.unit, f"{one.count:,}", *shares, _interval(fitted), _interval(one.plain))
+    return table
+
+
+def _words(found: Evaluation) -> Table:
+    """A table of how the next words of authors agree with those that the text gives."""
+    table = _table("NEXT WORDS OF", "PLACES", "DIVERGENCE IN NATS", "CORRELATION", "TOP WORD")
+    for one in found.cloze:
+        agrees = _interval(one.divergence), f"{one.correlation:.3f}", _interval(one.top)
+        table.add_row(one.name, f"{one.places:,}", *agrees)
     return table
 
 

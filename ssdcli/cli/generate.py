@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +15,10 @@ from ssdcli.cli.explanation import shown, tell_colours, warn_if_colourless
 from ssdcli.cli.flags import Recipe, resolve, with_flags
 from ssdcli.cli.inputs import ModelFlags, read_requests
 from ssdcli.cli.live_canvas import WATCH, watching
+from ssdcli.engine.ensemble.confidence import Confidence
 from ssdcli.errors import SsdError, UsageError, on_out_of_memory, require
 from ssdcli.generation.parts import read_members
-from ssdcli.generation.selection import EnsembleSpec, choose
+from ssdcli.generation.selection import INEXACT, EnsembleSpec, choose
 from ssdcli.generation.types import DEFAULTS, PLAIN, Blend, Options, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
@@ -45,6 +46,7 @@ class GenerateSettings:
     json: whether each text is written as a JSON object.
     stats: whether the cost of each text is reported.
     watch: whether the text is shown while it is denoised.
+    confidence: whether it is told how likely each text is to be right.
 
     A single text can be watched (UsageError).
     """
@@ -63,6 +65,9 @@ class GenerateSettings:
     json: bool = option(False, "Write one JSON object per text, one per line.", common=True)
     stats: bool = option(False, "Report seeds, forward passes and speed on standard error.", common=True)
     watch: bool = WATCH
+    confidence: bool = option(
+        False, "Tell how likely your own text would go on in these words, with --json or on standard error."
+    )
 
 
 def register(app: typer.Typer) -> None:
@@ -91,11 +96,13 @@ def generate(
     prepare_machine()
     if settings.options.explain and not settings.json:
         warn_if_colourless()
+    if settings.confidence:
+        _check_confidence(spec, settings.options)
     rows = from_rank_zero(lambda: read_requests(prompt, settings.batch, models.context))
     if not models.context and any(isinstance(row, Request) and row.context for row in rows):
         spec = choose(models.core, read_members(models.members), blend=settings.blend, context=True)
     with on_out_of_memory(_remedy(spec)):
-        _write(spec.open(settings.placement), rows, settings)
+        _write(spec.open(settings.placement), rows, settings, spec.confidence or Confidence())
 
 
 def ensemble_of(models: ModelFlags, blend: Blend) -> EnsembleSpec:
@@ -114,6 +121,18 @@ def ensemble_of(models: ModelFlags, blend: Blend) -> EnsembleSpec:
     return spec
 
 
+def _check_confidence(spec: EnsembleSpec, options: Options) -> None:
+    """Raise UsageError for members or texts of which none is known; warn where none was fitted."""
+    require(spec.from_left, INEXACT, "Name a causal core, or omit --confidence.")
+    require(not options.infill, "what fills a gap is chosen by the text behind it, too.", "Omit --confidence.")
+    if spec.confidence is None:
+        small = next((member.model.entry.name for member in spec.members if member.sees_context), "NAME")
+        remedy = f"'ssd eval TEXT --with {small} --save' fits one"
+        console.warn(
+            f"the confidence is the plain probability: none was fitted for these members and weights. {remedy}."
+        )
+
+
 def _remedy(spec: EnsembleSpec) -> str:
     """What to do if memory runs out: only a pulled core can be loaded in other ways."""
     if any(member.model.entry.manifest.source for member in spec.members):
@@ -121,11 +140,11 @@ def _remedy(spec: EnsembleSpec) -> str:
     return "Write fewer texts at once (--n, --batch), or use smaller models."
 
 
-def _write(writer: Writer, rows: list[Request | OddRow], settings: GenerateSettings) -> None:
+def _write(writer: Writer, rows: list[Request | OddRow], settings: GenerateSettings, confidence: Confidence) -> None:
     """Write the texts: a single one as it grows, otherwise each as a whole."""
-    options = settings.options
+    options = replace(settings.options, explain=settings.options.explain or settings.confidence)
     if settings.batch is not None:
-        _write_results(_answers(writer, rows, options), settings)
+        _write_results(_answers(writer, rows, options), settings, confidence)
         return
     (request,) = requests = [row for row in rows if isinstance(row, Request)]
     if settings.watch:
@@ -133,10 +152,10 @@ def _write(writer: Writer, rows: list[Request | OddRow], settings: GenerateSetti
         with watching(writer, row):
             *_, (_, last) = writer.write([row], options)
         assert last.result is not None  # the last piece carries it
-        _write_results([last.result], settings)
+        _write_results([last.result], settings, confidence)
         return
     if options.n > 1 or settings.json or options.explain:
-        _write_results(writer.results(requests, options), settings)
+        _write_results(writer.results(requests, options), settings, confidence)
         return
     for piece in writer.stream(request.prompt, options, context=request.context):
         if piece.text:
@@ -163,10 +182,11 @@ def _answers(writer: Writer, rows: list[Request | OddRow], options: Options) -> 
             yield from islice(results, options.n)
 
 
-def _write_results(results: Iterable[Result | OddRow], settings: GenerateSettings) -> None:
+def _write_results(results: Iterable[Result | OddRow], settings: GenerateSettings, confidence: Confidence) -> None:
     """Write each result; SsdError at the end if rows of a batch could not be answered."""
     odd = 0
-    for place, result in enumerate(results):
+    for place, found in enumerate(results):
+        result, sure = _with_confidence(found, settings, confidence)
         if isinstance(result, Result):
             tell(result, stats=settings.stats, prefix="" if settings.batch is None else f"{result.id}: ")
             text = shown(result)
@@ -175,13 +195,24 @@ def _write_results(results: Iterable[Result | OddRow], settings: GenerateSetting
             console.warn(f"{result.id}: {result.error}")
             text = ""
         if settings.json:
-            console.write_json(result.to_json())
+            console.write_json(result.to_json() | sure)
         else:
+            sys.stderr.writelines(f"{name} {value:.3f}\n" for name, value in sure.items())
             console.write(f"{SEPARATOR}\n" * bool(place) + text, end=line_end(text))
     if odd:
         raise SsdError(
             f"{counted(odd, 'row')} of the batch could not be answered.", "Correct them, and run them again."
         )
+
+
+def _with_confidence(
+    found: Result | OddRow, settings: GenerateSettings, confidence: Confidence
+) -> tuple[Result | OddRow, dict[str, float]]:
+    """A result without what was not asked for, and how likely its text is to be right, if that was asked for."""
+    if not isinstance(found, Result) or not settings.confidence:
+        return found, {}
+    sure = confidence.of(token.p for token in found.explain or ())
+    return found if settings.options.explain else replace(found, explain=None), {"confidence": sure}
 
 
 def line_end(text: str) -> str:

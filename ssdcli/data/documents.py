@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Self, TypeAlias
 
+from ssdcli.data.cloze import Cloze
 from ssdcli.machine.encodings import Decoded
 from ssdcli.machine.units import counted, large
 from ssdcli.text import codec
@@ -30,6 +31,7 @@ class Document:
     turns: of a conversation, whose text is made of them; a plain text has none.
     included: whether its file was asked for explicitly, so that it is kept though it resembles another.
     line: the line of the source at which it begins, from 1, as far as is known.
+    cloze: words that may come next at places of its text.
     """
 
     text: str
@@ -37,6 +39,7 @@ class Document:
     turns: tuple[Message, ...] = ()
     included: bool = False
     line: int = 1
+    cloze: tuple[Cloze, ...] = ()
 
     @classmethod
     def conversation(cls, turns: tuple[Message, ...], source: str) -> Self:

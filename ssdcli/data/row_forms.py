@@ -15,6 +15,7 @@ from ssdcli.text.messages import BETWEEN, Message, Role
 Row = Mapping[str, Any]
 
 TEXT = "text"
+CLOZE = "cloze"  # words that may come next at places of a text
 SYSTEM = ("system", "system_prompt", "systeminstruction", "system_instruction")
 HISTORY = ("history",)  # the turns before a question: pairs of texts, as in Alpaca, or a list of turns
 CONVERSATIONS = ("messages", "conversations", "conversation", "contents", "dialogue", "dialog")  # lists of turns
@@ -62,6 +63,7 @@ PAIRS = (
 )
 FIELDS = (
     TEXT,
+    CLOZE,
     *CONVERSATIONS,
     *SYSTEM,
     *HISTORY,
@@ -152,7 +154,7 @@ def messages_of(items: object) -> list[Message]:
 
     Tools are heard like the user, calls of tools are no text, and a later system message is heard like the user.
     """
-    listed = _unpacked(items)
+    listed = unpacked(items)
     if not isinstance(listed, list) or not all(isinstance(item, Mapping) for item in listed):
         raise Unfit("'messages' that are not a list of objects")
     said: list[Message] = []
@@ -233,7 +235,7 @@ def _said(row: Row) -> list[Message]:
 
 def _earlier(row: Row) -> list[Any]:
     """The turns of a row's history."""
-    given = _unpacked(_first(row, HISTORY) or [])
+    given = unpacked(_first(row, HISTORY) or [])
     if isinstance(given, list) and all(isinstance(turn, Mapping) for turn in given):
         return given
     if isinstance(given, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in given):
@@ -244,15 +246,15 @@ def _earlier(row: Row) -> list[Any]:
 
 def _heard(value: object, role: Role) -> list[Message]:
     """The messages of one field: a list of turns, or a text of this role."""
-    unpacked = _unpacked(value)
-    listed = isinstance(unpacked, list) and unpacked != [] and all(isinstance(item, Mapping) for item in unpacked)
-    if listed and any(_first(item, SPEAKER) is not None for item in cast("list[Row]", unpacked)):
-        return messages_of(unpacked)
+    items = unpacked(value)
+    listed = isinstance(items, list) and items != [] and all(isinstance(item, Mapping) for item in items)
+    if listed and any(_first(item, SPEAKER) is not None for item in cast("list[Row]", items)):
+        return messages_of(items)
     text = content(value)
     return [Message(role, text.removeprefix(" ") if role == "assistant" else text)]
 
 
-def _unpacked(value: object) -> object:
+def unpacked(value: object) -> object:
     """A list that is written as JSON or as Python writes it, as in a table, as a list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         for read in (json.loads, ast.literal_eval):

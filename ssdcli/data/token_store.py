@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ssdcli.data.canaries import scatter
+from ssdcli.data.cloze import Branches
 from ssdcli.data.documents import Document, ReadReport
 from ssdcli.data.marking import CLOSING, Marked, Marker
 from ssdcli.data.split import SplitSettings, fingerprint, split_documents, whole_documents
@@ -208,15 +208,17 @@ def build_store(
             _SideWriter(folder, "heldout", dtype, settings.eot_id) as heldout,
         ):
             split = scatter(_split(documents, settings.split, report), settings.planted)
-            trained = TrainedDocuments()
+            trained, branches = TrainedDocuments(), Branches(encoder)
             for document, is_heldout, marked in _marked(split, marker, report):
                 (heldout if is_heldout else train).append(document, marked)
                 if not is_heldout:
                     trained.add(document.text)
+                    branches.add(train.info.documents - 1, document.text, marked.ids, document.cloze)
             _require_enough(train.info, heldout.info, report, trains=settings.split is not None)
             train.finish()
             heldout.finish()
             trained.write(folder)
+            branches.write(folder)
         info = StoreInfo(
             version=_VERSION,
             dtype=dtype.name,
@@ -311,9 +313,7 @@ class _SideWriter:
         self._put([self._eot_id], [CLOSING])
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for file, path in zip(self._files, self._paths, strict=True):
             file.close()
             _partial(path).unlink(missing_ok=True)

@@ -10,8 +10,8 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.gate import AverageGate
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import SsdError, UsageError
+from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.evaluation.losses import GRID
-from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.generation.parts import CONTEXT, OF_MEMORY, SmallModels
 from ssdcli.generation.schedule_parser import among, goes_with, named
 from ssdcli.generation.selection import EnsembleSpec, ModelFiles, choose, without_noise
@@ -50,6 +50,7 @@ class Candidates:
     members: every model alone; a model that also runs without private context is listed twice.
     sweeps: the ensembles.
     authors: the core and the small models alone, by name.
+    usual: all of them, as they write unless a rule or a weight is named.
     """
 
     core: str | None
@@ -57,6 +58,7 @@ class Candidates:
     members: tuple[Member[ModelFiles], ...]
     sweeps: tuple[Sweep, ...]
     authors: dict[str, EnsembleSpec]
+    usual: EnsembleSpec
 
     @property
     def learner(self) -> Member[ModelFiles]:
@@ -84,7 +86,7 @@ def find_candidates(core: str | None, members: SmallModels, settings: EvalSettin
     authors |= {one.name: _alone(one.name, plain.core, registry) for one in small}
     together = [spec for sweep in sweeps for spec in sweep.specs]
     measured = {one.name: one for spec in [*authors.values(), *together] for one in spec.members}
-    return Candidates(plain.core, maker.small, tuple(measured.values()), sweeps, authors)
+    return Candidates(plain.core, maker.small, tuple(measured.values()), sweeps, authors, plain)
 
 
 def _alone(name: str, core: str | None, registry: Registry) -> EnsembleSpec:

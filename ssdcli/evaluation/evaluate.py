@@ -11,8 +11,9 @@ from functools import partial
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.process import Process
 from ssdcli.engine.whole_text import can_be_read_whole
-from ssdcli.errors import NoSuchModel, SsdError, UsageError
+from ssdcli.errors import NoSuchModel, SsdError, UsageError, require
 from ssdcli.evaluation.block_losses import BlockSettings, block_losses
+from ssdcli.evaluation.calibration import CalibrationResult, calibration, items, places_of
 from ssdcli.evaluation.candidates import Candidates, find_candidates
 from ssdcli.evaluation.canvases import ROUNDS, CanvasSettings, canvas_losses, canvases_together
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths, has_code_length
@@ -20,17 +21,19 @@ from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.comparison import Comparison
 from ssdcli.evaluation.continuations import PEOPLE, continuations, continued, measure_texts, write
 from ssdcli.evaluation.estimates import ENOUGH
+from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.generated import not_measured
 from ssdcli.evaluation.heldout_text import HeldOutText, read_heldout, scored_texts
 from ssdcli.evaluation.joint_gate import fit_joint_gates, gate_results
 from ssdcli.evaluation.losses import Losses, LossSettings, Pace, measure_combinations
-from ssdcli.evaluation.measurement import EvalSettings, Evaluation, OnProgress, TextMeasures
+from ssdcli.evaluation.measurement import ENSEMBLE, Evaluation, OnProgress, TextMeasures
+from ssdcli.evaluation.next_words import ClozeResult, agreement, words_of
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.evaluation.trained_text import Training
 from ssdcli.generation.loaded_model import LoadedMemory, LoadedModel, models_of
 from ssdcli.generation.parts import SmallModels
-from ssdcli.generation.selection import EnsembleSpec
+from ssdcli.generation.selection import INEXACT, EnsembleSpec
 from ssdcli.generation.types import PLAIN
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.units import counted
@@ -39,8 +42,6 @@ from ssdcli.registry.store import Registry
 from ssdcli.text.messages import BETWEEN
 from ssdcli.text.openings import chat_of
 from ssdcli.text.tokenizer import load_tokenizer
-
-ENSEMBLE = "ensemble"
 
 _BATCH_TOKENS = 2048
 _EXACT_TOKENS_PER_SECOND = 100  # of code length, with a core of 135 million parameters on two processor cores
@@ -64,6 +65,7 @@ def evaluate(
     began = time.monotonic()
     settings, registry = settings or EvalSettings(), registry or Registry()
     candidates = find_candidates(core, members, settings, registry)
+    _check_from_left(candidates, settings)
     on_progress("reading", 0.0)
     trained = [member.model.entry for member in candidates.members if member.role != "memory"]
     training = Training.of(trained, registry)
@@ -76,6 +78,8 @@ def evaluate(
     watched = columns.watched(fitter) if observer is None else [columns.observed(observer)]
     measured = [*columns.combinations, *watched]
     losses = stage.measure(measured, partial(on_progress, "measuring"))
+    calibrated = stage.calibrate(partial(on_progress, "calibrating"))
+    words = stage.compare_words(partial(on_progress, "comparing words"))
     generated, missing = stage.generate(columns.best(losses), partial(on_progress, "writing"))
     return Evaluation(
         core=candidates.core,
@@ -95,7 +99,16 @@ def evaluate(
         fitted=None if exact else fitter.gate(),
         gates=() if observer is None else gate_results(fit_joint_gates(observer.observations()), losses.bytes),
         trained=text.trained,
+        calibration=calibrated,
+        cloze=words,
     )
+
+
+def _check_from_left(candidates: Candidates, settings: EvalSettings) -> None:
+    """Raise UsageError if the probabilities of words or texts are to be measured and are not known."""
+    asked = [flag for flag, wanted in (("--calibration", settings.calibration), ("--cloze", settings.cloze)) if wanted]
+    known = candidates.usual.from_left or not asked
+    require(known, INEXACT, f"Name a causal core, or omit {' and '.join(asked)}.")
 
 
 def _is_causal(candidates: Candidates, registry: Registry) -> bool:
@@ -212,6 +225,32 @@ class _Loaded:
             remedy = f"Pass --documents {ENOUGH} or more." if too_few else "Name more text, or raise --minutes."
             raise SsdError(problem, remedy)
         return losses
+
+    @property
+    def writers(self) -> dict[str, EnsembleSpec]:
+        """The models alone and their ensemble as it writes by default, by name."""
+        usual, authors = self.candidates.usual, self.candidates.authors
+        models = {who: one for who, one in authors.items() if one.members[0].role != "memory"}
+        return models | ({ENSEMBLE: usual} if len(usual.members) > 1 else {})
+
+    def calibrate(self, on_progress: Callable[[float], None]) -> tuple[CalibrationResult, ...]:
+        """Let the members and their ensemble write on from places of the documents, and compare what they write."""
+        places = places_of(self.text.documents, self.settings.calibration, self.settings.seed)
+        found: list[CalibrationResult] = []
+        for number, (who, spec) in enumerate(self.writers.items() if places else ()):
+            told = partial(_part, on_progress, number, len(self.writers))
+            found += calibration(who, items(spec.reopen(self.writer), places, told), spec.confidence)
+        return tuple(found)
+
+    def compare_words(self, on_progress: Callable[[float], None]) -> tuple[ClozeResult, ...]:
+        """Compare the next words of the members and their ensemble with those that the documents give."""
+        found: list[ClozeResult] = []
+        for number, (who, spec) in enumerate(self.writers.items() if self.settings.cloze else ()):
+            told = partial(_part, on_progress, number, len(self.writers))
+            words = list(words_of(spec.reopen(self.writer), self.text.documents, told))
+            require(bool(words), "no row of this text gives words under 'cloze'.", "Name such rows, or omit --cloze.")
+            found.append(agreement(who, words))
+        return tuple(found)
 
     def generate(
         self, best: EnsembleSpec | None, on_progress: Callable[[float], None]

@@ -17,7 +17,8 @@ from ssdcli.data.split import SplitSettings, fingerprint, recorded_split, split_
 from ssdcli.data.streams import cut_text
 from ssdcli.data.trained_documents import Span
 from ssdcli.errors import UsageError
-from ssdcli.evaluation.measurement import EvalSettings, TrainedDocument, TrainedText
+from ssdcli.evaluation.eval_settings import EvalSettings
+from ssdcli.evaluation.measurement import TrainedDocument, TrainedText
 from ssdcli.evaluation.scored_text import ScoredText, scored_part
 from ssdcli.evaluation.trained_text import Training, union
 from ssdcli.machine.units import counted

@@ -2,7 +2,8 @@
 
 The loss of averaged probabilities at a position is -log sum_i g_i p_i(x), where only the members' probabilities of the
 clean token x count, and the gate g reads their entropies alone. So both are noted once, and constant weights, gates of
-any set of members, and the oracle that knows x are computed from them without looking at the vocabulary again.
+any set of members, and the oracle that knows x are computed from them without looking at the vocabulary again. How
+often the likeliest token of an ensemble is right is told by the likeliest tokens of its members, which are noted, too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from itertools import combinations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from ssdcli.engine.ensemble.confidence import Confidence
 from ssdcli.engine.ensemble.gate import FARTHEST, PUBLIC_GATE, AverageGate
 from ssdcli.engine.ensemble.members import Role
 from ssdcli.engine.ensemble.rules import average, gate_features, log_shares
@@ -33,6 +36,20 @@ _NEAR = 0.3  # the standard deviation of the normal prior of a memory's coeffici
 _WIDE = 1.0  # that of other members' coefficients, around these:
 _SMALL_BIAS = -1.5
 _LEAST = 0.01  # share of a member that a gate lets speak
+_TOPS = 3  # tokens of each member, among which is the likeliest of their average
+_SURE = 0.5  # the standard deviation of the normal prior of a confidence's numbers around those that change nothing
+
+
+@dataclass(frozen=True)
+class Tops:
+    """What M members said of K tokens at each of N positions, the likeliest ones of each member.
+
+    log_p: (N, K, M) float64.
+    right: whether each is the clean one, (N, K) bool.
+    """
+
+    log_p: Tensor
+    right: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,21 +60,25 @@ class Observations:
     log_p: of the clean tokens, (N, M) float64.
     entropies: of the predictions, (N, M) float64.
     texts: the number of the text of each token, (N,) int64.
+    tops: what they found likeliest in their place, if that was noted.
     """
 
     members: tuple[Role, ...]
     log_p: Tensor
     entropies: Tensor
     texts: Tensor
+    tops: Tops | None = None
 
     def of(self, members: Sequence[Role]) -> Observations:
         """What these members said."""
         places = [self.members.index(role) for role in members]
-        return replace(self, members=tuple(members), log_p=self.log_p[:, places], entropies=self.entropies[:, places])
+        tops = None if self.tops is None else replace(self.tops, log_p=self.tops.log_p[..., places])
+        return Observations(tuple(members), self.log_p[:, places], self.entropies[:, places], self.texts, tops)
 
     def rows(self, chosen: Tensor) -> Observations:
         """Select positions: (N,) bool."""
-        return replace(self, log_p=self.log_p[chosen], entropies=self.entropies[chosen], texts=self.texts[chosen])
+        tops = None if self.tops is None else Tops(self.tops.log_p[chosen], self.tops.right[chosen])
+        return Observations(self.members, self.log_p[chosen], self.entropies[chosen], self.texts[chosen], tops)
 
     def by_text(self, nats: Tensor) -> np.ndarray:
         """Sum what each token costs, (N,), text by text: (texts,) float64."""
@@ -76,6 +97,7 @@ class GateObserver:
     _log_p: list[Tensor] = field(default_factory=list, init=False)
     _entropies: list[Tensor] = field(default_factory=list, init=False)
     _texts: list[Tensor] = field(default_factory=list, init=False)
+    _tops: list[Tops] = field(default_factory=list, init=False)
 
     def combination(self, roles: Sequence[Role]) -> Combination:
         """A combination that shows the observer its members when it is measured; its own loss is zero.
@@ -92,13 +114,18 @@ class GateObserver:
         self._log_p.append(torch.cat([log_p.gather(-1, own) for log_p in said], dim=1).double().cpu())
         self._entropies.append(torch.stack([entropy(log_p) for log_p in said], dim=1).double().cpu())
         self._texts.append(torch.full((len(chosen),), positions.text))
+        likeliest = torch.cat([log_p.topk(_TOPS).indices for log_p in said], dim=1)
+        by_member = [log_p.gather(-1, likeliest) for log_p in said]
+        self._tops.append(Tops(torch.stack(by_member, dim=-1).double().cpu(), (likeliest == own).cpu()))
         return torch.zeros(len(positions.tokens), device=positions.tokens.device)
 
     def observations(self) -> Observations | None:
         """What was seen; None if fewer than ENOUGH positions were."""
         if sum(map(len, self._texts)) < ENOUGH:
             return None
-        return Observations(self.members, torch.cat(self._log_p), torch.cat(self._entropies), torch.cat(self._texts))
+        log_p, entropies, texts = (torch.cat(parts) for parts in (self._log_p, self._entropies, self._texts))
+        log_ps, right = ([getattr(part, name) for part in self._tops] for name in ("log_p", "right"))
+        return Observations(self.members, log_p, entropies, texts, Tops(torch.cat(log_ps), torch.cat(right)))
 
 
 @dataclass(frozen=True)
@@ -109,12 +136,14 @@ class FittedGate:
     constant: the texts' nats at constant weights that were fitted to other texts: (texts,).
     gated: by a gate that was fitted to other texts.
     oracle: by the member that is best at each token, which nobody knows beforehand.
+    tops: the probabilities of the likeliest tokens, and whether each was right, (N,) each, where that was noted.
     """
 
     gate: AverageGate
     constant: np.ndarray
     gated: np.ndarray
     oracle: np.ndarray
+    tops: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def nats(self) -> np.ndarray:
@@ -175,13 +204,66 @@ def fit_joint_gate(seen: Observations) -> FittedGate:
         constant[held] = constant_nats(gate.weights, seen.rows(held))
         gated[held] = gated_nats(gate, seen.rows(held))
     sums = [seen.by_text(nats) for nats in (constant, gated, -seen.log_p.amax(1))]
-    wins = folds > 1 and _wins(sums[0] - sums[1])
-    return FittedGate(replace(_fitted(seen), is_default=wins), *sums)
+    gate = replace(_fitted(seen), is_default=folds > 1 and _wins(sums[0] - sums[1]))
+    found, tops = FittedGate(gate, sums[0], sums[1], sums[2]), likeliest(gate, seen)
+    if tops is None:
+        return found
+    sure = fit_confidence(*tops, seen.texts)
+    return replace(found, gate=replace(gate, confidence=sure), tops=(tops[0].numpy(), tops[1].numpy()))
 
 
 def _wins(saved: np.ndarray) -> bool:
     """Whether what a gate saves on each text is above zero by _CERTAIN standard errors."""
     return len(saved) > 1 and float(saved.sum()) > _CERTAIN * float(saved.std(ddof=1)) * len(saved) ** 0.5
+
+
+def likeliest(gate: AverageGate, seen: Observations) -> tuple[Tensor, Tensor] | None:
+    """The probability of the likeliest token at each position, (N,), and whether it is the clean one, (N,) bool.
+
+    It is that of a gate that won, or else of its constant weights; None where the likeliest tokens were not noted.
+    """
+    if seen.tops is None:
+        return None
+    weights = torch.tensor(gate.weights, dtype=torch.float64).log()
+    shares = log_shares(gate, seen.entropies)[:, None] if gate.is_default else weights
+    log_p, place = torch.logsumexp(seen.tops.log_p + shares, dim=-1).max(1)
+    return log_p.exp(), seen.tops.right.gather(1, place[:, None])[:, 0]
+
+
+def fit_confidence(p: Tensor, right: Tensor, texts: Tensor) -> Confidence:
+    """The most likely confidence in tokens of these probabilities, (N,), some of which are right, (N,) bool.
+
+    It is the probability itself where that is as good on texts that had no part in fitting the other: texts (N,) int64.
+    """
+    odds, truth = torch.logit(p, eps=1e-6), right.double()
+    saved, count = torch.zeros_like(odds), int(texts.max()) + 1
+    folds = min(_FOLDS, count)
+    for fold in range(folds):
+        held = texts % folds == fold
+        if bool((~held).any()):
+            offset, slope = _platt(odds[~held], truth[~held])
+            saved[held] = _doubt(odds[held], truth[held]) - _doubt(offset + slope * odds[held], truth[held])
+    by_text = torch.zeros(count, dtype=torch.float64).index_add(0, texts, saved)
+    return Confidence(*_platt(odds, truth)) if _wins(by_text.numpy()) else Confidence()
+
+
+def _platt(odds: Tensor, truth: Tensor) -> tuple[float, float]:
+    """The most likely offset and slope of log-odds (N,), of which a prior has 0 and 1."""
+    usual = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    numbers = usual.clone().requires_grad_()
+
+    def loss() -> Tensor:
+        nats = _doubt(numbers[0] + numbers[1] * odds, truth).sum()
+        return (nats + (((numbers - usual) / _SURE) ** 2).sum() / 2) / len(odds)
+
+    _minimise(numbers, loss)
+    offset, slope = numbers.detach().tolist()
+    return offset, slope
+
+
+def _doubt(odds: Tensor, truth: Tensor) -> Tensor:
+    """Nats of what is true, 1 or 0, by these log-odds: (N,)."""
+    return functional.binary_cross_entropy_with_logits(odds, truth, reduction="none")
 
 
 def constant_nats(weights: Sequence[float], seen: Observations) -> Tensor:

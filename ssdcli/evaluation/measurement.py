@@ -1,94 +1,22 @@
-"""Settings of evaluations and audits, and what an evaluation found. Needs neither torch nor numpy."""
+"""What an evaluation found. Needs neither torch nor numpy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.gate import AverageGate, Gate
 from ssdcli.engine.ensemble.members import Member, Role
-from ssdcli.errors import require
-from ssdcli.generation.types import rules
-from ssdcli.machine.placement import FREE, Placement
-from ssdcli.options.checks import above, at_least, each, one_of
-from ssdcli.options.declare import check_options, group, option
+
+if TYPE_CHECKING:
+    from ssdcli.evaluation.calibration import CalibrationResult
+    from ssdcli.evaluation.next_words import ClozeResult
+
+ENSEMBLE = "ensemble"  # as an author
 
 OnProgress = Callable[[str, float], None]  # called with what is being done, and the share of it that is done
-
-
-@dataclass(frozen=True)
-class EvalSettings:
-    """What to measure on held-out text; values are checked when the object is made (UsageError).
-
-    rules: of the ensembles; by default all that the members allow.
-    schedules: of the ensembles; by default all that the rules allow, except files.
-    context: private text, which only small models see.
-    documents: how many are drawn at random from the text, at most.
-    minutes: for the losses; reading and generating take extra time.
-    seed: of documents, noise and texts.
-    generate: how many documents are continued, to measure the texts that are written.
-    judge: the folder of a causal language model that reads these texts.
-    placement: where the models run.
-    include_trained: whether documents that a member was trained on are measured, too.
-    exact: whether masked models are measured by their exact code length, as they always are beside causal cores.
-    """
-
-    rules: tuple[str, ...] = option(
-        (),
-        f"{', '.join(rules())}. Repeatable.",
-        each(one_of(rules)),
-        flag="rule",
-        metavar="RULE",
-        default="all that fit",
-    )
-    schedules: tuple[str, ...] = option(
-        (),
-        f"{catalogue.schedule_help()} or a TOML file. Repeatable.",
-        flag="schedule",
-        metavar="NAME",
-        default="all that fit, except files",
-    )
-    context: str = ""
-    documents: int = option(1000, "The most documents to measure.", at_least(1), metavar="N", common=True)
-    minutes: float = option(3.0, "Time for measuring losses.", above(0), metavar="M", common=True)
-    seed: int = option(0, "Seed of documents, noise and texts.", metavar="N")
-    generate: int = option(
-        0, "Let all models continue N documents, and measure the texts.", at_least(0), metavar="N", common=True
-    )
-    judge: Path | None = option(
-        None, "A causal language model for the perplexity and MAUVE of these texts.", metavar="FOLDER", common=True
-    )
-    placement: Placement = group(FREE, without=("cache",))
-    include_trained: bool = option(
-        False, "Also measure documents that a member was trained on, which are left out by default."
-    )
-    exact: bool = option(
-        False, "Measure masked models by their exact code length, as beside causal cores, not by the NELBO."
-    )
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        reads = self.judge is None or self.generate > 0
-        require(reads, "a judge reads texts, and none are to be generated.", "Pass --generate 50, or omit --judge.")
-
-
-@dataclass(frozen=True)
-class AuditSettings:
-    """How to audit; values are checked when the object is made (UsageError).
-
-    minutes: for the measures; reading takes extra time.
-    seed: of all random draws.
-    """
-
-    minutes: float = option(3.0, "Time for measuring; reading takes extra time.", above(0), metavar="M", common=True)
-    seed: int = option(0, "Seed of all random draws.", metavar="N", common=True)
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @dataclass(frozen=True)
@@ -319,6 +247,8 @@ class Evaluation:
     fitted: the small model's gate, fitted on these documents.
     gates: those of a causal core and its members, likewise, the largest set of members first.
     trained: which of the documents the members were trained on.
+    calibration: how often what each author and the ensemble write is right, beside how sure they are of it.
+    cloze: how their next words agree with those that the text gives.
     """
 
     core: str | None
@@ -338,6 +268,8 @@ class Evaluation:
     fitted: Gate | None = None
     gates: tuple[GateResult, ...] = ()
     trained: TrainedText = TrainedText()
+    calibration: tuple[CalibrationResult, ...] = ()
+    cloze: tuple[ClozeResult, ...] = ()
 
     @property
     def better(self) -> MemberResult:
@@ -368,6 +300,8 @@ class Evaluation:
             "best": None if best is None or self.gain is None else _best(best, self.gain),
             "gates": [gate.to_json() for gate in self.gates],
             "generated": [texts.to_json() for texts in self.generated],
+            "calibration": [one.to_json() for one in self.calibration],
+            "cloze": [one.to_json() for one in self.cloze],
             "documents": self.documents,
             "tokens": self.tokens,
             "bytes": self.bytes,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
+from ssdcli.engine.ensemble.confidence import Confidence
 from ssdcli.engine.ensemble.gate import CONTEXT_GATE, AnyGate, AverageGate, Gate, gate_of, joined
 from ssdcli.errors import UsageError
 from ssdcli.registry.manifest import MEMBERS, MEMORY
@@ -224,6 +225,12 @@ def in_place_of_core(core: Entry | None, parts: Sequence[EnsemblePart]) -> tuple
     if not tuned.owner.manifest.tunes_core or tuned.owner.manifest.base != core.name:
         return core, list(parts)
     return tuned.entry, [part for part in parts if part is not tuned]
+
+
+def fitted_confidence(parts: Sequence[EnsemblePart]) -> Confidence | None:
+    """How sure a core and these parts are of what they write, if that was fitted for them at their own weights."""
+    gate = None if any(part.given is not None for part in parts) else fitted_gate(parts)
+    return gate.confidence if isinstance(gate, AverageGate) else None
 
 
 def _roles(parts: Sequence[EnsemblePart]) -> tuple[Literal["small", "memory"], ...]:

@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from ssdcli.engine import catalogue
+from ssdcli.engine.ensemble.confidence import Confidence
 from ssdcli.engine.ensemble.gate import AnyGate
 from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.engine.ensemble.schedules import Constant
@@ -21,6 +22,7 @@ from ssdcli.generation.parts import (
     SmallModels,
     bound,
     find_parts,
+    fitted_confidence,
     fitted_gate,
     in_place_of_core,
     is_causal,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from ssdcli.generation.loaded_model import Loaded, LoadedModel
     from ssdcli.generation.writer import Writer
 
+INEXACT = "the probability of a text is exact only beside a causal language model, and there is none here."
 _NAME_BOTH = "Name both, as in --core starter --with notes."
 
 
@@ -70,6 +73,7 @@ class EnsembleSpec:
     blend: the rule and the schedule.
     guides: classifiers that steer the text.
     gate: the members', if the rule needs one.
+    confidence: in what they write, if it was fitted for them as they are combined.
     """
 
     core: str | None
@@ -77,6 +81,7 @@ class EnsembleSpec:
     blend: Blend
     guides: tuple[GuideSpec, ...]
     gate: AnyGate | None = None
+    confidence: Confidence | None = None
 
     @property
     def block_size(self) -> int:
@@ -84,6 +89,11 @@ class EnsembleSpec:
         manifests = [member.model.entry.manifest for member in self.members]
         fixed = [size for size in (manifest.fixed_block for manifest in manifests) if size is not None]
         return fixed[0] if fixed else manifests[0].block_size
+
+    @property
+    def from_left(self) -> bool:
+        """Whether a causal language model takes part, beside which text is written from the left."""
+        return any(member.model.entry.manifest.attention == "autoregressive" for member in self.members)
 
     def open(self, placement: Placement = FREE, known: MutableMapping[Any, LoadedModel] | None = None) -> Writer:
         """Load the models as `placement` says, by default as they fit (SsdError if one cannot be read).
@@ -168,11 +178,13 @@ def choose(
         elif has_memories and all(part.role == "small" and part.name != CONTEXT for part in parts):
             parts.append(CONTEXT_MEMORY)
     parts = bound(parts, chosen)
+    is_usual = blend == replace(PLAIN, memory=blend.memory)
     blend = _with_rule(blend, chosen, parts)
     parts = _gated_parts(parts) if "gate" in blend.needs else parts
     running = [_with_origin(member, registry) for member in _fitting_members(chosen, parts, blend, registry)]
     gate = fitted_gate(parts) if "gate" in blend.needs else None
-    spec = EnsembleSpec(None if chosen is None else chosen.name, tuple(running), blend, guides, gate)
+    sure = fitted_confidence(parts) if is_usual else None
+    spec = EnsembleSpec(None if chosen is None else chosen.name, tuple(running), blend, guides, gate, sure)
     scheduled = schedules(blend, running, running[0].model.entry.manifest.process, gate)
     pairs = zip(running, scheduled, strict=True)
     return replace(spec, members=tuple(replace(member, schedule=schedule) for member, schedule in pairs))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdcli.engine import catalogue
+from ssdcli.engine.ensemble.confidence import Confidence
 from ssdcli.engine.ensemble.gate import FARTHEST, AverageGate, Gate
 from ssdcli.errors import SsdError
 from ssdcli.options.checks import Check, above, one_of
@@ -101,12 +102,14 @@ def _gates(value: Any) -> bool:
 def joint_gate(table: Any) -> AverageGate:
     """A gate as a manifest lists it (TypeError, ValueError or KeyError for anything else)."""
     rows = tuple(tuple(map(float, row)) for row in table["coefficients"])
-    weights = tuple(map(float, table["weights"]))
-    return AverageGate(tuple(table["members"]), weights, rows, bool(table["is_default"]))
+    weights, confidence = tuple(map(float, table["weights"])), table.get("confidence")  # which few versions wrote
+    sure = None if confidence is None else Confidence(**confidence)
+    return AverageGate(tuple(table["members"]), weights, rows, bool(table["is_default"]), sure)
 
 
 def _sound(gate: AverageGate) -> bool:
     shares, numbers = gate.weights, [number for row in gate.coefficients for number in row]
+    numbers += [] if gate.confidence is None else [gate.confidence.offset, gate.confidence.slope]
     return all(0 <= share <= 1 for share in shares) and all(abs(number) <= FARTHEST for number in numbers)
 
 

@@ -32,6 +32,7 @@ STYLE = """
 .ssd-chart .quiet { fill: #5d6673; }
 .ssd-chart .grid { stroke: #e7eaee; }
 .ssd-chart .axis { stroke: #aab2bd; }
+.ssd-chart .ideal { color: #aab2bd; }
 .ssd-chart .first { color: #2459d3; }
 .ssd-chart .second { color: #b8520a; }
 .ssd-chart .third { color: #0b7a5b; }
@@ -44,6 +45,7 @@ STYLE = """
 .ssd-chart .quiet { fill: #a3adba; }
 .ssd-chart .grid { stroke: #272e38; }
 .ssd-chart .axis { stroke: #566070; }
+.ssd-chart .ideal { color: #566070; }
 .ssd-chart .first { color: #84aaff; }
 .ssd-chart .second { color: #ffb066; }
 .ssd-chart .third { color: #5fd0a8; }
@@ -145,6 +147,19 @@ def _over_levels(losses: Sequence[float], margins: Sequence[float] | None) -> tu
         return finite(points), ()
     kept = [(point, margin) for point, margin in zip(points, margins, strict=True) if math.isfinite(point[1] + margin)]
     return [point for point, _ in kept], tuple(margin for _, margin in kept)
+
+
+def reliability(by_author: Mapping[str, Sequence[Point]], title: str) -> ET.Element:
+    """Draw how often up to three authors are right over how sure they are, beside the line on which both agree.
+
+    by_author: the mean confidence of each bin, and the share of it that is right.
+    """
+    lines = styled_lines({who: list(points) for who, points in by_author.items()})
+    named = [replace(line, label=who) for line, who in zip(lines, by_author, strict=False)]
+    frame = Frame(
+        title, axis_from("confidence", 0.0, 1.0), axis_from("share that is right", 0.0, 1.0), RIGHT_WITH_LABELS
+    )
+    return draw(frame, [Line("", [(0.0, 0.0), (1.0, 1.0)], "ideal"), *named], [])
 
 
 def length_bars(counts: Sequence[int], title: str) -> ET.Element:

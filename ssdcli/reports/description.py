@@ -29,6 +29,8 @@ class Quality:
     level_margins: half the widths of their 95% confidence intervals; nan where too few documents were measured.
     weights: the small model's weights that were tried, none without a core.
     sweep: the ensemble's bits per byte at each of them.
+    reliability: by "probability" and "confidence" what these are of the likeliest tokens, which share of them is right,
+        and how many there are, in bins; none where that was not measured.
     documents: how many were measured.
     tokens: how many were measured.
     """
@@ -42,6 +44,7 @@ class Quality:
     level_margins: Mapping[str, Sequence[float]] = field(default_factory=dict)
     weights: Sequence[float] = ()
     sweep: Sequence[float] = ()
+    reliability: Mapping[str, Sequence[tuple[float, float, int]]] = field(default_factory=dict)
     documents: int
     tokens: int
 

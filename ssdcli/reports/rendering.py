@@ -54,6 +54,10 @@ def report(description: Description) -> str:
         "history": charts.loss_curve(description.history, description.kept, "Loss over the steps"),
         "sweep": charts.weight_sweep(quality.weights, quality.sweep, "Loss over the weight"),
         "levels": charts.level_losses(quality.by_level, "Loss over the noise level", quality.level_margins),
+        "reliability": charts.reliability(
+            {name: [(sure, right) for sure, right, _ in found] for name, found in quality.reliability.items()},
+            "How often tokens are right",
+        ),
         "lengths": charts.length_bars(lengths, "Lengths of the documents"),
     }
     shown = {
@@ -66,6 +70,11 @@ def report(description: Description) -> str:
         "sweep_rows": [(f"{w:g}", number(b)) for w, b in zip(quality.weights, quality.sweep, strict=True)],
         "level_header": ("noise level", *quality.by_level),
         "level_rows": _level_rows(quality),
+        "reliability_rows": [
+            (name, f"{sure:.3f}", f"{right:.3f}", f"{count:,}")
+            for name, found in quality.reliability.items()
+            for sure, right, count in found
+        ],
         "side_rows": _side_rows(description.train, description.heldout),
         "length_rows": [(f"{2**k:,} to {2 ** (k + 1) - 1:,}", f"{n:,}") for k, n in enumerate(lengths) if n],
         "settings": list(description.settings.items()),

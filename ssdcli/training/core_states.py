@@ -23,6 +23,7 @@ from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.memory.text_index import Ids
 from ssdcli.options.checks import seed_word
 from ssdcli.registry.disk import write_atomic
+from ssdcli.training.cloze_states import ClozeStates
 
 WINDOW = 1024  # tokens that the core reads at once, at most; longer documents are read in parts
 SAMPLE = 64  # positions of a training sample
@@ -182,13 +183,18 @@ class CoreTexts:
 
 
 class StateSamples(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
-    """Endless epochs over states, in a new order in each; sample i is always the same."""
+    """Endless epochs over states, in a new order in each; sample i is always the same.
+
+    Those of words are drawn beside them, in each epoch as many as they are likely to be.
+    """
 
     length = SAMPLE
 
-    def __init__(self, given: CoreStates, seed: int, samples: int) -> None:
+    def __init__(self, given: CoreStates, seed: int, samples: int, cloze: ClozeStates | None = None) -> None:
         """`samples` is the number of samples to claim."""
         self._given = given
+        self._cloze = cloze
+        self._shares = np.ones(0) if cloze is None else cloze.shares.numpy()
         self._seed = seed
         self._samples = samples
         self._epoch = -1
@@ -199,18 +205,26 @@ class StateSamples(Dataset[dict[str, Tensor | dict[str, Tensor]]]):
         return self._samples
 
     def __getitem__(self, index: int) -> dict[str, Tensor | dict[str, Tensor]]:
-        each = max(1, len(self._places) // SAMPLE)
+        each = max(1, int(len(self._places) + self._shares.sum()) // SAMPLE)
         epoch, place = divmod(index, each)
         if epoch != self._epoch:
             random = np.random.default_rng((seed_word(self._seed), epoch))
-            self._epoch, self._order = epoch, random.permutation(self._places)
+            words = np.flatnonzero(random.random(len(self._shares)) < self._shares)
+            rows = np.concatenate([self._places, len(self._given.targets) + words])
+            self._epoch, self._order = epoch, random.permutation(rows)
         chosen = np.resize(self._order[place * SAMPLE : (place + 1) * SAMPLE], SAMPLE)
         scored = {"scored": torch.ones(SAMPLE, dtype=torch.bool)}
         return {"columns": self._columns(chosen) | scored, "index": torch.tensor(index)}
 
     def _columns(self, rows: Ids) -> dict[str, Tensor]:
         """The states of some rows and the tokens after them."""
-        return {"states": self._given.read(rows), "targets": torch.from_numpy(self._given.targets[rows])}
+        first = len(self._given.targets)
+        own, words = rows[rows < first], torch.from_numpy(rows[rows >= first] - first)
+        states, targets = self._given.read(own), torch.from_numpy(self._given.targets[own])
+        if self._cloze is not None:
+            states = torch.cat([states, self._cloze.states[words]])
+            targets = torch.cat([targets, self._cloze.targets[words]])
+        return {"states": states, "targets": targets}
 
 
 class RunSamples(StateSamples):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ssdcli.engine.ensemble.gate import PUBLIC_GATE, AverageGate
+from ssdcli.evaluation.calibration import bins
 from ssdcli.evaluation.estimates import gain, ratio
 from ssdcli.evaluation.joint_gate import with_memory
 from ssdcli.evaluation.losses import LossesByLevel
@@ -143,9 +144,20 @@ def _quality(found: Assessment, *, has_core: bool) -> Quality:
         level_margins=by_member(levels.level_margins.T.tolist()) if levels is not None else {},
         weights=losses.weights.tolist() if swept else [],
         sweep=losses.bits_per_byte().tolist() if swept else [],
+        reliability=_reliability(found),
         documents=len(losses.tokens),
         tokens=int(losses.tokens.sum()),
     )
+
+
+def _reliability(found: Assessment) -> dict[str, list[tuple[float, float, int]]]:
+    """How often the likeliest tokens of the largest set of members are right, by their probability and confidence."""
+    gate, tops = (found.gates[0].gate, found.gates[0].tops) if found.gates else (None, None)
+    if gate is None or tops is None or gate.confidence is None:
+        return {}
+    p, right = tops
+    fitted = np.array([gate.confidence.of([one]) for one in p.tolist()])
+    return {name: list(bins(sure, right)) for name, sure in (("probability", p), ("confidence", fitted))}
 
 
 def _sums(found: Assessment, *, has_core: bool) -> dict[str, np.ndarray]:

@@ -37,6 +37,7 @@ from ssdcli.text.chat_template import copy_chat
 from ssdcli.training.assessment import assess, measured_texts, measuring_seconds
 from ssdcli.training.causal_objective import Borders, CausalObjective
 from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
+from ssdcli.training.cloze_states import ClozeStates, cloze_states, next_words
 from ssdcli.training.core_states import WINDOW, CoreStates, Passage, StateSamples, read_passages
 from ssdcli.training.describe import describe, recipe
 from ssdcli.training.memory_text import memory_of
@@ -132,12 +133,13 @@ def train_small(
             workspace = stack.enter_context(claimed(registry, settings.name))
             prepared = _prepare(settings, registry) if is_rank_zero() else _join(settings.name, registry)
         _check_joined(prepared)
-        watcher.on_prepared(prepared.store.info.report, prepared.title)
+        watcher.on_prepared([*prepared.store.info.report, *next_words(prepared)], prepared.title)
         grant = granted(prepared.settings, watcher, clock, began)
         states = _read_core(prepared, watcher, grant)
+        cloze = cloze_states(prepared, lambda: grant.spent(READING))
         with barrier():
             memory = _memory(prepared, states, watcher, grant) if is_rank_zero() else None
-        trainer = _train(prepared, watcher, _plan(prepared, clock, began), states)
+        trainer = _train(prepared, watcher, _plan(prepared, clock, began), states, cloze)
         watcher.on_measuring()
         prepared = replace(prepared, beginning=replace(prepared.beginning, model=trainer.whole()))
         trained = from_rank_zero(lambda: finish(prepared, trainer, memory, registry, overwrite))
@@ -232,14 +234,17 @@ def _memory(prepared: Prepared, states: CoreStates | None, watcher: Watcher, gra
     return replace(memory, recall=learn_recall(memory, prepared, states, grant, watch))
 
 
-def _samples(prepared: Prepared, states: CoreStates | None) -> tuple[TrainingObjective, Windows | StateSamples]:
+def _samples(
+    prepared: Prepared, states: CoreStates | None, cloze: ClozeStates | None
+) -> tuple[TrainingObjective, Windows | StateSamples]:
     """What is minimised, and the endless samples that it is minimised on."""
     settings, model, samples = prepared.settings, prepared.model, batch_of(prepared) * ENDLESS
     if isinstance(model, SideNetwork):
         assert states is not None
-        active = torch.from_numpy(np.unique(states.targets))
+        words = np.zeros(0, np.int64) if cloze is None else cloze.targets.numpy()
+        active = torch.from_numpy(np.unique(np.concatenate([states.targets, words])))
         ids = SampledIds(active, model.core.rows, settings.seed)
-        return SideObjective(model, ids), StateSamples(states, settings.seed, samples)
+        return SideObjective(model, ids), StateSamples(states, settings.seed, samples, cloze)
     if isinstance(model, TunedCore):
         held = np.union1d(prepared.store.train, [prepared.end]).astype(np.int64)
         ids = SampledIds(torch.from_numpy(held), model.core.rows, settings.seed)
@@ -250,9 +255,11 @@ def _samples(prepared: Prepared, states: CoreStates | None) -> tuple[TrainingObj
     return Objective(model, prepared.process, settings.seed, open_teacher(prepared)), windows
 
 
-def _train(prepared: Prepared, watcher: Watcher, plan: Plan, states: CoreStates | None) -> SmallTrainer:
+def _train(
+    prepared: Prepared, watcher: Watcher, plan: Plan, states: CoreStates | None, cloze: ClozeStates | None
+) -> SmallTrainer:
     settings, batch = prepared.settings, batch_of(prepared)
-    objective, windows = _samples(prepared, states)
+    objective, windows = _samples(prepared, states, cloze)
     assert settings.learning_rate is not None  # what was left open has been decided
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
     trainer = SmallTrainer(objective, windows, plan, rates, prepared.workspace)

@@ -74,6 +74,7 @@ def test_the_json_object_has_its_shape(ssd):
     assert said.count("ssd: warning:") == 1  # what the texts were not measured by
     assert list(found) == [
         *("core", "small", "process", "measure", "members", "better_member", "ensembles", "best", "gates", "generated"),
+        *("calibration", "cloze"),
         *("documents", "tokens", "bytes", "trained", "seed", "seconds", "remarks"),
     ]
     assert (found["process"], found["measure"], found["documents"]) == ("masked", "NELBO", 10)

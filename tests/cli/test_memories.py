@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ssdcli.cli import app, console
 from ssdcli.cli.completion import member_names
+from ssdcli.engine.ensemble.confidence import Confidence
 from ssdcli.registry.archive import MEMORY_FILES
 from ssdcli.registry.store import Registry
-from tests.memories import CORE, add_notes, write_notes
+from tests.memories import CORE, GATES, add_notes, write_notes
 from tests.pulled import add_causal
 from tests.terminal import Terminal
-from tests.tiny import add_tiny
+from tests.tiny import add_family, add_tiny
 
 Ssd = Callable[..., tuple[int, str, str]]
 ONLY = ("notes", "--memory-only", "--for", CORE, "--name", "old")
@@ -261,3 +264,53 @@ def test_memories_are_completed_where_members_are(ssd: Ssd) -> None:
     ssd("train-small", *ONLY)
     add_tiny("oldest", 3, kind="small", core=CORE)
     assert [name for name, _ in member_names("old")] == ["old", "oldest"]
+
+
+def test_a_confidence_is_the_probability_of_the_tokens_as_it_was_fitted(ssd: Ssd) -> None:
+    sure = Confidence(-0.3, 0.8)
+    add_notes(gates=tuple(replace(gate, confidence=sure) for gate in GATES))
+    asked = ("generate", "Dear landlord,", "--with", "notes", *FAST, "--confidence")
+    code, answer, said = ssd(*asked, "--json", "--explain")
+    told = json.loads(answer)
+    assert (code, said) == (0, "")
+    assert told["confidence"] == pytest.approx(sure.of(token["p"] for token in told["explain"]))
+    assert 0 < told["confidence"] < 1
+    without = json.loads(ssd(*asked, "--json")[1])
+    assert (without["confidence"], without["text"]) == (told["confidence"], told["text"])
+    assert "explain" not in without
+    assert ssd(*asked)[1:] == (told["text"] + "\n", f"confidence {told['confidence']:.3f}\n")
+    assert "confidence" not in json.loads(ssd(*asked[:-1], "--json")[1])
+
+
+def test_where_no_confidence_was_fitted_it_is_the_probability_and_a_warning_says_so(ssd: Ssd) -> None:
+    add_notes()
+    code, answer, said = ssd("generate", "Dear", "--with", "notes", *FAST, "--confidence", "--json", "--explain")
+    told = json.loads(answer)
+    assert code == 0
+    assert told["confidence"] == pytest.approx(math.prod(token["p"] for token in told["explain"]))
+    assert said.startswith("ssd: warning: the confidence is the plain probability: none was fitted")
+    assert said.endswith("'ssd eval TEXT --with notes --save' fits one.\n")
+
+
+def test_there_is_no_confidence_in_fills_nor_without_a_causal_core(ssd: Ssd) -> None:
+    add_family()
+    assert ssd("generate", "Dear", "--core", "big", "--confidence")[::2] == (
+        2,
+        "ssd: the probability of a text is exact only beside a causal language model, and there is none here. Name a "
+        "causal core, or omit --confidence.\n",
+    )
+    code, _, said = ssd("generate", "Dear ____.", "--core", CORE, "--infill", "--confidence")
+    assert (code, said) == (2, "ssd: what fills a gap is chosen by the text behind it, too. Omit --confidence.\n")
+
+
+def test_eval_tells_and_draws_how_often_what_is_written_is_right(ssd: Ssd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssdcli.evaluation.calibration._TOKENS", 6)
+    add_notes()
+    quick = ("--rule", "average", "--schedule", "constant", "--calibration", "4", "--plot", "drawn.svg")
+    code, answer, _ = ssd("eval", "notes", "--with", "notes", "--include-trained", *quick)
+    assert code == 0
+    (table,) = [part for part in answer.split("\n\n") if part.startswith("WRITTEN BY")]
+    assert {line.split()[0] for line in table.splitlines()[1:]} == {CORE, "notes", "ensemble"}
+    assert {line.split()[1] for line in table.splitlines()[1:]} == {"word", "phrase", "sentence"}
+    drawn = Path("drawn.svg").read_text()
+    assert all(f"calibration by {unit}" in drawn for unit in ("word", "phrase", "sentence"))

@@ -6,7 +6,7 @@ import pytest
 
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.evaluation.candidates import find_candidates
-from ssdcli.evaluation.measurement import EvalSettings
+from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.registry.store import Registry
 from tests.tiny import add_family, add_gated, add_tiny
 

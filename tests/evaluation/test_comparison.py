@@ -17,8 +17,8 @@ from ssdcli.engine.process.uniform import Uniform, uniform_nelbo
 from ssdcli.evaluation.candidates import find_candidates
 from ssdcli.evaluation.combinations import Combined, Positions, cross_entropy
 from ssdcli.evaluation.comparison import DENOISING_LOSS, NELBO, Comparison, bound_of
+from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.evaluation.losses import LEVELS, LossesByLevel
-from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.registry.store import Registry
 from tests.tiny import add_family
 

@@ -16,11 +16,11 @@ from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.process import make_process
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.evaluation.continuations import PEOPLE
+from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.evaluation.evaluate import evaluate
 from ssdcli.evaluation.generated import METRICS
 from ssdcli.evaluation.heldout_text import read_heldout
 from ssdcli.evaluation.losses import LossSettings, measure
-from ssdcli.evaluation.measurement import EvalSettings
 from ssdcli.evaluation.scored_text import scored_text
 from ssdcli.evaluation.trained_text import Training
 from ssdcli.models.block_diffusion_checkpoint import load_backbone

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from ssdcli.engine.ensemble.confidence import Confidence
 from ssdcli.engine.ensemble.gate import PUBLIC_GATE, AverageGate
 from ssdcli.engine.ensemble.members import Role
 from ssdcli.engine.ensemble.rules import average
@@ -20,7 +22,9 @@ from ssdcli.evaluation.joint_gate import (
     ENOUGH,
     GateObserver,
     Observations,
+    Tops,
     constant_nats,
+    fit_confidence,
     fit_joint_gate,
     fit_joint_gates,
     gate_results,
@@ -166,6 +170,46 @@ def test_an_observer_notes_what_members_said_of_the_clean_tokens_where_all_predi
     torch.testing.assert_close(found.log_p, both.gather(-1, rows)[..., 0].double())
     torch.testing.assert_close(found.entropies, torch.stack([entropy(core), entropy(memory)], 1)[1::2].double())
     assert found.texts.tolist() == [0] * (ENOUGH // 2) + [1] * (ENOUGH // 2)
+
+
+def test_an_observer_notes_the_likeliest_tokens_of_the_average() -> None:
+    generator = torch.Generator().manual_seed(0)
+    core, memory = torch.log_softmax(3 * torch.randn(2, 2 * ENOUGH, 9, generator=generator), -1)
+    tokens = torch.randint(9, (2 * ENOUGH,), generator=generator)
+    found = observed(core, memory, tokens).observations()
+    assert found is not None
+    assert found.tops is not None
+    together = average([core, memory], [0.3, 0.7]).double()
+    said, place = torch.logsumexp(found.tops.log_p + torch.tensor([0.3, 0.7]).double().log(), -1).max(1)
+    torch.testing.assert_close(said, together.amax(1), rtol=1e-5, atol=1e-5)
+    right = found.tops.right.gather(1, place[:, None])[:, 0]
+    assert right.tolist() == (together.argmax(1) == tokens).tolist()
+    alone = found.of(("memory",)).rows(found.texts == 0).tops
+    assert alone is not None
+    torch.testing.assert_close(alone.log_p.amax((1, 2)), memory[:ENOUGH].amax(1).double())
+
+
+@pytest.mark.parametrize(("offset", "slope"), [(-0.6, 0.7), (0.4, 1.3)])
+def test_a_confidence_is_the_one_by_which_likeliest_tokens_are_right(offset: float, slope: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    p = 0.02 + 0.96 * torch.rand(8000, 1, 1, generator=generator).double().expand(-1, 1, 2)
+    chance = torch.sigmoid(offset + slope * torch.logit(p[:, :, 0]))
+    right = torch.rand(chance.shape, generator=generator) < chance
+    said = seen(torch.tensor([0.7, 0.3]).expand(8000, 2), torch.full((8000, 2), 2.0), BOTH)
+    found = fit_joint_gate(replace(said, tops=Tops(p.log(), right))).gate.confidence
+    assert found is not None
+    assert (found.offset, found.slope) == (pytest.approx(offset, abs=0.1), pytest.approx(slope, abs=0.1))
+
+
+def test_where_correcting_it_does_not_win_a_confidence_is_the_probability() -> None:
+    said = seen(torch.tensor([0.7, 0.3]).expand(4, 2), torch.full((4, 2), 2.0), BOTH)
+    assert fit_joint_gate(said).gate.confidence is None
+    generator = torch.Generator().manual_seed(3)
+    p = 0.02 + 0.96 * torch.rand(2000, generator=generator).double()
+    right, texts = torch.rand(2000, generator=generator) < p, torch.arange(2000) % 10
+    assert fit_confidence(p, right, texts) == Confidence()
+    assert fit_confidence(p, ~right, texts).slope < 0.5
+    assert fit_confidence(p, ~right, torch.zeros_like(texts)) == Confidence()  # a single text cannot tell
 
 
 def test_too_few_positions_are_no_observations() -> None:

@@ -11,8 +11,9 @@ import pytest
 from ssdcli.engine.ensemble.gate import PUBLIC_GATE
 from ssdcli.errors import UsageError
 from ssdcli.evaluation.candidates import find_candidates
+from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.evaluation.evaluate import evaluate
-from ssdcli.evaluation.measurement import EvalSettings, Evaluation
+from ssdcli.evaluation.measurement import Evaluation
 from ssdcli.registry.store import Registry
 from ssdcli.training.remember import train_memory
 from ssdcli.training.settings import TrainSettings

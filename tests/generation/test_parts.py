@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from ssdcli.engine.ensemble.confidence import Confidence
 from ssdcli.engine.ensemble.gate import CONTEXT_GATE, joined
 from ssdcli.engine.ensemble.rules import GatedAverage
 from ssdcli.errors import NoSuchModel, UsageError
@@ -227,3 +230,15 @@ def test_a_memory_whose_core_is_gone_names_it() -> None:
     Registry().remove(CORE)
     with pytest.raises(NoSuchModel, match=f"'old' was made for '{CORE}', and there is no model of this name"):
         choose(None, ["old"])
+
+
+def test_a_confidence_is_that_of_the_members_as_they_were_when_it_was_fitted() -> None:
+    sure = Confidence(-0.2, 0.9)
+    add_notes(gates=tuple(replace(gate, confidence=sure) for gate in GATES))
+    assert choose(None, ["notes"]).confidence == sure
+    assert choose(None, ["notes"], blend=Blend(memory=False)).confidence == sure
+    assert choose(None, {"notes": 0.3}).confidence is None
+    assert choose(None, ["notes"], blend=Blend("average")).confidence is None
+    assert choose(CORE).confidence is None
+    add_notes(gates=GATES)
+    assert choose(None, ["notes"]).confidence is None

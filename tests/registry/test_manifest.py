@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from ssdcli.engine.ensemble.confidence import Confidence
 from ssdcli.engine.process import make_process
 from ssdcli.errors import SsdError
 from ssdcli.registry.manifest import Manifest, read_manifest, tokenizer_fingerprint, write_manifest
@@ -148,3 +149,19 @@ def test_the_fingerprint_tells_tokenizers_apart(changes):
 def test_what_is_no_tokenizer_is_refused(content):
     with pytest.raises(SsdError, match=r"tokenizer\.json"):
         tokenizer_fingerprint(content)
+
+
+JOINT = {"members": ["core", "small"], "weights": [0.6, 0.4], "coefficients": [[0.0] * 5], "is_default": True}
+
+
+def test_a_gate_keeps_its_confidence_and_one_of_an_earlier_version_has_none(manifest):
+    sure = manifest(gates=(JOINT | {"confidence": {"offset": -0.2, "slope": 0.9}}, JOINT))
+    kept, earlier = Manifest.from_json(sure.to_json()).joint_gates
+    assert kept.confidence == Confidence(-0.2, 0.9)
+    assert earlier.confidence is None
+
+
+@pytest.mark.parametrize("confidence", [{"offset": "x", "slope": 1.0}, {"offset": 0.0, "slope": 1e9}, 3])
+def test_a_confidence_that_is_none_is_refused(manifest, confidence):
+    with pytest.raises(SsdError, match="'gates' must be"):
+        manifest(gates=(JOINT | {"confidence": confidence},))

@@ -88,10 +88,11 @@ ALONE = Quality(
     documents=30,
     tokens=16_000,
 )
+RELIABILITY = {"probability": [(0.05, 0.02, 40), (0.72, 0.5, 10)], "confidence": [(0.04, 0.02, 40), (0.51, 0.5, 10)]}
 EXACT = replace(
     DESCRIPTION,
     manifest=replace(MANIFEST, measure=CODE_LENGTH),
-    quality=replace(DESCRIPTION.quality, by_level={}),
+    quality=replace(DESCRIPTION.quality, by_level={}, reliability=RELIABILITY),
 )
 UNWEIGHED = replace(DESCRIPTION, manifest=replace(MANIFEST, weight=None), quality=ALONE, samples=[])
 CORE = replace(

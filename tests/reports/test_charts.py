@@ -266,3 +266,13 @@ def test_stacked_pictures_stand_one_below_the_other_in_one_file():
     inner = [one for one in root if one.tag.endswith("svg")]
     assert [int(one.get("y")) for one in inner] == [0, int(inner[0].get("height"))]
     assert int(root.get("height")) == 2 * int(inner[0].get("height"))
+
+
+def test_reliability_is_drawn_beside_the_line_on_which_confidence_is_right() -> None:
+    svg = charts.to_svg(charts.reliability({"core": [(0.1, 0.2), (0.9, 0.5)], "ensemble": [(0.5, 0.5)]}, "Calibrated"))
+    ideal, core, ensemble = polylines(svg)
+    assert {"core", "ensemble", "confidence", "share that is right"} <= set(texts(svg))
+    assert ticks(svg, "middle") == ticks(svg, "end") == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    ((left, bottom), (right, top)), ((x, y),) = ideal, ensemble
+    assert ((x - left) / (right - left), (y - bottom) / (top - bottom)) == pytest.approx((0.5, 0.5), abs=0.01)
+    assert core[1][1] > top + 0.4 * (bottom - top)  # less often right than it says

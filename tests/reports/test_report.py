@@ -99,7 +99,8 @@ def test_it_needs_nothing_from_elsewhere_and_runs_nothing(description):
 def test_every_picture_has_a_name_and_its_numbers_in_a_table_and_every_table_says_what_its_cells_are(description):
     page = Page(report(description))
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(pictures) == 2 + (description.manifest.weight is not None) + bool(description.quality.by_level)
+    quality, weighed = description.quality, description.manifest.weight is not None
+    assert len(pictures) == 2 + weighed + bool(quality.by_level) + bool(quality.reliability)
     assert all(attributes["role"] == "img" for attributes in pictures)
     tables = [tag for tag, _ in page.tags if tag == "table"]
     assert len(tables) == len(pictures) + 3
@@ -208,3 +209,10 @@ def test_losses_that_are_not_numbers_are_told_so():
     assert "infinite" in page.of("td")
     assert "nan" not in page.text
     assert "inf " not in page.text
+
+
+def test_how_often_tokens_are_right_is_drawn_and_told_where_it_was_measured() -> None:
+    page = report(EXACT)
+    assert "How sure, and how often right" in page
+    assert '<th scope="row">confidence</th><td>0.510</td><td>0.500</td><td>10</td>' in page
+    assert "How sure, and how often right" not in report(DESCRIPTION)

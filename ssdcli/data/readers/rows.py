@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from ssdcli.data.cloze import cloze_of
 from ssdcli.data.documents import Document, ReadReport, printable
 from ssdcli.data.readers.chats import export_documents, is_slack, slack_documents
 from ssdcli.data.readers.json_values import holds_rows, json_rows
@@ -92,7 +93,7 @@ def row_documents(rows: Iterable[NumberedRow], name: str, report: ReadReport) ->
         place, row = f"{name}:{number}", named(given)
         text = text_of(row)
         if text is not None and text.strip():
-            yield from text_documents([clean(text, place, report)], place, report)
+            yield from _texts(row, clean(text, place, report), place, report)
         elif has_conversation(row):
             yield from _conversations(row, place, report)
         elif text is not None:
@@ -100,6 +101,16 @@ def row_documents(rows: Iterable[NumberedRow], name: str, report: ReadReport) ->
         else:
             found = ", ".join(printable(str(key)) for key in list(given)[:_FIELDS_SHOWN])
             report.skip(NO_TEXT_FIELDS, f"{place}, fields: {found}" if found else place, "row")
+
+
+def _texts(row: Row, text: str, place: str, report: ReadReport) -> Iterator[Document]:
+    """Yield the text of a row, with the words that may come next at its places."""
+    try:
+        cloze = cloze_of(row, text)
+    except Unfit as unfit:
+        report.skip(str(unfit), place, "row")
+        return
+    yield from (replace(document, cloze=cloze) for document in text_documents([text], place, report))
 
 
 def _conversations(row: Row, place: str, report: ReadReport) -> Iterator[Document]:

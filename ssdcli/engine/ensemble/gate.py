@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ssdcli.engine import catalogue
+from ssdcli.engine.ensemble.confidence import Confidence
 from ssdcli.engine.ensemble.members import Role
 from ssdcli.engine.ensemble.schedules import Constant, Schedule
 
@@ -53,12 +54,14 @@ class AverageGate:
     weights: constant ones, which sum to 1, for positions where a member abstains and for rules without a gate.
     coefficients: for each member but the first, c_0, all a_i, and all b_i.
     is_default: whether it won against the constant weights, so that it is used unless another rule is named.
+    confidence: in what the members write as they do by default; None where none was fitted.
     """
 
     members: tuple[Role, ...]
     weights: tuple[float, ...]
     coefficients: tuple[tuple[float, ...], ...]
     is_default: bool = False
+    confidence: Confidence | None = None
 
     def __post_init__(self) -> None:
         width = 1 + 2 * len(self.members)

@@ -20,8 +20,9 @@ from ssdcli.evaluation.audit.membership import ENOUGH, attack, match
 from ssdcli.evaluation.audit.rounds import Rounds, paired_losses
 from ssdcli.evaluation.audit.training_text import Excerpts, TrainingText, find_training_text, read_excerpts
 from ssdcli.evaluation.audit.verbatim import find, share
+from ssdcli.evaluation.eval_settings import AuditSettings
 from ssdcli.evaluation.losses import LossSettings
-from ssdcli.evaluation.measurement import AuditSettings, OnProgress
+from ssdcli.evaluation.measurement import OnProgress
 from ssdcli.evaluation.scored_text import ScoredText, scored_text
 from ssdcli.generation.loaded_model import Shared, models_of, open_model
 from ssdcli.generation.selection import choose

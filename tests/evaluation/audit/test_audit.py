@@ -17,7 +17,7 @@ from ssdcli.evaluation.audit.audit import _Auditor, audit
 from ssdcli.evaluation.audit.findings import Audit
 from ssdcli.evaluation.audit.training_text import Excerpts, find_training_text
 from ssdcli.evaluation.audit.verdict import ADVANTAGE, EXPOSURE, VERBATIM, judge
-from ssdcli.evaluation.measurement import AuditSettings
+from ssdcli.evaluation.eval_settings import AuditSettings
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.store import Registry
