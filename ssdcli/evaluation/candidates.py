@@ -126,12 +126,10 @@ class _SweepMaker:
         possible = [rule for rule in ordered if differ or "base" not in Blend(rule).needs]
         rules = settings.rules or tuple(rule for rule in possible if self._can(rule))
         varied = self.core is not None and any(member.role == "small" for member in small)
-        pairs = [
-            (rule, schedule)
-            for rule in rules
-            for schedule in settings.schedules
-            or (among(Blend(rule), self.process) if varied else (catalogue.SCHEDULES[0].name,))
-        ]
+        usual = {rule: among(Blend(rule), self.process) for rule in rules}
+        if not varied:
+            usual = {rule: (Blend(rule).declared.schedule or catalogue.SCHEDULES[0].name,) for rule in rules}
+        pairs = [(rule, schedule) for rule in rules for schedule in settings.schedules or usual[rule]]
         fitting = [(rule, schedule) for rule, schedule in pairs if goes_with(Blend(rule), schedule)]
         return tuple(self._sweep(*pair) for pair in fitting or pairs)
 
