@@ -118,15 +118,15 @@ class EnsembleSpec:
             files, key = member.model, _weights_or_memory(member)
             if key in loaded:
                 continue
-            given = shared if files.origin is None else replace(shared, core=cores.get(files.origin.name))
+            reader = files.entry if files.entry.manifest.tunes_core else files.origin
+            given = shared if reader is None else replace(shared, core=cores.get(reader.name))
             if member.role == "memory":
                 loaded[key] = open_memory(files.entry, given)
                 continue
             same = files.entry.name, files.entry.manifest.created, self.block_size
             opened = known.get(same) or open_model(files.entry, placement, origin=files.origin, shared=given)
             loaded[key] = known[same] = opened
-            tuned = files.entry.manifest.tunes_core
-            cores[(files.entry if tuned else files.weights).name] = core_of(opened)
+            cores[(reader or files.entry).name] = core_of(opened)
             device = str(opened.denoiser.device)
             placement = replace(placement, device=device)  # all canvases are on the first model's device
         members = [member.carrying(loaded[_weights_or_memory(member)]) for member in self.members]

@@ -34,6 +34,7 @@ from ssdcli.evaluation.losses import (
 )
 from ssdcli.evaluation.scored_text import ScoredText, heldout_texts
 from ssdcli.generation.loaded_model import Loaded, LoadedMemory, LoadedModel, Shared, loaded_memory, open_model
+from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.loading import make_denoiser
@@ -146,7 +147,7 @@ def assess(
 def _lacking(memory: Memory, texts: Sequence[ScoredText], small: LoadedModel) -> list[LoadedMemory]:
     """The memory without some texts and their near-duplicates; none where nothing is left of it."""
     kept, reader = memory.without([text.tokens[1:] for text in texts]), small.denoiser.backbone
-    core = reader.core if isinstance(reader, SideNetwork) else None
+    core = reader.core if isinstance(reader, SideNetwork) else reader if isinstance(reader, CausalCore) else None
     shared = Shared(small.denoiser.block_size, small.denoiser.process, core=core)
     return [loaded_memory(kept, small.codec, small.format, shared)] if kept.origins else []
 

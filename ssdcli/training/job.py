@@ -64,6 +64,8 @@ _FEW_TOKENS = 4096  # of held-out text that are measured while a model is traine
 _FEWER_TOKENS = 1024  # or by a core that is trained and has to read them each time,
 _BEGINNING = 64  # of each document
 _APART = 4  # after so many steps at least
+_READING_AT_END = 0.3  # share of the minutes in which it then reads the text and compares its states,
+_READ_AT_END = 0.8  # and of all of them after which it reads no more
 _ONE_HOME = "Give all processes one SSD_HOME, on a file system that they share."
 
 
@@ -135,13 +137,14 @@ def train_small(
         _check_joined(prepared)
         watcher.on_prepared([*prepared.store.info.report, *next_words(prepared)], prepared.title)
         grant = granted(prepared.settings, watcher, clock, began)
-        states = _read_core(prepared, watcher, grant)
+        tuned = isinstance(prepared.model, TunedCore)  # which reads the text once it is trained
+        states, memory = (None, None) if tuned else _remembered(prepared, watcher, grant, READING)
         cloze = cloze_states(prepared, lambda: grant.spent(READING))
-        with barrier():
-            memory = _memory(prepared, states, watcher, grant) if is_rank_zero() else None
         trainer = _train(prepared, watcher, _plan(prepared, clock, began), states, cloze)
-        watcher.on_measuring()
         prepared = replace(prepared, beginning=replace(prepared.beginning, model=trainer.whole()))
+        if tuned:
+            _, memory = _remembered(prepared, watcher, grant, _READ_AT_END)
+        watcher.on_measuring()
         trained = from_rank_zero(lambda: finish(prepared, trainer, memory, registry, overwrite))
         from_rank_zero(lambda: shutil.rmtree(workspace))
     return trained
@@ -204,19 +207,32 @@ def granted(settings: TrainSettings, watcher: Watcher, clock: Clock, began: floa
     return Grant(minutes, began, clock, check)
 
 
-def _read_core(prepared: Prepared, watcher: Watcher, grant: Grant) -> CoreStates | None:
+def _remembered(
+    prepared: Prepared, watcher: Watcher, grant: Grant, until: float
+) -> tuple[CoreStates | None, Memory | None]:
+    """What the core makes of the text, which it reads until a share of the minutes is over, and the memory."""
+    states = _read_core(prepared, watcher, grant, until)
+    with barrier():
+        memory = _memory(prepared, states, watcher, grant) if is_rank_zero() else None
+    return states, memory
+
+
+def _read_core(prepared: Prepared, watcher: Watcher, grant: Grant, until: float) -> CoreStates | None:
     """What the core makes of the text, for a model that reads it; of a long text, what it can read in its time."""
-    if not isinstance(prepared.model, SideNetwork):
+    model = prepared.model
+    if isinstance(model, TunedCore) and prepared.settings.memory:
+        model.core.tap(model.core.middle_layers)
+    elif not isinstance(model, SideNetwork):
         return None
     total = len(prepared.store.train_documents)
 
     def stops(documents: int) -> bool:
         watcher.on_reading(documents, total)
-        return grant.spent(READING)
+        return grant.spent(until)
 
     with rank_zero_first():
         kept = CoreStates.open(prepared.workspace)
-        core, batches = prepared.model.core, core_texts(prepared, "train").batches()
+        core, batches = model.core, core_texts(prepared, "train").batches()
         return kept or CoreStates.write(prepared.workspace, core, batches, stops)
 
 
@@ -302,6 +318,8 @@ def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
         return Plan(Budget(steps=settings.steps), settings.warmup, settings.decay, clock=clock)
     seconds = 60 * (settings.minutes or DEFAULT_MINUTES)
     overhead = clock() - began + measuring_seconds(settings, exact=prepared.exact)
+    if isinstance(prepared.model, TunedCore) and settings.memory:
+        overhead += _READING_AT_END * seconds
     tokens_a_step = batch_of(prepared) * prepared.window
     most = math.ceil(settings.passes * prepared.store.info.train.tokens / tokens_a_step)
     return Plan(Budget(seconds=seconds, most=most), settings.warmup, settings.decay, overhead, clock)

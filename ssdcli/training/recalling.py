@@ -16,6 +16,7 @@ from ssdcli.data.token_store import TokenStore
 from ssdcli.generation.loaded_model import open_model
 from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.backbones.side_network import SideNetwork
+from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.memory.memory_files import Memory
 from ssdcli.models.memory.recall import Metric, Recall
 from ssdcli.models.memory.text_index import Ids
@@ -31,7 +32,8 @@ _FEWEST_PLACES, _FEWEST_TEXTS = 1000, 2  # that a metric is learned from
 _EXAMPLES, _QUERIES = 1 << 16, 1 << 13  # of a long text, at most
 _MOST_PLACES = 1 << 19  # that get a key
 _COMPARING = 0.1  # share of the minutes in which a metric is learned
-_READING = 0.5  # share of the minutes after which the core reads no more
+_READING = 0.5  # share of the minutes after which the core reads no more,
+_READING_TUNED = 0.9  # or one that was trained before
 _SLICE = 256  # positions whose predictions over the vocabulary are held at once
 _PART = 1 << 14  # states that are projected at once
 
@@ -54,7 +56,7 @@ def learn_recall(
     states: the core's of the training side; the held-out side is read here, as far as there is time.
     watch: see `Effort`.
     """
-    assert isinstance(prepared.model, SideNetwork)
+    assert isinstance(prepared.model, (SideNetwork, TunedCore))
     core, store = prepared.model.core, prepared.store
     places = places_in(memory, store, "train", states.places)
     rows = np.flatnonzero(places >= 0)[:_MOST_PLACES]  # of documents that were read in a random order
@@ -62,6 +64,7 @@ def learn_recall(
     if not core.taps or len(rows) < _FEWEST_PLACES or len(np.unique(texts)) < _FEWEST_TEXTS:
         return None
     began, seconds = grant.clock(), _COMPARING * 60 * grant.minutes
+    limit = _READING_TUNED if isinstance(prepared.model, TunedCore) else _READING
     effort = Effort(prepared.settings.seed, gone=lambda: (grant.clock() - began) / seconds, watch=watch)
     metric = learn_metric(_examples(states, rows, texts, core, effort.seed), core.taps, effort)
     parts = [rows[start : start + _PART] for start in range(0, len(rows), _PART)]
@@ -69,7 +72,7 @@ def learn_recall(
     heldout, every = core_texts(prepared, "heldout"), range(len(store.heldout_documents))
     for own, keys in _read_keys(core, metric, heldout, every if len(rows) < _MOST_PLACES else ()):
         found.append((places_in(memory, store, "heldout", own), keys))
-        if grant.spent(_READING) or sum(len(read) for read, _ in found) >= _MOST_PLACES:
+        if grant.spent(limit) or sum(len(read) for read, _ in found) >= _MOST_PLACES:
             break
     return _recall(metric, found)
 
