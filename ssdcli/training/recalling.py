@@ -92,19 +92,21 @@ def _examples(states: CoreStates, rows: Ids, texts: Ids, core: CausalCore, seed:
     return Examples(states.read(rows, slice(-size, None)), tokens, torch.from_numpy(texts[chosen]), chances)
 
 
-def renewed_recall(memory: Memory, old: Memory, store: TokenStore, core: Entry) -> Recall | None:
+def renewed_recall(
+    memory: Memory, old: Memory, store: TokenStore, core: Entry, base: Entry | None = None
+) -> Recall | None:
     """The recall of a memory by the metric of an older one; None where nothing of it has a key.
 
     The core reads the texts that are new; others keep the keys that they had.
 
-    store: what the memory was made of, in one side.
+    store: what the memory was made of, in one side. base: that of a core which is an adapter.
     """
     assert old.recall is not None
     metric = old.recall.metric
     kept, new = _carried(old, memory)
     found = [kept]
     if new:
-        model = open_model(core)
+        model = open_model(core, origin=base)
         backbone, form = model.denoiser.backbone, model.format
         assert isinstance(backbone, CausalCore)
         backbone.tap(metric.taps)

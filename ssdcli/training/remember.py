@@ -21,7 +21,7 @@ from ssdcli.evaluation.joint_gate import with_memory
 from ssdcli.generation.loaded_model import process_of
 from ssdcli.machine.units import counted
 from ssdcli.models.memory.memory_files import NOTHING, Memory, load_memory, write_memory
-from ssdcli.models.memory.recall import save_recall
+from ssdcli.models.memory.recall import Recall, save_recall
 from ssdcli.registry.archive import MEMORY_FILES, RECALL
 from ssdcli.registry.disk import disk_errors, files_below
 from ssdcli.registry.manifest import FILE, HEAD, MEMORY, TOKENIZER, Manifest, package_versions, write_manifest
@@ -86,6 +86,14 @@ def train_memory(settings: TrainSettings, registry: Registry | None = None, *, o
     return Remembered(settings.name, registry.models / settings.name, memory.size, len(memory.origins), 0, lines)
 
 
+def _renewed(memory: Memory, old: Memory, store: TokenStore, entry: Entry, registry: Registry) -> Recall | None:
+    """The recall of a model's memory by the keys of its old one; the core, or its adapter, reads what is new."""
+    origin = registry.origin_of(entry)
+    if entry.manifest.tunes_core:
+        return renewed_recall(memory, old, store, entry, origin)
+    return None if origin is None else renewed_recall(memory, old, store, origin)
+
+
 def update_memory(
     name: str, data: Sequence[str], registry: Registry | None = None, reading: Reading | None = None
 ) -> Remembered:
@@ -106,8 +114,7 @@ def update_memory(
         old = _known(entry)
         with registry.stage(name, overwrite=True) as folder:
             memory = write_memory(folder, *texts_of(store), entry.manifest.tokenizer)
-            core = None if old.recall is None else registry.origin_of(entry)
-            recall = None if core is None else renewed_recall(memory, old, store, core)
+            recall = None if old.recall is None else _renewed(memory, old, store, entry, registry)
             if recall is not None:
                 save_recall(folder / RECALL, recall)
             entry = registry.find(name)  # its weight may have been stored meanwhile

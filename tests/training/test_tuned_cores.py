@@ -20,11 +20,13 @@ from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import open_model
 from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.lora import WEIGHTS
+from ssdcli.models.memory.recall_denoiser import RecallDenoiser
 from ssdcli.registry.store import Registry
 from ssdcli.training.assessment import measured_texts
 from ssdcli.training.causal_objective import Borders, CausalObjective
 from ssdcli.training.job import train_small
 from ssdcli.training.prepare import prepare
+from ssdcli.training.remember import update_memory
 from ssdcli.training.settings import TrainSettings
 from ssdcli.training.side_objective import SampledIds
 from tests.pulled import add_causal
@@ -55,7 +57,7 @@ def test_it_lowers_the_loss_and_takes_its_cores_place(tmp_path):
     trained = train_small(settings_of(tmp_path, steps=40, learning_rate=1e-2))
     entry = Registry().find("tuned")
     assert (entry.manifest.kind, entry.manifest.attention, entry.manifest.base) == ("adapter", "autoregressive", "core")
-    assert sorted(path.name for path in entry.folder.glob("*.safetensors")] == [WEIGHTS, "memory.recall.safetensors"]
+    assert sorted(path.name for path in entry.folder.glob("*.safetensors")) == [WEIGHTS, "memory.recall.safetensors"]
     core, small = trained.losses.sums[:, 0].sum(), trained.losses.sums[:, -1].sum()
     assert small < 0.8 * core
     assert names(None, ["tuned"]) == [("tuned", "core"), ("tuned:memory", "memory")]
@@ -82,6 +84,22 @@ def test_its_predictions_are_those_that_it_was_trained_to_make(tmp_path):
     found = code_lengths([member], texts, [alone(0, 1)], CodeSettings())
     assert found.sums[:, 0] == pytest.approx(trained.losses.sums[:, -1], rel=0.01)
     assert found.sums.sum() < 0.9 * trained.losses.sums[:, 0].sum()
+
+
+def test_its_memory_recalls_by_its_own_states_and_keeps_doing_so(tmp_path):
+    settings = settings_of(tmp_path, steps=20, learning_rate=1e-2)
+    train_small(settings)
+    _, memory = load(None, ["tuned"]).members
+    assert isinstance(memory.model.denoiser, RecallDenoiser)
+    keys = memory.model.denoiser.memory.recall.keys
+    write_text(Path(settings.data[0]) / "new.txt", 200, 99)
+    update_memory("tuned", settings.data)
+    writer = load(None, ["tuned"])
+    _, updated = writer.members
+    assert len(updated.model.denoiser.memory.recall.keys) > len(keys)
+    assert writer.generate("the boiler", max_tokens=4).tokens > 0
+    apart = load("core", ["tuned:memory"]).members[1]  # beside another core it looks up
+    assert not isinstance(apart.model.denoiser, RecallDenoiser)
 
 
 def test_untrained_it_is_its_core(tmp_path):
