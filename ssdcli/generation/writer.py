@@ -69,15 +69,10 @@ class Writer:
         self.codec = members[0].model.codec
         self.ends = ends_of_all(member.model.format for member in members)
         denoisers = tuple(member.carrying(member.model.denoiser) for member in members)
-        self._ensemble = Ensemble(denoisers, rule or catalogue.rule(catalogue.default_rule()).load())
+        self.ensemble = Ensemble(denoisers, rule or catalogue.rule(catalogue.default_rule()).load())
         self._denoiser = members[0].model.denoiser
         self._process = self._denoiser.process
         self._guides = tuple(guides)
-
-    @property
-    def ensemble(self) -> Ensemble:
-        """The members as denoisers, and the rule that combines them."""
-        return self._ensemble
 
     @property
     def authors(self) -> tuple[str, ...]:
@@ -148,14 +143,14 @@ class Writer:
         """
         from ssdcli.engine.noise import CounterNoise
 
-        whole = self._ensemble.fully_predicts(1.0)
+        whole = self.ensemble.fully_predicts(1.0)
         require(whole, "a causal language model does not predict a block at once.", "Measure it with 'ssd eval'.")
         config = sampler_config(self._denoiser, self.ends, DEFAULTS)
         encoder = PromptEncoder(self.members, gap=0)
         parts = PromptParts.continued(prompt)
         prompts = [[own] * draws for own in encoder.prompts(Request(prompt, plain=True), parts, ())]
         canvas = self._process.prior(config.block_size, CounterNoise(range(draws), config.device))
-        predicted = self._ensemble.denoise(canvas, 1.0, None, self._ensemble.start(prompts, [1.0]))
+        predicted = self.ensemble.denoise(canvas, 1.0, None, self.ensemble.start(prompts, [1.0]))
         log_p = predicted.log_p.mean(0)
         tokens = [self.codec.encode(parts.spaces + ending)[: config.block_size] for ending in endings]
         return [float(log_p[range(len(ids)), ids].mean()) for ids in tokens]
@@ -265,7 +260,7 @@ class Writer:
         encoder, core = self._encoder(options), shared(self.members[judge].model.denoiser)
         prompts, behind = self._prompts(row, encoder), encoder.behind(row.parts, row.filled)
         keys = candidate_keys(row.key, options.candidates if options.temperature > 0 else 1)
-        blocks = self._blocks([row] * len(keys), [prompts] * len(keys), keys, options, branching(self._ensemble))
+        blocks = self._blocks([row] * len(keys), [prompts] * len(keys), keys, options, branching(self.ensemble))
         chooser = GapChooser(core, prompts[judge], behind, self.ends, options.gap)
         return add_best(row, list(zip(*blocks, strict=True)), chooser, prompts, [one.name for one in self.members])
 
@@ -291,7 +286,7 @@ class Writer:
         from ssdcli.engine.sampler import sample
         from ssdcli.generation.trace import BlockTrace
 
-        ensemble, reverse = ensemble or self._ensemble, self._reverse(options)
+        ensemble, reverse = ensemble or self.ensemble, self._reverse(options)
         config = self._config(self._encoder(options), rows, options)
         config = replace(config, drafting=self._drafting(reverse, options))
         config = replace(config, copies=copy_limits(self.members, prompts, options.max_copy))
@@ -332,7 +327,8 @@ class Writer:
         from ssdcli.engine.sampling.reverse import Choice, reverse_process
         from ssdcli.engine.sampling.stopping import EarlyStop
 
-        name, equals, number = (options.sampler or self._default_sampler or "").partition("=")
+        usual = None if self._judge is None else catalogue.from_left(self._process.name)
+        name, equals, number = (options.sampler or usual or "").partition("=")
         try:
             late = self.ends if self.late_ends else ()
             choice = Choice(name or None, number_of(number) if equals else None, options.remask, late, self.ends)
@@ -352,11 +348,6 @@ class Writer:
         return None if found is None else found.on(self._denoiser.device)
 
     @property
-    def _default_sampler(self) -> str | None:
-        """The sampler that is used unless one is named: from the left beside a causal language model."""
-        return None if self._judge is None else catalogue.from_left(self._process.name)
-
-    @property
     def _judge(self) -> int | None:
         """The place of the first causal language model among the members, which chooses between fills of a gap."""
         from ssdcli.engine.causal import CausalDenoiser
@@ -370,7 +361,7 @@ class Writer:
 
         size = self._denoiser.block_size
         steps = reverse.steps_of(size)
-        if all(self._ensemble.fully_predicts(t) for t in time_grid(steps)[:-1]):
+        if all(self.ensemble.fully_predicts(t) for t in time_grid(steps)[:-1]):
             return
         problem = "a causal language model predicts one token at a time, and there is no other prediction at each step"
         require(steps >= size, f"{steps} steps for {size} tokens: {problem}.", f"Give --steps {size} or omit it.")

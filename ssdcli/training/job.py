@@ -12,16 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ssdcli.data.canaries import FILE as CANARIES
 from ssdcli.data.infilling import Infilling
 from ssdcli.data.windows import Corpus, Windows, WindowShape
 from ssdcli.errors import Interrupted, SsdError, UsageError
-from ssdcli.evaluation.losses import Losses, LossSettings, measure
-from ssdcli.evaluation.scored_text import heldout_texts
+from ssdcli.evaluation.losses import Losses
 from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, rank_zero_first, world_size
-from ssdcli.machine.hardware import has_fast_bf16, look
+from ssdcli.machine.hardware import look
 from ssdcli.machine.threads import same_threads
 from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.models.backbones.tuned_core import TunedCore
@@ -38,15 +36,16 @@ from ssdcli.training.assessment import assess, measured_texts, measuring_seconds
 from ssdcli.training.causal_objective import Borders, CausalObjective
 from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
 from ssdcli.training.cloze_states import ClozeStates, cloze_states, next_words
-from ssdcli.training.core_states import WINDOW, CoreStates, Passage, StateSamples, read_passages
+from ssdcli.training.core_states import CoreStates, StateSamples
 from ssdcli.training.describe import describe, recipe
+from ssdcli.training.heldout_loss import heldout_measure
 from ssdcli.training.memory_text import memory_of
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Grant, Plan
 from ssdcli.training.prepare import Prepared, prepare
 from ssdcli.training.recalling import core_texts, learn_recall
 from ssdcli.training.settings import DEFAULT_MINUTES, READING, TrainSettings
-from ssdcli.training.side_objective import SampledIds, SideObjective, mean_loss
+from ssdcli.training.side_objective import SampledIds, SideObjective
 from ssdcli.training.teacher import open_teacher
 from ssdcli.training.trainer import (
     ENDLESS,
@@ -60,10 +59,7 @@ from ssdcli.training.unfinished import check_free, claimed, save_settings, saved
 
 Clock = Callable[[], float]
 
-_FEW_TOKENS = 4096  # of held-out text that are measured while a model is trained,
-_FEWER_TOKENS = 1024  # or by a core that is trained and has to read them each time,
-_BEGINNING = 64  # of each document
-_APART = 4  # after so many steps at least
+_APART = 4  # steps between measurements by a core that is trained, at least
 _READING_AT_END = 0.3  # share of the minutes in which it then reads the text and compares its states,
 _READ_AT_END = 0.8  # and of all of them after which it reads no more
 _ONE_HOME = "Give all processes one SSD_HOME, on a file system that they share."
@@ -282,7 +278,7 @@ def _train(
     hooks = Hooks(
         watcher.on_progress,
         watcher.wants_stop,
-        _heldout_measure(prepared),
+        heldout_measure(prepared),
         settings.checkpoint_seconds,
         settings.patience,
         _APART if isinstance(prepared.model, TunedCore) else 1,
@@ -323,38 +319,6 @@ def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:
     tokens_a_step = batch_of(prepared) * prepared.window
     most = math.ceil(settings.passes * prepared.store.info.train.tokens / tokens_a_step)
     return Plan(Budget(seconds=seconds, most=most), settings.warmup, settings.decay, overhead, clock)
-
-
-def _heldout_measure(prepared: Prepared) -> Callable[[], float]:
-    """A function that measures the held-out loss so far, on a few texts and always with the same noise."""
-    model = prepared.model
-    if isinstance(model, (SideNetwork, TunedCore)):
-        return _next_token_measure(prepared, model)
-    chosen = heldout_texts(prepared.store, prepared.tokenizer, _FEW_TOKENS)
-    settings = LossSettings(model.config.context, repeats=1)
-
-    def measured() -> float:
-        device = model.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or has_fast_bf16()):
-            losses = measure([model], prepared.process, chosen, [1.0], settings)
-        return float(losses.nats_per_token()[0])
-
-    return measured
-
-
-def _next_token_measure(prepared: Prepared, model: SideNetwork | TunedCore) -> Callable[[], float]:
-    """The same for a model that predicts the next token; the states of a core that is not trained are computed once."""
-    tuned = isinstance(model, TunedCore)
-    few, window = (_FEWER_TOKENS, _BEGINNING) if tuned else (_FEW_TOKENS, min(WINDOW, model.config.context))
-    texts = heldout_texts(prepared.store, prepared.tokenizer, few, window)
-    parts = [Passage([prepared.opening, *text.tokens[1:]], text.counted[1:]) for text in texts]
-
-    def read() -> tuple[Tensor, Tensor]:
-        states, targets = zip(*(read_passages(model.core, [part]) for part in parts), strict=True)
-        return torch.cat(states), torch.cat(targets)
-
-    once = None if tuned else read()
-    return lambda: mean_loss(model, *(once or read()))
 
 
 def finish(

@@ -40,7 +40,7 @@ def text(tmp_path: Path) -> str:
 def trained(text: str, home: Path, losses: list[float], monkeypatch: Any, **changes: Any) -> tuple[Any, Heldout]:
     heldout = Heldout(losses)
     with monkeypatch.context() as patch:
-        patch.setattr(job, "_heldout_measure", heldout)
+        patch.setattr(job, "heldout_measure", heldout)
         settings = tiny_settings(text, **{"steps": STEPS, "warmup": 1, "checkpoint_seconds": 1000.0, **changes})
         return train_small(settings, registry=Registry(home)), heldout
 
@@ -96,10 +96,10 @@ def test_an_interrupted_training_remembers_what_was_best(text, tmp_path, monkeyp
     watcher = Watcher(on_progress=lambda progress: steps.append(progress.step), wants_stop=lambda: steps[-1] == 7)
     settings = tiny_settings(text, steps=STEPS, warmup=1, checkpoint_seconds=1000.0, patience=2)
     with monkeypatch.context() as patch:
-        patch.setattr(job, "_heldout_measure", Heldout(losses[:3]))
+        patch.setattr(job, "heldout_measure", Heldout(losses[:3]))
         with pytest.raises(Interrupted):
             train_small(settings, watcher, registry=Registry(tmp_path / "parts"))
-        patch.setattr(job, "_heldout_measure", Heldout(losses[3:]))
+        patch.setattr(job, "heldout_measure", Heldout(losses[3:]))
         parts = train_small(settings, registry=Registry(tmp_path / "parts"))
     assert [(one.description.steps, one.description.kept) for one in (parts, whole)] == [(11, 4)] * 2
     assert torch.equal(table(tmp_path / "parts"), table(tmp_path / "whole"))
