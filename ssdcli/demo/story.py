@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 NOTEBOOK = Path(__file__).parents[1] / "bundled" / "notebook"
 NAME = "demo-notebook"
-MINUTES = 2.5
+MINUTES = 2.0
 CORE, SMALL, ENSEMBLE, MEMORY = AUTHORS = ("core", "small", "ensemble", "with_memory")
 
 _BATCH_TOKENS = 512  # a quarter of the default: four times the steps on so few notes
@@ -35,6 +36,8 @@ _PASSES = 30.0  # so that facts are remembered, at some cost on held-out notes
 _PATIENCE = 0  # all passes, down to the end of the learning rate: beside a core, a small model may be too sure
 # Models as small as these ramble at temperature 1, and go in circles at 0.
 _WRITING = Options(max_tokens=48, temperature=0, repetition_penalty=1.2, plain=True)
+_ASKING = 75.0  # seconds for facts: on a slow machine fewer are asked, so that the demo takes minutes there, too
+_TOGETHER = 8
 FACTS = Options(max_tokens=16, temperature=0, seed=0, plain=True)
 
 
@@ -226,13 +229,24 @@ def _combination(writer: Writer, names: Sequence[str]) -> Combination:
     return Combination(writer.ensemble.rule, tuple(own.get(name, Constant(0.0)) for name in names))
 
 
-def recall(cast: Cast, facts: Sequence[Fact], options: Options = FACTS) -> list[FactAnswers]:
-    """Let each author complete the sentences, greedily; a text that holds the answer, in any case, is a hit."""
-    texts = _texts(cast, [Request(fact.prompt, seed=0) for fact in facts], options)
-    answers = []
-    for place, fact in enumerate(facts):
-        said = {author: written[place] for author, written in texts.items()}
-        answers.append(FactAnswers(fact, said, {author: _says(text, fact.answer) for author, text in said.items()}))
+def recall(
+    cast: Cast,
+    facts: Sequence[Fact],
+    options: Options = FACTS,
+    seconds: float = _ASKING,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[FactAnswers]:
+    """Let each author complete the sentences, greedily; a text that holds the answer, in any case, is a hit.
+
+    Some are asked together, and no more once the seconds are over.
+    """
+    until, answers = clock() + seconds, list[FactAnswers]()
+    while len(answers) < len(facts) and (not answers or clock() < until):
+        asked = facts[len(answers) : len(answers) + _TOGETHER]
+        texts = _texts(cast, [Request(fact.prompt, seed=0) for fact in asked], options)
+        for place, fact in enumerate(asked):
+            said = {author: written[place] for author, written in texts.items()}
+            answers.append(FactAnswers(fact, said, {author: _says(text, fact.answer) for author, text in said.items()}))
     return answers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import count
 
 import pytest
 
@@ -92,6 +93,12 @@ def test_a_fact_is_known_when_its_answer_is_said_in_whatever_case(cast):
     assert all(one.hits[one.fact.id] for one in found[:3])
     assert not any(found[3].hits.values())
     assert all(0 < count < len(facts) for count in hits(found).values())
+
+
+def test_on_a_slow_machine_fewer_facts_are_asked(cast, notebook):
+    times = count(step=10.0)
+    found = recall(cast, [notebook.facts[0]] * 40, GREEDY, seconds=15, clock=lambda: next(times))
+    assert len(found) == 16
 
 
 def test_an_ensemble_that_is_the_small_model_alone_is_compared_with_the_core(notebook):
