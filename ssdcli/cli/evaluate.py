@@ -160,15 +160,18 @@ def _svg(found: Evaluation) -> str:
     title = " with ".join(name for name in (found.core, found.small) if name is not None)
     ensembles = [swept for swept in found.ensembles if swept.over_weights]
     schedules = dict.fromkeys(swept.schedule for swept in ensembles)
+    bits = f"bits per byte, {found.measure}"
     pictures = [
         weight_sweeps(
             {swept.rule: _points(swept, found) for swept in ensembles if swept.schedule == schedule},
-            f"{title}, {schedule} weights: {found.measure}",
+            f"{title}, {schedule} weights",
+            found.small or "",
+            bits,
         )
         for schedule in schedules
     ]
     if found.measure != CODE_LENGTH:
-        pictures.append(_levels(found, f"{title}: {found.measure}"))
+        pictures.append(_levels(found, f"{title}, by noise level", bits))
     shown = [one for one in found.calibration if one.name in (found.core, found.small, ENSEMBLE)]
     for unit in dict.fromkeys(one.unit for one in shown):
         lines = {one.name: [(sure, right) for sure, right, _ in one.bins] for one in shown if one.unit == unit}
@@ -186,7 +189,7 @@ def _points(swept: SweepResult, found: Evaluation) -> list[tuple[float, float]]:
     return [*alone, *((point.weight or 0.0, point.figures.bits.value) for point in swept.points)]
 
 
-def _levels(found: Evaluation, title: str) -> Element:
+def _levels(found: Evaluation, title: str, unit: str) -> Element:
     """Draw the core, the first small model and their best ensemble over the noise level."""
     from ssdcli.reports.charts import level_losses
 
@@ -194,7 +197,7 @@ def _levels(found: Evaluation, title: str) -> Element:
     lines = shown if found.best is None else shown | {"ensemble": found.best.best.figures}
     bits = {who: [one.value for one in figures.by_level] for who, figures in lines.items()}
     margins = {who: [one.margin for one in figures.by_level] for who, figures in lines.items()}
-    return level_losses(bits, title, margins, "bits per byte")
+    return level_losses(bits, title, margins, unit)
 
 
 def _tell(found: Evaluation) -> None:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from ssdcli.reports.drawing import (
     HEIGHT,
     RIGHT,
-    RIGHT_WITH_LABELS,
     Frame,
     Line,
     Mark,
@@ -21,12 +20,14 @@ from ssdcli.reports.drawing import (
     draw,
     empty_picture,
     finite,
+    right_of,
     sentence_alone,
     styled_lines,
 )
 
 STYLE = """
 .ssd-chart { font: 12px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
+.ssd-chart:root { max-width: 100%; height: auto; }
 .ssd-chart .paper { fill: #ffffff; }
 .ssd-chart .title { fill: #1a1f27; font-size: 17px; font-weight: 600; }
 .ssd-chart .quiet { fill: #5d6673; }
@@ -39,6 +40,11 @@ STYLE = """
 .ssd-chart .line, .ssd-chart .ring { fill: none; stroke: currentColor; stroke-width: 2; }
 .ssd-chart .band { fill: currentColor; fill-opacity: 0.15; stroke: none; }
 .ssd-chart .dot, .ssd-chart .bar, .ssd-chart .label { fill: currentColor; font-weight: 600; }
+.ssd-chart .label { stroke: #ffffff; stroke-width: 4px; paint-order: stroke; }
+@media (max-width: 34rem) {
+.ssd-chart { font-size: 18px; }
+.ssd-chart .title { font-size: 20px; }
+}
 @media (prefers-color-scheme: dark) {
 .ssd-chart .paper { fill: #12161c; }
 .ssd-chart .title { fill: #eef1f5; }
@@ -49,6 +55,7 @@ STYLE = """
 .ssd-chart .first { color: #84aaff; }
 .ssd-chart .second { color: #ffb066; }
 .ssd-chart .third { color: #5fd0a8; }
+.ssd-chart .label { stroke: #12161c; }
 }
 """
 
@@ -77,9 +84,12 @@ def loss_curve(history: Sequence[Mapping[str, float]], kept: int | None, title: 
         return sentence_alone(title, "No loss was recorded.")
     points = [*training, *heldout]
     steps = axis_from("step", 0.0, max(3.0, *(x for x, _ in points)))
-    marks = [Mark(p, f"kept {p[1]:.3f} at step {p[0]:,.0f}", "second") for p in heldout if p[0] == kept]
+    below = {p["step"] for p in history if p["loss"] < p.get("heldout", -math.inf)}  # where the training loss is
+    marks = [
+        Mark(p, f"kept {p[1]:.3f} at step {p[0]:,.0f}", "second", above=kept in below) for p in heldout if p[0] == kept
+    ]
     nats = axis_around("nats per token", [y for _, y in points], marked=bool(marks))
-    return draw(Frame(title, steps, nats, RIGHT_WITH_LABELS), lines, marks)
+    return draw(Frame(title, steps, nats, right_of(lines)), lines, marks)
 
 
 def weight_sweep(weights: Sequence[float], bits_per_byte: Sequence[float], title: str) -> ET.Element:
@@ -87,26 +97,28 @@ def weight_sweep(weights: Sequence[float], bits_per_byte: Sequence[float], title
     points = sorted(finite(zip(weights, bits_per_byte, strict=True)))
     if not points:
         return sentence_alone(title, "No weight was measured.")
-    weight = axis_from("weight of the small model (0: the core alone, 1: the small model alone)", 0.0, 1.0)
+    weight = axis_from("weight (0: the core alone, 1: the small model alone)", 0.0, 1.0)
     bits = axis_around("bits per byte", [y for _, y in points], marked=True)
     best = min(points, key=lambda point: point[1])
     mark = Mark(best, f"minimum {best[1]:.3f} at weight {best[0]:g}", "first")
     return draw(Frame(title, weight, bits, RIGHT), [Line("", points, "first")], [mark])
 
 
-def weight_sweeps(ensembles: Mapping[str, Sequence[Point]], title: str) -> ET.Element:
-    """Draw up to three ensembles' bits per byte against the first small model's weight, and mark each minimum."""
+def weight_sweeps(
+    ensembles: Mapping[str, Sequence[Point]], title: str, member: str = "", unit: str = "bits per byte"
+) -> ET.Element:
+    """Draw up to three ensembles' losses against the weight of a member, and mark each minimum."""
     lines = styled_lines({name: finite(points) for name, points in ensembles.items()})
     if not lines:
         return sentence_alone(title, "No weight was measured.")
     best = [min(line.points, key=lambda point: point[1]) for line in lines]
     names = [name for name, points in ensembles.items() if finite(points)]
-    told = [f"{name} {bits:.3f} at {weight:g}" for name, (weight, bits) in zip(names, best, strict=True)]
+    told = [f"{name} {bits:.3f} at {weight:.2g}" for name, (weight, bits) in zip(names, best, strict=True)]
     marks = [Mark(point, "", line.style) for point, line in zip(best, lines, strict=True)]
     lines = [replace(line, label=label) for line, label in zip(lines, told, strict=True)]
-    bits = axis_around("bits per byte", [y for line in lines for _, y in line.points], marked=False)
-    weight = axis_from("weight of the first small model", 0.0, 1.0)
-    return draw(Frame(title, weight, bits, RIGHT_WITH_LABELS), lines, marks)
+    bits = axis_around(unit, [y for line in lines for _, y in line.points], marked=False)
+    weight = axis_from(f"weight of {member}", 0.0, 1.0)
+    return draw(Frame(title, weight, bits, right_of(lines)), lines, marks)
 
 
 def stacked(pictures: Sequence[ET.Element], title: str) -> ET.Element:
@@ -137,7 +149,7 @@ def level_losses(
     lines = [replace(line, margins=band) for line, band in zip(lines, bands, strict=True)]
     level = axis_from("noise level (0: the text itself, 1: nothing but noise)", 0.0, 1.0)
     values = axis_around(unit, [value for line in lines for value in line.values], marked=False)
-    return draw(Frame(title, level, values, RIGHT_WITH_LABELS), lines, [])
+    return draw(Frame(title, level, values, right_of(lines)), lines, [])
 
 
 def _over_levels(losses: Sequence[float], margins: Sequence[float] | None) -> tuple[list[Point], tuple[float, ...]]:
@@ -154,12 +166,10 @@ def reliability(by_author: Mapping[str, Sequence[Point]], title: str) -> ET.Elem
 
     by_author: the mean confidence of each bin, and the share of it that is right.
     """
-    lines = styled_lines({who: list(points) for who, points in by_author.items()})
-    named = [replace(line, label=who) for line, who in zip(lines, by_author, strict=False)]
-    frame = Frame(
-        title, axis_from("confidence", 0.0, 1.0), axis_from("share that is right", 0.0, 1.0), RIGHT_WITH_LABELS
-    )
-    return draw(frame, [Line("", [(0.0, 0.0), (1.0, 1.0)], "ideal"), *named], [])
+    lines = styled_lines({who: list(points) for who, points in by_author.items()}, valued=False)
+    sure, right = axis_from("confidence", 0.0, 1.0), axis_from("share that is right", 0.0, 1.0)
+    ideal = Line("", [(0.0, 0.0), (1.0, 1.0)], "ideal")
+    return draw(Frame(title, sure, right, right_of(lines)), [ideal, *lines], [])
 
 
 def length_bars(counts: Sequence[int], title: str) -> ET.Element:

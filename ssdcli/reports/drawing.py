@@ -12,10 +12,11 @@ from ssdcli.data.documents import printable
 Point = tuple[float, float]
 
 _WIDTH, HEIGHT = 720, 400
-_LEFT, _TOP, _BOTTOM = 64, 84, 338
-RIGHT, RIGHT_WITH_LABELS = 688, 532
+_LEFT, _TOP, _BOTTOM = 72, 84, 338
+RIGHT = 688
 _LABEL_HEIGHT = 22
-_TITLE_CHARACTERS = 72
+_CHARACTER = 12.4  # pixels of a bold one in the size for narrow screens
+_TITLE_CHARACTERS, _NAME_CHARACTERS = 54, 16
 _DOTS_UP_TO = 30  # more points than these are close enough to be read as a line
 _TICKS_UP_TO = 9  # of doublings; where there are more, every second is written
 
@@ -118,10 +119,24 @@ class Line:
         return [y for _, y in [*self.points, *self.band]]
 
 
-def styled_lines(lines: Mapping[str, list[Point]]) -> list[Line]:
-    """Make lines of different styles; those without points are left out."""
+def styled_lines(lines: Mapping[str, list[Point]], *, valued: bool = True) -> list[Line]:
+    """Make lines of different styles, labelled with their names and last values; those without points are left out."""
     styled = zip(lines.items(), _STYLES, strict=False)
-    return [Line(f"{name} {points[-1][1]:.3f}", points, style) for (name, points), style in styled if points]
+    return [
+        Line(_cut(name, _NAME_CHARACTERS) + f" {points[-1][1]:.3f}" * valued, points, style)
+        for (name, points), style in styled
+        if points
+    ]
+
+
+def right_of(lines: Sequence[Line]) -> int:
+    """Where a horizontal axis ends so that there is room for the labels of lines, in the largest type."""
+    longest = max((len(line.label) for line in lines), default=0)
+    return min(RIGHT, _WIDTH - 24 - round(_CHARACTER * longest))
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
 @dataclass(frozen=True)
@@ -131,11 +146,13 @@ class Mark:
     point: where it is.
     text: shown below it, or empty.
     style: a class of the style sheet.
+    above: whether the text is shown above it.
     """
 
     point: Point
     text: str
     style: str
+    above: bool = False
 
 
 @dataclass(frozen=True)
@@ -218,7 +235,9 @@ def _draw_mark(root: ET.Element, frame: Frame, mark: Mark) -> None:
     if mark.text:
         share = frame.x.share(mark.point[0])
         anchor = "start" if share < 0.15 else "end" if share > 0.85 else "middle"
-        _text(group, mark.text, (x, y + 24), "label", anchor)
+        if mark.above and share < 0.6:  # curves of losses fall, so that there is room to the right
+            anchor = "start"
+        _text(group, mark.text, (x, y - 14 if mark.above else y + 24), "label", anchor)
 
 
 def sentence_alone(title: str, sentence: str) -> ET.Element:
@@ -233,8 +252,7 @@ def _picture(title: str) -> ET.Element:
     title = " ".join(printable(word) for word in title.split())
     root = empty_picture(title, HEIGHT)
     ET.SubElement(root, "rect", {"class": "paper", "rx": "8", "width": str(_WIDTH), "height": str(HEIGHT)})
-    shown = title if len(title) <= _TITLE_CHARACTERS else title[: _TITLE_CHARACTERS - 1] + "…"
-    _text(root, shown, (24, 36), "title", "start")
+    _text(root, _cut(title, _TITLE_CHARACTERS), (24, 36), "title", "start")
     return root
 
 

@@ -124,14 +124,25 @@ def _figures(model: Manifest) -> Iterator[tuple[str, str]]:
     """Who predicts, and its bits per byte with their interval."""
     if model.kind == HEAD:
         yield from ((name.removesuffix(" right"), f"{share:.0%}") for name, share in model.metrics.items())
-    alone = model.name if model.kind == "core" else f"{model.core} alone"
-    weight = "" if model.weight is None else f", at a weight of {model.weight:g}"
-    together = "all together" if model.memory is not None and model.gates else f"both together{weight}"
-    names = {"core": alone, "small": f"{model.name} alone", "memory": "its memory alone", "ensemble": together}
-    for who, name in names.items():
+    weight = "" if model.weight is None or model.gates else f", at a weight of {model.weight:g}"
+    for who, name in (predictors(model) | {"ensemble": f"{together(model)}{weight}"}).items():
         value, margin = (model.metrics.get(f"{who} bits per byte{end}") for end in ("", " margin"))
         if value is not None:
             yield name, f"{value:.3f}" + ("" if margin is None else f" ± {margin:.3f}")
+
+
+def predictors(model: Manifest) -> dict[str, str]:
+    """What those that predict are called, by their keys in the metrics."""
+    alone = model.name if model.kind == "core" else f"{model.core} alone"
+    one_by_one = {"core": alone, "small": f"{model.name} alone", "memory": "its memory alone"}
+    return one_by_one | {"ensemble": together(model)}
+
+
+def together(model: Manifest) -> str:
+    """What the ensemble is called: where there is a gate, an adapter of the core has joined in its place."""
+    if model.memory is None or not model.gates:
+        return "both together"
+    return f"{model.name} with its memory" if model.tunes_core else "all together"
 
 
 def _unmeasured(model: Manifest) -> str:

@@ -21,7 +21,7 @@ from ssdcli.data.token_store import SideInfo
 from ssdcli.machine.units import counted, duration, in_parameters
 from ssdcli.reports import charts
 from ssdcli.reports.description import Description, Quality, interval, number
-from ssdcli.reports.overview import explained
+from ssdcli.reports.overview import explained, predictors
 
 Row = tuple[str, ...]
 
@@ -49,7 +49,7 @@ def pulled_card(name: str, title: str, facts: Mapping[str, str]) -> str:
 
 def report(description: Description) -> str:
     """The text of `report.html`, in which the user's text is shown as it is and never interpreted."""
-    quality, names, lengths = description.quality, _names(description), description.lengths
+    quality, names, lengths = description.quality, predictors(description.manifest), description.lengths
     pictures = {
         "history": charts.loss_curve(description.history, description.kept, "Loss over the steps"),
         "sweep": charts.weight_sweep(quality.weights, quality.sweep, "Loss over the weight"),
@@ -61,7 +61,7 @@ def report(description: Description) -> str:
         "lengths": charts.length_bars(lengths, "Lengths of the documents"),
     }
     shown = {
-        "names": names,
+        "writers": names | {"ensemble": "both together"},  # samples are written without the memory
         "summary": _summary(description, names),
         "figures": _figures(description, names),
         "pictures": {name: _drawn(picture) for name, picture in pictures.items()},
@@ -124,16 +124,6 @@ def _drawn(picture: ET.Element) -> Markup:
     return Markup(ET.tostring(picture, encoding="unicode", method="html"))
 
 
-def _names(description: Description) -> dict[str, str]:
-    """What those that predict are called in the report, by their keys in `Quality`."""
-    model = description.manifest
-    if model.kind == "core":
-        return {"core": model.name}
-    together = "both together" if model.memory is None else "all together"
-    alone = {"core": f"{model.core} alone", "small": f"{model.name} alone", "memory": "its memory alone"}
-    return alone | {"ensemble": together}
-
-
 def _summary(description: Description, names: Mapping[str, str]) -> str:
     model, bits = description.manifest, _bits(description.quality)
     made = (
@@ -143,7 +133,8 @@ def _summary(description: Description, names: Mapping[str, str]) -> str:
     found = [f"{names[who]} loses {told}" for who, told in bits.items() if who != "ensemble"]
     if "ensemble" in bits and model.weight is not None:
         weight = f", at a weight of {model.weight:g}," if not model.gates else ""
-        found.append(f"{names['ensemble']}{weight} lose {bits['ensemble']}")
+        verb = "loses" if model.tunes_core and model.gates else "lose"
+        found.append(f"{names['ensemble']}{weight} {verb} {bits['ensemble']}")
     return f"{made} On held-out text, in bits per byte ({model.measure}), {', '.join(found)}." if found else made
 
 

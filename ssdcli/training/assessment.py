@@ -294,10 +294,10 @@ def _pair(
 def _authors(
     prepared: Prepared, small: LoadedModel, core: LoadedModel | None, weight: float | None
 ) -> dict[str, list[Member[LoadedModel]]]:
-    """The writers of samples, by name: the model alone, and with its core where a weight was chosen."""
+    """The writers of samples, by name: the model alone, and with its core where a weight was chosen and it stays."""
     if prepared.parent is None:
         return {"core": [Member("core", small, Constant(1.0), "core")]}
     alone = {"small": [Member("small", small, Constant(1.0), "small")]}
-    if core is None or weight is None:
+    if core is None or weight is None or isinstance(prepared.model, TunedCore):
         return alone
     return alone | {"ensemble": _pair(core, small, sharing(weight, prepared.process.name))}

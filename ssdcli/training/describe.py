@@ -25,6 +25,7 @@ from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.memory.memory_files import Memory
 from ssdcli.options.declare import flag_of
 from ssdcli.registry.manifest import Manifest, package_versions, tokenizer_fingerprint
+from ssdcli.registry.names import NO_CORE
 from ssdcli.reports.description import Description, Quality, length_counts
 from ssdcli.training.assessment import Assessment
 from ssdcli.training.core_states import CoreStates
@@ -180,9 +181,17 @@ def _device() -> str:
 
 
 def _told(settings: TrainSettings) -> dict[str, str]:
-    """All settings that have a value, by the names of their flags."""
-    flags, values = _flags(settings), asdict(settings) | {"data": " ".join(settings.data)}
-    return {flags[key]: str(value) for key, value in values.items() if value is not None}
+    """All settings that have a value and were not the core's to decide, by the names of their flags."""
+    told = asdict(settings) | {"data": " ".join(settings.data)}
+    others = () if settings.core == NO_CORE else FROM_SCRATCH
+    flags = _flags(settings)
+    return {flags[key]: _shown(value) for key, value in told.items() if value not in (None, ()) and key not in others}
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _flags(settings: TrainSettings) -> dict[str, str]:

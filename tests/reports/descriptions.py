@@ -113,3 +113,13 @@ CORE = replace(
 def modelled(description: Description = DESCRIPTION, **changes: Any) -> Description:
     """A description with changes in its manifest."""
     return replace(description, manifest=replace(description.manifest, **changes))
+
+
+ADAPTED = modelled(
+    EXACT,
+    kind="adapter",
+    base="starter",
+    attention="autoregressive",
+    memory={"texts": 3, "tokens": 40},
+    gates=({"members": ["core", "memory"], "weights": [0.8, 0.2], "coefficients": [[0.0] * 5], "is_default": True},),
+)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ssdcli.data.token_store import SideInfo
 from ssdcli.reports.rendering import model_card
-from tests.reports.descriptions import CORE, DESCRIPTION, EXACT, UNMEASURED, UNWEIGHED, modelled
+from tests.reports.descriptions import ADAPTED, CORE, DESCRIPTION, EXACT, UNMEASURED, UNWEIGHED, modelled
 
 
 def row(card: str, name: str) -> str:
@@ -29,6 +29,12 @@ class TestModelCard:
     def test_the_tuned_weight_is_told_or_how_to_find_one(self):
         assert "tuned weight is 0.3" in model_card(DESCRIPTION)
         assert "`--with notes=W` sets one" in model_card(UNWEIGHED)
+
+    def test_an_adapter_of_a_causal_core_takes_its_place_and_has_no_weight_unless_one_is_given(self):
+        card = model_card(ADAPTED)
+        assert "an adapter to the language model `starter`" in card
+        assert "in the place of that model" in card
+        assert "tuned weight" not in card
 
     def test_the_makings_are_all_there(self):
         card = model_card(DESCRIPTION)

@@ -76,7 +76,7 @@ class TestPictures:
 
     @pytest.mark.parametrize("picture", PICTURES)
     def test_every_colour_has_its_counterpart_for_the_dark(self, picture):
-        light, dark = picture("notes").split("@media")
+        light, dark = picture("notes").split("@media (prefers-color-scheme: dark)")
         colours = re.compile(r"(\.ssd-chart \.\w+) \{ (?:fill|stroke|color): #")
         assert colours.findall(light)
         assert colours.findall(light) == colours.findall(dark)
@@ -150,6 +150,16 @@ class TestLossCurve:
         assert (float(ring.get("cx", "nan")), float(ring.get("cy", "nan"))) == heldout[4]
         assert f"kept {points[24]['heldout']:.3f} at step {points[24]['step']}" in texts(svg)
         assert "ring" not in loss_curve_svg(points, "notes").partition("</style>")[2]
+
+    def test_the_mark_is_written_where_the_training_loss_is_not(self):
+        def label(off: float) -> float:
+            points = [point | {"heldout": point["loss"] + off} for point in history(40)]
+            root = ET.fromstring(loss_curve_svg(points, "notes", kept=points[24]["step"]))
+            (ring,) = (e for e in root.iter(f"{SVG}circle") if e.get("class") == "ring")
+            (text,) = (e for e in root.iter(f"{SVG}text") if (e.text or "").startswith("kept"))
+            return float(text.get("y", "nan")) - float(ring.get("cy", "nan"))
+
+        assert label(0.5) < 0 < label(-0.5)
 
 
 class TestSweep:
@@ -276,3 +286,16 @@ def test_reliability_is_drawn_beside_the_line_on_which_confidence_is_right() -> 
     ((left, bottom), (right, top)), ((x, y),) = ideal, ensemble
     assert ((x - left) / (right - left), (y - bottom) / (top - bottom)) == pytest.approx((0.5, 0.5), abs=0.01)
     assert core[1][1] > top + 0.4 * (bottom - top)  # less often right than it says
+
+
+@pytest.mark.parametrize("name", ["mix", "a-name-that-is-far-too-long-for-a-picture"])
+def test_labels_of_lines_fit_into_the_picture_also_in_the_type_for_narrow_screens(name):
+    (label,) = (
+        one for one in charts.level_losses({name: LEVELS["core"]}, "").iter("text") if one.get("class") == "label"
+    )
+    assert float(label.get("x", "nan")) + 12.3 * len(label.text or "") <= 720
+
+
+def test_an_author_without_bins_takes_no_other_authors_name():
+    picture = charts.reliability({"core": [], "small": [(0.2, 0.1), (0.8, 0.9)]}, "")
+    assert [one.text for one in picture.iter("text") if one.get("class") == "label"] == ["small"]

@@ -12,7 +12,7 @@ import pytest
 
 from ssdcli.reports.description import Sample, interval, number
 from ssdcli.reports.rendering import model_card, report
-from tests.reports.descriptions import CORE, DESCRIPTION, EXACT, UNMEASURED, UNWEIGHED, modelled
+from tests.reports.descriptions import ADAPTED, CORE, DESCRIPTION, EXACT, UNMEASURED, UNWEIGHED, modelled
 
 VOID = ("meta",)
 NASTY = "</p></style></svg><script>alert(1)</script>&amp;\"'<!-- ]]> \x00\x1b[2J \u202e 日記 👩‍👩‍👧"
@@ -106,6 +106,12 @@ def test_every_picture_has_a_name_and_its_numbers_in_a_table_and_every_table_say
     assert len(tables) == len(pictures) + 3
     assert [tag for tag, _ in page.tags].count("caption") == len(tables)
     assert all(attributes.get("scope") in ("col", "row") for tag, attributes in page.tags if tag == "th")
+
+
+def test_an_adapter_of_a_causal_core_is_told_to_take_its_place():
+    assert "notes takes the place of starter" in report(ADAPTED)
+    assert "notes with its memory loses 1.500 ± 0.090" in report(ADAPTED)
+    assert "takes the place" not in report(DESCRIPTION)
 
 
 def test_it_knows_both_backgrounds_phones_and_paper():

@@ -156,6 +156,8 @@ def test_the_report_shows_what_was_measured_and_written(core, text, registry, mo
         ("small", "ensemble") if core == "big" else ("core",)
     }
     assert escape(trained.description.samples[0].real.strip(), quote=False) in report
+    assert ("vocabulary" in trained.description.settings) == (core == "none")  # else the core decides it
+    assert trained.description.settings["memory"] == "yes"
     assert ("weight.svg" in {path.name for path in trained.folder.iterdir()}) == (core == "big")
     assert registry.verify("notes") == []
 
