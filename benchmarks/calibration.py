@@ -25,8 +25,8 @@ from benchmarks.lib.tables import table
 from ssdcli.data.documents import Document
 from ssdcli.engine.ensemble.confidence import Confidence
 from ssdcli.evaluation.calibration import calibration_error, items, places_of
+from ssdcli.generation.blend import Blend
 from ssdcli.generation.selection import EnsembleSpec, choose
-from ssdcli.generation.types import Blend
 from ssdcli.registry.names import NO_CORE
 
 ENSEMBLE, WITHOUT = "ensemble", "ensemble without its memory"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.evaluation.measurement import Evaluation
+from ssdcli.generation.blend import PLAIN, Blend
 from ssdcli.generation.parts import SmallModels
 from ssdcli.generation.selection import EnsembleSpec, choose
-from ssdcli.generation.types import PLAIN, Blend, Contribution, Options, Piece, Request, Result, TokenShares
+from ssdcli.generation.types import Contribution, Options, Piece, Request, Result, TokenShares
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.registry.store import Registry

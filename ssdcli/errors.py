@@ -35,6 +35,12 @@ class DownloadFailed(SsdError):
     exit_code = 4
 
 
+class RemoteFailed(SsdError):
+    """A core on another machine that does not answer, or not as it must."""
+
+    exit_code = 4
+
+
 class OutOfMemory(SsdError):
     """The machine does not have enough memory."""
 

@@ -15,7 +15,8 @@ from ssdcli.cli.generate import ensemble_of, line_end, tell
 from ssdcli.cli.inputs import ModelFlags, read_context
 from ssdcli.cli.live_canvas import WATCH, watching
 from ssdcli.errors import UsageError, on_out_of_memory, require
-from ssdcli.generation.types import PLAIN, Blend, Options, Request
+from ssdcli.generation.blend import PLAIN, Blend
+from ssdcli.generation.types import Options, Request
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.options.declare import group, option
 from ssdcli.registry.names import suggest

@@ -83,7 +83,7 @@ def _rows(checkup: Checkup) -> list[tuple[str, str]]:
         *(("disk", f"{in_bytes(free)} free for {folder}") for folder, free in checkup.disks.items()),
         *((package, found or "not installed") for package, found in checkup.versions.items()),
         ("8 and 4 bits", "yes" if hardware.quantizes else "no; pip install 'ssdcli[quantize]'"),
-        ("network", "offline" if checkup.offline else "used only by 'ssd pull'"),
+        ("network", "offline" if checkup.offline else "used by 'ssd pull', and by cores that run elsewhere"),
         ("models", f"{checkup.models}, {len(checkup.problems) or 'none'} broken"),
         *checkup.cores.items(),
         *((name, f"broken: {problem}") for name, problem in checkup.problems.items()),

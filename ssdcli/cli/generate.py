@@ -16,10 +16,11 @@ from ssdcli.cli.flags import Recipe, resolve, with_flags
 from ssdcli.cli.inputs import ModelFlags, read_requests
 from ssdcli.cli.live_canvas import WATCH, watching
 from ssdcli.engine.ensemble.confidence import Confidence
-from ssdcli.errors import SsdError, UsageError, on_out_of_memory, require
+from ssdcli.errors import RemoteFailed, SsdError, UsageError, on_out_of_memory, require
+from ssdcli.generation.blend import PLAIN, Blend
 from ssdcli.generation.parts import read_members
 from ssdcli.generation.selection import INEXACT, EnsembleSpec, choose
-from ssdcli.generation.types import DEFAULTS, PLAIN, Blend, Options, Request, Result
+from ssdcli.generation.types import DEFAULTS, Options, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import FREE, Placement
@@ -157,12 +158,16 @@ def _write(writer: Writer, rows: list[Request | OddRow], settings: GenerateSetti
     if options.n > 1 or settings.json or options.explain:
         _write_results(writer.results(requests, options), settings, confidence)
         return
-    for piece in writer.stream(request.prompt, options, context=request.context):
-        if piece.text:
-            console.write(piece.text, end="")
-        if piece.result is not None:
-            console.write("", end=line_end(piece.result.text))
-            tell(piece.result, stats=settings.stats)
+    try:
+        for piece in writer.stream(request.prompt, options, context=request.context):
+            if piece.text:
+                console.write(piece.text, end="")
+            if piece.result is not None:
+                console.write("", end=line_end(piece.result.text))
+                tell(piece.result, stats=settings.stats)
+    except RemoteFailed:
+        console.write("")  # the error is not to stand behind the text
+        raise
 
 
 def _answers(writer: Writer, rows: list[Request | OddRow], options: Options) -> Iterator[Result | OddRow]:

@@ -301,7 +301,8 @@ def _row(entry: Entry, default: str) -> tuple[str, ...]:
     manifest = entry.manifest
     beside = [f"on {manifest.base}"] if manifest.kind == ADAPTER else []
     marks = [*beside, *(["bundled"] if entry.bundled else []), *(["default"] if entry.name == default else [])]
-    numbers = (in_parameters(manifest.parameters), manifest.core or "-", _shown(manifest.weight))
+    size = "elsewhere" if manifest.is_remote else in_parameters(manifest.parameters)
+    numbers = (size, manifest.core or "-", _shown(manifest.weight))
     return (entry.name, manifest.kind, manifest.process, *numbers, ", ".join(marks))
 
 

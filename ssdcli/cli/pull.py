@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssdcli.cli import console
+from ssdcli.errors import UsageError, require
 from ssdcli.machine.units import in_parameters, large
 from ssdcli.registry.names import check_name
 from ssdcli.registry.store import Entry, Registry
@@ -24,7 +25,8 @@ Place = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.gguf on the hub, or the path of a folder or a GGUF file.",
+        help="ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.gguf on the hub, the path of a folder or a GGUF file, or "
+        "http://HOST:PORT/v1#MODEL for a causal language model that a server runs.",
     ),
 ]
 As = Annotated[
@@ -40,6 +42,18 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model of
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be fetched and whether it fits, without fetching the weights.")
 ]
+TokenizerOf = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="SOURCE",
+        help="For a model that a server runs: where it is from. Its tokenizer is fetched, not its weights.",
+    ),
+]
+Variable = Annotated[
+    str,
+    typer.Option("--token-variable", metavar="NAME", help="The environment variable that holds a server's token."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
@@ -49,15 +63,28 @@ def register(app: typer.Typer) -> None:
 
 
 def pull(
-    source: Place, name: As = None, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: AsJson = False
+    source: Place,
+    name: As = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    tokenizer: TokenizerOf = None,
+    variable: Variable = "SSD_CORE_TOKEN",
+    as_json: AsJson = False,
 ) -> None:
-    """Register a checkpoint as a core: from the Hugging Face hub, a folder or a GGUF file."""
+    """Register a core: a checkpoint from the Hugging Face hub, a folder or a GGUF file, or a server's model."""
     # Read when huggingface_hub is imported: its warnings would mix with ours, and nothing may be sent anywhere.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     from ssdcli.hub import pull as pipeline
     from ssdcli.hub.source import default_name, parse_source
 
+    if source.startswith(("http://", "https://")):
+        require(not dry_run, "there is nothing to fetch of a server's model.", "Omit --dry-run.")
+        served = _registered_remote(source, tokenizer, variable, name, overwrite)
+        if as_json:
+            console.write_json(_registered(served))
+        return
+    require(tokenizer is None, "--tokenizer is for a model that a server runs.", "Omit it.")
     place = parse_source(source)
     given = name or default_name(place)
     if given:  # otherwise the GGUF file may say what the model is called
@@ -85,6 +112,28 @@ def pull(
         console.note(f"Now try: ssd generate --core {name} {shlex.quote(first)}")
     if as_json:
         console.write_json(_registered(entry))
+
+
+def _registered_remote(source: str, tokenizer: str | None, variable: str, name: str | None, overwrite: bool) -> Entry:
+    """Register a server's model, and say what it will see."""
+    from ssdcli.hub.remote import register_remote
+    from ssdcli.hub.source import parse_source, spelled
+    from ssdcli.models.remote.address import Address
+
+    address = Address.parse(source, variable)
+    remedy = "Name the repository or folder of the model that the server runs, as in --tokenizer ORG/NAME."
+    if tokenizer is None:
+        raise UsageError("a server does not give away its tokenizer.", remedy)
+    name = check_name(name or spelled(address.model))
+    entry = register_remote(address, parse_source(tokenizer), name, Registry(), overwrite)
+    console.note(
+        f"Registered {name!r}: {address.model} at {address.host}, asked for {Address.of(entry.folder).top} tokens "
+        "of each place."
+    )
+    console.note(f"{address.host} sees the prompt and the text that is written, and nothing else; see docs/remote.md.")
+    if address.url.startswith("http://") and not address.is_here:
+        console.warn(f"what is sent to {address.host} is not encrypted.")
+    return entry
 
 
 def _dequantising(plan: PullPlan) -> str:

@@ -35,6 +35,7 @@ Every command, argument and option. `ssd COMMAND --help` shows the same in the t
 _ENVIRONMENT = (
     ("`SSD_HOME`", "The folder of models, trainings and your own recipes; by default the platform's user data folder."),
     ("`SSD_OFFLINE`", "`1`: never use the network; `ssd pull` takes what the hub's cache holds."),
+    ("`SSD_CORE_TOKEN`", "The bearer token for cores on other machines."),
     ("`NO_COLOR`", "Set to anything: no colour."),
     ("`HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_HUB_OFFLINE`", "As in huggingface_hub; `ssd pull` obeys them."),
 )

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssdcli.generation.blend import Blend
 from ssdcli.generation.selection import EnsembleSpec, choose
-from ssdcli.generation.types import Blend, Options, Request
+from ssdcli.generation.types import Options, Request
 from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Registry
 from ssdcli.training.settings import TrainSettings

@@ -88,6 +88,9 @@ def _cores(entries: Sequence[Entry], hardware: Hardware) -> tuple[dict[str, str]
     """How each core would run here, in sentences, and more of those that fit."""
     said, fits = {}, {}
     for entry in entries:
+        if entry.manifest.is_remote:
+            said[entry.name] = f"runs elsewhere, as {entry.manifest.source}."
+            continue
         try:
             fits[entry.name] = fit = fit_of_entry(entry, hardware)
             said[entry.name] = held(fit.allocation)[:-1] + fit.spoken_pace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.core_config import native_part, read_config
 from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.loading import make_denoiser
+from ssdcli.models.remote.address import Address
+from ssdcli.models.remote.client import Client
+from ssdcli.models.remote.remote_denoiser import MOST
 from ssdcli.models.weights.blueprint import blueprint
 
 if TYPE_CHECKING:
@@ -26,7 +30,12 @@ _ESTIMATE = "an estimate from the speed of matrix products measured just now."
 
 
 def outlook(entry: Entry, hardware: Hardware) -> list[str]:
-    """How a registered core would run here, in sentences, and which flags would change that."""
+    """How a registered core would run here, in sentences, and which flags would change that.
+
+    The server of one on another machine is asked for its models.
+    """
+    if entry.manifest.is_remote:
+        return _reached(Address.of(entry.folder))
     need = need_of_entry(entry)
     try:
         allocation = FREE.allocate(need, hardware)
@@ -37,6 +46,20 @@ def outlook(entry: Entry, hardware: Hardware) -> list[str]:
         *_slow(entry, need, allocation, hardware),
         *_speed(entry, allocation),
         *_alternatives(need, hardware, allocation),
+    ]
+
+
+def _reached(address: Address) -> list[str]:
+    """Whether a server answers, and what it means for the speed (RemoteFailed if it does not)."""
+    client = Client(address, 0, lambda _: None)
+    client.models()  # which connects
+    started = time.perf_counter()
+    lacks = [] if address.model in client.models() else [f"It has no model {address.model!r} any more."]
+    milliseconds = 1000 * (time.perf_counter() - started)
+    return [
+        f"{address.host} answers within {milliseconds:.0f} ms, which each call takes beside the time of its tokens.",
+        *lacks,
+        f"It is asked for the {address.top} likeliest tokens of each place, and for up to {MOST} places a call.",
     ]
 
 

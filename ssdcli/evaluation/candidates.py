@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.gate import AverageGate
 from ssdcli.engine.ensemble.members import Member
-from ssdcli.errors import SsdError, UsageError
+from ssdcli.errors import SsdError, UsageError, require
 from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.evaluation.losses import GRID
+from ssdcli.generation.blend import Blend
 from ssdcli.generation.parts import CONTEXT, OF_MEMORY, SmallModels
 from ssdcli.generation.schedule_parser import among, goes_with, named
 from ssdcli.generation.selection import EnsembleSpec, ModelFiles, choose, without_noise
-from ssdcli.generation.types import Blend
 from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Registry
 
@@ -74,6 +74,9 @@ class Candidates:
 def find_candidates(core: str | None, members: SmallModels, settings: EvalSettings, registry: Registry) -> Candidates:
     """Find the models and what can be measured of them, from manifests alone; raises what `choose` raises."""
     plain = choose(core, members, registry, context=bool(settings.context))
+    remote = next((one.name for one in plain.members if one.model.entry.manifest.is_remote), None)
+    remedy = f"Measure with --core {NO_CORE}, or beside a core of the same tokenizer on this machine."
+    require(remote is None, f"{remote!r} runs on another machine, and would be sent the text to measure.", remedy)
     small = [member for member in plain.members if member.sees_context]
     if settings.context and not small:
         raise UsageError("only small models and memories see private context.", "Name one with --with.")

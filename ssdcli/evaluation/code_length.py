@@ -31,6 +31,7 @@ from ssdcli.evaluation.runs import Run, Window, runs_of, windows
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.loaded_model import Loaded, LoadedMemory, LoadedModel
 from ssdcli.models.memory.recall_denoiser import RecallDenoiser
+from ssdcli.models.remote.remote_denoiser import RemoteDenoiser
 
 _Read = dict[tuple[int, tuple[int, ...]], Tensor]
 
@@ -54,7 +55,8 @@ def has_code_length(model: Loaded) -> bool:
     if isinstance(model, LoadedMemory):
         return True
     denoiser, process = model.denoiser, model.denoiser.process
-    in_passes = isinstance(denoiser, CausalDenoiser) or can_be_read_whole(denoiser)
+    here = isinstance(denoiser, CausalDenoiser) and not isinstance(denoiser, RemoteDenoiser)
+    in_passes = here or can_be_read_whole(denoiser)
     return process.hides and not process.timed and in_passes
 
 

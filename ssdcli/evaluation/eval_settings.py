@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ssdcli.engine import catalogue
 from ssdcli.errors import require
-from ssdcli.generation.types import rules
+from ssdcli.generation.blend import rules
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.options.checks import above, at_least, each, one_of
 from ssdcli.options.declare import check_options, group, option

@@ -31,10 +31,10 @@ from ssdcli.evaluation.measurement import ENSEMBLE, Evaluation, OnProgress, Text
 from ssdcli.evaluation.next_words import ClozeResult, agreement, words_of
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.evaluation.trained_text import Training
+from ssdcli.generation.blend import PLAIN
 from ssdcli.generation.loaded_model import LoadedMemory, LoadedModel, models_of
 from ssdcli.generation.parts import SmallModels
 from ssdcli.generation.selection import INEXACT, EnsembleSpec
-from ssdcli.generation.types import PLAIN
 from ssdcli.generation.writer import Writer
 from ssdcli.machine.units import counted
 from ssdcli.models.judge import Judge, load_judge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import UsageError, require
@@ -28,7 +28,11 @@ def drafting_of(
     a draft that was asked for where there can be none.
     """
     obstacle = _obstacle(members, reverse, guided)
+    remote = foretelling(members)
     if obstacle is not None:
+        if remote:
+            problem = f"a core on another machine is asked for text from the left alone, which cannot be: {obstacle}."
+            raise UsageError(problem, "Omit what forbids it, or name a core on this machine.")
         if most:
             raise UsageError(f"nothing can be drafted: {obstacle}.", _OMIT)
         return None
@@ -41,6 +45,9 @@ def drafting_of(
     require(most is None or most <= size, too_long, f"Give --draft {size} or less, or omit it.")
     if most == 0:
         return Drafting()
+    if remote:  # the drafts of others would be sent to it
+        foretold, at = zip(*remote, strict=True)
+        return Drafting(foretold, at, size if most is None else most)
     able: list[tuple[Drafter, int]] = [
         (one.model.denoiser, place) for place, one in enumerate(members) if hasattr(one.model.denoiser, "draft")
     ]
@@ -48,6 +55,14 @@ def drafting_of(
     drafters, places = [drafter for drafter, _ in able], [place for _, place in able]
     cost = COST if has_fast_bf16() or members[0].model.denoiser.device.type != "cpu" else _COST_WITHOUT_BF16
     return Drafting((*drafters, PromptLookup()), (*places, None), size if most is None else most, cost)
+
+
+def foretelling(members: Sequence[Member[Loaded]]) -> list[tuple[Drafter, int]]:
+    """The cores on other machines, which draft what they have foretold, each with its place among the members."""
+    from ssdcli.models.remote.remote_denoiser import RemoteDenoiser
+
+    denoisers = [one.model.denoiser for one in members]
+    return [(one, place) for place, one in enumerate(denoisers) if isinstance(one, RemoteDenoiser)]
 
 
 def _guessing(members: Sequence[Member[Loaded]]) -> list[tuple[Drafter, int]]:
@@ -68,11 +83,16 @@ def _guessing(members: Sequence[Member[Loaded]]) -> list[tuple[Drafter, int]]:
     return found
 
 
-def _obstacle(members: Sequence[Member[Loaded]], reverse: ReverseProcess, guided: bool) -> str | None:
-    """Why no token can be drafted, as a clause; None if there is no reason."""
+def causal_places(members: Sequence[Member[Loaded]]) -> list[int]:
+    """The places of the causal language models among the members."""
     from ssdcli.engine.causal import CausalDenoiser
 
-    causal = [one.model.denoiser for one in members if isinstance(one.model.denoiser, CausalDenoiser)]
+    return [place for place, one in enumerate(members) if isinstance(one.model.denoiser, CausalDenoiser)]
+
+
+def _obstacle(members: Sequence[Member[Loaded]], reverse: ReverseProcess, guided: bool) -> str | None:
+    """Why no token can be drafted, as a clause; None if there is no reason."""
+    causal: list[Any] = [members[place].model.denoiser for place in causal_places(members)]
     levels, size = [level / _LEVELS for level in range(_LEVELS + 1)], members[0].model.denoiser.block_size
     steps = reverse.steps_of(size)
     uncut = "the core's cache loses text that a rejected draft would need again, so that it cannot be cut"

@@ -11,14 +11,20 @@ from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.process import Process, make_process
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
-from ssdcli.errors import SsdError, UsageError
+from ssdcli.errors import RemoteFailed, SsdError, UsageError
+from ssdcli.hub.download import is_offline
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.backbones.side_network import SideNetwork
+from ssdcli.models.core_config import read_config
+from ssdcli.models.core_spec import KEY
 from ssdcli.models.loading import load_model, load_reader, make_denoiser
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 from ssdcli.models.memory.memory_files import NOTHING, Memory, load_memory
 from ssdcli.models.memory.recall_denoiser import RecallDenoiser
+from ssdcli.models.remote.address import Address
+from ssdcli.models.remote.client import Client
+from ssdcli.models.remote.remote_denoiser import RemoteBackbone, RemoteDenoiser
 from ssdcli.registry.store import Entry
 from ssdcli.text.codec import Codec
 from ssdcli.text.openings import TextFormat, format_of
@@ -117,6 +123,9 @@ def open_model(
     origin: the model that an adapter is added to, or whose states it reads.
     """
     manifest = entry.manifest
+    if manifest.is_remote:
+        problem = f"{entry.name!r} runs on another machine, which does not tell its states."
+        raise UsageError(problem, "Name a core on this one; see docs/remote.md.")
     files, adapter = (entry, None) if origin is None else (origin, entry.folder)
     block_size = shared.block_size or manifest.block_size
     if adapter is not None and manifest.reads_core:
@@ -129,6 +138,20 @@ def open_model(
     return LoadedModel(
         denoiser, codec, format_of(entry, codec.tokenizer, trained_here=manifest.kind != "core" or _is_native(backbone))
     )
+
+
+def open_remote(entry: Entry, shared: Shared = ALONE) -> LoadedModel:
+    """A core on another machine, which is asked when it is to predict (RemoteFailed if that is forbidden)."""
+    address, manifest = Address.of(entry.folder), entry.manifest
+    if is_offline() and not address.is_here:
+        problem = f"{entry.name!r} runs at {address.host}, and ssd is offline."
+        raise RemoteFailed(problem, "Unset SSD_OFFLINE and HF_HUB_OFFLINE, or name a core on this machine.")
+    codec = shared.codec or Codec(load_tokenizer(entry.folder, entry.name))
+    client = Client(address, manifest.vocabulary, codec.named)
+    backbone = RemoteBackbone(shared.block_size or manifest.block_size, manifest.context)
+    never = read_config(entry.folder)[KEY]["suppressed"]
+    denoiser = RemoteDenoiser(client, backbone, shared.process or process_of(entry), never)
+    return LoadedModel(denoiser, codec, format_of(entry, codec.tokenizer, trained_here=False))
 
 
 def open_memory(entry: Entry, shared: Shared = ALONE) -> LoadedMemory:

@@ -142,6 +142,11 @@ def is_causal(core: Entry | None) -> bool:
     return core is not None and core.manifest.attention == "autoregressive"
 
 
+def is_remote(core: Entry | None) -> bool:
+    """Whether this is a core on another machine."""
+    return core is not None and core.manifest.is_remote
+
+
 def bound(parts: Sequence[EnsemblePart], core: Entry | None) -> list[EnsemblePart]:
     """The parts with the core as the owner of CONTEXT (UsageError without one that reads or looks it up)."""
     ownerless = [part for part in parts if part.entry is None]
@@ -150,6 +155,9 @@ def bound(parts: Sequence[EnsemblePart], core: Entry | None) -> list[EnsemblePar
     if core is not None and not is_causal(core) and any(part.role == "small" for part in ownerless):
         remedy = f"Name its memory, --with {CONTEXT}{OF_MEMORY}, or a small model."
         raise UsageError(f"{core.name!r} is no causal language model, which could read a context apart.", remedy)
+    if core is not None and is_remote(core) and any(part.role == "small" for part in ownerless):
+        problem = f"{core.name!r} runs on another machine, and would be sent the private context to read."
+        raise UsageError(problem, f"Name its memory, --with {CONTEXT}{OF_MEMORY}, which stays here.")
     return [replace(part, entry=part.entry or core) for part in parts]
 
 

@@ -111,7 +111,7 @@ class Row:
         for place, (token, text) in enumerate(self._transcript.pieces(known)):
             by = dict(zip(names, block.shares[place], strict=True))
             source = None if self.sources is None else self.sources.source(written, token)
-            self.explained.append(TokenShares(token, text, block.p[place], by, source))
+            self.explained.append(TokenShares(token, text, block.p[place], by, source, tuple(block.top[place])))
             written.append(token)
 
 

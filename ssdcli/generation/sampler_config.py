@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ssdcli.engine import catalogue
@@ -11,15 +12,24 @@ from ssdcli.generation.types import Options
 if TYPE_CHECKING:
     from ssdcli.engine.denoiser import Denoiser
     from ssdcli.engine.ensemble.guidance import Guide
+    from ssdcli.engine.process import Process
     from ssdcli.engine.sampling.characters import Characters
+    from ssdcli.engine.sampling.reverse import ReverseProcess
     from ssdcli.engine.steps import SamplerConfig
     from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
     from ssdcli.text.codec import Codec
+
+_NO_TOKEN = -1
 
 
 def longest(options: Options) -> int:
     """The most tokens of a gap, or of the text."""
     return options.gap if options.infill else options.max_tokens
+
+
+def ends_under(options: Options, ends: tuple[int, ...]) -> tuple[int, ...]:
+    """The ids that end a text: its members', or one that no token has."""
+    return (_NO_TOKEN,) if options.endless else ends
 
 
 def characters_of(codec: Codec, vocabulary: int) -> Characters | None:
@@ -53,7 +63,28 @@ def sampler_config(
     )
 
 
-def number_of(text: str) -> float:
+def chosen_reverse(
+    process: Process, options: Options, usual: str | None, ends: tuple[int, ...], late: tuple[int, ...]
+) -> ReverseProcess:
+    """How canvases are denoised under these options (UsageError if they name a sampler that the process does not have).
+
+    usual: the sampler where none is named; None for the process's own. ends, late: as for `Choice`.
+    """
+    from ssdcli.engine.sampling.reverse import Choice, reverse_process
+    from ssdcli.engine.sampling.stopping import EarlyStop
+
+    name, equals, number = (options.sampler or usual or "").partition("=")
+    try:
+        choice = Choice(name or None, _number(number) if equals else None, options.remask, late, ends)
+        own = reverse_process(process, choice)
+    except ValueError as error:
+        raise _impossible(process.name, options, str(error)) from None
+    bound = options.early_stop
+    stop = own.stop if bound is None else EarlyStop(bound) if bound else None
+    return replace(own, steps=own.steps if options.steps is None else options.steps, stop=stop)
+
+
+def _number(text: str) -> float:
     """The number of a sampler, as in `threshold=0.9`; ValueError for text that is none."""
     try:
         return float(text)
@@ -61,7 +92,7 @@ def number_of(text: str) -> float:
         raise ValueError(f"{text!r} is not a number") from None
 
 
-def impossible_sampler(process: str, options: Options, reason: str) -> UsageError:
+def _impossible(process: str, options: Options, reason: str) -> UsageError:
     """The error for a sampler that the process does not have, or that does not take what it is given."""
     known = catalogue.names(catalogue.samplers(process))
     name = known[0] if options.sampler is None else options.sampler.partition("=")[0]

@@ -13,7 +13,7 @@ from ssdcli.engine.ensemble.gate import AnyGate
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant, Piecewise, Schedule
 from ssdcli.errors import UsageError
-from ssdcli.generation.types import Blend
+from ssdcli.generation.blend import Blend
 from ssdcli.registry.names import suggest
 
 _FORM = "Write a line such as notes = [[1.0, 0.0], [0.5, 0.3]] for each member: pairs of noise level and weight."

@@ -14,6 +14,7 @@ from ssdcli.engine.ensemble.gate import AnyGate
 from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import NoSuchModel, UsageError, require
+from ssdcli.generation.blend import PLAIN, Blend
 from ssdcli.generation.guides import GuideSpec, open_guide
 from ssdcli.generation.parts import (
     CONTEXT,
@@ -27,10 +28,10 @@ from ssdcli.generation.parts import (
     in_place_of_core,
     is_causal,
     is_gated_by_default,
+    is_remote,
     weights_of,
 )
 from ssdcli.generation.schedule_parser import schedules
-from ssdcli.generation.types import PLAIN, Blend
 from ssdcli.machine.placement import FREE, QUANTIZED, Placement
 from ssdcli.registry.compatibility import check_fit
 from ssdcli.registry.manifest import MEMORY
@@ -100,7 +101,7 @@ class EnsembleSpec:
 
         known: models that were loaded with the same placement, which are not loaded twice; those loaded now join them.
         """
-        from ssdcli.generation.loaded_model import Shared, core_of, open_memory, open_model, process_of
+        from ssdcli.generation.loaded_model import Shared, core_of, open_memory, open_model, open_remote, process_of
         from ssdcli.generation.writer import Writer
         from ssdcli.text.codec import Codec
         from ssdcli.text.tokenizer import load_tokenizer
@@ -124,7 +125,10 @@ class EnsembleSpec:
                 loaded[key] = open_memory(files.entry, given)
                 continue
             same = files.entry.name, files.entry.manifest.created, self.block_size
-            opened = known.get(same) or open_model(files.entry, placement, origin=files.origin, shared=given)
+            opened = known.get(same)
+            if opened is None and files.entry.manifest.is_remote:
+                opened = open_remote(files.entry, given)
+            opened = opened or open_model(files.entry, placement, origin=files.origin, shared=given)
             loaded[key] = known[same] = opened
             cores[(reader or files.entry).name] = core_of(opened)
             device = str(opened.denoiser.device)
@@ -173,7 +177,7 @@ def choose(
     parts = find_parts(members, registry, memory=has_memories)
     chosen, parts = in_place_of_core(_core(core, parts, registry), parts)
     if context and is_causal(chosen):
-        if not parts and blend.rule is None and blend.schedule is None:
+        if not parts and blend.rule is None and blend.schedule is None and not is_remote(chosen):
             parts = find_parts([CONTEXT], registry, memory=has_memories)
         elif has_memories and all(part.role == "small" and part.name != CONTEXT for part in parts):
             parts.append(CONTEXT_MEMORY)

@@ -12,6 +12,7 @@ from ssdcli.engine.ensemble.attribution import Explanation
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.process import Process
 from ssdcli.engine.steps import Step
+from ssdcli.errors import RemoteFailed
 from ssdcli.machine.threads import choice, timed
 
 
@@ -24,6 +25,7 @@ class WrittenBlock:
     canvases: how many canvases were predicted at each of them: one, and one more for each drafted token.
     drafted: tokens that drafters proposed. accepted: those of them that the text took over.
     p: the tokens' probabilities when they were chosen; empty without an explanation.
+    top: the likeliest tokens in the place of each, with log p; likewise.
     shares: each token's attribution to the members; empty without an explanation.
     """
 
@@ -34,6 +36,7 @@ class WrittenBlock:
     canvases: Sequence[int] = ()
     drafted: int = 0
     accepted: int = 0
+    top: Sequence[Sequence[tuple[int, float]]] = ()
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,15 @@ class BlockTrace:
         self,
         ensemble: Ensemble,
         process: Process,
-        explain: bool,
+        explain: int | None,
         ended: Sequence[Callable[[Sequence[int]], bool]] = (),
         watches: Sequence[Watch | None] = (),
     ) -> None:
         """Begin with the first block of some rows.
 
-        explain: whether tokens are attributed to the members. ended: for each row, whether a text of these ids is over;
+        explain: how many of the likeliest tokens are kept of each place, where tokens are attributed to the members;
+            None where they are not.
+        ended: for each row, whether a text of these ids is over;
         none where text is not written from the left, or where asking would make the host wait for the device.
         watches: for each row, what is shown its canvas after each step; none if nobody watches.
         """
@@ -82,13 +87,26 @@ class BlockTrace:
         self._drafts: list[Tensor] = []
         self._explanation: Explanation | None = None
 
+    @property
+    def over(self) -> Sequence[bool]:
+        """Which texts are over; empty where that is not asked."""
+        return self._over
+
     def blocks(self, steps: Iterable[Step]) -> Iterator[list[WrittenBlock]]:
-        """The rows of each block, until the steps end or every text is over."""
-        for step in timed(steps, choice(repeatable=not self._ensemble.same_on_any_threads)):
-            if self.take(step):
+        """The rows of each block, until the steps end or every text is over.
+
+        Where a core on another machine fails, the last block is what was written of it.
+        """
+        try:
+            for step in timed(steps, choice(repeatable=not self._ensemble.same_on_any_threads)):
+                if self.take(step):
+                    yield self.read()
+                if self._ended and all(self._over):
+                    return
+        except RemoteFailed:
+            if self._steps:
                 yield self.read()
-            if self._ended and all(self._over):
-                return
+            raise
 
     def take(self, step: Step) -> bool:
         """Record another step; returns whether the block can be read: it has ended, or every text is over."""
@@ -97,9 +115,8 @@ class BlockTrace:
         drafts = [torch.zeros_like(step.first) if one is None else one for one in (step.drafted, step.accepted)]
         self._drafts.append(torch.stack(drafts, dim=1) * (step.active & open_)[:, None])
         self._tokens = self._process.tokens(step.canvas)
-        if self._explain:
-            rows, length = self._tokens.shape
-            before = self._explanation or Explanation.empty(self._ensemble, rows, length, self._tokens.device)
+        if self._explain is not None:
+            before = self._explanation or Explanation.empty(self._ensemble, self._tokens, self._explain)
             self._explanation = before.after(step, self._tokens)
         if self._watches:
             self._show(self._process.shows(step.canvas))
@@ -133,8 +150,9 @@ class BlockTrace:
         tokens = self._known(self._process.shows(self._tokens)) if self._ended else self._tokens.tolist()
         for written, fresh in zip(self._written, tokens, strict=False):
             written.extend(fresh)
-        p = [()] * len(tokens) if self._explanation is None else self._explanation.p.tolist()
-        shares = [()] * len(tokens) if self._explanation is None else self._explanation.shares.tolist()
+        told, none = self._explanation, [()] * len(tokens)
+        p, shares = (none, none) if told is None else (told.p.tolist(), told.shares.tolist())
+        top, top_ids = (none, none) if told is None else (told.top.tolist(), told.top_ids.tolist())
         self._steps, self._drafts, self._explanation = [], [], None
         blocks = []
         for row, took in enumerate(active):
@@ -148,6 +166,7 @@ class BlockTrace:
                     [1 + drafted for _, drafted, _ in own],
                     sum(drafted for _, drafted, _ in own),
                     sum(accepted for _, _, accepted in own),
+                    [list(zip(*likeliest, strict=True)) for likeliest in zip(top_ids[row], top[row], strict=True)],
                 )
             )
         return blocks

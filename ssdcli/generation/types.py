@@ -6,19 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypedDict
 
 from ssdcli.engine import catalogue
-from ssdcli.engine.catalogue import RuleDeclaration
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import require
-from ssdcli.options.checks import Check, above, at_least, between, each, one_of
+from ssdcli.options.checks import Check, above, at_least, between, each
 from ssdcli.options.declare import check_options, option
 from ssdcli.text.messages import Message
 
 FinishReason = Literal["end", "stop", "length"]
-
-
-def rules() -> tuple[str, ...]:
-    """The names of the rules by which members combine."""
-    return catalogue.names(catalogue.RULES)
 
 
 @dataclass(frozen=True)
@@ -45,6 +39,8 @@ class Options:
     gap: the most tokens that fill a gap.
     candidates: fills of a gap, of which a causal core chooses the one that the text behind it follows best.
     explain: whether each token is attributed to the members.
+    alternatives: how many of the likeliest tokens in the place of each are kept, where tokens are attributed.
+    endless: whether the text goes on after an end of text.
     system: text before the conversation, by the chat template, or as a first paragraph where there is none.
     plain: whether prompts are text to continue, even for models that have a chat template; False puts them through it.
         By default conversations go through the template, and prompts are read as suits the text that the first small
@@ -132,6 +128,8 @@ class Options:
     explain: bool = option(
         False, "Colour each token by the member that it owes most to; with --json, write the numbers."
     )
+    alternatives: int = 0
+    endless: bool = False
     system: str = option(
         "",
         "System text before the conversation; for models without a chat template, a first paragraph.",
@@ -173,65 +171,12 @@ class OptionChanges(TypedDict, total=False):
     gap: int
     candidates: int
     explain: bool
+    alternatives: int
+    endless: bool
     system: str
     plain: bool | None
 
 
-@dataclass(frozen=True)
-class Blend:
-    """How members combine.
-
-    rule: how their predictions are combined, by a name of the catalogue; None for what suits the core.
-    schedule: when members run: a name of the catalogue, NAME or NAME:X, or a file. By default it is the noise process's
-        own where a core and small models share the weight, else the catalogue's first.
-    guides: classifiers that steer the text, each MODEL:LABEL or MODEL:LABEL=SCALE.
-    memory: whether the small models' memories take part, and one of the private context.
-    """
-
-    rule: str | None = option(
-        None,
-        f"How predictions are combined: {catalogue.described(catalogue.RULES)}.",
-        one_of(rules),
-        metavar="RULE",
-        default=catalogue.rule_defaults(),
-    )
-    schedule: str | None = option(
-        None,
-        f"When members run: {catalogue.described(catalogue.SCHEDULES)}, or a TOML file.",
-        metavar="NAME",
-        default="what suits the noise process",
-    )
-    guides: tuple[str, ...] = option(
-        (),
-        "Steer with a classifier that has the same tokenizer: a folder, and one of its labels. Repeatable.",
-        flag="guide",
-        metavar="MODEL:LABEL[=SCALE]",
-    )
-    memory: bool = option(
-        True,
-        "Let the indexed text of small models take part, and that of --context.",
-        negatable=True,
-    )
-
-    def __post_init__(self) -> None:
-        check_options(self)
-
-    @property
-    def declared(self) -> RuleDeclaration:
-        """The rule, see the catalogue; without one, that of a core whose attention is not known."""
-        return catalogue.rule(self.rule or catalogue.default_rule())
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What the rule needs besides predictions."""
-        return self.declared.needs
-
-    def beside(self, attention: str | None) -> Blend:
-        """The same with a rule, where none is named the default one; attention: the core's, None without a core."""
-        return replace(self, rule=self.rule or catalogue.default_rule(attention))
-
-
-PLAIN = Blend()
 _LEVELS = 100  # at which a schedule is looked at, besides 0
 
 
@@ -324,6 +269,7 @@ class TokenShares:
     p: its probability when it was chosen.
     by: each member's share in that, by name; the shares sum to one.
     source: FILE:LINE of the place in a memory that shares most tokens before it; None where there is none.
+    top: the likeliest tokens in its place, with log p, as many as the options asked for.
     """
 
     token: int
@@ -331,6 +277,7 @@ class TokenShares:
     p: float
     by: dict[str, float]
     source: str | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -382,6 +329,8 @@ class Result:
         fields = asdict(replace(self, members=()))
         fields["members"] = [member.to_json() for member in self.members]
         del fields["warnings"]
+        for token in fields["explain"] or ():
+            del token["top"]
         if self.explain is None:
             del fields["explain"]
         return fields | {"tokens_per_second": self.tokens_per_second}

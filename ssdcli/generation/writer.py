@@ -14,11 +14,11 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import UsageError, require
-from ssdcli.generation.drafts import drafting_of
+from ssdcli.generation.drafts import causal_places, drafting_of, foretelling
 from ssdcli.generation.memories import SourceFinder, copy_limits, memories_of
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.row import Limits, Row, Transcript, Usage
-from ssdcli.generation.sampler_config import characters_of, impossible_sampler, longest, number_of, sampler_config
+from ssdcli.generation.sampler_config import characters_of, chosen_reverse, ends_under, longest, sampler_config
 from ssdcli.generation.types import DEFAULTS, Contribution, OptionChanges, Options, Piece, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ssdcli.engine.sampling.reverse import ReverseProcess
     from ssdcli.engine.steps import SamplerConfig
     from ssdcli.generation.loaded_model import Loaded
-    from ssdcli.generation.trace import WrittenBlock
+    from ssdcli.generation.trace import BlockTrace, WrittenBlock
 
 _TOGETHER = 8  # rows denoised at once, at most
 _NO_REPEAT = 8  # ends the circles of greedy texts, and costs no fact of the user's text (measured)
@@ -168,7 +168,7 @@ class Writer:
         their seeds if n grows.
         """
         first = from_rank_zero(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
-        limits = Limits(frozenset(self.ends), longest(options), options.stop)
+        limits = Limits(frozenset(ends_under(options, self.ends)), longest(options), options.stop)
         asked = [
             replace(request.under(options), id=place if request.id is None else request.id)
             for place, request in enumerate(requests)
@@ -234,7 +234,7 @@ class Writer:
         """Fill the next gap of every row that has one; yields a row's place and the text committed in it."""
         open_rows = {place: row for place, row in enumerate(rows) if not row.finished}
         judge, encoder = self._judge, self._encoder(options)
-        if options.candidates > 1 and judge is not None:
+        if options.candidates > 1 and judge is not None and not foretelling(self.members):
             for place in [place for place, row in open_rows.items() if encoder.behind(row.parts, row.filled)]:
                 yield place, self._fill_by_choice(open_rows.pop(place), judge, options)
         if open_rows:
@@ -287,25 +287,30 @@ class Writer:
         from ssdcli.generation.trace import BlockTrace
 
         ensemble, reverse = ensemble or self.ensemble, self._reverse(options)
-        config = self._config(self._encoder(options), rows, options)
-        config = replace(config, drafting=self._drafting(reverse, options))
-        config = replace(config, copies=copy_limits(self.members, prompts, options.max_copy))
-        by_token = reverse.from_left and config.device == "cpu"
-        ended = [row.ended for row in rows] if by_token else ()
+        ended = [row.ended for row in rows] if reverse.from_left and self._denoiser.device.type == "cpu" else ()
         watches = [None if row in rows[:place] else row.watch for place, row in enumerate(rows)]  # one fill of several
-        trace = BlockTrace(ensemble, self._process, options.explain, ended, watches)
+        likeliest = min(options.alternatives, self._process.vocabulary) if options.explain else None
+        trace = BlockTrace(ensemble, self._process, likeliest, ended, watches)
+        drafting, copies = self._drafting(reverse, options), copy_limits(self.members, prompts, options.max_copy)
+        config = replace(self._config(rows, options, trace), drafting=drafting, copies=copies)
         return trace.blocks(sample(ensemble, reverse, list(zip(*prompts, strict=True)), list(keys), config))
 
-    def _config(self, encoder: PromptEncoder, rows: Sequence[Row], options: Options) -> SamplerConfig:
+    def _config(self, rows: Sequence[Row], options: Options, trace: BlockTrace) -> SamplerConfig:
         """How the next gaps of these rows are sampled."""
+        encoder = self._encoder(options)
         options = replace(options, no_repeat=self.no_repeat(options))
-        config = sampler_config(self._denoiser, self.ends, options, self._guides)
+        config = sampler_config(self._denoiser, ends_under(options, self.ends), options, self._guides)
         gaps = [(row, len(row.filled)) for row in rows]
+
+        def over() -> list[bool]:
+            filled = [len(row.filled) > gap for row, gap in gaps]
+            return [a or b for a, b in zip(filled, trace.over, strict=True)] if trace.over else filled
+
         return replace(
             config,
             characters=self._characters,
             shared=tuple(encoder.shared(row.request, row.parts, row.filled) for row in rows),
-            over=lambda: [len(row.filled) > gap for row, gap in gaps],
+            over=over,
         )
 
     def _drafting(self, reverse: ReverseProcess, options: Options) -> Drafting | None:
@@ -324,20 +329,9 @@ class Writer:
 
     def _reverse(self, options: Options) -> ReverseProcess:
         """How canvases are denoised (UsageError if the options name a sampler that the process does not have)."""
-        from ssdcli.engine.sampling.reverse import Choice, reverse_process
-        from ssdcli.engine.sampling.stopping import EarlyStop
-
+        late = self.ends if self.late_ends else ()
         usual = None if self._judge is None else catalogue.from_left(self._process.name)
-        name, equals, number = (options.sampler or usual or "").partition("=")
-        try:
-            late = self.ends if self.late_ends else ()
-            choice = Choice(name or None, number_of(number) if equals else None, options.remask, late, self.ends)
-            own = reverse_process(self._process, choice)
-        except ValueError as error:
-            raise impossible_sampler(self._process.name, options, str(error)) from None
-        bound = options.early_stop
-        stop = own.stop if bound is None else EarlyStop(bound) if bound else None
-        chosen = replace(own, steps=own.steps if options.steps is None else options.steps, stop=stop)
+        chosen = chosen_reverse(self._process, options, usual, self.ends, late)
         self._check_order(chosen, options)
         return chosen
 
@@ -350,10 +344,7 @@ class Writer:
     @property
     def _judge(self) -> int | None:
         """The place of the first causal language model among the members, which chooses between fills of a gap."""
-        from ssdcli.engine.causal import CausalDenoiser
-
-        causal = (place for place, one in enumerate(self.members) if isinstance(one.model.denoiser, CausalDenoiser))
-        return next(causal, None)
+        return next(iter(causal_places(self.members)), None)
 
     def _check_order(self, reverse: ReverseProcess, options: Options) -> None:
         """UsageError if steps need more than one prediction at a level at which there is one alone."""
@@ -388,8 +379,8 @@ class Writer:
             steps=row.usage.steps,
             seconds=time.perf_counter() - started,
             flops_saved=row.usage.saved,
-            drafted=row.usage.drafted if self._judge is not None else None,
-            accepted=row.usage.accepted if self._judge is not None else None,
+            drafted=None if self._judge is None else row.usage.drafted,
+            accepted=None if self._judge is None else row.usage.accepted,
             plain=self._encoder(options).is_plain(row.request),
             warnings=row.warnings,
             explain=tuple(row.explained) if options.explain else None,

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -155,6 +155,12 @@ def plan(place: Place) -> PullPlan:
     return _planned(source, None if source.gguf is None else _header(source, source.gguf))
 
 
+def without_weights(place: Place) -> PullPlan:
+    """The same for a checkpoint whose weights are elsewhere: what it says of itself, and its tokenizer."""
+    source = find_source(place)
+    return _described(source, None if source.gguf is None else _header(source, source.gguf))
+
+
 def preview(place: Place) -> PullPlan:
     """The plan as far as a dry run tells it; of a GGUF file only the header is looked at, and less of it is checked."""
     source = find_source(place)
@@ -181,6 +187,13 @@ def preview(place: Place) -> PullPlan:
 
 def _planned(source: CheckpointSource, header: GgufHeader | None) -> PullPlan:
     """The plan for a source; header: of its GGUF file."""
+    plan = _described(source, header)
+    weights = (source.gguf,) if source.gguf else weight_files(source, _shards(plan.small), plan.family.pickles)
+    return replace(plan, weights=weights)
+
+
+def _described(source: CheckpointSource, header: GgufHeader | None) -> PullPlan:
+    """The plan but for its weights."""
     small = source.small() if header is None else small_files(header, _tensor_reader(source))
     if CONFIG not in small:
         lack = f"{source.title} has no {CONFIG}, so it is not a checkpoint of a model."
@@ -199,7 +212,7 @@ def _planned(source: CheckpointSource, header: GgufHeader | None) -> PullPlan:
         native=native,
         tokenizer=tokenizer,
         small=small,
-        weights=(source.gguf,) if source.gguf else weight_files(source, _shards(small), family.pickles),
+        weights=(),
         header=header,
     )
 
@@ -235,7 +248,8 @@ def pull(plan: PullPlan, name: str, registry: Registry, watch: Watch, overwrite:
         watch.converting()
         parameters = convert(list(paths.values()), folder, plan.family, plan.config, link=plan.source.links)
         _write_texts(plan, name, parameters, folder)
-        write_manifest(folder, _manifest(plan, name, parameters, _checked(plan, paths, folder)))
+        manifest = manifest_of(plan, name, plan.origin)
+        write_manifest(folder, replace(manifest, parameters=parameters, files=_checked(plan, paths, folder)))
     return registry.find(name)
 
 
@@ -313,6 +327,12 @@ def _write_texts(plan: PullPlan, name: str, parameters: int, folder: Path) -> No
     """Write everything in a core's folder except the weights and the manifest."""
     native = completed(plan.native) if is_packable(plan.native) else plan.native  # so that loading need not ask for it
     config = {**native, KEY: plan.spec.table()}
+    write_tokenizer(plan, config, folder)
+    (folder / "README.md").write_text(_card(plan, name, parameters), encoding="utf-8")
+
+
+def write_tokenizer(plan: PullPlan, config: Mapping[str, Any], folder: Path) -> None:
+    """Write a core's config.json, and the tokenizer and the template of a plan, in its folder."""
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / TOKENIZER).write_bytes(plan.tokenizer)
     if TOKENIZER_SETTINGS in plan.small:
@@ -320,7 +340,6 @@ def _write_texts(plan: PullPlan, name: str, parameters: int, folder: Path) -> No
     template = read_template(plan.small)
     if template is not None:
         (folder / TEMPLATE).write_text(template, encoding="utf-8")
-    (folder / "README.md").write_text(_card(plan, name, parameters), encoding="utf-8")
 
 
 def _card(plan: PullPlan, name: str, parameters: int) -> str:
@@ -340,7 +359,8 @@ def _card(plan: PullPlan, name: str, parameters: int) -> str:
     return pulled_card(name, f"{plan.family.title}, {in_parameters(parameters)} parameters", facts)
 
 
-def _manifest(plan: PullPlan, name: str, parameters: int, digests: dict[str, str]) -> Manifest:
+def manifest_of(plan: PullPlan, name: str, source: str) -> Manifest:
+    """What the registry keeps of a core that runs as a plan says, but for its size and its files."""
     from ssdcli.engine.process import make_process
 
     spec = plan.spec
@@ -352,9 +372,8 @@ def _manifest(plan: PullPlan, name: str, parameters: int, digests: dict[str, str
         architecture=plan.family.name,
         vocabulary=plan.vocabulary,
         tokenizer=tokenizer_fingerprint(plan.tokenizer),
-        parameters=parameters,
-        source=plan.origin,
+        parameters=0,
+        source=source,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        files=digests,
         versions=package_versions(),
     )

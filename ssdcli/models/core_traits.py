@@ -13,7 +13,9 @@ from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.models.core_config import read_config
 from ssdcli.models.core_spec import KEY
 from ssdcli.models.native_checkpoint import input_embeddings
-from ssdcli.registry.manifest import read_manifest
+from ssdcli.registry.manifest import REMOTE, read_manifest
+
+_DRAWN = 256  # dimensions of embeddings that are not known
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,14 @@ class CoreTraits:
 
 
 def read_core_traits(folder: Path) -> CoreTraits:
-    """The traits of a registered core, made here or pulled; SsdError if it cannot be read."""
+    """The traits of a registered core, made here or pulled; SsdError if it cannot be read.
+
+    The embeddings of a core on another machine are not known: they are drawn, and say nothing.
+    """
     config = read_config(folder)
+    if REMOTE in config:
+        drawn = torch.randn(read_manifest(folder).vocabulary, _DRAWN, generator=torch.Generator().manual_seed(0))
+        return CoreTraits(drawn, tuple(config[KEY]["suppressed"]))
     if KEY in config:
         rows = resized(input_embeddings(folder, config), read_manifest(folder).vocabulary)
         return CoreTraits(rows, tuple(config[KEY]["suppressed"]))

@@ -105,8 +105,11 @@ def export_model(entry: Entry, stream: BinaryIO) -> None:
     """Write a model's archive to a stream; SsdError when a file of it is not what the manifest lists.
 
     The files in OWN stay behind, and the archive's manifest does not list them. UsageError for a memory, which is
-    nothing but text.
+    nothing but text, and for a core on another machine, which is nothing but an address.
     """
+    if entry.manifest.is_remote:
+        problem = f"{entry.name!r} runs on another machine, and there is nothing of it here."
+        raise UsageError(problem, f"Pull it where it is wanted: 'ssd pull {entry.manifest.source}'.")
     if entry.manifest.kind == MEMORY:
         problem = f"{entry.name!r} is a memory, which holds the text itself and never leaves this machine."
         raise UsageError(problem, "Export a small model, or give away the text.")
@@ -214,6 +217,8 @@ def _parsed(text: bytes) -> Manifest:
         raise _Refused(error.problem.rstrip(".")) from error
     except (ValueError, OverflowError) as error:
         raise _Refused(f"its {FILE} cannot be read ({error})") from error
+    if manifest.is_remote:
+        raise _Refused(f"it is a core on another machine, {manifest.source}, to which text would be sent")
     return manifest
 
 

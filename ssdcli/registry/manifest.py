@@ -40,6 +40,7 @@ LATER = (
 )  # fields that earlier versions did not write
 ADAPTER = "adapter"  # a LoRA of a registered model, which it needs
 MEMORY = "memory"  # an index of text, without weights
+REMOTE = "remote"  # the architecture of a core on another machine
 HEAD = "head"  # drafts for a causal core, and predicts nothing
 KINDS = {  # with what a model of each kind is called
     "core": "a core",
@@ -255,6 +256,11 @@ class Manifest(ModelSpec):
     def tunes_core(self) -> bool:
         """Whether it is an adapter of a causal core, which predicts as a core does."""
         return self.kind == ADAPTER and self.attention == "autoregressive"
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is a core on another machine, which is asked for its predictions."""
+        return self.kind == "core" and self.architecture == REMOTE
 
     @property
     def origin(self) -> str | None:

@@ -52,7 +52,8 @@ def overview(entry: Entry, *, is_default: bool) -> Overview:
     """Describe a registered model; `is_default`: whether it is the core that is used when none is named."""
     model = entry.manifest
     figures = list(_figures(model))
-    size = [] if model.kind == MEMORY else [f"{in_parameters(model.parameters)} parameters"]
+    here = model.kind != MEMORY and not model.is_remote
+    size = [f"{in_parameters(model.parameters)} parameters"] * here
     return Overview(
         title=", ".join([_identity(model), *size, *["the default core"] * is_default]),
         origin=_origin(entry),
@@ -67,7 +68,7 @@ def overview(entry: Entry, *, is_default: bool) -> Overview:
 
 def _identity(model: Manifest) -> str:
     if model.kind == "core":
-        return f"{model.name}: a core"
+        return f"{model.name}: a core" + " on another machine" * model.is_remote
     if model.kind == ADAPTER:
         return f"{model.name}: an adapter to {model.base}"
     if model.kind == MEMORY:
@@ -80,6 +81,8 @@ def _identity(model: Manifest) -> str:
 def _origin(entry: Entry) -> str:
     """Where a model comes from, with the day on which it was made here."""
     model = entry.manifest
+    if model.is_remote:
+        return f"{model.source}, which sees the prompt and the text that is written; registered on {_day(model)}"
     if model.source is not None:
         where, _, revision = model.source.rpartition("@")
         commit = "" if revision.startswith("sha256:") else f"@{revision[:_COMMIT]}"  # of a file, a digest
@@ -146,6 +149,8 @@ def together(model: Manifest) -> str:
 
 
 def _unmeasured(model: Manifest) -> str:
+    if model.is_remote:
+        return "not measured: that would take sending the text there"
     return "not measured" if model.kind == HEAD else f"not measured yet; '{_evaluation(model)}' does"
 
 

@@ -107,7 +107,7 @@ class Answer:
             offsets.append(choice.offset)
             choice.offset += len(token.text)
         return {
-            "tokens": [token.text for token in tokens],
+            "tokens": [token.name for token in tokens],
             "token_logprobs": [token.log_p for token in tokens],
             "top_logprobs": [token.top or None for token in tokens] if self._ask.logprobs else None,
             "text_offset": offsets,

@@ -8,8 +8,9 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ssdcli.errors import NoSuchModel, OutOfMemory, SsdError, UsageError, require
+from ssdcli.generation.blend import Blend
 from ssdcli.generation.selection import EnsembleSpec
-from ssdcli.generation.types import Blend, OptionChanges, Options, Request
+from ssdcli.generation.types import OptionChanges, Options, Request
 from ssdcli.registry.store import Registry
 from ssdcli.serving.ensembles import named
 from ssdcli.text.messages import Message
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _LONGEST_ANSWER = 1024  # tokens of an answer whose length is not asked for; a completion's default is that of `Options`
 _MOST_ALTERNATIVES = 20
+_MOST_OF_COMPLETIONS = 1000  # for programs that go on with them
 _NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "remask", "early_stop")
 _PASSED = (*_NUMBERS, "n", "seed", "steps", "draft", "no_repeat", "max_copy", "sampler")
 _LABELS = ("user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
@@ -83,6 +85,7 @@ class Ask:
     stream: whether text is sent as it is written. usage: whether its end says how many tokens there were.
     echo: whether the prompt comes before the text.
     logprobs: how many alternatives to each token are wanted beside its log-probability; None for neither.
+    as_ids: whether tokens are named by their ids.
     """
 
     chat: bool
@@ -97,6 +100,7 @@ class Ask:
     usage: bool = False
     echo: bool = False
     logprobs: int | None = None
+    as_ids: bool = False
 
     @property
     def texts(self) -> int:
@@ -108,14 +112,22 @@ class Ask:
         return named(self.model, registry, self.members, Blend(self.rule, memory=self.memory), bool(self.context))
 
     def requests(self, writer: Writer) -> list[Request]:
-        """The prompts as the writer takes them, of ids their text (UsageError for one that the vocabulary lacks)."""
+        """The prompts as the writer takes them (UsageError for an id that the vocabulary lacks).
+
+        Ids are read as they are, or behind a private context as their text.
+        """
         if self.chat:
             return [Request(messages=messages, context=self.context) for messages in self.prompts]
         size = writer.members[0].model.denoiser.process.vocabulary
         ids = (id for prompt in self.prompts if not isinstance(prompt, str) for id in prompt)
         require(all(id < size for id in ids), f"a token id is not below {size}, the size of the vocabulary.")
-        texts = [prompt if isinstance(prompt, str) else writer.codec.decode(prompt) for prompt in self.prompts]
-        return [Request(text, self.context, plain=True) for text in texts]
+        return [self._continued(prompt, writer) for prompt in self.prompts]
+
+    def _continued(self, prompt: str | tuple[int, ...], writer: Writer) -> Request:
+        if isinstance(prompt, str) or self.context:
+            text = prompt if isinstance(prompt, str) else writer.codec.decode(prompt)
+            return Request(text, self.context, plain=True)
+        return Request(ids=prompt, plain=True)
 
 
 class _Body:
@@ -167,7 +179,8 @@ def read_ask(given: object, *, chat: bool) -> Ask:
         usage=stream_options.get("include_usage") is True,
         echo=not chat and body.take("echo", [bool], False),
         logprobs=logprobs,
-        options=_options(body, chat, explain=logprobs is not None),
+        as_ids=not chat and body.take("return_tokens_as_token_ids", [bool], False),
+        options=_options(body, chat, logprobs),
     )
     body.close()
     return ask
@@ -179,7 +192,7 @@ def _members(given: object) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(map(str, given if isinstance(given, list) else ()))
 
 
-def _options(body: _Body, chat: bool, *, explain: bool) -> Options:
+def _options(body: _Body, chat: bool, alternatives: int | None) -> Options:
     """The options that a body names; whatever it asks for, its values are checked by `Options`."""
     hints = get_type_hints(OptionChanges)
     taken = {name: body.take(name, [kind for kind in _kinds(hints[name]) if kind is not NoneType]) for name in _PASSED}
@@ -191,7 +204,14 @@ def _options(body: _Body, chat: bool, *, explain: bool) -> Options:
     if isinstance(stop, list) and not all(isinstance(one, str) for one in stop):
         raise Refused(400, "'stop' must be text or a list of texts.", param="stop")
     told = {name: value for name, value in taken.items() if value is not None}
-    return Options(**told, max_tokens=longest, stop=(stop,) if isinstance(stop, str) else tuple(stop), explain=explain)
+    return Options(
+        **told,
+        max_tokens=longest,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        explain=alternatives is not None,
+        alternatives=alternatives or 0,
+        endless=body.take("ignore_eos", [bool], False),
+    )
 
 
 def _kinds(hint: Any) -> Sequence[type]:
@@ -208,8 +228,9 @@ def _logprobs(body: _Body, chat: bool) -> int | None:
     else:
         count = body.take("logprobs", [int, bool])
         asked, count = count is not None and count is not False, int(count or 0)
-    if not 0 <= count <= _MOST_ALTERNATIVES:
-        raise Refused(400, f"at most {_MOST_ALTERNATIVES} alternatives are given.", param="logprobs")
+    most = _MOST_ALTERNATIVES if chat else _MOST_OF_COMPLETIONS
+    if not 0 <= count <= most:
+        raise Refused(400, f"at most {most} alternatives are given.", param="logprobs")
     return count if asked else None
 
 

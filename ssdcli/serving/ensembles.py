@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from ssdcli.errors import OutOfMemory, on_out_of_memory
+from ssdcli.generation.blend import Blend
 from ssdcli.generation.parts import read_members
 from ssdcli.generation.selection import EnsembleSpec, choose
-from ssdcli.generation.types import Blend
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.registry.manifest import MEMBERS
 from ssdcli.registry.names import NO_CORE

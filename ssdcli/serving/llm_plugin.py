@@ -10,7 +10,8 @@ import llm
 from pydantic import Field, create_model
 
 from ssdcli.errors import SsdError
-from ssdcli.generation.types import Blend, Options, Request
+from ssdcli.generation.blend import Blend
+from ssdcli.generation.types import Options, Request
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.options.declare import declared
 from ssdcli.registry.store import Registry

@@ -22,7 +22,8 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
 from ssdcli.errors import SsdError, UsageError, require
-from ssdcli.generation.types import Blend, Options, Request
+from ssdcli.generation.blend import Blend
+from ssdcli.generation.types import Options, Request
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.placement import AUTO, Placement
 from ssdcli.registry.manifest import CODE_LENGTH, DENOISING_LOSS, NELBO

@@ -17,7 +17,7 @@ from ssdcli.machine.placement import FREE, Placement
 from ssdcli.registry.store import Registry
 from ssdcli.serving.asking import Ask, Refused
 from ssdcli.serving.ensembles import Ensembles
-from ssdcli.serving.scoring import TokenScore, echoed, of_shares
+from ssdcli.serving.scoring import Spelling, TokenScore, echoed, of_shares
 
 if TYPE_CHECKING:
     from ssdcli.generation.row import Row
@@ -166,7 +166,7 @@ class Worker(threading.Thread):
         rows = list(writer.rows(ask.requests(writer), ask.options))
         if ask.echo:
             for place, prompt in enumerate(ask.prompts):
-                text, tokens, read = echoed(writer, prompt, ask.context, ask.logprobs)
+                text, tokens, read = echoed(Spelling(writer, ask.as_ids), prompt, ask.context, ask.logprobs)
                 for k in range(ask.options.n):
                     job.tell(Part(place * ask.options.n + k, text, tokens, read=read))
         return [_Text(job, index, row, writer) for index, row in enumerate(rows)]
@@ -200,7 +200,7 @@ class Worker(threading.Thread):
     def _tell(self, text: _Text, piece: Piece) -> None:
         row, ask, told = text.row, text.job.ask, text.begun
         text.begun, text.done = True, piece.result is not None
-        tokens = () if ask.logprobs is None else of_shares(row.explained)
+        tokens = () if ask.logprobs is None else of_shares(row.explained, Spelling(text.writer, ask.as_ids))
         row.explained.clear()
         if not told:
             self.counts["prompt_tokens"] += row.read

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -149,6 +150,19 @@ class Codec:
             word = self.decode([token]).strip().casefold()
             self._words[token] = word if any(map(str.isalnum, word)) else ""
         return self._words[token]
+
+    @cached_property
+    def _by_characters(self) -> dict[str, int | None]:
+        """The id that each token's characters name; None where several have them."""
+        found: dict[str, int | None] = {}
+        for token in range(self.tokenizer.get_vocab_size()):
+            text = self.tokenizer.decode([token], skip_special_tokens=False)
+            found[text] = None if text in found else token
+        return found
+
+    def named(self, characters: str) -> int | None:
+        """The token of these characters, if there is one alone."""
+        return self._by_characters.get(characters)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens skipped."""

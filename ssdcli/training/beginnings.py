@@ -153,6 +153,10 @@ def _entry(init: str, registry: Registry) -> Entry | None:
         raise UsageError(problem, f"Begin from its base '{entry.manifest.base}', or from another model.")
     if entry.manifest.kind == HEAD:
         raise UsageError(f"'{init}' is a draft head, which predicts no text.", "Begin from another model.")
+    if entry.manifest.is_remote:
+        raise UsageError(
+            f"'{init}' runs on another machine, and its weights are not here.", "Begin from another model."
+        )
     return entry
 
 

@@ -133,8 +133,8 @@ def _prepare(settings: TrainSettings, registry: Registry, workspace: Path) -> _J
     try:
         entry = find_core(settings, registry)
         require(
-            entry.manifest.attention == "autoregressive",
-            f"'{entry.name}' is no causal language model, whose next tokens could be drafted.",
+            entry.manifest.attention == "autoregressive" and not entry.manifest.is_remote,
+            f"'{entry.name}' is no causal language model on this machine, whose states could be read for drafts.",
             "Name another core with --for.",
         )
         same_weights(entry, workspace)

@@ -14,7 +14,7 @@ from ssdcli.data.split import SplitSettings
 from ssdcli.data.token_store import StoreInfo, StoreSettings, TokenStore, build_store
 from ssdcli.engine import catalogue
 from ssdcli.engine.process import Process, make_process
-from ssdcli.errors import UsageError
+from ssdcli.errors import UsageError, require
 from ssdcli.generation.loaded_model import Shared, open_model, process_of
 from ssdcli.generation.parts import is_causal
 from ssdcli.machine.hardware import has_fast_bf16, look
@@ -203,6 +203,11 @@ def reads_core(settings: TrainSettings, parent: Parent) -> bool:
     if settings.reads_core and not causal:
         problem = f"the core '{parent.entry.name}' is no causal language model, whose states could be read."
         raise UsageError(problem, "Omit --reads-core.")
+    if parent.entry.manifest.is_remote:
+        problem = f"the core '{parent.entry.name}' runs on another machine, which does not tell its states."
+        remedy = "Omit --reads-core, or train for a core of the same tokenizer on this machine."
+        require(not settings.reads_core, problem, remedy)
+        return False
     return causal and (settings.given_own_reading() is None if settings.reads_core is None else settings.reads_core)
 
 

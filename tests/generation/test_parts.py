@@ -10,9 +10,9 @@ from ssdcli.engine.ensemble.confidence import Confidence
 from ssdcli.engine.ensemble.gate import CONTEXT_GATE, joined
 from ssdcli.engine.ensemble.rules import GatedAverage
 from ssdcli.errors import NoSuchModel, UsageError
+from ssdcli.generation.blend import Blend
 from ssdcli.generation.parts import UNTUNED_MEMORY
 from ssdcli.generation.selection import EnsembleSpec, choose
-from ssdcli.generation.types import Blend
 from ssdcli.registry.store import Registry
 from tests.memories import CORE, GATES, OF_ALL, OF_MEMORY, OF_SMALL, add_notes
 from tests.pulled import add_causal

@@ -9,8 +9,8 @@ import pytest
 from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.engine.ensemble.schedules import Constant, Leaning, Piecewise, Sandwich, sharing
 from ssdcli.errors import UsageError
+from ssdcli.generation.blend import Blend
 from ssdcli.generation.schedule_parser import schedules
-from ssdcli.generation.types import Blend
 
 
 def shared(name: str, weight: float, role: Role) -> Member[None]:

@@ -29,7 +29,7 @@ CALL = {"model": "core", "prompt": "Dear", "max_tokens": 2}
         (CALL | {"n": 0}, 400, "n=0 must be at least 1"),
         (CALL | {"n": 10**9}, 400, "at most 64 texts"),
         (CALL | {"stop": [1]}, 400, "'stop' must be"),
-        (CALL | {"logprobs": 99}, 400, "at most 20"),
+        (CALL | {"logprobs": 9999}, 400, "at most 1000"),
         (CALL | {"logit_bias": {"5": 1}}, 400, "'logit_bias' is not supported"),
         (CALL | {"frequency_penalty": 0.5}, 400, "'frequency_penalty' is not supported"),
         (CALL | {"suffix": "Yours"}, 400, "'suffix' is not supported"),

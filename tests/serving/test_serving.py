@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
+import torch
 
 import ssdcli
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
@@ -223,6 +224,57 @@ def test_a_conversation_has_log_probabilities(family, server):
     assert [token.logprob for token in tokens] == [token.logprob for token in whole.logprobs.content]
     assert "".join(token.token for token in tokens) == whole.message.content
     assert all(math.exp(token.logprob) <= 1 and token.top_logprobs for token in tokens)
+
+
+def test_written_tokens_have_the_likeliest_ones_beside_them(family, server):
+    """Those that an echo has in the same places, by their characters or their ids; as many as there are."""
+    client, writer = server.client(), ssdcli.load("core")
+    given = {"model": "core", "max_tokens": 9, "seed": 8, "logprobs": 3, "prompt": SAID}
+    spelled = client.completions.create(**given).choices[0].logprobs
+    extra = {"return_tokens_as_token_ids": True}
+    by_id = client.completions.create(**given, extra_body=extra).choices[0].logprobs
+    assert by_id.token_logprobs == spelled.token_logprobs
+    ids = [int(name.removeprefix("token_id:")) for name in by_id.tokens]
+    text = [writer.members[0].model.format.opening, *writer.codec.encode(SAID), *ids]
+    given |= {"prompt": [text], "max_tokens": 0, "echo": True}
+    echoed = client.completions.create(**given, extra_body=extra).choices[0].logprobs
+    assert echoed.tokens == [f"token_id:{id}" for id in text]
+    for written, known in zip(by_id.top_logprobs, echoed.top_logprobs[-len(ids) :], strict=True):
+        assert written == pytest.approx(known, abs=1e-4)
+        assert 3 <= len(written) <= 4
+    every = client.completions.create(model="core", prompt=SAID, max_tokens=1, logprobs=1000, extra_body=extra)
+    assert sum(map(math.exp, every.choices[0].logprobs.top_logprobs[0].values())) == pytest.approx(1, abs=1e-5)
+
+
+def test_ids_are_read_as_they_are(family, server):
+    """Also those that no text would be encoded to, and without an opening of their own."""
+    client, extra = server.client(), {"return_tokens_as_token_ids": True}
+    odd = [72, 82, 81]  # single characters of a word that is one token
+    given = {"model": "core", "max_tokens": 1, "logprobs": 5, "extra_body": extra}
+    asked = {
+        "as they are": odd,
+        "text": client.completions.create(model="core", prompt=[odd], max_tokens=0, echo=True).choices[0].text,
+        "after the opening": [0, *odd],
+    }
+    answers = {how: client.completions.create(**given, prompt=prompt, seed=1) for how, prompt in asked.items()}
+    assert [answer.usage.prompt_tokens for answer in answers.values()][::2] == [3, 4]
+    states = ssdcli.load("core").members[0].model.denoiser
+    for ids, how in ((odd, "as they are"), ([0, *odd], "after the opening")):
+        predicted = states.log_p(states.states(torch.tensor([ids]))[0, -1]).topk(5)
+        told = answers[how].choices[0].logprobs.top_logprobs[0]
+        for id, log_p in zip(predicted.indices.tolist(), predicted.values.tolist(), strict=True):
+            assert told[f"token_id:{id}"] == pytest.approx(log_p, abs=1e-4)
+
+
+def test_an_end_of_text_may_be_written_over(family, server):
+    """As vLLM and others name it; otherwise it ends the text."""
+    client, given = server.client(), {"model": "core", "prompt": SAID, "max_tokens": 60, "temperature": 2.0}
+    ends = [client.completions.create(**given, seed=seed).choices[0].finish_reason for seed in range(12)]
+    seed = ends.index("stop")
+    extra = {"ignore_eos": True, "return_tokens_as_token_ids": True}
+    whole = client.completions.create(**given, seed=seed, logprobs=0, extra_body=extra).choices[0]
+    assert (whole.finish_reason, len(whole.logprobs.tokens)) == ("length", 60)
+    assert "token_id:0" in whole.logprobs.tokens
 
 
 def test_no_exact_log_probabilities_are_made_up(server):

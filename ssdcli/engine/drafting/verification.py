@@ -62,6 +62,10 @@ def write_block(
         if last:
             return canvas
         index += 1
+        if config.over is not None:
+            over = torch.tensor(config.over(), device=done.device)
+            canvas = torch.where(over[:, None] & (canvas == process.mask_id), config.ends[0], canvas)
+            done = done | over
 
 
 @dataclass(frozen=True)

@@ -88,17 +88,21 @@ class Explanation:
     ensemble: whose rule and members it is about.
     shares: (B, L, members) float32, see `shares`.
     p: the probability that the ensemble, guides included, gave the token: (B, L) float32.
+    top: log p of the likeliest tokens there, in falling order: (B, L, n) float32. top_ids: those tokens.
     """
 
     ensemble: Ensemble
     shares: Tensor
     p: Tensor
+    top: Tensor
+    top_ids: Tensor
 
     @classmethod
-    def empty(cls, ensemble: Ensemble, rows: int, length: int, device: torch.device | str = "cpu") -> Explanation:
-        """The attribution of a block in which nothing is decided yet."""
-        shares = torch.full((rows, length, len(ensemble.members)), math.nan, device=device)
-        return cls(ensemble, shares, torch.full((rows, length), math.nan, device=device))
+    def empty(cls, ensemble: Ensemble, tokens: Tensor, likeliest: int = 0) -> Explanation:
+        """The attribution of a block (B, L) in which nothing is decided yet; likeliest: n, the tokens kept of each."""
+        nothing = torch.full((*tokens.shape, len(ensemble.members)), math.nan, device=tokens.device)
+        ids = tokens.new_zeros(*tokens.shape, likeliest)
+        return cls(ensemble, nothing, nothing[..., 0], ids.float(), ids)
 
     def after(self, step: Step, tokens: Tensor) -> Explanation:
         """The attribution after another step of the block.
@@ -115,11 +119,17 @@ class Explanation:
         place = (step.first[:, None] + torch.arange(width, device=tokens.device)).clamp(max=tokens.shape[1] - 1)
         chosen = tokens.gather(1, place)
         owed = shares(self.ensemble, step.by_member, step.weights, chosen)
-        p = step.log_p.gather(-1, chosen[..., None])[..., 0].exp()
+        p = step.log_p.gather(-1, chosen[..., None]).exp()
+        top, top_ids = step.log_p.topk(self.top.shape[-1], dim=-1)
+
+        def latest(new: Tensor, before: Tensor) -> Tensor:
+            """What the step says at the places that it decided, (B, C, n) to (B, L, n)."""
+            return torch.where(decided[..., None], new.gather(1, column[..., None].expand(before.shape)), before)
+
         return replace(
             self,
-            shares=torch.where(
-                decided[..., None], owed.gather(1, column[..., None].expand(self.shares.shape)), self.shares
-            ),
-            p=torch.where(decided, p.gather(1, column), self.p),
+            shares=latest(owed, self.shares),
+            p=latest(p, self.p[..., None])[..., 0],
+            top=latest(top, self.top),
+            top_ids=latest(top_ids, self.top_ids),
         )

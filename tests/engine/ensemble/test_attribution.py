@@ -195,7 +195,7 @@ def explained(group: Ensemble, process: Process, **changes: Any) -> list[tuple[E
     steps = list(sample(group, how, prompts, [1, 2, 3], SamplerConfig(L, 3 * L, (-1,), Picker(), **changes)))
     blocks = []
     for _, of_block in itertools.groupby(steps, lambda step: step.block):
-        explanation, taken = Explanation.empty(group, 3, L), list(of_block)
+        explanation, taken = Explanation.empty(group, torch.zeros(3, L, dtype=torch.int64)), list(of_block)
         for step in taken:
             explanation = explanation.after(step, process.tokens(step.canvas))
         blocks.append((explanation, taken))
