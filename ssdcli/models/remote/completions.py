@@ -97,6 +97,6 @@ def _token(name: str, named: Named) -> int:
 def _guess(token: int, told: Sequence[tuple[int, float]]) -> Guess:
     """A place with those of its tokens that could be read; ValueError for what are no probabilities."""
     known = {id: float(log_p) if log_p > _NEVER else -math.inf for id, log_p in told if id >= 0}
-    if not sum(map(math.exp, known.values())) <= _CERTAIN:
-        raise ValueError("probabilities sum to more than one")
+    if told and not 0 < sum(map(math.exp, known.values())) <= _CERTAIN:
+        raise ValueError("these are no probabilities")
     return Guess(token, tuple(known), tuple(known.values()))
