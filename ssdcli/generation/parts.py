@@ -241,6 +241,13 @@ def fitted_confidence(parts: Sequence[EnsemblePart]) -> Confidence | None:
     return gate.confidence if isinstance(gate, AverageGate) else None
 
 
+def read_apart(parts: Sequence[EnsemblePart], registry: Registry, *, memory: bool) -> list[EnsemblePart]:
+    """The core as it reads the private context, and a memory: one of these parts that holds the user's text, too."""
+    read, *looked_up = find_parts([CONTEXT], registry, memory=memory)
+    known = parts[: len(looked_up)] or looked_up
+    return [read, *(replace(part, given=_LOOKED_UP) for part in known)]
+
+
 def _roles(parts: Sequence[EnsemblePart]) -> tuple[Literal["small", "memory"], ...]:
     return tuple(part.role for part in parts)
 

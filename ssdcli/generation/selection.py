@@ -29,6 +29,7 @@ from ssdcli.generation.parts import (
     is_causal,
     is_gated_by_default,
     is_remote,
+    read_apart,
     weights_of,
 )
 from ssdcli.generation.schedule_parser import schedules
@@ -177,8 +178,9 @@ def choose(
     parts = find_parts(members, registry, memory=has_memories)
     chosen, parts = in_place_of_core(_core(core, parts, registry), parts)
     if context and is_causal(chosen):
-        if not parts and blend.rule is None and blend.schedule is None and not is_remote(chosen):
-            parts = find_parts([CONTEXT], registry, memory=has_memories)
+        alone = all(part.joins_unasked for part in parts) and blend.rule is None and blend.schedule is None
+        if alone and not is_remote(chosen):
+            parts = read_apart(parts, registry, memory=has_memories)
         elif has_memories and all(part.role == "small" and part.name != CONTEXT for part in parts):
             parts.append(CONTEXT_MEMORY)
     parts = bound(parts, chosen)

@@ -61,6 +61,7 @@ def test_it_lowers_the_loss_and_takes_its_cores_place(tmp_path):
     core, small = trained.losses.sums[:, 0].sum(), trained.losses.sums[:, -1].sum()
     assert small < 0.8 * core
     assert names(None, ["tuned"]) == [("tuned", "core"), ("tuned:memory", "memory")]
+    assert names(None, ["tuned"], context=True) == [("context", "small"), ("tuned:memory", "memory")]
     result = load(None, ["tuned"]).generate("the boiler", max_tokens=8)
     assert result.core == "tuned"
     assert [one.name for one in result.members] == ["tuned", "tuned:memory"]
