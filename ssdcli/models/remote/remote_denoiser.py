@@ -182,9 +182,9 @@ def dense(guess: Guess, shares: Tensor, most: float = _MOST_LEFT) -> Tensor:
     others = float(torch.logsumexp(log_p, 0))
     if others > -math.inf:  # else all are told
         known = float(values.double().exp().sum())
-        left = min(max(1 - known, _LEAST), most)
+        left = min(max(1 - known, _LEAST), most) if known else 1.0
         log_p += math.log(left) - others
-        values += math.log((1 - left) / known) if left == most else 0.0
+        values += math.log((1 - left) / known) if known and left == most else 0.0
     log_p[told] = values
     return log_p
 
