@@ -39,12 +39,12 @@ def audit(flags: Mapping[str, object], name: Model, data: Data = None, as_json: 
     settings: AuditSettings = resolve(AuditSettings, flags, None)
     Registry().find(name)  # a typo is answered before torch is imported
     prepare_machine()
-    from ssdcli.evaluation.audit.audit import audit as run
-
     with (
         on_out_of_memory("Close other programs, or audit on a machine with more memory."),
         console.progress(name) as on_progress,
     ):
+        from ssdcli.evaluation.audit.audit import audit as run
+
         found = run(name, data or (), settings, on_progress)
     if as_json:
         console.write_json(found.to_json())

@@ -6,17 +6,20 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from io import TextIOWrapper
+from itertools import chain, islice
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_T = TypeVar("_T")
 
 SHEET = 80  # columns of what is written in headings and lines
 
@@ -153,16 +156,46 @@ def terminal() -> Console:
 
 @contextmanager
 def progress(subject: str = "") -> Iterator[Callable[[str, float], None]]:
-    """Show a progress bar if standard error is a terminal; yields a callback (task, share done)."""
+    """Show a progress bar if standard error is a terminal; yields a callback (task, share done), 0 if unknown."""
     from rich.progress import Progress
 
     with Progress(console=terminal(), transient=True) as bar:
-        task = bar.add_task(subject)
+        task = bar.add_task(f"{subject}: loading" if subject else "loading", total=None)
 
         def show(doing: str, share: float) -> None:
-            bar.update(task, description=f"{subject}: {doing}" if subject else doing, completed=share, total=1.0)
+            bar.tasks[0].total = 1.0 if share else None  # a bar without a total pulses
+            bar.update(task, description=f"{subject}: {doing}" if subject else doing, completed=share)
 
         yield show
+
+
+@contextmanager
+def waiting(doing: str) -> Iterator[None]:
+    """Say what a wait is for if standard error is a terminal; nothing is written to standard output meanwhile."""
+    if not is_lively():
+        yield
+        return
+    with terminal().status(doing):
+        yield
+
+
+def begun(items: Iterable[_T], doing: str) -> Iterator[_T]:
+    """Yield items, and say what the wait for the first one is for."""
+    iterator = iter(items)
+    with waiting(doing):
+        first = list(islice(iterator, 1))
+    yield from chain(first, iterator)
+
+
+def awaited(items: Iterable[_T], doing: str) -> Iterator[_T]:
+    """Yield items, and say what the wait for each of them is for."""
+    iterator = iter(items)
+    while True:
+        with waiting(doing):
+            item = list(islice(iterator, 1))
+        if not item:
+            return
+        yield from item
 
 
 def abandon_streams() -> None:

@@ -132,10 +132,9 @@ class Conversation:
         """Let these models answer; where none is named, the core stays."""
         core = models.core if models.core is not None or models.members else self._core
         spec = ensemble_of(replace(models, core=core), self._blend)
-        console.note(
-            ", ".join(f"{member.name} {member.weight:.2g}" for member in spec.members)
-        )  # loading takes a while
-        self._writer = self._ensembles.open(spec)
+        console.note(", ".join(f"{member.name} {member.weight:.2g}" for member in spec.members))
+        with console.waiting("loading"):
+            self._writer = self._ensembles.open(spec)
         self._models, self._core = models, spec.core
 
     def _answer(self, turns: tuple[Message, ...]) -> None:
@@ -154,7 +153,8 @@ class Conversation:
                 on_out_of_memory("Use smaller models, or begin anew."),
                 watching(writer, row, wanted=self._watch) as live,
             ):
-                for _, piece in writer.write([row], options):
+                pieces = writer.write([row], options)
+                for _, piece in pieces if live else console.begun(pieces, "writing"):
                     written, result = written + piece.text, piece.result
                     if not live:
                         console.write(painted(written, row.explained, writer.authors, shown), end="")

@@ -62,19 +62,19 @@ def run_demo(notebook: story.Notebook, minutes: float, *, as_json: bool) -> None
     began = time.monotonic()
     tell: Callable[[str], None] = _say_nothing if as_json else console.write
     tell(f"{notebook.title}. {notebook.description}\n")
-    with console.terminal().status("preparing the core"):
+    with console.waiting("preparing the core"):
         core = demo_core(Registry())
     tell(_core(core))
     settings = story.settings_for(notebook, minutes, core.entry.name)
     with stoppable() as stop, Screen(settings.name) as screen:
         trained = story.train(settings, screen.watcher(stop))
     tell(_training(trained))
-    with console.terminal().status("writing"):
+    with console.waiting("writing"):
         cast = story.open_cast(settings.core, settings.name)
         samples = story.write_all(cast, notebook.prompts)
     tell(_writers(cast))
     tell(_samples(cast, samples))
-    with console.terminal().status("measuring"):
+    with console.waiting("measuring"):
         lengths = story.predict(cast, notebook.heldout)
         answers = story.recall(cast, notebook.facts)
     if facts := _facts(cast, answers):

@@ -35,9 +35,10 @@ def doctor(core: For = None, as_json: AsJson = False) -> None:
         _write_outlook(registry, core, as_json=as_json)
         return
     prepare_machine()
-    from ssdcli.doctor.health import examine
+    with console.waiting("measuring"):
+        from ssdcli.doctor.health import examine
 
-    checkup = examine(registry)
+        checkup = examine(registry)
     if as_json:
         console.write_json(checkup.to_json())
     else:

@@ -93,9 +93,9 @@ def evaluate(
     spec = choose(core, small, context=bool(settings.context))  # a typo is answered before torch is imported
     _check(spec, data or [], plot, save=save)
     prepare_machine()
-    from ssdcli.evaluation.evaluate import evaluate as run
-
     with on_out_of_memory("Use smaller models, or a --dtype with fewer bits."), console.progress() as on_progress:
+        from ssdcli.evaluation.evaluate import evaluate as run
+
         found = run(data or (), core, small, settings, on_progress)
     _keep(found, plot, save=save)
     for remark in found.remarks:

@@ -103,7 +103,9 @@ def generate(
     if not models.context and any(isinstance(row, Request) and row.context for row in rows):
         spec = choose(models.core, read_members(models.members), blend=settings.blend, context=True)
     with on_out_of_memory(_remedy(spec)):
-        _write(spec.open(settings.placement), rows, settings, spec.confidence or Confidence())
+        with console.waiting("loading"):
+            writer = spec.open(settings.placement)
+        _write(writer, rows, settings, spec.confidence or Confidence())
 
 
 def ensemble_of(models: ModelFlags, blend: Blend) -> EnsembleSpec:
@@ -159,7 +161,7 @@ def _write(writer: Writer, rows: list[Request | OddRow], settings: GenerateSetti
         _write_results(writer.results(requests, options), settings, confidence)
         return
     try:
-        for piece in writer.stream(request.prompt, options, context=request.context):
+        for piece in console.begun(writer.stream(request.prompt, options, context=request.context), "writing"):
             if piece.text:
                 console.write(piece.text, end="")
             if piece.result is not None:
@@ -190,7 +192,7 @@ def _answers(writer: Writer, rows: list[Request | OddRow], options: Options) -> 
 def _write_results(results: Iterable[Result | OddRow], settings: GenerateSettings, confidence: Confidence) -> None:
     """Write each result; SsdError at the end if rows of a batch could not be answered."""
     odd = 0
-    for place, found in enumerate(results):
+    for place, found in enumerate(console.awaited(results, "writing")):
         result, sure = _with_confidence(found, settings, confidence)
         if isinstance(result, Result):
             tell(result, stats=settings.stats, prefix="" if settings.batch is None else f"{result.id}: ")

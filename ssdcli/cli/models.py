@@ -181,7 +181,8 @@ def verify(name: Model) -> None:
     from ssdcli.registry.archive import MEMORY_FILES, RECALL
 
     registry = Registry()
-    wrong = registry.verify(name)
+    with console.waiting("checking"):
+        wrong = registry.verify(name)
     if wrong:
         problem = f"{name!r} differs from its manifest in {counted(len(wrong), 'file')}: {', '.join(wrong)}."
         if set(wrong) <= {*MEMORY_FILES, RECALL}:
@@ -212,7 +213,8 @@ def export(
     if is_private and entry.manifest.kind not in (MEMORY, HEAD):  # of a memory no archive is written
         _warn_of_leaks(entry)
     if target != STREAM:
-        archive.export_to_file(entry, path, overwrite)
+        with console.waiting("writing"):
+            archive.export_to_file(entry, path, overwrite)
     else:
         archive.export_model(entry, sys.stdout.buffer)
     console.note(f"Exported {name!r}{' without its memory' * (entry.manifest.memory is not None)}.")
@@ -242,7 +244,7 @@ def import_(
     from ssdcli.registry import archive
 
     registry = Registry()
-    with _archive(file) as stream:
+    with _archive(file) as stream, console.waiting("reading"):
         source = "standard input" if file == STREAM else repr(file)
         entry = archive.import_model(registry, stream, source, name, overwrite)
     console.note(f"Imported {entry.name!r}.")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from ssdcli.cli import console
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
     from ssdcli.training.job import Watcher
     from ssdcli.training.trainer import Progress
 
@@ -41,6 +43,13 @@ def stoppable() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def pulse(bar: Bar, **shown: str) -> None:
+    """Show in a progress bar that something goes on, of which nobody knows how long it takes."""
+    (task,) = bar.tasks
+    task.total = None  # `update` knows no such change
+    bar.update(task.id, **shown)  # type: ignore[arg-type]
 
 
 class Screen:
@@ -83,13 +92,19 @@ class Screen:
         for line in report:
             (console.note if line.startswith("read") and "--me" not in line else console.warn)(line)
         console.note(what)
-        self._bar.update(self._task, description="training")
+        pulse(self._bar, description="preparing", facts="")
 
     def _reading(self, done: int, documents: int) -> None:
+        if done == documents:
+            pulse(self._bar, description="preparing", facts="")
+            return
         facts = f"{done:,} of {documents:,} documents"
         self._bar.update(self._task, description="the core reads", completed=done, total=documents, facts=facts)
 
     def _comparing(self, done: int, steps: int) -> None:
+        if done == steps:
+            pulse(self._bar, description="preparing", facts="")
+            return
         self._bar.update(self._task, description="learning what is alike", completed=done, total=steps, facts="")
 
     def _progress(self, progress: Progress) -> None:
@@ -100,4 +115,4 @@ class Screen:
         self._bar.update(self._task, description="training", completed=progress.step, total=progress.total, facts=facts)
 
     def _measuring(self) -> None:
-        self._bar.update(self._task, description="measuring", facts="")
+        pulse(self._bar, description="measuring", facts="")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssdcli.cli import console
+from ssdcli.cli.progress import pulse
 from ssdcli.errors import UsageError, require
 from ssdcli.machine.units import in_parameters, large
 from ssdcli.registry.names import check_name
@@ -89,7 +90,8 @@ def pull(
     given = name or default_name(place)
     if given:  # otherwise the GGUF file may say what the model is called
         check_name(given)
-    plan = pipeline.preview(place) if dry_run else pipeline.plan(place)
+    with console.waiting("reading"):
+        plan = pipeline.preview(place) if dry_run else pipeline.plan(place)
     name = check_name(given or plan.stated_name)
     for doubt in plan.doubts:
         console.warn(doubt)
@@ -156,7 +158,7 @@ def _bar(plan: PullPlan) -> Iterator[Watch]:
         task = bar.add_task("fetching", total=plan.weight_bytes)
         yield Watch(
             fetched=lambda count: bar.advance(task, count),
-            converting=lambda: bar.update(task, description=converting, total=None),
+            converting=lambda: pulse(bar, description=converting),
         )
 
 

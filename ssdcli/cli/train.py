@@ -67,11 +67,11 @@ def train_small(
         _show(resolve(TrainSettings, given, None if recipe is None else find_recipe(recipe)), as_json=json)
         return
     settings = from_rank_zero(lambda: _settings(given, recipe, resume=resume, overwrite=overwrite))
-    from ssdcli.training.draft_heads import train_head
-    from ssdcli.training.job import train_small as run
-
     remedy = "Choose a smaller --size or a smaller --batch-tokens."
     with on_out_of_memory(remedy), stoppable() as stop, Screen(settings.name) as screen:
+        from ssdcli.training.draft_heads import train_head
+        from ssdcli.training.job import train_small as run
+
         watcher = screen.watcher(stop)
         if settings.draft_head:
             found: TrainedHead | Trained = train_head(settings, watcher, overwrite=overwrite)
@@ -82,9 +82,10 @@ def train_small(
 
 def _show(settings: TrainSettings, *, as_json: bool) -> None:
     """Write what a training would read to standard output."""
-    from ssdcli.training.dry_run import dry_run
+    with console.waiting("reading"):
+        from ssdcli.training.dry_run import dry_run
 
-    found = dry_run(settings, Registry())
+        found = dry_run(settings, Registry())
     if as_json:
         console.write_json(found.to_json())
         return
@@ -127,18 +128,22 @@ def _remember(
     given: dict[str, object], update: str | None, recipe: str | None, *, overwrite: bool, as_json: bool
 ) -> None:
     """Make or update a memory, and tell what it holds."""
-    from ssdcli.training.remember import train_memory, update_memory
-
     if update is None:
         settings = resolve(TrainSettings, given, None if recipe is None else find_recipe(recipe))
-        found = train_memory(settings, overwrite=overwrite)
+        with console.waiting(f"reading for {settings.name}"):
+            from ssdcli.training.remember import train_memory
+
+            found = train_memory(settings, overwrite=overwrite)
     else:
         data = given.get("data", [])
         assert isinstance(data, list)
         require(bool(data), "no text is named.", "Name files or folders, or - for standard input.")
         own = {name: value for name, value in given.items() if name in _READING}
         reading = TrainSettings(**given_flags(TrainSettings, own)).reading if own else None  # type: ignore[arg-type]
-        found = update_memory(update, data, reading=reading)
+        with console.waiting(f"reading for {update}"):
+            from ssdcli.training.remember import update_memory
+
+            found = update_memory(update, data, reading=reading)
     for line in found.report:
         console.note(line)
     if as_json:

@@ -284,7 +284,7 @@ def test_an_answer_is_interrupted_in_a_real_terminal(tmp_path):
     with Screen(tmp_path, command) as screen:
         screen.wait_for(r"\n>$")
         screen.press("Dear", "Enter")
-        screen.wait_for(r"> Dear\n[\s\S]*\S")
+        screen.wait_for(r"> Dear\n(?!\S writing)[\s\S]*\S")
         screen.press("C-c")
         screen.wait_for(r"\nssd: interrupted\.\n>$")
         screen.press("/save talk.jsonl", "Enter")

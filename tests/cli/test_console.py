@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from functools import cache
 
 import pytest
+from rich.console import Console
 
 from ssdcli.cli import app, console
 from ssdcli.registry.store import Registry
+from tests.terminal import Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +56,46 @@ def test_the_terminal_obeys_no_color(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     console.configure(quiet=False, debug=False)
     assert console.terminal().no_color
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """A terminal for standard error: what was drawn on it."""
+    drawn = io.StringIO()
+    drawer = Console(file=drawn, force_terminal=True, width=40, legacy_windows=False)
+    monkeypatch.setattr(console, "is_lively", lambda: True)
+    monkeypatch.setattr(console, "terminal", cache(lambda: drawer))
+    return drawn
+
+
+def test_what_a_wait_is_for_is_told_where_somebody_watches(screen, capsys, monkeypatch):
+    with console.waiting("loading"):
+        pass
+    told = screen.getvalue()
+    assert "loading" in told
+    monkeypatch.setattr(console, "is_lively", lambda: False)
+    with console.waiting("loading"):
+        pass
+    assert screen.getvalue() == told
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("told", [console.begun, console.awaited])
+def test_between_the_waits_standard_output_gets_each_item(told, screen, capsys):
+    waited: list[bool] = []
+    for item in told(iter("abc"), "writing"):
+        waited.append("writing" in screen.getvalue())
+        screen.truncate(0)
+        console.write(item)
+    assert capsys.readouterr().out == "a\nb\nc\n"
+    assert waited == ([True, False, False] if told is console.begun else [True] * 3)
+
+
+def test_the_models_are_loaded_while_it_is_told(screen, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    assert app.main(["generate", "Dear", "--core", "starter", "--max-tokens", "2"]) == 0
+    assert "loading" in screen.getvalue()
+    assert capsys.readouterr().out.strip()
 
 
 def test_columns_of_a_table_are_aligned(capsys):

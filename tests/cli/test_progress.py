@@ -1,13 +1,16 @@
-"""How a training is stopped at a terminal."""
+"""How a training is watched and stopped at a terminal."""
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
-from ssdcli.cli.progress import stoppable
+from ssdcli.cli.progress import pulse, stoppable
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -31,3 +34,11 @@ def test_the_signals_are_handled_as_before_afterwards():
     with pytest.raises(ValueError), stoppable():  # noqa: PT011 - any error will do
         raise ValueError
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_bar_that_is_full_pulses_while_something_else_goes_on():
+    bar = Progress(console=Console(file=io.StringIO()))
+    bar.add_task("training", total=3, completed=3)
+    pulse(bar, description="measuring")
+    (task,) = bar.tasks
+    assert (task.description, task.total) == ("measuring", None)
