@@ -81,7 +81,8 @@ def pull(
 
     if source.startswith(("http://", "https://")):
         require(not dry_run, "there is nothing to fetch of a server's model.", "Omit --dry-run.")
-        served = _registered_remote(source, tokenizer, variable, name, overwrite)
+        with console.waiting("reading"):
+            served = _registered_remote(source, tokenizer, variable, name, overwrite)
         if as_json:
             console.write_json(_registered(served))
         return
