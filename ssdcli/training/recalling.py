@@ -67,6 +67,7 @@ def learn_recall(
     limit = _READING_TUNED if isinstance(prepared.model, TunedCore) else _READING
     effort = Effort(prepared.settings.seed, gone=lambda: (grant.clock() - began) / seconds, watch=watch)
     metric = learn_metric(_examples(states, rows, texts, core, effort.seed), core.taps, effort)
+    watch(effort.steps, effort.steps)
     parts = [rows[start : start + _PART] for start in range(0, len(rows), _PART)]
     found = [(places[part], metric(states.read(part)).bfloat16()) for part in parts]
     heldout, every = core_texts(prepared, "heldout"), range(len(store.heldout_documents))

@@ -22,6 +22,7 @@ from ssdcli.training import recalling
 from ssdcli.training.core_states import Passage, read_passages
 from ssdcli.training.job import Watcher, train_small
 from ssdcli.training.memory_text import memory_of, places_in
+from ssdcli.training.metric_learning import STEPS
 from ssdcli.training.prepare import prepare
 from ssdcli.training.remember import update_memory
 from ssdcli.training.settings import TrainSettings
@@ -174,5 +175,7 @@ def test_a_training_that_is_stopped_while_it_learns_goes_on_later(notes: Path) -
     with pytest.raises(Interrupted):
         train_small(settings(notes), watcher)
     assert taken == [0, 1, 2, 3]
-    train_small(settings(notes))
+    told: list[tuple[int, int]] = []
+    train_small(settings(notes), Watcher(on_comparing=lambda step, steps: told.append((step, steps))))
+    assert told[-1] == (STEPS, STEPS)  # and the texts that were held out are read
     assert held().recall is not None
