@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ssdcli.generation.trace import Glimpse
     from ssdcli.generation.writer import Writer
 
-WATCH: bool = option(False, "Show the text while it is denoised, if standard error is a terminal.", common=True)
+WATCH: bool = option(False, "Show the text while it is denoised, if standard error is a terminal.")
 NOISE = "░"  # stands for a position whose token is not decided
 
 Part = tuple[str, int | None]  # a piece of text, and the place of the member that it owes most to, if that is known
