@@ -127,7 +127,15 @@ class PromptEncoder:
         return PromptParts.continued(last.content) if continues else PromptParts(last.content)
 
     def prompts(self, request: Request, parts: PromptParts, filled: Sequence[str]) -> tuple[Prompt, ...]:
-        """Each member's prompt for the next gap: the conversation and the text so far, and what follows the gap."""
+        """Each member's prompt for the next gap: the conversation and the text so far, and what follows the gap.
+
+        UsageError for a private context that takes too long to index.
+        """
+        require(
+            len(request.context) <= _LONGEST_CONTEXT,
+            f"a private context of {large(len(request.context))} characters is too much to index before each answer.",
+            "Make a memory of it once, with 'ssd train-small FILE --memory-only --name NAME', and pass --with NAME.",
+        )
         turns, after = self._around(request, parts, filled)
         forms = [self._format(member, request) for member in self.members]
         return tuple(
@@ -154,12 +162,7 @@ class PromptEncoder:
         return len(self.codec.encode(text))
 
     def _looked_up(self, context: str) -> tuple[int, ...]:
-        """The ids of a private context that is indexed (UsageError for one that takes too long)."""
-        require(
-            len(context) <= _LONGEST_CONTEXT,
-            f"a private context of {large(len(context))} characters is too much to index before each answer.",
-            "Make a memory of it once, with 'ssd train-small FILE --memory-only --name NAME', and pass --with NAME.",
-        )
+        """The ids of a private context that is indexed."""
         return tuple(self.codec.encode(context)) if context else ()
 
     def shared(self, request: Request, parts: PromptParts, filled: Sequence[str]) -> Prompt:

@@ -147,8 +147,9 @@ def test_each_row_of_a_batch_looks_up_its_own_context() -> None:
     assert [one.text[:5] for one in both] == [" is d", " stai"]
 
 
-def test_a_context_that_takes_too_long_to_index_is_refused() -> None:
-    writer = choose(CORE, {"context:memory": 0.5}, context=True).open()
+@pytest.mark.parametrize("member", ["context", "context:memory"])
+def test_a_context_that_takes_too_long_to_index_is_refused(member: str) -> None:
+    writer = choose(CORE, {member: 0.5}, context=True).open()
     with pytest.raises(UsageError, match="is too much to index before each answer") as caught:
         writer.generate("The boiler", OPTIONS, context="word " * 2_000_000)
     assert "--memory-only" in str(caught.value)
