@@ -17,7 +17,8 @@ _K1, _B = 1.5, 0.75
 _WORD = re.compile(r"\w+")
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _BREAK = re.compile(r"(?<=[.!?])\s+|\n")
-_LONGEST = 600  # characters of a passage, unless one sentence is longer
+_LONGEST = 600  # characters of a passage
+_PIECE = re.compile(rf".{{1,{_LONGEST}}}(?!\S)|.{{1,{_LONGEST}}}")  # up to a space, if there is one
 
 
 class Bm25:
@@ -75,10 +76,10 @@ def _words(text: str) -> list[str]:
 
 
 def _passages(text: str) -> Iterator[str]:
-    """The paragraphs of a text; long ones in pieces that end with a sentence or a line."""
+    """The paragraphs of a text; long ones in pieces that end with a sentence, a line, or at least a word."""
     for paragraph in _PARAGRAPH.split(text):
         piece = ""
-        for sentence in _BREAK.split(paragraph.strip()):
+        for sentence in (part.strip() for line in _BREAK.split(paragraph.strip()) for part in _PIECE.findall(line)):
             if piece and len(piece) + len(sentence) > _LONGEST:
                 yield piece
                 piece = ""

@@ -33,6 +33,13 @@ def test_long_paragraphs_are_cut_at_sentences() -> None:
     assert 60 < words(found) <= 120
 
 
+def test_a_long_text_without_sentences_is_cut_all_the_same() -> None:
+    text = " ".join(f"word {number}" for number in range(2000))
+    assert words(most_relevant(text, "1234", words, 120)) <= 120
+    assert "1234" in most_relevant(text, "1234", words, 120)
+    assert len(most_relevant("a" * 5000, "b", len, 1500)) == 1202
+
+
 def test_rare_terms_count_more_than_frequent_ones() -> None:
     ranking = Bm25([["a", "b"], ["a", "a", "a"], ["c", "a"], ["a"]])
     assert ranking.ranked(["c", "a"])[0] == 2
