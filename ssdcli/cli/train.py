@@ -195,7 +195,8 @@ def _tell(trained: Trained | TrainedHead, *, as_json: bool) -> None:
         console.note(f"Now try: ssd generate --core {model.name} {shlex.quote('Once upon a time')}")
         return
     best = "not measured, for lack of time or of held-out texts" if model.weight is None else f"{model.weight:g}"
-    console.write(f"best weight beside {model.core}: {best}")
+    place = f"writes in the place of {model.core} unless a weight is named; " if model.tunes_core else ""
+    console.write(f"{place}best weight beside {model.core}: {best}")
     if gate_of(model.joint_gates, PUBLIC_GATE.members) == PUBLIC_GATE:
         console.write("the memory joins by a gate of other people's notes: too little of this text was left to fit one")
     console.note(f"Now try: ssd generate {shlex.quote('Dear')} --with {model.name}")

@@ -210,6 +210,14 @@ def test_the_step_whose_weights_were_kept_is_told():
     assert any(text.startswith("kept ") for text in page.of("text"))
 
 
+@pytest.mark.parametrize(
+    ("points", "told"), [(2, "went from 7.0"), (1, "was measured once: 7.0"), (0, "was not measured")]
+)
+def test_the_held_out_loss_is_told_as_often_as_it_was_measured(points, told):
+    history = [{"step": 1, "loss": 8.0}, *[{"step": 2, "loss": 7.5, "heldout": 7.0}] * points]
+    assert f"The held-out loss {told}" in Page(report(replace(DESCRIPTION, history=history))).text
+
+
 def test_losses_that_are_not_numbers_are_told_so():
     page = Page(report(BAD))
     assert "infinite" in page.of("td")
