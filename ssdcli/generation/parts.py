@@ -73,10 +73,15 @@ def read_members(given: Sequence[str]) -> dict[str, float | None]:
 
 
 def find_parts(members: SmallModels, registry: Registry, *, memory: bool) -> list[EnsemblePart]:
-    """The parts of these models; memory: whether memories join that are not named (NoSuchModel, UsageError)."""
+    """The parts of these models, each model's weights before its memory, in whatever order they are named.
+
+    memory: whether memories join that are not named. NoSuchModel, UsageError.
+    """
     pairs = _pairs(members)
     named = {name for name, _ in pairs}
     parts = [part for name, weight in pairs for part in _parts(name, weight, registry)]
+    owners = list(dict.fromkeys(part.name.removesuffix(OF_MEMORY) for part in parts))
+    parts.sort(key=lambda part: (owners.index(part.name.removesuffix(OF_MEMORY)), part.role == "memory"))
     return [part for part in parts if not part.joins_unasked or (memory and part.name not in named)]
 
 

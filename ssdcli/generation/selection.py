@@ -322,10 +322,11 @@ def _core(name: str | None, parts: Sequence[EnsemblePart], registry: Registry) -
     try:
         return registry.find(made_for)
     except NoSuchModel:
-        raise NoSuchModel(
-            f"{small[0].name!r} was made for {made_for!r}, and there is no model of this name.",
-            f"Name another core with --core, or --core {NO_CORE}.",
-        ) from None
+        remedy = f"Name another core with --core, or --core {NO_CORE}."
+        if parts[0].role == "small" and small[0].manifest.origin == made_for:
+            remedy = f"Pull or import it again: {small[0].name!r} cannot run without it."
+        problem = f"{small[0].name!r} was made for {made_for!r}, and there is no model of this name."
+        raise NoSuchModel(problem, remedy) from None
 
 
 def _rest(names: Sequence[str], weights: Sequence[float]) -> float:

@@ -38,6 +38,11 @@ def test_a_small_model_brings_its_memory_and_a_gate_that_won_weighs_them() -> No
     assert isinstance(spec.rule, GatedAverage)
 
 
+def test_the_order_of_a_model_and_its_memory_does_not_matter() -> None:
+    add_notes()
+    assert choose(None, ["notes:memory", "notes"]) == choose(None, ["notes", "notes:memory"])
+
+
 def test_without_its_memory_the_gate_of_the_small_model_alone_weighs_it() -> None:
     add_notes()
     spec = choose(None, ["notes"], blend=Blend(memory=False))

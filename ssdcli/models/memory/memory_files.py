@@ -161,7 +161,7 @@ def _misfit(index: Index, texts: int, vocabulary: int) -> str | None:
 def _unusable(name: str, problem: str) -> SsdError:
     return SsdError(
         f"the memory of {name!r} cannot be used: {problem}.",
-        f"Build it again with 'ssd train-small DATA --update {name}', or pass --no-memory.",
+        f"Build it again with 'ssd train-small DATA --update {name}', or leave it out.",
     )
 
 
