@@ -163,7 +163,7 @@ def test_a_gap_is_filled_from_both_sides() -> None:
 
 def test_a_damaged_memory_is_refused_before_anything_is_written_unless_it_is_left_out() -> None:
     (Registry().find("notes").folder / MEMORY_FILES[1]).write_bytes(b"")
-    with pytest.raises(SsdError, match="pass --no-memory"):
+    with pytest.raises(SsdError, match="or leave it out"):
         load(None, ["notes"])
     assert load(None, ["notes"], blend=Blend(memory=False)).generate("Dear", OPTIONS).text
 

@@ -124,7 +124,7 @@ def test_a_core_that_was_replaced_ends_a_training_on_its_states(tmp_path, reads)
 
 def test_what_cannot_be_is_refused(tmp_path):
     add_tiny("diffusion", 3)
-    with pytest.raises(UsageError, match="no causal language model, whose next tokens could be drafted"):
+    with pytest.raises(UsageError, match="no causal language model on this machine"):
         train_head(settings_of(tmp_path, core="diffusion"))
     assert not (Registry().home / "training" / "head").exists()
     with pytest.raises(UsageError, match="a draft head drafts for a core"):
