@@ -176,7 +176,9 @@ def choose(
     guides = tuple(GuideSpec.parse(text) for text in blend.guides)
     has_memories = blend.memory and "base" not in blend.needs
     parts = find_parts(members, registry, memory=has_memories)
-    chosen, parts = in_place_of_core(_core(core, parts, registry), parts)
+    chosen = _core(core, parts, registry)
+    if "base" not in blend.needs:
+        chosen, parts = in_place_of_core(chosen, parts)
     if context and is_causal(chosen):
         alone = all(part.joins_unasked for part in parts) and blend.rule is None and blend.schedule is None
         if alone and not is_remote(chosen):

@@ -67,7 +67,7 @@ def describe(
 
 def _read_by_core(prepared: Prepared) -> list[str]:
     """What to say of a text of which the core could only read a part in its time."""
-    states, documents = CoreStates.open(prepared.workspace), len(prepared.store.train_documents)
+    states, documents = CoreStates.open(prepared.read_folder), len(prepared.store.train_documents)
     if states is None or states.documents == documents:
         return []
     return [f"the core had time to read {states.documents:,} of {counted(documents, 'document')}, drawn at random"]

@@ -227,9 +227,9 @@ def _read_core(prepared: Prepared, watcher: Watcher, grant: Grant, until: float)
         return grant.spent(until)
 
     with rank_zero_first():
-        kept = CoreStates.open(prepared.workspace)
+        kept = CoreStates.open(prepared.read_folder)
         core, batches = model.core, core_texts(prepared, "train").batches()
-        return kept or CoreStates.write(prepared.workspace, core, batches, stops)
+        return kept or CoreStates.write(prepared.read_folder, core, batches, stops)
 
 
 def _memory(prepared: Prepared, states: CoreStates | None, watcher: Watcher, grant: Grant) -> Memory | None:

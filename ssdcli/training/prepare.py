@@ -36,6 +36,7 @@ from ssdcli.text.tokenizer import MASK, PAD, load_tokenizer, special_id, train_t
 from ssdcli.training.active_tokens import divide
 from ssdcli.training.beginnings import Beginning, Fit, SmallModel, new_adapter, open_beginning, same_weights
 from ssdcli.training.build import build, build_reader, settled_adapter, settled_reader, shape
+from ssdcli.training.checkpoints import latest_checkpoint
 from ssdcli.training.choices import choose_preset, settled
 from ssdcli.training.core_states import SAMPLE
 from ssdcli.training.settings import DEFAULT_BLOCK, TrainSettings
@@ -93,6 +94,12 @@ class Prepared:
         if isinstance(self.model, TunedCore):
             return min(self.settings.context or _WINDOW, self.model.config.context)
         return SAMPLE if isinstance(self.model, SideNetwork) else self.model.config.context
+
+    @property
+    def read_folder(self) -> Path:
+        """Where the core's states are kept: of one that is trained in its last checkpoint, which steps replace."""
+        checkpoint = latest_checkpoint(self.workspace) if isinstance(self.model, TunedCore) else None
+        return checkpoint or self.workspace
 
     @property
     def predicts_next(self) -> bool:

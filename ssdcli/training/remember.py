@@ -133,6 +133,8 @@ def update_memory(
 def _gates(entry: Entry) -> tuple[dict[str, Any], ...]:
     """A model's gates, and beside a causal core those of a memory that it did not have before."""
     known = entry.manifest.joint_gates
+    if entry.manifest.tunes_core:
+        return entry.manifest.gates or (asdict(PUBLIC_GATE),)
     return tuple(map(asdict, with_memory(known))) if known and entry.manifest.kind != MEMORY else entry.manifest.gates
 
 

@@ -17,6 +17,7 @@ from ssdcli.errors import Interrupted, UsageError
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import alone
 from ssdcli.evaluation.scored_text import ScoredText
+from ssdcli.generation.blend import Blend
 from ssdcli.generation.loaded_model import open_model
 from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.lora import WEIGHTS
@@ -24,7 +25,7 @@ from ssdcli.models.memory.recall_denoiser import RecallDenoiser
 from ssdcli.registry.store import Registry
 from ssdcli.training.assessment import measured_texts
 from ssdcli.training.causal_objective import Borders, CausalObjective
-from ssdcli.training.job import train_small
+from ssdcli.training.job import Watcher, train_small
 from ssdcli.training.prepare import prepare
 from ssdcli.training.remember import update_memory
 from ssdcli.training.settings import TrainSettings
@@ -103,6 +104,22 @@ def test_its_memory_recalls_by_its_own_states_and_keeps_doing_so(tmp_path):
     assert not isinstance(apart.model.denoiser, RecallDenoiser)
 
 
+def test_a_memory_that_it_gets_later_joins_it_and_changes_no_other_gate(tmp_path):
+    settings = settings_of(tmp_path, memory=False)
+    train_small(settings)
+    assert names(None, ["tuned"]) == [("tuned", "core")]
+    for _ in range(2):
+        update_memory("tuned", settings.data)
+        assert names(None, ["tuned"]) == [("tuned", "core"), ("tuned:memory", "memory")]
+        assert [gate.members for gate in Registry().find("tuned").manifest.joint_gates] == [("core", "memory")]
+
+
+def test_contrast_compares_it_with_its_core(tmp_path):
+    train_small(settings_of(tmp_path))
+    found = names(None, ["tuned"], blend=Blend(rule="contrast"))
+    assert found == [("core", "core"), ("tuned", "small"), ("core, base of tuned", "base")]
+
+
 def test_untrained_it_is_its_core(tmp_path):
     prepared = prepare(settings_of(tmp_path), Registry())
     assert isinstance(prepared.model, TunedCore)
@@ -146,6 +163,30 @@ def test_a_resumed_training_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
     resumed = run(replace(settings, name="cut"), Registry().home)
     assert resumed.steps == [4, 5, 6]
     assert resumed.state["model.safetensors"] == whole.state["model.safetensors"]
+
+
+def test_resumed_with_more_steps_it_reads_the_text_again(tmp_path):
+    """What it made of the text before those steps is kept only where none are taken."""
+    stops = []
+
+    def read(steps, *, stop):
+        seen = []
+        watcher = Watcher(
+            on_reading=lambda done, _: seen.append(done),
+            on_comparing=lambda *_: stops.append(stop),
+            wants_stop=lambda: any(stops),
+        )
+        stops.clear()
+        if stop:
+            with pytest.raises(Interrupted):
+                train_small(settings_of(tmp_path, steps=steps), watcher)
+        else:
+            train_small(settings_of(tmp_path, steps=steps), watcher)
+        return bool(seen)
+
+    assert read(4, stop=True)
+    assert not read(4, stop=True)
+    assert read(6, stop=False)
 
 
 def test_what_cannot_be_is_refused(tmp_path):
