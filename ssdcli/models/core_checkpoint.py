@@ -56,10 +56,10 @@ def packing_for(allocation: Allocation, hardware: Hardware) -> Packing:
 
 def _packed(folder: Path, spec: CoreSpec, packing: Packing, adapter: Path | None) -> PackedCausalBackbone:
     """Read a core's tensors, add what an adapter adds to them, and pack them, one after the other."""
-    added = None if adapter is None else AdapterWeights.read(adapter)
     with ExitStack() as stack:
         files = [stack.enter_context(safe_open(path, "pt")) for path in weight_files(folder)]
         places = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+        added = None if adapter is None else AdapterWeights.read(adapter, places)
 
         def read(name: str) -> Tensor | None:
             tensor = places[name].get_tensor(name) if name in places else None

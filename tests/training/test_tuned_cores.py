@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ssdcli.api import choose, load
 from ssdcli.data.windows import Corpus, Windows, WindowShape
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
-from ssdcli.errors import Interrupted, UsageError
+from ssdcli.errors import Interrupted, SsdError, UsageError
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import alone
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.blend import Blend
 from ssdcli.generation.loaded_model import open_model
+from ssdcli.machine.placement import Placement
 from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.lora import WEIGHTS
 from ssdcli.models.memory.recall_denoiser import RecallDenoiser
@@ -112,6 +114,16 @@ def test_a_memory_that_it_gets_later_joins_it_and_changes_no_other_gate(tmp_path
         update_memory("tuned", settings.data)
         assert names(None, ["tuned"]) == [("tuned", "core"), ("tuned:memory", "memory")]
         assert [gate.members for gate in Registry().find("tuned").manifest.joint_gates] == [("core", "memory")]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float32"])
+def test_an_adapter_of_other_layers_is_refused(tmp_path, dtype):
+    train_small(settings_of(tmp_path))
+    path = Registry().find("tuned").folder / WEIGHTS
+    moved = {name.replace("layers.0", "layers.9"): value for name, value in load_file(path).items()}
+    save_file(moved, path)
+    with pytest.raises(SsdError, match="tuned cannot be read: its base has other layers"):
+        load(None, ["tuned"], placement=Placement(dtype=dtype))
 
 
 def test_contrast_compares_it_with_its_core(tmp_path):
