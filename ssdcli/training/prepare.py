@@ -16,7 +16,7 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.process import Process, make_process
 from ssdcli.errors import UsageError, require
 from ssdcli.generation.loaded_model import Shared, open_model, process_of
-from ssdcli.generation.parts import is_causal
+from ssdcli.generation.parts import is_causal, is_remote
 from ssdcli.machine.hardware import has_fast_bf16, look
 from ssdcli.machine.placement import Placement
 from ssdcli.machine.units import in_parameters
@@ -165,8 +165,7 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     workspace = registry.workspace(settings.name)
     parent = _parent(settings, registry)
     settings = replace(settings, block_size=_block_size(settings, parent))
-    if settings.lora is not None and settings.init is None and not is_causal(None if parent is None else parent.entry):
-        raise UsageError("--lora was given, but --init was not.", "Name what to begin from with --init.")
+    _check_tunable(settings, parent)
     _check_base(settings, registry, parent)
     teacher = _teacher(settings, registry, parent)
     tokenizer = _tokenizer(settings, workspace, parent)
@@ -255,6 +254,15 @@ def _from_scratch(
     division = None if traits is None else divide(traits, store.train)
     config = shape(settings, preset, process, traits, never, division)
     return build(config, traits, division, settings.seed)
+
+
+def _check_tunable(settings: TrainSettings, parent: Parent | None) -> None:
+    """Raise UsageError for an adapter without a beginning whose core is no causal model on this machine."""
+    core = None if parent is None else parent.entry
+    if settings.lora is None or settings.init is not None or (is_causal(core) and not is_remote(core)):
+        return
+    remedy = "Name what to begin from with --init, or a causal core that is on this machine with --for."
+    raise UsageError("--lora was given, but --init was not.", remedy)
 
 
 def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
