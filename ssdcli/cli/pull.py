@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssdcli.cli import console
+from ssdcli.cli.completion import core_names
 from ssdcli.cli.progress import pulse
 from ssdcli.errors import UsageError, require
 from ssdcli.machine.units import in_parameters, large
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ssdcli.hub.pull import PullPlan, Watch
     from ssdcli.machine.placement import Need
 
-Place = Annotated[
+Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
@@ -55,6 +56,15 @@ Variable = Annotated[
     str,
     typer.Option("--token-variable", metavar="NAME", help="The environment variable that holds a server's token."),
 ]
+For = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="CORE",
+        autocompletion=core_names,
+        help="For a DFlash drafter: the registered core that it was published for, which it makes faster.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
@@ -64,29 +74,42 @@ def register(app: typer.Typer) -> None:
 
 
 def pull(
-    source: Place,
+    source: Source,
     name: As = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     tokenizer: TokenizerOf = None,
     variable: Variable = "SSD_CORE_TOKEN",
+    core: For = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a core: a checkpoint from the Hugging Face hub, a folder or a GGUF file, or a server's model."""
+    """Register a core: a checkpoint from the Hugging Face hub, a folder or a GGUF file, or a server's model.
+
+    With --for a DFlash drafter, which makes a core faster.
+    """
     # Read when huggingface_hub is imported: its warnings would mix with ours, and nothing may be sent anywhere.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    from ssdcli.hub import pull as pipeline
-    from ssdcli.hub.source import default_name, parse_source
-
     if source.startswith(("http://", "https://")):
         require(not dry_run, "there is nothing to fetch of a server's model.", "Omit --dry-run.")
         with console.waiting("reading"):
-            served = _registered_remote(source, tokenizer, variable, name, overwrite)
-        if as_json:
-            console.write_json(_registered(served))
-        return
-    require(tokenizer is None, "--tokenizer is for a model that a server runs.", "Omit it.")
+            entry: Entry | None = _registered_remote(source, tokenizer, variable, name, overwrite)
+    else:
+        require(tokenizer is None, "--tokenizer is for a model that a server runs.", "Omit it.")
+        if core is not None:
+            require(not dry_run, "a drafter is fetched whole.", "Omit --dry-run.")
+            entry = _registered_drafter(source, core, name, overwrite)
+        else:
+            entry = _registered_core(source, name, overwrite, dry_run=dry_run, as_json=as_json)
+    if as_json and entry is not None:
+        console.write_json(_registered(entry))
+
+
+def _registered_core(source: str, name: str | None, overwrite: bool, *, dry_run: bool, as_json: bool) -> Entry | None:
+    """Register a core, or write what a pull would do."""
+    from ssdcli.hub import pull as pipeline
+    from ssdcli.hub.source import default_name, parse_source
+
     place = parse_source(source)
     given = name or default_name(place)
     if given:  # otherwise the GGUF file may say what the model is called
@@ -98,23 +121,21 @@ def pull(
         console.warn(doubt)
     if dry_run:
         _write_facts(_facts(plan, name), as_json=as_json)
-        return
+        return None
     registry = Registry()
     entry = None if overwrite else pipeline.registered(plan, name, registry)
     if entry is not None:
         console.note(f"{name!r} is {plan.source.place} already; nothing was fetched.")
-    else:
-        if plan.header is not None:
-            console.note(_dequantising(plan))
-        with _bar(plan) as watch:
-            entry = pipeline.pull(plan, name, registry, watch, overwrite)
-        console.note(
-            f"Registered {name!r}: {plan.family.title}, {in_parameters(entry.manifest.parameters)} parameters."
-        )
-        first = "Why is the sky blue?" if entry.manifest.format == "chat" else "Once upon a time"
-        console.note(f"Now try: ssd generate --core {name} {shlex.quote(first)}")
-    if as_json:
-        console.write_json(_registered(entry))
+        return entry
+    if plan.header is not None:
+        console.note(_dequantising(plan))
+    sizes = f", {large(plan.weight_bytes, 'B')} to {large(plan.bytes_to_write, 'B')}"
+    with _bar(plan.weight_bytes, "converting" if plan.header is None else plan.conversion + sizes) as watch:
+        entry = pipeline.pull(plan, name, registry, watch, overwrite)
+    console.note(f"Registered {name!r}: {plan.family.title}, {in_parameters(entry.manifest.parameters)} parameters.")
+    first = "Why is the sky blue?" if entry.manifest.format == "chat" else "Once upon a time"
+    console.note(f"Now try: ssd generate --core {name} {shlex.quote(first)}")
+    return entry
 
 
 def _registered_remote(source: str, tokenizer: str | None, variable: str, name: str | None, overwrite: bool) -> Entry:
@@ -139,6 +160,22 @@ def _registered_remote(source: str, tokenizer: str | None, variable: str, name: 
     return entry
 
 
+def _registered_drafter(source: str, core: str, name: str | None, overwrite: bool) -> Entry:
+    """Register a drafter for a core."""
+    from ssdcli.hub.published_drafter import plan_drafter, pull_drafter
+    from ssdcli.hub.source import default_name, parse_source
+
+    place, registry = parse_source(source), Registry()
+    name = check_name(name or default_name(place))
+    with console.waiting("reading"):
+        plan = plan_drafter(place, registry.find(core))
+    with _bar(plan.weight_bytes, "checking") as watch:
+        entry = pull_drafter(plan, name, registry, watch, overwrite)
+    console.note(f"Registered {name!r}: a DFlash drafter, {in_parameters(entry.manifest.parameters)} parameters.")
+    console.note(f"{core!r} drafts by it from now on; --stats of 'ssd generate' tells how well.")
+    return entry
+
+
 def _dequantising(plan: PullPlan) -> str:
     """What a GGUF file takes of the disk, and of memory when it runs."""
     sizes = f"{large(plan.weight_bytes, 'B')} become {large(plan.bytes_to_write, 'B')} on the disk"
@@ -146,17 +183,15 @@ def _dequantising(plan: PullPlan) -> str:
 
 
 @contextmanager
-def _bar(plan: PullPlan) -> Iterator[Watch]:
-    """A progress bar over the bytes of the weights, on standard error."""
+def _bar(weight_bytes: int, converting: str) -> Iterator[Watch]:
+    """A progress bar over the bytes of the weights, on standard error; converting: what is said after them."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from ssdcli.hub.pull import Watch
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    sizes = f"{large(plan.weight_bytes, 'B')} to {large(plan.bytes_to_write, 'B')}"
-    converting = "converting" if plan.header is None else f"{plan.conversion}, {sizes}"
     with Progress(*columns, TimeRemainingColumn(), console=console.terminal(), transient=True) as bar:
-        task = bar.add_task("fetching", total=plan.weight_bytes)
+        task = bar.add_task("fetching", total=weight_bytes)
         yield Watch(
             fetched=lambda count: bar.advance(task, count),
             converting=lambda: pulse(bar, description=converting),

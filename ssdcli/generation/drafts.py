@@ -66,10 +66,12 @@ def foretelling(members: Sequence[Member[Loaded]]) -> list[tuple[Drafter, int]]:
 
 
 def _guessing(members: Sequence[Member[Loaded]]) -> list[tuple[Drafter, int]]:
-    """What drafts from a core's states, where a general head fits it; with the place of a member that reads them."""
+    """What drafts from a core's states, a published drafter or a general head, with the place of a member there."""
     from ssdcli.engine.causal import StepwiseCausalDenoiser
+    from ssdcli.engine.drafting.block_drafter import BlockDrafter
     from ssdcli.engine.drafting.state_drafter import StateDrafter
     from ssdcli.models.backbones.causal import CausalCore
+    from ssdcli.models.dflash_checkpoint import published_drafter
     from ssdcli.models.general_heads import general_guesses
 
     found: list[tuple[Drafter, int]] = []
@@ -78,8 +80,13 @@ def _guessing(members: Sequence[Member[Loaded]]) -> list[tuple[Drafter, int]]:
         if found or not isinstance(denoiser, StepwiseCausalDenoiser) or one.schedule(1.0) == 0:
             continue
         core = denoiser.reader
-        guesses = general_guesses(core) if isinstance(core, CausalCore) else None
-        found += [] if guesses is None else [(StateDrafter(guesses, denoiser.process.mask_id), place)]
+        if not isinstance(core, CausalCore):
+            continue
+        mask_id = denoiser.process.mask_id
+        if (blocks := published_drafter(core)) is not None:
+            found.append((BlockDrafter(blocks, mask_id), place))
+        elif (guesses := general_guesses(core)) is not None:
+            found.append((StateDrafter(guesses, mask_id), place))
     return found
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ssdcli.errors import SsdError
+from ssdcli.errors import SsdError, UsageError
 from ssdcli.hub.download import RemoteFile, cache_folder, check_space, weight_files
 from ssdcli.hub.gguf_config import ReadTensor
 from ssdcli.hub.gguf_files import gguf_doubts, small_files
@@ -29,6 +29,7 @@ from ssdcli.models.presets import PRESETS, Preset
 from ssdcli.models.weights.gguf_header import GgufHeader, GgufTensor, dequantisation, read_header, stored_bytes
 from ssdcli.registry.manifest import (
     CONFIG,
+    DRAFTER,
     FILE,
     INDEX,
     TEMPLATE,
@@ -188,7 +189,7 @@ def preview(place: Place) -> PullPlan:
 def _planned(source: CheckpointSource, header: GgufHeader | None) -> PullPlan:
     """The plan for a source; header: of its GGUF file."""
     plan = _described(source, header)
-    weights = (source.gguf,) if source.gguf else weight_files(source, _shards(plan.small), plan.family.pickles)
+    weights = (source.gguf,) if source.gguf else weight_files(source, shards(plan.small), plan.family.pickles)
     return replace(plan, weights=weights)
 
 
@@ -199,6 +200,9 @@ def _described(source: CheckpointSource, header: GgufHeader | None) -> PullPlan:
         lack = f"{source.title} has no {CONFIG}, so it is not a checkpoint of a model."
         raise SsdError(lack, ggufs_of(source) or _REMEDY)
     config = _config(small)
+    if config.get("architectures") == [DRAFTER]:
+        remedy = "Pull that core, and then this again with --for NAME."
+        raise UsageError(f"{source.title} is a DFlash drafter, which works for a core alone.", remedy)
     tokenizer = _tokenizer(config, small)
     vocabulary = read_vocabulary(tokenizer, small)
     family = recognise(config, vocabulary)
@@ -281,7 +285,7 @@ def _tokenizer(config: Mapping[str, Any], small: Mapping[str, bytes]) -> bytes:
     return make_tokenizer(small, str(native["model_type"]))
 
 
-def _shards(small: Mapping[str, bytes]) -> list[str]:
+def shards(small: Mapping[str, bytes]) -> list[str]:
     """The files that the index names, if there is one."""
     if INDEX not in small:
         return []

@@ -25,7 +25,7 @@ from ssdcli.registry.store import Registry
 FOLDER = Path(__file__).parents[1] / "bundled" / "draft_heads"
 _PROBES = 64  # rows of the core's table that are compared
 _ALIKE = 0.98  # their mean cosine
-_LAYERS, _PROBE = "layers", "probe"
+_LAYERS, PROBE = "layers", "probe"
 _AT_WORK = "_general_guesses"  # an attribute of a core
 
 
@@ -50,9 +50,9 @@ def _read_head(core: CausalCore, path: Path) -> tuple[DraftHead, tuple[int, ...]
     """The head of a file and the layers that it reads; None for one that does not fit the core."""
     with safe_open(path, "pt") as file:
         layers = tuple(map(int, file.metadata()[_LAYERS].split()))
-        if not _fits(core, layers, file.get_tensor(_PROBE)):
+        if not fits(core, layers, file.get_tensor(PROBE)):
             return None
-        weights = {name: file.get_tensor(name) for name in file.keys() if name != _PROBE}  # noqa: SIM118
+        weights = {name: file.get_tensor(name) for name in file.keys() if name != PROBE}  # noqa: SIM118
     with torch.device("meta"):  # so that no first weights are drawn
         head = DraftHead(core.width, 1 + len(layers), weights["ids"])
     head.load_state_dict(weights, assign=True)
@@ -78,16 +78,18 @@ def save_general_head(head: DraftHead, layers: tuple[int, ...], core: CausalCore
         for name, value in head.state_dict().items()
     }
     probe = _rows(core).to("cpu", torch.bfloat16).contiguous()
-    save_file({**weights, _PROBE: probe}, path, {_LAYERS: " ".join(map(str, layers))})
+    save_file({**weights, PROBE: probe}, path, {_LAYERS: " ".join(map(str, layers))})
 
 
 def _files() -> list[Path]:
-    own = (entry for entry in Registry().entries() if entry.manifest.kind == HEAD)
+    made = DraftHead.__name__
+    own = (e for e in Registry().entries() if e.manifest.kind == HEAD and e.manifest.architecture == made)
     newest = sorted(own, key=lambda entry: entry.manifest.created, reverse=True)
     return [*(entry.folder / WEIGHTS for entry in newest), *sorted(FOLDER.glob("*.safetensors"))]
 
 
-def _fits(core: CausalCore, layers: tuple[int, ...], probe: Tensor) -> bool:
+def fits(core: CausalCore, layers: tuple[int, ...], probe: Tensor) -> bool:
+    """Whether a core has these layers, and in its table the rows of `probed`, as they were."""
     if core.width != probe.shape[1] or max(layers) >= core.layer_count:
         return False
     return float(functional.cosine_similarity(_rows(core).float().cpu(), probe.float()).mean()) > _ALIKE
@@ -95,4 +97,9 @@ def _fits(core: CausalCore, layers: tuple[int, ...], probe: Tensor) -> bool:
 
 def _rows(core: CausalCore) -> Tensor:
     """The embeddings of ids from all over the vocabulary: (_PROBES, H)."""
-    return core.embed(torch.linspace(0, core.rows - 1, _PROBES, device=core.device).long()[None])[0]
+    return core.embed(probed(core.rows)[None].to(core.device))[0]
+
+
+def probed(rows: int) -> Tensor:
+    """The ids that are compared, of a table with so many rows: (_PROBES,) int64."""
+    return torch.linspace(0, rows - 1, _PROBES).long()

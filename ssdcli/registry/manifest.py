@@ -42,6 +42,7 @@ ADAPTER = "adapter"  # a LoRA of a registered model, which it needs
 MEMORY = "memory"  # an index of text, without weights
 REMOTE = "remote"  # the architecture of a core on another machine
 HEAD = "head"  # drafts for a causal core, and predicts nothing
+DRAFTER = "DFlashDraftModel"  # the architecture of a draft head that others published
 KINDS = {  # with what a model of each kind is called
     "core": "a core",
     "small": "a small model",

@@ -11,7 +11,7 @@ from torch import Tensor
 from ssdcli.engine.drafting.drafter import Draft
 from ssdcli.engine.sampling.race import Race
 
-_FAINT = 0.15  # a draft ends where it is less likely than this to be drawn as far as there
+FAINT = 0.15  # a draft ends where it is less likely than this to be drawn as far as there
 
 
 class StatesGuess(Protocol):
@@ -60,7 +60,7 @@ class StateDrafter:
         chance, chosen = torch.where(following, 1.0, 0.0), known
         for column in range(count):
             places = known + column
-            drafting = (chance > _FAINT) & (places < canvas.shape[1])
+            drafting = (chance > FAINT) & (places < canvas.shape[1])
             if not bool(drafting.any()):
                 break
             guess = self.network.step(guess, chosen) if column else guess

@@ -5,19 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ssdcli.models.backbones.cache import PrefixCache
+from ssdcli.models.backbones.cache import CacheLayer, PrefixCache
 from ssdcli.models.backbones.core_backbone import CoreBackbone
 from ssdcli.models.backbones.packed_decoder import FEW_QUERIES, PackedDecoder, Read, RowPass
 from ssdcli.models.backbones.packed_linear import FEW, TOGETHER, Packing
 from ssdcli.models.core_spec import CoreSpec
 
 SLIDING = "sliding_attention"  # transformers' name for a kind of layer
+
+
+class Follower(Protocol):
+    """What keeps something of each token that a core reads, in further layers of its cache.
+
+    layers_read: those whose states it is told, as of `CausalCore.tap`. depth: how many layers of a cache it fills.
+    """
+
+    layers_read: tuple[int, ...]
+    depth: int
+
+    def read(self, states: Tensor, positions: Tensor, kept: Sequence[CacheLayer]) -> None:
+        """Add columns for tokens with these states, (B, n, k H), at positions (B, n), to its layers."""
+        ...
 
 
 class CausalCore(CoreBackbone):
@@ -28,9 +42,11 @@ class CausalCore(CoreBackbone):
     no row of its own: `embed` must not see it.
 
     taps: layers whose states go with those of the last one: (B, L, (1 + k) H) in place of (B, L, H).
+    follower: what keeps something of its own of each token, if there is one.
     """
 
     taps: tuple[int, ...] = ()
+    follower: Follower | None = None
 
     def _configure(self, config: Mapping[str, Any]) -> None:
         """Take what masks and scores need from a native configuration."""
@@ -52,6 +68,22 @@ class CausalCore(CoreBackbone):
         if self.taps not in ((), layers):
             raise ValueError(f"layers {self.taps} of the core are read already, and {layers} are other layers")
         self.taps = layers
+
+    def new_cache(self) -> PrefixCache:
+        """An empty KV cache, with the layers of a follower."""
+        return PrefixCache.empty(self.layer_count + (0 if self.follower is None else self.follower.depth))
+
+    @property
+    def _wanted(self) -> tuple[int, ...]:
+        """The layers whose states a pass has to give."""
+        return self.taps if self.follower is None else (*self.taps, *self.follower.layers_read)
+
+    def _told(self, last: Tensor, inner: Sequence[Tensor], positions: Tensor, cache: PrefixCache | None) -> Tensor:
+        """The last states with those of the taps; the follower reads its own of what was wanted."""
+        taps = len(self.taps)
+        if self.follower is not None and cache is not None and len(cache.layers) > self.layer_count:
+            self.follower.read(torch.cat(list(inner[taps:]), dim=-1), positions, cache.layers[self.layer_count :])
+        return torch.cat([last, *inner[:taps]], dim=-1) if taps else last
 
     def write(self, embedded: Tensor, positions: Tensor, cache: PrefixCache, count: int) -> Tensor:
         """Run the body over (B, w, H) after the first `count` columns of a spaced cache, into which it writes."""
@@ -129,8 +161,8 @@ class PackedCausalBackbone(CausalCore):
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor | None, cache: PrefixCache | None) -> Tensor:
         past = 0 if cache is None else cache.columns
         masks = self._by_kind(mask, embedded.shape[1], past)
-        last, *inner = self._decoder(embedded, positions, masks, cache, self.taps)
-        return torch.cat([last, *inner], dim=-1) if inner else last
+        last, *inner = self._decoder(embedded, positions, masks, cache, self._wanted)
+        return self._told(last, inner, positions, cache)
 
     def write_each(self, parts: Sequence[tuple[Tensor, Tensor, PrefixCache, int]]) -> list[Tensor]:
         """The same in one pass, but for rows of many tokens, which are packed otherwise."""
@@ -141,8 +173,8 @@ class PackedCausalBackbone(CausalCore):
         for embedded, positions, cache, columns in (parts[place] for place in few):
             masks = self._by_kind(None, embedded.shape[1], columns)
             passes.append(RowPass(embedded, positions, masks, cache.after(columns)))
-        read = self._decoder.together(passes, self.taps)
-        states = {place: torch.cat(own, dim=-1) for place, own in zip(few, read, strict=True)}
+        read = zip(few, passes, self._decoder.together(passes, self._wanted), strict=True)
+        states = {place: self._told(own[0], own[1:], one.positions, one.cache) for place, one, own in read}
         return [states[place] if place in states else self.write(*part) for place, part in enumerate(parts)]
 
     @cached_property

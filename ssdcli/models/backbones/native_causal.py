@@ -25,9 +25,9 @@ class NativeCausalBackbone(CausalCore, NativeBackbone):
     def _run(self, embedded: Tensor, positions: Tensor, mask: Tensor | None, cache: PrefixCache | None) -> Tensor:
         """Run the body with a mask for each kind of layer that the class has; without one, it makes its own."""
         own = None if mask is None else self._masks(mask, embedded.dtype)
-        result = self._result(embedded, positions, own, cache, all_layers=bool(self.taps))
-        last: Tensor = result.last_hidden_state
-        return torch.cat([last, *(result.hidden_states[layer] for layer in self.taps)], dim=-1) if self.taps else last
+        result = self._result(embedded, positions, own, cache, all_layers=bool(self._wanted))
+        inner = [result.hidden_states[layer] for layer in self._wanted]
+        return self._told(result.last_hidden_state, inner, positions, cache)
 
     def scores_of(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """The head's scores of some ids; no others are computed."""
