@@ -31,7 +31,7 @@ test: .venv/.installed .venv/.core
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 # The benchmarks that are small enough to repeat; the pages of docs/lab have the commands of all.
-BENCHES ?= engine training_speed collaboration alternatives training
+BENCHES ?= engine training_speed collaboration alternatives
 
 bench: .venv/.installed
 	@for name in $(BENCHES); do \

@@ -1,7 +1,6 @@
 """Instead of what? What else can be done with some notes, a core and a few minutes?
 
     python -m benchmarks alternatives --corpus TRAIN HELDOUT --minutes 10 --rates 0.003 0.001 0.0003 --out FILE
-    python -m benchmarks alternatives --core smollm2 --corpus TRAIN HELDOUT --minutes 5 --rates 0.001 --out FILE
     python -m benchmarks alternatives --table FILE
 
 On the bundled notebook and the given corpora: the core as it is; a LoRA on it; the core trained further; the core that
@@ -13,11 +12,6 @@ Losses are denoising losses in nats per token of blocks of held-out documents th
 canvases for all, with self-conditioning off. All see windows of the same size before a block; a note takes up part of
 it. An ensemble's weight is chosen on one half of the documents for the other; gains are paired by document. "Bytes
 stored" is what is needed besides the core.
-
-Beside a causal core, losses are exact code lengths of the first 256 tokens of each held-out document, and the
-alternatives are others: a LoRA by the causal loss; a side network, which reads the core's states and corrects the last
-one; the core whose context is filled with the notes most like the document's first 32 tokens; an n-gram of the notes.
-Averages are of probabilities. The small model takes the rate of `ssd train-small`, which chooses it.
 """
 
 from __future__ import annotations
@@ -30,7 +24,6 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from benchmarks.lib import exact_order
 from benchmarks.lib.columns import Columns
 from benchmarks.lib.corpora import Corpus, corpora_of, read_texts
 from benchmarks.lib.experiment import Line, Workshop, add_arguments, gain_of, grouped, weights_of
@@ -83,22 +76,13 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-3, 1e-3, 3e-4], help="learning rates to try")
     parser.add_argument("--rank", type=int, default=16, help="of the LoRA")
     parser.add_argument("--size", help="of the small model, by default the one that train-small chooses")
-    parser.add_argument("--room", type=int, default=2048, help="tokens of a causal core's context, filled with notes")
-    members = exact_order.MEMBERS
-    parser.add_argument("--members", nargs="+", choices=members, default=members, help="made beside a causal core")
 
 
 def work(given: Namespace, workshop: Workshop) -> None:
-    """A piece for each corpus and seed; beside a causal core for each member, too."""
-    core = workshop.model(given.core)
+    """A piece for each corpus and seed."""
     for seed, corpus in product(given.seeds, corpora_of(given)):
         asked = {"corpus": corpus.name, "seed": seed, "minutes": given.minutes}
-        if core.manifest.attention == "autoregressive":
-            bench = exact_order.Bench(workshop, core, corpus, given, seed)
-            for member in given.members:
-                workshop.piece(asked | {"member": member}, partial(bench.made, member))
-        else:
-            workshop.piece(asked, partial(measured, workshop, corpus, seed, given))
+        workshop.piece(asked, partial(measured, workshop, corpus, seed, given))
 
 
 def trained(workshop: Workshop, what: str, corpus: Corpus, seed: int, given: Namespace) -> Model:
@@ -162,10 +146,8 @@ HEADER = ["way", "loss", "gain over the core", "weight", "minutes", "bytes store
 
 def report(found: Sequence[Line]) -> str:
     """A table for each corpus: means over the seeds; standard errors are over documents, and the mean of the seeds'."""
-    exact = grouped(found, "corpus", "minutes", "seed", "member")
-    tables = [exact_order.report(name, lines) for name, lines in exact_order.runs(exact).items()]
     groups = grouped([line for line in found if "ways" in line], "corpus", "minutes")
-    return "\n\n".join([*tables, *(_table(group, *name) for name, group in groups.items())])
+    return "\n\n".join(_table(group, *name) for name, group in groups.items())
 
 
 def _table(group: Sequence[Line], corpus: str, minutes: float) -> str:

@@ -14,7 +14,7 @@ fitted beside memories of all notes, CONTEXT_GATE is this script's at the share 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -24,20 +24,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.facts import CLOZE, facts_of
-from benchmarks.lib.beside_memory import Ids, causal, memory_denoiser
+from benchmarks.lib.beside_memory import Ids, Seen, averaged, causal, fitted, memory_denoiser, seen_of
 from benchmarks.lib.experiment import Line, Workshop
 from benchmarks.lib.retrieval import Library
 from benchmarks.lib.tables import table
-from benchmarks.lib.weighing import averaged, fitted
 from benchmarks.memory import Bench, corpora_of
 from ssdcli.engine.ensemble.gate import CONTEXT_GATE, PUBLIC_GATE
 from ssdcli.engine.ensemble.rules import gate_features
-from ssdcli.engine.sampling.nucleus import entropy
 from ssdcli.models.memory.text_index import Index
 from ssdcli.registry.store import SMOLLM2
 
 _ROOM = 2700  # tokens of a context: 2,000 words
-_ROWS = 64  # positions whose predictions are held at once
 PUBLIC, CONTEXT, HALF = "PUBLIC_GATE", "CONTEXT_GATE", "half each"
 
 
@@ -59,28 +56,9 @@ def work(given: Namespace, workshop: Workshop) -> None:
         workshop.piece({"gate": "fitted", "share": share}, partial(bench.fitted, share))
 
 
-@dataclass(frozen=True)
-class Told:
-    """What core and memory of a context say of N tokens: log p and entropies, (N, 2) float64."""
-
-    log_p: Tensor
-    entropies: Tensor
-
-    @classmethod
-    def of(cls, core: Tensor, memory: Tensor, tokens: Ids) -> Told:
-        """By log p, (N, V) each."""
-        own = torch.tensor(tokens)[:, None]
-        log_p = torch.cat([said.gather(-1, own) for said in (core, memory)], dim=1).double()
-        return cls(log_p, torch.stack([entropy(said) for said in (core, memory)], dim=1).double())
-
-    @classmethod
-    def joined(cls, parts: Sequence[Told]) -> Told:
-        """Concatenate positions."""
-        return cls(torch.cat([one.log_p for one in parts]), torch.cat([one.entropies for one in parts]))
-
-    def nats(self, coefficients: Tensor) -> float:
-        """Per token, by a gate."""
-        return float(averaged(self.log_p, gate_features(self.entropies) @ coefficients).mean())
+def _nats(seen: Seen, coefficients: Tensor) -> float:
+    """Per token, by a gate."""
+    return float(averaged(seen.log_p, gate_features(seen.entropies) @ coefficients).mean())
 
 
 @dataclass(frozen=True)
@@ -92,9 +70,9 @@ class Answer:
     memory: Tensor
 
     @property
-    def told(self) -> Told:
+    def told(self) -> Seen:
         """What both say of its tokens."""
-        return Told.of(self.core, self.memory, self.tokens)
+        return Seen.of(self.core, self.memory, torch.tensor(self.tokens))
 
     def is_said(self, coefficients: Tensor) -> bool:
         """Whether each token is the likeliest by a gate."""
@@ -110,9 +88,12 @@ class ContextBench:
     benches: Sequence[Bench]
 
     @cached_property
-    def related(self) -> dict[str, Told]:
+    def related(self) -> dict[str, Seen]:
         """Notes beside contexts of related notes, by corpus; kept, since they take minutes."""
-        return {bench.corpus[0]: _kept(bench) for bench in self.benches}
+        return {
+            bench.corpus[0]: Seen.kept(bench.folder / f"{bench.corpus[0]}.related.npz", partial(related, bench))
+            for bench in self.benches
+        }
 
     @cached_property
     def answers(self) -> list[Answer]:
@@ -126,46 +107,35 @@ class ContextBench:
 
     def fitted(self, share: float) -> Line:
         """The likeliest gate, and constant weight, where answers have a share of the tokens."""
-        related, said = Told.joined(list(self.related.values())), Told.joined([one.told for one in self.answers])
+        related, said = Seen.joined(list(self.related.values())), Seen.joined([one.told for one in self.answers])
         times = round(share / (1 - share) * len(related.log_p) / len(said.log_p))
-        both = Told.joined([related, *[said] * times])
+        both = Seen.joined([related, *[said] * times])
         weight = float(fitted(both.log_p, torch.ones(len(both.log_p), 1, dtype=torch.float64)).sigmoid())
         return self._judged(fitted(both.log_p, gate_features(both.entropies))) | {"weight": weight}
 
     def _judged(self, coefficients: Tensor) -> Line:
-        said = Told.joined([one.told for one in self.answers])
+        said = Seen.joined([one.told for one in self.answers])
         return {
             "coefficients": coefficients.tolist(),
-            "related": {name: told.nats(coefficients) for name, told in self.related.items()},
-            "answers": said.nats(coefficients),
+            "related": {name: _nats(told, coefficients) for name, told in self.related.items()},
+            "answers": _nats(said, coefficients),
             "said": sum(one.is_said(coefficients) for one in self.answers),
             "of": len(self.answers),
         }
 
 
-def _kept(bench: Bench) -> Told:
-    path = bench.folder / f"{bench.corpus[0]}.related.npz"
-    if not path.exists():
-        found = related(bench)
-        np.savez(path, log_p=found.log_p.numpy(), entropies=found.entropies.numpy())
-    kept = np.load(path)
-    return Told(*(torch.from_numpy(kept[name]) for name in ("log_p", "entropies")))
-
-
 @torch.inference_mode()
-def related(bench: Bench) -> Told:
+def related(bench: Bench) -> Seen:
     """Notes, each beside a context of those most like it."""
-    side, states, parts = bench.fitting, bench.states(bench.fitting), []
+    side = bench.fitting
     whole, memory = Index.of(bench.notes), memory_denoiser(Index.of([]), bench.core)
-    own_states = states.split([len(text) for text in side.texts])
-    for text, own in zip(side.texts, own_states, strict=True):
+
+    def said(text: Ids) -> Iterator[Tensor]:
         note = next(note for note in bench.notes if list(note[: len(text)]) == list(text))
         library = Library([bench.notes[place] for place in whole.unlike([note])], len(whole.tokens))
-        said = memory.conditionals(text, range(len(text)), _filled(library.ranked(note)))
-        for rows, tokens in zip(own.split(_ROWS), torch.tensor(text).split(_ROWS), strict=True):
-            predicted = torch.stack([next(said) for _ in tokens])
-            parts.append(Told.of(causal(bench.core).log_p(rows), predicted, tokens.tolist()))
-    return Told.joined(parts)
+        return memory.conditionals(text, range(len(text)), _filled(library.ranked(note)))
+
+    return seen_of(side.texts, bench.states(side), bench.core, map(said, side.texts))
 
 
 def _filled(notes: Any, first: Ids = ()) -> list[int]:

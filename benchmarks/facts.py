@@ -26,7 +26,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +36,6 @@ from benchmarks.lib.continuations import Drawing, begun, write
 from benchmarks.lib.corpora import Corpus, read_texts
 from benchmarks.lib.experiment import Line, Workshop
 from benchmarks.lib.models import Model
-from benchmarks.lib.next_token import nats_of
 from benchmarks.lib.tables import mean, signed, table
 from ssdcli.api import Blend, Options, Request, Writer, choose
 from ssdcli.demo.story import NOTEBOOK
@@ -142,12 +140,6 @@ class Bench:
     given: Namespace
 
     @cached_property
-    def network(self) -> Any:
-        """The core in transformers' own class."""
-        backbone: Any = self.core.backbone
-        return backbone.model
-
-    @cached_property
     def context(self) -> str:
         """The private document."""
         (text,) = read_texts(DOCUMENT)
@@ -233,8 +225,8 @@ class Bench:
         before = [texts[0].tokens[0], *self.ids(self.context + BETWEEN)]
         sums = []
         for text in texts:
-            own = list(text.tokens[1:])
-            sums.append(sum(nats_of(self.network, [before[-1], *own], before[:-1])))
+            scored = causal(self.core).score(torch.tensor([[*before, *text.tokens[1:]]]))[0]
+            sums.append(-float(scored[len(before) - 1 :].sum()))
         return {
             "sums": sums,
             "tokens": [len(text.tokens) - 1 for text in texts],

@@ -5,15 +5,14 @@
     python -m benchmarks memory --table FILE
 
 For the bundled notebook and each given corpus, exact code lengths of the first 256 tokens of each held-out document,
-read from the left. The memory is that of all training notes. Weights, gates, temperatures and powers are fitted on the
-first 256 tokens of training notes that were held back, beside a memory that lacks them and their near-duplicates: 100
-notes drawn at random, or all notes in five folds where there are fewer than 200. Nothing is fitted on the documents
-that are counted. The oracle, which knows the token, is no method: it bounds what any gate could reach.
+read from the left. The memory is that of all training notes. Weights and gates are fitted on the first 256 tokens of
+training notes that were held back, beside a memory that lacks them and their near-duplicates: 100 notes drawn at
+random, or all notes in five folds where there are fewer than 200. Nothing is fitted on the documents that are counted.
+The oracle, which knows the token, is no method: it bounds what any gate could reach.
 
 Parts: `members` (the gate is that of `ssd train-small`; a small model of the user's registry takes part with the gates
-of its own training), `smoothing` (how the memory's counts become probabilities), `weights` (how both are weighed),
-`public` (the gate of the last corpus, without a prior: the source of PUBLIC_GATE), `cost` (the time of a look-up and of
-its share in combining beside a core's pass over one token, and of building).
+of its own training), `public` (the gate of the last corpus, without a prior: the source of PUBLIC_GATE), `cost` (the
+time of a look-up and of its share in combining beside a core's pass over one token, and of building).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import math
 import os
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import cycle
@@ -38,6 +37,7 @@ from benchmarks.lib.beside_memory import (
     Side,
     causal,
     core_states,
+    fitted,
     fitting_side,
     heldout_side,
     memory_denoiser,
@@ -50,10 +50,8 @@ from benchmarks.lib.columns import Columns
 from benchmarks.lib.corpora import Corpus, read_texts
 from benchmarks.lib.experiment import Line, Workshop
 from benchmarks.lib.models import Model
-from benchmarks.lib.smoothing import CHOSEN, DEEPEST, WAYS, YARDSTICK, Said, smoothed
 from benchmarks.lib.tables import signed, table
 from benchmarks.lib.timing import least
-from benchmarks.lib.weighing import Weighed, averaged, fitted, ways
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.gate import PUBLIC_GATE, AverageGate
 from ssdcli.engine.ensemble.members import Member
@@ -64,12 +62,9 @@ from ssdcli.evaluation.joint_gate import constant_nats, fit_joint_gate, gated_na
 from ssdcli.models.memory.text_index import Index
 from ssdcli.registry.store import SMOLLM2
 
-MEMBERS, SMOOTHING, WEIGHTS, PUBLIC, COST = PARTS = ("members", "smoothing", "weights", "public", "cost")
+MEMBERS, PUBLIC, COST = PARTS = ("members", "public", "cost")
 CORE = "the core"
-REFERENCES = {
-    MEMBERS: (CORE, "core and memory, constant weights"),
-    WEIGHTS: (CORE, "average, gate by the entropies and the inverses of the perplexities"),
-}
+REFERENCES = (CORE, "core and memory, constant weights")
 _TURNS = 40  # of the timing
 _LAST = 512  # tokens before the one that is timed
 
@@ -81,7 +76,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--documents", type=int, help="measure on the first so many held-out documents only")
     parser.add_argument("--core", default=SMOLLM2, help="a causal LM of the user's registry")
     parser.add_argument("--small", nargs=2, action="append", default=[], metavar=("CORPUS", "NAME"))
-    parser.add_argument("--share", type=float, default=0.3, help="of the fitting positions, for smoothing and weights")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
 
 
@@ -141,7 +135,10 @@ class Bench:
 
     def seen(self, side: Side) -> Seen:
         """What core and memory say of a side, all of it."""
-        return seen_of(side, self.states(side), self.core, self.folder)
+        path, states = self.folder / f"{side.name}.npz", self.states(side)
+        pairs = zip(side.texts, side.indexes, strict=True)
+        said = (memory_denoiser(index, self.core).conditionals(text, range(len(text))) for text, index in pairs)
+        return Seen.kept(path, lambda: seen_of(side.texts, states, self.core, said))
 
     def test(self, path: str) -> Side:
         """The documents of a held-out file."""
@@ -151,28 +148,23 @@ class Bench:
 
     def work(self, part: str) -> None:
         """Make the pieces of a part that are missing."""
-        makers: Mapping[str, Callable[[Side], Line]] = {
-            MEMBERS: self.members,
-            SMOOTHING: self.smoothing,
-            WEIGHTS: self.weights,
-        }
-        if part not in makers:
-            make = self.public if part == PUBLIC else self.cost
-            self.workshop.piece({"part": part, "corpus": self.corpus[0]}, make)
+        asked: Line = {"part": part, "corpus": self.corpus[0]}
+        if part != MEMBERS:
+            self.workshop.piece(asked, self.public if part == PUBLIC else self.cost)
             return
+        small = next((name for corpus, name in self.given.small if corpus == self.corpus[0]), None)
         for path in self.corpus[2]:
-            asked = {"part": part, "corpus": self.corpus[0], "heldout": path, "small": self._small(part)}
-            self.workshop.piece(asked, partial(self._measured, makers[part], path))
+            self.workshop.piece(asked | {"heldout": path, "small": small}, partial(self.members, path, small))
 
-    def _measured(self, make: Callable[[Side], Line], path: str) -> Line:
-        return make(self.test(path))
+    # Members
 
-    def _small(self, part: str) -> str | None:
-        names = [name for corpus, name in self.given.small if corpus == self.corpus[0] and part == MEMBERS]
-        return names[0] if names else None
-
-    def _line(self, side: Side, found: Mapping[str, tuple[Tensor, str]]) -> Line:
-        """The nats of each document in every way, and what was fitted."""
+    def members(self, path: str, small: str | None) -> Line:
+        """Core, memory and perhaps a small model: alone, at constant weights, gated, and the oracle."""
+        side = self.test(path)
+        seen = self.seen(side)
+        found = self._pair(side, seen)
+        if small is not None:
+            found |= self._three(side, seen, self.workshop.model(small))
         return {
             "side": side.name,
             "tokens": [len(text) for text in side.texts],
@@ -180,16 +172,6 @@ class Bench:
             "sums": {name: side.by_text(nats) for name, (nats, _) in found.items()},
             "fitted": {name: numbers for name, (_, numbers) in found.items() if numbers},
         }
-
-    # Members
-
-    def members(self, side: Side) -> Line:
-        """Core, memory and perhaps a small model: alone, at constant weights, gated, and the oracle."""
-        small, seen = self._small(MEMBERS), self.seen(side)
-        found = self._pair(side, seen)
-        if small is not None:
-            found |= self._three(side, seen, self.workshop.model(small))
-        return self._line(side, found)
 
     def _pair(self, side: Side, seen: Seen) -> dict[str, tuple[Tensor, str]]:
         own = seen.observations(side)
@@ -227,36 +209,7 @@ class Bench:
                 found[f"{name}, oracle"] = -these.log_p.amax(1), ""
         return found
 
-    # Smoothing, weights, the public gate
-
-    def chosen(self, side: Side, share: float) -> Tensor:
-        """A random share of the positions of a side: (N,) bool."""
-        return torch.rand(len(side.tokens), generator=torch.Generator().manual_seed(0)) < share
-
-    def smoothing(self, side: Side) -> Line:
-        """The memory alone, at constant weights and gated, with counts smoothed in every way."""
-        chosen, everywhere = self.chosen(self.fitting, self.given.share), self.chosen(side, 1.0)
-        fitting, test = self._smoothed(self.fitting, chosen), self._smoothed(side, everywhere)
-        core, counted = _rows(self.fitted_on, chosen), self.seen(side)
-        found: dict[str, tuple[Tensor, str]] = {}
-        for place, name in enumerate(WAYS):
-            (log_p, columns), (own, others) = _beside(core, fitting, place), _beside(counted, test, place)
-            found[f"{name}: alone"] = -own[:, 1], ""
-            found[f"{name}: constant weights"] = averaged(own, others[:, :1] @ fitted(log_p, columns[:, :1])), ""
-            found[f"{name}: gated"] = averaged(own, others @ fitted(log_p, columns)), ""
-        return self._line(side, found)
-
-    def _smoothed(self, side: Side, chosen: Tensor) -> Said:
-        deep = {id(index): Index.of(index.texts(), DEEPEST) for index in side.indexes}
-        indexes = [deep[id(index)] for index in side.indexes]
-        return smoothed(side.texts, indexes, self.core.process.vocabulary, chosen)
-
-    def weights(self, side: Side) -> Line:
-        """All ways to weigh core and memory."""
-        chosen = self.chosen(self.fitting, self.given.share)
-        fitting = Weighed.of(self.fitting, self.states(self.fitting), self.core, chosen)
-        test = Weighed.of(side, self.states(side), self.core, self.chosen(side, 1.0))
-        return self._line(side, ways(fitting, test))
+    # The public gate
 
     def public(self) -> Line:
         """A gate fitted to all positions that were held back, without a prior that matters."""
@@ -282,16 +235,6 @@ class Bench:
             "building": building,
             "milliseconds": times,
         }
-
-
-def _beside(core: Seen, said: Said, way: int) -> tuple[Tensor, Tensor]:
-    """Log p of the tokens by the core and by a way to smooth, (n, 2), and the features of their gate."""
-    log_p = torch.stack([core.log_p[:, 0], said.log_p[:, way]], dim=1)
-    return log_p, gate_features(torch.stack([core.entropies[:, 0], said.entropies[:, way]], dim=1))
-
-
-def _rows(seen: Seen, chosen: Tensor) -> Seen:
-    return Seen(*(getattr(seen, name)[chosen] for name in ("places", "log_p", "entropies", "tops")))
 
 
 def _runs(core: Model, index: Index, notes: Sequence[Ids]) -> dict[str, Callable[[], object]]:
@@ -320,9 +263,7 @@ def _runs(core: Model, index: Index, notes: Sequence[Ids]) -> dict[str, Callable
 def report(found: Sequence[Line]) -> str:
     """A table for each part and held-out file; standard errors are over documents."""
     # A line with a small model holds what one without it holds, and comes later.
-    sided = {(line["part"], line["side"]): line for line in found if "sums" in line}
-    order = sorted(sided.values(), key=lambda line: PARTS.index(line["part"]))
-    tables = [(_smoothing_table if line["part"] == SMOOTHING else _table)(line) for line in order]
+    tables = map(_table, {line["side"]: line for line in found if "sums" in line}.values())
     gates = [line for line in found if line.get("part") == PUBLIC]
     costs = [line for line in found if line.get("part") == COST]
     return "\n\n".join([*tables, *map(_gate_of, gates), *([_cost_table(costs)] if costs else [])])
@@ -333,37 +274,17 @@ def _title(line: Line) -> str:
     return f"## {line['side']}: {line['part']}\n\n{size}"
 
 
-def _columns(line: Line) -> tuple[list[str], Columns]:
-    names = list(line["sums"])
-    return names, Columns(np.array([line["sums"][name] for name in names]).T, np.array(line["tokens"]))
-
-
-def _bits(line: Line, columns: Columns, place: int) -> str:
-    return f"{columns.sums[:, place].sum() / math.log(2) / sum(line['bytes']):.4f}"
-
-
 def _table(line: Line) -> str:
-    names, columns = _columns(line)
-    references = [name for name in REFERENCES[line["part"]] if name in names]
+    names = list(line["sums"])
+    columns = Columns(np.array([line["sums"][name] for name in names]).T, np.array(line["tokens"]))
     rows = []
     for place, name in enumerate(names):
-        gains = [signed(*columns.gain(place, over=names.index(one))) for one in references]
+        gains = [signed(*columns.gain(place, over=names.index(one))) for one in REFERENCES]
         loss = "{:.4f} ± {:.4f}".format(*columns.loss(place))
-        rows.append([name, loss, _bits(line, columns, place), *gains, line["fitted"].get(name, "")])
-    over = [f"gain over {name}" for name in references]
+        bits = f"{columns.sums[:, place].sum() / math.log(2) / sum(line['bytes']):.4f}"
+        rows.append([name, loss, bits, *gains, line["fitted"].get(name, "")])
+    over = [f"gain over {name}" for name in REFERENCES]
     return f"{_title(line)}\n\n{table(['way', 'nats per token', 'bits per byte', *over, 'fitted'], rows)}"
-
-
-def _smoothing_table(line: Line) -> str:
-    names, columns = _columns(line)
-    rows = []
-    for name in WAYS:
-        places = [names.index(f"{name}: {way}") for way in ("alone", "constant weights", "gated")]
-        losses = [f"{columns.loss(place)[0]:.4f}" for place in places]
-        over = [signed(*columns.gain(places[-1], over=names.index(f"{one}: gated"))) for one in (YARDSTICK, CHOSEN)]
-        rows.append([name, *losses, _bits(line, columns, places[-1]), *over])
-    header = ["smoothing", "alone", "constant weights", "gated", "bits per byte", "over the first", "over the chosen"]
-    return f"{_title(line)}\n\n{table(header, rows)}"
 
 
 def _gate_of(line: Line) -> str:

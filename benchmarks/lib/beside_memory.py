@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from benchmarks.lib.corpora import encode, read_texts
 from benchmarks.lib.models import Model
@@ -23,13 +24,13 @@ from ssdcli.evaluation.joint_gate import Observations
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 from ssdcli.models.memory.memory_files import Memory, Origin, remember
 from ssdcli.models.memory.recall_denoiser import RecallDenoiser
-from ssdcli.models.memory.text_index import BORDER, Index
+from ssdcli.models.memory.text_index import Index
 
 MOST = 256  # tokens of a document that are measured
 FOLDS = 5
 FITTED = 100  # documents that are held back for fitting where there are many
 
-_FIELDS = ("places", "log_p", "entropies", "tops")
+_FREE = 3.0  # standard deviation of the prior of a coefficient
 _CHUNK = 64  # positions whose predictions are held at once
 
 Ids = Sequence[int]
@@ -127,86 +128,71 @@ def memory_denoiser(index: Index, core: Model) -> MemoryDenoiser:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What both say of some positions.
-
-    places: of the positions among all of a side, (n,) int64.
-    core, memory: log p, (n, V) float32.
-    """
-
-    places: Tensor
-    core: Tensor
-    memory: Tensor
-
-
-def predictions(side: Side, states: Tensor, core: Model, chosen: Tensor) -> Iterator[Rows]:
-    """What core and memory say of the chosen positions, (N,) bool, some positions at a time."""
-    starts = np.cumsum([0, *map(len, side.texts)])
-    for number, text in enumerate(side.texts):
-        start = int(starts[number])
-        places = start + chosen[start : start + len(text)].nonzero()[:, 0]
-        said = memory_denoiser(side.indexes[number], core).conditionals(text, (places - start).tolist())
-        for part in filter(len, places.split(_CHUNK)):
-            memory = torch.stack([next(said) for _ in part])
-            yield Rows(part, causal(core).log_p(states[part]), memory)
-
-
-def match_lengths(side: Side) -> Tensor:
-    """How many tokens before each are the longest context that its memory has: (N,) float64."""
-    lengths = []
-    for text, index in zip(side.texts, side.indexes, strict=True):
-        for place in range(len(text)):
-            before = [BORDER, *text[max(0, place - index.depth) : place]] if place < index.depth else text[:place]
-            lengths.append(len(list(index.slices(before[-index.depth :]))) - 1)
-    return torch.tensor(lengths, dtype=torch.float64)
-
-
-@dataclass(frozen=True)
 class Seen:
-    """What core and memory say of N positions, in a few numbers each.
+    """What core and memory say of the N tokens of a side.
 
-    places: of the positions among all of a side, (N,).
     log_p: of the clean tokens, (N, 2) float64.
     entropies: (N, 2) float64.
-    tops: the likeliest tokens, (N, 2).
     """
 
-    places: Tensor
     log_p: Tensor
     entropies: Tensor
-    tops: Tensor
 
     @classmethod
-    def of(cls, rows: Rows, tokens: Tensor) -> Seen:
-        """Note what matters of some rows; tokens: of the side, all."""
-        both, own = (rows.core, rows.memory), tokens[rows.places][:, None]
-        return cls(
-            rows.places,
-            torch.cat([log_p.gather(-1, own) for log_p in both], dim=1).double(),
-            torch.stack([entropy(log_p) for log_p in both], dim=1).double(),
-            torch.stack([log_p.argmax(-1) for log_p in both], dim=1),
-        )
+    def joined(cls, parts: Sequence[Seen]) -> Seen:
+        """Concatenate positions."""
+        return cls(torch.cat([one.log_p for one in parts]), torch.cat([one.entropies for one in parts]))
+
+    @classmethod
+    def of(cls, core: Tensor, memory: Tensor, tokens: Tensor) -> Seen:
+        """By log p, (n, V) each, and the clean tokens, (n,)."""
+        log_p = torch.cat([said.gather(-1, tokens[:, None]) for said in (core, memory)], dim=1)
+        return cls(log_p.double(), torch.stack([entropy(said) for said in (core, memory)], dim=1).double())
 
     def observations(self, side: Side) -> Observations:
         """The same for the package's own fit of gates."""
         members: tuple[Role, ...] = ("core", "memory")
-        return Observations(members, self.log_p, self.entropies, side.numbers[self.places])
+        return Observations(members, self.log_p, self.entropies, side.numbers)
+
+    @classmethod
+    def kept(cls, path: Path, make: Callable[[], Seen]) -> Seen:
+        """What is in a file, which is made if it is missing."""
+        if not path.exists():
+            found = make()
+            np.savez(path, log_p=found.log_p.numpy(), entropies=found.entropies.numpy())
+        kept = np.load(path)
+        return cls(*(torch.from_numpy(kept[name]) for name in ("log_p", "entropies")))
 
 
-def joined(parts: Sequence[Seen]) -> Seen:
-    """Concatenate positions."""
-    return Seen(*(torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS))
+def seen_of(texts: Sequence[Ids], states: Tensor, core: Model, memories: Iterable[Iterator[Tensor]]) -> Seen:
+    """What the core, by its states at all tokens (N, H), and a memory of each text say of the texts' tokens."""
+    parts, own = [], states.split([len(text) for text in texts])
+    for text, rows, said in zip(texts, own, memories, strict=True):
+        for some, tokens in zip(rows.split(_CHUNK), torch.tensor(text).split(_CHUNK), strict=True):
+            memory = torch.stack([next(said) for _ in tokens])
+            parts.append(Seen.of(causal(core).log_p(some), memory, tokens))
+    return Seen.joined(parts)
 
 
-def seen_of(side: Side, states: Tensor, core: Model, folder: Path) -> Seen:
-    """What core and memory say of all positions of a side; kept in a folder."""
-    path = folder / f"{side.name}.npz"
-    if not path.exists():
-        everywhere = torch.ones(len(side.tokens), dtype=torch.bool)
-        found = joined([Seen.of(rows, side.tokens) for rows in predictions(side, states, core, everywhere)])
-        np.savez(path, **{name: getattr(found, name).numpy() for name in _FIELDS})
-    kept = np.load(path)
-    return Seen(*(torch.from_numpy(kept[name]) for name in _FIELDS))
+def averaged(log_p: Tensor, scores: Tensor) -> Tensor:
+    """The nats of averages, the log-odds of the second member's weight being the scores: (n, 2) and (n,) to (n,)."""
+    return -torch.logaddexp(log_p[:, 0] + logsigmoid(-scores), log_p[:, 1] + logsigmoid(scores))
+
+
+def fitted(log_p: Tensor, columns: Tensor) -> Tensor:
+    """The coefficients (K,) of columns (n, K) whose averages are likeliest, under a prior that hardly matters."""
+    coefficients = torch.zeros(columns.shape[1], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([coefficients], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        nats = averaged(log_p, columns @ coefficients)
+        loss = (nats.sum() + ((coefficients / _FREE) ** 2).sum() / 2) / len(nats)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return coefficients.detach()
 
 
 @torch.inference_mode()

@@ -26,11 +26,6 @@ class Columns:
         """The losses at each weight."""
         return cls(losses.sums, losses.tokens)
 
-    @classmethod
-    def side_by_side(cls, parts: Sequence[Columns]) -> Columns:
-        """The columns of all parts, which are of the same documents."""
-        return cls(np.hstack([part.sums for part in parts]), parts[0].tokens)
-
     def crossed(self, places: Sequence[int]) -> tuple[np.ndarray, tuple[int, int]]:
         """Losses (D,) of the best of some columns, and which these are: each half of the documents by the other's.
 

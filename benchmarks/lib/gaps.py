@@ -16,7 +16,7 @@ from ssdcli.engine.ensemble.rules import Rule, mix
 from ssdcli.engine.ensemble.schedules import Constant, Schedule
 from ssdcli.engine.noise import CounterNoise, GeneratorNoise, fold
 from ssdcli.engine.prompt import Prompt
-from ssdcli.evaluation.combinations import Combination, Positions, alone, combined_losses
+from ssdcli.evaluation.combinations import Combination, Positions, combined_losses
 from ssdcli.evaluation.scored_text import ScoredText
 
 # Gaps
@@ -93,11 +93,6 @@ def left_side(gap: Gap) -> Prompt:
     return Prompt(gap.before)
 
 
-def both_sides(gap: Gap) -> Prompt:
-    """What a model is shown when it fills a gap."""
-    return Prompt(gap.before, gap.after, len(gap.canvas))
-
-
 @dataclass(frozen=True)
 class Viewer:
     """A model, and what it is shown of a gap."""
@@ -132,15 +127,9 @@ class GapLosses:
     sums: np.ndarray
     tokens: np.ndarray
 
-    def columns(self, above: float = 0.0) -> Columns:
-        """The means over the noise levels above this one."""
-        return Columns(self.sums[..., self.levels > above].mean(-1), self.tokens)
-
-
-def measure_gaps(denoiser: Denoiser, gaps: Sequence[Gap], views: Sequence[View], settings: GapSettings) -> GapLosses:
-    """Measure one model under several views of the same noised canvases, see `measure`."""
-    each = [alone(place, len(views)) for place in range(len(views))]
-    return measure([Viewer(denoiser, view) for view in views], each, gaps, settings)
+    def columns(self) -> Columns:
+        """The means over the noise levels."""
+        return Columns(self.sums.mean(-1), self.tokens)
 
 
 def measure(

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.lib.gaps import GapSettings, both_sides, choose_gaps, left_side, measure_gaps
+from benchmarks.lib.gaps import GapSettings, choose_gaps
 from ssdcli.data.infilling import Gaps, Infilling, draw_gaps, open_gaps
 from ssdcli.engine.denoiser import Denoiser, denoise_sequence, reading_order
 from ssdcli.engine.noise import CounterNoise
@@ -22,6 +22,7 @@ from ssdcli.errors import Interrupted, UsageError
 from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.training.objective import Objective
+from tests.benchmarks.test_gaps import both_sides, left_side, measure_gaps
 from tests.packed import batch, block_ids, plain
 from tests.trainings import run, tiny_settings, write_text
 

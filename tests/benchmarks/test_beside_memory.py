@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.lib.weighing import averaged, fitted
+from benchmarks.lib.beside_memory import averaged, fitted
 
 
 def alike(nats: torch.Tensor, expected: torch.Tensor) -> None:
@@ -28,16 +28,3 @@ def test_a_gate_finds_where_each_member_is_good() -> None:
     constant = averaged(log_p, columns[:, :1] @ fitted(log_p, columns[:, :1])).mean()
     gated = averaged(log_p, columns @ fitted(log_p, columns)).mean()
     assert float(gated) < float(constant) - 0.4
-
-
-def test_a_narrow_prior_keeps_coefficients_at_zero() -> None:
-    log_p, columns = two_members()
-    assert float(fitted(log_p, columns, 1e-3).abs().max()) < 0.01
-
-
-def test_where_the_second_member_takes_no_part_it_has_no_say_in_the_fit() -> None:
-    log_p, columns = two_members()
-    on = columns[:, 1] == 0
-    chosen = fitted(log_p, columns[:, :1], on=on)
-    alike(chosen.sigmoid(), fitted(log_p[on], columns[on, :1]).sigmoid())
-    assert float(chosen) > 2
