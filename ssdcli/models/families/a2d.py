@@ -7,14 +7,12 @@ the canvas.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import ends, is_a, mask, masked_spec, native
+from ssdcli.models.families.config import MaskedSpec, is_a, native
 from ssdcli.models.families.family import SOURCE, Config, Family, Vocabulary
 
-_BLOCK = 32  # config.json does not say; those of the published BD3-LMs have as many
 _CLASSES = {
     "A2DQwen2LMHeadModel": ("qwen2", "Qwen2ForCausalLM"),
     "A2DQwen3LMHeadModel": ("qwen3", "Qwen3ForCausalLM"),
@@ -27,14 +25,14 @@ def _native(config: Config) -> dict[str, Any]:
 
 
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
-    hidden = mask(config, vocabulary, "<|mask|>", "<|MASK|>")
     in_blocks = "bd3lm" in str(config.get(SOURCE)).lower()
-    common = masked_spec(config, vocabulary, hidden, "block-causal" if in_blocks else "full", _BLOCK)
-    return replace(
-        common,
-        ends=ends(config, vocabulary, "<|im_end|>", "<|eot_id|>", "<|endoftext|>"),
-        late_ends=vocabulary.chat and not in_blocks,  # answers were padded, and the padding was learned
+    how = MaskedSpec(
+        masks=("<|mask|>", "<|MASK|>"),
+        attention="block-causal" if in_blocks else "full",
+        ends=("<|im_end|>", "<|eot_id|>", "<|endoftext|>"),
+        padded=not in_blocks,
     )
+    return how(config, vocabulary)
 
 
 A2D = Family(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ssdcli.errors import SsdError
 from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.family import Config, Vocabulary
+from ssdcli.models.families.family import Config, Stack, Vocabulary
 
 _SIZES = (
     "vocab_size",
@@ -94,9 +95,9 @@ def mask(config: Config, vocabulary: Vocabulary, *texts: str, known: int | None 
             _REMEDY,
         )
     found = next((id for id in (named, added, vocabulary.mask, known) if id is not None), None)
-    rows = config.get("embedding_size") or number(config, "vocab_size")
-    if found is None or found >= rows:
-        raise SsdError(f"neither config.json nor the tokenizer names a mask among the {rows} embeddings.", _REMEDY)
+    if found is None or found >= rows(config):
+        problem = f"neither config.json nor the tokenizer names a mask among the {rows(config)} embeddings."
+        raise SsdError(problem, _REMEDY)
     return int(found)
 
 
@@ -130,21 +131,55 @@ def never_text(vocabulary: Vocabulary, rows: int, *more: int) -> tuple[int, ...]
     return tuple(sorted({*more, *range(vocabulary.size, rows)}))
 
 
-def masked_spec(config: Config, vocabulary: Vocabulary, hidden: int, attention: str, block_size: int) -> CoreSpec:
-    """How a masked checkpoint is run as far as all are alike; families replace what is their own, the ends at least.
+@dataclass(frozen=True, kw_only=True)
+class MaskedSpec:
+    """How a family's masked checkpoints are run.
 
-    hidden: the mask's id.
+    masks: the mask's spellings, and known_mask the id of the published checkpoints; see `mask`.
+    block: tokens of a block, or the key in config.json that says how many.
+    window: the key of the context's length, and trained what a checkpoint was trained on, where that is less.
+    ends: tokens that end a text, see `ends`.
+    padded: whether the answers that a chat model was trained on were padded with ends.
     """
-    return CoreSpec(
-        process="masked",
-        constants={"mask_id": hidden},
-        attention=attention,
-        block_size=block_size,
-        context=count(config, "max_position_embeddings"),
-        begin=vocabulary.begin,
-        suppressed=never_text(vocabulary, count(config, "vocab_size"), hidden),
-        format=prompt_format(vocabulary),
-    )
+
+    masks: tuple[str, ...] = ()
+    known_mask: int | None = None
+    attention: str = "full"
+    block: int | str = 32
+    window: str = "max_position_embeddings"
+    trained: int | None = None
+    shift: bool = False
+    ends: tuple[str, ...] = ()
+    padded: bool = False
+
+    def __call__(self, config: Config, vocabulary: Vocabulary) -> CoreSpec:
+        """See `Family.spec`."""
+        hidden, context = mask(config, vocabulary, *self.masks, known=self.known_mask), count(config, self.window)
+        return CoreSpec(
+            process="masked",
+            constants={"mask_id": hidden},
+            attention=self.attention,
+            block_size=count(config, self.block) if isinstance(self.block, str) else self.block,
+            context=min(context, self.trained or context),
+            shift=self.shift,
+            begin=vocabulary.begin,
+            ends=ends(config, vocabulary, *self.ends),
+            suppressed=never_text(vocabulary, rows(config), hidden),
+            late_ends=self.padded and vocabulary.chat,
+            format=prompt_format(vocabulary),
+        )
+
+
+def rows(config: Config) -> int:
+    """Rows of the embeddings and the head, which may be more than the vocabulary."""
+    return int(config.get("embedding_size") or count(config, "vocab_size"))
+
+
+def stacked_experts(expert: str) -> tuple[Stack, Stack]:
+    """The rules for a layer's experts; expert: the pattern of a tensor's name, its groups the layer and `n`."""
+    both = expert + r"gate_proj\.weight", expert + r"up_proj\.weight"
+    target = r"model.layers.\1.mlp.experts."
+    return Stack(both, target + "gate_up_proj"), Stack((expert + r"down_proj\.weight",), target + "down_proj")
 
 
 def prompt_format(vocabulary: Vocabulary) -> str:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import count, ends, is_a, mask, masks_with_a_word, never_text, off
+from ssdcli.models.families.config import MaskedSpec, is_a, masks_with_a_word, off
 from ssdcli.models.families.family import Config, Drop, Family, Rename, Vocabulary
 
-_BLOCK = 32
 _MASK = "[¨M¨]"
 _SHAPE = ("vocab_size", "n_embd", "n_layer", "n_head", "n_positions", "n_inner", "activation_function")
 _OTHERS = ("layer_norm_epsilon", "scale_attn_weights")
@@ -25,21 +23,6 @@ def _native(config: Config) -> dict[str, Any]:
     return own | {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "is_causal": False}
 
 
-def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
-    hidden = mask(config, vocabulary, _MASK)
-    return CoreSpec(
-        process="masked",
-        constants={"mask_id": hidden},
-        attention="full",
-        block_size=_BLOCK,
-        context=count(config, "n_positions"),
-        shift=True,
-        begin=vocabulary.begin,
-        ends=ends(config, vocabulary, "<|endoftext|>"),
-        suppressed=never_text(vocabulary, count(config, "vocab_size"), hidden),
-    )
-
-
 def _recognises(config: Config, vocabulary: Vocabulary) -> bool:
     its_mask = _MASK in vocabulary.ids or masks_with_a_word(vocabulary)
     return is_a(config, "GPT2LMHeadModel", "DiscreteDiffusionModel") and its_mask
@@ -50,7 +33,7 @@ DIFFUGPT = Family(
     title="DiffuGPT",
     recognises=_recognises,
     native=_native,
-    spec=_spec,
+    spec=MaskedSpec(masks=(_MASK,), window="n_positions", shift=True, ends=("<|endoftext|>",)),
     keys=(
         Drop(r"denoise_model\.h\.\d+\.attn\.(bias|masked_bias)"),
         Drop(r"lm_head\.weight"),  # that of the embeddings

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.families.causal import CAUSAL_CLASSES
 from ssdcli.models.families.config import is_a, native
-from ssdcli.models.families.family import Config, Family, Vocabulary
+from ssdcli.models.families.family import Config, Family
 
 _QWEN3 = next(entry for entry in CAUSAL_CLASSES if entry.model_type == "qwen3")
 
@@ -20,14 +19,10 @@ def _native(config: Config) -> dict[str, Any]:
     return native(config, _QWEN3.model_type, _QWEN3.architecture) | {"is_causal": True}
 
 
-def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
-    return _QWEN3.spec(config, vocabulary)
-
-
 IDLM = Family(
     name="idlm",
     title="I-DLM",
     recognises=lambda config, _: is_a(config, "SDARForCausalLM") and config.get("use_regular_causal") is True,
     native=_native,
-    spec=_spec,
+    spec=_QWEN3.spec,
 )

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import count, ends, is_a, mask, must, never_text, number, off, prompt_format
-from ssdcli.models.families.family import Config, Family, Rename, Vocabulary
-
-_BLOCK = 32  # of its published semi-autoregressive decoding
+from ssdcli.models.families.config import MaskedSpec, count, is_a, must, number, off, rows
+from ssdcli.models.families.family import Config, Family, Rename
 
 
 def _native(config: Config) -> dict[str, Any]:
@@ -25,7 +22,7 @@ def _native(config: Config) -> dict[str, Any]:
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
         "is_causal": False,
-        "vocab_size": _rows(config),
+        "vocab_size": rows(config),
         "hidden_size": count(config, "d_model"),
         "intermediate_size": count(config, "mlp_hidden_size"),
         "num_hidden_layers": count(config, "n_layers"),
@@ -38,27 +35,6 @@ def _native(config: Config) -> dict[str, Any]:
     }
 
 
-def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
-    hidden = mask(config, vocabulary, "<|mdm_mask|>")
-    return CoreSpec(
-        process="masked",
-        constants={"mask_id": hidden},
-        attention="full",
-        block_size=_BLOCK,
-        context=count(config, "max_sequence_length"),
-        begin=vocabulary.begin,
-        ends=ends(config, vocabulary, "<|eot_id|>"),
-        suppressed=never_text(vocabulary, _rows(config), hidden),
-        late_ends=vocabulary.chat,  # its training answers were padded with ends of text
-        format=prompt_format(vocabulary),
-    )
-
-
-def _rows(config: Config) -> int:
-    """Rows of the embeddings and the head, which may be more than the vocabulary."""
-    return int(config.get("embedding_size") or count(config, "vocab_size"))
-
-
 _LAYER = r"model\.transformer\.blocks\.(\d+)\."
 
 LLADA = Family(
@@ -66,7 +42,7 @@ LLADA = Family(
     title="LLaDA",
     recognises=lambda config, _: is_a(config, "LLaDAModelLM"),
     native=_native,
-    spec=_spec,
+    spec=MaskedSpec(masks=("<|mdm_mask|>",), window="max_sequence_length", ends=("<|eot_id|>",), padded=True),
     keys=(
         Rename(r"model\.transformer\.wte\.weight", "model.embed_tokens.weight"),
         Rename(r"model\.transformer\.ln_f\.weight", "model.norm.weight"),

@@ -5,14 +5,11 @@ Layers are those of GLM-4.5. As in SDAR, the grid of blocks ends at the canvas.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import count, ends, is_a, mask, masked_spec, must, native, number, off
-from ssdcli.models.families.family import Config, Family, Rename, Split, Stack, Vocabulary
+from ssdcli.models.families.config import MaskedSpec, count, is_a, must, native, number, off, stacked_experts
+from ssdcli.models.families.family import Config, Family, Rename, Split
 
-_BLOCK = 32  # its config.json does not say
 _MASK = 156895  # of the published checkpoints
 
 
@@ -39,12 +36,6 @@ def _native(config: Config) -> dict[str, Any]:
     }
 
 
-def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
-    hidden = mask(config, vocabulary, "<|mask|>", known=_MASK)
-    common = masked_spec(config, vocabulary, hidden, "block-causal", _BLOCK)
-    return replace(common, ends=ends(config, vocabulary, "<|role_end|>"))
-
-
 def _head(config: Config) -> int:
     """The width of a head."""
     return int(config.get("head_dim") or count(config, "hidden_size") // count(config, "num_attention_heads"))
@@ -65,14 +56,13 @@ def _heads(config: Config) -> tuple[int, ...]:
 
 _LAYER = r"model\.layers\.(\d+)\."
 _ATTENTION = r"model.layers.\1.self_attn."
-_EXPERT = _LAYER + r"mlp\.experts\.(?P<n>\d+)\."
 
 LLADA2 = Family(
     name="llada2",
     title="LLaDA2.x",
     recognises=lambda config, _: is_a(config, "LLaDA2MoeModelLM"),
     native=_native,
-    spec=_spec,
+    spec=MaskedSpec(masks=("<|mask|>",), known_mask=_MASK, attention="block-causal", ends=("<|role_end|>",)),
     keys=(
         Rename(r"model\.word_embeddings\.weight", "model.embed_tokens.weight"),
         Split(
@@ -84,10 +74,6 @@ LLADA2 = Family(
         Rename(_LAYER + r"attention\.key_layernorm\.weight", _ATTENTION + "k_norm.weight"),
         Rename(_LAYER + r"attention\.dense\.weight", _ATTENTION + "o_proj.weight"),
         Rename(_LAYER + r"mlp\.gate\.expert_bias", r"model.layers.\1.mlp.gate.e_score_correction_bias"),
-        Stack(
-            (_EXPERT + r"gate_proj\.weight", _EXPERT + r"up_proj\.weight"),
-            r"model.layers.\1.mlp.experts.gate_up_proj",
-        ),
-        Stack((_EXPERT + r"down_proj\.weight",), r"model.layers.\1.mlp.experts.down_proj"),
+        *stacked_experts(_LAYER + r"mlp\.experts\.(?P<n>\d+)\."),
     ),
 )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import count, ends, is_a, mask, masked_spec, must, native, off
-from ssdcli.models.families.family import Config, Family, Stack, Vocabulary
+from ssdcli.models.families.config import MaskedSpec, count, is_a, must, native, off, stacked_experts
+from ssdcli.models.families.family import Config, Family
 
-_BLOCK = 32
 _MASK = 156895  # of the published checkpoints
 
 
@@ -29,25 +26,11 @@ def _native(config: Config) -> dict[str, Any]:
     }
 
 
-def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
-    hidden = mask(config, vocabulary, "<|mask|>", known=_MASK)
-    common = masked_spec(config, vocabulary, hidden, "full", _BLOCK)
-    return replace(common, ends=ends(config, vocabulary, "<|role_end|>"), late_ends=vocabulary.chat)
-
-
-_EXPERT = r"model\.layers\.(\d+)\.mlp\.experts\.(?P<n>\d+)\."
-
 LLADA_MOE = Family(
     name="llada-moe",
     title="LLaDA-MoE",
     recognises=lambda config, _: is_a(config, "LLaDAMoEModel", "LLaDAMoEModelLM"),
     native=_native,
-    spec=_spec,
-    keys=(
-        Stack(
-            (_EXPERT + r"gate_proj\.weight", _EXPERT + r"up_proj\.weight"),
-            r"model.layers.\1.mlp.experts.gate_up_proj",
-        ),
-        Stack((_EXPERT + r"down_proj\.weight",), r"model.layers.\1.mlp.experts.down_proj"),
-    ),
+    spec=MaskedSpec(masks=("<|mask|>",), known_mask=_MASK, ends=("<|role_end|>",), padded=True),
+    keys=stacked_experts(r"model\.layers\.(\d+)\.mlp\.experts\.(?P<n>\d+)\."),
 )

@@ -9,10 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import count, ends, is_a, mask, masked_spec, off
+from ssdcli.models.families.config import MaskedSpec, count, is_a, off
 from ssdcli.models.families.family import Config, Drop, Family, Vocabulary
 
-_BLOCK = 32
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _SHAPE = (
     "max_position_embeddings",
@@ -43,9 +42,8 @@ def _native(config: Config) -> dict[str, Any]:
 
 
 def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
-    common = masked_spec(config, vocabulary, mask(config, vocabulary, "[MASK]"), "full", _BLOCK)
-    begin = vocabulary.ids.get("[CLS]", common.begin)
-    return replace(common, begin=begin, ends=ends(config, vocabulary, "[SEP]"))
+    common = MaskedSpec(masks=("[MASK]",), ends=("[SEP]",))(config, vocabulary)
+    return replace(common, begin=vocabulary.ids.get("[CLS]", common.begin))
 
 
 MODERNBERT = Family(

@@ -6,13 +6,11 @@ that prediction; here a canvas is denoised whole.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ssdcli.errors import SsdError
-from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import count, ends, is_a, mask, masked_spec, native, off
-from ssdcli.models.families.family import Config, Family, Rename, Vocabulary
+from ssdcli.models.families.config import MaskedSpec, is_a, native, off
+from ssdcli.models.families.family import Config, Family, Rename
 
 _PARADIGMS = ("bidirectional", "block_diff")
 
@@ -26,17 +24,12 @@ def _native(config: Config) -> dict[str, Any]:
     return native(config, "ministral3", "Ministral3ForCausalLM")
 
 
-def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
-    common = masked_spec(config, vocabulary, mask(config, vocabulary), "causal", count(config, "block_size"))
-    return replace(common, ends=ends(config, vocabulary))
-
-
 NEMOTRON_LABS = Family(
     name="nemotron-labs",
     title="Nemotron-Labs-Diffusion",
     recognises=lambda config, _: is_a(config, "NemotronLabsDiffusionModel"),
     native=_native,
-    spec=_spec,
+    spec=MaskedSpec(attention="causal", block="block_size"),
     keys=(
         Rename(r"encoder\.(.*)", r"model.\1"),
         Rename(r"diffusion_head\.weight", "lm_head.weight"),

@@ -5,19 +5,10 @@ Its config.json is a causal Qwen2's; the mask that was added to its tokenizer te
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import ends, is_a, mask, masked_spec, native
+from ssdcli.models.families.config import MaskedSpec, is_a, native
 from ssdcli.models.families.family import Config, Family, Vocabulary
 
-_BLOCK = 32
 _MASK = "<M>"
-
-
-def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
-    common = masked_spec(config, vocabulary, mask(config, vocabulary, _MASK), "full", _BLOCK)
-    return replace(common, shift=True, ends=ends(config, vocabulary, "<|endoftext|>"))
 
 
 def _recognises(config: Config, vocabulary: Vocabulary) -> bool:
@@ -30,5 +21,5 @@ OPEN_DCODER = Family(
     title="Open-dCoder",
     recognises=_recognises,
     native=lambda config: native(config, "qwen2", "Qwen2ForCausalLM"),
-    spec=_spec,
+    spec=MaskedSpec(masks=(_MASK,), shift=True, ends=("<|endoftext|>",)),
 )

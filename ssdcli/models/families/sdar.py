@@ -6,24 +6,18 @@ blocks is read as published; any other has its short block first, not last toget
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ssdcli.models.core_spec import CoreSpec
-from ssdcli.models.families.config import count, ends, is_a, mask, masked_spec, native
-from ssdcli.models.families.family import Config, Family, Vocabulary
-
-
-def _spec(config: Config, vocabulary: Vocabulary) -> CoreSpec:
-    hidden = mask(config, vocabulary, "<|MASK|>")
-    block = count(config, "block_size")  # from 4 to 64; only config.json says which
-    common = masked_spec(config, vocabulary, hidden, "block-causal", block)
-    return replace(common, ends=ends(config, vocabulary, "<|im_end|>", "<|endoftext|>"))
-
+from ssdcli.models.families.config import MaskedSpec, is_a, native
+from ssdcli.models.families.family import Family
 
 SDAR = Family(
     name="sdar",
     title="SDAR",
     recognises=lambda config, _: is_a(config, "SDARForCausalLM"),
     native=lambda config: native(config, "qwen3", "Qwen3ForCausalLM"),
-    spec=_spec,
+    spec=MaskedSpec(
+        masks=("<|MASK|>",),
+        attention="block-causal",
+        block="block_size",  # from 4 to 64; only config.json says which
+        ends=("<|im_end|>", "<|endoftext|>"),
+    ),
 )
