@@ -57,8 +57,20 @@ class Ensembles:
     def _load(self, spec: EnsembleSpec) -> Writer:
         with on_out_of_memory("Ask for a smaller model."):
             try:
-                return spec.open(self._placement, self._models)
+                writer = spec.open(self._placement, self._models)
             except OutOfMemory:
                 self._kept = []  # perhaps it fits alone
                 gc.collect()
-                return spec.open(self._placement, self._models)
+                writer = spec.open(self._placement, self._models)
+        _let_read(writer)
+        return writer
+
+
+def _let_read(writer: Writer) -> None:
+    """Let causal cores show what small models read, before one that is loaded later asks for it amid a text."""
+    from ssdcli.generation.loaded_model import core_of, models_of
+    from ssdcli.models.backbones.causal import CausalCore
+
+    for core in (core_of(one.model) for one in models_of(writer.members)):
+        if isinstance(core, CausalCore) and not core.taps:
+            core.tap(core.middle_layers)

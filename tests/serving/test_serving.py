@@ -16,8 +16,11 @@ from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.selection import choose
 from ssdcli.generation.writer import Writer
 from ssdcli.text.messages import Message
+from ssdcli.training.job import train_small
+from ssdcli.training.settings import TrainSettings
 from tests.serving.conftest import until
 from tests.tiny import add_family
+from tests.trainings import write_text
 
 SAID = "Dear landlord, the boiler"
 
@@ -282,6 +285,18 @@ def test_no_exact_log_probabilities_are_made_up(server):
     add_family("simplex")
     with pytest.raises(openai.BadRequestError, match="no exact log-probabilities"):
         server.client().completions.create(model="big", prompt=SAID, max_tokens=0, echo=True, logprobs=1)
+
+
+def test_a_small_model_that_reads_the_core_may_come_while_that_writes(endless, server, tmp_path):
+    """What the core shows to it does not change amid a text."""
+    write_text(tmp_path / "notes.txt")
+    train_small(TrainSettings((str(tmp_path / "notes.txt"),), core="core", name="side", steps=2, batch_tokens=128))
+    given = {"model": "core", "prompt": SAID, "max_tokens": 300, "seed": 1, "extra_body": {"draft": 0}}
+    whole = server.client().completions.create(**given).choices[0].text
+    stream = server.client().completions.create(**given, stream=True)
+    begun = next(iter(stream)).choices[0].text
+    assert server.client().completions.create(model="side", prompt=SAID, max_tokens=5).choices[0].text
+    assert begun + "".join(chunk.choices[0].text for chunk in stream) == whole
 
 
 def test_one_prompt_that_cannot_be_written_spoils_no_other(family, serving, monkeypatch):
