@@ -6,18 +6,19 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
-from ssdcli.errors import DownloadFailed, SsdError, UsageError
+from ssdcli.errors import DownloadFailed, UsageError
 from ssdcli.hub.failures import failures
 from ssdcli.hub.resume import fetch_blob, stream_range
 from ssdcli.machine.units import large
-from ssdcli.registry.manifest import CONFIG, FILE, INDEX, TEMPLATE, WEIGHTS
+from ssdcli.models.weights.gguf_header import LONGEST
+from ssdcli.registry.manifest import CONFIG, FILE, INDEX, TEMPLATE
 
 _SMALL = (
     CONFIG,
@@ -35,7 +36,6 @@ _SMALL = (
 )
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[\w.][\w./-]*", re.ASCII)
-_SAFE = ".safetensors"
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 Report = Callable[[int], None]
@@ -91,33 +91,17 @@ class RemoteFile:
             return hashlib.file_digest(stream, lambda: sha).hexdigest() == self.digest
 
 
-class Contents(Protocol):
-    """The files of a checkpoint, wherever they are.
-
-    title: of the repository or folder, for messages.
-    files: in it.
-    elsewhere: what to do if one is missing.
-    """
-
-    @property
-    def title(self) -> str: ...  # noqa: D102 - as above, like the next two
-
-    @property
-    def files(self) -> tuple[RemoteFile, ...]: ...  # noqa: D102
-
-    @property
-    def elsewhere(self) -> str: ...  # noqa: D102
-
-
 @dataclass(frozen=True)
 class Listing:
-    """What a repository holds at one commit.
+    """What a repository holds at one commit: a source of a checkpoint, or of a GGUF file in it.
 
     repo: as it was asked for.
     commit: its sha.
     files: in it.
     gated: whether access must be asked for.
     licence: as the card has it.
+    gguf: the file that is meant; None for a checkpoint of several files.
+    links: whether its files stay as they are, so that links to them will do.
     """
 
     repo: RepoId
@@ -125,11 +109,8 @@ class Listing:
     files: tuple[RemoteFile, ...]
     gated: bool = False
     licence: str | None = None
-
-    @property
-    def source(self) -> str:
-        """ORG/NAME@COMMIT."""
-        return f"{self.repo.name}@{self.commit}"
+    gguf: RemoteFile | None = None
+    links: ClassVar[bool] = True
 
     @property
     def title(self) -> str:
@@ -140,6 +121,61 @@ class Listing:
     def elsewhere(self) -> str:
         """What to do if a file is missing."""
         return "Go online to fetch the rest." if is_offline() else "Pull another revision or repository."
+
+    @property
+    def place(self) -> str:
+        """ORG/NAME@COMMIT, or ORG/NAME@COMMIT:FILE."""
+        return f"{self.repo.name}@{self.commit}" + (f":{self.gguf.name}" if self.gguf else "")
+
+    def origin(self, files: Iterable[RemoteFile]) -> str:
+        """The place: a commit says what its files hold."""
+        return self.place
+
+    def small(self) -> dict[str, bytes]:
+        """Configuration, tokenizer and index, fetched, by name."""
+        return {name: path.read_bytes() for name, path in self.fetch(small_files(self.files)).items()}
+
+    def to_fetch(self, files: Iterable[RemoteFile]) -> int:
+        """How many bytes of these files are not in the hub's cache."""
+        return sum(file.size for file in files if not _is_cached(self, file))
+
+    def fetch(self, files: Iterable[RemoteFile], report: Report = lambda _: None) -> dict[str, Path]:
+        """Bring files into the cache and check them; `report` is called with the number of bytes as they arrive.
+
+        Returns the paths by name. DownloadFailed names a file that differs from the listing; it is deleted from the
+        cache, so that the next attempt fetches it again.
+        """
+        paths = {}
+        for file in files:
+            if _is_cached(self, file):
+                report(file.size)
+            paths[file.name] = path = _download(self, file, report)
+            if not file.check(path):
+                _forget(path)
+                raise DownloadFailed(
+                    f"{file.name} of {self.repo} arrived damaged: it is not what the hub lists.",
+                    "Run the same command again to fetch it anew.",
+                )
+        _remember(self)
+        return paths
+
+    @contextmanager
+    def open(self, file: RemoteFile, begin: int = 0, most: int = LONGEST) -> Iterator[BinaryIO]:
+        """The bytes of a file from `begin` on, at least `most` of them if there are so many, without fetching the rest.
+
+        DownloadFailed if the hub cannot send them, or, offline, if they are not in the cache.
+        """
+        from huggingface_hub import hf_hub_url
+
+        if _is_cached(self, file) or is_offline():
+            with self.fetch([file])[file.name].open("rb") as stream:
+                stream.seek(begin)
+                yield stream
+            return
+        with failures(self.repo, file.name):
+            url = hf_hub_url(self.repo.name, file.name, revision=self.commit)
+            with stream_range(url, begin, most) as stream:
+                yield stream
 
 
 def is_offline() -> bool:
@@ -165,71 +201,10 @@ def look(repo: RepoId) -> Listing:
     return Listing(repo, str(info.sha), files, bool(info.gated), licence if isinstance(licence, str) else None)
 
 
-def small_files(contents: Contents) -> tuple[RemoteFile, ...]:
+def small_files(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
     """Configuration, tokenizer and index: all that is needed to recognise a checkpoint."""
-    top = [file for file in contents.files if "/" not in file.name]
+    top = [file for file in files if "/" not in file.name]
     return tuple(file for file in top if any(fnmatchcase(file.name, name) for name in _SMALL))
-
-
-def weight_files(contents: Contents, shards: Iterable[str], pickles: Iterable[str]) -> tuple[RemoteFile, ...]:
-    """The files with the weights; SsdError if there are none, or some are missing.
-
-    shards: the files that the index names; none without an index. pickles: those that the family is known to have, used
-    only where there are no safetensors at all.
-    """
-    top = {file.name: file for file in contents.files if "/" not in file.name}
-    tensors = [name for name in top if name.endswith(_SAFE)]
-    names = sorted(set(shards)) or ([WEIGHTS] if WEIGHTS in tensors else tensors) or list(pickles)
-    missing = [name for name in names if name not in top]
-    if missing or not names:
-        lack = f"{contents.title} lacks {', '.join(missing)}." if missing else f"{contents.title} holds no safetensors."
-        raise SsdError(lack, contents.elsewhere)
-    return tuple(top[name] for name in names)
-
-
-def to_fetch(listing: Listing, files: Iterable[RemoteFile]) -> int:
-    """How many bytes of these files are not in the cache."""
-    return sum(file.size for file in files if not _is_cached(listing, file))
-
-
-def fetch(listing: Listing, files: Sequence[RemoteFile], report: Report) -> dict[str, Path]:
-    """Bring files into the cache and check them; `report` is called with the number of bytes as they arrive.
-
-    Returns the paths by name. DownloadFailed names a file that differs from the listing; it is deleted from the cache,
-    so that the next attempt fetches it again.
-    """
-    paths = {}
-    for file in files:
-        if _is_cached(listing, file):
-            report(file.size)
-        paths[file.name] = path = _download(listing, file, report)
-        if not file.check(path):
-            _forget(path)
-            raise DownloadFailed(
-                f"{file.name} of {listing.repo} arrived damaged: it is not what the hub lists.",
-                "Run the same command again to fetch it anew.",
-            )
-    _remember(listing)
-    return paths
-
-
-@contextmanager
-def open_range(listing: Listing, file: RemoteFile, begin: int, most: int) -> Iterator[BinaryIO]:
-    """The bytes of a file from `begin` on as a stream: from the cache, or from the hub without fetching the rest.
-
-    DownloadFailed if the hub cannot send them, or, offline, if they are not in the cache.
-    """
-    from huggingface_hub import hf_hub_url
-
-    if _is_cached(listing, file) or is_offline():
-        with fetch(listing, [file], lambda _: None)[file.name].open("rb") as stream:
-            stream.seek(begin)
-            yield stream
-        return
-    with failures(listing.repo, file.name):
-        url = hf_hub_url(listing.repo.name, file.name, revision=listing.commit)
-        with stream_range(url, begin, most) as stream:
-            yield stream
 
 
 def check_space(wanted: Iterable[tuple[Path, int]], what: str) -> None:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ssdcli.errors import UsageError, require
-from ssdcli.hub.download import RemoteFile, cache_folder, check_space, weight_files
+from ssdcli.hub.download import RemoteFile, cache_folder, check_space
 from ssdcli.hub.pull import Watch, shards
-from ssdcli.hub.source import CheckpointSource, Place, find_source
+from ssdcli.hub.source import CheckpointSource, Place, find_source, weight_files
 from ssdcli.hub.tokenizer_files import read_table
 from ssdcli.machine.units import in_parameters
 from ssdcli.registry.manifest import CONFIG, DRAFTER, HEAD, TOKENIZER, Manifest, package_versions, write_manifest

@@ -5,30 +5,21 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Protocol
+from typing import BinaryIO, ClassVar
 
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.hub.download import (
-    Contents,
-    Listing,
-    RemoteFile,
-    RepoId,
-    Report,
-    fetch,
-    look,
-    open_range,
-    small_files,
-    to_fetch,
-)
+from ssdcli.hub.download import Listing, RemoteFile, RepoId, Report, look, small_files
 from ssdcli.models.weights.gguf_header import GGUF, LONGEST
 from ssdcli.registry.disk import digest
+from ssdcli.registry.manifest import WEIGHTS
 from ssdcli.registry.names import LONGEST as LONGEST_NAME
 
 _PATH = re.compile(r"[./~\\].*|[A-Za-z]:[\\/].*", re.DOTALL)
 _FILE = re.compile(r"[\w][\w ./+-]*\.gguf", re.ASCII | re.IGNORECASE)
+_SAFE = ".safetensors"
 _SHOWN = 5  # files that a message lists
 _FOREIGN = re.compile(r"[^a-z0-9._-]+")
 
@@ -79,57 +70,16 @@ def spelled(text: str) -> str:
     return _FOREIGN.sub("-", text.lower()).strip("-").lstrip("._-")[:LONGEST_NAME]
 
 
-class CheckpointSource(Contents, Protocol):
-    """A checkpoint that can be read.
-
-    gguf: the file that is meant; None for a checkpoint of several files.
-    links: whether its files stay as they are, so that links to them will do.
-    licence: as its authors state it.
-    gated: whether access must be asked for.
-    """
-
-    @property
-    def gguf(self) -> RemoteFile | None: ...  # noqa: D102 - as above, like the next three
-
-    @property
-    def links(self) -> bool: ...  # noqa: D102
-
-    @property
-    def licence(self) -> str | None: ...  # noqa: D102
-
-    @property
-    def gated(self) -> bool: ...  # noqa: D102
-
-    @property
-    def place(self) -> str:
-        """Where it is: ORG/NAME@COMMIT[:FILE], or a path."""
-
-    def origin(self, files: Iterable[RemoteFile]) -> str:
-        """Where it was from, and what these files held; the same only for the same content."""
-
-    def small(self) -> dict[str, bytes]:
-        """Configuration, tokenizer and index, by name."""
-
-    def to_fetch(self, files: Iterable[RemoteFile]) -> int:
-        """How many bytes of these files have to come over the network."""
-
-    def fetch(self, files: Sequence[RemoteFile], report: Report) -> dict[str, Path]:
-        """The paths of files by name, complete and checked; `report` is called with numbers of bytes."""
-
-    def open(self, file: RemoteFile, begin: int = 0, most: int = LONGEST) -> AbstractContextManager[BinaryIO]:
-        """A stream of a file's bytes from `begin` on, at least `most` of them if there are so many."""
-
-
 def find_source(place: Place) -> CheckpointSource:
     """Look at a place; DownloadFailed if the hub cannot be asked, SsdError if the repository lacks the file."""
     if isinstance(place, RepoId):
-        return HubSource.of(look(place))
+        return look(place)
     if isinstance(place, RepoFile):
         listing = look(place.repo)
         file = next((file for file in listing.files if file.name == place.file), None)
         if file is None:
             raise SsdError(f"{place.repo} has no file {place.file}.", ggufs_of(listing) or listing.elsewhere)
-        return HubSource.of(listing, file)
+        return replace(listing, gguf=file)
     if place.is_dir():
         folder = place.resolve()
         return LocalSource(folder, tuple(_stored(path) for path in sorted(folder.iterdir()) if path.is_file()))
@@ -137,56 +87,17 @@ def find_source(place: Place) -> CheckpointSource:
     return LocalSource(place.parent.resolve(), (file,), file)
 
 
-def ggufs_of(contents: Contents) -> str:
+def ggufs_of(source: CheckpointSource) -> str:
     """The sentence that names the GGUF files of a repository or folder; empty if there are none."""
-    names = [file.name for file in contents.files if file.name.lower().endswith(GGUF)]
-    joint = "/" if isinstance(contents, LocalSource) else ":"
+    names = [file.name for file in source.files if file.name.lower().endswith(GGUF)]
+    joint = "/" if isinstance(source, LocalSource) else ":"
     more = ", ..." if len(names) > _SHOWN else ""
-    return f"Name a GGUF file: {', '.join(f'{contents.title}{joint}{n}' for n in names[:_SHOWN])}{more}." * bool(names)
-
-
-@dataclass(frozen=True)
-class HubSource(Listing):
-    """A repository of the hub, or a GGUF file in it."""
-
-    gguf: RemoteFile | None = None
-    links: ClassVar[bool] = True
-
-    @classmethod
-    def of(cls, listing: Listing, gguf: RemoteFile | None = None) -> HubSource:
-        """What a repository holds, as a source."""
-        return cls(**vars(listing), gguf=gguf)
-
-    @property
-    def place(self) -> str:
-        """ORG/NAME@COMMIT, or ORG/NAME@COMMIT:FILE."""
-        return self.source + (f":{self.gguf.name}" if self.gguf else "")
-
-    def origin(self, files: Iterable[RemoteFile]) -> str:
-        """The place: a commit says what its files hold."""
-        return self.place
-
-    def small(self) -> dict[str, bytes]:
-        """Configuration, tokenizer and index, fetched."""
-        paths = fetch(self, small_files(self), lambda _: None)
-        return {name: path.read_bytes() for name, path in paths.items()}
-
-    def to_fetch(self, files: Iterable[RemoteFile]) -> int:
-        """How many bytes of these files are not in the hub's cache."""
-        return to_fetch(self, files)
-
-    def fetch(self, files: Sequence[RemoteFile], report: Report) -> dict[str, Path]:
-        """The files in the hub's cache."""
-        return fetch(self, files, report)
-
-    def open(self, file: RemoteFile, begin: int = 0, most: int = LONGEST) -> AbstractContextManager[BinaryIO]:
-        """A stream of a file's bytes from `begin` on, without fetching the rest."""
-        return open_range(self, file, begin, most)
+    return f"Name a GGUF file: {', '.join(f'{source.title}{joint}{n}' for n in names[:_SHOWN])}{more}." * bool(names)
 
 
 @dataclass(frozen=True)
 class LocalSource:
-    """A folder, or a GGUF file in it, which its owner may change at any time.
+    """A folder, or a GGUF file in it, which its owner may change at any time; as a source it is like `Listing`.
 
     folder: absolute.
     files: in it.
@@ -223,7 +134,7 @@ class LocalSource:
 
     def small(self) -> dict[str, bytes]:
         """Configuration, tokenizer and index."""
-        return {file.name: (self.folder / file.name).read_bytes() for file in small_files(self)}
+        return {file.name: (self.folder / file.name).read_bytes() for file in small_files(self.files)}
 
     def to_fetch(self, files: Iterable[RemoteFile]) -> int:
         """Nothing."""
@@ -240,6 +151,25 @@ class LocalSource:
         with (self.folder / file.name).open("rb") as stream:
             stream.seek(begin)
             yield stream
+
+
+CheckpointSource = Listing | LocalSource
+
+
+def weight_files(source: CheckpointSource, shards: Iterable[str], pickles: Iterable[str]) -> tuple[RemoteFile, ...]:
+    """The files with the weights; SsdError if there are none, or some are missing.
+
+    shards: the files that the index names; none without an index. pickles: those that the family is known to have, used
+    only where there are no safetensors at all.
+    """
+    top = {file.name: file for file in source.files if "/" not in file.name}
+    tensors = [name for name in top if name.endswith(_SAFE)]
+    names = sorted(set(shards)) or ([WEIGHTS] if WEIGHTS in tensors else tensors) or list(pickles)
+    missing = [name for name in names if name not in top]
+    if missing or not names:
+        lack = f"{source.title} lacks {', '.join(missing)}." if missing else f"{source.title} holds no safetensors."
+        raise SsdError(lack, source.elsewhere)
+    return tuple(top[name] for name in names)
 
 
 def _stored(path: Path) -> RemoteFile:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssdcli.errors import DownloadFailed, SsdError, UsageError
-from ssdcli.hub import download as ours
-from ssdcli.hub.download import Listing, RemoteFile, RepoId, check_space, fetch, look, small_files, weight_files
+from ssdcli.hub.download import Listing, RemoteFile, RepoId, check_space, look, small_files
+from ssdcli.hub.source import weight_files
 from tests.hub_server import EXPIRED, HubServer, point_at
 
 NAME = "org/Model-1"
@@ -56,7 +56,7 @@ def hub(folder, cache, monkeypatch) -> Iterator[HubServer]:
 
 def fetched(listing: Listing, *names: str) -> dict[str, bytes]:
     files = [file for file in listing.files if file.name in names]
-    return {name: path.read_bytes() for name, path in fetch(listing, files, lambda _: None).items()}
+    return {name: path.read_bytes() for name, path in listing.fetch(files, lambda _: None).items()}
 
 
 def blobs(cache: Path) -> list[bytes]:
@@ -106,7 +106,7 @@ def test_no_text_names_anything_outside_the_cache(text):
 
 def test_a_listing_tells_commit_sizes_digests_and_licence(hub):
     listing = look(REPO)
-    assert listing.source == f"{NAME}@{hub.repositories[NAME].refs['main']}"
+    assert listing.place == f"{NAME}@{hub.repositories[NAME].refs['main']}"
     assert {file.name: file.size for file in listing.files} == {name: len(content) for name, content in FILES.items()}
     assert {len(file.digest) for file in listing.files} == {40, 64}
     assert (listing.gated, listing.licence) == (False, "mit")
@@ -125,7 +125,7 @@ def test_a_revision_pins_the_commit_that_is_fetched(hub, folder, tmp_path):
 
 
 def test_only_what_tells_of_the_model_is_fetched_before_its_weights(hub):
-    assert {file.name for file in small_files(look(REPO))} == {"config.json", "tokenizer.json"}
+    assert {file.name for file in small_files(look(REPO).files)} == {"config.json", "tokenizer.json"}
 
 
 def listed(*names: str) -> Listing:
@@ -163,7 +163,7 @@ def test_weights_that_are_not_all_there_are_refused_by_name(hub, there, shards, 
 
 def test_files_arrive_whole_and_every_byte_is_reported_once(hub):
     listing, reported = look(REPO), []
-    paths = fetch(listing, small_files(listing) + weight_files(listing, [], []), reported.append)
+    paths = listing.fetch(small_files(listing.files) + weight_files(listing, [], []), reported.append)
     assert {name: path.read_bytes() for name, path in paths.items()} == {name: FILES[name] for name in paths}
     assert sum(reported) == sum(len(FILES[name]) for name in paths)
 
@@ -171,11 +171,11 @@ def test_files_arrive_whole_and_every_byte_is_reported_once(hub):
 def test_what_is_in_the_cache_is_not_fetched_again_but_reported(hub):
     listing, reported = look(REPO), []
     weights = weight_files(listing, [], [])
-    assert ours.to_fetch(listing, weights) == len(WEIGHTS)
+    assert listing.to_fetch(weights) == len(WEIGHTS)
     for _ in range(2):
         reported.clear()
-        fetch(listing, weights, reported.append)
-        assert ours.to_fetch(listing, weights) == 0
+        listing.fetch(weights, reported.append)
+        assert listing.to_fetch(weights) == 0
     assert sum(reported) == len(WEIGHTS)
     assert len(hub.downloads(SHARD)) == 1
 
@@ -185,7 +185,7 @@ def test_content_that_another_commit_left_in_the_cache_is_not_fetched_again(hub,
     (folder / "README.md").write_text("another card")
     hub.add(NAME, folder)
     newer = look(REPO)
-    assert ours.to_fetch(newer, weight_files(newer, [], [])) == 0
+    assert newer.to_fetch(weight_files(newer, [], [])) == 0
     assert fetched(newer, SHARD) == {SHARD: WEIGHTS}
     assert len(hub.downloads(SHARD)) == 1
 
@@ -204,7 +204,7 @@ def test_a_connection_that_keeps_breaking_says_that_the_same_command_resumes(hub
     with pytest.raises(
         DownloadFailed, match=f"broke off while {SHARD} of {NAME} was fetched. Run the same command again"
     ):
-        fetch(listing, [*small_files(listing), *weight_files(listing, [], [])], lambda _: None)
+        listing.fetch([*small_files(listing.files), *weight_files(listing, [], [])], lambda _: None)
     hub.faults.clear()
     before = len(hub.downloads("config.json"))
     assert fetched(listing, "config.json", SHARD)[SHARD] == WEIGHTS
@@ -219,7 +219,7 @@ def test_what_had_arrived_of_a_file_is_not_fetched_again_by_another_process(hub,
         fetched(look(REPO), SHARD)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
     listing, told = look(REPO), []
-    fetch(listing, weight_files(listing, [], []), told.append)
+    listing.fetch(weight_files(listing, [], []), told.append)
     assert [request.range for request in hub.downloads(SHARD)] == [None, "bytes=30000-"]
     assert (told[0], sum(told)) == (30_000, len(WEIGHTS))
     assert blobs(cache) == [WEIGHTS]
@@ -250,7 +250,7 @@ def test_a_file_with_one_wrong_bit_is_refused_by_name_and_forgotten(hub, cache, 
 
 def test_content_that_went_bad_in_the_cache_is_noticed_too(hub, cache):
     listing = look(REPO)
-    [path] = fetch(listing, weight_files(listing, [], []), lambda _: None).values()
+    [path] = listing.fetch(weight_files(listing, [], []), lambda _: None).values()
     path.resolve().write_bytes(b"x" * len(WEIGHTS))
     with pytest.raises(DownloadFailed, match="damaged"):
         fetched(listing, SHARD)
@@ -281,7 +281,7 @@ def test_a_gated_repository_says_how_to_get_in_and_never_tells_the_token(hub, fo
     listing = look(REPO)
     assert listing.gated
     with pytest.raises(DownloadFailed, match=rf"gated.*{hub.url}/{NAME}.*'hf auth login'") as raised:
-        fetch(listing, small_files(listing), lambda _: None)
+        listing.fetch(small_files(listing.files), lambda _: None)
     assert given is None or given not in str(raised.value)
     assert blobs(cache) == []
 
@@ -341,7 +341,7 @@ def test_offline_what_the_cache_has_is_there_and_no_request_is_made(hub, cache, 
 
 def test_offline_content_is_checked_all_the_same(hub, monkeypatch):
     listing = look(REPO)
-    [path] = fetch(listing, weight_files(listing, [], []), lambda _: None).values()
+    [path] = listing.fetch(weight_files(listing, [], []), lambda _: None).values()
     monkeypatch.setenv("SSD_OFFLINE", "1")
     path.resolve().write_bytes(b"x" * len(WEIGHTS))
     with pytest.raises(DownloadFailed, match="damaged"):
