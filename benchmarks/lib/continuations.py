@@ -27,11 +27,9 @@ class Member(Protocol):
 
     def log_p(self) -> Tensor:
         """Of the next tokens: (B, V)."""
-        ...
 
     def append(self, tokens: Tensor) -> None:
         """Go on after these tokens, (B,)."""
-        ...
 
 
 class CoreMember:

@@ -60,12 +60,13 @@ class Source:
         """Decode the bytes, in pieces."""
         return decode(self.chunks, self.name, self.report, self.codec)
 
-    def whole(self, most: int) -> bytes | None:
-        """All bytes, or None if there are more than `most`."""
+    def whole(self, most: int, larger: str) -> bytes | None:
+        """All bytes, or None if there are more than `most`, counted as skipped for being `larger`."""
         held = bytearray()
         for chunk in self.chunks:
             held += chunk
             if len(held) > most:
+                self.skip(larger)
                 return None
         return bytes(held)
 

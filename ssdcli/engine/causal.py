@@ -30,25 +30,21 @@ class CausalBackbone(Backbone, Protocol):
 
     def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor | None, cache: Any | None) -> Tensor:
         """As a backbone's."""
-        ...
 
     def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Any:
         """As a backbone's."""
-        ...
 
     def write(self, embedded: Tensor, positions: Tensor, cache: Any, count: int) -> Tensor:
         """Run the body over (B, w, H) after the first `count` columns of a spaced cache; returns (B, w, H).
 
         The cache is changed: its next w columns are then those of these tokens.
         """
-        ...
 
     def write_each(self, parts: Sequence[tuple[Tensor, Tensor, Any, int]]) -> Sequence[Tensor]:
         """The same for several rows, with the arguments of `write` for each; their states are those of a write alone.
 
         A backbone with `shared_tokens` lets so many tokens share a pass, and their states a call of `logits`.
         """
-        ...
 
 
 class CausalDenoiser(Denoiser):

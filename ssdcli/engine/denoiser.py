@@ -40,37 +40,29 @@ class Backbone(EmbeddingSpace, Protocol):
     @property
     def device(self) -> torch.device:
         """Where canvases and prefixes are."""
-        ...
 
     @property
     def sizes(self) -> Sizes:
         """What its parts cost to compute."""
-        ...
 
     @property
     def self_conditioned(self) -> bool:
         """Whether the previous prediction is an input (self-conditioning)."""
-        ...
 
     def condition(self, embedded: Tensor, t: Tensor | None, previous: Tensor | None) -> Tensor:
         """Add the noise level t (B, L) and the previous prediction's embedding (B, L, H), where given."""
-        ...
 
     def new_cache(self) -> Any:
         """An empty KV cache; `first(n)` of a cache that was read at once is the cache of its first n columns."""
-        ...
 
     def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: Any | None) -> Tensor:
         """Run the body over (B, L, H) after the cache, which is left as it was; returns hidden states (B, L, H)."""
-        ...
 
     def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Any:
         """The cache with (B, L, H) appended; the given one stays as it was."""
-        ...
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the clean tokens: (B, L, V) float32, -inf for ids that are never text."""
-        ...
 
 
 def denoise_sequence(

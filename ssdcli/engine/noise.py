@@ -23,11 +23,9 @@ class Noise(Protocol):
 
     def uniform(self, *shape: int) -> Tensor:
         """Draws in the open interval (0, 1): (B, *shape) float32."""
-        ...
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal draws: (B, *shape) float32."""
-        ...
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:

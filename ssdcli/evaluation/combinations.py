@@ -74,7 +74,6 @@ class Score(Protocol):
 
     def __call__(self, combined: Combined, positions: Positions) -> Tensor:
         """Nats at each position, before they are weighted by the noise process: (N,)."""
-        ...
 
 
 def cross_entropy(combined: Combined, positions: Positions) -> Tensor:

@@ -210,7 +210,6 @@ class Metered(Protocol):
 
     def costs(self, prompt: Prompt) -> Iterator[tuple[int, int]]:
         """FLOPs after a prompt, block by block: of reading the new text before the block, and of a denoising step."""
-        ...
 
 
 class Usage:

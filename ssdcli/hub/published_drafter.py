@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from ssdcli.errors import UsageError, require
@@ -15,7 +14,7 @@ from ssdcli.hub.pull import Watch, shards
 from ssdcli.hub.source import CheckpointSource, Place, find_source, weight_files
 from ssdcli.hub.tokenizer_files import read_table
 from ssdcli.machine.units import in_parameters
-from ssdcli.registry.manifest import CONFIG, DRAFTER, HEAD, TOKENIZER, Manifest, package_versions, write_manifest
+from ssdcli.registry.manifest import CONFIG, DRAFTER, HEAD, TOKENIZER, Manifest, write_manifest
 from ssdcli.registry.store import Entry, Registry
 
 
@@ -67,23 +66,14 @@ def pull_drafter(plan: DrafterPlan, name: str, registry: Registry, watch: Watch,
         write_drafter(list(paths.values()), config, plan.core.folder, folder)
         (folder / CONFIG).write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(plan.core.folder / TOKENIZER, folder / TOKENIZER)
-        manifest = Manifest(
+        manifest = Manifest.beside(
+            core,
             name=name,
             kind=HEAD,
             architecture=DRAFTER,
-            process=core.process,
-            constants=core.constants,
-            block_size=core.block_size,
-            context=core.context,
-            attention="none",
-            vocabulary=core.vocabulary,
-            tokenizer=core.tokenizer,
             parameters=parameters_of(config),
-            core=plan.core.name,
             base_weights=core.weights_digest,
             source=plan.source.origin(plan.weights),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=package_versions(),
         )
         (folder / "README.md").write_text(_card(manifest), encoding="utf-8")
         write_manifest(folder, manifest)

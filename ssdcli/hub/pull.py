@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ from ssdcli.registry.manifest import (
     TOKENIZER,
     TOKENIZER_SETTINGS,
     Manifest,
-    package_versions,
     tokenizer_fingerprint,
     write_manifest,
 )
@@ -378,6 +376,4 @@ def manifest_of(plan: PullPlan, name: str, source: str) -> Manifest:
         tokenizer=tokenizer_fingerprint(plan.tokenizer),
         parameters=0,
         source=source,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=package_versions(),
     )

@@ -25,7 +25,6 @@ class Tunable(Protocol):
     @property
     def layers(self) -> PreTrainedModel:
         """The native module whose linear layers get adapters."""
-        ...
 
 
 def add_adapter(model: Tunable, rank: int, seed: int) -> PeftModel:

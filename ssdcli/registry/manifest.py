@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.confidence import Confidence
@@ -132,6 +133,13 @@ def _is_relative(path: str) -> bool:
     return not path.startswith("/") and "\\" not in path and ":" not in path and ".." not in path.split("/")
 
 
+def _package_versions() -> dict[str, str]:
+    """The versions of the packages that make a model, for its manifest."""
+    from importlib.metadata import version  # its import takes longer than listing the models
+
+    return {package: version(package) for package in _PACKAGES}
+
+
 _COUNT = Check("a whole number of at least 0", _count)
 _TEXT = Check("a text that is not empty", _text)
 _OPTIONAL_TEXT = Check("a text or null", _optional_text)
@@ -236,12 +244,18 @@ class Manifest(ModelSpec):
         Check("null or a table of finite numbers", lambda value: value is None or _numbers(value)), None
     )
     data: str | None = _checked(_OPTIONAL_TEXT, None)
-    created: str = _checked(_TEXT)
+    created: str = _checked(_TEXT, make=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     files: dict[str, str] = _checked(Check("a table of sha256 digests by relative path", _inside), make=dict)
-    versions: dict[str, str] = _checked(Check("a table of texts", _texts), make=dict)
+    versions: dict[str, str] = _checked(Check("a table of texts", _texts), make=_package_versions)
     metrics: dict[str, float] = _checked(_NUMBERS, make=dict)
     measure: str = _checked(_TEXT, DENOISING_LOSS)
     text: dict[str, float] = _checked(_NUMBERS, make=dict)
+
+    @classmethod
+    def beside(cls, core: Manifest, **own: Any) -> Self:
+        """That of something made for a core, which keeps its tokens: it has the core's process and its sizes."""
+        same = ("process", "constants", "block_size", "context", "vocabulary", "tokenizer")
+        return cls(**{name: getattr(core, name) for name in same}, core=core.name, attention="none", **own)
 
     @property
     def joint_gates(self) -> tuple[AverageGate, ...]:
@@ -320,13 +334,6 @@ def read_manifest(folder: Path) -> Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest into a model's folder, whole or not at all."""
     write_atomic(folder / FILE, manifest.to_json())
-
-
-def package_versions() -> dict[str, str]:
-    """The versions of the packages that make a model, for its manifest."""
-    from importlib.metadata import version  # its import takes longer than listing the models
-
-    return {package: version(package) for package in _PACKAGES}
 
 
 def tokenizer_fingerprint(tokenizer_json: bytes) -> str:

@@ -70,7 +70,17 @@ def distilled_cross_entropy(
     return sums
 
 
-class _HeadCrossEntropy(torch.autograd.Function):
+class _Kept(torch.autograd.Function):
+    """A function of hidden states, table, targets, weights and never whose forward pass keeps its gradients."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """Scale the gradients that were kept."""
+        hidden, table = (kept * grads[0].to(kept.dtype) for kept in ctx.saved_tensors)
+        return hidden, table, None, None, None
+
+
+class _HeadCrossEntropy(_Kept):
     """The weighted sum of cross-entropies to tokens."""
 
     @staticmethod
@@ -94,20 +104,8 @@ class _HeadCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(grad_hidden, grad_table.to(table.dtype))
         return total
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        """Scale the gradients that were kept."""
-        grad_hidden, grad_table = ctx.saved_tensors
-        return (
-            grad_hidden * grads[0].to(grad_hidden.dtype),
-            grad_table * grads[0].to(grad_table.dtype),
-            None,
-            None,
-            None,
-        )
 
-
-class _DistilledCrossEntropy(torch.autograd.Function):
+class _DistilledCrossEntropy(_Kept):
     """The weighted sums of cross-entropies to a mixture and to tokens."""
 
     @staticmethod
@@ -137,16 +135,3 @@ class _DistilledCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(grad_hidden, grad_table.to(table.dtype))
         ctx.mark_non_differentiable(plain)
         return mixed, plain
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        """Scale the gradients that were kept."""
-        grad_hidden, grad_table = ctx.saved_tensors
-        scale = grads[0]
-        return (
-            grad_hidden * scale.to(grad_hidden.dtype),
-            grad_table * scale.to(grad_table.dtype),
-            None,
-            None,
-            None,
-        )

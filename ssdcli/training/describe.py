@@ -7,7 +7,6 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +23,7 @@ from ssdcli.machine.units import counted
 from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.memory.memory_files import Memory
 from ssdcli.options.declare import flag_of
-from ssdcli.registry.manifest import Manifest, package_versions, tokenizer_fingerprint
+from ssdcli.registry.manifest import Manifest, tokenizer_fingerprint
 from ssdcli.registry.names import NO_CORE
 from ssdcli.reports.description import Description, Quality, length_counts
 from ssdcli.training.assessment import Assessment
@@ -103,8 +102,6 @@ def _manifest(prepared: Prepared, found: Assessment, memory: Memory | None, qual
         gates=tuple(map(asdict, _gates(found, prepared, remembers=memory is not None and prepared.exact))),
         memory=None if memory is None else memory.size,
         data=prepared.store.info.fingerprint,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=package_versions(),
         metrics={name: value for name, value in bits.items() if math.isfinite(value)}
         | {"held-out documents": quality.documents},
         measure=found.measure,

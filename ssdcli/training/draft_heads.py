@@ -7,7 +7,6 @@ import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.backbones.draft_head import DraftHead
 from ssdcli.models.general_heads import save_general_head
 from ssdcli.registry.disk import disk_errors
-from ssdcli.registry.manifest import HEAD, TOKENIZER, WEIGHTS, Manifest, package_versions, write_manifest
+from ssdcli.registry.manifest import HEAD, TOKENIZER, WEIGHTS, Manifest, write_manifest
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.codec import Codec
 from ssdcli.text.openings import format_of
@@ -214,23 +213,14 @@ class _Learned:
     def _manifest(self, right: tuple[float, ...]) -> Manifest:
         """What the registry keeps of it; the digests of its files are added when it is registered."""
         core = self.job.entry.manifest
-        return Manifest(
+        return Manifest.beside(
+            core,
             name=self.job.settings.name,
             kind=HEAD,
             architecture=type(self.head).__name__,
-            process=core.process,
-            constants=core.constants,
-            block_size=core.block_size,
-            context=core.context,
-            attention="none",
-            vocabulary=core.vocabulary,
-            tokenizer=core.tokenizer,
             parameters=sum(weight.numel() for weight in self.head.parameters()),
-            core=self.job.entry.name,
             base_weights=core.weights_digest,
             data=self.job.store.info.fingerprint,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=package_versions(),
             metrics={f"draft {place + 1} right": share for place, share in enumerate(right)},
             text={"documents": self.states.documents, "tokens": len(self.states.targets)},
         )

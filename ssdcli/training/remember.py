@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from ssdcli.models.memory.memory_files import NOTHING, Memory, load_memory, writ
 from ssdcli.models.memory.recall import Recall, save_recall
 from ssdcli.registry.archive import MEMORY_FILES, RECALL
 from ssdcli.registry.disk import disk_errors, files_below
-from ssdcli.registry.manifest import FILE, HEAD, MEMORY, TOKENIZER, Manifest, package_versions, write_manifest
+from ssdcli.registry.manifest import FILE, HEAD, MEMORY, TOKENIZER, Manifest, write_manifest
 from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
 from ssdcli.text.chat_template import copy_chat
@@ -185,25 +184,16 @@ def _manifest(name: str, core: Entry, store: TokenStore, memory: Memory) -> Mani
     """What the registry keeps of a memory alone; the digests of its files are added when it is registered."""
     own, info = core.manifest, store.info
     causal = own.attention == "autoregressive"
-    return Manifest(
+    return Manifest.beside(
+        own,
         name=name,
         kind=MEMORY,
         architecture=MEMORY,
-        process=own.process,
-        constants=own.constants,
-        block_size=own.block_size,
-        context=own.context,
-        attention="none",
-        vocabulary=own.vocabulary,
-        tokenizer=own.tokenizer,
         parameters=0,
-        core=core.name,
         format=format_of_text(info, core),
         ends=own.ends,
         gates=(asdict(PUBLIC_GATE),) if causal else (),
         memory=memory.size,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=package_versions(),
         text=_amount(store),
     )
 

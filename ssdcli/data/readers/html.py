@@ -53,9 +53,8 @@ _PRESCAN = 4096  # bytes, in which a page declares its encoding; the WHATWG has 
 
 def read_html(source: Source) -> Iterator[Document]:
     """Read an HTML page as one document, or as several if it is long; a huge one is counted as skipped."""
-    data = source.whole(MAX_PAGE_BYTES)
+    data = source.whole(MAX_PAGE_BYTES, "HTML of more than 16 MiB")
     if data is None:
-        source.skip("HTML of more than 16 MiB")
         return
     page = source.decoded(data, declared_charset(data))
     if is_too_deep(page):

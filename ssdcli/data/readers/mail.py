@@ -20,6 +20,7 @@ from ssdcli.machine.encodings import decode_bytes, true_codec
 from ssdcli.text.messages import BETWEEN
 
 MAX_MAIL_BYTES = 16 << 20
+_LARGER = "mail of more than 16 MiB"
 
 _PARTING = re.compile(rb"(\r?\n)\r?\n\Z")  # the blank line after a message is not part of it
 _ESCAPED = re.compile(rb"^>(>*From )", re.MULTILINE)
@@ -47,21 +48,19 @@ def read_mbox(source: Source) -> Iterator[Document]:
 
 def read_mail(source: Source) -> Iterator[Document]:
     """Read a file that is one mail."""
-    mail = source.whole(MAX_MAIL_BYTES)
-    if mail is None:
-        source.skip("mail of more than 16 MiB")
-    elif mail.strip():
+    mail = source.whole(MAX_MAIL_BYTES, _LARGER)
+    if mail is not None and mail.strip():
         yield from _mail_documents(mail, source, source.name)
 
 
 def read_emlx(source: Source) -> Iterator[Document]:
     """Read a mail of Apple Mail: its length on a line, the mail, and a property list."""
-    data = source.whole(MAX_MAIL_BYTES)
+    data = source.whole(MAX_MAIL_BYTES, _LARGER)
     length, _, rest = (data or b"").partition(b"\n")
-    if data is None or not length.strip().isdigit():
-        source.skip("broken mail" if data is not None else "mail of more than 16 MiB")
-    else:
+    if length.strip().isdigit():
         yield from _mail_documents(rest[: int(length)], source, source.name)
+    elif data is not None:
+        source.skip("broken mail")
 
 
 def read_mhtml(source: Source) -> Iterator[Document]:
@@ -92,7 +91,7 @@ def is_mail(head: bytes) -> bool:
 def _mail_documents(mail: bytes, source: Source, place: str) -> Iterator[Document]:
     report = source.report
     if len(mail) > MAX_MAIL_BYTES:
-        report.skip("mail of more than 16 MiB", place, "mail")
+        report.skip(_LARGER, place, "mail")
         return
     try:
         message = email.message_from_bytes(mail.removeprefix(BOM_UTF8), policy=email.policy.compat32)

@@ -77,11 +77,8 @@ def _org_lines(lines: Sequence[str]) -> Iterator[str]:
 
 def read_notebook(source: Source) -> Iterator[Document]:
     """Read the text and the code of a Jupyter notebook, without outputs."""
-    data = source.whole(MAX_BYTES)
-    if data is None:
-        source.skip("notebook of more than 256 MiB")
-        return
-    if not data.strip():
+    data = source.whole(MAX_BYTES, "notebook of more than 256 MiB")
+    if data is None or not data.strip():
         return
     try:
         notebook = json.loads(source.decoded(data))
@@ -97,9 +94,8 @@ def read_notebook(source: Source) -> Iterator[Document]:
 
 def read_enex(source: Source) -> Iterator[Document]:
     """Read each note of an Evernote export: its title and its text, without attachments."""
-    data = source.whole(MAX_BYTES)
+    data = source.whole(MAX_BYTES, "ENEX of more than 256 MiB")
     if data is None:
-        source.skip("ENEX of more than 256 MiB")
         return
     number = 0
     try:

@@ -57,10 +57,7 @@ def read_rtf(source: Source) -> Iterator[Document]:
 
 def read_document(source: Source, kind: str, text_of: Callable[[BytesIO], str]) -> Iterator[Document]:
     """Read a file as one document, or as several if it is long; one without text is counted."""
-    data = source.whole(MAX_BYTES)
-    if data is None:
-        source.skip(f"{kind} of more than 256 MiB")
-        return
+    data = source.whole(MAX_BYTES, f"{kind} of more than 256 MiB")
     if not data:
         return
     try:

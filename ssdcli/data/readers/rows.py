@@ -65,10 +65,8 @@ def read_parquet(source: Source) -> Iterator[Document]:
     if source.path is not None:
         yield from _read_rows(source, _parquet_rows(source.path))
         return
-    data = source.whole(_MAX_PARQUET_BYTES)
-    if data is None:
-        source.skip("packed Parquet of more than 256 MiB")
-    elif data:
+    data = source.whole(_MAX_PARQUET_BYTES, "packed Parquet of more than 256 MiB")
+    if data:
         yield from _read_rows(source, _parquet_rows(BytesIO(data)))
 
 

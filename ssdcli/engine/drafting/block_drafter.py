@@ -23,7 +23,6 @@ class BlockGuess(Protocol):
 
     def has_read(self, cache: Any) -> bool:
         """Whether it knows the tokens of a model's cache."""
-        ...
 
     def log_p(self, tokens: Tensor, positions: Tensor, cache: Any, seen: Tensor, places: Tensor) -> Tensor:
         """Log p at some places (b, n) of blocks: (b, n, V) float32.
@@ -31,7 +30,6 @@ class BlockGuess(Protocol):
         tokens: (b, size) int64, -1 for hidden ones. positions: theirs, (b, size). seen: how many columns of the cache
         stand before each block, (b,).
         """
-        ...
 
 
 @dataclass(frozen=True)

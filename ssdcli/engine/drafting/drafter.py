@@ -36,4 +36,3 @@ class Drafter(Protocol):
             what it believes agrees with the ensemble more often than one that draws by itself.
         prefix: as the member's `start` and `commit` returned it.
         """
-        ...

@@ -76,7 +76,6 @@ class Denoises(Protocol):
 
     def denoise(self, canvas: Tensor, t: float, previous: Tensor | None, prefix: Any) -> Tensor:
         """Log p of the clean tokens: (B, L, V)."""
-        ...
 
 
 def one_by_one(model: Denoises, ahead: Lookahead, prefix: Any) -> Tensor:

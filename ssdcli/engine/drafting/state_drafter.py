@@ -24,15 +24,12 @@ class StatesGuess(Protocol):
 
     def begin(self, states: Tensor, tokens: Tensor) -> Tensor:
         """The guess (N, H) behind tokens (N,) int64 that follow the ones with these states (N, D)."""
-        ...
 
     def step(self, guess: Tensor, tokens: Tensor) -> Tensor:
         """The guess (N, H) behind one more token (N,) int64."""
-        ...
 
     def log_p(self, guess: Tensor) -> Tensor:
         """Log p of its ids as the next token: (N, n) float32."""
-        ...
 
 
 @dataclass(frozen=True)

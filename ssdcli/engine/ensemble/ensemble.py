@@ -29,15 +29,12 @@ class CanvasDenoiser(Protocol):
 
     def start(self, prompts: Sequence[Prompt]) -> Any:
         """Read the prompts of a batch, none of them empty."""
-        ...
 
     def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefix: Any) -> Tensor:
         """Log p of the clean tokens: (B, L, V) float32, normalised, or NaN at a position where the member abstains."""
-        ...
 
     def commit(self, tokens: Tensor, prefix: Any) -> Any:
         """The prefix with a clean block (B, L) appended; the given one stays as it was."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,9 @@ class Guide(Protocol):
     @property
     def scale(self) -> float:
         """The guidance scale: zero is no steering, below zero is away from what it wants."""
-        ...
 
     def push(self, log_p: Tensor, written: Tensor) -> Tensor:
         """Where to move the logits log_p (B, L, V), given the tokens before (B, n): (B, L, V) float32."""
-        ...
 
 
 def guided(log_p: Tensor, guides: Sequence[Guide], written: Tensor) -> Tensor:
@@ -53,7 +51,6 @@ class Classifier(Protocol):
 
     def log_p(self, embedded: Tensor) -> Tensor:
         """Log p of each label: embedded (B, T, H) to (B, labels)."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ class Rule(Protocol):
 
     def __call__(self, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         """Combine log_ps (..., V), one a running member, by weights that are not zero: (..., V) float32, normalised."""
-        ...
 
 
 def mix(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -17,7 +17,6 @@ class Schedule(Protocol):
 
     def __call__(self, t: float) -> float:
         """The weight at t in [0, 1]; zero means that the member is not run."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ class CopyLimit(Protocol):
 
     def forbidden(self, written: Sequence[int]) -> Sequence[int]:
         """The ids that, after these written ones, would make a copy that is too long."""
-        ...
 
 
 def without_copies(

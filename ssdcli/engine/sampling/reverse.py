@@ -23,11 +23,9 @@ class Sampler(Protocol):
     @property
     def process(self) -> Any:
         """The noise process that it reverses."""
-        ...
 
     def reverse(self) -> ReverseProcess:
         """With the steps, the temperatures and the early stop that go with it unless others are named."""
-        ...
 
     def step(self, canvas: Canvas, prediction: Prediction, times: Times, picker: Picker, noise: CounterNoise) -> Canvas:
         """Denoise from t to each row's s, given a prediction of the clean tokens; at s = 0 the canvas is clean.
@@ -35,15 +33,12 @@ class Sampler(Protocol):
         prediction: its log p is tempered, and certain where the canvas shows a token; the members' own are as they were
             made.
         """
-        ...
 
     def decided(self, before: Canvas, after: Canvas) -> Tensor:
         """The positions for which a step chose a token that the canvas did not show before: (B, L) bool."""
-        ...
 
     def finished(self, canvas: Canvas) -> Tensor:
         """The rows that no further step would change: (B,) bool."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ class Follower(Protocol):
 
     def read(self, states: Tensor, positions: Tensor, kept: Sequence[CacheLayer]) -> None:
         """Add columns for tokens with these states, (B, n, k H), at positions (B, n), to its layers."""
-        ...
 
 
 class CausalCore(CoreBackbone):
