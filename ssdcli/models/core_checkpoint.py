@@ -13,6 +13,7 @@ from ssdcli.machine.hardware import Hardware, look
 from ssdcli.machine.placement import Allocation, Placement
 from ssdcli.models.backbones.causal import PackedCausalBackbone
 from ssdcli.models.backbones.core_backbone import CoreBackbone
+from ssdcli.models.backbones.packed_decoder import Weights
 from ssdcli.models.backbones.packed_linear import IN_16_BITS, PACKINGS, Packing
 from ssdcli.models.core_config import UNREADABLE, completed, native_part, read_config, unreadable
 from ssdcli.models.core_spec import KEY, CoreSpec
@@ -55,14 +56,14 @@ def packing_for(allocation: Allocation, hardware: Hardware) -> Packing:
 
 
 def _packed(folder: Path, spec: CoreSpec, packing: Packing, adapter: Path | None) -> PackedCausalBackbone:
-    """Read a core's tensors, add what an adapter adds to them, and pack them, one after the other."""
+    """Read a core's tensors and what an adapter adds to them, and pack them, one after the other."""
     with ExitStack() as stack:
         files = [stack.enter_context(safe_open(path, "pt")) for path in weight_files(folder)]
         places = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - the file is no mapping
         added = None if adapter is None else AdapterWeights.read(adapter, places)
 
         def read(name: str) -> Tensor | None:
-            tensor = places[name].get_tensor(name) if name in places else None
-            return tensor if tensor is None or added is None else added.joined(name, tensor)
+            return places[name].get_tensor(name) if name in places else None
 
-        return PackedCausalBackbone(completed(native_part(read_config(folder))), read, spec, packing)
+        weights = Weights(read, packing) if added is None else Weights(read, packing, added.update)
+        return PackedCausalBackbone(completed(native_part(read_config(folder))), weights, spec)

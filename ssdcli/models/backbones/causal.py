@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from ssdcli.models.backbones.cache import CacheLayer, PrefixCache
 from ssdcli.models.backbones.core_backbone import CoreBackbone
-from ssdcli.models.backbones.packed_decoder import FEW_QUERIES, PackedDecoder, Read, RowPass
-from ssdcli.models.backbones.packed_linear import FEW, TOGETHER, Packing
+from ssdcli.models.backbones.packed_decoder import FEW_QUERIES, PackedDecoder, RowPass, Weights
+from ssdcli.models.backbones.packed_linear import FEW, TOGETHER
 from ssdcli.models.core_spec import CoreSpec
 
 SLIDING = "sliding_attention"  # transformers' name for a kind of layer
@@ -141,11 +141,11 @@ class PackedCausalBackbone(CausalCore):
 
     same_on_any_threads = True
 
-    def __init__(self, config: Mapping[str, Any], read: Read, spec: CoreSpec, packing: Packing) -> None:
+    def __init__(self, config: Mapping[str, Any], weights: Weights, spec: CoreSpec) -> None:
         """Read and pack a model's weights, as `PackedDecoder` does."""
         super().__init__(spec, None, torch.device("cpu"))
         self._configure(config)
-        self._decoder = PackedDecoder(config, read, packing)
+        self._decoder = PackedDecoder(config, weights)
         self.sizes, self.layer_count = self._decoder.sizes, config["num_hidden_layers"]
 
     @property

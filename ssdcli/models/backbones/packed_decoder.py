@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import CacheLayer, PrefixCache
-from ssdcli.models.backbones.packed_linear import PackedLinear, Packing, is_same_beside
+from ssdcli.models.backbones.packed_linear import PackedLinear, Packing, Update, is_same_beside
 from ssdcli.models.backbones.rotary import Rotary
 from ssdcli.models.packable import PACKABLE, shapes, width_of_head
 
@@ -26,7 +26,20 @@ _ROTARY = "rope_parameters"
 
 Masks = Mapping[str, Tensor | None]
 Rotation = tuple[Tensor, Tensor]
-Read = Callable[[str], Tensor | None]  # a tensor by its name, if there is one
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a model's weights come from, and how they are packed.
+
+    read: a tensor by its name, if there is one.
+    packing: of the layers and all else.
+    update: what an adapter adds to the tensor of a linear layer, if anything.
+    """
+
+    read: Callable[[str], Tensor | None]
+    packing: Packing
+    update: Callable[[str], Update | None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -52,13 +65,13 @@ class PackedDecoder:
     sizes: the multiply-adds of its parts.
     """
 
-    def __init__(self, config: Mapping[str, Any], read: Read, packing: Packing) -> None:
+    def __init__(self, config: Mapping[str, Any], weights: Weights) -> None:
         """Read and pack the weights of a model, layer by layer.
 
         config: the native configuration, complete as transformers has it. KeyError for what it lacks, ValueError for
         weights that contradict it.
         """
-        parts = _Parts(config, read, packing)
+        parts, packing = _Parts(config, weights), weights.packing
         table = parts.tensor("model.embed_tokens.weight")
         self.table = table.to(packing.dtype)
         self._scale = None
@@ -69,7 +82,7 @@ class PackedDecoder:
         self._rotary = {kind: parts.rotary(kind) for kind in self.kinds}
         self._norm = parts.norm("model.norm")
         head = parts.optional("lm_head.weight")
-        self._head = packing.head(table if head is None else head, None)
+        self._head = packing.head(table if head is None else head, None, None)
         self.tied = head is None
         attention = sum(layer.attention for layer in self._layers)
         self.sizes = Sizes(body=parts.multiply_adds, attention=attention, table=self.table.numel())
@@ -144,8 +157,8 @@ class _Parts:
     width: of a head.
     """
 
-    def __init__(self, config: Mapping[str, Any], read: Read, packing: Packing) -> None:
-        self.config, self._read, self._packing = config, read, packing
+    def __init__(self, config: Mapping[str, Any], weights: Weights) -> None:
+        self.config, self._weights = config, weights
         self.kind = PACKABLE[config["architectures"][0]]
         self.width = width_of_head(config)
         self._shapes = shapes(config)
@@ -153,7 +166,7 @@ class _Parts:
 
     def tensor(self, name: str) -> Tensor:
         """A tensor that the configuration announces; ValueError if it is missing or of another shape."""
-        found, shape = self._read(name), self._shapes[name]
+        found, shape = self._weights.read(name), self._shapes[name]
         if found is None or found.shape != shape:
             there = "is missing" if found is None else f"is of {tuple(found.shape)}"
             raise ValueError(f"{name} should be of shape {shape}, and {there}")
@@ -165,16 +178,15 @@ class _Parts:
 
     def norm(self, name: str) -> _Norm:
         weight = self.tensor(f"{name}.weight").float() + self.kind.norm_offset
-        return _Norm(weight.to(self._packing.dtype), self.config["rms_norm_eps"])
+        return _Norm(weight.to(self._weights.packing.dtype), self.config["rms_norm_eps"])
 
     def linear(self, *names: str) -> PackedLinear:
         """Linear layers of the same input as one, their outputs side by side."""
         weights = [self.tensor(f"{name}.weight") for name in names]
         found = [bias for name in names if (bias := self.optional(f"{name}.bias")) is not None]
         self.multiply_adds += sum(weight.numel() for weight in weights)
-        if len(names) == 1:
-            return self._packing.layers(weights[0], found[0] if found else None)
-        return self._packing.layers(torch.cat(weights), torch.cat(found) if found else None)
+        update = Update.beside([self._weights.update(f"{name}.weight") for name in names], [*map(len, weights)])
+        return self._weights.packing.layers(_joined(weights), _joined(found) if found else None, update)
 
     def layer_type(self, number: int) -> str:
         """The kind of a layer."""
@@ -278,6 +290,10 @@ class _Layer:
         seen = functional.scaled_dot_product_attention(together, keys, values, mask, scale=self._scale)
         seen = seen.view(rows, self._groups, share, count, width).permute(0, 3, 1, 2, 4)
         return seen.reshape(rows, count, heads * width)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _added(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

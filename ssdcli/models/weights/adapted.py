@@ -1,4 +1,4 @@
-"""The weights of a LoRA adapter as they are stored, added to those of its base without peft, which takes seconds."""
+"""The weights of a LoRA adapter as they are stored, read without peft, which takes seconds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ssdcli.models.backbones.packed_linear import Update
 from ssdcli.models.core_config import UNREADABLE, unreadable
 
 _OF_BASE = "base_model.model."  # peft's name for the base in the names of an adapter's tensors
@@ -39,10 +40,8 @@ class AdapterWeights:
         except UNREADABLE as error:
             raise unreadable(folder, error) from error
 
-    def joined(self, name: str, weight: Tensor) -> Tensor:
-        """A tensor of the base with what the adapter adds to it: W + (alpha / r) B A, in W's dtype or float32."""
+    def update(self, name: str) -> Update | None:
+        """What the adapter adds to a tensor of the base, (alpha / r) B A, if it adds anything."""
         path = f"{_OF_BASE}{name.removesuffix('.weight')}"
-        first, second = (self.tensors.get(f"{path}.lora_{part}.weight") for part in "AB")
-        if first is None or second is None:
-            return weight
-        return weight.float().addmm(second.float(), first.float(), alpha=self.scale)
+        down, up = (self.tensors.get(f"{path}.lora_{part}.weight") for part in "AB")
+        return None if down is None or up is None else Update(down.float(), self.scale * up.float())

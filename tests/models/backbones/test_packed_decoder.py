@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from ssdcli.models.backbones.causal import PackedCausalBackbone
 from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.backbones.native_class import native_class_of
+from ssdcli.models.backbones.packed_decoder import Weights
 from ssdcli.models.backbones.packed_linear import (
     FEW,
     GROUP,
@@ -23,9 +24,12 @@ from ssdcli.models.backbones.packed_linear import (
     PackedLinear,
     Packing,
     PlainLinear,
+    Update,
     WideLinear,
+    is_same_beside,
     pack_bfloat16,
     pack_by_length,
+    pack_int4,
 )
 from ssdcli.models.families.causal import CAUSAL_CLASSES
 from ssdcli.models.families.family import Vocabulary
@@ -35,7 +39,13 @@ from tests.models.families.checkpoints import WORDS
 
 PACKABLE = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma3_text", "gemma3")
 LENGTH = WINDOW + 16
-EXACT = Packing(PlainLinear, PlainLinear, torch.float32)
+
+
+def _plain(weight: Tensor, bias: Tensor | None, _: Update | None) -> PackedLinear:
+    return PlainLinear(weight, bias)
+
+
+EXACT = Packing(_plain, _plain, torch.float32)
 VOCABULARY = Vocabulary(TOKENS, dict(zip(SPECIALS, range(WORDS, TOKENS), strict=True)), begin=BEGIN, end=END)
 
 
@@ -55,7 +65,7 @@ def _model(kind: str) -> tuple[Any, Any]:
 def _pair(kind: str, packing: Packing = EXACT) -> tuple[NativeCausalBackbone, PackedCausalBackbone]:
     model, spec = _model(kind)
     config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
-    packed = PackedCausalBackbone(config, model.state_dict().get, spec, packing)
+    packed = PackedCausalBackbone(config, Weights(model.state_dict().get, packing), spec)
     return NativeCausalBackbone(model, spec), packed
 
 
@@ -201,6 +211,44 @@ def test_weights_that_came_from_4_bits_are_read_in_4_bits_over_a_few_tokens_alon
     few, many = Int4Packed(_on_grid(), None), pack_bfloat16(_on_grid(), None)
     assert torch.equal(grid(_x(FEW, 96)), few(_x(FEW, 96)))
     assert torch.equal(grid(_x(FEW + 1, 96)), many(_x(FEW + 1, 96)))
+
+
+def _update(out: int = 64, width: int = 96, rank: int = 5) -> Update:
+    return Update(0.1 * _matrix(rank, width), 0.5 * _matrix(out, rank))
+
+
+@pytest.mark.parametrize("rank", [1, 16, 21])
+def test_an_adapter_leaves_a_grid_of_4_bits_as_it_is(rank):
+    update = _update(rank=rank)
+    exact = _x(FEW, 96).float() @ update.added_to(_on_grid()).T
+    for pack in (pack_by_length, pack_int4):
+        layer = pack(_on_grid(), None, update)
+        assert (layer(_x(FEW, 96)).float() - exact).norm() < 0.01 * exact.norm()
+    swallowed = Int4Packed(update.added_to(_on_grid()), None)(_x(FEW, 96)).float()
+    assert (swallowed - exact).norm() > 0.02 * exact.norm()
+
+
+def test_longer_passes_and_other_weights_have_it_added():
+    update = _update()
+    for weight, rows in ((_on_grid(), FEW + 1), (_matrix(), 1)):
+        x = _x(rows, 96)
+        assert torch.equal(pack_by_length(weight, None, update)(x), pack_bfloat16(update.added_to(weight), None)(x))
+
+
+def test_beside_an_adapter_a_row_is_bit_for_bit_what_it_is_alone():
+    layer = pack_int4(_on_grid(), None, _update())
+    assert is_same_beside(layer, 96, torch.bfloat16)
+
+
+def test_layers_that_are_one_have_an_update_each():
+    first, third = _update(64), _update(32, rank=3)
+    both = Update.beside([first, None, third], [64, 16, 32])
+    assert both is not None
+    weight = _matrix(64 + 16 + 32)
+    parts = weight.split([64, 16, 32])
+    expected = torch.cat([first.added_to(parts[0]), parts[1], third.added_to(parts[2])])
+    torch.testing.assert_close(both.added_to(weight), expected)
+    assert Update.beside([None, None], [64, 16]) is None
 
 
 def test_4_bits_hold_weights_of_a_grid_as_well_as_16_do():
