@@ -39,6 +39,7 @@ class RemoteServer:
     token: str = ""
     url: str = ""
     shift: int = 0  # added to all ids that it tells
+    window: int | None = None  # the longest text that it says it reads
     heard: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
@@ -46,6 +47,13 @@ class RemoteServer:
     def model(self) -> LoadedModel:
         """What it runs."""
         return open_model(Registry().find(self.core))
+
+    @property
+    def listed(self) -> dict[str, Any]:
+        """Its model, as it lists it."""
+        window = {} if self.window is None else {"max_model_len": self.window}
+        told = {"meta": {"n_ctx": self.window, "n_ctx_train": 8192}} if self.dialect == "llama.cpp" else window
+        return {"id": MODEL, "object": "model", **told}
 
     @property
     def asked(self) -> list[dict[str, Any]]:
@@ -146,7 +154,7 @@ def remote_server(core: str, **changes: Any) -> Iterator[RemoteServer]:
             if state.token and self.headers.get("Authorization") != f"Bearer {state.token}":
                 self._send(401, b'{"error": {"message": "Incorrect key"}}')
                 return
-            status, answer = state.complete(json.loads(body)) if body else (200, {"data": [{"id": MODEL}]})
+            status, answer = state.complete(json.loads(body)) if body else (200, {"data": [state.listed]})
             self._send(status, json.dumps(answer).encode())
 
         def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:

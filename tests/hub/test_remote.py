@@ -63,8 +63,9 @@ def test_a_core_runs_as_its_authors_say_and_is_asked_for_what_the_server_tells(s
     assert all(isinstance(body["prompt"], str) for body in server.asked)  # a fixed text
 
 
-def test_a_shorter_window_of_the_server_counts(server, monkeypatch):
-    monkeypatch.setattr(client.Client, "models", lambda _: {MODEL: 40})
+@pytest.mark.parametrize("dialect", ["vllm", "llama.cpp"])
+def test_a_shorter_window_of_the_server_counts(server, dialect):
+    server.dialect, server.window = dialect, 40
     pull(server.url, "core")
     assert Registry().find("far").manifest.context == 40
 

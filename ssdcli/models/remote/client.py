@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -54,8 +54,7 @@ class Client:
         """The server's models: the longest text of each by its name, None where that is not told."""
         answer = self.call("/models")
         with suppress(LookupError, TypeError, AttributeError):
-            longest = {str(model["id"]): model.get("max_model_len") for model in answer["data"]}
-            return {name: most if isinstance(most, int) else None for name, most in longest.items()}
+            return {str(model["id"]): _longest(model) for model in answer["data"]}
         raise RemoteFailed(f"{self.address.host} lists no models.", _OTHER_ADDRESS)
 
     def complete(self, prompt: str | Sequence[int], count: int) -> Completion:
@@ -180,6 +179,12 @@ def _why(error: Exception) -> str:
         return f"gave no answer within {_PATIENCE:g} seconds"
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"cannot be reached ({reason})"
+
+
+def _longest(model: Mapping[str, Any]) -> int | None:
+    """The longest text of a listed model, as vLLM and SGLang or as llama.cpp tell it."""
+    told = model.get("max_model_len", (model.get("meta") or {}).get("n_ctx"))
+    return told if isinstance(told, int) else None
 
 
 def _seconds(retry_after: str | None) -> float | None:
