@@ -4,11 +4,10 @@
     python -m benchmarks twins --table FILE
 
 Four small models learn the bundled notebook and each corpus for equal minutes of the processor: `ssd`'s block-causal
-diffusion LM with embeddings of its own; a causal LM of the same shape, beginning and optimiser; a side network on the
-core's hidden states, which predicts the next token alone; and block diffusion that reads them, whose canvas of 16
-tokens stands behind an anchor. The last one is measured in two ways: with the anchor at the last known token, and as
-blocks on a grid, which see the core's states up to their beginning. What the core needs to read the notes is part of
-the time.
+diffusion LM with embeddings of its own; its causal twin (`--causal`); a side network on the core's hidden states, which
+predicts the next token alone; and block diffusion that reads them, whose canvas of 16 tokens stands behind an anchor.
+The last one is measured in two ways: with the anchor at the last known token, and as blocks on a grid, which see the
+core's states up to their beginning. What the core needs to read the notes is part of the time.
 
 Exact code lengths from the left of the first 256 tokens of each held-out document; constant weights and gates are
 fitted to other documents (cross-validation). True gaps of 1 to 8 tokens by constant weights fitted to other gaps, with
@@ -22,7 +21,6 @@ from __future__ import annotations
 import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
@@ -42,8 +40,8 @@ from benchmarks.lib.twins import (
     DiffusionMember,
     Member,
     ReadingMember,
+    TwinMember,
     train_reader,
-    train_twin,
 )
 from benchmarks.lib.word_gaps import gaps_of
 from ssdcli.api import load
@@ -51,11 +49,8 @@ from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.ensemble.rules import average
 from ssdcli.engine.sampling.nucleus import entropy
 from ssdcli.evaluation.joint_gate import Observations, fit_joint_gate
-from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
-from ssdcli.models.core_traits import inherit_embeddings
 from ssdcli.registry.store import SMOLLM2
 from ssdcli.text.codec import Codec
-from ssdcli.training.optimizer import make_optimizer
 from ssdcli.training.settings import TrainSettings
 
 QUICK = {"minutes": 0.3, "documents": 4, "gaps": 8, "facts": 4, "texts": 2}
@@ -66,7 +61,7 @@ _WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _MEASURED, _BEHIND = 256, 24
 _DRAFT, _WRITTEN, _BEFORE = 8, 48, 48
 _ANSWER = 16  # tokens after a fact's beginning
-_RATE, _TWIN_RATE = 1e-3, 3e-3
+_RATE = 1e-3
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -119,34 +114,24 @@ class Bench:
 
     # Training
 
-    def _diffusion(self) -> Model:
-        name = f"{self.corpus.name}-diffusion"
+    def _own(self, kind: str, *, causal: bool) -> tuple[Model, int]:
+        """A model with embeddings of its own, and its steps."""
+        name = f"{self.corpus.name}-{kind}"
         settings = TrainSettings(data=(self.corpus.train,), core=self.given.core, name=name, **self.corpus.changes)
-        settings = replace(settings, memory=False, reads_core=False, minutes=self.given.minutes)
+        settings = replace(settings, memory=False, reads_core=False, minutes=self.given.minutes, causal=causal)
         self.workshop.model(self.given.core)
-        self.workshop.trained(settings)
-        return self.workshop.model(name)
+        steps: int = self.workshop.trained(settings)["steps"]
+        return self.workshop.model(name), steps
 
     def diffusion(self) -> tuple[dict[str, Member], int]:
         """`ssd`'s own diffusion LM."""
-        model = self._diffusion()
-        line = self.workshop.piece({"training": model.name}, dict)
-        return {DIFFUSION: DiffusionMember(model.denoiser)}, line["steps"]
+        model, steps = self._own("diffusion", causal=False)
+        return {DIFFUSION: DiffusionMember(model.denoiser)}, steps
 
     def twin(self) -> tuple[dict[str, Member], int]:
-        """Its causal twin, from the core's own embeddings as well."""
-        torch.manual_seed(0)
-        other = self._diffusion().backbone
-        assert isinstance(other, BlockDiffusionLM)
-        network = BlockDiffusionLM(deepcopy(other.config))
-        network.vocabulary.load_state_dict(other.vocabulary.state_dict())
-        ids = torch.arange(other.config.vocabulary)
-        share, rows = network.vocabulary.log_share(ids).exp(), network.vocabulary.rows(ids)
-        known = self.core.backbone.embed(ids.clamp(max=self.core.backbone.rows - 1)).float() * share[:, None]
-        inherit_embeddings(network, known.new_zeros(len(network.table), known.shape[1]).index_add(0, rows, known))
-        budget = Budget(self.budget.seconds, _TWIN_RATE)
-        member, steps = train_twin(network, self.notes, budget, make_optimizer(network, _TWIN_RATE, 0.1))
-        return {TWIN: member}, steps
+        """Its causal twin."""
+        model, steps = self._own("causal", causal=True)
+        return {TWIN: TwinMember(_causal(model.denoiser))}, steps
 
     def reader(self, name: str, canvas: bool) -> tuple[dict[str, Member], int]:
         """A small model that reads the core."""

@@ -16,12 +16,10 @@ from benchmarks.lib.timing import processor_seconds
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
-from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.training.side_objective import SampledIds
 
 _GRADED = 512  # positions of a step
 _SCORED = 4  # of each canvas
-_ROWS, _LENGTH = 8, 256  # windows of a step of the twin with embeddings of its own
 _PART = 128  # positions whose predictions are held at once
 
 
@@ -208,26 +206,8 @@ class DiffusionMember:
         return log_p
 
 
-@dataclass(frozen=True)
-class TwinMember:
-    """A causal LM of the same shape."""
-
-    network: BlockDiffusionLM
-
-    @torch.no_grad()
-    def each(self, text: Sequence[int]) -> Tensor:
-        """As a member's."""
-        return self.network.logits(causal_states(self.network, torch.tensor([list(text)])))[0].log_softmax(-1)
-
-    @torch.no_grad()
-    def next(self, text: Sequence[int]) -> Tensor:
-        """As a member's."""
-        states = causal_states(self.network, torch.tensor([list(text)]))
-        return self.network.logits(states[:, -1:])[0, 0].log_softmax(-1)
-
-    def in_gap(self, before: Sequence[int], own: Sequence[int], behind: Sequence[int]) -> Tensor:
-        """As a member's: it sees the left side alone."""
-        return self.each([*before, *own])[len(before) - 1 : -1]
+class TwinMember(Core):
+    """A small causal model."""
 
     def draft(self, before: Sequence[int], count: int) -> list[int]:
         """As a member's: one by one."""
@@ -235,37 +215,3 @@ class TwinMember:
         for _ in range(count):
             text.append(int(self.next(text).argmax()))
         return text[len(before) :]
-
-
-def causal_states(network: BlockDiffusionLM, tokens: Tensor) -> Tensor:
-    """States at which the next token is predicted: (B, T) to (B, T, H)."""
-    length = tokens.shape[1]
-    mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
-    positions = torch.arange(length).expand_as(tokens)
-    return network.encode(network.embed(tokens), positions, mask.expand(len(tokens), -1, -1, -1), None)
-
-
-def train_twin(
-    network: BlockDiffusionLM, notes: Notes, budget: Budget, optimizer: torch.optim.Optimizer
-) -> tuple[TwinMember, int]:
-    """Train a causal twin on windows of notes, and count the steps."""
-    torch.manual_seed(budget.seed)
-    text = torch.tensor([token for note in notes.learned for token in note])
-
-    def nats(rows: Tensor) -> Tensor:
-        scores = network.row_scores(causal_states(network, rows[:, :-1]))
-        wanted = network.vocabulary.rows(rows[:, 1:])
-        return functional.cross_entropy(scores.flatten(0, 1), wanted.flatten())
-
-    def loss() -> Tensor:
-        starts = torch.randint(0, len(text) - _LENGTH, (_ROWS, 1))
-        with torch.autocast("cpu", torch.bfloat16):
-            return nats(text[starts + torch.arange(_LENGTH + 1)])
-
-    @torch.no_grad()
-    def own() -> float:
-        sums = [float(nats(torch.tensor([list(note)]))) * (len(note) - 1) for note in notes.beginnings]
-        return sum(sums) / sum(len(note) - 1 for note in notes.beginnings)
-
-    steps = train(loss, own, optimizer, budget)
-    return TwinMember(network.eval().requires_grad_(False)), steps

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
+from ssdcli.models.backbones.small_causal import new_network
 from ssdcli.models.core_config import unreadable
 from ssdcli.models.native_checkpoint import PROBLEMS
 from ssdcli.registry.manifest import CONFIG, WEIGHTS
@@ -42,7 +43,7 @@ def load_backbone(folder: Path, dtype: torch.dtype = torch.float32, device: str 
     """
     config = read_configuration(folder)
     try:
-        model = BlockDiffusionLM(config)
+        model = new_network(config)
         model.load_state_dict(load_file(folder / WEIGHTS))
     except PROBLEMS as error:
         raise unreadable(folder, error) from error

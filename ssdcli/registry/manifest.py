@@ -41,6 +41,7 @@ LATER = (
 )  # fields that earlier versions did not write
 ADAPTER = "adapter"  # a LoRA of a registered model, which it needs
 MEMORY = "memory"  # an index of text, without weights
+READER = "SideNetwork"  # the architecture of a small model that reads its core's states
 REMOTE = "remote"  # the architecture of a core on another machine
 HEAD = "head"  # drafts for a causal core, and predicts nothing
 DRAFTER = "DFlashDraftModel"  # the architecture of a draft head that others published
@@ -265,7 +266,7 @@ class Manifest(ModelSpec):
     @property
     def reads_core(self) -> bool:
         """Whether it is a small model that reads the hidden states of its core."""
-        return self.kind == "small" and self.attention == "autoregressive"
+        return self.kind == "small" and self.architecture == READER
 
     @property
     def tunes_core(self) -> bool:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ssdcli.engine import catalogue
-from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.gate import Gate
 from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.engine.ensemble.rules import Rule
@@ -169,11 +168,10 @@ def _trained(prepared: Prepared, model: SmallModel) -> LoadedModel:
     parent, tokenizer = prepared.parent, prepared.tokenizer
     ends = (prepared.end,) if parent is None else ends_of(parent.entry, tokenizer)
     form = format_made_here(ends, answers=prepared.format != "plain")
-    if isinstance(model, (SideNetwork, TunedCore)):
+    if prepared.predicts_next:
         form = replace(form, opening=prepared.opening, cuts_documents=False)
-        backbone = model.core if isinstance(model, TunedCore) else model
-        return LoadedModel(make_denoiser(backbone, "autoregressive", prepared.process), Codec(tokenizer), form)
-    return LoadedModel(Denoiser(model, prepared.process), Codec(tokenizer), form)
+    backbone = model.core if isinstance(model, TunedCore) else model
+    return LoadedModel(make_denoiser(backbone, prepared.attention, prepared.process), Codec(tokenizer), form)
 
 
 def _open_core(parent: Parent, prepared: Prepared, model: SmallModel) -> LoadedModel | None:

@@ -15,6 +15,7 @@ from ssdcli.engine.process import Process
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.backbones.side_network import SideNetwork, save_side_network
+from ssdcli.models.backbones.small_causal import SmallCausalLM
 from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.block_diffusion_checkpoint import load_backbone, save_backbone, save_configuration
 from ssdcli.models.core_config import read_config
@@ -217,6 +218,8 @@ def _with_adapter(settings: TrainSettings, fit: Fit, registry: Registry, workspa
         raise UsageError(problem, remedy)
     digest = same_weights(entry, workspace)
     model = _base(entry, fit, settings)
+    if isinstance(model, SmallCausalLM):
+        raise UsageError(f"'{entry.name}' is a small causal model, and adapters of these are not made.", "Omit --lora.")
     return Beginning(model.train(), entry.name, new_adapter(model, settings, entry.name), digest)
 
 

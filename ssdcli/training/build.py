@@ -10,6 +10,7 @@ from ssdcli.engine.process import Process
 from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.backbones.side_network import SideConfig, SideNetwork
+from ssdcli.models.backbones.small_causal import new_network
 from ssdcli.models.core_traits import CoreTraits, inherit_embeddings
 from ssdcli.models.presets import Preset
 from ssdcli.options.checks import seed_word
@@ -84,6 +85,7 @@ def shape(
         self_conditioned=process.self_conditioned,
         suppressed=never if traits is None else traits.suppressed,
         active=None if division is None else len(division.ids),
+        causal=settings.causal,
     )
     return replace(config, rank=min(rank, _RANK_OF_LARGE_TABLES)) if config.rows > _LARGE_TABLE else config
 
@@ -92,7 +94,7 @@ def build(config: BackboneConfig, traits: CoreTraits | None, division: Division 
     """Make a model with first weights drawn from `seed`; it inherits the core's embeddings if there is a core."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_word(seed))
-        model = BlockDiffusionLM(config)
+        model = new_network(config)
     if traits is None:
         return model
     if division is None:

@@ -1,4 +1,4 @@
-"""The objective of an adapter of a causal core: the cross-entropy of the next token."""
+"""The objectives of an adapter of a causal core and of a small causal model: the cross-entropy of the next token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ssdcli.engine.packed import Packed
+from ssdcli.models.backbones.small_causal import SmallCausalLM
 from ssdcli.models.backbones.tuned_core import TunedCore
+from ssdcli.training.cross_entropy import head_cross_entropy
 from ssdcli.training.side_objective import SampledIds
 
 
@@ -43,12 +45,44 @@ class CausalObjective(nn.Module):
         begins = (packed.tokens == borders.end) & (packed.positions == 0)
         tokens = packed.tokens.masked_fill(begins, borders.opening)
         hidden = self.backbone.states(tokens, packed.positions, _mask(packed))
-        same = packed.texts[:, 1:] == packed.texts[:, :-1]
-        due = packed.scored[:, 1:] & packed.known[:, :-1] & same
+        due = _due(packed)
         ids, weights = self._ids.at(int(index[0]), hidden.device)
         scores = self.backbone.core.scores_of(hidden[:, :-1][due], ids).float() + weights
         places = self._ids.places(packed.tokens[:, 1:][due])
         return functional.cross_entropy(scores, places, reduction="sum") / due.sum().clamp(min=1)
+
+
+class SmallCausalObjective(nn.Module):
+    """A small causal model whose forward pass returns its training loss."""
+
+    teacher = None
+
+    def __init__(self, backbone: SmallCausalLM) -> None:
+        """For this model."""
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, columns: Mapping[str, Tensor], index: Tensor) -> Tensor:
+        """The mean loss in nats per scored token.
+
+        columns: the fields of `Packed`. index: (B,) int64, the numbers of the samples.
+        """
+        packed, backbone, vocabulary = Packed(**columns), self.backbone, self.backbone.vocabulary
+        hidden = backbone.encode(backbone.embed(packed.tokens), packed.positions, _mask(packed), None)
+        due = _due(packed)
+        targets, scored = packed.tokens[:, 1:][due], backbone.to_rank(hidden[:, :-1][due])
+        each = torch.ones(len(targets), device=targets.device)
+        total = head_cross_entropy(scored, backbone.head, vocabulary.rows(targets), each, vocabulary.muted)
+        return (total - vocabulary.log_share(targets).sum()) / max(1, len(targets))
+
+
+NextTokenObjective = CausalObjective | SmallCausalObjective
+
+
+def _due(packed: Packed) -> Tensor:
+    """Which columns but the last predict the next one: (B, T - 1) bool."""
+    same = packed.texts[:, 1:] == packed.texts[:, :-1]
+    return packed.scored[:, 1:] & packed.known[:, :-1] & same
 
 
 def _mask(packed: Packed) -> Tensor:

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN
 from ssdcli.data.store_side import StoreSide
 from ssdcli.models.backbones.causal import CausalCore
+from ssdcli.models.backbones.small_causal import SmallCausalLM
 from ssdcli.models.memory.text_index import Ids
 from ssdcli.options.checks import seed_word
 from ssdcli.registry.disk import write_atomic
@@ -54,7 +55,7 @@ Batches = Iterable[tuple[list[Passage], int]]  # passages that are read together
 
 
 @torch.no_grad()
-def read_passages(core: CausalCore, given: Sequence[Passage]) -> tuple[Tensor, Tensor]:
+def read_passages(core: CausalCore | SmallCausalLM, given: Sequence[Passage]) -> tuple[Tensor, Tensor]:
     """The core's states at the tokens before those that count, (N, (1 + k) H) bfloat16, and these tokens, (N,)."""
     longest = max(len(passage.tokens) for passage in given) - 1
     rows = torch.zeros(len(given), longest, dtype=torch.int64, device=core.device)

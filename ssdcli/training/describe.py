@@ -87,7 +87,7 @@ def _manifest(prepared: Prepared, found: Assessment, memory: Memory | None, qual
         constants=dict(prepared.process.constants()),
         block_size=config.block_size,
         context=config.context,
-        attention="autoregressive" if causal else "block-causal",
+        attention=prepared.attention,
         begin=core.manifest.begin if causal and core is not None else None,
         vocabulary=config.vocabulary,
         tokenizer=tokenizer_fingerprint(prepared.tokenizer_file.read_bytes()),

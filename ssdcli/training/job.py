@@ -22,6 +22,7 @@ from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, ra
 from ssdcli.machine.hardware import look
 from ssdcli.machine.threads import same_threads
 from ssdcli.models.backbones.side_network import SideNetwork
+from ssdcli.models.backbones.small_causal import SmallCausalLM
 from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.memory.memory_files import Memory, save_memory
 from ssdcli.registry.archive import REPORT, TRAINED_DOCUMENTS
@@ -33,7 +34,7 @@ from ssdcli.reports.description import Description, metrics_lines
 from ssdcli.reports.rendering import model_card, report
 from ssdcli.text.chat_template import copy_chat
 from ssdcli.training.assessment import assess, measured_texts, measuring_seconds
-from ssdcli.training.causal_objective import Borders, CausalObjective
+from ssdcli.training.causal_objective import Borders, CausalObjective, SmallCausalObjective
 from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
 from ssdcli.training.cloze_states import ClozeStates, cloze_states, next_words
 from ssdcli.training.core_states import CoreStates, StateSamples
@@ -262,6 +263,9 @@ def _samples(
         ids = SampledIds(torch.from_numpy(held), model.core.rows, settings.seed)
         objective = CausalObjective(model, ids, Borders(prepared.opening, prepared.end))
         return objective, Windows(Corpus.of(prepared.store), WindowShape(prepared.window, 1), settings.seed, samples)
+    if isinstance(model, SmallCausalLM):
+        shape = WindowShape(prepared.window, 1)
+        return SmallCausalObjective(model), Windows(Corpus.of(prepared.store), shape, settings.seed, samples)
     shape = WindowShape(model.config.context, model.config.block_size, _infilling(prepared))
     windows = Windows(Corpus.of(prepared.store), shape, settings.seed, samples)
     return Objective(model, prepared.process, settings.seed, open_teacher(prepared)), windows

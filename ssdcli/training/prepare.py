@@ -23,6 +23,7 @@ from ssdcli.machine.units import in_parameters
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
 from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.backbones.side_network import SideNetwork
+from ssdcli.models.backbones.small_causal import SmallCausalLM
 from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.models.core_traits import CoreTraits, read_core_traits
 from ssdcli.options.declare import STREAM
@@ -107,6 +108,11 @@ class Prepared:
         return isinstance(self.model, (SideNetwork, TunedCore))
 
     @property
+    def attention(self) -> str:
+        """How it reads text, as its manifest names it."""
+        return "autoregressive" if self.predicts_next or isinstance(self.model, SmallCausalLM) else "block-causal"
+
+    @property
     def opening(self) -> int:
         """The id before every document."""
         begin = self.core.manifest.begin if self.core is not None and self.predicts_next else None
@@ -166,6 +172,7 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     parent = _parent(settings, registry)
     settings = replace(settings, block_size=_block_size(settings, parent))
     _check_tunable(settings, parent)
+    _check_causal(settings, parent)
     _check_base(settings, registry, parent)
     teacher = _teacher(settings, registry, parent)
     tokenizer = _tokenizer(settings, workspace, parent)
@@ -205,7 +212,7 @@ def _beginning(
 
 def reads_core(settings: TrainSettings, parent: Parent) -> bool:
     """Whether a small model is to read its core's states (UsageError where it has none to read)."""
-    causal = is_causal(parent.entry)
+    causal = is_causal(parent.entry) and not settings.causal
     if settings.reads_core and not causal:
         problem = f"the core '{parent.entry.name}' is no causal language model, whose states could be read."
         raise UsageError(problem, "Omit --reads-core.")
@@ -263,6 +270,13 @@ def _check_tunable(settings: TrainSettings, parent: Parent | None) -> None:
         return
     remedy = "Name what to begin from with --init, or a causal core that is on this machine with --for."
     raise UsageError("--lora was given, but --init was not.", remedy)
+
+
+def _check_causal(settings: TrainSettings, parent: Parent | None) -> None:
+    """Raise UsageError for a causal small model whose core is none."""
+    if settings.causal and parent is not None and not is_causal(parent.entry):
+        problem = f"the core '{parent.entry.name}' is no causal language model, and denoises more than the next token."
+        raise UsageError(problem, "Omit --causal.")
 
 
 def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:

@@ -20,7 +20,7 @@ _MOST_CANARIES = 256
 _HIGHEST_RANK = 256
 _KEPT = ("size", "hidden", "layers")  # what a training takes from its beginning
 _OWN_READING = ("size", "hidden", "layers", "context", "init", "distill")  # of models that read embeddings of their own
-_NOT_OF_HEADS = (*_OWN_READING, "reads_core", "lora", "base", "canaries")
+_NOT_OF_HEADS = (*_OWN_READING, "reads_core", "causal", "lora", "base", "canaries")
 _OPTIMIZERS = ("muon", "adamw")
 _SIZES = tuple(preset.name for preset in PRESETS)
 
@@ -82,6 +82,10 @@ class TrainSettings:
         "Let the model read the text through the hidden states of a causal core.",
         default="beside causal cores, unless the model is given a shape or a beginning",
         negatable=True,
+    )
+    causal: bool = option(
+        False,
+        "Make a causal language model, for a causal core whose hidden states cannot be read.",
     )
     draft_head: bool = option(False, "Train a draft head for a causal core, which makes it faster.")
     lora: int | None = option(
@@ -188,6 +192,8 @@ class TrainSettings:
         if self.reads_core and own is not None:
             problem = f"--{own} was given, but a model that reads the core has no {own} of its own."
             raise UsageError(problem, f"Omit --{own}, or pass --no-reads-core.")
+        if self.causal:
+            self._check_causal()
         if self.draft_head:
             self._check_draft_head()
         if self.distill is None and self.distill_context:
@@ -240,6 +246,15 @@ class TrainSettings:
                 raise UsageError(
                     f"--{flag} was given, and an adapter of the core has no use for it.", f"Omit --{flag}."
                 )
+
+    def _check_causal(self) -> None:
+        """UsageError for what a small causal model cannot be, or cannot begin from."""
+        require(self.core != NO_CORE, "a causal small model is made for a causal core.", "Name one with --for.")
+        for name in ("reads_core", "init", "lora", "distill"):
+            if getattr(self, name):
+                flag = name.replace("_", "-")
+                problem = f"--{flag} was given, and a model of --causal learns from the text alone, from scratch."
+                raise UsageError(problem, f"Omit --{flag} or --causal.")
 
     def _check_draft_head(self) -> None:
         require(self.core != NO_CORE, "a draft head drafts for a core.", "Name one with --for.")

@@ -16,8 +16,9 @@ from transformers.trainer import OPTIMIZER_NAME
 
 from ssdcli.errors import UsageError
 from ssdcli.models.backbones.block_diffusion import BlockDiffusionLM
+from ssdcli.models.backbones.small_causal import new_network
 from ssdcli.training.beginnings import SmallModel
-from ssdcli.training.causal_objective import CausalObjective
+from ssdcli.training.causal_objective import NextTokenObjective
 from ssdcli.training.drafting_objective import DraftingObjective
 from ssdcli.training.objective import Objective
 from ssdcli.training.side_objective import SideObjective
@@ -86,7 +87,7 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 
 def learned_weights(
-    objective: Objective | SideObjective | CausalObjective | DraftingObjective, accelerator: Accelerator
+    objective: Objective | SideObjective | NextTokenObjective | DraftingObjective, accelerator: Accelerator
 ) -> dict[str, Tensor]:
     """The trained weights of the backbone, whole at least in the first process; all processes must call it."""
     learned: dict[str, Tensor] = {
@@ -98,13 +99,13 @@ def learned_weights(
     return {name: state[_BACKBONE + name] for name in learned} if accelerator.is_main_process else {}
 
 
-def whole_backbone(objective: Objective | SideObjective | CausalObjective, accelerator: Accelerator) -> SmallModel:
+def whole_backbone(objective: Objective | SideObjective | NextTokenObjective, accelerator: Accelerator) -> SmallModel:
     """The backbone with whole weights, at least in the first process; all processes must call it."""
     backbone = objective.backbone
     if not is_sharded(accelerator) or not isinstance(backbone, BlockDiffusionLM):
         return backbone
     state = accelerator.get_state_dict(objective)
-    whole = BlockDiffusionLM(backbone.config)
+    whole = new_network(backbone.config)
     if accelerator.is_main_process:
         own = {name: value for name, value in state.items() if name.startswith(_BACKBONE)}
         whole.load_state_dict({name.removeprefix(_BACKBONE): value for name, value in own.items()})

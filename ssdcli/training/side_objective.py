@@ -11,7 +11,10 @@ from torch.nn import functional
 
 from ssdcli.engine.noise import fold
 from ssdcli.models.backbones.side_network import SideNetwork
+from ssdcli.models.backbones.small_causal import SmallCausalLM
 from ssdcli.models.backbones.tuned_core import TunedCore
+
+NextTokenModel = SideNetwork | TunedCore | SmallCausalLM
 
 _SAMPLED = 2048  # ids that stand for all those that the text does not hold
 _SLICE = 256  # positions whose predictions over the vocabulary are held at once
@@ -69,7 +72,7 @@ class SideObjective(nn.Module):
 
 
 @torch.no_grad()
-def mean_loss(network: SideNetwork | TunedCore, states: Tensor, targets: Tensor) -> float:
+def mean_loss(network: NextTokenModel, states: Tensor, targets: Tensor) -> float:
     """The mean cross-entropy of tokens (N,) after states (N, D), in nats, over the whole vocabulary."""
     training = network.training
     network.eval()

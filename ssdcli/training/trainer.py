@@ -27,7 +27,7 @@ from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.machine.threads import choice
 from ssdcli.options.checks import seed_word
 from ssdcli.training.beginnings import SmallModel
-from ssdcli.training.causal_objective import CausalObjective
+from ssdcli.training.causal_objective import NextTokenObjective
 from ssdcli.training.checkpoints import PARTIAL, Best, publish, steps_of, writes_weights
 from ssdcli.training.core_states import StateSamples
 from ssdcli.training.drafting_objective import DraftingObjective
@@ -46,7 +46,7 @@ from ssdcli.training.sharding import (
 )
 from ssdcli.training.side_objective import SideObjective
 
-TrainingObjective = Objective | SideObjective | CausalObjective | DraftingObjective
+TrainingObjective = Objective | SideObjective | NextTokenObjective | DraftingObjective
 Samples = Windows | StateSamples
 
 _HISTORY = "history.json"

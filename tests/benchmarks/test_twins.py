@@ -8,7 +8,6 @@ from torch import nn
 
 from benchmarks.lib.canvas import ABSENT, BLOCK, Core, Read, Reader, noised
 from benchmarks.lib.twins import ReadingMember, TwinMember
-from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
 from tests.engine.test_causal import denoiser, llama
 
 TEXT = [1, 5, 6, 7, 3, 2, 9, 4]
@@ -83,11 +82,8 @@ def test_states_and_canvases_stay_within_their_note():
     assert torch.allclose(read.states[read.first[anchor] : read.last[anchor]].float(), core.states([1, 8, 9]), atol=0.1)
 
 
-def test_a_twin_is_causal():
-    torch.manual_seed(0)
-    config = BackboneConfig(16, 32, 1, 32, context=64, timed=False, self_conditioned=False)
-    twin = TwinMember(BlockDiffusionLM(config).eval().requires_grad_(False))
-    said, other = twin.each(TEXT), twin.each([*TEXT[:-1], 8])
-    assert torch.equal(said[:-1], other[:-1])
-    assert torch.allclose(twin.next(TEXT), said[-1], atol=1e-6)
-    assert torch.allclose(twin.in_gap(TEXT[:3], TEXT[3:5], TEXT[5:]), said[2:4], atol=1e-6)
+def test_a_twin_drafts_one_by_one():
+    twin = TwinMember(denoiser(llama()))
+    first, second = twin.draft(TEXT, 2)
+    assert first == int(twin.next(TEXT).argmax())
+    assert second == int(twin.next([*TEXT, first]).argmax())

@@ -177,9 +177,10 @@ def test_small_models_and_memories_are_made_for_it(server, ssd, tmp_path):
     notes.write_text(NOTE * 40)
     code, _, err = ssd("train-small", str(notes), "--for", "far", "--name", "small", "--steps", "2")
     assert code == 0, err
+    assert ssd("train-small", str(notes), "--for", "far", "--name", "twin", "--steps", "2", "--causal")[0] == 0
     assert ssd("train-small", str(notes), "--for", "far", "--name", "memory", "--memory-only")[0] == 0
     assert not server.heard
-    for small in ("small", "memory"):
+    for small in ("small", "twin", "memory"):
         assert load("far", [small]).generate("Dear", seed=1, max_tokens=6).tokens
     assert load("core", ["small"]).generate("Dear", seed=1, max_tokens=6).tokens  # of the same tokenizer
 

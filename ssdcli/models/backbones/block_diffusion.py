@@ -71,6 +71,7 @@ class BackboneConfig:
     architecture: the body's model type in transformers.
     active: the rows of an active vocabulary; None for one row per token.
     native_body: what the body was initialised from another model with, if it was.
+    causal: whether it is a causal language model (`SmallCausalLM`).
     """
 
     vocabulary: int
@@ -85,6 +86,7 @@ class BackboneConfig:
     architecture: str = "qwen3"
     active: int | None = None
     native_body: NativeBody | None = None
+    causal: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""

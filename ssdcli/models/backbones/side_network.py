@@ -28,7 +28,7 @@ from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import PrefixCache
 from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.core_config import UNREADABLE, read_config, unreadable
-from ssdcli.registry.manifest import CONFIG, WEIGHTS
+from ssdcli.registry.manifest import CONFIG, READER, WEIGHTS
 
 _DROPOUT = 0.7  # of the hidden layer, and of its input; measured, see docs/lab
 _INPUT_DROPOUT = 0.1
@@ -52,7 +52,7 @@ class SideConfig:
     hidden: int
     block_size: int
     context: int
-    architecture = "SideNetwork"
+    architecture = READER
 
     @property
     def inputs(self) -> int:
