@@ -18,6 +18,7 @@ from ssdcli.models.backbones.packed_linear import IN_16_BITS, PACKINGS, Packing
 from ssdcli.models.core_config import UNREADABLE, completed, native_part, read_config, unreadable
 from ssdcli.models.core_spec import KEY, CoreSpec
 from ssdcli.models.weights.adapted import AdapterWeights
+from ssdcli.models.weights.packed_file import kept_in_4_bits
 from ssdcli.models.weights.stored import core_need, weight_files
 from ssdcli.registry.manifest import read_manifest
 
@@ -57,13 +58,13 @@ def packing_for(allocation: Allocation, hardware: Hardware) -> Packing:
 
 def _packed(folder: Path, spec: CoreSpec, packing: Packing, adapter: Path | None) -> PackedCausalBackbone:
     """Read a core's tensors and what an adapter adds to them, and pack them, one after the other."""
-    with ExitStack() as stack:
+    with ExitStack() as stack, kept_in_4_bits(folder) as in_4_bits:
         files = [stack.enter_context(safe_open(path, "pt")) for path in weight_files(folder)]
         places = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - the file is no mapping
-        added = None if adapter is None else AdapterWeights.read(adapter, places)
+        updates = AdapterWeights({}, 0.0) if adapter is None else AdapterWeights.read(adapter, places)
 
         def read(name: str) -> Tensor | None:
             return places[name].get_tensor(name) if name in places else None
 
-        weights = Weights(read, packing) if added is None else Weights(read, packing, added.update)
+        weights = Weights(read, packing, updates.update, in_4_bits)
         return PackedCausalBackbone(completed(native_part(read_config(folder))), weights, spec)

@@ -130,6 +130,7 @@ class Registry:
         """Delete a model, readable or not; if it was the default, the default is as if none had been chosen."""
         with self._changing(name) as folder:
             staging.take_out(folder)
+            self.packed(name).unlink(missing_ok=True)
             if self._chosen_default() == name:
                 self._default_file.unlink()
 
@@ -140,6 +141,7 @@ class Registry:
             self._check_free(new, overwrite=False, replaceable=False)
             manifest = read_manifest(folder)
             folder.rename(self.models / new)
+            self.packed(old).unlink(missing_ok=True)
             sync(self.models)  # before anything on the disk mentions the new name
             write_manifest(self.models / new, replace(manifest, name=new))
             for entry in self.entries():
@@ -192,6 +194,10 @@ class Registry:
         check_name(name)
         with disk_errors(self.home):
             return make_private(self.home / "training" / name)
+
+    def packed(self, name: str) -> Path:
+        """The file of a core's weights as this machine reads them fastest, which is made anew where it is missing."""
+        return self.home / "packed" / f"{name}.safetensors"
 
     def verify(self, name: str) -> list[str]:
         """The files of a model that are missing, differ from their digests, or are not in the manifest."""

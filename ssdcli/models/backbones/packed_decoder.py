@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,15 @@ from torch.nn import functional
 
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import CacheLayer, PrefixCache
-from ssdcli.models.backbones.packed_linear import PackedLinear, Packing, Update, is_same_beside
+from ssdcli.models.backbones.packed_linear import (
+    FourBits,
+    Matrix,
+    PackedLinear,
+    Packing,
+    Update,
+    is_same_beside,
+    packed_in_4_bits,
+)
 from ssdcli.models.backbones.rotary import Rotary
 from ssdcli.models.packable import PACKABLE, shapes, width_of_head
 
@@ -35,11 +44,13 @@ class Weights:
     read: a tensor by its name, if there is one.
     packing: of the layers and all else.
     update: what an adapter adds to the tensor of a linear layer, if anything.
+    in_4_bits: packs the weights of a layer of this name in 4 bits.
     """
 
     read: Callable[[str], Tensor | None]
     packing: Packing
     update: Callable[[str], Update | None] = lambda _: None
+    in_4_bits: Callable[[str, Tensor], FourBits] = lambda _, weight: packed_in_4_bits(weight)
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ class PackedDecoder:
         self._rotary = {kind: parts.rotary(kind) for kind in self.kinds}
         self._norm = parts.norm("model.norm")
         head = parts.optional("lm_head.weight")
-        self._head = packing.head(table if head is None else head, None, None)
+        self._head = packing.head(Matrix(self.table if head is None else head))
         self.tied = head is None
         attention = sum(layer.attention for layer in self._layers)
         self.sizes = Sizes(body=parts.multiply_adds, attention=attention, table=self.table.numel())
@@ -186,7 +197,8 @@ class _Parts:
         found = [bias for name in names if (bias := self.optional(f"{name}.bias")) is not None]
         self.multiply_adds += sum(weight.numel() for weight in weights)
         update = Update.beside([self._weights.update(f"{name}.weight") for name in names], [*map(len, weights)])
-        return self._weights.packing.layers(_joined(weights), _joined(found) if found else None, update)
+        bias, pack = _joined(found) if found else None, partial(self._weights.in_4_bits, names[0])
+        return self._weights.packing.layers(Matrix(_joined(weights), bias, update, pack))
 
     def layer_type(self, number: int) -> str:
         """The kind of a layer."""

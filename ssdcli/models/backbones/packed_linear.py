@@ -51,7 +51,28 @@ class Update:
         return weight.float().addmm(self.up, self.down)
 
 
-Pack = Callable[[Tensor, Tensor | None, Update | None], "PackedLinear"]
+@dataclass(frozen=True)
+class Matrix:
+    """What a linear layer is packed from.
+
+    weight: (out, in). bias: (out,).
+    update: what an adapter adds to the weight.
+    in_4_bits: packs the weight itself in 4 bits, as `packed_in_4_bits` does.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    update: Update | None = None
+    in_4_bits: Callable[[Tensor], FourBits] | None = None
+
+    @property
+    def updated(self) -> Tensor:
+        """The weight with what an adapter adds to it."""
+        return self.weight if self.update is None else self.update.added_to(self.weight)
+
+
+FourBits = tuple[Tensor, Tensor]  # as the kernel reads them: levels, and for each group a scale and an offset
+Pack = Callable[[Matrix], "PackedLinear"]
 
 
 class PackedLinear(ABC):
@@ -163,22 +184,24 @@ class Int8Packed(PackedLinear):
         return torch._weight_int8pack_mm(x, self._weight, self._scale)
 
 
+def packed_in_4_bits(weight: Tensor) -> FourBits:
+    """Weights (out, in) in 4 bits; `in` must be a multiple of GROUP, `out` one of 16."""
+    packed, pairs = [], []
+    for rows in weight.split(_PACKED_ROWS):
+        grid = Grid.of(rows)
+        packed.append(torch._convert_weight_to_int4pack_for_cpu(grid.levels.view(rows.shape).int(), 1))
+        middle = grid.least + (_LEVELS + 1) // 2 * grid.step  # the kernel's offset is that of level 8
+        pairs.append(torch.cat([grid.step, middle], dim=-1))  # (rows, in / GROUP, 2)
+    return torch.cat(packed), torch.cat(pairs).transpose(0, 1).contiguous().bfloat16()
+
+
 class Int4Packed(PackedLinear):
-    """W in 4 bits, with a scale and an offset for each GROUP of neighbours in a row.
+    """W in 4 bits, with a scale and an offset for each GROUP of neighbours in a row."""
 
-    `in` must be a multiple of GROUP, `out` one of 16.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """weight: (out, in); bias: (out,)."""
-        packed, pairs = [], []
-        for rows in weight.split(_PACKED_ROWS):
-            grid = Grid.of(rows)
-            packed.append(torch._convert_weight_to_int4pack_for_cpu(grid.levels.view(rows.shape).int(), 1))
-            middle = grid.least + (_LEVELS + 1) // 2 * grid.step  # the kernel's offset is that of level 8
-            pairs.append(torch.cat([grid.step, middle], dim=-1))  # (rows, in / GROUP, 2)
-        self._weight = torch.cat(packed)
-        self._scales, self._bias = torch.cat(pairs).transpose(0, 1).contiguous().bfloat16(), _short(bias)
+    def __init__(self, matrix: Matrix) -> None:
+        """Without the matrix's update."""
+        self._weight, self._scales = (matrix.in_4_bits or packed_in_4_bits)(matrix.weight)
+        self._bias = _short(matrix.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, n, in) to (B, n, out)."""
@@ -200,9 +223,9 @@ class Adapted(Int4Packed):
     The update is in 8 bits, whose kernel takes a few microseconds, where oneDNN takes fifteen to begin.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, update: Update) -> None:
-        """weight: (out, in) without the update; bias: (out,)."""
-        super().__init__(weight, bias)
+    def __init__(self, matrix: Matrix, update: Update) -> None:
+        """update: the matrix's."""
+        super().__init__(matrix)
         rank = -len(update.down) % _EIGHTS
         self._down = Int8Packed(functional.pad(update.down, (0, 0, 0, rank)), None)
         self._up = Int8Packed(functional.pad(update.up, (0, rank)), None)
@@ -268,41 +291,38 @@ class Grid:
         return float(away.norm() / weight.float().norm().clamp(min=torch.finfo(torch.float32).tiny))
 
 
-def pack_bfloat16(weight: Tensor, bias: Tensor | None, update: Update | None = None) -> PackedLinear:
+def pack_bfloat16(matrix: Matrix) -> PackedLinear:
     """In 16 bits where this CPU multiplies them natively, else in 32."""
     kind = OneDnnLinear if has_fast_bf16() else WideLinear
-    return kind(_updated(weight, update), bias)
+    return kind(matrix.updated, matrix.bias)
 
 
-def pack_plain(weight: Tensor, bias: Tensor | None, update: Update | None = None) -> PackedLinear:
+def pack_plain(matrix: Matrix) -> PackedLinear:
     """In 16 bits, whatever this CPU is fast at."""
-    weight = _updated(weight, update)
-    return OneDnnLinear(weight, bias) if has_fast_bf16() else PlainLinear(weight.bfloat16(), _short(bias))
+    if has_fast_bf16():
+        return pack_bfloat16(matrix)
+    return PlainLinear(matrix.updated.bfloat16(), _short(matrix.bias))
 
 
-def pack_int8(weight: Tensor, bias: Tensor | None, update: Update | None = None) -> PackedLinear:
+def pack_int8(matrix: Matrix) -> PackedLinear:
     """In 8 bits."""
-    return Int8Packed(_updated(weight, update), bias)
+    return Int8Packed(matrix.updated, matrix.bias)
 
 
-def pack_int4(weight: Tensor, bias: Tensor | None, update: Update | None = None) -> PackedLinear:
+def pack_int4(matrix: Matrix) -> PackedLinear:
     """In 4 bits, or in 16 where the kernel does not take the shape."""
-    if not Int4Packed.holds(weight):
-        return pack_bfloat16(weight, bias, update)
-    return Int4Packed(weight, bias) if update is None else Adapted(weight, bias, update)
+    if not Int4Packed.holds(matrix.weight):
+        return pack_bfloat16(matrix)
+    return Int4Packed(matrix) if matrix.update is None else Adapted(matrix, matrix.update)
 
 
-def pack_by_length(weight: Tensor, bias: Tensor | None, update: Update | None = None) -> PackedLinear:
+def pack_by_length(matrix: Matrix) -> PackedLinear:
     """As pack_bfloat16, and in 4 bits beside it for short passes where these hold the weights, as those of a GGUF."""
-    many = pack_bfloat16(weight, bias, update)
-    rows = weight[:_ROWS]
-    if not Int4Packed.holds(weight) or Grid.of(rows).error(rows) > _NEAR:
+    many = pack_bfloat16(matrix)
+    rows = matrix.weight[:_ROWS]
+    if not Int4Packed.holds(matrix.weight) or Grid.of(rows).error(rows) > _NEAR:
         return many
-    return ByLength(pack_int4(weight, bias, update), many)
-
-
-def _updated(weight: Tensor, update: Update | None) -> Tensor:
-    return weight if update is None else update.added_to(weight)
+    return ByLength(pack_int4(matrix), many)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ssdcli.models.backbones.packed_linear import (
     PACKINGS,
     ByLength,
     Int4Packed,
-    Int8Packed,
+    Matrix,
     PackedLinear,
     Packing,
     PlainLinear,
@@ -30,6 +30,7 @@ from ssdcli.models.backbones.packed_linear import (
     pack_bfloat16,
     pack_by_length,
     pack_int4,
+    pack_int8,
 )
 from ssdcli.models.families.causal import CAUSAL_CLASSES
 from ssdcli.models.families.family import Vocabulary
@@ -41,8 +42,8 @@ PACKABLE = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma3_te
 LENGTH = WINDOW + 16
 
 
-def _plain(weight: Tensor, bias: Tensor | None, _: Update | None) -> PackedLinear:
-    return PlainLinear(weight, bias)
+def _plain(matrix: Matrix) -> PackedLinear:
+    return PlainLinear(matrix.weight, matrix.bias)
 
 
 EXACT = Packing(_plain, _plain, torch.float32)
@@ -188,11 +189,11 @@ def _on_grid(out: int = 64, width: int = 96) -> Tensor:
     return (levels * steps - 7 * steps).view(out, width)
 
 
-@pytest.mark.parametrize("form", [PlainLinear, pack_bfloat16, Int8Packed, Int4Packed])
+@pytest.mark.parametrize("pack", [_plain, pack_bfloat16, pack_int8, pack_int4])
 @pytest.mark.parametrize("rows", [1, 3, 20])
-def test_what_follows_a_product_is_what_it_would_be_after_it(form, rows):
+def test_what_follows_a_product_is_what_it_would_be_after_it(pack, rows):
     weight, bias = _on_grid().bfloat16(), _matrix()[:, 0].bfloat16()
-    layer: PackedLinear = form(weight, bias)
+    layer: PackedLinear = pack(Matrix(weight, bias))
     x, other = _x(rows, 96), _x(rows, 64)
     y = torch.nn.functional.linear(x.float(), weight.float(), bias.float())
     near = {"atol": 0.05 * float(y.abs().max()), "rtol": 0.02}
@@ -205,10 +206,10 @@ def test_what_follows_a_product_is_what_it_would_be_after_it(form, rows):
 
 
 def test_weights_that_came_from_4_bits_are_read_in_4_bits_over_a_few_tokens_alone():
-    grid, free = pack_by_length(_on_grid(), None), pack_by_length(_matrix(), None)
+    grid, free = pack_by_length(Matrix(_on_grid())), pack_by_length(Matrix(_matrix()))
     assert isinstance(grid, ByLength)
     assert not isinstance(free, ByLength)
-    few, many = Int4Packed(_on_grid(), None), pack_bfloat16(_on_grid(), None)
+    few, many = Int4Packed(Matrix(_on_grid())), pack_bfloat16(Matrix(_on_grid()))
     assert torch.equal(grid(_x(FEW, 96)), few(_x(FEW, 96)))
     assert torch.equal(grid(_x(FEW + 1, 96)), many(_x(FEW + 1, 96)))
 
@@ -222,9 +223,9 @@ def test_an_adapter_leaves_a_grid_of_4_bits_as_it_is(rank):
     update = _update(rank=rank)
     exact = _x(FEW, 96).float() @ update.added_to(_on_grid()).T
     for pack in (pack_by_length, pack_int4):
-        layer = pack(_on_grid(), None, update)
+        layer = pack(Matrix(_on_grid(), None, update))
         assert (layer(_x(FEW, 96)).float() - exact).norm() < 0.01 * exact.norm()
-    swallowed = Int4Packed(update.added_to(_on_grid()), None)(_x(FEW, 96)).float()
+    swallowed = Int4Packed(Matrix(update.added_to(_on_grid())))(_x(FEW, 96)).float()
     assert (swallowed - exact).norm() > 0.02 * exact.norm()
 
 
@@ -232,11 +233,13 @@ def test_longer_passes_and_other_weights_have_it_added():
     update = _update()
     for weight, rows in ((_on_grid(), FEW + 1), (_matrix(), 1)):
         x = _x(rows, 96)
-        assert torch.equal(pack_by_length(weight, None, update)(x), pack_bfloat16(update.added_to(weight), None)(x))
+        assert torch.equal(
+            pack_by_length(Matrix(weight, None, update))(x), pack_bfloat16(Matrix(update.added_to(weight)))(x)
+        )
 
 
 def test_beside_an_adapter_a_row_is_bit_for_bit_what_it_is_alone():
-    layer = pack_int4(_on_grid(), None, _update())
+    layer = pack_int4(Matrix(_on_grid(), None, _update()))
     assert is_same_beside(layer, 96, torch.bfloat16)
 
 
@@ -253,7 +256,7 @@ def test_layers_that_are_one_have_an_update_each():
 
 def test_4_bits_hold_weights_of_a_grid_as_well_as_16_do():
     exact = _x(4, 96).float() @ _on_grid().T
-    errors = [(form(_on_grid(), None)(_x(4, 96)).float() - exact).norm() for form in (Int4Packed, pack_bfloat16)]
+    errors = [(pack(Matrix(_on_grid()))(_x(4, 96)).float() - exact).norm() for pack in (pack_int4, pack_bfloat16)]
     assert errors[0] < 2 * errors[1]
 
 
