@@ -1,22 +1,30 @@
 """How many passes of a causal core do drafts save, and how much time?
 
     python -m benchmarks drafting --corpus til.train.jsonl til.heldout.jsonl --out FILE
+    python -m benchmarks drafting --small NOTES TIL --corpus til.train.jsonl til.heldout.jsonl --out FILE
 
 The core, with a memory of the training text and the public gate, continues the beginnings of held-out documents, as
 `ssd generate` does: without drafts, with drafts of any drafter, of some tokens at most, and with a drafter that always
-misses. The core alone is there for comparison. Seconds are of the processor.
+misses. The core alone is there for comparison. --small names registered small models, one for each corpus, the notebook
+first: with its memory and its gate each takes the public gate's place. Ways take turns document by document. Seconds
+are of the processor.
 
 Agreement is measured on the documents' own text: how likely a token that the memory draws is the one that the ensemble
 draws there, by the race that is used, by independent draws, and by the best coupling there is, the overlap of the two
 distributions.
+
+A memory that is sure could write without the core, which then reads a whole stretch at once. What that costs is
+measured on the same text: nats a token where the memory alone predicts the places at which its likeliest token has some
+chance or more, against the ensemble's.
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import product
+from itertools import islice, zip_longest
 from typing import Any
 
 import torch
@@ -24,9 +32,9 @@ from torch import Tensor
 
 from benchmarks.lib.corpora import Corpus, corpora_of, encode, read_texts
 from benchmarks.lib.experiment import Line, Workshop
-from benchmarks.lib.tables import table
+from benchmarks.lib.tables import signed, table
 from benchmarks.lib.timing import processor_seconds
-from ssdcli.api import Options, Writer
+from ssdcli.api import Options, Writer, load
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.drafting.drafter import Draft
 from ssdcli.engine.drafting.drafting import Drafting
@@ -48,12 +56,14 @@ from ssdcli.registry.store import SMOLLM2
 QUICK = {"rows": 1, "before": 16, "length": 16, "temperatures": [0.7], "ways": ["no drafts", "drafts"], "places": 20}
 TOP_P = 0.95
 WAYS = ("no drafts", "drafts", "drafts of 4", "drafts of 8", "always a miss", "core alone", "core alone, drafts")
+SURE = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 _DRAWS = 16  # at each place, to measure agreement
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--corpus", nargs=2, action="append", default=[], metavar=("TRAIN", "HELDOUT"))
+    parser.add_argument("--small", nargs="+", default=[], help="small models of the user's registry")
     parser.add_argument("--core", default=SMOLLM2, help="of the user's registry, causal")
     parser.add_argument("--dtype", default="bfloat16", help="of the core")
     parser.add_argument("--rows", type=int, default=8, help="documents")
@@ -69,18 +79,34 @@ def arguments(parser: ArgumentParser) -> None:
 def work(given: Namespace, workshop: Workshop) -> None:
     """Write every continuation in every way, and measure agreement."""
     core = open_model(workshop.model(given.core).entry, Placement(dtype=given.dtype))
-    for corpus in corpora_of(given):
+    for corpus, small in zip_longest(corpora_of(given), given.small):
         both = writer_of(core, corpus)
+        beside = both if small is None else load(given.core, [small], placement=Placement(dtype=given.dtype))
         prompts = beginnings(core, corpus, given.rows, given.before)
-        for way, temperature in product(given.ways, given.temperatures):
-            options = Options(given.length, temperature=temperature, top_p=TOP_P, seed=0, plain=True)
-            writer = Writer([Member("core", core, Constant(1.0))], "core") if "alone" in way else both
-            asked = {"corpus": corpus.name, "way": way, "temperature": temperature}
-            workshop.piece(asked, partial(continued, writer, prompts, options, way))
         for temperature in given.temperatures:
+            options = Options(given.length, temperature=temperature, top_p=TOP_P, seed=0, plain=True)
+            asked = {"corpus": corpus.name, "temperature": temperature, "ways": given.ways}
+            workshop.piece(asked, partial(in_turn, core, beside, prompts, options, given.ways))
             picker = Picker(temperature, TOP_P)
             asked = {"corpus": corpus.name, "agreement": temperature}
             workshop.piece(asked, partial(agreement, both, corpus, picker, given.places))
+        workshop.piece({"corpus": corpus.name, "skipping": SURE}, partial(skipping, both, corpus, given.places))
+
+
+def in_turn(core: LoadedModel, beside: Writer, prompts: Sequence[str], options: Options, ways: Sequence[str]) -> Line:
+    """What continuing the prompts took in each way, which take turns document by document."""
+    alone = Writer([Member("core", core, Constant(1.0))], "core")
+    writers = {way: alone if "alone" in way else beside for way in ways}
+    for way, writer in writers.items():
+        written(writer, prompts[0], replace(options, max_tokens=4), way)  # so that nothing is counted that is done once
+    found: dict[str, Line] = {way: {"texts": []} for way in ways}
+    for seed, prompt in enumerate(prompts):
+        for way, writer in writers.items():
+            line = written(writer, prompt, replace(options, seed=seed), way)
+            found[way]["texts"].append(line.pop("text"))
+            for name, number in line.items():
+                found[way][name] = round(found[way].get(name, 0) + number, 3)
+    return {"found": found}
 
 
 def writer_of(core: LoadedModel, corpus: Corpus) -> Writer:
@@ -125,46 +151,61 @@ class MissingWriter(Writer):
         return Drafting((Misses(process.mask_id - 1),), (None,), self.members[0].model.denoiser.block_size)
 
 
-def continued(writer: Writer, prompts: Sequence[str], options: Options, way: str) -> Line:
-    """What continuing the prompts took, one after the other."""
+def written(writer: Writer, prompt: str, options: Options, way: str) -> Line:
+    """What continuing a prompt took."""
     most = 0 if way in ("no drafts", "core alone") else None
     if way.startswith("drafts of "):
         most = int(way.removeprefix("drafts of "))
     if way == "always a miss":
         writer = MissingWriter(writer.members, writer.core, writer.ensemble.rule)
-    writer.generate(prompts[0], options, max_tokens=4)  # so that nothing is counted that is done once
     began = processor_seconds()
-    results = [writer.generate(prompt, options, draft=most, seed=seed) for seed, prompt in enumerate(prompts)]
+    one = writer.generate(prompt, replace(options, draft=most))
     seconds = processor_seconds() - began
-    return {
-        "tokens": sum(one.tokens for one in results),
-        "passes": sum(one.steps for one in results),
-        "drafted": sum(one.drafted or 0 for one in results),
-        "accepted": sum(one.accepted or 0 for one in results),
-        "seconds": round(seconds, 2),
-        "texts": [one.text for one in results],
-    }
+    counts = {"tokens": one.tokens, "passes": one.steps, "drafted": one.drafted or 0, "accepted": one.accepted or 0}
+    return {**counts, "seconds": seconds, "text": one.text}
 
 
 @torch.no_grad()
 def agreement(writer: Writer, corpus: Corpus, picker: Picker, places: int) -> Line:
     """How often draws from the memory and from the ensemble agree at places of held-out text, by three couplings."""
+    found: Mapping[str, list[float]] = {"race": [], "independent": [], "best": []}
+    for together, other, _ in islice(predictions(writer, corpus, 8), places):
+        for name, share in _couplings(together, other, picker, len(found["race"])).items():
+            found[name].append(share)
+    return {name: sum(shares) / len(shares) for name, shares in found.items()}
+
+
+@torch.no_grad()
+def skipping(writer: Writer, corpus: Corpus, places: int) -> Line:
+    """How many tokens a memory would write without the core, by how sure it must be, and the nats that are lost."""
+    rows = []
+    for together, other, token in islice(predictions(writer, corpus, 1), 8 * places):
+        rows.append((float(other.exp().max()), float(together[token] - other[token])))
+    sure, lost = torch.tensor(rows).double().T
+    found = {}
+    for least in SURE:
+        skipped = sure >= least
+        taken = lost * skipped
+        found[str(least)] = [
+            float(skipped.double().mean()),
+            float(taken.mean()),
+            float(taken.std() / len(taken) ** 0.5),
+        ]
+    return {"tokens": len(rows), "found": found}
+
+
+def predictions(writer: Writer, corpus: Corpus, every: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Log p (V,) of the ensemble and of the memory at places of held-out documents, and the token there."""
     core, memory = (member.model.denoiser for member in writer.members)
     assert isinstance(core, CausalDenoiser)
     assert isinstance(memory, MemoryDenoiser)
     rule: Rule = writer.ensemble.rule
-    found: Mapping[str, list[float]] = {"race": [], "independent": [], "best": []}
     for text in encode(read_texts(corpus.heldout), writer.codec.tokenizer):
         tokens = text[:64]
         own = core.log_p(core.states(torch.tensor([tokens]))[0])
-        for place in range(16, len(tokens), 8):
+        for place in range(16, len(tokens), every):
             other = next(iter(memory.conditionals([*tokens], [place])))
-            together = rule([own[place - 1], other], PUBLIC_GATE.weights)
-            for name, share in _couplings(together, other, picker, len(found["race"])).items():
-                found[name].append(share)
-            if len(found["race"]) == places:
-                return {name: sum(shares) / places for name, shares in found.items()}
-    return {name: sum(shares) / len(shares) for name, shares in found.items()}
+            yield rule([own[place - 1], other], PUBLIC_GATE.weights), other, tokens[place]
 
 
 def _couplings(ensemble: Tensor, memory: Tensor, picker: Picker, seed: int) -> dict[str, float]:
@@ -181,10 +222,13 @@ def _couplings(ensemble: Tensor, memory: Tensor, picker: Picker, seed: int) -> d
 
 
 def report(found: Sequence[Line]) -> str:
-    """A table of the ways, and one of the couplings."""
-    ways = [line for line in found if "way" in line]
-    plain = {(line["corpus"], line["temperature"]): line for line in ways if line["way"] == "no drafts"}
-    rows = [_row(line, plain[line["corpus"], line["temperature"]]) for line in ways]
+    """A table of the ways, one of the couplings, and one of what skipping the core costs."""
+    rows = [
+        _row(one["corpus"], one["temperature"], way, one["found"])
+        for one in found
+        if "ways" in one
+        for way in one["ways"]
+    ]
     header = ["T", "way", "passes a token", "accepted", "ms a token", "as fast as without", "same texts"]
     first = table(["corpus", *header], rows)
     couplings = [line for line in found if "agreement" in line]
@@ -195,19 +239,29 @@ def report(found: Sequence[Line]) -> str:
             for one in couplings
         ],
     )
-    return f"{first}\n\n{second}"
+    third = table(
+        ["corpus", "chance of the memory's likeliest", "tokens without the core", "nats a token lost"],
+        [
+            [one["corpus"], least, f"{share:.3f}", signed(lost, error)]
+            for one in found
+            if "skipping" in one
+            for least, (share, lost, error) in one["found"].items()
+        ],
+    )
+    return f"{first}\n\n{second}\n\n{third}"
 
 
-def _row(line: Line, plain: Line) -> list[str]:
+def _row(corpus: str, temperature: float, way: str, ways: Mapping[str, Line]) -> list[str]:
+    line, plain = ways[way], ways["no drafts"]
     speed = line["tokens"] / line["seconds"]
     same = sum(one == other for one, other in zip(line["texts"], plain["texts"], strict=True))
     return [
-        line["corpus"],
-        f"{line['temperature']:g}",
-        line["way"],
+        corpus,
+        f"{temperature:g}",
+        way,
         f"{line['passes'] / line['tokens']:.2f}",
         f"{line['accepted']} of {line['drafted']}",
-        f"{1000 / speed:.0f}",
+        f"{1000 / speed:.1f}",
         f"{speed * plain['seconds'] / plain['tokens']:.2f}",
-        "" if "alone" in line["way"] else f"{same} of {len(line['texts'])}",
+        "" if "alone" in way else f"{same} of {len(line['texts'])}",
     ]
