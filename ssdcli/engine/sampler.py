@@ -12,7 +12,7 @@ from torch import Tensor
 from ssdcli.engine.drafting.drafting import Agreement
 from ssdcli.engine.drafting.verification import write_block
 from ssdcli.engine.ensemble.ensemble import Ensemble
-from ssdcli.engine.ensemble.guidance import guided
+from ssdcli.engine.ensemble.guidance import guided, guided_from_left
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process import Canvas, Process
 from ssdcli.engine.process.masked import Masked
@@ -93,7 +93,7 @@ def _denoise(
     chosen_by = None  # log p when each token was chosen
     for index, (t, s) in enumerate(pairwise(time_grid(reverse.steps_of(config.block_size)))):
         prediction = ensemble.denoise(canvas, t, previous, block.prefixes)
-        log_p = guided(process.carry_over(canvas, prediction.log_p), config.guides, block.written)
+        log_p = _guided(process.carry_over(canvas, prediction.log_p), canvas, reverse, block, config)
         log_p = reverse.tempered(_fresh(log_p, canvas, process, block, config), t)
         settling, stops = _settle(reverse, settling, log_p, config.picker)
         lower = s * (~stops).double()  # a row that stops is denoised to the end at once
@@ -114,6 +114,14 @@ def _denoise(
             break
         previous = log_p
     return canvas
+
+
+def _guided(log_p: Tensor, canvas: Canvas, reverse: ReverseProcess, block: Block, config: SamplerConfig) -> Tensor:
+    """Log p (B, L, V) as the guides steer it: from the left at the next token alone, else everywhere."""
+    if not reverse.from_left:
+        return guided(log_p, config.guides, block.written)
+    known = reverse.process.tokens(canvas), reverse.process.shows(canvas)
+    return guided_from_left(log_p, config.guides, block.written, known)
 
 
 def _spelled(

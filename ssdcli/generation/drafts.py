@@ -19,15 +19,13 @@ _COST_WITHOUT_BF16 = 0.45  # of one more token in a pass, see COST, on a CPU tha
 _LEVELS = 16  # at which schedules are compared
 
 
-def drafting_of(
-    members: Sequence[Member[Loaded]], reverse: ReverseProcess, most: int | None, guided: bool
-) -> Drafting | None:
+def drafting_of(members: Sequence[Member[Loaded]], reverse: ReverseProcess, most: int | None) -> Drafting | None:
     """How these members draft for the causal language model among them; None where nothing is drafted.
 
-    most: the longest draft; None for one as long as is worth it. guided: whether guides steer the text. UsageError for
-    a draft that was asked for where there can be none.
+    most: the longest draft; None for one as long as is worth it. UsageError for a draft that was asked for where there
+    can be none.
     """
-    obstacle = _obstacle(members, reverse, guided)
+    obstacle = _obstacle(members, reverse)
     remote = foretelling(members)
     if obstacle is not None:
         if remote:
@@ -97,7 +95,7 @@ def causal_places(members: Sequence[Member[Loaded]]) -> list[int]:
     return [place for place, one in enumerate(members) if isinstance(one.model.denoiser, CausalDenoiser)]
 
 
-def _obstacle(members: Sequence[Member[Loaded]], reverse: ReverseProcess, guided: bool) -> str | None:
+def _obstacle(members: Sequence[Member[Loaded]], reverse: ReverseProcess) -> str | None:
     """Why no token can be drafted, as a clause; None if there is no reason."""
     causal: list[Any] = [members[place].model.denoiser for place in causal_places(members)]
     levels, size = [level / _LEVELS for level in range(_LEVELS + 1)], members[0].model.denoiser.block_size
@@ -107,7 +105,6 @@ def _obstacle(members: Sequence[Member[Loaded]], reverse: ReverseProcess, guided
         "there is no causal language model to verify a draft": not causal,
         "only text that is written from the left is drafted": not reverse.from_left,
         f"{steps} steps for a block of {size} tokens do not write them one by one": steps < size,
-        "guides steer whole blocks, not single tokens": guided,
         "the schedule changes the members' weights within a block": any(
             len({one.schedule(level) for level in levels}) > 1 for one in members
         ),

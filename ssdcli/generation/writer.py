@@ -315,7 +315,7 @@ class Writer:
 
     def _drafting(self, reverse: ReverseProcess, options: Options) -> Drafting | None:
         """How tokens are drafted (UsageError for a draft where there can be none)."""
-        return drafting_of(self.members, reverse, options.draft, guided=bool(self._guides))
+        return drafting_of(self.members, reverse, options.draft)
 
     def no_repeat(self, options: Options) -> int:
         """The n whose n-grams are never repeated, 0 for none: as asked, else as suits the members.

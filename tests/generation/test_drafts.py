@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,13 @@ def test_a_text_is_that_of_no_draft(members: list[str] | None, options: Options)
     assert [(one.text, one.steps, one.drafted) for one in alone] == [
         (one.text, one.steps, one.drafted) for one in drafted
     ]
+
+
+def test_a_guided_text_is_drafted_and_is_that_of_no_draft(tone: Path) -> None:
+    writer = load(CORE, ["notes"], blend=Blend(guides=(f"{tone}:sunny=1e4",)))
+    drafted, plain = (writer.generate(PROMPTS[0], OPTIONS, draft=most) for most in (None, 0))
+    assert drafted.text == plain.text != load(CORE, ["notes"]).generate(PROMPTS[0], OPTIONS).text
+    assert drafted.drafted
 
 
 def test_a_memory_that_knows_the_text_saves_most_passes_of_the_core() -> None:

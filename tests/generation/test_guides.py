@@ -139,7 +139,7 @@ def share(part: Tensor, tokens: Tensor) -> float:
 def test_the_stronger_the_guide_the_more_texts_have_its_label(process, tone):
     unguided = write(process)
     assert torch.equal(write(process, opened(tone, "sunny", 0.0)), unguided)
-    shares = [share(SUNNY, unguided), *(share(SUNNY, write(process, opened(tone, "sunny", s))) for s in (1, 3))]
+    shares = [share(SUNNY, unguided), *(share(SUNNY, write(process, opened(tone, "sunny", s))) for s in (0.05, 0.2))]
     assert 0.35 < shares[0] < 0.65
     assert shares[0] < shares[1] < shares[2]
     assert shares[2] > 0.85

@@ -6,13 +6,12 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-import torch
 
 from ssdcli.api import Blend, Options, load
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampling.repetition import SharedText
 from ssdcli.errors import UsageError
-from tests.tiny import BLOCK, VOCABULARY, add_tiny, tiny_tokenizer
+from tests.tiny import BLOCK, add_tiny, tiny_tokenizer
 
 FAST = Options(max_tokens=12, steps=2, seed=5)
 
@@ -124,27 +123,6 @@ def test_around_a_gap_the_text_after_it_counts_too(family, monkeypatch):
     (prompt,) = seen
     assert tiny_tokenizer().decode(list(prompt.after)) == " is cold"
     assert prompt.gap == BLOCK
-
-
-@pytest.fixture
-def tone(tmp_path):
-    """The folder of a classifier with random weights over the tiny tokenizer."""
-    from transformers import BertConfig, BertForSequenceClassification
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=64,
-            id2label={0: "dark", 1: "sunny"},
-        )
-        BertForSequenceClassification(config).save_pretrained(tmp_path / "tone")
-    (tmp_path / "tone" / "tokenizer.json").write_text(tiny_tokenizer().to_str(), encoding="utf-8")
-    return tmp_path / "tone"
 
 
 def test_guides_steer_what_is_written(family, tone):

@@ -12,6 +12,7 @@ from torch import Tensor
 from ssdcli.engine.drafting.drafting import Agreement
 from ssdcli.engine.drafting.lookahead import Lookahead
 from ssdcli.engine.ensemble.ensemble import Ensemble, Prediction
+from ssdcli.engine.ensemble.guidance import guided_next
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.sampling.copying import forbid
@@ -103,27 +104,34 @@ class _Writing:
         """What tokens are drawn from, log p (B, C, V), and the tokens (B, C) int64, -1 where none is wanted."""
         rows, numbers = ahead.wanted.nonzero(as_tuple=True)
         places = rows, numbers
-        log_p = self._limited(prediction.log_p[places], ahead, places)
+        log_p = self._changed(prediction.log_p[places], ahead, places)
         columns = ahead.places[places]
         chosen = self.race.winners(log_p, rows, columns)
         if self.config.characters is not None:
             chosen = self._spelled(chosen, log_p, ahead, places)
         tokens = torch.full_like(ahead.places, -1).index_put_(places, chosen)
-        limited = self.config.copies or not self.config.repetition.off
-        return prediction.log_p.index_put(places, log_p) if limited else prediction.log_p, tokens
+        return prediction.log_p.index_put(places, log_p) if self._changes else prediction.log_p, tokens
 
-    def _limited(self, log_p: Tensor, ahead: Lookahead, places: Places) -> Tensor:
-        """Log p (N, V) at some places of the lookahead, with less repetition of what is known there."""
+    @property
+    def _changes(self) -> bool:
+        """Whether tokens are not drawn from what was predicted."""
+        return bool(self.config.copies or self.config.guides) or not self.config.repetition.off
+
+    def _changed(self, log_p: Tensor, ahead: Lookahead, places: Places) -> Tensor:
+        """Log p (N, V) at some places of the lookahead, guided, and with less repetition of what is known there."""
         config, rows = self.config, places[0]
-        if not config.copies and config.repetition.off:
+        if not self._changes:
             return log_p
         canvases, positions = ahead.canvases()[places], ahead.places[places]
         written = self.block.written[rows]
+        before = [torch.cat([text, row[:place]]) for text, row, place in zip(written, canvases, positions, strict=True)]
+        if config.guides:
+            log_p = torch.stack(
+                [guided_next(own, config.guides, text) for own, text in zip(log_p, before, strict=True)]
+            )
         if config.copies:
-            texts = zip(written.tolist(), canvases.tolist(), positions.tolist(), strict=True)
-            before = [[*text, *tokens[:place]] for text, tokens, place in texts]
-            limits = [config.copies[row] for row in rows.tolist()]
-            log_p = torch.stack([forbid(*own) for own in zip(log_p, limits, before, strict=True)])
+            limits, texts = [config.copies[row] for row in rows.tolist()], [text.tolist() for text in before]
+            log_p = torch.stack([forbid(*own) for own in zip(log_p, limits, texts, strict=True)])
         text = self.block.shared.rows(rows).around(written, canvases, canvases != self.process.mask_id)
         return config.repetition.at(log_p, text, (torch.arange(len(rows), device=rows.device), positions))
 

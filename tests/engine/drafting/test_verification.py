@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from ssdcli.engine.sampling.characters import Characters
 from ssdcli.engine.sampling.nucleus import Picker
@@ -84,12 +87,16 @@ def test_drafts_do_not_bias_what_is_drawn():
     chain, even = Chain(2, sharp=1.0), Even()
     steps = write([(chain, 0.7), (even, 0.3)], [Believes(chain.log_p[4])], 2, rows=rows, picker=picker, max_tokens=2)
     assert sum(int(step.accepted.sum()) for step in steps) > rows / 5
-    pairs = torch.tensor(texts_of(steps))
     flat = even.denoise(torch.zeros(1, 1, dtype=torch.int64), 1.0, None, None)[0, 0].exp()
     p = picker.probabilities(torch.log(0.7 * chain.log_p.exp() + 0.3 * flat))
     p = p / p.sum(-1, keepdim=True)
-    expected = rows * (p[PROMPT[-1]][:, None] * p)
-    seen = torch.zeros(V, V).index_put_((pairs[:, 0], pairs[:, 1]), torch.ones(rows), accumulate=True)
+    assert_drawn(texts_of(steps), p[PROMPT[-1]][:, None] * p)
+
+
+def assert_drawn(texts: Sequence[Sequence[int]], p: Tensor) -> None:
+    """Texts of two tokens are drawn from p (V, V)."""
+    pairs, expected = torch.tensor(texts), len(texts) * p
+    seen = torch.zeros(V, V).index_put_((pairs[:, 0], pairs[:, 1]), torch.ones(len(texts)), accumulate=True)
     assert float(seen[expected == 0].sum()) == 0
     often = expected > 5
     statistic = float(((seen - expected) ** 2 / expected)[often].sum())
@@ -156,3 +163,49 @@ def test_bytes_that_are_no_utf8_are_not_written_and_drafts_change_nothing():
         written = b"".join(parts[token] or b"" for token in text).decode("utf-8", errors="replace")
         assert "\ufffd" not in written.rstrip("\ufffd")  # its last character may not be complete
     assert texts_of(write(members, [Fixed(sometimes_wrong(plain)), lookup()], L, **options)) == plain
+
+
+@dataclass
+class Likes:
+    """A guide of one token after another; without favour it finds all alike."""
+
+    scale: float = 1.0
+    favour: float = 1.0
+    asked: int = 0
+
+    def push(self, log_p: Tensor, written: Tensor) -> Tensor:
+        raise AssertionError("text from the left has no canvas to push")
+
+    def judge(self, candidates: Tensor, before: Tensor) -> Tensor:
+        self.asked += 1
+        last = before[-1] if len(before) else torch.tensor(0)
+        return -0.5 - self.favour * ((candidates + last) % 3)
+
+
+@pytest.mark.parametrize("scale", [1.5, -1.0])
+def test_guided_text_is_drawn_from_p_times_c_to_the_scale(scale):
+    chain, guide = Chain(2, sharp=1.0), Likes(scale)
+    steps = write([(chain, 1.0)], [Believes(chain.log_p[4])], 1, rows=3000, max_tokens=2, guides=(guide,))
+    assert sum(int(step.accepted.sum()) for step in steps) > 0
+    ids = torch.arange(V)
+    liked = torch.stack([guide.judge(ids, last[None]) for last in ids])
+    opening = torch.softmax(chain.log_p[PROMPT[-1]] + scale * guide.judge(ids, ids[:0]), -1)
+    assert_drawn(texts_of(steps), opening[:, None] * torch.softmax(chain.log_p + scale * liked, -1))
+
+
+def test_drafts_change_nothing_under_a_guide():
+    members, options = [(Chain(), 0.7), (Even(), 0.3)], {"seeds": SEEDS, "guides": (Likes(3.0), Likes(-1.0, 2.0))}
+    plain = texts_of(write(members, **options))
+    assert plain != texts_of(write(members, seeds=SEEDS))
+    for drafter in (Fixed(plain), Fixed(sometimes_wrong(plain)), lookup()):
+        assert texts_of(write(members, [drafter], L, **options)) == plain
+
+
+@pytest.mark.parametrize(("guide", "asked"), [(Likes(0.0), False), (Likes(5.0, favour=0.0), True)])
+def test_a_guide_without_a_scale_or_an_opinion_changes_no_bit(guide, asked):
+    members = [(Chain(), 0.7), (Even(), 0.3)]
+    free, steered = write(members, seeds=SEEDS), write(members, seeds=SEEDS, guides=(guide,))
+    for one, other in zip(free, steered, strict=True):
+        assert torch.equal(one.canvas, other.canvas)
+        assert torch.equal(one.log_p, other.log_p)
+    assert (guide.asked > 0) == asked

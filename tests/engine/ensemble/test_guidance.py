@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ssdcli.engine.ensemble.guidance import ClassifierGuide, guided
+from ssdcli.engine.ensemble.guidance import CANDIDATES, ClassifierGuide, guided, guided_from_left, guided_next
 
 B, L, V, H, LABELS = 4, 6, 40, 32, 3
 WRITTEN = torch.arange(B * 5).view(B, 5) % V
@@ -39,13 +39,13 @@ def predictions(seed: int = 0, rows: int = B) -> Tensor:
 
 
 def expected_push(reader: Reader, log_p: Tensor, written: Tensor, label: int) -> Tensor:
-    """The gradient by the logits as autograd finds it."""
-    logits = log_p.clone().requires_grad_()
-    canvas = logits.softmax(-1) @ reader.table[:V]
+    """What log p(label) gains, to first order, as a token takes over a share of a position: as autograd finds it."""
+    p = log_p.exp().requires_grad_()
     before = torch.cat([reader.opening.expand(len(written), -1), written], dim=1)
     after = reader.closing.expand(len(written), -1)
-    text = torch.cat([reader.table[before], canvas, reader.table[after]], dim=1)
-    return torch.autograd.grad(reader.log_p(text)[:, label].sum(), logits)[0]
+    text = torch.cat([reader.table[before], p @ reader.table[:V], reader.table[after]], dim=1)
+    by_p = torch.autograd.grad(reader.log_p(text)[:, label].sum(), p)[0]
+    return by_p - (log_p.exp() * by_p).sum(-1, keepdim=True)
 
 
 def exclude(log_p: Tensor) -> Tensor:
@@ -57,30 +57,26 @@ def exclude(log_p: Tensor) -> Tensor:
 
 
 @given(st.integers(0, 10_000), st.integers(0, LABELS - 1), st.integers(0, 5))
-def test_the_push_is_the_gradient_through_the_softmax(seed, label, length):
+def test_the_push_is_the_gradient_by_the_tokens_probabilities(seed, label, length):
     reader, log_p, written = Reader(seed), predictions(seed + 1), WRITTEN[:, :length]
     push = ClassifierGuide(reader, label, 1.0).push(log_p, written)
-    torch.testing.assert_close(push, expected_push(reader, log_p, written, label), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(push, expected_push(reader, log_p, written, label), rtol=1e-4, atol=1e-4)
     assert push.abs().max() > 1e-3
 
 
-def test_a_push_is_what_the_label_gains_by_a_small_step():
-    reader, log_p, step = Reader(), predictions(), 1e-2
-    before = reader_log_p(reader, log_p)
-    for label in range(LABELS):
-        push = ClassifierGuide(reader, label, 1.0).push(log_p, WRITTEN)
-        for sign in (1, -1):
-            gained = (
-                reader_log_p(reader, guided(log_p, [ClassifierGuide(reader, label, sign * step)], WRITTEN)) - before
-            )
-            promised = sign * step * push.square().sum((1, 2))
-            torch.testing.assert_close(gained[:, label], promised, rtol=0.1, atol=1e-4)
+class Linear(Reader):
+    """Scores a text by the sum of what its embeddings are worth to each label."""
+
+    def log_p(self, embedded: Tensor) -> Tensor:
+        return embedded.sum(1) @ self.head
 
 
-def reader_log_p(reader: Reader, log_p: Tensor) -> Tensor:
-    guide = ClassifierGuide(reader, 0, 1.0)
-    guide.push(log_p, WRITTEN)
-    return reader.log_p(torch.cat(reader.read[-len(log_p) :]))
+@pytest.mark.parametrize("scale", [0.5, 3.0, -2.0])
+def test_under_a_linear_classifier_a_canvas_is_drawn_from_p_times_c_to_the_scale(scale):
+    reader, log_p = Linear(), predictions()
+    c = (reader.table @ reader.head[:, 1]).detach()
+    expected = torch.log_softmax(log_p + scale * c, -1)
+    torch.testing.assert_close(guided(log_p, [ClassifierGuide(reader, 1, scale)], WRITTEN), expected)
 
 
 def test_an_excluded_token_stays_excluded_and_the_others_stay_a_distribution():
@@ -181,3 +177,38 @@ def test_ids_that_only_the_classifier_knows_are_unused():
     assert torch.equal(
         ClassifierGuide(wide, 1, 1.0).push(log_p, WRITTEN), ClassifierGuide(narrow, 1, 1.0).push(log_p, WRITTEN)
     )
+
+
+def test_the_likeliest_next_tokens_are_weighed_by_the_classifier_and_keep_their_mass():
+    reader, log_p, before = Reader(), predictions()[0, 0], WRITTEN[0]
+    guides = [ClassifierGuide(reader, 1, 3.0), ClassifierGuide(reader, 2, -2.0)]
+    weighed = guided_next(log_p, guides, before)
+    ids = log_p.topk(CANDIDATES).indices
+    texts = torch.cat([torch.tensor([7, 8]), before, torch.tensor([0]), torch.tensor([9])]).repeat(CANDIDATES, 1)
+    texts[:, -2] = ids
+    says = reader.log_p(reader.table[texts])
+    expected = torch.softmax(log_p[ids] + 3 * says[:, 1] - 2 * says[:, 2], 0) * log_p[ids].exp().sum()
+    torch.testing.assert_close(weighed[ids].exp(), expected)
+    others = torch.ones(V, dtype=torch.bool).index_fill(0, ids, False)
+    assert torch.equal(weighed[others], log_p[others])
+    assert len(ids) < V
+
+
+def test_from_the_left_the_first_hidden_position_of_each_row_is_weighed_after_what_is_known():
+    log_p, guides = predictions(), [ClassifierGuide(Reader(), 1, 3.0)]
+    tokens = torch.arange(B * L).view(B, L) % V
+    shown = torch.arange(L) < torch.tensor([[0], [2], [L - 1], [L]])
+    weighed = guided_from_left(log_p, guides, WRITTEN, (tokens, shown))
+    for row, place in enumerate([0, 2, L - 1]):
+        before = torch.cat([WRITTEN[row], tokens[row, :place]])
+        expected = log_p[row].clone()
+        expected[place] = guided_next(expected[place], guides, before)
+        assert torch.equal(weighed[row], expected)
+        assert not torch.equal(weighed[row], log_p[row])
+    assert torch.equal(weighed[3], log_p[3])
+
+
+def test_where_nobody_predicts_the_next_token_nothing_is_asked():
+    reader, nothing = Reader(), torch.full((V,), math.nan)
+    assert guided_next(nothing, [ClassifierGuide(reader, 1, 3.0)], WRITTEN[0]).isnan().all()
+    assert reader.read == []
