@@ -16,7 +16,7 @@ from ssdcli.engine.process import Process
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt, ReadingOrder
 
-_CHUNK = 512  # tokens of a prompt that are read at once
+_CHUNK = 128  # tokens of a prompt that are read at once (measured)
 _KEPT = 4096  # tokens of a prompt that stay read for the next ones, at most
 _TEXTS = 2  # of which that is so
 _SCORED = 64  # positions whose predictions over the vocabulary are held at once
