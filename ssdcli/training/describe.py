@@ -155,7 +155,8 @@ def _reliability(found: Assessment) -> dict[str, list[tuple[float, float, int]]]
         return {}
     p, right = tops
     fitted = np.array([gate.confidence.of([one]) for one in p.tolist()])
-    return {name: list(bins(sure, right)) for name, sure in (("probability", p), ("confidence", fitted))}
+    shown = {"probability": p} if np.allclose(p, fitted) else {"probability": p, "confidence": fitted}
+    return {name: list(bins(sure, right)) for name, sure in shown.items()}
 
 
 def _sums(found: Assessment, *, has_core: bool) -> dict[str, np.ndarray]:
