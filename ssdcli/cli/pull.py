@@ -123,7 +123,7 @@ def _registered_core(source: str, name: str | None, overwrite: bool, *, dry_run:
         _write_facts(_facts(plan, name), as_json=as_json)
         return None
     registry = Registry()
-    entry = None if overwrite else pipeline.registered(plan, name, registry)
+    entry = None if overwrite else pipeline.registered(plan.origin, name, registry)
     if entry is not None:
         console.note(f"{name!r} is {plan.source.place} already; nothing was fetched.")
         return entry
@@ -163,12 +163,17 @@ def _registered_remote(source: str, tokenizer: str | None, variable: str, name: 
 def _registered_drafter(source: str, core: str, name: str | None, overwrite: bool) -> Entry:
     """Register a drafter for a core."""
     from ssdcli.hub.published_drafter import plan_drafter, pull_drafter
+    from ssdcli.hub.pull import registered
     from ssdcli.hub.source import default_name, parse_source
 
     place, registry = parse_source(source), Registry()
     name = check_name(name or default_name(place))
     with console.waiting("reading"):
         plan = plan_drafter(place, registry.find(core))
+    known = None if overwrite else registered(plan.origin, name, registry)
+    if known is not None:
+        console.note(f"{name!r} is {plan.source.place} already; nothing was fetched.")
+        return known
     with _bar(plan.weight_bytes, "checking") as watch:
         entry = pull_drafter(plan, name, registry, watch, overwrite)
     console.note(f"Registered {name!r}: a DFlash drafter, {in_parameters(entry.manifest.parameters)} parameters.")

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ssdcli.errors import UsageError, require
@@ -29,6 +30,11 @@ class DrafterPlan:
     core: Entry
     config: Mapping[str, Any]
     weights: tuple[RemoteFile, ...]
+
+    @cached_property
+    def origin(self) -> str:
+        """Where it was, and which content it had; for local files this reads all of them."""
+        return self.source.origin(self.weights)
 
     @property
     def weight_bytes(self) -> int:
@@ -73,7 +79,7 @@ def pull_drafter(plan: DrafterPlan, name: str, registry: Registry, watch: Watch,
             architecture=DRAFTER,
             parameters=parameters_of(config),
             base_weights=core.weights_digest,
-            source=plan.source.origin(plan.weights),
+            source=plan.origin,
         )
         (folder / "README.md").write_text(_card(manifest), encoding="utf-8")
         write_manifest(folder, manifest)

@@ -255,10 +255,10 @@ def pull(plan: PullPlan, name: str, registry: Registry, watch: Watch, overwrite:
     return registry.find(name)
 
 
-def registered(plan: PullPlan, name: str, registry: Registry) -> Entry | None:
-    """The model of this name, if it is already what the plan would make."""
+def registered(origin: str, name: str, registry: Registry) -> Entry | None:
+    """The model of this name, if it is already what a plan of this origin would make."""
     here = [entry for entry in registry.entries() if entry.name == name]
-    return next((entry for entry in here if entry.manifest.source == plan.origin), None)
+    return next((entry for entry in here if entry.manifest.source == origin), None)
 
 
 def suited(parameters: int) -> Preset:

@@ -137,9 +137,9 @@ def test_its_model_holds_no_path_of_this_machine(file, registry):
 def test_the_same_file_is_recognised_and_another_one_in_its_place_is_not(file, registry):
     write_gguf(file, "llama")
     entry = pulled(file, registry)
-    assert registered(plan(file), "tiny", registry) == entry
+    assert registered(plan(file).origin, "tiny", registry) == entry
     write_gguf(file, "llama", "Q8_0")
-    assert registered(plan(file), "tiny", registry) is None
+    assert registered(plan(file).origin, "tiny", registry) is None
 
 
 def test_nothing_in_the_registry_depends_on_the_file(file, registry):

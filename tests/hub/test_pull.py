@@ -169,11 +169,11 @@ def test_the_bytes_of_the_weights_are_told_as_they_arrive(hub, registry):
 
 def test_what_is_registered_already_is_recognised_by_its_commit(hub, source, registry):
     entry = pulled(registry)
-    assert registered(plan(RepoId(NAME)), "tiny", registry) == entry
-    assert registered(plan(RepoId(NAME)), "another", registry) is None
+    assert registered(plan(RepoId(NAME)).origin, "tiny", registry) == entry
+    assert registered(plan(RepoId(NAME)).origin, "another", registry) is None
     edit(source / "config.json", note="newer")
     hub.add(NAME, source)
-    assert registered(plan(RepoId(NAME)), "tiny", registry) is None
+    assert registered(plan(RepoId(NAME)).origin, "tiny", registry) is None
 
 
 def test_a_name_that_is_taken_is_refused_before_the_weights_are_fetched(hub, registry):

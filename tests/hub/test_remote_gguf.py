@@ -73,8 +73,8 @@ def test_it_is_fetched_checked_and_registered_with_commit_and_file(hub, registry
     entry, local = pulled(registry), pull(plan(published / FILE), "local", registry, QUIET)
     assert entry.manifest.source == f"{NAME}@{hub.repositories[NAME].refs['main']}:{FILE}"
     assert entry.manifest.files["model.safetensors"] == local.manifest.files["model.safetensors"]
-    assert registered(plan(parse_source(SOURCE)), "tiny", registry) == entry
-    assert registered(plan(parse_source(f"{NAME}:Tiny.F16.gguf")), "tiny", registry) is None
+    assert registered(plan(parse_source(SOURCE)).origin, "tiny", registry) == entry
+    assert registered(plan(parse_source(f"{NAME}:Tiny.F16.gguf")).origin, "tiny", registry) is None
     assert registry.verify("tiny") == []
 
 

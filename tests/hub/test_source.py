@@ -183,10 +183,10 @@ def test_a_folder_is_recognised_by_its_content(tmp_path, registry):
     folder = tmp_path / "model"
     write_checkpoint(folder, "llama")
     entry = pulled(folder, registry)
-    assert registered(plan(folder), "tiny", registry) == entry
+    assert registered(plan(folder).origin, "tiny", registry) == entry
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "note": "newer"}))
-    assert registered(plan(folder), "tiny", registry) is None
+    assert registered(plan(folder).origin, "tiny", registry) is None
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,8 @@ def test_it_is_registered_as_a_draft_head_of_its_core(published, capsys):
     assert (manifest.kind, manifest.core, manifest.attention) == ("head", "core", "none")
     assert manifest.source.startswith("tiny-dflash@sha256:")
     assert manifest.parameters == sum(weight.numel() for weight in read_weights(published).values())
+    assert pull(published) == 0  # nothing is done again
+    assert Registry().find("tiny-dflash").manifest == manifest
     assert app.main(["models", "verify", "tiny-dflash"]) == 0
     assert app.main(["models", "show", "tiny-dflash"]) == 0
     assert "a draft head for core" in capsys.readouterr().out
