@@ -10,9 +10,10 @@ training notes that were held back, beside a memory that lacks them and their ne
 random, or all notes in five folds where there are fewer than 200. Nothing is fitted on the documents that are counted.
 The oracle, which knows the token, is no method: it bounds what any gate could reach.
 
-Parts: `members` (the gate is that of `ssd train-small`; a small model of the user's registry takes part with the gates
-of its own training), `public` (the gate of the last corpus, without a prior: the source of PUBLIC_GATE), `cost` (the
-time of a look-up and of its share in combining beside a core's pass over one token, and of building).
+Parts: `members` (the gate is that of `ssd train-small`; small models and adapters of the user's registry take part with
+the gates of their own training; of several, as of several seeds, the mean and the range are shown, too), `public` (the
+gate of the last corpus, without a prior: the source of PUBLIC_GATE), `cost` (the time of a look-up and of its share in
+combining beside a core's pass over one token, and of building).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ from benchmarks.lib.columns import Columns
 from benchmarks.lib.corpora import Corpus, read_texts
 from benchmarks.lib.experiment import Line, Workshop
 from benchmarks.lib.models import Model
+from benchmarks.lib.spreads import spreads
 from benchmarks.lib.tables import signed, table
 from benchmarks.lib.timing import least
 from ssdcli.engine.ensemble.ensemble import Ensemble
@@ -152,8 +154,8 @@ class Bench:
         if part != MEMBERS:
             self.workshop.piece(asked, self.public if part == PUBLIC else self.cost)
             return
-        small = next((name for corpus, name in self.given.small if corpus == self.corpus[0]), None)
-        for path in self.corpus[2]:
+        named = [name for corpus, name in self.given.small if corpus == self.corpus[0]]
+        for path, small in product(self.corpus[2], named or [None]):
             self.workshop.piece(asked | {"heldout": path, "small": small}, partial(self.members, path, small))
 
     # Members
@@ -198,9 +200,14 @@ class Bench:
             for place, of in enumerate((own.log_p, own.entropies))
         )
         every = replace(own, members=("core", "small", "memory"), log_p=log_p, entropies=entropies)
-        found = {"the small model": (-log_p[:, 1], ""), "its memory": (-log_p[:, 2], "")}
+        kind = "small model"
+        if small.manifest.tunes_core:  # in the core's place
+            kind, every = "adapter", replace(every.of(("small", "memory")), members=("core", "memory"))
+        found = {f"the {kind}": (-log_p[:, 1], ""), f"memory of the {kind}": (-log_p[:, 2], "")}
         for gate in small.manifest.joint_gates:
-            *before, last = gate.members
+            *before, last = (
+                "adapter" if small.manifest.tunes_core and role == "core" else role for role in gate.members
+            )
             whose = "" if "small" in before else "its " * (last == "memory")
             name, these = f"{', '.join(before)} and {whose}{last}", every.of(gate.members)
             if len(gate.members) > 1:
@@ -262,8 +269,8 @@ def _runs(core: Model, index: Index, notes: Sequence[Ids]) -> dict[str, Callable
 
 def report(found: Sequence[Line]) -> str:
     """A table for each part and held-out file; standard errors are over documents."""
-    # A line with a small model holds what one without it holds, and comes later.
-    tables = map(_table, {line["side"]: line for line in found if "sums" in line}.values())
+    of_members = [line for line in found if "sums" in line]
+    tables = [*map(_table, of_members), *spreads(of_members)]
     gates = [line for line in found if line.get("part") == PUBLIC]
     costs = [line for line in found if line.get("part") == COST]
     return "\n\n".join([*tables, *map(_gate_of, gates), *([_cost_table(costs)] if costs else [])])
@@ -271,7 +278,7 @@ def report(found: Sequence[Line]) -> str:
 
 def _title(line: Line) -> str:
     size = f"{len(line['tokens'])} documents, {sum(line['tokens']):,} tokens, {sum(line['bytes']):,} bytes"
-    return f"## {line['side']}: {line['part']}\n\n{size}"
+    return f"## {line['side']}: {line['part']}{' with ' * bool(line['small'])}{line['small'] or ''}\n\n{size}"
 
 
 def _table(line: Line) -> str:

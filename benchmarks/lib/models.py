@@ -78,8 +78,8 @@ class Model:
 
     @cached_property
     def memory(self) -> LoadedMemory:
-        """The memory of a small model, which recalls if the model reads a core."""
-        core = self.backbone.core if isinstance(self.backbone, SideNetwork) else None
+        """The memory of a small model, which recalls if the model reads a core or is an adapter of one."""
+        core = self.backbone.core if isinstance(self.backbone, SideNetwork) else self.backbone
         return open_memory(self.entry, Shared(process=self.process, core=core))
 
     @property
