@@ -150,7 +150,7 @@ def _check_has_weight(found: Evaluation) -> None:
     first = found.small or ""
     if first.endswith(OF_MEMORY) or (first and Registry().find(first).manifest.kind == MEMORY):
         problem = f"no gate was fitted for {first!r}: too little of this text is new to it, or was measured."
-        raise UsageError(problem, "Name more text, or omit --save.")
+        raise UsageError(problem, "Name more text that it does not hold, or omit --save.")
 
 
 def _svg(found: Evaluation) -> str:
@@ -220,8 +220,13 @@ def _tell(found: Evaluation) -> None:
     meaning = f"{found.process} process; bits per byte are of the {explained(found.measure)}"
     intervals = "Intervals are 95% confidence intervals" if found.documents > 1 else "An interval needs two documents"
     console.write(f"{size}, {meaning}. {intervals}.")
-    best = found.best
-    if best is not None and found.gain is not None:
+    best, fitted = found.best, found.best_gate
+    if best is not None and fitted is not None and fitted.gated.value < best.best.figures.bits.value:
+        saved = found.better.figures.bits.value - fitted.gated.value
+        figures = f"{_interval(fitted.gated)} bits per byte on documents that did not choose it"
+        members = " + ".join(fitted.gate.members)
+        console.write(f"best: the gate of {members}, {figures}: {saved:.4f} fewer than {found.better.name}.")
+    elif best is not None and found.gain is not None:
         weight = "" if best.best.weight is None else f" at weight {best.best.weight:g}"
         gain = f"{_interval(found.gain, '+')} bits per byte over {found.better.name}"
         console.write(f"best: {best.name}{weight}; gain, on documents that did not choose it: {gain}.")
@@ -265,7 +270,8 @@ def _gates(found: Evaluation) -> Table:
 def _best_weight(swept: SweepResult) -> str:
     if swept.best.weight is not None:
         return f"{swept.best.weight:g}"
-    return "by the gate" if "gate" in catalogue.rule(swept.rule).needs else "by the file"
+    needs = catalogue.rule(swept.rule).needs
+    return "by the gate" if "gate" in needs else "by the text" if "several" in needs else "by the file"
 
 
 def _texts(found: Evaluation) -> Table:

@@ -239,8 +239,16 @@ def tell(result: Result, *, stats: bool, prefix: str = "") -> None:
         speed = f"{result.tokens} tokens in {result.seconds:.1f} s ({result.tokens_per_second:.1f} a second)"
         saved = f", {result.flops_saved:.1%} saved by the schedule" if result.flops_saved else ""
         sys.stderr.write(
-            f"{prefix}seed {result.seed}; {speed}; forward passes: {passes}; {_drafts(result)}about {work}{saved}\n"
+            f"{prefix}seed {result.seed}; {speed}; forward passes: {passes}; {_weighed(result)}{_drafts(result)}"
+            f"about {work}{saved}\n"
         )
+
+
+def _weighed(result: Result) -> str:
+    """How much each of several small models counted; empty where they are not weighed by the text."""
+    if result.weights is None:
+        return ""
+    return f"weighed by the text: {', '.join(f'{name} {share:.2f}' for name, share in result.weights.items())}; "
 
 
 def _drafts(result: Result) -> str:

@@ -135,19 +135,24 @@ def rm(
     registry = Registry()
     if name not in registry.broken():
         registry.find(name)
+    _warn_of_dependents(name, registry)
     if not yes:
         _confirm_removal(name)
     registry.remove(name)
     console.note(f"Removed {name!r}.")
+
+
+def _warn_of_dependents(name: str, registry: Registry) -> None:
+    """Warn of what the other models lose with one that is about to be removed."""
     for entry in registry.entries():
         if entry.manifest.kind == ADAPTER and entry.manifest.base == name:
-            console.warn(f"{entry.name!r} is an adapter for {name!r}, which is gone; it cannot be used without it.")
+            console.warn(f"{entry.name!r} is an adapter for {name!r} and cannot be used without it.")
             continue
         if entry.manifest.core == name:
-            console.warn(f"{entry.name!r} was made for {name!r}, which is gone; name another core with --core.")
+            console.warn(f"{entry.name!r} was made for {name!r}; without it, name another core with --core.")
         if entry.manifest.base == name:
             rule = catalogue.needing("base").name
-            console.warn(f"{entry.name!r} has lost its base {name!r}; --rule {rule} needs one of this name.")
+            console.warn(f"{entry.name!r} loses its base {name!r}; --rule {rule} needs one of this name.")
 
 
 @models.command()

@@ -106,7 +106,8 @@ class RuleDeclaration(Declaration):
     """A rule. The target combines predictions, or makes what does from a gate if the rule needs one.
 
     needs: `core`; `base`: its log-probabilities are subtracted, and the core has weight 1; `gate`: the numbers in the
-        manifest of the one small model. Members share a weight of 1 where neither of the last two is needed.
+        manifest of the one small model; `several`: small models beside a causal core. Members share a weight of 1 where
+        none of the last three is needed.
     schedule: the only one that it runs by; None where any will do.
     usual_beside: the kinds of attention of the cores beside which it is the default.
     """
@@ -114,6 +115,11 @@ class RuleDeclaration(Declaration):
     needs: tuple[str, ...] = ()
     schedule: str | None = None
     usual_beside: tuple[str, ...] = ()
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it sets the weights itself, so that none can be given."""
+        return "gate" in self.needs or "several" in self.needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +252,13 @@ RULES: tuple[RuleDeclaration, ...] = (
         needs=("core", "gate"),
         schedule="leaning",
     ),
+    RuleDeclaration(
+        name="switching",
+        target="ssdcli.engine.ensemble.switching:Switching",
+        help="the core with each of several small models, by how likely each is to have written the text so far",
+        needs=("core", "several"),
+        schedule="constant",
+    ),
 )
 
 SCHEDULES: tuple[ScheduleDeclaration, ...] = (
@@ -317,7 +330,7 @@ def rule_defaults() -> str:
 
 
 def needing(what: str) -> RuleDeclaration:
-    """The first rule that needs something: `base` or `gate`."""
+    """The first rule that needs something: `base`, `gate` or `several`."""
     return next(one for one in RULES if what in one.needs)
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ssdcli.engine.canvas_memory import CanvasMemory
 from ssdcli.engine.denoiser import Backbone, Denoiser, Prefix, in_order
 from ssdcli.engine.drafting.lookahead import Lookahead
 from ssdcli.engine.process import Process
 from ssdcli.engine.process.masked import Masked
-from ssdcli.engine.prompt import Prompt, ReadingOrder
+from ssdcli.engine.prompt import HEARD, Prompt, ReadingOrder
 
 _CHUNK = 128  # tokens of a prompt that are read at once (measured)
 _KEPT = 4096  # tokens of a prompt that stay read for the next ones, at most
@@ -117,6 +118,24 @@ class CausalDenoiser(Denoiser):
         tokens = canvas.masked_fill(places >= place[:, None], 0)  # seen by no token before the place
         return self.states_after(tokens, prefix)[torch.arange(len(canvas), device=canvas.device), place]
 
+    def recent(self, prompt: Prompt, count: int, prefixes: tuple[Prefix, ...], row: int) -> Iterator[Tensor]:
+        """Log p of the last tokens of a row's prompt, each by those before it: (V,) each; HEARD tokens at most.
+
+        prefixes: as `start` returned them.
+        """
+        for states in self.recent_states(count, prefixes, row).split(_SCORED):
+            yield from self.log_p(states)
+
+    def recent_states(self, count: int, prefixes: tuple[Prefix, ...], row: int) -> Tensor:
+        """Hidden states that predict so many of the last tokens of a row's prompt: (count, H)."""
+        part, place = next((part, place) for part in prefixes for place in (part.rows == row).nonzero()[:, 0].tolist())
+        return self._states_read(part)[place, -count - 1 : -1]
+
+    def _states_read(self, prefix: Prefix) -> Tensor:
+        """Hidden states of the last tokens of a prefix that was just read: (b, n, H)."""
+        states: Tensor = prefix.cache.tail[0]
+        return states
+
     def beside_reader(self) -> CausalDenoiser:
         """The same as far as costs go, where another member reads all text for it."""
         backbone = getattr(self.backbone, "beside_core", None)
@@ -164,58 +183,6 @@ class CausalDenoiser(Denoiser):
         return self.backbone.sizes.reading(length, seen) + self.backbone.sizes.denoising(1, self.process)
 
 
-@dataclass(frozen=True)
-class CanvasMemory:
-    """What has been read of some rows: their prefix but for its last token, and from that token on what comes after it.
-
-    The last token of a prefix, the anchor, is read with the tokens of the canvas, so that committing a block takes no
-    pass of its own. The tensors are written in place. From the first token on that is another one, it is read again.
-
-    cache: of the prefix, with spare columns for a canvas.
-    tokens: those read from the anchor on, (b, 1 + L) int64; -1 where none was.
-    states: hidden states after each, (b, 1 + L, H): the one at i predicts position i of the canvas.
-    before: the hidden state that predicts the anchor, (b, H); of a prefix that was read with its anchor, anything.
-    """
-
-    cache: Any
-    tokens: Tensor
-    states: Tensor
-    before: Tensor
-
-    @classmethod
-    def of(cls, cache: Any, before: Tensor, length: int) -> CanvasMemory:
-        """After a prefix of which all but the anchor was read, for canvases of this length; before: (b, H)."""
-        tokens = torch.full((len(before), 1 + length), -1, dtype=torch.int64, device=before.device)
-        return cls(cache, tokens, before.new_zeros(len(before), 1 + length, before.shape[1]), before)
-
-    def keep(self, start: int, tokens: Tensor, states: Tensor) -> None:
-        """Keep what was read from the anchor's place `start` on: tokens (b, n), states (b, n, H); nothing behind it."""
-        end = start + tokens.shape[1]
-        self.states[:, start:end] = states
-        self.tokens[:, start:end] = tokens
-        self.tokens[:, end:] = -1
-
-    def shared(self, tokens: Tensor) -> int:
-        """How many of these tokens (b, n), from the anchor on, have been read already in every row."""
-        return int((self.tokens[:, : tokens.shape[1]] == tokens).all(0).long().cumprod(0).sum())
-
-    def last_read(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """How many of these tokens (b, n), from the anchor on, each row has read, (b,), and the state then, (b, H).
-
-        Where it is none, the state is that of the token before the anchor.
-        """
-        count = (self.tokens[:, : tokens.shape[1]] == tokens).long().cumprod(1).sum(1)
-        rows = torch.arange(len(tokens), device=tokens.device)
-        state = self.states[rows, (count - 1).clamp(min=0)]
-        return count, torch.where(count[:, None] > 0, state, self.before)
-
-    def repeated(self, count: int) -> CanvasMemory:
-        """The memory of one row, for so many rows of the same prefix."""
-        cache = self.cache.for_rows(count).spaced(0)
-        states = self.states.repeat(count, 1, 1)
-        return CanvasMemory(cache, self.tokens.repeat(count, 1), states, self.before.repeat(count, 1))
-
-
 class StepwiseCausalDenoiser(CausalDenoiser):
     """A causal language model on a CPU: each token is read once.
 
@@ -241,11 +208,16 @@ class StepwiseCausalDenoiser(CausalDenoiser):
         last = cache.tail[0][:, -1:]
         memory = CanvasMemory.of(cache.spaced(size), last[:, 0], size)
         memory.keep(0, prefix.tokens[:, -1:], last)
-        return replace(prefix, cache=memory)
+        return replace(prefix, cache=replace(memory, read=cache.tail[0]))
+
+    def _states_read(self, prefix: Prefix) -> Tensor:
+        states: Tensor = prefix.cache.read
+        return states
 
     def _read_in_chunks(self, tokens: Tensor, positions: Tensor) -> Any:
         """The cache of a text (b, n), of which rows that are alone are kept for texts that begin alike."""
-        whole = 0 if self.backbone.forgets else (tokens.shape[1] - 1) // _CHUNK * _CHUNK  # the last token is read anew
+        alone = max(0, tokens.shape[1] - 1 - HEARD)  # the last tokens are always read anew, and at once
+        whole = 0 if self.backbone.forgets else alone // _CHUNK * _CHUNK
         known, cache = self._known_chunks(tokens[0, :whole]) if len(tokens) == 1 else (0, None)
         cache = self.backbone.new_cache() if cache is None else cache
         for start in [*range(known, whole, _CHUNK), whole]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.drafting.drafting import Agreement
+from ssdcli.engine.drafting.lookahead import Lookahead
 from ssdcli.engine.drafting.verification import write_block
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.guidance import guided, guided_from_left
@@ -53,6 +54,7 @@ def sample(
     if config.max_tokens < 1:
         return
     prefixes = ensemble.start(prompts, time_grid(reverse.steps_of(config.block_size))[:-1])
+    known = ensemble.heard(prompts, prefixes)
     noise = CounterNoise(seeds, config.device)
     written = torch.empty((len(seeds), 0), dtype=torch.int64, device=config.device)
     ended = torch.zeros(len(seeds), dtype=torch.bool, device=config.device)
@@ -62,18 +64,21 @@ def sample(
     agreement = None if config.drafting is None else Agreement(config.drafting, len(seeds))
     blocks = -(-config.max_tokens // config.block_size)
     for number in range(blocks):
-        block = Block(number, prefixes, shared, written, ended, spelled)
+        block = Block(number, prefixes, shared, written, ended, spelled, known)
         if agreement is None:
             canvas = yield from _denoise(ensemble, reverse, block, noise.derive(number), config)
         else:
             assert isinstance(reverse.process, Masked), "a causal language model joins the masked process alone"
-            canvas = yield from write_block(ensemble, reverse.process, block, noise, config, agreement)
+            canvas, known = yield from write_block(ensemble, reverse.process, block, noise, config, agreement)
         tokens = torch.where(ended[:, None], config.ends[0], reverse.process.tokens(canvas))
         ended = torch.isin(tokens, ends).any(-1)
         if config.over is not None:
             ended |= torch.tensor(config.over(), device=config.device)
         if number + 1 == blocks or bool(ended.all()):  # between blocks, the host waits for the device
             return
+        if agreement is None and known is not None:
+            assert isinstance(reverse.process, Masked), "ensembles beside a causal language model alone are weighed so"
+            known = ensemble.after_block(Lookahead.over(tokens, reverse.process), prefixes, known)
         prefixes = ensemble.commit(tokens, prefixes)
         if config.characters is not None:
             spelled = config.characters.after(tokens, spelled)
@@ -92,7 +97,7 @@ def _denoise(
     done, previous, settling, quorum = block.ended, None, None, Quorum()
     chosen_by = None  # log p when each token was chosen
     for index, (t, s) in enumerate(pairwise(time_grid(reverse.steps_of(config.block_size)))):
-        prediction = ensemble.denoise(canvas, t, previous, block.prefixes)
+        prediction = ensemble.denoise(canvas, t, previous, block.prefixes, block.known)
         log_p = _guided(process.carry_over(canvas, prediction.log_p), canvas, reverse, block, config)
         log_p = reverse.tempered(_fresh(log_p, canvas, process, block, config), t)
         settling, stops = _settle(reverse, settling, log_p, config.picker)
@@ -107,9 +112,10 @@ def _denoise(
             chosen_by = log_p if chosen_by is None else torch.where(decided[..., None], log_p, chosen_by)
             if last or reverse.from_left:
                 canvas = _spelled(canvas, chosen_by, reverse, block, noise.derive(index, _MEND), config)
-        weights, by_member = prediction.weights, prediction.by_member
+        weights, by_member, chances = prediction.weights, prediction.by_member, prediction.chances
         first = torch.zeros_like(block.spelled)
-        yield Step(block.number, index, t, weights, first, by_member, log_p, canvas, decided, active, last)
+        told = weights, first, by_member, log_p, canvas, decided, active, last
+        yield Step(block.number, index, t, *told, chances=chances)
         if last:
             break
         previous = log_p

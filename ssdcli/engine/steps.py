@@ -75,6 +75,7 @@ class Step:
     last: whether this step ends the block.
     drafted: the tokens of each row that a drafter proposed, (B,) int64; None without drafts.
     accepted: how many of them the canvas took over, (B,) int64.
+    chances: the logarithms of those of several ensembles at each position, (B, C, K), see `Switching`; else None.
     """
 
     block: int
@@ -90,6 +91,7 @@ class Step:
     last: bool
     drafted: Tensor | None = None
     accepted: Tensor | None = None
+    chances: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Block:
     written: the tokens before it, (B, n).
     ended: the rows whose text is over, (B,) bool.
     spelled: how far each row's last character is spelled, (B,), see `Characters`.
+    known: the logarithms of the chances of several ensembles, (B, K), see `Switching`; else None.
     """
 
     number: int
@@ -110,3 +113,4 @@ class Block:
     written: Tensor
     ended: Tensor
     spelled: Tensor
+    known: Tensor | None = None

@@ -13,9 +13,10 @@ from ssdcli.errors import SsdError, UsageError, require
 from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.evaluation.losses import GRID
 from ssdcli.generation.blend import Blend
+from ssdcli.generation.lineup import ModelFiles, without_noise
 from ssdcli.generation.parts import CONTEXT, OF_MEMORY, SmallModels
 from ssdcli.generation.schedule_parser import among, goes_with, named
-from ssdcli.generation.selection import EnsembleSpec, ModelFiles, choose, without_noise
+from ssdcli.generation.selection import EnsembleSpec, choose
 from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Registry
 
@@ -38,7 +39,8 @@ class Sweep:
     @property
     def varying_schedule(self) -> str | None:
         """The schedule; None where a gate sets the weights at each position, whatever the noise level."""
-        return None if isinstance(self.specs[0].gate, AverageGate) else self.schedule
+        spec = self.specs[0]
+        return None if isinstance(spec.gate, AverageGate) or spec.experts else self.schedule
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,11 @@ class _SweepMaker:
 
     def _weighted(self, rule: str) -> dict[str, float | None]:
         """The small models' own weights; none where a gate sets them."""
-        return {name: None if "gate" in Blend(rule).needs else weight for name, weight in self.small}
+        return {name: None if Blend(rule).declared.weighs else weight for name, weight in self.small}
 
     def _sweep(self, rule: str, schedule: str) -> Sweep:
         blend = Blend(rule, schedule)
-        if "gate" in blend.needs or named(schedule) is None:
+        if blend.declared.weighs or named(schedule) is None:
             return Sweep(rule, schedule, (None,), (self._choose(self._weighted(rule), blend),))
         weights = self._weights(rule, schedule)
         if not weights:

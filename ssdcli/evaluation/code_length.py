@@ -23,6 +23,8 @@ from torch import Tensor
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.denoiser import Denoiser
 from ssdcli.engine.ensemble.members import Member
+from ssdcli.engine.ensemble.switching import Switching
+from ssdcli.engine.prompt import HEARD
 from ssdcli.engine.sampling.nucleus import predicted
 from ssdcli.engine.whole_text import WholeText, can_be_read_whole
 from ssdcli.evaluation.combinations import Combination, Positions, combined_log_p, combined_losses
@@ -92,8 +94,8 @@ def conditionals(
     members: Sequence[Member[Loaded]], text: ScoredText, combination: Combination, settings: CodeSettings
 ) -> Iterator[Tensor]:
     """Log p of every token at each that counts, of which code lengths are sums: parts of (n, V) float32, in order."""
-    for log_ps, positions, abstain in _predictions(members, text, 0, settings):
-        yield combined_log_p(log_ps, positions, combination, abstain)
+    for log_ps, positions, abstain, counts in _predictions(members, text, 0, settings, [combination]):
+        yield combined_log_p(log_ps, positions, combination, abstain)[counts]
 
 
 def _code_length(
@@ -105,29 +107,38 @@ def _code_length(
 ) -> np.ndarray:
     """The nats of a text's tokens under each combination: (C,) float64; number: its place among the texts."""
     total = torch.zeros(len(combinations), dtype=torch.float64)
-    for log_ps, positions, abstain in _predictions(members, text, number, settings):
-        losses = combined_losses(log_ps, positions, combinations, abstain).cpu().double()
+    for log_ps, positions, abstain, counts in _predictions(members, text, number, settings, combinations):
+        losses = combined_losses(log_ps, positions, combinations, abstain)[counts].cpu().double()
         total += torch.where(losses.isnan(), torch.inf, losses).sum(0)
     return total.numpy()
 
 
 def _predictions(
-    members: Sequence[Member[Loaded]], text: ScoredText, number: int, settings: CodeSettings
-) -> Iterator[tuple[list[Tensor], Positions, list[bool]]]:
-    """Each member's log p (n, V) at some of the tokens that count, in order, and whether it abstains at one."""
-    runs, device = runs_of(text), _device(members)
+    members: Sequence[Member[Loaded]],
+    text: ScoredText,
+    number: int,
+    settings: CodeSettings,
+    combinations: Sequence[Combination],
+) -> Iterator[tuple[list[Tensor], Positions, list[bool], Tensor]]:
+    """Each member's log p (n, V) at some tokens, in order, whether it abstains at one, and which tokens count.
+
+    The others are heard by those combinations that weigh ensembles by the text so far.
+    """
+    hears = any(isinstance(combination.rule, Switching) for combination in combinations)
+    runs, device = runs_of(text, HEARD if hears else 0), _device(members)
     contexts = {"small": settings.context, "memory": settings.private}
     read: _Read = {}
     predictors = [_predictor(member.model, runs, contexts.get(member.role, ()), read) for member in members]
     positions = _positions(members[0].model.denoiser.block_size, runs, number, device)
     vocabulary = members[0].model.denoiser.process.vocabulary
+    counts = torch.tensor([run.counts for run in runs for _ in range(len(run))], device=device)
     for rows in torch.arange(len(positions.tokens), device=device).split(max(1, SCORES // vocabulary)):
         log_ps = [predict(rows) for predict in predictors]
         abstain = [
             member.model.denoiser.abstains and not predicted(said).all()
             for member, said in zip(members, log_ps, strict=True)
         ]
-        yield log_ps, positions.rows(rows), abstain
+        yield log_ps, positions.rows(rows), abstain, counts[rows]
 
 
 def _device(members: Sequence[Member[Loaded]]) -> torch.device:

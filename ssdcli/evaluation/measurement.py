@@ -282,6 +282,12 @@ class Evaluation:
         return min(self.ensembles, key=lambda swept: swept.best.figures.bits.value, default=None)
 
     @property
+    def best_gate(self) -> GateResult | None:
+        """The gate with the fewest bits per byte, of those that won."""
+        won = (one for one in self.gates if one.gate.is_default)
+        return min(won, key=lambda one: one.gated.value, default=None)
+
+    @property
     def tuned_weight(self) -> float | None:
         """The best weight of the first rule and schedule, by default those of `ssd generate`."""
         return self.ensembles[0].best.weight if self.ensembles else None

@@ -91,13 +91,15 @@ def word_log_p(writer: Writer, before: str, words: Sequence[str]) -> Tensor:
     prompts = PromptEncoder(writer.members, gap=0).prompts(
         Request(before, plain=True), PromptParts.continued(before), ()
     )
-    prefixes = ensemble.start([[own] * len(ids) for own in prompts], [1.0])
+    rows = [[own] * len(ids) for own in prompts]
+    prefixes = ensemble.start(rows, [1.0])
     longest = max(map(len, ids))
     padded = torch.tensor([[*own, *[-1] * (longest - len(own))] for own in ids], device=first.device)
     canvas = padded.new_full((len(ids), first.block_size), first.process.mask_id)
     none = torch.zeros(len(ids), dtype=torch.bool, device=first.device)
     inner = padded[:, :-1].masked_fill(padded[:, 1:] < 0, -1)  # all tokens of a word but its last
-    log_p = ensemble.ahead(Lookahead.of(canvas, inner, none, first.process), prefixes).log_p
+    ahead = Lookahead.of(canvas, inner, none, first.process)
+    log_p = ensemble.ahead(ahead, prefixes, ensemble.heard(rows, prefixes)).log_p
     own = log_p.gather(-1, padded.clamp(min=0)[..., None])[..., 0]
     return torch.where(padded < 0, 0.0, own).sum(1).cpu()
 

@@ -15,12 +15,13 @@ from ssdcli.generation.loaded_model import LoadedModel
 class Run:
     """Neighbouring tokens of a text that count: all of a plain one after its opening, or an answer.
 
-    Blocks are counted from its start.
+    Blocks are counted from its start. If it does not count, it is what is heard before an answer.
     """
 
     text: ScoredText
     start: int
     stop: int
+    counts: bool = True
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -43,13 +44,15 @@ class Window:
     tokens: list[int]
 
 
-def runs_of(text: ScoredText) -> list[Run]:
-    """The runs of a text, in order."""
+def runs_of(text: ScoredText, heard: int = 0) -> list[Run]:
+    """The runs of a text, in order; before each answer so many tokens at most that do not count, but are heard."""
     runs, start = [], 0
     for counts, run in groupby(text.counted):
         stop = start + len(list(run))
         if counts:
             runs.append(Run(text, start, stop))
+        elif (first := max(start, stop - heard, 1)) < stop < len(text.counted):
+            runs.append(Run(text, first, stop, counts=False))
         start = stop
     return runs
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Literal
 
 from ssdcli.engine.ensemble.confidence import Confidence
-from ssdcli.engine.ensemble.gate import CONTEXT_GATE, AnyGate, AverageGate, Gate, gate_of, joined
+from ssdcli.engine.ensemble.gate import CONTEXT_GATE, PUBLIC_GATE, AnyGate, AverageGate, Gate, gate_of
 from ssdcli.errors import UsageError
 from ssdcli.registry.manifest import MEMBERS, MEMORY
 from ssdcli.registry.store import Entry, Registry
@@ -33,6 +33,7 @@ class EnsemblePart:
     role: "small" for a model's weights, "memory" for its memory.
     given: the weight that was asked for; None for the tuned one.
     joins_unasked: whether it is a memory that its model brings along.
+    beside_another: whether it is an adapter's beside another core than that adapter, for which no gate was fitted.
     """
 
     name: str
@@ -40,6 +41,7 @@ class EnsemblePart:
     role: Literal["small", "memory"]
     given: float | None
     joins_unasked: bool = False
+    beside_another: bool = False
 
     @property
     def owner(self) -> Entry:
@@ -153,7 +155,7 @@ def is_remote(core: Entry | None) -> bool:
 
 
 def bound(parts: Sequence[EnsemblePart], core: Entry | None) -> list[EnsemblePart]:
-    """The parts with the core as the owner of CONTEXT (UsageError without one that reads or looks it up)."""
+    """The parts beside this core, which owns CONTEXT (UsageError without one that reads or looks it up)."""
     ownerless = [part for part in parts if part.entry is None]
     if core is None and ownerless:
         raise UsageError(f"the member {ownerless[0].name!r} needs a core.", "Name one with --core.")
@@ -163,14 +165,21 @@ def bound(parts: Sequence[EnsemblePart], core: Entry | None) -> list[EnsemblePar
     if core is not None and is_remote(core) and any(part.role == "small" for part in ownerless):
         problem = f"{core.name!r} runs on another machine, and would be sent the private context to read."
         raise UsageError(problem, f"Name its memory, --with {CONTEXT}{OF_MEMORY}, which stays here.")
-    return [replace(part, entry=part.entry or core) for part in parts]
+    owned = [(part, part.entry or core) for part in parts]
+    return [
+        replace(part, entry=entry, beside_another=bool(entry and entry.manifest.tunes_core and entry != core))
+        for part, entry in owned
+    ]
 
 
 def weights_of(parts: Sequence[EnsemblePart]) -> list[float]:
     """Each part's weight, as given or tuned; memories share what small models of given weights leave, as if alone.
 
-    Several tuned weights are divided by their number: the ensemble is the mean of those of the core and each of them.
+    Tuned weights of several models are divided by their number: the ensemble is the mean of each one's with the core.
     """
+    owned = by_owner(parts)
+    if len(owned) > 1 and not any(part.given is not None or part.is_context for part in parts):
+        return [weight / len(owned) for own in owned for weight in weights_of(own)]
     gate = None if any(part.given is not None for part in parts) else fitted_gate(parts)
     if isinstance(gate, AverageGate):
         return list(gate.weights[1:])
@@ -203,14 +212,21 @@ def _checked(name: str, weight: float) -> float:
 
 
 def fitted_gate(parts: Sequence[EnsemblePart]) -> AnyGate | None:
-    """The gate of a core and these parts, if one was fitted for them; of several models those of each, joined."""
-    owned = [list(own) for _, own in groupby(parts, key=lambda part: part.owner.name)]
-    gates = [gate for gate in map(_own_gate, owned) if isinstance(gate, AverageGate)]
-    names = {own[0].owner.name for own in owned}
-    if len(owned) < 2:
-        return _own_gate(owned[0]) if owned else None
-    whole = len(gates) == len(owned) == len(names) and not any(part.is_context for part in parts)
-    return joined(gates) if whole else None
+    """The gate of a core and these parts of one model, if one was fitted for them."""
+    return _own_gate(parts) if len(by_owner(parts)) == 1 else None
+
+
+def by_owner(parts: Sequence[EnsemblePart]) -> list[list[EnsemblePart]]:
+    """The parts of each model."""
+    return [list(own) for _, own in groupby(parts, key=lambda part: part.owner.name)]
+
+
+def are_several(core: Entry | None, parts: Sequence[EnsemblePart]) -> bool:
+    """Whether these are several models without weights, none of them a private context, that a local core may join."""
+    if core is None or not is_causal(core) or is_remote(core) or any(part.given is not None for part in parts):
+        return False
+    strange = any(part.owner.manifest.tunes_core and part.owner.manifest.base != core.name for part in parts)
+    return len(by_owner(parts)) > 1 and not strange and core.name not in [part.owner.name for part in parts]
 
 
 def _own_gate(parts: Sequence[EnsemblePart]) -> AnyGate | None:
@@ -218,6 +234,8 @@ def _own_gate(parts: Sequence[EnsemblePart]) -> AnyGate | None:
     entry, roles = parts[0].owner, _roles(parts)
     if parts[0].is_context:
         return CONTEXT_GATE
+    if parts[0].beside_another:
+        return PUBLIC_GATE if roles == PUBLIC_GATE.members[1:] else None
     if roles == ("small",) and entry.manifest.gate is not None and _gate(entry, roles) is None:
         return Gate(**entry.manifest.gate)
     return _gate(entry, roles)

@@ -41,6 +41,7 @@ class Row:
         self.read = 0  # tokens of the prompt as the first member reads it
         self.tokens = 0
         self.explained: list[TokenShares] = []
+        self._chances: list[dict[str, float]] = []  # of several ensembles at each token, see `Switching`
         self.watch: Watch | None = None  # is shown the canvas after each step
         self._reasons: list[FinishReason] = []
         self._new_transcript = new_transcript
@@ -66,6 +67,12 @@ class Row:
         return self.parts.text(self.filled) if self.finished else self.parts.certain(self.filled, self._transcript.text)
 
     @property
+    def weights(self) -> dict[str, float] | None:
+        """The mean chances of several ensembles over all tokens, by name; None for one ensemble."""
+        count = len(self._chances)
+        return {name: sum(one[name] for one in self._chances) / count for name in self._chances[0]} if count else None
+
+    @property
     def finish_reason(self) -> FinishReason | None:
         """Why the text ended; of several gaps' reasons "length" comes before "stop", and that before "end"."""
         return min(self._reasons, key=_WORST_FIRST.index) if self.finished else None
@@ -75,6 +82,7 @@ class Row:
         known = self._transcript.tokens
         self._transcript.add(block.tokens)
         self.tokens += self._transcript.tokens - known
+        self._chances += block.chances[: self._transcript.tokens - known]
         self.usage.block(block.weights, block.canvases)
         self.usage.draft(block.drafted, block.accepted)
         if block.shares:
@@ -111,7 +119,10 @@ class Row:
         for place, (token, text) in enumerate(self._transcript.pieces(known)):
             by = dict(zip(names, block.shares[place], strict=True))
             source = None if self.sources is None else self.sources.source(written, token)
-            self.explained.append(TokenShares(token, text, block.p[place], by, source, tuple(block.top[place])))
+            weights = block.chances[place] if block.chances else None
+            self.explained.append(
+                TokenShares(token, text, block.p[place], by, source, tuple(block.top[place]), weights)
+            )
             written.append(token)
 
 

@@ -28,6 +28,8 @@ def schedules(blend: Blend, members: Members, process: str, gate: AnyGate | None
     """
     if gate is not None:
         return _gated(blend, gate)
+    if blend.declared.weighs and blend.schedule not in (None, blend.declared.schedule):
+        raise UsageError(f"the rule {blend.declared.name} sets the weights itself.", "Omit --schedule.")
     schedule = _default(blend, members, process) if blend.schedule is None else blend.schedule
     declared = named(schedule)
     if declared is None:

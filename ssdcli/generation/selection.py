@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.confidence import Confidence
-from ssdcli.engine.ensemble.gate import AnyGate
-from ssdcli.engine.ensemble.members import Member, Role
-from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.engine.ensemble.gate import AnyGate, Expert
+from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import NoSuchModel, UsageError, require
 from ssdcli.generation.blend import PLAIN, Blend
 from ssdcli.generation.guides import GuideSpec, open_guide
+from ssdcli.generation.lineup import ModelFiles, fitting_members
 from ssdcli.generation.parts import (
     CONTEXT,
     CONTEXT_MEMORY,
     EnsemblePart,
     SmallModels,
+    are_several,
     bound,
     find_parts,
     fitted_confidence,
@@ -30,11 +29,9 @@ from ssdcli.generation.parts import (
     is_gated_by_default,
     is_remote,
     read_apart,
-    weights_of,
 )
 from ssdcli.generation.schedule_parser import schedules
 from ssdcli.machine.placement import FREE, QUANTIZED, Placement
-from ssdcli.registry.compatibility import check_fit
 from ssdcli.registry.manifest import MEMORY
 from ssdcli.registry.names import NO_CORE
 from ssdcli.registry.store import Entry, Registry
@@ -50,23 +47,6 @@ _NAME_BOTH = "Name both, as in --core starter --with notes."
 
 
 @dataclass(frozen=True)
-class ModelFiles:
-    """A registered model that is not loaded yet.
-
-    entry: the model.
-    origin: the model that it is added to, if it is an adapter.
-    """
-
-    entry: Entry
-    origin: Entry | None = None
-
-    @property
-    def weights(self) -> Entry:
-        """The model whose files hold the weights, except for an adapter's own."""
-        return self.origin or self.entry
-
-
-@dataclass(frozen=True)
 class EnsembleSpec:
     """An ensemble whose models are not loaded yet: its members, and how they combine.
 
@@ -75,6 +55,7 @@ class EnsembleSpec:
     blend: the rule and the schedule.
     guides: classifiers that steer the text.
     gate: the members', if the rule needs one.
+    experts: the ensembles of several small models, if the rule needs them.
     confidence: in what they write, if it was fitted for them as they are combined.
     """
 
@@ -84,6 +65,7 @@ class EnsembleSpec:
     guides: tuple[GuideSpec, ...]
     gate: AnyGate | None = None
     confidence: Confidence | None = None
+    experts: tuple[Expert, ...] = ()
 
     @property
     def block_size(self) -> int:
@@ -142,8 +124,8 @@ class EnsembleSpec:
     @property
     def rule(self) -> Rule:
         """How the predictions are combined."""
-        declared, gate = self.blend.declared.load(), self.gate
-        rule: Rule = declared if gate is None else declared(gate)
+        declared, needed = self.blend.declared.load(), self.experts or self.gate
+        rule: Rule = declared if needed is None else declared(needed)
         return rule
 
     def reopen(self, writer: Writer) -> Writer:
@@ -189,17 +171,20 @@ def choose(
     is_usual = blend == replace(PLAIN, memory=blend.memory)
     blend = _with_rule(blend, chosen, parts)
     parts = _gated_parts(parts) if "gate" in blend.needs else parts
-    running = [_with_origin(member, registry) for member in _fitting_members(chosen, parts, blend, registry)]
+    fitting, experts = fitting_members(chosen, parts, blend, registry)
+    running = [_with_origin(member, registry) for member in fitting]
     gate = fitted_gate(parts) if "gate" in blend.needs else None
     sure = fitted_confidence(parts) if is_usual else None
-    spec = EnsembleSpec(None if chosen is None else chosen.name, tuple(running), blend, guides, gate, sure)
+    spec = EnsembleSpec(None if chosen is None else chosen.name, tuple(running), blend, guides, gate, sure, experts)
     scheduled = schedules(blend, running, running[0].model.entry.manifest.process, gate)
     pairs = zip(running, scheduled, strict=True)
     return replace(spec, members=tuple(replace(member, schedule=schedule) for member, schedule in pairs))
 
 
 def _with_rule(blend: Blend, core: Entry | None, parts: Sequence[EnsemblePart]) -> Blend:
-    """The blend with a rule: the one that is named, else that of a gate that won, else the core's default."""
+    """The blend with a rule: the one that is named, else what suits several models or a gate, else the core's own."""
+    if blend.rule is None and blend.schedule is None and are_several(core, parts):
+        return replace(blend, rule=catalogue.needing("several").name)
     if is_causal(core) and blend.rule is None and blend.schedule is None and is_gated_by_default(parts):
         return replace(blend, rule=catalogue.needing("gate").name)
     return blend.beside(None if core is None else core.manifest.attention)
@@ -211,94 +196,14 @@ def _gated_parts(parts: Sequence[EnsemblePart]) -> list[EnsemblePart]:
     return small if fitted_gate(parts) is None and fitted_gate(small) is not None else list(parts)
 
 
-def _fitting_members(
-    core: Entry | None, parts: Sequence[EnsemblePart], blend: Blend, registry: Registry
-) -> list[Member[ModelFiles]]:
-    """The members that run by the rule of a blend, the core first, at constant weights; UsageError for a misfit."""
-    if "gate" in blend.needs:
-        members = _gated(core, parts, blend.declared.name)
-    elif "base" in blend.needs:
-        members = _contrasted(core, parts, blend.declared.name, registry)
-    else:
-        members = _shared(core, parts)
-    for other, member in combinations(members, 2):
-        check_fit(member.model.entry, other.model.entry, registry)
-    return members
-
-
 def _weights_or_memory(member: Member[ModelFiles]) -> tuple[str, bool]:
     """What is loaded once for all members of which it is the same."""
     return member.model.entry.name, member.role == "memory"
 
 
-def _member(entry: Entry, role: Role, weight: float, name: str = "") -> Member[ModelFiles]:
-    return Member(name or entry.name, ModelFiles(entry), Constant(weight), role, weight)
-
-
 def _with_origin(member: Member[ModelFiles], registry: Registry) -> Member[ModelFiles]:
     entry = member.model.entry
     return member.carrying(ModelFiles(entry, registry.origin_of(entry)))
-
-
-def _shared(core: Entry | None, parts: Sequence[EnsemblePart]) -> list[Member[ModelFiles]]:
-    """Weights that sum to one: the core gets what the parts leave. Who gets nothing is no member."""
-    weights = weights_of(parts)
-    if core is None:
-        total = math.fsum(weights)
-        members = _beside_core(parts, [weight / total for weight in weights])
-    else:
-        rest = _rest([part.name for part in parts], weights)
-        members = [_member(core, "core", rest), *_beside_core(parts, weights)]
-    return [member for member in members if member.weight > 0]
-
-
-def _beside_core(parts: Sequence[EnsemblePart], weights: Sequence[float]) -> list[Member[ModelFiles]]:
-    """The members that parts become."""
-    return [_member(part.owner, part.role, w, part.name) for part, w in zip(parts, weights, strict=True)]
-
-
-def _gated(core: Entry | None, parts: Sequence[EnsemblePart], rule: str) -> list[Member[ModelFiles]]:
-    """A core and the parts whose gate weighs them at each position; the reported weights are the constant ones."""
-    if core is None or not parts:
-        raise UsageError(f"the rule {rule} needs a core and a small model.", _NAME_BOTH)
-    if fitted_gate(parts) is None:
-        name = next((part.owner.name for part in parts if fitted_gate([part]) is None), parts[0].owner.name)
-        remedy = f"Fit one with 'ssd eval TEXT --with {name} --save', or use --rule {catalogue.default_rule()}."
-        raise UsageError(f"{name!r} has no gate.", remedy)
-    given = next((part for part in parts if part.given is not None), None)
-    if given is not None:
-        problem = f"the weight of {given.name!r} is set by its gate, so none can be given."
-        raise UsageError(problem, f"Write --with {given.name}, without a weight.")
-    weights = weights_of(parts)
-    return [_member(core, "core", _rest([part.name for part in parts], weights)), *_beside_core(parts, weights)]
-
-
-def _contrasted(
-    core: Entry | None, parts: Sequence[EnsemblePart], rule: str, registry: Registry
-) -> list[Member[ModelFiles]]:
-    """The core at weight 1, and each small model followed by its base at the same weight.
-
-    The base is the model that the manifest names, else the small model itself, without the private context.
-    """
-    if core is None or not parts or any(part.role != "small" for part in parts):
-        raise UsageError(f"the rule {rule} needs a core and a small model.", _NAME_BOTH)
-    members = [_member(core, "core", 1.0)]
-    for part, weight in zip(parts, weights_of(parts), strict=True):
-        entry, named = part.owner, part.owner.manifest.base
-        base = entry if named is None else _base(entry, named, registry)
-        name = f"{entry.name} without context" if named is None else f"{named}, base of {entry.name}"
-        members += [_member(entry, "small", weight), _member(base, "base", weight, name)]
-    return members
-
-
-def _base(entry: Entry, base: str, registry: Registry) -> Entry:
-    try:
-        return registry.find(base)
-    except NoSuchModel:
-        raise NoSuchModel(
-            f"the base of {entry.name!r} is {base!r}, and there is no model of this name.",
-            f"Train or import it again, or use --rule {catalogue.default_rule()}.",
-        ) from None
 
 
 def _core(name: str | None, parts: Sequence[EnsemblePart], registry: Registry) -> Entry | None:
@@ -329,23 +234,6 @@ def _core(name: str | None, parts: Sequence[EnsemblePart], registry: Registry) -
             remedy = f"Pull or import it again: {small[0].name!r} cannot run without it."
         problem = f"{small[0].name!r} was made for {made_for!r}, and there is no model of this name."
         raise NoSuchModel(problem, remedy) from None
-
-
-def _rest(names: Sequence[str], weights: Sequence[float]) -> float:
-    """The weight that the small models leave to the core."""
-    total = without_noise(math.fsum(weights))
-    if total > 1:
-        each = " + ".join(f"{weight:g} ({name})" for name, weight in zip(names, weights, strict=True))
-        raise UsageError(
-            f"the weights of the small models sum to {total:g}, which is more than 1: {each}.",
-            "Give smaller ones, as in --with NAME=0.3.",
-        )
-    return without_noise(1 - total)
-
-
-def without_noise(weight: float) -> float:
-    """A sum of weights, rounded so that 0.9 and 0.1 leave nothing of 1."""
-    return round(weight, 12)
 
 
 def _core_table(entry: Entry) -> Mapping[str, Any]:

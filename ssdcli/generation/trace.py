@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssdcli.engine.ensemble.attribution import Explanation
 from ssdcli.engine.ensemble.ensemble import Ensemble
+from ssdcli.engine.ensemble.switching import Switching
 from ssdcli.engine.process import Process
 from ssdcli.engine.steps import Step
 from ssdcli.errors import RemoteFailed
@@ -26,6 +27,7 @@ class WrittenBlock:
     drafted: tokens that drafters proposed. accepted: those of them that the text took over.
     p: the tokens' probabilities when they were chosen; empty without an explanation.
     top: the likeliest tokens in the place of each, with log p; likewise.
+    chances: those of several ensembles at each token, by name, by which they are weighed; empty for one ensemble.
     shares: each token's attribution to the members; empty without an explanation.
     """
 
@@ -37,6 +39,7 @@ class WrittenBlock:
     drafted: int = 0
     accepted: int = 0
     top: Sequence[Sequence[tuple[int, float]]] = ()
+    chances: Sequence[dict[str, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class BlockTrace:
         self._steps: list[tuple[tuple[float, ...], Tensor]] = []
         self._drafts: list[Tensor] = []
         self._explanation: Explanation | None = None
+        self._chances: Tensor | None = None
 
     @property
     def over(self) -> Sequence[bool]:
@@ -118,6 +122,8 @@ class BlockTrace:
         if self._explain is not None:
             before = self._explanation or Explanation.empty(self._ensemble, self._tokens, self._explain)
             self._explanation = before.after(step, self._tokens)
+        if step.chances is not None:
+            self._chances = _noted(step, self._tokens, self._chances)
         if self._watches:
             self._show(self._process.shows(step.canvas))
         if not self._ended:
@@ -153,7 +159,8 @@ class BlockTrace:
         told, none = self._explanation, [()] * len(tokens)
         p, shares = (none, none) if told is None else (told.p.tolist(), told.shares.tolist())
         top, top_ids = (none, none) if told is None else (told.top.tolist(), told.top_ids.tolist())
-        self._steps, self._drafts, self._explanation = [], [], None
+        chances = none if self._chances is None else self._named(self._chances.exp())
+        self._steps, self._drafts, self._explanation, self._chances = [], [], None, None
         blocks = []
         for row, took in enumerate(active):
             own = [(w, *counts) for w, counts, was in zip(weights, drafts[row], took, strict=True) if was]
@@ -167,6 +174,23 @@ class BlockTrace:
                     sum(drafted for _, drafted, _ in own),
                     sum(accepted for _, _, accepted in own),
                     [list(zip(*likeliest, strict=True)) for likeliest in zip(top_ids[row], top[row], strict=True)],
+                    chances[row],
                 )
             )
         return blocks
+
+    def _named(self, chances: Tensor) -> list[list[dict[str, float]]]:
+        """The chances (B, L, K) of several ensembles by name, for each token of each row."""
+        assert isinstance(self._ensemble.rule, Switching)
+        names = [expert.name for expert in self._ensemble.rule.experts]
+        return [[dict(zip(names, own, strict=True)) for own in row] for row in chances.tolist()]
+
+
+def _noted(step: Step, tokens: Tensor, before: Tensor | None) -> Tensor:
+    """The chances at each place of a block (B, L), those that a step used where it predicted: (B, L, K)."""
+    assert step.chances is not None
+    width = step.chances.shape[1]
+    column = torch.arange(tokens.shape[1], device=tokens.device) - step.first[:, None]
+    here = ((column >= 0) & (column < width) & step.active[:, None])[..., None]
+    spread = step.chances.gather(1, column.clamp(0, width - 1)[..., None].expand(-1, -1, step.chances.shape[2]))
+    return torch.where(here, spread, spread if before is None else before)

@@ -270,6 +270,7 @@ class TokenShares:
     by: each member's share in that, by name; the shares sum to one.
     source: FILE:LINE of the place in a memory that shares most tokens before it; None where there is none.
     top: the likeliest tokens in its place, with log p, as many as the options asked for.
+    weights: of several small models there, see `Result`.
     """
 
     token: int
@@ -278,6 +279,7 @@ class TokenShares:
     by: dict[str, float]
     source: str | None = None
     top: tuple[tuple[int, float], ...] = ()
+    weights: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -300,6 +302,8 @@ class Result:
     plain: whether the prompt was continued as text, not put through a chat template.
     warnings: sentences, such as that a prompt was cut.
     explain: the attribution of its tokens, if the options asked for it.
+    weights: of several small models, each with what joins it, by the text so far: the means over the tokens. None
+        where they are not weighed so.
     """
 
     id: str | int
@@ -318,6 +322,7 @@ class Result:
     accepted: int | None = None
     warnings: tuple[str, ...] = ()
     explain: tuple[TokenShares, ...] | None = None
+    weights: dict[str, float] | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -331,8 +336,11 @@ class Result:
         del fields["warnings"]
         for token in fields["explain"] or ():
             del token["top"]
-        if self.explain is None:
-            del fields["explain"]
+            if token["weights"] is None:
+                del token["weights"]
+        for optional in ("explain", "weights"):
+            if fields[optional] is None:
+                del fields[optional]
         return fields | {"tokens_per_second": self.tokens_per_second}
 
 

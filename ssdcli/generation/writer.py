@@ -384,4 +384,5 @@ class Writer:
             plain=self._encoder(options).is_plain(row.request),
             warnings=row.warnings,
             explain=tuple(row.explained) if options.explain else None,
+            weights=row.weights,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -124,9 +124,16 @@ def update_memory(
             }
             text = entry.manifest.text if has_weights else _amount(store)
             changed = replace(entry.manifest, files=kept, memory=memory.size, text=text, gates=_gates(entry))
+            if before != after:
+                changed = replace(changed, metrics=_without_memory(entry.manifest.metrics))
             write_manifest(folder, changed)
     new, forgotten, report = len(after - before), len(before - after), tuple(store.info.report)
     return Remembered(name, entry.folder, memory.size, new, forgotten, report, has_weights)
+
+
+def _without_memory(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those measures of a model in which its memory, which is another one now, had no part."""
+    return {name: value for name, value in metrics.items() if name.split()[0] not in ("memory", "ensemble", "gain")}
 
 
 def _gates(entry: Entry) -> tuple[dict[str, Any], ...]:

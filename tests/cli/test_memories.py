@@ -140,10 +140,34 @@ def test_eval_stores_the_gates_that_it_shows(ssd: Ssd) -> None:
     assert "Stored the weights and the gates of 'notes'." in said or said == ""
     gates = Registry().find("notes").manifest.joint_gates
     assert [gate.members for gate in gates] == [("core", "small", "memory"), ("core", "small"), ("core", "memory")]
+    best = answer[answer.index("best: ") :]
     code, answer, _ = ssd("eval", *quick, "--json")
-    told = json.loads(answer)["gates"]
+    found = json.loads(answer)
+    told = found["gates"]
+    won = min((one["by_gate"]["value"] for one in told if one["is_default"]), default=math.inf)
+    is_gate = won < found["best"]["bits_per_byte"]["value"]
+    assert best.startswith("best: the gate of core + " if is_gate else "best: average")
     assert [one["members"] for one in told] == [list(gate.members) for gate in gates]
     assert [one["weights"] for one in told] == [list(gate.weights) for gate in gates]
+
+
+def test_several_models_are_weighed_by_the_text_and_it_is_told(ssd: Ssd) -> None:
+    add_notes()
+    add_notes("mail")
+    both = ("--with", "notes", "--with", "mail")
+    code, answer, said = ssd("generate", "Dear landlord, the boiler", *both, *FAST, "--json", "--explain", "--stats")
+    told = json.loads(answer)
+    assert code == 0
+    assert sum(told["weights"].values()) == pytest.approx(1)
+    assert [list(one["weights"]) for one in told["explain"]] == [["notes", "mail"]] * told["tokens"]
+    assert "weighed by the text: notes 0." in said
+    texts = [f"Letter {n}: the boiler and the lift are dark and cold again, and so are the stairs." for n in range(2)]
+    Path("text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    code, answer, _ = ssd("eval", "text.jsonl", *both)
+    assert code == 0
+    (row,) = [line for line in answer.splitlines() if line.startswith("switching")]
+    assert "by the text" in row
+    assert not [line for line in answer.splitlines() if line.startswith("gated")]
 
 
 def test_eval_stores_the_gate_of_a_memory_alone(ssd: Ssd) -> None:
@@ -238,7 +262,7 @@ def test_a_memory_is_verified_renamed_and_removed_like_a_model(ssd: Ssd) -> None
 
 def test_a_core_that_is_gone_is_named(ssd: Ssd) -> None:
     ssd("train-small", *ONLY)
-    assert "'old' was made for 'causal', which is gone" in ssd("models", "rm", CORE, "--yes")[2]
+    assert "'old' was made for 'causal'; without it, name another core" in ssd("models", "rm", CORE, "--yes")[2]
     code, _, said = ssd("generate", "Dear", "--with", "old", *FAST)
     assert code == 3
     assert "'old' was made for 'causal', and there is no model of this name" in said

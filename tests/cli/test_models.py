@@ -183,7 +183,7 @@ def test_rm_warns_of_the_models_made_for_a_core(models, run_ssd):
 def test_rm_warns_of_the_models_specialised_from_a_base(models, run_ssd):
     add("late", base="notes")
     done = run_ssd("models", "rm", "notes", "--yes")
-    assert done.stderr.startswith("ssd: warning: 'late' has lost its base 'notes'")
+    assert done.stderr.startswith("ssd: warning: 'late' loses its base 'notes'")
 
 
 def test_rm_removes_a_broken_model(models, run_ssd):

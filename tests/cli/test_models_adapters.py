@@ -32,7 +32,7 @@ def test_an_adapter_is_listed_with_its_base(registry, run_ssd):
 
 def test_removing_a_base_says_which_adapters_it_leaves_behind(registry, run_ssd):
     done = run_ssd("models", "rm", "big", "--yes")
-    assert "'notes' is an adapter for 'big', which is gone; it cannot be used without it" in done.stderr
+    assert "'notes' is an adapter for 'big' and cannot be used without it" in done.stderr
     assert done.stderr.count("notes") == 1
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from ssdcli.engine.ensemble.confidence import Confidence
-from ssdcli.engine.ensemble.gate import CONTEXT_GATE, joined
+from ssdcli.engine.ensemble.gate import CONTEXT_GATE, PUBLIC_GATE
 from ssdcli.engine.ensemble.rules import GatedAverage
+from ssdcli.engine.ensemble.switching import Switching
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.generation.blend import Blend
 from ssdcli.generation.parts import UNTUNED_MEMORY
@@ -111,35 +113,104 @@ def test_a_model_that_is_a_memory_joins_by_its_name() -> None:
     assert spec.gate == OF_MEMORY
 
 
-def test_several_models_and_their_memories_are_weighed_by_their_gates_joined() -> None:
+def test_several_models_are_ensembles_of_their_own_that_the_text_weighs() -> None:
     add_notes()
     add_notes("mail", gates=CONSTANT)
-    spec = choose(None, ["notes", "mail"])
-    assert weights(spec) == {CORE: 0.5, "notes": 0.1, "notes:memory": 0.15, "mail": 0.1, "mail:memory": 0.15}
-    assert (rule(spec), spec.gate) == ("gated", joined([OF_ALL, CONSTANT[0]]))
-    alone = choose(None, ["notes", "mail"], blend=Blend(memory=False))
-    assert (rule(alone), alone.gate) == ("gated", joined([OF_SMALL, CONSTANT[1]]))
     add_notes("old", kind="memory", attention="none", weight=None, gates=GATES[2:])
-    assert choose(None, ["mail:memory", "old"]).gate == joined([CONSTANT[2], OF_MEMORY])
+    spec = choose(None, ["notes", "mail", "old"])
+    assert (rule(spec), spec.gate, spec.confidence) == ("switching", None, None)
+    notes, mail, old = spec.experts
+    assert (notes.name, notes.members, notes.weights, notes.gate) == ("notes", (0, 1, 2), (0.5, 0.2, 0.3), OF_ALL)
+    assert (mail.name, mail.members, mail.weights, mail.gate) == ("mail", (0, 3, 4), (0.5, 0.2, 0.3), None)
+    assert (old.name, old.members, old.weights, old.gate) == ("old", (0, 5), (0.7, 0.3), OF_MEMORY)
+    means = [1.7 / 3, 0.2 / 3, 0.1, 0.2 / 3, 0.1, 0.1]
+    assert list(weights(spec).values()) == means
+    assert isinstance(spec.rule, Switching)
+    assert spec == choose(None, ["notes:memory", "notes", "mail", "old"])
+    alone = choose(None, ["notes", "mail"], blend=Blend(memory=False))
+    assert [(one.members, one.gate) for one in alone.experts] == [((0, 1), OF_SMALL), ((0, 2), None)]
 
 
-def test_several_models_of_which_no_gate_won_have_constant_weights() -> None:
-    add_notes(gates=CONSTANT)
+def test_each_of_several_ensembles_is_that_of_its_model_alone() -> None:
+    add_notes()
+    add_notes("mail", gates=())
+    together = choose(None, ["notes", "mail"])
+    for expert in together.experts:
+        alone = choose(None, [expert.name])
+        members = [together.members[place] for place in expert.members]
+        assert [(one.name, one.role) for one in members] == [(one.name, one.role) for one in alone.members]
+        assert expert.weights == tuple(one.weight for one in alone.members)
+        assert expert.gate == alone.gate
+
+
+@pytest.mark.parametrize("blend", [Blend("average"), Blend("mix"), Blend(schedule="sandwich:0.5")])
+def test_several_models_have_mean_weights_where_a_rule_or_a_schedule_is_named(blend: Blend) -> None:
+    add_notes()
     add_notes("mail", gates=CONSTANT)
-    spec = choose(None, ["notes", "mail"])
+    spec = choose(None, ["notes", "mail"], blend=blend)
     assert weights(spec) == {CORE: 0.5, "notes": 0.1, "notes:memory": 0.15, "mail": 0.1, "mail:memory": 0.15}
-    assert (rule(spec), spec.gate) == ("average", None)
+    assert spec.experts == ()
 
 
-def test_several_tuned_weights_without_gates_are_divided_by_their_number() -> None:
+def add_adapter(name: str) -> None:
+    """Register an adapter of the causal core that remembers NOTES."""
+    digest = Registry().find(CORE).manifest.weights_digest
+    kind = {"kind": "adapter", "attention": "autoregressive", "base": CORE, "base_weights": digest}
+    add_notes(name, gates=(OF_MEMORY,), weight=None, **kind)
+
+
+def test_each_of_several_adapters_takes_the_place_of_the_core_beside_its_own_memory() -> None:
+    add_notes()
+    add_adapter("one")
+    add_adapter("two")
+    spec = choose(None, ["one", "two"])
+    assert (rule(spec), spec.core) == ("switching", CORE)
+    assert weights(spec) == {"one": 0.35, "one:memory": 0.15, "two": 0.35, "two:memory": 0.15}
+    assert [(one.name, one.members, one.gate) for one in spec.experts] == [
+        ("one", (0, 1), OF_MEMORY),
+        ("two", (2, 3), OF_MEMORY),
+    ]
+    mixed = choose(None, ["one", "notes"])
+    assert [[mixed.members[place].name for place in one.members] for one in mixed.experts] == [
+        ["one", "one:memory"],
+        [CORE, "notes", "notes:memory"],
+    ]
+
+
+def test_beside_the_core_itself_the_memory_of_an_adapter_has_the_public_gate() -> None:
+    add_notes()
+    add_adapter("one")
+    assert choose(None, ["one"]).gate == OF_MEMORY
+    assert choose("one", ["one:memory"]).gate == OF_MEMORY
+    assert choose(CORE, ["one:memory"]).gate == PUBLIC_GATE
+
+
+@pytest.mark.parametrize(
+    ("members", "blend", "problem"),
+    [
+        (["notes"], Blend("switching"), "the rule switching needs several small models beside a causal language model"),
+        ({"notes": 0.3, "mail": None}, Blend("switching"), "the weight of 'notes' is set by the rule switching"),
+        (["notes", "mail"], Blend("switching", "leaning"), "the rule switching sets the weights itself"),
+        (["notes", "mail"], Blend("gated"), "the rule gated weighs one small model and its memory"),
+    ],
+)
+def test_what_the_text_cannot_weigh_is_refused(members: Any, blend: Blend, problem: str) -> None:
+    add_notes()
+    add_notes("mail")
+    with pytest.raises(UsageError, match=problem):
+        choose(None, members, blend=blend)
+
+
+def test_several_tuned_weights_are_divided_by_their_number() -> None:
     add_notes(gates=(), weight=1.0)
     add_notes("mail", gates=(), weight=0.6)
-    assert weights(choose(None, ["notes", "mail"])) == {CORE: 0.2, "notes": 0.5, "mail": 0.3}
+    usual = Blend("average")
+    assert weights(choose(None, ["notes", "mail"], blend=usual)) == {CORE: 0.2, "notes": 0.5, "mail": 0.3}
     assert weights(choose(None, {"notes": 0.2, "mail": None})) == {CORE: 0.2, "notes": 0.2, "mail": 0.6}
     add_notes("gated")
-    left = (1 - 0.4 / 3 - 1.6 / 3) * 0.3
-    expected = {"notes": 1 / 3, "mail": 0.2, "gated": 0.4 / 3, "gated:memory": left}
-    assert weights(choose(None, ["notes", "mail", "gated"])) == {CORE: 1 - sum(expected.values()), **expected}
+    expected = {"notes": 1 / 3, "mail": 0.2, "gated": 0.2 / 3, "gated:memory": 0.1}
+    spec = choose(None, ["notes", "mail", "gated"], blend=usual)
+    assert weights(spec) == {CORE: 1 - sum(expected.values()), **expected}
 
 
 def test_small_models_that_leave_nothing_leave_memories_out() -> None:
@@ -221,13 +292,6 @@ def test_what_cannot_be_is_refused(names: list[str] | dict[str, float | None], p
     with pytest.raises(UsageError) as caught:
         choose(None, names)
     assert str(caught.value).startswith(problem)
-
-
-def test_a_gate_is_refused_where_one_of_the_models_has_none() -> None:
-    add_notes()
-    add_notes("mail", gates=())
-    with pytest.raises(UsageError, match="'mail' has no gate"):
-        choose(None, ["notes", "mail"], blend=Blend("gated"))
 
 
 def test_a_memory_whose_core_is_gone_names_it() -> None:

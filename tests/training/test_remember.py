@@ -87,15 +87,21 @@ def test_an_update_forgets_deleted_notes_and_counts_new_ones(notes: Path) -> Non
     assert update_memory("notes", [str(notes)]).learned == 0
 
 
-def test_an_update_keeps_the_weights_byte_for_byte_and_what_was_measured(notes: Path) -> None:
-    add_notes()
+def test_an_update_keeps_the_weights_byte_for_byte_and_what_was_measured_without_the_memory(notes: Path) -> None:
+    measured = {f"{who} bits per byte": 1.5 for who in ("core", "small", "memory", "ensemble", "gain")}
+    add_notes(metrics={**measured, "ensemble bits per byte margin": 0.1, "held-out documents": 3})
     before = Registry().find("notes")
     kept = weights_of(before)
     (notes / "0.md").write_text("Something else.\n")
     update_memory("notes", [str(notes)])
     after = Registry().find("notes")
     assert weights_of(after) == kept
-    assert replace(after.manifest, memory=None, files={}) == replace(before.manifest, memory=None, files={})
+    left = {"core bits per byte": 1.5, "small bits per byte": 1.5, "held-out documents": 3}
+    assert after.manifest == replace(
+        before.manifest, memory=after.manifest.memory, files=after.manifest.files, metrics=left
+    )
+    update_memory("notes", [str(notes)])
+    assert Registry().find("notes").manifest.metrics == left
     assert Registry().verify("notes") == []
 
 

@@ -44,6 +44,12 @@ class Lookahead:
         filled = torch.where(inside, proposed, canvas)
         return cls(filled, first, drafted.masked_fill(done, -1), draft.shape[1] + 1, process.mask_id)
 
+    @classmethod
+    def over(cls, tokens: Tensor, process: Masked) -> Lookahead:
+        """All positions of clean canvases (B, L)."""
+        first, length = tokens.new_zeros(len(tokens)), tokens.shape[1]
+        return cls(tokens, first, first + length - 1, length, process.mask_id)
+
     @property
     def places(self) -> Tensor:
         """The positions, (B, C) int64; those beyond the canvas are its last."""

@@ -23,8 +23,10 @@ from ssdcli.engine.steps import Block, SamplerConfig, Step
 
 def write_block(
     ensemble: Ensemble, process: Masked, block: Block, noise: CounterNoise, config: SamplerConfig, agreement: Agreement
-) -> Generator[Step, None, Tensor]:
-    """Write a block from the left, several tokens a step where they were drafted well; returns the canvas.
+) -> Generator[Step, None, tuple[Tensor, Tensor | None]]:
+    """Write a block from the left, several tokens a step where they were drafted well.
+
+    Returns the canvas, and what is known of several ensembles after it (see `Block`).
 
     Each step asks for a draft, has all of it and the token after it predicted at once, and draws token by token by a
     race whose noise belongs to the place and the token. A drafted token stands if it is the one that is drawn; the
@@ -35,12 +37,13 @@ def write_block(
     length = config.block_size
     writing = _Writing(ensemble, process, block, Race.of(config.picker, noise, block.number * length), config)
     canvas = torch.full((len(block.ended), length), process.mask_id, device=block.ended.device)
-    done, index = block.ended, 0
+    done, index, known = block.ended, 0, block.known
     while True:
         ahead = writing.drafted(canvas, done, agreement)
-        prediction = ensemble.ahead(ahead, block.prefixes)
+        prediction = ensemble.ahead(ahead, block.prefixes, known)
         log_p, tokens = writing.drawn(prediction, ahead)
         taken = _Taken.of(tokens, ahead, config.ends)
+        known = ensemble.follow(prediction, tokens, taken.count)
         agreement.learn([row[:count] for row, count in zip(tokens.tolist(), taken.count.tolist(), strict=True)])
         canvas, active = taken.canvas, ~done
         done = done | taken.over | (ahead.first + taken.count >= writing.limit)
@@ -59,9 +62,10 @@ def write_block(
             last=last,
             drafted=ahead.drafted.clamp(min=0),
             accepted=taken.accepted,
+            chances=prediction.chances,
         )
         if last:
-            return canvas
+            return canvas, known
         index += 1
         if config.over is not None:
             over = torch.tensor(config.over(), device=done.device)

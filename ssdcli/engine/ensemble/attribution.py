@@ -15,13 +15,20 @@ from ssdcli.engine.ensemble.rules import FLOOR
 from ssdcli.engine.steps import Step
 
 
-def shares(ensemble: Ensemble, by_member: Sequence[Tensor | None], weights: Sequence[float], tokens: Tensor) -> Tensor:
+def shares(
+    ensemble: Ensemble,
+    by_member: Sequence[Tensor | None],
+    weights: Sequence[float],
+    tokens: Tensor,
+    chances: Tensor | None = None,
+) -> Tensor:
     """Each member's share in the ensemble's choice of tokens (B, L): (B, L, members) float32, summing to one.
 
     It is a game that the members play together. v(S) is the log-probability that the ensemble would give the token if
-    only the members in S had an opinion and the others were uniform over the tokens that the ensemble allows; rule and
-    weights stay, and anything below -100 nats counts as -100. A member's value is its Shapley value (Shapley, 1953):
-    what it adds to v(S) on joining S, averaged over the orders in which the members can join. Hence
+    only the members in S had an opinion and the others were uniform over the tokens that the ensemble allows; rule,
+    weights and the chances of several ensembles (B, L, K) stay, and anything below -100 nats counts as -100. A member's
+    value is its Shapley value (Shapley, 1953): what it adds to v(S) on joining S, averaged over the orders in which the
+    members can join. Hence
 
     - the values sum to how far the members together moved the token's log-probability;
     - members that predict the same with the same weight have the same value;
@@ -32,7 +39,7 @@ def shares(ensemble: Ensemble, by_member: Sequence[Tensor | None], weights: Sequ
     and the temperature does not matter. Where nobody predicts, shares are NaN.
     """
     running = [i for i, log_p in enumerate(by_member) if log_p is not None]
-    gains = [value.clamp(min=0) for value in _shapley(_game(ensemble, by_member, weights, tokens))]
+    gains = [value.clamp(min=0) for value in _shapley(_game(ensemble, by_member, weights, tokens, chances))]
     unmoved = _sum(gains) == 0
     silent = [log_p[..., 0].isnan() for log_p in by_member if log_p is not None]
     used = [torch.where(silent[place], 0.0, abs(weights[i])) for place, i in enumerate(running)]
@@ -43,10 +50,14 @@ def shares(ensemble: Ensemble, by_member: Sequence[Tensor | None], weights: Sequ
 
 
 def _game(
-    ensemble: Ensemble, by_member: Sequence[Tensor | None], weights: Sequence[float], tokens: Tensor
+    ensemble: Ensemble,
+    by_member: Sequence[Tensor | None],
+    weights: Sequence[float],
+    tokens: Tensor,
+    chances: Tensor | None,
 ) -> list[Tensor]:
     """v(S) of the tokens (B, L) for every set S of the members that ran, numbered by its bits: 2^n of (B, L)."""
-    excluded = ensemble.combine(by_member, weights).isneginf()
+    excluded = ensemble.combine(by_member, weights, chances).isneginf()
     uniform = torch.log_softmax(torch.where(excluded, -math.inf, 0.0), dim=-1)
     running = [i for i, log_p in enumerate(by_member) if log_p is not None]
     # Where a member abstains, it does so in every set.
@@ -55,7 +66,7 @@ def _game(
     def worth(members: int) -> Tensor:
         opinionated = {i for place, i in enumerate(running) if members >> place & 1}
         predictions = [by_member[i] if i in opinionated else flat[i] for i in range(len(by_member))]
-        return ensemble.combine(predictions, weights).gather(-1, tokens[..., None])[..., 0].clamp(min=FLOOR)
+        return ensemble.combine(predictions, weights, chances).gather(-1, tokens[..., None])[..., 0].clamp(min=FLOOR)
 
     return [worth(members) for members in range(1 << len(running))]
 
@@ -118,7 +129,7 @@ class Explanation:
         decided = inside & step.active[:, None] & (step.decided | self.p.isnan())
         place = (step.first[:, None] + torch.arange(width, device=tokens.device)).clamp(max=tokens.shape[1] - 1)
         chosen = tokens.gather(1, place)
-        owed = shares(self.ensemble, step.by_member, step.weights, chosen)
+        owed = shares(self.ensemble, step.by_member, step.weights, chosen, step.chances)
         p = step.log_p.gather(-1, chosen[..., None]).exp()
         top, top_ids = step.log_p.topk(self.top.shape[-1], dim=-1)
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ssdcli.engine.drafting.lookahead import Lookahead, one_by_one
 from ssdcli.engine.ensemble.abstention import combine, needs_all
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import Rule, mix
+from ssdcli.engine.ensemble.switching import Switching
 from ssdcli.engine.process import Canvas
 from ssdcli.engine.prompt import Prompt, shown_to
 
@@ -25,6 +27,8 @@ class CanvasDenoiser(Protocol):
     Members whose `reader` is the same, such as a core and a small model that reads its states, share the prefix of
     equal prompts. One that keeps something of its own beside it has `shown(prompt)`, what the reader
     reads, `joined(prompts, read)`, which returns a `JoinedPrefix` with that, and `commit_own(tokens, own)`.
+    One that can tell what it says of the last tokens of a prompt has `recent(prompt, count, prefix, row)`, which gives
+    log p (V,) of each of them, in order.
     """
 
     def start(self, prompts: Sequence[Prompt]) -> Any:
@@ -56,11 +60,15 @@ class Prediction:
     log_p: of the clean tokens, (B, L, V) float32; NaN at a position where no member predicts.
     by_member: each member's own; None for one that was not run.
     weights: each member's; a base's is negated.
+    opinions: what each of several ensembles predicts, K of (B, L, V); none unless the rule is `Switching`.
+    chances: the logarithms of their chances at each position, (B, L, K), likewise.
     """
 
     log_p: Tensor
     by_member: tuple[Tensor | None, ...] = ()
     weights: tuple[float, ...] = ()
+    opinions: tuple[Tensor, ...] = ()
+    chances: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -97,30 +105,82 @@ class Ensemble:
             read.append((reader, shown, _read(started[-1])))
         return tuple(started)
 
-    def denoise(self, canvas: Canvas, t: float, previous: Tensor | None, prefixes: tuple[Any, ...]) -> Prediction:
+    def heard(self, prompts: Sequence[Sequence[Prompt]], prefixes: tuple[Any, ...]) -> Tensor | None:
+        """The logarithms of the chances of several ensembles after their prompts, (B, K); None for any other rule."""
+        return self.rule.after(self.members, prompts, prefixes) if isinstance(self.rule, Switching) else None
+
+    def denoise(
+        self,
+        canvas: Canvas,
+        t: float,
+        previous: Tensor | None,
+        prefixes: tuple[Any, ...],
+        known: Tensor | None = None,
+    ) -> Prediction:
         """Log p of the clean tokens by the members that run at t; ValueError if there is none.
 
         previous: log p (B, L, V) of the ensemble at the step before, or None. Every member is self-conditioned on it,
-        even if it was skipped at that step.
+        even if it was skipped at that step. known: as `heard` gave it, for the text before the canvas.
         """
         weights = self.weights(t)
         by_member = tuple(
             member.model.denoise(canvas, t, previous, prefix) if weight != 0 else None
             for weight, member, prefix in zip(weights, self.members, prefixes, strict=True)
         )
-        return Prediction(self.combine(by_member, weights), by_member, weights)
+        if known is None or not isinstance(self.rule, Switching):
+            return Prediction(self.combine(by_member, weights), by_member, weights)
+        opinions = self._opinions(self.rule, by_member)
+        chances = known[:, None].expand(*opinions[0].shape[:2], -1)
+        return Prediction(self.rule.pooled(opinions, chances), by_member, weights, opinions, chances)
 
-    def ahead(self, ahead: Lookahead, prefixes: tuple[Any, ...]) -> Prediction:
-        """Log p of the tokens at the positions of a lookahead, (B, C, V), by the members at their weights at t = 1."""
+    def ahead(self, ahead: Lookahead, prefixes: tuple[Any, ...], known: Tensor | None = None) -> Prediction:
+        """Log p of the tokens at the positions of a lookahead, (B, C, V), by the members at their weights at t = 1.
+
+        known: the logarithms of the chances at the first of them, (B, K), see `heard`.
+        """
         weights = self.weights(1.0)
         by_member = tuple(
             _ahead(member.model, ahead, prefix) if weight != 0 else None
             for weight, member, prefix in zip(weights, self.members, prefixes, strict=True)
         )
-        return Prediction(self.combine(by_member, weights), by_member, weights)
+        if known is None or not isinstance(self.rule, Switching):
+            return Prediction(self.combine(by_member, weights), by_member, weights)
+        opinions = self._opinions(self.rule, by_member)
+        drafted = ahead.canvas.gather(1, ahead.places)[:, :-1]
+        chances = self.rule.followed(known, self.rule.of_tokens([said[:, :-1] for said in opinions], drafted))
+        return Prediction(self.rule.pooled(opinions, chances), by_member, weights, opinions, chances)
 
-    def combine(self, by_member: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor:
-        """Combine the predictions of the members that ran: (..., V) float32."""
+    def follow(self, prediction: Prediction, tokens: Tensor, count: Tensor) -> Tensor | None:
+        """The logarithms of the chances once so many of the tokens (B, C) that were predicted are written: (B, K).
+
+        count: (B,) int64. None unless the rule is `Switching`.
+        """
+        if prediction.chances is None or not isinstance(self.rule, Switching):
+            return None
+        said = self.rule.of_tokens(prediction.opinions, tokens.clamp(min=0))
+        chances = self.rule.followed(prediction.chances[:, 0], said)
+        return chances[torch.arange(len(count), device=count.device), count]
+
+    def after_block(self, block: Lookahead, prefixes: tuple[Any, ...], known: Tensor) -> Tensor | None:
+        """The logarithms of the chances after a clean block, of which all tokens are looked at: (B, K)."""
+        return self.follow(self.ahead(block, prefixes, known), block.canvas, block.first + block.width)
+
+    def _opinions(self, rule: Switching, by_member: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """What each of several ensembles predicts."""
+        log_ps = [log_p for log_p in by_member if log_p is not None]
+        return rule.opinions(log_ps, self._abstains)
+
+    def combine(
+        self, by_member: Sequence[Tensor | None], weights: Sequence[float], chances: Tensor | None = None
+    ) -> Tensor:
+        """Combine the predictions of the members that ran: (..., V) float32.
+
+        chances: those of several ensembles, as in a `Prediction`; by default even.
+        """
+        if isinstance(self.rule, Switching):
+            opinions = self._opinions(self.rule, by_member)
+            chances = self.rule.even(1, opinions[0].device)[0] if chances is None else chances
+            return self.rule.pooled(opinions, chances.expand(*opinions[0].shape[:-1], -1))
         running = [i for i, log_p in enumerate(by_member) if log_p is not None]
         if not running:
             raise ValueError("no member runs at this noise level: at least one weight must differ from zero")

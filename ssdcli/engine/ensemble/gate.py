@@ -12,7 +12,6 @@ from ssdcli.engine.ensemble.members import Role
 from ssdcli.engine.ensemble.schedules import Constant, Schedule
 
 FARTHEST = 50.0  # a gate's numbers are between plus and minus this
-_CORE = 0.2  # a core's constant weight in joined gates: a small model that replaces it does so in text of its own
 
 
 @dataclass(frozen=True)
@@ -77,45 +76,25 @@ class AverageGate:
 AnyGate = Gate | AverageGate
 
 
+@dataclass(frozen=True)
+class Expert:
+    """One of several ensembles: a small model, an adapter or a memory with what joins it, as it would write alone.
+
+    name: of that model.
+    members: the places of its members among all.
+    weights: their constant ones, above zero.
+    gate: weighs them at each position; None for constant weights.
+    """
+
+    name: str
+    members: tuple[int, ...]
+    weights: tuple[float, ...]
+    gate: AverageGate | None = None
+
+
 def gate_of(gates: Sequence[AverageGate], members: Sequence[Role]) -> AverageGate | None:
     """The gate that was fitted for members of these roles, in this order."""
     return next((gate for gate in gates if gate.members == tuple(members)), None)
-
-
-def joined(gates: Sequence[AverageGate]) -> AverageGate:
-    """A gate of one core and the other members of all, whose odds against the core are as in their own gates.
-
-    In place of a gate that did not win its constant weights count. It is the default if one of them is.
-    """
-    members: tuple[Role, ...] = ("core", *(role for gate in gates for role in gate.members[1:]))
-    core = sum(gate.weights[0] for gate in gates)
-    shares = (core, *(share for gate in gates for share in gate.weights[1:]))
-    rows, first = [], 1
-    for gate in gates:
-        places = [0, *range(first, first + len(gate.members) - 1)]
-        rows += [_widened(row, places, len(members)) for row in _rows(gate)]
-        first += len(gate.members) - 1
-    weights = tuple(share / len(gates) for share in shares)
-    return AverageGate(members, weights, tuple(rows), any(gate.is_default for gate in gates))
-
-
-def _rows(gate: AverageGate) -> Sequence[Sequence[float]]:
-    """A gate's coefficients, or those that stand for its constant weights, the core's being _CORE at least."""
-    if gate.is_default:
-        return gate.coefficients
-    core, *others = gate.weights
-    core = max(core, _CORE)
-    least, scale = math.exp(-FARTHEST), (1 - core) / core / (math.fsum(others) or 1)
-    return [[math.log(max(share * scale, least)), *[0.0] * 2 * len(gate.members)] for share in others]
-
-
-def _widened(row: Sequence[float], places: Sequence[int], count: int) -> tuple[float, ...]:
-    """A row of coefficients for more members, among whom its own stand at these places."""
-    wide = [row[0], *[0.0] * 2 * count]
-    for number, place in enumerate(places):
-        wide[1 + place] = row[1 + number]
-        wide[1 + count + place] = row[1 + len(places) + number]
-    return tuple(wide)
 
 
 PUBLIC_GATE = AverageGate(

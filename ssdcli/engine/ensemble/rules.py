@@ -51,7 +51,7 @@ class _Average:
         """Log p: (..., V) float32."""
         combined, *others = [log_p.float() + math.log(w) for log_p, w in zip(log_ps, _shares(weights), strict=True)]
         for share in others:
-            combined = _log_sum(combined, share)
+            combined = log_sum(combined, share)
         return combined
 
 
@@ -123,11 +123,11 @@ class GatedAverage:
         shares = log_shares(self.gate, torch.stack([entropy(log_p) for log_p in log_ps], dim=-1))
         combined, *others = [log_p.float() + shares[..., i : i + 1] for i, log_p in enumerate(log_ps)]
         for share in others:
-            combined = _log_sum(combined, share)
+            combined = log_sum(combined, share)
         return combined
 
 
-def _log_sum(one: Tensor, other: Tensor) -> Tensor:
+def log_sum(one: Tensor, other: Tensor) -> Tensor:
     """log(exp(one) + exp(other)), to the same bits for a row alone as for one among others.
 
     torch.logaddexp computes the last numbers of a tensor in another way than the rest, where a processor takes several

@@ -231,6 +231,11 @@ class MemoryDenoiser:
             before = row.written.tokens[-self.index.depth :]
             yield self.log_p(before, (), row) if self._holds_text(row) else self._uniform.float() * math.nan
 
+    def recent(self, prompt: Prompt, count: int, prefix: Any, row: int) -> Iterator[Tensor]:
+        """Log p of the last tokens of a prompt, each by those before it: (V,) float32 each."""
+        length = len(prompt.before)
+        return self.conditionals(prompt.before, range(length - count, length), prompt.private)
+
     def _of_index(self, before: Sequence[int]) -> Iterator[Followers]:
         yield from islice(self.index.followers(before), 1, None)  # the first is `_without_context`
 

@@ -183,6 +183,11 @@ class RecallDenoiser(MemoryDenoiser):
         size = self.index.size + (0 if row.private is None else row.private.size)
         return sum(len(one.recall.places) for one in places) / size
 
+    def recent(self, prompt: Prompt, count: int, prefix: JoinedPrefix, row: int) -> Iterator[Tensor]:
+        """As without recall, by what the core has read."""
+        length, states = len(prompt.before), self.core.recent_states(count, prefix.read, row)
+        return self.conditionals(prompt.before, range(length - count, length), prompt.private, states)
+
     def conditionals(
         self, text: Sequence[int], places: Iterable[int], private: Sequence[int] = (), states: Tensor | None = None
     ) -> Iterator[Tensor]:

@@ -110,7 +110,9 @@ def write(
     members: Sequence[tuple[Any, float]], drafters: Sequence[Any] = (), most: int = 0, rows: int = 1, **changes: Any
 ) -> list[Step]:
     """All steps of texts by members with weights, three blocks unless changed, after one prompt each."""
-    ensemble = Ensemble(tuple(Member(f"m{i}", one, Constant(w)) for i, (one, w) in enumerate(members)), average)
+    ensemble = Ensemble(
+        tuple(Member(f"m{i}", one, Constant(w)) for i, (one, w) in enumerate(members)), changes.pop("rule", average)
+    )
     seeds = changes.pop("seeds", range(rows))
     prompts = [Prompt(changes.pop("prompt", PROMPT))] * len(seeds)
     drafting = Drafting(tuple(drafters), (None,) * len(drafters), most)

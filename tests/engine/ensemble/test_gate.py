@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.ensemble.ensemble import Ensemble
-from ssdcli.engine.ensemble.gate import PUBLIC_GATE, AverageGate, Gate, gate_of, joined
+from ssdcli.engine.ensemble.gate import PUBLIC_GATE, AverageGate, Gate, gate_of
 from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.engine.ensemble.rules import Gated, GatedAverage, average, gated, log_shares
 from ssdcli.engine.ensemble.schedules import Constant
@@ -108,29 +108,3 @@ def test_a_gate_that_does_not_fit_its_members_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="a gate of 3 members has rows of 7 coefficients"):
         AverageGate(ROLES, weights, rows)
-
-
-def test_in_joined_gates_each_member_has_the_odds_against_the_core_that_it_has_in_its_own() -> None:
-    won = AverageGate(GATE.members, GATE.weights, GATE.coefficients, is_default=True)
-    other = AverageGate(("core", "memory"), (0.8, 0.2), ((-2.0, 0.5, -0.2, -0.5, 3.0),), is_default=True)
-    both = joined([won, other])
-    assert both.members == ("core", "small", "memory", "memory")
-    assert both.is_default
-    assert both.weights == pytest.approx((0.65, 0.15, 0.1, 0.1))
-    entropies = 3 * torch.rand(5, 4, generator=torch.Generator().manual_seed(1))
-    shares = log_shares(both, entropies)
-    for gate, places in ((won, [0, 1, 2]), (other, [0, 3])):
-        own = log_shares(gate, entropies[:, places])
-        torch.testing.assert_close(shares[:, places] - shares[:, :1], own - own[:, :1])
-    assert joined([won]) == won
-
-
-def test_a_gate_that_did_not_win_is_joined_at_its_constant_weights() -> None:
-    constant = AverageGate(("core", "small"), (0.25, 0.75), ((9.0, 9.0, 9.0, 9.0, 9.0),))
-    sure = AverageGate(("core", "small", "memory"), (0.0, 0.75, 0.25), ((0.0,) * 7,) * 2)
-    core = AverageGate(("core", "memory"), (1.0, 0.0), ((0.0,) * 5,))
-    both = joined([constant, sure, core])
-    assert not both.is_default
-    shares = log_shares(both, torch.rand(3, 5)).exp()
-    odds = shares[:, 1:] / shares[:, :1]
-    torch.testing.assert_close(odds, torch.tensor([3.0, 3.0, 1.0, 0.0]).expand(3, -1))  # the core counts a fifth
