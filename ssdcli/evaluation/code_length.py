@@ -122,10 +122,11 @@ def _predictions(
 ) -> Iterator[tuple[list[Tensor], Positions, list[bool], Tensor]]:
     """Each member's log p (n, V) at some tokens, in order, whether it abstains at one, and which tokens count.
 
-    The others are heard by those combinations that weigh ensembles by the text so far.
+    The others are heard, as in writing, by those combinations that weigh ensembles by the text so far.
     """
     hears = any(isinstance(combination.rule, Switching) for combination in combinations)
-    runs, device = runs_of(text, HEARD if hears else 0), _device(members)
+    able = all(hasattr(member.model.denoiser, "recent") for member in members)
+    runs, device = runs_of(text, HEARD if hears and able else 0), _device(members)
     contexts = {"small": settings.context, "memory": settings.private}
     read: _Read = {}
     predictors = [_predictor(member.model, runs, contexts.get(member.role, ()), read) for member in members]
