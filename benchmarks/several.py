@@ -6,8 +6,8 @@
 Exact code lengths from the left, of the beginnings of held-out documents of each small model, and of documents that mix
 both: the first half of one, then that of the other. The small models join one core as `ssd generate` lets them: alone,
 together at their mean weights (`--rule average`), and together by the text so far, with and without their memories.
-Then how many facts of the first model's text are said, greedily, by it and by both, and what the first token of a text
-waits for after prompts of several lengths.
+Then how many facts of the first model's text are said, greedily, by it and by both, and the processor time of reading
+prompts of several lengths and of judging the ensembles by them.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _facts(writers: Mapping[str, Writer], cloze: Path) -> str:
 
 @torch.inference_mode()
 def _print_times(writers: Mapping[str, Writer], tokens: Sequence[int], given: Namespace) -> None:
-    """Print the median milliseconds of reading prompts, and of judging the ensembles by them, which is part of it."""
+    """Print the median milliseconds of processor time of reading prompts, and of judging the ensembles by them."""
     rows = []
     for length in given.prompts:
         cells: list[str] = []
@@ -132,12 +132,12 @@ def _print_times(writers: Mapping[str, Writer], tokens: Sequence[int], given: Na
             for repeat in range(given.repeats):
                 prompt = Prompt((0, *islice(cycle(tokens), repeat * length, (repeat + 1) * length)))
                 prompts = [[prompt]] * len(writer.members)
-                began = time.perf_counter()
+                began = time.process_time()
                 prefixes = writer.ensemble.start(prompts, [1.0])
-                read = time.perf_counter()
+                read = time.process_time()
                 writer.ensemble.heard(prompts, prefixes)
                 reading.append(read - began)
-                judging.append(time.perf_counter() - read)
+                judging.append(time.process_time() - read)
             cells += [f"{1000 * median(reading):.0f}", f"{1000 * median(judging):.0f}"]
         rows.append([length, *cells])
     header = ["tokens", *(f"{way}: {what}" for way in writers for what in ("reading, ms", "judging, ms"))]

@@ -126,6 +126,7 @@ def _switching(
         beside = bound(beside, chosen)
         is_gated = is_gated_by_default(beside)
         alone = _gated(chosen, beside, rule) if is_gated else _shared(chosen, beside)
+        alone = [one for one in alone if one.weight > 0]  # others are not run, alone as here
         found.append((own[0].owner.name, alone, fitted_gate(beside) if is_gated else None))
         members |= {one.name: one for one in alone if one.name not in members}
     places = {name: place for place, name in enumerate(members)}

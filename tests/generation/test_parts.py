@@ -152,6 +152,15 @@ def test_several_models_have_mean_weights_where_a_rule_or_a_schedule_is_named(bl
     assert spec.experts == ()
 
 
+def test_a_member_whose_weight_is_zero_is_not_run_among_several_either() -> None:
+    add_notes()
+    add_notes("mail", gates=(replace(OF_ALL, weights=(0.4, 0.6, 0.0)), *GATES[1:]))
+    spec = choose(None, ["notes", "mail"])
+    assert [spec.members[place].name for place in spec.experts[1].members] == [CORE, "mail"]
+    assert spec.experts[1].weights == (0.4, 0.6)
+    assert "mail:memory" not in weights(spec)
+
+
 def add_adapter(name: str) -> None:
     """Register an adapter of the causal core that remembers NOTES."""
     digest = Registry().find(CORE).manifest.weights_digest
