@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from ssdcli.hub.packaged import PACKAGE, packaged_file
+from ssdcli.demo.core import PACKAGE, packaged_file
 from ssdcli.registry.store import SMOLLM2, Entry, Registry
 
 

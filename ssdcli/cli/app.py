@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from ssdcli import __version__
 from ssdcli.cli import console
-from ssdcli.cli.late import LateCommand, LateGroup
+from ssdcli.cli.help import LateCommand, LateGroup
 from ssdcli.errors import Interrupted, OutOfMemory, SsdError, is_out_of_memory
 from ssdcli.machine.distributed import is_rank_zero
 

@@ -16,9 +16,8 @@ from ssdcli.cli import console
 from ssdcli.cli.flags import resolve, with_flags
 from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.demo import story
-from ssdcli.demo.core import DemoCore, demo_core
+from ssdcli.demo.core import PACKAGE, REPOSITORY, DemoCore, demo_core
 from ssdcli.demo.story import CORE, ENSEMBLE, MEMORY, SMALL
-from ssdcli.hub.packaged import PACKAGE, REPOSITORY
 from ssdcli.machine.environment import prepare_machine
 from ssdcli.machine.units import in_parameters
 from ssdcli.options.checks import above

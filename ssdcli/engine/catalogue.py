@@ -174,13 +174,13 @@ SAMPLERS: tuple[SamplerDeclaration, ...] = (
     ),
     SamplerDeclaration(
         name="multi-hot",
-        target="ssdcli.engine.sampling.multi_hot:MultiHot",
+        target="ssdcli.engine.sampling.one_hot:MultiHot",
         help="projects each position onto its whole nucleus",
         process="simplex",
     ),
     SamplerDeclaration(
         name="top-k",
-        target="ssdcli.engine.sampling.top_k:TopK",
+        target="ssdcli.engine.sampling.unmasking:TopK",
         help="reveals the K positions of lowest entropy",
         process="masked",
         number=Number(name="k", symbol="K", default=0, check=whole(at_least(0))),
@@ -188,7 +188,7 @@ SAMPLERS: tuple[SamplerDeclaration, ...] = (
     ),
     SamplerDeclaration(
         name="threshold",
-        target="ssdcli.engine.sampling.threshold:Threshold",
+        target="ssdcli.engine.sampling.unmasking:Threshold",
         help="reveals the positions whose likeliest token has a probability of P or more",
         process="masked",
         number=Number(name="threshold", symbol="P", default=0.9, check=above(0, most=1)),
@@ -196,7 +196,7 @@ SAMPLERS: tuple[SamplerDeclaration, ...] = (
     ),
     SamplerDeclaration(
         name="entropy-bound",
-        target="ssdcli.engine.sampling.entropy_bound:EntropyBound",
+        target="ssdcli.engine.sampling.unmasking:EntropyBound",
         help="reveals the positions of lowest entropy, up to so many nats together",
         process="masked",
         number=Number(name="bound", symbol="NATS", default=0.1),
@@ -204,7 +204,7 @@ SAMPLERS: tuple[SamplerDeclaration, ...] = (
     ),
     SamplerDeclaration(
         name="ancestral",
-        target="ssdcli.engine.sampling.ancestral:Ancestral",
+        target="ssdcli.engine.sampling.unmasking:Ancestral",
         help="reveals positions in random order",
         process="masked",
         takes=_UNMASKING,

@@ -35,7 +35,7 @@ def ends_under(options: Options, ends: tuple[int, ...]) -> tuple[int, ...]:
 def characters_of(codec: Codec, vocabulary: int) -> Characters | None:
     """Which tokens of a vocabulary may follow one another; None where all are whole characters."""
     from ssdcli.engine.sampling.characters import Characters
-    from ssdcli.text.token_bytes import token_bytes
+    from ssdcli.text.tokenizer import token_bytes
 
     tokens = token_bytes(codec.tokenizer)
     return None if tokens is None else Characters.of(tokens, vocabulary)

@@ -14,8 +14,7 @@ from typing import Any
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.hub.download import RemoteFile, cache_folder, check_space
 from ssdcli.hub.gguf_config import ReadTensor
-from ssdcli.hub.gguf_files import gguf_doubts, small_files
-from ssdcli.hub.gguf_sketch import sketch
+from ssdcli.hub.gguf_files import gguf_doubts, sketch, small_files
 from ssdcli.hub.source import CheckpointSource, Place, find_source, ggufs_of, spelled, weight_files
 from ssdcli.hub.tokenizer_files import make_tokenizer, read_table, read_template, read_vocabulary
 from ssdcli.machine.units import in_parameters

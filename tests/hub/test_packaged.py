@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ssdcli.hub.packaged import packaged_file
+from ssdcli.demo.core import packaged_file
 
 
 @pytest.fixture

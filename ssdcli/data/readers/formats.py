@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ssdcli.data.documents import Document
+from ssdcli.data.readers.chats import is_whatsapp, read_whatsapp
 from ssdcli.data.readers.html import read_html
 from ssdcli.data.readers.mail import is_mail, is_mbox, read_emlx, read_mail, read_mbox, read_mhtml
 from ssdcli.data.readers.notes import read_enex, read_markdown, read_notebook, read_org
 from ssdcli.data.readers.office import read_docx, read_pdf, read_rtf, read_xlsx
 from ssdcli.data.readers.rows import read_csv, read_json, read_json_or_text, read_parquet, read_tsv
 from ssdcli.data.readers.text import read_text
-from ssdcli.data.readers.whatsapp import is_whatsapp, read_whatsapp
 from ssdcli.data.readers.zipped import read_epub, read_open_document, read_pptx
 from ssdcli.data.streams import Source
 

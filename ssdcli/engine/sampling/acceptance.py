@@ -10,11 +10,10 @@ from torch import Tensor
 from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.process.uniform import Uniform
-from ssdcli.engine.sampling.entropy_bound import within_bound
 from ssdcli.engine.sampling.nucleus import Picker, entropy
 from ssdcli.engine.sampling.reverse import ReverseProcess, Times
 from ssdcli.engine.sampling.stopping import EarlyStop
-from ssdcli.engine.sampling.unmasking import lowest, room
+from ssdcli.engine.sampling.unmasking import lowest, room, within_bound
 
 
 @dataclass(frozen=True)

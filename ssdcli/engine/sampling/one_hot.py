@@ -38,3 +38,15 @@ class OneHot:
     def finished(self, canvas: Tensor) -> Tensor:
         """None: a canvas does not show whether it is clean."""
         return torch.zeros(canvas.shape[0], dtype=torch.bool, device=canvas.device)
+
+
+@dataclass(frozen=True)
+class MultiHot(OneHot):
+    """Every token of the nucleus is at +K, so that none is chosen before the end."""
+
+    def step(self, canvas: Tensor, prediction: Prediction, times: Times, picker: Picker, noise: CounterNoise) -> Tensor:
+        """Raise the nucleus of each position and noise it to the lower level; at s = 0, one token drawn from it."""
+        log_p = prediction.log_p
+        drawn = picker.draw(log_p, noise)
+        lower = times[1][:, None].expand_as(drawn)
+        return self.process.corrupt_nucleus(drawn, picker.probabilities(log_p), lower, noise)

@@ -14,7 +14,7 @@ from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.ensemble import Prediction
 from ssdcli.engine.noise import CounterNoise, Noise
 from ssdcli.engine.process.masked import Masked
-from ssdcli.engine.sampling.nucleus import Picker, predicted
+from ssdcli.engine.sampling.nucleus import Picker, entropy, predicted
 from ssdcli.engine.sampling.reverse import ReverseProcess, Times
 
 _STEPS = 16
@@ -124,3 +124,66 @@ def lowest(scores: Tensor, among: Tensor, count: Tensor) -> Tensor:
     """Pick `count` (B,) positions, those of the lowest scores (B, L) among some (B, L) bool: (B, L) bool."""
     order = scores.masked_fill(~among, math.inf).argsort(dim=-1, stable=True)
     return among & (order.argsort(dim=-1) < count[:, None])  # the argsort of an order is each position's rank
+
+
+@dataclass(frozen=True)
+class Ancestral(Unmasking):
+    """Positions in a random order, all orders equally likely, at the pace of the noise level.
+
+    With one position a step it is the first-hitting sampler (Zheng et al., 2025): exact for a model that is not told
+    the noise level.
+    """
+
+    def order(self, prediction: Prediction, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """A random order; nothing is revealed early."""
+        return noise.uniform(hidden.shape[1]), torch.zeros_like(hidden[:, 0], dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Threshold(Unmasking):
+    """All positions whose largest probability reaches the threshold, one at least."""
+
+    threshold: float
+
+    def order(self, prediction: Prediction, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Order by the largest probability; those that reach the threshold."""
+        confidence = prediction.log_p.amax(-1).exp()
+        return -confidence, (hidden & (confidence >= self.threshold)).sum(-1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class TopK(Unmasking):
+    """The positions of lowest entropy, k in each step; with k = 0, the noise level alone decides how many."""
+
+    k: float
+
+    def order(self, prediction: Prediction, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Order by entropy; k."""
+        return entropy(prediction.log_p), torch.full_like(hidden[:, 0], int(self.k), dtype=torch.int64)
+
+
+def within_bound(entropies: Tensor, bound: float) -> Tensor:
+    """The positions of lowest entropy while their sum of entropies, less the largest, stays within a bound in nats.
+
+    Drawing positions S at once takes the product of their marginals for their joint distribution, an error of
+    KL = sum_S H(x_i) - H(x_S) <= sum_S H(x_i) - max_S H(x_i), since H(x_S) >= max_S H(x_i). So positions within a small
+    bound are nearly independent.
+
+    entropies: (B, L), infinite for positions that take no part. Returns (B, L) bool, one position a row at least.
+    """
+    ordered, places = entropies.sort(dim=-1, stable=True)
+    # In rising order the largest of a prefix is its last, so that the sum less the largest is the sum before it.
+    chosen = ordered.cumsum(-1) - ordered <= bound
+    return torch.zeros_like(chosen).scatter(-1, places, chosen)
+
+
+@dataclass(frozen=True)
+class EntropyBound(Unmasking):
+    """The positions of lowest entropy within a bound in nats, see `within_bound`."""
+
+    bound: float
+
+    def order(self, prediction: Prediction, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Order by entropy; those within the bound."""
+        doubt = entropy(prediction.log_p)
+        return doubt, within_bound(doubt.masked_fill(~hidden, math.inf), self.bound).sum(-1)

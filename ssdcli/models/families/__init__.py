@@ -1,25 +1,19 @@
-"""The known families of public checkpoints: diffusion language models, one file each, and causal ones."""
+"""The known families of public checkpoints: diffusion language models, and causal ones."""
 
 from __future__ import annotations
 
 from ssdcli.errors import UsageError
-from ssdcli.models.families.a2d import A2D
 from ssdcli.models.families.causal import CAUSAL
 from ssdcli.models.families.described import DESCRIBED
 from ssdcli.models.families.diffugpt import DIFFUGPT
-from ssdcli.models.families.diffullama import DIFFULLAMA
 from ssdcli.models.families.diffusion_gemma import DIFFUSION_GEMMA
-from ssdcli.models.families.dream import DREAM
 from ssdcli.models.families.family import Config, Family, Vocabulary
-from ssdcli.models.families.fast_dllm import FAST_DLLM
 from ssdcli.models.families.idlm import IDLM
 from ssdcli.models.families.llada import LLADA
 from ssdcli.models.families.llada2 import LLADA2
 from ssdcli.models.families.llada_moe import LLADA_MOE
+from ssdcli.models.families.masked import A2D, DIFFULLAMA, DREAM, FAST_DLLM, NEMOTRON_LABS, OPEN_DCODER, SDAR
 from ssdcli.models.families.modernbert import MODERNBERT
-from ssdcli.models.families.nemotron_labs import NEMOTRON_LABS
-from ssdcli.models.families.open_dcoder import OPEN_DCODER
-from ssdcli.models.families.sdar import SDAR
 from ssdcli.models.families.ssdlm import SSDLM
 from ssdcli.models.families.tess2 import TESS2
 

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssdcli.data.documents import Document, ReadReport
-from ssdcli.data.readers.chats import export_documents
+from ssdcli.data.readers.chats import export_documents, is_whatsapp
 from ssdcli.data.readers.files import read_documents
-from ssdcli.data.readers.whatsapp import is_whatsapp
 from ssdcli.data.reading import Reading
 from ssdcli.data.row_forms import NO_TEXT
 from ssdcli.data.streams import Source

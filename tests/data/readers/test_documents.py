@@ -24,7 +24,7 @@ from ssdcli.data.documents import ReadReport
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.readers.formats import FORMATS
 from ssdcli.data.readers.office import joined_lines
-from ssdcli.data.readers.pictures import without_pictures
+from ssdcli.data.readers.text import without_pictures
 from tests.data.readers.test_office import pdf_of
 
 W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'

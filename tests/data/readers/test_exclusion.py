@@ -6,11 +6,10 @@ from random import Random
 import pytest
 
 from ssdcli.data.documents import Document, ReadReport
-from ssdcli.data.near_duplicates import NearDuplicates
 from ssdcli.data.readers.files import read_documents
 from ssdcli.data.readers.secrets import without_secrets
 from ssdcli.data.reading import Reading
-from ssdcli.data.split import without_duplicates
+from ssdcli.data.split import NearDuplicates, without_duplicates
 from ssdcli.text.messages import Message
 
 

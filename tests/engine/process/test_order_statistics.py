@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssdcli.engine.noise import CounterNoise
-from ssdcli.engine.process.order_statistics import distinct, largest_normals, lognormal_below, skipping
+from ssdcli.engine.process.sparse_simplex import distinct, largest_normals, lognormal_below, skipping
 
 
 def kolmogorov(a: torch.Tensor, b: torch.Tensor) -> float:

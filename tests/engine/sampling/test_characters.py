@@ -11,7 +11,7 @@ from ssdcli import load
 from ssdcli.engine.noise import CounterNoise
 from ssdcli.engine.sampling.characters import Characters, Draw
 from ssdcli.engine.sampling.nucleus import Picker
-from ssdcli.text.token_bytes import token_bytes
+from ssdcli.text.tokenizer import token_bytes
 from tests.tiny import add_tiny, tiny_tokenizer
 
 BYTES = [bytes([byte]) for byte in range(256)]

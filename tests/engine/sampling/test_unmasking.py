@@ -6,8 +6,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ssdcli.engine.sampling.entropy_bound import within_bound
-from ssdcli.engine.sampling.unmasking import lowest
+from ssdcli.engine.sampling.unmasking import lowest, within_bound
 
 EIGHTHS = st.integers(0, 16).map(lambda n: n / 8)  # sums of them are exact, so that the bound itself is met
 ENTROPIES = st.lists(EIGHTHS, min_size=1, max_size=8)

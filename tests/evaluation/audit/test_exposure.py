@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ssdcli.evaluation.audit.exposure import expose
+from ssdcli.evaluation.audit.findings import expose
 
 RANDOM = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssdcli.engine.process.simplex import Simplex
-from ssdcli.evaluation.audit.rounds import Rounds, paired_losses
+from ssdcli.evaluation.audit.audit import Rounds, paired_losses
 from ssdcli.evaluation.losses import LossSettings
 from tests.tiny import VOCABULARY, tiny_backbone
 

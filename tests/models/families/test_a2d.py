@@ -4,8 +4,8 @@ import pytest
 from torch import Tensor
 
 from ssdcli.models.families import recognise
-from ssdcli.models.families.a2d import A2D
 from ssdcli.models.families.family import Vocabulary
+from ssdcli.models.families.masked import A2D
 from tests.models.families import plain
 from tests.models.families.a2d import CONFIG, END, MASK, ROWS, SPECIALS, TURN
 from tests.models.families.checkpoints import read_weights
