@@ -37,7 +37,6 @@ from benchmarks.lib.beside_memory import (
     Seen,
     Side,
     causal,
-    core_states,
     fitted,
     fitting_side,
     heldout_side,
@@ -126,21 +125,9 @@ class Bench:
         """What core and memory say of them."""
         return self.seen(self.fitting)
 
-    @property
-    def folder(self) -> Path:
-        """Where what takes long to compute is kept, beside the results."""
-        return self.workshop.out.with_suffix(".states")
-
-    def states(self, side: Side) -> Tensor:
-        """The core's hidden states over a side."""
-        return core_states(side, self.core, self.folder)
-
     def seen(self, side: Side) -> Seen:
         """What core and memory say of a side, all of it."""
-        path, states = self.folder / f"{side.name}.npz", self.states(side)
-        pairs = zip(side.texts, side.indexes, strict=True)
-        said = (memory_denoiser(index, self.core).conditionals(text, range(len(text))) for text, index in pairs)
-        return Seen.kept(path, lambda: seen_of(side.texts, states, self.core, said))
+        return seen_of(side, self.core, self.workshop.out.with_suffix(".states"))
 
     def test(self, path: str) -> Side:
         """The documents of a held-out file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -102,19 +102,6 @@ def _side(name: str, texts: Sequence[Ids], indexes: Sequence[Index], core: Model
     return Side(name, beginnings, indexes, [len(core.tokenizer.decode(text).encode()) for text in beginnings])
 
 
-@torch.inference_mode()
-def core_states(side: Side, core: Model, folder: Path) -> Tensor:
-    """The core's last hidden states, that at i predicting token i: (N, H) float32; kept in a folder."""
-    path = folder / f"{side.name}.npy"
-    if not path.exists():
-        denoiser, parts = causal(core), []
-        for text in side.texts:
-            parts.append(denoiser.states(torch.tensor([[core.manifest.begin or 0, *text[:-1]]]))[0])
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(path, torch.cat(parts).float().numpy())
-    return torch.from_numpy(np.load(path))
-
-
 def causal(core: Model) -> CausalDenoiser:
     """The core's denoiser, which has to be a causal LM's."""
     assert isinstance(core.denoiser, CausalDenoiser)
@@ -139,11 +126,6 @@ class Seen:
     entropies: Tensor
 
     @classmethod
-    def joined(cls, parts: Sequence[Seen]) -> Seen:
-        """Concatenate positions."""
-        return cls(torch.cat([one.log_p for one in parts]), torch.cat([one.entropies for one in parts]))
-
-    @classmethod
     def of(cls, core: Tensor, memory: Tensor, tokens: Tensor) -> Seen:
         """By log p, (n, V) each, and the clean tokens, (n,)."""
         log_p = torch.cat([said.gather(-1, tokens[:, None]) for said in (core, memory)], dim=1)
@@ -154,24 +136,23 @@ class Seen:
         members: tuple[Role, ...] = ("core", "memory")
         return Observations(members, self.log_p, self.entropies, side.numbers)
 
-    @classmethod
-    def kept(cls, path: Path, make: Callable[[], Seen]) -> Seen:
-        """What is in a file, which is made if it is missing."""
-        if not path.exists():
-            found = make()
-            np.savez(path, log_p=found.log_p.numpy(), entropies=found.entropies.numpy())
-        kept = np.load(path)
-        return cls(*(torch.from_numpy(kept[name]) for name in ("log_p", "entropies")))
 
-
-def seen_of(texts: Sequence[Ids], states: Tensor, core: Model, memories: Iterable[Iterator[Tensor]]) -> Seen:
-    """What the core, by its states at all tokens (N, H), and a memory of each text say of the texts' tokens."""
-    parts, own = [], states.split([len(text) for text in texts])
-    for text, rows, said in zip(texts, own, memories, strict=True):
-        for some, tokens in zip(rows.split(_CHUNK), torch.tensor(text).split(_CHUNK), strict=True):
-            memory = torch.stack([next(said) for _ in tokens])
-            parts.append(Seen.of(causal(core).log_p(some), memory, tokens))
-    return Seen.joined(parts)
+@torch.inference_mode()
+def seen_of(side: Side, core: Model, folder: Path) -> Seen:
+    """What core and memories say of a side; kept in a folder."""
+    path = folder / f"{side.name}.npz"
+    if not path.exists():
+        parts = []
+        for text, index in zip(side.texts, side.indexes, strict=True):
+            rows = causal(core).states(torch.tensor([[core.manifest.begin or 0, *text[:-1]]]))[0]
+            said = memory_denoiser(index, core).conditionals(text, range(len(text)))
+            for some, tokens in zip(rows.split(_CHUNK), torch.tensor(text).split(_CHUNK), strict=True):
+                parts.append(Seen.of(causal(core).log_p(some), torch.stack([next(said) for _ in tokens]), tokens))
+        log_p, entropies = (torch.cat([getattr(one, name) for one in parts]) for name in ("log_p", "entropies"))
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(path, log_p=log_p.numpy(), entropies=entropies.numpy())
+    kept = np.load(path)
+    return Seen(*(torch.from_numpy(kept[name]) for name in ("log_p", "entropies")))
 
 
 def averaged(log_p: Tensor, scores: Tensor) -> Tensor:

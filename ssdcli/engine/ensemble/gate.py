@@ -114,5 +114,5 @@ CONTEXT_GATE = AverageGate(
 """A causal core's and that of a memory of a private context, which its user names on purpose: bolder than PUBLIC_GATE.
 
 It was fitted on notes beside related ones, and on answers that stand in a context, a fifth of all tokens
-(`python -m benchmarks context_gate`).
+(docs/lab/private_context.md).
 """
