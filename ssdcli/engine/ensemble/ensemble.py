@@ -16,6 +16,7 @@ from ssdcli.engine.ensemble.rules import Rule, mix
 from ssdcli.engine.ensemble.switching import Switching
 from ssdcli.engine.process import Canvas
 from ssdcli.engine.prompt import Prompt, shown_to
+from ssdcli.engine.shared_head import scored_together
 
 
 class CanvasDenoiser(Protocol):
@@ -139,9 +140,11 @@ class Ensemble:
         known: the logarithms of the chances at the first of them, (B, K), see `heard`.
         """
         weights = self.weights(1.0)
+        running = [member.model if weight != 0 else None for weight, member in zip(weights, self.members, strict=True)]
+        together = scored_together(running, ahead, prefixes)
         by_member = tuple(
-            _ahead(member.model, ahead, prefix) if weight != 0 else None
-            for weight, member, prefix in zip(weights, self.members, prefixes, strict=True)
+            together[place] if place in together else None if model is None else _ahead(model, ahead, prefix)
+            for place, (model, prefix) in enumerate(zip(running, prefixes, strict=True))
         )
         if known is None or not isinstance(self.rule, Switching):
             return Prediction(self.combine(by_member, weights), by_member, weights)

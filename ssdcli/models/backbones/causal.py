@@ -111,9 +111,13 @@ class CausalCore(CoreBackbone):
         units = torch.eye(self.width, dtype=self._table.dtype, device=self.device)
         return (self._head(units) - self._head(torch.zeros_like(units[:1])))[:, ids].T.contiguous()
 
+    def scored(self, hidden: Tensor) -> Tensor:
+        """What the head scores of states (..., (1 + k) H): those of the last layer, (..., H)."""
+        return hidden[..., : self.width]
+
     def logits(self, hidden: Tensor) -> Tensor:
         """As a backbone's, of states that may hold more than those of the last layer."""
-        return super().logits(hidden[..., : self.width].to(self._table.dtype))
+        return super().logits(self.scored(hidden).to(self._table.dtype))
 
     def _near(self, mask: Tensor) -> Tensor:
         """The mask without the columns that lie before the sliding window, if there is one."""

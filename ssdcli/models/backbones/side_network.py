@@ -167,9 +167,14 @@ class SideNetwork(nn.Module):
         """The core's states of several rows, as it writes them."""
         return self.core.write_each(parts)
 
+    def scored(self, hidden: Tensor) -> Tensor:
+        """The corrected states, which the core's head scores: (..., (1 + k) H) to (..., H)."""
+        corrected: Tensor = self(hidden).to(hidden.dtype)
+        return corrected
+
     def logits(self, hidden: Tensor) -> Tensor:
         """The core's head on the corrected states: (..., (1 + k) H) to (..., V) float32."""
-        return self.core.logits(self(hidden).to(hidden.dtype))
+        return self.core.logits(self.scored(hidden))
 
 
 def save_side_network(network: SideNetwork, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ssdcli.engine.causal import StepwiseCausalDenoiser
+from ssdcli.engine.drafting.lookahead import Lookahead
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.schedules import Constant
@@ -102,6 +103,31 @@ def test_a_core_and_what_reads_it_read_each_token_once(monkeypatch):
         ensemble.denoise(canvas_of(), 1.0, None, prefixes)
     assert sum(seen) == len(PROMPT) + L
     assert prefixes[0] is prefixes[1]
+
+
+@pytest.mark.parametrize("shared", [0, 32])
+def test_a_core_and_what_reads_it_are_scored_in_one_product_where_that_changes_no_bit(shared, monkeypatch):
+    core, heads = backbone(), []
+    score = core._head
+
+    def counted(hidden: Tensor) -> Tensor:
+        heads.append(hidden.shape[1])
+        return score(hidden)
+
+    monkeypatch.setattr(core, "_head", counted)
+    core.shared_tokens = shared  # type: ignore[attr-defined]  # 0 where a product over more tokens rounds otherwise
+    models = [StepwiseCausalDenoiser(core, PROCESS), StepwiseCausalDenoiser(network(core), PROCESS)]
+    ensemble = Ensemble(tuple(Member(str(i), model, Constant(0.5)) for i, model in enumerate(models)))
+    prefixes = ensemble.start([[Prompt(PROMPT)], [Prompt(PROMPT)]], [1.0])
+    canvas, draft = canvas_of(5, 6), torch.tensor([[7, 8]])
+    ahead = Lookahead.of(canvas, draft, torch.tensor([False]), PROCESS)
+    together = ensemble.ahead(ahead, prefixes).by_member
+    assert heads == ([6] if shared else [3, 3])
+    for model, said, prefix in zip(models, together, prefixes, strict=True):
+        assert said is not None
+        torch.testing.assert_close(said, model.ahead(ahead, prefix), atol=1e-6, rtol=1e-6)
+    done = Lookahead.of(canvas, draft, torch.tensor([True]), PROCESS)
+    assert all(said is not None and bool(said.isnan().all()) for said in ensemble.ahead(done, prefixes).by_member)
 
 
 def test_a_private_prompt_is_read_in_passes_of_its_own():
