@@ -131,7 +131,7 @@ def _written(recipe: Path, cls: type[DataclassInstance]) -> dict[str, object]:
     known = {flag_of(member).replace("-", "_") for member, _ in settings_of(cls).values()}
     stranger = next((key for key in values if key not in known), None)
     if stranger is not None:
-        from ssdcli.cli.recipe_check import unknown_key  # which knows the other commands
+        from ssdcli.cli.recipes import unknown_key  # which knows the other commands
 
         raise unknown_key(recipe, stranger, values, cls)
     return values

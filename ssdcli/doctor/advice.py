@@ -7,8 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ssdcli.doctor.fit import need_of_entry
-from ssdcli.doctor.speed import tokens_per_second, tokens_read_per_second
+from ssdcli.doctor.fit import need_of_entry, tokens_per_second, tokens_read_per_second
 from ssdcli.engine import catalogue
 from ssdcli.errors import SsdError
 from ssdcli.machine.hardware import Hardware

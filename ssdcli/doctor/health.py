@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdcli.doctor.advice import HeldCore, fit_of_entry, how_long, next_steps, to_pull
-from ssdcli.doctor.fit import held
-from ssdcli.doctor.speed import bandwidth
+from ssdcli.doctor.fit import bandwidth, held
 from ssdcli.errors import SsdError
 from ssdcli.hub.download import cache_folder, is_offline
 from ssdcli.machine.hardware import Hardware, look

@@ -6,8 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ssdcli.doctor.fit import held, need_of_entry, summary
-from ssdcli.doctor.speed import SEEN, is_told_by_products, rate
+from ssdcli.doctor.fit import SEEN, held, is_told_by_products, need_of_entry, rate, summary
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.process import make_process
 from ssdcli.engine.sampling.reverse import reverse_process

@@ -24,13 +24,12 @@ from ssdcli.evaluation.estimates import ENOUGH
 from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.generated import not_measured
-from ssdcli.evaluation.heldout_text import HeldOutText, read_heldout, scored_texts
+from ssdcli.evaluation.heldout_text import HeldOutText, Training, read_heldout, scored_texts
 from ssdcli.evaluation.joint_gate import fit_joint_gates, gate_results
 from ssdcli.evaluation.losses import Losses, LossSettings, Pace, measure_combinations
 from ssdcli.evaluation.measurement import ENSEMBLE, Evaluation, OnProgress, TextMeasures
 from ssdcli.evaluation.next_words import ClozeResult, agreement, words_of
 from ssdcli.evaluation.scored_text import ScoredText
-from ssdcli.evaluation.trained_text import Training
 from ssdcli.generation.blend import PLAIN
 from ssdcli.generation.loaded_model import LoadedMemory, LoadedModel, models_of
 from ssdcli.generation.parts import SmallModels

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ssdcli.cli.recipe_check import check_recipe, recipe_commands
+from ssdcli.cli.recipes import check_recipe, recipe_commands
 from ssdcli.registry.recipes import find_recipe, recipe_names
 from ssdcli.registry.store import home
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssdcli.data.layout import conversation_width, in_blocks, plain_width
 from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN
+from ssdcli.data.windows import conversation_width, in_blocks, plain_width
 
 END, SIZE = 0, 4
 LENGTHS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from ssdcli.doctor import speed
+from ssdcli.doctor import fit as speed
 from ssdcli.doctor.advice import KNOWN, fit_of_entry, how_long, next_steps, to_pull
+from ssdcli.doctor.fit import bandwidth, rate, tokens_per_second
 from ssdcli.doctor.health import loose_ends, problems
-from ssdcli.doctor.speed import bandwidth, rate, tokens_per_second
 from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.generation.loaded_model import process_of
 from ssdcli.machine.hardware import Hardware

@@ -19,10 +19,9 @@ from ssdcli.evaluation.continuations import PEOPLE
 from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.evaluation.evaluate import evaluate
 from ssdcli.evaluation.generated import METRICS
-from ssdcli.evaluation.heldout_text import read_heldout
+from ssdcli.evaluation.heldout_text import Training, read_heldout
 from ssdcli.evaluation.losses import LossSettings, measure
 from ssdcli.evaluation.scored_text import scored_text
-from ssdcli.evaluation.trained_text import Training
 from ssdcli.models.block_diffusion_checkpoint import load_backbone
 from ssdcli.registry.store import Registry
 from tests.checkpoints import write_checkpoint

@@ -16,9 +16,8 @@ from ssdcli.data.trained_documents import TrainedDocuments
 from ssdcli.errors import UsageError
 from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.evaluation.evaluate import evaluate
-from ssdcli.evaluation.heldout_text import read_heldout
+from ssdcli.evaluation.heldout_text import Training, read_heldout, union
 from ssdcli.evaluation.measurement import TrainedDocument
-from ssdcli.evaluation.trained_text import Training, union
 from ssdcli.registry.archive import TRAINED_DOCUMENTS
 from ssdcli.registry.manifest import write_manifest
 from ssdcli.registry.store import Registry

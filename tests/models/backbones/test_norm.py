@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM
-from ssdcli.models.backbones.norm import LowNorm
+from ssdcli.models.backbones.block_diffusion import BackboneConfig, BlockDiffusionLM, LowNorm
 
 WIDTH = 24
 SHAPES = pytest.mark.parametrize("shape", [(2, 7, WIDTH), (2, 7, 3, WIDTH)], ids=["states", "heads"])

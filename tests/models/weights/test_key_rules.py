@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from ssdcli.errors import SsdError
 from ssdcli.models.families.family import Drop, Rename, Split, Stack
-from ssdcli.models.weights.key_rules import rearranged
+from ssdcli.models.weights.convert import rearranged
 from ssdcli.models.weights.safetensors_stream import read_safetensors, write_safetensors
 
 EXPERTS = Stack(
