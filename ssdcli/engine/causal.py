@@ -208,7 +208,7 @@ class StepwiseCausalDenoiser(CausalDenoiser):
         last = cache.tail[0][:, -1:]
         memory = CanvasMemory.of(cache.spaced(size), last[:, 0], size)
         memory.keep(0, prefix.tokens[:, -1:], last)
-        return replace(prefix, cache=replace(memory, read=cache.tail[0]))
+        return replace(prefix, cache=replace(memory, read=cache.tail[0][:, -HEARD - 1 :].clone()))
 
     def _states_read(self, prefix: Prefix) -> Tensor:
         states: Tensor = prefix.cache.read
@@ -216,15 +216,17 @@ class StepwiseCausalDenoiser(CausalDenoiser):
 
     def _read_in_chunks(self, tokens: Tensor, positions: Tensor) -> Any:
         """The cache of a text (b, n), of which rows that are alone are kept for texts that begin alike."""
-        alone = max(0, tokens.shape[1] - 1 - HEARD)  # the last tokens are always read anew, and at once
-        whole = 0 if self.backbone.forgets else alone // _CHUNK * _CHUNK
+        whole = 0 if self.backbone.forgets else (tokens.shape[1] - 1) // _CHUNK * _CHUNK  # the last token is read anew
         known, cache = self._known_chunks(tokens[0, :whole]) if len(tokens) == 1 else (0, None)
         cache = self.backbone.new_cache() if cache is None else cache
         for start in [*range(known, whole, _CHUNK), whole]:
             if start == min(whole, _KEPT) and start and len(tokens) == 1:
                 self._texts = [(tokens[0, :start], cache), *self._texts[: _TEXTS - 1]]
             part = slice(start, start + _CHUNK if start < whole else None)
+            before = cache.tail
             cache = self.backbone.extend(self.backbone.embed(tokens[:, part]), positions[:, part], None, cache)
+            if before is not None:  # the states of all chunks
+                cache.tail = tuple(torch.cat(parts, dim=1) for parts in zip(before, cache.tail, strict=True))
         return cache
 
     def _known_chunks(self, tokens: Tensor) -> tuple[int, Any]:

@@ -322,7 +322,6 @@ def _read_lengths(core: CausalDenoiser, monkeypatch: pytest.MonkeyPatch) -> list
 
 def test_the_chunks_that_prompts_have_in_common_are_read_once(monkeypatch):
     monkeypatch.setattr(causal, "_CHUNK", 16)
-    monkeypatch.setattr(causal, "HEARD", 0)
     shared = [7 + place % 30 for place in range(40)]
     prompts = [Prompt([*shared, *own]) for own in (range(5), [9] * 20, [4])]
     alone = [denoiser(MODEL).start([prompt])[0].cache.states for prompt in prompts]
@@ -341,18 +340,17 @@ def test_a_text_is_read_in_chunks_as_it_is_at_once(monkeypatch):
     text = [3 + place % 40 for place in range(70)]
     (at_once,) = denoiser(MODEL).start([Prompt(text)])
     monkeypatch.setattr(causal, "_CHUNK", 16)
-    monkeypatch.setattr(causal, "HEARD", 0)
     (in_chunks,) = denoiser(MODEL).start([Prompt(text)])
     torch.testing.assert_close(in_chunks.cache.states, at_once.cache.states, atol=1e-4, rtol=1e-5)
 
 
-def test_the_last_tokens_of_a_prompt_are_read_at_once_so_that_all_of_them_can_be_heard(monkeypatch):
+def test_the_last_tokens_of_a_prompt_can_be_heard_whatever_of_it_was_read_before(monkeypatch):
     monkeypatch.setattr(causal, "_CHUNK", 16)
-    monkeypatch.setattr(causal, "HEARD", 20)
     text = [3 + place % 40 for place in range(70)]
     core = denoiser(MODEL)
-    read = _read_lengths(core, monkeypatch)
-    prefixes = core.start([Prompt(text)])
-    assert read == [16, 16, 16, 22]
-    whole = core.states(torch.tensor([text]))[0, -21:-1]
-    torch.testing.assert_close(core.recent_states(20, prefixes, 0), whole, atol=1e-4, rtol=1e-5)
+    whole = core.states(torch.tensor([text]))[0, -41:-1]
+    for before in ([], [*text, *text], [*text[:40], 9]):
+        core = denoiser(MODEL)
+        core.start([Prompt(before)] * bool(before))
+        prefixes = core.start([Prompt([5]), Prompt(text)])
+        torch.testing.assert_close(core.recent_states(40, prefixes, 1), whole, atol=1e-4, rtol=1e-5)
