@@ -209,15 +209,18 @@ class DFlashBlocks:
         """Whether what it reads was kept when the tokens of a cache were read."""
         return len(cache.layers) > self._core.layer_count
 
-    def log_p(self, tokens: Tensor, positions: Tensor, cache: PrefixCache, seen: Tensor, places: Tensor) -> Tensor:
-        """Log p at some places (B, n) of blocks: (B, n, V) float32.
+    def states(self, tokens: Tensor, positions: Tensor, cache: PrefixCache, seen: Tensor) -> Tensor:
+        """What predicts each token of blocks (B, size) int64, -1 for hidden ones: (B, size, H).
 
-        tokens: (B, size) int64, -1 for hidden ones. seen: (B,), how many columns of the cache stand before each block.
+        seen: (B,), how many columns of the cache stand before each block.
         """
         embedded = self._core.embed(tokens.masked_fill(tokens < 0, self._network.config.mask))
-        states = self._network(embedded, positions, cache.layers[self._core.layer_count :], seen)
-        chosen = states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
-        return torch.log_softmax(self._core.logits(chosen), dim=-1)
+        made: Tensor = self._network(embedded, positions, cache.layers[self._core.layer_count :], seen)
+        return made
+
+    def log_p(self, states: Tensor) -> Tensor:
+        """Log p by some of these states, through the core's head: (B, n, V) float32."""
+        return torch.log_softmax(self._core.logits(states), dim=-1)
 
 
 def _turned(x: Tensor, rotation: Rotation) -> Tensor:
