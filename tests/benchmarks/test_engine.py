@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import engine
+from benchmarks.engine import TABLES
+from benchmarks.lib import large_cores
 
 QUICK = Namespace(quick=True, rows=(1,), steps=2, rounds=1)
 
@@ -17,20 +18,36 @@ QUICK = Namespace(quick=True, rows=(1,), steps=2, rounds=1)
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"BLOCK": 4, "PROMPT": 8, "TOKENS": 8}.items():
-        monkeypatch.setattr(engine, name, value)
+        monkeypatch.setattr(large_cores, name, value)
 
 
 @pytest.mark.parametrize("name", ["causal", "llada"])
 def test_a_large_core_is_timed_alone_and_with_a_member(name: str) -> None:
-    rows = [line.split(" | ") for line in engine.TABLES[name](QUICK).splitlines()[2:]]
+    rows = [line.split(" | ") for line in TABLES[name](QUICK).splitlines()[2:]]
     assert [row[1] for row in rows] == ["1", "1"]
     assert rows[0][4] == "+0.0%"
     assert all(float(row[2].replace(",", "")) > 0 for row in rows)
 
 
+def test_a_pass_is_timed_as_it_is_launched_and_replayed() -> None:
+    (row,) = [line.strip("| ").split(" | ") for line in TABLES["decode"](QUICK).splitlines()[2:]]
+    assert row[0] == "1"
+    assert all(float(number) > 0 for number in row[1:4])
+    assert row[4] == "yes"
+
+
+def test_a_pass_that_cannot_be_captured_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(large_cores, "captured", fails)
+    (line,) = TABLES["decode"](QUICK).splitlines()[2:]
+    assert "operation not permitted when stream is capturing |" in line
+
+
 def test_waits_are_errors_inside_a_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[str] = []
-    monkeypatch.setattr(engine, "DEVICE", "cuda")
+    monkeypatch.setattr(large_cores, "DEVICE", "cuda")
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
 
     def run(after: Any, error: str = "") -> None:
@@ -39,9 +56,9 @@ def test_waits_are_errors_inside_a_block_alone(monkeypatch: pytest.MonkeyPatch) 
         if error:
             raise RuntimeError(error)
 
-    assert engine.waiting(run) == "none"
+    assert large_cores.waiting(run) == "none"
     assert modes == ["error", "error", "default", "default"]
-    assert engine.waiting(lambda after: run(after, "called a synchronizing operation\nand more")) == (
+    assert large_cores.waiting(lambda after: run(after, "called a synchronizing operation\nand more")) == (
         "called a synchronizing operation"
     )
     assert modes[-1] == "default"
