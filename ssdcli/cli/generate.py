@@ -161,7 +161,7 @@ def _write(writer: Writer, rows: list[Request | OddRow], settings: GenerateSetti
         _write_results(writer.results(requests, options), settings, confidence)
         return
     try:
-        for piece in console.begun(writer.stream(request.prompt, options, context=request.context), "writing"):
+        for _, piece in console.begun(writer.write(list(writer.rows([request], options)), options), "writing"):
             if piece.text:
                 console.write(piece.text, end="")
             if piece.result is not None:
@@ -231,6 +231,8 @@ def tell(result: Result, *, stats: bool, prefix: str = "") -> None:
     """Write a text's warnings to standard error, its attribution if it has one, and with `stats` its cost."""
     for warning in result.warnings:
         console.warn(prefix + warning)
+    if result.picked is not None:
+        sys.stderr.write(f"{prefix}{result.picked}\n")
     if result.explain:
         tell_colours(result.explain, [member.name for member in result.members])
     if stats:

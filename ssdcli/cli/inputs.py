@@ -6,12 +6,13 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssdcli.cli import console
 from ssdcli.errors import UsageError
+from ssdcli.generation.private_context import ContextFile
 from ssdcli.generation.types import Request
 from ssdcli.machine.units import counted
 from ssdcli.options.declare import STREAM, option
@@ -50,20 +51,26 @@ class ModelFlags:
         completes="member",
     )
     context: tuple[Path, ...] = option(
-        (), "Private context, seen only by small models and memories. Repeatable.", metavar="FILE", common=True
+        (),
+        "A file or folder of private context, seen only by small models and memories. Repeatable.",
+        metavar="FILE",
+        common=True,
     )
 
 
 def read_requests(prompt: str | None, batch: str | None, context: Sequence[Path]) -> list[Request | OddRow]:
     """The requests: the rows of a batch, or one prompt, each with the private context of the files."""
-    private = read_context(context)
+    parts = _context_parts(context)
+    private, files = BETWEEN.join(text for _, text in parts), tuple(file for file, _ in parts)
     if batch is None:
-        return [Request(read_prompt(prompt), private)]
+        return [Request(read_prompt(prompt), private, files=files)]
     from ssdcli.cli.batch import read_batch  # a single prompt needs none of its readers
 
     if batch == STREAM:
-        return read_batch("" if sys.stdin is None else _read_standard_input(), "standard input", private)
-    return read_batch(_read_file(Path(batch).expanduser(), "batch file"), batch, private)
+        rows = read_batch("" if sys.stdin is None else _read_standard_input(), "standard input", private)
+    else:
+        rows = read_batch(_read_file(Path(batch).expanduser(), "batch file"), batch, private)
+    return [replace(row, files=files) if isinstance(row, Request) else row for row in rows]
 
 
 def read_prompt(argument: str | None) -> str:
@@ -80,12 +87,32 @@ def _given(argument: str) -> str:
 
 
 def read_context(paths: Sequence[Path]) -> str:
-    """The files' texts with empty lines between them; UsageError names one that cannot be read."""
-    texts = [_without_last_line_end(_read_file(path, "context file")) for path in paths]
-    for path, text in zip(paths, texts, strict=True):
-        if not text.strip():
-            console.warn(f"the context file {str(path)!r} has no text.")
-    return BETWEEN.join(text for text in texts if text.strip())
+    """The texts of files and folders with empty lines between them; UsageError names what cannot be read."""
+    return BETWEEN.join(text for _, text in _context_parts(paths))
+
+
+def _context_parts(paths: Sequence[Path]) -> list[tuple[ContextFile, str]]:
+    """The texts of files, and of the documents of folders, that have any; a warning names a path without."""
+    parts: list[tuple[ContextFile, str]] = []
+    for path in paths:
+        own = _folder_parts(path) if path.is_dir() else [(str(path), 1, _read_file(path, "context file"))]
+        stripped = [(name, first, _without_last_line_end(text)) for name, first, text in own if text.strip()]
+        if not stripped:
+            console.warn(f"the context {'folder' if path.is_dir() else 'file'} {str(path)!r} has no text.")
+        parts += [(ContextFile(name, text.count("\n") + 1, first), text) for name, first, text in stripped]
+    return parts
+
+
+def _folder_parts(path: Path) -> list[tuple[str, int, str]]:
+    """The documents of a folder, each with its file and the line at which it begins; what is skipped is told."""
+    from ssdcli.data.documents import ReadReport
+    from ssdcli.data.readers.files import read_documents
+
+    report = ReadReport()
+    found = [(document.source, document.line, document.text) for document in read_documents([str(path)], report)]
+    for sentence in report.lines()[1:]:
+        console.warn(f"{sentence}.")
+    return found
 
 
 def _read_standard_input() -> str:

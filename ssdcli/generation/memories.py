@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import require
+from ssdcli.generation.private_context import Picked
 
 if TYPE_CHECKING:
     from ssdcli.generation.loaded_model import Loaded
@@ -18,14 +19,28 @@ if TYPE_CHECKING:
 _SHORTEST = 2  # tokens before a token that a place must share for its file to be named
 
 
-def memories_of(members: Sequence[Member[Loaded]], prompts: Sequence[Prompt]) -> list[Memory]:
-    """The memories among the members, and that of the private context; prompts: a row's, one a member."""
+def memories_of(
+    members: Sequence[Member[Loaded]], prompts: Sequence[Prompt], picked: Picked | None = None
+) -> list[Memory]:
+    """The memories among the members, and that of the private context; prompts: a row's, one a member.
+
+    picked: what was kept of the context, if not all was.
+    """
     from ssdcli.generation.loaded_model import LoadedMemory
     from ssdcli.models.memory.memory_denoiser import memory_of_context
 
     found = [member.model.denoiser.memory for member in members if isinstance(member.model, LoadedMemory)]
+    known = [memory for memory in found if memory.origins]
     private = next((prompt.private for prompt in prompts if prompt.private), ())
-    return [memory for memory in found if memory.origins] + [memory_of_context(private)] * bool(private)
+    if not private:
+        return known
+    if picked is None:
+        return [*known, memory_of_context(private)]
+    from ssdcli.models.memory.memory_files import Origin, remember
+
+    encode = members[0].model.codec.encode
+    texts, origins = zip(*((encode(one.text), Origin(one.file, one.first)) for one in picked.passages), strict=True)
+    return [*known, remember(texts, origins)]
 
 
 def copy_limits(

@@ -17,7 +17,7 @@ from ssdcli.registry.store import Entry, Registry
 UNTUNED = 0.5  # the weight of a small model for which none was measured
 UNTUNED_MEMORY = 0.2  # the share of a memory of what the small model leaves, likewise
 CONTEXT = "context"  # in place of a model's name: the core as it reads the private context, which it does apart
-_READ, _LOOKED_UP = 0.9, 0.1  # the weights of that member and of a memory of the context; measured
+READ, LOOKED_UP = 0.9, 0.1  # the weights of that member and of a memory of the context; measured
 
 OF_MEMORY = ":memory"  # behind a model's name: its memory alone
 
@@ -114,9 +114,9 @@ def _parts_of_context(name: str, weight: float | None) -> Iterator[EnsemblePart]
     if name != CONTEXT:
         yield replace(CONTEXT_MEMORY, given=weight)
         return
-    yield EnsemblePart(CONTEXT, None, "small", _READ if weight is None else weight)
+    yield EnsemblePart(CONTEXT, None, "small", READ if weight is None else weight)
     if weight is None:
-        yield replace(CONTEXT_MEMORY, given=_LOOKED_UP, joins_unasked=True)
+        yield replace(CONTEXT_MEMORY, given=LOOKED_UP, joins_unasked=True)
 
 
 def _is_registered(name: str, registry: Registry) -> bool:
@@ -268,7 +268,7 @@ def read_apart(parts: Sequence[EnsemblePart], registry: Registry, *, memory: boo
     """The core as it reads the private context, and a memory: one of these parts that holds the user's text, too."""
     read, *looked_up = find_parts([CONTEXT], registry, memory=memory)
     known = parts[: len(looked_up)] or looked_up
-    return [read, *(replace(part, given=_LOOKED_UP) for part in known)]
+    return [read, *(replace(part, given=LOOKED_UP) for part in known)]
 
 
 def _roles(parts: Sequence[EnsemblePart]) -> tuple[Literal["small", "memory"], ...]:

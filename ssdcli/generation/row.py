@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from ssdcli.engine.prompt import Prompt, shown_to
+from ssdcli.generation.private_context import Picked
 from ssdcli.generation.prompt_encoder import PromptParts
 from ssdcli.generation.types import FinishReason, Request, TokenShares
 from ssdcli.text.codec import whole_characters
@@ -29,12 +30,17 @@ class Row:
         parts: PromptParts,
         new_transcript: Callable[[], Transcript],
         usage: Usage,
+        picked: Picked | None = None,
     ) -> None:
-        """Begin with the first gap; `new_transcript` makes a transcript for each."""
+        """Begin with the first gap; `new_transcript` makes a transcript for each.
+
+        picked: what was kept of the private context, where the request has less than was given.
+        """
         self.request = request
         self.seed = seed
         self.parts = parts
         self.usage = usage
+        self.picked = picked
         self.filled: list[str] = []
         self.warnings: tuple[str, ...] = ()
         self.sources: SourceFinder | None = None

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict
 from ssdcli.engine import catalogue
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.errors import require
+from ssdcli.generation.private_context import ContextFile, Picked
 from ssdcli.options.checks import Check, above, at_least, between, each
 from ssdcli.options.declare import check_options, option
 from ssdcli.text.messages import Message
@@ -42,6 +43,7 @@ class Options:
     alternatives: how many of the likeliest tokens in the place of each are kept, where tokens are attributed.
     endless: whether the text goes on after an end of text.
     system: text before the conversation, by the chat template, or as a first paragraph where there is none.
+    pick: whether the members see only those passages of a private context that make the prompt likelier to the core.
     plain: whether prompts are text to continue, even for models that have a chat template; False puts them through it.
         By default conversations go through the template, and prompts are read as suits the text that the first small
         model was trained on, or else the core.
@@ -135,6 +137,9 @@ class Options:
         "System text before the conversation; for models without a chat template, a first paragraph.",
         metavar="TEXT",
     )
+    pick: bool = option(
+        False, "Keep of the private context only the passages that make the prompt likelier to a causal core."
+    )
     plain: bool | None = option(
         None,
         "Continue the prompt as text, or put it through the core's chat template.",
@@ -174,6 +179,7 @@ class OptionChanges(TypedDict, total=False):
     alternatives: int
     endless: bool
     system: str
+    pick: bool
     plain: bool | None
 
 
@@ -186,6 +192,7 @@ class Request:
 
     prompt: text to continue.
     context: private text, which only small models and memories see.
+    files: those that the context begins with, so that it can be told where its passages stand.
     id: names the result; by default its place in the batch.
     seed, system, plain: used instead of the options'.
     messages: a conversation instead of a prompt. The first message may have the role "system"; if the last has the
@@ -201,6 +208,7 @@ class Request:
     system: str = ""
     plain: bool | None = None
     ids: tuple[int, ...] = ()
+    files: tuple[ContextFile, ...] = ()
 
     def __post_init__(self) -> None:
         alone = not (self.ids and (self.prompt or self.messages or self.context))
@@ -301,6 +309,7 @@ class Result:
     accepted: those of them that are in the text.
     plain: whether the prompt was continued as text, not put through a chat template.
     warnings: sentences, such as that a prompt was cut.
+    picked: what was kept of the private context, if the options asked for the least of it.
     explain: the attribution of its tokens, if the options asked for it.
     weights: of several small models, each with what joins it, by the text so far: the means over the tokens. None
         where they are not weighed so.
@@ -321,6 +330,7 @@ class Result:
     drafted: int | None = None
     accepted: int | None = None
     warnings: tuple[str, ...] = ()
+    picked: Picked | None = None
     explain: tuple[TokenShares, ...] | None = None
     weights: dict[str, float] | None = None
 
@@ -338,7 +348,7 @@ class Result:
             del token["top"]
             if token["weights"] is None:
                 del token["weights"]
-        for optional in ("explain", "weights"):
+        for optional in ("picked", "explain", "weights"):
             if fields[optional] is None:
                 del fields[optional]
         return fields | {"tokens_per_second": self.tokens_per_second}

@@ -16,6 +16,7 @@ from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import UsageError, require
 from ssdcli.generation.drafts import causal_places, drafting_of, foretelling
 from ssdcli.generation.memories import SourceFinder, copy_limits, memories_of
+from ssdcli.generation.picking import check_pick, narrowed
 from ssdcli.generation.prompt_encoder import PromptEncoder, PromptParts
 from ssdcli.generation.row import Limits, Row, Transcript, Usage
 from ssdcli.generation.sampler_config import characters_of, chosen_reverse, ends_under, longest, sampler_config
@@ -169,18 +170,19 @@ class Writer:
         """
         first = from_rank_zero(lambda: secrets.randbelow(_SEEDS)) if options.seed is None else options.seed
         limits = Limits(frozenset(ends_under(options, self.ends)), longest(options), options.stop)
-        asked = [
+        given = [
             replace(request.under(options), id=place if request.id is None else request.id)
             for place, request in enumerate(requests)
         ]
-        checked = [(request, self._parts(request, options)) for request in asked]
+        checked = [(request, self._parts(request, options)) for request in given]
 
         def rows() -> Iterator[Row]:
-            for place, (request, parts) in enumerate(checked):
+            for place, (asked, parts) in enumerate(checked):
+                request, picked = narrowed(self.members, asked) if options.pick else (asked, None)
                 for k in range(options.n):
                     seed = first + place + k * len(requests) if request.seed is None else request.seed + k
                     usage = Usage([member.model.denoiser for member in self.members])
-                    yield Row(request, seed, parts, lambda: Transcript(self.codec.decode, limits), usage)
+                    yield Row(request, seed, parts, lambda: Transcript(self.codec.decode, limits), usage, picked)
 
         return rows()
 
@@ -201,6 +203,8 @@ class Writer:
             "the gaps of a prompt are filled as in a document, without a chat template.",
             "Use --plain, or omit --infill.",
         )
+        if options.pick and request.context:
+            check_pick(self.members)
         prompt = request.turns[-1].content
         parts = PromptParts.with_gaps(prompt) if options.infill else self._encoder(options).whole(request)
         require(parts.gaps > 0, "the prompt has no gap to fill.", "Write ____ where text is missing.")
@@ -269,7 +273,8 @@ class Writer:
         prompts = encoder.prompts(row.request, row.parts, row.filled)
         row.usage.start(prompts)
         row.read = row.read or len(prompts[0].before)
-        row.sources = SourceFinder(memories_of(self.members, prompts), self.codec.decode, prompts[-1].before)
+        known = memories_of(self.members, prompts, row.picked)
+        row.sources = SourceFinder(known, self.codec.decode, prompts[-1].before)
         if not row.filled:
             row.warnings = encoder.cuts(row.request, row.parts, prompts)
         return prompts
@@ -383,6 +388,7 @@ class Writer:
             accepted=None if self._judge is None else row.usage.accepted,
             plain=self._encoder(options).is_plain(row.request),
             warnings=row.warnings,
+            picked=row.picked,
             explain=tuple(row.explained) if options.explain else None,
             weights=row.weights,
         )

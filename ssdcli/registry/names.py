@@ -10,6 +10,7 @@ from ssdcli.errors import UsageError
 
 LONGEST = 100
 NO_CORE = "none"  # in place of a core's name: the small models write alone
+CONTEXT_SOURCE = "context"  # in place of a file's name, where the text of a private context alone is known
 _GRAMMAR = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _ADVICE = (
     "Use lower-case letters, digits, '.', '_' and '-', begin with a letter or a digit, "

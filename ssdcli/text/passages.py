@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -53,36 +54,70 @@ def most_relevant(text: str, query: str, length: Callable[[str], int], most: int
 
     length: of a passage, in tokens. most: tokens of all of them.
     """
-    parts, ranking = _indexed(text)
-    best = ranking.ranked(_words(query))
+    best = ranked_passages(text, query)
     chosen, left = best[:1], most
-    for place in best:
-        left -= length(parts[place] + BETWEEN)
+    for passage in best:
+        left -= length(passage.text + BETWEEN)
         if left < 0:
             break
-        chosen.append(place)
-    return BETWEEN.join(parts[place] for place in sorted(set(chosen)))
+        chosen.append(passage)
+    return joined(chosen)
+
+
+@dataclass(frozen=True, order=True)
+class TextPassage:
+    """A part of a text.
+
+    place: its number among the passages of the text, from 0.
+    text: what it says.
+    first, last: its lines in the text, from 1.
+    """
+
+    place: int
+    text: str
+    first: int
+    last: int
+
+
+def joined(passages: Iterable[TextPassage]) -> str:
+    """Passages of one text in its order, with empty lines between them."""
+    return BETWEEN.join(passage.text for passage in sorted(set(passages)))
+
+
+def ranked_passages(text: str, query: str) -> list[TextPassage]:
+    """All passages of a text, those first that share most rare words with a query."""
+    parts, ranking = _indexed(text)
+    return [parts[place] for place in ranking.ranked(_words(query))]
 
 
 @lru_cache(maxsize=2)
-def _indexed(text: str) -> tuple[list[str], Bm25]:
+def _indexed(text: str) -> tuple[list[TextPassage], Bm25]:
     """The passages of a text, and what ranks them."""
-    parts = list(_passages(text))
-    return parts, Bm25([_words(part) for part in parts])
+    parts, at, line = list[TextPassage](), 0, 1
+    for number, sentences in enumerate(_passages(text)):
+        begins = text.index(sentences[0], at)
+        line += text.count("\n", at, begins)
+        first, at = line, begins
+        for sentence in sentences:
+            begins = text.index(sentence, at)
+            line += text.count("\n", at, begins)
+            at = begins + len(sentence)
+        parts.append(TextPassage(number, " ".join(sentences), first, line))
+    return parts, Bm25([_words(part.text) for part in parts])
 
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def _passages(text: str) -> Iterator[str]:
-    """The paragraphs of a text; long ones in pieces that end with a sentence, a line, or at least a word."""
+def _passages(text: str) -> Iterator[list[str]]:
+    """The sentences of each paragraph; of a long one in pieces that end with a sentence, a line, or at least a word."""
     for paragraph in _PARAGRAPH.split(text):
-        piece = ""
+        piece = list[str]()
         for sentence in (part.strip() for line in _BREAK.split(paragraph.strip()) for part in _PIECE.findall(line)):
-            if piece and len(piece) + len(sentence) > _LONGEST:
+            if piece and len(" ".join(piece)) + len(sentence) > _LONGEST:
                 yield piece
-                piece = ""
-            piece = f"{piece} {sentence}" if piece else sentence
+                piece = []
+            piece += [sentence] if sentence else []
         if piece:
             yield piece

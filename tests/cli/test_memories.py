@@ -121,6 +121,25 @@ def test_a_context_needs_no_small_model_beside_a_causal_core(ssd: Ssd) -> None:
     assert json.loads(answer)["text"] == told["text"]
 
 
+def test_what_is_picked_of_a_folder_is_told_with_its_files_and_lines(ssd: Ssd) -> None:
+    Path("notes/empty.md").write_text("")
+    asked = ("generate", "The stairs are dark", "--core", CORE, "--context", "notes", "--pick", *FAST)
+    code, answer, said = ssd(*asked, "--json")
+    assert code == 0
+    assert "skipped 1 file: empty" in said
+    told = json.loads(answer)
+    found = told["picked"]["passages"]
+    assert found
+    for one in found:
+        lines = Path(one["file"]).read_text(encoding="utf-8").splitlines()
+        assert " ".join(lines[one["first"] - 1 : one["last"]]) == one["text"]
+    code, answer, said = ssd(*asked)
+    assert answer == told["text"] + "\n"
+    share = told["picked"]["share"]
+    places = [f"{one['file']}:{one['first']}" + f"-{one['last']}" * (one["last"] > one["first"]) for one in found]
+    assert f"kept {share:.1%} of the context: {', '.join(places)}\n" in said
+
+
 def test_an_explanation_has_the_file_and_the_line(ssd: Ssd) -> None:
     add_notes()
     arguments = ("generate", "Dear landlord, the boiler", "--with", "notes:memory=0.99", "--temperature", "0")

@@ -20,10 +20,9 @@ from ssdcli.engine.sampling.race import Race
 from ssdcli.models.memory.memory_files import Memory, Origin
 from ssdcli.models.memory.text_index import BORDER, DEPTH, Followers, Index
 from ssdcli.models.memory.written_text import WrittenText
+from ssdcli.registry.names import CONTEXT_SOURCE
 
 DISCOUNT = 0.65  # beside a real core, on real notes, the best of 0.3 to 0.9
-
-CONTEXT_SOURCE = "context"  # in place of a file's name, since requests hold the text of a context alone
 
 _ENDLESS = 1 << 40  # tokens of a prompt, all of which it may read
 CONTEXTS = 4  # private contexts whose indexes are kept
