@@ -12,7 +12,7 @@ from ssdcli.models.families.idlm import IDLM
 from ssdcli.models.families.llada import LLADA
 from ssdcli.models.families.llada2 import LLADA2
 from ssdcli.models.families.llada_moe import LLADA_MOE
-from ssdcli.models.families.masked import A2D, DIFFULLAMA, DREAM, FAST_DLLM, NEMOTRON_LABS, OPEN_DCODER, SDAR
+from ssdcli.models.families.masked_models import A2D, DIFFULLAMA, DREAM, FAST_DLLM, NEMOTRON_LABS, OPEN_DCODER, SDAR
 from ssdcli.models.families.modernbert import MODERNBERT
 from ssdcli.models.families.ssdlm import SSDLM
 from ssdcli.models.families.tess2 import TESS2

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ssdcli.models.families import recognise
 from ssdcli.models.families.family import Vocabulary
-from ssdcli.models.families.masked import A2D
+from ssdcli.models.families.masked_models import A2D
 from tests.models.families import plain
 from tests.models.families.a2d import CONFIG, END, MASK, ROWS, SPECIALS, TURN
 from tests.models.families.checkpoints import read_weights

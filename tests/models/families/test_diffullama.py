@@ -8,7 +8,7 @@ from torch import Tensor
 from ssdcli.errors import SsdError
 from ssdcli.models.families import CAUSAL, recognise
 from ssdcli.models.families.family import Vocabulary
-from ssdcli.models.families.masked import DIFFULLAMA
+from ssdcli.models.families.masked_models import DIFFULLAMA
 from tests.models.families import plain
 from tests.models.families.checkpoints import read_weights
 from tests.models.families.diffullama import BEGIN, CONFIG, END, ROWS, SPECIALS, mask_id

@@ -6,7 +6,7 @@ from torch import Tensor
 from ssdcli.errors import SsdError
 from ssdcli.models.families import recognise
 from ssdcli.models.families.family import Vocabulary
-from ssdcli.models.families.masked import DREAM
+from ssdcli.models.families.masked_models import DREAM
 from tests.models.families import plain
 from tests.models.families.checkpoints import read_weights
 from tests.models.families.dream import BEGIN, CONFIG, END, MASK, ROWS, SPECIALS, TURN

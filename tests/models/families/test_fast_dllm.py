@@ -6,7 +6,7 @@ from torch import Tensor
 from ssdcli.errors import SsdError
 from ssdcli.models.families import CAUSAL, recognise
 from ssdcli.models.families.family import Vocabulary
-from ssdcli.models.families.masked import FAST_DLLM
+from ssdcli.models.families.masked_models import FAST_DLLM
 from tests.models.families import plain
 from tests.models.families.checkpoints import read_weights
 from tests.models.families.fast_dllm import BLOCK, CONFIG, END, MASK, ROWS, SPECIALS, TURN

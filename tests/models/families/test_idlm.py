@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ssdcli.models.families import recognise
 from ssdcli.models.families.idlm import IDLM
-from ssdcli.models.families.masked import SDAR
+from ssdcli.models.families.masked_models import SDAR
 from tests.models.families.sdar import CONFIG, END, MASK
 from tests.models.families.test_sdar import WORDS
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ssdcli.errors import SsdError
 from ssdcli.models.families import recognise
 from ssdcli.models.families.family import Vocabulary
-from ssdcli.models.families.masked import NEMOTRON_LABS
+from ssdcli.models.families.masked_models import NEMOTRON_LABS
 from tests.models.families import plain
 from tests.models.families.checkpoints import read_weights
 from tests.models.families.nemotron_labs import BEGIN, BLOCK, CONFIG, END, MASK, ROWS

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ssdcli.models.families import CAUSAL, recognise
 from ssdcli.models.families.family import Vocabulary
-from ssdcli.models.families.masked import OPEN_DCODER
+from ssdcli.models.families.masked_models import OPEN_DCODER
 from tests.models.families import plain
 from tests.models.families.checkpoints import read_weights
 from tests.models.families.open_dcoder import CONFIG, END, MASK, ROWS, SPECIALS
