@@ -35,6 +35,10 @@ class CausalBackbone(Backbone, Protocol):
     def extend(self, embedded: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Any:
         """As a backbone's."""
 
+    def is_current(self, cache: Any) -> bool:
+        """Whether a cache holds what would be kept of its tokens now."""
+        ...
+
     def write(self, embedded: Tensor, positions: Tensor, cache: Any, count: int) -> Tensor:
         """Run the body over (B, w, H) after the first `count` columns of a spaced cache; returns (B, w, H).
 
@@ -232,6 +236,7 @@ class StepwiseCausalDenoiser(CausalDenoiser):
     def _known_chunks(self, tokens: Tensor) -> tuple[int, Any]:
         """How many of these tokens (n,), in whole chunks, have been read already, and their cache."""
         best: tuple[int, Any] = 0, None
+        self._texts = [(text, cache) for text, cache in self._texts if self.backbone.is_current(cache)]
         for text, cache in self._texts:
             size = min(len(text), len(tokens))
             known = int((text[:size] == tokens[:size]).long().cumprod(0).sum()) // _CHUNK * _CHUNK

@@ -336,6 +336,17 @@ def test_the_chunks_that_prompts_have_in_common_are_read_once(monkeypatch):
     assert read == [1, 16, 16, 7]
 
 
+def test_chunks_that_were_read_before_other_layers_were_asked_for_are_read_again(monkeypatch):
+    monkeypatch.setattr(causal, "_CHUNK", 16)
+    prompts = [Prompt([7 + place % 30 for place in range(40)])]
+    core, other = denoiser(MODEL), denoiser(MODEL)
+    core.start(prompts)
+    for one in (core, other):
+        one.backbone.tap((1,))
+    (after,), (expected,) = core.start(prompts), other.start(prompts)
+    assert torch.equal(after.cache.states, expected.cache.states)
+
+
 def test_a_text_is_read_in_chunks_as_it_is_at_once(monkeypatch):
     text = [3 + place % 40 for place in range(70)]
     (at_once,) = denoiser(MODEL).start([Prompt(text)])

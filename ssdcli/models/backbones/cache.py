@@ -128,6 +128,10 @@ class ReadsThroughCache:
         """Run the body, which grows the cache: (B, L, H) to (B, L, H)."""
         raise NotImplementedError
 
+    def is_current(self, cache: PrefixCache) -> bool:
+        """Whether a cache with a tail holds what would be kept of its tokens now."""
+        return True
+
     def encode(self, embedded: Tensor, positions: Tensor, mask: Any, cache: PrefixCache | None) -> Tensor:
         """Run the body after the cache, which is not changed: (B, L, H) to (B, L, H)."""
         return self._run(embedded, positions, mask, None if cache is None else cache.view())

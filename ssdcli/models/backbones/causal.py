@@ -72,6 +72,12 @@ class CausalCore(CoreBackbone):
         """An empty KV cache, with the layers of a follower."""
         return PrefixCache.empty(self.layer_count + (0 if self.follower is None else self.follower.depth))
 
+    def is_current(self, cache: PrefixCache) -> bool:
+        """Whether it was read since the latest tap, and by the follower."""
+        assert cache.tail is not None
+        layers = self.layer_count + (0 if self.follower is None else self.follower.depth)
+        return cache.tail[0].shape[-1] == (1 + len(self.taps)) * self.width and len(cache.layers) == layers
+
     @property
     def _wanted(self) -> tuple[int, ...]:
         """The layers whose states a pass has to give."""

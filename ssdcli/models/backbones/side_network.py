@@ -151,6 +151,10 @@ class SideNetwork(nn.Module):
         """The core's."""
         return self.core.new_cache()
 
+    def is_current(self, cache: PrefixCache) -> bool:
+        """Whether the core would keep the same of its tokens now."""
+        return self.core.is_current(cache)
+
     def encode(self, embedded: Tensor, positions: Tensor, mask: Tensor | None, cache: PrefixCache | None) -> Tensor:
         """The core's states."""
         return self.core.encode(embedded, positions, mask, cache)
