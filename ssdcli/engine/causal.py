@@ -37,7 +37,6 @@ class CausalBackbone(Backbone, Protocol):
 
     def is_current(self, cache: Any) -> bool:
         """Whether a cache holds what would be kept of its tokens now."""
-        ...
 
     def write(self, embedded: Tensor, positions: Tensor, cache: Any, count: int) -> Tensor:
         """Run the body over (B, w, H) after the first `count` columns of a spaced cache; returns (B, w, H).

@@ -32,11 +32,9 @@ class BlockGuess(Protocol):
         tokens: (b, size) int64, -1 for hidden ones. positions: theirs, (b, size). seen: how many columns of the cache
         stand before each block, (b,).
         """
-        ...
 
     def log_p(self, states: Tensor) -> Tensor:
         """Log p by some of these states: (b, n, V) float32."""
-        ...
 
 
 @dataclass(frozen=True)
