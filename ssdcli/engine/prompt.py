@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 PADDING = -(1 << 40)  # the rank of a column that holds no token
-HEARD = 128  # the last tokens of a prompt, by which several ensembles are judged (see `Switching`)
+HEARD = 64  # the last tokens of a prompt, by which several ensembles are judged (see `Switching`)
 
 
 @dataclass(frozen=True)
