@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.lib.columns import Columns
@@ -27,13 +27,9 @@ class Library:
         self.pieces = [list(note[start : start + length]) for note in notes for start in range(0, len(note), length)]
         self._ranking = Bm25(self.pieces)
 
-    def ranked(self, query: Sequence[int]) -> Iterator[list[int]]:
-        """All pieces, the most like a query first; in their own order where none shares a token with it."""
-        return (self.pieces[place] for place in self._ranking.ranked(query))
-
     def best(self, query: Sequence[int]) -> list[int]:
         """The piece that is most like a query; the first if none shares a token with it."""
-        return next(self.ranked(query))
+        return self.pieces[self._ranking.ranked(query)[0]]
 
 
 @dataclass(frozen=True)

@@ -188,11 +188,6 @@ def save_side_network(network: SideNetwork, folder: Path, dtype: torch.dtype = t
     (folder / CONFIG).write_text(json.dumps(network.config.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
-def is_side_network(folder: Path) -> bool:
-    """Whether a folder holds a side network."""
-    return read_config(folder).get("architectures") == [SideConfig.architecture]
-
-
 def load_side_network(folder: Path, core: CausalCore) -> SideNetwork:
     """Read a network for a core, ready for inference; SsdError if it cannot be read or is another core's."""
     try:
