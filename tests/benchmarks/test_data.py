@@ -42,10 +42,10 @@ def spoken(text):
     return " ".join(text.split()).casefold()
 
 
-def runs(text):
-    """All runs of consecutive words, without punctuation."""
+def runs(text, length=RUN):
+    """All runs of so many consecutive words, without punctuation."""
     words = re.findall(r"[\w']+", text.casefold())
-    return {tuple(words[start : start + RUN]) for start in range(len(words) - RUN + 1)}
+    return {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
 
 
 def states(text, answer):
@@ -113,3 +113,24 @@ def test_a_heldout_text_is_new_and_of_the_documents_world(name):
     paragraphs = {spoken(piece) for piece in CONTEXT.split("\n\n")}
     assert not paragraphs & {spoken(piece) for piece in HELDOUT[name].split("\n\n")}
     assert sum(states(HELDOUT[name], fact["answer"]) for fact in PRIVATE_FACTS) >= 3
+
+
+ENTITIES = [json.loads(line) for line in read(DATA / "invented_entities.jsonl").splitlines()]
+
+
+def test_thirty_things_have_five_facts_and_five_inferences_each():
+    assert len({entity["name"] for entity in ENTITIES}) == len(ENTITIES) == 30
+    assert all(len(entity[kind]) == 5 for entity in ENTITIES for kind in ("facts", "inferences"))
+    prompts = [asked["prompt"] for entity in ENTITIES for kind in ("facts", "inferences") for asked in entity[kind]]
+    assert len(set(prompts)) == len(prompts) == 300
+
+
+@pytest.mark.parametrize("entity", ENTITIES, ids=[entity["name"] for entity in ENTITIES])
+def test_definitions_state_facts_in_other_words_and_do_not_state_inferences(entity):
+    definition, name = spoken(entity["definition"]), spoken(entity["name"])
+    words = re.findall(r"[\w']+", definition)
+    for asked in (*entity["facts"], *entity["inferences"]):
+        assert not runs(spoken(asked["prompt"]).replace(name, "It"), RUN + 1) & runs(definition, RUN + 1)
+    assert all(spoken(fact["answer"]) in definition for fact in entity["facts"])
+    assert all(spoken(one["answer"]) not in words for one in entity["inferences"])
+    assert all(spoken(one["answer"]) not in spoken(one["prompt"]).split() for one in entity["inferences"])
