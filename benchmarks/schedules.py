@@ -1,11 +1,11 @@
 """Which denoising steps need the large model? All half-heavy schedules by loss, and the best of them by text.
 
-    python -m benchmarks schedules --pair third tech.heldout.jsonl.gz --pair own til.heldout.jsonl.gz --out FILE
+    python -m benchmarks schedules --pair third tech.heldout.jsonl.gz 0 --pair own til.heldout.jsonl.gz 0.4 --out FILE
 
 After "Not all denoising steps are equal" (Sedykh, Sorokin and Malykh, 2026): the trajectory from noise to text has
 SEGMENTS equal segments, in each of which either the heavy (H) or the light member (L) denoises, from t = 1 on. The core
-and the light members are of the user's registry. A light member with a tuned weight is a specialist, and the heavy
-member is then the core together with it, as in `--schedule sandwich`; else the core alone is heavy.
+and the light members are of the user's registry. Where a light member has a share of the weight, as a specialist
+should, the heavy member is the core together with it, as in `--schedule sandwich`; else the core alone is heavy.
 
 Denoising losses add up over noise levels, and what a level loses does not depend on what ran at others, so that each
 member's loss in each segment gives the loss of every schedule. Texts have no such law: they are written under the TOP
@@ -61,7 +61,9 @@ WRITTEN = 48  # tokens of a text
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--core", default=STARTER, help="of the user's registry, masked")
-    parser.add_argument("--pair", nargs=2, action="append", default=[], metavar=("LIGHT", "HELDOUT"), dest="corpus")
+    parser.add_argument(
+        "--pair", nargs=3, action="append", default=[], metavar=("LIGHT", "HELDOUT", "SHARE"), dest="corpus"
+    )
     parser.add_argument("--judge", default=SMOLLM2, help="of the user's registry, causal")
     parser.add_argument("--documents", type=int, help="measure losses on the first so many held-out documents only")
     parser.add_argument("--gaps", type=int, default=6, help="blocks of a document that losses are measured on")
@@ -74,8 +76,8 @@ def arguments(parser: ArgumentParser) -> None:
 def work(given: Namespace, workshop: Workshop) -> None:
     """Measure the losses of each pair, and let it write."""
     judge = workshop.model(given.judge)
-    for name, heldout in given.corpus:
-        pair = Pair(workshop, workshop.model(given.core), workshop.model(name), judge, heldout, given)
+    for name, heldout, share in given.corpus:
+        pair = Pair(workshop, workshop.model(given.core), workshop.model(name), judge, heldout, float(share), given)
         found = workshop.piece({"light": name, "piece": LEVELS}, pair.levels)
         workshop.piece({"light": name, "piece": REAL}, pair.real)
         best = sorted(half_heavy(), key=lambda schedule: float(losses_under(found, schedule).sum()))
@@ -111,19 +113,15 @@ def divergence(combined: Combined, positions: Positions) -> Tensor:  # noqa: ARG
 
 @dataclass(frozen=True)
 class Pair:
-    """A core, a light member, and held-out text."""
+    """A core, a light member, held-out text, and the light member's weight where both run."""
 
     workshop: Workshop
     core: Model
     light: Model
     judge: Model
     heldout: str
+    share: float
     given: Namespace
-
-    @property
-    def share(self) -> float:
-        """The light member's weight where both run; 0 if the core runs alone."""
-        return self.light.manifest.weight or 0.0
 
     def levels(self) -> Line:
         """Losses of the core, the light member, the heavy member, and the KL, by document and level from 0 to 1."""
