@@ -164,7 +164,7 @@ class Bench:
         log_p, entropies, texts = [], [], []
         for number, text in enumerate(self.texts):
             own = torch.tensor(text[1:])[:, None]
-            both = [member.each(text)[:-1].float() for member in (self.core, small)]
+            both = [member.each(text[:-1]).float() for member in (self.core, small)]
             log_p.append(torch.cat([said.gather(-1, own) for said in both], dim=1).double())
             entropies.append(torch.stack([entropy(said) for said in both], dim=1).double())
             texts.append(torch.full((len(own),), number))
