@@ -59,7 +59,7 @@ def test_a_gate_says_the_weights_at_every_level(family):
     [
         ("big", None, None, "needs a core and a small model"),
         ("none", ["gated"], None, "needs a core and a small model"),
-        ("big", ["gated", "mail"], None, "'mail' has no gate"),
+        ("big", ["gated", "mail"], None, "and several are named"),
         ("big", ["mail"], None, "'mail' has no gate"),
         ("big", {"gated": 0.3}, None, "is set by its gate"),
         ("big", ["gated"], "sandwich", "a gate sets the weights"),
