@@ -290,7 +290,7 @@ def test_context_files_are_put_before_the_prompt_for_small_models(answer, tmp_pa
         (["--stop", ""], "--stop '' must be text that is not empty. Write --stop END, for example."),
         (
             ["--rule", "blend"],
-            "--rule blend must be one of mix, average, contrast, gated. Write --rule mix, for example.",
+            "--rule blend must be one of mix, average, contrast, gated, switching. Write --rule mix, for example.",
         ),
         (
             ["--schedule", "never"],
@@ -317,7 +317,7 @@ def test_context_files_are_put_before_the_prompt_for_small_models(answer, tmp_pa
         (
             ["--guide", "tone"],
             "the guide 'tone' does not name a model and a label. "
-            "Write MODEL:LABEL or MODEL:LABEL=SCALE, as in ./tone:friendly=50.",
+            "Write MODEL:LABEL or MODEL:LABEL=SCALE, as in ./tone:friendly=4.",
         ),
         (["--with", "notes=x"], "--with notes=x: 'x' is not a weight. Give a number, as in --with notes=0.3."),
         (["--with", "notes="], "--with notes=: '' is not a weight. Give a number, as in --with notes=0.3."),

@@ -84,7 +84,7 @@ def test_memory_that_ends_midway_is_code_5_with_what_helps(ssd, monkeypatch, err
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(Writer, "stream", fail)
+    monkeypatch.setattr(Writer, "write", fail)
     code, out, err = ssd("--core", "pulled")
     assert (code, out) == (5, "")
     assert err.startswith("ssd: out of memory. ")
