@@ -13,6 +13,7 @@ from torch import Tensor
 from ssdcli.engine.canvas_memory import CanvasMemory
 from ssdcli.engine.denoiser import Backbone, Denoiser, Prefix, in_order
 from ssdcli.engine.drafting.lookahead import Lookahead
+from ssdcli.engine.pauses import in_pauses
 from ssdcli.engine.process import Process
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import HEARD, Prompt, ReadingOrder
@@ -223,6 +224,8 @@ class StepwiseCausalDenoiser(CausalDenoiser):
         known, cache = self._known_chunks(tokens[0, :whole]) if len(tokens) == 1 else (0, None)
         cache = self.backbone.new_cache() if cache is None else cache
         for start in [*range(known, whole, _CHUNK), whole]:
+            if start > known:
+                in_pauses.get()()
             if start == min(whole, _KEPT) and start and len(tokens) == 1:
                 self._texts = [(tokens[0, :start], cache), *self._texts[: _TEXTS - 1]]
             part = slice(start, start + _CHUNK if start < whole else None)

@@ -1,7 +1,8 @@
 """The one thread that owns the models: it takes calls from a queue and writes them in batches, block by block.
 
 Texts that wait together and are written alike by the same ensemble become one batch, whose rows share passes. Batches
-take turns: each writes a block, and what has come meanwhile begins after it.
+take turns: each writes a block, and what has come meanwhile begins after it. While one reads a long prompt, the others
+have a turn after each chunk of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ssdcli.engine.pauses import in_pauses
 from ssdcli.errors import on_out_of_memory
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.registry.store import Registry
@@ -76,15 +78,26 @@ class _Text:
         )
 
 
-@dataclass
+@dataclass(eq=False)
 class _Batch:
+    """Texts that are written together.
+
+    read: whether their prompts have been read. overtaken: how many other batches began while they were.
+    """
+
     texts: Sequence[_Text]
     pieces: Iterator[tuple[int, Piece]]
+    read: bool = False
+    overtaken: int = 0
 
     @property
     def open(self) -> list[_Text]:
         """The texts that are not finished."""
         return [text for text in self.texts if not text.done]
+
+
+class _Abandoned(Exception):
+    """What is being read need not be read to its end."""
 
 
 class Worker(threading.Thread):
@@ -101,6 +114,7 @@ class Worker(threading.Thread):
         self._jobs: deque[Job] = deque()
         self._texts: deque[_Text] = deque()
         self._batches: list[_Batch] = []
+        self._running: list[_Batch] = []  # each in a pause of the one before
         self._changed = threading.Condition()
         self._closing = False
 
@@ -135,6 +149,7 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """Work until `close`."""
+        in_pauses.set(self._pause)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or self._jobs or self._texts or self._batches)
@@ -142,9 +157,7 @@ class Worker(threading.Thread):
                     break
             self._prepare()
             self._begin()
-            for batch in self._batches:
-                self._advance(batch)
-            self._batches = [batch for batch in self._batches if batch.open]
+            self._take_turns()
         texts = [text.job for batch in self._batches for text in batch.open]
         for job in [*self._jobs, *(text.job for text in self._texts), *texts]:
             job.tell(Refused(503, "the server is closing."))
@@ -183,19 +196,51 @@ class Worker(threading.Thread):
             self._batches.append(_Batch(alike, first.writer.write([text.row for text in alike], options)))
             self.counts["batches"] += 1
 
+    def _take_turns(self, unread: bool = True) -> None:
+        """Let each batch write a block; unread: also those whose prompts are not read yet."""
+        for batch in list(self._batches):
+            if batch not in self._running and (unread or batch.read):
+                self._advance(batch)
+        self._batches = [batch for batch in self._batches if batch.open]
+
+    def _pause(self) -> None:
+        """While a batch reads: raise _Abandoned if nobody waits for it any more, and let others have their turn.
+
+        In a pause within a pause none begins, and only so many overtake a prompt, so that each is read in the end.
+        """
+        if not self._running:  # a prompt is scored
+            return
+        batch, alone = self._running[-1], len(self._running) == 1
+        if self._closing or all(text.job.left for text in batch.open):
+            raise _Abandoned
+        if alone and batch.overtaken < self.parallel:
+            before = len(self._batches)
+            self._prepare()
+            self._begin()
+            batch.overtaken += len(self._batches) - before
+        self._take_turns(unread=alone)
+
     def _advance(self, batch: _Batch) -> None:
         """Write the next block of a batch; the texts that nobody waits for are cut."""
         for text in batch.open:
             if text.job.left:
                 text.row.cut()
                 text.done = True
+        self._running.append(batch)
         try:
             with on_out_of_memory("Ask for fewer or shorter texts at once."):
                 for _ in batch.open:  # each of them gets a piece of every block
                     place, piece = next(batch.pieces)
+                    batch.read = True
                     self._tell(batch.texts[place], piece)
+        except _Abandoned:
+            for text in batch.open:
+                text.job.tell(Refused(503, "the server is closing."))  # if anybody still hears of it
+                text.done = True
         except Exception as error:
             self._fail(batch, error)
+        finally:
+            self._running.pop()
 
     def _tell(self, text: _Text, piece: Piece) -> None:
         row, ask, told = text.row, text.job.ask, text.begun
