@@ -80,14 +80,10 @@ class _Text:
 
 @dataclass(eq=False)
 class _Batch:
-    """Texts that are written together.
-
-    read: whether their prompts have been read. overtaken: how many other batches began while they were.
-    """
+    """Texts that are written together; overtaken: how many other batches began while their prompts were read."""
 
     texts: Sequence[_Text]
     pieces: Iterator[tuple[int, Piece]]
-    read: bool = False
     overtaken: int = 0
 
     @property
@@ -196,29 +192,29 @@ class Worker(threading.Thread):
             self._batches.append(_Batch(alike, first.writer.write([text.row for text in alike], options)))
             self.counts["batches"] += 1
 
-    def _take_turns(self, unread: bool = True) -> None:
-        """Let each batch write a block; unread: also those whose prompts are not read yet."""
+    def _take_turns(self) -> None:
+        """Let each batch write a block, but for those in a pause."""
         for batch in list(self._batches):
-            if batch not in self._running and (unread or batch.read):
+            if batch not in self._running:
                 self._advance(batch)
         self._batches = [batch for batch in self._batches if batch.open]
 
     def _pause(self) -> None:
         """While a batch reads: raise _Abandoned if nobody waits for it any more, and let others have their turn.
 
-        In a pause within a pause none begins, and only so many overtake a prompt, so that each is read in the end.
+        Only so many overtake a prompt, so that each is read in the end.
         """
-        if not self._running:  # a prompt is scored
+        if not self._running:  # a batch is not what reads
             return
-        batch, alone = self._running[-1], len(self._running) == 1
-        if self._closing or all(text.job.left for text in batch.open):
+        if self._closing or all(text.job.left for text in self._running[-1].open):
             raise _Abandoned
-        if alone and batch.overtaken < self.parallel:
+        if all(batch.overtaken < self.parallel for batch in self._running):
             before = len(self._batches)
             self._prepare()
             self._begin()
-            batch.overtaken += len(self._batches) - before
-        self._take_turns(unread=alone)
+            for batch in self._running:
+                batch.overtaken += len(self._batches) - before
+        self._take_turns()
 
     def _advance(self, batch: _Batch) -> None:
         """Write the next block of a batch; the texts that nobody waits for are cut."""
@@ -231,7 +227,6 @@ class Worker(threading.Thread):
             with on_out_of_memory("Ask for fewer or shorter texts at once."):
                 for _ in batch.open:  # each of them gets a piece of every block
                     place, piece = next(batch.pieces)
-                    batch.read = True
                     self._tell(batch.texts[place], piece)
         except _Abandoned:
             for text in batch.open:

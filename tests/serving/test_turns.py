@@ -56,6 +56,20 @@ def test_other_texts_are_written_while_a_long_prompt_is_read(serving, chunks):
     assert list(found) == alone
 
 
+def test_a_text_is_written_while_two_long_prompts_are_read(serving, chunks):
+    with serving() as server, ThreadPoolExecutor() as pool:
+        given, client = {"model": "core", "max_tokens": 6, "seed": 1}, server.client()
+        first = pool.submit(client.completions.create, prompt=LONG, **given)
+        until(lambda: len(chunks) > 2)
+        second = pool.submit(client.completions.create, prompt=LONG[::-1], **given)
+        until(lambda: server.worker.writing == 2)
+        assert client.completions.create(prompt=LONG[:3], **given).choices
+        assert not first.done()
+        assert not second.done()
+        assert first.result().choices
+        assert second.result().choices
+
+
 def test_only_so_many_overtake_a_prompt(serving, chunks):
     """It is read in the end, however many come after it."""
     with serving(parallel=2) as server, ThreadPoolExecutor(20) as pool:
