@@ -284,6 +284,14 @@ SCHEDULES: tuple[ScheduleDeclaration, ...] = (
         pauses=True,
         number=Number(name="light", symbol="F", default=0.25, check=between(0, 1)),
     ),
+    ScheduleDeclaration(
+        name="core-last",
+        target="ssdcli.engine.ensemble.schedules:Late",
+        help="the core runs only in the last steps; F is the share without it",
+        varies="core",
+        pauses=True,
+        number=Number(name="light", symbol="F", default=0.25, check=between(0, 1)),
+    ),
 )
 
 _Declared = TypeVar("_Declared", bound=Declaration)

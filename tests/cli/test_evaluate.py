@@ -46,14 +46,16 @@ def test_tables_tell_of_members_of_the_sweep_and_of_ensembles(ssd):
     assert "±" in members
     rows = [line.split() for line in sweep.splitlines()[1:]]
     assert [float(row[0]) for row in rows] == [i / 10 for i in range(1, 11)]
-    assert [len(row) for row in rows] == [7] * 9 + [3]
+    assert [len(row) for row in rows] == [9] * 9 + [3]
     assert [line.split("  ")[0] for line in ensembles.splitlines()[1:]] == [
         "mix, constant",
         "mix, leaning",
         "mix, sandwich",
+        "mix, core-last",
         "average, constant",
         "average, leaning",
         "average, sandwich",
+        "average, core-last",
     ]
     assert "bits per byte are of the NELBO" in meaning
     assert "Intervals are 95% confidence intervals." in meaning
@@ -147,13 +149,14 @@ def test_a_plot_shows_each_schedule_over_the_weight_and_the_noise_levels(ssd):
         "big with notes, constant weights",
         "big with notes, leaning weights",
         "big with notes, sandwich weights",
+        "big with notes, core-last weights",
         "big with notes, by noise level",
     ]
     labels = " ".join(filter(None, (one.text for one in root.iter("{http://www.w3.org/2000/svg}text"))))
     assert "mix " in labels
     assert "average " in labels
     assert "noise level" in labels
-    assert labels.count("bits per byte, NELBO") == 4
+    assert labels.count("bits per byte, NELBO") == 5
 
 
 def test_a_core_alone_is_measured_and_drawn(ssd):

@@ -295,7 +295,7 @@ def test_context_files_are_put_before_the_prompt_for_small_models(answer, tmp_pa
         (
             ["--schedule", "never"],
             "the schedule 'never' cannot be read (No such file or directory). "
-            "Write constant, leaning[:S], sandwich[:F], or name a file.",
+            "Write constant, leaning[:S], sandwich[:F], core-last[:F], or name a file.",
         ),
         (
             ["--schedule", "sandwich"],

@@ -26,6 +26,9 @@ def pairs(found):
     return [(sweep.rule, sweep.schedule) for sweep in found.sweeps]
 
 
+VARYING = ("leaning", "sandwich", "core-last")
+
+
 def weights_of(spec):
     return {one.name: round(one.signed(one.weight), 9) for one in spec.members}
 
@@ -33,8 +36,8 @@ def weights_of(spec):
 def test_a_core_and_a_small_model_mix_and_average_at_all_weights():
     found = candidates(members=["notes"])
     assert (found.core, found.first, found.learner.name) == ("big", "notes", "notes")
-    assert pairs(found) == [(rule, how) for rule in ("mix", "average") for how in ("constant", "leaning", "sandwich")]
-    assert [sweep.weights for sweep in found.sweeps] == [GRID, GRID[:-1], GRID[:-1]] * 2
+    assert pairs(found) == [(rule, how) for rule in ("mix", "average") for how in ("constant", *VARYING)]
+    assert [sweep.weights for sweep in found.sweeps] == [GRID, *[GRID[:-1]] * 3] * 2
     assert weights_of(found.sweeps[0].specs[2]) == {"big": 0.7, "notes": 0.3}
     assert weights_of(found.sweeps[0].specs[-1]) == {"notes": 1}
     assert [one.name for one in found.members] == ["big", "notes"]
@@ -44,7 +47,8 @@ def test_where_small_models_lean_by_default_that_comes_first():
     add_tiny("large", 4, process="simplex")
     add_tiny("letters", 5, kind="small", core="large", process="simplex")
     found = candidates(members=["letters"])
-    assert pairs(found) == [(rule, how) for rule in ("mix", "average") for how in ("leaning", "constant", "sandwich")]
+    expected = ("leaning", "constant", "sandwich", "core-last")
+    assert pairs(found) == [(rule, how) for rule in ("mix", "average") for how in expected]
     assert found.sweeps[0].weights == GRID[:-1]
     contrasted = candidates(members=["letters"], context="secret", rules=("contrast",))
     assert pairs(contrasted) == [("contrast", "constant"), ("contrast", "leaning")]  # the first is what is tuned
@@ -53,7 +57,7 @@ def test_where_small_models_lean_by_default_that_comes_first():
 def test_the_default_rule_comes_first():
     add_tiny("causal", 4, attention="autoregressive")
     add_tiny("letters", 5, kind="small", core="causal")
-    assert [rule for rule, _ in pairs(candidates(members=["letters"]))][::3] == ["average", "mix"]
+    assert [rule for rule, _ in pairs(candidates(members=["letters"]))][::4] == ["average", "mix"]
 
 
 def test_the_weight_that_is_named_is_among_those_that_are_measured():
@@ -126,7 +130,7 @@ def test_a_gate_is_measured_where_there_is_one_beside_one_core():
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"rules": ("average",)}, [("average", how) for how in ("constant", "leaning", "sandwich")]),
+        ({"rules": ("average",)}, [("average", how) for how in ("constant", *VARYING)]),
         ({"schedules": ("constant",)}, [("mix", "constant"), ("average", "constant")]),
         ({"rules": ("contrast",), "context": "x"}, [("contrast", "constant"), ("contrast", "leaning")]),
         ({"rules": ("mix",), "schedules": ("sandwich:0.5",)}, [("mix", "sandwich:0.5")]),

@@ -81,7 +81,7 @@ def test_members_and_mixtures_lose_what_they_lose_when_they_are_measured_alone(t
 def test_at_weight_1_an_ensemble_is_the_small_model_and_every_gain_is_paired(text):
     add_family()
     found = evaluate([text], members=["notes"], settings=EvalSettings(seed=3))
-    mix, leaning, sandwich, average, *_ = found.ensembles
+    mix, leaning, sandwich, _, average, *_ = found.ensembles
     for swept in (mix, average):
         assert swept.points[-1].weight == 1
         assert swept.points[-1].figures.bits.value == pytest.approx(bits(found)["notes"], rel=1e-6)
@@ -172,7 +172,7 @@ def test_a_pulled_core_is_measured_canvas_by_canvas(text):
     found = evaluate([text], members=["mine"], settings=EvalSettings(rules=("mix",), minutes=1))
     assert found.documents == 12
     assert {one.role for one in found.members} == {"core", "small"}
-    assert [len(swept.points) for swept in found.ensembles] == [10, 9, 9]
+    assert [len(swept.points) for swept in found.ensembles] == [10, 9, 9, 9]
 
 
 def test_beside_a_causal_core_code_lengths_are_measured_also_of_its_small_model_alone(text):

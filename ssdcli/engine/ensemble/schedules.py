@@ -75,6 +75,22 @@ class Sandwich:
 
 
 @dataclass(frozen=True)
+class Late:
+    """A heavy member's weight: zero in the first part of the trajectory, `weight` after it.
+
+    weight: in the rest.
+    light: the share of the trajectory without it, in [0, 1].
+    """
+
+    weight: float
+    light: float
+
+    def __call__(self, t: float) -> float:
+        """The weight where t <= 1 - light, else zero: t is where a step begins."""
+        return self.weight if t - _ROUNDING <= 1 - self.light else 0.0
+
+
+@dataclass(frozen=True)
 class Piecewise:
     """Straight lines between points (t, weight), in falling order of t (else ValueError); constant outside them."""
 

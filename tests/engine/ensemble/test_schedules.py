@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssdcli.engine import catalogue
-from ssdcli.engine.ensemble.schedules import Constant, Leaning, Piecewise, Sandwich
+from ssdcli.engine.ensemble.schedules import Constant, Late, Leaning, Piecewise, Sandwich
 from ssdcli.engine.sampler import time_grid
 
 
@@ -51,6 +51,12 @@ def test_a_sandwich_keeps_its_share_at_every_small_number_of_steps():
 
 def test_a_quarter_of_a_thousand_steps_is_light():
     assert_sandwich(1000, 125, light=0.25)
+
+
+@pytest.mark.parametrize(("steps", "light", "first"), [(8, 0.25, 2), (16, 0.5, 8), (7, 0.0, 0), (5, 1.0, 5)])
+def test_a_late_member_is_left_out_of_its_share_of_the_steps_at_the_beginning(steps, light, first):
+    weights = [Late(0.7, light)(t) for t in time_grid(steps)[:-1]]
+    assert weights == [0.0] * first + [0.7] * (steps - first)
 
 
 def test_a_sandwich_of_share_zero_runs_always_and_of_share_one_never():
