@@ -228,8 +228,9 @@ def _tell(found: Evaluation) -> None:
         console.write(f"best: the gate of {members}, {figures}: {saved:.4f} fewer than {found.better.name}.")
     elif best is not None and found.gain is not None:
         weight = "" if best.best.weight is None else f" at weight {best.best.weight:g}"
-        gain = f"{_interval(found.gain, '+')} bits per byte over {found.better.name}"
-        console.write(f"best: {best.name}{weight}; gain, on documents that did not choose it: {gain}.")
+        gain = f"gain, on documents that did not choose it: {_interval(found.gain, '+')} bits per byte"
+        told = f"{gain} over {found.better.name}" if found.documents > 1 else "how much it gains takes two documents"
+        console.write(f"best: {best.name}{weight}; {told}.")
 
 
 def _members(found: Evaluation) -> Table:

@@ -67,6 +67,10 @@ def test_a_single_document_has_no_interval_and_the_reason_is_told(ssd):
     assert (code, said) == (0, "")
     assert "±" not in answer
     assert answer.endswith("An interval needs two documents.\n")
+    code, answer, said = ssd(*QUICK, "--documents", "1")
+    assert (code, said) == (0, "")
+    assert answer.splitlines()[-1].endswith("; how much it gains takes two documents.")
+    assert "did not choose" not in answer
 
 
 def test_the_json_object_has_its_shape(ssd):
