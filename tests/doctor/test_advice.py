@@ -14,6 +14,7 @@ from ssdcli.engine.sampling.reverse import reverse_process
 from ssdcli.generation.loaded_model import process_of
 from ssdcli.machine.hardware import Hardware
 from ssdcli.machine.units import GIB
+from ssdcli.registry.manifest import READER
 from ssdcli.registry.store import STARTER, Registry
 from tests.pulled import add_causal, add_core
 from tests.tiny import add_tiny
@@ -98,7 +99,7 @@ def test_what_is_broken_is_told_with_the_command_that_mends_it():
 
 def test_a_reader_without_its_core_is_broken_and_others_are_loose_ends():
     add_core("big")
-    add_tiny("notes", 2, kind="small", core="big", attention="autoregressive", base_weights="0")
+    add_tiny("notes", 2, kind="small", core="big", attention="autoregressive", architecture=READER, base_weights="0")
     add_tiny("mail", 3, kind="small", core="gone")
     add_tiny("odd", 4, kind="small", core="big", process="simplex")
     registry = Registry()

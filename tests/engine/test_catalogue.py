@@ -72,7 +72,7 @@ def test_a_process_a_sampler_and_a_rule_of_one_file_each_train_generate_and_eval
     assert texts["redrawing"] != json.loads(ssd(*asked))["text"]
     assert "haste must be above 0, not 0.0" in ssd(*asked, "--sampler", "redrawing=0")
     assert "the ring process has no sampler 'top-k'. Choose from redrawing." in ssd(*asked, "--sampler", "top-k")
-    assert "mix, average, contrast, gated, loudest" in ssd(*asked, "--rule", "quietest")
+    assert "mix, average, contrast, gated, switching, loudest" in ssd(*asked, "--rule", "quietest")
 
     (tmp_path / "heldout.txt").write_text("A boiler that is cold says nothing to a landlord. " * 20)
     measured = json.loads(ssd("eval", "heldout.txt", "--with", "small", "--rule", "loudest", "--json"))
@@ -105,6 +105,7 @@ def test_the_defaults_are_those_that_were_published_or_measured():
         "Acceptance": None,  # the checkpoint's own
         "Leaning": 2.0,
         "Sandwich": 0.25,
+        "Late": 0.25,
     }
     assert catalogue.REMASK.default == 0
     assert {one.name: (dict(one.constants), one.schedule) for one in catalogue.PROCESSES} == {
