@@ -218,7 +218,8 @@ def _tell(found: Evaluation) -> None:
         _write_table(_words(found))
     size = f"{counted(found.documents, 'document')}, {found.tokens:,} tokens, {found.bytes:,} bytes"
     meaning = f"{found.process} process; bits per byte are of the {explained(found.measure)}"
-    intervals = "Intervals are 95% confidence intervals" if found.documents > 1 else "An interval needs two documents"
+    single = "Intervals and gains need two documents; what is best for one need not be for others"
+    intervals = "Intervals are 95% confidence intervals" if found.documents > 1 else single
     console.write(f"{size}, {meaning}. {intervals}.")
     best, fitted = found.best, found.best_gate
     if best is not None and fitted is not None and fitted.gated.value < best.best.figures.bits.value:
@@ -229,8 +230,8 @@ def _tell(found: Evaluation) -> None:
     elif best is not None and found.gain is not None:
         weight = "" if best.best.weight is None else f" at weight {best.best.weight:g}"
         gain = f"gain, on documents that did not choose it: {_interval(found.gain, '+')} bits per byte"
-        told = f"{gain} over {found.better.name}" if found.documents > 1 else "how much it gains takes two documents"
-        console.write(f"best: {best.name}{weight}; {told}.")
+        told = f"; {gain} over {found.better.name}" if found.documents > 1 else " on this document"
+        console.write(f"best: {best.name}{weight}{told}.")
 
 
 def _members(found: Evaluation) -> Table:
@@ -308,6 +309,8 @@ def _figures(figures: Figures) -> tuple[str, str]:
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:
+    if math.isnan(estimate.value):
+        return "-"
     margin = f" ± {estimate.margin:.4f}" if math.isfinite(estimate.margin) else ""
     return f"{estimate.value:{sign}.4f}{margin}"
 

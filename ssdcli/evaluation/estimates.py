@@ -50,10 +50,12 @@ def gain(members: np.ndarray, ensembles: np.ndarray, sizes: np.ndarray) -> Estim
 
     Losses are paired by document: what they have in common cancels. The ensemble is chosen on other documents than
     those that it is measured on. The member is chosen on all of them, which flatters the member, so the gain is a
-    cautious estimate.
+    cautious estimate. For D = 1 there are no others, and the gain is nan.
 
     sizes: of the documents, (D,), such as their bytes; the gain is per unit of it.
     """
+    if len(sizes) < 2:
+        return Estimate(math.nan, math.nan)
     better = members[:, int(members.sum(0).argmin())]
     return ratio((better - chosen_elsewhere(ensembles)) / math.log(2), sizes)
 
@@ -95,6 +97,6 @@ def chosen_elsewhere(sums: np.ndarray) -> np.ndarray:
     """
     found = np.empty(len(sums))
     for half in (0, 1):
-        best = int(sums[1 - half :: 2].sum(0).argmin()) if len(sums) > 1 else 0
+        best = int(sums[1 - half :: 2].sum(0).argmin())
         found[half::2] = sums[half::2, best]
     return found

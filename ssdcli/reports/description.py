@@ -22,7 +22,7 @@ class Quality:
     bits_per_byte: the same in another unit.
     margins: half the widths of their 95% confidence intervals; nan for fewer than two documents.
     gain: the bits per byte that the ensemble saves over the better of core and small model, at weights that other
-        documents chose; nan without an ensemble.
+        documents chose; nan without an ensemble, and for a single document.
     gain_margin: half the width of its 95% confidence interval, paired by document.
     by_level: nats per token in bins of the noise level of equal width from 0 to 1, nan where nothing was measured; none
         for a code length, which has no noise.

@@ -66,11 +66,15 @@ def test_a_single_document_has_no_interval_and_the_reason_is_told(ssd):
     code, answer, said = ssd("text.jsonl", "--core", "big", "--documents", "1")
     assert (code, said) == (0, "")
     assert "±" not in answer
-    assert answer.endswith("An interval needs two documents.\n")
+    assert "Intervals and gains need two documents" in answer.splitlines()[-1]
     code, answer, said = ssd(*QUICK, "--documents", "1")
     assert (code, said) == (0, "")
-    assert answer.splitlines()[-1].endswith("; how much it gains takes two documents.")
+    assert answer.splitlines()[-1].endswith(" on this document.")
     assert "did not choose" not in answer
+    _, _, ensembles, _ = answer.split("\n\n")
+    assert {line.split()[-1] for line in ensembles.splitlines()[1:]} == {"-"}
+    code, answer, _ = ssd(*QUICK, "--documents", "1", "--json")
+    assert (code, json.loads(answer)["best"]["gain"]) == (0, dict.fromkeys(("value", "low", "high")))
 
 
 def test_the_json_object_has_its_shape(ssd):

@@ -95,5 +95,7 @@ def test_choosing_among_equals_gains_nothing():
     assert abs(np.mean(chosen)) < 5 * np.std(chosen) / math.sqrt(300)
 
 
-def test_a_single_document_chooses_for_itself():
-    assert chosen_elsewhere(np.array([[3.0, 2.0]])).tolist() == [3.0]
+def test_a_single_document_has_no_gain():
+    found = gain(np.array([[3.0, 2.0]]), np.array([[1.0, 0.5]]), np.array([10]))
+    assert math.isnan(found.value)
+    assert math.isnan(found.margin)
