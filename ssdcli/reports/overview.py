@@ -55,7 +55,7 @@ def overview(entry: Entry, *, is_default: bool) -> Overview:
     here = model.kind != MEMORY and not model.is_remote
     size = [f"{in_parameters(model.parameters)} parameters"] * here
     return Overview(
-        title=", ".join([_identity(model), *size, *["the default core"] * is_default]),
+        title=f"{model.name}: " + ", ".join([identity(model), *size, *["the default core"] * is_default]),
         origin=_origin(entry),
         memory=_memory(model),
         measured=_measured(model) if figures else _unmeasured(model),
@@ -66,16 +66,17 @@ def overview(entry: Entry, *, is_default: bool) -> Overview:
     )
 
 
-def _identity(model: Manifest) -> str:
+def identity(model: Manifest) -> str:
+    """What a model is, and for which other: `a small causal model for the core big`."""
     if model.kind == "core":
-        return f"{model.name}: a core" + " on another machine" * model.is_remote
-    if model.kind == ADAPTER:
-        return f"{model.name}: an adapter to {model.base}"
-    if model.kind == MEMORY:
-        return f"{model.name}: a memory for {model.core}"
-    if model.kind == HEAD:
-        return f"{model.name}: a draft head for {model.core}"
-    return f"{model.name}: a small model for {model.core}" if model.core else f"{model.name}: a small model"
+        return "a core" + " on another machine" * model.is_remote
+    if model.kind == ADAPTER and model.base == model.core:
+        return f"an adapter to the core {model.core}" + ", in whose place it writes" * model.tunes_core
+    if model.reads_core:
+        return f"a small model that reads the hidden states of the core {model.core}"
+    small = "a small causal model" if model.attention == "autoregressive" else "a small diffusion model"
+    what = {MEMORY: "a memory", HEAD: "a draft head", ADAPTER: f"an adapter to {model.base}"}.get(model.kind, small)
+    return f"{what} for the core {model.core}" if model.core else what
 
 
 def _origin(entry: Entry) -> str:

@@ -21,7 +21,7 @@ from ssdcli.data.token_store import SideInfo
 from ssdcli.machine.units import counted, duration, in_parameters
 from ssdcli.reports import charts
 from ssdcli.reports.description import Description, Quality, interval, number
-from ssdcli.reports.overview import explained, predictors
+from ssdcli.reports.overview import explained, identity, predictors
 
 Row = tuple[str, ...]
 
@@ -127,7 +127,7 @@ def _drawn(picture: ET.Element) -> Markup:
 def _summary(description: Description, names: Mapping[str, str]) -> str:
     model, bits = description.manifest, _bits(description.quality)
     made = (
-        f"{model.name} is {_identity(description)}: {in_parameters(model.parameters)} parameters, trained for "
+        f"{model.name} is {identity(model)}: {in_parameters(model.parameters)} parameters, trained for "
         f"{duration(description.seconds)} on {counted(description.train.tokens, 'token')} of text."
     )
     found = [f"{names[who]} loses {told}" for who, told in bits.items() if who != "ensemble"]
@@ -136,16 +136,6 @@ def _summary(description: Description, names: Mapping[str, str]) -> str:
         verb = "loses" if model.tunes_core and model.gates else "lose"
         found.append(f"{names['ensemble']}{weight} {verb} {bits['ensemble']}")
     return f"{made} On held-out text, in bits per byte ({model.measure}), {', '.join(found)}." if found else made
-
-
-def _identity(description: Description) -> str:
-    model = description.manifest
-    if model.kind == "core":
-        return "a core"
-    if model.kind == "adapter" and model.base == model.core:
-        return f"an adapter to the core {model.core}"
-    what = f"an adapter to {model.base}" if model.kind == "adapter" else "a small model"
-    return f"{what} for the core {model.core}"
 
 
 def _figures(description: Description, names: Mapping[str, str]) -> list[Row]:

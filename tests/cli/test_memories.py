@@ -215,7 +215,7 @@ def test_models_are_listed_and_shown_with_their_memories(ssd: Ssd) -> None:
     listed = {one["name"]: one["memory"] for one in json.loads(ssd("models", "list", "--json")[1])}
     assert listed["old"] == Registry().find("old").manifest.memory
     assert listed[CORE] is None
-    for name, told in (("old", "old: a memory for causal\n"), ("notes", "notes: a small model for causal, ")):
+    for name, told in (("old", "old: a memory for the core causal\n"), ("notes", "notes: a small ")):
         code, answer, _ = ssd("models", "show", name, "--all")
         assert code == 0
         assert answer.startswith(told)

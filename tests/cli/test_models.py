@@ -93,7 +93,7 @@ def test_a_broken_model_is_warned_of_and_the_others_are_listed(models, run_ssd):
 def test_show_begins_with_what_a_person_wants_to_know_and_all_tells_the_rest(models, run_ssd):
     told, everything = (run_ssd("models", "show", "notes", *more).stdout for more in ((), ("--all",)))
     assert everything.startswith(told)
-    assert told.startswith("notes: a small model for big, 5.25M parameters\n")
+    assert told.startswith("notes: a small diffusion model for the core big, 5.25M parameters\n")
     assert 'ssd generate "Dear reader," --with notes' in told
     digest = "ab" * 32
     for fact in (digest, str(Registry().models / "notes"), "bits_per_byte: 1.9", "Made of letters."):

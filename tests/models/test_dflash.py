@@ -131,7 +131,7 @@ def test_it_is_registered_as_a_draft_head_of_its_core(published, capsys):
     assert Registry().find("tiny-dflash").manifest == manifest
     assert app.main(["models", "verify", "tiny-dflash"]) == 0
     assert app.main(["models", "show", "tiny-dflash"]) == 0
-    assert "a draft head for core" in capsys.readouterr().out
+    assert "a draft head for the core core" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

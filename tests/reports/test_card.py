@@ -36,6 +36,10 @@ class TestModelCard:
         assert "in the place of that model" in card
         assert "tuned weight" not in card
 
+    def test_a_small_model_is_called_what_it_is(self):
+        assert "`notes` is a small diffusion language model" in model_card(DESCRIPTION)
+        assert "`notes` is a small causal language model" in model_card(modelled(attention="autoregressive"))
+
     def test_the_makings_are_all_there(self):
         card = model_card(DESCRIPTION)
         assert DESCRIPTION.command in card

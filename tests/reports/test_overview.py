@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ssdcli.registry.manifest import NELBO, Manifest
+from ssdcli.registry.manifest import NELBO, READER, Manifest
 from ssdcli.registry.store import Entry
 from ssdcli.reports.overview import Overview, overview
 from tests.reports.descriptions import MANIFEST
@@ -44,12 +44,24 @@ def test_a_figure_without_an_interval_says_so_and_a_model_without_figures_how_to
 @pytest.mark.parametrize(
     ("changes", "title", "origin"),
     [
-        ({"base": "old"}, "notes: a small model for starter", "begun from old"),
-        ({"kind": "adapter", "base": "big"}, "notes: an adapter to big", "begun from big"),
+        ({"base": "old"}, "notes: a small diffusion model for the core starter, 5.01M", "begun from old"),
+        ({"attention": "autoregressive"}, "notes: a small causal model for the core starter, 5.01M", ""),
+        (
+            {"attention": "autoregressive", "architecture": READER},
+            "notes: a small model that reads the hidden states of the core starter, 5.01M",
+            "",
+        ),
+        ({"kind": "adapter", "base": "big"}, "notes: an adapter to big for the core starter", "begun from big"),
+        ({"kind": "adapter", "base": "starter"}, "notes: an adapter to the core starter, 5.01M", "begun from starter"),
+        (
+            {"kind": "adapter", "base": "starter", "attention": "autoregressive"},
+            "notes: an adapter to the core starter, in whose place it writes, 5.01M",
+            "begun from starter",
+        ),
         ({"kind": "core", "core": None, "source": f"them/it@{'ab' * 20}"}, "notes: a core", "them/it@abababababab on"),
         ({"kind": "core", "core": None, "source": f"a@b.gguf@sha256:{'ab' * 32}"}, "notes: a core", "from a@b.gguf on"),
         ({"kind": "core", "core": None, "bundled": True}, "notes: a core", "it comes with ssd"),
-        ({"text": {"documents": 3, "tokens": 90}}, "notes: a small model", "3 documents with 90 tokens;"),
+        ({"text": {"documents": 3, "tokens": 90}}, "notes: a small diffusion model", "3 documents with 90 tokens;"),
         (
             {"text": {"documents": 3, "conversations": 2, "tokens": 90}},
             "notes",

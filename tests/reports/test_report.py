@@ -196,7 +196,7 @@ def test_a_core_has_no_weight_and_a_small_model_without_one_is_told_why():
 
 def test_what_was_trained_is_named():
     for description, said in (
-        (DESCRIPTION, "notes is a small model for the core starter: "),
+        (DESCRIPTION, "notes is a small diffusion model for the core starter: "),
         (modelled(kind="adapter", base="mail"), "notes is an adapter to mail for the core starter: "),
         (modelled(kind="adapter", base="starter"), "notes is an adapter to the core starter: "),
     ):

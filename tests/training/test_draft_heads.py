@@ -155,7 +155,7 @@ def test_a_head_is_shown_and_given_away(tmp_path, capsys):
     assert (facts["core"], facts["steps"], len(facts["right"])) == ("core", 6, AHEAD)
     assert app.main(["models", "show", "head"]) == 0
     shown = capsys.readouterr().out
-    assert "head: a draft head for core" in shown
+    assert "head: a draft head for the core core" in shown
     assert f"draft 1  {facts['right'][0]:.0%}" in shown
     archive = io.BytesIO()
     export_model(Registry().find("head"), archive)
