@@ -145,8 +145,9 @@ def rm(
 def _warn_of_dependents(name: str, registry: Registry) -> None:
     """Warn of what the other models lose with one that is about to be removed."""
     for entry in registry.entries():
-        if entry.manifest.kind == ADAPTER and entry.manifest.base == name:
-            console.warn(f"{entry.name!r} is an adapter for {name!r} and cannot be used without it.")
+        needs = entry.manifest.core if entry.manifest.kind == HEAD else entry.manifest.origin
+        if needs == name:
+            console.warn(f"{entry.name!r} is {entry.manifest.noun} for {name!r} and cannot be used without it.")
             continue
         if entry.manifest.core == name:
             console.warn(f"{entry.name!r} was made for {name!r}; without it, name another core with --core.")

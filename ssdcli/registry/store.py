@@ -90,18 +90,18 @@ class Registry:
         if manifest.kind != ADAPTER and not manifest.reads_core:
             return None
         adapts = "an adapter for" if manifest.kind == ADAPTER else "a small model that reads"
-        name, own = ("base", "adapter") if manifest.kind == ADAPTER else ("core", "small model")
+        own = "adapter" if manifest.kind == ADAPTER else "small model"
         try:
             origin = self.find(manifest.origin or "")
         except (NoSuchModel, UsageError):
             raise NoSuchModel(
                 f"{entry.name!r} is {adapts} {manifest.origin!r}, and there is no model of this name.",
-                f"Import or pull that model again; the {own} is of no use without its {name}.",
+                f"Import or pull that model again; the {own} is of no use without it.",
             ) from None
         if origin.manifest.weights_digest != manifest.base_weights:
             raise UsageError(
                 f"{entry.name!r} is {adapts} another {origin.name!r} than the one here: its weights have changed.",
-                f"Bring the old {name} back, or train the {own} again.",
+                f"Restore the weights that {entry.name!r} was trained with, or train the {own} again.",
             )
         return origin
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ssdcli.errors import NoSuchModel, UsageError
+from ssdcli.registry.manifest import READER
 from ssdcli.registry.store import Registry
 from tests.tiny import add_tiny
 
@@ -34,6 +35,17 @@ def test_removing_a_base_says_which_adapters_it_leaves_behind(registry, run_ssd)
     done = run_ssd("models", "rm", "big", "--yes")
     assert "'notes' is an adapter for 'big' and cannot be used without it" in done.stderr
     assert done.stderr.count("notes") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "noun"),
+    [("small", {"architecture": READER}, "a small model"), ("head", {}, "a draft head")],
+)
+def test_removing_a_core_says_what_cannot_be_used_without_it(registry, run_ssd, kind, changes, noun):
+    add_tiny("letters", 3, kind=kind, core="big", **changes)
+    said = run_ssd("models", "rm", "big", "--yes").stderr
+    assert f"'letters' is {noun} for 'big' and cannot be used without it" in said
+    assert said.count("letters") == 1
 
 
 def test_an_imported_adapter_without_its_base_is_said_to_lack_it(registry, run_ssd, tmp_path: Path):

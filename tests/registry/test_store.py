@@ -210,8 +210,9 @@ def test_an_adapter_is_loaded_on_its_base_while_that_has_the_weights_that_it_was
     assert registry.origin_of(notes) == base
     assert registry.origin_of(base) is None
     add(registry, "big", "other weights", overwrite=True, kind="core", core=None)
-    with pytest.raises(UsageError, match="its weights have changed"):
+    with pytest.raises(UsageError, match="its weights have changed") as raised:
         registry.origin_of(notes)
+    assert raised.value.remedy.startswith("Restore the weights that 'notes' was trained with")
     registry.remove("big")
     with pytest.raises(NoSuchModel, match="an adapter for 'big'"):
         registry.origin_of(notes)
