@@ -32,7 +32,8 @@ def settled_reader(settings: TrainSettings) -> TrainSettings:
     """The same for a model that reads the core: AdamW learns it faster than Muon."""
     batch, rate = settings.batch_tokens or _READER_BATCH, settings.learning_rate or _READER_RATE
     decay = _READER_DECAY if settings.decay is None else settings.decay
-    return replace(settings, reads_core=True, optimizer="adamw", batch_tokens=batch, learning_rate=rate, decay=decay)
+    own = replace(settings, reads_core=True, optimizer=settings.optimizer or "adamw")
+    return replace(own, batch_tokens=batch, learning_rate=rate, decay=decay)
 
 
 _ADAPTER_BATCH = 1024  # tokens; the rate was measured, see docs/lab
@@ -44,7 +45,8 @@ def settled_adapter(settings: TrainSettings) -> TrainSettings:
     """The same for an adapter of a causal core."""
     batch, rate = settings.batch_tokens or _ADAPTER_BATCH, settings.learning_rate or _ADAPTER_RATE
     decay = _ADAPTER_DECAY if settings.decay is None else settings.decay
-    return replace(settings, batch_tokens=batch, learning_rate=rate, decay=decay)
+    own = replace(settings, optimizer=settings.optimizer or "muon")
+    return replace(own, batch_tokens=batch, learning_rate=rate, decay=decay)
 
 
 def build_reader(settings: TrainSettings, core: CausalCore, vocabulary: int) -> SideNetwork:

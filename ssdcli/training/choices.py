@@ -10,6 +10,7 @@ from ssdcli.models.presets import PRESETS, Preset, find_preset
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 
 _DECAY = 0.4
+_GAPS = 0.25
 
 
 def settled(settings: TrainSettings, tokens: int) -> TrainSettings:
@@ -20,7 +21,9 @@ def settled(settings: TrainSettings, tokens: int) -> TrainSettings:
     size = None if settings.init is not None else choose_preset(settings, tokens).name
     batch = choose_batch_tokens(settings, tokens)
     decay = _DECAY if settings.decay is None else settings.decay
-    return replace(settings, size=size, batch_tokens=batch, learning_rate=choose_rate(settings), decay=decay)
+    gaps = _GAPS if settings.gap_share is None and not settings.causal else settings.gap_share
+    own = replace(settings, optimizer=settings.optimizer or "muon", gap_share=gaps)
+    return replace(own, size=size, batch_tokens=batch, learning_rate=choose_rate(settings), decay=decay)
 
 
 def choose_preset(settings: TrainSettings, tokens: int) -> Preset:

@@ -155,7 +155,8 @@ def _settled(settings: TrainSettings) -> TrainSettings:
     """The settings with what they leave open decided once and for all."""
     batch, rate = settings.batch_tokens or _BATCH, settings.learning_rate or _RATE
     decay = _DECAY if settings.decay is None else settings.decay
-    return replace(settings, optimizer="adamw", batch_tokens=batch, learning_rate=rate, decay=decay)
+    optimizer = settings.optimizer or "adamw"
+    return replace(settings, optimizer=optimizer, batch_tokens=batch, learning_rate=rate, decay=decay)
 
 
 def _read(job: _Job, watcher: Watcher, grant: Grant) -> CoreStates:
@@ -236,6 +237,7 @@ def _train(job: _Job, states: CoreStates, watcher: Watcher, began: float, clock:
     assert settings.batch_tokens is not None
     assert settings.learning_rate is not None
     assert settings.decay is not None
+    assert settings.optimizer is not None
     batch = max(1, settings.batch_tokens // SAMPLE)
     plan = Plan(_budget(settings, runs), settings.warmup, settings.decay, clock() - began, clock)
 

@@ -277,6 +277,7 @@ def _train(
     settings, batch = prepared.settings, batch_of(prepared)
     objective, windows = _samples(prepared, states, cloze)
     assert settings.learning_rate is not None  # what was left open has been decided
+    assert settings.optimizer is not None
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)
     trainer = SmallTrainer(objective, windows, plan, rates, prepared.workspace)
     hooks = Hooks(
@@ -304,7 +305,7 @@ def stopped(name: str) -> Interrupted:
 def _infilling(prepared: Prepared) -> Infilling | None:
     """How gaps are opened in the training texts, if they are."""
     share = prepared.settings.gap_share
-    return Infilling(share, prepared.end) if share > 0 else None
+    return Infilling(share, prepared.end) if share else None
 
 
 def _plan(prepared: Prepared, clock: Clock, began: float) -> Plan:

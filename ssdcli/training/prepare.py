@@ -170,9 +170,10 @@ def prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     """Read the data, take over what the core dictates, and build the model."""
     workspace = registry.workspace(settings.name)
     parent = _parent(settings, registry)
-    settings = replace(settings, block_size=_block_size(settings, parent))
     _check_tunable(settings, parent)
     _check_causal(settings, parent)
+    _check_next_token(settings, parent)
+    settings = replace(settings, block_size=_block_size(settings, parent))
     _check_base(settings, registry, parent)
     teacher = _teacher(settings, registry, parent)
     tokenizer = _tokenizer(settings, workspace, parent)
@@ -213,9 +214,8 @@ def _beginning(
 def reads_core(settings: TrainSettings, parent: Parent) -> bool:
     """Whether a small model is to read its core's states (UsageError where it has none to read)."""
     causal = is_causal(parent.entry) and not settings.causal
-    if settings.reads_core and not causal:
-        problem = f"the core '{parent.entry.name}' is no causal language model, whose states could be read."
-        raise UsageError(problem, "Omit --reads-core.")
+    problem = f"the core '{parent.entry.name}' is no causal language model, whose states could be read."
+    require(causal or not settings.reads_core, problem, "Omit --reads-core.")
     if parent.entry.manifest.is_remote:
         problem = f"the core '{parent.entry.name}' runs on another machine, which does not tell its states."
         remedy = "Omit --reads-core, or train for a core of the same tokenizer on this machine."
@@ -266,17 +266,26 @@ def _from_scratch(
 def _check_tunable(settings: TrainSettings, parent: Parent | None) -> None:
     """Raise UsageError for an adapter without a beginning whose core is no causal model on this machine."""
     core = None if parent is None else parent.entry
-    if settings.lora is None or settings.init is not None or (is_causal(core) and not is_remote(core)):
-        return
+    tunable = settings.lora is None or settings.init is not None or (is_causal(core) and not is_remote(core))
     remedy = "Name what to begin from with --init, or a causal core that is on this machine with --for."
-    raise UsageError("--lora was given, but --init was not.", remedy)
+    require(tunable, "--lora was given, but --init was not.", remedy)
 
 
 def _check_causal(settings: TrainSettings, parent: Parent | None) -> None:
     """Raise UsageError for a causal small model whose core is none."""
-    if settings.causal and parent is not None and not is_causal(parent.entry):
+    if settings.causal and parent is not None:
         problem = f"the core '{parent.entry.name}' is no causal language model, and denoises more than the next token."
-        raise UsageError(problem, "Omit --causal.")
+        require(is_causal(parent.entry), problem, "Omit --causal.")
+
+
+def _check_next_token(settings: TrainSettings, parent: Parent | None) -> None:
+    """Raise UsageError for what a model has no use for that predicts the next token alone."""
+    if parent is None or settings.init is not None or not (settings.lora or reads_core(settings, parent)):
+        return
+    others, fitting = "" if settings.lora else ", or pass --no-reads-core", (None, parent.entry.manifest.block_size)
+    for flag, given in (("gap-share", settings.gap_share), ("block-size", settings.block_size not in fitting)):
+        problem = f"--{flag} was given, and this model predicts the next token alone, as its core does."
+        require(not given, problem, f"Omit --{flag}{others}.")
 
 
 def _parent(settings: TrainSettings, registry: Registry) -> Parent | None:
@@ -299,9 +308,9 @@ def _block_size(settings: TrainSettings, parent: Parent | None) -> int:
     if parent is None:
         return settings.block_size or DEFAULT_BLOCK
     core, asked = parent.entry.manifest, settings.block_size
-    if asked is not None and core.fixed_block not in (None, asked):
-        problem = f"--block-size {asked} was given, but the core '{settings.core}' has blocks of {core.block_size}."
-        raise UsageError(problem, "Omit --block-size, or make a core with --for none.")
+    problem = f"--block-size {asked} was given, but the core '{settings.core}' has blocks of {core.block_size}."
+    fits = asked is None or core.fixed_block in (None, asked)
+    require(fits, problem, "Omit --block-size, or make a core with --for none.")
     return asked or core.block_size
 
 
@@ -337,8 +346,7 @@ def _unfit_teacher(entry: Entry, parent: Parent, settings: TrainSettings) -> str
 
 def _check_window(teacher: Entry | None, window: int) -> None:
     """Raise UsageError for windows that are longer than the teacher's context."""
-    if teacher is not None and window > teacher.manifest.context:
-        most = teacher.manifest.context
+    if teacher is not None and window > (most := teacher.manifest.context):
         problem = f"'{teacher.name}' has a context of {most} tokens, and the windows of this training have {window}."
         raise UsageError(problem, f"Pass --context {most}, or omit --distill.")
 

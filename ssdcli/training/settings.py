@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from ssdcli.data.reading import Reading
@@ -20,7 +21,9 @@ _MOST_CANARIES = 256
 _HIGHEST_RANK = 256
 _KEPT = ("size", "hidden", "layers")  # what a training takes from its beginning
 _OWN_READING = ("size", "hidden", "layers", "context", "init", "distill")  # of models that read embeddings of their own
-_NOT_OF_HEADS = (*_OWN_READING, "reads_core", "causal", "lora", "base", "canaries")
+_NOT_OF_ADAPTERS = (*_KEPT, "reads_core", "distill", "base")  # of a causal core
+_NOT_OF_CAUSAL = ("reads_core", "init", "lora", "distill", "gap_share")
+_NOT_OF_HEADS = (*_OWN_READING, "reads_core", "causal", "lora", "base", "canaries", "gap_share")
 _OPTIMIZERS = ("muon", "adamw")
 _SIZES = tuple(preset.name for preset in PRESETS)
 
@@ -104,8 +107,12 @@ class TrainSettings:
     heldout: float = option(
         0.05, "Share of the text to hold out for measuring.", Check("above 0 and below 1", _is_part), metavar="SHARE"
     )
-    gap_share: float = option(
-        0.25, "Share of the texts in training windows that get a gap to fill.", between(0, 1), metavar="SHARE"
+    gap_share: float | None = option(
+        None,
+        "Share of the texts in training windows that get a gap to fill.",
+        between(0, 1),
+        metavar="SHARE",
+        default="0.25; none for a model that predicts the next token alone",
     )
     memory: bool = option(True, "Keep the text as a memory, a member that needs no training.", negatable=True)
     quotes: bool = option(False, "Keep quoted replies and signatures in mails.")
@@ -137,8 +144,12 @@ class TrainSettings:
         default="what suits --init and the noise",
         negatable=True,
     )
-    optimizer: str = option(
-        "muon", "muon (for matrices, with AdamW for the rest) or adamw.", one_of(_OPTIMIZERS), metavar="NAME"
+    optimizer: str | None = option(
+        None,
+        "muon (for matrices, with AdamW for the rest) or adamw.",
+        one_of(_OPTIMIZERS),
+        metavar="NAME",
+        default="muon; adamw for what reads the core's states",
     )
     batch_tokens: int | None = option(
         None, "Tokens per training step.", at_least(1), metavar="N", default="what suits the text"
@@ -240,29 +251,25 @@ class TrainSettings:
 
     def _check_tuned_core(self) -> None:
         """UsageError for what an adapter of a causal core takes from it."""
-        for name in (*_KEPT, "reads_core", "distill", "base"):
-            if getattr(self, name):
-                flag = name.replace("_", "-")
-                raise UsageError(
-                    f"--{flag} was given, and an adapter of the core has no use for it.", f"Omit --{flag}."
-                )
+        self._refuse(_NOT_OF_ADAPTERS, "an adapter of the core has no use for it")
 
     def _check_causal(self) -> None:
         """UsageError for what a small causal model cannot be, or cannot begin from."""
         require(self.core != NO_CORE, "a causal small model is made for a causal core.", "Name one with --for.")
-        for name in ("reads_core", "init", "lora", "distill"):
-            if getattr(self, name):
-                flag = name.replace("_", "-")
-                problem = f"--{flag} was given, and a model of --causal learns from the text alone, from scratch."
-                raise UsageError(problem, f"Omit --{flag} or --causal.")
+        self._refuse(
+            _NOT_OF_CAUSAL, "a model of --causal learns to go on with the text alone, from scratch", " or --causal"
+        )
 
     def _check_draft_head(self) -> None:
         require(self.core != NO_CORE, "a draft head drafts for a core.", "Name one with --for.")
+        self._refuse(_NOT_OF_HEADS, "a draft head (--recipe base or --draft-head) has no use for it")
+
+    def _refuse(self, names: Sequence[str], why: str, other: str = "") -> None:
+        """UsageError for the first of these settings that is given; other: what may be omitted in its place."""
         flags = {member.name: flag_of(member) for member in fields(self)}
-        for name in _NOT_OF_HEADS:
-            if getattr(self, name):
-                problem = f"--{flags[name]} was given, and a draft head has no use for it."
-                raise UsageError(problem, f"Omit --{flags[name]} or --draft-head.")
+        given = next((flags[name] for name in names if getattr(self, name)), None)
+        if given is not None:
+            raise UsageError(f"--{given} was given, and {why}.", f"Omit --{given}{other}.")
 
     def _check_left_to_core(self) -> None:
         for member in fields(self):

@@ -64,6 +64,16 @@ def test_what_cannot_be_is_refused(tmp_path):
     add_tiny("diffusion", 3)
     with pytest.raises(UsageError, match="no causal language model"):
         train_small(settings_of(tmp_path, core="diffusion", reads_core=True))
+    for changes in ({"gap_share": 0.5}, {"block_size": 12}):  # which it would silently ignore
+        with pytest.raises(UsageError, match="predicts the next token alone") as refused:
+            train_small(settings_of(tmp_path, **changes))
+        assert "--no-reads-core" in refused.value.remedy
+
+
+def test_the_optimizer_that_is_asked_for_is_taken(tmp_path):
+    assert prepare(settings_of(tmp_path), Registry()).settings.optimizer == "adamw"
+    trained = train_small(settings_of(tmp_path, name="muon", optimizer="muon", gap_share=0.0))
+    assert trained.description.settings["optimizer"] == "muon"
 
 
 def test_a_resumed_training_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):

@@ -129,8 +129,8 @@ def test_what_cannot_be_is_refused(tmp_path):
     assert not (Registry().home / "training" / "head").exists()
     with pytest.raises(UsageError, match="a draft head drafts for a core"):
         settings_of(tmp_path, core="none")
-    for changes in ({"size": "nano"}, {"canaries": 8}, {"init": "core"}):
-        with pytest.raises(UsageError, match="a draft head has no use for it"):
+    for changes in ({"size": "nano"}, {"canaries": 8}, {"init": "core"}, {"gap_share": 0.5}):
+        with pytest.raises(UsageError, match=r"a draft head \(--recipe base or --draft-head\) has no use for it"):
             settings_of(tmp_path, **changes)
 
 

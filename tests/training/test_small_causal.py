@@ -86,7 +86,7 @@ def test_what_cannot_be_is_refused(tmp_path):
     add_tiny("diffusion", 3)
     with pytest.raises(UsageError, match="no causal language model"):
         train_small(settings_of(tmp_path, core="diffusion"))
-    for changes in ({"reads_core": True}, {"init": "core"}, {"lora": 4}, {"distill": "core"}):
+    for changes in ({"reads_core": True}, {"init": "core"}, {"lora": 4}, {"distill": "core"}, {"gap_share": 0.5}):
         with pytest.raises(UsageError, match=r"with|--causal|was given"):
             settings_of(tmp_path, **changes)
     with pytest.raises(UsageError, match="for a causal core"):

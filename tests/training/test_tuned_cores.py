@@ -205,6 +205,9 @@ def test_what_cannot_be_is_refused(tmp_path):
     for changes in ({"size": "nano"}, {"reads_core": True}, {"distill": "core"}, {"base": "other"}):
         with pytest.raises(UsageError, match="an adapter of the core has no use for it"):
             settings_of(tmp_path, **changes)
+    for changes in ({"gap_share": 0.5}, {"block_size": 12}):
+        with pytest.raises(UsageError, match="predicts the next token alone"):
+            train_small(settings_of(tmp_path, **changes))
     add_tiny("diffusion", 3)
     with pytest.raises(UsageError, match="--lora was given, but --init was not"):
         train_small(settings_of(tmp_path, core="diffusion"))
