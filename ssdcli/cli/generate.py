@@ -91,6 +91,9 @@ def generate(
     models = settings.models
     single = settings.batch is None and settings.options.n == 1
     require(single or not settings.watch, "--watch shows a single text.", "Omit --watch, or --batch and --n.")
+    has_context = bool(models.context) or settings.batch is not None
+    problem = "--pick keeps passages of the private context, and there is none."
+    require(has_context or not settings.options.pick, problem, "Name it with --context, or omit --pick.")
     if settings.batch is not None and prompt is not None:
         raise UsageError("with --batch the prompts come from its lines.", "Omit the PROMPT.")
     spec = ensemble_of(models, settings.blend)  # a typo is answered before torch comes

@@ -84,7 +84,8 @@ def _of(declared: ScheduleDeclaration, number: tuple[str, str], members: Members
         hint = f"Omit --schedule, or use {name} with --rule {catalogue.default_rule()}."
         raise UsageError(f"a {blend.declared.name} needs the core at every step, and {name} pauses it.", hint)
     if not _both(members):
-        raise UsageError(f"a {name} needs a core and a small model that both run.", "Name both, or omit it.")
+        hint = "Name both (an adapter of the core with its weight), or omit it."
+        raise UsageError(f"a {name} needs a core and a small model that both run.", hint)
     given = _number(declared, *number)
     core_varies = declared.varies == "core"
     return [

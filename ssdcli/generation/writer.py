@@ -203,6 +203,9 @@ class Writer:
             "the gaps of a prompt are filled as in a document, without a chat template.",
             "Use --plain, or omit --infill.",
         )
+        for name in ("gap", "candidates"):
+            problem = f"--{name} was given, and no gaps are filled."
+            require(options.infill or getattr(options, name) == getattr(DEFAULTS, name), problem, "Add --infill.")
         if options.pick and request.context:
             check_pick(self.members)
         prompt = request.turns[-1].content
@@ -362,6 +365,7 @@ class Writer:
         problem = "a causal language model predicts one token at a time, and there is no other prediction at each step"
         require(steps >= size, f"{steps} steps for {size} tokens: {problem}.", f"Give --steps {size} or omit it.")
         require(options.remask == 0, f"remask {options.remask:g}: {problem}.", "Omit --remask.")
+        require(not options.early_stop, f"early stop {options.early_stop or 0:g}: {problem}.", "Omit --early-stop.")
 
     def _result(self, row: Row, started: float, options: Options) -> Result:
         others = self.authors[: -len(self.members)]

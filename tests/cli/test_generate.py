@@ -299,7 +299,8 @@ def test_context_files_are_put_before_the_prompt_for_small_models(answer, tmp_pa
         ),
         (
             ["--schedule", "sandwich"],
-            "a sandwich needs a core and a small model that both run. Name both, or omit it.",
+            "a sandwich needs a core and a small model that both run. "
+            "Name both (an adapter of the core with its weight), or omit it.",
         ),
         (
             ["--rule", "contrast"],
@@ -313,6 +314,12 @@ def test_context_files_are_put_before_the_prompt_for_small_models(answer, tmp_pa
         (["--remask", "1"], "--remask 1 must be at least 0 and below 1. Write --remask 0, for example."),
         (["--early-stop=-1"], "--early-stop -1 must be at least 0. Write --early-stop 0, for example."),
         (["--gap", "0"], "--gap 0 must be at least 1. Write --gap 16, for example."),
+        (["Dear", "--gap", "4"], "--gap was given, and no gaps are filled. Add --infill."),
+        (["Dear", "--candidates", "4"], "--candidates was given, and no gaps are filled. Add --infill."),
+        (
+            ["Dear", "--pick"],
+            "--pick keeps passages of the private context, and there is none. Name it with --context, or omit --pick.",
+        ),
         (["Dear", "--infill"], "the prompt has no gap to fill. Write ____ where text is missing."),
         (
             ["--guide", "tone"],

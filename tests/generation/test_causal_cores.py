@@ -82,6 +82,7 @@ ALONE = "a causal language model predicts one token at a time, and there is no o
     [
         ({"steps": 4}, f"4 steps for {BLOCK} tokens: {ALONE} Give --steps {BLOCK} or omit it."),
         ({"remask": 0.1}, f"remask 0.1: {ALONE} Omit --remask."),
+        ({"early_stop": 0.5}, f"early stop 0.5: {ALONE} Omit --early-stop."),
         ({"sampler": "top-k=3", "steps": 5}, f"5 steps for {BLOCK} tokens"),
     ],
 )
