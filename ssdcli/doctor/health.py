@@ -59,7 +59,7 @@ def loose_ends(registry: Registry, entries: Sequence[Entry]) -> Iterator[str]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not path.name.startswith(".") and has_checkpoint(registry, path.name):
             yield f"The training of {path.name!r} was interrupted: 'ssd train-small --name {path.name} --resume'."
-    known = {entry.name: entry.manifest for entry in entries}
+    known = {entry.name: entry.manifest for entry in registry.entries()}
     for entry in entries:
         core = entry.manifest.core
         if core is None or entry.manifest.origin is not None:
@@ -117,6 +117,7 @@ def examine(registry: Registry) -> Checkup:
     cores, fits = _cores([entry for entry in whole if entry.manifest.kind == "core"], hardware)
     used = registry.default()
     pullable = to_pull(entries, hardware)
+    steps = [f"Mend what is broken first: {', '.join(wrong)}."] if wrong else next_steps(whole, used, pullable)
     where = hardware.accelerators[0].device if hardware.accelerators else CPU
     return Checkup(
         hardware=hardware,
@@ -130,7 +131,7 @@ def examine(registry: Registry) -> Checkup:
         tokens_per_second={name: fit.pace for name, fit in fits.items()},
         to_pull={repo: _size(fit.allocation) + fit.spoken_pace for repo, fit in pullable.items()},
         training=how_long(next((entry for entry in whole if entry.name == used), None), fits.get(used)),
-        next=(*loose_ends(registry, whole), *next_steps(whole, used, pullable)),
+        next=(*loose_ends(registry, whole), *steps),
     )
 
 

@@ -64,7 +64,16 @@ def test_what_is_broken_is_told_and_fails(doctor):
     assert code == 1
     assert json.loads(out)["problems"].keys() == {"mail", "notes"}
     assert "model.safetensors is missing" in json.loads(out)["problems"]["notes"]
+    assert json.loads(out)["next"] == ["Mend what is broken first: mail, notes."]
     assert err.startswith("ssd: 2 of the models cannot be used: mail, notes.")
+
+
+def test_what_was_made_for_a_broken_core_needs_no_other(doctor):
+    add_core("big")
+    add_tiny("notes", 2, kind="small", core="big")
+    (Registry().find("big").folder / "model.safetensors").unlink()
+    code, out, _ = doctor("--json")
+    assert (code, json.loads(out)["next"]) == (1, ["Mend what is broken first: big."])
 
 
 def test_a_core_is_foretold_in_sentences(doctor):
