@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ssdcli.models.backbones.causal import CausalCore
-from ssdcli.models.backbones.packed_linear import Int8Packed, PackedLinear, PlainLinear
+from ssdcli.models.backbones.packed_linear import Matrix, PackedLinear, PlainLinear, pack_int8
 
 FIRST, LATER = 1536, 1024  # hidden units
 
@@ -75,7 +75,7 @@ class DraftingCore:
         rows = core.head_rows(head.ids)
         self._dtype = rows.dtype
         small = rows.device.type == "cpu" and rows.dtype == torch.bfloat16
-        self._scores: PackedLinear = Int8Packed(rows, None) if small else PlainLinear(rows, None)
+        self._scores: PackedLinear = pack_int8(Matrix(rows)) if small else PlainLinear(rows, None)
 
     def begin(self, states: Tensor, tokens: Tensor) -> Tensor:
         """The guess (N, H) behind tokens (N,) int64 that follow the ones with these states (N, k H)."""

@@ -305,7 +305,9 @@ def pack_plain(matrix: Matrix) -> PackedLinear:
 
 
 def pack_int8(matrix: Matrix) -> PackedLinear:
-    """In 8 bits."""
+    """In 8 bits, or in 16 where the kernel does not take the shape: it would read beyond the rows."""
+    if matrix.weight.shape[1] % _EIGHTS:
+        return pack_bfloat16(matrix)
     return Int8Packed(matrix.updated, matrix.bias)
 
 

@@ -205,6 +205,15 @@ def test_what_follows_a_product_is_what_it_would_be_after_it(pack, rows):
     torch.testing.assert_close(layer.times(x, other).float(), y * other, **near)
 
 
+@pytest.mark.parametrize("width", [3, 24, 40])
+def test_what_the_kernel_of_8_bits_would_misread_is_kept_in_16(width):
+    weight = _matrix(64, width)
+    layer = pack_int8(Matrix(weight))
+    assert type(layer) is type(pack_bfloat16(Matrix(weight)))  # before it is called, which might crash
+    y = _x(3, width).float() @ weight.T
+    torch.testing.assert_close(layer(_x(3, width)).float(), y, atol=0.02 * float(y.abs().max()), rtol=0.02)
+
+
 def test_weights_that_came_from_4_bits_are_read_in_4_bits_over_a_few_tokens_alone():
     grid, free = pack_by_length(Matrix(_on_grid())), pack_by_length(Matrix(_matrix()))
     assert isinstance(grid, ByLength)
