@@ -19,6 +19,7 @@ from ssdcli.evaluation.block_losses import BlockSettings, block_losses
 from ssdcli.evaluation.canvases import ROUNDS, CanvasSettings, canvas_losses, canvases_together
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import alone
+from ssdcli.evaluation.estimates import ENOUGH
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.joint_gate import FittedGate, GateObserver, Observations, fit_joint_gates
 from ssdcli.evaluation.losses import (
@@ -206,7 +207,7 @@ def _with_core(
     if core.scores_whole_texts:
         windows = LossSettings(min(one.context, other.context))
         return measure_combinations((one, other), process, texts, combinations, windows).over(GRID)
-    pair, pace = _pair(core, small), Pace(seconds)
+    pair, pace = _pair(core, small), _pace(seconds, texts)
     losses: Losses | None
     if can_be_read_whole(core.denoiser):
         losses = _enough(block_losses(pair, texts, combinations, BlockSettings(pace)), texts)
@@ -254,7 +255,7 @@ def measure_beside(loaded: Sequence[Loaded], texts: Sequence[ScoredText], rule: 
     pairs = shares(GRID, 2, loaded[0].denoiser.process, rule)
     combinations = [replace(pair, schedules=(*pair.schedules, *idle)) for pair in pairs]
     measured = [*combinations, alone(len(roles) - 1, len(roles)), observer.combination(roles)]
-    losses = _enough(code_lengths(members, texts, measured, CodeSettings(Pace(seconds))), texts)
+    losses = _enough(code_lengths(members, texts, measured, CodeSettings(_pace(seconds, texts))), texts)
     if losses is None:
         return None
     memory = losses.sums[:, len(GRID)] if "memory" in roles else None
@@ -268,6 +269,11 @@ def _usual_rule(core: Entry | None) -> Rule:
     return rule
 
 
+def _pace(seconds: float, texts: Sequence[ScoredText]) -> Pace:
+    """A time budget that a busy machine may exceed for as many texts as tell how certain a mean over them is."""
+    return Pace(seconds, least=min(1.0, ENOUGH / len(texts)))
+
+
 def _enough(losses: Losses, texts: Sequence[ScoredText]) -> Losses | None:
     """The losses, if some whole texts were measured before time was over, or all."""
     return losses if len(losses.tokens) >= min(_FEWEST, len(texts)) else None
@@ -277,7 +283,7 @@ def _alone(small: LoadedModel, texts: Sequence[ScoredText], *, exact: bool, seco
     """Measure the losses of the trained model alone, of all texts unless they are code lengths, which take longer."""
     if exact:
         member = Member("small", small, Constant(1.0), "small")
-        return code_lengths([member], texts, [alone(0, 1)], CodeSettings(Pace(seconds))).over([1.0])
+        return code_lengths([member], texts, [alone(0, 1)], CodeSettings(_pace(seconds, texts))).over([1.0])
     backbone = small.denoiser.backbone
     return measure([backbone], small.denoiser.process, texts, [1.0], LossSettings(backbone.context))
 

@@ -105,6 +105,15 @@ def test_too_few_documents_in_time_choose_no_weight():
     assert assessment.measure_beside([causal_core(), small()], TEXTS, average, 1e-9) is None
 
 
+def test_on_a_busy_machine_a_weight_and_a_gate_are_chosen_on_eight_documents_at_least(monkeypatch):
+    members = [causal_core(), small()]
+    minutes = iter(range(100))  # of which each look at the clock takes one
+    monkeypatch.setattr("ssdcli.evaluation.losses.time.monotonic", lambda: 60.0 * next(minutes))
+    beside = assessment.measure_beside(members, TEXTS, average, seconds=200.0)
+    assert beside is not None
+    assert len(beside.losses.tokens) == 8
+
+
 def test_alone_a_model_for_a_causal_core_is_measured_by_its_code_length_too():
     members = [member("small", small().denoiser, role="small")]
     expected = code_lengths(members, TEXTS, [alone(0, 1)], CodeSettings()).sums
