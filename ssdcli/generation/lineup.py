@@ -14,6 +14,8 @@ from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.generation.blend import Blend
 from ssdcli.generation.parts import (
+    CONTEXT,
+    CONTEXT_MEMORY,
     EnsemblePart,
     are_several,
     bound,
@@ -173,11 +175,12 @@ def _rest(names: Sequence[str], weights: Sequence[float]) -> float:
     """The weight that the small models leave to the core."""
     total = without_noise(math.fsum(weights))
     if total > 1:
-        each = " + ".join(f"{weight:g} ({name})" for name, weight in zip(names, weights, strict=True))
-        raise UsageError(
-            f"the weights of the small models sum to {total:g}, which is more than 1: {each}.",
-            "Give smaller ones, as in --with NAME=0.3.",
-        )
+        each = " + ".join(f"{weight:g} ({name})" for name, weight in zip(names, weights, strict=True) if weight)
+        remedy = "Give smaller ones, as in --with NAME=0.3."
+        if CONTEXT in names and set(names) - {CONTEXT, CONTEXT_MEMORY.name}:
+            omit = f"Omit --with {CONTEXT}, since the others see the files, too"
+            remedy = f"{omit}, or give it a weight, as in --with {CONTEXT}=0.3."
+        raise UsageError(f"the weights of the small models sum to {total:g}, which is more than 1: {each}.", remedy)
     return without_noise(1 - total)
 
 

@@ -247,6 +247,15 @@ def test_beside_a_causal_core_a_private_context_is_read_and_looked_up() -> None:
     assert weights(choose(None, ["notes"], context=True)).keys() == {CORE, "notes", "notes:memory"}  # which see it
 
 
+def test_a_private_context_that_leaves_no_weight_to_a_model_is_refused_with_what_to_do() -> None:
+    add_notes()
+    with pytest.raises(UsageError, match=r"0\.9 \(context\).*Omit --with context, .* or give it a weight"):
+        choose(None, ["notes", "context"], context=True)
+    assert "context" in weights(choose(None, {"notes": 0.3, "context": 0.3}, context=True))
+    with pytest.raises(UsageError, match="Give smaller ones"):
+        choose(CORE, {"context": 0.9, "context:memory": 0.9}, context=True)
+
+
 def test_a_memory_of_a_private_context_can_join_alone() -> None:
     add_notes()
     spec = choose(CORE, ["context:memory"], context=True)
