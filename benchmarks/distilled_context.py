@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import product
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +36,29 @@ from benchmarks.lib.beside_memory import Ids, memory_denoiser
 from benchmarks.lib.corpora import Corpus, read_texts
 from benchmarks.lib.experiment import Line, Workshop
 from benchmarks.lib.models import Model
-from benchmarks.lib.students import SideNetwork, padded, predicted, with_lora
+from benchmarks.lib.students import SideNetwork, drawn, padded, predicted, with_lora
 from benchmarks.lib.tables import mean, signed, table
 from benchmarks.lib.timing import processor_seconds
 from ssdcli.engine.ensemble.gate import PUBLIC_GATE
 from ssdcli.engine.ensemble.rules import gate_features
 from ssdcli.engine.sampling.nucleus import entropy
+from ssdcli.models.lora import join_adapter
 from ssdcli.models.memory.text_index import Index
 from ssdcli.registry.store import SMOLLM2
 from ssdcli.text.messages import BETWEEN
+from ssdcli.training.settings import TrainSettings
 
 ENTITIES = Path(__file__).parent / "data" / "invented_entities.jsonl"
 KINDS = ("facts", "inferences")
-STUDENTS, LESSONS = ("LoRA", "side network"), ("the text", "the sentences as text", "the core that reads it")
+TEXT, TAUGHT = "the text", "the core that reads it"
+BOTH, ONE_BY_ONE = f"{TEXT} and {TAUGHT}", f"{TEXT}, then {TAUGHT}"
+STUDENTS, LESSONS = ("LoRA", "side network"), (TEXT, "the sentences as text", TAUGHT, BOTH, ONE_BY_ONE)
 CORE = "the core"
 
 # What the core goes on from, after a definition; the student after nothing.
 _OPENINGS = ("{}", "Everybody knows that {}", "As a consequence, {}", "People say about {} that", "Because of this, {}")
 _MOST = 128  # tokens of other text
 _ROWS, _TOGETHER = 16, 30  # of a step, and of a pass that learns nothing
-_TOP_P = 0.95
 _KEPT = 4  # steps after which a training is kept
 _WARMUP = 0.1
 
@@ -70,9 +73,13 @@ def arguments(parser: ArgumentParser) -> None:
     ways = [f"{student}, from {lesson}" for student, lesson in product(STUDENTS, LESSONS)]
     parser.add_argument("--variants", nargs="*", choices=ways, default=ways, help="trainings")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument(
+        "--shares", type=float, nargs="*", default=[0, 0.5, 1], help="of lessons, in trainings of ssd train-small"
+    )
+    parser.add_argument("--minutes", type=float, nargs="*", default=[], help="of such trainings on the notebook")
     parser.add_argument("--each", type=int, default=1, help="sentences that the core writes after each opening")
     parser.add_argument("--tokens", type=int, default=32, help="of a sentence")
-    parser.add_argument("--steps", type=int, default=32, help="of each training")
+    parser.add_argument("--steps", type=int, nargs="+", default=[32], help="of each training")
     parser.add_argument("--rate", type=float, default=3e-4, help="the LoRA's learning rate")
     parser.add_argument("--side-rate", type=float, default=1e-3, help="the side network's learning rate")
     parser.add_argument("--rank", type=int, default=16)
@@ -82,11 +89,19 @@ def work(given: Namespace, workshop: Workshop) -> None:
     """A piece for what needs no training, and for each training."""
     bench = Bench(workshop, workshop.model(given.core), given)
     workshop.piece({"way": "untrained"}, bench.untrained)
-    for seed in given.seeds:
+    for seed, steps in product(given.seeds, given.steps):
         for student, lesson in product(STUDENTS, LESSONS):
             way = f"{student}, from {lesson}"
             if way in given.variants:
-                workshop.piece({"way": way, "seed": seed}, partial(bench.trained, student, lesson, seed))
+                asked = {"way": way, "seed": seed, "steps": steps}
+                workshop.piece(asked, partial(bench.trained, student, lesson, seed, steps))
+        for share in given.shares:
+            asked = {"way": f"ssd train-small, {share:g} of the loss from lessons", "seed": seed, "steps": steps}
+            workshop.piece(asked, partial(bench.packaged, bench.definitions, share, seed, {"steps": steps}))
+    for seed, minutes, share in product(given.seeds, given.minutes, given.shares):
+        asked = {"way": f"ssd train-small on the notebook, {share:g} of the loss from lessons"}
+        asked |= {"seed": seed, "minutes given": minutes}
+        workshop.piece(asked, partial(bench.packaged, Path(Corpus.notebook().train), share, seed, {"minutes": minutes}))
 
 
 @dataclass(frozen=True)
@@ -238,13 +253,13 @@ class Bench:
 
     def rows(self, lesson: str) -> list[Row]:
         """What is learned."""
-        if lesson == "the text":
+        if lesson == TEXT:
             texts = [[self.began, *self.ids(entity["definition"])] for entity in self.entities]
             return [Row(text, len(text) - 1) for text in texts]
         rows = []
         for place, opening, own in self.sentences:
             row = Row([self.began, *opening, *own], len(own))
-            if lesson == "the core that reads it":
+            if lesson == TAUGHT:
                 shown = [self.began, *self.ids(self.entities[place]["definition"] + " "), *opening, *own[:-1]]
                 with torch.no_grad():
                     states = self.network.model(torch.tensor([shown])).last_hidden_state[0, -len(own) :]
@@ -252,25 +267,34 @@ class Bench:
             rows.append(row)
         return rows
 
-    def trained(self, student: str, lesson: str, seed: int) -> Line:
+    def batches(self, lesson: str, steps: int) -> Iterator[Sequence[Row]]:
+        """The rows of each step: of both lessons half of them each, or each in half of the steps."""
+        if lesson == BOTH:
+            parts = [_batches(self.rows(one), _ROWS // 2) for one in (TEXT, TAUGHT)]
+            return ([*text, *taught] for text, taught in zip(*parts, strict=True))
+        if lesson == ONE_BY_ONE:
+            return chain(islice(_batches(self.rows(TEXT)), steps // 2), _batches(self.rows(TAUGHT)))
+        return _batches(self.rows(lesson))
+
+    def trained(self, student: str, lesson: str, seed: int, steps: int) -> Line:
         """What a student knows after all steps, alone and beside a memory; a training that is ended goes on."""
         torch.manual_seed(seed)
-        began, rows = processor_seconds(), self.rows(lesson)
+        began = processor_seconds()
         network = with_lora(self.network, self.given.rank) if student == "LoRA" else SideNetwork(self.network)
         rate = self.given.rate if student == "LoRA" else self.given.side_rate
         weights = [weight for weight in network.parameters() if weight.requires_grad]
-        optimizer, batches = torch.optim.AdamW(weights, lr=rate, weight_decay=0.01), _batches(rows)
-        path, first, spent = self.workshop.out.with_suffix(f".{student} {lesson} {seed}.pt"), 0, 0.0
+        optimizer, batches = torch.optim.AdamW(weights, lr=rate, weight_decay=0.01), self.batches(lesson, steps)
+        path, first, spent = self.workshop.out.with_suffix(f".{student} {lesson} {steps} {seed}.pt"), 0, 0.0
         if path.exists():
             first, spent, state, values = torch.load(path)
             optimizer.load_state_dict(state)
             for weight, value in zip(weights, values, strict=True):
                 weight.data.copy_(value)
-        for step in range(self.given.steps):
+        for step in range(steps):
             batch = next(batches)
             if step < first:
                 continue
-            optimizer.param_groups[0]["lr"] = rate * _schedule((step + 0.5) / self.given.steps)
+            optimizer.param_groups[0]["lr"] = rate * _schedule((step + 0.5) / steps)
             self.loss(network, batch).backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
@@ -279,7 +303,24 @@ class Bench:
                 spent, began = spent + processor_seconds() - began, processor_seconds()
                 torch.save((step + 1, spent, optimizer.state_dict(), [weight.data for weight in weights]), path)
         minutes = (spent + processor_seconds() - began) / 60
-        return {"results": self._results(network), "minutes": round(minutes, 2), "rows": len(rows)}
+        return {"results": self._results(network), "minutes": round(minutes, 2)}
+
+    @property
+    def definitions(self) -> Path:
+        """A file of them, as `ssd train-small` reads it."""
+        path = self.workshop.out.with_suffix(".definitions.jsonl")
+        path.write_text("".join(json.dumps({"text": entity["definition"]}) + "\n" for entity in self.entities))
+        return path
+
+    def packaged(self, data: Path, share: float, seed: int, effort: Mapping[str, Any]) -> Line:
+        """What an adapter by `ssd train-small --lora --distill-context` knows, which holds some documents out."""
+        name = "-".join(["lessons", data.name, str(share), *map(str, effort.values()), str(seed)]).replace(".", "-")
+        given: dict[str, Any] = {"core": self.given.core, "lora": self.given.rank, "seed": seed, "memory": False}
+        given |= {"distill_context": share > 0, "distill_weight": share, **effort}
+        settings = TrainSettings(data=(str(data),), name=name, **given)
+        trained, network = self.workshop.trained(settings), deepcopy(self.network)
+        join_adapter(Namespace(layers=network), self.workshop.registry.find(name).folder)
+        return {"results": self._results(network)} | {key: trained[key] for key in ("minutes", "kept", "steps")}
 
     @torch.no_grad()
     def _results(self, network: Any) -> Line:
@@ -308,11 +349,11 @@ def _inside(name: str, opening: str) -> str:
     return name if opening.startswith("{}") or article not in ("A", "The") else f"{article.lower()} {rest}"
 
 
-def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+def _batches(rows: Sequence[Row], each: int = _ROWS) -> Iterator[Sequence[Row]]:
     while True:
         order = torch.randperm(len(rows)).tolist()
-        for start in range(0, len(order), _ROWS):
-            yield [rows[place] for place in order[start : start + _ROWS]]
+        for start in range(0, len(order), each):
+            yield [rows[place] for place in order[start : start + each]]
 
 
 def _schedule(spent: float) -> float:
@@ -330,24 +371,6 @@ def said(network: Any, texts: Sequence[Ids]) -> list[Tensor]:
         return [network(own[: len(text) - 1]).float().log_softmax(-1) for text, own in zip(texts, states, strict=True)]
 
 
-@torch.no_grad()
-def drawn(network: Any, prompts: Sequence[Ids], count: int) -> list[list[int]]:
-    """Continuations of so many tokens, drawn at temperature 1 from the nucleus."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-    seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    written, cache = [], None
-    for _ in range(count):
-        places = (seen.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        read = network.model(ids, attention_mask=seen, position_ids=places, past_key_values=cache, use_cache=True)
-        p, order = network.lm_head(read.last_hidden_state[:, -1]).float().softmax(-1).sort(descending=True)
-        p = p.masked_fill(p.cumsum(-1) - p > _TOP_P, 0.0)
-        ids, cache = order.gather(-1, torch.multinomial(p, 1)), read.past_key_values
-        seen = torch.cat([seen, torch.ones_like(ids)], dim=1)
-        written.append(ids)
-    return torch.cat(written, dim=1).tolist()
-
-
 # The tables
 
 
@@ -358,7 +381,7 @@ def report(found: Sequence[Line]) -> str:
     names = list(core["others"])
     rows = []
     for line, title, result in ways:
-        whole = title if line["way"] == "untrained" else f"{line['way']}, {title}"
+        whole = title if line["way"] == "untrained" else f"{line['way']}, {line['steps']} steps, {title}"
         cells = [cell for kind in KINDS for cell in _cells(result[kind], core[kind])]
         rows.append([whole, *cells, *(f"{result['others'][name]:.4f}" if "others" in result else "" for name in names)])
     header = ["way", *(f"{kind}{what}" for kind in KINDS for what in (": nats", ": gain", " said")), *names]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _WIDTH = 512  # of the side network's hidden layer
+_TOP_P = 0.95
 _BESIDE = 10  # texts of a pass that follow the same tokens
 
 
@@ -91,3 +92,22 @@ def padded(texts: Sequence[Sequence[int]]) -> Tensor:
     """Texts in one tensor (B, T), with zeros behind them, which a causal LM does not see before."""
     width = max(map(len, texts))
     return torch.tensor([[*text, *[0] * (width - len(text))] for text in texts])
+
+
+@torch.no_grad()
+def drawn(network: Any, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    """Continuations of so many tokens, drawn at temperature 1 from the nucleus."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    written, cache = [], None
+    for _ in range(count):
+        places = (seen.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        read = network.model(ids, attention_mask=seen, position_ids=places, past_key_values=cache, use_cache=True)
+        p, order = network.lm_head(read.last_hidden_state[:, -1]).float().softmax(-1).sort(descending=True)
+        p = p.masked_fill(p.cumsum(-1) - p > _TOP_P, 0.0)
+        ids, cache = order.gather(-1, torch.multinomial(p, 1)), read.past_key_values
+        seen = torch.cat([seen, torch.ones_like(ids)], dim=1)
+        written.append(ids)
+    rows: list[list[int]] = torch.cat(written, dim=1).tolist()
+    return rows

@@ -8,12 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from ssdcli.engine.packed import Packed
+from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.backbones.small_causal import SmallCausalLM
 from ssdcli.models.backbones.tuned_core import TunedCore
 from ssdcli.training.cross_entropy import head_cross_entropy
 from ssdcli.training.side_objective import SampledIds
+
+_LESSONS = ("lessons", "taught")
+_SLICE = 256  # positions whose predictions over the vocabulary are held at once
+_NEVER = -1e4  # the logit of what is no text
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,41 @@ class CausalObjective(nn.Module):
         scores = self.backbone.core.scores_of(hidden[:, :-1][due], ids).float() + weights
         places = self._ids.places(packed.tokens[:, 1:][due])
         return functional.cross_entropy(scores, places, reduction="sum") / due.sum().clamp(min=1)
+
+
+class TaughtObjective(CausalObjective):
+    """The same of a core that also learns to predict lessons as it did when it had read what they are about."""
+
+    def __init__(self, backbone: TunedCore, ids: SampledIds, borders: Borders, share: float) -> None:
+        """share: that of the lessons in the loss."""
+        super().__init__(backbone, ids, borders)
+        self._share = share
+
+    def forward(self, columns: Mapping[str, Tensor], index: Tensor) -> Tensor:
+        """The mean loss of the text in nats per scored token, with the gradient of the mixture of both losses.
+
+        columns: the fields of `Packed`, and those of `Lessons` as `lessons` and `taught` beside each sample.
+        """
+        text = super().forward({name: columns[name] for name in columns if name not in _LESSONS}, index)
+        tokens, taught = (columns[name].flatten(0, 1) for name in _LESSONS)
+        mixed = (1 - self._share) * text + self._share * self.divergence(tokens, taught)
+        return mixed + (text - mixed).detach()
+
+    def divergence(self, tokens: Tensor, taught: Tensor) -> Tensor:
+        """The mean KL divergence from what states (R, W, H) predict of the last W of tokens (R, n), in nats."""
+        core, written = self.backbone.core, taught.shape[1]
+        given = tokens[:, :-1]
+        positions = torch.arange(given.shape[1], device=given.device).expand_as(given)
+        hidden = core.encode(core.embed(given), positions, None, None)[:, -written:].flatten(0, 1)
+        pairs = zip(hidden.split(_SLICE), taught.flatten(0, 1).to(hidden.dtype).split(_SLICE), strict=True)
+        parts = [checkpoint(_divergence, core, own, goal, use_reentrant=False) for own, goal in pairs]
+        return torch.stack(parts).sum() / len(hidden)
+
+
+def _divergence(core: CausalCore, own: Tensor, goal: Tensor) -> Tensor:
+    """The sum of KL divergences of what states (N, H) predict from what others do; ids that are no text count not."""
+    log_p, log_q = (core.logits(states).clamp(min=_NEVER).log_softmax(-1) for states in (own, goal))
+    return functional.kl_div(log_p, log_q, log_target=True, reduction="sum")
 
 
 class SmallCausalObjective(nn.Module):

@@ -34,12 +34,13 @@ from ssdcli.reports.description import Description, metrics_lines
 from ssdcli.reports.rendering import model_card, report
 from ssdcli.text.chat_template import copy_chat
 from ssdcli.training.assessment import assess, measured_texts, measuring_seconds
-from ssdcli.training.causal_objective import Borders, CausalObjective, SmallCausalObjective
+from ssdcli.training.causal_objective import Borders, CausalObjective, SmallCausalObjective, TaughtObjective
 from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
 from ssdcli.training.cloze_states import ClozeStates, cloze_states, next_words
 from ssdcli.training.core_states import CoreStates, StateSamples
 from ssdcli.training.describe import describe, recipe
 from ssdcli.training.heldout_loss import heldout_measure
+from ssdcli.training.lessons import Lessons, LessonWindows, read_lessons
 from ssdcli.training.memory_text import memory_of
 from ssdcli.training.objective import Objective
 from ssdcli.training.plan import Budget, Grant, Plan
@@ -53,6 +54,7 @@ from ssdcli.training.trainer import (
     Hooks,
     Progress,
     Rates,
+    Samples,
     SmallTrainer,
     TrainingObjective,
 )
@@ -61,6 +63,7 @@ from ssdcli.training.unfinished import check_free, claimed, save_settings, saved
 Clock = Callable[[], float]
 
 _APART = 4  # steps between measurements by a core that is trained, at least
+_WRITING = 0.25  # share of the minutes in which a core may write lessons
 _READING_AT_END = 0.3  # share of the minutes in which it then reads the text and compares its states,
 _READ_AT_END = 0.8  # and of all of them after which it reads no more
 _ONE_HOME = "Give all processes one SSD_HOME, on a file system that they share."
@@ -136,8 +139,9 @@ def train_small(
         grant = granted(prepared.settings, watcher, clock, began)
         tuned = isinstance(prepared.model, TunedCore)  # which reads the text once it is trained
         states, memory = (None, None) if tuned else _remembered(prepared, watcher, grant, READING)
-        cloze = cloze_states(prepared, lambda: grant.spent(READING))
-        trainer = _train(prepared, watcher, _plan(prepared, clock, began), states, cloze)
+        cloze, lessons = cloze_states(prepared, lambda: grant.spent(READING)), _lessons(prepared, watcher, grant)
+        objective, windows = _samples(prepared, states, cloze, lessons)
+        trainer = _train(prepared, watcher, _plan(prepared, clock, began), objective, windows)
         prepared = replace(prepared, beginning=replace(prepared.beginning, model=trainer.whole()))
         if tuned:
             _, memory = _remembered(prepared, watcher, grant, _READ_AT_END)
@@ -221,16 +225,27 @@ def _read_core(prepared: Prepared, watcher: Watcher, grant: Grant, until: float)
         model.core.tap(model.core.middle_layers)
     elif not isinstance(model, SideNetwork):
         return None
-    total = len(prepared.store.train_documents)
-
-    def stops(documents: int) -> bool:
-        watcher.on_reading(documents, total)
-        return grant.spent(until)
-
+    stops = _stops(prepared, watcher, grant, until)
     with rank_zero_first():
         kept = CoreStates.open(prepared.read_folder)
         core, batches = model.core, core_texts(prepared, "train").batches()
         return kept or CoreStates.write(prepared.read_folder, core, batches, stops)
+
+
+def _stops(prepared: Prepared, watcher: Watcher, grant: Grant, until: float) -> Callable[[int], bool]:
+    """Tells the watcher how many documents the core has read, and whether a share of the minutes is over."""
+
+    def stops(documents: int) -> bool:
+        watcher.on_reading(documents, len(prepared.store.train_documents))
+        return grant.spent(until)
+
+    return stops
+
+
+def _lessons(prepared: Prepared, watcher: Watcher, grant: Grant) -> Lessons | None:
+    """What the core writes for its adapter, where it is to learn that too."""
+    with rank_zero_first():
+        return read_lessons(prepared, _stops(prepared, watcher, grant, _WRITING))
 
 
 def _memory(prepared: Prepared, states: CoreStates | None, watcher: Watcher, grant: Grant) -> Memory | None:
@@ -248,8 +263,8 @@ def _memory(prepared: Prepared, states: CoreStates | None, watcher: Watcher, gra
 
 
 def _samples(
-    prepared: Prepared, states: CoreStates | None, cloze: ClozeStates | None
-) -> tuple[TrainingObjective, Windows | StateSamples]:
+    prepared: Prepared, states: CoreStates | None, cloze: ClozeStates | None, lessons: Lessons | None
+) -> tuple[TrainingObjective, Samples]:
     """What is minimised, and the endless samples that it is minimised on."""
     settings, model, samples = prepared.settings, prepared.model, batch_of(prepared) * ENDLESS
     if isinstance(model, SideNetwork):
@@ -261,8 +276,12 @@ def _samples(
     if isinstance(model, TunedCore):
         held = np.union1d(prepared.store.train, [prepared.end]).astype(np.int64)
         ids = SampledIds(torch.from_numpy(held), model.core.rows, settings.seed)
-        objective = CausalObjective(model, ids, Borders(prepared.opening, prepared.end))
-        return objective, Windows(Corpus.of(prepared.store), WindowShape(prepared.window, 1), settings.seed, samples)
+        borders, corpus = Borders(prepared.opening, prepared.end), Corpus.of(prepared.store)
+        shape = WindowShape(prepared.window, 1)
+        if lessons is not None:
+            taught = TaughtObjective(model, ids, borders, settings.distill_weight)
+            return taught, LessonWindows(corpus, shape, settings.seed, samples, lessons)
+        return CausalObjective(model, ids, borders), Windows(corpus, shape, settings.seed, samples)
     if isinstance(model, SmallCausalLM):
         shape = WindowShape(prepared.window, 1)
         return SmallCausalObjective(model), Windows(Corpus.of(prepared.store), shape, settings.seed, samples)
@@ -272,10 +291,9 @@ def _samples(
 
 
 def _train(
-    prepared: Prepared, watcher: Watcher, plan: Plan, states: CoreStates | None, cloze: ClozeStates | None
+    prepared: Prepared, watcher: Watcher, plan: Plan, objective: TrainingObjective, windows: Samples
 ) -> SmallTrainer:
     settings, batch = prepared.settings, batch_of(prepared)
-    objective, windows = _samples(prepared, states, cloze)
     assert settings.learning_rate is not None  # what was left open has been decided
     assert settings.optimizer is not None
     rates = Rates(settings.optimizer, settings.learning_rate, settings.weight_decay, batch, settings.seed)

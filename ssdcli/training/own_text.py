@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.noise import fold
+from ssdcli.models.backbones.cache import PrefixCache
 from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.text.codec import Codec
 from ssdcli.text.messages import Message
@@ -19,6 +20,28 @@ from ssdcli.training.core_states import CoreTexts, Passage
 
 _READ, _WRITTEN = 32, 64  # tokens of the user's text, and of the core's after them
 _TEMPERATURE = 0.7
+
+
+@torch.no_grad()
+def write_on(
+    core: CausalCore, read: PrefixCache, count: int, random: torch.Generator, never: tuple[int, ...] = ()
+) -> tuple[Tensor, Tensor]:
+    """What a core writes after what it has read, (R, count) int64, and the states that predicted it, (R, count, D).
+
+    never: ids that it does not write.
+    """
+    assert read.tail is not None
+    states, spaced, drawn, predicting = read.tail[0][:, -1:], read.spaced(count), list[Tensor](), list[Tensor]()
+    for place in range(read.columns, read.columns + count):
+        logits = core.logits(states)[:, 0].index_fill_(
+            -1, torch.tensor(never, dtype=torch.int64, device=core.device), -torch.inf
+        )
+        p = torch.softmax(logits / _TEMPERATURE, dim=-1).cpu()
+        predicting.append(states)
+        drawn.append(torch.multinomial(p, 1, generator=random))
+        embedded = core.embed(drawn[-1].to(core.device))
+        states = core.write(embedded, torch.full_like(drawn[-1], place, device=core.device), spaced, place)
+    return torch.cat(drawn, 1), torch.cat(predicting, 1)
 
 
 @dataclass(frozen=True)
@@ -71,17 +94,11 @@ class OwnText:
         """The number of each prompt, the prompt, and what is written after it."""
         if not prompts.numel():
             return
-        core, length = self.core, prompts.shape[1]
-        positions = torch.arange(length + _WRITTEN, device=core.device).expand(len(prompts), -1)
-        cache = core.extend(core.embed(prompts.to(core.device)), positions[:, :length], None, core.new_cache())
-        assert cache.tail is not None
-        states, spaced, drawn = cache.tail[0][:, -1:], cache.spaced(_WRITTEN), list[Tensor]()
-        for place in range(length, length + _WRITTEN):
-            p = torch.softmax(core.logits(states)[:, 0] / _TEMPERATURE, dim=-1).cpu()
-            drawn.append(torch.multinomial(p, 1, generator=random))
-            embedded = core.embed(drawn[-1].to(core.device))
-            states = core.write(embedded, positions[:, place : place + 1], spaced, place)
-        yield from zip(count(), zip(prompts.tolist(), torch.cat(drawn, 1).tolist(), strict=True), strict=False)
+        core = self.core
+        positions = torch.arange(prompts.shape[1], device=core.device).expand_as(prompts)
+        read = core.extend(core.embed(prompts.to(core.device)), positions, None, core.new_cache())
+        drawn, _ = write_on(core, read, _WRITTEN, random)
+        yield from zip(count(), zip(prompts.tolist(), drawn.tolist(), strict=True), strict=False)
 
     def _passage(self, prompt: list[int], drawn: list[int], place: int) -> Passage:
         """A prompt and what was written after it up to an end of text, which stands at this place."""

@@ -137,7 +137,9 @@ class TrainSettings:
         completes="core",
     )
     distill_weight: float = option(0.3, "Share of the loss that comes from --distill.", between(0, 1), metavar="SHARE")
-    distill_context: bool = option(False, "Let the --distill model read each document before predicting it.")
+    distill_context: bool = option(
+        False, "Let the teacher read each document first: the --distill model, or a causal core that --lora tunes."
+    )
     shift: bool | None = option(
         None,
         "Predict each token from the position before it, as causal models do.",
@@ -207,8 +209,14 @@ class TrainSettings:
             self._check_causal()
         if self.draft_head:
             self._check_draft_head()
-        if self.distill is None and self.distill_context:
-            raise UsageError("--distill-context was given, but no teacher.", "Name one with --distill.")
+        if self.distill_context and self.distill is None and not self.tunes_core:
+            remedy = "Name one with --distill, or tune a causal core itself with --lora."
+            raise UsageError("--distill-context was given, but no teacher.", remedy)
+
+    @property
+    def tunes_core(self) -> bool:
+        """Whether an adapter of the core itself is asked for, which has to be a causal one."""
+        return self.lora is not None and self.init is None
 
     @property
     def reading(self) -> Reading:
