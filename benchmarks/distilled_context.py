@@ -5,8 +5,9 @@
 
 After Padmanabhan et al. (2023): the core, shown a definition, writes sentences about what is defined; the student, the
 core with a LoRA or a side network of its states, learns to predict on these sentences what the core predicts that
-sees the definition (KL divergence), without seeing it. Its rivals learn the definitions' own text, or these sentences
-as text, with the same steps of about as many tokens; a memory looks the definitions up, and a core reads them.
+sees the definition (KL divergence), without seeing it. Its rivals learn the definitions' own text, these sentences as
+text, or both, the text and from the core, in the same steps of about as many tokens; a memory looks the definitions up,
+and a core reads them. `ssd train-small --lora --distill-context` learns both from sentences of its own kind.
 
 30 invented things (data/invented_entities.jsonl), each with a definition, five facts of it in other words, and five
 inferences, whose answers do not stand in it. An answer is said if each of its tokens is the likeliest. Other text:
@@ -74,9 +75,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--variants", nargs="*", choices=ways, default=ways, help="trainings")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument(
-        "--shares", type=float, nargs="*", default=[0, 0.5, 1], help="of lessons, in trainings of ssd train-small"
+        "--ratios", type=float, nargs="*", default=[0, 0.5, 1], help="of lessons, in trainings of ssd train-small"
     )
-    parser.add_argument("--minutes", type=float, nargs="*", default=[], help="of such trainings on the notebook")
     parser.add_argument("--each", type=int, default=1, help="sentences that the core writes after each opening")
     parser.add_argument("--tokens", type=int, default=32, help="of a sentence")
     parser.add_argument("--steps", type=int, nargs="+", default=[32], help="of each training")
@@ -95,13 +95,9 @@ def work(given: Namespace, workshop: Workshop) -> None:
             if way in given.variants:
                 asked = {"way": way, "seed": seed, "steps": steps}
                 workshop.piece(asked, partial(bench.trained, student, lesson, seed, steps))
-        for share in given.shares:
+        for share in given.ratios:
             asked = {"way": f"ssd train-small, {share:g} of the loss from lessons", "seed": seed, "steps": steps}
-            workshop.piece(asked, partial(bench.packaged, bench.definitions, share, seed, {"steps": steps}))
-    for seed, minutes, share in product(given.seeds, given.minutes, given.shares):
-        asked = {"way": f"ssd train-small on the notebook, {share:g} of the loss from lessons"}
-        asked |= {"seed": seed, "minutes given": minutes}
-        workshop.piece(asked, partial(bench.packaged, Path(Corpus.notebook().train), share, seed, {"minutes": minutes}))
+            workshop.piece(asked, partial(bench.packaged, share, seed, steps))
 
 
 @dataclass(frozen=True)
@@ -305,22 +301,24 @@ class Bench:
         minutes = (spent + processor_seconds() - began) / 60
         return {"results": self._results(network), "minutes": round(minutes, 2)}
 
-    @property
-    def definitions(self) -> Path:
-        """A file of them, as `ssd train-small` reads it."""
+    def packaged(self, share: float, seed: int, steps: int) -> Line:
+        """What an adapter by `ssd train-small --lora --distill-context` knows, which holds some definitions out."""
         path = self.workshop.out.with_suffix(".definitions.jsonl")
         path.write_text("".join(json.dumps({"text": entity["definition"]}) + "\n" for entity in self.entities))
-        return path
-
-    def packaged(self, data: Path, share: float, seed: int, effort: Mapping[str, Any]) -> Line:
-        """What an adapter by `ssd train-small --lora --distill-context` knows, which holds some documents out."""
-        name = "-".join(["lessons", data.name, str(share), *map(str, effort.values()), str(seed)]).replace(".", "-")
-        given: dict[str, Any] = {"core": self.given.core, "lora": self.given.rank, "seed": seed, "memory": False}
-        given |= {"distill_context": share > 0, "distill_weight": share, **effort}
-        settings = TrainSettings(data=(str(data),), name=name, **given)
+        settings = TrainSettings(
+            data=(str(path),),
+            core=self.given.core,
+            name=f"lessons-{share:g}-{steps}-{seed}".replace(".", "-"),
+            lora=self.given.rank,
+            steps=steps,
+            seed=seed,
+            memory=False,
+            distill_context=share > 0,
+            distill_weight=share,
+        )
         trained, network = self.workshop.trained(settings), deepcopy(self.network)
-        join_adapter(Namespace(layers=network), self.workshop.registry.find(name).folder)
-        return {"results": self._results(network)} | {key: trained[key] for key in ("minutes", "kept", "steps")}
+        join_adapter(Namespace(layers=network), self.workshop.registry.find(settings.name).folder)
+        return {"results": self._results(network), "minutes": trained["minutes"], "kept": trained["kept"]}
 
     @torch.no_grad()
     def _results(self, network: Any) -> Line:

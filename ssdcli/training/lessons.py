@@ -144,10 +144,14 @@ def read_lessons(prepared: Prepared, stops: Callable[[int], bool]) -> Lessons | 
     room = model.config.context - 1 - len(codec.encode(BETWEEN)) - CUE - WRITTEN
     problem = f"the core's context of {model.config.context} tokens has no room for a passage and what follows it."
     require(room >= CUE, problem, "Omit --distill-context.")
+    adapter = prepared.beginning.adapter
     assert prepared.core is not None
+    assert adapter is not None
     writer = LessonWriter(model.core, codec, ends_of(prepared.core, prepared.tokenizer))
     side = StoreSide.of(prepared.store, "train")
-    lessons = writer.lessons(CoreTexts(side, prepared.opening, prepared.end, min(PASSAGE, room), settings.seed), stops)
+    texts = CoreTexts(side, prepared.opening, prepared.end, min(PASSAGE, room), settings.seed)
+    with adapter.disable_adapter():  # untrained, it would change nothing but the time
+        lessons = writer.lessons(texts, stops)
     lessons.save(prepared.workspace)
     return lessons
 
