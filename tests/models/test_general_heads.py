@@ -17,11 +17,11 @@ LAYERS = (1,)
 _MOST_BYTES = 25_000_000  # of all models that come with the package
 
 
-def core_of(seed: int = 0) -> NativeCausalBackbone:
+def core_of(seed: int = 0, dtype: torch.dtype = torch.float32) -> NativeCausalBackbone:
     model = llama(seed)
     model.resize_token_embeddings(80)
     nn.init.normal_(model.get_input_embeddings().weight, generator=torch.Generator().manual_seed(seed))
-    core = denoiser(model).backbone
+    core = denoiser(model.to(dtype)).backbone
     assert isinstance(core, NativeCausalBackbone)
     return core
 
@@ -55,6 +55,19 @@ def test_a_head_at_work_scores_its_ids_as_the_core_scores_them(tmp_path):
     guess = torch.randn(4, 32)
     expected = torch.log_softmax(core.logits(head.as_state(guess))[:, head.ids], -1)
     torch.testing.assert_close(DraftingCore(head, core).log_p(guess), expected)
+
+
+def test_a_head_at_work_beside_a_core_in_bfloat16_guesses_as_it_was_trained_to():
+    core = core_of(dtype=torch.bfloat16)
+    head = DraftHead(32, 2, torch.arange(0, 80, 3)).requires_grad_(False)
+    states, token = torch.randn(4, 64), torch.arange(4)
+    embedded = core.embed(token)
+    begun = head.begin(states, embedded)
+    stepped = head.step(begun, embedded)
+    at_work = DraftingCore(head, core)
+    assert not any(isinstance(part, nn.Linear) for part in head.modules())
+    torch.testing.assert_close(at_work.begin(states, token), begun, rtol=0.03, atol=0.03)
+    torch.testing.assert_close(at_work.step(begun, token), stepped, rtol=0.03, atol=0.03)
 
 
 def test_what_comes_with_the_package_is_small():

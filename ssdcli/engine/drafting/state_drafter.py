@@ -13,6 +13,8 @@ from ssdcli.engine.sampling.race import Race
 
 FAINT = 0.15  # a draft ends where it is less likely than this to be drawn as far as there
 
+_LIKELY = 64  # of its tokens take part in the race
+
 
 class StatesGuess(Protocol):
     """What guesses behind tokens that a model has not read.
@@ -87,7 +89,8 @@ class StateDrafter:
     def _drawn(self, guess: Tensor, race: Race, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens (b,) that win at some places of the rows, and how likely each is."""
         log_p = self.network.log_p(guess)
-        numbers = zip(log_p, rows.tolist(), places.tolist(), strict=True)
-        winners = [race.winner(self.network.ids, own, row, place) for own, row, place in numbers]
-        won = torch.tensor(winners, device=log_p.device)
-        return self.network.ids[won], log_p.gather(1, won[:, None])[:, 0].exp()
+        log_p, likely = log_p.topk(min(_LIKELY, log_p.shape[1]))
+        ids = self.network.ids[likely]
+        numbers = zip(ids, log_p, rows.tolist(), places.tolist(), strict=True)
+        won = torch.tensor([race.winner(*one) for one in numbers], device=log_p.device)[:, None]
+        return ids.gather(1, won)[:, 0], log_p.gather(1, won)[:, 0].exp()

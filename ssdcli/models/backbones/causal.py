@@ -99,6 +99,11 @@ class CausalCore(CoreBackbone):
         return [self.write(*part) for part in parts]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """That of its states."""
+        return self._table.dtype
+
+    @property
     def rows(self) -> int:
         """How many ids have a row in the head's table."""
         return self._table.shape[0]

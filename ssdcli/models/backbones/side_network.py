@@ -27,6 +27,7 @@ from torch.nn import functional
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import PrefixCache
 from ssdcli.models.backbones.causal import CausalCore
+from ssdcli.models.backbones.packed_linear import Matrix, PackedLinear, pack_bfloat16
 from ssdcli.models.core_config import UNREADABLE, read_config, unreadable
 from ssdcli.registry.manifest import CONFIG, READER, WEIGHTS
 
@@ -90,6 +91,7 @@ class SideNetwork(nn.Module):
         self.block_size, self.context = config.block_size, config.context
         self.sizes = replace(core.sizes, body=core.sizes.body + self._weights)
         self._core = (core,)  # in a tuple, so that its weights are not this network's
+        self._packed: tuple[PackedLinear, PackedLinear] | None = None
         core.tap(config.layers)
         last = nn.Linear(config.hidden, config.core_hidden)
         nn.init.zeros_(last.weight)
@@ -109,10 +111,22 @@ class SideNetwork(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """The corrected last states: the core's states (..., (1 + k) H) to (..., H)."""
-        size = self.config.core_hidden
-        parts = states.unflatten(-1, (-1, size)).to(self.body[1].weight.dtype)
-        corrected: Tensor = parts[..., 0, :] + self.body(functional.rms_norm(parts, (size,)).flatten(-2))
+        parts = self._parts(states)
+        corrected: Tensor = parts[..., 0, :] + self.body(_read(parts))
         return corrected
+
+    def pack(self) -> SideNetwork:
+        """Lay the weights out for a CPU on which the core's states are in bfloat16; for what is trained no more."""
+        if self.core.dtype == torch.bfloat16 and self.device.type == "cpu":
+            linear = [layer for layer in self.body if isinstance(layer, nn.Linear)]
+            first, last = (pack_bfloat16(Matrix(layer.weight, layer.bias)) for layer in linear)
+            self._packed = first, last
+        return self
+
+    def _parts(self, states: Tensor) -> Tensor:
+        """The states (..., (1 + k) H) layer by layer, the last one's first: (..., 1 + k, H)."""
+        parts: Tensor = states.unflatten(-1, (-1, self.config.core_hidden))
+        return parts.to(next(self.parameters()).dtype)
 
     # A backbone of the engine.
 
@@ -173,12 +187,22 @@ class SideNetwork(nn.Module):
 
     def scored(self, hidden: Tensor) -> Tensor:
         """The corrected states, which the core's head scores: (..., (1 + k) H) to (..., H)."""
-        corrected: Tensor = self(hidden).to(hidden.dtype)
-        return corrected
+        if self._packed is None:
+            corrected: Tensor = self(hidden).to(hidden.dtype)
+            return corrected
+        first, last = self._packed
+        read = _read(self._parts(hidden)).to(hidden.dtype)
+        rows, own = read.flatten(0, -2)[None], hidden[..., : self.config.core_hidden]
+        return last.plus(first.activated(rows, "gelu"), own.flatten(0, -2)[None]).view(own.shape)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The core's head on the corrected states: (..., (1 + k) H) to (..., V) float32."""
         return self.core.logits(self.scored(hidden))
+
+
+def _read(parts: Tensor) -> Tensor:
+    """What the hidden layer reads of the states of each layer (..., 1 + k, H): (..., (1 + k) H)."""
+    return functional.rms_norm(parts, parts.shape[-1:]).flatten(-2)
 
 
 def save_side_network(network: SideNetwork, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -195,4 +219,4 @@ def load_side_network(folder: Path, core: CausalCore) -> SideNetwork:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except UNREADABLE as error:
         raise unreadable(folder, error) from error
-    return network.float().to(core.device).eval().requires_grad_(False)
+    return network.float().to(core.device).eval().requires_grad_(False).pack()

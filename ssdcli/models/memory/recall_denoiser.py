@@ -28,9 +28,11 @@ from ssdcli.models.memory.memory_denoiser import (
 )
 from ssdcli.models.memory.memory_files import Memory
 from ssdcli.models.memory.recall import PlaceScores, Recall
+from ssdcli.models.memory.text_index import BORDER
 
 _WINDOW = 1024  # tokens of a private context that the core reads at once
 _MOST_PRIVATE = 1 << 13  # that it reads in all: some seconds; the rest is looked up
+_AT_ONCE = 16  # tokens of a text that are predicted together
 _RECALLED = 0.95  # of the prediction, where all of a text has keys; the contexts' own gives each id a chance (measured)
 
 
@@ -111,7 +113,8 @@ class RecallDenoiser(MemoryDenoiser):
                 if None in left:
                     log_p[b, place] = self._log_p(row, left, right)
                 else:
-                    log_p[b, place] = self.recalled(queries[b], right, row.followed_by(tokens[:place]))
+                    before = [*row.written.tokens, *tokens[:place]]
+                    (log_p[b, place],) = self.recalled(queries[b : b + 1], [before], [right], row)
         return log_p.to(canvas.device)
 
     def ahead(self, ahead: Lookahead, prefix: JoinedPrefix) -> Tensor:
@@ -122,10 +125,13 @@ class RecallDenoiser(MemoryDenoiser):
         queries = self.queries(self.core.states_ahead(ahead, prefix.read))
         rows = zip(ahead.canvas.tolist(), ahead.first.tolist(), ahead.drafted.tolist(), prefix.own, strict=True)
         for b, (tokens, first, drafted, row) in enumerate(rows):
-            for column in range(min(drafted + 1, len(tokens) - first) if self._holds_text(row) else 0):
-                place = first + column
-                here = row.followed_by(tokens[:place])
-                log_p[b, column] = self.recalled(queries[b, column], [None] * (len(tokens) - place - 1), here)
+            if not self._holds_text(row):
+                continue
+            places = range(first, min(first + drafted + 1, len(tokens)))
+            befores = [[*row.written.tokens, *tokens[:place]] for place in places]
+            rights = [[None] * (len(tokens) - place - 1) for place in places]
+            for column, own in enumerate(self.recalled(queries[b, : len(places)], befores, rights, row)):
+                log_p[b, column] = own
         return log_p.to(ahead.canvas.device)
 
     def draft(self, canvas: Tensor, race: Race, count: int, prefix: JoinedPrefix) -> Draft:
@@ -165,18 +171,27 @@ class RecallDenoiser(MemoryDenoiser):
         """What the core's states (..., (1 + k) H) look for: (..., D) float32, on the CPU."""
         return self._metric(states.cpu())
 
-    def recalled(self, query: Tensor, right: Known, row: RecalledSurroundings) -> Tensor:
-        """Log p of the token after what a row has written, by the query there (D,): (V,) float32."""
-        before = row.written.tokens
-        known, places = before[-self.index.depth :], list(self._places(row))
-        if not places:
-            return self._log_p(row, (), right)
-        scores, tokens = (torch.cat(both) for both in zip(*(one.best(query, before) for one in places), strict=True))
-        share = _RECALLED * self._share_with_keys(places, row)
-        p = (1 - share) * interpolated(self._without_context(), list(self._of_index(known)))
-        p.index_add_(0, tokens, share * torch.softmax(scores, dim=0).double())
-        p = interpolated(p, list(self._levels(known, [*right, *row.after], row, written=False)))
-        return p.float().log_()
+    def recalled(
+        self, queries: Tensor, befores: Sequence[Sequence[int]], rights: Sequence[Known], row: RecalledSurroundings
+    ) -> Iterator[Tensor]:
+        """Log p of the tokens between what stands on their left and right, by the queries there (C, D): (V,) float32.
+
+        befores: what the row has written, and what follows that. Places are compared with all queries at once.
+        """
+        texts = list(self._places(row))
+        if not texts:
+            for before, right in zip(befores, rights, strict=True):
+                yield self._log_p(row.followed_by(before[len(row.written.tokens) :]), (), right)
+            return
+        share = _RECALLED * self._share_with_keys(texts, row)
+        found = zip(*(one.best(queries, befores) for one in texts), strict=True)
+        for before, right, best in zip(befores, rights, found, strict=True):
+            scores, tokens = (torch.cat(both) for both in zip(*best, strict=True))
+            known = before[-self.index.depth :]
+            p = (1 - share) * interpolated(self._without_context(), list(self._of_index(known)))
+            p.index_add_(0, tokens, share * torch.softmax(scores, dim=0).double())
+            p = interpolated(p, list(self._levels(known, [*right, *row.after], row, written=False)))
+            yield p.float().log_()
 
     def _share_with_keys(self, places: Sequence[PlaceScores], row: Surroundings) -> float:
         """The share of the places of all texts beside a row that can be recalled; the others are looked up."""
@@ -192,10 +207,11 @@ class RecallDenoiser(MemoryDenoiser):
         self, text: Sequence[int], places: Iterable[int], private: Sequence[int] = (), states: Tensor | None = None
     ) -> Iterator[Tensor]:
         """As without recall; states: the core's before each of the places, (n, (1 + k) H)."""
-        if states is None:
+        (row,) = super().start([Prompt((), private=private)])
+        if states is None or not list(self._places(row)):
             yield from super().conditionals(text, places, private)
             return
-        (row,) = super().start([Prompt((), private=private)])
-        for place, query in zip(places, self.queries(states), strict=True):
-            row.written.extend(text[len(row.written.tokens) - 1 : place])  # the first is BORDER
-            yield self.recalled(query, (), row) if self._holds_text(row) else self._uniform.float() * math.nan
+        queries, asked = self.queries(states), list(places)
+        for start in range(0, len(asked), _AT_ONCE):
+            befores = [[BORDER, *text[:place]] for place in asked[start : start + _AT_ONCE]]
+            yield from self.recalled(queries[start : start + _AT_ONCE], befores, [()] * len(befores), row)

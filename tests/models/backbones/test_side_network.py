@@ -150,6 +150,23 @@ def test_it_is_read_as_it_was_written(tmp_path):
     assert torch.equal(again.logits(states), side.logits(states))
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_beside_a_core_in_bfloat16_it_is_packed_and_corrects_as_before(trained):
+    core = denoiser(llama().bfloat16()).backbone
+    assert isinstance(core, CausalCore)
+    side = network(core, trained=trained)
+    states = torch.randn(2, 3, 3 * 32, generator=torch.Generator().manual_seed(3)).bfloat16()
+    expected = side.scored(states)
+    found = side.pack().scored(states)
+    assert side._packed is not None
+    assert found.dtype == torch.bfloat16
+    if trained:
+        torch.testing.assert_close(found, expected, rtol=0.02, atol=0.03)
+        assert not torch.equal(found, states[..., :32])
+    else:
+        assert torch.equal(found, states[..., :32])
+
+
 def test_a_network_of_another_core_is_refused(tmp_path):
     save_side_network(network(backbone()), tmp_path)
     (tmp_path / "config.json").write_text('{"architectures": ["SideNetwork"]}', encoding="utf-8")

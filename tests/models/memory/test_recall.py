@@ -40,9 +40,14 @@ def scores(memory: Memory) -> PlaceScores:
     return PlaceScores(memory.index, memory.recall, WORDS.__getitem__)
 
 
+def one(places: PlaceScores, query: torch.Tensor, before: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    (found,) = places.best(query[None], [before])
+    return found
+
+
 def chances(memory: Memory, query: torch.Tensor, before: list[int]) -> torch.Tensor:
     """What the best places say: a softmax of their scores."""
-    found, tokens = scores(memory).best(query, before)
+    found, tokens = one(scores(memory), query, before)
     return torch.zeros(V).index_add_(0, tokens, torch.softmax(found, dim=0))
 
 
@@ -66,7 +71,7 @@ def test_scores_are_cosines_shared_words_and_matches() -> None:
     matches[5] = 0  # "4" alone is no end of `before`
     matches[6] = 0
     expected = (cosines + near + 0.06 * matches) / (1.2 * 0.1)
-    found, places = scores(memory).best(query, before)
+    found, places = one(scores(memory), query, before)
     assert torch.allclose(found, expected, atol=1e-5)
     assert places.tolist() == tokens
 
@@ -84,19 +89,39 @@ def test_what_was_asked_before_changes_nothing() -> None:
     used = scores(held(texts))
     asked = [[(3 * i + j) % V for j in range(i)] for i in range(8)]
     for query, before in zip(queries, asked, strict=True):
-        assert torch.equal(used.best(query, before)[0], scores(held(texts)).best(query, before)[0])
+        assert torch.equal(one(used, query, before)[0], one(scores(held(texts)), query, before)[0])
 
 
 def test_of_many_places_the_best_by_the_first_dimensions_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     memory, query = held(), functional.normalize(torch.randn(D), dim=0)
-    every, tokens = scores(memory).best(query, [4, 1])
+    every, tokens = one(scores(memory), query, [4, 1])
     monkeypatch.setattr(recall, "_COARSE", D)
     monkeypatch.setattr(recall, "_MOST_CANDIDATES", 5)
-    found, chosen = scores(memory).best(query, [4, 1])
+    found, chosen = one(scores(memory), query, [4, 1])
     order = every.argsort(descending=True)[:5]
     assert sorted(zip(found.tolist(), chosen.tolist(), strict=True)) == sorted(
         zip(every[order].tolist(), tokens[order].tolist(), strict=True)
     )
+
+
+@pytest.mark.parametrize("count", [1, 40, 64, 400])
+def test_the_largest_scores_are_found_among_few_and_many(count: int) -> None:
+    scores = torch.randn(4096, generator=torch.Generator().manual_seed(count))
+    assert sorted(recall._largest(scores, count).tolist()) == sorted(scores.topk(count).indices.tolist())
+
+
+def test_the_largest_scores_are_found_where_a_sample_misleads() -> None:
+    scores = torch.zeros(4096)
+    scores[:: recall._SAMPLED] = 1 + torch.arange(128.0)
+    assert sorted(scores[recall._largest(scores, 100)].tolist()) == [29.0 + i for i in range(100)]
+
+
+def test_several_queries_are_answered_as_each_alone() -> None:
+    queries = functional.normalize(torch.randn(3, D), dim=-1)
+    befores = [[4, 1], [4, 1, 2], [0]]
+    together = scores(held()).best(queries, befores)
+    for found, query, before in zip(together, queries, befores, strict=True):
+        assert torch.equal(found[0], one(scores(held()), query, before)[0])
 
 
 def test_a_memory_without_some_texts_recalls_none_of_their_places() -> None:

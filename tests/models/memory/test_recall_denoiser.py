@@ -20,7 +20,7 @@ from ssdcli.models.memory import recall_denoiser
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 from ssdcli.models.memory.memory_files import Memory, Origin, remember
 from ssdcli.models.memory.recall import Metric, Recall
-from ssdcli.models.memory.recall_denoiser import RecallDenoiser
+from ssdcli.models.memory.recall_denoiser import RecallDenoiser, RecalledSurroundings
 from ssdcli.models.memory.text_index import BORDER
 from tests.engine.test_causal import PROCESS, PROMPT, L, V, canvas_of, denoiser, llama
 from tests.models.backbones.test_side_network import passes
@@ -43,6 +43,11 @@ def recalling() -> tuple[RecallDenoiser, CausalCore]:
     places = np.flatnonzero(memory.index.tokens != BORDER)
     memory = replace(memory, recall=Recall(metric, places, torch.cat(keys).bfloat16()))
     return RecallDenoiser(memory, core, lambda token: "" if token == OPENING else chr(97 + token), OPENING), backbone
+
+
+def recalled(member: RecallDenoiser, query: Tensor, row: RecalledSurroundings) -> Tensor:
+    (found,) = member.recalled(query[None], [row.written.tokens], [()], row)
+    return found
 
 
 def test_a_memory_without_keys_is_refused() -> None:
@@ -162,7 +167,7 @@ def test_places_of_a_private_context_are_recalled_in_the_text_of_a_stranger() ->
     query = member.queries(member.core.states(torch.tensor([[OPENING, *private]]))[0, -1])  # after all of it
     before = private[3:-1]  # other words than those right before the place that is asked for
     row, without = member.start([Prompt(before, private=private), Prompt(before)]).own
-    gain = member.recalled(query, (), row).exp() - member.recalled(query, (), without).exp()
+    gain = recalled(member, query, row).exp() - recalled(member, query, without).exp()
     assert set(gain.topk(3).indices.tolist()) <= set(private)
     assert gain[private].sum() > 0.3
 
@@ -171,12 +176,12 @@ def test_texts_that_are_taken_out_of_the_memory_are_recalled_no_more() -> None:
     member, _ = recalling()
     query = member.queries(member.core.states(torch.tensor([[OPENING, *PROMPT]]))[0, -1])
     (row,) = member.start([Prompt(PROMPT)]).own
-    known = member.recalled(query, (), row)
+    known = recalled(member, query, row)
     assert int(known.argmax()) == TEXTS[0][len(PROMPT)]
     member.memory = member.memory.without([TEXTS[0]])
-    lacking = member.recalled(query, (), row)
+    lacking = recalled(member, query, row)
     fresh = RecallDenoiser(member.memory, member.core, member._word_of, OPENING)
-    assert torch.equal(lacking, fresh.recalled(query, (), row))
+    assert torch.equal(lacking, recalled(fresh, query, row))
     assert lacking[TEXTS[0][len(PROMPT)]] < known[TEXTS[0][len(PROMPT)]]
 
 
@@ -205,7 +210,7 @@ def test_texts_without_keys_are_looked_up_as_far_as_there_are_such() -> None:
     member.memory = replace(whole, recall=replace(whole.recall, places=places, keys=whole.recall.keys[:1]))
     query = member.queries(member.core.states(torch.tensor([[OPENING, *PROMPT]]))[0, -1])
     (row,) = member.start([Prompt(PROMPT)]).own
-    found = member.recalled(query, (), row).exp()
+    found = recalled(member, query, row).exp()
     share = 0.95 / whole.index.size
     expected = (1 - share) * MemoryDenoiser(whole, PROCESS, L).log_p([BORDER, *PROMPT]).exp()
     expected[whole.index.tokens[places[0]]] += share
