@@ -6,7 +6,6 @@ that `train-small` makes are measured by `measure_combinations`, which takes sev
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -67,7 +66,7 @@ def block_losses(
 
     Texts are measured in their order, whole or not at all; the first always is. Self-conditioning is off.
     """
-    began = time.monotonic()
+    began = settings.pace.clock()
     sums, seen = np.zeros((len(texts), LEVELS, len(combinations))), np.zeros((len(texts), LEVELS))
     done = 0
     for text in texts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, cycle, islice
@@ -93,7 +92,7 @@ def canvas_losses(
     `measure_combinations` is much faster. Self-conditioning is off. None if fewer than ENOUGH texts have room for a
     canvas and are reached in time.
     """
-    began = time.monotonic()
+    began = settings.pace.clock()
     length = members[0].model.denoiser.backbone.block_size
     places = list(_places(texts, length, settings))
     found: list[tuple[_Place, float, Tensor]] = []

@@ -11,7 +11,6 @@ predicted after half of the window at least, or all of the text before it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -74,7 +73,7 @@ def code_lengths(
     Texts are measured in order, each as a whole or not at all; the first is always measured. A text with a token for
     which no member predicts anything has an infinite code length.
     """
-    began = time.monotonic()
+    began = settings.pace.clock()
     sums: list[np.ndarray] = []
     for text in texts:
         sums.append(_code_length(members, text, len(sums), combinations, settings))

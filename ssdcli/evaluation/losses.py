@@ -30,7 +30,6 @@ from ssdcli.evaluation.scored_text import ScoredText
 
 GRID = tuple(i / 10 for i in range(11))  # weights of a small model beside its core
 LEVELS = 10  # noise-level bins of equal width in which losses are reported
-OVERTIME = 3
 SCORES = 1 << 22  # log-probabilities that are combined at once, which bounds memory: 512 positions of 8,192 tokens
 
 
@@ -40,18 +39,18 @@ class Pace:
 
     seconds: the time budget; measuring stops at the first document that ends after it.
     on_progress: called with the share that is done, of the work or of the time, whichever is larger.
-    least: the share of the work that may take OVERTIME as long, since on a busy machine time is not work.
+    clock: by which time is told, in seconds.
     """
 
     seconds: float = math.inf
     on_progress: Callable[[float], None] = lambda _: None
-    least: float = 0.0
+    clock: Callable[[], float] = time.monotonic
 
     def goes_on(self, began: float, share: float) -> bool:
-        """Report progress; return whether a measurement that began at this monotonic time may continue."""
-        spent, seconds = time.monotonic() - began, self.seconds * (OVERTIME if share < self.least else 1)
-        goes_on = spent < seconds
-        self.on_progress(max(share, spent / seconds) if goes_on else 1.0)
+        """Report progress; return whether a measurement that began at this time by the clock may continue."""
+        spent = self.clock() - began
+        goes_on = spent < self.seconds
+        self.on_progress(max(share, spent / self.seconds) if goes_on else 1.0)
         return goes_on
 
 
@@ -190,7 +189,7 @@ def measure_combinations(
     """
     sums = np.zeros((len(texts), LEVELS, len(combinations)))
     seen = np.zeros((len(texts), LEVELS))
-    began, whole = time.monotonic(), 0
+    began, whole = settings.pace.clock(), 0
     for batch in _batches(texts, settings, members[0].block_size):
         losses, tokens = _batch_losses(members, process, batch, combinations)
         documents = [window.document for window in batch]

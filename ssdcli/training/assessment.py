@@ -19,7 +19,6 @@ from ssdcli.evaluation.block_losses import BlockSettings, block_losses
 from ssdcli.evaluation.canvases import ROUNDS, CanvasSettings, canvas_losses, canvases_together
 from ssdcli.evaluation.code_length import CodeSettings, code_lengths
 from ssdcli.evaluation.combinations import alone
-from ssdcli.evaluation.estimates import ENOUGH
 from ssdcli.evaluation.gating import GateFitter
 from ssdcli.evaluation.joint_gate import FittedGate, GateObserver, Observations, fit_joint_gates
 from ssdcli.evaluation.losses import (
@@ -207,7 +206,7 @@ def _with_core(
     if core.scores_whole_texts:
         windows = LossSettings(min(one.context, other.context))
         return measure_combinations((one, other), process, texts, combinations, windows).over(GRID)
-    pair, pace = _pair(core, small), _pace(seconds, texts)
+    pair, pace = _pair(core, small), Pace(seconds, clock=_patient)
     losses: Losses | None
     if can_be_read_whole(core.denoiser):
         losses = _enough(block_losses(pair, texts, combinations, BlockSettings(pace)), texts)
@@ -255,7 +254,7 @@ def measure_beside(loaded: Sequence[Loaded], texts: Sequence[ScoredText], rule: 
     pairs = shares(GRID, 2, loaded[0].denoiser.process, rule)
     combinations = [replace(pair, schedules=(*pair.schedules, *idle)) for pair in pairs]
     measured = [*combinations, alone(len(roles) - 1, len(roles)), observer.combination(roles)]
-    losses = _enough(code_lengths(members, texts, measured, CodeSettings(_pace(seconds, texts))), texts)
+    losses = _enough(code_lengths(members, texts, measured, CodeSettings(Pace(seconds, clock=_patient))), texts)
     if losses is None:
         return None
     memory = losses.sums[:, len(GRID)] if "memory" in roles else None
@@ -269,9 +268,9 @@ def _usual_rule(core: Entry | None) -> Rule:
     return rule
 
 
-def _pace(seconds: float, texts: Sequence[ScoredText]) -> Pace:
-    """A time budget that a busy machine may exceed for as many texts as tell how certain a mean over them is."""
-    return Pace(seconds, least=min(1.0, ENOUGH / len(texts)))
+def _patient() -> float:
+    """Seconds of this thread's work, to which waiting adds a tenth: a busy machine shall not decide what is chosen."""
+    return 0.9 * time.thread_time() + 0.1 * time.monotonic()
 
 
 def _enough(losses: Losses, texts: Sequence[ScoredText]) -> Losses | None:
@@ -283,7 +282,7 @@ def _alone(small: LoadedModel, texts: Sequence[ScoredText], *, exact: bool, seco
     """Measure the losses of the trained model alone, of all texts unless they are code lengths, which take longer."""
     if exact:
         member = Member("small", small, Constant(1.0), "small")
-        return code_lengths([member], texts, [alone(0, 1)], CodeSettings(_pace(seconds, texts))).over([1.0])
+        return code_lengths([member], texts, [alone(0, 1)], CodeSettings(Pace(seconds, clock=_patient))).over([1.0])
     backbone = small.denoiser.backbone
     return measure([backbone], small.denoiser.process, texts, [1.0], LossSettings(backbone.context))
 

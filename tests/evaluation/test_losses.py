@@ -16,7 +16,6 @@ from ssdcli.evaluation.combinations import Combination
 from ssdcli.evaluation.losses import (
     GRID,
     LEVELS,
-    OVERTIME,
     Losses,
     LossSettings,
     Pace,
@@ -301,13 +300,6 @@ def test_a_pace_tells_of_work_or_of_time_whichever_is_further_on():
     assert pace.goes_on(now - 50, 0.3)
     assert not pace.goes_on(now - 101, 0.3)
     assert shares == [0.3, pytest.approx(0.5, abs=0.01), 1.0]
-
-
-def test_the_least_share_of_the_work_may_take_longer_but_not_for_ever():
-    pace, now = Pace(100.0, least=0.4), time.monotonic()
-    assert pace.goes_on(now - 101, 0.3)
-    assert not pace.goes_on(now - 101, 0.4)
-    assert not pace.goes_on(now - 100 * OVERTIME - 1, 0.3)
 
 
 ONES, TWOS = [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]
