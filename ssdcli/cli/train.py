@@ -233,3 +233,5 @@ def _figures(quality: Quality, measure: str) -> Iterator[str]:
         yield f"gain of the ensemble over its best member, at weights that other documents chose: {gain}"
     if any(math.isfinite(margin) for margin in quality.margins.values()):
         yield f"intervals are 95% confidence intervals over {counted(quality.documents, 'document')}"
+    else:
+        yield f"measured on {counted(quality.documents, 'document')}, so without confidence intervals"
