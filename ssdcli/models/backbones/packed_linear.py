@@ -171,9 +171,12 @@ class Int8Packed(PackedLinear):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """weight: (out, in); bias: (out,)."""
-        scale = weight.float().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        self._weight = (weight.float() / scale[:, None]).round().to(torch.int8)
-        self._scale, self._bias = scale.bfloat16(), _short(bias)
+        least, packed, scales = torch.finfo(torch.float32).tiny, [], []
+        for rows in weight.split(_PACKED_ROWS):
+            scale = rows.float().abs().amax(1, keepdim=True).clamp_(min=least) / 127
+            packed.append((rows.float() / scale).round_().to(torch.int8))
+            scales.append(scale[:, 0].bfloat16())
+        self._weight, self._scale, self._bias = torch.cat(packed), torch.cat(scales), _short(bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, n, in) to (B, n, out)."""

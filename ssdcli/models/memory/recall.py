@@ -107,7 +107,10 @@ def load_recall(path: Path, index: Index) -> Recall:
         tuple(parts["taps"].tolist()), parts["mean"], parts["projection"], float(parts["temperature"].item())
     )
     places, keys = parts["places"].numpy(), parts["keys"]
-    if len(places) and (metric.temperature <= 0 or not math.isfinite(metric.temperature) or not keys.isfinite().all()):
+    numbers = math.isfinite(metric.temperature) and bool(
+        keys.sum().isfinite()
+    )  # of one key that is none, the sum is none
+    if len(places) and (metric.temperature <= 0 or not numbers):
         raise ValueError(f"{path.name} holds numbers that are none")
     size, width = metric.projection.shape
     fits = metric.mean.shape == (size,) and keys.shape == (len(places), width) and len(metric.taps) > 0
