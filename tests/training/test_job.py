@@ -172,7 +172,8 @@ def test_the_recipe_in_the_folder_repeats_the_training(text, tmp_path):
     first = run(tiny_settings(text, seed=3, learning_rate=2e-5, process="masked"), tmp_path / "first")
     recipe = first.trained.folder / "recipe.toml"
     again = resolve(TrainSettings, {"data": [text], "name": "tiny"}, recipe)
-    assert again == tiny_settings(text, seed=3, learning_rate=2e-5, process="masked", size="nano", decay=0.4)
+    decided = {"size": "nano", "decay": 0.4, "gap_share": 0.25, "optimizer": "muon"}
+    assert again == tiny_settings(text, seed=3, learning_rate=2e-5, process="masked", **decided)
     assert run(again, tmp_path / "second").state == first.state
 
 
@@ -181,7 +182,8 @@ def test_the_recipe_of_a_small_model_leaves_to_its_core_what_is_its_core_s(text,
     recipe = train_small(small_settings(text)).folder / "recipe.toml"
     again = resolve(TrainSettings, {"data": [text], "name": "notes"}, recipe)
     again.check_complete()
-    assert again == small_settings(text, size="nano", learning_rate=0.003, decay=0.4)
+    decided = {"size": "nano", "decay": 0.4, "gap_share": 0.25, "optimizer": "muon"}
+    assert again == small_settings(text, learning_rate=0.003, **decided)
     assert "process" not in recipe.read_text()
 
 
