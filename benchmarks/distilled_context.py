@@ -383,7 +383,8 @@ def report(found: Sequence[Line]) -> str:
         cells = [cell for kind in KINDS for cell in _cells(result[kind], core[kind])]
         rows.append([whole, *cells, *(f"{result['others'][name]:.4f}" if "others" in result else "" for name in names)])
     header = ["way", *(f"{kind}{what}" for kind in KINDS for what in (": nats", ": gain", " said")), *names]
-    times = [f"- {line.get('way', 'the sentences')}: {line['minutes']} minutes" for line in found if "minutes" in line]
+    timed = [line for line in found if "minutes" in line and "training" not in line]
+    times = [f"- {line.get('way', 'the sentences')}: {line['minutes']} minutes" for line in timed]
     return "\n".join([table(header, rows), "", *times])
 
 
