@@ -88,7 +88,7 @@ class TaughtObjective(CausalObjective):
 
 
 def _divergence(core: CausalCore, own: Tensor, goal: Tensor) -> Tensor:
-    """The sum of KL divergences of what states (N, H) predict from what others do; ids that are no text count not."""
+    """The sum of KL divergences of what states (N, H) predict from what others do; ids that are no text are out."""
     log_p, log_q = (core.logits(states).clamp(min=_NEVER).log_softmax(-1) for states in (own, goal))
     return functional.kl_div(log_p, log_q, log_target=True, reduction="sum")
 
