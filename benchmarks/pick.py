@@ -7,9 +7,9 @@ Two contexts: the private document of `facts`, of 2,600 tokens, and the 99 notes
 What is to be said: the answers of the facts of `facts`, and the next tokens of held-out texts, cut at random places. A
 case is a prompt and what follows it. It is predicted by the core that has read some passages of the context before the
 prompt, alone and, as `ssd generate --context` has it, at 0.9 beside a memory of them at 0.1; the passages are those
-that `--pick` keeps, as many of the first ones or of those that share most rare words with the prompt (BM25), all of the
-document, those of the notes that are read without `--pick` (BM25, 2,048 tokens), or none. An answer is said if each of
-its tokens is the likeliest. Nothing was chosen by these cases.
+that `--pick` keeps, as many of the first ones or of those that share most rare words with the prompt (BM25), so many
+tokens of the latter (2,048 are read without `--pick`), all of the document, or none. An answer is said if each of its
+tokens is the likeliest. Nothing was chosen by these cases.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from benchmarks.lib.tables import mean, signed, table
 from ssdcli.api import Placement, Request, Writer, choose
 from ssdcli.demo.story import NOTEBOOK
 from ssdcli.engine.causal import CausalDenoiser
+from ssdcli.engine.denoiser import Prefix
 from ssdcli.engine.prompt import Prompt
 from ssdcli.generation.parts import LOOKED_UP, READ
 from ssdcli.generation.picking import narrowed
@@ -45,7 +46,7 @@ from ssdcli.text.passages import joined, most_relevant, ranked_passages
 _BEFORE, _FOLLOWING = 1500, 32  # characters of a held-out text before a cut, and tokens behind it
 _SHORTEST = 30  # words before a cut, and behind it
 _IN_VIEW = 2048  # tokens that are read without --pick
-NONE, ALL, VIEW, PICKED = "none", "all", "BM25, 2,048 tokens", "picked"
+NONE, ALL, PICKED = "none", "all", "picked"
 FIRST, RANKED = "as many of the first", "as many by BM25"
 
 GROUPS = [
@@ -61,18 +62,23 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--core", default=SMOLLM2, help="a causal LM of the user's registry")
     parser.add_argument("--cuts", type=int, default=3, help="of each held-out text")
     parser.add_argument("--parts", nargs="+", choices=GROUPS, default=GROUPS, help="kinds of cases")
-    parser.add_argument("--no-view", action="store_true", help="leave out what the notes are read without --pick")
+    parser.add_argument("--budgets", type=int, nargs="*", default=[_IN_VIEW], help="tokens that BM25 fills")
     parser.add_argument("--limit", type=int, help="of each kind of case, the first so many")
+    parser.add_argument("--skip", type=int, default=0, help="of these, the first so many")
 
 
 def work(given: Namespace, workshop: Workshop) -> None:
     """A piece for each case."""
     bench = Bench(workshop.model(given.core), given)
-    groups = [(name, context, cases[: given.limit]) for name, context, cases in bench.groups() if name in given.parts]
+    groups = [
+        (name, context, cases[given.skip : given.limit])
+        for name, context, cases in bench.groups()
+        if name in given.parts
+    ]
     for number in range(max(len(cases) for *_, cases in groups)):
         for group, context, cases in groups:
             for case in cases[number : number + 1]:
-                workshop.piece({"group": group, "case": number}, partial(bench.measured, context, case))
+                workshop.piece({"group": group, "case": given.skip + number}, partial(bench.measured, context, case))
 
 
 def cuts(texts: Sequence[str], count: int) -> list[Case]:
@@ -109,13 +115,27 @@ class Bench:
         assert isinstance(reader, CausalDenoiser)
         return reader
 
+    @cached_property
+    def document(self) -> str:
+        """The shorter context."""
+        return BETWEEN.join(read_texts(DOCUMENT))
+
+    @cached_property
+    def document_read(self) -> tuple[Prefix, ...]:
+        """The core that has read it, once for all cases."""
+        return self._read(self.document)
+
+    def _read(self, shown: str) -> tuple[Prefix, ...]:
+        before = [self.core.manifest.begin or 0, *self.ids(shown + BETWEEN if shown else "")]
+        return self.reader.start([Prompt(before)])
+
     def ids(self, text: str) -> list[int]:
         """The tokens of a text."""
         return self.writer.codec.encode(text)
 
     def groups(self) -> Iterator[tuple[str, str, list[Case]]]:
         """Names, contexts and cases."""
-        document, notes = (BETWEEN.join(read_texts(path)) for path in (DOCUMENT, NOTEBOOK / "notes"))
+        notes = BETWEEN.join(read_texts(NOTEBOOK / "notes"))
         found = [
             *(
                 _asked([fact for fact in facts_of(PRIVATE) if fact["kind"] == kind])
@@ -127,7 +147,7 @@ class Bench:
             cuts(read_texts(Corpus.notebook().heldout), self.given.cuts),
         ]
         for name, cases in zip(GROUPS, found, strict=True):
-            yield name, document if name.startswith("document") else notes, cases
+            yield name, self.document if name.startswith("document") else notes, cases
 
     @torch.no_grad()
     def measured(self, context: str, case: Case) -> Line:
@@ -144,11 +164,10 @@ class Bench:
             RANKED: joined(ranked[:count]),
         }
         length: Callable[[str], int] = lambda text: len(self.ids(text))  # noqa: E731
+        ways |= {f"BM25, {most:,} tokens": most_relevant(context, prompt, length, most) for most in self.given.budgets}
         whole = length(context)
-        if whole < 2 * _IN_VIEW:
+        if context == self.document:
             ways[ALL] = context
-        elif not self.given.no_view:
-            ways[VIEW] = most_relevant(context, prompt, length, _IN_VIEW)
         asked, due = self.ids(prompt), self.ids(following)[:_FOLLOWING]
         return {
             "ways": {
@@ -160,8 +179,7 @@ class Bench:
     def _followed(self, shown: str, asked: Ids, due: Ids) -> Line:
         """The nats of what is due after a prompt to the core that was shown a text, without a memory and with it."""
         text, places = [*asked, *due], range(len(asked), len(asked) + len(due))
-        before = [self.core.manifest.begin or 0, *self.ids(shown + BETWEEN if shown else "")]
-        (prefix,) = self.reader.start([Prompt(before)])  # what begins as the last one did is not read again
+        (prefix,) = self.document_read if shown == self.document else self._read(shown)
         states = self.reader.states_after(torch.tensor([text[:-1]]), prefix)
         read = both = self.reader.log_p(states[0, -len(due) :])
         if shown:
