@@ -132,11 +132,10 @@ def _check_confidence(spec: EnsembleSpec, options: Options) -> None:
     require(spec.from_left, INEXACT, "Name a causal core, or omit --confidence.")
     require(not options.infill, "what fills a gap is chosen by the text behind it, too.", "Omit --confidence.")
     if spec.confidence is None:
-        small = next((member.model.entry.name for member in spec.members if member.sees_context), "NAME")
-        remedy = f"'ssd eval TEXT --with {small} --save' fits one"
-        console.warn(
-            f"the confidence is the plain probability: none was fitted for these members and weights. {remedy}."
-        )
+        small = next((member.model.entry.name for member in spec.members if member.sees_context), None)
+        fits = f"'ssd eval TEXTS --with {small} --save' fits one on several documents, for what it writes by default."
+        remedy = "" if small is None else f" {fits}"
+        console.warn(f"the confidence is the plain probability: none was fitted for these members and weights.{remedy}")
 
 
 def _remedy(spec: EnsembleSpec) -> str:

@@ -332,7 +332,9 @@ def test_where_no_confidence_was_fitted_it_is_the_probability_and_a_warning_says
     assert code == 0
     assert told["confidence"] == pytest.approx(math.prod(token["p"] for token in told["explain"]))
     assert said.startswith("ssd: warning: the confidence is the plain probability: none was fitted")
-    assert said.endswith("'ssd eval TEXT --with notes --save' fits one.\n")
+    assert said.endswith(
+        "'ssd eval TEXTS --with notes --save' fits one on several documents, for what it writes by default.\n"
+    )
 
 
 def test_there_is_no_confidence_in_fills_nor_without_a_causal_core(ssd: Ssd) -> None:
