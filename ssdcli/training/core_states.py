@@ -6,10 +6,13 @@ The core is frozen, so that its states are computed once, however often a small 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from time import monotonic
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -30,8 +33,9 @@ WINDOW = 1024  # tokens that the core reads at once, at most; longer documents a
 SAMPLE = 64  # positions of a training sample
 _TOGETHER = 2048  # tokens of a pass
 _MOST_BYTES = 4 << 30  # of states on disk
-_STATES, _TARGETS, _PLACES = "core_states.bin", "core_targets.bin", "core_places.bin"
+_FILES = _STATES, _TARGETS, _PLACES = "core_states.bin", "core_targets.bin", "core_places.bin"
 _INFO = "core_states.json"
+_EVERY = 30.0  # seconds after which an unfinished reading is kept
 _ALL = slice(None)
 
 Stop = Callable[[int], bool]
@@ -93,13 +97,12 @@ class CoreStates:
     @classmethod
     def open(cls, folder: Path) -> CoreStates | None:
         """What `write` has finished in a folder; None for nothing, or what an earlier version wrote."""
-        if not (folder / _INFO).exists() or not (folder / _PLACES).exists():
+        reading = _Reading.open(folder)
+        if reading is None or not reading.finished:
             return None
-        info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
-        shape = info["positions"], info["width"]
-        states = np.memmap(folder / _STATES, np.int16, "r", shape=shape)
+        states = np.memmap(folder / _STATES, np.int16, "r", shape=(reading.positions, reading.width))
         targets, places = (np.fromfile(folder / file, np.int64) for file in (_TARGETS, _PLACES))
-        return cls(states, targets, places, info["documents"])
+        return cls(states, targets, places, reading.documents)
 
     def read(self, rows: Ids, columns: slice = _ALL) -> Tensor:
         """Some of the states, (n, D) bfloat16, or some columns of them."""
@@ -109,27 +112,103 @@ class CoreStates:
     def write(cls, folder: Path, core: CausalCore, batches: Batches, stops: Stop) -> CoreStates:
         """Let a core read passages until all are read, the disk's share is full, or it is told.
 
+        A reading of the same passages that was interrupted goes on where it was, or half a minute before. One for which
+        the disk is too small leaves nothing on it (OSError).
+
         stops: asked after every pass with the number of documents that were read.
         """
-        width, written, documents = (1 + len(core.taps)) * core.width, 0, 0
-        (folder / _INFO).unlink(missing_ok=True)  # of states that another version left
-        paths = (folder / file for file in (_STATES, _TARGETS, _PLACES))
-        with ExitStack() as stack:
-            states, targets, places = (stack.enter_context(path.open("wb")) for path in paths)
-            for batch, documents in batches:
-                found, following = read_passages(core, batch)
-                states.write(found.view(torch.int16).numpy().tobytes())
-                targets.write(following.numpy().tobytes())
-                places.write(counted_places(batch).tobytes())
-                written += len(following)
-                told = stops(documents)
-                if written and (told or written * width * 2 >= _MOST_BYTES):  # of prompts alone nothing is learned
-                    break
-        info = {"positions": written, "width": width, "documents": documents}
-        write_atomic(folder / _INFO, json.dumps(info) + "\n")
+        width = (1 + len(core.taps)) * core.width
+        found = _Reading.open(folder)
+        begun = found if found is not None and found.width == width and not found.finished else _Reading(width)
+        try:
+            read = _written(folder, core, batches, stops, begun)
+        except OSError:
+            for file in (_INFO, *_FILES):
+                (folder / file).unlink(missing_ok=True)
+            raise
+        replace(read, finished=True).keep(folder)
         found_again = cls.open(folder)
         assert found_again is not None
         return found_again
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How far a core has read.
+
+    width: of a state, in numbers. passes: how many it took. positions: states that are on disk.
+    documents: that were read whole. finished: whether it reads no more.
+    """
+
+    width: int
+    passes: int = 0
+    positions: int = 0
+    documents: int = 0
+    finished: bool = False
+
+    @classmethod
+    def open(cls, folder: Path) -> _Reading | None:
+        """What `keep` has left in a folder; None for nothing, for what an earlier version left, and for lost files."""
+        try:
+            told = json.loads((folder / _INFO).read_text(encoding="utf-8"))
+            kept = cls(**{"finished": True} | told)  # an earlier version kept no other
+            whole = all((folder / file).stat().st_size >= size for file, size in kept.sizes())
+        except (FileNotFoundError, TypeError):
+            return None
+        return kept if whole else None
+
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        """The files and the bytes of each."""
+        return zip(_FILES, (2 * self.width * self.positions, 8 * self.positions, 8 * self.positions), strict=True)
+
+    def keep(self, folder: Path) -> None:
+        """Write it into a folder."""
+        write_atomic(folder / _INFO, json.dumps(asdict(self)) + "\n")
+
+
+def _written(folder: Path, core: CausalCore, batches: Batches, stops: Stop, read: _Reading) -> _Reading:
+    """How far a core has read once it stops; a reading that is interrupted is kept as far as it has come."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(_cut(folder / file, size)) for file, size in read.sizes()]
+
+        def keep() -> None:
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+            read.keep(folder)
+
+        due = monotonic() + _EVERY
+        try:
+            for number, (batch, documents) in enumerate(batches):
+                if number < read.passes:
+                    continue
+                states, following = read_passages(core, batch)
+                parts = states.view(torch.int16).numpy(), following.numpy(), counted_places(batch)
+                for file, part in zip(files, parts, strict=True):
+                    file.write(part.tobytes())
+                read = replace(read, passes=number + 1, positions=read.positions + len(following), documents=documents)
+                if monotonic() > due:
+                    keep()
+                    due = monotonic() + _EVERY
+                told = stops(documents)
+                full = read.positions * read.width * 2 >= _MOST_BYTES
+                if read.positions and (told or full):  # of prompts alone nothing is learned
+                    break
+        except OSError:
+            raise
+        except BaseException:
+            keep()
+            raise
+        return read
+
+
+def _cut(path: Path, size: int) -> BinaryIO:
+    """A file that is written on after its first bytes."""
+    path.touch()
+    stream = path.open("r+b")
+    stream.truncate(size)
+    stream.seek(size)
+    return stream
 
 
 @dataclass(frozen=True)

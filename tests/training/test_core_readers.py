@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from itertools import count
@@ -17,6 +18,7 @@ from ssdcli.data.store_side import StoreSide
 from ssdcli.data.token_store import TokenStore
 from ssdcli.errors import Interrupted, NoSuchModel, UsageError
 from ssdcli.registry.store import Registry
+from ssdcli.training import core_states
 from ssdcli.training.core_states import CoreStates, CoreTexts, StateSamples, read_passages
 from ssdcli.training.job import train_small
 from ssdcli.training.prepare import prepare
@@ -127,6 +129,47 @@ def test_a_reading_that_is_stopped_for_lack_of_time_leaves_whole_states(tmp_path
     texts = CoreTexts(StoreSide.of(prepared.store, "train"), prepared.opening, prepared.end, 64, seed=0)
     states = CoreStates.write(prepared.workspace, prepared.model.core, texts.batches(), lambda _: True)
     assert len(states.targets) == len(states.states)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_an_interrupted_reading_goes_on_where_it_was(tmp_path, monkeypatch, passes):
+    monkeypatch.setattr(core_states, "_TOGETHER", 64)
+    prepared = prepare(settings_of(tmp_path), Registry())
+    texts = CoreTexts(StoreSide.of(prepared.store, "train"), prepared.opening, prepared.end, 64, seed=0)
+    whole = CoreStates.write(tmp_path, prepared.model.core, texts.batches(), lambda _: False)
+    left = [passes]
+
+    def interrupting(_: int) -> bool:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Interrupted("stopped", "Resume it.")
+        return False
+
+    folder = prepared.workspace
+    with pytest.raises(Interrupted):
+        CoreStates.write(folder, prepared.model.core, texts.batches(), interrupting)
+    assert CoreStates.open(folder) is None
+    with (folder / "core_states.bin").open("ab") as stream:
+        stream.write(b"half a pass")
+    read = []
+    monkeypatch.setattr(core_states, "read_passages", lambda *given: read.append(1) or read_passages(*given))
+    again = CoreStates.write(folder, prepared.model.core, texts.batches(), lambda _: False)
+    assert len(read) == sum(1 for _ in texts.batches()) - passes - 1
+    assert np.array_equal(again.states, whole.states)
+    assert np.array_equal(again.targets, whole.targets)
+    assert np.array_equal(again.places, whole.places)
+
+
+def test_a_disk_that_is_too_small_for_the_states_is_left_as_it_was(tmp_path, monkeypatch):
+    prepared = prepare(settings_of(tmp_path), Registry())
+    texts = CoreTexts(StoreSide.of(prepared.store, "train"), prepared.opening, prepared.end, 64, seed=0)
+
+    def full(_: int) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        CoreStates.write(tmp_path, prepared.model.core, texts.batches(), full)
+    assert not list(tmp_path.glob("core_*"))
 
 
 def test_a_text_that_the_core_could_not_read_whole_is_said_to_be_so(tmp_path):
