@@ -1,7 +1,7 @@
 """A head that drafts beside a causal core: it guesses what the core will predict behind a token it has not read yet.
 
 With s the core's states at the last token that it has read (s_1 of its last layer), x_1, x_2, ... the tokens after it,
-e(x) the core's embeddings, T the core's table, and all states and embeddings divided by their root mean square:
+e(x) the core's embeddings, T the core's table, and all that W_1 and U_1 read divided by its root mean square:
 
     g_1 = s_1 + W_2 gelu(W_1 [s_1; ...; s_k; e(x_1)] + b_1) + b_2
     g_(i+1) = g_i + U_2 gelu(U_1 [g_i; e(x_(i+1))] + c_1) + c_2
