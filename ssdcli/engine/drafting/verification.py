@@ -69,7 +69,8 @@ def write_block(
         index += 1
         if config.over is not None:
             over = torch.tensor(config.over(), device=done.device)
-            canvas = torch.where(over[:, None] & (canvas == process.mask_id), config.ends[0], canvas)
+            filler = max(config.ends[0], 0)  # an endless text has no token that ends it
+            canvas = torch.where(over[:, None] & (canvas == process.mask_id), filler, canvas)
             done = done | over
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ssdcli.engine.sampling.characters import Characters
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.repetition import Repetition
-from tests.engine.drafting.toys import END, PROMPT, Believes, Chain, Even, Fixed, L, V, lookup, texts_of, write
+from tests.engine.drafting.toys import END, MASK, PROMPT, Believes, Chain, Even, Fixed, L, V, lookup, texts_of, write
 
 PICKERS = pytest.mark.parametrize(
     "picker",
@@ -209,3 +209,17 @@ def test_a_guide_without_a_scale_or_an_opinion_changes_no_bit(guide, asked):
         assert torch.equal(one.canvas, other.canvas)
         assert torch.equal(one.log_p, other.log_p)
     assert (guide.asked > 0) == asked
+
+
+@pytest.mark.parametrize("ends", [(0,), (-1,)])
+def test_a_row_of_which_nothing_more_is_wanted_is_filled_with_tokens(ends: tuple[int, ...]) -> None:
+    asked: list[int] = []
+
+    def over() -> list[bool]:
+        asked.append(1)
+        return [len(asked) > 1, False]
+
+    steps = write([(Chain(), 1.0)], rows=2, seeds=SEEDS[:2], ends=ends, over=over)
+    assert all(int(step.canvas.min()) >= 0 for step in steps)
+    left, going_on = ((steps[3].canvas[row] == MASK).sum() for row in range(2))
+    assert left == 0 < going_on
