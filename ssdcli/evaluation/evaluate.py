@@ -105,9 +105,10 @@ def evaluate(
 
 def _check_from_left(candidates: Candidates, settings: EvalSettings) -> None:
     """Raise UsageError if the probabilities of words or texts are to be measured and are not known."""
-    asked = [flag for flag, wanted in (("--calibration", settings.calibration), ("--cloze", settings.cloze)) if wanted]
-    known = candidates.usual.from_left or not asked
-    require(known, INEXACT, f"Name a causal core, or omit {' and '.join(asked)}.")
+    wanted = {"--calibration": settings.calibration, "--cloze": settings.cloze and not settings.exact}
+    asked = [flag for flag, needed in wanted.items() if needed]
+    remedy = "Name a causal core, add --exact beside a masked one," if settings.cloze else "Name a causal core,"
+    require(candidates.usual.from_left or not asked, INEXACT, f"{remedy} or omit {' and '.join(asked)}.")
 
 
 def _is_causal(candidates: Candidates, registry: Registry) -> bool:

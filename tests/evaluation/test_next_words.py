@@ -11,6 +11,7 @@ import torch
 
 from ssdcli.api import load
 from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.engine.prompt import Prompt
 from ssdcli.errors import UsageError
 from ssdcli.evaluation.code_length import CodeSettings, conditionals
 from ssdcli.evaluation.combinations import Combination
@@ -82,3 +83,20 @@ def test_what_cannot_be_compared_is_refused(norms: str, tmp_path: Path) -> None:
     add_family()
     with pytest.raises(UsageError, match=r"exact only beside a causal.*omit --cloze"):
         evaluate([norms], core="big", settings=quick)
+
+
+def test_a_masked_core_is_compared_from_the_left(norms: str) -> None:
+    add_family()
+    quick = EvalSettings(rules=("mix",), schedules=("constant",), cloze=True, exact=True)
+    (found,) = evaluate([norms], core="big", settings=quick).to_json()["cloze"]
+    assert found["places"] == 5
+    writer = load("big")
+    denoiser = writer.members[0].model.denoiser
+    ids = tiny_tokenizer().encode(" boiler").ids
+    prompt = Prompt(tiny_tokenizer().encode(BEFORE).ids)
+    canvas, expected = torch.full((1, denoiser.block_size), denoiser.process.mask_id), 0.0
+    for place, token in enumerate(ids):
+        said = writer.ensemble.denoise(canvas, 1.0, None, writer.ensemble.start([[prompt]], [1.0]))
+        expected += float(said.log_p[0, place, token])
+        canvas[0, place] = token
+    assert word_log_p(writer, BEFORE, ["boiler"])[0] == pytest.approx(expected, abs=1e-3)
