@@ -79,7 +79,7 @@ def find_candidates(core: str | None, members: SmallModels, settings: EvalSettin
     remote = next((one.name for one in plain.members if one.model.entry.manifest.is_remote), None)
     remedy = f"Measure with --core {NO_CORE}, or beside a core of the same tokenizer on this machine."
     require(remote is None, f"{remote!r} runs on another machine, and would be sent the text to measure.", remedy)
-    small = [member for member in plain.members if member.sees_context]
+    small = [one for one in plain.members if one.sees_context or (one.role == "core" and one.name != plain.core)]
     if settings.context and not small:
         raise UsageError("only small models and memories see private context.", "Name one with --with.")
     process = plain.members[0].model.entry.manifest.process

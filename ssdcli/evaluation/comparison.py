@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssdcli.engine.ensemble.members import Role
 from ssdcli.engine.ensemble.schedules import Constant
+from ssdcli.engine.ensemble.switching import Switching
 from ssdcli.engine.process import Process
 from ssdcli.evaluation.candidates import Candidates
 from ssdcli.evaluation.combinations import Combination, Combined, Positions, Score, alone, cross_entropy
@@ -134,7 +135,10 @@ def _by_level(losses: LossesByLevel, column: int) -> tuple[Estimate, ...]:
 def _combination(spec: EnsembleSpec, names: Sequence[str]) -> Combination:
     """An ensemble as a combination of all members: those that it lacks have weight 0."""
     own = {member.name: member.weight_at for member in spec.members}
-    return Combination(spec.rule, tuple(own.get(name, Constant(0.0)) for name in names))
+    rule, running = spec.rule, [name for name in names if name in own]
+    if isinstance(rule, Switching):  # the order of an adapter and its core differs
+        rule = rule.among([running.index(member.name) for member in spec.members])
+    return Combination(rule, tuple(own.get(name, Constant(0.0)) for name in names))
 
 
 def bound_of(process: Process) -> tuple[str, Score]:

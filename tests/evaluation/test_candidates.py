@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from ssdcli.engine.ensemble.switching import Switching
 from ssdcli.errors import NoSuchModel, UsageError
 from ssdcli.evaluation.candidates import find_candidates
+from ssdcli.evaluation.comparison import _combination
 from ssdcli.evaluation.eval_settings import EvalSettings
 from ssdcli.registry.store import Registry
+from tests.generation.test_parts import add_adapter
+from tests.memories import CORE, add_notes
 from tests.tiny import add_family, add_gated, add_tiny
 
 GRID = tuple(i / 10 for i in range(1, 11))
@@ -178,3 +182,18 @@ def test_what_cannot_be_is_said_before_anything_is_loaded(members, settings, sai
 def test_settings_are_checked_when_they_are_made(settings, said):
     with pytest.raises(UsageError, match=said):
         EvalSettings(**settings)
+
+
+def test_an_adapter_beside_a_small_model_is_measured_in_its_place() -> None:
+    add_notes()
+    add_adapter("one")
+    found = find_candidates(CORE, ["one", "notes"], EvalSettings(rules=("switching",)), Registry())
+    names = [member.name for member in found.members]
+    assert {CORE, "one", "notes"} <= set(names)
+    (spec,) = found.sweeps[0].specs
+    rule = _combination(spec, names).rule
+    assert isinstance(spec.rule, Switching)
+    assert isinstance(rule, Switching)
+    for one, other in zip(rule.experts, spec.rule.experts, strict=True):
+        own = [spec.members[place].name for place in other.members]
+        assert [names[place] for place in one.members] == own

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import islice, takewhile
 from typing import Any
@@ -40,6 +40,12 @@ class Switching:
     """
 
     experts: tuple[Expert, ...]
+
+    def among(self, places: Sequence[int]) -> Switching:
+        """The same for members in another order: places[i] is where member i stands."""
+        return Switching(
+            tuple(replace(one, members=tuple(places[member] for member in one.members)) for one in self.experts)
+        )
 
     def __call__(self, log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         """Log p at even chances, by members of which none abstains: (..., V) float32; the weights are the experts'."""

@@ -56,6 +56,14 @@ def test_each_ensemble_combines_its_members_as_if_alone() -> None:
     torch.testing.assert_close(Switching((ONE,))([core, small], GATE.weights), alone)
 
 
+def test_members_may_stand_in_another_order() -> None:
+    log_ps, order = predictions(), [2, 0, 1]
+    moved = [log_ps[order.index(place)] for place in range(3)]
+    expected = Switching((ONE, OTHER)).opinions(log_ps, [False] * 3)
+    found = Switching((ONE, OTHER)).among(order).opinions(moved, [False] * 3)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
 def test_of_an_ensemble_that_says_nothing_nothing_is_learnt_and_the_others_share_its_chance() -> None:
     rule = Switching((Expert("one", (0,), (1.0,)), Expert("other", (1,), (1.0,)), Expert("third", (2,), (1.0,))))
     log_ps = predictions()
