@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import typer
 
-from ssdcli.cli import console
 from ssdcli.cli.flags import resolve, with_flags
 from ssdcli.errors import UsageError
 from ssdcli.machine.environment import prepare_machine
@@ -74,7 +73,6 @@ def serve(flags: Mapping[str, object]) -> None:
         if token is not None and settings.token is None:
             sys.stderr.write(f"token: {token}\n")
         Server(worker, token).run(sockets=[opened])
-    console.note("ended.")
 
 
 def _listening(host: str, port: int) -> socket.socket:

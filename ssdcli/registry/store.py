@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 STARTER = "starter"  # comes with the package: the default core where there is no better one
 SMOLLM2 = "smollm2"  # the default core where it is registered
+_OTHERWISE = "choose another name with --as"  # how what is imported or pulled gets it
 BUNDLED = Path(__file__).parents[1] / "bundled" / "models"
 
 
@@ -138,7 +139,7 @@ class Registry:
         """Rename a model, also in the default and in the manifests of models made from it or for it."""
         check_name(new)
         with self._changing(old) as folder:
-            self._check_free(new, overwrite=False, replaceable=False)
+            self._check_free(new, overwrite=False, renamed=True)
             manifest = read_manifest(folder)
             folder.rename(self.models / new)
             self.packed(old).unlink(missing_ok=True)
@@ -277,13 +278,13 @@ class Registry:
         except SsdError as error:
             return error.problem
 
-    def _check_free(self, name: str, overwrite: bool, replaceable: bool = True) -> None:
+    def _check_free(self, name: str, overwrite: bool, renamed: bool = False) -> None:
         if (self.models / name).exists():
             if not overwrite:
-                remedy = "Pass --overwrite to replace it, or choose another name." if replaceable else "Choose another."
+                remedy = "Choose another." if renamed else f"Pass --overwrite to replace it, or {_OTHERWISE}."
                 raise UsageError(f"{name!r} exists already.", remedy)
         elif self._has_bundled(name):
-            raise self._is_bundled(name)
+            raise self._is_bundled(name, "Choose another." if renamed else f"{_OTHERWISE.capitalize()}.")
 
     def _has_bundled(self, name: str) -> bool:
         return (self._bundled / name).is_dir()
@@ -292,8 +293,8 @@ class Registry:
         remedy = f"{suggest(name, self._names())} See 'ssd models list'."
         return NoSuchModel(f"no model named {name!r}.", remedy.strip())
 
-    def _is_bundled(self, name: str) -> UsageError:
-        return UsageError(f"{name!r} comes with ssd and cannot be changed.", "Choose another name.")
+    def _is_bundled(self, name: str, remedy: str = "Name another model.") -> UsageError:
+        return UsageError(f"{name!r} comes with ssd and cannot be changed.", remedy)
 
 
 def _seal(folder: Path, name: str) -> None:

@@ -103,13 +103,20 @@ def test_a_mistyped_model_is_not_exported(ssd):
     assert (code, said) == (3, "ssd: no model named 'note'. Did you mean 'notes'? See 'ssd models list'.\n")
 
 
+def test_a_name_that_comes_with_ssd_says_how_to_choose_another(ssd):
+    ssd("export", "starter")
+    said = "ssd: 'starter' comes with ssd and cannot be changed. Choose another name with --as.\n"
+    assert ssd("import", "starter.tar") == (2, "", said)
+    assert ssd("import", "starter.tar", "--as", "twin")[0] == 0
+
+
 def test_import_keeps_an_old_model(ssd):
     ssd("export", "notes")
     Registry().set_weight("notes", 0.7)
     code, _, said = ssd("import", "notes.tar")
     assert (code, said) == (
         2,
-        "ssd: 'notes' exists already. Pass --overwrite to replace it, or choose another name.\n",
+        "ssd: 'notes' exists already. Pass --overwrite to replace it, or choose another name with --as.\n",
     )
     assert Registry().find("notes").manifest.weight == 0.7
     assert ssd("import", "notes.tar", "--overwrite")[0] == 0
