@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import tomllib
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -98,14 +96,11 @@ class Workshop:
         def make() -> Line:
             began = processor_seconds()
             made = train_small(settings, overwrite=True, registry=self.registry, clock=processor_seconds)
-            entry = self.registry.find(settings.name)
-            recipe = tomllib.loads((entry.folder / "recipe.toml").read_text(encoding="utf-8"))
-            chosen = replace(settings, batch_tokens=recipe["batch-tokens"])
             training = made.description
             return {
                 "size": training.size,
                 "steps": training.steps,
-                "tokens": training.steps * tokens_a_step(chosen, entry.manifest.context),
+                "tokens": training.trained_tokens,
                 "kept": training.kept,
                 "minutes": round((processor_seconds() - began) / 60, 2),
                 "own loss": round(float(made.losses.nats_per_token()[-1]), 4),
@@ -122,12 +117,6 @@ class Workshop:
                 shutil.copytree(Registry().find(name).folder, self.registry.models / name)
             self._models[name] = Model.named(name, self.registry)
         return self._models[name]
-
-
-def tokens_a_step(settings: TrainSettings, context: int) -> int:
-    """Tokens that a step of a training reads, in whole windows."""
-    assert settings.batch_tokens is not None
-    return max(1, settings.batch_tokens // context) * context
 
 
 def lines(path: Path) -> list[Line]:

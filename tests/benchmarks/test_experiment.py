@@ -7,6 +7,9 @@ import pytest
 
 from benchmarks.lib.experiment import Workshop, heading_of
 from ssdcli.errors import UsageError
+from ssdcli.training.settings import TrainSettings
+from tests.pulled import add_causal
+from tests.trainings import write_text
 
 
 def workshop(out: Path, **changes: object) -> Workshop:
@@ -34,6 +37,18 @@ def test_results_of_other_arguments_are_not_mixed_into_a_file(tmp_path: Path) ->
     workshop(out, seeds=[1, 2])
     with pytest.raises(UsageError, match="other arguments"):
         workshop(out, minutes=2.0)
+
+
+@pytest.mark.parametrize(("changes", "a_step"), [({"lora": 4, "context": 32}, 96), ({}, 64)])
+def test_the_tokens_of_a_training_beside_a_causal_core_are_those_of_its_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, int], a_step: int
+) -> None:
+    shop = workshop(tmp_path / "out.jsonl")
+    monkeypatch.setenv("SSD_HOME", str(shop.home))
+    add_causal("core")
+    data = write_text(tmp_path / "notes.txt", words=300)
+    settings = TrainSettings(data=(data,), core="core", name="own", steps=2, batch_tokens=100, memory=False, **changes)
+    assert shop.trained(settings)["tokens"] == 2 * a_step
 
 
 def test_a_heading_names_all_seeds() -> None:
