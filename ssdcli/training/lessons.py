@@ -135,7 +135,7 @@ def read_lessons(prepared: Prepared, stops: Callable[[int], bool]) -> Lessons | 
     UsageError for a core that has no room for them.
     """
     model, settings = prepared.model, prepared.settings
-    if not isinstance(model, TunedCore) or not settings.distill_context or not settings.distill_weight:
+    if not isinstance(model, TunedCore) or not settings.distill_context:
         return None
     kept = Lessons.open(prepared.workspace)
     if kept is not None:

@@ -136,7 +136,7 @@ class TrainSettings:
         metavar="NAME",
         completes="core",
     )
-    distill_weight: float = option(0.3, "Share of the loss that is the teacher's.", between(0, 1), metavar="SHARE")
+    distill_weight: float = option(0.3, "Share of the loss that is the teacher's.", above(0, most=1), metavar="SHARE")
     distill_context: bool = option(
         False, "Let the teacher read each document first: the --distill model, or a causal core that --lora tunes."
     )

@@ -33,7 +33,7 @@ Read = Callable[[Backbone, Tensor, Packed, Tensor | None], Tensor]
 def open_teacher(prepared: Prepared) -> Teacher | None:
     """Load the teacher that a training asks for; UsageError for one that cannot teach in several processes."""
     entry, settings, model = prepared.teacher, prepared.settings, prepared.model
-    if entry is None or settings.distill_weight == 0:
+    if entry is None:
         return None
     if world_size() > 1 and KEY in read_config(entry.folder):
         raise UsageError(f"the pulled model '{entry.name}' can only teach a single process.", "Run without torchrun.")

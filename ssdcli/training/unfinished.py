@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 from ssdcli.errors import SsdError, UsageError
 from ssdcli.machine.distributed import is_rank_zero
@@ -35,12 +36,26 @@ def saved_settings(registry: Registry, name: str) -> TrainSettings | None:
         return None
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        known = {key: value for key, value in saved.items() if key not in REMOVED_SETTINGS}
-        lists = {key: tuple(value) for key, value in known.items() if isinstance(value, list)}
-        return TrainSettings(**(known | lists))
+        unused = _unused(saved)
+        known: dict[str, Any] = {
+            key: tuple(it) if isinstance(it, list) else it for key, it in saved.items() if key not in unused
+        }
+        return TrainSettings(**known)
     except (OSError, ValueError, TypeError, KeyError) as error:
         problem = f"the settings of the unfinished training in {path} cannot be read ({error})."
         raise SsdError(problem, "Start it over with --overwrite.") from error
+
+
+def _unused(saved: Mapping[str, object]) -> set[str]:
+    """Which of these settings earlier versions kept without using them: some are refused today."""
+    unused = set(REMOVED_SETTINGS)
+    if saved.get("reads_core") or (saved.get("lora") and not saved.get("init")):
+        unused |= {"gap_share", "block_size"}
+    if saved.get("causal") or saved.get("draft_head"):
+        unused.add("gap_share")
+    if saved.get("distill_weight") == 0:
+        unused |= {"distill", "distill_context", "distill_weight"}
+    return unused
 
 
 def resumed(registry: Registry, name: str, given: Mapping[str, object]) -> TrainSettings:

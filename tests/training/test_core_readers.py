@@ -23,6 +23,7 @@ from ssdcli.training.core_states import CoreStates, CoreTexts, StateSamples, rea
 from ssdcli.training.job import train_small
 from ssdcli.training.prepare import prepare
 from ssdcli.training.settings import TrainSettings
+from ssdcli.training.unfinished import resumed
 from tests.pulled import add_causal
 from tests.tiny import add_tiny
 from tests.trainings import run, write_text
@@ -86,6 +87,16 @@ def test_a_resumed_training_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
     resumed = run(replace(settings, name="cut"), Registry().home)
     assert resumed.steps == [4, 5, 6]
     assert resumed.state["model.safetensors"] == whole.state["model.safetensors"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": 4, "context": 64}])
+def test_a_training_that_an_older_version_began_is_resumed(tmp_path, changes):
+    settings, registry = settings_of(tmp_path, **changes), Registry()
+    with pytest.raises(Interrupted):
+        run(settings, registry.home, stop_after=3)
+    job = registry.workspace("side") / "job.json"
+    job.write_text(json.dumps(json.loads(job.read_text()) | {"gap_share": 0.25, "block_size": 12}))
+    assert run(resumed(registry, "side", {}), registry.home).steps == [4, 5, 6]
 
 
 def test_the_core_reads_each_text_once_and_every_token_that_counts_is_a_target(tmp_path):

@@ -105,6 +105,23 @@ def test_the_settings_of_an_older_version_can_be_resumed(tmp_path):
     assert saved_settings(Registry(tmp_path), "tiny") == tiny_settings("notes.txt", checkpoint_seconds=60.0)
 
 
+@pytest.mark.parametrize(
+    ("kept", "read"),
+    [
+        ({"reads_core": True, "gap_share": 0.25, "block_size": 12}, {"reads_core": True}),
+        ({"lora": 8, "gap_share": 0.25, "block_size": 12}, {"lora": 8}),
+        ({"lora": 8, "init": "notes", "gap_share": 0.25}, {"lora": 8, "init": "notes", "gap_share": 0.25}),
+        ({"causal": True, "gap_share": 0.25, "block_size": 12}, {"causal": True, "block_size": 12}),
+        ({"draft_head": True, "gap_share": 0.25}, {"draft_head": True}),
+        ({"distill": "core", "distill_weight": 0.0}, {}),
+        ({"distill": "core", "distill_weight": 0.5}, {"distill": "core", "distill_weight": 0.5}),
+    ],
+)
+def test_what_an_older_version_kept_and_did_not_use_is_ignored(kept, read, tmp_path):
+    save_job(tmp_path, data=[], name="tiny", core="core", **kept)
+    assert saved_settings(Registry(tmp_path), "tiny") == TrainSettings(name="tiny", core="core", **read)
+
+
 def test_settings_that_cannot_be_read_are_named(tmp_path):
     save_job(tmp_path, data=[], colour="green")
     with pytest.raises(SsdError, match=r"job\.json cannot be read"):
