@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,7 @@ from torch.utils.data import Dataset
 
 from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN
 from ssdcli.data.store_side import StoreSide
+from ssdcli.errors import SsdError
 from ssdcli.models.backbones.causal import CausalCore
 from ssdcli.models.backbones.small_causal import SmallCausalLM
 from ssdcli.models.memory.text_index import Ids
@@ -33,6 +35,8 @@ WINDOW = 1024  # tokens that the core reads at once, at most; longer documents a
 SAMPLE = 64  # positions of a training sample
 _TOGETHER = 2048  # tokens of a pass
 _MOST_BYTES = 4 << 30  # of states on disk
+_SPARED = 1 << 30  # bytes that they leave free, or half of what is free
+_FEWEST = 10_000  # tokens of a longer text that the disk must have room for
 _FILES = _STATES, _TARGETS, _PLACES = "core_states.bin", "core_targets.bin", "core_places.bin"
 _INFO = "core_states.json"
 _EVERY = 30.0  # seconds after which an unfinished reading is kept
@@ -79,6 +83,27 @@ def counted_places(given: Sequence[Passage]) -> Ids:
     return np.concatenate([np.array(passage.places, np.int64)[np.array(passage.counted, bool)] for passage in given])
 
 
+def remark_on_room(folder: Path, core: CausalCore, tokens: int) -> list[str]:
+    """What to say of a disk without room for what a core makes of so many tokens; SsdError where it has hardly any."""
+    begun, wanted = _Reading.open(folder), _Reading(_width(core, core.middle_layers), positions=tokens).bytes
+    room = _room(folder)
+    if room >= min(wanted, _MOST_BYTES) or (begun is not None and begun.finished):
+        return []
+    fitting = tokens * room // wanted
+    problem = f"the disk of {folder} has room for what the core makes of {fitting:,} of {tokens:,} tokens"
+    remedy = "Free some space, or set SSD_HOME to a folder on another disk."
+    if fitting < _FEWEST:
+        raise SsdError(f"{problem}.", remedy)
+    return [f"{problem}, and no more of them are read. {remedy}"]
+
+
+def _room(folder: Path) -> int:
+    """The bytes of states that may lie in a folder, with those that are there already."""
+    kept = sum((folder / file).stat().st_size for file in _FILES if (folder / file).exists())
+    free = shutil.disk_usage(folder).free + kept
+    return min(_MOST_BYTES, max(free // 2, free - _SPARED))
+
+
 @dataclass(frozen=True)
 class CoreStates:
     """States on disk, and the tokens that follow them.
@@ -117,7 +142,7 @@ class CoreStates:
 
         stops: asked after every pass with the number of documents that were read.
         """
-        width = (1 + len(core.taps)) * core.width
+        width = _width(core, core.taps)
         found = _Reading.open(folder)
         begun = found if found is not None and found.width == width and not found.finished else _Reading(width)
         try:
@@ -130,6 +155,11 @@ class CoreStates:
         found_again = cls.open(folder)
         assert found_again is not None
         return found_again
+
+
+def _width(core: CausalCore, layers: Sequence[int]) -> int:
+    """The numbers of a state that holds the last layer's and those of these layers."""
+    return (1 + len(layers)) * core.width
 
 
 @dataclass(frozen=True)
@@ -157,6 +187,11 @@ class _Reading:
             return None
         return kept if whole else None
 
+    @property
+    def bytes(self) -> int:
+        """What the files take."""
+        return sum(size for _, size in self.sizes())
+
     def sizes(self) -> Iterator[tuple[str, int]]:
         """The files and the bytes of each."""
         return zip(_FILES, (2 * self.width * self.positions, 8 * self.positions, 8 * self.positions), strict=True)
@@ -168,6 +203,7 @@ class _Reading:
 
 def _written(folder: Path, core: CausalCore, batches: Batches, stops: Stop, read: _Reading) -> _Reading:
     """How far a core has read once it stops; a reading that is interrupted is kept as far as it has come."""
+    room = _room(folder)
     with ExitStack() as stack:
         files = [stack.enter_context(_cut(folder / file, size)) for file, size in read.sizes()]
 
@@ -191,7 +227,7 @@ def _written(folder: Path, core: CausalCore, batches: Batches, stops: Stop, read
                     keep()
                     due = monotonic() + _EVERY
                 told = stops(documents)
-                full = read.positions * read.width * 2 >= _MOST_BYTES
+                full = read.bytes >= room
                 if read.positions and (told or full):  # of prompts alone nothing is learned
                     break
         except OSError:

@@ -65,11 +65,12 @@ def describe(
 
 
 def _read_by_core(prepared: Prepared) -> list[str]:
-    """What to say of a text of which the core could only read a part in its time."""
+    """What to say of a text of which the core could only read a part."""
     states, documents = CoreStates.open(prepared.read_folder), len(prepared.store.train_documents)
     if states is None or states.documents == documents:
         return []
-    return [f"the core had time to read {states.documents:,} of {counted(documents, 'document')}, drawn at random"]
+    part = f"{states.documents:,} of {counted(documents, 'document')}"
+    return [f"the core had time, or room on the disk, to read {part}, drawn at random"]
 
 
 def _manifest(prepared: Prepared, found: Assessment, memory: Memory | None, quality: Quality) -> Manifest:

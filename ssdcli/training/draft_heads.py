@@ -41,6 +41,7 @@ from ssdcli.training.core_states import (
     RunSamples,
     counted_places,
     read_passages,
+    remark_on_room,
     run_starts,
 )
 from ssdcli.training.drafting_objective import AHEAD, DraftingObjective, agreement
@@ -88,6 +89,10 @@ class _Job:
     core: CausalCore
     store: TokenStore
 
+    def on_room(self) -> list[str]:
+        """See `remark_on_room`."""
+        return remark_on_room(self.workspace, self.core, self.store.info.train.tokens)
+
     def batches(self, side: Side, window: int = WINDOW, rows: int = OwnText.rows) -> Batches:
         """A side of the text in passages of so many tokens, and what the core writes on from it, some rows together."""
         codec = Codec(load_tokenizer(self.entry.folder, self.entry.name))
@@ -115,7 +120,7 @@ def train_head(
         check_free(registry, settings.name, overwrite=overwrite)
         workspace = stack.enter_context(claimed(registry, settings.name))
         job = _prepare(settings, registry, workspace)
-        watcher.on_prepared(job.store.info.report, f"a draft head for {job.entry.name}")
+        watcher.on_prepared([*job.store.info.report, *job.on_room()], f"a draft head for {job.entry.name}")
         states = _read(job, watcher, granted(job.settings, watcher, clock, began))
         trained = _train(job, states, watcher, began, clock)
         with registry.stage(settings.name, overwrite) as folder:
@@ -143,12 +148,14 @@ def _prepare(settings: TrainSettings, registry: Registry, workspace: Path) -> _J
         if core.forgets:
             problem = f"'{entry.name}' cannot verify drafts: its cache loses text that a rejected one would need again."
             raise UsageError(problem, "Name another core with --for.")
+        job = _Job(settings, workspace, entry, core, store)
+        job.on_room()
     except SsdError:
         if latest_checkpoint(workspace) is None:
             shutil.rmtree(workspace)
         raise
     core.tap(core.middle_layers)
-    return _Job(settings, workspace, entry, core, store)
+    return job
 
 
 def _settled(settings: TrainSettings) -> TrainSettings:

@@ -37,7 +37,7 @@ from ssdcli.training.assessment import assess, measured_texts, measuring_seconds
 from ssdcli.training.causal_objective import Borders, CausalObjective, SmallCausalObjective, TaughtObjective
 from ssdcli.training.checkpoints import latest_checkpoint, writes_weights
 from ssdcli.training.cloze_states import ClozeStates, cloze_states, next_words
-from ssdcli.training.core_states import CoreStates, StateSamples
+from ssdcli.training.core_states import CoreStates, StateSamples, remark_on_room
 from ssdcli.training.describe import describe, recipe
 from ssdcli.training.heldout_loss import heldout_measure
 from ssdcli.training.lessons import Lessons, LessonWindows, read_lessons
@@ -135,7 +135,8 @@ def train_small(
             workspace = stack.enter_context(claimed(registry, settings.name))
             prepared = _prepare(settings, registry) if is_rank_zero() else _join(settings.name, registry)
         _check_joined(prepared)
-        watcher.on_prepared([*prepared.store.info.report, *next_words(prepared)], prepared.title)
+        remarks = [*next_words(prepared), *_on_room(prepared)]
+        watcher.on_prepared([*prepared.store.info.report, *remarks], prepared.title)
         grant = granted(prepared.settings, watcher, clock, began)
         tuned = isinstance(prepared.model, TunedCore)  # which reads the text once it is trained
         states, memory = (None, None) if tuned else _remembered(prepared, watcher, grant, READING)
@@ -158,6 +159,7 @@ def _prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     try:
         prepared = prepare(settings, registry)
         check_shares(batch_of(prepared), world_size())
+        _on_room(prepared)
     except SsdError:
         if latest_checkpoint(workspace) is None:
             shutil.rmtree(workspace)
@@ -216,6 +218,14 @@ def _remembered(
     with barrier():
         memory = _memory(prepared, states, watcher, grant) if is_rank_zero() else None
     return states, memory
+
+
+def _on_room(prepared: Prepared) -> list[str]:
+    """See `remark_on_room`; nothing is said for a model whose core does not read the text."""
+    model, tokens = prepared.model, prepared.store.info.train.tokens
+    if isinstance(model, SideNetwork) or (isinstance(model, TunedCore) and prepared.settings.memory):
+        return remark_on_room(prepared.workspace, model.core, tokens)
+    return []
 
 
 def _read_core(prepared: Prepared, watcher: Watcher, grant: Grant, until: float) -> CoreStates | None:

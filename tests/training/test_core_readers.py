@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,12 @@ import torch
 from ssdcli.api import load
 from ssdcli.data.store_side import StoreSide
 from ssdcli.data.token_store import TokenStore
-from ssdcli.errors import Interrupted, NoSuchModel, UsageError
+from ssdcli.errors import Interrupted, NoSuchModel, SsdError, UsageError
 from ssdcli.registry.store import Registry
 from ssdcli.training import core_states
 from ssdcli.training.core_states import CoreStates, CoreTexts, StateSamples, read_passages
-from ssdcli.training.job import train_small
+from ssdcli.training.draft_heads import train_head
+from ssdcli.training.job import Watcher, train_small
 from ssdcli.training.prepare import prepare
 from ssdcli.training.settings import TrainSettings
 from ssdcli.training.unfinished import resumed
@@ -40,6 +43,15 @@ def settings_of(tmp_path: Path, **changes: Any) -> TrainSettings:
         write_text(data)
     fields = {"core": "core", "name": "side", "steps": 6, "checkpoint_seconds": 0.0, "batch_tokens": 128}
     return TrainSettings(**{"data": (str(data),), **fields, **changes})
+
+
+def many_texts(tmp_path: Path) -> str:
+    """A folder of forty texts."""
+    data = tmp_path / "many"
+    data.mkdir()
+    for number in range(40):
+        write_text(data / f"{number}.txt", 100, number)
+    return str(data)
 
 
 def test_it_is_the_default_beside_a_causal_core_and_lowers_the_loss(tmp_path):
@@ -183,14 +195,50 @@ def test_a_disk_that_is_too_small_for_the_states_is_left_as_it_was(tmp_path, mon
     assert not list(tmp_path.glob("core_*"))
 
 
+def leave_free(monkeypatch: pytest.MonkeyPatch, tokens: int, states: int = 10) -> None:
+    """Let the disk have room for what the tiny core makes of so many tokens, and so many states be worth a training."""
+    width = 3 * load("core").members[0].model.denoiser.backbone.width
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * tokens * (2 * width + 16)))
+    monkeypatch.setattr(core_states, "_FEWEST", states)
+
+
+@pytest.mark.parametrize("lora", [None, 4])
+def test_a_disk_with_room_for_a_part_of_the_states_is_warned_of_and_keeps_these(tmp_path, monkeypatch, lora):
+    monkeypatch.setattr(core_states, "_TOGETHER", 64)
+    leave_free(monkeypatch, 2000)
+    said, data = [], many_texts(tmp_path)
+    watcher = Watcher(on_prepared=lambda report, _: said.extend(report))
+    trained = train_small(settings_of(tmp_path, data=(data,), lora=lora), watcher)
+    (line,) = [line for line in said if "room for what the core makes of 2,000 of" in line]
+    assert "Free some space" in line
+    (line,) = [line for line in trained.description.data_lines if "room on the disk, to read" in line]
+    read = int(line.split(" to read ")[1].split(" of ")[0])
+    assert 4 <= read <= 6  # of 366 tokens each
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": 4}, {"draft_head": True}])
+def test_a_disk_with_hardly_any_room_for_the_states_is_refused_at_once(tmp_path, monkeypatch, changes):
+    leave_free(monkeypatch, 200, states=201)
+    train = train_head if changes.get("draft_head") else train_small
+    with pytest.raises(SsdError, match="has room for what the core makes of 200 of") as refused:
+        train(settings_of(tmp_path, **changes))
+    assert "set SSD_HOME" in refused.value.remedy
+    assert not (Registry().home / "training" / "side").exists()
+
+
+def test_a_disk_with_room_for_all_states_is_not_spoken_of(tmp_path, monkeypatch):
+    prepared = prepare(settings_of(tmp_path), Registry())
+    core, tokens = prepared.model.core, prepared.store.info.train.tokens
+    leave_free(monkeypatch, tokens)
+    assert core_states.remark_on_room(tmp_path, core, tokens) == []
+    assert core_states.remark_on_room(tmp_path, core, tokens + 1) != []
+
+
 def test_a_text_that_the_core_could_not_read_whole_is_said_to_be_so(tmp_path):
-    data = tmp_path / "many"
-    data.mkdir()
-    for number in range(40):
-        write_text(data / f"{number}.txt", 100, number)
-    settings, times = settings_of(tmp_path, data=(str(data),), steps=None, minutes=1), count(step=9.0)
+    data = many_texts(tmp_path)
+    settings, times = settings_of(tmp_path, data=(data,), steps=None, minutes=1), count(step=9.0)
     trained = train_small(settings, clock=lambda: next(times))
-    (line,) = [line for line in trained.description.data_lines if "had time to read" in line]
+    (line,) = [line for line in trained.description.data_lines if "had time" in line]
     assert line.endswith("drawn at random")
 
 
