@@ -12,7 +12,7 @@ from ssdcli.cli.completion import model_names
 from ssdcli.cli.flags import resolve, with_flags
 from ssdcli.errors import on_out_of_memory
 from ssdcli.evaluation.eval_settings import AuditSettings
-from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.environment import import_torch
 from ssdcli.registry.store import Registry
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def audit(flags: Mapping[str, object], name: Model, data: Data = None, as_json: 
     """Measure how much of its training text a model reveals."""
     settings: AuditSettings = resolve(AuditSettings, flags, None)
     Registry().find(name)  # a typo is answered before torch is imported
-    prepare_machine()
+    import_torch()
     with (
         on_out_of_memory("Close other programs, or audit on a machine with more memory."),
         console.progress(name) as on_progress,

@@ -13,7 +13,7 @@ from ssdcli.cli.conversation import COMMANDS, ChatSettings, Conversation
 from ssdcli.cli.flags import Recipe, resolve, with_flags
 from ssdcli.cli.generate import SEPARATOR, ensemble_of
 from ssdcli.errors import SsdError, UsageError
-from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.environment import import_torch
 from ssdcli.registry.recipes import find_recipe
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def chat(flags: Mapping[str, object], recipe: Recipe = None) -> None:
     ensemble_of(settings.models, settings.blend)  # a typo is answered before torch comes
     at_terminal = console.can_ask()
     lines = _typed(_session()) if at_terminal else _piped()
-    prepare_machine()
+    import_torch()
     conversation = Conversation(settings, between="" if at_terminal else f"{SEPARATOR}\n")
     console.note("/help lists the commands.")
     for line in lines:

@@ -18,7 +18,7 @@ from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.demo import story
 from ssdcli.demo.core import PACKAGE, REPOSITORY, DemoCore, demo_core
 from ssdcli.demo.story import CORE, ENSEMBLE, MEMORY, SMALL
-from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.environment import import_torch
 from ssdcli.machine.units import in_parameters
 from ssdcli.options.checks import above
 from ssdcli.options.declare import option
@@ -52,7 +52,7 @@ def demo(
 ) -> None:
     """Train on a bundled notebook, then compare the core, the small model and both together."""
     minutes = resolve(DemoSettings, flags, None).minutes
-    prepare_machine()
+    import_torch()
     run_demo(story.read_notebook(), minutes, as_json=json)
 
 

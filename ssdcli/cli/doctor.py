@@ -9,7 +9,7 @@ import typer
 from ssdcli.cli import console
 from ssdcli.cli.completion import core_names
 from ssdcli.errors import NoSuchModel, SsdError, UsageError
-from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.environment import import_torch
 from ssdcli.machine.units import counted, in_bytes
 from ssdcli.registry.store import Registry
 
@@ -34,8 +34,8 @@ def doctor(core: For = None, as_json: AsJson = False) -> None:
     if core is not None:
         _write_outlook(registry, core, as_json=as_json)
         return
-    prepare_machine()
     with console.waiting("measuring"):
+        import_torch()
         from ssdcli.doctor.health import examine
 
         checkup = examine(registry)
@@ -57,7 +57,7 @@ def _write_outlook(registry: Registry, name: str, *, as_json: bool) -> None:
     entry = registry.find(name)
     if entry.manifest.kind != "core":
         raise UsageError(f"{name!r} is {entry.manifest.noun}, not a core.", "See 'ssd models list'.")
-    prepare_machine()
+    import_torch()
     from ssdcli.doctor.outlook import outlook
     from ssdcli.machine.hardware import look
 

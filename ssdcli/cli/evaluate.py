@@ -28,7 +28,7 @@ from ssdcli.evaluation.measurement import (
 from ssdcli.generation.parts import CONTEXT, OF_MEMORY, read_members
 from ssdcli.generation.schedule_parser import named
 from ssdcli.generation.selection import EnsembleSpec, choose
-from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.environment import import_torch
 from ssdcli.machine.units import counted
 from ssdcli.options.declare import group
 from ssdcli.registry.disk import write_atomic
@@ -92,7 +92,7 @@ def evaluate(
     settings = replace(given.measuring, context=read_context(given.models.context))
     spec = choose(core, small, context=bool(settings.context))  # a typo is answered before torch is imported
     _check(spec, data or [], plot, save=save)
-    prepare_machine()
+    import_torch()
     with on_out_of_memory("Use smaller models, or a --dtype with fewer bits."), console.progress() as on_progress:
         from ssdcli.evaluation.evaluate import evaluate as run
 

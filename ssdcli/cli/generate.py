@@ -22,7 +22,7 @@ from ssdcli.generation.parts import read_members
 from ssdcli.generation.selection import INEXACT, EnsembleSpec, choose
 from ssdcli.generation.types import DEFAULTS, Options, Request, Result
 from ssdcli.machine.distributed import from_rank_zero
-from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.environment import import_torch, prepare_machine
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.machine.units import counted, large
 from ssdcli.options.declare import group, option
@@ -107,6 +107,7 @@ def generate(
         spec = choose(models.core, read_members(models.members), blend=settings.blend, context=True)
     with on_out_of_memory(_remedy(spec)):
         with console.waiting("loading"):
+            import_torch()
             writer = spec.open(settings.placement)
         _write(writer, rows, settings, spec.confidence or Confidence())
 

@@ -15,6 +15,7 @@ from ssdcli.cli import console
 from ssdcli.cli.completion import core_names
 from ssdcli.cli.progress import pulse
 from ssdcli.errors import UsageError, require
+from ssdcli.machine.environment import import_torch
 from ssdcli.machine.units import in_parameters, large
 from ssdcli.registry.names import check_name
 from ssdcli.registry.store import Entry, Registry
@@ -205,6 +206,7 @@ def _bar(weight_bytes: int, converting: str) -> Iterator[Watch]:
 
 def _facts(plan: PullPlan, name: str) -> dict[str, Any]:
     """What is known before the weights are fetched."""
+    import_torch()
     from ssdcli.hub.pull import suited
     from ssdcli.training.choices import choose_preset
     from ssdcli.training.settings import TrainSettings

@@ -12,7 +12,7 @@ import typer
 
 from ssdcli.cli.flags import resolve, with_flags
 from ssdcli.errors import UsageError
-from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.environment import import_torch
 from ssdcli.machine.placement import FREE, Placement
 from ssdcli.options.checks import at_least, between
 from ssdcli.options.declare import check_options, group, option
@@ -62,7 +62,7 @@ def serve(flags: Mapping[str, object]) -> None:
         from ssdcli.serving.endpoint import LOOPBACK, Server
     except ImportError:
         raise UsageError("'ssd serve' needs starlette and uvicorn.", "Run pip install 'ssdcli[serve]'.") from None
-    prepare_machine()
+    import_torch()
     from ssdcli.serving.worker import Worker
 
     with _listening(settings.host, settings.port) as opened:

@@ -16,7 +16,7 @@ from ssdcli.cli.progress import Screen, stoppable
 from ssdcli.engine.ensemble.gate import PUBLIC_GATE, gate_of
 from ssdcli.errors import UsageError, on_out_of_memory, require
 from ssdcli.machine.distributed import from_rank_zero
-from ssdcli.machine.environment import prepare_machine
+from ssdcli.machine.environment import import_torch, prepare_machine
 from ssdcli.machine.units import counted
 from ssdcli.options.declare import flag_of
 from ssdcli.registry.recipes import find_recipe
@@ -69,6 +69,7 @@ def train_small(
     settings = from_rank_zero(lambda: _settings(given, recipe, resume=resume, overwrite=overwrite))
     remedy = "Choose a smaller --size or a smaller --batch-tokens."
     with on_out_of_memory(remedy), stoppable() as stop, Screen(settings.name) as screen:
+        import_torch()
         from ssdcli.training.draft_heads import train_head
         from ssdcli.training.job import train_small as run
 

@@ -88,6 +88,17 @@ def test_what_is_set_for_threads_and_pages_is_the_users_where_he_says_otherwise(
     assert os.environ[variable] == after
 
 
+def test_no_garbage_is_looked_for_in_torch():
+    script = (
+        "import gc, sys; from ssdcli.machine.environment import import_torch; import_torch()\n"
+        "print('torch' in sys.modules, gc.isenabled(), gc.get_freeze_count() > 100_000)\n"
+        "frozen = gc.get_freeze_count(); kept = [[] for _ in range(1000)]; import_torch()\n"
+        "print(gc.get_freeze_count() == frozen)"  # what others made since then may be garbage
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 4
+
+
 def test_the_machine_is_prepared_without_torch():
     script = "import sys; import ssdcli.machine.environment; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
