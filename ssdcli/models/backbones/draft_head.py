@@ -70,7 +70,7 @@ class _InEightBits(nn.Module):
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
         linear = [layer for layer in layers.children() if isinstance(layer, nn.Linear)]
-        self._first, self._last = (pack_int8(Matrix(layer.weight, layer.bias)) for layer in linear)
+        self._first, self._last = (pack_int8(Matrix([layer.weight], layer.bias)) for layer in linear)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._last(self._first.activated(x.bfloat16()[None], "gelu"))[0].to(x.dtype)
@@ -87,7 +87,7 @@ class DraftingCore:
         rows = core.head_rows(head.ids)
         self._dtype = rows.dtype
         small = rows.device.type == "cpu" and rows.dtype == torch.bfloat16
-        self._scores: PackedLinear = pack_int8(Matrix(rows)) if small else PlainLinear(rows, None)
+        self._scores: PackedLinear = pack_int8(Matrix([rows])) if small else PlainLinear(rows, None)
         if small:
             head.first, head.later = _InEightBits(head.first), _InEightBits(head.later)
 

@@ -44,13 +44,13 @@ class Weights:
     read: a tensor by its name, if there is one.
     packing: of the layers and all else.
     update: what an adapter adds to the tensor of a linear layer, if anything.
-    in_4_bits: packs the weights of a layer of this name in 4 bits.
+    in_4_bits: packs a layer of this name in 4 bits.
     """
 
     read: Callable[[str], Tensor | None]
     packing: Packing
     update: Callable[[str], Update | None] = lambda _: None
-    in_4_bits: Callable[[str, Tensor], FourBits] = lambda _, weight: packed_in_4_bits(weight)
+    in_4_bits: Callable[[str, Matrix], FourBits] = lambda _, matrix: packed_in_4_bits(matrix)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class PackedDecoder:
         self._rotary = {kind: parts.rotary(kind) for kind in self.kinds}
         self._norm = parts.norm("model.norm")
         head = parts.optional("lm_head.weight")
-        self._head = packing.head(Matrix(self.table if head is None else head))
+        self._head = packing.head(Matrix([self.table if head is None else head]))
         self.tied = head is None
         attention = sum(layer.attention for layer in self._layers)
         self.sizes = Sizes(body=parts.multiply_adds, attention=attention, table=self.table.numel())
@@ -197,8 +197,8 @@ class _Parts:
         found = [bias for name in names if (bias := self.optional(f"{name}.bias")) is not None]
         self.multiply_adds += sum(weight.numel() for weight in weights)
         update = Update.beside([self._weights.update(f"{name}.weight") for name in names], [*map(len, weights)])
-        bias, pack = _joined(found) if found else None, partial(self._weights.in_4_bits, names[0])
-        return self._weights.packing.layers(Matrix(_joined(weights), bias, update, pack))
+        bias, pack = torch.cat(found) if found else None, partial(self._weights.in_4_bits, names[0])
+        return self._weights.packing.layers(Matrix(weights, bias, update, pack))
 
     def layer_type(self, number: int) -> str:
         """The kind of a layer."""
@@ -302,10 +302,6 @@ class _Layer:
         seen = functional.scaled_dot_product_attention(together, keys, values, mask, scale=self._scale)
         seen = seen.view(rows, self._groups, share, count, width).permute(0, 3, 1, 2, 4)
         return seen.reshape(rows, count, heads * width)
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _added(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

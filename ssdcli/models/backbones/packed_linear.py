@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ TOGETHER = 32  # tokens of several rows at most that share a pass
 _LEVELS = 15  # between the least and the greatest number of a group
 _PACKED_ROWS = 128  # of a matrix, packed at a time in the processor's cache; a multiple of the kernel's blocks of 64
 _EIGHTS = 16  # the kernel of 8 bits adds up a multiple of so many numbers
-_ROWS = 64  # of a matrix that show whether all lie on a grid of 4 bits
+_ROWS = 16  # of a weight that show whether all lie on a grid of 4 bits
 FEW = 8 if has_fast_bf16() else 4  # tokens of a row up to which 4 bits are read faster than more bits are multiplied
 _NEAR = 0.004  # the relative error of numbers that 4 bits hold as well as 16 do: bfloat16's own is 0.0017
 _NAMES = {"silu": ("swish", ""), "gelu_pytorch_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none")}  # oneDNN's
@@ -55,20 +56,31 @@ class Update:
 class Matrix:
     """What a linear layer is packed from.
 
-    weight: (out, in). bias: (out,).
+    parts: its weight, or those of layers of the same input, whose outputs lie side by side: (out, in) each.
+    bias: (out,), of all of them.
     update: what an adapter adds to the weight.
     in_4_bits: packs the weight itself in 4 bits, as `packed_in_4_bits` does.
     """
 
-    weight: Tensor
+    parts: Sequence[Tensor]
     bias: Tensor | None = None
     update: Update | None = None
-    in_4_bits: Callable[[Tensor], FourBits] | None = None
+    in_4_bits: Callable[[Matrix], FourBits] | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole weight: (out, in)."""
+        return self.parts[0] if len(self.parts) == 1 else torch.cat(list(self.parts))
 
     @property
     def updated(self) -> Tensor:
         """The weight with what an adapter adds to it."""
         return self.weight if self.update is None else self.update.added_to(self.weight)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return sum(map(len, self.parts)), self.parts[0].shape[1]
 
 
 FourBits = tuple[Tensor, Tensor]  # as the kernel reads them: levels, and for each group a scale and an offset
@@ -172,9 +184,9 @@ class Int8Packed(PackedLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """weight: (out, in); bias: (out,)."""
         least, packed, scales = torch.finfo(torch.float32).tiny, [], []
-        for rows in weight.split(_PACKED_ROWS):
-            scale = rows.float().abs().amax(1, keepdim=True).clamp_(min=least) / 127
-            packed.append((rows.float() / scale).round_().to(torch.int8))
+        for rows in map(Tensor.float, weight.split(_PACKED_ROWS)):
+            scale = rows.abs().amax(1, keepdim=True).clamp_(min=least) / 127
+            packed.append((rows / scale).round_().to(torch.int8))
             scales.append(scale[:, 0].bfloat16())
         self._weight, self._scale, self._bias = torch.cat(packed), torch.cat(scales), _short(bias)
 
@@ -187,10 +199,10 @@ class Int8Packed(PackedLinear):
         return torch._weight_int8pack_mm(x, self._weight, self._scale)
 
 
-def packed_in_4_bits(weight: Tensor) -> FourBits:
-    """Weights (out, in) in 4 bits; `in` must be a multiple of GROUP, `out` one of 16."""
+def packed_in_4_bits(matrix: Matrix) -> FourBits:
+    """The weight (out, in) in 4 bits; `in` must be a multiple of GROUP, `out` one of 16."""
     packed, pairs = [], []
-    for rows in weight.split(_PACKED_ROWS):
+    for rows in matrix.weight.split(_PACKED_ROWS):
         grid = Grid.of(rows)
         packed.append(torch._convert_weight_to_int4pack_for_cpu(grid.levels.view(rows.shape).int(), 1))
         middle = grid.least + (_LEVELS + 1) // 2 * grid.step  # the kernel's offset is that of level 8
@@ -203,7 +215,7 @@ class Int4Packed(PackedLinear):
 
     def __init__(self, matrix: Matrix) -> None:
         """Without the matrix's update."""
-        self._weight, self._scales = (matrix.in_4_bits or packed_in_4_bits)(matrix.weight)
+        self._weight, self._scales = (matrix.in_4_bits or packed_in_4_bits)(matrix)
         self._bias = _short(matrix.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -215,9 +227,10 @@ class Int4Packed(PackedLinear):
         return torch._weight_int4pack_mm_for_cpu(x, self._weight, GROUP, self._scales)
 
     @staticmethod
-    def holds(weight: Tensor) -> bool:
+    def holds(matrix: Matrix) -> bool:
         """Whether the kernel takes a matrix of this shape."""
-        return weight.shape[0] % 16 == 0 and weight.shape[1] % GROUP == 0
+        height, width = matrix.shape
+        return height % 16 == 0 and width % GROUP == 0
 
 
 class Adapted(Int4Packed):
@@ -244,9 +257,15 @@ class ByLength(PackedLinear):
     The number of rows makes no difference, so that each is computed as it is alone.
     """
 
-    def __init__(self, few: PackedLinear, many: PackedLinear) -> None:
-        """few: for passes over a few tokens; many: for longer ones."""
-        self._few, self._many = few, many
+    def __init__(self, matrix: Matrix) -> None:
+        """Pack it in 4 bits now, and in 16 when a longer pass first reads them."""
+        self._few, self._matrix = pack_int4(matrix), matrix
+
+    @cached_property
+    def _many(self) -> PackedLinear:
+        many = pack_bfloat16(self._matrix)
+        del self._matrix  # and with the last one the file that all are read from
+        return many
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, n, in) to (B, n, out)."""
@@ -309,25 +328,24 @@ def pack_plain(matrix: Matrix) -> PackedLinear:
 
 def pack_int8(matrix: Matrix) -> PackedLinear:
     """In 8 bits, or in 16 where the kernel does not take the shape: it would read beyond the rows."""
-    if matrix.weight.shape[1] % _EIGHTS:
+    if matrix.shape[1] % _EIGHTS:
         return pack_bfloat16(matrix)
     return Int8Packed(matrix.updated, matrix.bias)
 
 
 def pack_int4(matrix: Matrix) -> PackedLinear:
     """In 4 bits, or in 16 where the kernel does not take the shape."""
-    if not Int4Packed.holds(matrix.weight):
+    if not Int4Packed.holds(matrix):
         return pack_bfloat16(matrix)
     return Int4Packed(matrix) if matrix.update is None else Adapted(matrix, matrix.update)
 
 
 def pack_by_length(matrix: Matrix) -> PackedLinear:
     """As pack_bfloat16, and in 4 bits beside it for short passes where these hold the weights, as those of a GGUF."""
-    many = pack_bfloat16(matrix)
-    rows = matrix.weight[:_ROWS]
-    if not Int4Packed.holds(matrix.weight) or Grid.of(rows).error(rows) > _NEAR:
-        return many
-    return ByLength(pack_int4(matrix), many)
+    rows = torch.cat([part[:_ROWS] for part in matrix.parts])
+    if not Int4Packed.holds(matrix) or Grid.of(rows).error(rows) > _NEAR:
+        return pack_bfloat16(matrix)
+    return ByLength(matrix)
 
 
 @dataclass(frozen=True)

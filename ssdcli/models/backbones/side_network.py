@@ -119,7 +119,7 @@ class SideNetwork(nn.Module):
         """Lay the weights out for a CPU on which the core's states are in bfloat16; for what is trained no more."""
         if self.core.dtype == torch.bfloat16 and self.device.type == "cpu":
             linear = [layer for layer in self.body if isinstance(layer, nn.Linear)]
-            first, last = (pack_bfloat16(Matrix(layer.weight, layer.bias)) for layer in linear)
+            first, last = (pack_bfloat16(Matrix([layer.weight], layer.bias)) for layer in linear)
             self._packed = first, last
         return self
 

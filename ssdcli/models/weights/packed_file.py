@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
-from ssdcli.models.backbones.packed_linear import FourBits, packed_in_4_bits
+from ssdcli.models.backbones.packed_linear import FourBits, Matrix, packed_in_4_bits
 from ssdcli.registry.disk import make_private, replacing
 from ssdcli.registry.manifest import read_manifest
 from ssdcli.registry.store import Registry
@@ -23,7 +22,7 @@ _PARTS = _LEVELS, _SCALES = "levels", "scales"
 
 
 @contextmanager
-def kept_in_4_bits(folder: Path) -> Iterator[Callable[[str, Tensor], FourBits]]:
+def kept_in_4_bits(folder: Path) -> Iterator[Callable[[str, Matrix], FourBits]]:
     """How the layers of a core are packed: read if that was done before on such a machine, else done, and kept.
 
     The files of one that is not registered are packed as they are. A file that cannot be read or written only costs
@@ -31,14 +30,14 @@ def kept_in_4_bits(folder: Path) -> Iterator[Callable[[str, Tensor], FourBits]]:
     """
     registry = Registry()
     if folder.parent != registry.models:
-        yield lambda _, weight: packed_in_4_bits(weight)
+        yield lambda _, matrix: packed_in_4_bits(matrix)
         return
     path, made_for = registry.packed(folder.name), _made_for(folder)
     known, new = _read(path, made_for), {}
 
-    def pack(name: str, weight: Tensor) -> FourBits:
+    def pack(name: str, matrix: Matrix) -> FourBits:
         if name not in known:
-            known[name] = new[name] = packed_in_4_bits(weight)
+            known[name] = new[name] = packed_in_4_bits(matrix)
         return known[name]
 
     yield pack

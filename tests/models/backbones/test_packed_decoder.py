@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
+from ssdcli.models.backbones import packed_linear
 from ssdcli.models.backbones.causal import PackedCausalBackbone
 from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from ssdcli.models.backbones.native_class import native_class_of
@@ -193,7 +194,7 @@ def _on_grid(out: int = 64, width: int = 96) -> Tensor:
 @pytest.mark.parametrize("rows", [1, 3, 20])
 def test_what_follows_a_product_is_what_it_would_be_after_it(pack, rows):
     weight, bias = _on_grid().bfloat16(), _matrix()[:, 0].bfloat16()
-    layer: PackedLinear = pack(Matrix(weight, bias))
+    layer: PackedLinear = pack(Matrix([weight], bias))
     x, other = _x(rows, 96), _x(rows, 64)
     y = torch.nn.functional.linear(x.float(), weight.float(), bias.float())
     near = {"atol": 0.05 * float(y.abs().max()), "rtol": 0.02}
@@ -208,19 +209,39 @@ def test_what_follows_a_product_is_what_it_would_be_after_it(pack, rows):
 @pytest.mark.parametrize("width", [3, 24, 40])
 def test_what_the_kernel_of_8_bits_would_misread_is_kept_in_16(width):
     weight = _matrix(64, width)
-    layer = pack_int8(Matrix(weight))
-    assert type(layer) is type(pack_bfloat16(Matrix(weight)))  # before it is called, which might crash
+    layer = pack_int8(Matrix([weight]))
+    assert type(layer) is type(pack_bfloat16(Matrix([weight])))  # before it is called, which might crash
     y = _x(3, width).float() @ weight.T
     torch.testing.assert_close(layer(_x(3, width)).float(), y, atol=0.02 * float(y.abs().max()), rtol=0.02)
 
 
 def test_weights_that_came_from_4_bits_are_read_in_4_bits_over_a_few_tokens_alone():
-    grid, free = pack_by_length(Matrix(_on_grid())), pack_by_length(Matrix(_matrix()))
+    grid, free = pack_by_length(Matrix([_on_grid()])), pack_by_length(Matrix([_matrix()]))
     assert isinstance(grid, ByLength)
     assert not isinstance(free, ByLength)
-    few, many = Int4Packed(Matrix(_on_grid())), pack_bfloat16(Matrix(_on_grid()))
+    few, many = Int4Packed(Matrix([_on_grid()])), pack_bfloat16(Matrix([_on_grid()]))
     assert torch.equal(grid(_x(FEW, 96)), few(_x(FEW, 96)))
     assert torch.equal(grid(_x(FEW + 1, 96)), many(_x(FEW + 1, 96)))
+
+
+def test_layers_read_as_one_are_packed_as_they_are_alone_and_in_4_bits_only_if_all_came_from_them():
+    grids = _on_grid().split([32, 16, 16])
+    both, whole = pack_by_length(Matrix(grids)), pack_by_length(Matrix([_on_grid()]))
+    assert torch.equal(both(_x(1, 96)), whole(_x(1, 96)))
+    for free in range(3):
+        parts = [_matrix(len(grid)) if place == free else grid for place, grid in enumerate(grids)]
+        assert not isinstance(pack_by_length(Matrix(parts)), ByLength)
+
+
+def test_16_bits_are_made_when_a_longer_pass_first_reads_them(monkeypatch):
+    made = []
+    monkeypatch.setattr(packed_linear, "pack_bfloat16", lambda matrix: made.append(matrix) or pack_bfloat16(matrix))
+    layer = pack_by_length(Matrix([_on_grid()]))
+    layer(_x(FEW, 96))
+    assert not made
+    for _ in range(2):
+        layer(_x(FEW + 1, 96))
+    assert len(made) == 1
 
 
 def _update(out: int = 64, width: int = 96, rank: int = 5) -> Update:
@@ -232,9 +253,9 @@ def test_an_adapter_leaves_a_grid_of_4_bits_as_it_is(rank):
     update = _update(rank=rank)
     exact = _x(FEW, 96).float() @ update.added_to(_on_grid()).T
     for pack in (pack_by_length, pack_int4):
-        layer = pack(Matrix(_on_grid(), None, update))
+        layer = pack(Matrix([_on_grid()], None, update))
         assert (layer(_x(FEW, 96)).float() - exact).norm() < 0.01 * exact.norm()
-    swallowed = Int4Packed(Matrix(update.added_to(_on_grid())))(_x(FEW, 96)).float()
+    swallowed = Int4Packed(Matrix([update.added_to(_on_grid())]))(_x(FEW, 96)).float()
     assert (swallowed - exact).norm() > 0.02 * exact.norm()
 
 
@@ -243,12 +264,12 @@ def test_longer_passes_and_other_weights_have_it_added():
     for weight, rows in ((_on_grid(), FEW + 1), (_matrix(), 1)):
         x = _x(rows, 96)
         assert torch.equal(
-            pack_by_length(Matrix(weight, None, update))(x), pack_bfloat16(Matrix(update.added_to(weight)))(x)
+            pack_by_length(Matrix([weight], None, update))(x), pack_bfloat16(Matrix([update.added_to(weight)]))(x)
         )
 
 
 def test_beside_an_adapter_a_row_is_bit_for_bit_what_it_is_alone():
-    layer = pack_int4(Matrix(_on_grid(), None, _update()))
+    layer = pack_int4(Matrix([_on_grid()], None, _update()))
     assert is_same_beside(layer, 96, torch.bfloat16)
 
 
@@ -265,7 +286,7 @@ def test_layers_that_are_one_have_an_update_each():
 
 def test_4_bits_hold_weights_of_a_grid_as_well_as_16_do():
     exact = _x(4, 96).float() @ _on_grid().T
-    errors = [(pack(Matrix(_on_grid()))(_x(4, 96)).float() - exact).norm() for pack in (pack_int4, pack_bfloat16)]
+    errors = [(pack(Matrix([_on_grid()]))(_x(4, 96)).float() - exact).norm() for pack in (pack_int4, pack_bfloat16)]
     assert errors[0] < 2 * errors[1]
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssdcli.generation.loaded_model import open_model
 from ssdcli.machine.placement import Placement
+from ssdcli.models.backbones.packed_linear import Matrix
 from ssdcli.models.weights import packed_file
 from ssdcli.registry.store import Registry
 from tests.pulled import LLAMA, add_causal
@@ -23,13 +24,13 @@ def predictions(name: str = "core") -> Tensor:
     return core.log_p(core.states(torch.tensor([[5, 9, 200, 31]])))
 
 
-def packings(monkeypatch) -> list[Tensor]:
-    """The weights that are packed from now on."""
+def packings(monkeypatch) -> list[Matrix]:
+    """The matrices that are packed from now on."""
     found, pack = [], packed_file.packed_in_4_bits
 
-    def noted(weight):
-        found.append(weight)
-        return pack(weight)
+    def noted(matrix):
+        found.append(matrix)
+        return pack(matrix)
 
     monkeypatch.setattr(packed_file, "packed_in_4_bits", noted)
     return found
