@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ssdcli.engine.process import make_process
@@ -62,9 +63,8 @@ _SECONDS = 0.15  # spent on each measurement
 def rate(rows: int, dtype: str, device: str) -> float:
     """FLOP/s of multiplying so many rows by large matrices; a single row goes as fast as memory is read."""
     rows = min(rows, _MOST_ROWS) if device == CPU else rows
-    kind = getattr(torch, dtype)
-    x = torch.ones(rows, _SIDE, dtype=kind, device=device)
-    matrices = [torch.ones(_SIDE, _SIDE, dtype=kind, device=device) for _ in range(2)]
+    matrices = _matrices(dtype, device)
+    x = torch.ones(rows, _SIDE, dtype=matrices[0].dtype, device=device)
     count, started = 0, 0.0
     while count < 3 or time.perf_counter() - started < _SECONDS:
         y = functional.linear(x, matrices[count % 2])  # as layers do: some CPUs are slow at other forms
@@ -73,6 +73,12 @@ def rate(rows: int, dtype: str, device: str) -> float:
         if count == 2:  # the first ones only warm up
             started = time.perf_counter()
     return 2 * rows * _SIDE**2 * (count - 2) / (time.perf_counter() - started)
+
+
+@cache
+def _matrices(dtype: str, device: str) -> list[Tensor]:
+    """Those that are multiplied, for all measurements: filling them takes half as long as one."""
+    return [torch.ones(_SIDE, _SIDE, dtype=getattr(torch, dtype), device=device) for _ in range(2)]
 
 
 def bandwidth(dtype: str, device: str) -> float:

@@ -37,7 +37,7 @@ def characters_of(codec: Codec, vocabulary: int) -> Characters | None:
     from ssdcli.engine.sampling.characters import Characters
     from ssdcli.text.tokenizer import token_bytes
 
-    tokens = token_bytes(codec.tokenizer)
+    tokens = token_bytes(codec.tokenizer, vocabulary)
     return None if tokens is None else Characters.of(tokens, vocabulary)
 
 

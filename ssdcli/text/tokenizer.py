@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -55,19 +56,18 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how SentencePiece spells a byte that no token has
 
 
-def token_bytes(tokenizer: Tokenizer) -> list[bytes | None] | None:
-    """The bytes of each id; None for one that writes nothing, and None at all if the tokens are whole characters."""
+def token_bytes(tokenizer: Tokenizer, vocabulary: int) -> list[bytes] | None:
+    """The bytes of each id below `vocabulary`, none if it writes nothing; None if all tokens are whole characters."""
     decoder = tokenizer.decoder
     by_level = decoder is not None and _has_byte_level(json.loads(decoder.__getstate__()))
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    if not by_level and "<0x80>" not in vocabulary:
+    if not by_level and tokenizer.token_to_id("<0x80>") is None:
         return None
-    found: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)
-    for token, place in vocabulary.items():
-        found[place] = _by_level(token) if by_level else _by_fallback(token)
-    for place, added in tokenizer.get_added_tokens_decoder().items():
-        if place < len(found):
-            found[place] = None if added.special else added.content.encode("utf-8", "replace")
+    added, token_of = tokenizer.get_added_tokens_decoder(), tokenizer.id_to_token  # get_vocab takes twice as long
+    tokens = ["" if place in added else token_of(place) or "" for place in range(vocabulary)]
+    found = _by_level(tokens) if by_level else [*map(_by_fallback, tokens)]
+    for place, token in added.items():
+        if place < vocabulary and not token.special:
+            found[place] = token.content.encode("utf-8", "replace")
     return found
 
 
@@ -77,9 +77,15 @@ def _has_byte_level(decoder: object) -> bool:
     return decoder.get("type") == "ByteLevel" or any(map(_has_byte_level, decoder.get("decoders", [])))
 
 
-def _by_level(token: str) -> bytes:
+def _by_level(tokens: Sequence[str]) -> list[bytes]:
+    """The bytes of tokens; of all at once, a byte a character, unless some are not spelled in the alphabet."""
     alphabet, spelled = _alphabet()
-    return token.translate(alphabet).encode("latin-1") if spelled(token) else token.encode("utf-8", "replace")
+    written = "".join(tokens)
+    if not spelled(written):
+        return [_by_level([token])[0] if spelled(token) else token.encode("utf-8", "replace") for token in tokens]
+    ends = accumulate(map(len, tokens), initial=0)
+    together = written.translate(alphabet).encode("latin-1")
+    return [together[start:end] for start, end in pairwise(ends)]
 
 
 def _by_fallback(token: str) -> bytes:

@@ -57,7 +57,7 @@ class Characters:
         parts: list[int] = []
         for place, token in enumerate(tokens[:vocabulary]):
             if token:
-                (whole if _is_whole(token) else parts).append(place)
+                (whole if token.isascii() or _is_whole(token) else parts).append(place)
         if not parts:
             return None
         following = torch.arange(_STATES)[:, None].repeat(1, vocabulary)  # what writes nothing changes nothing
@@ -112,4 +112,4 @@ class Characters:
 
 
 def _is_whole(token: bytes) -> bool:
-    return token.isascii() or bool(token.decode("utf-8", "ignore").encode() == token)
+    return token.decode("utf-8", "ignore").encode() == token

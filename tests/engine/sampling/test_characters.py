@@ -82,11 +82,11 @@ def test_a_vocabulary_of_whole_characters_needs_nothing():
 
 def test_the_bytes_of_a_byte_level_vocabulary_are_those_that_it_decodes():
     tokenizer = tiny_tokenizer()
-    found = token_bytes(tokenizer)
+    found = token_bytes(tokenizer, tokenizer.get_vocab_size())
     assert found is not None
     ids = tokenizer.encode("Dear é 日 😀, the boiler\n", add_special_tokens=False).ids
-    assert b"".join(found[place] or b"" for place in ids).decode() == "Dear é 日 😀, the boiler\n"
-    assert found[:3] == [None, None, None]
+    assert b"".join(found[place] for place in ids).decode() == "Dear é 日 😀, the boiler\n"
+    assert found[:3] == [b""] * 3
 
 
 @pytest.mark.parametrize(
