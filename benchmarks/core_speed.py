@@ -139,7 +139,8 @@ def starts(given: Namespace) -> str:
     writes = [f"--core={given.core}", *(f"--with={name}" for name in given.members), "--plain", "--max-tokens=1"]
     ways = {"python, torch imported": ["-c", "import torch"], "ssd --help": ["-m", "ssdcli", "--help"]}
     ways["ssd doctor"] = ["-m", "ssdcli", "doctor"]
-    ways["ssd generate"] = ["-m", "ssdcli", "generate", *writes, "The"]
+    for name, prompt in (("a word", "The"), ("a sentence", PROMPT)):
+        ways[f"ssd generate, after {name}"] = ["-m", "ssdcli", "generate", *writes, prompt]
     if given.gguf:
         ways["ssd pull FILE.gguf --dry-run"] = ["-m", "ssdcli", "pull", str(given.gguf), "--dry-run"]
     runs = {name: partial(_started, words) for name, words in ways.items()}
