@@ -281,7 +281,10 @@ def _warn_of_links(entry: Entry, others: Mapping[str, Manifest]) -> None:
     """Warn of what an imported model was made for or from, where it is missing or does not fit; others: by name."""
     name, core, base = entry.name, entry.manifest.core, entry.manifest.base
     if core is not None and core not in others:
-        console.warn(f"{name!r} was made for {core!r}, and there is no model of this name; pull, train or import it.")
+        if entry.manifest.origin != core:  # else the next warning is of it
+            console.warn(
+                f"{name!r} was made for {core!r}, and there is no model of this name; pull, train or import it."
+            )
     elif core is not None and (problem := misfit(entry.manifest, others[core])) is not None:
         console.warn(f"{name!r} was made for another {core!r} than the one here: {problem}.")
     if base is not None and base not in others and entry.manifest.kind != ADAPTER:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from ssdcli.data.marking import CLOSING, GIVEN, WRITTEN
@@ -85,7 +86,8 @@ def counted_places(given: Sequence[Passage]) -> Ids:
 
 def remark_on_room(folder: Path, core: CausalCore, tokens: int) -> list[str]:
     """What to say of a disk without room for what a core makes of so many tokens; SsdError where it has hardly any."""
-    begun, wanted = _Reading.open(folder), _Reading(_width(core, core.middle_layers), positions=tokens).bytes
+    width = _width(core, core.middle_layers)
+    begun, wanted = _Reading.open(folder), _Reading(width, core.width, positions=tokens).bytes
     room = _room(folder)
     if room >= min(wanted, _MOST_BYTES) or (begun is not None and begun.finished):
         return []
@@ -108,16 +110,18 @@ def _room(folder: Path) -> int:
 class CoreStates:
     """States on disk, and the tokens that follow them.
 
-    states: (N, D) int16, the bits of bfloat16, memory-mapped.
+    states: (N, C) int16, memory-mapped, as `_packed` makes them.
     targets: (N,) int64.
     places: (N,) int64, where in the training side of the token store the targets stand.
     documents: how many of the training documents were read.
+    wide: the columns that are bits of bfloat16.
     """
 
     states: NDArray[np.int16]
     targets: Ids
     places: Ids
     documents: int
+    wide: int
 
     @classmethod
     def open(cls, folder: Path) -> CoreStates | None:
@@ -125,26 +129,36 @@ class CoreStates:
         reading = _Reading.open(folder)
         if reading is None or not reading.finished:
             return None
-        states = np.memmap(folder / _STATES, np.int16, "r", shape=(reading.positions, reading.width))
+        states = np.memmap(folder / _STATES, np.int16, "r", shape=(reading.positions, reading.columns))
         targets, places = (np.fromfile(folder / file, np.int64) for file in (_TARGETS, _PLACES))
-        return cls(states, targets, places, reading.documents)
+        return cls(states, targets, places, reading.documents, reading.wide)
 
     def read(self, rows: Ids, columns: slice = _ALL) -> Tensor:
-        """Some of the states, (n, D) bfloat16, or some columns of them."""
-        return torch.from_numpy(self.states[rows, columns]).view(torch.bfloat16)
+        """Some of the states, (n, (1 + k) H) bfloat16, or some columns of them; those of 8 bits are normalised."""
+        wide = self.wide
+        first, stop, _ = columns.indices(2 * self.states.shape[1] - wide)
+        own = torch.from_numpy(self.states[rows, min(first, wide) : min(stop, wide)]).view(torch.bfloat16)
+        if stop <= wide:
+            return own
+        packed = self.states[rows, (wide + max(first, wide)) // 2 : (wide + stop) // 2]
+        rest = torch.from_numpy(np.ascontiguousarray(packed)).view(torch.float8_e4m3fn)
+        return torch.cat([own, rest.bfloat16()], dim=-1)
 
     @classmethod
-    def write(cls, folder: Path, core: CausalCore, batches: Batches, stops: Stop) -> CoreStates:
+    def write(cls, folder: Path, core: CausalCore, batches: Batches, stops: Stop, tokens: int = 0) -> CoreStates:
         """Let a core read passages until all are read, the disk's share is full, or it is told.
 
         A reading of the same passages that was interrupted goes on where it was, or half a minute before. One for which
         the disk is too small leaves nothing on it (OSError).
 
         stops: asked after every pass with the number of documents that were read.
+        tokens: how many there may be; where there is no room for their states, those below the last layer take 8 bits.
         """
-        width = _width(core, core.taps)
-        found = _Reading.open(folder)
-        begun = found if found is not None and found.width == width and not found.finished else _Reading(width)
+        width, found = _width(core, core.taps), _Reading.open(folder)
+        fits = _Reading(width, width, positions=tokens).bytes <= _room(folder)
+        begun = _Reading(width, width if fits else core.width)
+        if found is not None and found.width == width and not found.finished:
+            begun = found
         try:
             read = _written(folder, core, batches, stops, begun)
         except OSError:
@@ -157,6 +171,18 @@ class CoreStates:
         return found_again
 
 
+def _packed(states: Tensor, wide: int) -> Tensor:
+    """The bits of states (N, D) bfloat16 as int16: of the first `wide` numbers, then of the others in 8 bits each.
+
+    These are of layers of this width, whose readers normalise them; they are kept so, which 8 bits suffice for.
+    """
+    own, rest = states[:, :wide].view(torch.int16), states[:, wide:]
+    if not rest.shape[1]:
+        return own
+    normalised = functional.rms_norm(rest.unflatten(1, (-1, wide)).float(), (wide,)).flatten(1)
+    return torch.cat([own, normalised.to(torch.float8_e4m3fn).view(torch.int16)], dim=1)
+
+
 def _width(core: CausalCore, layers: Sequence[int]) -> int:
     """The numbers of a state that holds the last layer's and those of these layers."""
     return (1 + len(layers)) * core.width
@@ -166,11 +192,12 @@ def _width(core: CausalCore, layers: Sequence[int]) -> int:
 class _Reading:
     """How far a core has read.
 
-    width: of a state, in numbers. passes: how many it took. positions: states that are on disk.
-    documents: that were read whole. finished: whether it reads no more.
+    width: of a state, in numbers. wide: those that take 16 bits, the others take 8. passes: how many it took.
+    positions: states that are on disk. documents: that were read whole. finished: whether it reads no more.
     """
 
     width: int
+    wide: int
     passes: int = 0
     positions: int = 0
     documents: int = 0
@@ -188,13 +215,18 @@ class _Reading:
         return kept if whole else None
 
     @property
+    def columns(self) -> int:
+        """The numbers of 16 bits that a state takes."""
+        return (self.wide + self.width) // 2
+
+    @property
     def bytes(self) -> int:
         """What the files take."""
         return sum(size for _, size in self.sizes())
 
     def sizes(self) -> Iterator[tuple[str, int]]:
         """The files and the bytes of each."""
-        return zip(_FILES, (2 * self.width * self.positions, 8 * self.positions, 8 * self.positions), strict=True)
+        return zip(_FILES, (2 * self.columns * self.positions, 8 * self.positions, 8 * self.positions), strict=True)
 
     def keep(self, folder: Path) -> None:
         """Write it into a folder."""
@@ -219,7 +251,7 @@ def _written(folder: Path, core: CausalCore, batches: Batches, stops: Stop, read
                 if number < read.passes:
                     continue
                 states, following = read_passages(core, batch)
-                parts = states.view(torch.int16).numpy(), following.numpy(), counted_places(batch)
+                parts = _packed(states, read.wide).numpy(), following.numpy(), counted_places(batch)
                 for file, part in zip(files, parts, strict=True):
                     file.write(part.tobytes())
                 read = replace(read, passes=number + 1, positions=read.positions + len(following), documents=documents)

@@ -168,13 +168,14 @@ def _settled(settings: TrainSettings) -> TrainSettings:
 
 def _read(job: _Job, watcher: Watcher, grant: Grant) -> CoreStates:
     """What the core makes of the text and of what it writes itself, or of as much as there is time for."""
-    total = len(job.store.train_documents)
+    total, tokens = len(job.store.train_documents), job.store.info.train.tokens
 
     def stops(documents: int) -> bool:
         watcher.on_reading(documents, total)
         return grant.spent(_READING)
 
-    return CoreStates.open(job.workspace) or CoreStates.write(job.workspace, job.core, job.batches("train"), stops)
+    kept = CoreStates.open(job.workspace)
+    return kept or CoreStates.write(job.workspace, job.core, job.batches("train"), stops, tokens)
 
 
 def _untrained(job: _Job, states: CoreStates) -> DraftHead:

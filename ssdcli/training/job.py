@@ -239,7 +239,8 @@ def _read_core(prepared: Prepared, watcher: Watcher, grant: Grant, until: float)
     with rank_zero_first():
         kept = CoreStates.open(prepared.read_folder)
         core, batches = model.core, core_texts(prepared, "train").batches()
-        return kept or CoreStates.write(prepared.read_folder, core, batches, stops)
+        tokens = prepared.store.info.train.tokens
+        return kept or CoreStates.write(prepared.read_folder, core, batches, stops, tokens)
 
 
 def _stops(prepared: Prepared, watcher: Watcher, grant: Grant, until: float) -> Callable[[int], bool]:

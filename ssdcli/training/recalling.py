@@ -82,7 +82,7 @@ def learn_recall(
 def _examples(states: CoreStates, rows: Ids, texts: Ids, core: CausalCore, seed: int) -> Examples:
     """Some of the rows of states, each of a text of this number, in a random order; the first are asked for."""
     chosen = np.random.default_rng(seed_word(seed)).permutation(len(rows))[:_EXAMPLES]
-    rows, size = rows[chosen], states.states.shape[1] // (1 + len(core.taps))
+    rows = rows[chosen]
     tokens = torch.from_numpy(states.targets[rows])
     asked = zip(states.read(rows[:_QUERIES]).split(_SLICE), tokens[:_QUERIES].split(_SLICE), strict=True)
     losses = [
@@ -90,7 +90,7 @@ def _examples(states: CoreStates, rows: Ids, texts: Ids, core: CausalCore, seed:
         for own, following in asked
     ]
     chances = torch.cat(losses).neg().exp().cpu()
-    return Examples(states.read(rows, slice(-size, None)), tokens, torch.from_numpy(texts[chosen]), chances)
+    return Examples(states.read(rows, slice(-core.width, None)), tokens, torch.from_numpy(texts[chosen]), chances)
 
 
 def renewed_recall(

@@ -174,7 +174,12 @@ class TrainSettings:
         at_least(0),
         metavar="N",
     )
-    hidden: int | None = option(None, "Hidden width; overrides --size.", multiple_of(32), metavar="N")
+    hidden: int | None = option(
+        None,
+        "Hidden width; overrides --size. With --reads-core, that of the layer which reads the core's states.",
+        multiple_of(32),
+        metavar="N",
+    )
     layers: int | None = option(None, "Number of layers; overrides --size.", at_least(1), metavar="N")
     context: int | None = option(
         None, "Tokens per training window.", at_least(1), metavar="N", default="what suits the size"

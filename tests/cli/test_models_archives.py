@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from ssdcli.cli import app
+from ssdcli.registry.manifest import READER
 from ssdcli.registry.store import Registry
 from tests.tiny import add_family, add_tiny, tiny_tokenizer
 
@@ -150,6 +152,27 @@ def test_import_warns_when_the_core_is_not_here(ssd):
     assert (
         said
         == "ssd: warning: 'notes' was made for 'big', and there is no model of this name; pull, train or import it.\n"
+    )
+
+
+def test_a_model_that_reads_its_core_goes_without_it_and_is_missed_once_where_it_is_not(ssd):
+    digest = Registry().find("big").manifest.weights_digest
+    add_tiny("side", 9, kind="small", core="big", architecture=READER, base_weights=digest)
+    assert ssd("export", "side") == (0, "", _carries("side"))
+    with tarfile.open("side.tar") as archive:
+        assert {*archive.getnames()} == {
+            f"side/{file}" for file in ("ssd.json", *Registry().find("side").manifest.files)
+        }
+    assert ssd("import", "side.tar", "--as", "twin") == (0, "", "")
+    add_tiny("big", 10)
+    said = ssd("import", "side.tar", "--as", "twin", "--overwrite")[2]
+    assert said.startswith("ssd: warning: 'twin' is a small model that reads another 'big' than the one here")
+    assert ssd("export", "side", "--overwrite") == (0, "", _carries("side"))
+    ssd("rm", "big", "--yes")
+    said = ssd("import", "side.tar", "--as", "twin", "--overwrite")[2]
+    assert said == (
+        "ssd: warning: 'twin' is a small model that reads 'big', and there is no model of this name. "
+        "Import or pull that model again; the small model is of no use without it.\n"
     )
 
 

@@ -73,7 +73,7 @@ def test_places_are_read_document_by_document_until_it_is_told_to_stop(core) -> 
 
 def test_an_epoch_holds_all_of_the_text_and_words_as_often_as_their_shares() -> None:
     places, size = 4 * StateSamples.length, StateSamples.length
-    text = CoreStates(np.zeros((places, 1), np.int16), np.arange(places), np.arange(places), 1)
+    text = CoreStates(np.zeros((places, 1), np.int16), np.arange(places), np.arange(places), 1, 1)
     shares = torch.tensor([0.9, 0.1]).repeat(4 * size // 2)
     words = ClozeStates(torch.ones(len(shares), 1).bfloat16(), places + torch.arange(len(shares)), shares)
     samples = StateSamples(text, 3, 1000, words)

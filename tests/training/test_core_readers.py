@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from ssdcli.api import load
 from ssdcli.data.store_side import StoreSide
 from ssdcli.data.token_store import TokenStore
 from ssdcli.errors import Interrupted, NoSuchModel, SsdError, UsageError
+from ssdcli.models.backbones.side_network import SideNetwork
 from ssdcli.registry.store import Registry
 from ssdcli.training import core_states
 from ssdcli.training.core_states import CoreStates, CoreTexts, StateSamples, read_passages
@@ -30,6 +32,8 @@ from ssdcli.training.unfinished import resumed
 from tests.pulled import add_causal
 from tests.tiny import add_tiny
 from tests.trainings import run, write_text
+
+MANY = 1 << 30  # tokens of a text for whose states there is no room in 16 bits
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +75,12 @@ def test_a_shape_or_the_flag_asks_for_a_model_with_embeddings_of_its_own(tmp_pat
     settings = settings_of(tmp_path, **{"context": 64, **changes})
     prepared = prepare(settings, Registry())
     assert prepared.model.config.architecture != "SideNetwork"
+
+
+def test_beside_the_flag_a_width_is_that_of_the_layer_that_reads_the_core(tmp_path):
+    assert prepare(settings_of(tmp_path, hidden=32, context=64), Registry()).model.config.architecture != "SideNetwork"
+    network = prepare(settings_of(tmp_path, hidden=32, reads_core=True, name="wide"), Registry()).model
+    assert (type(network), network.config.hidden) == (SideNetwork, 32)
 
 
 def test_what_cannot_be_is_refused(tmp_path):
@@ -139,7 +149,7 @@ def test_passages_of_different_lengths_get_the_states_that_they_get_alone(tmp_pa
 
 def test_an_epoch_of_samples_holds_every_position_once(tmp_path):
     places = 5 * StateSamples.length
-    states = CoreStates(np.arange(places, dtype=np.int16)[:, None], np.arange(places), np.arange(places), 1)
+    states = CoreStates(np.arange(places, dtype=np.int16)[:, None], np.arange(places), np.arange(places), 1, 1)
     samples = StateSamples(states, seed=3, samples=100)
     for epoch in range(2):
         seen = torch.cat([samples[5 * epoch + i]["columns"]["targets"] for i in range(5)])
@@ -154,12 +164,12 @@ def test_a_reading_that_is_stopped_for_lack_of_time_leaves_whole_states(tmp_path
     assert len(states.targets) == len(states.states)
 
 
-@pytest.mark.parametrize("passes", [1, 2])
-def test_an_interrupted_reading_goes_on_where_it_was(tmp_path, monkeypatch, passes):
+@pytest.mark.parametrize(("passes", "tokens"), [(1, 0), (2, 0), (2, MANY)])
+def test_an_interrupted_reading_goes_on_where_it_was(tmp_path, monkeypatch, passes, tokens):
     monkeypatch.setattr(core_states, "_TOGETHER", 64)
     prepared = prepare(settings_of(tmp_path), Registry())
     texts = CoreTexts(StoreSide.of(prepared.store, "train"), prepared.opening, prepared.end, 64, seed=0)
-    whole = CoreStates.write(tmp_path, prepared.model.core, texts.batches(), lambda _: False)
+    whole = CoreStates.write(tmp_path, prepared.model.core, texts.batches(), lambda _: False, tokens)
     left = [passes]
 
     def interrupting(_: int) -> bool:
@@ -170,7 +180,7 @@ def test_an_interrupted_reading_goes_on_where_it_was(tmp_path, monkeypatch, pass
 
     folder = prepared.workspace
     with pytest.raises(Interrupted):
-        CoreStates.write(folder, prepared.model.core, texts.batches(), interrupting)
+        CoreStates.write(folder, prepared.model.core, texts.batches(), interrupting, tokens)
     assert CoreStates.open(folder) is None
     with (folder / "core_states.bin").open("ab") as stream:
         stream.write(b"half a pass")
@@ -181,6 +191,23 @@ def test_an_interrupted_reading_goes_on_where_it_was(tmp_path, monkeypatch, pass
     assert np.array_equal(again.states, whole.states)
     assert np.array_equal(again.targets, whole.targets)
     assert np.array_equal(again.places, whole.places)
+
+
+def test_where_there_is_no_room_for_16_bits_the_lower_layers_take_8(tmp_path):
+    prepared = prepare(settings_of(tmp_path), Registry())
+    core, size = prepared.model.core, prepared.model.core.width
+    texts = CoreTexts(StoreSide.of(prepared.store, "train"), prepared.opening, prepared.end, 64, seed=0)
+    exact = CoreStates.write(prepared.workspace, core, texts.batches(), lambda _: False)
+    packed = CoreStates.write(tmp_path, core, texts.batches(), lambda _: False, MANY)
+    rows = np.arange(len(exact.targets))
+    assert np.array_equal(packed.targets, exact.targets)
+    assert packed.states.shape[1] * 3 == exact.states.shape[1] * 2
+    expected, found = exact.read(rows), packed.read(rows)
+    assert torch.equal(found[:, :size], expected[:, :size])
+    lower = functional.rms_norm(expected[:, size:].float().unflatten(1, (2, size)), (size,)).flatten(1)
+    torch.testing.assert_close(found[:, size:].float(), lower, rtol=1 / 16, atol=2**-9)
+    for columns in (slice(size), slice(size, None), slice(-size, None)):
+        assert torch.equal(packed.read(rows[:5], columns), found[:5, columns])
 
 
 def test_a_disk_that_is_too_small_for_the_states_is_left_as_it_was(tmp_path, monkeypatch):
@@ -197,8 +224,8 @@ def test_a_disk_that_is_too_small_for_the_states_is_left_as_it_was(tmp_path, mon
 
 def leave_free(monkeypatch: pytest.MonkeyPatch, tokens: int, states: int = 10) -> None:
     """Let the disk have room for what the tiny core makes of so many tokens, and so many states be worth a training."""
-    width = 3 * load("core").members[0].model.denoiser.backbone.width
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * tokens * (2 * width + 16)))
+    width = load("core").members[0].model.denoiser.backbone.width
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * tokens * (4 * width + 16)))
     monkeypatch.setattr(core_states, "_FEWEST", states)
 
 

@@ -206,7 +206,7 @@ def test_runs_stay_within_a_text():
     assert run_starts(places, 2).tolist() == [0, 3, 4]
     assert run_starts(places, 3).tolist() == [3]
     assert run_starts(places[:2], 3).tolist() == []
-    states = CoreStates(np.arange(8, dtype=np.int16)[:, None], np.arange(8) * 10, places, 1)
+    states = CoreStates(np.arange(8, dtype=np.int16)[:, None], np.arange(8) * 10, places, 1, 1)
     columns: Any = RunSamples(states, 0, 4, 2)[1]["columns"]
     assert set(map(tuple, columns["targets"].tolist())) == {(0, 10), (30, 40), (40, 50)}
     assert columns["states"].shape == (RunSamples.length, 3, 1)

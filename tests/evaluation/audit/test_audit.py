@@ -22,6 +22,8 @@ from ssdcli.evaluation.scored_text import ScoredText
 from ssdcli.generation.writer import Writer
 from ssdcli.registry.store import Registry
 from ssdcli.training.job import train_small
+from ssdcli.training.settings import TrainSettings
+from tests.pulled import add_causal, add_core
 from tests.tiny import add_tiny
 from tests.trainings import tiny_settings
 
@@ -209,6 +211,24 @@ def test_a_small_model_is_also_measured_beside_its_core(tmp_path):
     found = audit("notes", [data], QUICK, registry=registry)
     assert found.membership is not None
     assert found.membership.calibrated is None
+
+
+@pytest.mark.usefixtures("_brief")
+def test_a_model_that_reads_its_core_is_measured_with_it_and_not_without(tmp_path):
+    add_causal("core")
+    data, registry = write_documents(tmp_path / "notes.jsonl", 60), Registry()
+    fields = {"name": "notes", "core": "core", "steps": 1, "heldout": 0.5, "canaries": 2, "batch_tokens": 128}
+    train_small(TrainSettings(data=(data,), **fields), registry=registry)
+    found = audit("notes", [data], QUICK, registry=registry)
+    assert None not in (found.exposure, found.verbatim, found.membership)
+    assert found.membership.calibrated is not None
+    add_core("core", attention="autoregressive", shift=True)  # in bfloat16, so that its weights are others
+    with pytest.raises(UsageError, match="'notes' is a small model that reads another 'core' than the one here") as e:
+        audit("notes", [data], QUICK, registry=registry)
+    assert e.value.remedy.endswith("or train the small model again.")
+    registry.remove("core")
+    with pytest.raises(NoSuchModel, match="'notes' is a small model that reads 'core', and there is no model"):
+        audit("notes", [data], QUICK, registry=registry)
 
 
 @pytest.mark.usefixtures("_brief")
