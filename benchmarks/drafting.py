@@ -2,12 +2,14 @@
 
     python -m benchmarks drafting --corpus til.train.jsonl til.heldout.jsonl --out FILE
     python -m benchmarks drafting --small NOTES TIL --corpus til.train.jsonl til.heldout.jsonl --out FILE
+    python -m benchmarks drafting --small NOTES --wider 16 --ways "core alone" drafts --out FILE
 
 The core, with a memory of the training text and the public gate, continues the beginnings of held-out documents, as
 `ssd generate` does: without drafts, with drafts of any drafter, of some tokens at most, and with a drafter that always
 misses. The core alone is there for comparison. --small names registered small models, one for each corpus, the notebook
 first: with its memory and its gate each takes the public gate's place. Ways take turns document by document. Seconds
-are of the processor.
+are of the processor. With --wider, the core's feed-forward layers are so many times as wide: it says the same, and
+costs what a core of that size does.
 
 Agreement is measured on the documents' own text: how likely a token that the memory draws is the one that the ensemble
 draws there, by the race that is used, by independent draws, and by the best coupling there is, the overlap of the two
@@ -34,6 +36,7 @@ from benchmarks.lib.corpora import Corpus, corpora_of, encode, read_texts
 from benchmarks.lib.experiment import Line, Workshop
 from benchmarks.lib.tables import signed, table
 from benchmarks.lib.timing import processor_seconds
+from benchmarks.lib.wider import adopted, widened
 from ssdcli.api import Options, Writer, load
 from ssdcli.engine.causal import CausalDenoiser
 from ssdcli.engine.drafting.drafter import Draft
@@ -65,6 +68,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--corpus", nargs=2, action="append", default=[], metavar=("TRAIN", "HELDOUT"))
     parser.add_argument("--small", nargs="+", default=[], help="small models of the user's registry")
     parser.add_argument("--core", default=SMOLLM2, help="of the user's registry, causal")
+    parser.add_argument("--wider", type=int, default=1, metavar="N", help="a core N times as wide that says the same")
     parser.add_argument("--dtype", default="bfloat16", help="of the core")
     parser.add_argument("--rows", type=int, default=8, help="documents")
     parser.add_argument("--before", type=int, default=48, help="tokens of a document that are continued")
@@ -78,10 +82,16 @@ def arguments(parser: ArgumentParser) -> None:
 
 def work(given: Namespace, workshop: Workshop) -> None:
     """Write every continuation in every way, and measure agreement."""
-    core = open_model(workshop.model(given.core).entry, Placement(dtype=given.dtype))
-    for corpus, small in zip_longest(corpora_of(given), given.small):
-        both = writer_of(core, corpus)
-        beside = both if small is None else load(given.core, [small], placement=Placement(dtype=given.dtype))
+    placement, of_core = Placement(dtype=given.dtype), workshop.model(given.core)
+    if given.wider > 1:
+        of_core = widened(of_core, given.wider, workshop.registry)
+    core = open_model(of_core.entry, placement)
+    for corpus, name in zip_longest(corpora_of(given), given.small):
+        both = beside = writer_of(core, corpus)
+        if name is not None:
+            small = workshop.model(name)
+            small = adopted(small, of_core, workshop.registry) if given.wider > 1 else small
+            beside = load(of_core.name, [small.name], workshop.registry, placement=placement)
         prompts = beginnings(core, corpus, given.rows, given.before)
         for temperature in given.temperatures:
             options = Options(given.length, temperature=temperature, top_p=TOP_P, seed=0, plain=True)
