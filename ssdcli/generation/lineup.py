@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from ssdcli.engine import catalogue
-from ssdcli.engine.ensemble.gate import AnyGate, AverageGate, Expert
+from ssdcli.engine.ensemble.gate import AverageGate, Expert
 from ssdcli.engine.ensemble.members import Member, Role
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.errors import NoSuchModel, UsageError
@@ -20,9 +20,9 @@ from ssdcli.generation.parts import (
     are_several,
     bound,
     by_owner,
+    default_gate,
     fitted_gate,
     in_place_of_core,
-    is_gated_by_default,
     weights_of,
 )
 from ssdcli.registry.compatibility import check_fit
@@ -122,20 +122,19 @@ def _switching(
         problem = f"the rule {rule} needs several small models beside a causal language model on this machine."
         raise UsageError(problem, "Omit --rule.")
     members: dict[str, Member[ModelFiles]] = {}
-    found: list[tuple[str, list[Member[ModelFiles]], AnyGate | None]] = []
+    found: list[tuple[str, list[Member[ModelFiles]], AverageGate | None]] = []
     for own in by_owner(parts):
         chosen, beside = in_place_of_core(core, own)
         beside = bound(beside, chosen)
-        is_gated = is_gated_by_default(beside)
-        alone = _gated(chosen, beside, rule) if is_gated else _shared(chosen, beside)
+        gate = default_gate(beside)
+        alone = _shared(chosen, beside) if gate is None else _gated(chosen, beside, rule)
         alone = [one for one in alone if one.weight > 0]  # others are not run, alone as here
-        found.append((own[0].owner.name, alone, fitted_gate(beside) if is_gated else None))
+        found.append((own[0].owner.name, alone, gate))
         members |= {one.name: one for one in alone if one.name not in members}
     places = {name: place for place, name in enumerate(members)}
     experts = tuple(
         Expert(name, tuple(places[one.name] for one in alone), tuple(one.weight for one in alone), gate)
         for name, alone, gate in found
-        if gate is None or isinstance(gate, AverageGate)
     )
     every = [one for _, alone, _ in found for one in alone]
     sums = {name: math.fsum(one.weight for one in every if one.name == name) for name in places}

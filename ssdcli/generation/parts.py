@@ -241,10 +241,12 @@ def _own_gate(parts: Sequence[EnsemblePart]) -> AnyGate | None:
     return _gate(entry, roles)
 
 
-def is_gated_by_default(parts: Sequence[EnsemblePart]) -> bool:
-    """Whether a core and these parts have a gate that is used unless weights or another rule are given."""
+def default_gate(parts: Sequence[EnsemblePart]) -> AverageGate | None:
+    """The gate of a core and these parts that is used unless weights or another rule are given, if there is one."""
     gate = fitted_gate(parts)
-    return isinstance(gate, AverageGate) and gate.is_default and all(part.given is None for part in parts)
+    if isinstance(gate, AverageGate) and gate.is_default and all(part.given is None for part in parts):
+        return gate
+    return None
 
 
 def in_place_of_core(core: Entry | None, parts: Sequence[EnsemblePart]) -> tuple[Entry | None, list[EnsemblePart]]:

@@ -21,12 +21,12 @@ from ssdcli.generation.parts import (
     SmallModels,
     are_several,
     bound,
+    default_gate,
     find_parts,
     fitted_confidence,
     fitted_gate,
     in_place_of_core,
     is_causal,
-    is_gated_by_default,
     is_remote,
     read_apart,
 )
@@ -185,7 +185,7 @@ def _with_rule(blend: Blend, core: Entry | None, parts: Sequence[EnsemblePart]) 
     """The blend with a rule: the one that is named, else what suits several models or a gate, else the core's own."""
     if blend.rule is None and blend.schedule is None and are_several(core, parts):
         return replace(blend, rule=catalogue.needing("several").name)
-    if is_causal(core) and blend.rule is None and blend.schedule is None and is_gated_by_default(parts):
+    if is_causal(core) and blend.rule is None and blend.schedule is None and default_gate(parts) is not None:
         return replace(blend, rule=catalogue.needing("gate").name)
     return blend.beside(None if core is None else core.manifest.attention)
 

@@ -131,6 +131,13 @@ def test_several_models_are_ensembles_of_their_own_that_the_text_weighs() -> Non
     assert [(one.members, one.gate) for one in alone.experts] == [((0, 1), OF_SMALL), ((0, 2), None)]
 
 
+def test_a_gate_that_mixes_counts_among_several_as_it_does_alone_where_weights_are_constant() -> None:
+    add_notes()
+    add_notes("mail", gates=(), gate={"bias": 1.0, "level": 0.0, "core": 0.0, "small": 0.0})
+    notes, mail = choose(None, ["notes", "mail"]).experts
+    assert (notes.gate, mail.name, mail.weights, mail.gate) == (OF_ALL, "mail", (0.6, 0.4), None)
+
+
 def test_each_of_several_ensembles_is_that_of_its_model_alone() -> None:
     add_notes()
     add_notes("mail", gates=())
