@@ -47,7 +47,11 @@ class OutOfMemory(SsdError):
     exit_code = 5
 
 
-class Interrupted(SsdError):
+class Resumable(SsdError):
+    """A failure of a job that can be resumed."""
+
+
+class Interrupted(Resumable):
     """The user stopped a job that can be resumed."""
 
     exit_code = 130

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssdcli.errors import SsdError
+from ssdcli.errors import Resumable
 from ssdcli.registry.disk import sync, sync_tree
 from ssdcli.registry.schema import tensor_name
 
@@ -49,7 +49,7 @@ def publish(partial: Path, final: Path) -> None:
 
 @contextmanager
 def writes_weights(folder: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into an SsdError, and remove what was half written to `folder`.
+    """Turn a full or read-only disk into a Resumable, and remove what was half written to `folder`.
 
     Besides OSError, safetensors has an error of its own, and PyTorch reports a full disk as a RuntimeError.
     """
@@ -59,7 +59,8 @@ def writes_weights(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         problem = f"the weights cannot be written to {folder.parent}: {reason}."
-        raise SsdError(problem, "Free some space or fix the permissions there, then continue with --resume.") from error
+        remedy = "Free some space or fix the permissions there, then continue with --resume."
+        raise Resumable(problem, remedy) from error
 
 
 class Best:

@@ -51,7 +51,7 @@ from ssdcli.training.plan import Budget, Grant, Plan
 from ssdcli.training.prepare import find_core, open_readable, read_text, store_settings
 from ssdcli.training.settings import DEFAULT_MINUTES, TrainSettings
 from ssdcli.training.trainer import ENDLESS, Hooks, Rates, SmallTrainer
-from ssdcli.training.unfinished import check_free, claimed, save_settings
+from ssdcli.training.unfinished import check_free, claimed, save_settings, undone_if_refused
 
 _BATCH, _RATE, _DECAY = 512, 2e-3, 0.8  # runs of a step, peak learning rate, and the share in which it falls
 _IDS = 6144  # the text's most frequent ids, and the first ones of the vocabulary, that are drafted
@@ -119,6 +119,7 @@ def train_head(
         look()
         check_free(registry, settings.name, overwrite=overwrite)
         workspace = stack.enter_context(claimed(registry, settings.name))
+        stack.enter_context(undone_if_refused(workspace))
         job = _prepare(settings, registry, workspace)
         watcher.on_prepared([*job.store.info.report, *job.on_room()], f"a draft head for {job.entry.name}")
         states = _read(job, watcher, granted(job.settings, watcher, clock, began))
@@ -130,32 +131,25 @@ def train_head(
 
 
 def _prepare(settings: TrainSettings, registry: Registry, workspace: Path) -> _Job:
-    """Read the text and load the core; a failed start leaves nothing behind."""
+    """Read the text and load the core."""
     registry.workspace(settings.name)
     settings = _settled(settings)
     save_settings(workspace, settings)
-    try:
-        entry = find_core(settings, registry)
-        require(
-            entry.manifest.attention == "autoregressive" and not entry.manifest.is_remote,
-            f"'{entry.name}' is no causal language model on this machine, whose states could be read for drafts.",
-            "Name another core with --for.",
-        )
-        same_weights(entry, workspace)
-        tokenizer = load_tokenizer(entry.folder, entry.name)
-        store = read_text(settings, workspace, tokenizer, store_settings(entry, tokenizer))
-        core = open_readable(entry, process_of(entry))
-        if core.forgets:
-            problem = f"'{entry.name}' cannot verify drafts: its cache loses text that a rejected one would need again."
-            raise UsageError(problem, "Name another core with --for.")
-        job = _Job(settings, workspace, entry, core, store)
-        job.on_room()
-    except SsdError:
-        if latest_checkpoint(workspace) is None:
-            shutil.rmtree(workspace)
-        raise
+    entry = find_core(settings, registry)
+    require(
+        entry.manifest.attention == "autoregressive" and not entry.manifest.is_remote,
+        f"'{entry.name}' is no causal language model on this machine, whose states could be read for drafts.",
+        "Name another core with --for.",
+    )
+    same_weights(entry, workspace)
+    tokenizer = load_tokenizer(entry.folder, entry.name)
+    store = read_text(settings, workspace, tokenizer, store_settings(entry, tokenizer))
+    core = open_readable(entry, process_of(entry))
+    if core.forgets:
+        problem = f"'{entry.name}' cannot verify drafts: its cache loses text that a rejected one would need again."
+        raise UsageError(problem, "Name another core with --for.")
     core.tap(core.middle_layers)
-    return job
+    return _Job(settings, workspace, entry, core, store)
 
 
 def _settled(settings: TrainSettings) -> TrainSettings:

@@ -58,7 +58,7 @@ from ssdcli.training.trainer import (
     SmallTrainer,
     TrainingObjective,
 )
-from ssdcli.training.unfinished import check_free, claimed, save_settings, saved_settings
+from ssdcli.training.unfinished import check_free, claimed, save_settings, saved_settings, undone_if_refused
 
 Clock = Callable[[], float]
 
@@ -133,6 +133,7 @@ def train_small(
             look()
             check_free(registry, settings.name, overwrite=overwrite)
             workspace = stack.enter_context(claimed(registry, settings.name))
+            stack.enter_context(undone_if_refused(workspace))
             prepared = _prepare(settings, registry) if is_rank_zero() else _join(settings.name, registry)
         _check_joined(prepared)
         remarks = [*next_words(prepared), *_on_room(prepared)]
@@ -153,17 +154,12 @@ def train_small(
 
 
 def _prepare(settings: TrainSettings, registry: Registry) -> Prepared:
-    """Prepare a training and keep its settings as they were completed; a failed start leaves nothing behind."""
+    """Prepare a training and keep its settings as they were completed."""
     workspace = registry.workspace(settings.name)
     save_settings(workspace, settings)
-    try:
-        prepared = prepare(settings, registry)
-        check_shares(batch_of(prepared), world_size())
-        _on_room(prepared)
-    except SsdError:
-        if latest_checkpoint(workspace) is None:
-            shutil.rmtree(workspace)
-        raise
+    prepared = prepare(settings, registry)
+    check_shares(batch_of(prepared), world_size())
+    _on_room(prepared)
     save_settings(workspace, prepared.settings)
     return prepared
 

@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from ssdcli.data.windows import Windows
-from ssdcli.errors import SsdError
+from ssdcli.errors import Resumable, SsdError
 from ssdcli.machine.distributed import barrier, from_rank_zero, is_rank_zero, summed_over_ranks, world_size
 from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.machine.threads import choice
@@ -331,8 +331,8 @@ class SmallTrainer(Trainer):
         self.history = json.loads((checkpoint / _HISTORY).read_text(encoding="utf-8"))
 
 
-def _diverged(step: int, rate: float) -> SsdError:
-    return SsdError(
+def _diverged(step: int, rate: float) -> Resumable:
+    return Resumable(
         f"the training diverged: at step {step} its loss or its weights are not numbers.",
         f"Continue from its last good checkpoint at a lower rate: --resume --learning-rate {rate / 3:.1g}.",
     )

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ssdcli.errors import SsdError, UsageError
+from ssdcli.errors import Resumable, SsdError, UsageError
 from ssdcli.machine.distributed import is_rank_zero
 from ssdcli.options.declare import flag_of
 from ssdcli.registry import staging
@@ -21,6 +21,7 @@ from ssdcli.registry.store import Registry
 from ssdcli.training.settings import TrainSettings
 
 _JOB = "job.json"
+_CHECKPOINTS = "checkpoint-*"
 _CHANGEABLE = ("minutes", "steps", "passes", "learning_rate", "checkpoint_seconds")
 
 
@@ -115,7 +116,7 @@ def check_free(registry: Registry, name: str, *, overwrite: bool) -> None:
 
 def has_checkpoint(registry: Registry, name: str) -> bool:
     """Whether a training of this name was interrupted after its first checkpoint."""
-    return any(_workspace(registry, name).glob("checkpoint-*"))
+    return any(_workspace(registry, name).glob(_CHECKPOINTS))
 
 
 @contextmanager
@@ -148,6 +149,18 @@ def claimed(registry: Registry, name: str, what: str | None = None) -> Iterator[
         with registry.locked():
             lock.release()
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def undone_if_refused(workspace: Path) -> Iterator[None]:
+    """Remove the workspace of a training that was begun here and fails with nothing to resume."""
+    is_new = is_rank_zero() and not workspace.exists()
+    try:
+        yield
+    except SsdError as error:
+        if is_new and not isinstance(error, Resumable) and not any(workspace.glob(_CHECKPOINTS)):
+            shutil.rmtree(workspace, ignore_errors=True)
+        raise
 
 
 def _workspace(registry: Registry, name: str) -> Path:

@@ -111,6 +111,17 @@ def test_a_resumed_training_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
     assert resumed.state["model.safetensors"] == whole.state["model.safetensors"]
 
 
+def test_a_training_that_was_stopped_before_its_first_step_survives_a_refusal(tmp_path):
+    settings, registry = settings_of(tmp_path), Registry()
+    with pytest.raises(Interrupted):
+        train_small(settings, Watcher(wants_stop=lambda: True))
+    registry.rename("core", "elsewhere")
+    with pytest.raises(NoSuchModel):
+        train_small(settings)
+    registry.rename("elsewhere", "core")
+    assert run(resumed(registry, "side", {}), registry.home).steps == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("changes", [{}, {"lora": 4, "context": 64}])
 def test_a_training_that_an_older_version_began_is_resumed(tmp_path, changes):
     settings, registry = settings_of(tmp_path, **changes), Registry()

@@ -234,6 +234,16 @@ def test_a_loss_that_is_not_a_number_ends_the_training_at_its_last_good_checkpoi
     assert "learning-rate = 0.001" in (outcome.trained.folder / "recipe.toml").read_text()
 
 
+def test_a_training_that_diverges_before_its_first_checkpoint_goes_on_with_the_text_that_was_read(
+    text, registry, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        diverge(patch, at=1)
+        with pytest.raises(SsdError, match=r"at step 1 .*--resume --learning-rate 0\.001"):
+            run(tiny_settings(text), registry.home)
+    assert run(resumed(registry, "tiny", {"learning_rate": 1e-3}), registry.home).steps == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_resumed_training_takes_the_new_learning_rate(text, tmp_path):
     for rate in (1e-30, 1e-2):
         home = tmp_path / str(rate)

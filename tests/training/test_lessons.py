@@ -195,3 +195,4 @@ def test_what_cannot_teach_is_refused(tmp_path):
     add_causal("small", context=CUE + WRITTEN + 2)
     with pytest.raises(UsageError, match="has no room for a passage"):
         train_small(settings_of(tmp_path, core="small", context=16))
+    assert list((Registry().home / "training").glob("[!.]*")) == []
