@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from ssdcli.generation.loaded_model import Loaded
 
 _OMIT = "Omit --draft, or give --draft 0."
-_COST_WITHOUT_BF16 = 0.45  # of one more token in a pass, see COST, on a CPU that multiplies in float32 (measured)
+_COST_WITHOUT_BF16 = 0.45  # of one more token in a pass, see COST, on a CPU that multiplies in float32 (measured),
+_COST_IN_16_BITS = 0.05  # and beside a core that is read in 16 bits
 _LEVELS = 16  # at which schedules are compared
 
 
@@ -34,9 +35,8 @@ def drafting_of(members: Sequence[Member[Loaded]], reverse: ReverseProcess, most
         if most:
             raise UsageError(f"nothing can be drafted: {obstacle}.", _OMIT)
         return None
-    from ssdcli.engine.drafting.drafting import COST, Drafting
+    from ssdcli.engine.drafting.drafting import Drafting
     from ssdcli.engine.drafting.prompt_lookup import PromptLookup
-    from ssdcli.machine.hardware import has_fast_bf16
 
     size = members[0].model.denoiser.block_size
     too_long = f"a draft of {most} tokens is longer than a block, which has {size}."
@@ -51,8 +51,20 @@ def drafting_of(members: Sequence[Member[Loaded]], reverse: ReverseProcess, most
     ]
     able += _guessing(members)
     drafters, places = [drafter for drafter, _ in able], [place for _, place in able]
-    cost = COST if has_fast_bf16() or members[0].model.denoiser.device.type != "cpu" else _COST_WITHOUT_BF16
-    return Drafting((*drafters, PromptLookup()), (*places, None), size if most is None else most, cost)
+    return Drafting((*drafters, PromptLookup()), (*places, None), size if most is None else most, _cost(members))
+
+
+def _cost(members: Sequence[Member[Loaded]]) -> float:
+    """What one more token in a pass costs beside a causal core, as a share of a pass over one."""
+    from ssdcli.engine.drafting.drafting import COST
+    from ssdcli.machine.hardware import has_fast_bf16
+    from ssdcli.models.backbones.causal import CausalCore
+
+    denoiser: Any = members[causal_places(members)[0]].model.denoiser
+    if denoiser.device.type == "cpu" and not has_fast_bf16():
+        return _COST_WITHOUT_BF16
+    core = denoiser.reader
+    return _COST_IN_16_BITS if isinstance(core, CausalCore) and core.in_16_bits else COST
 
 
 def foretelling(members: Sequence[Member[Loaded]]) -> list[tuple[Drafter, int]]:

@@ -9,6 +9,7 @@ import pytest
 
 from ssdcli.api import Blend, Options, Request, Result, load
 from ssdcli.errors import UsageError
+from ssdcli.generation.drafts import drafting_of
 from ssdcli.models.backbones.native_causal import NativeCausalBackbone
 from tests.memories import CORE, add_notes
 from tests.tiny import BLOCK, add_tiny
@@ -131,3 +132,19 @@ def test_a_draft_needs_a_causal_core() -> None:
     assert load("big").generate("Dear", OPTIONS).drafted is None
     with pytest.raises(UsageError, match="no causal language model to verify a draft"):
         load("big").generate("Dear", OPTIONS, draft=2)
+
+
+@pytest.mark.parametrize(
+    ("native", "in_16_bits", "cost"), [(True, True, 0.05), (True, False, 0.2), (False, True, 0.45)]
+)
+def test_a_draft_is_as_long_as_its_tokens_are_cheap(
+    monkeypatch: pytest.MonkeyPatch, native: bool, in_16_bits: bool, cost: float
+) -> None:
+    monkeypatch.setattr("ssdcli.machine.hardware.has_fast_bf16", lambda: native)
+    writer = load(CORE, ["notes"])
+    reader = writer.members[0].model.denoiser.reader
+    assert isinstance(reader, NativeCausalBackbone)
+    reader.in_16_bits = in_16_bits
+    drafting = drafting_of(writer.members, writer._reverse(OPTIONS), None)
+    assert drafting is not None
+    assert drafting.cost == cost

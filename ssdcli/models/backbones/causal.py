@@ -42,10 +42,12 @@ class CausalCore(CoreBackbone):
 
     taps: layers whose states go with those of the last one: (B, L, (1 + k) H) in place of (B, L, H).
     follower: what keeps something of its own of each token, if there is one.
+    in_16_bits: whether a CPU waits for weights in 16 bits, so that a few tokens in a pass cost little more than one.
     """
 
     taps: tuple[int, ...] = ()
     follower: Follower | None = None
+    in_16_bits: bool = False
 
     def _configure(self, config: Mapping[str, Any]) -> None:
         """Take what masks and scores need from a native configuration."""
@@ -162,6 +164,7 @@ class PackedCausalBackbone(CausalCore):
         self._configure(config)
         self._decoder = PackedDecoder(config, weights)
         self.sizes, self.layer_count = self._decoder.sizes, config["num_hidden_layers"]
+        self.in_16_bits = self._decoder.in_16_bits
 
     @property
     def _table(self) -> Tensor:

@@ -20,6 +20,7 @@ from ssdcli.models.backbones.cache import CacheLayer, PrefixCache
 from ssdcli.models.backbones.packed_linear import (
     FourBits,
     Matrix,
+    OneDnnLinear,
     PackedLinear,
     Packing,
     Update,
@@ -139,6 +140,11 @@ class PackedDecoder:
         states = (self._norm(x), *(found[number] for number in inner))
         parts = [state.transpose(0, 1).split(counts, dim=1) for state in states]
         return list(zip(*parts, strict=True))
+
+    @property
+    def in_16_bits(self) -> bool:
+        """Whether passes over a few tokens read the layers in bfloat16, which the CPU multiplies natively."""
+        return all(isinstance(layer, OneDnnLinear) for layer, _ in self._layers[0].products())
 
     def is_same_beside_rows(self) -> bool:
         """Whether this CPU's products give a row the same, bit for bit, whatever rows are beside it."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
+from ssdcli.machine.hardware import has_fast_bf16
 from ssdcli.models.backbones import packed_linear
 from ssdcli.models.backbones.causal import PackedCausalBackbone
 from ssdcli.models.backbones.native_causal import NativeCausalBackbone
@@ -143,6 +144,11 @@ def test_packed_weights_predict_about_what_exact_ones_do(dtype):
     away = (found - expected)[spoken].norm() / expected[spoken].norm()
     assert away < {"bfloat16": 0.05, "int8": 0.1, "int4": 0.6}[dtype]
     assert found.dtype == torch.float32
+
+
+def test_a_core_tells_whether_its_layers_are_read_in_16_bits():
+    found = {dtype: _pair("qwen2", packing)[1].in_16_bits for dtype, packing in PACKINGS.items()}
+    assert found == {"bfloat16": has_fast_bf16(), "int8": False, "int4": False}
 
 
 def test_a_cpu_that_is_slow_at_bfloat16_multiplies_in_float32():
