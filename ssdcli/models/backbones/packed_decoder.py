@@ -113,7 +113,7 @@ class PackedDecoder:
         after how many layers states are wanted as well, 0 for the embeddings. Returns the last states, then those.
         """
         rotations = {kind: rotary(positions, x.dtype) for kind, rotary in self._rotary.items()}
-        added = {kind: _added(mask, x.dtype) for kind, mask in masks.items()}
+        added = {kind: self._added(mask) for kind, mask in masks.items()}
         found = {}
         for number, layer in enumerate(self._layers):
             found[number] = x
@@ -131,7 +131,7 @@ class PackedDecoder:
         x = torch.cat([one.x for one in passes], dim=1).transpose(0, 1)  # (N, 1, H): as short rows, see `ByLength`
         positions = torch.cat([one.positions for one in passes], dim=1).transpose(0, 1)
         rotations = {kind: rotary(positions, x.dtype) for kind, rotary in self._rotary.items()}
-        added = [{kind: _added(mask, x.dtype) for kind, mask in one.masks.items()} for one in passes]
+        added = [{kind: self._added(mask) for kind, mask in one.masks.items()} for one in passes]
         found = {}
         for number, layer in enumerate(self._layers):
             found[number] = x
@@ -150,6 +150,14 @@ class PackedDecoder:
         """Whether this CPU's products give a row the same, bit for bit, whatever rows are beside it."""
         products = (*self._layers[0].products(), (self._head, self.table.shape[1]))
         return all(is_same_beside(layer, width, self.table.dtype) for layer, width in products)
+
+    def _added(self, mask: Tensor | None) -> Tensor | None:
+        """A mask as numbers to be added to scores; those of a few queries once for each head that shares their keys."""
+        if mask is None:
+            return None
+        dtype = self.table.dtype  # whose least number is finite, because padding may see nothing
+        added = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+        return added if mask.shape[2] > FEW_QUERIES else added.repeat(1, 1, self._layers[0].share, 1)
 
     def scores(self, hidden: Tensor) -> Tensor:
         """The head's scores for states (..., H): (..., V)."""
@@ -222,6 +230,7 @@ class _Layer:
 
     kind: what it sees.
     attention: the width of all its heads.
+    share: the heads that read the same keys.
     """
 
     def __init__(self, parts: _Parts, number: int) -> None:
@@ -231,6 +240,7 @@ class _Layer:
         self._activation = config.get("hidden_activation") or config["hidden_act"]
         self._width, self._heads = parts.width, config["num_attention_heads"]
         self._groups = config["num_key_value_heads"]
+        self.share = self._heads // self._groups
         self.attention = self._heads * self._width
         self._size, self._wide = config["hidden_size"], config["intermediate_size"]
         self._scale: float = (config[kind.scale] if kind.scale else self._width) ** -0.5
@@ -301,17 +311,9 @@ class _Layer:
                 queries.transpose(1, 2), keys, values, mask, is_causal=mask is None, scale=self._scale, enable_gqa=True
             )
             return seen.transpose(1, 2).reshape(rows, count, heads * width)
-        share = heads // self._groups  # queries that read the same keys are rows of one product
-        together = queries.view(rows, count, self._groups, share, width).permute(0, 2, 3, 1, 4)
-        together = together.reshape(rows, self._groups, share * count, width)
-        mask = None if mask is None else mask.repeat(1, 1, share, 1)
+        # Queries that read the same keys are rows of one product.
+        together = queries.view(rows, count, self._groups, self.share, width).permute(0, 2, 3, 1, 4)
+        together = together.reshape(rows, self._groups, self.share * count, width)
         seen = functional.scaled_dot_product_attention(together, keys, values, mask, scale=self._scale)
-        seen = seen.view(rows, self._groups, share, count, width).permute(0, 3, 1, 2, 4)
+        seen = seen.view(rows, self._groups, self.share, count, width).permute(0, 3, 1, 2, 4)
         return seen.reshape(rows, count, heads * width)
-
-
-def _added(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A mask as numbers to be added to scores; finite ones, because padding may see nothing."""
-    if mask is None:
-        return None
-    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
