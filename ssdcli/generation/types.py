@@ -101,7 +101,7 @@ class Options:
     draft: int | None = option(
         None,
         "Beside a causal core, draft at most N tokens from memories, the text and the core's states, and verify them "
-        "in one pass; 0 for none. It changes the speed, not the text.",
+        "in one pass; 0 for none. It changes the speed, not what the text is drawn from.",
         at_least(0),
         metavar="N",
         default="as many as have been worth it of late",

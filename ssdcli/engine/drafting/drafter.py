@@ -26,7 +26,7 @@ class Draft:
 class Drafter(Protocol):
     """Proposes tokens. A member of an ensemble that has `draft` is one; it is called with its own prefix.
 
-    The text never depends on a draft, only how fast it is written.
+    What a text is drawn from never depends on a draft, only how fast it is written.
     """
 
     def draft(self, canvas: Tensor, race: Race, count: int, prefix: Any) -> Draft:
