@@ -37,7 +37,7 @@ def _spec(config: Config, _: Vocabulary) -> CoreSpec:
     except (TypeError, KeyError) as error:
         raise SsdError(
             f"the table {KEY!r} of config.json does not say how the model is run ({error}).",
-            "Save the model again with this version of ssd.",
+            "Save the model again with this version of ssd; 'ssd models export' copies a registered one.",
         ) from None
 
 
