@@ -23,10 +23,10 @@ def prepare_machine() -> None:
 
 
 def import_torch() -> None:
-    """Prepare the machine and import torch, without looking for garbage among its quarter of a million objects.
+    """Prepare the machine and import torch, without collecting garbage meanwhile.
 
-    None of them is any. To look at them while they are made, later on, and when Python ends takes a quarter of the time
-    of a short command.
+    torch makes a quarter of a million objects, none of them garbage. To search them during the import, later on, and
+    when Python ends takes a quarter of the time of a short command.
     """
     prepare_machine()
     if "torch" in sys.modules:

@@ -159,7 +159,6 @@ def _prepare(settings: TrainSettings, registry: Registry) -> Prepared:
     save_settings(workspace, settings)
     prepared = prepare(settings, registry)
     check_shares(batch_of(prepared), world_size())
-    _on_room(prepared)
     save_settings(workspace, prepared.settings)
     return prepared
 
