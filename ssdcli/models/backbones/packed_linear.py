@@ -21,6 +21,7 @@ GROUP = 32  # neighbouring numbers of a row that share a scale and an offset in 
 TOGETHER = 32  # tokens of several rows at most that share a pass
 _LEVELS = 15  # between the least and the greatest number of a group
 _PACKED_ROWS = 128  # of a matrix, packed at a time in the processor's cache; a multiple of the kernel's blocks of 64
+_PACKED_NUMBERS = 1 << 18  # of a narrow matrix, packed at a time in 8 bits
 _EIGHTS = 16  # the kernel of 8 bits adds up a multiple of so many numbers
 _ROWS = 16  # of a weight that show whether all lie on a grid of 4 bits
 FEW = 8 if has_fast_bf16() else 4  # tokens of a row up to which 4 bits are read faster than more bits are multiplied
@@ -184,7 +185,8 @@ class Int8Packed(PackedLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """weight: (out, in); bias: (out,)."""
         least, packed, scales = torch.finfo(torch.float32).tiny, [], []
-        for rows in map(Tensor.float, weight.split(_PACKED_ROWS)):
+        together = max(_PACKED_ROWS, _PACKED_NUMBERS // weight.shape[1])
+        for rows in map(Tensor.float, weight.split(together)):
             scale = rows.abs().amax(1, keepdim=True).clamp_(min=least) / 127
             packed.append((rows / scale).round_().to(torch.int8))
             scales.append(scale[:, 0].bfloat16())

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from ssdcli.models.backbones.packed_linear import Matrix, PackedLinear, pack_int8
 from ssdcli.models.memory.text_index import BORDER, Index
 
 WINDOW = 48  # tokens before a token whose words are looked for
@@ -37,7 +38,10 @@ _FEW = 16  # times as many scores as are wanted are looked through at once; of m
 _SAMPLED = 32  # one in so many tells a bound
 _COMMON = 0.7  # nats of surprise that a word needs to be rare
 _STEPS = 64  # in which a word's surprise is counted, per nat: sums of whole numbers do not depend on their order
+_SUM = np.uint16  # that of the words of a window, at most 41,000 where half a million places have a key
 _CACHED = 256  # words whose places are kept
+_PART = 1 << 12  # places of a word that are looked at together
+_AROUND = np.arange(-REACH, REACH + 1)
 
 
 @dataclass(frozen=True)
@@ -125,17 +129,22 @@ def _cosines(queries: Tensor, keys: Tensor) -> Tensor:
     return torch.mm(queries, keys.T)
 
 
-def _largest(scores: Tensor, count: int) -> Tensor:
-    """The places of the largest of scores (n,), in no order: (count,) int64.
+def _largest(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """The places of the largest of scores (n,), in no order: (count,).
 
     Of many, those below a bound that a sample of them tells are left out first, which takes a tenth of the time.
     """
     if len(scores) >= _FEW * count:
         sample = scores[::_SAMPLED]
-        above = (scores >= sample.topk(1 + 2 * count // _SAMPLED).values[-1]).nonzero()[:, 0]
+        wanted = 1 + 2 * count // _SAMPLED
+        above = np.flatnonzero(scores >= np.partition(sample, -wanted)[-wanted])
         if len(above) >= count:
-            return above[scores[above].topk(count, sorted=False).indices]
-    return scores.topk(count, sorted=False).indices
+            return above[_largest_of_few(scores[above], count)]
+    return _largest_of_few(scores, count)
+
+
+def _largest_of_few(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    return np.argpartition(scores, -count)[-count:]
 
 
 @dataclass
@@ -151,7 +160,7 @@ class PlaceScores:
     recall: Recall
     word_of: Callable[[int], str]
     _covered: dict[str, tuple[NDArray[np.bool_], int]] = field(default_factory=dict, init=False, repr=False)
-    _last: tuple[frozenset[str], NDArray[np.int32]] | None = field(default=None, init=False, repr=False)
+    _last: tuple[frozenset[str], NDArray[np.uint16]] | None = field(default=None, init=False, repr=False)
 
     def best(self, queries: Tensor, befores: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
         """How much places are like the ones after some texts, in nats, (m,) float32, and their tokens, (m,) int64.
@@ -163,27 +172,31 @@ class PlaceScores:
         keys, queries = self.recall.keys, queries.to(self.recall.keys.dtype)
         count = min(max(_CANDIDATES, len(keys) // _SHARE), _MOST_CANDIDATES)
         coarsely = len(keys) > count
-        cosines = _cosines(queries[:, :_COARSE], self._coarse) if coarsely else _cosines(queries, keys)
+        cosines = self._coarsely(queries) if coarsely else _cosines(queries, keys)
         for query, scores, before in zip(queries, cosines, befores, strict=True):
             tokens, bonus, own = self._tokens, self._bonus(before), scores.float()
             if coarsely:
-                rows = _largest(own.add_(bonus), count)
+                rows = torch.from_numpy(_largest(own.add_(bonus).numpy(), count))
                 chosen, bonus, tokens = (of_all.index_select(0, rows) for of_all in (keys, bonus, tokens))
                 own = _cosines(query[None], chosen)[0].float()
             yield (own + bonus) / (_SOFTER * self.recall.metric.temperature), tokens
 
+    def _coarsely(self, queries: Tensor) -> Tensor:
+        """About the cosines of queries (C, D) with all keys: (C, n) bfloat16, each row as for its query alone."""
+        return self._coarse(queries[:, None, :_COARSE].contiguous())[:, 0]
+
     def _bonus(self, before: Sequence[int]) -> Tensor:
         """What each place gains beside its cosine: (n,) float32."""
-        bonus = _WORDS * torch.from_numpy(self._shared_words(before))
+        bonus = self._shared_words(before).mul_(_WORDS)
         for start, stop in list(self.index.slices(before[-self.index.depth :]))[1:]:
             rows = self._rows[self.index.order[start:stop]]
             bonus[torch.from_numpy(rows[rows >= 0])] += _MATCHING
         return bonus
 
     @cached_property
-    def _coarse(self) -> Tensor:
-        """The first dimensions of the keys, which tell most: (n, _COARSE)."""
-        return self.recall.keys[:, :_COARSE].contiguous()
+    def _coarse(self) -> PackedLinear:
+        """The first dimensions of the keys, which tell most, in 8 bits: (n, _COARSE)."""
+        return pack_int8(Matrix([self.recall.keys[:, :_COARSE]]))
 
     @cached_property
     def _tokens(self) -> Tensor:
@@ -214,21 +227,25 @@ class PlaceScores:
         texts = np.searchsorted(self.index.borders, self.recall.places)
         return np.searchsorted(texts, texts), np.searchsorted(texts, texts, "right")
 
-    def _shared_words(self, before: Sequence[int]) -> NDArray[np.float32]:
+    def _shared_words(self, before: Sequence[int]) -> Tensor:
         """The share of the rare words before a token, by surprise, that stand near each place: (n,) in [0, 1]."""
         near = {self.word_of(token) for token in before[-WINDOW:] if token != BORDER}
         known = {word: self._near(word) for word in near - {""}}
         rare = {word for word, (_, surprise) in known.items() if surprise >= _COMMON * _STEPS}
         total = sum(known[word][1] for word in rare)
-        counted, sums = self._last or (frozenset(), np.zeros(len(self.recall.places), np.int32))
+        counted, sums = self._last or (frozenset(), np.zeros(len(self.recall.places), _SUM))
         if len(counted ^ rare) > len(rare):
-            counted, sums = frozenset(), np.zeros(len(self.recall.places), np.int32)
+            counted, sums = frozenset(), np.zeros(len(self.recall.places), _SUM)
         sums = sums.copy()
         for word in rare ^ counted:
             covered, surprise = self._near(word)
-            sums += covered * np.int32(surprise if word in rare else -surprise)  # faster than to index by a mask
+            gain = covered * _SUM(surprise)  # faster than to index by a mask
+            if word in rare:
+                sums += gain
+            else:
+                sums -= gain
         self._last = frozenset(rare), sums
-        return (sums / np.float32(max(total, 1))).astype(np.float32)
+        return torch.from_numpy(sums).float().div_(max(total, 1))
 
     def _near(self, word: str) -> tuple[NDArray[np.bool_], int]:
         """The rows near which a word stands, (n,) bool, and how surprising that is."""
@@ -236,11 +253,11 @@ class PlaceScores:
             if len(self._covered) == _CACHED:
                 del self._covered[next(iter(self._covered))]
             rows = self._by_word.get(word, np.empty(0, np.int64))
-            first, last = (bound[rows] for bound in self._bounds)
-            steps = np.zeros(len(self.recall.places) + 1, np.int32)
-            np.add.at(steps, np.maximum(rows - REACH, first), 1)
-            np.add.at(steps, np.minimum(rows + REACH + 1, last), -1)
-            covered = np.cumsum(steps[:-1]) > 0
+            covered = np.zeros(len(self.recall.places), bool)
+            for start in range(0, len(rows), _PART):
+                part = rows[start : start + _PART, None]
+                first, last = (bound[part] for bound in self._bounds)
+                covered[np.clip(part + _AROUND, first, last - 1)] = True
             share = max(1, int(np.count_nonzero(covered))) / max(1, len(covered))
             self._covered[word] = covered, round(-math.log(share) * _STEPS)
         return self._covered[word]

@@ -14,8 +14,10 @@ from ssdcli.models.memory import recall
 from ssdcli.models.memory.memory_files import Memory, Origin, remember
 from ssdcli.models.memory.recall import Metric, PlaceScores, Recall, load_recall, save_recall
 from ssdcli.models.memory.text_index import BORDER
+from ssdcli.training import recalling
 
 V, H, D = 12, 6, 4
+LONG = 96  # dimensions of keys that are compared by the first of them
 TEXTS = [[0, 1, 2, 3], [4, 1, 2, 5, 6], [7, 8]]
 WORDS = ["a", "b", "c", "d", "e", "", "f", "a", "g", "h", "i", "j"]  # 0 and 7 are one word; 5 is none
 
@@ -76,7 +78,11 @@ def test_scores_are_cosines_shared_words_and_matches() -> None:
     assert places.tolist() == tokens
 
 
-def test_words_are_near_on_both_sides_but_not_in_another_text_whichever_id_writes_them() -> None:
+@pytest.mark.parametrize("together", [1, recall._PART])
+def test_words_are_near_on_both_sides_but_not_in_another_text_whichever_id_writes_them(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recall, "_PART", together)
     texts = [*TEXTS, [8, 9, 10, 11] * 3]
     shared = scores(held(texts))._shared_words([7])  # 7 writes the word of 0, which stands in the first text
     assert shared.tolist() == [1.0] * 4 + [0.0] * 5 + [1.0] * 2 + [0.0] * 12
@@ -104,15 +110,52 @@ def test_of_many_places_the_best_by_the_first_dimensions_are_compared(monkeypatc
     )
 
 
+def many() -> Memory:
+    """A memory of 1,003 tokens, each of which stands once and has a long key."""
+    memory = remember([list(range(1003))], [Origin("many.md")])
+    keys = functional.normalize(torch.randn(1003, LONG, generator=torch.Generator().manual_seed(2)), dim=-1)
+    return Memory(memory.index, memory.origins, Recall(metric(), np.arange(1, 1004), keys.bfloat16()))
+
+
+def wordless(memory: Memory) -> PlaceScores:
+    assert memory.recall is not None
+    return PlaceScores(memory.index, memory.recall, lambda _: "")
+
+
+def test_the_best_by_the_first_dimensions_are_found_but_for_the_rounding_to_8_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recall, "_MOST_CANDIDATES", 100)
+    memory, queries = many(), functional.normalize(torch.randn(8, LONG), dim=-1)
+    assert memory.recall is not None
+    keys, exact = memory.recall.keys.float(), queries.bfloat16().float()
+    for found, query in zip(wordless(memory).best(queries, [[]] * 8), exact, strict=True):
+        scores, rows = found
+        coarse = keys[:, : recall._COARSE] @ query[: recall._COARSE]
+        bound = coarse.topk(100).values[-1]
+        assert len(rows) == 100
+        assert set((coarse > bound + 0.005).nonzero()[:, 0].tolist()) <= set(rows.tolist())
+        assert float(coarse[rows].min()) > bound - 0.005
+        torch.testing.assert_close(scores, keys[rows] @ query / (1.2 * 0.1), atol=0.05, rtol=0.01)
+
+
+@pytest.mark.parametrize("beside", range(2, 10))
+def test_a_query_finds_bit_for_bit_the_same_beside_others(beside: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall, "_MOST_CANDIDATES", 100)
+    places, queries = wordless(many()), functional.normalize(torch.randn(beside, LONG), dim=-1)
+    for together, query in zip(places.best(queries, [[]] * beside), queries, strict=True):
+        assert all(map(torch.equal, together, one(places, query, [])))
+
+
 @pytest.mark.parametrize("count", [1, 40, 64, 400])
 def test_the_largest_scores_are_found_among_few_and_many(count: int) -> None:
-    scores = torch.randn(4096, generator=torch.Generator().manual_seed(count))
-    assert sorted(recall._largest(scores, count).tolist()) == sorted(scores.topk(count).indices.tolist())
+    scores = np.random.default_rng(count).standard_normal(4096, np.float32)
+    assert sorted(recall._largest(scores, count)) == sorted(scores.argsort()[-count:])
 
 
 def test_the_largest_scores_are_found_where_a_sample_misleads() -> None:
-    scores = torch.zeros(4096)
-    scores[:: recall._SAMPLED] = 1 + torch.arange(128.0)
+    scores = np.zeros(4096, np.float32)
+    scores[:: recall._SAMPLED] = 1 + np.arange(128)
     assert sorted(scores[recall._largest(scores, 100)].tolist()) == [29.0 + i for i in range(100)]
 
 
@@ -122,6 +165,11 @@ def test_several_queries_are_answered_as_each_alone() -> None:
     together = scores(held()).best(queries, befores)
     for found, query, before in zip(together, queries, befores, strict=True):
         assert torch.equal(found[0], one(scores(held()), query, before)[0])
+
+
+def test_the_surprise_of_a_windows_words_can_be_summed_in_the_largest_memory() -> None:
+    most = round(math.log(recalling._MOST_PLACES) * recall._STEPS)
+    assert recall.WINDOW * most <= np.iinfo(recall._SUM).max
 
 
 def test_a_memory_without_some_texts_recalls_none_of_their_places() -> None:
