@@ -262,7 +262,7 @@ def test_an_adapter_leaves_a_grid_of_4_bits_as_it_is(rank):
         layer = pack(Matrix([_on_grid()], None, update))
         assert (layer(_x(FEW, 96)).float() - exact).norm() < 0.01 * exact.norm()
     swallowed = Int4Packed(Matrix([update.added_to(_on_grid())]))(_x(FEW, 96)).float()
-    assert (swallowed - exact).norm() > 0.02 * exact.norm()
+    assert (swallowed - exact).norm() > 0.015 * exact.norm()
 
 
 def test_longer_passes_and_other_weights_have_it_added():
