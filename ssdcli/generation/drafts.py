@@ -51,7 +51,14 @@ def drafting_of(members: Sequence[Member[Loaded]], reverse: ReverseProcess, most
     ]
     able += _guessing(members)
     drafters, places = [drafter for drafter, _ in able], [place for _, place in able]
-    return Drafting((*drafters, PromptLookup()), (*places, None), size if most is None else most, _cost(members))
+    core: Any = members[causal_places(members)[0]].model.denoiser
+    return Drafting(
+        (*drafters, PromptLookup()),
+        (*places, None),
+        size if most is None else most,
+        _cost(members),
+        adapts=lambda: bool(getattr(core.reader, "drafts_alike", False)),
+    )
 
 
 def _cost(members: Sequence[Member[Loaded]]) -> float:

@@ -27,12 +27,20 @@ class Drafting:
     members: for each the place of the member in the ensemble whose prefix it reads; None for one that reads the text.
     most: the longest draft, in tokens; 0 for none.
     cost: of one more token in a pass, as a share of a pass over one.
+    adapts: asked beside several rows, whether they share passes, and drafts of any length change no bit of a text.
     """
 
     drafters: tuple[Drafter, ...] = ()
     members: tuple[int | None, ...] = ()
     most: int = 0
     cost: float = COST
+    adapts: Callable[[], bool] = bool
+
+    def cost_beside(self, rows: int) -> float:
+        """What one more token costs where so many rows are written, as a share of what one of them costs."""
+        if rows < 2 or not self.adapts():
+            return self.cost
+        return self.cost * rows / (1 + self.cost * (rows - 1))
 
 
 @dataclass
@@ -93,7 +101,7 @@ class Agreement:
     """Chooses between drafters, for each text by what became of their proposals since it began.
 
     Every proposal is judged, also of drafters that were not chosen, by the tokens that were drawn in its place. A row
-    is drafted as it would be alone.
+    is drafted as it would be alone, unless it shares passes with others and its text cannot depend on drafts.
     """
 
     def __init__(self, drafting: Drafting, rows: int) -> None:
@@ -116,7 +124,8 @@ class Agreement:
             asked = [free if free and records[place].asked() else 0 for free, records in rows]
             if any(asked):
                 self._take(place, drafter.draft(canvas, race, max(asked), prefix_of(member)), asked)
-        chosen = [self._best(row) for row in range(len(room))]
+        cost = self._drafting.cost_beside(sum(free > 0 for free in room))
+        chosen = [self._best(row, cost) for row in range(len(room))]
         width = max(map(len, chosen))
         return torch.tensor([[*one, *[-1] * (width - len(one))] for one in chosen], device=canvas.device).long()
 
@@ -128,10 +137,10 @@ class Agreement:
             if length:
                 proposals.append(_Proposal(place, tuple(tokens[:length]), tuple(sure[:length])))
 
-    def _best(self, row: int) -> tuple[int, ...]:
+    def _best(self, row: int, cost: float) -> tuple[int, ...]:
         """The beginning of a proposal for a row by which most tokens may be expected in the time of a pass."""
         records = self._records[row]
-        found = (_worthwhile(one, records[one.drafter], self._drafting.cost) for one in self._open[row])
+        found = (_worthwhile(one, records[one.drafter], cost) for one in self._open[row])
         return max(found, default=(1.0, ()))[1]
 
     def learn(self, drawn: Sequence[Sequence[int]]) -> None:

@@ -31,6 +31,12 @@ class CacheLayer:
             self.keys, self.values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
         return self.keys, self.values
 
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """All columns of one that is not empty, with those that hold no token."""
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
+
 
 class SpacedLayer(CacheLayer):
     """A layer with spare columns at its end, into which forward passes write in place.
@@ -47,13 +53,12 @@ class SpacedLayer(CacheLayer):
 
     def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write columns (B, heads, w, d) after the filled ones; returns all that are filled then."""
-        assert self.keys is not None
-        assert self.values is not None
+        all_keys, all_values = self.whole()
         end = self.filled + keys.shape[2]
-        self.keys[:, :, self.filled : end] = keys
-        self.values[:, :, self.filled : end] = values
+        all_keys[:, :, self.filled : end] = keys
+        all_values[:, :, self.filled : end] = values
         self.filled = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return all_keys[:, :, :end], all_values[:, :, :end]
 
 
 class PrefixCache:
@@ -79,6 +84,11 @@ class PrefixCache:
     def columns(self) -> int:
         """How many hold a token."""
         return int(self.layers[0].columns)
+
+    @property
+    def room(self) -> int:
+        """How many there are, with spare ones."""
+        return int(self.layers[0].keys.shape[2])
 
     def first(self, count: int) -> PrefixCache:
         """The first columns of a prefix that was read at once."""

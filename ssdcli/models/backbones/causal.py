@@ -14,7 +14,7 @@ from torch.nn import functional
 from ssdcli.models.backbones.cache import CacheLayer, PrefixCache
 from ssdcli.models.backbones.core_backbone import CoreBackbone
 from ssdcli.models.backbones.packed_decoder import FEW_QUERIES, PackedDecoder, RowPass, Weights
-from ssdcli.models.backbones.packed_linear import FEW, TOGETHER
+from ssdcli.models.backbones.packed_linear import TOGETHER
 from ssdcli.models.core_spec import CoreSpec
 
 SLIDING = "sliding_attention"  # transformers' name for a kind of layer
@@ -181,23 +181,33 @@ class PackedCausalBackbone(CausalCore):
         last, *inner = self._decoder(embedded, positions, masks, cache, self._wanted)
         return self._told(last, inner, positions, cache)
 
+    def write(self, embedded: Tensor, positions: Tensor, cache: PrefixCache, count: int) -> Tensor:
+        """As of any core; the states of a few tokens are those of a write of each alone where `drafts_alike`."""
+        return self.write_each([(embedded, positions, cache, count)])[0]
+
     def write_each(self, parts: Sequence[tuple[Tensor, Tensor, PrefixCache, int]]) -> list[Tensor]:
-        """The same in one pass, but for rows of many tokens, which are packed otherwise."""
-        few = [place for place, part in enumerate(parts) if part[0].shape[1] <= FEW]
-        if len(few) < 2 or not self.shared_tokens:
-            return super().write_each(parts)
+        """The same in one pass, where that changes no bit of a token."""
+        tokens = sum(embedded.shape[1] for embedded, *_ in parts)
+        if not parts or 1 < tokens > self.shared_tokens:
+            alone = self.write if len(parts) > 1 else super().write
+            return [alone(*part) for part in parts]
         passes = []
-        for embedded, positions, cache, columns in (parts[place] for place in few):
-            masks = self._by_kind(None, embedded.shape[1], columns)
+        for embedded, positions, cache, columns in parts:
+            mask = torch.ones(1, 1, embedded.shape[1], cache.room, dtype=torch.bool).tril(columns)
+            masks = self._by_kind(mask, embedded.shape[1], columns)
             passes.append(RowPass(embedded, positions, masks, cache.after(columns)))
-        read = zip(few, passes, self._decoder.together(passes, self._wanted), strict=True)
-        states = {place: self._told(own[0], own[1:], one.positions, one.cache) for place, one, own in read}
-        return [states[place] if place in states else self.write(*part) for place, part in enumerate(parts)]
+        states = zip(passes, self._decoder.together(passes, self._wanted), strict=True)
+        return [self._told(own[0], own[1:], one.positions, one.cache) for one, own in states]
 
     @cached_property
     def shared_tokens(self) -> int:
-        """How many tokens of several rows may share a pass without changing a bit of what each is alone; 0: none."""
+        """How many tokens of several rows may share a pass without changing a bit of what a row is alone; 0: none."""
         return TOGETHER if self._decoder.is_same_beside_rows() else 0
+
+    @property
+    def drafts_alike(self) -> bool:
+        """Whether a token's states are, bit for bit, what they are in a pass over it alone."""
+        return self.shared_tokens > 0 and self._decoder.sees_alike
 
     def head_rows(self, ids: Tensor) -> Tensor:
         """The head's weights of some ids; a table that it shares with the embeddings is at hand."""

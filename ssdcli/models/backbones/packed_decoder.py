@@ -18,19 +18,23 @@ from torch.nn import functional
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import CacheLayer, PrefixCache
 from ssdcli.models.backbones.packed_linear import (
+    TOGETHER,
     FourBits,
     Matrix,
     OneDnnLinear,
     PackedLinear,
     Packing,
     Update,
-    is_same_beside,
     packed_in_4_bits,
 )
 from ssdcli.models.backbones.rotary import Rotary
 from ssdcli.models.packable import PACKABLE, shapes, width_of_head
 
-FEW_QUERIES = 16  # queries up to which the heads that share keys are read as one head with more queries
+FEW_QUERIES = TOGETHER  # queries up to which the heads that share keys are read as one head with more queries
+_LEAST_ROWS = 4, 16, 32  # of a product of these, of which one may make torch's attention on CPUs sum up all alike
+_SLICE = 32  # of them that it takes at a time
+_TRIED_QUERIES = 2, 3, 5, 6, 11, 22, 32  # with which it is found out whether one does,
+_TRIED_COLUMNS = 96, 600  # of which it reads 512 at a time
 _ALL = "full_attention"  # the kind of a layer of a class that has one kind
 _ROTARY = "rope_parameters"
 
@@ -91,6 +95,7 @@ class PackedDecoder:
             self._scale = torch.tensor(config["hidden_size"] ** 0.5).to(packing.dtype)
         self._layers = [_Layer(parts, number) for number in range(config["num_hidden_layers"])]
         self.kinds = {layer.kind for layer in self._layers}
+        self.sees_alike = self._made_to_see_alike()
         self._rotary = {kind: parts.rotary(kind) for kind in self.kinds}
         self._norm = parts.norm("model.norm")
         head = parts.optional("lm_head.weight")
@@ -124,8 +129,9 @@ class PackedDecoder:
     def together(self, passes: Sequence[RowPass], inner: Sequence[int] = ()) -> list[tuple[Tensor, ...]]:
         """Run the layers over a few tokens of each of several rows, whose matrix products they share.
 
-        Attention is each row's own, so that its states are those of a call of its own where `is_same_beside_rows`.
-        Returns for each row the last states and inner ones, (1, n, H), as a call does.
+        Attention is each row's own, so that its states are those of a call of its own where `is_same_beside_rows`, and
+        those of each token a call for it alone, with a mask as wide, where it also `sees_alike`. Returns for each row
+        the last states and inner ones, (1, n, H), as a call does.
         """
         counts = [one.x.shape[1] for one in passes]
         x = torch.cat([one.x for one in passes], dim=1).transpose(0, 1)  # (N, 1, H): as short rows, see `ByLength`
@@ -148,8 +154,17 @@ class PackedDecoder:
 
     def is_same_beside_rows(self) -> bool:
         """Whether this CPU's products give a row the same, bit for bit, whatever rows are beside it."""
-        products = (*self._layers[0].products(), (self._head, self.table.shape[1]))
-        return all(is_same_beside(layer, width, self.table.dtype) for layer, width in products)
+        products, dtype = (*self._layers[0].products(), (self._head, self.table.shape[1])), self.table.dtype
+        return all(layer.is_same_beside(width, dtype) for layer, width in products)
+
+    def _made_to_see_alike(self) -> bool:
+        """Let attention give each query the same, bit for bit, whatever queries are beside it, if this CPU can."""
+        for rows in _LEAST_ROWS:
+            for layer in self._layers:
+                layer.least_rows = rows
+            if self._layers[0].sees_alike(self.table.dtype):
+                return True
+        return False
 
     def _added(self, mask: Tensor | None) -> Tensor | None:
         """A mask as numbers to be added to scores; those of a few queries once for each head that shares their keys."""
@@ -231,7 +246,10 @@ class _Layer:
     kind: what it sees.
     attention: the width of all its heads.
     share: the heads that read the same keys.
+    least_rows: of a product of queries that read the same keys, with padding.
     """
+
+    least_rows = 1
 
     def __init__(self, parts: _Parts, number: int) -> None:
         config, kind, own = parts.config, parts.kind, f"model.layers.{number}"
@@ -301,7 +319,31 @@ class _Layer:
         keys, values = turned[:, :, self._heads :].transpose(1, 2), values.transpose(1, 2)
         if cache is not None:
             keys, values = cache.update(keys, values)
+            if mask is not None and mask.shape[-1] > keys.shape[2]:
+                keys, values = cache.whole()  # whose spare columns the mask hides
         return self._seen(turned[:, :, : self._heads], keys, values, mask)
+
+    def sees_alike(self, dtype: torch.dtype) -> bool:
+        """Whether a query sees the same, bit for bit, whatever queries are beside it."""
+        made = torch.Generator().manual_seed(0)
+        for columns in _TRIED_COLUMNS:
+            keys, values = torch.randn(2, 1, self._groups, columns, self._width, generator=made).to(dtype)
+            queries = torch.randn(1, FEW_QUERIES, self._heads, self._width, generator=made).to(dtype)
+            hidden = torch.ones(FEW_QUERIES, columns).triu(columns - FEW_QUERIES + 1).bool()
+            mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
+
+            def seen(own: slice, keys: Tensor = keys, values: Tensor = values, given: Any = (queries, mask)) -> Tensor:
+                return self._seen(given[0][:, own], keys, values, given[1][own].repeat(self.share, 1))
+
+            alone = torch.cat([seen(slice(place, place + 1)) for place in range(FEW_QUERIES)], dim=1)
+            if not all(torch.equal(seen(slice(count)), alone[:, :count]) for count in _TRIED_QUERIES):
+                return False
+        return True
+
+    def _lack(self, rows: int) -> int:
+        """How many rows a product of so many lacks for none to be computed in another way than the others."""
+        rest = rows % _SLICE
+        return max(0, self.least_rows - rest) if rest else 0
 
     def _seen(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of queries (B, n, heads, d) to keys and values (B, groups, K, d): (B, n, heads * d)."""
@@ -311,9 +353,12 @@ class _Layer:
                 queries.transpose(1, 2), keys, values, mask, is_causal=mask is None, scale=self._scale, enable_gqa=True
             )
             return seen.transpose(1, 2).reshape(rows, count, heads * width)
-        # Queries that read the same keys are rows of one product.
+        # Queries that read the same keys are rows of one product, to which some are added where it would be too small.
         together = queries.view(rows, count, self._groups, self.share, width).permute(0, 2, 3, 1, 4)
         together = together.reshape(rows, self._groups, self.share * count, width)
-        seen = functional.scaled_dot_product_attention(together, keys, values, mask, scale=self._scale)
-        seen = seen.view(rows, self._groups, self.share, count, width).permute(0, 3, 1, 2, 4)
-        return seen.reshape(rows, count, heads * width)
+        lack = self._lack(together.shape[2])
+        if lack and mask is not None:
+            together, mask = functional.pad(together, (0, 0, 0, lack)), functional.pad(mask, (0, 0, 0, lack))
+        found = functional.scaled_dot_product_attention(together, keys, values, mask, scale=self._scale)
+        seen = found[:, :, : self.share * count].view(rows, self._groups, self.share, count, width)
+        return seen.permute(0, 3, 1, 2, 4).reshape(rows, count, heads * width)

@@ -1,7 +1,7 @@
 """Linear layers for a CPU, their weights laid out once as its matrix products read them.
 
 A pass over a few tokens takes as long as reading the weights, so that fewer bits are faster. What is packed computes in
-bfloat16; a CPU that does not multiply it natively has the products of many tokens in float32.
+bfloat16; a CPU that does not multiply it natively multiplies many tokens in float32.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ GROUP = 32  # neighbouring numbers of a row that share a scale and an offset in 
 TOGETHER = 32  # tokens of several rows at most that share a pass
 _LEVELS = 15  # between the least and the greatest number of a group
 _PACKED_ROWS = 128  # of a matrix, packed at a time in the processor's cache; a multiple of the kernel's blocks of 64
+_WIDENED_ROWS = 512  # of a matrix, likewise, where it is turned into 32 bits
 _PACKED_NUMBERS = 1 << 18  # of a narrow matrix, packed at a time in 8 bits
 _EIGHTS = 16  # the kernel of 8 bits adds up a multiple of so many numbers
 _ROWS = 16  # of a weight that show whether all lie on a grid of 4 bits
-FEW = 8 if has_fast_bf16() else 4  # tokens of a row up to which 4 bits are read faster than more bits are multiplied
+FEW = 8  # tokens of a row up to which 4 bits are read faster than more bits are multiplied
 _NEAR = 0.004  # the relative error of numbers that 4 bits hold as well as 16 do: bfloat16's own is 0.0017
 _NAMES = {"silu": ("swish", ""), "gelu_pytorch_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none")}  # oneDNN's
 
@@ -110,16 +111,15 @@ class PackedLinear(ABC):
         """The sum y + other."""
         return self(x).add_(other)
 
+    def is_same_beside(self, width: int, dtype: torch.dtype) -> bool:
+        """Whether a row of (B, 1, in) comes out bit for bit as alone, found out by up to TOGETHER others beside it.
 
-def is_same_beside(layer: PackedLinear, width: int, dtype: torch.dtype) -> bool:
-    """Whether a row of (B, 1, width) comes out bit for bit as alone, found out by up to TOGETHER others beside it.
-
-    oneDNN chooses among its kernels by the shapes, and some of them add up in another order.
-    """
-    x = torch.randn(TOGETHER, 1, width, generator=torch.Generator().manual_seed(0)).to(dtype)
-    some = range(0, TOGETHER, 5)
-    alone = torch.cat([layer(x[place : place + 1]) for place in some])
-    return torch.equal(layer(x)[some], alone) and torch.equal(layer(x[:2])[:1], alone[:1])
+        oneDNN chooses among its kernels by the shapes, and some of them add up in another order.
+        """
+        x = torch.randn(TOGETHER, 1, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+        some = range(0, TOGETHER, 5)
+        alone = torch.cat([self(x[place : place + 1]) for place in some])
+        return torch.equal(self(x)[some], alone) and torch.equal(self(x[:2])[:1], alone[:1])
 
 
 class PlainLinear(PackedLinear):
@@ -135,15 +135,28 @@ class PlainLinear(PackedLinear):
 
 
 class WideLinear(PackedLinear):
-    """In float32, for a CPU that is slow at less, of states in bfloat16."""
+    """In 16 bits, for a CPU that multiplies in 32, which they are turned into a few rows at a time, in its cache.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    Up to `few` tokens are multiplied in 16 bits one by one, so that each is bit for bit what it is alone.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, few: int = 1) -> None:
         """weight: (out, in); bias: (out,)."""
-        self._weight, self._bias = weight.float(), None if bias is None else bias.float()
+        self._weight, self._bias, self._few = weight.bfloat16(), _short(bias), few
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, n, in) to (B, n, out)."""
-        return functional.linear(x.float(), self._weight, self._bias).bfloat16()
+        if x.shape[0] * x.shape[1] <= self._few:
+            tokens = x.view(-1, 1, x.shape[-1]).unbind()
+            y = torch.stack([functional.linear(token, self._weight, self._bias) for token in tokens])
+            return y.view(*x.shape[:-1], -1)
+        wide = x.float()
+        y = torch.cat([functional.linear(wide, rows.float()) for rows in self._weight.split(_WIDENED_ROWS)], dim=-1)
+        return (y if self._bias is None else y.add_(self._bias)).bfloat16()
+
+    def is_same_beside(self, width: int, dtype: torch.dtype) -> bool:
+        """Whether so many are multiplied one by one."""
+        return self._few >= TOGETHER
 
 
 class OneDnnLinear(PackedLinear):
@@ -316,16 +329,13 @@ class Grid:
 
 
 def pack_bfloat16(matrix: Matrix) -> PackedLinear:
-    """In 16 bits where this CPU multiplies them natively, else in 32."""
-    kind = OneDnnLinear if has_fast_bf16() else WideLinear
-    return kind(matrix.updated, matrix.bias)
+    """In 16 bits, as is fast on this CPU."""
+    return OneDnnLinear(matrix.updated, matrix.bias) if has_fast_bf16() else WideLinear(matrix.updated, matrix.bias)
 
 
-def pack_plain(matrix: Matrix) -> PackedLinear:
-    """In 16 bits, whatever this CPU is fast at."""
-    if has_fast_bf16():
-        return pack_bfloat16(matrix)
-    return PlainLinear(matrix.updated.bfloat16(), _short(matrix.bias))
+def pack_alike(matrix: Matrix) -> PackedLinear:
+    """The same, but a token should be bit for bit what it is alone, whatever tokens are beside it, as far as can be."""
+    return pack_bfloat16(matrix) if has_fast_bf16() else WideLinear(matrix.updated, matrix.bias, TOGETHER)
 
 
 def pack_int8(matrix: Matrix) -> PackedLinear:
@@ -360,11 +370,11 @@ class Packing:
     """
 
     layers: Pack
-    head: Pack = pack_bfloat16
+    head: Pack = pack_alike
     dtype: torch.dtype = torch.bfloat16
 
 
-IN_16_BITS = Packing(pack_plain, pack_plain)
+IN_16_BITS = Packing(pack_bfloat16)
 PACKINGS: Mapping[str, Packing] = {  # by the dtype of the weights
     "bfloat16": Packing(pack_by_length),
     "int8": Packing(pack_int8),

@@ -27,7 +27,7 @@ from torch.nn import functional
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import PrefixCache
 from ssdcli.models.backbones.causal import CausalCore
-from ssdcli.models.backbones.packed_linear import Matrix, PackedLinear, pack_bfloat16
+from ssdcli.models.backbones.packed_linear import Matrix, PackedLinear, pack_alike
 from ssdcli.models.core_config import UNREADABLE, read_config, unreadable
 from ssdcli.registry.manifest import CONFIG, READER, WEIGHTS
 
@@ -119,7 +119,7 @@ class SideNetwork(nn.Module):
         """Lay the weights out for a CPU on which the core's states are in bfloat16; for what is trained no more."""
         if self.core.dtype == torch.bfloat16 and self.device.type == "cpu":
             linear = [layer for layer in self.body if isinstance(layer, nn.Linear)]
-            first, last = (pack_bfloat16(Matrix([layer.weight], layer.bias)) for layer in linear)
+            first, last = (pack_alike(Matrix([layer.weight], layer.bias)) for layer in linear)
             self._packed = first, last
         return self
 

@@ -168,8 +168,9 @@ class RecallDenoiser(MemoryDenoiser):
         return PlaceScores(index, Recall(self._metric, np.arange(1, 1 + count), torch.cat(keys)), self._word_of)
 
     def queries(self, states: Tensor) -> Tensor:
-        """What the core's states (..., (1 + k) H) look for: (..., D) float32, on the CPU."""
-        return self._metric(states.cpu())
+        """What the core's states (..., (1 + k) H) look for, each as it would alone: (..., D) float32, on the CPU."""
+        one_by_one = states.cpu().flatten(0, -2).split(1)  # a product rounds otherwise for more
+        return torch.cat([self._metric(state) for state in one_by_one]).view(*states.shape[:-1], -1)
 
     def recalled(
         self, queries: Tensor, befores: Sequence[Sequence[int]], rights: Sequence[Known], row: RecalledSurroundings

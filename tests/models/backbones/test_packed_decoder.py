@@ -20,6 +20,7 @@ from ssdcli.models.backbones.packed_linear import (
     FEW,
     GROUP,
     PACKINGS,
+    TOGETHER,
     ByLength,
     Int4Packed,
     Matrix,
@@ -28,7 +29,6 @@ from ssdcli.models.backbones.packed_linear import (
     PlainLinear,
     Update,
     WideLinear,
-    is_same_beside,
     pack_bfloat16,
     pack_by_length,
     pack_int4,
@@ -151,11 +151,19 @@ def test_a_core_tells_whether_its_layers_are_read_in_16_bits():
     assert found == {"bfloat16": has_fast_bf16(), "int8": False, "int4": False}
 
 
-def test_a_cpu_that_is_slow_at_bfloat16_multiplies_in_float32():
-    x, weight, bias = _x(5, 96), _matrix(), torch.randn(64, generator=torch.Generator().manual_seed(1))
-    found = WideLinear(weight, bias)(x)
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_a_cpu_that_is_slow_at_bfloat16_multiplies_in_float32(rows):
+    weight, bias = _matrix(1100).bfloat16(), _matrix(1100)[:, 0].bfloat16()
+    found = WideLinear(weight, bias)(_x(rows, 96))
+    exact = torch.nn.functional.linear(_x(rows, 96).double(), weight.double(), bias.double())
     assert found.dtype == torch.bfloat16
-    assert torch.equal(found, (x.float() @ weight.float().T + bias).bfloat16())
+    torch.testing.assert_close(found.double(), exact, atol=0.01, rtol=0.005)  # once rounded
+
+
+def test_a_cpu_that_is_slow_at_bfloat16_gives_few_tokens_what_each_is_alone():
+    layer = WideLinear(_matrix(1100), None, few=TOGETHER)
+    assert layer.is_same_beside(96, torch.bfloat16)
+    assert PackedLinear.is_same_beside(layer, 96, torch.bfloat16)
 
 
 def test_scores_of_some_ids_are_those_without_packing():
@@ -276,7 +284,7 @@ def test_longer_passes_and_other_weights_have_it_added():
 
 def test_beside_an_adapter_a_row_is_bit_for_bit_what_it_is_alone():
     layer = pack_int4(Matrix([_on_grid()], None, _update()))
-    assert is_same_beside(layer, 96, torch.bfloat16)
+    assert layer.is_same_beside(96, torch.bfloat16)
 
 
 def test_layers_that_are_one_have_an_update_each():
