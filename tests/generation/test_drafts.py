@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ssdcli.api import Blend, Options, Request, Result, load
+from ssdcli.api import Blend, Options, Placement, Request, Result, load
 from ssdcli.errors import UsageError
 from ssdcli.generation.drafts import drafting_of
 from ssdcli.models.backbones.native_causal import NativeCausalBackbone
@@ -54,6 +54,24 @@ def test_a_text_is_that_of_no_draft(members: list[str] | None, options: Options)
     assert [(one.text, one.steps, one.drafted) for one in alone] == [
         (one.text, one.steps, one.drafted) for one in drafted
     ]
+
+
+@pytest.mark.parametrize("members", MEMBERS)
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_drafts_change_no_bit_of_a_packed_core(
+    monkeypatch: pytest.MonkeyPatch, members: list[str] | None, temperature: float
+) -> None:
+    monkeypatch.setattr("ssdcli.generation.drafts._cost", lambda members: 0.01)  # so that much is drafted
+    writer = load(CORE, members, placement=Placement("int8", device="cpu"))
+    if not writer.members[0].model.denoiser.reader.drafts_alike:
+        pytest.skip("this CPU's products round otherwise for other numbers of rows")
+    options = replace(OPTIONS, temperature=temperature, explain=True)
+    plain = writer.generate_batch([Request(prompt) for prompt in PROMPTS], replace(options, draft=0))
+    drafted = writer.generate_batch([Request(prompt) for prompt in PROMPTS], options)
+    alone = [writer.generate(one.prompt, options, seed=one.seed) for one in plain]
+    for results in (drafted, alone):
+        assert any(one.drafted for one in results)
+        assert [(told(one), one.explain) for one in results] == [(told(one), one.explain) for one in plain]
 
 
 def test_a_guided_text_is_drafted_and_is_that_of_no_draft(tone: Path) -> None:

@@ -147,7 +147,7 @@ class WideLinear(PackedLinear):
     def __call__(self, x: Tensor) -> Tensor:
         """(B, n, in) to (B, n, out)."""
         if x.shape[0] * x.shape[1] <= self._few:
-            tokens = x.view(-1, 1, x.shape[-1]).unbind()
+            tokens = x.reshape(-1, 1, x.shape[-1]).unbind()
             y = torch.stack([functional.linear(token, self._weight, self._bias) for token in tokens])
             return y.view(*x.shape[:-1], -1)
         wide = x.float()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssdcli.engine.drafting.drafting import Drafting
 from ssdcli.engine.sampling.characters import Characters
 from ssdcli.engine.sampling.nucleus import Picker
 from ssdcli.engine.sampling.repetition import Repetition
@@ -79,6 +80,21 @@ def test_a_drafter_that_always_misses_is_hardly_asked():
     assert len(steps) == 400
     assert always.drafted < 40 * L
     assert sum(int(step.drafted) for step in steps) < 50
+
+
+def test_beside_rows_that_share_passes_less_is_drafted_and_the_texts_are_the_same():
+    members, seeds = [(Chain(), 0.6), (Even(), 0.4)], range(8)
+
+    def written(**changes: Any) -> tuple[list[list[int]], int]:
+        drafting = Drafting((Believes(Chain().log_p[2]),), (None,), L, cost=0.2, **changes)
+        steps = write(members, seeds=seeds, drafting=drafting)
+        return texts_of(steps), sum(int(step.drafted.sum()) for step in steps)
+
+    (apart, many), (together, few) = written(), written(adapts=lambda: True)
+    assert together == apart == texts_of(write(members, seeds=seeds))
+    assert 0 < few < many / 2
+    alone = Drafting(cost=0.2, adapts=lambda: True)
+    assert [round(alone.cost_beside(rows), 2) for rows in (1, 2, 8, 1000)] == [0.2, 0.33, 0.67, 1.0]
 
 
 def test_drafts_do_not_bias_what_is_drawn():

@@ -330,6 +330,29 @@ def test_rows_that_share_a_pass_are_bit_for_bit_what_they_are_alone(kind, dtype)
         assert all(torch.equal(a.keys, b.keys) for a, b in zip(kept.layers, read.layers, strict=True))
 
 
+@pytest.mark.parametrize("dtype", list(PACKINGS))
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "smollm3"])
+@pytest.mark.parametrize("before", [3, 20, 30])
+def test_tokens_written_at_once_are_bit_for_bit_what_each_is_alone(kind, dtype, before):
+    _, packed = _pair(kind, PACKINGS[dtype])
+    packed.taps, packed.shared_tokens = (2,), 32
+    if not packed.drafts_alike:
+        pytest.skip("this CPU's attention sums up otherwise for other numbers of queries")
+    ids, positions = _tokens(1)
+    embedded = packed.embed(ids)
+    read = packed.extend(embedded[:, :before], positions[:, :before], None, packed.new_cache())
+
+    def written(size):
+        kept, found = read.spaced(LENGTH - before), []
+        for done in range(before, LENGTH, size):
+            part = slice(done, done + size)
+            found.append(packed.write(embedded[:, part], positions[:, part], kept, done))
+        return torch.cat(found, dim=1)
+
+    for size in (2, 3, 7, 16):
+        assert torch.equal(written(size), written(1))
+
+
 def test_rows_share_passes_only_where_this_cpu_computes_them_alike(monkeypatch):
     _, packed = _pair("llama", EXACT)  # float32, whose products round by the number of rows
     monkeypatch.setattr(type(packed._decoder), "together", None)
