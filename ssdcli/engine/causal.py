@@ -48,8 +48,14 @@ class CausalBackbone(Backbone, Protocol):
     def write_each(self, parts: Sequence[tuple[Tensor, Tensor, Any, int]]) -> Sequence[Tensor]:
         """The same for several rows, with the arguments of `write` for each; their states are those of a write alone.
 
-        A backbone with `shared_tokens` lets so many tokens share a pass, and their states a call of `logits`.
+        A backbone with `shared_tokens` lets so many tokens share a pass, and their states a call of `logits`; by
+        `scored` it gives what its reader's head scores of states (..., H).
         """
+
+
+def shared_tokens(backbone: object) -> int:
+    """How many tokens may share a product without changing a bit of what each row is alone; 0: none."""
+    return int(getattr(backbone, "shared_tokens", 0))
 
 
 class CausalDenoiser(Denoiser):
@@ -281,37 +287,48 @@ class StepwiseCausalDenoiser(CausalDenoiser):
         count = int((place * hidden).max())
         return self._read_to(_anchored(canvas[:, :count], prefix), prefix).states[rows, place]
 
-    def _ahead(self, ahead: Lookahead, prefix: Prefix) -> Tensor:
-        return super()._ahead(ahead, prefix) if bool((ahead.drafted >= 0).any()) else self._silence(ahead)
+    def states_ahead(self, ahead: Lookahead, prefixes: tuple[Prefix, ...]) -> Tensor:
+        """Hidden states that predict the positions of a lookahead: (B, C, H), anything where none is wanted.
 
-    def _states_ahead(self, ahead: Lookahead, prefix: Prefix) -> Tensor:
+        Rows share passes where that changes none of their bits.
+        """
         wanted = ahead.drafted >= 0
-        count = int((ahead.left * wanted).max())
-        memory = self._read_to(_anchored(ahead.canvas[:, :count], prefix), prefix)
-        return memory.states[torch.arange(len(wanted), device=wanted.device)[:, None], ahead.places]
+        read = [prefix for prefix in prefixes if bool(wanted[prefix.rows].any())]
+        shown = [int((ahead.left * wanted)[prefix.rows].max()) for prefix in read]
+        texts = [_anchored(ahead.canvas[p.rows, :count], p) for p, count in zip(read, shown, strict=True)]
+        states = torch.cat([memory.states for memory in self._read_each(texts, read)])
+        own = torch.zeros_like(ahead.first)
+        own[torch.cat([prefix.rows for prefix in read])] = torch.arange(len(states), device=states.device)
+        return states[own[:, None], ahead.places]
 
     def ahead(self, ahead: Lookahead, prefixes: tuple[Prefix, ...]) -> Tensor:
-        """As a denoiser's; rows share passes where that changes none of their bits."""
-        wanted = (ahead.drafted >= 0).tolist()
-        open_rows = [prefix for prefix in prefixes if len(prefix.rows) == 1 and wanted[int(prefix.rows)]]
-        size = int(getattr(self.backbone, "shared_tokens", 0)) // ahead.width if len(open_rows) > 1 else 0
-        if size < 2:
-            return super().ahead(ahead, prefixes)
-        found = self._silence(ahead)
-        for start in range(0, len(open_rows), size):
-            together = open_rows[start : start + size]
-            rows = torch.cat([prefix.rows for prefix in together])
-            found.index_copy_(0, rows, self._ahead_together(ahead.rows(rows), together))
+        """As a denoiser's; only wanted positions are predicted, and rows share products likewise."""
+        return self.ahead_of([self.backbone], ahead, prefixes)[0]
+
+    def ahead_of(self, backbones: Sequence[Any], ahead: Lookahead, prefixes: tuple[Prefix, ...]) -> list[Tensor]:
+        """Log p at the positions of a lookahead by some backbones that read what this one does: (B, C, V) of each.
+
+        Several must let tokens share passes: their states are scored in one product.
+        """
+        found = [self._silence(ahead) for _ in backbones]
+        wanted = ahead.wanted.nonzero(as_tuple=True)
+        if not len(wanted[0]):
+            return found
+        states = self.states_ahead(ahead, prefixes)[wanted]
+        together = min(shared_tokens(one) for one in backbones) // len(backbones)
+        sizes = together if together else wanted[0].unique(return_counts=True)[1].tolist()  # each row alone
+        for own, *places in zip(states.split(sizes), *(index.split(sizes) for index in wanted), strict=True):
+            for log_p, said in zip(found, self._said_by(backbones, own[None]), strict=True):
+                log_p[tuple(places)] = said
         return found
 
-    def _ahead_together(self, ahead: Lookahead, prefixes: Sequence[Prefix]) -> Tensor:
-        """Log p at the positions (b, C) of prefixes of one row each: (b, C, V)."""
-        texts = [
-            _anchored(canvas[None, :count], prefix)
-            for canvas, count, prefix in zip(ahead.canvas, ahead.left.tolist(), prefixes, strict=True)
-        ]
-        states = torch.cat([memory.states for memory in self._read_each(texts, prefixes)])
-        return self.log_p(states[torch.arange(len(states), device=states.device)[:, None], ahead.places])
+    def _said_by(self, backbones: Sequence[Any], states: Tensor) -> tuple[Tensor, ...]:
+        """Log p by each of some backbones for states (1, n, H): (n, V) each."""
+        if len(backbones) == 1:
+            return (torch.log_softmax(backbones[0].logits(states), dim=-1)[0],)
+        reader: Any = self.reader
+        corrected = torch.cat([one.scored(states) for one in backbones], dim=1)
+        return tuple(torch.log_softmax(reader.logits(corrected), dim=-1)[0].split(states.shape[1]))
 
     def _silence(self, ahead: Lookahead) -> Tensor:
         """No prediction at the positions of a lookahead: (b, C, V)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -147,11 +148,19 @@ class Ensemble:
             for place, (model, prefix) in enumerate(zip(running, prefixes, strict=True))
         )
         if known is None or not isinstance(self.rule, Switching):
-            return Prediction(self.combine(by_member, weights), by_member, weights)
+            return Prediction(self._combined_ahead(by_member, weights, ahead), by_member, weights)
         opinions = self._opinions(self.rule, by_member)
         drafted = ahead.canvas.gather(1, ahead.places)[:, :-1]
         chances = self.rule.followed(known, self.rule.of_tokens([said[:, :-1] for said in opinions], drafted))
         return Prediction(self.rule.pooled(opinions, chances), by_member, weights, opinions, chances)
+
+    def _combined_ahead(self, by_member: Sequence[Tensor | None], weights: Sequence[float], ahead: Lookahead) -> Tensor:
+        """The combined predictions (B, C, V); of rows with drafts of several lengths, those that are wanted alone."""
+        wanted = ahead.wanted
+        if ahead.width == 1 or bool(wanted.all()):  # without drafts the host need not ask
+            return self.combine(by_member, weights)
+        chosen = self.combine([None if log_p is None else log_p[wanted] for log_p in by_member], weights)
+        return chosen.new_full((*wanted.shape, chosen.shape[-1]), math.nan).masked_scatter_(wanted[..., None], chosen)
 
     def follow(self, prediction: Prediction, tokens: Tensor, count: Tensor) -> Tensor | None:
         """The logarithms of the chances once so many of the tokens (B, C) that were predicted are written: (B, K).

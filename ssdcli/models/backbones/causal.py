@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -18,6 +18,21 @@ from ssdcli.models.backbones.packed_linear import TOGETHER
 from ssdcli.models.core_spec import CoreSpec
 
 SLIDING = "sliding_attention"  # transformers' name for a kind of layer
+
+
+Written = tuple[Tensor, Tensor, PrefixCache, int]  # what `CausalCore.write` is given
+
+
+def in_passes(parts: Sequence[Written], most: int) -> Iterator[Sequence[Written]]:
+    """Rows in order, as many at a time as have `most` tokens together, or one."""
+    waiting: list[Written] = []
+    for part in parts:
+        if waiting and sum(one[0].shape[1] for one in [*waiting, part]) > most:
+            yield waiting
+            waiting = []
+        waiting.append(part)
+    if waiting:
+        yield waiting
 
 
 class Follower(Protocol):
@@ -96,7 +111,7 @@ class CausalCore(CoreBackbone):
         """Run the body over (B, w, H) after the first `count` columns of a spaced cache, into which it writes."""
         return self._run(embedded, positions, None, cache.after(count))
 
-    def write_each(self, parts: Sequence[tuple[Tensor, Tensor, PrefixCache, int]]) -> list[Tensor]:
+    def write_each(self, parts: Sequence[Written]) -> list[Tensor]:
         """The same for rows with caches of their own: the states of each, bit for bit as alone."""
         return [self.write(*part) for part in parts]
 
@@ -185,19 +200,22 @@ class PackedCausalBackbone(CausalCore):
         """As of any core; the states of a few tokens are those of a write of each alone where `drafts_alike`."""
         return self.write_each([(embedded, positions, cache, count)])[0]
 
-    def write_each(self, parts: Sequence[tuple[Tensor, Tensor, PrefixCache, int]]) -> list[Tensor]:
-        """The same in one pass, where that changes no bit of a token."""
-        tokens = sum(embedded.shape[1] for embedded, *_ in parts)
-        if not parts or 1 < tokens > self.shared_tokens:
-            alone = self.write if len(parts) > 1 else super().write
-            return [alone(*part) for part in parts]
-        passes = []
-        for embedded, positions, cache, columns in parts:
-            mask = torch.ones(1, 1, embedded.shape[1], cache.room, dtype=torch.bool).tril(columns)
-            masks = self._by_kind(mask, embedded.shape[1], columns)
-            passes.append(RowPass(embedded, positions, masks, cache.after(columns)))
-        states = zip(passes, self._decoder.together(passes, self._wanted), strict=True)
-        return [self._told(own[0], own[1:], one.positions, one.cache) for one, own in states]
+    def write_each(self, parts: Sequence[Written]) -> list[Tensor]:
+        """The same in as few passes as can be without changing a bit of a row."""
+        found: list[Tensor] = []
+        for together in in_passes(parts, self.shared_tokens if len(parts) > 1 else 0):
+            longest = max(embedded.shape[1] for embedded, *_ in together)
+            if 1 < longest > self.shared_tokens:
+                found += [super(PackedCausalBackbone, self).write(*part) for part in together]
+                continue
+            passes = []
+            for embedded, positions, cache, columns in together:
+                mask = torch.ones(1, 1, embedded.shape[1], cache.room, dtype=torch.bool).tril(columns)
+                masks = self._by_kind(mask, embedded.shape[1], columns)
+                passes.append(RowPass(embedded, positions, masks, cache.after(columns)))
+            states = zip(passes, self._decoder.together(passes, self._wanted), strict=True)
+            found += [self._told(own[0], own[1:], one.positions, one.cache) for one, own in states]
+        return found
 
     @cached_property
     def shared_tokens(self) -> int:

@@ -16,6 +16,7 @@ import json
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ssdcli.engine.causal import shared_tokens
 from ssdcli.engine.flops import Sizes
 from ssdcli.models.backbones.cache import PrefixCache
 from ssdcli.models.backbones.causal import CausalCore
@@ -184,6 +186,16 @@ class SideNetwork(nn.Module):
     def write_each(self, parts: Sequence[tuple[Tensor, Tensor, PrefixCache, int]]) -> list[Tensor]:
         """The core's states of several rows, as it writes them."""
         return self.core.write_each(parts)
+
+    @cached_property
+    def shared_tokens(self) -> int:
+        """As the core's, where this network's own products change no bit, either."""
+        widths = self.config.inputs, self.config.hidden
+        if self._packed is None or not shared_tokens(self.core):
+            return 0
+        products = zip(self._packed, widths, strict=True)
+        alike = all(layer.is_same_beside(width, self.core.dtype) for layer, width in products)
+        return shared_tokens(self.core) if alike else 0
 
     def scored(self, hidden: Tensor) -> Tensor:
         """The corrected states, which the core's head scores: (..., (1 + k) H) to (..., H)."""

@@ -114,8 +114,10 @@ def test_a_core_and_what_reads_it_are_scored_in_one_product_where_that_changes_n
         return score(hidden)
 
     monkeypatch.setattr(core, "_head", counted)
-    core.shared_tokens = shared  # type: ignore[attr-defined]  # 0 where a product over more tokens rounds otherwise
-    models = [StepwiseCausalDenoiser(core, PROCESS), StepwiseCausalDenoiser(network(core), PROCESS)]
+    side = network(core)
+    for one in (core, side):
+        one.shared_tokens = shared  # type: ignore[union-attr]  # 0 where a product over more tokens rounds otherwise
+    models = [StepwiseCausalDenoiser(core, PROCESS), StepwiseCausalDenoiser(side, PROCESS)]
     ensemble = Ensemble(tuple(Member(str(i), model, Constant(0.5)) for i, model in enumerate(models)))
     prefixes = ensemble.start([[Prompt(PROMPT)], [Prompt(PROMPT)]], [1.0])
     canvas, draft = canvas_of(5, 6), torch.tensor([[7, 8]])
