@@ -65,8 +65,8 @@ def _reached(address: Address) -> list[str]:
 def _slow(entry: Entry, need: Need, allocation: Allocation, hardware: Hardware) -> list[str]:
     """What would make it slow or less exact, in sentences."""
     found = []
-    widened = need.packs and allocation.packs and allocation.packs_twice(hardware)
-    if allocation.computes == "bfloat16" and allocation.devices == (CPU,) and not (hardware.bfloat16 or widened):
+    packed = need.packs and allocation.packs
+    if allocation.computes == "bfloat16" and allocation.devices == (CPU,) and not (hardware.bfloat16 or packed):
         found.append("It computes in bfloat16, at which this CPU is slow; in float32 the core does not fit.")
     if allocation.dtype in QUANTIZED:
         found.append(f"It does not fit in {need.stored}, and is less exact in {allocation.dtype}.")

@@ -23,7 +23,7 @@ DTYPES = (AUTO, *BITS)
 QUANTIZED = ("int8", "int4")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _SLACK = 1.05  # on the weights, for rounding up and for activations
-_PACKED, _WIDENED = 1.5, 2.5  # 16 and 4 bits of each number, or 32 and 4, and a head that shares its weights, over 16
+_PACKED = 1.5  # 16 and 4 bits of each number, and a head that shares its weights, over 16
 _COPIES = 3  # of a canvas's float32 predictions at the peak: logits, their log_softmax, and what the sampler makes
 
 
@@ -98,9 +98,10 @@ class Allocation:
         whole = self.devices == (CPU,) and not self.offloads and self.processes == 1
         return whole and self.dtype in ("bfloat16", *QUANTIZED)
 
-    def packs_twice(self, hardware: Hardware) -> bool:
-        """Whether packed weights fit in 4 bits as well, beside those that the CPU multiplies: 32 bits without bf16."""
-        return self.bytes * (_PACKED if hardware.bfloat16 else _WIDENED) <= self.free
+    @property
+    def packs_twice(self) -> bool:
+        """Whether packed weights fit in 4 bits as well, beside those in 16."""
+        return self.bytes * _PACKED <= self.free
 
     @property
     def fits(self) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from ssdcli.machine.hardware import Hardware, look
+from ssdcli.machine.hardware import look
 from ssdcli.machine.placement import Allocation, Placement
 from ssdcli.models.backbones.causal import PackedCausalBackbone
 from ssdcli.models.backbones.core_backbone import CoreBackbone
@@ -34,10 +34,9 @@ def load_core(folder: Path, placement: Placement, block_size: int | None, adapte
         spec = CoreSpec.of(read_manifest(folder), config[KEY])
         spec = replace(spec, block_size=block_size or spec.block_size)
         need = core_need(folder, config, spec)
-        hardware = look()
-        allocation = placement.allocate(need, hardware)
+        allocation = placement.allocate(need, look())
         if need.packs and allocation.packs:
-            return _packed(folder, spec, packing_for(allocation, hardware), adapter)
+            return _packed(folder, spec, packing_for(allocation), adapter)
         from ssdcli.models.native_checkpoint import load_native  # it imports transformers, which takes seconds
 
         backbone = load_native(folder, allocation, need, spec)
@@ -50,9 +49,9 @@ def load_core(folder: Path, placement: Placement, block_size: int | None, adapte
         raise unreadable(folder, error) from error
 
 
-def packing_for(allocation: Allocation, hardware: Hardware) -> Packing:
+def packing_for(allocation: Allocation) -> Packing:
     """How layers are packed for a dtype: in 16 bits alone where more would take too much memory."""
-    once = allocation.dtype == "bfloat16" and not allocation.packs_twice(hardware)
+    once = allocation.dtype == "bfloat16" and not allocation.packs_twice
     return IN_16_BITS if once else PACKINGS[allocation.dtype]
 
 

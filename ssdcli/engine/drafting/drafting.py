@@ -13,6 +13,7 @@ from ssdcli.engine.drafting.drafter import Draft, Drafter
 from ssdcli.engine.sampling.race import Race
 
 COST = 0.2  # of one more token in a pass, of a pass over one (measured)
+_DEAREST = 0.5  # what a token may cost; above it drafters take longer than they save (measured)
 _LEVELS = 8  # of how sure a drafter is, each with a record of its own
 _PRIOR = 2.0  # proposals for which a drafter's own word counts
 _KEPT = 0.95  # what a step leaves of the record before it
@@ -117,14 +118,14 @@ class Agreement:
         """
         most = [min(self._drafting.most, free) for free in room]
         self._open = [[] for _ in room]
-        if max(most, default=0) < 1:
+        cost = self._drafting.cost_beside(sum(free > 0 for free in room))
+        if max(most, default=0) < 1 or cost > _DEAREST:
             return canvas.new_empty(len(canvas), 0)
         for place, (drafter, member) in enumerate(zip(self._drafting.drafters, self._drafting.members, strict=True)):
             rows = zip(most, self._records, strict=True)
             asked = [free if free and records[place].asked() else 0 for free, records in rows]
             if any(asked):
                 self._take(place, drafter.draft(canvas, race, max(asked), prefix_of(member)), asked)
-        cost = self._drafting.cost_beside(sum(free > 0 for free in room))
         chosen = [self._best(row, cost) for row in range(len(room))]
         width = max(map(len, chosen))
         return torch.tensor([[*one, *[-1] * (width - len(one))] for one in chosen], device=canvas.device).long()

@@ -88,12 +88,9 @@ def test_a_causal_core_is_packed_unless_it_is_asked_for_in_full(tmp_path, dtype,
 
 def test_weights_are_packed_twice_only_where_there_is_room():
     tight = Allocation("bfloat16", "bfloat16", ("cpu",), bytes=100, free=149)
-    fast = Hardware(cores=1, memory=0, free=0, bfloat16=True)
-    assert packing_for(tight, fast) is IN_16_BITS
-    assert packing_for(replace(tight, free=150), fast) is PACKINGS["bfloat16"]
-    assert packing_for(replace(tight, free=150), replace(fast, bfloat16=False)) is IN_16_BITS  # whose weights take 32
-    assert packing_for(replace(tight, free=250), replace(fast, bfloat16=False)) is PACKINGS["bfloat16"]
-    assert packing_for(replace(tight, dtype="int4"), fast) is PACKINGS["int4"]
+    assert packing_for(tight) is IN_16_BITS
+    assert packing_for(replace(tight, free=150)) is PACKINGS["bfloat16"]
+    assert packing_for(replace(tight, dtype="int4")) is PACKINGS["int4"]
 
 
 @pytest.mark.parametrize("process", ["masked", "simplex"])
