@@ -19,6 +19,7 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
@@ -160,13 +161,15 @@ def batches(given: Namespace) -> str:
     for count in ROWS:
         runs[f"alone {count}"] = partial(_one_by_one, writer, requests[:count], options)
         runs[f"together {count}"] = partial(writer.generate_batch, requests[:count], options)
+        runs[f"undrafted {count}"] = partial(writer.generate_batch, requests[:count], replace(options, draft=0))
     times = least(runs, given.rounds, _clock(given))
     rows: list[list[object]] = []
     for count in ROWS:
-        pace, before = (1000 * count / times[f"{how} {count}"] for how in ("together", "alone"))
+        ways = ("together", "undrafted", "alone")
+        pace, plain, before = (1000 * count / times[f"{how} {count}"] for how in ways)
         same = [result.text for result in writer.generate_batch(requests[:count], options)] == alone[:count]
-        rows.append([count, f"{before:.2f}", f"{pace:.2f}", f"{pace / before:.2f}", "yes" if same else "no"])
-    return table(["rows", "one after the other", "together", "gain", "the same texts"], rows)
+        rows.append([count, *(f"{one:.2f}" for one in (before, plain, pace, pace / before)), "yes" if same else "no"])
+    return table(["rows", "one after the other", "together, no drafts", "together", "gain", "the same texts"], rows)
 
 
 TABLES = {"passes": passes, "texts": texts, "losses": losses, "starts": starts, "batches": batches}
