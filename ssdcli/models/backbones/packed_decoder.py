@@ -162,7 +162,7 @@ class PackedDecoder:
         for rows in _LEAST_ROWS:
             for layer in self._layers:
                 layer.least_rows = rows
-            if self._layers[0].sees_alike(self.table.dtype):
+            if all(self._layers[0].sees_alike(self.table.dtype, columns) for columns in _TRIED_COLUMNS):
                 return True
         return False
 
@@ -323,22 +323,19 @@ class _Layer:
                 keys, values = cache.whole()  # whose spare columns the mask hides
         return self._seen(turned[:, :, : self._heads], keys, values, mask)
 
-    def sees_alike(self, dtype: torch.dtype) -> bool:
-        """Whether a query sees the same, bit for bit, whatever queries are beside it."""
+    def sees_alike(self, dtype: torch.dtype, columns: int) -> bool:
+        """Whether a query sees the same of so many keys, bit for bit, whatever queries are beside it."""
         made = torch.Generator().manual_seed(0)
-        for columns in _TRIED_COLUMNS:
-            keys, values = torch.randn(2, 1, self._groups, columns, self._width, generator=made).to(dtype)
-            queries = torch.randn(1, FEW_QUERIES, self._heads, self._width, generator=made).to(dtype)
-            hidden = torch.ones(FEW_QUERIES, columns).triu(columns - FEW_QUERIES + 1).bool()
-            mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
+        keys, values = torch.randn(2, 1, self._groups, columns, self._width, generator=made).to(dtype)
+        queries = torch.randn(1, FEW_QUERIES, self._heads, self._width, generator=made).to(dtype)
+        hidden = torch.ones(FEW_QUERIES, columns).triu(columns - FEW_QUERIES + 1).bool()
+        mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
 
-            def seen(own: slice, keys: Tensor = keys, values: Tensor = values, given: Any = (queries, mask)) -> Tensor:
-                return self._seen(given[0][:, own], keys, values, given[1][own].repeat(self.share, 1))
+        def seen(first: int, last: int) -> Tensor:
+            return self._seen(queries[:, first:last], keys, values, mask[first:last].repeat(self.share, 1))
 
-            alone = torch.cat([seen(slice(place, place + 1)) for place in range(FEW_QUERIES)], dim=1)
-            if not all(torch.equal(seen(slice(count)), alone[:, :count]) for count in _TRIED_QUERIES):
-                return False
-        return True
+        alone = torch.cat([seen(place, place + 1) for place in range(FEW_QUERIES)], dim=1)
+        return all(torch.equal(seen(0, count), alone[:, :count]) for count in _TRIED_QUERIES)
 
     def _lack(self, rows: int) -> int:
         """How many rows a product of so many lacks for none to be computed in another way than the others."""
