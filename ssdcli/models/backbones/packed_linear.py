@@ -22,7 +22,7 @@ TOGETHER = 32  # tokens of several rows at most that share a pass
 _LEVELS = 15  # between the least and the greatest number of a group
 _PACKED_ROWS = 128  # of a matrix, packed at a time in the processor's cache; a multiple of the kernel's blocks of 64
 _WIDENED_ROWS = 512  # of a matrix, likewise, where it is turned into 32 bits
-_PACKED_NUMBERS = 1 << 18  # of a narrow matrix, packed at a time in 8 bits
+_PACKED_NUMBERS = 1 << 17  # of a narrow matrix, packed at a time in 8 bits
 _EIGHTS = 16  # the kernel of 8 bits adds up a multiple of so many numbers
 _ROWS = 16  # of a weight that show whether all lie on a grid of 4 bits
 FEW = 8  # tokens of a row up to which 4 bits are read faster than more bits are multiplied
@@ -197,13 +197,15 @@ class Int8Packed(PackedLinear):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """weight: (out, in); bias: (out,)."""
-        least, packed, scales = torch.finfo(torch.float32).tiny, [], []
-        together = max(_PACKED_ROWS, _PACKED_NUMBERS // weight.shape[1])
-        for rows in map(Tensor.float, weight.split(together)):
+        least, together = torch.finfo(torch.float32).tiny, max(_PACKED_ROWS, _PACKED_NUMBERS // weight.shape[1])
+        self._weight = torch.empty(weight.shape, dtype=torch.int8)
+        self._scale, self._bias = torch.empty(len(weight), dtype=torch.bfloat16), _short(bias)
+        parts = (of.split(together) for of in (weight, self._weight, self._scale))
+        for part, packed, scales in zip(*parts, strict=True):
+            rows = part.float()
             scale = rows.abs().amax(1, keepdim=True).clamp_(min=least) / 127
-            packed.append((rows / scale).round_().to(torch.int8))
-            scales.append(scale[:, 0].bfloat16())
-        self._weight, self._scale, self._bias = torch.cat(packed), torch.cat(scales), _short(bias)
+            packed.copy_((rows / scale).round_())
+            scales.copy_(scale[:, 0])
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, n, in) to (B, n, out)."""

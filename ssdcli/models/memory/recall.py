@@ -30,9 +30,7 @@ REACH = 24  # tokens on either side of a place in which they may stand
 _WORDS = 1.0  # what a place gains in cosine that has all rare words around it; measured, as are these (see docs/lab):
 _MATCHING = 0.06  # for each token before it that is the same
 _SOFTER = 1.2  # than the learned temperature, since these bonuses sharpen the scores
-_CANDIDATES = 1 << 12  # places that are compared in all dimensions, at least,
-_SHARE = 32  # one in so many of them all,
-_MOST_CANDIDATES = 1 << 13  # or so many
+_CANDIDATES = 1 << 12  # places that are compared in all dimensions; of half a million, twice as many gain nothing
 _COARSE = 64  # dimensions by which these are found, which hold 0.7 of the keys' squared length
 _FEW = 16  # times as many scores as are wanted are looked through at once; of more,
 _SAMPLED = 32  # one in so many tells a bound
@@ -170,13 +168,12 @@ class PlaceScores:
         queries: the metric's images of the states there, (C, D). befores: the tokens before, WINDOW of each at least.
         """
         keys, queries = self.recall.keys, queries.to(self.recall.keys.dtype)
-        count = min(max(_CANDIDATES, len(keys) // _SHARE), _MOST_CANDIDATES)
-        coarsely = len(keys) > count
+        coarsely = len(keys) > _CANDIDATES
         cosines = self._coarsely(queries) if coarsely else _cosines(queries, keys)
         for query, scores, before in zip(queries, cosines, befores, strict=True):
             tokens, bonus, own = self._tokens, self._bonus(before), scores.float()
             if coarsely:
-                rows = torch.from_numpy(_largest(own.add_(bonus).numpy(), count))
+                rows = torch.from_numpy(_largest(own.add_(bonus).numpy(), _CANDIDATES))
                 chosen, bonus, tokens = (of_all.index_select(0, rows) for of_all in (keys, bonus, tokens))
                 own = _cosines(query[None], chosen)[0].float()
             yield (own + bonus) / (_SOFTER * self.recall.metric.temperature), tokens

@@ -102,7 +102,7 @@ def test_of_many_places_the_best_by_the_first_dimensions_are_compared(monkeypatc
     memory, query = held(), functional.normalize(torch.randn(D), dim=0)
     every, tokens = one(scores(memory), query, [4, 1])
     monkeypatch.setattr(recall, "_COARSE", D)
-    monkeypatch.setattr(recall, "_MOST_CANDIDATES", 5)
+    monkeypatch.setattr(recall, "_CANDIDATES", 5)
     found, chosen = one(scores(memory), query, [4, 1])
     order = every.argsort(descending=True)[:5]
     assert sorted(zip(found.tolist(), chosen.tolist(), strict=True)) == sorted(
@@ -125,7 +125,7 @@ def wordless(memory: Memory) -> PlaceScores:
 def test_the_best_by_the_first_dimensions_are_found_but_for_the_rounding_to_8_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recall, "_MOST_CANDIDATES", 100)
+    monkeypatch.setattr(recall, "_CANDIDATES", 100)
     memory, queries = many(), functional.normalize(torch.randn(8, LONG), dim=-1)
     assert memory.recall is not None
     keys, exact = memory.recall.keys.float(), queries.bfloat16().float()
@@ -141,7 +141,7 @@ def test_the_best_by_the_first_dimensions_are_found_but_for_the_rounding_to_8_bi
 
 @pytest.mark.parametrize("beside", range(2, 10))
 def test_a_query_finds_bit_for_bit_the_same_beside_others(beside: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recall, "_MOST_CANDIDATES", 100)
+    monkeypatch.setattr(recall, "_CANDIDATES", 100)
     places, queries = wordless(many()), functional.normalize(torch.randn(beside, LONG), dim=-1)
     for together, query in zip(places.best(queries, [[]] * beside), queries, strict=True):
         assert all(map(torch.equal, together, one(places, query, [])))
