@@ -169,7 +169,7 @@ class RecallDenoiser(MemoryDenoiser):
 
     def queries(self, states: Tensor) -> Tensor:
         """What the core's states (..., (1 + k) H) look for, each as it would alone: (..., D) float32, on the CPU."""
-        one_by_one = states.cpu().flatten(0, -2).split(1)  # a product rounds otherwise for more
+        one_by_one = states.cpu().reshape(-1, states.shape[-1]).split(1)  # a product rounds otherwise for more
         return torch.cat([self._metric(state) for state in one_by_one]).view(*states.shape[:-1], -1)
 
     def recalled(
