@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from benchmarks.lib.models import CONSTANTS, DEVICE, random_denoiser
 from benchmarks.lib.tables import table
 from benchmarks.lib.timing import Run, least
 from ssdcli.engine.denoiser import Denoiser
+from ssdcli.engine.drafting.drafter import Draft, Drafter
+from ssdcli.engine.drafting.drafting import Drafting
 from ssdcli.engine.ensemble.ensemble import Ensemble
 from ssdcli.engine.ensemble.members import Member
 from ssdcli.engine.ensemble.rules import average, mix
@@ -24,9 +27,12 @@ from ssdcli.engine.process import Process, make_process
 from ssdcli.engine.process.masked import Masked
 from ssdcli.engine.prompt import Prompt
 from ssdcli.engine.sampler import sample
+from ssdcli.engine.sampling.characters import Characters
 from ssdcli.engine.sampling.nucleus import Picker
+from ssdcli.engine.sampling.race import Race
 from ssdcli.engine.sampling.reverse import Choice, ReverseProcess, reverse_process
 from ssdcli.engine.steps import SamplerConfig, Step
+from ssdcli.generation.trace import BlockTrace
 from ssdcli.models.backbones.native_class import native_class_of
 from ssdcli.models.core_spec import CoreSpec
 from ssdcli.models.loading import make_denoiser
@@ -59,6 +65,11 @@ class Shape:
         """Whether the core predicts one token a pass, the leftmost hidden one."""
         return self.attention == "autoregressive"
 
+    @property
+    def suppressed(self) -> tuple[int, ...]:
+        """The ids that are never text."""
+        return (self.process.mask_id,) if isinstance(self.process, Masked) else ()
+
     def reverse(self, steps: int) -> ReverseProcess:
         """In so many steps a block; beside a causal core from the left, a token a step."""
         if self.is_causal:
@@ -74,6 +85,7 @@ class Shape:
             block_size=BLOCK,
             context=CONTEXT,
             ends=(0,),
+            suppressed=self.suppressed,
             shift=self.is_causal,
         )
         backbone = native_class_of(self.core.config.to_dict()).backbone_for(spec)(self.core, spec)
@@ -92,7 +104,7 @@ def llama(given: Namespace) -> Shape:
 
 
 def beside_llama(given: Namespace) -> str:
-    """Llama-3-8B's shape, causal, a token a step: texts of 64 tokens after 128 others."""
+    """Llama-3-8B's shape, causal: texts of 64 tokens after 128 others; of drafts every fourth token is wrong."""
     return with_a_member(llama(given), given)
 
 
@@ -160,35 +172,87 @@ def beside_opt(given: Namespace) -> str:
 
 
 def with_a_member(shape: Shape, given: Namespace) -> str:
-    """Tokens per second, GPU memory, and waits inside a block, of the core alone and of both."""
+    """Passes, pace, GPU memory and waits inside a block, of the core alone and of both, of a causal one with drafts."""
     core, half, rows = shape.denoiser(), shape.hidden // 2, []
-    member = random_denoiser(shape.process, shape.hidden, shape.layers, rank=half, block_size=BLOCK, context=CONTEXT)
-    networks: dict[str, Any] = {"the core, ": shape.core, "and a member of ": member.backbone}
+    fields: dict[str, Any] = {"block_size": BLOCK, "context": CONTEXT, "suppressed": shape.suppressed}
+    member = random_denoiser(shape.process, shape.hidden, shape.layers, rank=half, **fields)
+    names = [f"the core, {parameters(shape.core)}", f"and a member of {parameters(member.backbone)}", "and drafts"]
+    both = [(core, 0.7), (member, 0.3)]
     for count in given.rows:
         reverse = shape.reverse(given.steps)
-        runs = [writing(parts, count, reverse) for parts in ([(core, 1.0)], [(core, 0.7), (member, 0.3)])]
-        taken = [(memory(run), waiting(run)) for run in runs]
-        times = least(dict(zip(networks, runs, strict=True)), given.rounds)
+        runs = [writing(parts, count, reverse) for parts in ([(core, 1.0)], both)]
+        if isinstance(shape.process, Masked) and shape.is_causal:
+            runs.append(writing(both, count, reverse, Told.of(runs[1], shape.process)))
+        taken = [(passes(run), memory(run), waiting(run)) for run in runs[:2]]
+        taken += [(passes(run), memory(run), waits_a_step(run)) for run in runs[2:]]
+        times = least(dict(zip(names, runs, strict=False)), given.rounds)
         alone = next(iter(times.values()))
-        for (name, network), (peak, waits) in zip(networks.items(), taken, strict=True):
-            size = sum(weight.numel() for weight in network.parameters()) / 1e6
-            pace = count * TOKENS / (times[name] / 1000)
-            rows.append([f"{name}{size:,.3g}M", count, pace, peak, f"{times[name] / alone - 1:+.1%}", waits])
-    return table(["", "rows", "tokens/s", "peak GiB", "time added", "waits inside a block"], rows)
+        for (name, time), (steps, peak, waits) in zip(times.items(), taken, strict=True):
+            pace = count * TOKENS / (time / 1000)
+            rows.append([name, count, steps / TOKENS, pace, peak, f"{time / alone - 1:+.1%}", waits])
+    return table(["", "rows", "passes a token", "tokens/s", "peak GiB", "time added", "waits inside a block"], rows)
 
 
-def writing(parts: Sequence[tuple[Denoiser, float]], rows: int, reverse: ReverseProcess) -> Writing:
-    """A function that writes TOKENS tokens after PROMPT others, in so many rows; no text ends before."""
+def parameters(network: Any) -> str:
+    """How many a network has, in millions."""
+    return f"{sum(weight.numel() for weight in network.parameters()) / 1e6:,.3g}M"
+
+
+def writing(
+    parts: Sequence[tuple[Denoiser, float]], rows: int, reverse: ReverseProcess, drafter: Drafter | None = None
+) -> Writing:
+    """A function that writes TOKENS tokens after PROMPT others in so many rows, as `ssd generate`; no text ends before.
+
+    Beside a causal core it is told which bytes its tokens are, here those of whole characters; elsewhere the host looks
+    at these once a block.
+    """
     members = tuple(Member(str(i), part, Constant(weight)) for i, (part, weight) in enumerate(parts))
     ensemble = Ensemble(members, average if any(part.abstains for part, _ in parts) else mix)
-    config = SamplerConfig(BLOCK, TOKENS, (-1,), PICKER, device=DEVICE)
+    config = SamplerConfig(BLOCK, TOKENS, (-1,), PICKER, device=DEVICE, over=lambda: [False] * rows)
+    if reverse.from_left:
+        whole = Characters(torch.zeros(8, reverse.process.vocabulary, dtype=torch.int8, device=DEVICE))
+        drafting = Drafting() if drafter is None else Drafting((drafter,), (None,), BLOCK)
+        config = replace(config, characters=whole, drafting=drafting)
     prompts = [[Prompt(list(range(5, 5 + PROMPT)))] * rows] * len(parts)
 
     def run(after: Callable[[Step], object] = id) -> None:
+        trace = BlockTrace(ensemble, reverse.process, None)
         for step in sample(ensemble, reverse, prompts, list(range(rows)), config):
             after(step)
+            if trace.take(step):
+                trace.read()
 
     return run
+
+
+@dataclass(frozen=True)
+class Told:
+    """Drafts the texts that it is told, (B, n) int64, but every fourth token wrongly."""
+
+    texts: Tensor
+    mask_id: int
+
+    @classmethod
+    def of(cls, run: Writing, process: Masked) -> Told:
+        """The texts that a run without drafts writes."""
+        blocks: list[Tensor] = []
+        run(lambda step: blocks.append(step.canvas) if step.last else None)
+        texts = torch.cat(blocks, dim=1).cpu()
+        wrong, other = torch.arange(texts.shape[1]) % 4 == 3, torch.where(texts == 2, 3, 2)
+        return cls(torch.where(wrong, other, texts), process.mask_id)
+
+    def draft(self, canvas: Tensor, race: Race, count: int, prefix: object) -> Draft:
+        """What comes next in the texts; see `Drafter`."""
+        known, last = (canvas != self.mask_id).sum(1, keepdim=True), self.texts.shape[1] - 1
+        tokens = self.texts.gather(1, (race.start + known + torch.arange(count)).clamp(max=last))
+        return Draft(tokens, torch.full(tokens.shape, 0.75))
+
+
+def passes(run: Writing) -> int:
+    """How many steps a run takes."""
+    steps: list[int] = []
+    run(lambda step: steps.append(step.index))
+    return len(steps)
 
 
 def waiting(run: Writing) -> str:
@@ -202,6 +266,26 @@ def waiting(run: Writing) -> str:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return "none"
+
+
+def waits_a_step(run: Writing) -> str:
+    """How often the host waits for the device at a step inside a block, where it has to: with drafts once."""
+    if DEVICE == "cpu":
+        return "-"
+    inside: list[bool] = []
+
+    def after(step: Step) -> None:
+        inside.append(step.index > 0)
+        torch.cuda.set_sync_debug_mode("default" if step.last else "warn")
+
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run(after)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    count = sum("synchronizing" in str(warning.message) for warning in caught)
+    return f"{count / max(sum(inside), 1):.2f} a step"
 
 
 def memory(run: Run) -> float:

@@ -72,6 +72,10 @@ class CounterNoise:
         self._keys = keys
         self._drawn = 0
 
+    def on(self, device: torch.device | str) -> CounterNoise:
+        """The same on a device, from its first draw on."""
+        return CounterNoise(self._keys.to(device))
+
     def derive(self, *words: int) -> CounterNoise:
         """The rows' noise for one use, named by words (block, step, ...); nothing is read back from the device."""
         keys = self._keys

@@ -61,11 +61,13 @@ def sample(
     ends = torch.tensor(config.ends, dtype=torch.int64, device=config.device)
     spelled = torch.zeros_like(ended, dtype=torch.int64)
     shared = SharedText.of(config.shared or [Prompt(())] * len(seeds), config.device)
-    agreement = None if config.drafting is None else Agreement(config.drafting, len(seeds))
+    agreement = None
+    if config.drafting is not None and config.drafting.drafters and config.drafting.most > 0:
+        agreement = Agreement(config.drafting, len(seeds))
     blocks = -(-config.max_tokens // config.block_size)
     for number in range(blocks):
         block = Block(number, prefixes, shared, written, ended, spelled, known)
-        if agreement is None:
+        if config.drafting is None:
             canvas = yield from _denoise(ensemble, reverse, block, noise.derive(number), config)
         else:
             assert isinstance(reverse.process, Masked), "a causal language model joins the masked process alone"
@@ -76,7 +78,7 @@ def sample(
             ended |= torch.tensor(config.over(), device=config.device)
         if number + 1 == blocks or bool(ended.all()):  # between blocks, the host waits for the device
             return
-        if agreement is None and known is not None:
+        if config.drafting is None and known is not None:
             assert isinstance(reverse.process, Masked), "ensembles beside a causal language model alone are weighed so"
             known = ensemble.after_block(Lookahead.over(tokens, reverse.process), prefixes, known)
         prefixes = ensemble.commit(tokens, prefixes)

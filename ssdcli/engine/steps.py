@@ -36,8 +36,8 @@ class SamplerConfig:
     copies: what each row may copy word for word; none for no limit.
     drafting: how text beside a causal language model is drafted, and each token of it drawn by a race (see `Race`);
         None where canvases are denoised step by step.
-    over: asked for the rows that nothing more is wanted of, whether or not they reached an end: between blocks, and
-        where tokens are drafted, between steps.
+    over: asked for the rows that nothing more is wanted of, whether or not they reached an end: between blocks, and on
+        a CPU beside a causal language model between steps.
     """
 
     block_size: int

@@ -26,7 +26,8 @@ class Draft:
 class Drafter(Protocol):
     """Proposes tokens. A member of an ensemble that has `draft` is one; it is called with its own prefix.
 
-    What a text is drawn from never depends on a draft, only how fast it is written.
+    What a text is drawn from never depends on a draft, only how fast it is written. All that it is given, but for a
+    member's prefix, is on the CPU.
     """
 
     def draft(self, canvas: Tensor, race: Race, count: int, prefix: Any) -> Draft:

@@ -17,6 +17,7 @@ from ssdcli.engine.ensemble.rules import Rule, mix
 from ssdcli.engine.ensemble.switching import Switching
 from ssdcli.engine.process import Canvas
 from ssdcli.engine.prompt import Prompt, shown_to
+from ssdcli.engine.sampling.nucleus import readable
 from ssdcli.engine.shared_head import scored_together
 
 
@@ -155,9 +156,9 @@ class Ensemble:
         return Prediction(self.rule.pooled(opinions, chances), by_member, weights, opinions, chances)
 
     def _combined_ahead(self, by_member: Sequence[Tensor | None], weights: Sequence[float], ahead: Lookahead) -> Tensor:
-        """The combined predictions (B, C, V); of rows with drafts of several lengths, those that are wanted alone."""
+        """Combined predictions (B, C, V); of drafts of several lengths, on a CPU those that are wanted alone."""
         wanted = ahead.wanted
-        if ahead.width == 1 or bool(wanted.all()):  # without drafts the host need not ask
+        if ahead.width == 1 or not readable(wanted) or bool(wanted.all()):  # without drafts the host need not ask
             return self.combine(by_member, weights)
         chosen = self.combine([None if log_p is None else log_p[wanted] for log_p in by_member], weights)
         return chosen.new_full((*wanted.shape, chosen.shape[-1]), math.nan).masked_scatter_(wanted[..., None], chosen)

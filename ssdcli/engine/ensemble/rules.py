@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssdcli.engine.ensemble.gate import AnyGate, AverageGate
-from ssdcli.engine.sampling.nucleus import entropy
+from ssdcli.engine.sampling.nucleus import entropy, sent
 
 _SUREST = 15.0  # log-odds; with larger ones, float32 rounds the other member's weight to zero
 FLOOR = -100.0  # log p in place of -inf, wherever it is multiplied or subtracted
@@ -140,7 +140,8 @@ def log_sum(one: Tensor, other: Tensor) -> Tensor:
 def log_shares(gate: AverageGate, entropies: Tensor) -> Tensor:
     """The logarithms of the weights that a gate gives to members of these entropies: (..., M) to (..., M)."""
     features = gate_features(entropies)
-    coefficients = features.new_tensor([[0.0] * features.shape[-1], *gate.coefficients])
+    rows = torch.tensor([[0.0] * features.shape[-1], *gate.coefficients], dtype=features.dtype)
+    coefficients = sent(rows, features.device)
     # Row by row: a matrix product sums in another order for another number of rows.
     scores = torch.stack([(features * row).sum(-1) for row in coefficients], dim=-1)
     return torch.log_softmax(scores, dim=-1)

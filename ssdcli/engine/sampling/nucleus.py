@@ -194,3 +194,8 @@ def _draw_from_nucleus(blocks: Tensor, top_p: float, uniforms: Tensor) -> Tensor
 def readable(x: Tensor) -> bool:
     """Whether the host can read a tensor without waiting for a device."""
     return x.is_cpu
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """What the host knows as a tensor of a device, for which nobody waits."""
+    return values.to(device, non_blocking=True)

@@ -77,6 +77,10 @@ class SharedText:
         known = [[_UNKNOWN if token is None else token for token in prompt.after] for prompt in prompts]
         return cls(before, _padded([[_UNKNOWN, *row] for row in known], device))
 
+    def on(self, device: torch.device | str) -> SharedText:
+        """The same on a device."""
+        return SharedText(self.before.to(device), self.after.to(device))
+
     def rows(self, chosen: Tensor) -> SharedText:
         """Of some rows, (b,) int64."""
         return SharedText(self.before[chosen], self.after[chosen])
@@ -115,7 +119,7 @@ class Repetition:
         open_: the positions, (B, L) bool, whose tokens are not certain. The others, and those that no member predicts,
             stay as they are.
         """
-        places = _places(open_ & predicted(log_p))
+        places = places_of(open_ & predicted(log_p))
         return log_p.index_put(places, self.at(log_p[places], text, places))
 
     def at(self, log_p: Tensor, text: KnownText, places: Places) -> Tensor:
@@ -128,7 +132,7 @@ class Repetition:
 ALLOWED = Repetition()
 
 
-def _places(wanted: Tensor) -> Places:
+def places_of(wanted: Tensor) -> Places:
     """The positions (B, L) bool that are wanted; all of them on a GPU, where asking would make the host wait."""
     if readable(wanted):
         rows, columns = wanted.nonzero(as_tuple=True)
