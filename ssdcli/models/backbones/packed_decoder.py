@@ -167,12 +167,12 @@ class PackedDecoder:
         return False
 
     def _added(self, mask: Tensor | None) -> Tensor | None:
-        """A mask as numbers to be added to scores; those of a few queries once for each head that shares their keys."""
+        """A mask as numbers to be added to scores; those of a few queries as `_Layer.few` takes them."""
         if mask is None:
             return None
         dtype = self.table.dtype  # whose least number is finite, because padding may see nothing
         added = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
-        return added if mask.shape[2] > FEW_QUERIES else added.repeat(1, 1, self._layers[0].share, 1)
+        return added if mask.shape[2] > FEW_QUERIES else self._layers[0].few(added)
 
     def scores(self, hidden: Tensor) -> Tensor:
         """The head's scores for states (..., H): (..., V)."""
@@ -332,15 +332,19 @@ class _Layer:
         mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
 
         def seen(first: int, last: int) -> Tensor:
-            return self._seen(queries[:, first:last], keys, values, mask[first:last].repeat(self.share, 1))
+            return self._seen(queries[:, first:last], keys, values, self.few(mask[None, None, first:last]))
 
         alone = torch.cat([seen(place, place + 1) for place in range(FEW_QUERIES)], dim=1)
         return all(torch.equal(seen(0, count), alone[:, :count]) for count in _TRIED_QUERIES)
 
-    def _lack(self, rows: int) -> int:
-        """How many rows a product of so many lacks for none to be computed in another way than the others."""
-        rest = rows % _SLICE
-        return max(0, self.least_rows - rest) if rest else 0
+    def few(self, mask: Tensor) -> Tensor:
+        """The mask (B, 1, n, K) of a few queries, once for each head that shares their keys, with rows of padding.
+
+        They are so many that no row of the product is computed in another way than the others.
+        """
+        rows = self.share * mask.shape[2]
+        lack = max(0, self.least_rows - rows % _SLICE) if rows % _SLICE else 0
+        return functional.pad(mask.repeat(1, 1, self.share, 1), (0, 0, 0, lack))
 
     def _seen(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of queries (B, n, heads, d) to keys and values (B, groups, K, d): (B, n, heads * d)."""
@@ -350,12 +354,11 @@ class _Layer:
                 queries.transpose(1, 2), keys, values, mask, is_causal=mask is None, scale=self._scale, enable_gqa=True
             )
             return seen.transpose(1, 2).reshape(rows, count, heads * width)
-        # Queries that read the same keys are rows of one product, to which some are added where it would be too small.
+        # Queries that read the same keys are rows of one product, padded as their mask is.
         together = queries.view(rows, count, self._groups, self.share, width).permute(0, 2, 3, 1, 4)
         together = together.reshape(rows, self._groups, self.share * count, width)
-        lack = self._lack(together.shape[2])
-        if lack and mask is not None:
-            together, mask = functional.pad(together, (0, 0, 0, lack)), functional.pad(mask, (0, 0, 0, lack))
+        if mask is not None and mask.shape[2] > together.shape[2]:
+            together = functional.pad(together, (0, 0, 0, mask.shape[2] - together.shape[2]))
         found = functional.scaled_dot_product_attention(together, keys, values, mask, scale=self._scale)
         seen = found[:, :, : self.share * count].view(rows, self._groups, self.share, count, width)
         return seen.permute(0, 3, 1, 2, 4).reshape(rows, count, heads * width)
