@@ -316,7 +316,8 @@ class StepwiseCausalDenoiser(CausalDenoiser):
             return found
         states = self.states_ahead(ahead, prefixes)[wanted]
         together = min(shared_tokens(one) for one in backbones) // len(backbones)
-        sizes = together if together else wanted[0].unique(return_counts=True)[1].tolist()  # each row alone
+        apart = [len(states)] if len(prefixes) == 1 else wanted[0].unique(return_counts=True)[1].tolist()
+        sizes = together or apart  # each prefix's rows as without others
         for own, *places in zip(states.split(sizes), *(index.split(sizes) for index in wanted), strict=True):
             for log_p, said in zip(found, self._said_by(backbones, own[None]), strict=True):
                 log_p[tuple(places)] = said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -284,6 +285,8 @@ class Denoiser:
 
     def _ahead(self, ahead: Lookahead, prefix: Prefix) -> Tensor:
         """Log p at the positions (b, C) of a prefix's rows: (b, C, V); the canvases of a row share its prefix."""
+        if ahead.drafted.is_cpu and bool((ahead.drafted < 0).all()):  # texts that have ended
+            return torch.full((*ahead.places.shape, self.process.vocabulary), math.nan)
         if len(prefix.rows) > 1:
             return one_by_one(self, ahead, (replace(prefix, rows=torch.arange(len(prefix.rows))),))
         columns = torch.arange(ahead.width, device=ahead.places.device)

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from ssdcli.generation.loaded_model import Loaded
 
 _OMIT = "Omit --draft, or give --draft 0."
-_COST_WITHOUT_BF16 = 0.45  # of one more token in a pass, see COST, on a CPU that multiplies in float32 (measured),
-_COST_IN_16_BITS = 0.05  # and beside a core that is read in 16 bits
+_COST_IN_16_BITS = 0.05  # of one more token in a pass, see COST, beside a core that is read in 16 bits (measured)
 _LEVELS = 16  # at which schedules are compared
 
 
@@ -51,27 +50,34 @@ def drafting_of(members: Sequence[Member[Loaded]], reverse: ReverseProcess, most
     ]
     able += _guessing(members)
     drafters, places = [drafter for drafter, _ in able], [place for _, place in able]
-    core: Any = members[causal_places(members)[0]].model.denoiser
     return Drafting(
         (*drafters, PromptLookup()),
         (*places, None),
         size if most is None else most,
         _cost(members),
-        adapts=lambda: bool(getattr(core.reader, "drafts_alike", False)),
+        adapts=lambda: all(_is_alike(one.model.denoiser) for one in members if one.schedule(1.0) != 0),
     )
 
 
 def _cost(members: Sequence[Member[Loaded]]) -> float:
     """What one more token in a pass costs beside a causal core, as a share of a pass over one."""
     from ssdcli.engine.drafting.drafting import COST
-    from ssdcli.machine.hardware import has_fast_bf16
     from ssdcli.models.backbones.causal import CausalCore
 
     denoiser: Any = members[causal_places(members)[0]].model.denoiser
-    if denoiser.device.type == "cpu" and not has_fast_bf16():
-        return _COST_WITHOUT_BF16
     core = denoiser.reader
     return _COST_IN_16_BITS if isinstance(core, CausalCore) and core.in_16_bits else COST
+
+
+def _is_alike(denoiser: Any) -> bool:
+    """Whether rows share its passes, and it predicts a token the same, bit for bit, whatever is predicted with it."""
+    from ssdcli.engine.causal import StepwiseCausalDenoiser, shared_tokens
+    from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
+
+    if isinstance(denoiser, MemoryDenoiser):
+        return True
+    causal = isinstance(denoiser, StepwiseCausalDenoiser) and shared_tokens(denoiser.backbone) > 0
+    return causal and bool(getattr(denoiser.reader, "drafts_alike", False))
 
 
 def foretelling(members: Sequence[Member[Loaded]]) -> list[tuple[Drafter, int]]:

@@ -28,7 +28,7 @@ class Drafting:
     members: for each the place of the member in the ensemble whose prefix it reads; None for one that reads the text.
     most: the longest draft, in tokens; 0 for none.
     cost: of one more token in a pass, as a share of a pass over one.
-    adapts: asked beside several rows, whether they share passes, and drafts of any length change no bit of a text.
+    adapts: whether rows share passes and drafts of any length change no bit of a text; asked where several are written.
     """
 
     drafters: tuple[Drafter, ...] = ()

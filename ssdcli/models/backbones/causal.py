@@ -206,16 +206,29 @@ class PackedCausalBackbone(CausalCore):
         for together in in_passes(parts, self.shared_tokens if len(parts) > 1 else 0):
             longest = max(embedded.shape[1] for embedded, *_ in together)
             if 1 < longest > self.shared_tokens:
-                found += [super(PackedCausalBackbone, self).write(*part) for part in together]
-                continue
-            passes = []
-            for embedded, positions, cache, columns in together:
-                mask = torch.ones(1, 1, embedded.shape[1], cache.room, dtype=torch.bool).tril(columns)
-                masks = self._by_kind(mask, embedded.shape[1], columns)
-                passes.append(RowPass(embedded, positions, masks, cache.after(columns)))
-            states = zip(passes, self._decoder.together(passes, self._wanted), strict=True)
-            found += [self._told(own[0], own[1:], one.positions, one.cache) for one, own in states]
+                found += [self._write_long(*part) for part in together]
+            else:
+                found += self._write_together(together)
         return found
+
+    def _write_long(self, embedded: Tensor, positions: Tensor, cache: PrefixCache, count: int) -> Tensor:
+        """A write of more tokens than may share a pass."""
+        size = self.shared_tokens
+        if not size:
+            return super().write(embedded, positions, cache, count)
+        parts = zip(embedded.split(size, dim=1), positions.split(size, dim=1), strict=True)
+        states = [self._write_together([(*part, cache, count + size * i)])[0] for i, part in enumerate(parts)]
+        return torch.cat(states, dim=1)
+
+    def _write_together(self, parts: Sequence[Written]) -> list[Tensor]:
+        """Writes that share a pass."""
+        passes = []
+        for embedded, positions, cache, columns in parts:
+            mask = torch.ones(1, 1, embedded.shape[1], cache.room, dtype=torch.bool).tril(columns)
+            masks = self._by_kind(mask, embedded.shape[1], columns)
+            passes.append(RowPass(embedded, positions, masks, cache.after(columns)))
+        states = zip(passes, self._decoder.together(passes, self._wanted), strict=True)
+        return [self._told(own[0], own[1:], one.positions, one.cache) for one, own in states]
 
     @cached_property
     def shared_tokens(self) -> int:

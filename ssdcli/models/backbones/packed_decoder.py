@@ -154,8 +154,10 @@ class PackedDecoder:
 
     def is_same_beside_rows(self) -> bool:
         """Whether this CPU's products give a row the same, bit for bit, whatever rows are beside it."""
-        products, dtype = (*self._layers[0].products(), (self._head, self.table.shape[1])), self.table.dtype
-        return all(layer.is_same_beside(width, dtype) for layer, width in products)
+        products = [product for layer in self._layers for product in enumerate(layer.products())]
+        kinds = {(place, layer.kind): (layer, width) for place, (layer, width) in products}
+        tried = (*kinds.values(), (self._head, self.table.shape[1]))
+        return all(layer.is_same_beside(width, self.table.dtype) for layer, width in tried)
 
     def _made_to_see_alike(self) -> bool:
         """Let attention give each query the same, bit for bit, whatever queries are beside it, if this CPU can."""
@@ -164,6 +166,8 @@ class PackedDecoder:
                 layer.least_rows = rows
             if all(self._layers[0].sees_alike(self.table.dtype, columns) for columns in _TRIED_COLUMNS):
                 return True
+        for layer in self._layers:
+            layer.least_rows = 1
         return False
 
     def _added(self, mask: Tensor | None) -> Tensor | None:

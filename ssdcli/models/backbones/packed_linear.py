@@ -92,6 +92,11 @@ Pack = Callable[[Matrix], "PackedLinear"]
 class PackedLinear(ABC):
     """y = x W^T + b for x (B, n, in), and what often follows."""
 
+    @property
+    def kind(self) -> tuple[type, ...]:
+        """What decides how it computes, beside its shape."""
+        return (type(self),)
+
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """(B, n, in) to (B, n, out)."""
@@ -146,7 +151,7 @@ class WideLinear(PackedLinear):
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, n, in) to (B, n, out)."""
-        if x.shape[0] * x.shape[1] <= self._few:
+        if 0 < x.shape[0] * x.shape[1] <= self._few:
             tokens = x.reshape(-1, 1, x.shape[-1]).unbind()
             y = torch.stack([functional.linear(token, self._weight, self._bias) for token in tokens])
             return y.view(*x.shape[:-1], -1)
@@ -269,14 +274,19 @@ class Adapted(Int4Packed):
 
 
 class ByLength(PackedLinear):
-    """Weights that 4 bits hold as well as 16 do, in both: whichever is faster for a row of so many tokens is read.
+    """Weights that 4 bits hold as well as 16 do, in both: whichever is faster for x (B, n, in) is read, by n alone.
 
-    The number of rows makes no difference, so that each is computed as it is alone.
+    So a row is computed as it is alone, and tokens that are laid out as rows of one are read in 4 bits.
     """
 
     def __init__(self, matrix: Matrix) -> None:
         """Pack it in 4 bits now, and in 16 when a longer pass first reads them."""
         self._few, self._matrix = pack_int4(matrix), matrix
+
+    @property
+    def kind(self) -> tuple[type, ...]:
+        """That with what reads few tokens."""
+        return (type(self), *self._few.kind)
 
     @cached_property
     def _many(self) -> PackedLinear:
@@ -391,4 +401,4 @@ def _short(bias: Tensor | None) -> Tensor | None:
 def _shaped(y: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """With its bias, what (B * n, out) is for x (B, n, in): (B, n, out)."""
     y = y if bias is None else y.add_(bias)
-    return y.view(x.shape[0], x.shape[1], -1)
+    return y.view(x.shape[0], x.shape[1], y.shape[-1])

@@ -122,15 +122,16 @@ class RecallDenoiser(MemoryDenoiser):
         log_p = torch.full((*ahead.places.shape, self.process.vocabulary), math.nan)
         if bool((ahead.drafted < 0).all()):
             return log_p.to(ahead.canvas.device)
-        queries = self.queries(self.core.states_ahead(ahead, prefix.read))
+        states = self.core.states_ahead(ahead, prefix.read)
         rows = zip(ahead.canvas.tolist(), ahead.first.tolist(), ahead.drafted.tolist(), prefix.own, strict=True)
         for b, (tokens, first, drafted, row) in enumerate(rows):
-            if not self._holds_text(row):
+            if drafted < 0 or not self._holds_text(row):
                 continue
             places = range(first, min(first + drafted + 1, len(tokens)))
             befores = [[*row.written.tokens, *tokens[:place]] for place in places]
             rights = [[None] * (len(tokens) - place - 1) for place in places]
-            for column, own in enumerate(self.recalled(queries[b, : len(places)], befores, rights, row)):
+            queries = self.queries(states[b, : len(places)])
+            for column, own in enumerate(self.recalled(queries, befores, rights, row)):
                 log_p[b, column] = own
         return log_p.to(ahead.canvas.device)
 

@@ -16,7 +16,7 @@ from ssdcli.engine.ensemble.rules import average
 from ssdcli.engine.ensemble.schedules import Constant
 from ssdcli.engine.prompt import Prompt
 from ssdcli.models.backbones.causal import CausalCore
-from ssdcli.models.memory import recall_denoiser
+from ssdcli.models.memory import recall, recall_denoiser
 from ssdcli.models.memory.memory_denoiser import MemoryDenoiser
 from ssdcli.models.memory.memory_files import Memory, Origin, remember
 from ssdcli.models.memory.recall import Metric, Recall
@@ -128,6 +128,18 @@ def step_by_step(member: RecallDenoiser, text: list[int], count: int) -> list[Te
     starts = range(len(text) - count, len(text))
     prompts = [[OPENING, *text[:place]] for place in starts]
     return [member.denoise(canvas_of(), 1.0, None, member.start([Prompt(prompt)]))[0, 0] for prompt in prompts]
+
+
+def test_a_text_that_has_ended_leaves_those_beside_it_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    member, _ = recalling()
+    monkeypatch.setattr(recall, "_CANDIDATES", 5)  # so that places are found by the coarse keys
+    draft = torch.tensor([[5, 6], [5, 6]])
+    prefix, prompt = member.start([Prompt(PROMPT), Prompt(PROMPT)]), member.start([Prompt(PROMPT)])
+    beside = Lookahead.of(canvas_of().repeat(2, 1), draft, torch.tensor([True, False]), PROCESS)
+    alone = Lookahead.of(canvas_of(), draft[:1], torch.tensor([False]), PROCESS)
+    found = member.ahead(beside, prefix)
+    assert bool(found[0].isnan().all())
+    assert torch.equal(found[1], member.ahead(alone, prompt)[0])
 
 
 def test_a_draft_is_judged_as_the_same_text_would_be() -> None:
