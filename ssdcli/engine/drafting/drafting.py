@@ -13,7 +13,7 @@ from ssdcli.engine.drafting.drafter import Draft, Drafter
 from ssdcli.engine.sampling.race import Race
 
 COST = 0.2  # of one more token in a pass, of a pass over one (measured)
-_DEAREST = 0.5  # what a token may cost; above it drafters take longer than they save (measured)
+_DEAREST = 0.4  # what a token may cost; above it drafters take longer than they save (measured)
 _LEVELS = 8  # of how sure a drafter is, each with a record of its own
 _PRIOR = 2.0  # proposals for which a drafter's own word counts
 _KEPT = 0.95  # what a step leaves of the record before it
