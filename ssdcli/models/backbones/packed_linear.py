@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -140,7 +140,7 @@ class PlainLinear(PackedLinear):
 
 
 class WideLinear(PackedLinear):
-    """In 16 bits, for a CPU that multiplies in 32, which they are turned into a few rows at a time, in its cache.
+    """In 16 bits, for a CPU that multiplies in 32, to which some rows at a time are widened in its cache.
 
     Up to `few` tokens are multiplied in 16 bits one by one, so that each is bit for bit what it is alone.
     """
@@ -152,9 +152,10 @@ class WideLinear(PackedLinear):
     def __call__(self, x: Tensor) -> Tensor:
         """(B, n, in) to (B, n, out)."""
         if 0 < x.shape[0] * x.shape[1] <= self._few:
-            tokens = x.reshape(-1, 1, x.shape[-1]).unbind()
-            y = torch.stack([functional.linear(token, self._weight, self._bias) for token in tokens])
-            return y.view(*x.shape[:-1], -1)
+            tokens = x.reshape(-1, 1, x.shape[-1])
+            return torch.cat([functional.linear(one, self._weight, self._bias) for one in tokens]).view(
+                *x.shape[:2], -1
+            )
         wide = x.float()
         y = torch.cat([functional.linear(wide, rows.float()) for rows in self._weight.split(_WIDENED_ROWS)], dim=-1)
         return (y if self._bias is None else y.add_(self._bias)).bfloat16()
@@ -274,10 +275,7 @@ class Adapted(Int4Packed):
 
 
 class ByLength(PackedLinear):
-    """Weights that 4 bits hold as well as 16 do, in both: whichever is faster for x (B, n, in) is read, by n alone.
-
-    So a row is computed as it is alone, and tokens that are laid out as rows of one are read in 4 bits.
-    """
+    """Weights that 4 bits hold as well as 16 do, in both: 4 are read for x (B, n, in) of up to FEW tokens a row."""
 
     def __init__(self, matrix: Matrix) -> None:
         """Pack it in 4 bits now, and in 16 when a longer pass first reads them."""
@@ -285,7 +283,7 @@ class ByLength(PackedLinear):
 
     @property
     def kind(self) -> tuple[type, ...]:
-        """That with what reads few tokens."""
+        """With what reads few tokens."""
         return (type(self), *self._few.kind)
 
     @cached_property
@@ -340,14 +338,12 @@ class Grid:
         return float(away.norm() / weight.float().norm().clamp(min=torch.finfo(torch.float32).tiny))
 
 
-def pack_bfloat16(matrix: Matrix) -> PackedLinear:
-    """In 16 bits, as is fast on this CPU."""
-    return OneDnnLinear(matrix.updated, matrix.bias) if has_fast_bf16() else WideLinear(matrix.updated, matrix.bias)
+def pack_bfloat16(matrix: Matrix, few: int = 1) -> PackedLinear:
+    """In 16 bits, as is fast on this CPU; few: as `WideLinear` takes it."""
+    return (OneDnnLinear if has_fast_bf16() else partial(WideLinear, few=few))(matrix.updated, matrix.bias)
 
 
-def pack_alike(matrix: Matrix) -> PackedLinear:
-    """The same, but a token should be bit for bit what it is alone, whatever tokens are beside it, as far as can be."""
-    return pack_bfloat16(matrix) if has_fast_bf16() else WideLinear(matrix.updated, matrix.bias, TOGETHER)
+pack_alike = partial(pack_bfloat16, few=TOGETHER)  # for tokens that should be what each is alone, as far as can be
 
 
 def pack_int8(matrix: Matrix) -> PackedLinear:
@@ -400,5 +396,4 @@ def _short(bias: Tensor | None) -> Tensor | None:
 
 def _shaped(y: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """With its bias, what (B * n, out) is for x (B, n, in): (B, n, out)."""
-    y = y if bias is None else y.add_(bias)
-    return y.view(x.shape[0], x.shape[1], y.shape[-1])
+    return (y if bias is None else y.add_(bias)).view(x.shape[0], x.shape[1], y.shape[-1])
